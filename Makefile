@@ -1,0 +1,50 @@
+# Every target works from a fresh clone on a machine with python3 (3.11 or newer) and a C compiler; the first makes .venv.
+
+PYTHON ?= python3
+WORKERS ?= 2
+
+bin := .venv/bin
+ready := .venv/ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all lint bench
+
+help:
+	@echo "make demo      compile the digits example and verify it"
+	@echo "make test      all tests that take seconds (WORKERS=$(WORKERS) processes)"
+	@echo "make test-all  every test, with coverage"
+	@echo "make lint      ruff and mypy"
+	@echo "make bench     the benchmarks"
+	@echo "make setup     only make .venv"
+
+setup: $(ready)
+
+# uv installs in a fraction of pip's time. Where it cannot be had, pip does the same.
+$(ready): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "qcompiler needs Python 3.11 or newer: make PYTHON=/path/to/python3 $(MAKECMDGOALS)" >&2; exit 1; }
+	@test -x $(bin)/python || $(PYTHON) -m venv .venv || { \
+		rm -rf .venv; echo "python3 cannot make a virtual environment: install its venv module" >&2; exit 1; }
+	@if $(bin)/python -m pip install --quiet --constraint constraints.txt uv; then \
+		$(bin)/uv pip install --python $(bin)/python --constraint constraints.txt --editable '.[dev]'; \
+	else \
+		$(bin)/python -m pip install --constraint constraints.txt --editable '.[dev]'; \
+	fi
+	@touch $@
+
+demo: $(ready)
+	@$(bin)/python -m qcompiler demo
+
+test: $(ready)
+	@$(bin)/python -m pytest -n $(WORKERS) -m "not slow" --durations=10
+
+test-all: $(ready)
+	@$(bin)/python -m pytest -n $(WORKERS) --durations=25 --cov=qcompiler --cov=./passes --cov=./backends
+
+lint: $(ready)
+	@$(bin)/ruff check .
+	@$(bin)/ruff format --check .
+	@$(bin)/mypy
+
+bench: $(ready)
+	@$(bin)/python -m benchmarks

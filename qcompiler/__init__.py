@@ -1,0 +1,1 @@
+"""A quantization compiler: a PyTorch model goes in, a verified integer deployment comes out."""

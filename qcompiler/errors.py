@@ -1,0 +1,107 @@
+"""Every error the compiler raises on purpose, one class per kind of cause.
+
+An error message is made of up to four parts, always in this order: what was found, where (node, module path, source
+line), what was expected, and what to do. A caller that handles errors by kind catches the class; a caller that handles
+them all catches `QCompilerError`. Anything else that escapes the compiler is a bug of ours.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ArtifactError",
+    "CalibrationError",
+    "CaptureError",
+    "ContractError",
+    "GraphError",
+    "InputError",
+    "NotSupportedYetError",
+    "ParseError",
+    "PassError",
+    "PipelineError",
+    "PluginError",
+    "QCompilerError",
+    "TargetError",
+    "UnsupportedError",
+    "VerificationError",
+]
+
+
+class QCompilerError(Exception):
+    """Base of all errors raised on purpose.
+
+    Args:
+        found: What was found, as a sentence without a final full stop.
+        where: The place: node, module path, file and line, or key of a file.
+        expected: What would have been right.
+        fix: What the reader can do about it.
+    """
+
+    def __init__(
+        self, found: str, *, where: str | None = None, expected: str | None = None, fix: str | None = None
+    ) -> None:
+        self.found = found
+        self.where = where
+        self.expected = expected
+        self.fix = fix
+        text = found if where is None else f"{found} (at {where})"
+        if expected is not None:
+            text += f"; expected {expected}"
+        if fix is not None:
+            text += f". {fix}"
+        super().__init__(text)
+
+
+class InputError(QCompilerError):
+    """An argument of the public surface is wrong: act on the call."""
+
+
+class CaptureError(QCompilerError):
+    """The model could not be turned into a graph, or the graph does not compute what the model computes."""
+
+
+class UnsupportedError(QCompilerError):
+    """The model holds an operator, or the target lacks a capability, that the compilation needs."""
+
+
+class NotSupportedYetError(QCompilerError):
+    """A part of the announced surface that this release does not carry."""
+
+
+class TargetError(QCompilerError):
+    """A hardware descriptor is malformed, contradictory or unknown: act on the descriptor."""
+
+
+class GraphError(QCompilerError):
+    """A graph breaks an invariant of its stage: the pass or front end that built it is at fault."""
+
+
+class ParseError(QCompilerError):
+    """Text that is not a graph, a pipeline or a quantizer specification."""
+
+
+class PassError(QCompilerError):
+    """A pass refused its input or broke its own declaration."""
+
+
+class PipelineError(QCompilerError):
+    """Passes are missing, unknown or in an order that cannot work. Raised before anything runs."""
+
+
+class ContractError(QCompilerError):
+    """The numbers after a pass differ from those before it by more than the pass promises."""
+
+
+class CalibrationError(QCompilerError):
+    """Ranges could not be found: no data, empty data, or values that are not finite."""
+
+
+class VerificationError(QCompilerError):
+    """The forms of the compiled model disagree."""
+
+
+class ArtifactError(QCompilerError):
+    """An artifact folder is incomplete, altered or written by an unknown version."""
+
+
+class PluginError(QCompilerError):
+    """A plugin could not be loaded, or two plugins claim one name."""

@@ -1,0 +1,1 @@
+"""The typed graph and the tools that read and rewrite it."""

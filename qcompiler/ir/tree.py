@@ -1,0 +1,70 @@
+"""The nesting of a model's inputs and outputs, kept beside the flat lists of values that the graph works on.
+
+A tree is a plain value: an int is a leaf (its position in the flat list), None is None, and containers are
+`("tuple", [...])`, `("list", [...])`, `("dict", [[key, tree], ...])`. It is JSON as it stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
+import torch
+
+from qcompiler.errors import InputError
+
+Tree: TypeAlias = "int | None | tuple[str, list[Tree]] | tuple[str, list[tuple[str, Tree]]]"
+
+
+def flatten(value: object, what: str = "value") -> tuple[list[torch.Tensor], Tree]:
+    """Flat list of the tensors in `value` and the tree that `unflatten` needs.
+
+    Raises:
+        InputError: A leaf is not a tensor, or a dict key is not a string.
+    """
+    leaves: list[torch.Tensor] = []
+    return leaves, _flatten(value, leaves, what)
+
+
+def _flatten(value: object, leaves: list[torch.Tensor], what: str) -> Tree:
+    match value:
+        case torch.Tensor():
+            leaves.append(value)
+            return len(leaves) - 1
+        case None:
+            return None
+        case Mapping():
+            items: list[tuple[str, Tree]] = []
+            for key, item in value.items():
+                if not isinstance(key, str):
+                    raise InputError(f"the {what} has the dict key {key!r}", expected="keys that are strings")
+                items.append((key, _flatten(item, leaves, what)))
+            return ("dict", items)
+        case list():
+            return ("list", [_flatten(item, leaves, what) for item in value])
+        case tuple():
+            return ("tuple", [_flatten(item, leaves, what) for item in value])
+    raise InputError(
+        f"the {what} holds a {type(value).__name__}", expected="tensors in tuples, lists and dicts with string keys"
+    )
+
+
+def unflatten(tree: Tree, leaves: Sequence[object]) -> object:
+    """The nested value whose leaves are `leaves`."""
+    match tree:
+        case None:
+            return None
+        case int():
+            return leaves[tree]
+        case ["dict", items]:
+            return {str(key): unflatten(item, leaves) for key, item in items}  # type: ignore[misc,arg-type]
+        case ["list", items]:
+            return [unflatten(item, leaves) for item in items]  # type: ignore[arg-type]
+        case ["tuple", items]:
+            return tuple(unflatten(item, leaves) for item in items)  # type: ignore[arg-type]
+    raise InputError(f"{tree!r} is not a tree")
+
+
+def single(count: int = 1) -> Tree:
+    """The tree of one leaf, or of a tuple of `count` leaves."""
+    return 0 if count == 1 else ("tuple", list(range(count)))

@@ -1,0 +1,1 @@
+"""One definition per operator: signature, type inference and evaluation."""

@@ -1,0 +1,403 @@
+"""How a target computes, and the integer formulas of the operators that are not plain dot products.
+
+Each operator has two halves: one runs at compile time and turns scales into multipliers, the other works on codes with
+those multipliers. The exact evaluation of a graph and the integer graph call the same functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from qcompiler.errors import InputError
+from qcompiler.quant.affine import AffineParams
+from qcompiler.quant.fma import fused_multiply_add
+from qcompiler.quant.requant import (
+    Requantization,
+    RequantMode,
+    prepare_requantization,
+    real_multiplier,
+)
+from qcompiler.quant.rounding import Rounding, divide, round_float
+
+__all__ = [
+    "AddParameters",
+    "Arithmetic",
+    "MulParameters",
+    "add_codes",
+    "add_parameters",
+    "average_multiplier",
+    "global_average_codes",
+    "left_is_scalar",
+    "lookup_table",
+    "mul_codes",
+    "mul_parameters",
+    "rescale_codes",
+    "rescale_multiplier",
+    "windowed_average_codes",
+]
+
+RealFunction: TypeAlias = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """Everything in which two correct integer back ends may disagree.
+
+    Args:
+        requant: How accumulators become codes.
+        bias_rounding: How bias / bias_scale becomes an integer.
+        table_rounding: How the entries of lookup tables are rounded.
+        average_rounding: How a window's sum is divided by its number of elements.
+        accumulator_bits: Width of the accumulator.
+        overflow: What the accumulator does beyond its width; "forbid" asks for a proof that it never happens.
+        add_shift: Bits both operands of an addition are shifted left before they are rescaled: 20 for 8-bit codes,
+            15 for 16-bit codes.
+    """
+
+    requant: RequantMode
+    bias_rounding: Rounding
+    table_rounding: Rounding
+    average_rounding: Rounding
+    accumulator_bits: int = 32
+    overflow: Literal["forbid", "wrap", "saturate"] = "forbid"
+    add_shift: int = 20
+
+
+@dataclass(frozen=True, eq=False)
+class AddParameters:
+    """Constants of one addition, made by `add_parameters`.
+
+    Args:
+        left: Multiplier of the left operand.
+        right: Multiplier of the right operand.
+        out: Multiplier of the sum; None in float32 arithmetic.
+        left_zero_point: Zero point of the left operand.
+        right_zero_point: Zero point of the right operand.
+        out_zero_point: Zero point of the result.
+        shift: Bits the operands are shifted left first; 0 in float32 arithmetic.
+        offset: float32 constant that holds all zero points; None in integer arithmetic.
+        scalar_left_offset: The same constant with the operands exchanged, for a left operand for which
+            `left_is_scalar`; None in integer arithmetic.
+    """
+
+    left: Requantization
+    right: Requantization
+    out: Requantization | None
+    left_zero_point: int
+    right_zero_point: int
+    out_zero_point: int
+    shift: int
+    offset: Tensor | None
+    scalar_left_offset: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class MulParameters:
+    """Constants of one multiplication, made by `mul_parameters`.
+
+    Args:
+        product: Multiplier of the product of the codes.
+        left_zero_point: Zero point of the left operand.
+        right_zero_point: Zero point of the right operand.
+        out_zero_point: Zero point of the result.
+    """
+
+    product: Requantization
+    left_zero_point: int
+    right_zero_point: int
+    out_zero_point: int
+
+
+def add_parameters(left: AffineParams, right: AffineParams, out: AffineParams, arithmetic: Arithmetic) -> AddParameters:
+    """Compute the constants of `add_codes`.
+
+    Args:
+        left: Parameters of the left operand, per tensor.
+        right: Parameters of the right operand, per tensor.
+        out: Parameters of the result, per tensor.
+        arithmetic: How the target computes.
+
+    Returns:
+        The constants: with L = add_shift and S = 2 * max(s_left, s_right), in float64, the multipliers s_left / S,
+        s_right / S and S / (2^L * s_out); in float32 arithmetic r_a = f32(s_left / s_out),
+        r_b = f32(s_right / s_out) and the offset k = f32(z_out - fma(r_a, z_left, f32(r_b * z_right))).
+    """
+    zeros = _zero_point(left), _zero_point(right), _zero_point(out)
+    mode = arithmetic.requant
+    if mode is RequantMode.FLOAT32_RNE:
+        a, b = left.scale / out.scale, right.scale / out.scale
+        left_zero, right_zero = left.zero_point.to(torch.float32), right.zero_point.to(torch.float32)
+        return AddParameters(
+            left=Requantization(mode, a, None),
+            right=Requantization(mode, b, None),
+            out=None,
+            left_zero_point=zeros[0],
+            right_zero_point=zeros[1],
+            out_zero_point=zeros[2],
+            shift=0,
+            offset=zeros[2] - fused_multiply_add(a, left_zero, b * right_zero),
+            scalar_left_offset=zeros[2] - fused_multiply_add(b, right_zero, a * left_zero),
+        )
+    left_scale, right_scale = left.scale.to(torch.float64), right.scale.to(torch.float64)
+    common = 2.0 * torch.maximum(left_scale, right_scale)
+    return AddParameters(
+        left=prepare_requantization(left_scale / common, mode),
+        right=prepare_requantization(right_scale / common, mode),
+        out=prepare_requantization(common / (2.0**arithmetic.add_shift * out.scale.to(torch.float64)), mode),
+        left_zero_point=zeros[0],
+        right_zero_point=zeros[1],
+        out_zero_point=zeros[2],
+        shift=arithmetic.add_shift,
+        offset=None,
+        scalar_left_offset=None,
+    )
+
+
+def add_codes(a: Tensor, b: Tensor, parameters: AddParameters, *, qmin: int, qmax: int) -> Tensor:
+    """Add two quantized tensors.
+
+    Integer arithmetic: both operands, zero point removed and shifted left, are rescaled to a common scale, added, and
+    rescaled to the output. Float32 arithmetic is that of ONNX Runtime's QLinearAdd on x86 with FMA,
+
+        clamp(rne(fma(a, r_a, fma(b, r_b, k))))
+
+    where the two operands and the offset are exchanged if `left_is_scalar`, which changes results at ties only.
+
+    Args:
+        a: int64 codes.
+        b: int64 codes that broadcast with `a`.
+        parameters: Constants from `add_parameters`.
+        qmin: Lowest output code.
+        qmax: Highest output code.
+
+    Returns:
+        int64 codes in the broadcast shape.
+
+    Source:
+        TFLite Micro add_common.cc; ONNX Runtime mlas qladd_avx2.cpp.
+    """
+    if parameters.out is None:
+        return _add_codes_float32(a, b, parameters, qmin, qmax)
+    left = parameters.left.scale((a - parameters.left_zero_point) << parameters.shift)
+    right = parameters.right.scale((b - parameters.right_zero_point) << parameters.shift)
+    return parameters.out.apply(left + right, zero_point=parameters.out_zero_point, qmin=qmin, qmax=qmax)
+
+
+def left_is_scalar(left_shape: Sequence[int], right_shape: Sequence[int]) -> bool:
+    """Whether the left operand has one element along the innermost axis on which the result has more than one.
+
+    ONNX Runtime's elementwise kernels then exchange the operands, and so they do for a result of a single element.
+
+    Args:
+        left_shape: Shape of the left operand.
+        right_shape: Shape of the right operand, which broadcasts with it.
+    """
+    rank = max(len(left_shape), len(right_shape))
+    left = [1] * (rank - len(left_shape)) + list(left_shape)
+    right = [1] * (rank - len(right_shape)) + list(right_shape)
+    spans = [mine for mine, other in zip(left, right, strict=True) if (mine, other) != (1, 1)]
+    return not spans or spans[-1] == 1
+
+
+def mul_parameters(left: AffineParams, right: AffineParams, out: AffineParams, arithmetic: Arithmetic) -> MulParameters:
+    """Compute the constants of `mul_codes`: the multiplier s_left * s_right / s_out and the zero points.
+
+    Args:
+        left: Parameters of the left operand, per tensor.
+        right: Parameters of the right operand, per tensor.
+        out: Parameters of the result, per tensor.
+        arithmetic: How the target computes.
+    """
+    multiplier = real_multiplier(left.scale, right.scale, out.scale, arithmetic.requant)
+    product = prepare_requantization(multiplier, arithmetic.requant)
+    return MulParameters(product, _zero_point(left), _zero_point(right), _zero_point(out))
+
+
+def mul_codes(a: Tensor, b: Tensor, parameters: MulParameters, *, qmin: int, qmax: int) -> Tensor:
+    """Multiply two quantized tensors: requantize((a - z_a) * (b - z_b)).
+
+    Float32 arithmetic is that of ONNX Runtime's QLinearMul on x86, which adds the zero point before it rounds:
+    clamp(rne(f32(f32(product * m) + z_out))). This is not the float32 requantization of a matrix product.
+
+    Args:
+        a: int64 codes of at most 16 bits.
+        b: int64 codes that broadcast with `a`.
+        parameters: Constants from `mul_parameters`.
+        qmin: Lowest output code.
+        qmax: Highest output code.
+
+    Returns:
+        int64 codes in the broadcast shape.
+
+    Source:
+        TFLite mul.h; ONNX Runtime mlas qlmul.cpp.
+    """
+    product = (a - parameters.left_zero_point) * (b - parameters.right_zero_point)
+    if parameters.product.mode is RequantMode.FLOAT32_RNE:
+        shifted = product.to(torch.float32) * parameters.product.multiplier + float(parameters.out_zero_point)
+        return torch.round(shifted).clamp(qmin, qmax).to(torch.int64)
+    return parameters.product.apply(product, zero_point=parameters.out_zero_point, qmin=qmin, qmax=qmax)
+
+
+def average_multiplier(input_scale: Tensor, output_scale: Tensor, count: int, mode: RequantMode) -> Requantization:
+    """The multiplier s_x / (s_y * n) of an average over n codes.
+
+    FLOAT32_RNE computes f32(s_x / f32(s_y * n)), as ONNX Runtime's QLinearGlobalAveragePool does.
+    """
+    dtype = torch.float32 if mode is RequantMode.FLOAT32_RNE else torch.float64
+    return prepare_requantization(input_scale.to(dtype) / (output_scale.to(dtype) * count), mode)
+
+
+def global_average_codes(
+    q: Tensor,
+    dims: tuple[int, ...],
+    multiplier: Requantization,
+    *,
+    in_zero_point: int,
+    out_zero_point: int,
+    qmin: int,
+    qmax: int,
+    keepdim: bool = True,
+) -> Tensor:
+    """Average over whole axes, the division folded into the multiplier: requantize(sum(q - z_in)).
+
+    Args:
+        q: int64 codes.
+        dims: Axes that are averaged.
+        multiplier: From `average_multiplier`, with n the number of elements along `dims`.
+        in_zero_point: Zero point of `q`.
+        out_zero_point: Zero point of the result.
+        qmin: Lowest output code.
+        qmax: Highest output code.
+        keepdim: Keep the averaged axes with size 1.
+
+    Returns:
+        int64 codes.
+    """
+    total = (q - in_zero_point).sum(dim=dims, keepdim=keepdim)
+    return multiplier.apply(total, zero_point=out_zero_point, qmin=qmin, qmax=qmax)
+
+
+def windowed_average_codes(
+    total: Tensor, count: Tensor | int, rounding: Rounding, *, zero_point: int, qmin: int, qmax: int
+) -> Tensor:
+    """Average over windows where input and output share scale and zero point: divide(sum(q - z), n) + z.
+
+    Args:
+        total: int64 sums of q - zero_point over each window.
+        count: Elements in each window: one number, or a tensor that broadcasts with `total`.
+        rounding: How the quotient is rounded.
+        zero_point: Zero point of input and output.
+        qmin: Lowest output code.
+        qmax: Highest output code.
+
+    Returns:
+        int64 codes in the shape of `total`.
+    """
+    return (divide(total, count, rounding) + zero_point).clamp(qmin, qmax)
+
+
+def rescale_multiplier(source: AffineParams, target: AffineParams, arithmetic: Arithmetic) -> Requantization:
+    """The multiplier s_source / s_target of `rescale_codes`, per tensor."""
+    one = torch.ones_like(source.scale)
+    multiplier = real_multiplier(source.scale, one, target.scale, arithmetic.requant)
+    return prepare_requantization(multiplier, arithmetic.requant)
+
+
+def rescale_codes(
+    q: Tensor, multiplier: Requantization, *, in_zero_point: int, out_zero_point: int, qmin: int, qmax: int
+) -> Tensor:
+    """Move codes from one scale and zero point to another: requantize(q - z_in).
+
+    Args:
+        q: int64 codes.
+        multiplier: From `rescale_multiplier`.
+        in_zero_point: Zero point of `q`.
+        out_zero_point: Zero point of the result.
+        qmin: Lowest output code.
+        qmax: Highest output code.
+
+    Returns:
+        int64 codes in the shape of `q`.
+    """
+    return multiplier.apply(q - in_zero_point, zero_point=out_zero_point, qmin=qmin, qmax=qmax)
+
+
+def lookup_table(
+    function: RealFunction,
+    source: AffineParams,
+    target: AffineParams,
+    arithmetic: Arithmetic,
+    *,
+    in_qmin: int,
+    in_qmax: int,
+    out_qmin: int,
+    out_qmax: int,
+) -> Tensor:
+    """Tabulate a function over all input codes: t[q] = clamp(round(f(s_in * (q - z_in)) / s_out) + z_out).
+
+    Computed in float64 at compile time, so that no target needs a math library and none can differ. In float32
+    arithmetic the argument, the function value and the quotient are each rounded to float32, as ONNX Runtime does.
+
+    Args:
+        function: The real function, elementwise on a float64 array.
+        source: Parameters of the input, per tensor.
+        target: Parameters of the output, per tensor.
+        arithmetic: Gives the rounding of the entries; FLOAT32_RNE always rounds half to even.
+        in_qmin: Lowest input code.
+        in_qmax: Highest input code.
+        out_qmin: Lowest output code.
+        out_qmax: Highest output code.
+
+    Returns:
+        int64 [in_qmax - in_qmin + 1]; entry i belongs to the input code in_qmin + i.
+
+    Raises:
+        InputError: The function gives NaN for an input code.
+    """
+    steps = torch.arange(in_qmin, in_qmax + 1, dtype=torch.int64) - _zero_point(source)
+    if arithmetic.requant is RequantMode.FLOAT32_RNE:
+        real = (steps.to(torch.float32) * source.scale).to(torch.float64)
+        quotient = _evaluate(function, real).to(torch.float32) / target.scale
+        rounding = Rounding.NEAREST_EVEN
+    else:
+        quotient = _evaluate(function, steps * source.scale.to(torch.float64)) / target.scale.to(torch.float64)
+        rounding = arithmetic.table_rounding
+    if bool(torch.isnan(quotient).any()):
+        code = in_qmin + int(torch.nonzero(torch.isnan(quotient))[0])
+        raise InputError(f"a table function gives NaN for the input code {code}", expected="a number for every code")
+    entries = round_float(quotient.to(torch.float64), rounding) + _zero_point(target)
+    return entries.clamp(out_qmin, out_qmax).to(torch.int64)
+
+
+def _add_codes_float32(a: Tensor, b: Tensor, parameters: AddParameters, qmin: int, qmax: int) -> Tensor:
+    first, second, offset = (a, parameters.left), (b, parameters.right), parameters.offset
+    if left_is_scalar(a.shape, b.shape):
+        first, second, offset = second, first, parameters.scalar_left_offset
+    if offset is None:
+        raise InputError("addition parameters with neither an output multiplier nor an offset")
+    partial = fused_multiply_add(second[0].to(torch.float32), second[1].multiplier, offset)
+    total = fused_multiply_add(first[0].to(torch.float32), first[1].multiplier, partial)
+    return torch.round(total).clamp(qmin, qmax).to(torch.int64)
+
+
+def _evaluate(function: RealFunction, real: Tensor) -> Tensor:
+    """Apply a numpy function to a float64 tensor; overflow to infinity is an answer, the clamp deals with it."""
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        return torch.from_numpy(np.asarray(function(real.numpy()), dtype=np.float64))
+
+
+def _zero_point(params: AffineParams) -> int:
+    """The zero point as a number; elementwise arithmetic on codes has one per tensor."""
+    if params.axis is not None:
+        raise InputError(
+            f"per-channel parameters on axis {params.axis}", expected="one scale and zero point per tensor"
+        )
+    return int(params.zero_point)

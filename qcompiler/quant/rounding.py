@@ -1,0 +1,121 @@
+"""Rounding to integers: of floats, of integers shifted right, and of integers divided.
+
+Every rounding in the compiler names its mode here. All functions are exact: the result is the correctly rounded value
+of the mathematical quotient, with no intermediate overflow and no error of a float addition such as `floor(x + 0.5)`,
+which turns 0.49999997 into 1.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import torch
+from torch import Tensor
+
+from qcompiler.errors import InputError
+
+__all__ = ["MAX_SHIFT", "Rounding", "divide", "round_float", "shift_right"]
+
+MAX_SHIFT = 62
+"""Largest shift of `shift_right`: 2^62 is the largest power of two that int64 holds."""
+
+
+class Rounding(StrEnum):
+    """How a real number becomes an integer; the modes differ on ties only, except the last two."""
+
+    NEAREST_EVEN = "rne"
+    """To the nearest, ties to the even neighbour (the IEEE 754 default; ONNX)."""
+    HALF_AWAY = "rhaz"
+    """To the nearest, ties away from zero (C `round`; TFLite quantize, gemmlowp RoundingDivideByPOT)."""
+    HALF_UP = "rhup"
+    """To the nearest, ties toward plus infinity: floor(x + 1/2) (add-and-shift hardware)."""
+    FLOOR = "floor"
+    """Toward minus infinity (a plain arithmetic right shift)."""
+    TRUNCATE = "trunc"
+    """Toward zero (C integer division)."""
+
+
+def round_float(x: Tensor, mode: Rounding) -> Tensor:
+    """Round every element to an integer.
+
+    Args:
+        x: Float tensor of any shape. NaN stays NaN, infinities stay infinite.
+        mode: Which integer is chosen.
+
+    Returns:
+        Integral values in the shape and float type of `x`.
+    """
+    if mode is Rounding.NEAREST_EVEN:
+        return torch.round(x)
+    if mode is Rounding.FLOOR:
+        return torch.floor(x)
+    whole = torch.trunc(x)
+    if mode is Rounding.TRUNCATE:
+        return whole
+    # A float minus its own integer part is exact, so the comparisons with one half below are exact too.
+    fraction = x - whole
+    up = fraction >= 0.5
+    down = fraction <= -0.5 if mode is Rounding.HALF_AWAY else fraction < -0.5
+    return whole + up.to(x.dtype) - down.to(x.dtype)
+
+
+def shift_right(x: Tensor, shift: Tensor | int, mode: Rounding) -> Tensor:
+    """Divide integers by a power of two: round(x / 2^shift).
+
+    Args:
+        x: int64 tensor, any value.
+        shift: Exponent in 0..62: one integer, or an integer tensor that broadcasts with `x`.
+        mode: How the quotient is rounded.
+
+    Returns:
+        int64 tensor in the broadcast shape.
+
+    Raises:
+        InputError: A shift is outside 0..62.
+    """
+    shifts = torch.as_tensor(shift, dtype=torch.int64, device=x.device)
+    if bool(((shifts < 0) | (shifts > MAX_SHIFT)).any()):
+        raise InputError(f"a right shift of {shifts.tolist()}", expected=f"shifts in 0..{MAX_SHIFT}")
+    quotient = x >> shifts
+    if mode is Rounding.FLOOR:
+        return quotient
+    divisor = torch.ones_like(shifts) << shifts
+    return _round_up_where_due(quotient, x & (divisor - 1), divisor, x < 0, mode)
+
+
+def divide(x: Tensor, divisor: Tensor | int, mode: Rounding) -> Tensor:
+    """Divide integers: round(x / divisor).
+
+    Args:
+        x: int64 tensor, any value.
+        divisor: Positive: one integer, or an integer tensor that broadcasts with `x`.
+        mode: How the quotient is rounded.
+
+    Returns:
+        int64 tensor in the broadcast shape.
+
+    Raises:
+        InputError: A divisor is not positive.
+    """
+    divisors = torch.as_tensor(divisor, dtype=torch.int64, device=x.device)
+    if bool((divisors <= 0).any()):
+        raise InputError(f"a divisor of {divisors.tolist()}", expected="positive divisors")
+    quotient = torch.div(x, divisors, rounding_mode="floor")
+    if mode is Rounding.FLOOR:
+        return quotient
+    return _round_up_where_due(quotient, torch.remainder(x, divisors), divisors, x < 0, mode)
+
+
+def _round_up_where_due(floor: Tensor, remainder: Tensor, divisor: Tensor, negative: Tensor, mode: Rounding) -> Tensor:
+    """Turn a floor quotient with its remainder in [0, divisor) into the quotient rounded by `mode`."""
+    # remainder against divisor - remainder compares with one half and cannot overflow, as twice the remainder could.
+    rest = divisor - remainder
+    if mode is Rounding.TRUNCATE:
+        up = negative & (remainder > 0)
+    elif mode is Rounding.HALF_UP:
+        up = remainder >= rest
+    elif mode is Rounding.HALF_AWAY:
+        up = (remainder > rest) | ((remainder == rest) & ~negative)
+    else:
+        up = (remainder > rest) | ((remainder == rest) & ((floor & 1) == 1))
+    return floor + up.to(torch.int64)

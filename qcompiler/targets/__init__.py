@@ -1,0 +1,1 @@
+"""Hardware descriptors: schema, loader and the descriptors that ship with the compiler."""

@@ -1,0 +1,1 @@
+"""Numbers: contracts of passes, equivalence of graphs, metrics."""

@@ -1,0 +1,1 @@
+"""Extends qcompiler by a pass and a target."""

@@ -1,0 +1,115 @@
+"""Requantization in Python integers, from the published definitions; shares nothing with the code under test."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+MODES = ("single", "double", "double_hu")
+
+
+def half_up(x: Fraction) -> int:
+    """floor(x + 1/2)."""
+    return (x + Fraction(1, 2)).__floor__()
+
+
+def half_away(x: Fraction) -> int:
+    """To the nearest, ties away from zero."""
+    return half_up(x) if x >= 0 else -half_up(-x)
+
+
+def half_even(x: Fraction) -> int:
+    """To the nearest, ties to the even neighbour."""
+    floor = x.__floor__()
+    rest = x - floor
+    if rest == Fraction(1, 2):
+        return floor + floor % 2
+    return floor + (1 if rest > Fraction(1, 2) else 0)
+
+
+def truncate(x: Fraction) -> int:
+    """Toward zero."""
+    return x.__floor__() if x >= 0 else x.__ceil__()
+
+
+ROUNDINGS = {
+    "rne": half_even,
+    "rhaz": half_away,
+    "rhup": half_up,
+    "floor": lambda x: x.__floor__(),
+    "trunc": truncate,
+}
+
+
+def reference_decompose(multiplier: float) -> tuple[int, int]:
+    """Significand in [2^30, 2^31) and exponent with multiplier = significand * 2^(exponent - 31)."""
+    exact = Fraction(multiplier)
+    if exact == 0:
+        return 0, 0
+    exponent = 0
+    while exact >= 1:
+        exact, exponent = exact / 2, exponent + 1
+    while exact < Fraction(1, 2):
+        exact, exponent = exact * 2, exponent - 1
+    significand = half_away(exact * 2**31)
+    if significand == 2**31:
+        significand, exponent = 2**30, exponent + 1
+    if exponent < -31:
+        return 0, 0
+    if exponent > 30:
+        return 2**31 - 1, 30
+    return significand, exponent
+
+
+def saturating_rounding_doubling_high_mul(a: int, b: int) -> int:
+    """gemmlowp's first stage, with its sign-dependent nudge and its truncating division."""
+    if a == b == -(2**31):
+        return 2**31 - 1
+    product = a * b
+    nudge = 2**30 if product >= 0 else 1 - 2**30
+    return truncate(Fraction(product + nudge, 2**31))
+
+
+def rounding_divide_by_pot(value: int, exponent: int) -> int:
+    """gemmlowp's second stage, with its mask and threshold."""
+    mask = (1 << exponent) - 1
+    threshold = (mask >> 1) + (1 if value < 0 else 0)
+    return (value >> exponent) + (1 if value & mask > threshold else 0)
+
+
+def reference_mbqm(x: int, significand: int, exponent: int, mode: str) -> int:
+    """MultiplyByQuantizedMultiplier in the integer modes."""
+    if mode == "single":
+        return (x * significand + (1 << (30 - exponent))) >> (31 - exponent)
+    left, right = max(exponent, 0), max(-exponent, 0)
+    high = saturating_rounding_doubling_high_mul(x << left, significand)
+    if mode == "double":
+        return rounding_divide_by_pot(high, right)
+    return high if right == 0 else (high + (1 << (right - 1))) >> right
+
+
+def tosa_double_round(x: int, significand: int, exponent: int) -> int:
+    """TOSA's one-line form of the two-stage rounding (apply_scale_32 with double rounding)."""
+    shift = 31 - exponent
+    rounding = 1 << (shift - 1)
+    if shift > 31:
+        rounding += (1 << 30) if x >= 0 else -(1 << 30)
+    return (x * significand + rounding) >> shift
+
+
+def reference_float32(exact: Fraction) -> Fraction:
+    """The float32 nearest to a number, ties to even; normal range only."""
+    if exact == 0:
+        return exact
+    size, exponent = abs(exact), 0
+    while size >= 2**24:
+        size, exponent = size / 2, exponent + 1
+    while size < 2**23:
+        size, exponent = size * 2, exponent - 1
+    value = half_even(size) * Fraction(2) ** exponent
+    return value if exact > 0 else -value
+
+
+def reference_requantize_float32(x: int, multiplier: float, zero_point: int, qmin: int, qmax: int) -> int:
+    """f32_rne: round the float32 product of float32(x) and a float32 multiplier, add the zero point, clamp."""
+    product = reference_float32(reference_float32(Fraction(x)) * Fraction(multiplier))
+    return min(max(half_even(product) + zero_point, qmin), qmax)
