@@ -61,7 +61,18 @@ class Value:
 class Node:
     """One application of an op. `inputs`, `outputs` and `attributes` are read-only outside of `ir`."""
 
-    __slots__ = ("_next", "_previous", "attributes", "graph", "inputs", "location", "op", "origins", "outputs")
+    __slots__ = (
+        "_linked",
+        "_next",
+        "_previous",
+        "attributes",
+        "graph",
+        "inputs",
+        "location",
+        "op",
+        "origins",
+        "outputs",
+    )
 
     def __init__(
         self, graph: Graph, op: str, inputs: list[Value], attributes: dict[str, Attribute], location: Location
@@ -74,6 +85,7 @@ class Node:
         self.location = location
         self.origins: tuple[str, ...] = ()
         """Names of the captured nodes that this one stands for."""
+        self._linked = False
         self._previous: Node | None = None
         self._next: Node | None = None
 
@@ -135,21 +147,21 @@ class Graph:
 
     @property
     def nodes(self) -> Iterator[Node]:
-        """Nodes in order. The current node may be erased and nodes may be inserted while iterating."""
+        """Nodes in order. Nodes may be erased and inserted while iterating."""
         node = self._first
         while node is not None:
-            following = node._next
-            yield node
-            node = following if node.graph is not self else node._next
+            if node._linked:
+                yield node
+            node = node._next
 
     @property
     def reversed_nodes(self) -> Iterator[Node]:
-        """Nodes from last to first. The current node may be erased while iterating."""
+        """Nodes from last to first. Nodes may be erased and inserted while iterating."""
         node = self._last
         while node is not None:
-            preceding = node._previous
-            yield node
-            node = preceding
+            if node._linked:
+                yield node
+            node = node._previous
 
     def values(self) -> Iterator[Value]:
         """Inputs, then the results of each node."""
@@ -260,9 +272,11 @@ class Graph:
             self._last = node
         else:
             before._previous = node
+        node._linked = True
         self._count += 1
 
     def _unlink(self, node: Node) -> None:
+        # The node keeps its own links, so that an iteration that stands on it finds its way back.
         previous, following = node._previous, node._next
         if previous is None:
             self._first = following
@@ -272,6 +286,7 @@ class Graph:
             self._last = previous
         else:
             following._previous = previous
+        node._linked = False
         self._count -= 1
 
 

@@ -1,0 +1,126 @@
+"""What a pass is.
+
+A pass is a frozen dataclass: its fields are its options, spelled the same in Python, on the command line and in
+pipeline text. It declares what must hold before it, what holds after it and what no longer does, and what it promises
+about the numbers. The manager checks all of that; `run` only rewrites.
+
+    @dataclass(frozen=True)
+    class RemoveIdentity(Pass):
+        '''identity(x)  ->  x'''
+        name = "remove-identity"
+
+        def run(self, graph: Graph, context: PassContext) -> None:
+            rewriter = context.rewriter(graph)
+            for node in graph.nodes:
+                if node.op == "identity":
+                    rewriter.note(node, "removed")
+                    rewriter.replace(node, node.inputs[0])
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, TypeAlias
+
+import torch
+from torch import Tensor
+
+from qcompiler.errors import PassError
+from qcompiler.ir.graph import Graph, Node
+from qcompiler.ir.rewrite import Record, Rewriter
+from qcompiler.ir.types import Stage
+from qcompiler.targets import Target
+from qcompiler.validation.contracts import Contract, Exact
+
+Override: TypeAlias = "int | str | Mapping[str, int]"
+
+
+@dataclass
+class PassContext:
+    """What a pipeline run hands to its passes.
+
+    Args:
+        target: The hardware, None where no pass needs it.
+        samples: Batches of flat inputs on which contracts are validated.
+        calibration: Batches of flat inputs, iterable any number of times; None when there is no data.
+        input_range: Real range assumed for float inputs when there is no data.
+        overrides: Per-node wishes by name, glob or op; see `qcompiler.compile`.
+        seed: Start of the one random generator.
+    """
+
+    target: Target | None = None
+    samples: list[list[Tensor]] = field(default_factory=list)
+    calibration: Iterable[list[Tensor]] | None = None
+    input_range: tuple[float, float] | None = None
+    overrides: Mapping[str, Override] = field(default_factory=dict)
+    seed: int = 0
+    record: Record = field(default_factory=lambda: Record(""))
+
+    def __post_init__(self) -> None:
+        self.generator = torch.Generator().manual_seed(self.seed)
+
+    def rewriter(self, graph: Graph) -> Rewriter:
+        """An editor that writes into the record of the running pass."""
+        return Rewriter(graph, self.record)
+
+    def required_target(self, user: Pass) -> Target:
+        """The target.
+
+        Raises:
+            PassError: There is none.
+        """
+        if self.target is None:
+            raise PassError(f"{user.name} needs a target", fix="Give PassContext(target=load_target(...)).")
+        return self.target
+
+
+@dataclass(frozen=True)
+class Pass(ABC):
+    """Base of all passes. Subclasses are frozen dataclasses; class attributes declare, fields are options."""
+
+    name: ClassVar[str]
+    """As written in a pipeline, in kebab case."""
+    stages: ClassVar[frozenset[Stage]] = frozenset({Stage.CANONICAL, Stage.QUANTIZED})
+    """Stages of the graphs that it accepts."""
+    becomes: ClassVar[Stage | None] = None
+    """The stage that it raises the graph to, None when it leaves it."""
+    requires: ClassVar[frozenset[str]] = frozenset()
+    """Facts that must hold."""
+    establishes: ClassVar[frozenset[str]] = frozenset()
+    """Facts that hold afterwards."""
+    invalidates: ClassVar[frozenset[str]] = frozenset()
+    """Facts that no longer do."""
+
+    @property
+    def contract(self) -> Contract:
+        """What the pass promises about the numbers. Exact unless a subclass says otherwise."""
+        return Exact()
+
+    @abstractmethod
+    def run(self, graph: Graph, context: PassContext) -> None:
+        """Rewrite `graph` in place through `context.rewriter(graph)`.
+
+        Raises:
+            PassError: The graph or the context lacks something without which the pass makes no sense.
+        """
+
+    def options(self) -> dict[str, object]:
+        """Field names and values."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+    def __str__(self) -> str:
+        defaults = {f.name: f.default for f in dataclasses.fields(self)}
+        changed = {key: value for key, value in self.options().items() if defaults[key] != value}
+        text = ", ".join(f"{key.replace('_', '-')}={value}" for key, value in changed.items())
+        return f"{self.name}{{{text}}}" if text else self.name
+
+
+def only_user(node: Node) -> Node | None:
+    """The one node that reads the only result of `node`; None when there is another, or it is an output."""
+    value = node.output
+    if node.graph.is_output(value) or len(value.users) != 1:
+        return None
+    return next(iter(value.users))

@@ -1,0 +1,193 @@
+"""The one way to edit a graph.
+
+A `Rewriter` keeps use lists right, carries locations and origins over to what it creates, and writes down what was
+done and what was refused: that record is the provenance of a compile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from qcompiler.errors import GraphError
+from qcompiler.ir.graph import Attribute, Graph, Location, Node, Value
+from qcompiler.ir.types import DType, TensorType
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing that a pass did or declined.
+
+    Args:
+        kind: `rewrite` or `refusal`.
+        node: Name of the node concerned.
+        origins: Captured nodes that it stands for.
+        where: Module path and source line.
+        detail: What was done, or why not, as a sentence without a full stop.
+    """
+
+    kind: str
+    node: str
+    origins: tuple[str, ...]
+    where: str
+    detail: str
+
+
+@dataclass
+class Record:
+    """What one run of a pass did: the events and the figures it measured."""
+
+    pass_name: str
+    events: list[Event] = field(default_factory=list)
+    metrics: dict[str, float | int | str] = field(default_factory=dict)
+
+
+class Rewriter:
+    """Edits `graph` and records into `record`."""
+
+    def __init__(self, graph: Graph, record: Record | None = None) -> None:
+        self.graph = graph
+        self.record = record or Record("")
+
+    def insert(
+        self,
+        op_name: str,
+        inputs: Sequence[Value],
+        attributes: Mapping[str, Attribute] | None = None,
+        *,
+        before: Node | None,
+        like: Node | Iterable[Node],
+        name: str | None = None,
+        types: Sequence[TensorType] | None = None,
+    ) -> Node:
+        """Add a node in front of `before` (None: at the end) that stands for the same source as `like`.
+
+        Args:
+            op_name: The op.
+            inputs: Operands, defined before that place.
+            attributes: What differs from the op's defaults.
+            before: The node that shall follow.
+            like: Whose location (the first's) and origins (the union) the new node takes.
+            name: Wish for its name; that of the first of `like` by default.
+            types: Result types for ops whose result has a grid of its own.
+        """
+        sources = [like] if isinstance(like, Node) else list(like)
+        node = self.graph.append(
+            op_name,
+            inputs,
+            attributes,
+            name=name or sources[0].name,
+            location=sources[0].location,
+            types=types,
+            before=before,
+        )
+        node.origins = tuple(dict.fromkeys(origin for source in sources for origin in source.origins))
+        return node
+
+    def leaf(
+        self,
+        op_name: str,
+        tensor: Tensor,
+        *,
+        ref: str,
+        before: Node | None,
+        like: Node | None = None,
+        type: TensorType | None = None,
+    ) -> Value:
+        """Add `tensor` to the module under a name like `ref`, and the leaf node that reads it."""
+        module = self.graph.module
+        name = module.unique_tensor_name(ref)
+        module.tensors[name] = tensor
+        dtype = type.dtype if type is not None else DType.of(tensor.dtype)
+        node = self.graph.append(
+            op_name,
+            [],
+            {"ref": name, "dtype": str(dtype), "shape": tuple(tensor.shape)},
+            name=name,
+            location=like.location if like is not None else Location(),
+            types=None if type is None else [type],
+            before=before,
+        )
+        if like is not None:
+            node.origins = like.origins
+        return node.output
+
+    def set_tensor(self, value: Value, tensor: Tensor, *, before: Node, like: Node | None = None) -> Value:
+        """A leaf of the same kind as `value`'s that holds `tensor`; the old one stays for its other users."""
+        leaf = value.producer
+        if leaf is None or "ref" not in leaf.attributes:
+            raise GraphError(f"%{value.name} is not a tensor of the module")
+        return self.leaf(leaf.op, tensor, ref=str(leaf.attributes["ref"]), before=before, like=like or leaf)
+
+    def replace_input(self, node: Node, index: int, value: Value) -> None:
+        """Make operand `index` of `node` read `value`."""
+        old = node.inputs[index]
+        if old is value:
+            return
+        node.inputs[index] = value
+        self._forget_use(old, node)
+        value.users[node] = value.users.get(node, 0) + 1
+
+    def add_input(self, node: Node, value: Value) -> None:
+        """Append an optional operand."""
+        node.inputs.append(value)
+        value.users[node] = value.users.get(node, 0) + 1
+
+    def set_attributes(self, node: Node, **attributes: Attribute) -> None:
+        """Change attributes of `node`. Result types are inferred anew by `refresh_types`."""
+        node.attributes.update(node.definition.complete({**node.attributes, **attributes}, node.where))
+
+    def refresh_types(self, node: Node) -> None:
+        """Infer the result types of `node` anew."""
+        inferred = node.definition.infer([value.type for value in node.inputs], node.attributes)
+        for value, type in zip(node.outputs, inferred, strict=True):
+            value.type = type
+
+    def replace_uses(self, old: Value, new: Value, only: Iterable[Node] | None = None) -> None:
+        """Make users of `old` (or just those in `only`) and, without `only`, the graph's outputs read `new`."""
+        for user in list(old.users) if only is None else list(only):
+            if new.producer is user:
+                continue
+            for index, value in enumerate(user.inputs):
+                if value is old:
+                    self.replace_input(user, index, new)
+        if only is None and self.graph.is_output(old):
+            self.graph.set_outputs([new if value is old else value for value in self.graph.outputs])
+
+    def erase(self, node: Node) -> None:
+        """Remove a node whose results nobody reads.
+
+        Raises:
+            GraphError: Somebody does.
+        """
+        for value in node.outputs:
+            if value.users or self.graph.is_output(value):
+                raise GraphError(f"%{value.name} is still used", where=node.where)
+        for value in list(node.inputs):
+            self._forget_use(value, node)
+        self.graph._unlink(node)
+
+    def replace(self, node: Node, value: Value) -> None:
+        """Let `value` take the place of the only result of `node`, and remove it."""
+        self.replace_uses(node.output, value)
+        self.erase(node)
+
+    def rename(self, value: Value, name: str) -> None:
+        """Give `value` a name like `name`."""
+        value.name = self.graph.unique_name(name)
+
+    def note(self, node: Node, detail: str) -> None:
+        """Record that something was done to `node`."""
+        self.record.events.append(Event("rewrite", node.name, node.origins, str(node.location), detail))
+
+    def refuse(self, node: Node, reason: str) -> None:
+        """Record that `node` was left alone, and why."""
+        self.record.events.append(Event("refusal", node.name, node.origins, str(node.location), reason))
+
+    @staticmethod
+    def _forget_use(value: Value, node: Node) -> None:
+        value.users[node] -= 1
+        if not value.users[node]:
+            del value.users[node]

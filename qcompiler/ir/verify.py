@@ -1,0 +1,101 @@
+"""The structural verifier: what must hold of every graph, whichever pass made it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from qcompiler.errors import GraphError
+from qcompiler.ir.dims import symbols_of
+from qcompiler.ir.graph import Graph, Module, Node, Value
+from qcompiler.ir.interpret import LEAVES
+from qcompiler.ir.registry import Trait
+from qcompiler.ir.types import TensorType
+
+
+def verify_module(module: Module, after: str = "") -> None:
+    """Check all graphs of `module`; see `verify`."""
+    for graph in module.graphs.values():
+        verify(graph, after)
+
+
+def verify(graph: Graph, after: str = "") -> None:
+    """Check one graph: names, order, use lists, legal ops, operand counts, types, tensors, outputs.
+
+    Args:
+        graph: The graph.
+        after: Name of the pass that made it, for the message.
+
+    Raises:
+        GraphError: The first broken invariant, with the node that breaks it.
+    """
+    context = f" after {after}" if after else ""
+    defined: set[Value] = set(graph.inputs)
+    names = {value.name for value in graph.inputs}
+    uses: dict[Value, dict[Node, int]] = {}
+    count = 0
+    for value in graph.inputs:
+        _check_symbols(graph, value.type, f"%{value.name}")
+    for node in graph.nodes:
+        count += 1
+        where = node.where + context
+        if node.graph is not graph:
+            raise GraphError("a node of another graph stands in this one", where=where)
+        if graph.stage not in node.definition.stages:
+            legal = ", ".join(sorted(node.definition.stages))
+            raise GraphError(f"{node.op} is not legal at stage {graph.stage}", where=where, expected=f"stage {legal}")
+        for value in node.inputs:
+            if value not in defined:
+                raise GraphError(f"%{value.name} is used before it is defined", where=where)
+            uses.setdefault(value, {})[node] = uses.get(value, {}).get(node, 0) + 1
+        _check_types(node, where)
+        for index, value in enumerate(node.outputs):
+            if value.name in names:
+                raise GraphError(f"two values are called %{value.name}", where=where)
+            if value.producer is not node or value.index != index:
+                raise GraphError(f"%{value.name} does not know that it is result {index} of this node", where=where)
+            names.add(value.name)
+            defined.add(value)
+    if count != len(graph):
+        raise GraphError(f"the graph counts {len(graph)} nodes and holds {count}", where=f"@{graph.name}{context}")
+    for value in graph.values():
+        if value.users != uses.get(value, {}):
+            raise GraphError("the list of users is out of date", where=f"%{value.name}{context}")
+    for value in graph.outputs:
+        if value not in defined:
+            raise GraphError(f"the output %{value.name} is not defined", where=f"@{graph.name}{context}")
+
+
+def _check_types(node: Node, where: str) -> None:
+    definition = node.definition
+    if not definition.accepts(len(node.inputs)):
+        raise GraphError(
+            f"{node.op} has {len(node.inputs)} operands", where=where, expected=" ".join(definition.operands)
+        )
+    if node.op in LEAVES:
+        _check_leaf(node, where)
+    inferred = definition.infer([value.type for value in node.inputs], node.attributes)
+    for value, expected in zip(node.outputs, inferred, strict=True):
+        found = value.type
+        if definition.has(Trait.REQUANTIZES) or node.op in LEAVES:
+            expected = dataclasses.replace(expected, quant=found.quant, layout=found.layout)
+        if found != expected:
+            raise GraphError(f"{node.op} declares the type {found}", where=where, expected=str(expected))
+
+
+def _check_leaf(node: Node, where: str) -> None:
+    ref = str(node.attributes["ref"])
+    tensor = node.graph.module.tensors.get(ref)
+    if tensor is None:
+        raise GraphError(f"{node.op} refers to the tensor {ref!r}, which the module does not hold", where=where)
+    declared = node.output.type
+    if tuple(tensor.shape) != declared.shape or tensor.dtype != declared.dtype.torch:
+        raise GraphError(
+            f"the tensor {ref!r} is {tensor.dtype} {list(tensor.shape)}", where=where, expected=str(declared)
+        )
+
+
+def _check_symbols(graph: Graph, type: TensorType, where: str) -> None:
+    for dim in type.shape:
+        for symbol in symbols_of(dim):
+            if str(symbol) not in graph.bounds:
+                raise GraphError(f"the size {symbol} has no bounds", where=where, expected="an entry in graph.bounds")
