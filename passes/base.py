@@ -66,14 +66,14 @@ class PassContext:
         """An editor that writes into the record of the running pass."""
         return Rewriter(graph, self.record)
 
-    def required_target(self, user: Pass) -> Target:
+    def require_target(self, user: str) -> Target:
         """The target.
 
         Raises:
-            PassError: There is none.
+            PassError: There is none; the message names `user`.
         """
         if self.target is None:
-            raise PassError(f"{user.name} needs a target", fix="Give PassContext(target=load_target(...)).")
+            raise PassError(f"{user} needs a target", fix="Give PassContext(target=load_target(...)).")
         return self.target
 
 

@@ -18,7 +18,7 @@ from qcompiler.ir.types import Stage
 from qcompiler.ir.verify import verify_module
 from qcompiler.passes.base import Pass, PassContext
 from qcompiler.validation.contracts import IntegerMatch, check
-from qcompiler.validation.exact import simulate_codes
+from qcompiler.validation.exact import output_codes
 
 Between = Callable[[Pass, Module, Record], None]
 
@@ -91,9 +91,9 @@ class PassManager:
         before = _outputs(module.main, context)
         for item in self.passes:
             record = context.record = Record(item.name)
-            exact = isinstance(item.contract, IntegerMatch)
-            if exact:
-                before = [code for sample in context.samples for code in simulate_codes(module.main, sample)]
+            outputs = _codes if isinstance(item.contract, IntegerMatch) else _outputs
+            if outputs is _codes:
+                before = _codes(module.main, context)
             try:
                 item.run(module.main, context)
             except QCompilerError as error:
@@ -101,9 +101,8 @@ class PassManager:
                 raise
             module.main.stage = item.becomes or module.main.stage
             verify_module(module, after=item.name)
-            after = _outputs(module.main, context)
-            record.metrics.update(check(item.contract, before, after, item.name))
-            before = after
+            record.metrics.update(check(item.contract, before, outputs(module.main, context), item.name))
+            before = _outputs(module.main, context)
             records.append(record)
             if self.between is not None:
                 self.between(item, module, record)
@@ -112,3 +111,8 @@ class PassManager:
 
 def _outputs(graph: Graph, context: PassContext) -> list[Tensor]:
     return [tensor for sample in context.samples for tensor in interpret(graph, sample)]
+
+
+def _codes(graph: Graph, context: PassContext) -> list[Tensor]:
+    arithmetic = context.require_target("validation to the bit").arithmetic
+    return [codes for sample in context.samples for codes in output_codes(graph, sample, arithmetic)]

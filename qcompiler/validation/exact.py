@@ -1,0 +1,409 @@
+"""Exact evaluation of a quantized graph: on integer codes, with the target's arithmetic.
+
+It reads the graph as it stands before lowering, so that it is a second, independent reading of what the integer graph,
+the integer program and the exported file must compute. A value is one of
+
+    Tensor     real numbers: graph inputs, parameters, scales
+    Codes      integers on a grid: what a quantizer gives
+    Pending    the result of integer arithmetic that waits for its quantizer, because an accumulator becomes a code
+               only when the grid of the output is known
+
+and an activation between an op and its quantizer is a clamp that the pending value carries along.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias, cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from qcompiler.errors import CalibrationError, GraphError
+from qcompiler.ir.graph import Attribute, Graph, Node
+from qcompiler.ir.interpret import LEAVES, check_inputs, evaluate_node, interpret, interpret_with
+from qcompiler.ir.registry import Trait
+from qcompiler.ir.types import Stage
+from qcompiler.ops import UNARY
+from qcompiler.quant.affine import AffineParams, along_axis, dequantize, quantize, quantize_bias
+from qcompiler.quant.arithmetic import (
+    Arithmetic,
+    add_codes,
+    add_parameters,
+    average_multiplier,
+    global_average_codes,
+    lookup_table,
+    mul_codes,
+    mul_parameters,
+    rescale_codes,
+    rescale_multiplier,
+    windowed_average_codes,
+)
+from qcompiler.quant.requant import prepare_requantization, real_multiplier
+from qcompiler.quant.spec import QuantSpec
+
+Requantize: TypeAlias = Callable[[AffineParams, int, int], Tensor]
+
+
+@dataclass(frozen=True)
+class Codes:
+    """int64 codes and their grid."""
+
+    codes: Tensor
+    params: AffineParams
+    qmin: int
+    qmax: int
+
+    def real(self) -> Tensor:
+        """float32 values."""
+        return dequantize(self.codes, self.params.scale, self.params.zero_point, self.params.axis)
+
+    def steps(self) -> Tensor:
+        """int64 codes with the zero point removed."""
+        return self.codes - along_axis(self.params.zero_point, self.codes.dim(), self.params.axis)
+
+
+@dataclass(frozen=True)
+class Pending:
+    """Arithmetic that waits for its output grid.
+
+    Args:
+        requantize: From output grid and code limits to int64 codes.
+        low: Real lower bound of an activation in between.
+        high: Real upper bound.
+    """
+
+    requantize: Requantize
+    low: float = -math.inf
+    high: float = math.inf
+
+
+Exact: TypeAlias = "Tensor | Codes | Pending"
+
+
+def simulate(graph: Graph, inputs: Sequence[Tensor], arithmetic: Arithmetic) -> list[Exact]:
+    """Evaluate a QUANTIZED graph on codes.
+
+    Args:
+        graph: At stage QUANTIZED, calibrated.
+        inputs: Float tensors, one per graph input.
+        arithmetic: How the target computes.
+
+    Returns:
+        The outputs: `Codes` where they are quantized, tensors otherwise.
+
+    Raises:
+        CalibrationError: A quantizer has no scale yet.
+        GraphError: An op has no exact evaluation on what it is given.
+    """
+    check_inputs(graph, inputs)
+    return interpret_with(graph, list[Exact](inputs), lambda node, operands: (_evaluate(node, operands, arithmetic),))
+
+
+def output_codes(graph: Graph, inputs: Sequence[Tensor], arithmetic: Arithmetic) -> list[Tensor]:
+    """The outputs of a QUANTIZED or an INTEGER graph as codes, where they have codes, for comparison to the bit."""
+    if graph.stage is Stage.QUANTIZED:
+        exact = simulate(graph, inputs, arithmetic)
+        return [item.codes if isinstance(item, Codes) else cast("Tensor", item) for item in exact]
+    seen: dict[str, Tensor] = {}
+    wanted = {
+        value.producer.inputs[0].name: position
+        for position, value in enumerate(graph.outputs)
+        if value.producer is not None and value.producer.op == "dequantize"
+    }
+    outputs = interpret(
+        graph, inputs, lambda value, tensor: seen.update({value.name: tensor}) if value.name in wanted else None
+    )
+    for name, position in wanted.items():
+        outputs[position] = seen[name].to(torch.int64)
+    return outputs
+
+
+def _evaluate(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
+    if node.op in LEAVES:
+        return evaluate_node(node, [])[0]
+    rule = _RULES.get(node.op)
+    if rule is not None:
+        return rule(node, operands, arithmetic)
+    if node.definition.has(Trait.MOVEMENT):
+        return _movement(node, operands)
+    if all(isinstance(item, Tensor) for item in operands):
+        return evaluate_node(node, cast("Sequence[Tensor]", operands))[0]
+    if node.op in UNARY:
+        return _table(node, operands, arithmetic)
+    raise GraphError(f"{node.op} has no exact evaluation", where=node.where, fix="Quantize around it, not through it.")
+
+
+def _fake_quantize(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
+    x, scale, zero_point = operands
+    spec = cast("QuantSpec", node.attributes["spec"])
+    params = _params(node, scale, zero_point, spec)
+    qmin = cast("int", _default(node.attributes["qmin"], spec.qmin))
+    qmax = cast("int", _default(node.attributes["qmax"], spec.qmax))
+    if isinstance(x, Tensor):
+        codes = quantize(x, params.scale, params.zero_point, spec, qmin, qmax).to(torch.int64)
+        return Codes(codes, params, qmin, qmax)
+    if isinstance(x, Codes):
+        x = _rescale(x, arithmetic)
+    low, high = clamp_codes(x.low, x.high, params, spec, qmin, qmax)
+    return Codes(x.requantize(params, low, high), params, low, high)
+
+
+def clamp_codes(
+    low: float, high: float, params: AffineParams, spec: QuantSpec, qmin: int, qmax: int
+) -> tuple[int, int]:
+    """The code limits that stand for a real clamp to [low, high] in front of a quantizer.
+
+    Rounding is monotone, so quantize(clamp(x, low, high)) = clamp(quantize(x), quantize(low), quantize(high)).
+    """
+    limits = [
+        limit if math.isinf(real) else int(quantize(torch.tensor(real), params.scale, params.zero_point, spec))
+        for real, limit in ((low, qmin), (high, qmax))
+    ]
+    return max(qmin, limits[0]), min(qmax, limits[1])
+
+
+def _fake_quantize_bias(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
+    bias, scale = _real(node, operands[0]), _real(node, operands[1])
+    params = AffineParams(scale, torch.zeros_like(scale, dtype=torch.int32), 0 if scale.dim() else None)
+    limit = 2**31
+    return Codes(quantize_bias(bias, scale, arithmetic.bias_rounding), params, -limit, limit - 1)
+
+
+def _mac(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
+    x, weight = operands[0], operands[1]
+    bias = operands[2] if len(operands) > 2 else None
+    if isinstance(x, Tensor) and isinstance(weight, Tensor):
+        return evaluate_node(node, cast("Sequence[Tensor]", operands))[0]
+    x, weight = _codes(node, x), _codes(node, weight)
+    # float64 holds every partial sum of 8- and 16-bit products exactly up to 2^53, in whatever order it is formed.
+    terms = [x.steps().to(torch.float64), weight.steps().to(torch.float64)]
+    acc = node.definition.evaluate(node, terms)[0].to(torch.int64)
+    axis = acc.dim() - 1 if node.op in ("linear", "matmul") else 1
+    if bias is not None:
+        acc = acc + along_axis(_codes(node, bias).codes, acc.dim(), axis)
+    per_channel = weight.params.axis is not None
+
+    def requantize(out: AffineParams, qmin: int, qmax: int) -> Tensor:
+        real = real_multiplier(x.params.scale, weight.params.scale, out.scale, arithmetic.requant)
+        multiplier = prepare_requantization(real, arithmetic.requant)
+        zero_point = int(out.zero_point)
+        return multiplier.apply(acc, zero_point=zero_point, qmin=qmin, qmax=qmax, axis=axis if per_channel else None)
+
+    return Pending(requantize)
+
+
+def _binary(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
+    if all(isinstance(item, Tensor) for item in operands):
+        return evaluate_node(node, cast("Sequence[Tensor]", operands))[0]
+    a, b = _codes(node, operands[0]), _codes(node, operands[1])
+
+    def requantize(out: AffineParams, qmin: int, qmax: int) -> Tensor:
+        if node.op == "add":
+            sums = add_parameters(a.params, b.params, out, arithmetic)
+            return add_codes(a.codes, b.codes, sums, qmin=qmin, qmax=qmax)
+        products = mul_parameters(a.params, b.params, out, arithmetic)
+        return mul_codes(a.codes, b.codes, products, qmin=qmin, qmax=qmax)
+
+    return Pending(requantize)
+
+
+def _mean(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
+    if isinstance(operands[0], Tensor):
+        return evaluate_node(node, [operands[0]])[0]
+    x = _codes(node, operands[0])
+    axes = tuple(cast("tuple[int, ...]", node.attributes["axes"]))
+    count = math.prod(x.codes.shape[axis] for axis in axes)
+
+    def requantize(out: AffineParams, qmin: int, qmax: int) -> Tensor:
+        return global_average_codes(
+            x.codes,
+            axes,
+            average_multiplier(x.params.scale, out.scale, count, arithmetic.requant),
+            in_zero_point=int(x.params.zero_point),
+            out_zero_point=int(out.zero_point),
+            qmin=qmin,
+            qmax=qmax,
+            keepdim=bool(node.attributes["keepdim"]),
+        )
+
+    return Pending(requantize)
+
+
+def _avg_pool2d(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
+    if isinstance(operands[0], Tensor):
+        return evaluate_node(node, [operands[0]])[0]
+    x = _codes(node, operands[0])
+    a = node.attributes
+    kernel, stride, padding = (cast("tuple[int, ...]", a[key]) for key in ("kernel", "stride", "padding"))
+
+    def window_sum(image: Tensor) -> Tensor:
+        pooled = functional.avg_pool2d(image, kernel, stride, padding, bool(a["ceil_mode"]), True, 1)
+        return pooled.to(torch.int64)
+
+    steps = x.steps().to(torch.float64)
+    total = window_sum(steps)
+    if a["divisor_override"] is not None:
+        count: Tensor | int = cast("int", a["divisor_override"])
+    else:
+        # The divisor of each window is what torch divides a window of ones by.
+        ones = torch.ones_like(steps[:1, :1])
+        share = functional.avg_pool2d(
+            ones, kernel, stride, padding, bool(a["ceil_mode"]), bool(a["count_include_pad"])
+        )
+        count = torch.round(window_sum(ones) / share).to(torch.int64)  # noqa: TID251  # an exact quotient
+    average = windowed_average_codes(
+        total, count, arithmetic.average_rounding, zero_point=int(x.params.zero_point), qmin=x.qmin, qmax=x.qmax
+    )
+    return Codes(average, x.params, x.qmin, x.qmax)
+
+
+def _activation(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
+    x = operands[0]
+    if isinstance(x, Tensor):
+        return evaluate_node(node, [x])[0]
+    low, high = activation_bounds(node)
+    pending = _rescale(x, arithmetic) if isinstance(x, Codes) else x
+    # clamp(clamp(x, a, b), c, d) clamps a and b as well.
+    return Pending(
+        pending.requantize, min(max(pending.low, low), high), max(min(pending.high, high), low)
+    )
+
+
+def activation_bounds(node: Node) -> tuple[float, float]:
+    """The real interval that a `relu` or `clamp` node clamps to."""
+    if node.op == "relu":
+        return 0.0, math.inf
+    return float(cast("float", node.attributes["min"])), float(cast("float", node.attributes["max"]))
+
+
+def _table(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
+    x = _codes(node, operands[0])
+    function = UNARY[node.op].table(node)
+
+    def requantize(out: AffineParams, qmin: int, qmax: int) -> Tensor:
+        table = lookup_table(
+            function, x.params, out, arithmetic, in_qmin=x.qmin, in_qmax=x.qmax, out_qmin=qmin, out_qmax=qmax
+        )
+        return table[x.codes - x.qmin]
+
+    return Pending(requantize)
+
+
+def _movement(node: Node, operands: Sequence[Exact]) -> Exact:
+    if all(isinstance(item, Tensor) for item in operands):
+        return evaluate_node(node, cast("Sequence[Tensor]", operands))[0]
+    if len(operands) == 1 and isinstance(operands[0], Pending):
+        inner = operands[0]
+
+        def requantize(out: AffineParams, qmin: int, qmax: int) -> Tensor:
+            return _move(node, [inner.requantize(out, qmin, qmax)])
+
+        return Pending(requantize, inner.low, inner.high)
+    items = [_codes(node, item) for item in operands]
+    first = items[0]
+    for item in items[1:]:
+        if not (
+            torch.equal(item.params.scale, first.params.scale)
+            and torch.equal(item.params.zero_point, first.params.zero_point)
+        ):
+            raise GraphError(f"the operands of {node.op} are on different grids", where=node.where)
+    codes = _move(node, [item.codes for item in items])
+    return Codes(codes, first.params, min(i.qmin for i in items), max(i.qmax for i in items))
+
+
+def _move(node: Node, codes: list[Tensor]) -> Tensor:
+    return node.definition.evaluate(node, codes)[0]
+
+
+def _pad(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
+    x = operands[0]
+    if isinstance(x, Tensor):
+        return evaluate_node(node, [x])[0]
+    pad = cast("tuple[int, ...]", node.attributes["pad"])
+    half = len(pad) // 2
+    torch_pad = [size for axis in reversed(range(half)) for size in (pad[axis], pad[half + axis])]
+    value = float(cast("float", node.attributes["value"]))
+
+    def filled(codes: Tensor, params: AffineParams, qmin: int, qmax: int) -> Tensor:
+        spec = QuantSpec(bits=16)  # the limits are applied by the clamp below
+        code = int(quantize(torch.tensor(value), params.scale, params.zero_point, spec))
+        return functional.pad(codes, torch_pad, value=min(max(code, qmin), qmax))
+
+    if isinstance(x, Codes):
+        return Codes(filled(x.codes, x.params, x.qmin, x.qmax), x.params, x.qmin, x.qmax)
+    inner = x
+
+    def requantize(out: AffineParams, qmin: int, qmax: int) -> Tensor:
+        return filled(inner.requantize(out, qmin, qmax), out, qmin, qmax)
+
+    return Pending(requantize, inner.low, inner.high)
+
+
+def _rescale(x: Codes, arithmetic: Arithmetic) -> Pending:
+    def requantize(out: AffineParams, qmin: int, qmax: int) -> Tensor:
+        return rescale_codes(
+            x.codes,
+            rescale_multiplier(x.params, out, arithmetic),
+            in_zero_point=int(x.params.zero_point),
+            out_zero_point=int(out.zero_point),
+            qmin=qmin,
+            qmax=qmax,
+        )
+
+    return Pending(requantize)
+
+
+def _scale_product(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
+    return _real(node, operands[0]) * _real(node, operands[1])
+
+
+def _call(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
+    real = [item.real() if isinstance(item, Codes) else _real(node, item) for item in operands]
+    return evaluate_node(node, real)[0]
+
+
+def _codes(node: Node, item: Exact) -> Codes:
+    if isinstance(item, Codes):
+        return item
+    kind = "real numbers" if isinstance(item, Tensor) else "an accumulator"
+    raise GraphError(f"{node.op} is given {kind}", where=node.where, expected="a quantizer in front of it")
+
+
+def _real(node: Node, item: Exact) -> Tensor:
+    if isinstance(item, Tensor):
+        return item
+    raise GraphError(f"{node.op} is given codes", where=node.where, expected="real numbers")
+
+
+def _params(node: Node, scale: Exact, zero_point: Exact, spec: QuantSpec) -> AffineParams:
+    s, z = _real(node, scale), _real(node, zero_point)
+    if not bool(torch.isfinite(s).all()):
+        raise CalibrationError("the quantizer has no range yet", where=node.where, fix="Run a calibration pass first.")
+    return AffineParams(s.detach(), z.detach().to(torch.int32), spec.axis if s.dim() else None)
+
+
+def _default(value: Attribute, default: int) -> Attribute:
+    return default if value is None else value
+
+
+_RULES: dict[str, Callable[[Node, Sequence[Exact], Arithmetic], Exact]] = {
+    "fake_quantize": _fake_quantize,
+    "fake_quantize_bias": _fake_quantize_bias,
+    "scale_product": _scale_product,
+    "conv1d": _mac,
+    "conv2d": _mac,
+    "conv3d": _mac,
+    "linear": _mac,
+    "add": _binary,
+    "mul": _binary,
+    "mean": _mean,
+    "avg_pool2d": _avg_pool2d,
+    "relu": _activation,
+    "clamp": _activation,
+    "pad": _pad,
+    "call": _call,
+}
