@@ -1,0 +1,207 @@
+"""One spelling for each computation.
+
+    identity(x), dropout(x) at inference        ->  x
+    reshape(reshape(x)), permute(permute(x))    ->  one of them, or none
+    adaptive_avg_pool2d(x, 1)                   ->  mean(x, axes H W, keepdim)
+    adaptive_avg_pool2d(x), windows divide      ->  avg_pool2d(x)
+    avg_pool2d(x) over the whole image          ->  mean(x, axes H W, keepdim)
+    conv(pad(x, zeros))                         ->  conv(x) with more padding
+    clamp(x, 0, inf)                            ->  relu(x)
+    clamp(x, -inf, inf)                         ->  x
+    div(x, constant)                            ->  mul(x, 1 / constant)
+
+A node that has no canonical spelling is an error, not a leftover: later stages do not know it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, cast
+
+from qcompiler.errors import UnsupportedError
+from qcompiler.ir.graph import Graph, Node
+from qcompiler.ir.interpret import LEAVES
+from qcompiler.ir.rewrite import Rewriter
+from qcompiler.ir.types import Stage
+from qcompiler.passes.base import Pass, PassContext
+from qcompiler.validation.contracts import Close, Contract
+
+
+@dataclass(frozen=True)
+class Canonicalize(Pass):
+    """Rewrite each node into its canonical spelling, until nothing changes."""
+
+    name: ClassVar[str] = "canonicalize"
+    stages: ClassVar[frozenset[Stage]] = frozenset({Stage.FLOAT, Stage.CANONICAL})
+    becomes: ClassVar[Stage | None] = Stage.CANONICAL
+    establishes: ClassVar[frozenset[str]] = frozenset({"canonical"})
+
+    @property
+    def contract(self) -> Contract:
+        """A mean and a pooling over the same window sum in another order; a reciprocal rounds once more."""
+        return Close(rtol=1e-5)
+
+    def run(self, graph: Graph, context: PassContext) -> None:
+        """See the module text.
+
+        Raises:
+            UnsupportedError: An op is not legal at the canonical stage and no rule rewrites it.
+        """
+        rewriter = context.rewriter(graph)
+        changed = True
+        while changed:
+            changed = False
+            for node in graph.nodes:
+                rule = _RULES.get(node.op)
+                changed |= rule is not None and rule(node, rewriter)
+        for node in graph.nodes:
+            if Stage.CANONICAL not in node.definition.stages:
+                raise UnsupportedError(
+                    f"{node.op} over windows of different sizes has no exact counterpart on integers",
+                    where=node.where,
+                    expected="an output size that divides the input size",
+                    fix="Choose another output or image size, or pool with a fixed window.",
+                )
+
+
+def _remove(node: Node, rewriter: Rewriter) -> bool:
+    rewriter.note(node, f"removed {node.op}")
+    rewriter.replace(node, node.inputs[0])
+    return True
+
+
+def _dropout(node: Node, rewriter: Rewriter) -> bool:
+    return not node.attributes["training"] and _remove(node, rewriter)
+
+
+def _reshape(node: Node, rewriter: Rewriter) -> bool:
+    x = node.inputs[0]
+    if x.type.shape == node.output.type.shape:
+        return _remove(node, rewriter)
+    if x.producer is not None and x.producer.op == "reshape":
+        rewriter.replace_input(node, 0, x.producer.inputs[0])
+        rewriter.note(node, "took the place of two reshapes")
+        _erase_if_unused(x.producer, rewriter)
+        return True
+    return False
+
+
+def _permute(node: Node, rewriter: Rewriter) -> bool:
+    axes = cast("tuple[int, ...]", node.attributes["axes"])
+    if axes == tuple(range(len(axes))):
+        return _remove(node, rewriter)
+    first = node.inputs[0].producer
+    if first is None or first.op != "permute":
+        return False
+    inner = cast("tuple[int, ...]", first.attributes["axes"])
+    rewriter.replace_input(node, 0, first.inputs[0])
+    rewriter.set_attributes(node, axes=tuple(inner[axis] for axis in axes))
+    rewriter.note(node, "took the place of two permutations")
+    _erase_if_unused(first, rewriter)
+    return True
+
+
+def _adaptive_avg_pool2d(node: Node, rewriter: Rewriter) -> bool:
+    sizes = node.inputs[0].type.shape[-2:]
+    wanted = cast("tuple[int, int]", node.attributes["output_size"])
+    if wanted == (1, 1):
+        return _to_mean(node, rewriter)
+    if not all(isinstance(size, int) for size in sizes):
+        return False
+    concrete = cast("tuple[int, int]", sizes)
+    if any(size % want for size, want in zip(concrete, wanted, strict=True)):
+        return False
+    kernel = tuple(size // want for size, want in zip(concrete, wanted, strict=True))
+    pool = rewriter.insert(
+        "avg_pool2d",
+        node.inputs,
+        {"kernel": kernel, "stride": kernel, "padding": (0, 0)},
+        before=node,
+        like=node,
+    )
+    rewriter.note(pool, f"an adaptive pooling whose windows are all {kernel[0]} by {kernel[1]}")
+    rewriter.replace(node, pool.output)
+    return True
+
+
+def _avg_pool2d(node: Node, rewriter: Rewriter) -> bool:
+    attributes = node.attributes
+    whole = attributes["kernel"] == node.inputs[0].type.shape[-2:] and attributes["padding"] == (0, 0)
+    return whole and attributes["divisor_override"] is None and _to_mean(node, rewriter)
+
+
+def _to_mean(node: Node, rewriter: Rewriter) -> bool:
+    mean = rewriter.insert("mean", node.inputs, {"axes": (2, 3), "keepdim": True}, before=node, like=node)
+    rewriter.note(mean, f"a {node.op} over the whole image")
+    rewriter.replace(node, mean.output)
+    return True
+
+
+def _conv(node: Node, rewriter: Rewriter) -> bool:
+    pad = node.inputs[0].producer
+    if pad is None or pad.op != "pad" or pad.attributes["value"] != 0.0:
+        return False
+    amounts = cast("tuple[int, ...]", pad.attributes["pad"])
+    rank = len(amounts) // 2
+    begins, ends = amounts[:rank], amounts[rank:]
+    if any(begins[:2]) or any(ends[:2]) or min(amounts) < 0:
+        return False
+    own = cast("tuple[int, ...]", node.attributes["padding"])
+    padding = tuple(a + b for a, b in zip(own, begins[2:] + ends[2:], strict=True))
+    rewriter.replace_input(node, 0, pad.inputs[0])
+    rewriter.set_attributes(node, padding=padding)
+    rewriter.note(node, f"took in the zero padding of {pad.name}")
+    _erase_if_unused(pad, rewriter)
+    return True
+
+
+def _clamp(node: Node, rewriter: Rewriter) -> bool:
+    low, high = node.attributes["min"], node.attributes["max"]
+    if high != math.inf:
+        return False
+    if low == -math.inf:
+        return _remove(node, rewriter)
+    if low != 0.0:
+        return False
+    relu = rewriter.insert("relu", node.inputs, before=node, like=node)
+    rewriter.note(relu, "a clamp from 0 to infinity")
+    rewriter.replace(node, relu.output)
+    return True
+
+
+def _div(node: Node, rewriter: Rewriter) -> bool:
+    divisor = node.inputs[1].producer
+    if divisor is None or divisor.op != "constant":
+        return False
+    tensor = node.graph.module.tensors[str(divisor.attributes["ref"])]
+    if not tensor.is_floating_point():
+        return False
+    factor = rewriter.set_tensor(node.inputs[1], 1.0 / tensor, before=node)
+    product = rewriter.insert("mul", [node.inputs[0], factor], before=node, like=node)
+    rewriter.note(product, "a division by a constant")
+    rewriter.replace(node, product.output)
+    _erase_if_unused(divisor, rewriter)
+    return True
+
+
+def _erase_if_unused(node: Node, rewriter: Rewriter) -> None:
+    unused = all(not value.users and not node.graph.is_output(value) for value in node.outputs)
+    if unused and (node.op in LEAVES or node.inputs):
+        rewriter.erase(node)
+
+
+_RULES: dict[str, Callable[[Node, Rewriter], bool]] = {
+    "identity": _remove,
+    "dropout": _dropout,
+    "reshape": _reshape,
+    "permute": _permute,
+    "adaptive_avg_pool2d": _adaptive_avg_pool2d,
+    "avg_pool2d": _avg_pool2d,
+    "conv1d": _conv,
+    "conv2d": _conv,
+    "conv3d": _conv,
+    "clamp": _clamp,
+    "div": _div,
+}

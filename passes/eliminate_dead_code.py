@@ -1,0 +1,31 @@
+"""Remove nodes whose results nobody reads, and tensors that no node refers to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from qcompiler.ir.graph import Graph
+from qcompiler.ir.types import Stage
+from qcompiler.passes.base import Pass, PassContext
+
+
+@dataclass(frozen=True)
+class EliminateDeadCode(Pass):
+    """One backward sweep: a node is dead when no living node and no output reads it."""
+
+    name: ClassVar[str] = "eliminate-dead-code"
+    stages: ClassVar[frozenset[Stage]] = frozenset(Stage)
+
+    def run(self, graph: Graph, context: PassContext) -> None:
+        """See the class."""
+        rewriter = context.rewriter(graph)
+        for node in graph.reversed_nodes:
+            if not any(value.users or graph.is_output(value) for value in node.outputs):
+                rewriter.erase(node)
+        module = graph.module
+        used = {
+            str(node.attributes["ref"]) for g in module.graphs.values() for node in g.nodes if "ref" in node.attributes
+        }
+        for name in [name for name in module.tensors if name not in used]:
+            del module.tensors[name]

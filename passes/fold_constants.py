@@ -1,0 +1,55 @@
+"""Compute at compile time what depends on constants only.
+
+    add(constant a, constant b)  ->  constant a + b
+
+Parameters count as constants: this compiler deploys a trained model. Quantizers, scales and what feeds them stay, since
+their values are found later.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from qcompiler.ir.graph import Graph
+from qcompiler.ir.interpret import LEAVES, evaluate_node
+from qcompiler.ir.types import Stage
+from qcompiler.passes.base import Pass, PassContext
+
+
+@dataclass(frozen=True)
+class FoldConstants(Pass):
+    """Replace each node whose operands are all leaves by a constant.
+
+    Refuses: results of more than `max_elements` elements that are larger than their operands, because a broadcast would
+    blow up the file.
+
+    Args:
+        max_elements: Largest result, in elements, that may grow.
+    """
+
+    name: ClassVar[str] = "fold-constants"
+    stages: ClassVar[frozenset[Stage]] = frozenset({Stage.CANONICAL})
+    max_elements: int = 65536
+
+    def run(self, graph: Graph, context: PassContext) -> None:
+        """See the class."""
+        rewriter = context.rewriter(graph)
+        for node in graph.nodes:
+            if node.op in LEAVES or not node.inputs or len(node.outputs) != 1:
+                continue
+            producers = [value.producer for value in node.inputs]
+            if not all(p is not None and p.op in LEAVES for p in producers):
+                continue
+            leaves = [p for p in producers if p is not None]
+            tensor = evaluate_node(node, [evaluate_node(leaf, [])[0] for leaf in leaves])[0].detach()
+            largest = max(evaluate_node(leaf, [])[0].numel() for leaf in leaves)
+            if tensor.numel() > max(largest, self.max_elements):
+                rewriter.refuse(node, f"its {tensor.numel()} elements are more than {self.max_elements}")
+                continue
+            constant = rewriter.leaf("constant", tensor.contiguous(), ref=node.name, before=node, like=node)
+            rewriter.note(node, f"computed at compile time from {', '.join(leaf.name for leaf in leaves)}")
+            rewriter.replace(node, constant)
+            for leaf in dict.fromkeys(leaves):
+                if not leaf.output.users and not graph.is_output(leaf.output):
+                    rewriter.erase(leaf)
