@@ -25,7 +25,11 @@ class EliminateDeadCode(Pass):
                 rewriter.erase(node)
         module = graph.module
         used = {
-            str(node.attributes["ref"]) for g in module.graphs.values() for node in g.nodes if "ref" in node.attributes
+            str(node.attributes[key])
+            for g in module.graphs.values()
+            for node in g.nodes
+            for key in ("ref", "statistics")
+            if key in node.attributes
         }
         for name in [name for name in module.tensors if name not in used]:
             del module.tensors[name]
