@@ -106,6 +106,11 @@ class Node:
         return self.outputs[0]
 
     @property
+    def following(self) -> Node | None:
+        """The next node in the order, None for the last."""
+        return self._next
+
+    @property
     def definition(self) -> OpDef:
         """What the op is."""
         return op(self.op)

@@ -1,0 +1,177 @@
+"""Place the quantizers that the target asks for; their ranges are found later.
+
+    x ──► conv(W, b) ──► relu ──► y        becomes
+
+    x ─► fq ─► conv(fq(W), fq_bias(b)) ─► relu ─► fq ─► y
+
+Every value that an integer op reads comes out of a quantizer, directly or through ops that only move elements. Nothing
+is quantized between the members of a supergroup of the target, such as a convolution and its activation. Weights get
+the target's weight grid along their output-channel axis; a bias gets the product of the scales of input and weight.
+Ops with a fixed output grid get that grid at once; all other scales start as NaN, which stands for "not calibrated"
+and lets values pass.
+
+Source: Nagel et al. 2021, arXiv:2106.08295, section 2.3 (which quantizer goes where).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from qcompiler.errors import InputError, UnsupportedError
+from qcompiler.ir.graph import Graph, Node, Value
+from qcompiler.ir.interpret import LEAVES
+from qcompiler.ir.registry import Trait
+from qcompiler.ir.rewrite import Rewriter
+from qcompiler.ir.types import Stage
+from qcompiler.passes.base import Pass, PassContext, only_user
+from qcompiler.passes.overrides import Overrides
+from qcompiler.quant.spec import QuantSpec
+from qcompiler.targets import Target
+
+
+@dataclass(frozen=True)
+class InsertQuantizers(Pass):
+    """Quantizers as the target's descriptor and the user's overrides say.
+
+    Raises:
+        UnsupportedError: An op that the target cannot compute in integers.
+        InputError: An override that matches nothing, or asks for what the target cannot do.
+    """
+
+    name: ClassVar[str] = "insert-quantizers"
+    stages: ClassVar[frozenset[Stage]] = frozenset({Stage.CANONICAL})
+    becomes: ClassVar[Stage | None] = Stage.QUANTIZED
+    requires: ClassVar[frozenset[str]] = frozenset({"canonical", "batch-norm-folded"})
+    establishes: ClassVar[frozenset[str]] = frozenset({"quantizers"})
+
+    def run(self, graph: Graph, context: PassContext) -> None:
+        """See the module text."""
+        target = context.require_target(self.name)
+        overrides = Overrides.resolve(context.overrides, graph)
+        graph.stage = Stage.QUANTIZED  # quantizers are legal from here on
+        _Placement(graph, target, overrides, context.rewriter(graph)).run()
+
+
+class _Placement:
+    def __init__(self, graph: Graph, target: Target, overrides: Overrides, rewriter: Rewriter) -> None:
+        self.graph = graph
+        self.target = target
+        self.overrides = overrides
+        self.rewriter = rewriter
+        self.scales: dict[Value, Value] = {}
+        """The scale value of the grid that each quantized value is on."""
+
+    def run(self) -> None:
+        nodes = [node for node in self.graph.nodes if node.op not in LEAVES]
+        for node in nodes:
+            self._check_supported(node)
+        first = next(self.graph.nodes, None)
+        for value in self.graph.inputs:
+            if first is not None and value.type.dtype.is_float and value.users:
+                self._quantize(value, self.target.activation_spec(), before=first, like=first, stem=value.name)
+        for node in nodes:
+            for index, value in enumerate(node.inputs):
+                if self._is_plain_constant(node, index):
+                    spec = self.target.activation_spec(op=node.op)
+                    self._quantize(value, spec, before=node, like=node, stem=value.name, only=node)
+            if node.definition.has(Trait.MAC):
+                self._quantize_parameters(node)
+            self._propagate_or_quantize(node)
+
+    def _check_supported(self, node: Node) -> None:
+        if not self.target.supports(node.op):
+            raise UnsupportedError(
+                f"the target {self.target.name} has no integer {node.op}",
+                where=node.where,
+                expected="an op of its descriptor",
+                fix=f"Replace the op in the model, or add a rule for {node.op} to the target.",
+            )
+
+    def _is_plain_constant(self, node: Node, index: int) -> bool:
+        """Whether operand `index` is a tensor of the module that is read like an activation."""
+        leaf = node.inputs[index].producer
+        is_parameter = node.definition.has(Trait.MAC) and index > 0 and node.op != "matmul"
+        return leaf is not None and leaf.op in LEAVES and not is_parameter and node.inputs[index].type.dtype.is_float
+
+    def _quantize_parameters(self, node: Node) -> None:
+        if node.op == "matmul":
+            return
+        axis = 1 if node.op.startswith("conv_transpose") else 0
+        spec = self.target.weight_spec(node.op, axis, bits=self.overrides.weight_bits(node))
+        weight = node.inputs[1]
+        quantized = self._quantize(weight, spec, before=node, like=node, stem=f"{node.name}.weight", only=node)
+        if len(node.inputs) < 3:
+            return
+        scale = self.rewriter.insert(
+            "scale_product",
+            [self.scales[node.inputs[0]], self.scales[quantized]],
+            before=node,
+            like=node,
+            name=f"{node.name}.bias.scale",
+        )
+        bias = self.rewriter.insert(
+            "fake_quantize_bias",
+            [node.inputs[2], scale.output],
+            {"rounding": str(self.target.arithmetic.bias_rounding)},
+            before=node,
+            like=node,
+            name=f"{node.name}.bias.q",
+        )
+        self.rewriter.replace_input(node, 2, bias.output)
+
+    def _propagate_or_quantize(self, node: Node) -> None:
+        value = node.output
+        if node.definition.has(Trait.MOVEMENT):
+            self.scales[value] = self.scales[node.inputs[0]]
+            return
+        follower = only_user(node)
+        if follower is not None and self.target.absorbs(node.op, follower.op):
+            return  # the quantizer comes after the last member of the supergroup
+        rule = self.target.op_rule(node.op)
+        spec = self.target.activation_spec(op=node.op, bits=self.overrides.activation_bits(node))
+        quantized = self._quantize(value, spec, before=node.following, like=node, stem=node.name)
+        if rule is not None and rule.out_fixed is not None:
+            self._fix(quantized, rule.out_fixed.scale, rule.out_fixed.zero_point)
+
+    def _quantize(
+        self,
+        value: Value,
+        spec: QuantSpec,
+        *,
+        before: Node | None,
+        like: Node,
+        stem: str,
+        only: Node | None = None,
+    ) -> Value:
+        """Put a quantizer on `value` for all its users, or for `only`."""
+        channels = () if spec.axis is None else (value.type.shape[spec.axis],)
+        size = tuple(int(c) for c in channels if isinstance(c, int))
+        scale = self.rewriter.leaf("parameter", torch.full(size, torch.nan), ref=f"{stem}.scale", before=before)
+        zero = torch.zeros(size, dtype=torch.int32)
+        zero_point = self.rewriter.leaf("state", zero, ref=f"{stem}.zero_point", before=before)
+        users = [only] if only is not None else list(value.users)
+        is_output = only is None and self.graph.is_output(value)
+        node = self.rewriter.insert(
+            "fake_quantize", [value, scale, zero_point], {"spec": spec}, before=before, like=like, name=f"{stem}.q"
+        )
+        self.rewriter.replace_uses(value, node.output, only=users)
+        if is_output:
+            self.graph.set_outputs([node.output if out is value else out for out in self.graph.outputs])
+        self.scales[node.output] = scale
+        self.rewriter.note(node, f"a quantizer {spec}")
+        return node.output
+
+    def _fix(self, quantized: Value, scale: float, zero_point: int) -> None:
+        node = quantized.producer
+        if node is None:
+            raise InputError(f"%{quantized.name} has no quantizer")
+        tensors = self.graph.module.tensors
+        for operand, content in ((1, torch.tensor(scale)), (2, torch.tensor(zero_point, dtype=torch.int32))):
+            leaf = node.inputs[operand].producer
+            if leaf is not None:
+                tensors[str(leaf.attributes["ref"])] = content
+        self.rewriter.note(node, f"a grid fixed by the target: scale {scale}, zero point {zero_point}")
+

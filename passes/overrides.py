@@ -1,0 +1,98 @@
+"""The user's wishes for single nodes: which pattern matches which node, and what it asks for."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from qcompiler.errors import InputError, NotSupportedYetError
+from qcompiler.ir.graph import Graph, Node
+from qcompiler.ir.interpret import LEAVES
+from qcompiler.passes.base import Override
+
+WEIGHT_BITS_LIMIT = 8
+"""A plain number above it asks for wide activations only: no target here multiplies wider weights."""
+
+
+@dataclass(frozen=True)
+class Bits:
+    """Widths asked for, None where the target's own applies."""
+
+    activation: int | None = None
+    weight: int | None = None
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """Widths by node name.
+
+    A pattern is the name of a node, a module path, a glob over either, or an op. Later patterns win over earlier ones.
+    A number n asks for n-bit results and weights of min(n, 8) bits; a mapping
+    `{"activation_bits": 16, "weight_bits": 4}` says each.
+    """
+
+    bits: Mapping[str, Bits]
+
+    @classmethod
+    def resolve(cls, wishes: Mapping[str, Override], graph: Graph) -> Overrides:
+        """Match patterns against the nodes of `graph`.
+
+        Raises:
+            InputError: A pattern matches nothing, or a wish is not understood.
+            NotSupportedYetError: A wish for float.
+        """
+        nodes = [node for node in graph.nodes if node.op not in LEAVES]
+        result: dict[str, Bits] = {}
+        for pattern, wish in wishes.items():
+            bits = _bits(pattern, wish)
+            matched = [node for node in nodes if _matches(pattern, node)]
+            if not matched:
+                names = sorted({name for node in nodes for name in _names(node)})
+                near = difflib.get_close_matches(pattern, names, n=3)
+                raise InputError(
+                    f"the override {pattern!r} matches no node",
+                    expected="a node name, a module path, a glob over them, or an op",
+                    fix=f"Did you mean {', '.join(near)}?" if near else None,
+                )
+            result.update({node.name: bits for node in matched})
+        return cls(result)
+
+    def activation_bits(self, node: Node) -> int | None:
+        """Width asked for the result of `node`."""
+        return self.bits.get(node.name, Bits()).activation
+
+    def weight_bits(self, node: Node) -> int | None:
+        """Width asked for the weight of `node`."""
+        return self.bits.get(node.name, Bits()).weight
+
+
+def _names(node: Node) -> tuple[str, ...]:
+    return (node.name, *node.origins, node.location.path, node.op)
+
+
+def _matches(pattern: str, node: Node) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for name in _names(node) if name)
+
+
+def _bits(pattern: str, wish: Override) -> Bits:
+    where = f"overrides[{pattern!r}]"
+    if wish == "float":
+        raise NotSupportedYetError(
+            "a float island inside an integer program", where=where, fix="Ask for 16 bits where the target has them."
+        )
+    if isinstance(wish, bool) or not isinstance(wish, int | Mapping):
+        raise InputError(
+            f"the override is {wish!r}",
+            where=where,
+            expected='a number of bits, "float", or {"activation_bits": ..., "weight_bits": ...}',
+        )
+    if isinstance(wish, int):
+        return Bits(wish, min(wish, WEIGHT_BITS_LIMIT))
+    unknown = [key for key in wish if key not in ("activation_bits", "weight_bits")]
+    if unknown:
+        raise InputError(
+            f"the override has the key {unknown[0]!r}", where=where, expected="activation_bits or weight_bits"
+        )
+    return Bits(wish.get("activation_bits"), wish.get("weight_bits"))
