@@ -168,10 +168,7 @@ class _Placement:
         node = quantized.producer
         if node is None:
             raise InputError(f"%{quantized.name} has no quantizer")
-        tensors = self.graph.module.tensors
-        for operand, content in ((1, torch.tensor(scale)), (2, torch.tensor(zero_point, dtype=torch.int32))):
-            leaf = node.inputs[operand].producer
-            if leaf is not None:
-                tensors[str(leaf.attributes["ref"])] = content
+        self.rewriter.write_tensor(node.inputs[1], torch.tensor(scale))
+        self.rewriter.write_tensor(node.inputs[2], torch.tensor(zero_point, dtype=torch.int32))
         self.rewriter.note(node, f"a grid fixed by the target: scale {scale}, zero point {zero_point}")
 

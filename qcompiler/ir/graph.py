@@ -203,6 +203,10 @@ class Graph:
                 self._names[name] = 0
                 return name
 
+    def release_name(self, name: str) -> None:
+        """Make `name` free again: the value that had it is gone or renamed."""
+        self._names.pop(name, None)
+
     def add_input(self, name: str, type: TensorType) -> Value:
         """Append a graph input."""
         value = Value(self.unique_name(name), type)

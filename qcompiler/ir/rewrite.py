@@ -168,6 +168,8 @@ class Rewriter:
         for value in list(node.inputs):
             self._forget_use(value, node)
         self.graph._unlink(node)
+        for value in node.outputs:
+            self.graph.release_name(value.name)
 
     def replace(self, node: Node, value: Value) -> None:
         """Let `value` take the place of the only result of `node`, and remove it."""
@@ -176,7 +178,27 @@ class Rewriter:
 
     def rename(self, value: Value, name: str) -> None:
         """Give `value` a name like `name`."""
+        self.graph.release_name(value.name)
         value.name = self.graph.unique_name(name)
+
+    def write_tensor(self, value: Value, tensor: Tensor) -> None:
+        """Change the tensor that the leaf of `value` reads. The element type and the shape stay.
+
+        Raises:
+            GraphError: `value` is no leaf, or the tensor has another type.
+        """
+        leaf = value.producer
+        if leaf is None or "ref" not in leaf.attributes:
+            raise GraphError(f"%{value.name} is not a tensor of the module")
+        ref = str(leaf.attributes["ref"])
+        old = self.graph.module.tensors[ref]
+        if old.shape != tensor.shape or old.dtype != tensor.dtype:
+            raise GraphError(
+                f"{tensor.dtype} {list(tensor.shape)} was written to {ref!r}",
+                where=leaf.where,
+                expected=f"{old.dtype} {list(old.shape)}",
+            )
+        self.graph.module.tensors[ref] = tensor
 
     def note(self, node: Node, detail: str) -> None:
         """Record that something was done to `node`."""

@@ -1,0 +1,101 @@
+"""Put tensors that must share a grid on one grid.
+
+Where the target ties the operands and the result of an op (concat, average pooling, ...), their quantizers read one
+scale and one zero point:
+
+    fq(a, s1, z1), fq(b, s2, z2) ─► concat      becomes      fq(a, s1, z1), fq(b, s1, z1) ─► concat
+
+Calibration then finds one range for all of them. A quantizer whose grid is fixed, or of another width, cannot give way:
+the operand passes through a second quantizer, which lowers to a rescale.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import networkx as nx
+import torch
+
+from qcompiler.ir.graph import Graph, Node, Value
+from qcompiler.ir.registry import Trait
+from qcompiler.ir.rewrite import Rewriter
+from qcompiler.ir.types import Stage
+from qcompiler.passes.base import Pass, PassContext
+
+
+@dataclass(frozen=True)
+class UnifyScales(Pass):
+    """Solve the target's ties over connected groups of quantizers."""
+
+    name: ClassVar[str] = "unify-scales"
+    stages: ClassVar[frozenset[Stage]] = frozenset({Stage.QUANTIZED})
+    requires: ClassVar[frozenset[str]] = frozenset({"quantizers"})
+    establishes: ClassVar[frozenset[str]] = frozenset({"ties"})
+    invalidates: ClassVar[frozenset[str]] = frozenset({"activation-ranges"})
+
+    def run(self, graph: Graph, context: PassContext) -> None:
+        """See the module text."""
+        target = context.require_target(self.name)
+        rewriter = context.rewriter(graph)
+        ties: nx.Graph[Node] = nx.Graph()
+        for node in graph.nodes:
+            if target.tie(node.op) is None:
+                continue
+            members = [quantizer_of(value) for value in node.inputs]
+            follower = _own_quantizer(node)
+            quantizers = [m for m in members if m is not None] + ([follower] if follower is not None else [])
+            free = [q for q in quantizers if not _is_fixed(q)]
+            if not free or len(quantizers) < 2:
+                continue
+            for index, member in enumerate(members):
+                if member is not None and _cannot_join(member, free[0]):
+                    _insert_rescale(node, index, member, free[0], rewriter)
+            joined = [q for q in quantizers if not _cannot_join(q, free[0])]
+            nx.add_path(ties, joined)
+        for group in nx.connected_components(ties):
+            _share(graph, group, rewriter)
+
+
+def quantizer_of(value: Value) -> Node | None:
+    """The quantizer on whose grid `value` is: its producer, or that of what its producer moves."""
+    node = value.producer
+    while node is not None and node.definition.has(Trait.MOVEMENT):
+        node = node.inputs[0].producer
+    return node if node is not None and node.op == "fake_quantize" else None
+
+
+def _own_quantizer(node: Node) -> Node | None:
+    users = list(node.output.users)
+    return users[0] if len(users) == 1 and users[0].op == "fake_quantize" else None
+
+
+def _is_fixed(quantizer: Node) -> bool:
+    leaf = quantizer.inputs[1].producer
+    return leaf is not None and bool(torch.isfinite(leaf.graph.module.tensors[str(leaf.attributes["ref"])]).all())
+
+
+def _cannot_join(quantizer: Node, other: Node) -> bool:
+    return _is_fixed(quantizer) or quantizer.attributes["spec"] != other.attributes["spec"]
+
+
+def _insert_rescale(node: Node, index: int, member: Node, like: Node, rewriter: Rewriter) -> None:
+    second = rewriter.insert(
+        "fake_quantize",
+        [node.inputs[index], *like.inputs[1:]],
+        {"spec": like.attributes["spec"]},
+        before=node,
+        like=node,
+        name=f"{node.inputs[index].name}.rescaled",
+    )
+    rewriter.replace_input(node, index, second.output)
+    rewriter.note(second, f"the grid of {member.name} cannot change, so {node.name} reads a rescaled copy")
+
+
+def _share(graph: Graph, group: set[Node], rewriter: Rewriter) -> None:
+    ordered = [node for node in graph.nodes if node in group]
+    leader = ordered[0]
+    for node in ordered[1:]:
+        rewriter.replace_input(node, 1, leader.inputs[1])
+        rewriter.replace_input(node, 2, leader.inputs[2])
+        rewriter.note(node, f"shares the grid of {leader.name}")
