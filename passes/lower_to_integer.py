@@ -1,0 +1,374 @@
+"""From quantizers as ops to quantization as types: the integer graph.
+
+    fq(conv(fq(x), fq(W), fq_bias(b)))   becomes   int_conv2d(x', W', b', multiplier, exponent) : i8[...] q(scale:zero)
+
+Each quantizer and the op in front of it become one integer op, whose multiplier is computed here, in double from the
+float32 scales. Weights and biases become integer constants, functions become tables. What the target forbids is proven
+absent: accumulators are bounded from the real weights, per channel.
+
+Source: Jacob et al. 2018, arXiv:1712.05877, section 2.2 (integer-arithmetic-only matrix multiplication).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, cast
+
+import torch
+from torch import Tensor
+
+from qcompiler.errors import PassError, UnsupportedError
+from qcompiler.ir.graph import Attribute, Graph, Node, Value
+from qcompiler.ir.interpret import LEAVES, evaluate_node
+from qcompiler.ir.registry import Trait
+from qcompiler.ir.rewrite import Rewriter
+from qcompiler.ir.types import DType, QuantParams, Stage, TensorType
+from qcompiler.ops import UNARY
+from qcompiler.passes.base import Pass, PassContext
+from qcompiler.passes.fuse_requantization import code_limits, grid
+from qcompiler.quant.accumulator import accumulator_bounds, fits
+from qcompiler.quant.affine import AffineParams, quantize, quantize_bias
+from qcompiler.quant.arithmetic import (
+    Arithmetic,
+    add_parameters,
+    average_multiplier,
+    lookup_table,
+    mul_parameters,
+    rescale_multiplier,
+)
+from qcompiler.quant.requant import Requantization, prepare_requantization, real_multiplier
+from qcompiler.quant.spec import QuantSpec
+from qcompiler.targets import Target
+from qcompiler.validation.contracts import THRESHOLDS, Contract
+
+
+@dataclass(frozen=True)
+class LowerToInteger(Pass):
+    """Rewrite a calibrated QUANTIZED graph into integer ops.
+
+    Raises:
+        UnsupportedError: An accumulator may overflow on a target that forbids it, or a bias does not fit.
+        CalibrationError: A quantizer has no range.
+    """
+
+    name: ClassVar[str] = "lower-to-integer"
+    stages: ClassVar[frozenset[Stage]] = frozenset({Stage.QUANTIZED})
+    becomes: ClassVar[Stage | None] = Stage.INTEGER
+    requires: ClassVar[frozenset[str]] = frozenset({"ties", "requantization-fused"})
+
+    @property
+    def contract(self) -> Contract:
+        """Every code is the same as in the exact evaluation of the quantized graph."""
+        return THRESHOLDS[self.name]
+
+    def run(self, graph: Graph, context: PassContext) -> None:
+        """See the module text."""
+        target = context.require_target(self.name)
+        graph.stage = Stage.INTEGER
+        _Lowering(graph, target, context.rewriter(graph)).run()
+
+
+@dataclass(frozen=True)
+class _Output:
+    """What the quantizer of an op asks of the integer op."""
+
+    quantizer: Node
+    params: AffineParams
+    spec: QuantSpec
+    qmin: int
+    qmax: int
+
+    @property
+    def limits(self) -> dict[str, Attribute]:
+        return {"qmin": self.qmin, "qmax": self.qmax}
+
+    @property
+    def zero_point(self) -> int:
+        return int(self.params.zero_point)
+
+
+class _Lowering:
+    def __init__(self, graph: Graph, target: Target, rewriter: Rewriter) -> None:
+        self.graph = graph
+        self.target = target
+        self.arithmetic: Arithmetic = target.arithmetic
+        self.rewriter = rewriter
+        self.lowered: dict[Value, Value] = {}
+        self.limits: dict[Value, tuple[int, int]] = {}
+        """Lowest and highest code of each lowered value."""
+
+    def run(self) -> None:
+        old = list(self.graph.nodes)
+        names: dict[Value, str] = {}
+        for node in old:
+            if node.op == "fake_quantize":
+                result = self._quantized(node)
+            elif node.op == "fake_quantize_bias" or node.op in LEAVES:
+                continue
+            elif node.definition.has(Trait.MOVEMENT) and node.inputs[0] in self.lowered:
+                result = self._movement(node)
+            elif node.op == "avg_pool2d":
+                result = self._avg_pool2d(node)
+            else:
+                continue  # lowered together with the quantizer that reads it
+            self.lowered[node.output] = result
+            names[result] = node.name
+        self._set_outputs(old)
+        for node in reversed(old):
+            if all(not value.users and not self.graph.is_output(value) for value in node.outputs):
+                self.rewriter.erase(node)
+        leftover = [node for node in old if node.graph is self.graph and node._linked]
+        if leftover:
+            raise PassError(
+                f"{leftover[0].op} has no integer form", where=leftover[0].where, expected="a quantizer behind it"
+            )
+        for value, name in names.items():
+            self.rewriter.rename(value, name)
+
+    def _set_outputs(self, old: Sequence[Node]) -> None:
+        outputs = []
+        for value in self.graph.outputs:
+            if value not in self.lowered:
+                outputs.append(value)
+                continue
+            like = value.producer or old[-1]
+            node = self.rewriter.insert(
+                "dequantize", [self.lowered[value]], before=None, like=like, name=f"{value.name}.real"
+            )
+            outputs.append(node.output)
+        self.graph.set_outputs(outputs)
+
+    def _quantized(self, quantizer: Node) -> Value:
+        params, spec = grid(quantizer)
+        out = _Output(quantizer, params, spec, *code_limits(quantizer))
+        source = quantizer.inputs[0]
+        node = source.producer
+        if source in self.lowered:
+            return self._rescale(source, out)
+        if node is None or node.op in LEAVES:
+            return self._constant(source, out) if node is not None else self._quantize_input(source, out)
+        rule = _RULES.get(node.op)
+        if rule is not None:
+            return rule(self, node, out)
+        if node.op in UNARY:
+            return self._table(node, out)
+        if node.definition.has(Trait.MOVEMENT):
+            raise PassError(f"the quantizer stands behind {node.op}", where=node.where, fix="Quantize in front of it.")
+        raise UnsupportedError(f"{node.op} has no integer form", where=node.where)
+
+    def _insert(
+        self, op: str, inputs: Sequence[Value], attributes: Mapping[str, Attribute], out: _Output, like: Node
+    ) -> Value:
+        dtype = DType(out.spec.dtype)
+        shape = out.quantizer.output.type.shape
+        params = QuantParams.of(out.params.scale, out.params.zero_point, out.params.axis)
+        node = self.rewriter.insert(
+            op,
+            inputs,
+            {**attributes, "dtype": str(dtype), **out.limits},
+            before=out.quantizer,
+            like=[like, out.quantizer],
+            name=f"{out.quantizer.name}.int",
+            types=[TensorType(dtype, shape, params)],
+        )
+        self.rewriter.note(node, f"{like.op} and its quantizer in integers")
+        self.limits[node.output] = (out.qmin, out.qmax)
+        return node.output
+
+    def _leaf(self, tensor: Tensor, ref: str, like: Node, type: TensorType | None = None) -> Value:
+        return self.rewriter.leaf("constant", tensor.contiguous(), ref=ref, before=like, like=like, type=type)
+
+    def _multiplier(self, requantization: Requantization, out: _Output) -> list[Value]:
+        stem, like = out.quantizer.name, out.quantizer
+        values = [self._leaf(requantization.multiplier.reshape(-1), f"{stem}.multiplier", like)]
+        if requantization.exponent is not None:
+            values.append(self._leaf(requantization.exponent.reshape(-1), f"{stem}.exponent", like))
+        return values
+
+    def _quantize_input(self, source: Value, out: _Output) -> Value:
+        return self._insert("quantize", [source], {"rounding": str(out.spec.rounding)}, out, out.quantizer)
+
+    def _constant(self, source: Value, out: _Output) -> Value:
+        tensor = _tensor(source)
+        codes = quantize(tensor, out.params.scale, out.params.zero_point, out.spec, out.qmin, out.qmax)
+        dtype = DType(out.spec.dtype)
+        params = QuantParams.of(out.params.scale, out.params.zero_point, out.params.axis)
+        type = TensorType(dtype, tuple(tensor.shape), params)
+        value = self._leaf(codes.to(dtype.torch), f"{out.quantizer.name}.codes", out.quantizer, type)
+        self.limits[value] = (out.qmin, out.qmax)
+        return value
+
+    def _mac(self, node: Node, out: _Output) -> Value:
+        x, weight = self.lowered[node.inputs[0]], self.lowered[node.inputs[1]]
+        codes = _tensor(weight).to(torch.int64)
+        scales = self._params(weight)
+        x_scale = self._params(x)
+        channels = codes.shape[0]
+        bias = torch.zeros(channels, dtype=torch.int64)
+        if len(node.inputs) > 2:
+            bias = self._bias(node, x_scale.scale * scales.scale)
+        self._prove_accumulator(node, codes, bias, x)
+        requantization = prepare_requantization(
+            real_multiplier(x_scale.scale, scales.scale, out.params.scale, self.arithmetic.requant),
+            self.arithmetic.requant,
+        )
+        bias_params = QuantParams.of(
+            x_scale.scale * scales.scale, torch.zeros_like(scales.zero_point), 0 if scales.scale.dim() else None
+        )
+        bias_type = TensorType(DType.I32, (channels,), bias_params)
+        bias_value = self._leaf(bias.to(torch.int32), f"{out.quantizer.name}.bias", out.quantizer, bias_type)
+        geometry = {key: value for key, value in node.attributes.items() if key in _GEOMETRY}
+        attributes = {**geometry, "mode": str(self.arithmetic.requant)}
+        operands = [x, weight, bias_value, *self._multiplier(requantization, out)]
+        return self._insert(f"int_{node.op}", operands, attributes, out, node)
+
+    def _bias(self, node: Node, scale: Tensor) -> Tensor:
+        fake = node.inputs[2].producer
+        source = fake.inputs[0] if fake is not None and fake.op == "fake_quantize_bias" else node.inputs[2]
+        return quantize_bias(_tensor(source), scale, self.arithmetic.bias_rounding)
+
+    def _prove_accumulator(self, node: Node, codes: Tensor, bias: Tensor, x: Value) -> None:
+        low, high = self.limits[x]
+        zero_point = int(self._params(x).zero_point)
+        minimum, maximum = accumulator_bounds(codes, bias, low - zero_point, high - zero_point)
+        bits = self.arithmetic.accumulator_bits
+        if self.arithmetic.overflow == "forbid" and not fits(minimum, maximum, bits):
+            extreme = max(int(maximum.max()), -int(minimum.min()))
+            raise UnsupportedError(
+                f"the accumulator can reach {extreme}",
+                where=node.where,
+                expected=f"at most {2 ** (bits - 1) - 1}, the range of the {bits}-bit accumulator of {self.target.name}",
+                fix="Use fewer bits for this layer's input or weight.",
+            )
+
+    def _add(self, node: Node, out: _Output) -> Value:
+        a, b = (self.lowered[value] for value in node.inputs)
+        constants = add_parameters(self._params(a), self._params(b), out.params, self.arithmetic)
+        attributes: dict[str, Attribute] = {"mode": str(self.arithmetic.requant), "shift": constants.shift}
+        for name, item in (("left", constants.left), ("right", constants.right), ("out", constants.out)):
+            attributes.update(_scalar_multiplier(name, item))
+        for name, offset in (("offset", constants.offset), ("scalar_left_offset", constants.scalar_left_offset)):
+            attributes[name] = None if offset is None else float(offset)
+        return self._insert("int_add", [a, b], attributes, out, node)
+
+    def _mul(self, node: Node, out: _Output) -> Value:
+        a, b = (self.lowered[value] for value in node.inputs)
+        constants = mul_parameters(self._params(a), self._params(b), out.params, self.arithmetic)
+        attributes = {"mode": str(self.arithmetic.requant), **_scalar_multiplier("product", constants.product)}
+        return self._insert("int_mul", [a, b], attributes, out, node)
+
+    def _mean(self, node: Node, out: _Output) -> Value:
+        x = self.lowered[node.inputs[0]]
+        axes = cast("tuple[int, ...]", node.attributes["axes"])
+        sizes = [x.type.shape[axis] for axis in axes]
+        if not all(isinstance(size, int) for size in sizes):
+            raise UnsupportedError("the mean is over an axis of symbolic size", where=node.where)
+        count = math.prod(cast("list[int]", sizes))
+        requantization = average_multiplier(self._params(x).scale, out.params.scale, count, self.arithmetic.requant)
+        attributes = {"axes": axes, "keepdim": node.attributes["keepdim"], "mode": str(self.arithmetic.requant)}
+        return self._insert("int_mean", [x, *self._multiplier(requantization, out)], attributes, out, node)
+
+    def _rescale(self, source: Value, out: _Output) -> Value:
+        x = self.lowered[source]
+        requantization = rescale_multiplier(self._params(x), out.params, self.arithmetic)
+        attributes = {"mode": str(self.arithmetic.requant)}
+        return self._insert("rescale", [x, *self._multiplier(requantization, out)], attributes, out, out.quantizer)
+
+    def _activation(self, node: Node, out: _Output) -> Value:
+        raise PassError(f"{node.op} stands in front of a quantizer", where=node.where, fix="Run fuse-requantization.")
+
+    def _table(self, node: Node, out: _Output) -> Value:
+        x = self.lowered[node.inputs[0]]
+        low, high = self.limits[x]
+        table = lookup_table(
+            UNARY[node.op].table(node),
+            self._params(x),
+            out.params,
+            self.arithmetic,
+            in_qmin=low,
+            in_qmax=high,
+            out_qmin=out.qmin,
+            out_qmax=out.qmax,
+        )
+        dtype = DType(out.spec.dtype)
+        value = self._leaf(table.to(dtype.torch), f"{out.quantizer.name}.table", out.quantizer)
+        return self._insert("lookup", [x, value], {"offset": low, "function": node.op}, out, node)
+
+    def _movement(self, node: Node) -> Value:
+        operands = [self.lowered[value] for value in node.inputs]
+        attributes = dict(node.attributes)
+        if node.op == "pad":
+            params = self._params(operands[0])
+            low, high = self.limits[operands[0]]
+            real = torch.tensor(float(cast("float", node.attributes["value"])))
+            code = quantize(real, params.scale, params.zero_point, QuantSpec(bits=16))
+            attributes["value"] = float(min(max(int(code), low), high))
+        moved = self.rewriter.insert(
+            node.op, operands, attributes, before=node, like=node, name=f"{node.name}.int"
+        )
+        self.limits[moved.output] = (
+            min(self.limits[v][0] for v in operands),
+            max(self.limits[v][1] for v in operands),
+        )
+        return moved.output
+
+    def _avg_pool2d(self, node: Node) -> Value:
+        x = self.lowered[node.inputs[0]]
+        low, high = self.limits[x]
+        attributes = {
+            **node.attributes,
+            "rounding": str(self.arithmetic.average_rounding),
+            "dtype": str(x.type.dtype),
+            "qmin": low,
+            "qmax": high,
+        }
+        pool = self.rewriter.insert(
+            "int_avg_pool2d",
+            [x],
+            attributes,
+            before=node,
+            like=node,
+            name=f"{node.name}.int",
+            types=[TensorType(x.type.dtype, node.output.type.shape, x.type.quant)],
+        )
+        self.limits[pool.output] = (low, high)
+        return pool.output
+
+    @staticmethod
+    def _params(value: Value) -> AffineParams:
+        quant = value.type.quant
+        if quant is None:
+            raise PassError(f"%{value.name} has no grid")
+        return AffineParams(quant.scale_tensor(), quant.zero_point_tensor(), quant.axis)
+
+
+_GEOMETRY = ("stride", "padding", "dilation", "groups")
+_Rule = Callable[[_Lowering, Node, _Output], Value]
+_RULES: dict[str, _Rule] = {
+    "conv2d": _Lowering._mac,
+    "linear": _Lowering._mac,
+    "add": _Lowering._add,
+    "mul": _Lowering._mul,
+    "mean": _Lowering._mean,
+    "relu": _Lowering._activation,
+    "clamp": _Lowering._activation,
+}
+
+
+def _scalar_multiplier(name: str, item: Requantization | None) -> dict[str, Attribute]:
+    if item is None:
+        return {f"{name}_multiplier": None, f"{name}_exponent": None}
+    multiplier = float(item.multiplier) if item.exponent is None else int(item.multiplier)
+    return {
+        f"{name}_multiplier": multiplier,
+        f"{name}_exponent": None if item.exponent is None else int(item.exponent),
+    }
+
+
+def _tensor(value: Value) -> Tensor:
+    node = value.producer
+    if node is None or node.op not in LEAVES:
+        raise PassError(f"%{value.name} is not a tensor of the module")
+    return evaluate_node(node, [])[0].detach()
