@@ -15,8 +15,7 @@ from qcompiler.errors import InputError, ParseError
 if TYPE_CHECKING:
     import sympy
 
-    Dim: TypeAlias = "int | sympy.Expr"
-
+Dim: TypeAlias = "int | sympy.Expr"
 Shape: TypeAlias = "tuple[Dim, ...]"
 
 

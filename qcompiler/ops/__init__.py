@@ -1,1 +1,16 @@
-"""One definition per operator: signature, type inference and evaluation."""
+"""One definition per operator: signature, type inference and evaluation. Importing this package fills the registry."""
+
+from qcompiler.ops import elementwise, integer, leaves, mac, movement, pooling, quantization
+from qcompiler.ops.elementwise import UNARY, UnaryFunction
+
+__all__ = [
+    "UNARY",
+    "UnaryFunction",
+    "elementwise",
+    "integer",
+    "leaves",
+    "mac",
+    "movement",
+    "pooling",
+    "quantization",
+]

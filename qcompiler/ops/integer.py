@@ -1,0 +1,328 @@
+"""Integer ops: what an int8 machine computes, one op per instruction.
+
+All codes are int64 inside. Sums of products run in float64, which is exact here in any order of summation: a sum of
+products of codes of at most 16 bits stays below 2^53 for every length that fits into memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from qcompiler.errors import GraphError
+from qcompiler.ir.graph import Attribute, Node
+from qcompiler.ir.registry import REQUIRED, Attributes, OpDef, Trait, register
+from qcompiler.ir.types import DType, TensorType
+from qcompiler.ops.common import INTEGER_ONLY, broadcast, ints, like_first
+from qcompiler.ops.mac import conv_shape, convolve, linear_shape
+from qcompiler.ops.pooling import AVG_POOL_ATTRIBUTES, mean_shape, pool_shape
+from qcompiler.ops.quantization import codes_limits, grid
+from qcompiler.quant.affine import along_axis
+from qcompiler.quant.arithmetic import (
+    AddParameters,
+    MulParameters,
+    add_codes,
+    global_average_codes,
+    mul_codes,
+    windowed_average_codes,
+)
+from qcompiler.quant.requant import Requantization, RequantMode
+from qcompiler.quant.rounding import Rounding
+
+_RESULT: dict[str, object] = {"dtype": REQUIRED, "qmin": None, "qmax": None}
+_REQUANTIZED: dict[str, object] = {"mode": REQUIRED, **_RESULT}
+_TRAITS = frozenset({Trait.REQUANTIZES})
+
+
+def _requantization(node: Node, operands: Sequence[Tensor], first: int) -> Requantization:
+    """The multiplier in operand `first`, and the exponent behind it where the mode has one."""
+    exponent = operands[first + 1] if len(operands) > first + 1 else None
+    return Requantization(RequantMode(str(node.attributes["mode"])), operands[first], exponent)
+
+
+def _finish(node: Node, codes: Tensor) -> tuple[Tensor, ...]:
+    return (codes.to(node.output.type.dtype.torch),)
+
+
+def steps(node: Node, operands: Sequence[Tensor], index: int) -> Tensor:
+    """int64 codes of operand `index` with the zero point removed."""
+    params = grid(node, index)
+    codes = operands[index].to(torch.int64)
+    return codes - along_axis(params.zero_point, codes.dim(), params.axis)
+
+
+def _apply(node: Node, operands: Sequence[Tensor], acc: Tensor, axis: int, first: int) -> tuple[Tensor, ...]:
+    requantization = _requantization(node, operands, first)
+    qmin, qmax = codes_limits(node)
+    zero_point = int(grid(node).zero_point)
+    per_channel = axis if requantization.multiplier.numel() > 1 else None
+    multiplier = requantization
+    if per_channel is None:
+        exponent = None if requantization.exponent is None else requantization.exponent.reshape(())
+        multiplier = Requantization(requantization.mode, requantization.multiplier.reshape(()), exponent)
+    return _finish(node, multiplier.apply(acc, zero_point=zero_point, qmin=qmin, qmax=qmax, axis=per_channel))
+
+
+def _infer_conv2d(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
+    return (TensorType(DType(str(attributes["dtype"])), conv_shape(types[:3], attributes, 2)),)
+
+
+def _conv2d(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    x, weight = (steps(node, operands, index).to(torch.float64) for index in (0, 1))
+    acc = convolve(x, weight, None, node.attributes, 2).to(torch.int64)
+    return _apply(node, operands, acc + operands[2].to(torch.int64).reshape(1, -1, 1, 1), 1, 3)
+
+
+def _infer_linear(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
+    return (TensorType(DType(str(attributes["dtype"])), linear_shape(types[:3])),)
+
+
+def _linear(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    x, weight = (steps(node, operands, index).to(torch.float64) for index in (0, 1))
+    acc = functional.linear(x, weight).to(torch.int64) + operands[2].to(torch.int64)
+    return _apply(node, operands, acc, acc.dim() - 1, 3)
+
+
+register(
+    OpDef(
+        name="int_conv2d",
+        operands=("x", "weight", "bias", "multiplier", "exponent?"),
+        attributes={
+            "stride": (1, 1),
+            "padding": (0, 0, 0, 0),
+            "dilation": (1, 1),
+            "groups": 1,
+            **_REQUANTIZED,
+        },
+        infer=_infer_conv2d,
+        evaluate=_conv2d,
+        stages=INTEGER_ONLY,
+        traits=_TRAITS,
+        summary="requantize(sum (x - z_x)(w - z_w) + bias); padding adds nothing.",
+    )
+)
+register(
+    OpDef(
+        name="int_linear",
+        operands=("x", "weight", "bias", "multiplier", "exponent?"),
+        attributes=_REQUANTIZED,
+        infer=_infer_linear,
+        evaluate=_linear,
+        stages=INTEGER_ONLY,
+        traits=_TRAITS,
+        summary="requantize(sum (x - z_x)(w - z_w) + bias).",
+    )
+)
+
+
+def _infer_binary(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
+    return (TensorType(DType(str(attributes["dtype"])), broadcast(types[0].shape, types[1].shape)),)
+
+
+def _scalar(attributes: Attributes, name: str) -> Requantization:
+    """The multiplier `name` held in attributes."""
+    mode = RequantMode(str(attributes["mode"]))
+    if mode is RequantMode.FLOAT32_RNE:
+        return Requantization(mode, torch.tensor(float(cast("float", attributes[f"{name}_multiplier"]))), None)
+    multiplier, exponent = (int(cast("int", attributes[f"{name}_{part}"])) for part in ("multiplier", "exponent"))
+    return Requantization(
+        mode, torch.tensor(multiplier, dtype=torch.int32), torch.tensor(exponent, dtype=torch.int8)
+    )
+
+
+def _float32(value: Attribute) -> Tensor | None:
+    return None if value is None else torch.tensor(float(cast("float", value)), dtype=torch.float32)
+
+
+def _add(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    a = node.attributes
+    parameters = AddParameters(
+        left=_scalar(a, "left"),
+        right=_scalar(a, "right"),
+        out=None if a["out_multiplier"] is None else _scalar(a, "out"),
+        left_zero_point=int(grid(node, 0).zero_point),
+        right_zero_point=int(grid(node, 1).zero_point),
+        out_zero_point=int(grid(node).zero_point),
+        shift=int(cast("int", a["shift"])),
+        offset=_float32(a["offset"]),
+        scalar_left_offset=_float32(a["scalar_left_offset"]),
+    )
+    qmin, qmax = codes_limits(node)
+    left, right = (operand.to(torch.int64) for operand in operands)
+    return _finish(node, add_codes(left, right, parameters, qmin=qmin, qmax=qmax))
+
+
+def _mul(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    parameters = MulParameters(
+        product=_scalar(node.attributes, "product"),
+        left_zero_point=int(grid(node, 0).zero_point),
+        right_zero_point=int(grid(node, 1).zero_point),
+        out_zero_point=int(grid(node).zero_point),
+    )
+    qmin, qmax = codes_limits(node)
+    left, right = (operand.to(torch.int64) for operand in operands)
+    return _finish(node, mul_codes(left, right, parameters, qmin=qmin, qmax=qmax))
+
+
+register(
+    OpDef(
+        name="int_add",
+        operands=("a", "b"),
+        attributes={
+            **{f"{side}_{part}": REQUIRED for side in ("left", "right", "out") for part in ("multiplier", "exponent")},
+            "shift": REQUIRED,
+            "offset": REQUIRED,
+            "scalar_left_offset": REQUIRED,
+            **_REQUANTIZED,
+        },
+        infer=_infer_binary,
+        evaluate=_add,
+        stages=INTEGER_ONLY,
+        traits=_TRAITS,
+        summary="Both operands brought to one scale, added, requantized.",
+    )
+)
+register(
+    OpDef(
+        name="int_mul",
+        operands=("a", "b"),
+        attributes={"product_multiplier": REQUIRED, "product_exponent": REQUIRED, **_REQUANTIZED},
+        infer=_infer_binary,
+        evaluate=_mul,
+        stages=INTEGER_ONLY,
+        traits=_TRAITS,
+        summary="requantize((a - z_a)(b - z_b)).",
+    )
+)
+
+
+def _infer_mean(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
+    return (TensorType(DType(str(attributes["dtype"])), mean_shape(types, attributes)),)
+
+
+def _mean(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    requantization = _requantization(node, operands, 1)
+    exponent = None if requantization.exponent is None else requantization.exponent.reshape(())
+    qmin, qmax = codes_limits(node)
+    codes = global_average_codes(
+        operands[0].to(torch.int64),
+        ints(node.attributes, "axes"),
+        Requantization(requantization.mode, requantization.multiplier.reshape(()), exponent),
+        in_zero_point=int(grid(node, 0).zero_point),
+        out_zero_point=int(grid(node).zero_point),
+        qmin=qmin,
+        qmax=qmax,
+        keepdim=bool(node.attributes["keepdim"]),
+    )
+    return _finish(node, codes)
+
+
+register(
+    OpDef(
+        name="int_mean",
+        operands=("x", "multiplier", "exponent?"),
+        attributes={"axes": REQUIRED, "keepdim": False, **_REQUANTIZED},
+        infer=_infer_mean,
+        evaluate=_mean,
+        stages=INTEGER_ONLY,
+        traits=_TRAITS,
+        summary="requantize(sum (x - z_x)) with the division in the multiplier.",
+    )
+)
+
+
+def window_counts(size: tuple[int, int], attributes: Attributes) -> Tensor:
+    """The divisor of each window of an average pooling over an image of `size`: int64 [out_h, out_w]."""
+    override = attributes["divisor_override"]
+    kernel, stride, padding = (ints(attributes, key) for key in ("kernel", "stride", "padding"))
+    ceil = bool(attributes["ceil_mode"])
+    ones = torch.ones(1, 1, *size, dtype=torch.float64)
+    taps = functional.avg_pool2d(ones, kernel, stride, padding, ceil, True, 1)[0, 0]
+    if override is not None:
+        return torch.full(taps.shape, int(cast("int", override)))
+    # torch divides by the window clipped to the padded image; the mean of ones tells the ratio of the two counts.
+    share = functional.avg_pool2d(ones, kernel, stride, padding, ceil, bool(attributes["count_include_pad"]))[0, 0]
+    return (taps / share + 0.5).floor().to(torch.int64)
+
+
+def window_sums(x: Tensor, attributes: Attributes) -> Tensor:
+    """int64 sums of `x`: [N, C, H, W] over each window."""
+    kernel, stride, padding = (ints(attributes, key) for key in ("kernel", "stride", "padding"))
+    ceil = bool(attributes["ceil_mode"])
+    return functional.avg_pool2d(x.to(torch.float64), kernel, stride, padding, ceil, True, 1).to(torch.int64)
+
+
+def _infer_avg_pool2d(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
+    return (TensorType(DType(str(attributes["dtype"])), pool_shape(types, attributes)),)
+
+
+def _avg_pool2d(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    if node.inputs[0].type.quant != node.output.type.quant:
+        raise GraphError("average pooling changes the grid", where=node.where, expected="one grid in and out")
+    x = steps(node, operands, 0)
+    height, width = x.shape[2:]
+    qmin, qmax = codes_limits(node)
+    codes = windowed_average_codes(
+        window_sums(x, node.attributes),
+        window_counts((height, width), node.attributes),
+        Rounding(str(node.attributes["rounding"])),
+        zero_point=int(grid(node).zero_point),
+        qmin=qmin,
+        qmax=qmax,
+    )
+    return _finish(node, codes)
+
+
+register(
+    OpDef(
+        name="int_avg_pool2d",
+        operands=("x",),
+        attributes={**AVG_POOL_ATTRIBUTES, "rounding": REQUIRED, **_RESULT},
+        infer=_infer_avg_pool2d,
+        evaluate=_avg_pool2d,
+        stages=INTEGER_ONLY,
+        traits=_TRAITS,
+        summary="divide(sum (x - z), n) + z over each window, on one grid.",
+    )
+)
+
+
+def _lookup(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    index = operands[0].to(torch.int64) - int(cast("int", node.attributes["offset"]))
+    return _finish(node, operands[1][index])
+
+
+register(
+    OpDef(
+        name="lookup",
+        operands=("x", "table"),
+        attributes={"offset": REQUIRED, "function": REQUIRED, **_RESULT},
+        infer=like_first,
+        evaluate=_lookup,
+        stages=INTEGER_ONLY,
+        traits=_TRAITS,
+        summary="table[x - offset].",
+    )
+)
+
+
+def _rescale(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    return _apply(node, operands, steps(node, operands, 0), 1, 1)
+
+
+register(
+    OpDef(
+        name="rescale",
+        operands=("x", "multiplier", "exponent?"),
+        attributes=_REQUANTIZED,
+        infer=like_first,
+        evaluate=_rescale,
+        stages=INTEGER_ONLY,
+        traits=_TRAITS,
+        summary="requantize(x - z_x): from one grid to another.",
+    )
+)

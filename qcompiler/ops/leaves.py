@@ -1,0 +1,39 @@
+"""Ops without operands: they read a tensor of the module by name. And `call`, which runs another graph of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from qcompiler.ir.graph import Node
+from qcompiler.ir.registry import REQUIRED, Attributes, OpDef, Trait, register
+from qcompiler.ir.types import DType, TensorType
+from qcompiler.ops.common import ANY_STAGE, ints
+
+
+def _infer(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
+    return (TensorType(DType(str(attributes["dtype"])), ints(attributes, "shape")),)
+
+
+def _evaluate(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    return (node.graph.module.tensors[str(node.attributes["ref"])],)
+
+
+for _name, _summary in (
+    ("parameter", "A trained tensor."),
+    ("state", "A tensor that the model updates: statistics, zero points."),
+    ("constant", "A tensor that never changes."),
+):
+    register(
+        OpDef(
+            name=_name,
+            operands=(),
+            attributes={"ref": REQUIRED, "dtype": REQUIRED, "shape": REQUIRED},
+            infer=_infer,
+            evaluate=_evaluate,
+            stages=ANY_STAGE,
+            traits=frozenset({Trait.LEAF}),
+            summary=_summary,
+        )
+    )

@@ -1,0 +1,213 @@
+"""Sums of products: convolutions, transposed convolutions, linear layers, matrix products.
+
+Padding of a convolution is a tuple of all begins, then all ends. The attribute `statistics` names a tensor [2, C] of
+the module with mean and standard deviation of each output channel, where a folded batch norm knew them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from qcompiler.errors import GraphError
+from qcompiler.ir.dims import Dim
+from qcompiler.ir.graph import Node
+from qcompiler.ir.registry import Attributes, Evaluate, Infer, OpDef, Trait, register
+from qcompiler.ir.types import TensorType
+from qcompiler.ops.common import FLOAT_STAGES, broadcast, integer, ints, window_size
+
+_CONV = (functional.conv1d, functional.conv2d, functional.conv3d)
+_CONV_TRANSPOSE = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)
+
+
+def conv_shape(types: Sequence[TensorType], attributes: Attributes, rank: int) -> tuple[Dim, ...]:
+    """Output shape of a convolution of `rank` spatial axes.
+
+    Raises:
+        GraphError: Ranks, channels or groups do not fit, or the kernel is larger than the padded image.
+    """
+    x, weight = types[0].shape, types[1].shape
+    stride, padding, dilation = (ints(attributes, key) for key in ("stride", "padding", "dilation"))
+    groups = integer(attributes, "groups")
+    if len(x) != rank + 2 or len(weight) != rank + 2:
+        raise GraphError(f"the input is {types[0]} and the weight {types[1]}", expected=f"{rank + 2} dimensions each")
+    if len(stride) != rank or len(dilation) != rank or len(padding) != 2 * rank:
+        raise GraphError(
+            f"stride {stride}, dilation {dilation}, padding {padding}", expected=f"{rank}, {rank} and {2 * rank} numbers"
+        )
+    out, channels, *kernel = (int(size) for size in weight if isinstance(size, int))
+    if x[1] != channels * groups or out % groups:
+        raise GraphError(
+            f"{x[1]} input channels meet a weight [{out}, {channels}, ...] in {groups} groups",
+            expected=f"{channels * groups} input channels and output channels that the groups divide",
+        )
+    if len(types) > 2 and types[2].shape != (out,):
+        raise GraphError(f"the bias is {types[2]}", expected=f"[{out}]")
+    sizes = [
+        window_size(x[2 + i], kernel[i], stride[i], padding[i] + padding[rank + i], dilation[i]) for i in range(rank)
+    ]
+    return (x[0], out, *sizes)
+
+
+def pad_amounts(begins: Sequence[int], ends: Sequence[int]) -> list[int]:
+    """Amounts in the order of torch.nn.functional.pad: last axis first."""
+    return [size for begin, end in zip(reversed(begins), reversed(ends), strict=True) for size in (begin, end)]
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, attributes: Attributes, rank: int) -> Tensor:
+    """The convolution that `attributes` describe, for any floating-point type."""
+    stride, padding, dilation = (ints(attributes, key) for key in ("stride", "padding", "dilation"))
+    begins, ends = padding[:rank], padding[rank:]
+    if begins != ends:
+        x = functional.pad(x, pad_amounts(begins, ends))
+        begins = (0,) * rank
+    return _CONV[rank - 1](x, weight, bias, stride, begins, dilation, integer(attributes, "groups"))
+
+
+def _conv(rank: int) -> tuple[Infer, Evaluate]:
+    def infer(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
+        return (TensorType(types[0].dtype, conv_shape(types, attributes, rank)),)
+
+    def evaluate(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        bias = operands[2] if len(operands) > 2 else None
+        return (convolve(operands[0], operands[1], bias, node.attributes, rank),)
+
+    return infer, evaluate
+
+
+def _conv_transpose(rank: int) -> tuple[Infer, Evaluate]:
+    def infer(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
+        x, weight = types[0].shape, types[1].shape
+        stride, padding, extra, dilation = (
+            ints(attributes, key) for key in ("stride", "padding", "output_padding", "dilation")
+        )
+        groups = integer(attributes, "groups")
+        if len(x) != rank + 2 or len(weight) != rank + 2 or x[1] != weight[0]:
+            raise GraphError(
+                f"the input is {types[0]} and the weight {types[1]}",
+                expected=f"{rank + 2} dimensions each, and as many input channels as the weight has rows",
+            )
+        kernel = [int(size) for size in weight[2:] if isinstance(size, int)]
+        sizes = [
+            (x[2 + i] - 1) * stride[i] - 2 * padding[i] + dilation[i] * (kernel[i] - 1) + extra[i] + 1
+            for i in range(rank)
+        ]
+        out = weight[1] * groups
+        if len(types) > 2 and types[2].shape != (out,):
+            raise GraphError(f"the bias is {types[2]}", expected=f"[{out}]")
+        return (TensorType(types[0].dtype, (x[0], out, *sizes)),)
+
+    def evaluate(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        a = node.attributes
+        bias = operands[2] if len(operands) > 2 else None
+        stride, padding, extra, dilation = (ints(a, key) for key in ("stride", "padding", "output_padding", "dilation"))
+        run = _CONV_TRANSPOSE[rank - 1]
+        return (run(operands[0], operands[1], bias, stride, padding, extra, integer(a, "groups"), dilation),)
+
+    return infer, evaluate
+
+
+for _rank in (1, 2, 3):
+    _infer, _evaluate = _conv(_rank)
+    register(
+        OpDef(
+            name=f"conv{_rank}d",
+            operands=("x", "weight", "bias?"),
+            attributes={
+                "stride": (1,) * _rank,
+                "padding": (0,) * 2 * _rank,
+                "dilation": (1,) * _rank,
+                "groups": 1,
+                "statistics": None,
+            },
+            infer=_infer,
+            evaluate=_evaluate,
+            stages=FLOAT_STAGES,
+            traits=frozenset({Trait.MAC}),
+            summary="Cross-correlation; weight [out, in / groups, kernel...], padding (begins..., ends...).",
+        )
+    )
+    _infer, _evaluate = _conv_transpose(_rank)
+    register(
+        OpDef(
+            name=f"conv_transpose{_rank}d",
+            operands=("x", "weight", "bias?"),
+            attributes={
+                "stride": (1,) * _rank,
+                "padding": (0,) * _rank,
+                "output_padding": (0,) * _rank,
+                "dilation": (1,) * _rank,
+                "groups": 1,
+                "statistics": None,
+            },
+            infer=_infer,
+            evaluate=_evaluate,
+            stages=FLOAT_STAGES,
+            traits=frozenset({Trait.MAC}),
+            summary="Transposed convolution; weight [in, out / groups, kernel...].",
+        )
+    )
+
+
+def linear_shape(types: Sequence[TensorType]) -> tuple[Dim, ...]:
+    """Output shape of a linear layer.
+
+    Raises:
+        GraphError: The last size of the input is not the second of the weight.
+    """
+    x, weight = types[0].shape, types[1].shape
+    if len(weight) != 2 or not x or x[-1] != weight[1]:
+        raise GraphError(f"the input is {types[0]} and the weight {types[1]}", expected="[..., in] and [out, in]")
+    if len(types) > 2 and types[2].shape != (weight[0],):
+        raise GraphError(f"the bias is {types[2]}", expected=f"[{weight[0]}]")
+    return (*x[:-1], weight[0])
+
+
+def _infer_linear(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
+    return (TensorType(types[0].dtype, linear_shape(types)),)
+
+
+def _evaluate_linear(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    return (functional.linear(*operands),)
+
+
+register(
+    OpDef(
+        name="linear",
+        operands=("x", "weight", "bias?"),
+        attributes={"statistics": None},
+        infer=_infer_linear,
+        evaluate=_evaluate_linear,
+        stages=FLOAT_STAGES,
+        traits=frozenset({Trait.MAC}),
+        summary="x W^T + b; weight [out, in].",
+    )
+)
+
+
+def _infer_matmul(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
+    a, b = types[0].shape, types[1].shape
+    if len(a) < 2 or len(b) < 2 or a[-1] != b[-2]:
+        raise GraphError(f"the operands are {types[0]} and {types[1]}", expected="[..., m, k] and [..., k, n]")
+    return (TensorType(types[0].dtype, (*broadcast(a[:-2], b[:-2]), a[-2], b[-1])),)
+
+
+def _evaluate_matmul(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    return (torch.matmul(operands[0], operands[1]),)
+
+
+register(
+    OpDef(
+        name="matmul",
+        operands=("a", "b"),
+        infer=_infer_matmul,
+        evaluate=_evaluate_matmul,
+        stages=FLOAT_STAGES,
+        traits=frozenset({Trait.MAC}),
+        summary="Matrix product over the last two axes, batched over the others.",
+    )
+)
+

@@ -1,0 +1,151 @@
+"""Ops that move elements and change none. They work on real numbers and on codes alike."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from qcompiler.errors import GraphError
+from qcompiler.ir.dims import Dim, as_dim, bind, evaluate_dim, product
+from qcompiler.ir.graph import Node
+from qcompiler.ir.registry import REQUIRED, Attributes, OpDef, Trait, register
+from qcompiler.ir.types import TensorType
+from qcompiler.ops.common import ANY_STAGE, integer, ints, real
+from qcompiler.ops.mac import pad_amounts
+
+_MOVEMENT = frozenset({Trait.MOVEMENT})
+
+
+def _infer_reshape(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
+    shape = cast("tuple[Dim, ...]", attributes["shape"])
+    if product(shape) != product(types[0].shape):
+        raise GraphError(f"{types[0]} cannot take the shape {list(shape)}", expected="as many elements")
+    return (types[0].with_shape(shape),)
+
+
+def _reshape(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    bindings: dict[str, int] = {}
+    bind(node.inputs[0].type.shape, operands[0].shape, bindings)
+    shape = [evaluate_dim(dim, bindings) for dim in cast("tuple[Dim, ...]", node.attributes["shape"])]
+    return (operands[0].reshape(shape),)
+
+
+def _infer_permute(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
+    axes = ints(attributes, "axes")
+    if sorted(axes) != list(range(types[0].rank)):
+        raise GraphError(f"the axes are {axes}", expected=f"each of 0 to {types[0].rank - 1} once")
+    return (types[0].with_shape(tuple(types[0].shape[axis] for axis in axes)),)
+
+
+def _permute(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    return (operands[0].permute(ints(node.attributes, "axes")),)
+
+
+def _infer_concat(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
+    axis, first = integer(attributes, "axis"), types[0]
+    if not 0 <= axis < first.rank:
+        raise GraphError(f"the axis is {axis}", expected=f"0 to {first.rank - 1}")
+    total: Dim = 0
+    for type in types:
+        others = (*type.shape[:axis], first.shape[axis], *type.shape[axis + 1 :])
+        if type.rank != first.rank or dataclasses.replace(type, shape=others) != first:
+            raise GraphError(f"{first} and {type} cannot be joined along axis {axis}", expected="equal other sizes")
+        total = as_dim(total + type.shape[axis])
+    return (first.with_shape((*first.shape[:axis], total, *first.shape[axis + 1 :])),)
+
+
+def _concat(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    return (torch.cat(list(operands), integer(node.attributes, "axis")),)
+
+
+def _infer_slice(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
+    axis, start, stop, step = (integer(attributes, key) for key in ("axis", "start", "stop", "step"))
+    shape = types[0].shape
+    size = shape[axis] if 0 <= axis < len(shape) else None
+    if not isinstance(size, int):
+        raise GraphError(f"axis {axis} of {types[0]} is sliced", expected="an axis of known size")
+    if not 0 <= start < stop <= size or step < 1:
+        raise GraphError(f"the slice is {start}:{stop}:{step} of {size}", expected="a part that is not empty")
+    return (types[0].with_shape((*shape[:axis], -(-(stop - start) // step), *shape[axis + 1 :])),)
+
+
+def _slice(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    axis, start, stop, step = (integer(node.attributes, key) for key in ("axis", "start", "stop", "step"))
+    index = [slice(None)] * axis + [slice(start, stop, step)]
+    return (operands[0][tuple(index)],)
+
+
+def _infer_pad(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
+    pad, rank = ints(attributes, "pad"), types[0].rank
+    if len(pad) != 2 * rank:
+        raise GraphError(f"there are {len(pad)} amounts of padding", expected=f"{2 * rank}: all begins, then all ends")
+    sizes = [as_dim(size + pad[axis] + pad[rank + axis]) for axis, size in enumerate(types[0].shape)]
+    if any(isinstance(size, int) and size < 1 for size in sizes):
+        raise GraphError(f"{types[0]} padded by {pad} is empty", expected="a size of at least 1")
+    return (types[0].with_shape(tuple(sizes)),)
+
+
+def _pad(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    pad = ints(node.attributes, "pad")
+    half = len(pad) // 2
+    return (functional.pad(operands[0], pad_amounts(pad[:half], pad[half:]), value=real(node.attributes, "value")),)
+
+
+register(
+    OpDef(
+        "reshape",
+        ("x",),
+        _infer_reshape,
+        _reshape,
+        ANY_STAGE,
+        {"shape": REQUIRED},
+        _MOVEMENT,
+        "The same elements in row-major order under other sizes.",
+    )
+)
+register(
+    OpDef(
+        "permute", ("x",), _infer_permute, _permute, ANY_STAGE, {"axes": REQUIRED}, _MOVEMENT, "Axes in another order."
+    )
+)
+register(
+    OpDef(
+        "concat",
+        ("xs*",),
+        _infer_concat,
+        _concat,
+        ANY_STAGE,
+        {"axis": REQUIRED},
+        _MOVEMENT,
+        "Operands side by side along one axis.",
+    )
+)
+register(
+    OpDef(
+        "slice",
+        ("x",),
+        _infer_slice,
+        _slice,
+        ANY_STAGE,
+        {"axis": REQUIRED, "start": REQUIRED, "stop": REQUIRED, "step": 1},
+        _MOVEMENT,
+        "Part of one axis.",
+    )
+)
+register(
+    OpDef(
+        "pad",
+        ("x",),
+        _infer_pad,
+        _pad,
+        ANY_STAGE,
+        {"pad": REQUIRED, "value": 0.0},
+        _MOVEMENT,
+        "A border of one value: a real number, or a code once integer.",
+    )
+)

@@ -1,0 +1,176 @@
+"""Pooling and means, counted exactly as torch counts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from qcompiler.errors import GraphError
+from qcompiler.ir.dims import Dim
+from qcompiler.ir.graph import Node
+from qcompiler.ir.registry import REQUIRED, Attributes, OpDef, Trait, register
+from qcompiler.ir.types import Stage, TensorType
+from qcompiler.ops.common import ANY_STAGE, FLOAT_STAGES, ints, window_size
+
+
+def pool_shape(types: Sequence[TensorType], attributes: Attributes) -> tuple[Dim, ...]:
+    """Output shape of a 2-D pooling.
+
+    Raises:
+        GraphError: The input is no image, the padding is more than half the window, or the window does not fit.
+    """
+    x = types[0].shape
+    kernel, stride, padding = (ints(attributes, key) for key in ("kernel", "stride", "padding"))
+    dilation = ints(attributes, "dilation") if "dilation" in attributes else (1, 1)
+    if len(x) != 4:
+        raise GraphError(f"the input is {types[0]}", expected="[N, C, H, W]")
+    if any(2 * p > k for p, k in zip(padding, kernel, strict=True)):
+        raise GraphError(f"the padding {padding} is more than half the window {kernel}", expected="half at most")
+    sizes = [
+        window_size(
+            x[2 + i],
+            kernel[i],
+            stride[i],
+            2 * padding[i],
+            dilation[i],
+            ceil=bool(attributes["ceil_mode"]),
+            begin=padding[i],
+        )
+        for i in range(2)
+    ]
+    return (x[0], x[1], *sizes)
+
+
+def _infer_pool(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
+    return (types[0].with_shape(pool_shape(types, attributes)),)
+
+
+def _max_pool2d(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    x, a = operands[0], node.attributes
+    # torch pools floats only; float64 holds every code.
+    image = x if x.is_floating_point() else x.to(torch.float64)
+    pooled = functional.max_pool2d(
+        image, ints(a, "kernel"), ints(a, "stride"), ints(a, "padding"), ints(a, "dilation"), bool(a["ceil_mode"])
+    )
+    return (pooled.to(x.dtype),)
+
+
+register(
+    OpDef(
+        name="max_pool2d",
+        operands=("x",),
+        attributes={
+            "kernel": REQUIRED,
+            "stride": REQUIRED,
+            "padding": (0, 0),
+            "dilation": (1, 1),
+            "ceil_mode": False,
+        },
+        infer=_infer_pool,
+        evaluate=_max_pool2d,
+        stages=ANY_STAGE,
+        traits=frozenset({Trait.MOVEMENT}),
+        summary="The largest element of each window; padding never wins.",
+    )
+)
+
+
+def _avg_pool2d(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    a = node.attributes
+    return (
+        functional.avg_pool2d(
+            operands[0],
+            ints(a, "kernel"),
+            ints(a, "stride"),
+            ints(a, "padding"),
+            bool(a["ceil_mode"]),
+            bool(a["count_include_pad"]),
+            a["divisor_override"],  # type: ignore[arg-type]  # an int or None
+        ),
+    )
+
+
+AVG_POOL_ATTRIBUTES = {
+    "kernel": REQUIRED,
+    "stride": REQUIRED,
+    "padding": (0, 0),
+    "ceil_mode": False,
+    "count_include_pad": True,
+    "divisor_override": None,
+}
+
+register(
+    OpDef(
+        name="avg_pool2d",
+        operands=("x",),
+        attributes=AVG_POOL_ATTRIBUTES,
+        infer=_infer_pool,
+        evaluate=_avg_pool2d,
+        stages=FLOAT_STAGES,
+        summary="The mean of each window.",
+    )
+)
+
+
+def _infer_adaptive(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
+    x = types[0].shape
+    if len(x) != 4:
+        raise GraphError(f"the input is {types[0]}", expected="[N, C, H, W]")
+    return (types[0].with_shape((x[0], x[1], *ints(attributes, "output_size"))),)
+
+
+def _adaptive(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    height, width = ints(node.attributes, "output_size")
+    return (functional.adaptive_avg_pool2d(operands[0], (height, width)),)
+
+
+register(
+    OpDef(
+        name="adaptive_avg_pool2d",
+        operands=("x",),
+        attributes={"output_size": REQUIRED},
+        infer=_infer_adaptive,
+        evaluate=_adaptive,
+        stages=frozenset({Stage.FLOAT}),
+        summary="Means over windows chosen to give a stated output size.",
+    )
+)
+
+
+def mean_shape(types: Sequence[TensorType], attributes: Attributes) -> tuple[Dim, ...]:
+    """Output shape of a mean.
+
+    Raises:
+        GraphError: An axis is not one of the input's, or is given twice.
+    """
+    axes, rank = ints(attributes, "axes"), types[0].rank
+    if not axes or len(set(axes)) != len(axes) or not all(0 <= axis < rank for axis in axes):
+        raise GraphError(f"the axes are {axes}", expected=f"different numbers from 0 to {rank - 1}")
+    if attributes["keepdim"]:
+        return tuple(1 if axis in axes else size for axis, size in enumerate(types[0].shape))
+    return tuple(size for axis, size in enumerate(types[0].shape) if axis not in axes)
+
+
+def _infer_mean(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
+    return (types[0].with_shape(mean_shape(types, attributes)),)
+
+
+def _mean(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    return (operands[0].mean(ints(node.attributes, "axes"), bool(node.attributes["keepdim"])),)
+
+
+register(
+    OpDef(
+        name="mean",
+        operands=("x",),
+        attributes={"axes": REQUIRED, "keepdim": False},
+        infer=_infer_mean,
+        evaluate=_mean,
+        stages=FLOAT_STAGES,
+        summary="The mean over whole axes.",
+    )
+)
+

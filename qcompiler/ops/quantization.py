@@ -1,0 +1,157 @@
+"""Quantizers: ops while a graph is learning, borders of the program once it is integer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from qcompiler.errors import GraphError
+from qcompiler.ir.graph import Node
+from qcompiler.ir.registry import REQUIRED, Attributes, OpDef, Trait, register
+from qcompiler.ir.types import DType, TensorType
+from qcompiler.ops.common import INTEGER_ONLY, QUANTIZED_ONLY, like_first
+from qcompiler.quant import affine
+from qcompiler.quant.rounding import Rounding, round_float
+from qcompiler.quant.spec import QuantSpec
+
+
+def _infer_fake_quantize(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
+    spec = cast("QuantSpec", attributes["spec"])
+    channels = () if spec.axis is None else (types[0].shape[spec.axis],)
+    for type in types[1:]:
+        if type.shape != channels:
+            raise GraphError(f"a quantizer {spec} of {types[0]} has a parameter {type}", expected=f"shape {channels}")
+    return (types[0],)
+
+
+def _fake_quantize(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    x, scale, zero_point = operands
+    if not is_calibrated(scale):
+        return (x,)
+    a = node.attributes
+    qmin, qmax = (cast("int | None", a[key]) for key in ("qmin", "qmax"))
+    return (affine.fake_quantize(x, scale, zero_point, cast("QuantSpec", a["spec"]), qmin, qmax),)
+
+
+def is_calibrated(scale: Tensor) -> bool:
+    """Whether a scale has been found: NaN stands for "not yet"."""
+    return bool(torch.isfinite(scale).all())
+
+
+register(
+    OpDef(
+        name="fake_quantize",
+        operands=("x", "scale", "zero_point"),
+        attributes={"spec": REQUIRED, "qmin": None, "qmax": None},
+        infer=_infer_fake_quantize,
+        evaluate=_fake_quantize,
+        stages=QUANTIZED_ONLY,
+        summary="x on the grid of scale and zero point; the identity while the scale is NaN.",
+    )
+)
+
+
+def _fake_quantize_bias(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    bias, scale = operands
+    if not is_calibrated(scale):
+        return (bias,)
+    # float64 holds every 32-bit step; straight through in both operands.
+    wide = scale.detach().to(torch.float64)
+    steps = round_float(bias.detach().to(torch.float64) / wide, Rounding(str(node.attributes["rounding"])))
+    return (bias + ((steps * wide).to(bias.dtype) - bias).detach(),)
+
+
+register(
+    OpDef(
+        name="fake_quantize_bias",
+        operands=("bias", "scale"),
+        attributes={"rounding": REQUIRED},
+        infer=lambda types, attributes: (types[0],),
+        evaluate=_fake_quantize_bias,
+        stages=QUANTIZED_ONLY,
+        summary="A bias in steps of input scale x weight scale; the identity while the scale is NaN.",
+    )
+)
+
+
+def _infer_scale_product(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
+    return (types[0] if types[0].rank else types[1],)
+
+
+register(
+    OpDef(
+        name="scale_product",
+        operands=("a", "b"),
+        infer=_infer_scale_product,
+        evaluate=lambda node, operands: (operands[0] * operands[1],),
+        stages=QUANTIZED_ONLY,
+        summary="The float32 product of two scales.",
+    )
+)
+
+
+def codes_limits(node: Node) -> tuple[int, int]:
+    """Lowest and highest code of the result of an integer op."""
+    low, high = node.output.type.dtype.limits
+    qmin, qmax = node.attributes["qmin"], node.attributes["qmax"]
+    return (low if qmin is None else cast("int", qmin), high if qmax is None else cast("int", qmax))
+
+
+def grid(node: Node, operand: int | None = None) -> affine.AffineParams:
+    """The grid of the result, or of an operand.
+
+    Raises:
+        GraphError: The type has none.
+    """
+    value = node.output if operand is None else node.inputs[operand]
+    quant = value.type.quant
+    if quant is None:
+        raise GraphError(f"%{value.name} is {value.type}", where=node.where, expected="codes on a grid")
+    return affine.AffineParams(quant.scale_tensor(), quant.zero_point_tensor(), quant.axis)
+
+
+def _quantize(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    params, dtype = grid(node), node.output.type.dtype
+    spec = QuantSpec(
+        bits=dtype.bits, signed=dtype.limits[0] < 0, rounding=Rounding(str(node.attributes["rounding"]))
+    )
+    codes = affine.quantize(operands[0], params.scale, params.zero_point, spec, *codes_limits(node))
+    return (codes.to(dtype.torch),)
+
+
+register(
+    OpDef(
+        name="quantize",
+        operands=("x",),
+        attributes={"rounding": REQUIRED, "dtype": REQUIRED, "qmin": None, "qmax": None},
+        infer=like_first,
+        evaluate=_quantize,
+        stages=INTEGER_ONLY,
+        traits=frozenset({Trait.REQUANTIZES}),
+        summary="clamp(round(x / scale) + zero_point, qmin, qmax).",
+    )
+)
+
+
+def _infer_dequantize(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
+    return (TensorType(DType.F32, types[0].shape),)
+
+
+def _dequantize(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    params = grid(node, 0)
+    return (affine.dequantize(operands[0].to(torch.int32), params.scale, params.zero_point, params.axis),)
+
+
+register(
+    OpDef(
+        name="dequantize",
+        operands=("x",),
+        infer=_infer_dequantize,
+        evaluate=_dequantize,
+        stages=INTEGER_ONLY,
+        summary="scale * (code - zero_point).",
+    )
+)
