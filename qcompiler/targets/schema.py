@@ -1,0 +1,184 @@
+"""The hardware descriptor as data: every field that a descriptor may hold, what it means, and what is refused.
+
+A descriptor is TOML, schema `qcompiler.hw/1`. All models are frozen and closed: a key that is not here is an error.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from qcompiler.quant.requant import RequantMode
+from qcompiler.quant.rounding import Rounding
+from qcompiler.quant.spec import ScaleKind
+
+SCHEMA = "qcompiler.hw/1"
+
+OpKind = Literal["mac", "elementwise", "average", "table", "movement"]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Identity(_Model):
+    """Who the target is."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.\-]+(\[.*\])?$")]
+    version: str = "1"
+    description: str = ""
+    sources: tuple[str, ...] = ()
+    """Where the numbers that are not obvious come from."""
+
+
+class NumberType(_Model):
+    """One grid of integers."""
+
+    bits: Annotated[int, Field(ge=2, le=16)]
+    allowed_bits: tuple[Annotated[int, Field(ge=2, le=16)], ...] = ()
+    """Widths that an override may ask for; those of the type itself when empty."""
+    signed: bool = True
+    symmetric: bool = False
+    narrow: bool = False
+    """Leave out the lowest code, so that the grid is symmetric about zero."""
+    granularity: Literal["per_tensor", "per_channel"] = "per_tensor"
+    scale: ScaleKind = ScaleKind.FLOAT
+
+
+class Defaults(_Model):
+    """Which grids values are on where no rule says otherwise: names of number types."""
+
+    activation: str
+    weight: str
+
+
+class Requantize(_Model):
+    """How accumulators become codes."""
+
+    mode: RequantMode
+
+
+class Roundings(_Model):
+    """Rounding of everything but requantization."""
+
+    quantize: Rounding
+    bias: Rounding
+    table: Rounding
+    average: Rounding
+
+
+class Accumulator(_Model):
+    """Where products are summed."""
+
+    bits: Annotated[int, Field(ge=16, le=64)] = 32
+    overflow: Literal["forbid", "wrap"] = "forbid"
+    """`forbid`: a proof per channel that the sum fits, or the compile is refused."""
+
+
+class FixedGrid(_Model):
+    """A grid that the hardware dictates for a result."""
+
+    scale: Annotated[float, Field(gt=0)]
+    zero_point: int
+
+
+class OpRule(_Model):
+    """Ops that the integer core computes."""
+
+    names: Annotated[tuple[str, ...], Field(min_length=1)]
+    kind: OpKind
+    per_channel: bool | None = None
+    """Whether weights may have one scale per channel; None: as the number type says."""
+    out_fixed: FixedGrid | None = None
+
+
+class Supergroup(_Model):
+    """Ops in a row between which nothing is quantized: one list of alternatives per step."""
+
+    steps: Annotated[tuple[tuple[str, ...], ...], Field(min_length=2)]
+
+
+class Tie(_Model):
+    """Tensors of an op that share one grid."""
+
+    ops: Annotated[tuple[str, ...], Field(min_length=1)]
+    tensors: Literal["inputs_and_output"] = "inputs_and_output"
+
+
+class Layout(_Model):
+    """Physical order of axes."""
+
+    activations: Literal["NHWC", "NCHW"] = "NCHW"
+    weights: Literal["OHWI", "OIHW"] = "OIHW"
+
+
+class Verification(_Model):
+    """How far ONNX Runtime may be from the integer program, layer by layer, on the same integers."""
+
+    layer_lsb: Annotated[int, Field(ge=0)] = 1
+    layer_fraction: Annotated[float, Field(ge=0, le=1)] = 0.005
+    """Share of the elements that may differ at all."""
+
+
+class Onnx(_Model):
+    """Flavour of the exported file."""
+
+    opset: Annotated[int, Field(ge=13)] = 13
+    ir_version: Annotated[int, Field(ge=7)] = 8
+
+
+class Descriptor(_Model):
+    """A whole descriptor, `extends` resolved."""
+
+    schema_version: Annotated[Literal["qcompiler.hw/1"], Field(alias="schema")]
+    target: Identity
+    dtypes: dict[str, NumberType]
+    defaults: Defaults
+    requantize: Requantize
+    rounding: Roundings
+    accumulator: Accumulator = Accumulator()
+    op: Annotated[tuple[OpRule, ...], Field(min_length=1)]
+    supergroup: tuple[Supergroup, ...] = ()
+    tie: tuple[Tie, ...] = ()
+    layout: Layout = Layout()
+    verify: Verification = Verification()
+    onnx: Onnx = Onnx()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Descriptor:
+        for role in ("activation", "weight"):
+            name = getattr(self.defaults, role)
+            if name not in self.dtypes:
+                raise ValueError(f"defaults.{role} is {name!r}, which is not one of dtypes {sorted(self.dtypes)}")
+        weight = self.dtypes[self.defaults.weight]
+        activation = self.dtypes[self.defaults.activation]
+        if not weight.symmetric:
+            raise ValueError("weights must be symmetric: a weight zero point costs a sum over the input per output")
+        if activation.granularity == "per_channel":
+            raise ValueError("activations per channel are refused: their scale cannot leave the sum over channels")
+        seen: set[str] = set()
+        for rule in self.op:
+            for name in rule.names:
+                if name in seen:
+                    raise ValueError(f"two rules are for the op {name!r}")
+                seen.add(name)
+            if rule.out_fixed is not None:
+                low, high = _limits(activation)
+                if not low <= rule.out_fixed.zero_point <= high:
+                    raise ValueError(f"out_fixed of {rule.names[0]}: zero_point is outside of {low} to {high}")
+        named = [name for group in self.supergroup for step in group.steps for name in step]
+        named += [name for tie in self.tie for name in tie.ops]
+        for name in named:
+            if name not in seen:
+                raise ValueError(f"a supergroup or tie names the op {name!r}, which has no rule")
+        product = 2 ** (activation.bits + weight.bits - 1)
+        if self.accumulator.bits < 64 and product > 2 ** (self.accumulator.bits - 1) - 1:
+            raise ValueError(f"an accumulator of {self.accumulator.bits} bits does not hold one product")
+        return self
+
+
+def _limits(number: NumberType) -> tuple[int, int]:
+    if number.signed:
+        return -(2 ** (number.bits - 1)) + number.narrow, 2 ** (number.bits - 1) - 1
+    return 0, 2**number.bits - 1
