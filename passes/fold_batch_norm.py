@@ -23,11 +23,11 @@ from torch import Tensor
 
 from qcompiler.errors import PassError
 from qcompiler.ir.dims import product
-from qcompiler.ir.graph import Graph, Node, Value
-from qcompiler.ir.interpret import LEAVES
+from qcompiler.ir.graph import Graph, Node
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ir.types import Stage
+from qcompiler.ops.quantizers import is_leaf, leaf_tensor
 from qcompiler.passes.base import Pass, PassContext, only_user
 from qcompiler.validation.contracts import THRESHOLDS, Contract
 
@@ -80,7 +80,7 @@ class _Affine:
 
     @classmethod
     def of(cls, node: Node) -> _Affine:
-        weight, bias, mean, variance = (_tensor(value).to(torch.float64) for value in node.inputs[1:])
+        weight, bias, mean, variance = (leaf_tensor(value).to(torch.float64) for value in node.inputs[1:])
         gain = weight / torch.sqrt(variance + cast("float", node.attributes["eps"]))
         return cls(gain, bias - mean * gain, bias.to(torch.float32), weight.abs().to(torch.float32))
 
@@ -160,13 +160,9 @@ def _to_affine(node: Node, rewriter: Rewriter) -> None:
 
 
 def _is_layer(node: Node) -> bool:
-    has_constant_weight = len(node.inputs) > 1 and _is_leaf(node.inputs[1])
-    constant_bias = len(node.inputs) < 3 or _is_leaf(node.inputs[2])
+    has_constant_weight = len(node.inputs) > 1 and is_leaf(node.inputs[1])
+    constant_bias = len(node.inputs) < 3 or is_leaf(node.inputs[2])
     return node.definition.has(Trait.MAC) and node.op != "matmul" and has_constant_weight and constant_bias
-
-
-def _is_leaf(value: Value) -> bool:
-    return value.producer is not None and value.producer.op in LEAVES
 
 
 def _out_axis(layer: Node) -> int:
@@ -174,9 +170,9 @@ def _out_axis(layer: Node) -> int:
 
 
 def _parameters(layer: Node) -> tuple[Tensor, Tensor]:
-    weight = _tensor(layer.inputs[1]).to(torch.float64)
+    weight = leaf_tensor(layer.inputs[1]).to(torch.float64)
     if len(layer.inputs) > 2:
-        return weight, _tensor(layer.inputs[2]).to(torch.float64)
+        return weight, leaf_tensor(layer.inputs[2]).to(torch.float64)
     channels = weight.shape[0] if _out_axis(layer) == 0 else weight.shape[1] * cast("int", layer.attributes["groups"])
     return weight, torch.zeros(channels, dtype=torch.float64)
 
@@ -197,13 +193,6 @@ def _keep_statistics(layer: Node, node: Node, affine: _Affine, rewriter: Rewrite
     ref = node.graph.module.unique_tensor_name(f"{node.name}.statistics")
     tensors[ref] = torch.stack([affine.mean, affine.std])
     rewriter.set_attributes(layer, statistics=ref)
-
-
-def _tensor(value: Value) -> Tensor:
-    leaf = value.producer
-    if leaf is None or leaf.op not in LEAVES:
-        raise PassError(f"%{value.name} is not a tensor of the module", expected="constant parameters")
-    return leaf.graph.module.tensors[str(leaf.attributes["ref"])].detach()
 
 
 def _others(layer: Node, node: Node) -> str:

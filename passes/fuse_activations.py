@@ -14,8 +14,8 @@ from qcompiler.ir.graph import Graph, Node
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ir.types import Stage
+from qcompiler.ops.quantizers import activation_bounds
 from qcompiler.passes.base import Pass, PassContext, only_user
-from qcompiler.validation.exact import activation_bounds
 
 
 @dataclass(frozen=True)

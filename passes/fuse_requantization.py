@@ -11,19 +11,13 @@ the hardware does anyway takes the activation in at no cost.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import ClassVar
 
-import torch
-
-from qcompiler.errors import CalibrationError
-from qcompiler.ir.graph import Graph, Node
-from qcompiler.ir.interpret import evaluate_node
+from qcompiler.ir.graph import Graph
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.types import Stage
+from qcompiler.ops.quantizers import activation_bounds, clamped_limits, code_limits, grid
 from qcompiler.passes.base import Pass, PassContext, only_user
-from qcompiler.quant.affine import AffineParams
-from qcompiler.quant.spec import QuantSpec
-from qcompiler.validation.exact import activation_bounds, clamp_codes
 
 
 @dataclass(frozen=True)
@@ -50,33 +44,8 @@ class FuseRequantization(Pass):
                 continue
             low, high = activation_bounds(node)
             params, spec = grid(quantizer)
-            qmin, qmax = clamp_codes(low, high, params, spec, *code_limits(quantizer))
+            qmin, qmax = clamped_limits(low, high, params, spec, *code_limits(quantizer))
             rewriter.set_attributes(quantizer, qmin=qmin, qmax=qmax)
             quantizer.origins = tuple(dict.fromkeys(node.origins + quantizer.origins))
             rewriter.note(quantizer, f"does the work of {node.name}: codes {qmin} to {qmax}")
             rewriter.replace(node, node.inputs[0])
-
-
-def grid(quantizer: Node) -> tuple[AffineParams, QuantSpec]:
-    """Scale, zero point and specification of a calibrated quantizer.
-
-    Raises:
-        CalibrationError: It has no range yet.
-    """
-    spec = cast("QuantSpec", quantizer.attributes["spec"])
-    scale, zero_point = (
-        evaluate_node(value.producer, [])[0].detach() for value in quantizer.inputs[1:] if value.producer is not None
-    )
-    if not bool(torch.isfinite(scale).all()):
-        raise CalibrationError("the quantizer has no range yet", where=quantizer.where, fix="Calibrate first.")
-    return AffineParams(scale, zero_point, spec.axis if scale.dim() else None), spec
-
-
-def code_limits(quantizer: Node) -> tuple[int, int]:
-    """Lowest and highest code that the quantizer gives."""
-    spec = cast("QuantSpec", quantizer.attributes["spec"])
-    low, high = quantizer.attributes["qmin"], quantizer.attributes["qmax"]
-    return (
-        spec.qmin if low is None else cast("int", low),
-        spec.qmax if high is None else cast("int", high),
-    )

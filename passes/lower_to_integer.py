@@ -21,13 +21,13 @@ from torch import Tensor
 
 from qcompiler.errors import PassError, UnsupportedError
 from qcompiler.ir.graph import Attribute, Graph, Node, Value
-from qcompiler.ir.interpret import LEAVES, evaluate_node
+from qcompiler.ir.interpret import LEAVES
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ir.types import DType, QuantParams, Stage, TensorType
 from qcompiler.ops import UNARY
+from qcompiler.ops.quantizers import code_limits, grid, leaf_tensor
 from qcompiler.passes.base import Pass, PassContext
-from qcompiler.passes.fuse_requantization import code_limits, grid
 from qcompiler.quant.accumulator import accumulator_bounds, fits
 from qcompiler.quant.affine import AffineParams, quantize, quantize_bias
 from qcompiler.quant.arithmetic import (
@@ -119,7 +119,8 @@ class _Lowering:
         for node in reversed(old):
             if all(not value.users and not self.graph.is_output(value) for value in node.outputs):
                 self.rewriter.erase(node)
-        leftover = [node for node in old if node.graph is self.graph and node._linked]
+        alive = set(self.graph.nodes)
+        leftover = [node for node in old if node in alive and node.op not in LEAVES]
         if leftover:
             raise PassError(
                 f"{leftover[0].op} has no integer form", where=leftover[0].where, expected="a quantizer behind it"
@@ -191,7 +192,7 @@ class _Lowering:
         return self._insert("quantize", [source], {"rounding": str(out.spec.rounding)}, out, out.quantizer)
 
     def _constant(self, source: Value, out: _Output) -> Value:
-        tensor = _tensor(source)
+        tensor = leaf_tensor(source)
         codes = quantize(tensor, out.params.scale, out.params.zero_point, out.spec, out.qmin, out.qmax)
         dtype = DType(out.spec.dtype)
         params = QuantParams.of(out.params.scale, out.params.zero_point, out.params.axis)
@@ -202,7 +203,7 @@ class _Lowering:
 
     def _mac(self, node: Node, out: _Output) -> Value:
         x, weight = self.lowered[node.inputs[0]], self.lowered[node.inputs[1]]
-        codes = _tensor(weight).to(torch.int64)
+        codes = leaf_tensor(weight).to(torch.int64)
         scales = self._params(weight)
         x_scale = self._params(x)
         channels = codes.shape[0]
@@ -227,7 +228,7 @@ class _Lowering:
     def _bias(self, node: Node, scale: Tensor) -> Tensor:
         fake = node.inputs[2].producer
         source = fake.inputs[0] if fake is not None and fake.op == "fake_quantize_bias" else node.inputs[2]
-        return quantize_bias(_tensor(source), scale, self.arithmetic.bias_rounding)
+        return quantize_bias(leaf_tensor(source), scale, self.arithmetic.bias_rounding)
 
     def _prove_accumulator(self, node: Node, codes: Tensor, bias: Tensor, x: Value) -> None:
         low, high = self.limits[x]
@@ -365,10 +366,3 @@ def _scalar_multiplier(name: str, item: Requantization | None) -> dict[str, Attr
         f"{name}_multiplier": multiplier,
         f"{name}_exponent": None if item.exponent is None else int(item.exponent),
     }
-
-
-def _tensor(value: Value) -> Tensor:
-    node = value.producer
-    if node is None or node.op not in LEAVES:
-        raise PassError(f"%{value.name} is not a tensor of the module")
-    return evaluate_node(node, [])[0].detach()

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import networkx as nx
-import torch
 
-from qcompiler.ir.graph import Graph, Node, Value
-from qcompiler.ir.registry import Trait
+from qcompiler.ir.graph import Graph, Node
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ir.types import Stage
+from qcompiler.ops.quantization import is_calibrated
+from qcompiler.ops.quantizers import leaf_tensor, quantizer_of
 from qcompiler.passes.base import Pass, PassContext
 
 
@@ -53,16 +53,9 @@ class UnifyScales(Pass):
                     _insert_rescale(node, index, member, free[0], rewriter)
             joined = [q for q in quantizers if not _cannot_join(q, free[0])]
             nx.add_path(ties, joined)
+        position = {node: index for index, node in enumerate(graph.nodes)}
         for group in nx.connected_components(ties):
-            _share(graph, group, rewriter)
-
-
-def quantizer_of(value: Value) -> Node | None:
-    """The quantizer on whose grid `value` is: its producer, or that of what its producer moves."""
-    node = value.producer
-    while node is not None and node.definition.has(Trait.MOVEMENT):
-        node = node.inputs[0].producer
-    return node if node is not None and node.op == "fake_quantize" else None
+            _share(sorted(group, key=position.__getitem__), rewriter)
 
 
 def _own_quantizer(node: Node) -> Node | None:
@@ -71,8 +64,7 @@ def _own_quantizer(node: Node) -> Node | None:
 
 
 def _is_fixed(quantizer: Node) -> bool:
-    leaf = quantizer.inputs[1].producer
-    return leaf is not None and bool(torch.isfinite(leaf.graph.module.tensors[str(leaf.attributes["ref"])]).all())
+    return is_calibrated(leaf_tensor(quantizer.inputs[1]))
 
 
 def _cannot_join(quantizer: Node, other: Node) -> bool:
@@ -92,10 +84,9 @@ def _insert_rescale(node: Node, index: int, member: Node, like: Node, rewriter: 
     rewriter.note(second, f"the grid of {member.name} cannot change, so {node.name} reads a rescaled copy")
 
 
-def _share(graph: Graph, group: set[Node], rewriter: Rewriter) -> None:
-    ordered = [node for node in graph.nodes if node in group]
-    leader = ordered[0]
-    for node in ordered[1:]:
+def _share(group: list[Node], rewriter: Rewriter) -> None:
+    leader = group[0]
+    for node in group[1:]:
         rewriter.replace_input(node, 1, leader.inputs[1])
         rewriter.replace_input(node, 2, leader.inputs[2])
         rewriter.note(node, f"shares the grid of {leader.name}")

@@ -28,6 +28,8 @@ from qcompiler.ir.interpret import LEAVES, check_inputs, evaluate_node, interpre
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.types import Stage
 from qcompiler.ops import UNARY
+from qcompiler.ops.integer import window_counts, window_sums
+from qcompiler.ops.quantizers import activation_bounds, clamped_limits
 from qcompiler.quant.affine import AffineParams, along_axis, dequantize, quantize, quantize_bias
 from qcompiler.quant.arithmetic import (
     Arithmetic,
@@ -148,22 +150,8 @@ def _fake_quantize(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic
         return Codes(codes, params, qmin, qmax)
     if isinstance(x, Codes):
         x = _rescale(x, arithmetic)
-    low, high = clamp_codes(x.low, x.high, params, spec, qmin, qmax)
+    low, high = clamped_limits(x.low, x.high, params, spec, qmin, qmax)
     return Codes(x.requantize(params, low, high), params, low, high)
-
-
-def clamp_codes(
-    low: float, high: float, params: AffineParams, spec: QuantSpec, qmin: int, qmax: int
-) -> tuple[int, int]:
-    """The code limits that stand for a real clamp to [low, high] in front of a quantizer.
-
-    Rounding is monotone, so quantize(clamp(x, low, high)) = clamp(quantize(x), quantize(low), quantize(high)).
-    """
-    limits = [
-        limit if math.isinf(real) else int(quantize(torch.tensor(real), params.scale, params.zero_point, spec))
-        for real, limit in ((low, qmin), (high, qmax))
-    ]
-    return max(qmin, limits[0]), min(qmax, limits[1])
 
 
 def _fake_quantize_bias(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
@@ -237,24 +225,9 @@ def _avg_pool2d(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -
     if isinstance(operands[0], Tensor):
         return evaluate_node(node, [operands[0]])[0]
     x = _codes(node, operands[0])
-    a = node.attributes
-    kernel, stride, padding = (cast("tuple[int, ...]", a[key]) for key in ("kernel", "stride", "padding"))
-
-    def window_sum(image: Tensor) -> Tensor:
-        pooled = functional.avg_pool2d(image, kernel, stride, padding, bool(a["ceil_mode"]), True, 1)
-        return pooled.to(torch.int64)
-
-    steps = x.steps().to(torch.float64)
-    total = window_sum(steps)
-    if a["divisor_override"] is not None:
-        count: Tensor | int = cast("int", a["divisor_override"])
-    else:
-        # The divisor of each window is what torch divides a window of ones by.
-        ones = torch.ones_like(steps[:1, :1])
-        share = functional.avg_pool2d(
-            ones, kernel, stride, padding, bool(a["ceil_mode"]), bool(a["count_include_pad"])
-        )
-        count = torch.round(window_sum(ones) / share).to(torch.int64)  # noqa: TID251  # an exact quotient
+    height, width = x.codes.shape[2:]
+    total = window_sums(x.steps(), node.attributes)
+    count = window_counts((height, width), node.attributes)
     average = windowed_average_codes(
         total, count, arithmetic.average_rounding, zero_point=int(x.params.zero_point), qmin=x.qmin, qmax=x.qmax
     )
@@ -271,13 +244,6 @@ def _activation(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -
     return Pending(
         pending.requantize, min(max(pending.low, low), high), max(min(pending.high, high), low)
     )
-
-
-def activation_bounds(node: Node) -> tuple[float, float]:
-    """The real interval that a `relu` or `clamp` node clamps to."""
-    if node.op == "relu":
-        return 0.0, math.inf
-    return float(cast("float", node.attributes["min"])), float(cast("float", node.attributes["max"]))
 
 
 def _table(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:

@@ -1,0 +1,82 @@
+"""Questions about the quantizers of a QUANTIZED graph that several passes ask."""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from qcompiler.errors import CalibrationError, GraphError
+from qcompiler.ir.graph import Node, Value
+from qcompiler.ir.interpret import LEAVES
+from qcompiler.ir.registry import Trait
+from qcompiler.quant.affine import AffineParams, quantize
+from qcompiler.quant.spec import QuantSpec
+
+
+def leaf_tensor(value: Value) -> Tensor:
+    """The tensor that a leaf reads.
+
+    Raises:
+        GraphError: `value` is no leaf.
+    """
+    leaf = value.producer
+    if leaf is None or leaf.op not in LEAVES:
+        raise GraphError(f"%{value.name} is not a tensor of the module", expected="a parameter, state or constant")
+    return leaf.graph.module.tensors[str(leaf.attributes["ref"])].detach()
+
+
+def is_leaf(value: Value) -> bool:
+    """Whether `value` is a tensor of the module."""
+    return value.producer is not None and value.producer.op in LEAVES
+
+
+def quantizer_of(value: Value) -> Node | None:
+    """The quantizer on whose grid `value` is: its producer, or that of what its producer moves."""
+    node = value.producer
+    while node is not None and node.definition.has(Trait.MOVEMENT):
+        node = node.inputs[0].producer
+    return node if node is not None and node.op == "fake_quantize" else None
+
+
+def grid(quantizer: Node) -> tuple[AffineParams, QuantSpec]:
+    """Scale, zero point and specification of a calibrated quantizer.
+
+    Raises:
+        CalibrationError: It has no range yet.
+    """
+    spec = cast("QuantSpec", quantizer.attributes["spec"])
+    scale, zero_point = (leaf_tensor(value) for value in quantizer.inputs[1:])
+    if not bool(torch.isfinite(scale).all()):
+        raise CalibrationError("the quantizer has no range yet", where=quantizer.where, fix="Calibrate first.")
+    return AffineParams(scale, zero_point, spec.axis if scale.dim() else None), spec
+
+
+def code_limits(quantizer: Node) -> tuple[int, int]:
+    """Lowest and highest code that the quantizer gives."""
+    spec = cast("QuantSpec", quantizer.attributes["spec"])
+    low, high = quantizer.attributes["qmin"], quantizer.attributes["qmax"]
+    return (spec.qmin if low is None else cast("int", low), spec.qmax if high is None else cast("int", high))
+
+
+def activation_bounds(node: Node) -> tuple[float, float]:
+    """The real interval that a `relu` or `clamp` node clamps to."""
+    if node.op == "relu":
+        return 0.0, math.inf
+    return float(cast("float", node.attributes["min"])), float(cast("float", node.attributes["max"]))
+
+
+def clamped_limits(
+    low: float, high: float, params: AffineParams, spec: QuantSpec, qmin: int, qmax: int
+) -> tuple[int, int]:
+    """The code limits that stand for a real clamp to [low, high] in front of a quantizer.
+
+    Rounding is monotone, so quantize(clamp(x, low, high)) = clamp(quantize(x), quantize(low), quantize(high)).
+    """
+    limits = [
+        limit if math.isinf(real) else int(quantize(torch.tensor(real), params.scale, params.zero_point, spec))
+        for real, limit in ((low, qmin), (high, qmax))
+    ]
+    return max(qmin, limits[0]), min(qmax, limits[1])
