@@ -1,0 +1,129 @@
+"""The passes in their default order, on real networks: contracts hold and the lowered codes are those simulated."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from examples.digits.data import load_data
+from examples.digits.model import load_digits_net
+from qcompiler.errors import PassError, PipelineError, UnsupportedError
+from qcompiler.frontends import fx
+from qcompiler.ir.graph import Module
+from qcompiler.ir.interpret import interpret
+from qcompiler.ir.types import Stage
+from qcompiler.passes.base import Pass, PassContext
+from qcompiler.passes.calibrate_activations import CalibrateActivations
+from qcompiler.passes.calibrate_weights import CalibrateWeights
+from qcompiler.passes.canonicalize import Canonicalize
+from qcompiler.passes.eliminate_dead_code import EliminateDeadCode
+from qcompiler.passes.fold_batch_norm import FoldBatchNorm
+from qcompiler.passes.fold_constants import FoldConstants
+from qcompiler.passes.fuse_activations import FuseActivations
+from qcompiler.passes.fuse_requantization import FuseRequantization
+from qcompiler.passes.insert_quantizers import InsertQuantizers
+from qcompiler.passes.lower_to_integer import LowerToInteger
+from qcompiler.passes.manager import PassManager
+from qcompiler.passes.unify_scales import UnifyScales
+from qcompiler.targets import load_target, targets
+from qcompiler.validation.exact import output_codes
+
+TO_QUANTIZED: tuple[Pass, ...] = (
+    Canonicalize(),
+    EliminateDeadCode(),
+    FoldConstants(),
+    FoldBatchNorm(),
+    FuseActivations(),
+    EliminateDeadCode(),
+    InsertQuantizers(),
+    UnifyScales(),
+    CalibrateWeights(),
+    CalibrateActivations(),
+    FuseRequantization(),
+)
+TO_INTEGER: tuple[Pass, ...] = (*TO_QUANTIZED, LowerToInteger(), EliminateDeadCode())
+
+
+def capture(model: nn.Module, x: Tensor) -> Module:
+    return fx.build(fx.trace(model.eval()), [x], [x], ("tuple", [0]), ["x"])
+
+
+def compiled(model: nn.Module, x: Tensor, target: str, calibration: list[list[Tensor]] | None) -> Module:
+    module = capture(model, x)
+    context = PassContext(load_target(target), samples=[[x]], calibration=calibration)
+    PassManager(TO_INTEGER).run(module, context)
+    return module
+
+
+@pytest.mark.parametrize("target", targets())
+@pytest.mark.parametrize("with_data", [True, False], ids=["data", "data-free"])
+def test_digits_net_keeps_its_accuracy_in_integers(target: str, with_data: bool) -> None:
+    data = load_data()
+    model = load_digits_net()
+    calibration = [[data.calibration_images]] if with_data else None
+    module = compiled(model, data.calibration_images[:4], target, calibration)
+    assert module.main.stage is Stage.INTEGER
+    with torch.no_grad():
+        float_right = (model(data.test_images).argmax(1) == data.test_labels).float().mean()
+    right = (interpret(module.main, [data.test_images])[0].argmax(1) == data.test_labels).float().mean()
+    assert float(right) >= float(float_right) - 0.005
+
+
+@pytest.mark.parametrize("batch", [1, 7])
+@pytest.mark.parametrize("network", ["resnet18", "mobilenet_v2"])
+def test_lowered_codes_equal_the_exact_simulation(network: str, batch: int) -> None:
+    torch.manual_seed(0)
+    model = getattr(torchvision.models, network)()
+    with torch.no_grad():  # settle the batch-norm statistics of the random weights
+        model.train()(torch.randn(8, 3, 64, 64))
+    x = torch.randn(2, 3, 64, 64)
+    target = load_target("int8_dsp")
+    context = PassContext(target, calibration=[[torch.randn(8, 3, 64, 64)]])
+    simulated, lowered = capture(model, x), capture(model, x)
+    PassManager(TO_QUANTIZED).run(simulated, context)
+    PassManager(TO_INTEGER).run(lowered, context)
+    inputs = [torch.randn(batch, 3, 64, 64)]
+    expected = output_codes(simulated.main, inputs, target.arithmetic)[0]
+    found = output_codes(lowered.main, inputs, target.arithmetic)[0]
+    assert expected.unique().numel() > 10, "a constant output would prove nothing"
+    assert int((expected != found).sum()) == 0
+
+
+def test_order_is_checked_before_anything_runs() -> None:
+    module = capture(nn.Sequential(nn.Linear(4, 2)), torch.randn(2, 4))
+    before = len(module.main)
+    with pytest.raises(PipelineError, match="needs quantizers.*insert-quantizers"):
+        PassManager(
+            [Canonicalize(), FoldBatchNorm(), CalibrateWeightsFirst(), InsertQuantizers()]
+        ).run(module, PassContext())
+    assert len(module.main) == before
+    assert module.main.stage is Stage.FLOAT
+
+
+class CalibrateWeightsFirst(Canonicalize):
+    """Needs what only a later pass establishes."""
+
+    name = "calibrate-weights-first"
+    requires = frozenset({"quantizers"})
+
+
+def test_refuses_an_op_that_the_target_lacks_with_its_place() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up = nn.ConvTranspose2d(2, 2, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.up(x)  # type: ignore[no-any-return]
+
+    x = torch.randn(2, 2, 5, 5)
+    with pytest.raises(UnsupportedError, match=r"int8_dsp has no integer conv_transpose2d.*up.*Model\.forward"):
+        compiled(Model(), x, "int8_dsp", [[x]])
+
+
+def test_data_free_calibration_refuses_where_no_batch_norm_tells_the_range() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 2))
+    with pytest.raises(PassError, match="no batch norm tells the range"):
+        compiled(model, torch.randn(2, 4), "int8_dsp", None)
