@@ -7,8 +7,7 @@
 Every value that an integer op reads comes out of a quantizer, directly or through ops that only move elements. Nothing
 is quantized between the members of a supergroup of the target, such as a convolution and its activation. Weights get
 the target's weight grid along their output-channel axis; a bias gets the product of the scales of input and weight.
-Ops with a fixed output grid get that grid at once; all other scales start as NaN, which stands for "not calibrated"
-and lets values pass.
+All scales start as NaN, which stands for "not calibrated" and lets values pass, so that this pass is exact.
 
 Source: Nagel et al. 2021, arXiv:2106.08295, section 2.3 (which quantizer goes where).
 """
@@ -20,7 +19,7 @@ from typing import ClassVar
 
 import torch
 
-from qcompiler.errors import InputError, UnsupportedError
+from qcompiler.errors import UnsupportedError
 from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.interpret import LEAVES
 from qcompiler.ir.registry import Trait
@@ -130,11 +129,8 @@ class _Placement:
         follower = only_user(node)
         if follower is not None and self.target.absorbs(node.op, follower.op):
             return  # the quantizer comes after the last member of the supergroup
-        rule = self.target.op_rule(node.op)
         spec = self.target.activation_spec(op=node.op, bits=self.overrides.activation_bits(node))
-        quantized = self._quantize(value, spec, before=node.following, like=node, stem=node.name)
-        if rule is not None and rule.out_fixed is not None:
-            self._fix(quantized, rule.out_fixed.scale, rule.out_fixed.zero_point)
+        self._quantize(value, spec, before=node.following, like=node, stem=node.name)
 
     def _quantize(
         self,
@@ -163,12 +159,3 @@ class _Placement:
         self.scales[node.output] = scale
         self.rewriter.note(node, f"a quantizer {spec}")
         return node.output
-
-    def _fix(self, quantized: Value, scale: float, zero_point: int) -> None:
-        node = quantized.producer
-        if node is None:
-            raise InputError(f"%{quantized.name} has no quantizer")
-        self.rewriter.write_tensor(node.inputs[1], torch.tensor(scale))
-        self.rewriter.write_tensor(node.inputs[2], torch.tensor(zero_point, dtype=torch.int32))
-        self.rewriter.note(node, f"a grid fixed by the target: scale {scale}, zero point {zero_point}")
-

@@ -30,7 +30,7 @@ class UnifyScales(Pass):
 
     name: ClassVar[str] = "unify-scales"
     stages: ClassVar[frozenset[Stage]] = frozenset({Stage.QUANTIZED})
-    requires: ClassVar[frozenset[str]] = frozenset({"quantizers"})
+    requires: ClassVar[frozenset[str]] = frozenset({"quantizers", "fixed-ranges"})
     establishes: ClassVar[frozenset[str]] = frozenset({"ties"})
     invalidates: ClassVar[frozenset[str]] = frozenset({"activation-ranges"})
 

@@ -19,6 +19,7 @@ from qcompiler.passes.calibrate_activations import CalibrateActivations
 from qcompiler.passes.calibrate_weights import CalibrateWeights
 from qcompiler.passes.canonicalize import Canonicalize
 from qcompiler.passes.eliminate_dead_code import EliminateDeadCode
+from qcompiler.passes.fix_ranges import FixRanges
 from qcompiler.passes.fold_batch_norm import FoldBatchNorm
 from qcompiler.passes.fold_constants import FoldConstants
 from qcompiler.passes.fuse_activations import FuseActivations
@@ -38,6 +39,7 @@ TO_QUANTIZED: tuple[Pass, ...] = (
     FuseActivations(),
     EliminateDeadCode(),
     InsertQuantizers(),
+    FixRanges(),
     UnifyScales(),
     CalibrateWeights(),
     CalibrateActivations(),

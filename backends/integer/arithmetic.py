@@ -1,0 +1,105 @@
+"""Integer arithmetic in NumPy, written from the specification and from nothing else of ours.
+
+The graph's own evaluation has another implementation of the same formulas; that the two agree on every element is what
+the verifier checks.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from qcompiler.errors import ArtifactError
+
+Int = npt.NDArray[np.int64]
+Float = npt.NDArray[np.float32]
+
+
+def shift_right(x: Int, shift: npt.ArrayLike, ties: Literal["up", "away"]) -> Int:
+    """x / 2^shift, to nearest; ties towards +infinity, or away from zero."""
+    amount = np.asarray(shift, np.int64)
+    half = np.where(amount > 0, np.left_shift(np.int64(1), np.maximum(amount - 1, 0)), 0)
+    if ties == "up":
+        return (x + half) >> amount
+    magnitude = (np.abs(x) + half) >> amount
+    return np.where(x < 0, -magnitude, magnitude)
+
+
+def multiply(x: Int, significand: npt.ArrayLike, exponent: npt.ArrayLike, mode: str) -> Int:
+    """x * significand * 2^(exponent - 31), rounded as `mode` says."""
+    m, e = np.asarray(significand, np.int64), np.asarray(exponent, np.int64)
+    if mode == "single":
+        return shift_right(x * m, 31 - e, "up")
+    if mode in ("double", "double_hu"):
+        high = shift_right((x << np.maximum(e, 0)) * m, 31, "up")
+        return shift_right(high, np.maximum(-e, 0), "away" if mode == "double" else "up")
+    raise ArtifactError(f"the requantization mode {mode!r} is unknown", where="program.json")
+
+
+def requantize(
+    acc: Int, multiplier: npt.ArrayLike, exponent: npt.ArrayLike | None, mode: str, zero_point: int, qmin: int, qmax: int
+) -> Int:
+    """Accumulators to codes. Multipliers broadcast against the last axis."""
+    if mode == "f32_rne":
+        product = acc.astype(np.float32) * np.asarray(multiplier, np.float32)
+        clipped = np.clip(product, np.float32(qmin - zero_point), np.float32(qmax - zero_point))
+        return np.rint(clipped).astype(np.int64) + zero_point
+    if exponent is None:
+        raise ArtifactError(f"the mode {mode!r} lacks an exponent", where="program.json")
+    return np.clip(multiply(acc, multiplier, exponent, mode) + zero_point, qmin, qmax)
+
+
+def divide(x: Int, divisor: npt.ArrayLike, rounding: str) -> Int:
+    """x / divisor for a positive divisor."""
+    d = np.asarray(divisor, np.int64)
+    floor, rest = np.divmod(x, d)
+    twice = 2 * rest
+    match rounding:
+        case "rne":
+            return floor + ((twice > d) | ((twice == d) & (floor % 2 == 1)))
+        case "rhaz":
+            return floor + ((twice > d) | ((twice == d) & (x > 0)))
+        case "rhup":
+            return floor + (twice >= d)
+        case "floor":
+            return floor
+        case "trunc":
+            return floor + ((x < 0) & (rest > 0))
+    raise ArtifactError(f"the rounding {rounding!r} is unknown", where="program.json")
+
+
+def round_real(x: npt.NDArray[np.float64], rounding: str) -> npt.NDArray[np.float64]:
+    """Real numbers to integers."""
+    match rounding:
+        case "rne":
+            return np.rint(x)
+        case "rhaz":
+            whole = np.trunc(x)
+            return whole + np.copysign((np.abs(x - whole) >= 0.5).astype(np.float64), x)
+        case "rhup":
+            low = np.floor(x)
+            return low + (x - low >= 0.5)
+        case "floor":
+            return np.floor(x)
+        case "trunc":
+            return np.trunc(x)
+    raise ArtifactError(f"the rounding {rounding!r} is unknown", where="program.json")
+
+
+def fused_multiply_add(x: npt.ArrayLike, y: npt.ArrayLike, z: npt.ArrayLike) -> Float:
+    """float32 of the exact x * y + z: one rounding.
+
+    The product of two float32 is exact in float64. The error of the float64 sum is recovered exactly (Knuth's two-sum)
+    and, when the sum lies on a tie of float32, decides it: the sum is nudged to odd before it is rounded.
+    """
+    product = np.asarray(x, np.float64) * np.asarray(y, np.float64)
+    addend = np.asarray(z, np.float64)
+    total = np.asarray(product + addend)
+    virtual = total - product
+    error = (product - (total - virtual)) + (addend - virtual)
+    # Round to odd: of the two neighbours of the exact sum, the one with an odd last bit.
+    even = (total.view(np.int64) & 1) == 0
+    towards = np.copysign(np.inf, error)
+    return np.where((error != 0) & even, np.nextafter(total, towards), total).astype(np.float32)

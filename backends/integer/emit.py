@@ -1,0 +1,80 @@
+"""Write an INTEGER graph down as a program."""
+
+from __future__ import annotations
+
+from typing import Literal, cast
+
+import numpy as np
+
+from qcompiler.backends.integer.program import Array, Instruction, Program, ProgramFiles, Scalar, Tensor
+from qcompiler.errors import UnsupportedError
+from qcompiler.ir.graph import Graph, Value
+from qcompiler.ir.interpret import LEAVES
+from qcompiler.ir.types import Stage
+
+
+def emit(
+    graph: Graph,
+    layout: Literal["NHWC", "NCHW"] = "NHWC",
+    weight_layout: Literal["OHWI", "OIHW"] = "OHWI",
+) -> ProgramFiles:
+    """The program of `graph`.
+
+    Args:
+        graph: At stage INTEGER.
+        layout: Physical order of images.
+        weight_layout: Physical order of convolution weights.
+
+    Raises:
+        UnsupportedError: The graph is not integer, or has two symbolic sizes in one shape.
+    """
+    if graph.stage is not Stage.INTEGER:
+        raise UnsupportedError(f"a graph at stage {graph.stage} is no integer program", fix="Lower it first.")
+    tensors = {value.name: _tensor(value) for value in graph.values()}
+    constants: dict[str, Array] = {}
+    instructions: list[Instruction] = []
+    for node in graph.nodes:
+        if node.op in LEAVES:
+            array = node.graph.module.tensors[str(node.attributes["ref"])].detach().cpu().numpy()
+            is_kernel = array.ndim == 4 and any(user.op == "int_conv2d" for user in node.output.users)
+            constants[node.name] = array.transpose(0, 2, 3, 1) if is_kernel and weight_layout == "OHWI" else array
+            continue
+        attributes = {
+            key: value
+            for key, value in node.attributes.items()
+            if value is not None and key not in ("shape", "function", "dtype")
+        }
+        instructions.append(
+            Instruction(
+                op=node.op,
+                inputs=tuple(value.name for value in node.inputs),
+                output=node.name,
+                attributes=cast("dict[str, Scalar | tuple[int, ...]]", attributes),
+            )
+        )
+    program = Program(
+        layout=layout,
+        weight_layout=weight_layout,
+        inputs=tuple(value.name for value in graph.inputs),
+        outputs=tuple(value.name for value in graph.outputs),
+        tensors=tensors,
+        constants=tuple(constants),
+        instructions=tuple(instructions),
+    )
+    return ProgramFiles(program, {name: np.ascontiguousarray(array) for name, array in constants.items()})
+
+
+def _tensor(value: Value) -> Tensor:
+    type = value.type
+    shape = tuple(size if isinstance(size, int) else -1 for size in type.shape)
+    if shape.count(-1) > 1:
+        raise UnsupportedError(f"%{value.name} is {type}", expected="one symbolic size at most: the batch")
+    if type.quant is None:
+        return Tensor(dtype=str(type.dtype), shape=shape)
+    return Tensor(
+        dtype=str(type.dtype),
+        shape=shape,
+        scale=type.quant.scale,
+        zero_point=type.quant.zero_point,
+        axis=type.quant.axis,
+    )

@@ -1,0 +1,101 @@
+"""Runs an integer program in NumPy, independently of the graph, its interpreter and torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from qcompiler.backends.integer.kernels import KERNELS, Call
+from qcompiler.backends.integer.program import ProgramFiles, Tensor
+from qcompiler.errors import ArtifactError, InputError
+
+Array: TypeAlias = npt.NDArray[Any]
+Observe: TypeAlias = Callable[[str, Array], None]
+
+_NUMPY = {"i4": "i1", "u4": "u1", "i8": "i1", "u8": "u1", "i16": "i2", "u16": "u2", "i32": "i4", "f32": "f4"}
+_TO_NHWC, _TO_NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
+
+
+class Executor:
+    """A loaded program.
+
+    Args:
+        files: The program and its constants.
+
+    Raises:
+        ArtifactError: An instruction or element type is unknown.
+    """
+
+    def __init__(self, files: ProgramFiles) -> None:
+        self.files = files
+        self.program = program = files.program
+        self._constants = {name: self._logical_weight(name, array) for name, array in files.constants.items()}
+        self._calls: list[Call] = []
+        self._last_use: dict[str, int] = {}
+        for position, instruction in enumerate(program.instructions):
+            if instruction.op not in KERNELS:
+                raise ArtifactError(f"the instruction {instruction.op!r} is unknown", where=instruction.output)
+            inputs = tuple(program.tensors[name] for name in instruction.inputs)
+            output = program.tensors[instruction.output]
+            if output.dtype not in _NUMPY:
+                raise ArtifactError(f"the element type {output.dtype!r} is unknown", where=instruction.output)
+            self._calls.append(Call(instruction, inputs, output))
+            self._last_use.update(dict.fromkeys(instruction.inputs, position))
+
+    def run(self, inputs: Sequence[Array], observe: Observe | None = None) -> list[Array]:
+        """Run on one batch of any size.
+
+        Args:
+            inputs: Arrays of the declared types and logical shapes.
+            observe: Called with the name and the codes, in logical order, of each result.
+
+        Returns:
+            The outputs in logical order.
+
+        Raises:
+            InputError: An input does not fit its declaration.
+        """
+        if len(inputs) != len(self.program.inputs):
+            raise InputError(f"{len(inputs)} inputs were given", expected=str(len(self.program.inputs)))
+        memory: dict[str, Array] = {}
+        for name, array in zip(self.program.inputs, inputs, strict=True):
+            _check(name, array, self.program.tensors[name])
+            memory[name] = self._store(array)
+        for position, call in enumerate(self._calls):
+            names = call.instruction.inputs
+            operands = [self._constants[n] if n in self._constants else self._load(memory[n]) for n in names]
+            result = KERNELS[call.instruction.op](call, operands).astype(_NUMPY[call.output.dtype])
+            if observe is not None:
+                observe(call.instruction.output, result)
+            for name in dict.fromkeys(names):
+                if self._last_use[name] == position and name not in self.program.outputs:
+                    memory.pop(name, None)
+            memory[call.instruction.output] = self._store(result)
+        return [np.ascontiguousarray(self._load(memory[name])) for name in self.program.outputs]
+
+    def _store(self, array: Array) -> Array:
+        """Into physical order."""
+        if array.ndim == 4 and self.program.layout == "NHWC":
+            array = array.transpose(_TO_NHWC)
+        return np.ascontiguousarray(array)
+
+    def _load(self, array: Array) -> Array:
+        """A view in logical order."""
+        return array.transpose(_TO_NCHW) if array.ndim == 4 and self.program.layout == "NHWC" else array
+
+    def _logical_weight(self, name: str, array: Array) -> Array:
+        kernels = {i.inputs[1] for i in self.program.instructions if i.op == "int_conv2d"}
+        return array.transpose(_TO_NCHW) if self.program.weight_layout == "OHWI" and name in kernels else array
+
+
+def _check(name: str, array: Array, tensor: Tensor) -> None:
+    fits = array.ndim == len(tensor.shape) and all(
+        want in (-1, have) for want, have in zip(tensor.shape, array.shape, strict=True)
+    )
+    if not fits:
+        raise InputError(f"input {name!r} has shape {list(array.shape)}", expected=str(list(tensor.shape)))
+    if array.dtype != np.dtype(_NUMPY[tensor.dtype]):
+        raise InputError(f"input {name!r} has element type {array.dtype}", expected=tensor.dtype)

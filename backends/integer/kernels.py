@@ -1,0 +1,283 @@
+"""One kernel per instruction, in NumPy.
+
+A kernel gets the arrays of its operands in logical order (N, C, H, W) as int64, or views of them, and gives its result
+in logical order; the executor keeps the physical order. Sums of products run in float32 or float64 only where the
+real weights prove that every partial sum, in any order, stays below 2^24 or 2^53 and is therefore exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from qcompiler.backends.integer.arithmetic import Int, divide, fused_multiply_add, multiply, requantize, round_real
+from qcompiler.backends.integer.program import Instruction, Tensor
+from qcompiler.errors import ArtifactError
+
+FLOAT32_EXACT, FLOAT64_EXACT = 2**24, 2**53
+Array: TypeAlias = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Call:
+    """An instruction and the types around it."""
+
+    instruction: Instruction
+    inputs: tuple[Tensor, ...]
+    output: Tensor
+
+    def __getitem__(self, name: str) -> Any:
+        return self.instruction.attributes[name]
+
+    def get(self, name: str) -> Any:
+        """An attribute, None when it is absent."""
+        return self.instruction.attributes.get(name)
+
+    def zero_point(self, index: int) -> int:
+        """Of an operand."""
+        return self.inputs[index].zero_point[0]
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """Lowest and highest code of the result."""
+        low, high = _limits(self.output.dtype)
+        return (low if self.get("qmin") is None else self["qmin"], high if self.get("qmax") is None else self["qmax"])
+
+    def requantize(self, acc: Int, multiplier: Array, exponent: Array | None) -> Int:
+        """Accumulators, channels last, to codes."""
+        return requantize(acc, multiplier, exponent, self["mode"], self.output.zero_point[0], *self.limits)
+
+
+def _limits(dtype: str) -> tuple[int, int]:
+    bits = int(dtype[1:])
+    return (0, 2**bits - 1) if dtype[0] == "u" else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+
+
+def _steps(call: Call, arrays: Sequence[Array], index: int) -> Int:
+    result: Int = arrays[index].astype(np.int64) - call.zero_point(index)
+    return result
+
+
+def _exact_type(weight: Int, largest: int, where: str) -> type[np.floating[Any]]:
+    """The fastest float type in which every partial sum of weight x codes is exact. `weight`: [out, K]."""
+    bound = int(np.abs(weight).sum(axis=1).max(initial=0)) * largest
+    if bound < FLOAT32_EXACT:
+        return np.float32
+    if bound < FLOAT64_EXACT:
+        return np.float64
+    raise ArtifactError(f"partial sums can reach {bound}", where=where, expected=f"less than {FLOAT64_EXACT}")
+
+
+def _largest(call: Call) -> int:
+    low, high = _limits(call.inputs[0].dtype)
+    return max(high - call.zero_point(0), call.zero_point(0) - low)
+
+
+def _multiplier(arrays: Sequence[Array], first: int) -> tuple[Array, Array | None]:
+    return arrays[first], arrays[first + 1] if len(arrays) > first + 1 else None
+
+
+def int_conv2d(call: Call, arrays: Sequence[Array]) -> Array:
+    """Convolution by im2col, one matrix product per group; depthwise by taps."""
+    weight: Int = arrays[1].astype(np.int64)
+    out_channels, per_group, kernel_h, kernel_w = weight.shape
+    groups, (stride_h, stride_w), (step_h, step_w) = call["groups"], call["stride"], call["dilation"]
+    top, left, bottom, right = call["padding"]
+    dtype = _exact_type(weight.reshape(out_channels, -1), _largest(call), call.instruction.output)
+    x = _steps(call, arrays, 0).astype(dtype).transpose(0, 2, 3, 1)
+    x = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
+    height = (x.shape[1] - step_h * (kernel_h - 1) - 1) // stride_h + 1
+    width = (x.shape[2] - step_w * (kernel_w - 1) - 1) // stride_w + 1
+
+    def tap(i: int, j: int) -> Array:
+        rows = slice(i * step_h, i * step_h + stride_h * (height - 1) + 1, stride_h)
+        columns = slice(j * step_w, j * step_w + stride_w * (width - 1) + 1, stride_w)
+        return x[:, rows, columns, :]
+
+    taps = [(i, j) for i in range(kernel_h) for j in range(kernel_w)]
+    acc = np.zeros((x.shape[0], height, width, out_channels), dtype)
+    kernel = weight.astype(dtype)
+    if per_group == 1 and out_channels == groups:
+        for i, j in taps:
+            acc += tap(i, j) * kernel[:, 0, i, j]
+    else:
+        rows = out_channels // groups
+        for group in range(groups):
+            channels = slice(group * per_group, (group + 1) * per_group)
+            outputs = slice(group * rows, (group + 1) * rows)
+            for i, j in taps:
+                acc[..., outputs] += tap(i, j)[..., channels] @ kernel[outputs, :, i, j].T
+    total = acc.astype(np.int64) + arrays[2].astype(np.int64)
+    return call.requantize(total, *_multiplier(arrays, 3)).transpose(0, 3, 1, 2)
+
+
+def int_linear(call: Call, arrays: Sequence[Array]) -> Array:
+    """x W^T."""
+    weight: Int = arrays[1].astype(np.int64)
+    dtype = _exact_type(weight, _largest(call), call.instruction.output)
+    acc = _steps(call, arrays, 0).astype(dtype) @ weight.astype(dtype).T
+    return call.requantize(acc.astype(np.int64) + arrays[2].astype(np.int64), *_multiplier(arrays, 3))
+
+
+def int_add(call: Call, arrays: Sequence[Array]) -> Array:
+    """Addition: both operands on one scale in integers, or ONNX Runtime's float32 form."""
+    low, high = call.limits
+    if call["mode"] == "f32_rne":
+        order = (("left", arrays[0]), ("right", arrays[1]))
+        offset = call["offset"]
+        if _left_is_scalar(arrays[0].shape, arrays[1].shape):
+            order, offset = (order[1], order[0]), call["scalar_left_offset"]
+        (first, a), (second, b) = order
+        inner = fused_multiply_add(b.astype(np.float32), np.float32(call[f"{second}_multiplier"]), np.float32(offset))
+        outer = fused_multiply_add(a.astype(np.float32), np.float32(call[f"{first}_multiplier"]), inner)
+        return np.clip(np.rint(outer), low, high).astype(np.int64)
+    total = np.zeros((), np.int64)
+    for index, side in enumerate(("left", "right")):
+        shifted = _steps(call, arrays, index) << call["shift"]
+        total = total + multiply(shifted, call[f"{side}_multiplier"], call[f"{side}_exponent"], call["mode"])
+    return call.requantize(total, call["out_multiplier"], call["out_exponent"])
+
+
+def _left_is_scalar(left: Sequence[int], right: Sequence[int]) -> bool:
+    rank = max(len(left), len(right))
+    sizes = zip((1,) * (rank - len(left)) + tuple(left), (1,) * (rank - len(right)) + tuple(right), strict=True)
+    wide = [a for a, b in sizes if (a, b) != (1, 1)]
+    return not wide or wide[-1] == 1
+
+
+def int_mul(call: Call, arrays: Sequence[Array]) -> Array:
+    """Product of codes without their zero points."""
+    product = _steps(call, arrays, 0) * _steps(call, arrays, 1)
+    if call["mode"] == "f32_rne":
+        scaled = product.astype(np.float32) * np.float32(call["product_multiplier"])
+        return np.clip(np.rint(scaled + np.float32(call.output.zero_point[0])), *call.limits).astype(np.int64)
+    return call.requantize(product, call["product_multiplier"], call["product_exponent"])
+
+
+def int_mean(call: Call, arrays: Sequence[Array]) -> Array:
+    """Sum over whole axes; the division is in the multiplier."""
+    total = _steps(call, arrays, 0).sum(axis=tuple(call["axes"]), keepdims=bool(call["keepdim"]))
+    multiplier, exponent = _multiplier(arrays, 1)
+    return call.requantize(total, multiplier[0], None if exponent is None else exponent[0])
+
+
+def _windows(size: int, out: int, kernel: int, stride: int, padding: int) -> list[tuple[int, int, int]]:
+    """(begin, end, size with padding) of each window along one axis, as torch clips them."""
+    result = []
+    for index in range(out):
+        begin = index * stride - padding
+        end = min(begin + kernel, size + padding)
+        result.append((max(begin, 0), min(end, size), end - begin))
+    return result
+
+
+def int_avg_pool2d(call: Call, arrays: Sequence[Array]) -> Array:
+    """Mean of each window, divided as the target rounds."""
+    x = _steps(call, arrays, 0)
+    out_h, out_w = call.output.shape[2:]
+    kernel, stride, padding = call["kernel"], call["stride"], call["padding"]
+    rows = _windows(x.shape[2], out_h, kernel[0], stride[0], padding[0])
+    columns = _windows(x.shape[3], out_w, kernel[1], stride[1], padding[1])
+    result = np.empty((*x.shape[:2], out_h, out_w), np.int64)
+    for i, (top, bottom, full_h) in enumerate(rows):
+        for j, (left, right, full_w) in enumerate(columns):
+            count = full_h * full_w if call["count_include_pad"] else (bottom - top) * (right - left)
+            total = x[:, :, top:bottom, left:right].sum(axis=(2, 3))
+            result[:, :, i, j] = divide(total, call.get("divisor_override") or count, call["rounding"])
+    return np.clip(result + call.output.zero_point[0], *call.limits)
+
+
+def max_pool2d(call: Call, arrays: Sequence[Array]) -> Array:
+    """Largest code of each window; padding never wins."""
+    x = arrays[0]
+    out_h, out_w = call.output.shape[2:]
+    (kernel_h, kernel_w), (stride_h, stride_w), (pad_h, pad_w) = call["kernel"], call["stride"], call["padding"]
+    step_h, step_w = call["dilation"]
+    need_h = stride_h * (out_h - 1) + step_h * (kernel_h - 1) + 1 - x.shape[2] - pad_h
+    need_w = stride_w * (out_w - 1) + step_w * (kernel_w - 1) + 1 - x.shape[3] - pad_w
+    lowest = np.iinfo(x.dtype).min
+    x = np.pad(x, ((0, 0), (0, 0), (pad_h, max(need_h, 0)), (pad_w, max(need_w, 0))), constant_values=lowest)
+    result = np.full((*x.shape[:2], out_h, out_w), lowest, x.dtype)
+    for i in range(0, step_h * kernel_h, step_h):
+        for j in range(0, step_w * kernel_w, step_w):
+            part = x[:, :, i : i + stride_h * (out_h - 1) + 1 : stride_h, j : j + stride_w * (out_w - 1) + 1 : stride_w]
+            np.maximum(result, part, out=result)
+    return result
+
+
+def quantize(call: Call, arrays: Sequence[Array]) -> Array:
+    """Real numbers to codes, by a true float32 division."""
+    quotient = arrays[0].astype(np.float32) / np.float32(call.output.scale[0])
+    steps = round_real(np.nan_to_num(quotient.astype(np.float64)), call["rounding"]) + call.output.zero_point[0]
+    return np.clip(steps, *call.limits).astype(np.int64)
+
+
+def dequantize(call: Call, arrays: Sequence[Array]) -> Array:
+    """Codes to real numbers."""
+    return _steps(call, arrays, 0).astype(np.float32) * np.float32(call.inputs[0].scale[0])
+
+
+def rescale(call: Call, arrays: Sequence[Array]) -> Array:
+    """From one grid to another."""
+    multiplier, exponent = _multiplier(arrays, 1)
+    return call.requantize(_steps(call, arrays, 0), multiplier[0], None if exponent is None else exponent[0])
+
+
+def lookup(call: Call, arrays: Sequence[Array]) -> Array:
+    """A table entry per code."""
+    return arrays[1][arrays[0].astype(np.int64) - call["offset"]]
+
+
+def reshape(call: Call, arrays: Sequence[Array]) -> Array:
+    """Other sizes, row-major in logical order."""
+    return arrays[0].reshape(call.output.shape)
+
+
+def permute(call: Call, arrays: Sequence[Array]) -> Array:
+    """Axes in another order."""
+    return arrays[0].transpose(call["axes"])
+
+
+def concat(call: Call, arrays: Sequence[Array]) -> Array:
+    """Side by side."""
+    return np.concatenate(arrays, axis=call["axis"])
+
+
+def slice_(call: Call, arrays: Sequence[Array]) -> Array:
+    """Part of one axis."""
+    index = [slice(None)] * int(call["axis"]) + [slice(call["start"], call["stop"], call["step"])]
+    return arrays[0][tuple(index)]
+
+
+def pad(call: Call, arrays: Sequence[Array]) -> Array:
+    """A border of one code."""
+    amounts = call["pad"]
+    half = len(amounts) // 2
+    widths = list(zip(amounts[:half], amounts[half:], strict=True))
+    return np.pad(arrays[0], widths, constant_values=arrays[0].dtype.type(call["value"]))
+
+
+Kernel: TypeAlias = Callable[[Call, Sequence[Array]], Array]
+KERNELS: Mapping[str, Kernel] = {
+    "quantize": quantize,
+    "dequantize": dequantize,
+    "int_conv2d": int_conv2d,
+    "int_linear": int_linear,
+    "int_add": int_add,
+    "int_mul": int_mul,
+    "int_mean": int_mean,
+    "int_avg_pool2d": int_avg_pool2d,
+    "max_pool2d": max_pool2d,
+    "rescale": rescale,
+    "lookup": lookup,
+    "reshape": reshape,
+    "permute": permute,
+    "concat": concat,
+    "slice": slice_,
+    "pad": pad,
+}
+"""Every instruction that a program may hold."""

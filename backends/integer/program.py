@@ -1,0 +1,111 @@
+"""The integer program: a list of instructions over named tensors, with its constants beside it.
+
+`program.json` holds everything but numbers in bulk, `weights.safetensors` those. Images are stored physically in the
+order that `layout` names; sizes, axes and attributes are written in the logical order N, C, H, W. A size of -1 is the
+batch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from qcompiler.errors import ArtifactError
+
+SCHEMA = "qcompiler.program/1"
+Array = npt.NDArray[np.generic]
+Scalar = bool | int | float | str | None
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Tensor(_Model):
+    """One tensor: element type, logical sizes, grid."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    scale: tuple[float, ...] = ()
+    zero_point: tuple[int, ...] = ()
+    axis: int | None = None
+
+
+class Instruction(_Model):
+    """One operation. `output` is also its name."""
+
+    op: str
+    inputs: tuple[str, ...]
+    output: str
+    attributes: dict[str, Scalar | tuple[int, ...]] = {}
+
+
+class Program(_Model):
+    """The whole program but its constants."""
+
+    schema_version: Annotated[Literal["qcompiler.program/1"], Field(alias="schema")] = "qcompiler.program/1"
+    layout: Literal["NHWC", "NCHW"]
+    weight_layout: Literal["OHWI", "OIHW"]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    tensors: dict[str, Tensor]
+    constants: tuple[str, ...]
+    instructions: tuple[Instruction, ...]
+
+
+@dataclass(frozen=True)
+class ProgramFiles:
+    """A program with its constants."""
+
+    program: Program
+    constants: Mapping[str, Array]
+
+    def __post_init__(self) -> None:
+        known = {*self.program.inputs, *self.program.constants}
+        for name in self.program.constants:
+            if name not in self.constants:
+                raise ArtifactError(f"the constant {name!r} is missing", where="weights.safetensors")
+        for instruction in self.program.instructions:
+            for name in instruction.inputs:
+                if name not in known:
+                    raise ArtifactError(f"{name!r} is read before it is written", where=f"instruction {instruction.output}")
+            known.add(instruction.output)
+        for name in (*known, *self.program.outputs):
+            if name not in self.program.tensors or name not in known:
+                raise ArtifactError(f"the tensor {name!r} is not declared or never written", where="program.json")
+
+    def program_json(self) -> str:
+        """Text of `program.json`; the same program gives the same bytes."""
+        data = self.program.model_dump(mode="json", by_alias=True)
+        return json.dumps(data, sort_keys=True, indent=1) + "\n"
+
+    def weights(self) -> bytes:
+        """Bytes of `weights.safetensors`."""
+        return save({name: np.ascontiguousarray(self.constants[name]) for name in sorted(self.constants)})
+
+    @classmethod
+    def parse(cls, program_json: str, weights: bytes) -> ProgramFiles:
+        """Read what `program_json` and `weights` wrote.
+
+        Raises:
+            ArtifactError: The files are damaged, do not belong together, or are of another version.
+        """
+        try:
+            program = Program.model_validate_json(program_json)
+        except ValidationError as error:
+            finding = error.errors()[0]
+            place = ".".join(str(part) for part in finding["loc"])
+            raise ArtifactError(f"not an integer program: {finding['msg']}", where=f"program.json, {place}") from None
+        try:
+            constants = load(weights)
+        except SafetensorError as error:
+            raise ArtifactError(f"the constants cannot be read: {error}", where="weights.safetensors") from None
+        return cls(program, constants)

@@ -1,0 +1,47 @@
+"""Give the quantizers whose grid the hardware dictates that grid.
+
+A sigmoid lies between 0 and 1 whatever its input; many integer cores produce it on one fixed grid. Such a grid beats
+calibration.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from qcompiler.ir.graph import Graph
+from qcompiler.ir.types import Stage
+from qcompiler.passes.base import Pass, PassContext
+from qcompiler.validation.contracts import THRESHOLDS, Contract
+
+
+@dataclass(frozen=True)
+class FixRanges(Pass):
+    """Scales and zero points that the target's descriptor fixes (`out_fixed`)."""
+
+    name: ClassVar[str] = "fix-ranges"
+    stages: ClassVar[frozenset[Stage]] = frozenset({Stage.QUANTIZED})
+    requires: ClassVar[frozenset[str]] = frozenset({"quantizers"})
+    establishes: ClassVar[frozenset[str]] = frozenset({"fixed-ranges"})
+
+    @property
+    def contract(self) -> Contract:
+        """Values are rounded to the fixed grid."""
+        return THRESHOLDS["calibrate"]
+
+    def run(self, graph: Graph, context: PassContext) -> None:
+        """See the module text."""
+        target = context.require_target(self.name)
+        rewriter = context.rewriter(graph)
+        for node in graph.nodes:
+            source = node.inputs[0].producer if node.op == "fake_quantize" else None
+            rule = target.op_rule(source.op) if source is not None else None
+            if rule is None or rule.out_fixed is None:
+                continue
+            rewriter.write_tensor(node.inputs[1], torch.tensor(rule.out_fixed.scale))
+            rewriter.write_tensor(node.inputs[2], torch.tensor(rule.out_fixed.zero_point, dtype=torch.int32))
+            rewriter.note(
+                node, f"a grid fixed by {target.name}: scale {rule.out_fixed.scale}, zero {rule.out_fixed.zero_point}"
+            )
