@@ -183,9 +183,7 @@ def _set_parameters(layer: Node, weight: Tensor, bias: Tensor, rewriter: Rewrite
     if len(layer.inputs) > 2:
         rewriter.replace_input(layer, 2, rewriter.set_tensor(layer.inputs[2], bias, before=layer, like=layer))
     else:
-        rewriter.add_input(
-            layer, rewriter.leaf("parameter", bias, ref=f"{layer.name}.bias", before=layer, like=layer)
-        )
+        rewriter.add_input(layer, rewriter.leaf("parameter", bias, ref=f"{layer.name}.bias", before=layer, like=layer))
 
 
 def _keep_statistics(layer: Node, node: Node, affine: _Affine, rewriter: Rewriter) -> None:

@@ -1,8 +1,8 @@
 """Bring each activation to the op that makes its input, so that both become one step of the hardware.
 
-    clamp(clamp(x, a, b), c, d)        ->  clamp(x, ...) with both intervals
-    relu(max_pool2d(conv(x)))          ->  max_pool2d(relu(conv(x)))
-    relu(reshape(conv(x)))             ->  reshape(relu(conv(x)))      any op that only moves elements
+clamp(clamp(x, a, b), c, d)        ->  clamp(x, ...) with both intervals
+relu(max_pool2d(conv(x)))          ->  max_pool2d(relu(conv(x)))
+relu(reshape(conv(x)))             ->  reshape(relu(conv(x)))      any op that only moves elements
 """
 
 from __future__ import annotations

@@ -306,9 +306,7 @@ class _Lowering:
             real = torch.tensor(float(cast("float", node.attributes["value"])))
             code = quantize(real, params.scale, params.zero_point, QuantSpec(bits=16))
             attributes["value"] = float(min(max(int(code), low), high))
-        moved = self.rewriter.insert(
-            node.op, operands, attributes, before=node, like=node, name=f"{node.name}.int"
-        )
+        moved = self.rewriter.insert(node.op, operands, attributes, before=node, like=node, name=f"{node.name}.int")
         self.limits[moved.output] = (
             min(self.limits[v][0] for v in operands),
             max(self.limits[v][1] for v in operands),

@@ -39,7 +39,13 @@ def multiply(x: Int, significand: npt.ArrayLike, exponent: npt.ArrayLike, mode: 
 
 
 def requantize(
-    acc: Int, multiplier: npt.ArrayLike, exponent: npt.ArrayLike | None, mode: str, zero_point: int, qmin: int, qmax: int
+    acc: Int,
+    multiplier: npt.ArrayLike,
+    exponent: npt.ArrayLike | None,
+    mode: str,
+    zero_point: int,
+    qmin: int,
+    qmax: int,
 ) -> Int:
     """Accumulators to codes. Multipliers broadcast against the last axis."""
     if mode == "f32_rne":

@@ -76,7 +76,9 @@ class ProgramFiles:
         for instruction in self.program.instructions:
             for name in instruction.inputs:
                 if name not in known:
-                    raise ArtifactError(f"{name!r} is read before it is written", where=f"instruction {instruction.output}")
+                    raise ArtifactError(
+                        f"{name!r} is read before it is written", where=f"instruction {instruction.output}"
+                    )
             known.add(instruction.output)
         for name in (*known, *self.program.outputs):
             if name not in self.program.tensors or name not in known:

@@ -131,7 +131,7 @@ def _distribution(node: Node, operands: Sequence[Distribution | None]) -> Distri
             return Distribution(x.mean.repeat_interleave(repeat), x.std.repeat_interleave(repeat), x.low, x.high)
         return x if x.mean.numel() == 1 else None
     if node.definition.has(Trait.MOVEMENT):
-        return x if x.mean.numel() == 1 or node.op in ("pad", "slice") and node.attributes.get("axis") != 1 else None
+        return x if x.mean.numel() == 1 or (node.op in ("pad", "slice") and node.attributes.get("axis") != 1) else None
     if node.op in ("linear", "conv2d"):
         return _mac(node, x)
     return None

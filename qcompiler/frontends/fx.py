@@ -145,7 +145,11 @@ def resize_batch(inputs: Sequence[Tensor], batch: int) -> list[Tensor]:
 
 
 def build(
-    traced: fx.GraphModule, arguments: Sequence[object], inputs: Sequence[Tensor], input_tree: tree.Tree, names: list[str]
+    traced: fx.GraphModule,
+    arguments: Sequence[object],
+    inputs: Sequence[Tensor],
+    input_tree: tree.Tree,
+    names: list[str],
 ) -> Module:
     """Turn a traced model into a graph at stage FLOAT.
 

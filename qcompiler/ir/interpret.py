@@ -75,7 +75,9 @@ def interpret_with(
     for node in graph.nodes:
         results = rule(node, [environment[value] for value in node.inputs])
         if len(results) != len(node.outputs):
-            raise GraphError(f"{node.op} gave {len(results)} results", where=node.where, expected=str(len(node.outputs)))
+            raise GraphError(
+                f"{node.op} gave {len(results)} results", where=node.where, expected=str(len(node.outputs))
+            )
         for value in node.inputs:
             remaining[value] -= 1
             if not remaining[value] and not graph.is_output(value):

@@ -42,7 +42,9 @@ def like_first(types: Sequence[TensorType], attributes: Mapping[str, Attribute])
     return (TensorType(DType(str(attributes["dtype"])), types[0].shape),)
 
 
-def window_size(size: Dim, kernel: int, stride: int, pad: int, dilation: int, *, ceil: bool = False, begin: int = 0) -> Dim:
+def window_size(
+    size: Dim, kernel: int, stride: int, pad: int, dilation: int, *, ceil: bool = False, begin: int = 0
+) -> Dim:
     """Output size of a sliding window along one axis.
 
         floor((size + pad - dilation * (kernel - 1) - 1) / stride) + 1

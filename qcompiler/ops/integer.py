@@ -129,9 +129,7 @@ def _scalar(attributes: Attributes, name: str) -> Requantization:
     if mode is RequantMode.FLOAT32_RNE:
         return Requantization(mode, torch.tensor(float(cast("float", attributes[f"{name}_multiplier"]))), None)
     multiplier, exponent = (int(cast("int", attributes[f"{name}_{part}"])) for part in ("multiplier", "exponent"))
-    return Requantization(
-        mode, torch.tensor(multiplier, dtype=torch.int32), torch.tensor(exponent, dtype=torch.int8)
-    )
+    return Requantization(mode, torch.tensor(multiplier, dtype=torch.int32), torch.tensor(exponent, dtype=torch.int8))
 
 
 def _float32(value: Attribute) -> Tensor | None:

@@ -36,7 +36,8 @@ def conv_shape(types: Sequence[TensorType], attributes: Attributes, rank: int) -
         raise GraphError(f"the input is {types[0]} and the weight {types[1]}", expected=f"{rank + 2} dimensions each")
     if len(stride) != rank or len(dilation) != rank or len(padding) != 2 * rank:
         raise GraphError(
-            f"stride {stride}, dilation {dilation}, padding {padding}", expected=f"{rank}, {rank} and {2 * rank} numbers"
+            f"stride {stride}, dilation {dilation}, padding {padding}",
+            expected=f"{rank}, {rank} and {2 * rank} numbers",
         )
     out, channels, *kernel = (int(size) for size in weight if isinstance(size, int))
     if x[1] != channels * groups or out % groups:
@@ -210,4 +211,3 @@ register(
         summary="Matrix product over the last two axes, batched over the others.",
     )
 )
-

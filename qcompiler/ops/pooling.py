@@ -173,4 +173,3 @@ register(
         summary="The mean over whole axes.",
     )
 )
-

@@ -115,9 +115,7 @@ def grid(node: Node, operand: int | None = None) -> affine.AffineParams:
 
 def _quantize(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
     params, dtype = grid(node), node.output.type.dtype
-    spec = QuantSpec(
-        bits=dtype.bits, signed=dtype.limits[0] < 0, rounding=Rounding(str(node.attributes["rounding"]))
-    )
+    spec = QuantSpec(bits=dtype.bits, signed=dtype.limits[0] < 0, rounding=Rounding(str(node.attributes["rounding"])))
     codes = affine.quantize(operands[0], params.scale, params.zero_point, spec, *codes_limits(node))
     return (codes.to(dtype.torch),)
 

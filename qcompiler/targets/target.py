@@ -133,7 +133,7 @@ class Target:
         activation = data["dtypes"][data["defaults"]["activation"]]
         for key, value in changes.items():
             match key, value:
-                case ("weight_bits" | "activation_bits"), int() if not isinstance(value, bool):
+                case (("weight_bits" | "activation_bits"), int()) if not isinstance(value, bool):
                     name = getattr(self.descriptor.defaults, key.removesuffix("_bits"))
                     _check_bits(self.descriptor.dtypes[name], value, f"dtypes.{name} of {self.name}")
                     (weight if key == "weight_bits" else activation)["bits"] = value
@@ -152,7 +152,9 @@ class Target:
                 case _:
                     raise _bad_override(key, value)
         text = ", ".join(f"{key}={value}" for key, value in changes.items())
-        data["target"]["name"] = f"{self.name.removesuffix(']')}, {text}]" if "[" in self.name else f"{self.name}[{text}]"
+        data["target"]["name"] = (
+            f"{self.name.removesuffix(']')}, {text}]" if "[" in self.name else f"{self.name}[{text}]"
+        )
         return Target.of(data, f"{self.name}.override")
 
     def to_json(self) -> str:

@@ -241,9 +241,7 @@ def _activation(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -
     low, high = activation_bounds(node)
     pending = _rescale(x, arithmetic) if isinstance(x, Codes) else x
     # clamp(clamp(x, a, b), c, d) clamps a and b as well.
-    return Pending(
-        pending.requantize, min(max(pending.low, low), high), max(min(pending.high, high), low)
-    )
+    return Pending(pending.requantize, min(max(pending.low, low), high), max(min(pending.high, high), low))
 
 
 def _table(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:

@@ -97,9 +97,9 @@ def test_order_is_checked_before_anything_runs() -> None:
     module = capture(nn.Sequential(nn.Linear(4, 2)), torch.randn(2, 4))
     before = len(module.main)
     with pytest.raises(PipelineError, match="needs quantizers.*insert-quantizers"):
-        PassManager(
-            [Canonicalize(), FoldBatchNorm(), CalibrateWeightsFirst(), InsertQuantizers()]
-        ).run(module, PassContext())
+        PassManager([Canonicalize(), FoldBatchNorm(), CalibrateWeightsFirst(), InsertQuantizers()]).run(
+            module, PassContext()
+        )
     assert len(module.main) == before
     assert module.main.stage is Stage.FLOAT
 

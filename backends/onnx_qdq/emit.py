@@ -1,0 +1,334 @@
+"""Write an INTEGER graph as ONNX with QuantizeLinear and DequantizeLinear around each operator.
+
+The file holds the integers of the graph itself: int8 weights, and int32 biases at exactly the float32 product of input
+and weight scale, because ONNX Runtime's fused kernels assume that product and ignore the bias' own scale.
+
+    int_conv2d(x, W, b) : q(s, z)   becomes   Q(s, z)(Conv(DQ(x), DQ(W), DQ(b)))
+
+Code limits that the element type does not give already become a Clip in real numbers between the operator and Q.
+
+Signed 8-bit activations are written unsigned, codes and zero points 128 higher, which stands for the same real numbers:
+ONNX Runtime on x86 fuses convolutions of signed activations only behind a session option (`session.qdqisint8allowed`),
+and runs them as float otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_graphsurgeon as gs
+
+from qcompiler.errors import UnsupportedError
+from qcompiler.ir.graph import Graph, Node, Value
+from qcompiler.ir.interpret import LEAVES
+from qcompiler.ir.types import DType, QuantParams, Stage
+
+Array = npt.NDArray[np.generic]
+
+UNSIGNED_SHIFT = 128
+"""How much higher the codes of signed 8-bit activations are in the file."""
+
+_FUNCTIONS = {
+    "sigmoid": ("Sigmoid", {}),
+    "tanh": ("Tanh", {}),
+    "hardswish": ("HardSwish", {}),
+    "hardsigmoid": ("HardSigmoid", {"alpha": 1.0 / 6.0, "beta": 0.5}),
+    "softplus": ("Softplus", {}),
+    "exp": ("Exp", {}),
+}
+"""Table functions with an ONNX operator of the same meaning at opset 14 and below."""
+
+
+@dataclass(frozen=True)
+class OnnxOptions:
+    """Flavour of the file.
+
+    Args:
+        opset: Version of the operator set.
+        ir_version: Version of the file format; newer ones are refused by older runtimes.
+    """
+
+    opset: int = 13
+    ir_version: int = 8
+
+
+def emit(graph: Graph, options: OnnxOptions | None = None) -> bytes:
+    """The ONNX file of `graph`.
+
+    Args:
+        graph: At stage INTEGER. Its float inputs and outputs are those of the file.
+        options: Flavour.
+
+    Returns:
+        The serialized model, checked by onnx. The same graph gives the same bytes.
+
+    Raises:
+        UnsupportedError: The graph is not integer, or holds what ONNX at that opset cannot say.
+    """
+    options = options or OnnxOptions()
+    if graph.stage is not Stage.INTEGER:
+        raise UnsupportedError(f"a graph at stage {graph.stage} has no ONNX form", fix="Lower it first.")
+    model = _Emitter(graph, options).model()
+    onnx.checker.check_model(model, full_check=True)
+    return model.SerializeToString(deterministic=True)
+
+
+class _Emitter:
+    def __init__(self, graph: Graph, options: OnnxOptions) -> None:
+        self.graph = graph
+        self.options = options
+        self.nodes: list[gs.Node] = []
+        self.codes: dict[Value, gs.Tensor] = {}
+        """The integer tensor that holds each value."""
+
+    def model(self) -> onnx.ModelProto:
+        inputs = []
+        for value in self.graph.inputs:
+            tensor = gs.Variable(value.name, _numpy(value), _shape(value))
+            self.codes[value] = tensor
+            inputs.append(tensor)
+        for node in self.graph.nodes:
+            if node.op in LEAVES:
+                continue
+            rule = _RULES.get(node.op)
+            if rule is None:
+                raise UnsupportedError(f"{node.op} has no ONNX form", where=node.where)
+            rule(self, node)
+        outputs = []
+        for value in self.graph.outputs:
+            tensor = self.codes[value]
+            tensor.dtype, tensor.shape = _numpy(value), _shape(value)
+            outputs.append(tensor)
+        surgeon = gs.Graph(
+            nodes=self.nodes, inputs=inputs, outputs=outputs, name=self.graph.name, opset=self.options.opset
+        )
+        model: onnx.ModelProto = gs.export_onnx(surgeon, do_type_check=True)
+        model.ir_version = self.options.ir_version
+        model.producer_name = "qcompiler"
+        return model
+
+    def add(self, op: str, inputs: Sequence[gs.Tensor], name: str, **attributes: object) -> gs.Tensor:
+        """One ONNX node with one result called `name`."""
+        output = gs.Variable(name)
+        self.nodes.append(gs.Node(op, name=f"{name}/{op}", attrs=attributes, inputs=list(inputs), outputs=[output]))
+        return output
+
+    def constant(self, name: str, array: npt.ArrayLike) -> gs.Constant:
+        """An initializer."""
+        return gs.Constant(name, np.asarray(array, order="C"))
+
+    def activation_grid(self, name: str, quant: QuantParams, dtype: DType) -> list[gs.Constant]:
+        """Scale and zero point of an activation; signed 8-bit codes move up to unsigned ones."""
+        if dtype is DType.I8:
+            quant = QuantParams(quant.scale, tuple(zero + UNSIGNED_SHIFT for zero in quant.zero_point), quant.axis)
+            dtype = DType.U8
+        return self.grid(name, quant, dtype)
+
+    def grid(self, name: str, quant: QuantParams, dtype: DType, *, with_zero: bool = True) -> list[gs.Constant]:
+        """Scale and zero point."""
+        per_tensor = quant.axis is None
+        scale = np.asarray(quant.scale[0] if per_tensor else quant.scale, np.float32)
+        result = [self.constant(f"{name}.scale", scale)]
+        if with_zero:
+            zero = np.asarray(quant.zero_point[0] if per_tensor else quant.zero_point, dtype.numpy)
+            result.append(self.constant(f"{name}.zero_point", zero))
+        return result
+
+    def real(self, node: Node, index: int) -> gs.Tensor:
+        """Operand `index` dequantized, by a DequantizeLinear of its own so that each consumer can fuse it."""
+        value = node.inputs[index]
+        quant = value.type.quant
+        if quant is None:
+            return self.codes[value]
+        name = f"{node.name}/{index}"
+        source = self.codes.get(value)
+        if source is None:
+            source = self.constant(f"{value.name}.codes", _leaf(value))
+            grid = self.grid(name, quant, value.type.dtype, with_zero=value.type.dtype is not DType.I32)
+        else:
+            grid = self.activation_grid(name, quant, value.type.dtype)
+        axis = {} if quant.axis is None else {"axis": quant.axis}
+        return self.add("DequantizeLinear", [source, *grid], f"{name}.real", **axis)
+
+    def quantized(self, node: Node, real: gs.Tensor) -> None:
+        """Quantize `real` to the grid and the code limits of `node`'s result."""
+        value = node.output
+        quant, dtype = value.type.quant, value.type.dtype
+        if quant is None:
+            raise UnsupportedError("the result has no grid", where=node.where)
+        low, high = dtype.limits
+        qmin, qmax = node.attributes.get("qmin"), node.attributes.get("qmax")
+        lowest = low if qmin is None else int(qmin)  # type: ignore[arg-type]
+        highest = high if qmax is None else int(qmax)  # type: ignore[arg-type]
+        if (lowest, highest) != (low, high):
+            limits = [
+                self.constant(
+                    f"{node.name}.{end}", np.float32((code - quant.zero_point[0]) * np.float32(quant.scale[0]))
+                )
+                for end, code in (("min", lowest), ("max", highest))
+            ]
+            real = self.add("Clip", [real, *limits], f"{node.name}.clipped")
+        self.codes[value] = self.add(
+            "QuantizeLinear", [real, *self.activation_grid(node.name, quant, dtype)], value.name
+        )
+
+    def _ints(self, node: Node, name: str) -> list[int]:
+        return [int(item) for item in node.attributes[name]]  # type: ignore[union-attr,arg-type]
+
+    def quantize(self, node: Node) -> None:
+        self.quantized(node, self.codes[node.inputs[0]])
+
+    def dequantize(self, node: Node) -> None:
+        quant = node.inputs[0].type.quant
+        if quant is None:
+            raise UnsupportedError("the operand has no grid", where=node.where)
+        grid = self.activation_grid(node.name, quant, node.inputs[0].type.dtype)
+        self.codes[node.output] = self.add("DequantizeLinear", [self.codes[node.inputs[0]], *grid], node.name)
+
+    def conv2d(self, node: Node) -> None:
+        operands = [self.real(node, index) for index in range(3)]
+        padding = self._ints(node, "padding")
+        attributes = {
+            "strides": self._ints(node, "stride"),
+            "pads": padding,
+            "dilations": self._ints(node, "dilation"),
+            "group": int(node.attributes["groups"]),  # type: ignore[arg-type]
+            "kernel_shape": [int(size) for size in node.inputs[1].type.shape[2:]],  # type: ignore[arg-type]
+        }
+        self.quantized(node, self.add("Conv", operands, f"{node.name}.conv", **attributes))
+
+    def linear(self, node: Node) -> None:
+        if node.inputs[0].type.rank != 2:
+            raise UnsupportedError("a linear layer on more than two dimensions", where=node.where)
+        operands = [self.real(node, index) for index in range(3)]
+        self.quantized(node, self.add("Gemm", operands, f"{node.name}.gemm", transB=1))
+
+    def binary(self, node: Node) -> None:
+        op = {"int_add": "Add", "int_mul": "Mul"}[node.op]
+        self.quantized(node, self.add(op, [self.real(node, 0), self.real(node, 1)], f"{node.name}.real"))
+
+    def mean(self, node: Node) -> None:
+        axes = self._ints(node, "axes")
+        x = self.real(node, 0)
+        if axes == [2, 3] and node.inputs[0].type.rank == 4 and node.attributes["keepdim"]:
+            self.quantized(node, self.add("GlobalAveragePool", [x], f"{node.name}.real"))
+            return
+        keep = int(bool(node.attributes["keepdim"]))
+        self.quantized(node, self.add("ReduceMean", [x], f"{node.name}.real", axes=axes, keepdims=keep))
+
+    def avg_pool2d(self, node: Node) -> None:
+        if node.attributes["divisor_override"] is not None:
+            raise UnsupportedError("average pooling with divisor_override", where=node.where)
+        padding = self._ints(node, "padding")
+        pooled = self.add(
+            "AveragePool",
+            [self.real(node, 0)],
+            f"{node.name}.real",
+            kernel_shape=self._ints(node, "kernel"),
+            strides=self._ints(node, "stride"),
+            pads=padding * 2,
+            ceil_mode=int(bool(node.attributes["ceil_mode"])),
+            count_include_pad=int(bool(node.attributes["count_include_pad"])),
+        )
+        self.quantized(node, pooled)
+
+    def lookup(self, node: Node) -> None:
+        function, x = str(node.attributes["function"]), self.real(node, 0)
+        if function == "silu":
+            product = self.add("Mul", [x, self.add("Sigmoid", [x], f"{node.name}.gate")], f"{node.name}.real")
+            self.quantized(node, product)
+            return
+        if function not in _FUNCTIONS or (function == "hardswish" and self.options.opset < 14):
+            raise UnsupportedError(f"{function} has no operator at opset {self.options.opset}", where=node.where)
+        op, attributes = _FUNCTIONS[function]
+        self.quantized(node, self.add(op, [x], f"{node.name}.real", **attributes))
+
+    def rescale(self, node: Node) -> None:
+        self.quantized(node, self.real(node, 0))
+
+    def max_pool2d(self, node: Node) -> None:
+        pooled = self.add(
+            "MaxPool",
+            [self.real(node, 0)],
+            f"{node.name}.real",
+            kernel_shape=self._ints(node, "kernel"),
+            strides=self._ints(node, "stride"),
+            pads=self._ints(node, "padding") * 2,
+            dilations=self._ints(node, "dilation"),
+            ceil_mode=int(bool(node.attributes["ceil_mode"])),
+        )
+        self.quantized(node, pooled)
+
+    def reshape(self, node: Node) -> None:
+        sizes = [size if isinstance(size, int) else -1 for size in node.output.type.shape]
+        if sizes.count(-1) > 1:
+            raise UnsupportedError("a reshape to two symbolic sizes", where=node.where)
+        shape = self.constant(f"{node.name}.shape", np.asarray(sizes, np.int64))
+        self.quantized(node, self.add("Reshape", [self.real(node, 0), shape], f"{node.name}.real"))
+
+    def permute(self, node: Node) -> None:
+        x = self.real(node, 0)
+        self.quantized(node, self.add("Transpose", [x], f"{node.name}.real", perm=self._ints(node, "axes")))
+
+    def concat(self, node: Node) -> None:
+        parts = [self.real(node, index) for index in range(len(node.inputs))]
+        axis = int(node.attributes["axis"])  # type: ignore[arg-type]
+        self.quantized(node, self.add("Concat", parts, f"{node.name}.real", axis=axis))
+
+    def slice(self, node: Node) -> None:
+        bounds = [
+            self.constant(f"{node.name}.{key}", np.asarray([node.attributes[key]], np.int64))
+            for key in ("start", "stop", "axis", "step")
+        ]
+        self.quantized(node, self.add("Slice", [self.real(node, 0), *bounds], f"{node.name}.real"))
+
+    def pad(self, node: Node) -> None:
+        quant = node.output.type.quant
+        if quant is None:
+            raise UnsupportedError("the result has no grid", where=node.where)
+        code = float(node.attributes["value"])  # type: ignore[arg-type]
+        amounts = self.constant(f"{node.name}.pads", np.asarray(self._ints(node, "pad"), np.int64))
+        value = self.constant(
+            f"{node.name}.value", np.float32((code - quant.zero_point[0]) * np.float32(quant.scale[0]))
+        )
+        self.quantized(node, self.add("Pad", [self.real(node, 0), amounts, value], f"{node.name}.real"))
+
+
+_RULES: dict[str, Callable[[_Emitter, Node], None]] = {
+    "quantize": _Emitter.quantize,
+    "dequantize": _Emitter.dequantize,
+    "int_conv2d": _Emitter.conv2d,
+    "int_linear": _Emitter.linear,
+    "int_add": _Emitter.binary,
+    "int_mul": _Emitter.binary,
+    "int_mean": _Emitter.mean,
+    "int_avg_pool2d": _Emitter.avg_pool2d,
+    "lookup": _Emitter.lookup,
+    "rescale": _Emitter.rescale,
+    "max_pool2d": _Emitter.max_pool2d,
+    "reshape": _Emitter.reshape,
+    "permute": _Emitter.permute,
+    "concat": _Emitter.concat,
+    "slice": _Emitter.slice,
+    "pad": _Emitter.pad,
+}
+
+
+def _leaf(value: Value) -> Array:
+    node = value.producer
+    if node is None or node.op not in LEAVES:
+        raise UnsupportedError(f"%{value.name} is not emitted yet")
+    array: Array = node.graph.module.tensors[str(node.attributes["ref"])].detach().cpu().numpy()
+    return array
+
+
+def _numpy(value: Value) -> np.dtype[np.generic]:
+    return value.type.dtype.numpy
+
+
+def _shape(value: Value) -> list[int | str]:
+    return [size if isinstance(size, int) else str(size) for size in value.type.shape]
