@@ -14,38 +14,17 @@ from qcompiler.frontends import fx
 from qcompiler.ir.graph import Module
 from qcompiler.ir.interpret import interpret
 from qcompiler.ir.types import Stage
-from qcompiler.passes.base import Pass, PassContext
-from qcompiler.passes.calibrate_activations import CalibrateActivations
-from qcompiler.passes.calibrate_weights import CalibrateWeights
+from qcompiler.passes.base import PassContext
 from qcompiler.passes.canonicalize import Canonicalize
-from qcompiler.passes.eliminate_dead_code import EliminateDeadCode
-from qcompiler.passes.fix_ranges import FixRanges
 from qcompiler.passes.fold_batch_norm import FoldBatchNorm
-from qcompiler.passes.fold_constants import FoldConstants
-from qcompiler.passes.fuse_activations import FuseActivations
-from qcompiler.passes.fuse_requantization import FuseRequantization
 from qcompiler.passes.insert_quantizers import InsertQuantizers
-from qcompiler.passes.lower_to_integer import LowerToInteger
 from qcompiler.passes.manager import PassManager
-from qcompiler.passes.unify_scales import UnifyScales
+from qcompiler.pipeline import default_pipeline, quantization_passes
 from qcompiler.targets import load_target, targets
 from qcompiler.validation.exact import output_codes
 
-TO_QUANTIZED: tuple[Pass, ...] = (
-    Canonicalize(),
-    EliminateDeadCode(),
-    FoldConstants(),
-    FoldBatchNorm(),
-    FuseActivations(),
-    EliminateDeadCode(),
-    InsertQuantizers(),
-    FixRanges(),
-    UnifyScales(),
-    CalibrateWeights(),
-    CalibrateActivations(),
-    FuseRequantization(),
-)
-TO_INTEGER: tuple[Pass, ...] = (*TO_QUANTIZED, LowerToInteger(), EliminateDeadCode())
+TO_QUANTIZED = quantization_passes()
+TO_INTEGER = default_pipeline()
 
 
 def capture(model: nn.Module, x: Tensor) -> Module:
@@ -96,7 +75,7 @@ def test_lowered_codes_equal_the_exact_simulation(network: str, batch: int) -> N
 def test_order_is_checked_before_anything_runs() -> None:
     module = capture(nn.Sequential(nn.Linear(4, 2)), torch.randn(2, 4))
     before = len(module.main)
-    with pytest.raises(PipelineError, match="needs quantizers.*insert-quantizers"):
+    with pytest.raises(PipelineError, match=r"needs quantizers.*insert-quantizers"):
         PassManager([Canonicalize(), FoldBatchNorm(), CalibrateWeightsFirst(), InsertQuantizers()]).run(
             module, PassContext()
         )
