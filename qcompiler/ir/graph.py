@@ -334,3 +334,31 @@ class Module:
             count += 1
             name = f"{hint}_{count}"
         return name
+
+    def clone(self) -> Module:
+        """A copy whose graphs can be edited without touching this one. Tensors are shared: passes replace them."""
+        copy = Module(self.tensors)
+        for graph in self.graphs.values():
+            copy.add(_clone_graph(graph, copy))
+        return copy
+
+
+def _clone_graph(graph: Graph, module: Module) -> Graph:
+    copy = Graph(graph.name, graph.stage)
+    copy.module = module
+    copy.input_tree, copy.output_tree = graph.input_tree, graph.output_tree
+    copy.input_names, copy.bounds = list(graph.input_names), dict(graph.bounds)
+    values = {value: copy.add_input(value.name, value.type) for value in graph.inputs}
+    for node in graph.nodes:
+        twin = copy.append(
+            node.op,
+            [values[value] for value in node.inputs],
+            node.attributes,
+            name=node.name,
+            location=node.location,
+            types=[value.type for value in node.outputs],
+        )
+        twin.origins = node.origins
+        values.update(zip(node.outputs, twin.outputs, strict=True))
+    copy.set_outputs([values[value] for value in graph.outputs])
+    return copy
