@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from qcompiler.errors import CalibrationError, GraphError
-from qcompiler.ir.graph import Attribute, Graph, Node
+from qcompiler.ir.graph import Attribute, Graph, Node, Value
 from qcompiler.ir.interpret import LEAVES, check_inputs, evaluate_node, interpret, interpret_with
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.types import Stage
@@ -86,13 +86,19 @@ class Pending:
 Exact: TypeAlias = "Tensor | Codes | Pending"
 
 
-def simulate(graph: Graph, inputs: Sequence[Tensor], arithmetic: Arithmetic) -> list[Exact]:
+def simulate(
+    graph: Graph,
+    inputs: Sequence[Tensor],
+    arithmetic: Arithmetic,
+    observe: Callable[[Value, Exact], None] | None = None,
+) -> list[Exact]:
     """Evaluate a QUANTIZED graph on codes.
 
     Args:
         graph: At stage QUANTIZED, calibrated.
         inputs: Float tensors, one per graph input.
         arithmetic: How the target computes.
+        observe: Called with each value and what it is.
 
     Returns:
         The outputs: `Codes` where they are quantized, tensors otherwise.
@@ -102,7 +108,11 @@ def simulate(graph: Graph, inputs: Sequence[Tensor], arithmetic: Arithmetic) -> 
         GraphError: An op has no exact evaluation on what it is given.
     """
     check_inputs(graph, inputs)
-    return interpret_with(graph, list[Exact](inputs), lambda node, operands: (_evaluate(node, operands, arithmetic),))
+
+    def rule(node: Node, operands: Sequence[Exact]) -> tuple[Exact]:
+        return (_evaluate(node, operands, arithmetic),)
+
+    return interpret_with(graph, list[Exact](inputs), rule, observe)
 
 
 def output_codes(graph: Graph, inputs: Sequence[Tensor], arithmetic: Arithmetic) -> list[Tensor]:

@@ -1,0 +1,121 @@
+"""The verifier passes what is equal and names the first tensor of what is not: ten injected faults."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from qcompiler.backends.integer import ProgramFiles, emit
+from qcompiler.backends.integer.program import Instruction
+from qcompiler.ir.graph import Module
+from qcompiler.passes.base import PassContext
+from qcompiler.passes.manager import PassManager
+from qcompiler.pipeline import default_pipeline, quantization_passes
+from qcompiler.targets import load_target
+from qcompiler.verify import verify
+from tests.backends.test_integer_program import Mixed
+from tests.passes.test_default_pipeline import capture
+
+TARGET = load_target("int8_dsp_per_channel")
+
+
+@pytest.fixture(scope="module")
+def forms() -> tuple[Module, Module, ProgramFiles]:
+    torch.manual_seed(0)
+    model, x = Mixed(), torch.randn(4, 3, 33, 29)
+    quantized = capture(model, x)
+    context = PassContext(TARGET, calibration=[[x]])
+    PassManager(quantization_passes()).run(quantized, context)
+    integer = capture(model, x)
+    PassManager(default_pipeline()).run(integer, context)
+    return quantized, integer, emit(integer.main)
+
+
+def inputs() -> list[torch.Tensor]:
+    return [torch.randn(3, 3, 33, 29, generator=torch.Generator().manual_seed(1))]
+
+
+def test_equal_forms_pass_and_say_how_much_was_compared(forms: tuple[Module, Module, ProgramFiles]) -> None:
+    quantized, integer, program = forms
+    report = verify(quantized.main, integer.main, program, inputs(), TARGET.arithmetic)
+    assert report.passed
+    assert all(form.tensors > 10 and form.elements > 10_000 and form.differing == 0 for form in report.forms)
+
+
+def instruction(op: str, **changes: object) -> Callable[[ProgramFiles], tuple[ProgramFiles, str]]:
+    """A fault in the attributes of the first instruction `op`."""
+
+    def inject(files: ProgramFiles) -> tuple[ProgramFiles, str]:
+        index, old = next((i, item) for i, item in enumerate(files.program.instructions) if item.op == op)
+        new = Instruction.model_validate({**old.model_dump(), "attributes": {**old.attributes, **changes}})
+        items = (*files.program.instructions[:index], new, *files.program.instructions[index + 1 :])
+        return ProgramFiles(files.program.model_copy(update={"instructions": items}), files.constants), old.output
+
+    return inject
+
+
+def tensor(op: str, operand: int | None, **changes: object) -> Callable[[ProgramFiles], tuple[ProgramFiles, str]]:
+    """A fault in the declared grid of an operand or of the result of the first instruction `op`."""
+
+    def inject(files: ProgramFiles) -> tuple[ProgramFiles, str]:
+        old = next(item for item in files.program.instructions if item.op == op)
+        name = old.output if operand is None else old.inputs[operand]
+        tensors = {**files.program.tensors, name: files.program.tensors[name].model_copy(update=changes)}
+        return ProgramFiles(files.program.model_copy(update={"tensors": tensors}), files.constants), old.output
+
+    return inject
+
+
+def constant(
+    op: str, operand: int, change: Callable[..., object]
+) -> Callable[[ProgramFiles], tuple[ProgramFiles, str]]:
+    """A fault in a constant of the first instruction `op`."""
+
+    def inject(files: ProgramFiles) -> tuple[ProgramFiles, str]:
+        old = next(item for item in files.program.instructions if item.op == op)
+        constants = copy.copy(dict(files.constants))
+        array = constants[old.inputs[operand]]
+        constants[old.inputs[operand]] = np.asarray(change(array), array.dtype)
+        return ProgramFiles(files.program, constants), old.output
+
+    return inject
+
+
+FAULTS = {
+    "rounding of the input": instruction("quantize", rounding="floor"),
+    "requantization mode": instruction("int_conv2d", mode="double"),
+    "padding": instruction("int_conv2d", padding=[0, 1, 2, 1]),
+    "wrong axis": instruction("permute", axes=[0, 3, 2, 1]),
+    "lower clamp": instruction("int_conv2d", qmin=-100),
+    "upper clamp": instruction("int_conv2d", qmax=60),
+    "pad value": instruction("pad", value=0.0),
+    "average rounding": instruction("int_avg_pool2d", rounding="trunc"),
+    "count of padding": instruction("int_avg_pool2d", count_include_pad=True),
+    "table offset": instruction("lookup", offset=-127),
+    "input zero point": tensor("quantize", None, zero_point=(3,)),
+    "stale scale": constant("int_conv2d", 3, lambda m: m // 2 + 2**29),
+    "shift": constant("int_conv2d", 4, lambda e: e + 1),
+    "bias": constant("int_linear", 2, lambda b: b + 4000),
+    "weight": constant("int_linear", 1, lambda w: -w),
+    "channel order of the multipliers": constant("int_conv2d", 3, lambda m: np.roll(m, 1)),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_fails_and_names_its_tensor(fault: str, forms: tuple[Module, Module, ProgramFiles]) -> None:
+    quantized, integer, program = forms
+    try:
+        broken, name = FAULTS[fault](program)
+        report = verify(quantized.main, integer.main, broken, inputs(), TARGET.arithmetic)
+    except (ValueError, IndexError):
+        pytest.fail("a fault must be found by the verifier, not by a crash")
+    executor = report.forms[1]
+    assert not report.passed
+    assert executor.status == "differs"
+    assert executor.first == name
+    assert executor.differing > 0
+    assert report.forms[0].status == "equal"
