@@ -1,15 +1,24 @@
 """The promise: the forms of a compiled model are run against each other, tensor by tensor.
 
-The exact simulation of the quantized graph is the reference. The integer graph and the executor of the integer program
-must equal it in every element. ONNX Runtime is compared end to end; on a target whose arithmetic is ONNX Runtime's own,
-elements that differ are a failure too.
+The exact simulation of the quantized graph is the reference. Two experiments are made:
+
+    end to end        all forms on the same real inputs; each layer reads what the layer before it gave
+    layer by layer    each layer reads random codes over the whole range of its grid, the same in all forms, so that no
+                      layer hides behind the one in front of it
+
+The integer graph and the executor of the integer program must equal the simulation in every element of both. ONNX
+Runtime computes with its own arithmetic: fed the same integers it must stay within the bound of the target, and end to
+end, where a difference of one step in one layer may grow in the next, differences are counted. It runs twice, as
+everybody runs it and with all optimisation off, because exports exist that are right in only one of the two.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -17,28 +26,49 @@ import torch
 from torch import Tensor
 
 from qcompiler.backends.integer import Executor, ProgramFiles
-from qcompiler.ir.graph import Graph
+from qcompiler.ir.graph import Graph, Value
 from qcompiler.ir.interpret import interpret
-from qcompiler.quant.arithmetic import Arithmetic
-from qcompiler.validation.exact import Codes, simulate
+from qcompiler.targets import Target
+from qcompiler.validation.exact import Codes, Exact, simulate
 
-Status = Literal["equal", "differs", "not run"]
+if TYPE_CHECKING:
+    from qcompiler.backends.onnx_qdq import Layers
+
+Status = Literal["equal", "within bound", "differs", "not run"]
 Array = npt.NDArray[np.generic]
+Tensors = dict[str, Array]
+
+MAC_INSTRUCTIONS = ("int_conv1d", "int_conv2d", "int_conv3d", "int_linear")
+RUNTIME_EXACT = ("GlobalAveragePool", "Sigmoid")
+"""Operators, beside those that multiply, whose integer kernels in ONNX Runtime a target of that arithmetic reproduces."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """How far a tensor may be from the reference.
+
+    Args:
+        lsb: Largest difference, in steps of the grid.
+        fraction: Share of the elements that may differ at all.
+    """
+
+    lsb: int = 0
+    fraction: float = 0.0
 
 
 @dataclass(frozen=True)
 class Form:
-    """How one form compares with the exact simulation.
+    """How one form compares with the reference.
 
     Args:
         name: Of the form.
-        status: `equal`: no element differs.
-        required: Whether a difference is a failure.
+        status: `equal`: no element differs. `within bound`: some do, no more and no further than the target allows.
+        required: Whether `differs` is a failure.
         tensors: Tensors compared.
         elements: Elements compared.
         differing: Elements that differ.
         largest: Largest difference in steps of the grid.
-        first: First tensor that differs.
+        first: First tensor that differs; of those beyond their bound where there is one.
         reason: Why it was not run.
     """
 
@@ -56,90 +86,305 @@ class Form:
         if self.status == "not run":
             return f"{self.name}: not run ({self.reason})"
         text = f"{self.name}: {self.differing} of {self.elements} elements differ in {self.tensors} tensors"
-        return text if self.status == "equal" else f"{text}, by {self.largest} at most, first in %{self.first}"
+        return text if not self.differing else f"{text}, by {self.largest} at most, first in %{self.first}"
 
 
 @dataclass(frozen=True)
 class Report:
-    """All forms of one verification."""
+    """All forms of one verification.
 
+    Args:
+        reference: The form with which the others are compared.
+        forms: The others.
+        samples: Samples in the batch on which the forms ran.
+        integer_macs: Share of the multiply-accumulates that ONNX Runtime does in integer kernels; None when unknown.
+    """
+
+    reference: str
     forms: tuple[Form, ...]
+    samples: int
+    integer_macs: float | None = None
 
     @property
     def passed(self) -> bool:
-        """Whether every form that must be equal is. A form that did not run has not passed."""
-        return all(form.status == "equal" for form in self.forms if form.required)
+        """Whether no required form differs from the reference, or failed to run."""
+        return all(form.status in ("equal", "within bound") for form in self.forms if form.required)
+
+    def form(self, name: str) -> Form:
+        """The form called `name`."""
+        return next(form for form in self.forms if form.name == name)
+
+    def to_dict(self) -> dict[str, object]:
+        """As JSON holds it."""
+        return {
+            "passed": self.passed,
+            "reference": self.reference,
+            "samples": self.samples,
+            "onnxruntime_integer_macs": self.integer_macs,
+            "forms": [dataclasses.asdict(form) for form in self.forms],
+        }
 
     def __str__(self) -> str:
-        return "\n".join(map(str, self.forms))
+        lines = [f"compared with the {self.reference} on {self.samples} samples", *map(str, self.forms)]
+        if self.integer_macs is not None:
+            lines.append(f"ONNX Runtime does {100 * self.integer_macs:.1f} % of the products in integer kernels")
+        return "\n".join(lines)
 
 
-def verify(
-    quantized: Graph, integer: Graph, program: ProgramFiles, inputs: Sequence[Tensor], arithmetic: Arithmetic
-) -> Report:
-    """Compare the integer graph and the executor with the exact simulation on `inputs`.
+@dataclass(frozen=True)
+class Forms:
+    """What there is of a model.
 
     Args:
-        quantized: The calibrated graph before lowering.
-        integer: The lowered graph.
         program: The integer program.
-        inputs: Float tensors, flat.
-        arithmetic: Of the target.
+        onnx: The ONNX file.
+        quantized: The calibrated graph before lowering; None for an artifact from disk.
+        integer: The lowered graph; None for an artifact from disk.
     """
-    reference: dict[str, Array] = {}
 
-    def keep(name: str, item: object) -> None:
+    program: ProgramFiles
+    onnx: bytes | None = None
+    quantized: Graph | None = None
+    integer: Graph | None = None
+
+
+@dataclass
+class _Tally:
+    """Counts the elements that differ."""
+
+    name: str
+    required: bool = True
+    bounds: Mapping[str, Bound] = field(default_factory=dict)
+    tensors: int = 0
+    elements: int = 0
+    differing: int = 0
+    largest: int = 0
+    first: str = ""
+    beyond: str = ""
+
+    def compare(self, expected: Tensors, found: Tensors, steps: Mapping[str, float] | None = None) -> None:
+        """Add the tensors that both have.
+
+        Args:
+            expected: Of the reference.
+            found: Of the form.
+            steps: Size of one step, for tensors of real numbers.
+        """
+        for name in (name for name in expected if name in found):
+            old, new = expected[name], found[name]
+            self.tensors += 1
+            self.elements += old.size
+            if old.shape != new.shape:
+                count, distance = old.size, 1
+            else:
+                distances = np.abs(new.astype(np.float64) - old.astype(np.float64)) / (steps or {}).get(name, 1.0)
+                count, distance = int(np.count_nonzero(distances)), math.ceil(distances.max(initial=0) - 1e-3)
+            if not count:
+                continue
+            self.first = self.first or name
+            self.differing += count
+            self.largest = max(self.largest, distance, 1)
+            bound = self.bounds.get(name, Bound())
+            if distance > bound.lsb or count > bound.fraction * old.size:
+                self.beyond = self.beyond or name
+
+    def form(self) -> Form:
+        if not self.tensors:
+            return Form(self.name, "not run", self.required, reason="it has no tensor in common with the reference")
+        status: Status = "differs" if self.beyond else "within bound" if self.differing else "equal"
+        first = self.beyond or self.first
+        counts = (self.tensors, self.elements, self.differing, self.largest)
+        return Form(self.name, status, self.required, *counts, first)
+
+
+def verify(forms: Forms, inputs: Sequence[Tensor], target: Target, *, seed: int = 0) -> Report:
+    """Compare the forms of a model.
+
+    Args:
+        forms: What there is. Without the graphs the executor is the reference.
+        inputs: Float tensors, flat.
+        target: Gives the arithmetic of the simulation, and the bound of ONNX Runtime.
+        seed: Of the random codes.
+
+    Raises:
+        VerificationError: A form cannot be run at all.
+    """
+    return _Verification(forms, inputs, target, seed).report()
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What a form gave: codes by name of tensor, the limits of each, and the real outputs."""
+
+    codes: Tensors
+    outputs: Tensors
+    limits: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+
+def _named(outputs: Sequence[Array]) -> Tensors:
+    return {f"output {index}": array for index, array in enumerate(outputs)}
+
+
+def _simulate(graph: Graph, target: Target, inputs: Sequence[Tensor], given: Tensors | None) -> _Run:
+    found: Tensors = {}
+    limits: dict[str, tuple[int, int]] = {}
+
+    def observe(value: Value, item: Exact) -> None:
         if isinstance(item, Codes):
-            reference[name] = item.codes.numpy()
+            found[value.name] = item.codes.numpy().astype(np.int32)
+            limits[value.name] = (item.qmin, item.qmax)
+
+    def replace(value: Value, item: Exact) -> Exact:
+        if given is None or value.name not in given or not isinstance(item, Codes):
+            return item
+        return dataclasses.replace(item, codes=torch.from_numpy(given[value.name].astype(np.int64)))
 
     with torch.no_grad():
-        simulate(quantized, inputs, arithmetic, lambda value, item: keep(value.name, item))
-
-    def graph_form(observe: Callable[[str, Array], None]) -> None:
-        with torch.no_grad():
-            interpret(integer, inputs, lambda value, tensor: observe(value.name, tensor.detach().numpy()))
-
-    def executor_form(observe: Callable[[str, Array], None]) -> None:
-        Executor(program).run([tensor.numpy() for tensor in inputs], observe)
-
-    return Report(
-        (
-            compare("integer graph", reference, graph_form),
-            compare("integer program", reference, executor_form),
-        )
-    )
+        results = simulate(graph, inputs, target.arithmetic, observe, replace)
+    real = [item.real() if isinstance(item, Codes) else cast("Tensor", item) for item in results]
+    return _Run(found, _named([tensor.numpy() for tensor in real]), limits)
 
 
-def compare(
-    name: str,
-    reference: dict[str, Array],
-    run: Callable[[Callable[[str, Array], None]], None],
-    *,
-    required: bool = True,
-) -> Form:
-    """Run a form and count, over the tensors that it shares with the reference, the elements that differ."""
-    tensors = elements = differing = largest = 0
-    first = ""
+def _interpret(graph: Graph, inputs: Sequence[Tensor], given: Tensors | None) -> _Run:
+    found: Tensors = {}
 
-    def observe(tensor: str, found: Array) -> None:
-        nonlocal tensors, elements, differing, largest, first
-        expected = reference.get(tensor)
-        if expected is None:
-            return
-        tensors += 1
-        elements += expected.size
-        if found.shape != expected.shape:
-            count, distance = expected.size, 1
+    def observe(value: Value, tensor: Tensor) -> None:
+        if value.type.quant is not None:
+            found[value.name] = tensor.numpy()
+
+    def replace(value: Value, tensor: Tensor) -> Tensor:
+        if given is None or value.name not in given:
+            return tensor
+        return torch.from_numpy(given[value.name]).to(tensor.dtype)
+
+    with torch.no_grad():
+        results = interpret(graph, inputs, observe, replace)
+    return _Run(found, _named([tensor.numpy() for tensor in results]))
+
+
+def _execute(executor: Executor, inputs: Sequence[Tensor], given: Tensors | None) -> _Run:
+    found: Tensors = {}
+
+    def observe(name: str, array: Array) -> None:
+        if executor.program.tensors[name].scale:
+            found[name] = array
+
+    def replace(name: str, array: Array) -> Array:
+        return array if given is None or name not in given else given[name].astype(array.dtype)
+
+    results = executor.run([x.numpy() for x in inputs], observe, replace)
+    # Without the graph nothing says which codes are in use but the codes themselves.
+    limits = {name: (int(array.min()), int(array.max())) for name, array in found.items() if array.size}
+    return _Run(found, _named(results), limits)
+
+
+class _Verification:
+    """The two experiments on one reference."""
+
+    def __init__(self, forms: Forms, inputs: Sequence[Tensor], target: Target, seed: int) -> None:
+        self.forms, self.inputs, self.target = forms, list(inputs), target
+        self.program = forms.program.program
+        executor = Executor(forms.program)
+        self.execute = lambda given: _execute(executor, self.inputs, given)
+        quantized = forms.quantized
+        self.reference = "integer program" if quantized is None else "exact simulation"
+        refer = self.execute if quantized is None else lambda given: _simulate(quantized, target, self.inputs, given)
+        self.real = refer(None)
+        activations = [item.output for item in self.program.instructions if item.output in self.real.limits]
+        generator = np.random.default_rng(seed)
+        self.codes: Tensors = {
+            name: generator.integers(*self.real.limits[name], self.real.codes[name].shape, np.int32, endpoint=True)
+            for name in activations
+        }
+        self.random = refer(self.codes)
+        self.steps = {
+            f"output {index}": self.program.tensors[item.inputs[0]].scale[0]
+            for index, name in enumerate(self.program.outputs)
+            for item in self.program.instructions
+            if item.output == name and item.op == "dequantize"
+        }
+
+    def report(self) -> Report:
+        """Run all forms."""
+        graph = self.forms.integer
+        if self.forms.quantized is None or graph is None:
+            found = [Form(name, "not run", False, reason=_NO_GRAPH) for name in ("exact simulation", "integer graph")]
         else:
-            distances = np.abs(found.astype(np.int64) - expected.astype(np.int64))
-            count, distance = int(np.count_nonzero(distances)), int(distances.max(initial=0))
-        if count and not first:
-            first = tensor
-        differing += count
-        largest = max(largest, distance)
+            found = [
+                self.exact("integer graph", lambda given: _interpret(graph, self.inputs, given)),
+                self.exact("integer program", self.execute),
+            ]
+        found += self.runtime()
+        samples = len(self.inputs[0]) if self.inputs and self.inputs[0].dim() else 1
+        return Report(self.reference, tuple(found), samples, self.integer_macs())
 
-    run(observe)
-    if not tensors:
-        return Form(name, "not run", required, reason="it has no tensor in common with the simulation")
-    status: Status = "differs" if differing else "equal"
-    return Form(name, status, required, tensors, elements, differing, largest, first)
+    def exact(self, name: str, run: Callable[[Tensors | None], _Run]) -> Form:
+        """A form that must equal the reference in both experiments, and in its real outputs."""
+        tally = _Tally(name)
+        real = run(None)
+        tally.compare(self.real.codes, real.codes)
+        tally.compare(self.real.outputs, real.outputs, self.steps)
+        tally.compare(self.random.codes, run(self.codes).codes)
+        return tally.form()
+
+    def runtime(self) -> list[Form]:
+        """ONNX Runtime, twice in each experiment."""
+        from qcompiler.backends import onnx_qdq  # onnxruntime takes a while to import
+
+        found: list[Form] = []
+        inputs = [x.numpy() for x in self.inputs]
+        for optimize in (True, False):
+            session = "onnxruntime" if optimize else "onnxruntime unoptimized"
+            if self.forms.onnx is None:
+                found.append(Form(session, "not run", False, reason="there is no ONNX file"))
+                continue
+            whole = _Tally(f"{session}, end to end", required=False)
+            codes, outputs = onnx_qdq.run_observed(self.forms.onnx, inputs, optimize=optimize)
+            whole.compare(self.real.codes, codes)
+            whole.compare(self.real.outputs, _named(outputs), self.steps)
+            layers = onnx_qdq.Layers(self.forms.onnx, optimize=optimize)
+            single = _Tally(f"{session}, layer by layer", bounds=self.bounds(layers, optimize))
+            single.compare(self.real.codes, layers.run(inputs, self.real.codes))
+            single.compare(self.random.codes, layers.run(inputs, self.codes))
+            found += [single.form(), whole.form()]
+        return found
+
+    def bounds(self, layers: Layers, optimize: bool) -> dict[str, Bound]:
+        """How far each layer of the file may be from the reference on the same integers."""
+        allowed = self.target.descriptor.verify
+        same_arithmetic = allowed.layer_fraction == 0
+        if not optimize:  # sums in float32 round
+            allowed = allowed.model_copy(update={"layer_fraction": max(allowed.layer_fraction, _FLOAT_FRACTION)})
+        result: dict[str, Bound] = {}
+        for name, operator in layers.operators.items():
+            if operator in ("Conv", "Gemm", "MatMul"):
+                result[name] = Bound(allowed.layer_lsb, allowed.layer_fraction)
+            elif operator in RUNTIME_EXACT and same_arithmetic and optimize:
+                result[name] = Bound()
+            else:
+                result[name] = Bound(1, 1.0)
+        return result
+
+    def integer_macs(self) -> float | None:
+        """Share of the multiply-accumulates of one sample that ONNX Runtime does in integer kernels."""
+        from qcompiler.backends import onnx_qdq
+
+        if self.forms.onnx is None:
+            return None
+        fused = onnx_qdq.integer_weights(self.forms.onnx)
+        total = inside = 0
+        for item in self.program.instructions:
+            if item.op in MAC_INSTRUCTIONS:
+                weight = item.inputs[1]
+                positions = self.program.tensors[item.output].shape[2:]
+                macs = self.forms.program.constants[weight].size * math.prod(positions)
+                total += macs
+                inside += macs if weight in fused else 0
+        return inside / total if total else None
+
+
+
+_NO_GRAPH = "the artifact holds the program, not the graph"
+_FLOAT_FRACTION = 0.005
+"""Share of elements whose float32 sum may round to the other side of a tie."""
+

@@ -14,6 +14,7 @@ from qcompiler.errors import ArtifactError, InputError
 
 Array: TypeAlias = npt.NDArray[Any]
 Observe: TypeAlias = Callable[[str, Array], None]
+Replace: TypeAlias = Callable[[str, Array], Array]
 
 _NUMPY = {"i4": "i1", "u4": "u1", "i8": "i1", "u8": "u1", "i16": "i2", "u16": "u2", "i32": "i4", "f32": "f4"}
 _TO_NHWC, _TO_NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
@@ -45,12 +46,15 @@ class Executor:
             self._calls.append(Call(instruction, inputs, output))
             self._last_use.update(dict.fromkeys(instruction.inputs, position))
 
-    def run(self, inputs: Sequence[Array], observe: Observe | None = None) -> list[Array]:
+    def run(
+        self, inputs: Sequence[Array], observe: Observe | None = None, replace: Replace | None = None
+    ) -> list[Array]:
         """Run on one batch of any size.
 
         Args:
             inputs: Arrays of the declared types and logical shapes.
             observe: Called with the name and the codes, in logical order, of each result.
+            replace: Gives what later instructions read in place of each result.
 
         Returns:
             The outputs in logical order.
@@ -70,6 +74,8 @@ class Executor:
             result = KERNELS[call.instruction.op](call, operands).astype(_NUMPY[call.output.dtype])
             if observe is not None:
                 observe(call.instruction.output, result)
+            if replace is not None:
+                result = replace(call.instruction.output, result)
             for name in dict.fromkeys(names):
                 if self._last_use[name] == position and name not in self.program.outputs:
                     memory.pop(name, None)

@@ -32,6 +32,9 @@ Array = npt.NDArray[np.generic]
 UNSIGNED_SHIFT = 128
 """How much higher the codes of signed 8-bit activations are in the file."""
 
+WEIGHT_CODES = ".codes"
+"""Follows the name of a weight in the name of its initializer."""
+
 _FUNCTIONS = {
     "sigmoid": ("Sigmoid", {}),
     "tanh": ("Tanh", {}),
@@ -147,7 +150,7 @@ class _Emitter:
         name = f"{node.name}/{index}"
         source = self.codes.get(value)
         if source is None:
-            source = self.constant(f"{value.name}.codes", _leaf(value))
+            source = self.constant(value.name + WEIGHT_CODES, _leaf(value))
             grid = self.grid(name, quant, value.type.dtype, with_zero=value.type.dtype is not DType.I32)
         else:
             grid = self.activation_grid(name, quant, value.type.dtype)

@@ -33,7 +33,10 @@ LEAVES = ("parameter", "state", "constant")
 
 
 def interpret(
-    graph: Graph, inputs: Sequence[Tensor], observe: Callable[[Value, Tensor], None] | None = None
+    graph: Graph,
+    inputs: Sequence[Tensor],
+    observe: Callable[[Value, Tensor], None] | None = None,
+    replace: Callable[[Value, Tensor], Tensor] | None = None,
 ) -> list[Tensor]:
     """Run `graph` in torch.
 
@@ -41,6 +44,7 @@ def interpret(
         graph: At any stage.
         inputs: One tensor per graph input, of the declared element type and shape.
         observe: Called with each value and its tensor, inputs first, in order.
+        replace: Gives what the users of each value read in its place; `observe` sees the value as computed.
 
     Returns:
         The outputs, flat.
@@ -49,7 +53,7 @@ def interpret(
         InputError: An input does not fit its declared type.
     """
     check_inputs(graph, inputs)
-    return interpret_with(graph, inputs, evaluate_node, observe)
+    return interpret_with(graph, inputs, evaluate_node, observe, replace)
 
 
 def interpret_with(
@@ -57,14 +61,17 @@ def interpret_with(
     inputs: Sequence[T],
     rule: Callable[[Node, Sequence[T]], tuple[T, ...]],
     observe: Callable[[Value, T], None] | None = None,
+    replace: Callable[[Value, T], T] | None = None,
 ) -> list[T]:
-    """Run `graph` in any domain: `rule` maps a node and its operands to its results."""
+    """Run `graph` in any domain: `rule` maps a node and its operands to its results. Hooks as in `interpret`."""
     environment: dict[Value, T] = {}
     remaining: dict[Value, int] = {}
 
     def define(value: Value, result: T) -> None:
         if observe is not None:
             observe(value, result)
+        if replace is not None:
+            result = replace(value, result)
         uses = sum(value.users.values())
         if uses or graph.is_output(value):
             environment[value] = result

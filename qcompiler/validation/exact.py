@@ -91,6 +91,7 @@ def simulate(
     inputs: Sequence[Tensor],
     arithmetic: Arithmetic,
     observe: Callable[[Value, Exact], None] | None = None,
+    replace: Callable[[Value, Exact], Exact] | None = None,
 ) -> list[Exact]:
     """Evaluate a QUANTIZED graph on codes.
 
@@ -99,6 +100,7 @@ def simulate(
         inputs: Float tensors, one per graph input.
         arithmetic: How the target computes.
         observe: Called with each value and what it is.
+        replace: Gives what the users of each value read in its place; `observe` sees the value as computed.
 
     Returns:
         The outputs: `Codes` where they are quantized, tensors otherwise.
@@ -112,7 +114,7 @@ def simulate(
     def rule(node: Node, operands: Sequence[Exact]) -> tuple[Exact]:
         return (_evaluate(node, operands, arithmetic),)
 
-    return interpret_with(graph, list[Exact](inputs), rule, observe)
+    return interpret_with(graph, list[Exact](inputs), rule, observe, replace)
 
 
 def output_codes(graph: Graph, inputs: Sequence[Tensor], arithmetic: Arithmetic) -> list[Tensor]:

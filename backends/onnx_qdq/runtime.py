@@ -1,0 +1,205 @@
+"""Run an exported file in ONNX Runtime: whole, or cut into layers that are each given the integers of your choice."""
+
+from __future__ import annotations
+
+import functools
+import platform
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime as ort
+
+from qcompiler.backends.onnx_qdq.emit import UNSIGNED_SHIFT, WEIGHT_CODES
+from qcompiler.errors import InputError, VerificationError
+
+Array = npt.NDArray[np.generic]
+Codes = npt.NDArray[np.int64]
+
+COMPUTED = ".computed"
+"""Follows the name of a tensor in a file that is cut into layers: what the layer gives, where the name alone is what
+the next layer is given."""
+
+INTEGER_KERNELS = frozenset({"QLinearConv", "QLinearMatMul", "QGemm", "MatMulInteger", "ConvInteger"})
+"""Kernels of ONNX Runtime that multiply integers."""
+
+_CPU_FLAGS = Path("/proc/cpuinfo")
+_SHIFTED = {np.dtype(np.uint8): UNSIGNED_SHIFT}
+
+
+def run(model: bytes, inputs: Sequence[Array], *, optimize: bool = True) -> list[Array]:
+    """Run a file on the CPU.
+
+    Args:
+        model: The serialized file.
+        inputs: One array per input, in order.
+        optimize: False runs each operator as it is written, in floating point where it is.
+
+    Returns:
+        The outputs, in order.
+
+    Raises:
+        InputError: The number of inputs is wrong, or one does not fit its declaration.
+        VerificationError: ONNX Runtime refuses the file.
+    """
+    return Session(model, optimize=optimize).run(inputs)
+
+
+class Session:
+    """A file loaded into ONNX Runtime.
+
+    Args:
+        model: The serialized file.
+        optimize: See `run`.
+        optimized: Where ONNX Runtime writes the graph that it really runs; nowhere when None.
+
+    Raises:
+        VerificationError: ONNX Runtime refuses the file.
+    """
+
+    def __init__(self, model: bytes, *, optimize: bool = True, optimized: Path | None = None) -> None:
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        if not optimize:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        if optimized is not None:
+            options.optimized_model_filepath = str(optimized)
+        if saturates():
+            # Pairs of u8 x s8 products saturate in 16 bits there; this asks for the slower kernels that do not.
+            options.add_session_config_entry("session.x64quantprecision", "1")
+        try:
+            self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # the runtime's exceptions share no base of their own
+            raise VerificationError(f"ONNX Runtime {ort.__version__} refuses the file: {error}") from error
+        self.inputs = tuple(item.name for item in self._session.get_inputs())
+        self.outputs = tuple(item.name for item in self._session.get_outputs())
+
+    def run(self, inputs: Sequence[Array]) -> list[Array]:
+        """The outputs for one array per input."""
+        if len(inputs) != len(self.inputs):
+            raise InputError(f"{len(inputs)} inputs were given", expected=str(len(self.inputs)))
+        return self.run_named(dict(zip(self.inputs, inputs, strict=True)))
+
+    def run_named(self, inputs: Mapping[str, Array]) -> list[Array]:
+        """The outputs for arrays by input name."""
+        try:
+            results: list[Array] = self._session.run(None, dict(inputs))
+        except Exception as error:
+            raise InputError(f"ONNX Runtime does not run on these inputs: {error}") from error
+        return results
+
+
+@functools.lru_cache(maxsize=1)
+def saturates() -> bool:
+    """Whether sums of u8 x s8 products may saturate on this processor: x86 without VNNI, or of unknown flags."""
+    if platform.machine().lower() not in ("x86_64", "amd64", "i686", "x86"):
+        return False
+    try:
+        text = _CPU_FLAGS.read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return True
+    flags = next((line.split() for line in text.splitlines() if line.startswith("flags")), [])
+    return not {"avx_vnni", "avx512_vnni"} & set(flags)
+
+
+def signed(codes: Array) -> Codes:
+    """Codes as the graph counts them: those of unsigned activations move back."""
+    return codes.astype(np.int64) - _SHIFTED.get(codes.dtype, 0)
+
+
+class Layers:
+    """A file cut at every integer activation, so that all layers run at once and each on integers of your choice.
+
+        ... -> Q -> a -> DQ -> Conv -> Q -> b -> DQ -> ...
+
+    becomes
+
+        ... -> Q -> a.computed     a -> DQ -> Conv -> Q -> b.computed     b -> DQ -> ...
+
+    Args:
+        model: The serialized file.
+        optimize: See `run`.
+    """
+
+    def __init__(self, model: bytes, *, optimize: bool = True) -> None:
+        proto = onnx.load_from_string(model)
+        self._types = {
+            node.output[0]: _element_type(proto, node.input[2])
+            for node in proto.graph.node
+            if node.op_type == "QuantizeLinear"
+        }
+        makers = {node.output[0]: node for node in proto.graph.node}
+        self.operators: dict[str, str] = {}
+        """The operator in front of each quantizer, by name of tensor; empty for a quantized input."""
+        for node in proto.graph.node:
+            if node.op_type == "QuantizeLinear":
+                maker = makers.get(node.input[0])
+                if maker is not None and maker.op_type == "Clip":
+                    maker = makers.get(maker.input[0])
+                self.operators[node.output[0]] = "" if maker is None else maker.op_type
+                node.output[0] += COMPUTED
+        values = onnx.helper.make_tensor_value_info
+        del proto.graph.output[:]
+        for name, kind in self._types.items():
+            proto.graph.input.append(values(name, kind, None))
+            proto.graph.output.append(values(name + COMPUTED, kind, None))
+        self._session = Session(proto.SerializeToString(), optimize=optimize)
+        self.tensors = tuple(self._types)
+
+    def run(self, inputs: Sequence[Array], codes: Mapping[str, Array]) -> dict[str, Array]:
+        """Run each layer.
+
+        Args:
+            inputs: The inputs of the file, in order.
+            codes: By name of tensor, what its users read: signed codes in logical order.
+
+        Returns:
+            By name of tensor, the signed codes that its layer gives.
+
+        Raises:
+            VerificationError: A tensor of the file is missing in `codes`.
+        """
+        missing = [name for name in self.tensors if name not in codes]
+        if missing:
+            raise VerificationError(f"the file has a tensor %{missing[0]} that the graph has not")
+        feeds: dict[str, Array] = dict(zip(self._session.inputs, inputs, strict=False))
+        for name in self.tensors:
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(self._types[name])
+            feeds[name] = (codes[name].astype(np.int64) + _SHIFTED.get(dtype, 0)).astype(dtype)
+        results = self._session.run_named(feeds)
+        return {name: signed(array) for name, array in zip(self.tensors, results, strict=True)}
+
+
+def run_observed(
+    model: bytes, inputs: Sequence[Array], *, optimize: bool = True
+) -> tuple[dict[str, Array], list[Array]]:
+    """Run the whole file once: signed codes by name of tensor, and the outputs."""
+    proto = onnx.load_from_string(model)
+    count = len(proto.graph.output)
+    for node in proto.graph.node:
+        if node.op_type == "QuantizeLinear":
+            kind = _element_type(proto, node.input[2])
+            proto.graph.output.append(onnx.helper.make_tensor_value_info(node.output[0], kind, None))
+    results = Session(proto.SerializeToString(), optimize=optimize).run(inputs)
+    names = [item.name for item in proto.graph.output]
+    return {n: signed(array) for n, array in zip(names[count:], results[count:], strict=True)}, results[:count]
+
+
+def integer_weights(model: bytes) -> frozenset[str]:
+    """Weights that ONNX Runtime multiplies in its integer kernels, read from the graph that it really runs.
+
+    Names of results do not survive its optimizer, names of initializers do.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "optimized.onnx"
+        Session(model, optimized=path)
+        graph = onnx.load(str(path)).graph
+    read = {name for node in graph.node if node.op_type in INTEGER_KERNELS for name in node.input}
+    return frozenset(name.removesuffix(WEIGHT_CODES) for name in read if name.endswith(WEIGHT_CODES))
+
+
+def _element_type(model: onnx.ModelProto, zero_point: str) -> int:
+    return next(int(item.data_type) for item in model.graph.initializer if item.name == zero_point)
