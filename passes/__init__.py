@@ -1,7 +1,12 @@
-"""Rewrites of the graph, one per file."""
+"""Rewrites of the graph, one per file; here what a pass of your own needs."""
 
 if __name__ != "qcompiler.passes":
     raise ImportError(
         f"imported as {__name__!r}: import qcompiler.passes instead, "
         "a second copy of each class would not match the first"
     )
+
+from qcompiler.passes.base import Pass, PassContext, only_user
+from qcompiler.passes.manager import PassManager
+
+__all__ = ["Pass", "PassContext", "PassManager", "only_user"]

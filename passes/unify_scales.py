@@ -14,7 +14,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import networkx as nx
 
 from qcompiler.ir.graph import Graph, Node
 from qcompiler.ir.rewrite import Rewriter
@@ -38,6 +37,8 @@ class UnifyScales(Pass):
         """See the module text."""
         target = context.require_target(self.name)
         rewriter = context.rewriter(graph)
+        import networkx as nx  # its import costs more than the pass
+
         ties: nx.Graph[Node] = nx.Graph()
         for node in graph.nodes:
             if target.tie(node.op) is None:

@@ -1,7 +1,20 @@
-"""The default pipeline: which passes run, in which order."""
+"""Which passes there are, the default order, and pipelines as text.
+
+    canonicalize, fold-batch-norm, calibrate-activations{method=percentile, percentile=99.9}
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
+import re
+import typing
+from collections.abc import Iterator
+
+from pydantic import TypeAdapter, ValidationError
+
+from qcompiler import plugins
+from qcompiler.errors import PipelineError
 from qcompiler.passes.base import Pass
 from qcompiler.passes.calibrate_activations import CalibrateActivations
 from qcompiler.passes.calibrate_weights import CalibrateWeights
@@ -16,9 +29,32 @@ from qcompiler.passes.insert_quantizers import InsertQuantizers
 from qcompiler.passes.lower_to_integer import LowerToInteger
 from qcompiler.passes.unify_scales import UnifyScales
 
+PASSES: dict[str, type[Pass]] = {
+    item.name: item
+    for item in (
+        Canonicalize,
+        EliminateDeadCode,
+        FoldConstants,
+        FoldBatchNorm,
+        FuseActivations,
+        InsertQuantizers,
+        FixRanges,
+        UnifyScales,
+        CalibrateWeights,
+        CalibrateActivations,
+        FuseRequantization,
+        LowerToInteger,
+    )
+}
+"""The passes of this package by name, in the order in which the default pipeline first runs them."""
 
-def quantization_passes() -> tuple[Pass, ...]:
-    """From a captured graph to a calibrated QUANTIZED one."""
+
+def quantization_passes(effort: str = "default") -> tuple[Pass, ...]:
+    """From a captured graph to a calibrated QUANTIZED one.
+
+    Args:
+        effort: See `qcompiler.compile`.
+    """
     return (
         Canonicalize(),
         EliminateDeadCode(),
@@ -35,6 +71,93 @@ def quantization_passes() -> tuple[Pass, ...]:
     )
 
 
-def default_pipeline() -> tuple[Pass, ...]:
-    """From a captured graph to an INTEGER one."""
-    return (*quantization_passes(), LowerToInteger(), EliminateDeadCode())
+def default_pipeline(effort: str = "default") -> tuple[Pass, ...]:
+    """From a captured graph to an INTEGER one.
+
+    Args:
+        effort: See `qcompiler.compile`.
+    """
+    return (*quantization_passes(effort), LowerToInteger(), EliminateDeadCode())
+
+
+def known_passes() -> dict[str, type[Pass]]:
+    """All passes by name: ours, then those of plugins.
+
+    Raises:
+        PluginError: A plugin is broken, or claims a name that is taken.
+    """
+    return {**PASSES, **plugins.load_passes(PASSES)}
+
+
+def parse_pipeline(text: str) -> tuple[Pass, ...]:
+    """Passes from text; `print_pipeline` gives text that parses back.
+
+    Args:
+        text: Names separated by commas, each with options in braces where they differ from the defaults. The name
+            `default` stands for the default pipeline.
+
+    Raises:
+        PipelineError: A name or an option is unknown, or a value does not fit; the position is given.
+    """
+    known = known_passes()
+    passes: list[Pass] = []
+    for position, name, options in _items(text):
+        where = f"column {position + 1} of the pipeline"
+        if name == "default" and not options:
+            passes += default_pipeline()
+            continue
+        if name not in known:
+            near = difflib.get_close_matches(name, [*known, "default"], n=3)
+            hint = f"Did you mean {', '.join(near)}?" if near else f"Known are {', '.join(known)}."
+            raise PipelineError(f"there is no pass {name!r}", where=where, fix=hint)
+        passes.append(_build(known[name], options, where))
+    if not passes:
+        raise PipelineError("the pipeline is empty", expected="at least one pass")
+    return tuple(passes)
+
+
+def print_pipeline(passes: typing.Iterable[Pass]) -> str:
+    """The pipeline as text."""
+    return ", ".join(map(str, passes))
+
+
+_ITEM = re.compile(r"\s*(?P<name>[A-Za-z][\w-]*)\s*(?:\{(?P<options>[^{}]*)\})?\s*(?P<end>,|$)")
+
+
+def _items(text: str) -> Iterator[tuple[int, str, dict[str, str]]]:
+    """Position, name and options of each pass."""
+    position = 0
+    while position < len(text) or text[:position].rstrip().endswith(","):
+        match = _ITEM.match(text, position)
+        if match is None:
+            raise PipelineError(
+                f"the pipeline cannot be read from {text[position : position + 20]!r} on",
+                where=f"column {position + 1}",
+                expected="name, name{option=value, option=value}, ...",
+            )
+        options: dict[str, str] = {}
+        for part in filter(None, (piece.strip() for piece in (match["options"] or "").split(","))):
+            key, equals, value = part.partition("=")
+            if not equals:
+                raise PipelineError(f"the option {part!r} has no value", where=match["name"], expected="option=value")
+            options[key.strip()] = value.strip()
+        yield match.start("name"), match["name"], options
+        position = match.end()
+
+
+def _build(cls: type[Pass], options: dict[str, str], where: str) -> Pass:
+    hints = typing.get_type_hints(cls)
+    fields = {field.name.replace("_", "-"): field.name for field in dataclasses.fields(cls)}
+    values: dict[str, object] = {}
+    for key, text in options.items():
+        name = fields.get(key.replace("_", "-"))
+        if name is None:
+            expected = f"one of {', '.join(fields)}" if fields else "no options"
+            raise PipelineError(f"{cls.name} has no option {key!r}", where=where, expected=expected)
+        try:
+            values[name] = TypeAdapter(hints[name]).validate_python(None if text == "None" else text)
+        except ValidationError as error:
+            raise PipelineError(
+                f"the option {key} of {cls.name} is {text!r}", where=where, expected=error.errors()[0]["msg"]
+            ) from None
+    return cls(**values)

@@ -1,26 +1,29 @@
-"""From a model to a graph that provably computes the same.
-
-The capture is compared with the model itself on the example inputs and at a second batch size, because a trace can burn
-in a flag, a branch or a batch size without telling.
-"""
+"""Capture a model: trace it, turn it into a graph, and compare the graph with the model."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping, Sequence
+import contextlib
+import copy
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
 
 from qcompiler.errors import CaptureError, InputError, QCompilerError
-from qcompiler.frontends import fx
-from qcompiler.ir import tree
+from qcompiler.frontends import export as export_route
+from qcompiler.frontends import fx as fx_route
+from qcompiler.frontends.compare import compare
+from qcompiler.frontends.convert import build
+from qcompiler.frontends.examples import WAYS, Binding, bind_example, find_example_inputs
+from qcompiler.frontends.locations import failing_line
+from qcompiler.frontends.trace import Trace
 from qcompiler.ir.graph import Module
-from qcompiler.ir.interpret import interpret
 
-TOLERANCE = 1e-5
-"""Largest difference from eager, relative to the largest output: kernels for another batch size sum in another order."""
+Route: TypeAlias = Literal["fx", "export", "given"]
 
 
 @dataclass(frozen=True)
@@ -28,164 +31,257 @@ class Capture:
     """A captured model.
 
     Args:
-        module: The graph, stage FLOAT.
+        module: Its graph, at stage FLOAT; the tensors are copies.
         inputs: The example inputs, flat.
-        diagnostics: What the user should know.
+        route: How it was captured: `given` for an exported program or a graph module.
+        diagnostics: Sentences on what the user may want to know.
     """
 
     module: Module
     inputs: list[Tensor]
+    route: Route
     diagnostics: list[str] = field(default_factory=list)
 
 
-def capture(model: nn.Module, example_inputs: object = None) -> Capture:
-    """Capture `model`; the model stays as it is.
+def capture(
+    model: nn.Module | ExportedProgram,
+    example_inputs: object = None,
+    *,
+    device: torch.device | str | None = None,
+) -> Capture:
+    """Turn `model` into a graph that computes the same.
+
+    The model is traced with torch.fx, and where that fails with torch.export. The graph is compared with the model on
+    the example inputs and at a second batch size. The model, its mode, the random state and torch's settings are left
+    as they are.
 
     Args:
-        model: In eval mode, on the CPU.
-        example_inputs: A tensor, a tuple of positional arguments, or a dict of keyword arguments. None: looked for in
-            the model.
+        model: A module in eval mode, a graph module, or an exported program.
+        example_inputs: A tensor, a tuple of arguments or a dict of them by name; what the model tells of itself when
+            None, see `find_example_inputs`.
+        device: Where to run and to hold the tensors of the graph; where the model is when None.
 
     Raises:
         InputError: The model is in train mode, or the example inputs are missing or do not fit.
-        CaptureError: The model cannot be traced, or the trace computes something else.
-        UnsupportedError: It uses a function that has no operator.
+        CaptureError: The model can be traced in no way, or the graph does not compute what the model does.
+        UnsupportedError: The model calls a function that has no operator.
     """
-    if not isinstance(model, nn.Module):
-        raise InputError(f"the model is a {type(model).__name__}", expected="a torch.nn.Module")
-    training = [name or type(model).__name__ for name, module in model.named_modules() if module.training]
-    if training:
-        shown = ", ".join(training[:3]) + (", ..." if len(training) > 3 else "")
-        raise InputError(f"{len(training)} modules are in train mode ({shown})", fix="Call model.eval() first.")
-    arguments, names = bind(model, find_example_inputs(model) if example_inputs is None else example_inputs)
-    inputs, input_tree = tree.flatten(tuple(arguments), "example inputs")
-    _check_devices(model, inputs)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        expected = _eager(model, arguments, "the example inputs")
-        module = fx.build(fx.trace(model), arguments, inputs, input_tree, names)
-        _compare(model, module, inputs, expected)
-        bigger = fx.resize_batch(inputs, inputs[0].shape[0] + 2)
-        nested = tree.unflatten(input_tree, bigger)
-        _compare(model, module, bigger, _eager(model, list(nested), "a second batch size"))  # type: ignore[call-overload]
-    return Capture(module, inputs)
+    _check_kind(model)
+    binding = bind_example(model, find_example_inputs(model) if example_inputs is None else example_inputs)
+    with _undisturbed(binding), torch.no_grad():
+        if isinstance(model, ExportedProgram):
+            return _capture_program(model, binding, device)
+        _check_mode(model)
+        target = _device(model, binding, device)
+        binding = _moved(binding, target)
+        own = _copy(model).to(target)
+        reference = _Reference(_copy(own, share_parameters=True), binding)
+        trace, route = _trace(own, binding, reference.second is not None)
+        return _finish(trace, route, reference)
 
 
-def find_example_inputs(model: nn.Module) -> Tensor:
-    """One input of the size that the model itself names.
-
-    Raises:
-        InputError: It names none; the ways to give one are listed.
-    """
-    example = getattr(model, "example_input_array", None)
-    if isinstance(example, Tensor):
-        return example
-    config = getattr(model, "default_cfg", None) or getattr(model, "pretrained_cfg", None)
-    size = config.get("input_size") if isinstance(config, Mapping) else getattr(config, "input_size", None)
-    if isinstance(size, Sequence) and all(isinstance(item, int) for item in size):
-        return torch.zeros(1, *size)
-    raise InputError(
-        "the size of the input is not known",
-        expected="example_inputs, calibration_data, or a model with example_input_array or default_cfg['input_size']",
-        fix="Call compile(model, ..., example_inputs=(torch.randn(1, 3, 224, 224),)).",
-    )
+def bind(model: nn.Module | ExportedProgram, example: object) -> tuple[list[object], list[str]]:
+    """Arguments of the forward in order, and their names; see `bind_example` for what is taken and refused."""
+    binding = bind_example(model, example)
+    return list(binding.bound.arguments.values()), binding.names
 
 
-def bind(model: nn.Module, example: object) -> tuple[list[object], list[str]]:
-    """Arguments of the forward in order, and their names.
+class _Reference:
+    """What the model itself gives: on the example, and at a second batch size where it runs at one."""
 
-    Raises:
-        InputError: They do not fit the signature of forward.
-    """
-    signature = inspect.signature(model.forward)
-    args = (example,) if isinstance(example, Tensor) else tuple(example) if isinstance(example, tuple | list) else ()
-    keywords = dict(example) if isinstance(example, Mapping) else {}
-    if not args and not keywords:
-        raise InputError(
-            f"the example inputs are a {type(example).__name__}" if example != () else "the example inputs are empty",
-            expected="a tensor, a tuple of arguments or a dict of keyword arguments",
+    def __init__(self, model: nn.Module, binding: Binding) -> None:
+        self.model, self.binding = model, binding
+        self.first = _run(model, binding)
+        self.second: tuple[list[Tensor], object] | None = None
+        self.batches: tuple[int, int] | None = None
+        self.why_fixed = "no input has a batch axis"
+        if binding.batch is None:
+            return
+        tensors = binding.resized(binding.batch + 1)
+        try:
+            self.second = (tensors, binding.call(model, tensors))
+            self.batches = (binding.batch, binding.batch + 1)
+        except Exception as error:  # whatever the model raises on a batch size that it was not made for
+            self.why_fixed = _first_line(error)
+
+
+def _finish(trace: Trace, route: Route, reference: _Reference) -> Capture:
+    binding = reference.binding
+    module, diagnostics = build(trace, binding, reference.batches)
+    compare(module.main, reference.model, binding, binding.tensors, reference.first)
+    if reference.second is not None:
+        compare(module.main, reference.model, binding, *reference.second)
+    else:
+        diagnostics.insert(
+            0, f"The batch size is fixed to {binding.batch}: the model does not run at another ({reference.why_fixed})."
         )
+    return Capture(module, [x.clone() for x in binding.tensors], route, diagnostics)
+
+
+def _trace(model: nn.Module, binding: Binding, dynamic: bool) -> tuple[Trace, Route]:
+    """Trace with torch.fx, else with torch.export."""
+    given = isinstance(model, fx.GraphModule)
     try:
-        bound = signature.bind(*args, **keywords)
-    except TypeError as error:
-        raise InputError(
-            f"the example inputs do not fit {type(model).__name__}.forward{signature}: {error}",
-            fix="Give one value per argument, a tuple by position or a dict by name.",
-        ) from None
-    return list(bound.arguments.values()), list(bound.arguments)
-
-
-def _check_devices(model: nn.Module, inputs: Sequence[Tensor]) -> None:
-    if not inputs:
-        raise InputError("the example inputs hold no tensor")
-    for index, tensor in enumerate(inputs):
-        if not tensor.dim() or not tensor.shape[0]:
-            raise InputError(
-                f"example input {index} has shape {list(tensor.shape)}", expected="a batch of at least one sample"
-            )
-    tensors = [*inputs, *model.parameters(), *model.buffers()]
-    elsewhere = sorted({str(t.device) for t in tensors if t.device.type != "cpu"})
-    if elsewhere:
-        raise InputError(
-            f"tensors are on {', '.join(elsewhere)}", expected="everything on the cpu", fix="Call model.cpu() first."
-        )
-
-
-def _eager(model: nn.Module, arguments: Sequence[object], what: str) -> list[Tensor]:
+        return fx_route.trace(model, binding.bound), "given" if given else "fx"
+    except Exception as error:  # whatever the user's forward raises on traced values
+        fx_error = error
     try:
-        return tree.flatten(model(*arguments), "output of the model")[0]
+        return export_route.export(model, binding, dynamic), "given" if given else "export"
     except QCompilerError:
         raise
-    except Exception as error:  # whatever the user's forward raises
-        raise InputError(
-            f"the model fails on {what}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
-            fix="Check shape and element type of the example inputs, and that the batch is the first axis.",
+    except Exception as error:  # torch.export documents no common base of its errors
+        place, text = failing_line(error)
+        if place is None:
+            place, text = failing_line(fx_error)
+        raise CaptureError(
+            f"the model can be captured neither by torch.fx ({_first_line(fx_error)}) "
+            f"nor by torch.export ({_first_line(error)}){f': `{text}`' if text else ''}",
+            where=place,
+            expected="a forward that does the same for all values of its inputs",
+            fix="Rewrite this line without a decision on tensor values, or capture the parts around it apart.",
         ) from error
 
 
-def _compare(model: nn.Module, module: Module, inputs: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
-    found = interpret(module.main, inputs)
-    if len(found) == len(expected) and all(map(_close, found, expected)):
-        return
-    place = _first_difference(model, module, inputs)
-    raise CaptureError(
-        f"the captured graph does not compute what the model computes on {inputs[0].shape[0]} samples",
-        where=place,
-        expected="the same numbers: the trace has burnt in a flag, a branch or a size",
-        fix="Make the computation depend on its tensors alone.",
-    )
+def _capture_program(program: ExportedProgram, binding: Binding, device: torch.device | str | None) -> Capture:
+    model = program.module()
+    target = _device(model, binding, None)
+    if device is not None and torch.device(device) != target:
+        raise InputError(
+            f"the exported program lives on {target}, not on {device}",
+            fix="Export the model from the device where it shall run.",
+        )
+    captured = _finish(export_route.trace_program(program, None), "given", _Reference(model, binding))
+    tensors = captured.module.tensors
+    for name in tensors:
+        tensors[name] = tensors[name].clone()
+    return captured
 
 
-def _close(found: Tensor, expected: Tensor) -> bool:
-    if found.shape != expected.shape:
-        return False
-    return not found.numel() or bool((found - expected).abs().max() <= TOLERANCE * expected.abs().max())
+def _run(model: nn.Module, binding: Binding) -> object:
+    """The model's result on the example.
 
+    Raises:
+        InputError: It fails; the module in which it does and torch's reason are given.
+    """
+    entered: list[str] = []
 
-def _first_difference(model: nn.Module, module: Module, inputs: Sequence[Tensor]) -> str | None:
-    """The first module whose result differs, in the order of the graph."""
-    last: dict[str, Tensor] = {}
-    order: dict[str, str] = {}
+    def enter(path: str) -> Callable[..., None]:
+        return lambda *_: entered.append(path)
 
-    def observe(value: object, tensor: Tensor) -> None:
-        producer = getattr(value, "producer", None)
-        if producer is not None and producer.location.path:
-            last[producer.location.path] = tensor
-            order[producer.location.path] = str(producer.location)
+    def leave(*_: object) -> None:
+        entered.pop()
 
-    interpret(module.main, inputs, observe)
-    seen: dict[str, Tensor] = {}
-    hooks = [
-        submodule.register_forward_hook(lambda _, __, out, name=name: seen.__setitem__(name, out))
-        for name, submodule in model.named_modules()
-        if name
-    ]
+    handles = []
+    for path, module in model.named_modules():
+        handles += [module.register_forward_pre_hook(enter(path)), module.register_forward_hook(leave)]
     try:
-        nested = tree.unflatten(module.main.input_tree, list(inputs))
-        model(*nested)  # type: ignore[misc]
+        result = binding.call(model, binding.tensors)
+    except Exception as error:
+        described = ", ".join(
+            f"{name}: {str(x.dtype).removeprefix('torch.')}{list(x.shape)}"
+            for name, x in zip(binding.tensor_names(), binding.tensors, strict=True)
+        )
+        floats = sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.is_floating_point()})
+        raise InputError(
+            f"the model does not run on the example inputs ({described}): {_first_line(error)}",
+            where=entered[-1] if entered and entered[-1] else failing_line(error)[0],
+            expected=f"inputs of the shape that the model takes; its parameters are {' and '.join(floats) or 'none'}",
+            fix=WAYS,
+        ) from error
     finally:
-        for hook in hooks:
-            hook.remove()
-    for path, tensor in last.items():
-        if isinstance(seen.get(path), Tensor) and not _close(tensor, seen[path]):
-            return order[path]
-    return type(model).__name__
+        for handle in handles:
+            handle.remove()
+    return result
+
+
+def _check_kind(model: object) -> None:
+    if isinstance(model, ExportedProgram):
+        return
+    if isinstance(model, torch.jit.ScriptModule):
+        raise InputError("the model is a TorchScript module", fix="Give the module it was made from.")
+    if not isinstance(model, nn.Module):
+        what = model.__name__ if isinstance(model, type) else type(model).__name__
+        raise InputError(
+            f"the model is {'the class' if isinstance(model, type) else 'a'} {what}",
+            expected="an nn.Module, a GraphModule or an ExportedProgram",
+        )
+    if hasattr(model, "_orig_mod"):
+        raise InputError(
+            "the model is wrapped by torch.compile", fix="Give the module that was wrapped: model._orig_mod."
+        )
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if nn.parameter.is_lazy(tensor):
+            raise InputError(f"the parameter {name!r} has no shape yet", fix="Run the model once on real inputs.")
+        if tensor.is_meta:
+            raise InputError(
+                f"the parameter {name!r} is on the meta device and has no values", fix="Load the weights first."
+            )
+
+
+def _check_mode(model: nn.Module) -> None:
+    training = [name or "the model itself" for name, module in model.named_modules() if module.training]
+    if training:
+        shown = ", ".join(training[:3]) + (f" and {len(training) - 3} more" if len(training) > 3 else "")
+        raise InputError(f"modules are in train mode: {shown}", expected="eval mode", fix="Call model.eval() first.")
+
+
+def _device(model: nn.Module, binding: Binding, device: torch.device | str | None) -> torch.device:
+    """Where to run: `device`, or where both the model and the example already are."""
+    if device is not None:
+        return torch.device(device)
+    homes: dict[torch.device, str] = {}
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        homes.setdefault(tensor.device, name)
+    if len(homes) > 1:
+        spread = ", ".join(f"{name!r} on {home}" for home, name in homes.items())
+        raise InputError(f"the model is spread over several devices: {spread}", fix="Move it to one, or give device=.")
+    home = next(iter(homes), binding.tensors[0].device)
+    for name, tensor in zip(binding.tensor_names(), binding.tensors, strict=True):
+        if tensor.device != home:
+            raise InputError(
+                f"the example input {name!r} is on {tensor.device} and the model on {home}",
+                fix="Move one to the other's device, or give device=.",
+            )
+    return home
+
+
+def _moved(binding: Binding, device: torch.device) -> Binding:
+    tensors = [x.to(device) for x in binding.tensors]
+    return Binding(binding.nest(tensors), tensors, binding.tree)
+
+
+def _copy(model: nn.Module, share_parameters: bool = False) -> nn.Module:
+    """A deep copy whose forward may do what it likes.
+
+    Raises:
+        CaptureError: The model holds something that cannot be copied.
+    """
+    memo: dict[int, object] = {}
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()  # deepcopy refuses tensors that carry a gradient history
+    if share_parameters:
+        memo |= {id(parameter): parameter for parameter in model.parameters()}
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:  # whatever a __deepcopy__ raises
+        raise CaptureError(
+            f"the model cannot be copied: {_first_line(error)}",
+            expected="a model that copy.deepcopy copies",
+            fix="Keep locks, files and handles out of the modules.",
+        ) from error
+
+
+@contextlib.contextmanager
+def _undisturbed(binding: Binding) -> Iterator[None]:
+    """Keep the random state, and keep torch's warnings about tracing to ourselves: what matters is raised."""
+    devices = sorted({x.device.index or 0 for x in binding.tensors if x.device.type == "cuda"})
+    with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

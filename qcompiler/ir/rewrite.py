@@ -115,10 +115,15 @@ class Rewriter:
         return node.output
 
     def set_tensor(self, value: Value, tensor: Tensor, *, before: Node, like: Node | None = None) -> Value:
-        """A leaf of the same kind as `value`'s that holds `tensor`; the old one stays for its other users."""
+        """The leaf `value` with `tensor` in it, or, where it has other users, a new leaf of the same kind."""
         leaf = value.producer
         if leaf is None or "ref" not in leaf.attributes:
             raise GraphError(f"%{value.name} is not a tensor of the module")
+        old = self.graph.module.tensors[str(leaf.attributes["ref"])]
+        alone = sum(value.users.values()) == 1 and not self.graph.is_output(value)
+        if alone and old.shape == tensor.shape and old.dtype == tensor.dtype:
+            self.write_tensor(value, tensor)  # keeps its name, which is the one in the model
+            return value
         return self.leaf(leaf.op, tensor, ref=str(leaf.attributes["ref"]), before=before, like=like or leaf)
 
     def replace_input(self, node: Node, index: int, value: Value) -> None:

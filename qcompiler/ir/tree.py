@@ -68,3 +68,34 @@ def unflatten(tree: Tree, leaves: Sequence[object]) -> object:
 def single(count: int = 1) -> Tree:
     """The tree of one leaf, or of a tuple of `count` leaves."""
     return 0 if count == 1 else ("tuple", list(range(count)))
+
+
+def match(tree: Tree, arguments: tuple[object, ...]) -> list[torch.Tensor]:
+    """The tensors of a call's `arguments`, flat, when they nest as `tree` says.
+
+    Args:
+        tree: A tuple with one entry per argument.
+        arguments: Of the call, in order.
+
+    Raises:
+        InputError: They nest in another way.
+    """
+    leaves, found = flatten(arguments, "input")
+    if _plain(found) != _plain(tree):
+        raise InputError(f"the inputs nest as {_describe(found)}", expected=_describe(tree))
+    return leaves
+
+
+def _plain(tree: Tree) -> object:
+    """Equal for trees that were read from JSON and those that were not."""
+    return [_plain(item) for item in tree] if isinstance(tree, list | tuple) else tree  # type: ignore[arg-type]
+
+
+def _describe(tree: Tree) -> str:
+    match tree:
+        case ["dict", items]:
+            return "{" + ", ".join(f"{key}: {_describe(item)}" for key, item in items) + "}"  # type: ignore[misc,arg-type]
+        case [kind, items]:
+            left, right = "[]" if kind == "list" else "()"
+            return left + ", ".join(_describe(item) for item in items) + right  # type: ignore[arg-type]
+    return "None" if tree is None else "tensor"

@@ -1,0 +1,260 @@
+"""The folder that leaves the compiler: files, their hashes, and how to run them again.
+
+    out/  manifest.json     what it is: target, pipeline, nesting of inputs and outputs, what verification found, hashes
+          program.json      the integer program
+          weights.safetensors   its constants
+          model.onnx        the same model for ONNX Runtime
+          provenance.json   what each pass did and refused
+          report.html       the same for the eye
+
+Writing happens in `out.work/`; `out/` appears by one rename. Loading needs neither the model's class nor pickle. The
+same compile gives the same bytes: no file holds a time or a path.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+
+from qcompiler.backends.integer import Executor, ProgramFiles
+from qcompiler.errors import ArtifactError, InputError
+from qcompiler.ir import tree
+from qcompiler.ir.types import DType
+from qcompiler.report import report_html
+from qcompiler.targets import Target
+
+if TYPE_CHECKING:
+    from qcompiler.verify import Report
+
+SCHEMA = "qcompiler.artifact/1"
+MANIFEST, PROGRAM, WEIGHTS, ONNX = "manifest.json", "program.json", "weights.safetensors", "model.onnx"
+PROVENANCE, REPORT = "provenance.json", "report.html"
+SAMPLES = 4
+"""Batch of the inputs that verification makes up."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A deployable model.
+
+    Args:
+        target: The hardware that it is for.
+        program: The integer program.
+        onnx: The ONNX file.
+        input_tree: Nesting of the model's arguments.
+        output_tree: Nesting of the model's outputs.
+        pipeline: The passes that made it, as text.
+        passes: What each pass did: `pass_name`, `events`, `metrics`.
+        diagnostics: Sentences from the capture.
+        verification: What was found when it was compiled, None when nobody looked.
+    """
+
+    target: Target
+    program: ProgramFiles
+    onnx: bytes
+    input_tree: tree.Tree
+    output_tree: tree.Tree
+    pipeline: str = ""
+    passes: tuple[dict[str, Any], ...] = ()
+    diagnostics: tuple[str, ...] = ()
+    verification: dict[str, Any] | None = None
+
+    def run(self, *inputs: object) -> object:
+        """Run the integer program.
+
+        Args:
+            inputs: The model's arguments, float.
+
+        Returns:
+            Dequantized outputs in the model's own tree.
+
+        Raises:
+            InputError: The inputs do not fit the model.
+        """
+        leaves = tree.match(self.input_tree, inputs)
+        results = Executor(self.program).run([x.detach().cpu().numpy() for x in leaves])
+        return tree.unflatten(self.output_tree, [torch.from_numpy(array) for array in results])
+
+    def run_integer(self, *codes: Tensor) -> list[Tensor]:
+        """Run the integer program from codes to codes.
+
+        Args:
+            codes: One tensor per input of the program, flat, in the element type of its quantizer.
+
+        Returns:
+            The codes of each output, flat.
+
+        Raises:
+            InputError: Their number, a shape or an element type does not fit.
+        """
+        results = Executor(self.program).run_integer([x.detach().cpu().numpy() for x in codes])
+        return [torch.from_numpy(array) for array in results]
+
+    def verify(self, *inputs: object, seed: int = 0) -> Report:
+        """Compare the integer program with ONNX Runtime; the graphs do not travel with the files.
+
+        Args:
+            inputs: The model's arguments, float; made up when there are none.
+            seed: Of what is made up.
+        """
+        from qcompiler.verify import Forms, verify
+
+        leaves = tree.match(self.input_tree, inputs) if inputs else self._synthesized(seed)
+        return verify(Forms(self.program, self.onnx), leaves, self.target, seed=seed)
+
+    def explain(self, name: str) -> str:
+        """What each pass did to the captured node or module `name`, and why.
+
+        Raises:
+            InputError: No pass touched a node of that name.
+        """
+        lines: list[str] = []
+        known: dict[str, None] = {}
+        for record in self.passes:
+            for event in record["events"]:
+                names = (event["node"], *event["origins"], event["where"].partition(",")[0])
+                known.update(dict.fromkeys(filter(None, names)))
+                if name in names or any(item.startswith(f"{name}.") for item in names):
+                    verb = "" if event["kind"] == "rewrite" else "left alone: "
+                    place = f" ({event['where']})" if event["where"] else ""
+                    lines.append(f"{record['pass_name']}: %{event['node']}{place}: {verb}{event['detail']}")
+        if not lines:
+            near = difflib.get_close_matches(name, known, n=3)
+            raise InputError(
+                f"no pass did anything to a node {name!r}",
+                expected="the name of a node or a module path, such as features.0",
+                fix=f"Did you mean {', '.join(near)}?" if near else None,
+            )
+        return "\n".join(lines)
+
+    def files(self) -> dict[str, bytes]:
+        """Name and content of every file. The same compile gives the same bytes."""
+        content = {
+            PROGRAM: self.program.program_json().encode(),
+            WEIGHTS: self.program.weights(),
+            ONNX: self.onnx,
+            PROVENANCE: _json({"pipeline": self.pipeline, "passes": list(self.passes)}),
+            REPORT: report_html(self).encode(),
+        }
+        manifest = {
+            "schema": SCHEMA,
+            "target": json.loads(self.target.to_json()),
+            "input_tree": self.input_tree,
+            "output_tree": self.output_tree,
+            "diagnostics": list(self.diagnostics),
+            "verification": self.verification,
+            "forms": ["integer program", "onnx"],
+            "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in sorted(content.items())},
+        }
+        return {MANIFEST: _json(manifest), **content}
+
+    def save(self, output: str | Path) -> Path:
+        """Write the folder; an artifact that is there already is replaced.
+
+        Raises:
+            ArtifactError: `output` exists and is no artifact, so that nothing of the user's is overwritten, or it
+                cannot be written.
+        """
+        self.check_destination(output)
+        folder = Path(output)
+        work = folder.with_name(folder.name + ".work")
+        try:
+            shutil.rmtree(work, ignore_errors=True)
+            work.mkdir(parents=True)
+            for name, data in self.files().items():
+                (work / name).write_bytes(data)
+            if folder.exists():
+                shutil.rmtree(folder)
+            os.replace(work, folder)
+        except OSError as error:
+            raise ArtifactError(f"{folder} cannot be written: {error}", fix="Choose another folder.") from error
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+        return folder
+
+    @staticmethod
+    def check_destination(output: str | Path) -> None:
+        """Refuse a folder that holds something else.
+
+        Raises:
+            ArtifactError: It exists and is no artifact, or a work folder beside it is none of ours.
+        """
+        folder = Path(output)
+        if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ArtifactError(f"{folder} exists and is no artifact", fix="Choose another folder, or remove it.")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Artifact:
+        """Read a folder that `save` wrote.
+
+        Raises:
+            ArtifactError: A file is missing, altered or of an unknown version.
+        """
+        path = Path(folder)
+        manifest = _manifest(path)
+        content: dict[str, bytes] = {}
+        for name, digest in cast("Mapping[str, str]", manifest["sha256"]).items():
+            if not (path / name).is_file():
+                raise ArtifactError(f"{name} is missing", where=str(folder), fix="Compile the model again.")
+            content[name] = (path / name).read_bytes()
+            if hashlib.sha256(content[name]).hexdigest() != digest:
+                raise ArtifactError(
+                    f"{name} is not what was written", where=str(folder), fix="Compile the model again."
+                )
+        provenance = json.loads(content[PROVENANCE])
+        return cls(
+            target=Target.from_json(json.dumps(manifest["target"])),
+            program=ProgramFiles.parse(content[PROGRAM].decode(), content[WEIGHTS]),
+            onnx=content[ONNX],
+            input_tree=cast("tree.Tree", manifest["input_tree"]),
+            output_tree=cast("tree.Tree", manifest["output_tree"]),
+            pipeline=provenance["pipeline"],
+            passes=tuple(provenance["passes"]),
+            diagnostics=tuple(manifest["diagnostics"]),
+            verification=manifest["verification"],
+        )
+
+    def _synthesized(self, seed: int) -> list[Tensor]:
+        """Normal numbers for each input of the program."""
+        generator = torch.Generator().manual_seed(seed)
+        tensors = []
+        for name in self.program.program.inputs:
+            declared = self.program.program.tensors[name]
+            shape = [SAMPLES if size == -1 else size for size in declared.shape]
+            tensors.append(torch.randn(shape, generator=generator).to(DType(declared.dtype).torch))
+        return tensors
+
+
+def load(folder: str | Path) -> Artifact:
+    """Read an artifact folder; see `Artifact.load`."""
+    return Artifact.load(folder)
+
+
+def _json(data: object) -> bytes:
+    return (json.dumps(data, sort_keys=True, indent=1) + "\n").encode()
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    except OSError:
+        raise ArtifactError(f"{path} holds no {MANIFEST}", expected="a folder that save() wrote") from None
+    except ValueError as error:
+        raise ArtifactError(f"{MANIFEST} cannot be read: {error}", where=str(path)) from None
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        raise ArtifactError(f"{MANIFEST} is of another version", where=str(path), expected=f"schema {SCHEMA}")
+    keys = ("target", "input_tree", "output_tree", "diagnostics", "verification", "sha256")
+    missing = [key for key in keys if key not in data]
+    if missing or not {PROGRAM, WEIGHTS, ONNX, PROVENANCE} <= set(data["sha256"]):
+        raise ArtifactError(f"{MANIFEST} is incomplete", where=str(path), fix="Compile the model again.")
+    return data

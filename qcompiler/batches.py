@@ -1,0 +1,97 @@
+"""Calibration data as the passes want it: flat lists of tensors that fit the graph, any number of times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from qcompiler.errors import CalibrationError, InputError
+from qcompiler.frontends.examples import bind_example, signature_of
+from qcompiler.ir.graph import Graph
+from qcompiler.ir.interpret import check_inputs
+
+Forward: TypeAlias = Callable[[nn.Module, object], object]
+
+
+class Batches:
+    """Binds each batch of the user's data to the forward of the model.
+
+    Args:
+        model: The model that is compiled.
+        data: Batches. Of a tuple batch, a model of one input takes the first element: labels fall away.
+        forward: Calls its first argument as the model shall be called for a batch; None where batches bind themselves.
+        device: Where the tensors go.
+
+    Raises:
+        InputError: `data` cannot be iterated.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | ExportedProgram,
+        data: Iterable[object],
+        forward: Forward | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        if isinstance(data, Tensor) or not isinstance(data, Iterable):
+            raise InputError(
+                f"the calibration data is a {type(data).__name__}",
+                expected="an iterable of batches, such as a DataLoader or a list of tensors",
+                fix="Put a single batch into a list: [batch].",
+            )
+        self.model, self.data, self.forward, self.device = model, data, forward, device
+        self.graph: Graph | None = None
+        """What each batch is checked against, once it is known."""
+        self.example: dict[str, object] = {}
+        """The arguments of the model by name, for the batch that was read last."""
+
+    def __iter__(self) -> Iterator[list[Tensor]]:
+        index = -1
+        for index, item in enumerate(self.data):
+            try:
+                tensors = [x.to(self.device) if self.device is not None else x for x in self._bind(item)]
+                if self.graph is not None:
+                    check_inputs(self.graph, tensors)
+            except InputError as error:
+                raise InputError(
+                    error.found,
+                    where=f"batch {index} of the calibration data",
+                    expected=error.expected,
+                    fix="Give batches that bind to the model's forward, or forward=lambda model, batch: model(...).",
+                ) from None
+            yield tensors
+        if index < 0:
+            raise CalibrationError("the calibration data is empty", expected="at least one batch")
+
+    def _bind(self, item: object) -> list[Tensor]:
+        if self.forward is not None:
+            assert isinstance(self.model, nn.Module)
+            recorder = _Recorder(self.model)
+            with torch.no_grad():
+                self.forward(recorder, item)
+            if recorder.call is None:
+                raise InputError("forward= did not call the model")
+            positional, keywords = recorder.call
+            item = dict(signature_of(self.model).bind(*positional, **keywords).arguments)
+        elif isinstance(item, tuple | list) and len(item) > 1 and len(signature_of(self.model).parameters) == 1:
+            item = item[0]
+        binding = bind_example(self.model, item)
+        self.example = dict(binding.bound.arguments)
+        return binding.tensors
+
+
+class _Recorder(nn.Module):
+    """Stands for the model in the user's `forward`, and notes how it is called."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.call: tuple[tuple[object, ...], dict[str, object]] | None = None
+
+    def forward(self, *arguments: object, **keywords: object) -> object:
+        self.call = arguments, keywords
+        return self.model(*arguments, **keywords)

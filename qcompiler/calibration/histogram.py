@@ -1,0 +1,219 @@
+"""A streaming histogram whose content depends on the data only, not on the order or the grouping in which it came."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from qcompiler.errors import InputError
+
+__all__ = ["DEFAULT_BINS", "Histogram"]
+
+DEFAULT_BINS = 2048
+"""16 KiB of counts per channel; an 8-bit grid over the whole range then has at least four bins per step."""
+
+_SMALLEST_EXPONENT = -149
+"""2^-149 is the smallest positive float32: no finer bin separates anything."""
+
+_FLOAT32_BITS = 24
+"""Bits of a float32 significand: below 2^e neighbours are at most 2^(e-24) apart, so that no finer bin is of use."""
+
+_CHUNK = 1 << 20
+"""Elements binned at a time: bounds the temporary float64 and int64 copies to 16 MiB whatever the batch size."""
+
+_LARGEST_SHIFT = 62
+"""Bin indices lie within 2^24, so every right shift beyond 24 gives 0 or -1 alike; from 64 on shifts are undefined."""
+
+
+@dataclass(frozen=True, eq=False)
+class Histogram:
+    """Counts of float32 values per channel, in bins [i * 2^k, (i + 1) * 2^k) that are anchored at zero.
+
+    With i(x, k) = floor(x / 2^k), a channel with minimum a and maximum b uses
+
+        k(a, b) = the smallest k >= k0 with i(b, k) - i(a, k) + 1 <= bins,
+        k0 = max(-149, e - 24), where 2^(e-1) <= max(|a|, |b|) < 2^e.
+
+    Exact zeros, which rectified data is full of and which every grid represents without error, are counted apart.
+
+    **Merging is exact.** Let H(D) be the histogram of a multiset D: minimum, maximum, number of zeros and the counts
+    n_i = #{x in D, x != 0 : i(x, k) = i}. Then `H(D).merge(H(E))` equals H(D + E) bit for bit, because
+
+    1. minimum, maximum and number of zeros of D + E follow from those of D and E;
+    2. k(D + E) >= k(D), k(E): k0 cannot fall when the range widens, nor can i(b, k) - i(a, k), so that every k refused
+       for D is refused for D + E. Bins are only ever joined, never split;
+    3. joining is exact: floor(floor(x / 2^k) / 2^d) = floor(x / 2^(k+d)), so that bin i at k + d holds exactly the
+       values of the 2^d bins j at k with j >> d = i, and integer sums do not round.
+
+    Hence any order, split or grouping of the same data, over any number of processes, ends in the same H, and merging
+    is associative and commutative. The bin width is below 2 * (b - a) / (bins - 1), or the spacing of float32 at b or a.
+
+    Args:
+        counts: int64 [C, bins]; column j counts the non-zero values of bin `first[c] + j`.
+        zeros: int64 [C], number of values equal to 0.
+        low: float32 [C], smallest value.
+        high: float32 [C], largest value.
+    """
+
+    counts: Tensor
+    zeros: Tensor
+    low: Tensor
+    high: Tensor
+
+    @classmethod
+    def of(cls, values: Tensor, bins: int = DEFAULT_BINS) -> Histogram:
+        """The histogram of one batch.
+
+        Args:
+            values: float32 [C, N] on any device, finite, at least one value per channel.
+            bins: Number of bins per channel, at least 2: one on each side of zero.
+
+        Returns:
+            A histogram on the CPU.
+
+        Raises:
+            InputError: Fewer than two bins, or `values` is not a non-empty float32 matrix.
+        """
+        if bins < 2:
+            raise InputError(f"a histogram of {bins} bins", expected="at least 2, one on each side of zero")
+        if values.dim() != 2 or values.numel() == 0 or values.dtype != torch.float32:
+            raise InputError(
+                f"values of shape {list(values.shape)} and type {values.dtype}",
+                expected="a non-empty float32 matrix [channels, values]",
+            )
+        channels = values.shape[0]
+        # Adding 0.0 turns -0.0 into 0.0: which of the two a minimum returns depends on the order of the data.
+        low, high = values.amin(1).cpu() + 0.0, values.amax(1).cpu() + 0.0
+        exponent, first = (part.to(values.device).unsqueeze(1) for part in _layout(low, high, bins))
+        row = torch.arange(channels, device=values.device).unsqueeze(1) * bins
+        counts = torch.zeros(channels * bins, dtype=torch.int64, device=values.device)
+        per_width = _power_of_two(-exponent)
+        for part in values.split(max(1, _CHUNK // channels), dim=1):
+            # Scaling by a power of two is exact in float64 for every float32 and every exponent that occurs.
+            index = torch.floor(part.to(torch.float64) * per_width).to(torch.int64)
+            counts += torch.bincount((index - first + row).reshape(-1), minlength=channels * bins)
+        counts = counts.reshape(channels, bins).cpu()
+        zeros = (values == 0.0).sum(1).cpu()
+        return cls(_add_zeros(counts, -zeros, first.squeeze(1).cpu()), zeros, low, high)
+
+    @property
+    def bins(self) -> int:
+        """Number of bins of each channel."""
+        return self.counts.shape[1]
+
+    @property
+    def channels(self) -> int:
+        """Number of channels."""
+        return self.counts.shape[0]
+
+    @property
+    def count(self) -> Tensor:
+        """int64 [C]: number of values seen, zeros included."""
+        return self.counts.sum(1) + self.zeros
+
+    @property
+    def first(self) -> Tensor:
+        """int64 [C]: index of the bin that column 0 counts, floor(low / width)."""
+        return self._bin_layout[1]
+
+    @property
+    def exponent(self) -> Tensor:
+        """int64 [C]: k, the binary logarithm of the bin width."""
+        return self._bin_layout[0]
+
+    @property
+    def width(self) -> Tensor:
+        """float64 [C]: bin width, a power of two."""
+        return _power_of_two(self.exponent)
+
+    @property
+    def edges(self) -> Tensor:
+        """float64 [C, bins + 1]: column j counts values in [edges[j], edges[j + 1])."""
+        index = self.first.unsqueeze(1) + torch.arange(self.bins + 1)
+        return index.to(torch.float64) * self.width.unsqueeze(1)
+
+    @property
+    def counts_with_zeros(self) -> Tensor:
+        """int64 [C, bins]: the counts with the zeros back in their bin, [0, width)."""
+        return _add_zeros(self.counts, self.zeros, self.first)
+
+    def merge(self, other: Histogram) -> Histogram:
+        """The histogram of the data of both, exactly.
+
+        Raises:
+            InputError: The histograms differ in channels or bins.
+        """
+        if self.counts.shape != other.counts.shape:
+            raise InputError(
+                f"histograms of {self.channels} channels x {self.bins} bins and {other.channels} x {other.bins}",
+                expected="the same channels and bins in both",
+            )
+        low, high = torch.minimum(self.low, other.low), torch.maximum(self.high, other.high)
+        exponent, first = _layout(low, high, self.bins)
+        counts = self._joined(exponent, first) + other._joined(exponent, first)
+        return Histogram(counts, self.zeros + other.zeros, low, high)
+
+    def cells(self, channel: int) -> tuple[Tensor, Tensor]:
+        """What one channel holds, as few weighted points: the centres of its non-empty bins, and 0.
+
+        A centre outside [low, high] is moved to that end, so that no value is more than half a bin width from the point
+        that stands for it.
+
+        Args:
+            channel: Row of the histogram.
+
+        Returns:
+            Points and their weights, float64 [at most bins + 1] each.
+        """
+        left = self.edges[channel, :-1]
+        centres = (left + 0.5 * self.width[channel]).clamp(
+            self.low[channel].to(torch.float64), self.high[channel].to(torch.float64)
+        )
+        points = torch.cat([centres, centres.new_zeros(1)])
+        weights = torch.cat([self.counts[channel], self.zeros[channel : channel + 1]])
+        filled = weights > 0
+        return points[filled], weights[filled].to(torch.float64)
+
+    @cached_property
+    def _bin_layout(self) -> tuple[Tensor, Tensor]:
+        return _layout(self.low, self.high, self.bins)
+
+    def _joined(self, exponent: Tensor, first: Tensor) -> Tensor:
+        """The counts after joining neighbours into the bins of a wider range that starts at bin `first`."""
+        shift = (exponent - self.exponent).clamp(max=_LARGEST_SHIFT).unsqueeze(1)
+        index = ((self.first.unsqueeze(1) + torch.arange(self.bins)) >> shift) - first.unsqueeze(1)
+        # Only empty bins beyond the maximum can fall outside: adding their zeros to the last bin changes nothing.
+        return torch.zeros_like(self.counts).scatter_add(1, index.clamp(max=self.bins - 1), self.counts)
+
+
+def _layout(low: Tensor, high: Tensor, bins: int) -> tuple[Tensor, Tensor]:
+    """k(low, high) of the class docstring and floor(low / 2^k): int64 [C] each."""
+    low, high = low.to(torch.float64), high.to(torch.float64)
+    largest = torch.maximum(low.abs(), high.abs())
+    exponent = (torch.frexp(largest).exponent.to(torch.int64) - _FLOAT32_BITS).clamp(min=_SMALLEST_EXPONENT)
+    exponent = torch.where(largest == 0.0, _SMALLEST_EXPONENT, exponent)
+    # bins * 2^k must exceed high - low; one less than that k allows for the rounding of the quotient.
+    needed = torch.frexp((high - low) / bins)
+    exponent = torch.where(high > low, torch.maximum(exponent, needed.exponent.to(torch.int64) - 2), exponent)
+    while True:
+        per_width = _power_of_two(-exponent)
+        first = torch.floor(low * per_width).to(torch.int64)
+        last = torch.floor(high * per_width).to(torch.int64)
+        too_many = last - first >= bins
+        if not bool(too_many.any()):
+            return exponent, first
+        exponent = exponent + too_many.to(torch.int64)
+
+
+def _add_zeros(counts: Tensor, zeros: Tensor, first: Tensor) -> Tensor:
+    """Add `zeros` to the bin [0, width) of each channel, which exists wherever there are zeros."""
+    column = (-first).clamp(0, counts.shape[1] - 1).unsqueeze(1)
+    return counts.scatter_add(1, column, zeros.unsqueeze(1))
+
+
+def _power_of_two(exponent: Tensor) -> Tensor:
+    """2^exponent in float64 from its bits: library powers may be off in the last place. For |exponent| <= 1022."""
+    return ((exponent + 1023) << 52).view(torch.float64)

@@ -1,0 +1,362 @@
+"""Observers: what is remembered of the values a tensor takes, and the range that follows.
+
+An observer is a summary S of batches with three rules: S(batch), how two summaries combine, and the range of a summary.
+Combining is exact, associative and commutative and S(x + y) = combine(S(x), S(y)), so the result depends neither on the
+order of the batches nor on how they were split or spread over processes; see each class for its reason.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field, fields, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from qcompiler.calibration.estimators import check_percent, mse, percentile
+from qcompiler.calibration.histogram import DEFAULT_BINS, Histogram
+from qcompiler.errors import CalibrationError, InputError
+from qcompiler.quant.spec import QuantSpec
+
+__all__ = [
+    "OBSERVERS",
+    "HistogramObserver",
+    "MSEObserver",
+    "MinMaxObserver",
+    "MovingAverageObserver",
+    "Observer",
+    "PercentileObserver",
+    "make_observer",
+]
+
+State = dict[str, Tensor]
+"""A summary as named CPU tensors, empty before the first value. Always holds `count`, and `low` with channels last."""
+
+
+@dataclass(eq=False)
+class Observer(ABC):
+    """Collects one tensor's values batch by batch.
+
+    Args:
+        name: The tensor, for messages.
+        axis: Channel axis, from either end, with one range per index; None for one range of the whole tensor.
+    """
+
+    name: str
+    axis: int | None = None
+    _state: State = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def count(self) -> int:
+        """Number of elements seen."""
+        return int(self._state["count"]) if self._state else 0
+
+    def update(self, x: Tensor, *, index: int | None = None) -> None:
+        """Take in one batch; an empty one changes nothing.
+
+        Args:
+            x: Float tensor of any shape and device. It is read as float32.
+            index: Position of the batch in the data set, from 0. Only observers that weigh batches by position read it.
+
+        Raises:
+            CalibrationError: A value is NaN or infinite, or the number of channels changed.
+            InputError: `x` is not a float tensor or has no such axis.
+        """
+        rows = self._rows(x)
+        if rows.numel() > 0:
+            summary = {"count": torch.tensor(rows.numel()), **self._summarize(rows, index)}
+            self._state = self._combined(self._state, summary)
+
+    def merge(self, other: Observer) -> Self:
+        """An observer that has seen what both have.
+
+        Args:
+            other: Observer of the same tensor with the same options.
+
+        Returns:
+            A new observer; both operands stay as they are.
+
+        Raises:
+            CalibrationError: The numbers of channels differ.
+            InputError: The observers are of different kinds, tensors or options.
+        """
+        if type(self) is not type(other) or _options(self) != _options(other):
+            raise InputError(
+                f"a merge of {self} with {other}", expected="observers of one kind, tensor and set of options"
+            )
+        return self.from_state(self._combined(self._state, other.state()))
+
+    def range(self) -> tuple[Tensor, Tensor]:
+        """The range to quantize.
+
+        Returns:
+            low and high: float32, 0-D without an axis, else [C].
+
+        Raises:
+            CalibrationError: Nothing was observed.
+        """
+        if not self._state:
+            raise CalibrationError(
+                f"no values of '{self.name}' were observed",
+                expected="at least one calibration batch that reaches it",
+                fix="Check that the calibration data is not empty",
+            )
+        low, high = self._estimate(self._state)
+        return (low.squeeze(0), high.squeeze(0)) if self.axis is None else (low, high)
+
+    def state(self) -> State:
+        """The summary as named tensors, for saving; empty before the first value."""
+        return dict(self._state)
+
+    def from_state(self, state: State) -> Self:
+        """An observer configured as this one that has seen what `state` describes."""
+        loaded = replace(self)
+        loaded._state = dict(state)  # noqa: SLF001 - an object of this very class
+        return loaded
+
+    @abstractmethod
+    def _summarize(self, rows: Tensor, index: int | None, /) -> State:
+        """Summary of one batch: float32 [C, N], finite, not empty."""
+
+    @abstractmethod
+    def _combine(self, a: State, b: State, /) -> State:
+        """Summary of the data of two summaries, `count` aside."""
+
+    @abstractmethod
+    def _estimate(self, state: State, /) -> tuple[Tensor, Tensor]:
+        """low and high, float32 [C]."""
+
+    def _combined(self, a: State, b: State) -> State:
+        if not a or not b:
+            return a or b
+        if a["low"].shape[-1] != b["low"].shape[-1]:
+            raise CalibrationError(
+                f"'{self.name}' had {a['low'].shape[-1]} channels on axis {self.axis} and now has {b['low'].shape[-1]}",
+                expected="the same number in every batch",
+                fix="Pass the channel axis, not that of the batch or of a varying length",
+            )
+        return {"count": a["count"] + b["count"], **self._combine(a, b)}
+
+    def _rows(self, x: Tensor) -> Tensor:
+        """Channels first, the rest flattened: float32 [C, N]."""
+        if not x.is_floating_point():
+            raise InputError(f"values of type {x.dtype} for '{self.name}'", expected="a float tensor")
+        if self.axis is not None and not -x.dim() <= self.axis < x.dim():
+            raise InputError(f"axis {self.axis} for '{self.name}' of shape {list(x.shape)}", expected="an axis it has")
+        if x.numel() == 0:
+            return x
+        x = x.detach().to(torch.float32)
+        rows = x.reshape(1, -1) if self.axis is None else x.movedim(self.axis, 0).reshape(x.shape[self.axis], -1)
+        # Minimum and maximum are NaN or infinite if any value is: one pass and no mask for healthy data.
+        if not all(bool(torch.isfinite(end)) for end in torch.aminmax(rows)):
+            nan, infinite = int(torch.isnan(rows).sum()), int(torch.isinf(rows).sum())
+            raise CalibrationError(
+                f"{nan} NaN and {infinite} infinite values among the {rows.numel()} of a batch of '{self.name}'",
+                expected="values that are finite in float32",
+                fix="Check the calibration data and the float model on it",
+            )
+        return rows
+
+
+@dataclass(eq=False)
+class MinMaxObserver(Observer):
+    """Smallest and largest value. Exact: minimum and maximum are associative and commutative and do not round."""
+
+    def _summarize(self, rows: Tensor, _index: int | None, /) -> State:
+        low, high = _extremes(rows)
+        return {"low": low, "high": high}
+
+    def _combine(self, a: State, b: State, /) -> State:
+        return {"low": torch.minimum(a["low"], b["low"]), "high": torch.maximum(a["high"], b["high"])}
+
+    def _estimate(self, state: State, /) -> tuple[Tensor, Tensor]:
+        return state["low"], state["high"]
+
+
+@dataclass(eq=False)
+class MovingAverageObserver(Observer):
+    """Exponential average of the batches' extremes: r_0 = e_0, r_i = momentum * r_(i-1) + (1 - momentum) * e_i.
+
+    The average itself depends on the order of the batches. So that the result does not depend on the order of the
+    *calls*, the extremes e_i of every batch are kept under the batch's index, and averaged in the order of the indices
+    when the range is asked for. Parts of a batch under one index join by minimum and maximum. Memory: two float32 per
+    batch and channel, the only observer that grows with the number of batches.
+
+    Args:
+        momentum: Weight of the past, in [0, 1).
+
+    Raises:
+        InputError: `momentum` is out of range.
+
+    Source:
+        The running estimator of the experiments of Nagel et al. 2021, arXiv:2106.08295.
+    """
+
+    momentum: float = 0.9
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.momentum < 1.0:
+            raise InputError(f"momentum={self.momentum}", expected="a weight of the past in [0, 1)")
+
+    def _summarize(self, rows: Tensor, index: int | None, /) -> State:
+        if index is None or index < 0:
+            raise InputError(
+                f"a batch of '{self.name}' with index {index} for a moving average",
+                expected="the position of the batch in the data set, from 0",
+                fix="Call update(x, index=i)",
+            )
+        low, high = _extremes(rows)
+        return {"index": torch.tensor([index]), "low": low.unsqueeze(0), "high": high.unsqueeze(0)}
+
+    def _combine(self, a: State, b: State, /) -> State:
+        low, high = torch.cat([a["low"], b["low"]]), torch.cat([a["high"], b["high"]])
+        index, place = torch.unique(torch.cat([a["index"], b["index"]]), sorted=True, return_inverse=True)
+        place = place.unsqueeze(1).expand_as(low)
+        empty = low.new_empty(len(index), low.shape[1])
+        return {
+            "index": index,
+            "low": empty.scatter_reduce(0, place, low, "amin", include_self=False),
+            "high": empty.scatter_reduce(0, place, high, "amax", include_self=False),
+        }
+
+    def _estimate(self, state: State, /) -> tuple[Tensor, Tensor]:
+        ends = torch.stack([state["low"], state["high"]], dim=1).to(torch.float64)
+        average = ends[0]
+        for batch in ends[1:]:
+            average = self.momentum * average + (1.0 - self.momentum) * batch
+        low, high = average.to(torch.float32)
+        return low, high
+
+
+@dataclass(eq=False)
+class HistogramObserver(Observer):
+    """Base of the observers that keep a histogram; `Histogram` proves that merging is exact.
+
+    Args:
+        bins: Bins per channel, at least 2. Their width, a power of two, is below 2 * observed range / (bins - 1), or the
+            spacing of float32 there.
+    """
+
+    bins: int = DEFAULT_BINS
+
+    def _summarize(self, rows: Tensor, _index: int | None, /) -> State:
+        return _as_state(Histogram.of(rows, self.bins))
+
+    def _combine(self, a: State, b: State, /) -> State:
+        return _as_state(_as_histogram(a).merge(_as_histogram(b)))
+
+
+@dataclass(eq=False)
+class PercentileObserver(HistogramObserver):
+    """The range without the most extreme values of either side; see `estimators.percentile`.
+
+    Resolution: each end lies at most one bin width outside the exact percentile, and never beyond the observed values.
+
+    Args:
+        percentile: Percentage in (50, 100] of the values that lie below the upper end, and as many above the lower.
+
+    Raises:
+        InputError: `percentile` is out of range.
+    """
+
+    percentile: float = 99.99
+
+    def __post_init__(self) -> None:
+        check_percent(self.percentile)
+
+    def _estimate(self, state: State, /) -> tuple[Tensor, Tensor]:
+        return percentile(_as_histogram(state), self.percentile)
+
+
+@dataclass(eq=False)
+class MSEObserver(HistogramObserver):
+    """The range with the smallest mean squared quantization error; see `estimators.mse`.
+
+    Args:
+        spec: The grid that the error is that of.
+    """
+
+    spec: QuantSpec = field(kw_only=True)
+
+    def _estimate(self, state: State, /) -> tuple[Tensor, Tensor]:
+        return mse(_as_histogram(state), self.spec)
+
+
+OBSERVERS: dict[str, type[Observer]] = {
+    "min_max": MinMaxObserver,
+    "moving_average": MovingAverageObserver,
+    "percentile": PercentileObserver,
+    "mse": MSEObserver,
+}
+"""Name of a range-setting method -> what observes for it."""
+
+
+def make_observer(method: str, spec: QuantSpec, name: str, axis: int | None = None, **options: int | float) -> Observer:
+    """Make the observer of a named method.
+
+    Example:
+        >>> make_observer("percentile", QuantSpec.parse("u8"), "relu1", percentile=99.9).count
+        0
+
+    Args:
+        method: A name in `OBSERVERS`.
+        spec: The quantizer that the range is for.
+        name: The tensor.
+        axis: Channel axis; None takes that of `spec`.
+        options: Further arguments of the observer, such as `percentile`, `momentum` or `bins`.
+
+    Returns:
+        An observer that has seen nothing.
+
+    Raises:
+        InputError: No such method or option, or the quantizer works in blocks.
+    """
+    if method not in OBSERVERS:
+        raise _unknown("range-setting method", method, list(OBSERVERS))
+    if spec.block is not None:
+        raise InputError(
+            f"an observer for '{name}' with the block quantizer '{spec}'",
+            expected="one range per tensor or per channel",
+            fix="Reshape the tensor so that each block is a channel",
+        )
+    kind = OBSERVERS[method]
+    arguments: dict[str, object] = {"name": name, "axis": spec.axis if axis is None else axis}
+    accepted = list(inspect.signature(kind).parameters)
+    if "spec" in accepted:
+        arguments["spec"] = spec
+    allowed = [option for option in accepted if option not in ("name", "axis", "spec")]
+    for option, value in options.items():
+        if option not in allowed:
+            raise _unknown(f"option of '{method}'", option, allowed)
+        arguments[option] = value
+    return kind(**arguments)  # type: ignore[arg-type]  # the names were checked against the signature
+
+
+def _unknown(kind: str, found: str, known: list[str]) -> InputError:
+    nearest = difflib.get_close_matches(found, known, n=1)
+    listed = ", ".join(f"'{name}'" for name in known) or "none"
+    return InputError(
+        f"unknown {kind} '{found}'",
+        expected=f"one of {listed}" if known else "none",
+        fix=f"Did you mean '{nearest[0]}'?" if nearest else None,
+    )
+
+
+def _options(observer: Observer) -> tuple[object, ...]:
+    return tuple(getattr(observer, part.name) for part in fields(observer) if part.init)
+
+
+def _extremes(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Minimum and maximum of each row, on the CPU. A zero is +0.0: which one wins otherwise depends on the order."""
+    return rows.amin(1).cpu() + 0.0, rows.amax(1).cpu() + 0.0
+
+
+def _as_state(histogram: Histogram) -> State:
+    return {part.name: getattr(histogram, part.name) for part in fields(histogram)}
+
+
+def _as_histogram(state: State) -> Histogram:
+    return Histogram(state["counts"], state["zeros"], state["low"], state["high"])

@@ -1,0 +1,54 @@
+"""Batches that can be read only once, kept on disk so that they can be read again."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+
+class Spool:
+    """Writes batches to a temporary folder while they are first read, and reads them from there afterwards.
+
+    A batch is in memory only while it is used. The folder goes with the object.
+
+    Args:
+        batches: Read once, as far as somebody asks.
+    """
+
+    def __init__(self, batches: Iterable[list[Tensor]]) -> None:
+        self._source: Iterator[list[Tensor]] | None = iter(batches)
+        self._folder = tempfile.TemporaryDirectory(prefix="qcompiler-")
+        self._count = 0
+
+    def __iter__(self) -> Iterator[list[Tensor]]:
+        position = 0
+        while position < self._count or self._fetch():
+            tensors = load_file(self._file(position))
+            yield [tensors[str(index)] for index in range(len(tensors))]
+            position += 1
+
+    def _fetch(self) -> bool:
+        """Write the next batch of the source, if there is one."""
+        if self._source is None:
+            return False
+        try:
+            batch = next(self._source)
+        except StopIteration:
+            self._source = None
+            return False
+        # Clones, because safetensors refuses tensors that share memory.
+        save_file({str(index): x.detach().cpu().clone() for index, x in enumerate(batch)}, self._file(self._count))
+        self._count += 1
+        return True
+
+    def _file(self, position: int) -> Path:
+        return Path(self._folder.name) / f"{position}.safetensors"
+
+
+def reiterable(batches: Iterable[list[Tensor]], *, once: bool) -> Iterable[list[Tensor]]:
+    """`batches` as something that can be read any number of times: spooled when it can be read only `once`."""
+    return Spool(batches) if once else batches

@@ -1,0 +1,107 @@
+"""The captured graph against the model itself: a trace can burn in flags, branches and batch sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from qcompiler.errors import CaptureError, InputError
+from qcompiler.frontends.examples import Binding
+from qcompiler.ir import tree
+from qcompiler.ir.graph import Graph, Value
+from qcompiler.ir.interpret import interpret
+
+TOLERANCE_EPS = 128
+"""Largest difference, in units of eps times the largest magnitude of the tensor.
+
+The graph calls the kernels that the model calls, so that both are equal bit for bit as a rule (measured: 0 on ResNet-18
+and MobileNetV2). What remains are calls rewritten in other operators, such as asymmetric padding before a convolution,
+whose sums run in another order: a few eps. A wrong branch is off by whole magnitudes.
+"""
+
+
+def is_close(found: Tensor, expected: Tensor) -> bool:
+    """Whether two tensors agree within `TOLERANCE_EPS`; NaNs agree with NaNs."""
+    if found.shape != expected.shape or found.dtype != expected.dtype:
+        return False
+    if torch.equal(found, expected):
+        return True
+    if not expected.is_floating_point():
+        return False
+    finite = expected[expected.isfinite()]
+    largest = float(finite.abs().max()) if finite.numel() else 0.0
+    limit = TOLERANCE_EPS * torch.finfo(expected.dtype).eps * largest
+    return bool(torch.isclose(found, expected, rtol=0.0, atol=limit, equal_nan=True).all())
+
+
+def compare(graph: Graph, model: nn.Module, binding: Binding, tensors: Sequence[Tensor], result: object) -> None:
+    """Check that `graph` computes on `tensors` what the model gave.
+
+    Args:
+        graph: The captured graph.
+        model: The model, to look into when they differ.
+        binding: The example call.
+        tensors: Inputs, flat.
+        result: What the model gave on them.
+
+    Raises:
+        CaptureError: They differ; the first module that differs is named.
+    """
+    expected, expected_tree = tree.flatten(result, "model's result")
+    values: list[tuple[str, Tensor]] = []
+
+    def observe(value: Value, tensor: Tensor) -> None:
+        path = value.producer.location.path if value.producer is not None else ""
+        values.append((path, tensor))
+
+    batch = f" on inputs of shape {', '.join(str(list(x.shape)) for x in tensors)}"
+    try:
+        found = interpret(graph, [x.clone() for x in tensors])
+    except InputError as error:
+        raise CaptureError(f"the captured graph refuses{batch}: {error.found}", expected=error.expected) from error
+    if expected_tree == graph.output_tree and all(map(is_close, found, expected)):
+        return
+    interpret(graph, [x.clone() for x in tensors], observe)
+    where, described = _first_difference(values, model, binding, tensors)
+    raise CaptureError(
+        f"the captured graph and the model differ{batch}; the first module that differs is {described}",
+        where=where,
+        expected="equal results",
+        fix="The trace kept a flag, a branch or a size of its own run: make the forward depend on its inputs alone.",
+    )
+
+
+def _first_difference(
+    values: Sequence[tuple[str, Tensor]], model: nn.Module, binding: Binding, tensors: Sequence[Tensor]
+) -> tuple[str | None, str]:
+    """The first module, in the order in which they end, none of whose results is a value of the graph."""
+    calls: list[tuple[str, nn.Module, list[Tensor]]] = []
+    handles = []
+
+    def hook(path: str) -> object:
+        def note(module: nn.Module, arguments: object, result: object) -> None:
+            try:
+                leaves, _ = tree.flatten(result)
+            except InputError:
+                return
+            calls.append((path, module, [leaf.clone() for leaf in leaves]))
+
+        return note
+
+    for path, module in model.named_modules():
+        if path:
+            handles.append(module.register_forward_hook(hook(path)))  # type: ignore[arg-type]
+    try:
+        binding.call(model, tensors)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for path, module, results in calls:
+        # Values of the module itself first: a value elsewhere may have the same numbers by chance.
+        inside = [tensor for owner, tensor in values if owner == path or owner.startswith(f"{path}.")]
+        candidates = inside or [tensor for _, tensor in values]
+        if not all(any(is_close(tensor, result) for tensor in candidates) for result in results):
+            return path, f"{path} ({type(module).__name__})"
+    return None, f"the model itself ({type(model).__name__}), in the calls of its own forward"

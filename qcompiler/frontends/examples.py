@@ -1,0 +1,227 @@
+"""Example inputs: found on the model or given by the user, bound to the parameters of the model's forward."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from qcompiler.errors import GraphError, InputError
+from qcompiler.ir import tree
+from qcompiler.ir.types import DType
+
+WAYS = "Give example_inputs=: a tensor, a tuple of arguments, or a dict of arguments by name."
+_FOUND_BATCH = 2
+"""Batch of inputs made from a size alone. Not 1: torch treats sizes of 1 in ways of their own."""
+
+
+@dataclass(frozen=True)
+class Binding:
+    """Arguments of a call of the model.
+
+    Args:
+        bound: As Python binds them, without the parameters that keep their defaults.
+        tensors: All tensors of the arguments, flat.
+        tree: How they nest: a tuple with one entry per bound parameter.
+    """
+
+    bound: inspect.BoundArguments
+    tensors: list[Tensor]
+    tree: tree.Tree
+
+    @property
+    def names(self) -> list[str]:
+        """The bound parameters of forward, in order."""
+        return list(self.bound.arguments)
+
+    @property
+    def batch(self) -> int | None:
+        """The first size of the first tensor that has one."""
+        return next((int(x.shape[0]) for x in self.tensors if x.dim()), None)
+
+    def nest(self, leaves: Sequence[object]) -> inspect.BoundArguments:
+        """The same call with other things in place of the tensors."""
+        nested = tree.unflatten(self.tree, leaves)
+        assert isinstance(nested, tuple)
+        return inspect.BoundArguments(
+            self.bound.signature,  # type: ignore[arg-type]  # typeshed asks for the ordered dict of old
+            dict(zip(self.names, nested, strict=True)),  # type: ignore[arg-type]
+        )
+
+    def call(self, model: nn.Module, tensors: Sequence[Tensor]) -> object:
+        """Run `model` on copies of `tensors`: a forward may write to its arguments."""
+        bound = self.nest([x.clone() for x in tensors])
+        return model(*bound.args, **bound.kwargs)
+
+    def resized(self, batch: int) -> list[Tensor]:
+        """The tensors with their samples repeated or cut to `batch`; those without the common batch size as they are."""
+        return [
+            x[torch.arange(batch, device=x.device) % x.shape[0]] if x.dim() and x.shape[0] == self.batch else x
+            for x in self.tensors
+        ]
+
+    def tensor_names(self) -> list[str]:
+        """A name for each tensor: that of the parameter, with the path inside of it after a dot."""
+        names: dict[int, str] = {}
+
+        def walk(item: object, name: str) -> None:
+            match item:
+                case int():
+                    names[item] = name
+                case ("dict", list() as parts):
+                    for key, part in parts:
+                        walk(part, f"{name}.{key}")
+                case (_, list() as parts):
+                    for index, part in enumerate(parts):
+                        walk(part, f"{name}.{index}")
+
+        nested = self.tree[1] if isinstance(self.tree, tuple) else []
+        for name, item in zip(self.names, nested, strict=True):
+            walk(item, name)
+        return [names[index] for index in range(len(self.tensors))]
+
+
+def signature_of(model: nn.Module | ExportedProgram) -> inspect.Signature:
+    """The parameters of a call of `model`, without `self`."""
+    if not isinstance(model, ExportedProgram):
+        return inspect.signature(model.forward)
+    positional, keywords = model.call_spec.in_spec.children()  # type: ignore[union-attr]  # exported programs have one
+    flat = list(model.graph_signature.user_inputs)
+    names: list[str] = []
+    first = 0
+    for index, spec in enumerate(positional.children()):
+        plain = spec.is_leaf() and isinstance(flat[first], str)
+        names.append(str(flat[first]) if plain else f"input_{index}")
+        first += spec.num_leaves
+    kinds = [(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names]
+    kinds += [(str(name), inspect.Parameter.KEYWORD_ONLY) for name in keywords.context or []]
+    return inspect.Signature([inspect.Parameter(name, kind) for name, kind in kinds])
+
+
+def bind_example(model: nn.Module | ExportedProgram, example_inputs: object) -> Binding:
+    """Bind `example_inputs` to the forward of `model`.
+
+    Args:
+        model: The model.
+        example_inputs: A tensor, a tuple or list of arguments, or a dict: arguments by name when its keys are names of
+            parameters, else the only argument of a forward that takes one.
+
+    Raises:
+        InputError: The inputs are of another kind, do not fit the signature, hold no tensor, something that is no
+            tensor, an empty batch, numbers that are not finite, or an element type that no graph has.
+    """
+    signature = signature_of(model)
+    arguments, keywords = _spread(signature, example_inputs)
+    try:
+        bound = signature.bind(*arguments, **keywords)
+    except TypeError as error:
+        raise InputError(
+            f"the example inputs do not fit the model's forward: {error}", expected=f"forward{signature}", fix=WAYS
+        ) from None
+    tensors: list[Tensor] = []
+    for name, value in bound.arguments.items():
+        found, _ = tree.flatten(value, f"argument {name!r} of the example inputs")
+        for tensor in found:
+            _check_tensor(tensor, name)
+        tensors += found
+    if not tensors:
+        raise InputError("the example inputs hold no tensor", expected=f"forward{signature}", fix=WAYS)
+    _, nested = tree.flatten(tuple(bound.arguments.values()))
+    return Binding(bound, [x.detach() for x in tensors], nested)
+
+
+def _spread(signature: inspect.Signature, example: object) -> tuple[tuple[object, ...], dict[str, object]]:
+    match example:
+        case Tensor():
+            return (example,), {}
+        case tuple() | list():
+            return tuple(example), {}
+        case Mapping():
+            required = [p for p in signature.parameters.values() if p.default is p.empty]
+            if len(required) <= 1 and not any(key in signature.parameters for key in example):
+                return (dict(example),), {}
+            return (), {str(key): value for key, value in example.items()}
+    raise InputError(
+        f"the example inputs are a {type(example).__name__}",
+        fix="Convert them with torch.as_tensor." if hasattr(example, "__array__") else WAYS,
+    )
+
+
+def _check_tensor(tensor: Tensor, name: str) -> None:
+    where = f"argument {name!r}"
+    try:
+        DType.of(tensor.dtype)
+    except GraphError as error:
+        raise InputError(
+            f"an example input has the element type {tensor.dtype}", where=where, expected=error.expected
+        ) from None
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+        kind = "meta" if tensor.is_meta else "quantized" if tensor.is_quantized else str(tensor.layout)
+        raise InputError(f"an example input is a {kind} tensor", where=where, expected="a dense tensor with values")
+    if not tensor.numel():
+        raise InputError(
+            f"an example input is empty: {list(tensor.shape)}", where=where, expected="at least one sample"
+        )
+    if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+        raise InputError(
+            "an example input holds NaN or infinity",
+            where=where,
+            expected="finite numbers, for the graph is compared with the model on them",
+        )
+
+
+def find_example_inputs(model: nn.Module | ExportedProgram) -> object:
+    """Example inputs that `model` itself tells.
+
+    Looked for in this order: the inputs kept in an ExportedProgram; `example_input_array` (Lightning); the input size
+    in `default_cfg` or `pretrained_cfg` (timm); `input_size` or `input_shape`; `config` with `num_channels` and
+    `image_size` (transformers). Sizes come without a batch; the values are then drawn from a generator of their own.
+
+    Raises:
+        InputError: The model tells nothing; the ways to give inputs are listed.
+    """
+    if isinstance(model, ExportedProgram):
+        if model.example_inputs is not None:
+            positional, keywords = model.example_inputs
+            bound = signature_of(model).bind(*positional, **keywords)
+            return dict(bound.arguments)
+    else:
+        array = getattr(model, "example_input_array", None)
+        if array is not None:
+            return array
+        size = _input_size(model)
+        if size is not None:
+            reference = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
+            generator = torch.Generator().manual_seed(0)
+            values = torch.randn(_FOUND_BATCH, *size, generator=generator)
+            return values.to(device=reference.device, dtype=reference.dtype)
+    raise InputError(
+        "there are no example inputs, and the model does not tell the shape of its input",
+        expected="example_inputs, or an attribute of the model that tells them: example_input_array, "
+        "default_cfg['input_size'], pretrained_cfg['input_size'], input_size, input_shape, or config.num_channels "
+        "and config.image_size",
+        fix=WAYS,
+    )
+
+
+def _input_size(model: nn.Module) -> tuple[int, ...] | None:
+    """Sizes of one sample, without the batch."""
+    candidates: list[object] = []
+    for name in ("default_cfg", "pretrained_cfg"):
+        config = getattr(model, name, None)
+        candidates.append(
+            config.get("input_size") if isinstance(config, Mapping) else getattr(config, "input_size", None)
+        )
+    candidates += [getattr(model, "input_size", None), getattr(model, "input_shape", None)]
+    config = getattr(model, "config", None)
+    channels, image = getattr(config, "num_channels", None), getattr(config, "image_size", None)
+    if isinstance(channels, int) and image is not None:
+        candidates.append((channels, image, image) if isinstance(image, int) else (channels, *image))
+    for size in candidates:
+        if isinstance(size, Sequence) and size and all(isinstance(part, int) and part > 0 for part in size):
+            return tuple(size)
+    return None

@@ -1,0 +1,172 @@
+"""torch.export as a front end, for models that torch.fx cannot trace and for exported programs as given."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import logging
+from collections.abc import Iterator
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
+from torch.utils import _pytree
+
+from qcompiler.errors import UnsupportedError
+from qcompiler.frontends.examples import Binding
+from qcompiler.frontends.locations import source_of_stack
+from qcompiler.frontends.trace import PATH, SOURCE, Leaf, Trace, containers_of, named_leaves
+
+
+def export(model: nn.Module, binding: Binding, dynamic: bool) -> Trace:
+    """Export `model`.
+
+    Args:
+        model: The model.
+        binding: The call to export.
+        dynamic: Whether the first size of the batched inputs may change.
+
+    Raises:
+        Exception: Whatever torch.export raises.
+    """
+    # torch.export takes a size of 1 for a constant: two samples or more tell a batch apart.
+    batch = binding.batch
+    batch = max(batch, 2) if dynamic and batch is not None else batch
+    tensors = binding.tensors if batch is None else binding.resized(batch)
+    call = binding.nest([x.clone() for x in tensors])
+    shapes = None
+    if dynamic:
+        batched = [{0: torch.export.Dim.AUTO} if x.dim() and x.shape[0] == batch else None for x in tensors]
+        shapes = dict(binding.nest(batched).arguments)
+    with _quiet():
+        program = torch.export.export(model, call.args, call.kwargs, dynamic_shapes=shapes, strict=False)
+    return trace_program(program, model)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """torch.export logs what it then raises."""
+    logger = logging.getLogger("torch")
+    children = [logging.getLogger(name) for name in list(logging.root.manager.loggerDict) if name.startswith("torch.")]
+    before = [(item, item.disabled) for item in (logger, *children)]
+    for item, _ in before:
+        item.disabled = True
+    try:
+        yield
+    finally:
+        for item, disabled in before:
+            item.disabled = disabled
+
+
+def trace_program(program: ExportedProgram, model: nn.Module | None) -> Trace:
+    """The graph of an exported program.
+
+    Args:
+        program: The program.
+        model: What it was exported from, whose tensors the trace then refers to; None for a program as given.
+
+    Raises:
+        UnsupportedError: The program writes to buffers, or takes arguments that are no tensors.
+    """
+    signature = program.graph_signature
+    for kind, target in ((spec.kind, spec.target) for spec in signature.output_specs):
+        if kind not in (OutputKind.USER_OUTPUT,):
+            raise UnsupportedError(
+                f"the forward writes to {target!r}", fix="Compute the new value in the forward and return it instead."
+            )
+    named = named_leaves(model) if model is not None else _program_leaves(program)
+    by_name = _by_name(program, model, named)
+    leaves: dict[str, Leaf] = {}
+    user: list[str | None] = []
+    constants: dict[int, Leaf] = {}
+    for spec in signature.input_specs:
+        if spec.kind is InputKind.USER_INPUT:
+            user.append(None if isinstance(spec.arg, ConstantArgument) else spec.arg.name)
+            if isinstance(spec.arg, ConstantArgument):
+                leaves.pop(spec.arg.name, None)
+            continue
+        assert spec.target is not None
+        tensor = by_name.get(spec.target)
+        if not isinstance(tensor, Tensor):
+            raise UnsupportedError(f"the program takes {spec.target!r}, a {type(tensor).__name__}", expected="tensors")
+        known = named.get(id(tensor))
+        leaves[spec.arg.name] = known or constants.setdefault(id(tensor), Leaf("constant", "", tensor))
+    _locate(program.graph, model)
+    flat_names = [spec.arg.name for spec in signature.input_specs if spec.kind is InputKind.USER_INPUT]
+
+    def bind(call: inspect.BoundArguments) -> dict[str, object]:
+        flat = _pytree.tree_flatten((call.args, call.kwargs))[0]
+        return dict(zip(flat_names, flat, strict=True))
+
+    def nest(result: Any) -> object:
+        return _pytree.tree_unflatten(list(result), cast("_pytree.TreeSpec", program.call_spec.out_spec))
+
+    if model is not None:
+        containers = containers_of(model)
+    else:
+        paths = [str(node.meta[PATH]) for node in program.graph.nodes]
+        containers = frozenset({"", *(part for path in paths for part in _parents(path))})
+    return Trace(
+        program.graph_module, program.graph, containers, named, leaves, bind, nest, _batch_bounds(program), constants
+    )
+
+
+def _program_leaves(program: ExportedProgram) -> dict[int, Leaf]:
+    """Copies would lose the sharing of tensors under two names: the leaves hold the program's own."""
+    signature = program.graph_signature
+    buffers = set(signature.buffers)
+    leaves: dict[int, Leaf] = {}
+    for name, tensor in {**program.state_dict, **program.constants}.items():
+        if isinstance(tensor, Tensor) and (name in program.state_dict or name in buffers):
+            leaves.setdefault(id(tensor), Leaf("state" if name in buffers else "parameter", name, tensor))
+    return leaves
+
+
+def _by_name(program: ExportedProgram, model: nn.Module | None, named: dict[int, Leaf]) -> dict[str, object]:
+    tensors: dict[str, object] = {**program.constants, **program.state_dict}
+    if model is not None:
+        tensors |= dict(model.named_buffers(remove_duplicate=False))
+        tensors |= dict(model.named_parameters(remove_duplicate=False))
+    return tensors
+
+
+def _parents(path: str) -> list[str]:
+    parts = path.split(".")
+    return [".".join(parts[:count]) for count in range(1, len(parts))]
+
+
+def _locate(graph: fx.Graph, model: nn.Module | None) -> None:
+    """Note module path and source line on each node as the tracer does."""
+    first_name: dict[int, str] = {}
+    if model is not None:
+        first_name = {id(module): name for name, module in model.named_modules()}
+    for node in graph.nodes:
+        stack = [
+            entry[0] for entry in node.meta.get("nn_module_stack", {}).values() if not entry[0].startswith("_empty")
+        ]
+        # The second call of one module is written `path@1`.
+        path = stack[-1].partition("@")[0] if stack else ""
+        if model is not None and path:
+            path = first_name.get(id(_submodule(model, path)), path)
+        node.meta[PATH] = path
+        node.meta[SOURCE] = source_of_stack(str(node.meta.get("stack_trace") or ""))
+
+
+def _submodule(model: nn.Module, path: str) -> nn.Module | None:
+    try:
+        return model.get_submodule(path)
+    except AttributeError:
+        return None
+
+
+def _batch_bounds(program: ExportedProgram) -> tuple[int, int | None] | None:
+    """The range of the only free size, where the program was specialised to one."""
+    ranges = list(program.range_constraints.values())
+    if len(ranges) != 1:
+        return None
+    low, high = ranges[0].lower, ranges[0].upper
+    # torch.export leaves out 0 and 1 on its own account; whether 1 works is seen by running it.
+    least = 1 if low <= 2 else int(low)
+    return least, int(high) if high.is_Integer and int(high) < 2**31 else None

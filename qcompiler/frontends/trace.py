@@ -1,0 +1,186 @@
+"""A traced model, whichever tracer made it, and what its nodes compute at one batch size."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from qcompiler.errors import CaptureError
+from qcompiler.ir.graph import Location
+from qcompiler.ir.types import DType, TensorType
+
+PATH, SOURCE = "qcompiler_path", "qcompiler_source"
+"""Keys of a node's `meta`: module path and source line."""
+
+
+@dataclass(eq=False)
+class Leaf:
+    """A tensor that the model holds.
+
+    Args:
+        kind: `parameter`, `state` or `constant`.
+        ref: Its name in the model, empty for a constant without one.
+        tensor: The values.
+    """
+
+    kind: str
+    ref: str
+    tensor: Tensor
+
+    @property
+    def type(self) -> TensorType:
+        """Its element type and shape."""
+        return TensorType(DType.of(self.tensor.dtype), tuple(self.tensor.shape))
+
+
+@dataclass
+class Trace:
+    """A graph of torch calls.
+
+    Args:
+        root: Where `get_attr` nodes look.
+        graph: The calls.
+        containers: Module paths that have children: a call directly in one is named after what it computes.
+        named: Parameters and buffers by the id of their tensor.
+        leaves: Placeholders that stand for tensors of the model.
+        bind: Values of the other placeholders, by node name, from the arguments of a call.
+        nest: The model's result from what the output node holds.
+        bounds: Smallest and largest batch for which the tracer vouches; None for any.
+    """
+
+    root: nn.Module
+    graph: fx.Graph
+    containers: frozenset[str]
+    named: dict[int, Leaf]
+    leaves: Mapping[str, Leaf]
+    bind: Callable[[inspect.BoundArguments], Mapping[str, object]]
+    nest: Callable[[Any], object]
+    bounds: tuple[int, int | None] | None = None
+    constants: dict[int, Leaf] = field(default_factory=dict)
+
+    def leaf(self, tensor: Tensor) -> Leaf:
+        """The leaf for a tensor that the model holds, one for all uses."""
+        found = self.named.get(id(tensor))
+        return found or self.constants.setdefault(id(tensor), Leaf("constant", "", tensor))
+
+    def attribute(self, target: str) -> Leaf:
+        """The leaf that a `get_attr` node reads."""
+        item: object = self.root
+        for part in target.split("."):
+            item = getattr(item, part)
+        if not isinstance(item, Tensor):
+            raise CaptureError(
+                f"the graph reads the attribute {target!r}, a {type(item).__name__}", expected="a tensor"
+            )
+        return self.leaf(item)
+
+
+def location(node: fx.Node) -> Location:
+    """Where the call of `node` stands."""
+    return Location(str(node.meta.get(PATH, "")), str(node.meta.get(SOURCE, "")))
+
+
+def named_leaves(model: nn.Module) -> dict[int, Leaf]:
+    """The parameters and buffers of `model` under the first of their names."""
+    leaves = {id(p): Leaf("parameter", name, p) for name, p in model.named_parameters()}
+    return leaves | {id(b): Leaf("state", name, b) for name, b in model.named_buffers()}
+
+
+def containers_of(model: nn.Module) -> frozenset[str]:
+    """Paths of the modules that have children, the root among them."""
+    return frozenset(
+        {"", *(name for name, module in model.named_modules() if next(module.children(), None) is not None)}
+    )
+
+
+@dataclass(frozen=True)
+class Result:
+    """What stands for a tensor in a record.
+
+    Args:
+        shape: Its sizes.
+        dtype: Its element type.
+        constant: The tensor itself when no tensor of the call's arguments takes part in it.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    constant: Tensor | None
+
+
+class Recorder(fx.Interpreter):
+    """Runs a trace and keeps, for each node, its result with the tensors replaced by `Result`."""
+
+    def __init__(self, trace: Trace, call: inspect.BoundArguments) -> None:
+        super().__init__(trace.root, graph=trace.graph)
+        self.trace = trace
+        self.bindings = trace.bind(call)
+        self.results: dict[str, object] = {}
+        self.written: dict[str, int] = {}
+        """Calls that write to one of their arguments -> the position of the node among their inputs."""
+        self.independent: set[fx.Node] = set()
+        self.current: fx.Node | None = None
+
+    def placeholder(self, target: Any, args: Any, kwargs: Any) -> Any:
+        assert self.current is not None
+        leaf = self.trace.leaves.get(self.current.name)
+        return self.bindings[self.current.name] if leaf is None else leaf.tensor
+
+    def run_node(self, n: fx.Node) -> Any:
+        self.current = n
+        before = [_version(self.env[node]) for node in n.all_input_nodes]
+        result = super().run_node(n)
+        for position, node in enumerate(n.all_input_nodes):
+            if _version(self.env[node]) != before[position]:
+                self.written[n.name] = position
+        independent = n.op != "placeholder" or n.name in self.trace.leaves
+        independent &= all(node in self.independent for node in n.all_input_nodes)
+        if independent or not _holds_tensor(result):
+            self.independent.add(n)
+        if n.op != "output":
+            keep = independent and n.op not in ("placeholder", "get_attr")
+            self.results[n.name] = fx.node.map_aggregate(result, lambda item: _summary(item, keep))
+        return result
+
+
+def _summary(item: Any, keep: bool) -> Any:
+    if isinstance(item, Tensor):
+        return Result(tuple(item.shape), item.dtype, item.detach().clone() if keep else None)
+    return item
+
+
+def _version(item: object) -> int:
+    return item._version if isinstance(item, Tensor) else 0
+
+
+def _holds_tensor(item: Any) -> bool:
+    found: list[Tensor] = []
+    fx.node.map_aggregate(item, lambda part: found.append(part) if isinstance(part, Tensor) else None)
+    return bool(found)
+
+
+def record(trace: Trace, call: inspect.BoundArguments) -> Recorder:
+    """Run `trace` on the arguments of `call`.
+
+    Raises:
+        CaptureError: A node of it fails; the node's module and line are given.
+    """
+    recorder = Recorder(trace, call)
+    try:
+        recorder.run()
+    except Exception as error:
+        node = recorder.current
+        place = str(location(node)) or node.name if node is not None else None
+        first = str(error).strip().splitlines()
+        raise CaptureError(
+            f"the traced model does not run where the model does: {first[0] if first else type(error).__name__}",
+            where=place,
+            expected="a forward whose trace holds for every batch size",
+            fix="A size or a value was fixed while tracing: take sizes from x.shape, and avoid values kept in Python.",
+        ) from error
+    return recorder
