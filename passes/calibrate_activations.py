@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import ClassVar, cast
 
 import torch
-from torch import Tensor
 
 from qcompiler.calibration.data_free import activation_ranges
-from qcompiler.errors import CalibrationError, PassError
+from qcompiler.calibration.observers import Observer, make_observer
+from qcompiler.calibration.runner import observe
+from qcompiler.errors import PassError
 from qcompiler.ir.graph import Graph, Node, Value
-from qcompiler.ir.interpret import interpret
 from qcompiler.ir.types import Stage
 from qcompiler.ops.quantization import is_calibrated
 from qcompiler.ops.quantizers import leaf_tensor
@@ -24,15 +24,24 @@ from qcompiler.quant.affine import qparams_from_range
 from qcompiler.quant.spec import QuantSpec
 from qcompiler.validation.contracts import THRESHOLDS, Contract
 
+Groups = dict[Value, list[Node]]
+"""Scale -> the quantizers that share it."""
+Range = tuple[torch.Tensor, torch.Tensor]
+
 DEFAULT_INPUT_RANGE = (-3.0, 3.0)
 """Assumed for float inputs without data: three standard deviations of inputs normalized to mean 0 and deviation 1."""
 
 
 @dataclass(frozen=True)
 class CalibrateActivations(Pass):
-    """Min-max ranges of activations.
+    """Ranges of activations from data by a named method, or from batch-norm statistics where there is no data.
 
     Args:
+        method: `min_max`, `moving_average`, `percentile` or `mse`; see `calibration.observers`. A percentile is the
+            default because one outlier must not cost the resolution of all other values.
+        percentile: Percentage of the values below the upper end, for `percentile`.
+        momentum: Weight of the past, for `moving_average`.
+        bins: Bins of a histogram, for `percentile` and `mse`.
         alpha: Standard deviations that a range without data spans to each side of the mean.
 
     Source: Nagel et al. 2021, arXiv:2106.08295, section 3.1 (range setting; alpha = 6 for batch-norm statistics).
@@ -42,6 +51,10 @@ class CalibrateActivations(Pass):
     stages: ClassVar[frozenset[Stage]] = frozenset({Stage.QUANTIZED})
     requires: ClassVar[frozenset[str]] = frozenset({"quantizers", "weight-ranges", "ties"})
     establishes: ClassVar[frozenset[str]] = frozenset({"activation-ranges"})
+    method: str = "percentile"
+    percentile: float = 99.99
+    momentum: float = 0.9
+    bins: int = 2048
     alpha: float = 6.0
 
     @property
@@ -54,56 +67,53 @@ class CalibrateActivations(Pass):
 
         Raises:
             CalibrationError: The data is empty or not finite.
+            InputError: There is no such method, or an option is out of range.
             PassError: There is no data, and the ranges of a value do not follow from batch norms.
         """
         rewriter = context.rewriter(graph)
-        groups: dict[Value, list[Node]] = {}
+        groups: Groups = {}
         for node in graph.nodes:
             if node.op == "fake_quantize" and not is_calibrated(leaf_tensor(node.inputs[1])):
                 groups.setdefault(node.inputs[1], []).append(node)
-        observed = {quantizer.inputs[0] for group in groups.values() for quantizer in group}
-        if context.calibration is not None:
-            ranges = _from_data(graph, context, observed)
-            source = "calibration data"
-        else:
-            assumed = context.input_range or DEFAULT_INPUT_RANGE
-            ranges = activation_ranges(graph, assumed, self.alpha)
+        if context.calibration is None:
+            ranges = self._without_data(graph, context, groups)
             source = "batch-norm statistics"
-        for scale, group in groups.items():
-            missing = [quantizer for quantizer in group if quantizer.inputs[0] not in ranges]
-            if missing:
-                raise PassError(
-                    "no batch norm tells the range of this value",
-                    where=missing[0].where,
-                    fix="Give calibration_data.",
-                )
-            low = min(ranges[quantizer.inputs[0]][0] for quantizer in group)
-            high = max(ranges[quantizer.inputs[0]][1] for quantizer in group)
-            spec = cast("QuantSpec", group[0].attributes["spec"])
-            new_scale, zero_point = qparams_from_range(torch.tensor(low), torch.tensor(high), spec)
+        else:
+            observers = {scale: self._observer(group[0]) for scale, group in groups.items()}
+            shown = {quantizer.inputs[0]: observers[scale] for scale, group in groups.items() for quantizer in group}
+            count = observe(graph, context.calibration, shown)
+            ranges = {scale: observer.range() for scale, observer in observers.items()}
+            source = f"{count} batches by {self.method}"
+        for scale, (low, high) in ranges.items():
+            quantizer = groups[scale][0]
+            new_scale, zero_point = qparams_from_range(low, high, cast("QuantSpec", quantizer.attributes["spec"]))
             rewriter.write_tensor(scale, new_scale)
-            rewriter.write_tensor(group[0].inputs[2], zero_point)
+            rewriter.write_tensor(quantizer.inputs[2], zero_point)
+            for member in groups[scale]:
+                rewriter.note(member, f"range {float(low):.6g} to {float(high):.6g} from {source}")
+
+    def _observer(self, quantizer: Node) -> Observer:
+        """What watches the input of `quantizer` and of all that share its scale."""
+        options: dict[str, dict[str, int | float]] = {
+            "percentile": {"percentile": self.percentile, "bins": self.bins},
+            "moving_average": {"momentum": self.momentum},
+            "mse": {"bins": self.bins},
+        }
+        spec = cast("QuantSpec", quantizer.attributes["spec"])
+        return make_observer(self.method, spec, quantizer.name, options=options.get(self.method))
+
+    def _without_data(self, graph: Graph, context: PassContext, groups: Groups) -> dict[Value, Range]:
+        known = activation_ranges(graph, context.input_range or DEFAULT_INPUT_RANGE, self.alpha)
+        ranges: dict[Value, Range] = {}
+        for scale, group in groups.items():
             for quantizer in group:
-                rewriter.note(quantizer, f"range {low:.6g} to {high:.6g} from {source}")
-
-
-def _from_data(graph: Graph, context: PassContext, observed: set[Value]) -> dict[Value, tuple[float, float]]:
-    ranges: dict[Value, tuple[float, float]] = {}
-
-    def observe(value: Value, tensor: Tensor) -> None:
-        if value not in observed:
-            return
-        low, high = (float(limit) for limit in torch.aminmax(tensor))
-        if not (abs(low) < float("inf") and abs(high) < float("inf")):
-            raise CalibrationError(f"%{value.name} is not finite", fix="Check the calibration data for NaN and Inf.")
-        before = ranges.get(value, (low, high))
-        ranges[value] = (min(low, before[0]), max(high, before[1]))
-
-    count = 0
-    for batch in context.calibration or ():
-        count += 1
-        with torch.no_grad():
-            interpret(graph, batch, observe)
-    if not count:
-        raise CalibrationError("the calibration data is empty", expected="at least one batch")
-    return ranges
+                if quantizer.inputs[0] not in known:
+                    raise PassError(
+                        "no batch norm tells the range of this value",
+                        where=quantizer.where,
+                        fix="Give calibration_data.",
+                    )
+            low = min(known[quantizer.inputs[0]][0] for quantizer in group)
+            high = max(known[quantizer.inputs[0]][1] for quantizer in group)
+            ranges[scale] = (torch.tensor(low), torch.tensor(high))
+        return ranges

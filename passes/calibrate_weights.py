@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, cast
 
+from qcompiler.calibration.observers import make_observer
 from qcompiler.ir.graph import Graph
 from qcompiler.ir.types import Stage
 from qcompiler.ops.quantization import is_calibrated
@@ -17,12 +18,21 @@ from qcompiler.validation.contracts import THRESHOLDS, Contract
 
 @dataclass(frozen=True)
 class CalibrateWeights(Pass):
-    """Smallest and largest element, per tensor or along the quantizer's axis. Needs no data."""
+    """Ranges of weights from their own values, per tensor or along the quantizer's axis.
+
+    Args:
+        method: `min_max`, `percentile` or `mse`; see `calibration.observers`.
+        percentile: Percentage of the values below the upper end, for `percentile`.
+
+    Source: Nagel et al. 2021, arXiv:2106.08295, section 3.1 (range setting).
+    """
 
     name: ClassVar[str] = "calibrate-weights"
     stages: ClassVar[frozenset[Stage]] = frozenset({Stage.QUANTIZED})
     requires: ClassVar[frozenset[str]] = frozenset({"quantizers"})
     establishes: ClassVar[frozenset[str]] = frozenset({"weight-ranges"})
+    method: str = "min_max"
+    percentile: float = 99.99
 
     @property
     def contract(self) -> Contract:
@@ -32,16 +42,15 @@ class CalibrateWeights(Pass):
     def run(self, graph: Graph, context: PassContext) -> None:
         """See the class."""
         rewriter = context.rewriter(graph)
+        options = {"percentile": self.percentile} if self.method == "percentile" else {}
         for node in graph.nodes:
             if node.op != "fake_quantize" or not is_leaf(node.inputs[0]) or is_calibrated(leaf_tensor(node.inputs[1])):
                 continue
             tensor, spec = leaf_tensor(node.inputs[0]), cast("QuantSpec", node.attributes["spec"])
-            if spec.axis is None:
-                low, high = tensor.min(), tensor.max()
-            else:
-                rows = tensor.movedim(spec.axis, 0).reshape(tensor.shape[spec.axis], -1)
-                low, high = rows.min(1).values, rows.max(1).values
+            observer = make_observer(self.method, spec, node.name, options=options)
+            observer.update(tensor, index=0)
+            low, high = observer.range()
             scale, zero_point = qparams_from_range(low, high, spec)
             rewriter.write_tensor(node.inputs[1], scale)
             rewriter.write_tensor(node.inputs[2], zero_point)
-            rewriter.note(node, f"range {float(low.min()):.6g} to {float(high.max()):.6g} of the weight itself")
+            rewriter.note(node, f"range {float(low.min()):.6g} to {float(high.max()):.6g} by {self.method}")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 
+from qcompiler.ir.analysis import connected_groups
 from qcompiler.ir.graph import Graph, Node
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ir.types import Stage
@@ -37,9 +38,7 @@ class UnifyScales(Pass):
         """See the module text."""
         target = context.require_target(self.name)
         rewriter = context.rewriter(graph)
-        import networkx as nx  # its import costs more than the pass
-
-        ties: nx.Graph[Node] = nx.Graph()
+        ties: list[list[Node]] = []
         for node in graph.nodes:
             if target.tie(node.op) is None:
                 continue
@@ -53,10 +52,9 @@ class UnifyScales(Pass):
                 if member is not None and _cannot_join(member, free[0]):
                     _insert_rescale(node, index, member, free[0], rewriter)
             joined = [q for q in quantizers if not _cannot_join(q, free[0])]
-            nx.add_path(ties, joined)
-        position = {node: index for index, node in enumerate(graph.nodes)}
-        for group in nx.connected_components(ties):
-            _share(sorted(group, key=position.__getitem__), rewriter)
+            ties.append(joined)
+        for group in connected_groups(graph, ties):
+            _share(group, rewriter)
 
 
 def _own_quantizer(node: Node) -> Node | None:

@@ -179,7 +179,7 @@ def compile(  # noqa: A001  # the field's word for it
     if forward is not None and (calibration_data is None or not isinstance(model, nn.Module)):
         raise InputError("forward= is given without calibration data and a module to call", fix="Leave it out.")
     with steps(len(chosen) + 3) as progress:
-        batches, first = None, None
+        batches, first, source = None, None, None
         if calibration_data is not None:
             source = Batches(model, calibration_data, forward, device)
             batches = reiterable(source, once=iter(calibration_data) is calibration_data)
@@ -188,7 +188,7 @@ def compile(  # noqa: A001  # the field's word for it
                 example_inputs = source.example
         captured = capture(model, example_inputs, device=device)
         module = captured.module
-        if batches is not None:
+        if source is not None:
             source.graph = module.main
             check_inputs(module.main, first or [])
         samples = _samples(module.main, captured.inputs if first is None else first, first is None, seed)

@@ -66,7 +66,7 @@ def quantization_passes(effort: str = "default") -> tuple[Pass, ...]:
         FixRanges(),
         UnifyScales(),
         CalibrateWeights(),
-        CalibrateActivations(),
+        CalibrateActivations(method="min_max") if effort == "fast" else CalibrateActivations(),
         FuseRequantization(),
     )
 

@@ -40,7 +40,7 @@ Tensors = dict[str, Array]
 
 MAC_INSTRUCTIONS = ("int_conv1d", "int_conv2d", "int_conv3d", "int_linear")
 RUNTIME_EXACT = ("GlobalAveragePool", "Sigmoid")
-"""Operators, beside those that multiply, whose integer kernels in ONNX Runtime a target of that arithmetic reproduces."""
+"""Operators whose integer kernels a target of ONNX Runtime's arithmetic reproduces, beside those that multiply."""
 
 
 @dataclass(frozen=True)
@@ -284,25 +284,32 @@ class _Verification:
     def __init__(self, forms: Forms, inputs: Sequence[Tensor], target: Target, seed: int) -> None:
         self.forms, self.inputs, self.target = forms, list(inputs), target
         self.program = forms.program.program
-        executor = Executor(forms.program)
-        self.execute = lambda given: _execute(executor, self.inputs, given)
-        quantized = forms.quantized
-        self.reference = "integer program" if quantized is None else "exact simulation"
-        refer = self.execute if quantized is None else lambda given: _simulate(quantized, target, self.inputs, given)
-        self.real = refer(None)
+        self.executor = Executor(forms.program)
+        self.reference = "integer program" if forms.quantized is None else "exact simulation"
+        self.real = self.refer(None)
         activations = [item.output for item in self.program.instructions if item.output in self.real.limits]
         generator = np.random.default_rng(seed)
         self.codes: Tensors = {
             name: generator.integers(*self.real.limits[name], self.real.codes[name].shape, np.int32, endpoint=True)
             for name in activations
         }
-        self.random = refer(self.codes)
+        self.random = self.refer(self.codes)
         self.steps = {
             f"output {index}": self.program.tensors[item.inputs[0]].scale[0]
             for index, name in enumerate(self.program.outputs)
             for item in self.program.instructions
             if item.output == name and item.op == "dequantize"
         }
+
+    def refer(self, given: Tensors | None) -> _Run:
+        """Run the reference."""
+        if self.forms.quantized is None:
+            return self.execute(given)
+        return _simulate(self.forms.quantized, self.target, self.inputs, given)
+
+    def execute(self, given: Tensors | None) -> _Run:
+        """Run the integer program."""
+        return _execute(self.executor, self.inputs, given)
 
     def report(self) -> Report:
         """Run all forms."""

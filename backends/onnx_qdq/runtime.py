@@ -23,11 +23,10 @@ COMPUTED = ".computed"
 """Follows the name of a tensor in a file that is cut into layers: what the layer gives, where the name alone is what
 the next layer is given."""
 
-INTEGER_KERNELS = frozenset({"QLinearConv", "QLinearMatMul", "QGemm", "MatMulInteger", "ConvInteger"})
-"""Kernels of ONNX Runtime that multiply integers."""
+INTEGER_KERNELS = {"QLinearConv": 3, "QLinearMatMul": 3, "QGemm": 3, "MatMulInteger": 1, "ConvInteger": 1}
+"""Kernels of ONNX Runtime that multiply integers -> the position of the weight among their inputs."""
 
 _CPU_FLAGS = Path("/proc/cpuinfo")
-_SHIFTED = {np.dtype(np.uint8): UNSIGNED_SHIFT}
 
 
 def run(model: bytes, inputs: Sequence[Array], *, optimize: bool = True) -> list[Array]:
@@ -107,7 +106,12 @@ def saturates() -> bool:
 
 def signed(codes: Array) -> Codes:
     """Codes as the graph counts them: those of unsigned activations move back."""
-    return codes.astype(np.int64) - _SHIFTED.get(codes.dtype, 0)
+    moved: Codes = codes.astype(np.int64) - _shift(codes.dtype)
+    return moved
+
+
+def _shift(dtype: np.dtype[np.generic]) -> int:
+    return UNSIGNED_SHIFT if dtype == np.uint8 else 0
 
 
 class Layers:
@@ -168,7 +172,7 @@ class Layers:
         feeds: dict[str, Array] = dict(zip(self._session.inputs, inputs, strict=False))
         for name in self.tensors:
             dtype = onnx.helper.tensor_dtype_to_np_dtype(self._types[name])
-            feeds[name] = (codes[name].astype(np.int64) + _SHIFTED.get(dtype, 0)).astype(dtype)
+            feeds[name] = (codes[name].astype(np.int64) + _shift(dtype)).astype(dtype)
         results = self._session.run_named(feeds)
         return {name: signed(array) for name, array in zip(self.tensors, results, strict=True)}
 
@@ -197,7 +201,8 @@ def integer_weights(model: bytes) -> frozenset[str]:
         path = Path(folder) / "optimized.onnx"
         Session(model, optimized=path)
         graph = onnx.load(str(path)).graph
-    read = {name for node in graph.node if node.op_type in INTEGER_KERNELS for name in node.input}
+    kernels = (node for node in graph.node if node.op_type in INTEGER_KERNELS)
+    read = (node.input[INTEGER_KERNELS[node.op_type]] for node in kernels)
     return frozenset(name.removesuffix(WEIGHT_CODES) for name in read if name.endswith(WEIGHT_CODES))
 
 

@@ -10,6 +10,7 @@ Source: Nagel et al. 2021, arXiv:2106.08295, section 3.1 (batch normalization ba
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -17,6 +18,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from qcompiler.calibration import gaussian
+from qcompiler.calibration.gaussian import Gaussian
 from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.interpret import LEAVES, interpret_with
 from qcompiler.ir.registry import Trait
@@ -28,40 +31,31 @@ class Distribution:
     """Per-channel normal approximation with hard limits.
 
     Args:
-        mean: float64 [C], or [1] when all channels are alike.
-        std: float64, as `mean`.
+        moments: Of the channels; of one channel when all are alike.
         low: No element is below.
         high: No element is above.
     """
 
-    mean: Tensor
-    std: Tensor
-    low: float = -float("inf")
-    high: float = float("inf")
+    moments: Gaussian
+    low: float = -math.inf
+    high: float = math.inf
 
     def range(self, alpha: float) -> tuple[float, float]:
         """Lowest and highest value expected."""
-        low = float((self.mean - alpha * self.std).min())
-        high = float((self.mean + alpha * self.std).max())
-        return max(low, self.low), min(high, self.high)
+        low, high = self.moments.range(alpha)
+        return max(float(low), self.low), min(float(high), self.high)
 
     def clamp(self, low: float, high: float) -> Distribution:
-        """Moments of the normal clipped to [low, high], in closed form."""
-        std = self.std.clamp(min=1e-12)
-        a, b = (low - self.mean) / std, (high - self.mean) / std
-        inside = torch.special.ndtr(b) - torch.special.ndtr(a)
-        pa, pb = _pdf(a), _pdf(b)
-        first = self.mean * inside + std * (pa - pb)
-        at_a = torch.zeros_like(a) if low == -float("inf") else a * pa
-        at_b = torch.zeros_like(b) if high == float("inf") else b * pb
-        second = (self.mean**2 + std**2) * inside + 2 * self.mean * std * (pa - pb) + std**2 * (at_a - at_b)
-        for limit, weight in ((low, torch.special.ndtr(a)), (high, torch.special.ndtr(-b))):
-            if abs(limit) < float("inf"):
-                first = first + limit * weight
-                second = second + limit**2 * weight
-        variance = (second - first**2).clamp(min=0.0)
-        # The tail of the unclipped normal decides the range; the clipped moments would cut it short.
-        return Distribution(first, variance.sqrt(), max(self.low, low), min(self.high, high))
+        """After clipping to [low, high]."""
+        return Distribution(gaussian.clamp(self.moments, low, high), max(self.low, low), min(self.high, high))
+
+    def spread(self, channels: int) -> Distribution:
+        """With one entry per channel."""
+        count = self.moments.mean.numel()
+        if count == channels:
+            return self
+        moments = Gaussian(self.moments.mean.expand(channels), self.moments.std.expand(channels))
+        return Distribution(moments, self.low, self.high)
 
 
 def activation_ranges(graph: Graph, input_range: tuple[float, float], alpha: float) -> dict[Value, tuple[float, float]]:
@@ -82,11 +76,8 @@ def activation_ranges(graph: Graph, input_range: tuple[float, float], alpha: flo
             ranges[value] = item.range(alpha)
 
     middle, half = (input_range[0] + input_range[1]) / 2, (input_range[1] - input_range[0]) / 2
-    inputs: list[Distribution | None] = [
-        Distribution(_scalar(middle), _scalar(half / 3.0), *input_range) for _ in graph.inputs
-    ]
-    for value in graph.inputs:
-        ranges[value] = input_range
+    normal = Gaussian(torch.tensor([middle]), torch.tensor([half / 3.0]))
+    inputs: list[Distribution | None] = [Distribution(normal, *input_range) for _ in graph.inputs]
     interpret_with(graph, inputs, _rule, observe)
     for value in graph.inputs:
         ranges[value] = input_range
@@ -106,8 +97,8 @@ def _rule(node: Node, operands: Sequence[Distribution | None]) -> tuple[Distribu
 def _distribution(node: Node, operands: Sequence[Distribution | None]) -> Distribution | None:
     statistics = node.attributes.get("statistics")
     if statistics is not None:
-        mean, std = node.graph.module.tensors[str(statistics)].to(torch.float64)
-        return Distribution(mean, std)
+        mean, std = node.graph.module.tensors[str(statistics)]
+        return Distribution(Gaussian(mean, std))
     if node.op in LEAVES or not operands or operands[0] is None:
         return None
     x = operands[0]
@@ -116,39 +107,54 @@ def _distribution(node: Node, operands: Sequence[Distribution | None]) -> Distri
     if node.op in ("fake_quantize", "avg_pool2d", "mean", "max_pool2d"):
         return x
     if node.op == "concat":
-        if any(item is None for item in operands):
-            return None
-        items = [_spread(cast("Distribution", item), value) for item, value in zip(operands, node.inputs, strict=True)]
-        low, high = min(i.low for i in items), max(i.high for i in items)
-        return Distribution(torch.cat([i.mean for i in items]), torch.cat([i.std for i in items]), low, high)
+        return _concat(node, operands)
     if node.op == "add" and operands[1] is not None:
-        y = operands[1]
-        return Distribution(x.mean + y.mean, (x.std**2 + y.std**2).sqrt(), x.low + y.low, x.high + y.high)
-    if node.op == "reshape" and node.inputs[0].type.rank == 4 and node.output.type.rank == 2:
-        channels, features = node.inputs[0].type.shape[1], node.output.type.shape[1]
-        if isinstance(channels, int) and isinstance(features, int) and x.mean.numel() == channels:
-            repeat = features // channels
-            return Distribution(x.mean.repeat_interleave(repeat), x.std.repeat_interleave(repeat), x.low, x.high)
-        return x if x.mean.numel() == 1 else None
+        return _add(x, operands[1])
+    if node.op == "reshape":
+        return _reshape(node, x)
     if node.definition.has(Trait.MOVEMENT):
-        return x if x.mean.numel() == 1 or (node.op in ("pad", "slice") and node.attributes.get("axis") != 1) else None
-    if node.op in ("linear", "conv2d"):
+        keeps_channels = node.op == "pad" or (node.op == "slice" and node.attributes["axis"] != 1)
+        return x if x.moments.mean.numel() == 1 or keeps_channels else None
+    if node.op in ("linear", "conv1d", "conv2d", "conv3d"):
         return _mac(node, x)
     return None
 
 
+def _concat(node: Node, operands: Sequence[Distribution | None]) -> Distribution | None:
+    parts: list[Distribution] = []
+    for item, value in zip(operands, node.inputs, strict=True):
+        channels = value.type.shape[1] if value.type.rank > 1 else None
+        if item is None or not isinstance(channels, int) or node.attributes["axis"] != 1:
+            return None
+        parts.append(item.spread(channels))
+    moments = Gaussian(torch.cat([p.moments.mean for p in parts]), torch.cat([p.moments.std for p in parts]))
+    return Distribution(moments, min(p.low for p in parts), max(p.high for p in parts))
+
+
+def _add(x: Distribution, y: Distribution) -> Distribution:
+    channels = max(x.moments.mean.numel(), y.moments.mean.numel())
+    moments = gaussian.add(x.spread(channels).moments, y.spread(channels).moments)
+    return Distribution(moments, x.low + y.low, x.high + y.high)
+
+
+def _reshape(node: Node, x: Distribution) -> Distribution | None:
+    if x.moments.mean.numel() == 1:
+        return x
+    before, after = node.inputs[0].type.shape, node.output.type.shape
+    if len(before) != 4 or len(after) != 2 or not isinstance(before[1], int) or not isinstance(after[1], int):
+        return None
+    # Flattened images: the pixels of a channel lie side by side.
+    pixels = after[1] // before[1]
+    moments = Gaussian(x.moments.mean.repeat_interleave(pixels), x.moments.std.repeat_interleave(pixels))
+    return Distribution(moments, x.low, x.high)
+
+
 def _mac(node: Node, x: Distribution) -> Distribution:
-    """Sums of independent inputs: mean W mean + b, variance W^2 variance."""
-    weight = _weight(node.inputs[1]).to(torch.float64)
+    weight = _weight(node.inputs[1])
     groups = int(cast("int", node.attributes.get("groups", 1)))
-    grouped = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
-    total = weight.shape[1] * groups
-    mean, variance = (v.expand(total).reshape(groups, 1, -1, 1) for v in (x.mean, x.std**2))
-    out_mean = (grouped * mean).sum((2, 3)).reshape(-1)
-    out_variance = (grouped**2 * variance).sum((2, 3)).reshape(-1)
-    if len(node.inputs) > 2:
-        out_mean = out_mean + _weight(node.inputs[2]).to(torch.float64)
-    return Distribution(out_mean, out_variance.sqrt())
+    bias = _weight(node.inputs[2]) if len(node.inputs) > 2 else None
+    inputs = x.spread(weight.shape[1] * groups).moments
+    return Distribution(gaussian.linear(inputs, weight, bias, groups))
 
 
 def _weight(value: Value) -> Tensor:
@@ -157,18 +163,3 @@ def _weight(value: Value) -> Tensor:
     if producer is not None and producer.op in ("fake_quantize", "fake_quantize_bias"):
         return leaf_tensor(producer.inputs[0])
     return leaf_tensor(value)
-
-
-def _spread(item: Distribution, value: Value) -> Distribution:
-    channels = value.type.shape[1]
-    if item.mean.numel() > 1 or not isinstance(channels, int):
-        return item
-    return Distribution(item.mean.expand(channels), item.std.expand(channels), item.low, item.high)
-
-
-def _pdf(x: Tensor) -> Tensor:
-    return torch.exp(-0.5 * x * x) / (2 * torch.pi) ** 0.5
-
-
-def _scalar(value: float) -> Tensor:
-    return torch.tensor([value], dtype=torch.float64)

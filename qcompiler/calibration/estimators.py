@@ -40,9 +40,10 @@ def min_max(histogram: Histogram) -> tuple[Tensor, Tensor]:
 def percentile(histogram: Histogram, percent: float) -> tuple[Tensor, Tensor]:
     """The range left when the largest and the smallest (100 - percent) % are given up, each.
 
-    With the n values sorted and r = ceil((n - 1) * percent / 100), the exact ends are the values of ranks n - 1 - r and
-    r. What is returned are the outer edges of their bins, cut to the observed minimum and maximum: at most one bin width
-    outside the exact ends and never inside. Bins do not straddle zero: the range of data of one sign keeps that sign.
+    With the n values sorted and r = ceil((n - 1) * percent / 100), the exact ends are the values of ranks n - 1 - r
+    and r. What is returned are the outer edges of their bins, cut to the observed minimum and maximum: at most one bin
+    width outside the exact ends and never inside. Bins do not straddle zero: the range of data of one sign keeps that
+    sign.
 
     Args:
         histogram: The data.

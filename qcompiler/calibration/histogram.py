@@ -49,7 +49,8 @@ class Histogram:
        values of the 2^d bins j at k with j >> d = i, and integer sums do not round.
 
     Hence any order, split or grouping of the same data, over any number of processes, ends in the same H, and merging
-    is associative and commutative. The bin width is below 2 * (b - a) / (bins - 1), or the spacing of float32 at b or a.
+    is associative and commutative. The bin width is below 2 * (b - a) / (bins - 1), or the spacing of float32 at b or
+    a.
 
     Args:
         counts: int64 [C, bins]; column j counts the non-zero values of bin `first[c] + j`.

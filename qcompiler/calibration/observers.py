@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Self
 
@@ -236,8 +237,8 @@ class HistogramObserver(Observer):
     """Base of the observers that keep a histogram; `Histogram` proves that merging is exact.
 
     Args:
-        bins: Bins per channel, at least 2. Their width, a power of two, is below 2 * observed range / (bins - 1), or the
-            spacing of float32 there.
+        bins: Bins per channel, at least 2. Their width, a power of two, is below 2 * observed range / (bins - 1), or
+            the spacing of float32 there.
     """
 
     bins: int = DEFAULT_BINS
@@ -294,11 +295,18 @@ OBSERVERS: dict[str, type[Observer]] = {
 """Name of a range-setting method -> what observes for it."""
 
 
-def make_observer(method: str, spec: QuantSpec, name: str, axis: int | None = None, **options: int | float) -> Observer:
+def make_observer(
+    method: str,
+    spec: QuantSpec,
+    name: str,
+    axis: int | None = None,
+    *,
+    options: Mapping[str, int | float] | None = None,
+) -> Observer:
     """Make the observer of a named method.
 
     Example:
-        >>> make_observer("percentile", QuantSpec.parse("u8"), "relu1", percentile=99.9).count
+        >>> make_observer("percentile", QuantSpec.parse("u8"), "relu1", options={"percentile": 99.9}).count
         0
 
     Args:
@@ -328,7 +336,7 @@ def make_observer(method: str, spec: QuantSpec, name: str, axis: int | None = No
     if "spec" in accepted:
         arguments["spec"] = spec
     allowed = [option for option in accepted if option not in ("name", "axis", "spec")]
-    for option, value in options.items():
+    for option, value in (options or {}).items():
         if option not in allowed:
             raise _unknown(f"option of '{method}'", option, allowed)
         arguments[option] = value

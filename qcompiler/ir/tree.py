@@ -67,7 +67,26 @@ def unflatten(tree: Tree, leaves: Sequence[object]) -> object:
 
 def single(count: int = 1) -> Tree:
     """The tree of one leaf, or of a tuple of `count` leaves."""
-    return 0 if count == 1 else ("tuple", list(range(count)))
+    leaves: list[Tree] = list(range(count))
+    return 0 if count == 1 else ("tuple", leaves)
+
+
+def from_plain(data: object) -> Tree:
+    """A tree from what JSON makes of it.
+
+    Raises:
+        InputError: It is no tree.
+    """
+    match data:
+        case None:
+            return None
+        case int() if not isinstance(data, bool):
+            return data
+        case ["dict", [*items]] if all(isinstance(i, list | tuple) and len(i) == 2 for i in items):
+            return ("dict", [(str(key), from_plain(item)) for key, item in items])
+        case ["list" | "tuple" as kind, [*items]]:
+            return (kind, [from_plain(item) for item in items])
+    raise InputError(f"{data!r} is not a tree", expected='a number, null, or ["tuple" | "list" | "dict", [...]]')
 
 
 def match(tree: Tree, arguments: tuple[object, ...]) -> list[torch.Tensor]:
@@ -81,14 +100,9 @@ def match(tree: Tree, arguments: tuple[object, ...]) -> list[torch.Tensor]:
         InputError: They nest in another way.
     """
     leaves, found = flatten(arguments, "input")
-    if _plain(found) != _plain(tree):
+    if found != tree:
         raise InputError(f"the inputs nest as {_describe(found)}", expected=_describe(tree))
     return leaves
-
-
-def _plain(tree: Tree) -> object:
-    """Equal for trees that were read from JSON and those that were not."""
-    return [_plain(item) for item in tree] if isinstance(tree, list | tuple) else tree  # type: ignore[arg-type]
 
 
 def _describe(tree: Tree) -> str:

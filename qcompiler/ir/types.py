@@ -13,6 +13,9 @@ from qcompiler.errors import GraphError
 from qcompiler.ir.dims import Shape, format_dim
 
 
+TorchType = torch.dtype  # inside DType the name `torch` is that of a property
+
+
 class Stage(StrEnum):
     """How far a graph has been lowered. Each op says at which stages it is legal."""
 
@@ -40,7 +43,7 @@ class DType(StrEnum):
     BOOL = "bool"
 
     @property
-    def torch(self) -> torch.dtype:
+    def torch(self) -> TorchType:
         """The torch type that holds it."""
         return _TORCH[self]
 
@@ -73,7 +76,7 @@ class DType(StrEnum):
         return -(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1
 
     @classmethod
-    def of(cls, dtype: torch.dtype) -> DType:
+    def of(cls, dtype: TorchType) -> DType:
         """The element type of a torch dtype.
 
         Raises:
