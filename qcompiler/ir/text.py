@@ -37,6 +37,7 @@ _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NUMBER = re.compile(r"[+-]?(?:inf|nan|\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)")
 _STRING = re.compile(r'"(?:[^"\\\n]|\\.)*"')
 _BLANK = re.compile(r"[ \t]*(?:#[^\n]*)?")
+_VALUE = 'a number, a string, true, false, none, spec"..." or dim"..."'
 _CONSTANTS: Mapping[str, bool | None] = {"true": True, "false": False, "none": None}
 
 
@@ -189,6 +190,7 @@ class _Parser:
         if len(set(names)) != len(names):
             self.fail("a name of its own for each result")
         self.expect("=")
+        self.skip_blanks()
         start = self.position
         op_name = self.token(_WORD, "the name of an operator")
         self.expect("(")
@@ -286,7 +288,7 @@ class _Parser:
                 return self.string()
             case "+" | "-" | "0" | "1" | "2" | "3" | "4" | "5" | "6" | "7" | "8" | "9":
                 return _number(self.token(_NUMBER, "a number"))
-        word = self.token(_WORD, "a value")
+        word = self.token(_WORD, _VALUE)
         if word in _CONSTANTS:
             return _CONSTANTS[word]
         if word in ("inf", "nan"):
@@ -295,9 +297,10 @@ class _Parser:
             return self.checked(lambda: QuantSpec.parse(self.string()))
         if word == "dim":
             return self.checked(lambda: parse_dim(self.string()))
-        self.fail('a number, a string, true, false, none, spec"..." or dim"..."')
+        self.fail(_VALUE)
 
     def tree(self) -> tree.Tree:
+        self.skip_blanks()
         end = self.text.find("\n", self.position)
         line = self.text[self.position : end if end >= 0 else len(self.text)]
         found = self.checked(lambda: tree.from_plain(json.loads(line)), "a tree in JSON")
@@ -383,6 +386,7 @@ class _Parser:
 
     def checked(self, make: Callable[[], T], expected: str | None = None) -> T:
         """What `make` gives; its errors become errors of this place."""
+        self.skip_blanks()
         start = self.position
         try:
             return make()

@@ -1,0 +1,348 @@
+"""Every integer operator as plain loops over Python integers, from its definition; shares nothing with what it tests.
+
+A tensor is its sizes, its elements in row-major order, and its grid: real = scale * (code - zero_point).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from tests.reference.requant import (
+    ROUNDINGS,
+    half_even,
+    reference_float32,
+    reference_mbqm,
+    reference_requantize_float32,
+)
+
+Attributes = Mapping[str, Any]
+Index = tuple[int, ...]
+
+
+@dataclass
+class Grid:
+    """A tensor of integers, or of real numbers where the scale is 0."""
+
+    shape: tuple[int, ...]
+    data: list[Any]
+    scale: float = 0.0
+    zero_point: int = 0
+
+    def at(self, index: Sequence[int]) -> Any:
+        """The element at `index`."""
+        position = 0
+        for size, i in zip(self.shape, index, strict=True):
+            assert 0 <= i < size
+            position = position * size + i
+        return self.data[position]
+
+    def step(self, index: Sequence[int]) -> int:
+        """The element without its zero point."""
+        return int(self.at(index)) - self.zero_point
+
+
+def indices(shape: Sequence[int]) -> Iterator[Index]:
+    """All indices in row-major order."""
+    return itertools.product(*map(range, shape))
+
+
+def fill(out: Grid, element: Callable[[Index], Any]) -> list[Any]:
+    """The elements of the result."""
+    return [element(index) for index in indices(out.shape)]
+
+
+def clip(value: int, attributes: Attributes) -> int:
+    """To the code limits, which every emitted operator carries."""
+    return min(max(value, attributes["qmin"]), attributes["qmax"])
+
+
+def requantize(acc: int, multiplier: Any, exponent: Any, out: Grid, attributes: Attributes) -> int:
+    """An accumulator to a code."""
+    low, high = attributes["qmin"], attributes["qmax"]
+    if attributes["mode"] == "f32_rne":
+        return reference_requantize_float32(acc, float(multiplier), out.zero_point, low, high)
+    scaled = reference_mbqm(acc, int(multiplier), int(exponent), attributes["mode"])
+    return min(max(scaled + out.zero_point, low), high)
+
+
+def channel(operands: Sequence[Grid], position: int, index: int) -> Any:
+    """Entry `index` of a list that has one per channel, or one for all; None where the operand is absent."""
+    if position >= len(operands):
+        return None
+    data = operands[position].data
+    return data[index] if len(data) > 1 else data[0]
+
+
+def int_conv2d(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list[Any]:
+    """sum of (x - z_x) * w + b; what lies in the padding counts zero."""
+    x, weight, bias = operands[:3]
+    _, channels, height, width = x.shape
+    out_channels, per_group, kernel_h, kernel_w = weight.shape
+    top, left = attributes["padding"][:2]
+    assert channels == per_group * attributes["groups"]
+
+    def element(index: Index) -> int:
+        n, o, i, j = index
+        first = (o // (out_channels // attributes["groups"])) * per_group
+        acc = int(bias.data[o])
+        for c in range(per_group):
+            for u in range(kernel_h):
+                for v in range(kernel_w):
+                    row = i * attributes["stride"][0] - top + u * attributes["dilation"][0]
+                    column = j * attributes["stride"][1] - left + v * attributes["dilation"][1]
+                    if 0 <= row < height and 0 <= column < width:
+                        acc += x.step((n, first + c, row, column)) * int(weight.at((o, c, u, v)))
+        return requantize(acc, channel(operands, 3, o), channel(operands, 4, o), out, attributes)
+
+    return fill(out, element)
+
+
+def int_linear(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list[Any]:
+    """sum of (x - z_x) * w + b over the last axis."""
+    x, weight, bias = operands[:3]
+
+    def element(index: Index) -> int:
+        *batch, o = index
+        acc = int(bias.data[o])
+        for k in range(weight.shape[1]):
+            acc += x.step((*batch, k)) * int(weight.at((o, k)))
+        return requantize(acc, channel(operands, 3, o), channel(operands, 4, o), out, attributes)
+
+    return fill(out, element)
+
+
+def broadcast(operand: Grid, index: Index) -> Index:
+    """The place of `operand` that stands for `index` of the result."""
+    tail = index[len(index) - len(operand.shape) :]
+    return tuple(0 if size == 1 else i for size, i in zip(operand.shape, tail, strict=True))
+
+
+def float32(value: float | Fraction) -> Fraction:
+    """Rounded to float32, as an exact number."""
+    return reference_float32(Fraction(value))
+
+
+def int_add(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list[Any]:
+    """Both operands on a common scale, added, and requantized; or two fused multiply-adds in float32."""
+    a, b = operands
+    if attributes["mode"] != "f32_rne":
+
+        def on_common_scale(operand: Grid, index: Index, side: str) -> int:
+            step = operand.step(broadcast(operand, index)) << attributes["shift"]
+            return reference_mbqm(
+                step, attributes[f"{side}_multiplier"], attributes[f"{side}_exponent"], attributes["mode"]
+            )
+
+        def element(index: Index) -> int:
+            total = on_common_scale(a, index, "left") + on_common_scale(b, index, "right")
+            return requantize(total, attributes["out_multiplier"], attributes["out_exponent"], out, attributes)
+
+        return fill(out, element)
+
+    first, second = (a, attributes["left_multiplier"]), (b, attributes["right_multiplier"])
+    offset = attributes["offset"]
+    # A left operand that is spread along the innermost axis of more than one element changes places with the right.
+    rank = len(out.shape)
+    sizes = [(1,) * (rank - len(g.shape)) + g.shape for g in (a, b)]
+    wide = [left for left, right in zip(*sizes, strict=True) if left > 1 or right > 1]
+    if not wide or wide[-1] == 1:
+        first, second, offset = second, first, attributes["scalar_left_offset"]
+
+    def fused(index: Index) -> int:
+        inner = float32(
+            Fraction(second[0].at(broadcast(second[0], index))) * float32(second[1]) + float32(offset)
+        )
+        outer = float32(Fraction(first[0].at(broadcast(first[0], index))) * float32(first[1]) + inner)
+        return clip(half_even(outer), attributes)
+
+    return fill(out, fused)
+
+
+def int_mul(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list[Any]:
+    """(a - z_a) * (b - z_b), requantized; in float32 the zero point is added before rounding."""
+    a, b = operands
+
+    def element(index: Index) -> int:
+        product = a.step(broadcast(a, index)) * b.step(broadcast(b, index))
+        if attributes["mode"] == "f32_rne":
+            scaled = float32(float32(product) * float32(attributes["product_multiplier"]))
+            return clip(half_even(float32(scaled + out.zero_point)), attributes)
+        return requantize(product, attributes["product_multiplier"], attributes["product_exponent"], out, attributes)
+
+    return fill(out, element)
+
+
+def int_mean(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list[Any]:
+    """sum of (x - z_x) over whole axes; the division is in the multiplier."""
+    x = operands[0]
+    axes = attributes["axes"]
+
+    def element(index: Index) -> int:
+        rest = iter(index)
+        kept: list[range] = []
+        for axis, size in enumerate(x.shape):
+            if axis in axes:
+                kept.append(range(size))
+                if attributes["keepdim"]:
+                    next(rest)
+            else:
+                i = next(rest)
+                kept.append(range(i, i + 1))
+        total = sum(x.step(place) for place in itertools.product(*kept))
+        return requantize(total, channel(operands, 1, 0), channel(operands, 2, 0), out, attributes)
+
+    return fill(out, element)
+
+
+def int_avg_pool2d(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list[Any]:
+    """The mean of each window as torch counts it, rounded as the target divides, on one grid."""
+    (x,) = operands
+    height, width = x.shape[2:]
+    (kernel_h, kernel_w), (pad_h, pad_w) = attributes["kernel"], attributes["padding"]
+
+    def element(index: Index) -> int:
+        n, c, i, j = index
+        begin_h, begin_w = i * attributes["stride"][0] - pad_h, j * attributes["stride"][1] - pad_w
+        # A window that ceil_mode lets hang over is cut at the end of the padding.
+        rows = range(begin_h, min(begin_h + kernel_h, height + pad_h))
+        columns = range(begin_w, min(begin_w + kernel_w, width + pad_w))
+        inside = [(r, s) for r in rows for s in columns if 0 <= r < height and 0 <= s < width]
+        count = len(rows) * len(columns) if attributes["count_include_pad"] else len(inside)
+        total = sum(x.step((n, c, r, s)) for r, s in inside)
+        mean = Fraction(total, attributes.get("divisor_override") or count)
+        return clip(ROUNDINGS[attributes["rounding"]](mean) + x.zero_point, attributes)
+
+    return fill(out, element)
+
+
+def max_pool2d(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list[Any]:
+    """The largest code of each window; what lies outside the image never wins."""
+    (x,) = operands
+    height, width = x.shape[2:]
+
+    def element(index: Index) -> int:
+        n, c, i, j = index
+        found = []
+        for u in range(attributes["kernel"][0]):
+            for v in range(attributes["kernel"][1]):
+                row = i * attributes["stride"][0] - attributes["padding"][0] + u * attributes["dilation"][0]
+                column = j * attributes["stride"][1] - attributes["padding"][1] + v * attributes["dilation"][1]
+                if 0 <= row < height and 0 <= column < width:
+                    found.append(x.at((n, c, row, column)))
+        return int(max(found))
+
+    return fill(out, element)
+
+
+def rescale(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list[Any]:
+    """x - z_x, requantized."""
+    x = operands[0]
+    multiplier, exponent = channel(operands, 1, 0), channel(operands, 2, 0)
+    return fill(out, lambda index: requantize(x.step(index), multiplier, exponent, out, attributes))
+
+
+def lookup(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list[Any]:
+    """One entry of the table per code."""
+    x, table = operands
+    return fill(out, lambda index: table.data[x.at(index) - attributes["offset"]])
+
+
+def quantize(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list[Any]:
+    """A float32 division, rounded to an integer."""
+    (x,) = operands
+
+    def element(index: Index) -> int:
+        value = float(x.at(index))
+        if math.isinf(value):
+            return int(attributes["qmax"] if value > 0 else attributes["qmin"])
+        quotient = float32(Fraction(value) / Fraction(out.scale))
+        return clip(ROUNDINGS[attributes["rounding"]](quotient) + out.zero_point, attributes)
+
+    return fill(out, element)
+
+
+def dequantize(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list[Any]:
+    """scale * (q - z) in float32."""
+    (x,) = operands
+    return fill(out, lambda index: float(float32(x.step(index) * Fraction(x.scale))))
+
+
+def reshape(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list[Any]:
+    """The same elements in the same order."""
+    assert len(operands[0].data) == math.prod(out.shape)
+    return list(operands[0].data)
+
+
+def permute(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list[Any]:
+    """Axis i of the result is axis axes[i] of the operand."""
+
+    def element(index: Index) -> Any:
+        source = [0] * len(index)
+        for position, axis in enumerate(attributes["axes"]):
+            source[axis] = index[position]
+        return operands[0].at(source)
+
+    return fill(out, element)
+
+
+def concat(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list[Any]:
+    """One behind the other along an axis."""
+    axis = attributes["axis"]
+
+    def element(index: Index) -> Any:
+        place = list(index)
+        for operand in operands:
+            if place[axis] < operand.shape[axis]:
+                return operand.at(place)
+            place[axis] -= operand.shape[axis]
+        raise AssertionError("the operands are too short")
+
+    return fill(out, element)
+
+
+def slice_(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list[Any]:
+    """Every step-th element of an axis, from start on."""
+
+    def element(index: Index) -> Any:
+        place = list(index)
+        place[attributes["axis"]] = attributes["start"] + place[attributes["axis"]] * attributes["step"]
+        return operands[0].at(place)
+
+    return fill(out, element)
+
+
+def pad(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list[Any]:
+    """A border of one code."""
+    (x,) = operands
+
+    def element(index: Index) -> Any:
+        place = [i - begin for i, begin in zip(index, attributes["pad"], strict=False)]
+        inside = all(0 <= i < size for i, size in zip(place, x.shape, strict=True))
+        return x.at(place) if inside else int(attributes["value"])
+
+    return fill(out, element)
+
+
+OPERATORS: dict[str, Callable[[Sequence[Grid], Attributes, Grid], list[Any]]] = {
+    "int_conv2d": int_conv2d,
+    "int_linear": int_linear,
+    "int_add": int_add,
+    "int_mul": int_mul,
+    "int_mean": int_mean,
+    "int_avg_pool2d": int_avg_pool2d,
+    "max_pool2d": max_pool2d,
+    "rescale": rescale,
+    "lookup": lookup,
+    "quantize": quantize,
+    "dequantize": dequantize,
+    "reshape": reshape,
+    "permute": permute,
+    "concat": concat,
+    "slice": slice_,
+    "pad": pad,
+}

@@ -1,0 +1,316 @@
+"""The integer graph and the executor against plain loops: every operator, every element, every requantization mode."""
+
+from __future__ import annotations
+
+import ast
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qcompiler.backends.integer import Executor, emit
+from qcompiler.ir.graph import Attribute, Graph, Module, Node, Value
+from qcompiler.ir.interpret import LEAVES, interpret
+from qcompiler.ir.registry import Trait, known_ops
+from qcompiler.ir.types import DType, QuantParams, Stage, TensorType
+from qcompiler.quant.requant import RequantMode, prepare_requantization
+from qcompiler.quant.rounding import Rounding
+from tests.backends.test_integer_program import build
+from tests.reference import operators, requant
+from tests.reference.operators import Grid
+
+MODES = tuple(RequantMode)
+ROUNDINGS = [str(rounding) for rounding in Rounding]
+CODES = {DType.I8: (-128, 127), DType.U8: (0, 255), DType.I16: (-32768, 32767)}
+
+
+def check(graph: Graph, inputs: list[torch.Tensor]) -> None:
+    """Compare graph and executor, in both layouts, with the reference on every node, each fed the graph's own codes."""
+    values: dict[str, np.ndarray[Any, Any]] = {}
+    interpret(graph, inputs, lambda value, tensor: values.update({value.name: tensor.numpy()}))
+    for node in graph.nodes:
+        if node.op in LEAVES:
+            continue
+        expected = operators.OPERATORS[node.op](
+            [_grid(value, values) for value in node.inputs], node.attributes, _grid(node.output, values)
+        )
+        assert values[node.name].reshape(-1).tolist() == expected, f"graph, {node}"
+    for layout, weights in (("NCHW", "OIHW"), ("NHWC", "OHWI")):
+        found: dict[str, np.ndarray[Any, Any]] = {}
+        files = emit(graph, layout, weights)  # type: ignore[arg-type]  # literals from the loop
+        Executor(files).run([x.numpy() for x in inputs], found.__setitem__)
+        for name, array in found.items():
+            assert np.array_equal(array, values[name]), f"executor in {layout}, {name}"
+
+
+def _grid(value: Value, values: dict[str, np.ndarray[Any, Any]]) -> Grid:
+    array, quant = values[value.name], value.type.quant
+    scale, zero = (0.0, 0) if quant is None else (quant.scale[0], quant.zero_point[0])
+    return Grid(tuple(array.shape), array.reshape(-1).tolist(), scale, zero)
+
+
+class Maker:
+    """Builds one-operator graphs from a seeded source of random numbers."""
+
+    def __init__(self, seed: int, mode: RequantMode) -> None:
+        self.random = random.Random(seed)  # noqa: S311  # test data
+        self.generator = torch.Generator().manual_seed(seed)
+        self.mode = mode
+        self.graph = Module().add(Graph(stage=Stage.INTEGER))
+        self.inputs: list[torch.Tensor] = []
+
+    def quant(self, dtype: DType) -> QuantParams:
+        low, high = CODES[dtype]
+        scale = float(torch.tensor(2.0 ** self.random.uniform(-9, -2)))
+        return QuantParams((scale,), (self.random.choice([low, high, 0, self.random.randint(low, high)]),))
+
+    def input(self, shape: tuple[int, ...], dtype: DType = DType.I8, quant: QuantParams | None = None) -> Value:
+        low, high = CODES[dtype]
+        codes = torch.randint(low, high + 1, shape, generator=self.generator)
+        codes.reshape(-1)[:2] = torch.tensor([low, high])[: codes.numel()]
+        self.inputs.append(codes.to(dtype.torch))
+        return self.graph.add_input("x", TensorType(dtype, shape, quant or self.quant(dtype)))
+
+    def leaf(self, tensor: torch.Tensor, quant: QuantParams | None = None) -> Value:
+        module = self.graph.module
+        name = module.unique_tensor_name("t")
+        module.tensors[name] = tensor
+        dtype = DType.of(tensor.dtype)
+        attributes: dict[str, Attribute] = {"ref": name, "dtype": str(dtype), "shape": tuple(tensor.shape)}
+        types = [TensorType(dtype, tuple(tensor.shape), quant)]
+        return self.graph.append("constant", [], attributes, types=types).output
+
+    def multiplier(self, count: int, low: float, high: float) -> list[Value]:
+        """Multipliers that are random, powers of two, and halves of them, which make ties."""
+        real = [self.random.choice([2.0 ** self.random.uniform(low, high), 2.0 ** round(low)]) for _ in range(count)]
+        dtype = torch.float32 if self.mode is RequantMode.FLOAT32_RNE else torch.float64
+        item = prepare_requantization(torch.tensor(real, dtype=dtype), self.mode)
+        parts = [item.multiplier] if item.exponent is None else [item.multiplier, item.exponent]
+        return [self.leaf(part.reshape(-1)) for part in parts]
+
+    def limits(self, dtype: DType) -> dict[str, Attribute]:
+        low, high = CODES[dtype]
+        if self.random.random() < 0.5:
+            low, high = low + self.random.randint(0, 60), high - self.random.randint(0, 60)
+        return {"dtype": str(dtype), "qmin": low, "qmax": high}
+
+    def apply(self, op: str, operands: list[Value], attributes: dict[str, Attribute], dtype: DType = DType.I8) -> Node:
+        return self.requantized(op, operands, {**attributes, "mode": str(self.mode)}, dtype)
+
+    def requantized(
+        self, op: str, operands: list[Value], attributes: dict[str, Attribute], dtype: DType, like: Value | None = None
+    ) -> Node:
+        """Append an operator whose result has a grid of its own."""
+        complete = {**attributes, **self.limits(dtype)}
+        node = self.graph.append(op, operands, complete)
+        quant = self.quant(dtype) if like is None else like.type.quant
+        node.output.type = TensorType(dtype, node.output.type.shape, quant)
+        self.graph.set_outputs([node.output])
+        return node
+
+    def check(self) -> None:
+        check(self.graph, self.inputs)
+
+
+CONVOLUTIONS = [
+    # channels, filters, groups, kernel, stride, padding (top, left, bottom, right), dilation
+    (3, 4, 1, (3, 3), (1, 1), (1, 1, 1, 1), (1, 1)),
+    (4, 4, 4, (3, 2), (2, 1), (0, 2, 1, 0), (1, 1)),
+    (4, 6, 2, (2, 3), (1, 2), (2, 0, 0, 2), (2, 1)),
+    (2, 8, 2, (1, 1), (3, 3), (0, 0, 0, 0), (1, 1)),
+    (3, 2, 1, (3, 3), (2, 2), (3, 3, 3, 3), (2, 2)),
+]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("case", range(len(CONVOLUTIONS)))
+@pytest.mark.parametrize("batch", [1, 3])
+def test_convolution(case: int, mode: RequantMode, batch: int) -> None:
+    channels, filters, groups, kernel, stride, padding, dilation = CONVOLUTIONS[case]
+    make = Maker(case * 7 + batch, mode)
+    dtype = make.random.choice([DType.I8, DType.U8])
+    x = make.input((batch, channels, 7, 6), dtype)
+    weight = torch.randint(-127, 128, (filters, channels // groups, *kernel), generator=make.generator)
+    bias = torch.randint(-(2**14), 2**14, (filters,), generator=make.generator).to(torch.int32)
+    axis = make.random.choice([None, 0])
+    params = QuantParams((0.01,) * (1 if axis is None else filters), (0,) * (1 if axis is None else filters), axis)
+    operands = [x, make.leaf(weight.to(torch.int8), params), make.leaf(bias, params)]
+    operands += make.multiplier(1 if axis is None else filters, -11, -6)
+    geometry: dict[str, Attribute] = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    make.apply("int_conv2d", operands, geometry)
+    make.check()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_linear_near_the_ends_of_the_accumulator(mode: RequantMode) -> None:
+    make = Maker(3, mode)
+    x = make.input((2, 9))
+    weight = torch.randint(-127, 128, (5, 9), generator=make.generator).to(torch.int8)
+    bias = torch.tensor([2**31 - 400_000, -(2**31) + 400_000, 2**24 + 1, -3, 0], dtype=torch.int32)
+    params = QuantParams((0.01,) * 5, (0,) * 5, 0)
+    operands = [x, make.leaf(weight, params), make.leaf(bias, params), *make.multiplier(5, -26, -8)]
+    make.apply("int_linear", operands, {})
+    make.check()
+
+
+SHAPES = [((2, 3, 4), (2, 3, 4)), ((2, 3, 1), (2, 3, 4)), ((2, 3, 4), (2, 1, 4)), ((4,), (2, 3, 4)), ((1, 1), (2, 3))]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("shapes", SHAPES)
+@pytest.mark.parametrize("seed", range(3))
+def test_addition(mode: RequantMode, shapes: tuple[tuple[int, ...], tuple[int, ...]], seed: int) -> None:
+    make = Maker(seed, mode)
+    a, b = (make.input(shape) for shape in shapes)
+    attributes: dict[str, Attribute] = {"shift": 20, "offset": None, "scalar_left_offset": None}
+    for side in ("left", "right", "out"):
+        attributes[f"{side}_multiplier"] = attributes[f"{side}_exponent"] = None
+    if mode is RequantMode.FLOAT32_RNE:
+        for key in ("left_multiplier", "right_multiplier", "offset", "scalar_left_offset"):
+            value = make.random.choice([0.5, 0.25, make.random.uniform(-2, 2)])
+            attributes[key] = float(torch.tensor(value, dtype=torch.float32))
+    else:
+        for side, low, high in (("left", -2.0, 0.0), ("right", -2.0, 0.0), ("out", -20.0, -18.0)):
+            real = torch.tensor(make.random.choice([2.0**low, 2.0 ** make.random.uniform(low, high)]), dtype=torch.float64)
+            item = prepare_requantization(real, mode)
+            attributes[f"{side}_multiplier"] = int(item.multiplier)
+            attributes[f"{side}_exponent"] = int(item.exponent)  # type: ignore[arg-type]  # integer modes have one
+    make.apply("int_add", [a, b], attributes)
+    make.check()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("shapes", SHAPES)
+def test_multiplication(mode: RequantMode, shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+    make = Maker(5, mode)
+    a, b = (make.input(shape, make.random.choice([DType.I8, DType.U8, DType.I16])) for shape in shapes)
+    dtype = torch.float32 if mode is RequantMode.FLOAT32_RNE else torch.float64
+    item = prepare_requantization(torch.tensor(2.0**-7, dtype=dtype), mode)
+    number = float(item.multiplier) if item.exponent is None else int(item.multiplier)
+    exponent = None if item.exponent is None else int(item.exponent)
+    make.apply("int_mul", [a, b], {"product_multiplier": number, "product_exponent": exponent})
+    make.check()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("axes", "keepdim"), [((2, 3), True), ((2, 3), False), ((1,), False), ((3, 1), True)])
+def test_mean(mode: RequantMode, axes: tuple[int, ...], keepdim: bool) -> None:
+    make = Maker(len(axes), mode)
+    x = make.input((2, 3, 4, 5))
+    make.apply("int_mean", [x, *make.multiplier(1, -5, -1)], {"axes": axes, "keepdim": keepdim})
+    make.check()
+
+
+@given(data=st.data())
+@settings(max_examples=60)
+def test_average_pooling(data: st.DataObject) -> None:
+    kernel = data.draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
+    make = Maker(data.draw(st.integers(0, 999)), RequantMode.SINGLE)
+    x = make.input((1, 2, data.draw(st.integers(3, 7)), data.draw(st.integers(3, 7))))
+    attributes: dict[str, Attribute] = {
+        "kernel": kernel,
+        "stride": data.draw(st.tuples(st.integers(1, 3), st.integers(1, 3))),
+        "padding": (data.draw(st.integers(0, kernel[0] // 2)), data.draw(st.integers(0, kernel[1] // 2))),
+        "ceil_mode": data.draw(st.booleans()),
+        "count_include_pad": data.draw(st.booleans()),
+        "divisor_override": data.draw(st.sampled_from([None, 3, 8])),
+        "rounding": data.draw(st.sampled_from(ROUNDINGS)),
+    }
+    make.requantized("int_avg_pool2d", [x], attributes, DType.I8, like=x)
+    make.check()
+
+
+@given(data=st.data())
+@settings(max_examples=40)
+def test_max_pooling(data: st.DataObject) -> None:
+    kernel = data.draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
+    make = Maker(data.draw(st.integers(0, 999)), RequantMode.SINGLE)
+    x = make.input((2, 1, data.draw(st.integers(5, 8)), data.draw(st.integers(5, 8))))
+    attributes: dict[str, Attribute] = {
+        "kernel": kernel,
+        "stride": data.draw(st.tuples(st.integers(1, 3), st.integers(1, 3))),
+        "padding": (data.draw(st.integers(0, kernel[0] // 2)), data.draw(st.integers(0, kernel[1] // 2))),
+        "dilation": data.draw(st.tuples(st.integers(1, 2), st.integers(1, 2))),
+        "ceil_mode": data.draw(st.booleans()),
+    }
+    make.graph.set_outputs([make.graph.append("max_pool2d", [x], attributes).output])
+    make.check()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("dtypes", [(DType.I8, DType.I16), (DType.I16, DType.I8), (DType.U8, DType.I8)])
+def test_rescale(mode: RequantMode, dtypes: tuple[DType, DType]) -> None:
+    make = Maker(1, mode)
+    x = make.input((3, 50), dtypes[0])
+    exponent = 7 if dtypes[1] is DType.I16 else -7 if dtypes[0] is DType.I16 else -1
+    make.apply("rescale", [x, *make.multiplier(1, exponent - 0.9, exponent)], {}, dtypes[1])
+    make.check()
+
+
+def test_lookup() -> None:
+    make = Maker(0, RequantMode.SINGLE)
+    x = make.input((2, 128))
+    table = make.leaf(torch.randint(-128, 128, (256,), generator=make.generator).to(torch.int8))
+    make.requantized("lookup", [x, table], {"offset": -128, "function": "tanh"}, DType.I8)
+    make.check()
+
+
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+def test_quantize_and_dequantize(rounding: str) -> None:
+    make = Maker(2, RequantMode.SINGLE)
+    scale = 0.1 if rounding == "rne" else 0.25
+    numbers = torch.randn(200, generator=make.generator) * 30
+    ties = (torch.arange(-40, 40) + 0.5) * scale
+    make.inputs.append(torch.cat([numbers, ties, torch.tensor([float("inf"), -float("inf"), 0.0, -0.0, 1e30])])[None])
+    x = make.graph.add_input("x", TensorType(DType.F32, tuple(make.inputs[0].shape)))
+    node = make.requantized("quantize", [x], {"rounding": rounding}, DType.I8)
+    make.graph.set_outputs([make.graph.append("dequantize", [node.output]).output])
+    make.check()
+
+
+MOVEMENTS: list[tuple[str, int, dict[str, Attribute]]] = [
+    ("reshape", 1, {"shape": (2, 60)}),
+    ("reshape", 1, {"shape": (2, 12, 5, 1)}),
+    ("permute", 1, {"axes": (0, 3, 1, 2)}),
+    ("permute", 1, {"axes": (3, 2, 1, 0)}),
+    ("concat", 3, {"axis": 1}),
+    ("concat", 2, {"axis": 3}),
+    ("slice", 1, {"axis": 1, "start": 1, "stop": 3, "step": 1}),
+    ("slice", 1, {"axis": 3, "start": 0, "stop": 5, "step": 2}),
+    ("pad", 1, {"pad": (0, 0, 1, 2, 0, 0, 0, 3), "value": -7.0}),
+]
+
+
+@pytest.mark.parametrize("case", range(len(MOVEMENTS)))
+def test_movement(case: int) -> None:
+    op, count, attributes = MOVEMENTS[case]
+    make = Maker(case, RequantMode.SINGLE)
+    first = make.input((2, 3, 4, 5))
+    operands = [first, *(make.input((2, 3, 4, 5), quant=first.type.quant) for _ in range(count - 1))]
+    make.graph.set_outputs([make.graph.append(op, operands, attributes).output])
+    make.check()
+
+
+@pytest.mark.parametrize("target", ["int8_dsp", "int8_dsp_per_channel", "int8_ort"])
+def test_a_compiled_network(target: str) -> None:
+    graph = build("mixed", target).main
+    check(graph, [torch.randn(1, 3, 33, 29, generator=torch.Generator().manual_seed(4))])
+
+
+def test_every_integer_operator_has_a_reference() -> None:
+    integer = {name for name, item in known_ops().items() if Stage.INTEGER in item.stages and not item.has(Trait.LEAF)}
+    assert {name for name in integer if not name.startswith("test_")} == set(operators.OPERATORS)
+
+
+@pytest.mark.parametrize("module", [operators, requant])
+def test_the_reference_imports_nothing_of_ours(module: Any) -> None:  # noqa: ANN401  # a module
+    tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
+    names = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    names |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    allowed = {"__future__", "collections.abc", "dataclasses", "fractions", "itertools", "math", "typing"}
+    assert names <= allowed | {"tests.reference.requant"}
