@@ -62,6 +62,8 @@ class _Placement:
         self.rewriter = rewriter
         self.scales: dict[Value, Value] = {}
         """The scale value of the grid that each quantized value is on."""
+        self.wishes: dict[Node, int] = {}
+        """Width asked for a node whose quantizer comes after the node that is the key."""
 
     def run(self) -> None:
         nodes = [node for node in self.graph.nodes if node.op not in LEAVES]
@@ -123,13 +125,18 @@ class _Placement:
 
     def _propagate_or_quantize(self, node: Node) -> None:
         value = node.output
+        bits = self.overrides.activation_bits(node) or self.wishes.get(node)
         if node.definition.has(Trait.MOVEMENT):
             self.scales[value] = self.scales[node.inputs[0]]
+            if bits is not None:
+                self.rewriter.refuse(node, f"{bits} bits were asked for, but {node.op} keeps the grid of its input")
             return
         follower = only_user(node)
         if follower is not None and self.target.absorbs(node.op, follower.op):
+            if bits is not None:
+                self.wishes[follower] = bits
             return  # the quantizer comes after the last member of the supergroup
-        spec = self.target.activation_spec(op=node.op, bits=self.overrides.activation_bits(node))
+        spec = self.target.activation_spec(op=node.op, bits=bits)
         self._quantize(value, spec, before=node.following, like=node, stem=node.name)
 
     def _quantize(

@@ -246,7 +246,10 @@ class _Lowering:
 
     def _add(self, node: Node, out: _Output) -> Value:
         a, b = (self.lowered[value] for value in node.inputs)
-        constants = add_parameters(self._params(a), self._params(b), out.params, self.arithmetic)
+        largest = max(
+            abs(code - int(self._params(value).zero_point)) for value in (a, b) for code in self.limits[value]
+        )
+        constants = add_parameters(self._params(a), self._params(b), out.params, self.arithmetic, largest=largest)
         attributes: dict[str, Attribute] = {"mode": str(self.arithmetic.requant), "shift": constants.shift}
         for name, item in (("left", constants.left), ("right", constants.right), ("out", constants.out)):
             attributes.update(_scalar_multiplier(name, item))

@@ -28,7 +28,8 @@ class Bits:
 class Overrides:
     """Widths by node name.
 
-    A pattern is the name of a node, a module path, a glob over either, or an op. Later patterns win over earlier ones.
+    A pattern is the name of a node, a module path, which stands for all that the module holds, a glob over either, or
+    an op. Later patterns win over earlier ones.
     A number n asks for n-bit results and weights of min(n, 8) bits; a mapping
     `{"activation_bits": 16, "weight_bits": 4}` says each.
     """
@@ -73,7 +74,8 @@ def _names(node: Node) -> tuple[str, ...]:
 
 
 def _matches(pattern: str, node: Node) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for name in _names(node) if name)
+    inside = node.location.path.startswith(f"{pattern}.")
+    return inside or any(fnmatch.fnmatchcase(name, pattern) for name in _names(node) if name)
 
 
 def _bits(pattern: str, wish: Override) -> Bits:

@@ -32,6 +32,12 @@ Array = npt.NDArray[np.generic]
 UNSIGNED_SHIFT = 128
 """How much higher the codes of signed 8-bit activations are in the file."""
 
+WIDE_OPSET, WIDE_IR_VERSION = 21, 10
+"""The first versions in which QuantizeLinear takes 16-bit types."""
+
+AXES_AS_INPUT = 18
+"""The first opset in which ReduceMean takes its axes as an input."""
+
 WEIGHT_CODES = ".codes"
 """Follows the name of a weight in the name of its initializer."""
 
@@ -72,12 +78,19 @@ def emit(graph: Graph, options: OnnxOptions | None = None) -> bytes:
     Raises:
         UnsupportedError: The graph is not integer, or holds what ONNX at that opset cannot say.
     """
-    options = options or OnnxOptions()
+    options = _raised(options or OnnxOptions(), graph)
     if graph.stage is not Stage.INTEGER:
         raise UnsupportedError(f"a graph at stage {graph.stage} has no ONNX form", fix="Lower it first.")
     model = _Emitter(graph, options).model()
     onnx.checker.check_model(model, full_check=True)
     return model.SerializeToString(deterministic=True)
+
+
+def _raised(options: OnnxOptions, graph: Graph) -> OnnxOptions:
+    """`options` with the opset that the element types of `graph` need."""
+    if any(value.type.dtype in (DType.I16, DType.U16) for value in graph.values()):
+        return OnnxOptions(max(options.opset, WIDE_OPSET), max(options.ir_version, WIDE_IR_VERSION))
+    return options
 
 
 class _Emitter:
@@ -221,6 +234,10 @@ class _Emitter:
             self.quantized(node, self.add("GlobalAveragePool", [x], f"{node.name}.real"))
             return
         keep = int(bool(node.attributes["keepdim"]))
+        if self.options.opset >= AXES_AS_INPUT:
+            operands = [x, self.constant(f"{node.name}.axes", np.asarray(axes, np.int64))]
+            self.quantized(node, self.add("ReduceMean", operands, f"{node.name}.real", keepdims=keep))
+            return
         self.quantized(node, self.add("ReduceMean", [x], f"{node.name}.real", axes=axes, keepdims=keep))
 
     def avg_pool2d(self, node: Node) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
@@ -85,12 +85,18 @@ def trace(model: nn.Module, bound: inspect.BoundArguments | None = None) -> Trac
     }
     with _without_rank_checks(model):
         graph = _Tracer(sys._getframe(0)).trace(model, concrete_args=defaults or None)
-    placeholders = {n.name: str(n.target).lstrip("*") for n in graph.nodes if n.op == "placeholder"}
+    placeholders = {n.name: _parameter(str(n.target), parameters) for n in graph.nodes if n.op == "placeholder"}
 
     def bind(call: inspect.BoundArguments) -> dict[str, object]:
         return {name: call.arguments.get(target, defaults.get(target)) for name, target in placeholders.items()}
 
     return Trace(model, graph, containers_of(model), named_leaves(model), {}, bind, lambda result: result)
+
+
+def _parameter(target: str, parameters: Container[str]) -> str:
+    """The parameter behind a placeholder: torch.fx numbers those that keep their defaults, `scale` as `scale_2`."""
+    name = target.lstrip("*")
+    return name if name in parameters else name.rpartition("_")[0]
 
 
 def build(

@@ -57,8 +57,8 @@ class Arithmetic:
         average_rounding: How a window's sum is divided by its number of elements.
         accumulator_bits: Width of the accumulator.
         overflow: What the accumulator does beyond its width; "forbid" asks for a proof that it never happens.
-        add_shift: Bits both operands of an addition are shifted left before they are rescaled: 20 for 8-bit codes,
-            15 for 16-bit codes.
+        add_shift: Bits both operands of an addition are shifted left before they are rescaled; fewer where the result
+            would not fit 31 bits: 14 for 16-bit codes.
     """
 
     requant: RequantMode
@@ -115,7 +115,9 @@ class MulParameters:
     out_zero_point: int
 
 
-def add_parameters(left: AffineParams, right: AffineParams, out: AffineParams, arithmetic: Arithmetic) -> AddParameters:
+def add_parameters(
+    left: AffineParams, right: AffineParams, out: AffineParams, arithmetic: Arithmetic, *, largest: int = 255
+) -> AddParameters:
     """Compute the constants of `add_codes`.
 
     Args:
@@ -123,9 +125,10 @@ def add_parameters(left: AffineParams, right: AffineParams, out: AffineParams, a
         right: Parameters of the right operand, per tensor.
         out: Parameters of the result, per tensor.
         arithmetic: How the target computes.
+        largest: Largest magnitude of q - z in either operand.
 
     Returns:
-        The constants: with L = add_shift and S = 2 * max(s_left, s_right), in float64, the multipliers s_left / S,
+        The constants: with L = min(add_shift, 30 - bits of `largest`) and S = 2 * max(s_left, s_right), in float64, the multipliers s_left / S,
         s_right / S and S / (2^L * s_out); in float32 arithmetic r_a = f32(s_left / s_out),
         r_b = f32(s_right / s_out) and the offset k = f32(z_out - fma(r_a, z_left, f32(r_b * z_right))).
     """
@@ -147,14 +150,15 @@ def add_parameters(left: AffineParams, right: AffineParams, out: AffineParams, a
         )
     left_scale, right_scale = left.scale.to(torch.float64), right.scale.to(torch.float64)
     common = 2.0 * torch.maximum(left_scale, right_scale)
+    shift = min(arithmetic.add_shift, 30 - largest.bit_length())
     return AddParameters(
         left=prepare_requantization(left_scale / common, mode),
         right=prepare_requantization(right_scale / common, mode),
-        out=prepare_requantization(common / (2.0**arithmetic.add_shift * out.scale.to(torch.float64)), mode),
+        out=prepare_requantization(common / (2.0**shift * out.scale.to(torch.float64)), mode),
         left_zero_point=zeros[0],
         right_zero_point=zeros[1],
         out_zero_point=zeros[2],
-        shift=arithmetic.add_shift,
+        shift=shift,
         offset=None,
         scalar_left_offset=None,
     )

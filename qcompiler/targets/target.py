@@ -16,7 +16,6 @@ from qcompiler.quant.requant import RequantMode
 from qcompiler.quant.spec import QuantSpec
 from qcompiler.targets.schema import Descriptor, Layout, NumberType, Onnx, OpRule, Tie, Verification
 
-_SHIFT_FOR_8_BITS, _SHIFT_FOR_16_BITS = 20, 15
 """Left shift of the operands of an addition, as TensorFlow Lite's integer kernels have it."""
 
 
@@ -50,7 +49,6 @@ class Target:
     def arithmetic(self) -> Arithmetic:
         """How it computes."""
         d = self.descriptor
-        wide = d.dtypes[d.defaults.activation].bits > 8
         return Arithmetic(
             requant=d.requantize.mode,
             bias_rounding=d.rounding.bias,
@@ -58,7 +56,6 @@ class Target:
             average_rounding=d.rounding.average,
             accumulator_bits=d.accumulator.bits,
             overflow=d.accumulator.overflow,
-            add_shift=_SHIFT_FOR_16_BITS if wide else _SHIFT_FOR_8_BITS,
         )
 
     def op_rule(self, op: str) -> OpRule | None:

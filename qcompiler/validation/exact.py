@@ -67,6 +67,11 @@ class Codes:
         """int64 codes with the zero point removed."""
         return self.codes - along_axis(self.params.zero_point, self.codes.dim(), self.params.axis)
 
+    def largest_step(self) -> int:
+        """Largest magnitude of a code within the limits, zero point removed. Per tensor."""
+        zero = int(self.params.zero_point)
+        return max(abs(self.qmin - zero), abs(self.qmax - zero))
+
 
 @dataclass(frozen=True)
 class Pending:
@@ -203,7 +208,8 @@ def _binary(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Ex
 
     def requantize(out: AffineParams, qmin: int, qmax: int) -> Tensor:
         if node.op == "add":
-            sums = add_parameters(a.params, b.params, out, arithmetic)
+            largest = max(item.largest_step() for item in (a, b))
+            sums = add_parameters(a.params, b.params, out, arithmetic, largest=largest)
             return add_codes(a.codes, b.codes, sums, qmin=qmin, qmax=qmax)
         products = mul_parameters(a.params, b.params, out, arithmetic)
         return mul_codes(a.codes, b.codes, products, qmin=qmin, qmax=qmax)

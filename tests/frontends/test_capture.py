@@ -1,0 +1,255 @@
+"""Both tracers give one graph; every node knows where it comes from; the model stays as it was."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional
+
+from examples.digits.model import DigitsNet
+from qcompiler.errors import CaptureError, InputError
+from qcompiler.frontends import capture, find_example_inputs
+from qcompiler.ir import tree
+from qcompiler.ir.graph import Module
+from qcompiler.ir.hashing import module_hash
+from qcompiler.ir.interpret import interpret
+from qcompiler.ir.text import print_module
+from qcompiler.passes import PassContext, PassManager
+from qcompiler.passes.canonicalize import Canonicalize
+from qcompiler.passes.eliminate_dead_code import EliminateDeadCode
+from qcompiler.passes.fold_constants import FoldConstants
+
+
+def images(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+def canonical(module: Module) -> Module:
+    PassManager([Canonicalize(), FoldConstants(), EliminateDeadCode()]).run(module, PassContext())
+    return module
+
+
+def exported(model: nn.Module, *inputs: Tensor, dynamic: bool = True) -> torch.export.ExportedProgram:
+    batch = torch.export.Dim("batch", min=1, max=65536)
+    shapes = tuple({0: batch} for _ in inputs) if dynamic else None
+    return torch.export.export(model, inputs, dynamic_shapes=shapes)
+
+
+class Functional(nn.Module):
+    """The same operators spelled as functions, methods and in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding="same")
+        self.register_buffer("gain", torch.linspace(0.5, 2.0, 8).reshape(1, 8, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = functional.relu6(self.conv(x))
+        z = torch.relu(y) + y.relu() - y.clone().relu_()
+        z = functional.max_pool2d(z * self.gain, 2) + functional.avg_pool2d(z.mul(0.5), (2, 2))
+        z = torch.cat((z, z.sigmoid().neg()), dim=1)[:, 2:12]
+        z += functional.hardtanh(z, -0.5, 0.5)
+        z = functional.adaptive_avg_pool2d(z, 1) / 3
+        return functional.linear(torch.flatten(z, 1), self.conv.weight[:, :, 0, 0].reshape(-1)[:20].view(2, 10))
+
+
+class Spelled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(4)
+        self.shared = nn.Conv2d(4, 4, 1)
+        self.drop = nn.Dropout(0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.shared(self.norm(x))
+        y = self.shared(nn.functional.silu(y)).permute(0, 2, 3, 1).contiguous()
+        y = self.drop(y.transpose(1, 3)).mean(dim=(2, 3), keepdim=True)
+        return y.squeeze(-1).squeeze(-1).view(x.size(0), -1).unsqueeze(1).flatten(1)
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "digits": (DigitsNet, (2, 1, 8, 8)),
+    "resnet18": (torchvision.models.resnet18, (2, 3, 32, 32)),
+    "mobilenet_v2": (torchvision.models.mobilenet_v2, (2, 3, 32, 32)),
+    "functional": (Functional, (2, 3, 8, 8)),
+    "spelled": (Spelled, (2, 4, 6, 6)),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_both_tracers_give_one_canonical_graph(name: str) -> None:
+    make, shape = NETWORKS[name]
+    torch.manual_seed(0)
+    model, x = make().eval(), images(*shape)
+    by_fx, by_export = capture(model, x), capture(exported(model, x), x)
+    assert (by_fx.route, by_export.route) == ("fx", "given")
+    first, second = canonical(by_fx.module), canonical(by_export.module)
+    assert print_module(first, locations=False) == print_module(second, locations=False)
+    assert module_hash(first) == module_hash(second)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_graph_computes_what_the_model_does(name: str) -> None:
+    make, shape = NETWORKS[name]
+    torch.manual_seed(1)
+    model = make().eval()
+    module = capture(model, images(*shape)).module
+    x = images(7, *shape[1:])
+    with torch.no_grad():
+        expected = model(x)
+    # Sums over axes run in the order of the strides, which a graph without views may have otherwise.
+    torch.testing.assert_close(interpret(module.main, [x])[0], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_every_node_knows_module_and_line() -> None:
+    model = torchvision.models.resnet18().eval()
+    graph = capture(model, images(2, 3, 32, 32)).module.main
+    places = {node.name: node.location for node in graph.nodes}
+    assert places["layer1.0.conv1"].path == "layer1.0.conv1"
+    assert places["layer1.0.conv1"].source.startswith("torchvision.models.resnet:BasicBlock.forward:")
+    assert all(node.location.source for node in graph.nodes)
+    assert not any("/" in node.location.source for node in graph.nodes)
+
+
+def test_a_graph_module_is_taken_as_given() -> None:
+    model, x = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval(), images(2, 3, 8, 8)
+    given = capture(torch.fx.symbolic_trace(model), x)
+    assert given.route == "given"
+    assert module_hash(canonical(given.module)) == module_hash(canonical(capture(model, x).module))
+
+
+def test_a_program_with_a_fixed_batch_is_compiled_for_that_batch() -> None:
+    model, x = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval(), images(2, 3, 8, 8)
+    captured = capture(exported(model, x, dynamic=False), x)
+    assert captured.module.main.inputs[0].type.shape[0] == 2
+    assert "batch" in captured.diagnostics[0]
+
+
+class LoopOnShape(nn.Module):
+    """torch.fx cannot iterate over a proxy, torch.export can."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        total = x[:, 0]
+        for channel in x.unbind(1)[1:]:
+            total = total + channel
+        return torch.relu(total)
+
+
+def test_what_fx_cannot_trace_is_exported() -> None:
+    x = images(2, 3, 4)
+    captured = capture(LoopOnShape().eval(), x)
+    assert captured.route == "export"
+    assert torch.equal(interpret(captured.module.main, [x])[0], torch.relu(x[:, 0] + x[:, 1] + x[:, 2]))
+
+
+class Flag(nn.Module):
+    """Behaves in another way after it was traced: what a trace burns in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = FlagInner()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x) + 1.0  # type: ignore[no-any-return]
+
+
+class FlagInner(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2.0 if torch.compiler.is_compiling() or isinstance(x, torch.fx.Proxy) else x * 3.0
+
+
+def test_a_trace_that_burned_something_in_names_the_module() -> None:
+    with pytest.raises(CaptureError, match=r"first module that differs is .*inner"):
+        capture(Flag().eval(), images(2, 3))
+
+
+class Nested(nn.Module):
+    def forward(self, pair: tuple[Tensor, Tensor], options: dict[str, Tensor], scale: float = 2.0) -> dict[str, object]:
+        a, b = pair
+        return {"sum": a + b * scale, "rest": [options["mask"] * a, (b, None)]}
+
+
+def test_nested_inputs_and_outputs_keep_their_form() -> None:
+    a, b, mask = images(2, 3), images(2, 3) + 1, images(2, 3) - 1
+    graph = capture(Nested().eval(), ((a, b), {"mask": mask})).module.main
+    leaves = interpret(graph, tree.match(graph.input_tree, ((a, b), {"mask": mask})))
+    result = tree.unflatten(graph.output_tree, leaves)
+    expected = Nested()((a, b), {"mask": mask})
+    assert torch.equal(result["sum"], expected["sum"])  # type: ignore[call-overload,index]
+    assert torch.equal(result["rest"][0], expected["rest"][0])  # type: ignore[call-overload,index]
+    assert result["rest"][1][1] is None  # type: ignore[call-overload,index]
+
+
+def test_arguments_by_name() -> None:
+    class Two(nn.Module):
+        def forward(self, x: Tensor, *, y: Tensor) -> Tensor:
+            return x - y
+
+    graph = capture(Two().eval(), {"y": images(2, 3), "x": images(2, 3) * 2}).module.main
+    assert graph.input_names == ["x", "y"]
+
+
+def test_the_model_and_torch_stay_as_they_were() -> None:
+    torch.manual_seed(5)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5)).eval()
+    before = copy.deepcopy(model.state_dict())
+    state = torch.random.get_rng_state()
+    threads, grad, dtype = torch.get_num_threads(), torch.is_grad_enabled(), torch.get_default_dtype()
+    capture(model, images(2, 3, 8, 8))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert (torch.get_num_threads(), torch.is_grad_enabled(), torch.get_default_dtype()) == (threads, grad, dtype)
+    assert not any(module.training for module in model.modules())
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_the_graph_does_not_share_the_models_tensors() -> None:
+    model = nn.Sequential(nn.Linear(3, 2)).eval()
+    module = capture(model, images(2, 3)).module
+    with torch.no_grad():
+        model[0].weight.zero_()  # type: ignore[operator]
+    assert module.tensors["0.weight"].abs().sum() > 0
+
+
+class Config:
+    num_channels, image_size = 3, 6
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "shape"),
+    [
+        ("example_input_array", images(4, 3, 6, 6), (4, 3, 6, 6)),
+        ("default_cfg", {"input_size": (3, 6, 6)}, (2, 3, 6, 6)),
+        ("pretrained_cfg", {"input_size": (3, 6, 6)}, (2, 3, 6, 6)),
+        ("input_size", (3, 6, 6), (2, 3, 6, 6)),
+        ("input_shape", [3, 6, 6], (2, 3, 6, 6)),
+        ("config", Config(), (2, 3, 6, 6)),
+    ],
+)
+def test_the_input_is_found_on_the_model(attribute: str, value: object, shape: tuple[int, ...]) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3)).eval()
+    setattr(model, attribute, value)
+    example = find_example_inputs(model)
+    assert isinstance(example, Tensor)
+    assert tuple(example.shape) == shape
+    assert capture(model).module.main.inputs[0].type.shape[1:] == (3, 6, 6)
+
+
+def test_a_result_that_is_no_tensor_is_refused() -> None:
+    class Speaks(nn.Module):
+        def forward(self, x: Tensor) -> dict[str, object]:
+            return {"logits": x + 1, "label": "cat"}
+
+    with pytest.raises((InputError, CaptureError), match="str"):
+        capture(Speaks().eval(), images(2, 3))
+
+
+@pytest.mark.gpu
+def test_inputs_on_another_device_are_refused() -> None:
+    with pytest.raises(InputError, match="cuda"):
+        capture(nn.Linear(3, 2).eval(), images(2, 3).cuda())
