@@ -1,9 +1,23 @@
 """A quantization compiler: a PyTorch model goes in, a verified integer deployment comes out."""
 
+from qcompiler.announced import analyze, prepare_qat, prepare_quantized_training
 from qcompiler.api import Compiled, compile
 from qcompiler.artifact import Artifact, load
 from qcompiler.errors import QCompilerError
 from qcompiler.targets import Target, load_target, targets
 from qcompiler.verify import Report
 
-__all__ = ["Artifact", "Compiled", "QCompilerError", "Report", "Target", "compile", "load", "load_target", "targets"]
+__all__ = [
+    "Artifact",
+    "Compiled",
+    "QCompilerError",
+    "Report",
+    "Target",
+    "analyze",
+    "compile",
+    "load",
+    "load_target",
+    "prepare_qat",
+    "prepare_quantized_training",
+    "targets",
+]

@@ -239,7 +239,7 @@ def _passes(effort: Effort, passes: Sequence[Pass] | None, pipeline: str | None)
     if effort not in ("fast", "default", "best"):
         raise InputError(f"effort is {effort!r}", expected='"fast", "default" or "best"')
     if effort == "best":
-        raise NotSupportedYetError("effort='best', which learns how to round weights", fix="Use effort='default'.")
+        raise NotSupportedYetError("effort='best'", fix="Use effort='default'.")
     if passes is not None and pipeline is not None:
         raise InputError("both passes= and pipeline= are given", fix="Give one of them.")
     if pipeline is not None:

@@ -64,7 +64,16 @@ class UnsupportedError(QCompilerError):
 
 
 class NotSupportedYetError(QCompilerError):
-    """A part of the announced surface that this release does not carry."""
+    """A part of the announced surface that this release does not carry.
+
+    Args:
+        what: The part.
+        where: As for all errors.
+        fix: What works today instead.
+    """
+
+    def __init__(self, what: str, *, where: str | None = None, fix: str | None = None) -> None:
+        super().__init__(f"{what} is not supported yet", where=where, fix=fix)
 
 
 class TargetError(QCompilerError):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -21,7 +23,8 @@ class Spool:
 
     def __init__(self, batches: Iterable[list[Tensor]]) -> None:
         self._source: Iterator[list[Tensor]] | None = iter(batches)
-        self._folder = tempfile.TemporaryDirectory(prefix="qcompiler-")
+        self._folder = Path(tempfile.mkdtemp(prefix="qcompiler-"))
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self._count = 0
 
     def __iter__(self) -> Iterator[list[Tensor]]:
@@ -46,7 +49,7 @@ class Spool:
         return True
 
     def _file(self, position: int) -> Path:
-        return Path(self._folder.name) / f"{position}.safetensors"
+        return self._folder / f"{position}.safetensors"
 
 
 def reiterable(batches: Iterable[list[Tensor]], *, once: bool) -> Iterable[list[Tensor]]:

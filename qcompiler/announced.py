@@ -1,0 +1,58 @@
+"""The part of the announced surface that this release does not carry: the names are there, the work is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from torch import nn
+
+from qcompiler.errors import NotSupportedYetError
+from qcompiler.targets import Target
+
+
+def analyze(
+    model: nn.Module,
+    target: str | Path | Target,
+    data: Iterable[object],
+    evaluate: Callable[[nn.Module], float],
+) -> None:
+    """Tell which layers suffer from quantization.
+
+    Raises:
+        NotSupportedYetError: Always.
+    """
+    raise NotSupportedYetError("qcompiler.analyze", fix="Use Compiled.verify and the report.")
+
+
+def prepare_qat(
+    model: nn.Module,
+    target: str | Path | Target,
+    *,
+    example_inputs: object = None,
+    calibration_data: Iterable[object] | None = None,
+    method: str | None = None,
+) -> nn.Module:
+    """Make a module for quantization-aware training.
+
+    Raises:
+        NotSupportedYetError: Always.
+    """
+    raise NotSupportedYetError(
+        "qcompiler.prepare_qat", fix="Compiled.module() is differentiable in train mode; its ranges stay as calibrated."
+    )
+
+
+def prepare_quantized_training(
+    model: nn.Module,
+    target: str | Path | Target = "int8_dsp",
+    *,
+    example_inputs: object = None,
+    estimator: str = "in_hindsight",
+) -> nn.Module:
+    """Make a module whose activations, weights and gradients are quantized while it learns.
+
+    Raises:
+        NotSupportedYetError: Always.
+    """
+    raise NotSupportedYetError("qcompiler.prepare_quantized_training")
