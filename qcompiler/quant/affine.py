@@ -314,7 +314,7 @@ def _limits(spec: QuantSpec, qmin: int | None, qmax: int | None) -> tuple[int, i
     """The codes to clamp to: the given ones, else those of the grid, which must have one scale per index at most."""
     if spec.block is not None:
         raise NotSupportedYetError(
-            f"quantization in blocks of {spec.block}", expected="one scale per tensor or per index of an axis"
+            f"quantization in blocks of {spec.block}", fix="Use one scale per tensor or per index of an axis."
         )
     return spec.qmin if qmin is None else qmin, spec.qmax if qmax is None else qmax
 

@@ -1,0 +1,92 @@
+"""Closed forms against samples, and ranges without data against those with it."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from qcompiler.calibration import gaussian
+from qcompiler.calibration.data_free import activation_ranges
+from qcompiler.calibration.gaussian import Gaussian
+from qcompiler.errors import InputError
+from qcompiler.ir.text import parse_module
+
+MEANS = torch.tensor([0.0, 1.5, -2.0, 6.5])
+STDS = torch.tensor([1.0, 0.5, 2.0, 1.0])
+SAMPLES = 400_000
+ERROR = 6 / SAMPLES**0.5
+"""Six standard errors of a mean of unit variance."""
+
+
+def sampled(channels: Gaussian, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(SAMPLES, channels.mean.numel(), generator=generator, dtype=torch.float64)
+    return channels.mean + channels.std * noise
+
+
+def agrees(found: Gaussian, samples: torch.Tensor) -> None:
+    scale = float(samples.std(0).max())
+    torch.testing.assert_close(found.mean, samples.mean(0), rtol=0, atol=ERROR * scale)
+    torch.testing.assert_close(found.std, samples.std(0), rtol=0, atol=2 * ERROR * scale)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, math.inf), (0.0, 6.0), (-1.0, 1.0), (-math.inf, 2.0)])
+def test_clipped_moments(low: float, high: float) -> None:
+    x = Gaussian(MEANS, STDS)
+    agrees(gaussian.clamp(x, low, high), sampled(x).clamp(low, high))
+
+
+def test_sums_and_layers() -> None:
+    x, y = Gaussian(MEANS, STDS), Gaussian(MEANS.flip(0), STDS)
+    agrees(gaussian.add(x, y), sampled(x) + sampled(y, 1))
+    agrees(gaussian.scale(x, -2.0), sampled(x) * -2.0)
+    weight = torch.randn(3, 4, generator=torch.Generator().manual_seed(2))
+    agrees(gaussian.linear(x, weight, torch.ones(3)), sampled(x) @ weight.double().T + 1.0)
+    grouped = gaussian.linear(x, weight[:2, :2], None, groups=2)
+    parts = sampled(x)
+    agrees(grouped, torch.stack([parts[:, :2] @ weight[0, :2].double(), parts[:, 2:] @ weight[1, :2].double()], 1))
+
+
+def test_a_constant_channel_stays_one() -> None:
+    found = gaussian.relu(Gaussian(torch.tensor([2.0, -3.0]), torch.zeros(2)))
+    assert found.mean.tolist() == [2.0, 0.0]
+    assert found.std.tolist() == [0.0, 0.0]
+
+
+def test_a_range_covers_six_deviations() -> None:
+    low, high = Gaussian(MEANS, STDS).range(6.0)
+    assert (float(low), float(high)) == (-14.0, 12.5)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "message"),
+    [([0.0], [1.0, 2.0], "one of each per channel"), ([float("nan")], [1.0], "finite"), ([0.0], [-1.0], "at least 0")],
+)
+def test_what_is_no_distribution_is_refused(mean: list[float], std: list[float], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Gaussian(torch.tensor(mean), torch.tensor(std))
+
+
+def test_ranges_follow_from_statistics_through_activations_and_sums() -> None:
+    text = """graph @main stage=canonical {
+  input %x : f32[2, 2, 4, 4]
+  %w = parameter() {ref = "w", dtype = "f32", shape = (2, 2, 1, 1)} : f32[2, 2, 1, 1]
+  %c = conv2d(%x, %w) {statistics = "s"} : f32[2, 2, 4, 4]
+  %r = clamp(%c) {min = 0.0, max = 6.0} : f32[2, 2, 4, 4]
+  %a = add(%c, %x) : f32[2, 2, 4, 4]
+  %k = concat(%r, %x) {axis = 1} : f32[2, 4, 4, 4]
+  %t = tanh(%k) : f32[2, 4, 4, 4]
+  return %t
+}
+"""
+    tensors = {"w": torch.ones(2, 2, 1, 1), "s": torch.tensor([[0.0, 1.0], [1.0, 0.5]])}
+    graph = parse_module(text, tensors).main
+    found = {value.name: span for value, span in activation_ranges(graph, (-3.0, 3.0), 6.0).items()}
+    assert found["x"] == (-3.0, 3.0)
+    assert found["c"] == (-6.0, 6.0)
+    assert found["r"] == (0.0, 6.0)
+    assert found["k"][0] == -3.0
+    assert found["a"][1] == pytest.approx(6 * 2**0.5, abs=1e-5)
+    assert "t" not in found, "what a function makes of a normal is not known"

@@ -1,0 +1,101 @@
+"""Merging histograms is exact: whatever the order and the grouping, the same bits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qcompiler.calibration.estimators import mse, percentile
+from qcompiler.calibration.histogram import Histogram
+from qcompiler.errors import InputError
+from qcompiler.quant.affine import fake_quantize, qparams_from_range
+from qcompiler.quant.spec import QuantSpec
+
+floats = st.floats(width=32, allow_nan=False, allow_infinity=False)
+batches = st.lists(st.lists(floats, min_size=1, max_size=20), min_size=1, max_size=6)
+
+
+def of(values: list[float], bins: int = 16) -> Histogram:
+    return Histogram.of(torch.tensor([values], dtype=torch.float32), bins)
+
+
+def same(a: Histogram, b: Histogram) -> bool:
+    parts = [(a.counts, b.counts), (a.zeros, b.zeros), (a.low, b.low), (a.high, b.high)]
+    return all(torch.equal(x, y) for x, y in parts)
+
+
+@given(batches, st.randoms(use_true_random=False), st.sampled_from([2, 3, 16, 64]))
+@settings(max_examples=300)
+def test_any_grouping_gives_the_same_histogram(data: list[list[float]], random: object, bins: int) -> None:
+    whole = of([x for batch in data for x in batch], bins)
+    parts = [of(batch, bins) for batch in data]
+    while len(parts) > 1:
+        random.shuffle(parts)  # type: ignore[attr-defined]
+        parts = [parts[0].merge(parts[1]), *parts[2:]]
+    assert same(parts[0], whole)
+
+
+@given(st.lists(floats, min_size=1, max_size=200), st.sampled_from([2, 16, 256]))
+def test_counts_are_those_of_numpy(values: list[float], bins: int) -> None:
+    histogram = of(values, bins)
+    array = np.asarray(values, np.float32)
+    nonzero = array[array != 0].astype(np.float64)
+    edges = histogram.edges[0].numpy()
+    expected = [int(((nonzero >= left) & (nonzero < right)).sum()) for left, right in zip(edges, edges[1:], strict=False)]
+    assert histogram.counts[0].tolist() == expected
+    assert int(histogram.zeros[0]) == int((array == 0).sum())
+    assert int(histogram.count[0]) == len(values)
+    spread = float(array.max()) - float(array.min())
+    largest = np.float32(np.abs(array).max())
+    spacing = float(largest) - float(np.nextafter(largest, np.float32(0))) or 2.0**-149
+    assert float(histogram.width[0]) <= max(2 * spread / (bins - 1), 2 * spacing)
+
+
+@given(st.lists(floats, min_size=2, max_size=300), st.floats(51.0, 100.0))
+def test_percentiles_lie_within_a_bin_of_those_of_numpy(values: list[float], percent: float) -> None:
+    histogram = of(values, 256)
+    low, high = (float(end) for end in percentile(histogram, percent))
+    array = np.asarray(values, np.float64)
+    exact_high = float(np.percentile(array, percent, method="higher"))
+    exact_low = float(np.percentile(array, 100 - percent, method="lower"))
+    width = float(histogram.width[0])
+    rank = np.ceil((len(array) - 1) * percent / 100)
+    if rank != np.ceil((len(array) - 1) * (percent / 100.0)):
+        return  # numpy and we round the rank apart by one unit in the last place
+    assert exact_high <= high <= exact_high + width
+    assert exact_low - width <= low <= exact_low
+
+
+def test_the_range_of_least_squares_is_the_best_of_a_fine_grid() -> None:
+    generator = torch.Generator().manual_seed(0)
+    data = torch.randn(20_000, generator=generator)
+    data[:4] = torch.tensor([9.0, -8.0, 7.0, 12.0])
+    for text in ("s4", "s4 symmetric", "s8"):
+        spec = QuantSpec.parse(text)
+
+        def error(low: float, high: float, spec: QuantSpec = spec) -> float:
+            scale, zero = qparams_from_range(torch.tensor(low), torch.tensor(high), spec)
+            return float((fake_quantize(data, scale, zero, spec) - data).double().square().mean())
+
+        low, high = (float(end[0]) for end in mse(Histogram.of(data[None]), spec))
+        best = min(error(float(data.min()) * a, float(data.max()) * b) for a in GRID for b in GRID)
+        width = float(Histogram.of(data[None]).width[0])
+        assert error(low, high) ** 0.5 <= best**0.5 + width
+        assert error(low, high) <= error(float(data.min()), float(data.max()))
+
+
+GRID = [i / 25 for i in range(1, 26)]
+
+
+def test_what_is_no_matrix_is_refused() -> None:
+    with pytest.raises(InputError, match="at least 2"):
+        of([1.0], bins=1)
+    with pytest.raises(InputError, match="non-empty float32 matrix"):
+        Histogram.of(torch.zeros(3))
+    with pytest.raises(InputError, match="the same channels and bins"):
+        of([1.0]).merge(of([1.0], bins=8))
+    with pytest.raises(InputError, match="percentile=50"):
+        percentile(of([1.0]), 50.0)

@@ -1,0 +1,170 @@
+"""Observers: merging is associative, order and processes do not matter, and what is not finite is named."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from qcompiler.calibration.observers import OBSERVERS, Observer, make_observer
+from qcompiler.calibration.runner import observe
+from qcompiler.calibration.spool import Spool, reiterable
+from qcompiler.errors import CalibrationError, InputError
+from qcompiler.ir.graph import Graph, Module
+from qcompiler.ir.types import DType, TensorType
+from qcompiler.quant.spec import QuantSpec
+
+SPEC = QuantSpec.parse("s8")
+
+
+def batches(seed: int, count: int = 5) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(4, 3, 2, generator=generator) * (1 + 3 * index) for index in range(count)]
+
+
+def seen(observer: Observer, items: list[tuple[int, Tensor]]) -> Observer:
+    for index, batch in items:
+        observer.update(batch, index=index)
+    return observer
+
+
+def same(a: Observer, b: Observer) -> bool:
+    return a.state().keys() == b.state().keys() and all(torch.equal(x, b.state()[k]) for k, x in a.state().items())
+
+
+@given(st.sampled_from(list(OBSERVERS)), st.sampled_from([None, 1]), st.permutations(range(5)), st.integers(1, 4))
+def test_order_and_grouping_do_not_matter(method: str, axis: int | None, order: list[int], cut: int) -> None:
+    data = batches(1)
+    whole = seen(make_observer(method, SPEC, "x", axis), list(enumerate(data)))
+    first = seen(make_observer(method, SPEC, "x", axis), [(i, data[i]) for i in order[:cut]])
+    second = seen(make_observer(method, SPEC, "x", axis), [(i, data[i]) for i in order[cut:]])
+    assert same(first.merge(second), whole)
+    assert same(second.merge(first), whole)
+    assert all(torch.equal(a, b) for a, b in zip(first.merge(second).range(), whole.range(), strict=True))
+
+
+@pytest.mark.parametrize("method", OBSERVERS)
+def test_merge_is_associative(method: str) -> None:
+    a, b, c = (seen(make_observer(method, SPEC, "x"), [(i, x)]) for i, x in enumerate(batches(2, 3)))
+    assert same(a.merge(b).merge(c), a.merge(b.merge(c)))
+
+
+_PROCESS = """
+import sys, torch
+from safetensors.torch import load_file, save_file
+from qcompiler.calibration.observers import make_observer
+from qcompiler.quant.spec import QuantSpec
+observer = make_observer(sys.argv[1], QuantSpec.parse("s8"), "x")
+for name, batch in load_file(sys.argv[2]).items():
+    observer.update(batch, index=int(name))
+save_file(observer.state(), sys.argv[3])
+"""
+
+
+@pytest.mark.parametrize("method", ["percentile", "moving_average"])
+def test_two_processes_find_what_one_finds(method: str, tmp_path: Path) -> None:
+    data = batches(3)
+    whole = seen(make_observer(method, SPEC, "x"), list(enumerate(data)))
+    parts = []
+    for number, indices in enumerate(([0, 3], [1, 2, 4])):
+        save_file({str(i): data[i] for i in indices}, tmp_path / f"in{number}")
+        command = [sys.executable, "-c", _PROCESS, method, str(tmp_path / f"in{number}"), str(tmp_path / f"out{number}")]
+        subprocess.run(command, check=True)
+        parts.append(make_observer(method, SPEC, "x").from_state(load_file(tmp_path / f"out{number}")))
+    assert same(parts[0].merge(parts[1]), whole)
+
+
+def test_ranges_are_those_of_the_definitions() -> None:
+    data = [torch.tensor([-1.0, 3.0]), torch.tensor([-5.0, 1.0]), torch.tensor([0.0, 2.0])]
+    items = list(enumerate(data))
+    assert [float(end) for end in seen(make_observer("min_max", SPEC, "x"), items).range()] == [-5.0, 3.0]
+    average = seen(make_observer("moving_average", SPEC, "x", options={"momentum": 0.5}), items)
+    low = 0.5 * (0.5 * -1.0 + 0.5 * -5.0) + 0.5 * 0.0
+    high = 0.5 * (0.5 * 3.0 + 0.5 * 1.0) + 0.5 * 2.0
+    assert [float(end) for end in average.range()] == [low, high]
+    full = seen(make_observer("percentile", SPEC, "x", options={"percentile": 100.0}), items)
+    assert [float(end) for end in full.range()] == [-5.0, 3.0]
+
+
+def test_one_outlier_in_ten_thousand_does_not_decide() -> None:
+    x = torch.randn(20_000, generator=torch.Generator().manual_seed(0))
+    x[7] = 1000.0
+    low, high = seen(make_observer("percentile", SPEC, "x", options={"percentile": 99.99}), [(0, x)]).range()
+    assert -5.0 < float(low) < -3.0
+    assert 3.0 < float(high) < 5.0
+
+
+def test_what_is_not_finite_is_named() -> None:
+    observer = make_observer("percentile", SPEC, "layer1.relu")
+    with pytest.raises(CalibrationError, match=r"1 NaN and 2 infinite values among the 4 of a batch of 'layer1.relu'"):
+        observer.update(torch.tensor([float("nan"), float("inf"), -float("inf"), 1.0]))
+    with pytest.raises(CalibrationError, match="no values of 'layer1.relu'"):
+        observer.range()
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("percentil", {}, "Did you mean 'percentile'"),
+        ("percentile", {"percentle": 99.0}, "Did you mean 'percentile'"),
+        ("percentile", {"percentile": 30.0}, "above 50"),
+        ("moving_average", {"momentum": 1.0}, r"in \[0, 1\)"),
+    ],
+)
+def test_options_are_checked(method: str, options: dict[str, float], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make_observer(method, SPEC, "x", options=options)
+
+
+def test_observers_of_different_kinds_do_not_merge() -> None:
+    with pytest.raises(InputError, match="observers of one kind"):
+        make_observer("min_max", SPEC, "x").merge(make_observer("mse", SPEC, "x"))
+    with pytest.raises(InputError, match="observers of one kind"):
+        make_observer("min_max", SPEC, "x").merge(make_observer("min_max", SPEC, "y"))
+
+
+def graph() -> Graph:
+    result = Module().add(Graph())
+    x = result.add_input("x", TensorType(DType.F32, (2, 3)))
+    result.set_outputs([result.append("relu", [x], name="r").output])
+    return result
+
+
+def test_the_runner_shows_every_batch_once() -> None:
+    subject = graph()
+    observer = make_observer("min_max", SPEC, "r")
+    data = [[torch.full((2, 3), value)] for value in (-1.0, 4.0, 2.0)]
+    assert observe(subject, iter(data), {subject.outputs[0]: observer}) == 3
+    assert [float(end) for end in observer.range()] == [0.0, 4.0]
+    with pytest.raises(CalibrationError, match="empty"):
+        observe(subject, [], {})
+
+
+def test_a_spool_reads_its_source_once_and_leaves_nothing_behind() -> None:
+    reads = 0
+
+    def source():  # type: ignore[no-untyped-def]
+        nonlocal reads
+        for index in range(3):
+            reads += 1
+            yield [torch.full((2,), float(index)), torch.tensor([index])]
+
+    spool = Spool(source())
+    assert float(next(iter(spool))[0][0]) == 0.0
+    assert reads == 1, "only as far as somebody asked"
+    for _ in range(2):
+        assert [int(batch[1]) for batch in spool] == [0, 1, 2]
+    assert reads == 3
+    folder = spool._folder
+    assert len(list(folder.iterdir())) == 3
+    del spool
+    assert not folder.exists()
+    items = [[torch.zeros(1)]]
+    assert reiterable(items, once=False) is items

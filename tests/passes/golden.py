@@ -1,0 +1,75 @@
+"""Graphs as text before and after a pass."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import torch
+
+from qcompiler.ir.graph import Module
+from qcompiler.ir.rewrite import Record
+from qcompiler.ir.text import parse_module, print_module
+from qcompiler.ir.types import DType
+from qcompiler.ir.verify import verify_module
+from qcompiler.passes import Pass, PassContext
+
+_LEAF = re.compile(r'ref = "(?P<ref>[^"]+)", dtype = "(?P<dtype>\w+)", shape = \((?P<shape>[^)]*)\)')
+
+
+def module(
+    stage: str,
+    *lines: str,
+    inputs: str = "%x : f32[N, 4, 6, 6]",
+    tensors: dict[str, torch.Tensor] | None = None,
+) -> Module:
+    """A module from the lines of its main graph; leaves hold positive random numbers.
+
+    Args:
+        stage: Of the graph.
+        lines: Nodes, with the value returned in the last.
+        inputs: Separated by semicolons.
+        tensors: Values that matter.
+    """
+    head = [f"graph @main stage={stage} {{", *(f"input {item.strip()}" for item in inputs.split(";"))]
+    if "N" in inputs:
+        head.append("bound N 1 64")
+    text = "\n".join([*head, *lines[:-1], f"return {lines[-1]}", "}"])
+    generator = torch.Generator().manual_seed(0)
+    found: dict[str, torch.Tensor] = dict(tensors or {})
+    for match in _LEAF.finditer(text):
+        shape = [int(size) for size in match["shape"].split(",") if size.strip()]
+        dtype = DType(match["dtype"]).torch
+        values = torch.rand(shape, generator=generator) + 0.5
+        found.setdefault(match["ref"], values if dtype.is_floating_point else values.to(dtype))
+    result = parse_module(text, found)
+    verify_module(result)
+    return result
+
+
+def leaf(name: str, dtype: str, *sizes: int, kind: str = "parameter") -> str:
+    """The line of a leaf."""
+    shape = ", ".join(map(str, sizes))
+    trailing = "," if len(sizes) == 1 else ""
+    return f'%{name} = {kind}() {{ref = "{name}", dtype = "{dtype}", shape = ({shape}{trailing})}} : {dtype}[{shape}]'
+
+
+def run(item: Pass, subject: Module, context: PassContext | None = None) -> Record:
+    """Run a pass alone, without the manager's checks but those of structure."""
+    context = context or PassContext()
+    context.record = Record(item.name)
+    item.run(subject.main, context)
+    subject.main.stage = item.becomes or subject.main.stage
+    verify_module(subject, after=item.name)
+    return context.record
+
+
+def lines(subject: Module) -> list[str]:
+    """The nodes of the main graph and what it returns, without leaves and locations."""
+    text = print_module(subject, locations=False).splitlines()
+    return [line.strip() for line in text if re.match(r"  (%|return)", line) and not _LEAF.search(line)]
+
+
+def refusals(record: Record) -> Sequence[str]:
+    """Why nodes were left alone."""
+    return [event.detail for event in record.events if event.kind == "refusal"]
