@@ -19,6 +19,7 @@ Version: 1.0
 
 _USE = """
 import torch
+from torch import nn
 import qcompiler
 from qcompiler.pipeline import default_pipeline, known_passes, parse_pipeline, print_pipeline
 

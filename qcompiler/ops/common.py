@@ -37,6 +37,13 @@ def same_type(types: Sequence[TensorType], attributes: Mapping[str, Attribute]) 
     return (types[0],)
 
 
+def same_real_type(types: Sequence[TensorType], attributes: Mapping[str, Attribute]) -> tuple[TensorType, ...]:
+    """The type of the first operand, which must be a float."""
+    if not types[0].dtype.is_float:
+        raise GraphError(f"a function of real numbers is given {types[0]}", expected="a float tensor")
+    return (types[0],)
+
+
 def like_first(types: Sequence[TensorType], attributes: Mapping[str, Attribute]) -> tuple[TensorType, ...]:
     """The shape of the first operand, with the element type of the attribute `dtype`."""
     return (TensorType(DType(str(attributes["dtype"])), types[0].shape),)

@@ -17,7 +17,7 @@ from qcompiler.errors import GraphError
 from qcompiler.ir.graph import Attribute, Node
 from qcompiler.ir.registry import Attributes, OpDef, Trait, register
 from qcompiler.ir.types import Stage, TensorType
-from qcompiler.ops.common import FLOAT_STAGES, broadcast, real, same_type
+from qcompiler.ops.common import FLOAT_STAGES, broadcast, real, same_real_type, same_type
 
 Array = npt.NDArray[np.float64]
 
@@ -92,7 +92,7 @@ for _name, _function in UNARY.items():
             name=_name,
             operands=("x",),
             attributes=_function.attributes,
-            infer=same_type,
+            infer=same_real_type,
             evaluate=_unary(_function),
             stages=FLOAT_STAGES,
             traits=frozenset({Trait.UNARY}),
