@@ -29,6 +29,7 @@ class Chain(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Every second block adds its input."""
         for index, layer in enumerate(self.layers):
             y = layer(x)
             x = x + y if index % 2 else y
@@ -72,10 +73,9 @@ def growth() -> dict[str, object]:
 
 def executor() -> dict[str, object]:
     """The executor of the integer program against eager float, on the digits network."""
+    import qcompiler
     from examples.digits.data import load_data
     from examples.digits.model import load_digits_net
-
-    import qcompiler
 
     data, model = load_data(), load_digits_net()
     compiled = qcompiler.compile(model, calibration_data=[data.calibration_images])

@@ -201,7 +201,7 @@ class _Lowering:
         self.limits[value] = (out.qmin, out.qmax)
         return value
 
-    def _mac(self, node: Node, out: _Output) -> Value:
+    def mac(self, node: Node, out: _Output) -> Value:
         x, weight = self.lowered[node.inputs[0]], self.lowered[node.inputs[1]]
         codes = leaf_tensor(weight).to(torch.int64)
         scales = self._params(weight)
@@ -240,11 +240,11 @@ class _Lowering:
             raise UnsupportedError(
                 f"the accumulator can reach {extreme}",
                 where=node.where,
-                expected=f"at most {2 ** (bits - 1) - 1}, the range of the {bits}-bit accumulator of {self.target.name}",
+                expected=f"at most {2 ** (bits - 1) - 1}: the accumulator of {self.target.name} has {bits} bits",
                 fix="Use fewer bits for this layer's input or weight.",
             )
 
-    def _add(self, node: Node, out: _Output) -> Value:
+    def add(self, node: Node, out: _Output) -> Value:
         a, b = (self.lowered[value] for value in node.inputs)
         largest = max(
             abs(code - int(self._params(value).zero_point)) for value in (a, b) for code in self.limits[value]
@@ -257,13 +257,13 @@ class _Lowering:
             attributes[name] = None if offset is None else float(offset)
         return self._insert("int_add", [a, b], attributes, out, node)
 
-    def _mul(self, node: Node, out: _Output) -> Value:
+    def mul(self, node: Node, out: _Output) -> Value:
         a, b = (self.lowered[value] for value in node.inputs)
         constants = mul_parameters(self._params(a), self._params(b), out.params, self.arithmetic)
         attributes = {"mode": str(self.arithmetic.requant), **_scalar_multiplier("product", constants.product)}
         return self._insert("int_mul", [a, b], attributes, out, node)
 
-    def _mean(self, node: Node, out: _Output) -> Value:
+    def mean(self, node: Node, out: _Output) -> Value:
         x = self.lowered[node.inputs[0]]
         axes = cast("tuple[int, ...]", node.attributes["axes"])
         sizes = [x.type.shape[axis] for axis in axes]
@@ -280,7 +280,7 @@ class _Lowering:
         attributes = {"mode": str(self.arithmetic.requant)}
         return self._insert("rescale", [x, *self._multiplier(requantization, out)], attributes, out, out.quantizer)
 
-    def _activation(self, node: Node, out: _Output) -> Value:
+    def activation(self, node: Node, out: _Output) -> Value:
         raise PassError(f"{node.op} stands in front of a quantizer", where=node.where, fix="Run fuse-requantization.")
 
     def _table(self, node: Node, out: _Output) -> Value:
@@ -349,13 +349,13 @@ class _Lowering:
 _GEOMETRY = ("stride", "padding", "dilation", "groups")
 _Rule = Callable[[_Lowering, Node, _Output], Value]
 _RULES: dict[str, _Rule] = {
-    "conv2d": _Lowering._mac,
-    "linear": _Lowering._mac,
-    "add": _Lowering._add,
-    "mul": _Lowering._mul,
-    "mean": _Lowering._mean,
-    "relu": _Lowering._activation,
-    "clamp": _Lowering._activation,
+    "conv2d": _Lowering.mac,
+    "linear": _Lowering.mac,
+    "add": _Lowering.add,
+    "mul": _Lowering.mul,
+    "mean": _Lowering.mean,
+    "relu": _Lowering.activation,
+    "clamp": _Lowering.activation,
 }
 
 

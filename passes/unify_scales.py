@@ -14,7 +14,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-
 from qcompiler.ir.analysis import connected_groups
 from qcompiler.ir.graph import Graph, Node
 from qcompiler.ir.rewrite import Rewriter

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -129,7 +129,7 @@ class Compiled:
         return self.artifact.save(output)
 
 
-def compile(  # noqa: A001  # the field's word for it
+def compile(  # the field's word for it
     model: Model,
     target: str | Path | Target = "int8_dsp",
     *,

@@ -16,7 +16,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -175,7 +174,7 @@ class Artifact:
                 (work / name).write_bytes(data)
             if folder.exists():
                 shutil.rmtree(folder)
-            os.replace(work, folder)
+            work.replace(folder)
         except OSError as error:
             raise ArtifactError(f"{folder} cannot be written: {error}", fix="Choose another folder.") from error
         finally:

@@ -1,7 +1,7 @@
 """The command line: `qcompiler compile | verify | run | explain | targets | passes | demo`.
 
-Exit codes: 0 done, 1 refused or failed verification, 2 wrong usage. Results go to stdout, with `--json` as JSON; progress
-and diagnostics go to stderr.
+Exit codes: 0 done, 1 refused or failed verification, 2 wrong usage. Results go to stdout, with `--json` as JSON;
+progress and diagnostics go to stderr.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 @app.command()
-def compile(  # noqa: A001  # the field's word for it
+def compile(  # the field's word for it
     model: Annotated[str, typer.Argument(help="package.module:function that returns the model, or a .pt2 file.")],
     target: Annotated[str, typer.Option("--target", "-t", help="Name, or path of a .toml file.")] = "int8_dsp",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Artifact folder to write.")] = None,
@@ -173,7 +173,7 @@ def run(
     if output is not None:
         if output.suffix != ".npz":
             raise InputError(f"the output is {output.name!r}", expected="a name that ends in .npz")
-        np.savez(output, **arrays)
+        np.savez(output, allow_pickle=False, **arrays)
     if as_json:
         _print_json({name: array.tolist() for name, array in arrays.items()})
     elif output is None:
@@ -289,8 +289,14 @@ def _tensors(path: Path) -> tuple[torch.Tensor, ...]:
             case ".safetensors":
                 return tuple(load_file(path).values())
             case ".pt" | ".pth":
-                item = torch.load(path, weights_only=True, map_location="cpu")
-                items = list(item.values()) if isinstance(item, dict) else item if isinstance(item, tuple | list) else [item]
+                item = torch.load(path, weights_only=True, map_location="cpu")  # noqa: TID251  # tensors only: runs no code
+                items = (
+                    list(item.values())
+                    if isinstance(item, dict)
+                    else item
+                    if isinstance(item, tuple | list)
+                    else [item]
+                )
                 if all(isinstance(x, torch.Tensor) for x in items):
                     return tuple(items)
                 raise InputError(f"{path} holds something else than tensors", expected="a tensor, or several")

@@ -68,7 +68,7 @@ def _home(root: nn.Module, name: str, taken: Container[str]) -> tuple[nn.Module,
     home = root
     for length, part in enumerate(path, start=1):
         part = f"{part}_" if ".".join(path[:length]) in taken or hasattr(nn.Module, part) else part
-        if part not in home._modules:
+        if part not in dict(home.named_children()):
             home.add_module(part, nn.Module())
         home = home.get_submodule(part)
     return home, f"{leaf}_" if hasattr(nn.Module, leaf) else leaf

@@ -1,6 +1,6 @@
 """Which passes there are, the default order, and pipelines as text.
 
-    canonicalize, fold-batch-norm, calibrate-activations{method=percentile, percentile=99.9}
+canonicalize, fold-batch-norm, calibrate-activations{method=percentile, percentile=99.9}
 """
 
 from __future__ import annotations

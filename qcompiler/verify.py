@@ -390,8 +390,6 @@ class _Verification:
         return inside / total if total else None
 
 
-
 _NO_GRAPH = "the artifact holds the program, not the graph"
 _FLOAT_FRACTION = 0.005
 """Share of elements whose float32 sum may round to the other side of a tie."""
-

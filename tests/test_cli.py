@@ -86,7 +86,9 @@ def test_refusals_end_with_1_and_say_why_on_stderr(case: str, capsys: pytest.Cap
     assert words in captured.err
 
 
-@pytest.mark.parametrize("command", [["nonsense"], ["compile"], ["verify", "a", "b"], ["compile", MODEL, "--effort", "x"]])
+@pytest.mark.parametrize(
+    "command", [["nonsense"], ["compile"], ["verify", "a", "b"], ["compile", MODEL, "--effort", "x"]]
+)
 def test_wrong_usage_ends_with_2(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(command) == 2
     assert "Usage" in capsys.readouterr().err
@@ -114,6 +116,8 @@ def test_the_demo_passes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     result = json.loads(capsys.readouterr().out)
     accuracy = result["accuracy"]
     assert accuracy["integer program"] >= accuracy["float"] - 0.005
-    assert accuracy["integer program, in a fresh process"] == accuracy["integer program"] == accuracy["exact simulation"]
+    assert (
+        accuracy["integer program, in a fresh process"] == accuracy["integer program"] == accuracy["exact simulation"]
+    )
     assert result["passed"] is True
     assert result["bytes"]["model.onnx"] < 0.4 * result["float_bytes"]

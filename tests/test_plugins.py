@@ -39,7 +39,10 @@ def installed(folder: Path, name: str, groups: dict[str, dict[str, str]]) -> Non
     info = folder / f"{name.replace('-', '_')}-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(_INFO.format(name=name))
-    lines = [f"[{group}]\n" + "".join(f"{key} = {value}\n" for key, value in items.items()) for group, items in groups.items()]
+    lines = [
+        f"[{group}]\n" + "".join(f"{key} = {value}\n" for key, value in items.items())
+        for group, items in groups.items()
+    ]
     (info / "entry_points.txt").write_text("\n".join(lines))
 
 

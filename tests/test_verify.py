@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from qcompiler.backends import onnx_qdq
 from qcompiler.backends.integer import ProgramFiles, emit
 from qcompiler.backends.integer.program import Instruction
 from qcompiler.ir.graph import Module
@@ -16,7 +17,6 @@ from qcompiler.passes.base import PassContext
 from qcompiler.passes.manager import PassManager
 from qcompiler.pipeline import default_pipeline, quantization_passes
 from qcompiler.targets import load_target
-from qcompiler.backends import onnx_qdq
 from qcompiler.verify import Forms, verify
 from tests.backends.test_integer_program import Mixed
 from tests.passes.test_default_pipeline import capture
@@ -44,7 +44,6 @@ def test_equal_forms_pass_and_say_how_much_was_compared(forms: tuple[Module, Mod
     quantized, integer, program = forms
     report = verify(Forms(program, onnx_qdq.emit(integer.main), quantized.main, integer.main), inputs(), TARGET)
     assert report.passed
-    print(report)
     assert all(form.tensors > 10 and form.elements > 10_000 for form in report.forms)
 
 

@@ -62,18 +62,22 @@ def divide(x: Int, divisor: npt.ArrayLike, rounding: str) -> Int:
     d = np.asarray(divisor, np.int64)
     floor, rest = np.divmod(x, d)
     twice = 2 * rest
+    up: npt.NDArray[np.bool_]
     match rounding:
         case "rne":
-            return floor + ((twice > d) | ((twice == d) & (floor % 2 == 1)))
+            up = (twice > d) | ((twice == d) & (floor % 2 == 1))
         case "rhaz":
-            return floor + ((twice > d) | ((twice == d) & (x > 0)))
+            up = (twice > d) | ((twice == d) & (x > 0))
         case "rhup":
-            return floor + (twice >= d)
+            up = twice >= d
         case "floor":
-            return floor
+            up = np.zeros(floor.shape, np.bool_)
         case "trunc":
-            return floor + ((x < 0) & (rest > 0))
-    raise ArtifactError(f"the rounding {rounding!r} is unknown", where="program.json")
+            up = (x < 0) & (rest > 0)
+        case _:
+            raise ArtifactError(f"the rounding {rounding!r} is unknown", where="program.json")
+    result: Int = floor + up
+    return result
 
 
 def round_real(x: npt.NDArray[np.float64], rounding: str) -> npt.NDArray[np.float64]:

@@ -154,7 +154,8 @@ def int_mul(call: Call, arrays: Sequence[Array]) -> Array:
     product = _steps(call, arrays, 0) * _steps(call, arrays, 1)
     if call["mode"] == "f32_rne":
         scaled = product.astype(np.float32) * np.float32(call["product_multiplier"])
-        return np.clip(np.rint(scaled + np.float32(call.output.zero_point[0])), *call.limits).astype(np.int64)
+        codes: Int = np.clip(np.rint(scaled + np.float32(call.output.zero_point[0])), *call.limits).astype(np.int64)
+        return codes
     return call.requantize(product, call["product_multiplier"], call["product_exponent"])
 
 
@@ -188,7 +189,8 @@ def int_avg_pool2d(call: Call, arrays: Sequence[Array]) -> Array:
             count = full_h * full_w if call["count_include_pad"] else (bottom - top) * (right - left)
             total = x[:, :, top:bottom, left:right].sum(axis=(2, 3))
             result[:, :, i, j] = divide(total, call.get("divisor_override") or count, call["rounding"])
-    return np.clip(result + call.output.zero_point[0], *call.limits)
+    codes: Int = np.clip(result + call.output.zero_point[0], *call.limits)
+    return codes
 
 
 def max_pool2d(call: Call, arrays: Sequence[Array]) -> Array:
@@ -229,7 +231,8 @@ def rescale(call: Call, arrays: Sequence[Array]) -> Array:
 
 def lookup(call: Call, arrays: Sequence[Array]) -> Array:
     """A table entry per code."""
-    return arrays[1][arrays[0].astype(np.int64) - call["offset"]]
+    entries: Array = arrays[1][arrays[0].astype(np.int64) - call["offset"]]
+    return entries
 
 
 def reshape(call: Call, arrays: Sequence[Array]) -> Array:

@@ -83,7 +83,8 @@ def emit(graph: Graph, options: OnnxOptions | None = None) -> bytes:
         raise UnsupportedError(f"a graph at stage {graph.stage} has no ONNX form", fix="Lower it first.")
     model = _Emitter(graph, options).model()
     onnx.checker.check_model(model, full_check=True)
-    return model.SerializeToString(deterministic=True)
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
 
 
 def _raised(options: OnnxOptions, graph: Graph) -> OnnxOptions:
@@ -213,7 +214,7 @@ class _Emitter:
             "pads": padding,
             "dilations": self._ints(node, "dilation"),
             "group": int(node.attributes["groups"]),  # type: ignore[arg-type]
-            "kernel_shape": [int(size) for size in node.inputs[1].type.shape[2:]],  # type: ignore[arg-type]
+            "kernel_shape": [int(size) for size in node.inputs[1].type.shape[2:]],
         }
         self.quantized(node, self.add("Conv", operands, f"{node.name}.conv", **attributes))
 

@@ -116,7 +116,7 @@ class Builder:
         return UnsupportedError(found, where=str(self.location) or self.function, fix=fix)
 
     def node(self, op: str, inputs: Sequence[object], **attributes: Attribute) -> Value:
-        """Append one node; tensors and numbers among `inputs` become leaves of the element type of the first operand."""
+        """Append one node; tensors and numbers among `inputs` become leaves, of the type of the first operand."""
         dtype = next((item.type.dtype.torch for item in inputs if isinstance(item, Value | Leaf)), torch.float32)
         path = self.location.path
         name = path if path not in self.containers else f"{path}.{op}" if path else op

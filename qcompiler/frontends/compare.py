@@ -92,7 +92,7 @@ def _first_difference(
 
     for path, module in model.named_modules():
         if path:
-            handles.append(module.register_forward_hook(hook(path)))  # type: ignore[arg-type]
+            handles.append(module.register_forward_hook(hook(path)))
     try:
         binding.call(model, tensors)
     finally:

@@ -8,8 +8,8 @@ constant.
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import torch
 from torch import fx
@@ -23,6 +23,10 @@ from qcompiler.ir import tree
 from qcompiler.ir.dims import Dim, as_dim, symbol
 from qcompiler.ir.graph import Graph, Module, Value
 from qcompiler.ir.types import DType, Stage, TensorType
+
+_map = cast("Callable[[object, Callable[[Any], object]], Any]", fx.node.map_aggregate)
+"""torch's own knows the types that a graph may hold; here the parts are records of ours."""
+
 
 BATCH = "N"
 BATCH_BOUNDS = (1, 65536)
@@ -167,7 +171,7 @@ class _Conversion:
             return
         rule = RULES.get(function)
         if all(part.constant is not None for part in _tensors(observed)) and (rule is None or node not in self.named):
-            self.environment[node] = fx.node.map_aggregate(observed, self._constant)
+            self.environment[node] = _map(observed, self._constant)
             if node in self.named:
                 self.diagnostics.append(
                     f"{function} of parameters became a constant (at {where}): training the graph does not change it."
@@ -195,15 +199,14 @@ class _Conversion:
             self.replaced[target] = result
 
     def _constant(self, item: Any) -> Any:
-        return Leaf("constant", "", item.constant) if isinstance(item, Observed) else item
+        held = item.constant if isinstance(item, Observed) else None
+        return item if held is None else Leaf("constant", "", held)
 
     def _resolve(self, item: Any) -> Any:
         """`item` with the nodes in it replaced by what they stand for."""
-        return fx.node.map_aggregate(
+        return _map(
             item,
-            lambda part: (
-                fx.node.map_aggregate(self.environment[part], self._current) if isinstance(part, fx.Node) else part
-            ),
+            lambda part: _map(self.environment[part], self._current) if isinstance(part, fx.Node) else part,
         )
 
     def _current(self, item: Any) -> Any:
@@ -241,5 +244,5 @@ def _same(left: torch.Tensor, right: torch.Tensor) -> bool:
 
 def _tensors(observed: object) -> list[Observed]:
     found: list[Observed] = []
-    fx.node.map_aggregate(observed, lambda part: found.append(part) if isinstance(part, Observed) else None)  # type: ignore[arg-type]
+    _map(observed, lambda part: found.append(part) if isinstance(part, Observed) else None)
     return found

@@ -48,8 +48,8 @@ class Binding:
         nested = tree.unflatten(self.tree, leaves)
         assert isinstance(nested, tuple)
         return inspect.BoundArguments(
-            self.bound.signature,  # type: ignore[arg-type]  # typeshed asks for the ordered dict of old
-            dict(zip(self.names, nested, strict=True)),  # type: ignore[arg-type]
+            self.bound.signature,
+            dict(zip(self.names, nested, strict=True)),
         )
 
     def call(self, model: nn.Module, tensors: Sequence[Tensor]) -> object:
@@ -58,7 +58,7 @@ class Binding:
         return model(*bound.args, **bound.kwargs)
 
     def resized(self, batch: int) -> list[Tensor]:
-        """The tensors with their samples repeated or cut to `batch`; those without the common batch size as they are."""
+        """The tensors, their samples repeated or cut to `batch`; those without the common batch size as they are."""
         return [
             x[torch.arange(batch, device=x.device) % x.shape[0]] if x.dim() and x.shape[0] == self.batch else x
             for x in self.tensors
@@ -89,7 +89,7 @@ def signature_of(model: nn.Module | ExportedProgram) -> inspect.Signature:
     """The parameters of a call of `model`, without `self`."""
     if not isinstance(model, ExportedProgram):
         return inspect.signature(model.forward)
-    positional, keywords = model.call_spec.in_spec.children()  # type: ignore[union-attr]  # exported programs have one
+    positional, keywords = model.call_spec.in_spec.children()
     flat = list(model.graph_signature.user_inputs)
     names: list[str] = []
     first = 0
@@ -97,9 +97,9 @@ def signature_of(model: nn.Module | ExportedProgram) -> inspect.Signature:
         plain = spec.is_leaf() and isinstance(flat[first], str)
         names.append(str(flat[first]) if plain else f"input_{index}")
         first += spec.num_leaves
-    kinds = [(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names]
-    kinds += [(str(name), inspect.Parameter.KEYWORD_ONLY) for name in keywords.context or []]
-    return inspect.Signature([inspect.Parameter(name, kind) for name, kind in kinds])
+    parameters = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names]
+    parameters += [inspect.Parameter(str(name), inspect.Parameter.KEYWORD_ONLY) for name in keywords.context or []]
+    return inspect.Signature(parameters)
 
 
 def bind_example(model: nn.Module | ExportedProgram, example_inputs: object) -> Binding:

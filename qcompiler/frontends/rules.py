@@ -575,7 +575,7 @@ def _split(b: Builder, input: Operand, size: object, dim: int = 0) -> list[Opera
 
 @_rule("unbind")
 def _unbind(b: Builder, input: Operand, dim: int = 0) -> list[Operand]:
-    return [_select(b, input, dim, index) for index in range(len(b.parts()))]
+    return [cast("Operand", _select(b, input, dim, index)) for index in range(len(b.parts()))]
 
 
 def _sliced(b: Builder, input: Operand, axis: int, part: slice) -> Operand:

@@ -127,11 +127,13 @@ class Recorder(fx.Interpreter):
         self.current: fx.Node | None = None
 
     def placeholder(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """The argument or the tensor of the model that the placeholder stands for."""
         assert self.current is not None
         leaf = self.trace.leaves.get(self.current.name)
         return self.bindings[self.current.name] if leaf is None else leaf.tensor
 
     def run_node(self, n: fx.Node) -> Any:
+        """The result of a node, noted before it goes on."""
         self.current = n
         before = [_version(self.env[node]) for node in n.all_input_nodes]
         result = super().run_node(n)

@@ -30,7 +30,7 @@ def lifetimes(graph: Graph) -> dict[Value, tuple[int, int]]:
     Graph inputs are defined at -1. Outputs live to the end, the position after the last node.
     """
     end = len(graph)
-    result = {value: (-1, -1) for value in graph.inputs}
+    result = dict.fromkeys(graph.inputs, (-1, -1))
     for position, node in enumerate(graph.nodes):
         for value in node.inputs:
             result[value] = (result[value][0], position)

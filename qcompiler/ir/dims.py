@@ -57,7 +57,7 @@ def evaluate_dim(dim: Dim, bindings: Mapping[str, int]) -> int:
 
 def symbols_of(dim: Dim) -> list[sympy.Symbol]:
     """The symbols in `dim`, ordered by name."""
-    return [] if isinstance(dim, int) else sorted(dim.free_symbols, key=lambda s: str(s))  # type: ignore[arg-type]
+    return [] if isinstance(dim, int) else sorted(dim.free_symbols, key=str)
 
 
 def bind(shape: Shape, sizes: Sequence[int], bindings: dict[str, int]) -> str | None:
@@ -116,11 +116,11 @@ def _from_ast(node: ast.expr, text: str) -> Dim:
                 case ast.Mult():
                     return a * b
                 case ast.Div():
-                    return a / b  # type: ignore[return-value]  # both are sympy expressions here
+                    return a / b
                 case ast.FloorDiv():
                     return a // b
                 case ast.Pow():
-                    return a**b  # type: ignore[no-any-return]
+                    return a**b
         case ast.Call(func=ast.Name(id="floor"), args=[argument]):
             return sympy.floor(_from_ast(argument, text))
     raise ParseError(f"{text!r} is not a dimension", expected="an integer expression over names")

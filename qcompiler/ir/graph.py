@@ -21,7 +21,7 @@ from qcompiler.quant.spec import QuantSpec
 if TYPE_CHECKING:
     from qcompiler.ir.dims import Dim
 
-Scalar: TypeAlias = "int | float | bool | str | None | QuantSpec"
+Scalar: TypeAlias = "int | float | bool | str | QuantSpec | None"
 Attribute: TypeAlias = "Scalar | Dim | tuple[Scalar | Dim, ...]"
 
 

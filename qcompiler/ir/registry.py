@@ -93,7 +93,7 @@ class OpDef:
             value = given.get(name, default)
             if value is REQUIRED:
                 raise GraphError(f"{self.name} lacks the attribute {name!r}", where=where)
-            result[name] = value  # type: ignore[assignment]  # defaults are attributes
+            result[name] = value
         return result
 
 

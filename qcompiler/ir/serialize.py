@@ -1,15 +1,14 @@
 """Modules on disk: a `.qir` folder.
 
-    model.qir/  module.txt            all graphs in their text form
-                tensors.safetensors   what the leaves refer to
-                provenance.json       what each pass did
-                hash                  `module_hash` of it
+model.qir/  module.txt            all graphs in their text form
+            tensors.safetensors   what the leaves refer to
+            provenance.json       what each pass did
+            hash                  `module_hash` of it
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -60,7 +59,7 @@ def save_module(module: Module, path: str | Path, records: Sequence[Record] = ()
             (work / name).write_bytes(data)
         if folder.exists():
             shutil.rmtree(folder)
-        os.replace(work, folder)
+        work.replace(folder)
     except OSError as error:
         raise ArtifactError(f"{folder} cannot be written: {error}") from error
     finally:

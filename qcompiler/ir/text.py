@@ -198,13 +198,12 @@ class _Parser:
         self.expect(")")
         attributes: dict[str, Attribute] = {}
         if self.accept("{"):
-            for key, item in self.several(self.attribute_item):
-                attributes[key] = item
+            attributes.update(self.several(self.attribute_item))
             self.expect("}")
         self.expect(":")
         types = self.several(self.type)
         location = Location()
-        origins = (names[0],)
+        origins: tuple[str, ...] = (names[0],)
         if self.accept("loc"):
             self.expect("(")
             path, source = self.several(self.string)
@@ -297,7 +296,7 @@ class _Parser:
             return self.checked(lambda: QuantSpec.parse(self.string()))
         if word == "dim":
             return self.checked(lambda: parse_dim(self.string()))
-        self.fail(_VALUE)
+        return self.fail(_VALUE)
 
     def tree(self) -> tree.Tree:
         self.skip_blanks()
@@ -415,4 +414,3 @@ def _number(text: str) -> int | float:
     if any(c in text for c in ".eEn"):
         return float(text)
     return int(text)
-

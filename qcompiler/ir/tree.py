@@ -13,7 +13,7 @@ import torch
 
 from qcompiler.errors import InputError
 
-Tree: TypeAlias = "int | None | tuple[str, list[Tree]] | tuple[str, list[tuple[str, Tree]]]"
+Tree: TypeAlias = "int | tuple[str, Sequence[Tree]] | tuple[str, Sequence[tuple[str, Tree]]] | None"
 
 
 def flatten(value: object, what: str = "value") -> tuple[list[torch.Tensor], Tree]:
@@ -82,10 +82,10 @@ def from_plain(data: object) -> Tree:
             return None
         case int() if not isinstance(data, bool):
             return data
-        case ["dict", [*items]] if all(isinstance(i, list | tuple) and len(i) == 2 for i in items):
-            return ("dict", [(str(key), from_plain(item)) for key, item in items])
-        case ["list" | "tuple" as kind, [*items]]:
-            return (kind, [from_plain(item) for item in items])
+        case ["dict", list() | tuple() as items] if all(isinstance(i, list | tuple) and len(i) == 2 for i in items):
+            return ("dict", [(str(item[0]), from_plain(item[1])) for item in items])
+        case [("list" | "tuple") as kind, list() | tuple() as items]:
+            return (str(kind), [from_plain(item) for item in items])
     raise InputError(f"{data!r} is not a tree", expected='a number, null, or ["tuple" | "list" | "dict", [...]]')
 
 

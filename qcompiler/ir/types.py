@@ -12,7 +12,6 @@ import torch
 from qcompiler.errors import GraphError
 from qcompiler.ir.dims import Shape, format_dim
 
-
 TorchType = torch.dtype  # inside DType the name `torch` is that of a property
 
 

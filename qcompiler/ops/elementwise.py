@@ -44,7 +44,8 @@ class UnaryFunction:
 
 def _gelu(x: Array, approximate: str) -> Array:
     if approximate == "tanh":
-        return 0.5 * x * (1.0 + np.tanh(np.sqrt(2.0 / np.pi) * (x + 0.044715 * x**3)))
+        inner: Array = np.sqrt(2.0 / np.pi) * (x + 0.044715 * x**3)
+        return 0.5 * x * (1.0 + np.tanh(inner))
     return x * special.ndtr(x)
 
 

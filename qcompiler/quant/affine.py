@@ -246,7 +246,7 @@ def quantize_bias(bias: Tensor, scale: Tensor, rounding: Rounding, bits: int = 3
     if not bool(fits.all()):
         worst = int(torch.nonzero(~fits.reshape(-1))[0])
         raise InputError(
-            f"the bias {float(bias.reshape(-1)[worst])} of channel {worst} is {float(steps.reshape(-1)[worst]):.0f} steps",
+            f"the bias {float(bias.reshape(-1)[worst])} of channel {worst} is {steps.reshape(-1)[worst]:.0f} steps",
             expected=f"a value that fits into {bits} bits",
             fix="Enlarge the weight scale of that channel until the bias fits",
         )

@@ -128,8 +128,8 @@ def add_parameters(
         largest: Largest magnitude of q - z in either operand.
 
     Returns:
-        The constants: with L = min(add_shift, 30 - bits of `largest`) and S = 2 * max(s_left, s_right), in float64, the multipliers s_left / S,
-        s_right / S and S / (2^L * s_out); in float32 arithmetic r_a = f32(s_left / s_out),
+        The constants: with L = min(add_shift, 30 - bits of `largest`) and S = 2 * max(s_left, s_right), in float64, the
+        multipliers s_left / S, s_right / S and S / (2^L * s_out); in float32 arithmetic r_a = f32(s_left / s_out),
         r_b = f32(s_right / s_out) and the offset k = f32(z_out - fma(r_a, z_left, f32(r_b * z_right))).
     """
     zeros = _zero_point(left), _zero_point(right), _zero_point(out)

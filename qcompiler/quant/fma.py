@@ -24,7 +24,8 @@ def fused_multiply_add(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
         float32 tensor in the broadcast shape.
 
     Source:
-        Boldo and Melquiond 2008, "Emulation of FMA and correctly rounded sums: proved algorithms using rounding to odd".
+        Boldo and Melquiond 2008, "Emulation of FMA and correctly rounded sums: proved algorithms using rounding to
+        odd".
     """
     product, addend = x.to(torch.float64) * y.to(torch.float64), z.to(torch.float64)
     total = product + addend

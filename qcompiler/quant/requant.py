@@ -202,7 +202,7 @@ def requantize(
     """
     multiplier = along_axis(multiplier, acc.dim(), axis)
     if mode is RequantMode.FLOAT32_RNE:
-        # Clamping before rounding is the same as after it, the limits being integers, and keeps the conversion in range.
+        # Clamping before rounding is the same as after it, the limits being integers: the conversion stays in range.
         product = (acc.to(torch.float32) * multiplier).clamp(qmin - zero_point, qmax - zero_point)
         return torch.round(product).to(torch.int64) + zero_point
     powers = None if exponent is None else along_axis(exponent, acc.dim(), axis)

@@ -12,7 +12,6 @@ from qcompiler.ir.interpret import LEAVES, interpret
 from tests.backends.test_integer_program import build
 from tests.passes.test_default_pipeline import capture
 
-
 EXACT = {"", "Conv", "Gemm", "GlobalAveragePool", "Sigmoid"}
 """Operators whose kernels in ONNX Runtime int8_ort reproduces; the empty one quantizes the input."""
 
@@ -22,8 +21,8 @@ def test_int8_ort_equals_the_kernels_of_onnx_runtime(network: str) -> None:
     module = build(network, "int8_ort")
     model = emit(module.main)
     sizes = module.main.inputs[0].type.shape[1:]
-    x = torch.randn(7, *(int(size) for size in sizes), generator=torch.Generator().manual_seed(1))  # type: ignore[arg-type]
-    expected: dict[str, np.ndarray] = {}  # type: ignore[type-arg]
+    x = torch.randn(7, *(int(size) for size in sizes), generator=torch.Generator().manual_seed(1))
+    expected: dict[str, np.ndarray] = {}
     interpret(module.main, [x], lambda value, tensor: expected.update({value.name: tensor.numpy()}))
     layers = Layers(model)
     found = layers.run([x.numpy()], expected)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -44,7 +46,7 @@ def test_counts_are_those_of_numpy(values: list[float], bins: int) -> None:
     array = np.asarray(values, np.float32)
     nonzero = array[array != 0].astype(np.float64)
     edges = histogram.edges[0].numpy()
-    expected = [int(((nonzero >= left) & (nonzero < right)).sum()) for left, right in zip(edges, edges[1:], strict=False)]
+    expected = [int(((nonzero >= left) & (nonzero < right)).sum()) for left, right in itertools.pairwise(edges)]
     assert histogram.counts[0].tolist() == expected
     assert int(histogram.zeros[0]) == int((array == 0).sum())
     assert int(histogram.count[0]) == len(values)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -75,7 +76,14 @@ def test_two_processes_find_what_one_finds(method: str, tmp_path: Path) -> None:
     parts = []
     for number, indices in enumerate(([0, 3], [1, 2, 4])):
         save_file({str(i): data[i] for i in indices}, tmp_path / f"in{number}")
-        command = [sys.executable, "-c", _PROCESS, method, str(tmp_path / f"in{number}"), str(tmp_path / f"out{number}")]
+        command = [
+            sys.executable,
+            "-c",
+            _PROCESS,
+            method,
+            str(tmp_path / f"in{number}"),
+            str(tmp_path / f"out{number}"),
+        ]
         subprocess.run(command, check=True)
         parts.append(make_observer(method, SPEC, "x").from_state(load_file(tmp_path / f"out{number}")))
     assert same(parts[0].merge(parts[1]), whole)
@@ -105,7 +113,7 @@ def test_what_is_not_finite_is_named() -> None:
     observer = make_observer("percentile", SPEC, "layer1.relu")
     with pytest.raises(CalibrationError, match=r"1 NaN and 2 infinite values among the 4 of a batch of 'layer1.relu'"):
         observer.update(torch.tensor([float("nan"), float("inf"), -float("inf"), 1.0]))
-    with pytest.raises(CalibrationError, match="no values of 'layer1.relu'"):
+    with pytest.raises(CalibrationError, match=r"no values of 'layer1\.relu'"):
         observer.range()
 
 
@@ -150,7 +158,7 @@ def test_the_runner_shows_every_batch_once() -> None:
 def test_a_spool_reads_its_source_once_and_leaves_nothing_behind() -> None:
     reads = 0
 
-    def source():  # type: ignore[no-untyped-def]
+    def source() -> Iterator[list[Tensor]]:
         nonlocal reads
         for index in range(3):
             reads += 1

@@ -106,7 +106,9 @@ def test_inputs_that_do_not_fit_are_refused(inputs: list[torch.Tensor], message:
         ("reshape", 1, {}, "lacks the attribute 'shape'"),
     ],
 )
-def test_nodes_that_make_no_sense_are_refused(name: str, count: int, attributes: dict[str, float], message: str) -> None:
+def test_nodes_that_make_no_sense_are_refused(
+    name: str, count: int, attributes: dict[str, float], message: str
+) -> None:
     graph = module().main
     before = print_graph(graph)
     with pytest.raises(GraphError, match=message):

@@ -24,7 +24,7 @@ register(
     OpDef(
         name="test_anything",
         operands=("x*",),
-        infer=lambda types, attributes: (types[0],) * int(attributes["results"]),  # type: ignore[call-overload]
+        infer=lambda types, attributes: (types[0],) * int(str(attributes["results"])),
         evaluate=lambda node, tensors: (tensors[0],),
         stages=frozenset(Stage),
         attributes={"results": 1, "first": None, "second": REQUIRED},

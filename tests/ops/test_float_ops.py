@@ -28,7 +28,9 @@ def tensor(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def node(op: str, tensors: list[Tensor], attributes: Attributes, *, symbolic: bool = False, stage: Stage = Stage.FLOAT) -> Node:
+def node(
+    op: str, tensors: list[Tensor], attributes: Attributes, *, symbolic: bool = False, stage: Stage = Stage.FLOAT
+) -> Node:
     """A graph of one node; `symbolic`: the first size of each operand of the first one's batch is N."""
     graph = Module().add(Graph(stage=stage))
     batch = tensors[0].shape[0] if tensors[0].dim() else None
@@ -140,7 +142,12 @@ def test_convolutions_of_any_geometry(data: st.DataObject) -> None:
     expected = functional.conv2d(
         functional.pad(x, (left, right, top, bottom)), weight, None, stride, 0, dilation, groups
     )
-    attributes: Attributes = {"stride": stride, "padding": (top, left, bottom, right), "dilation": dilation, "groups": groups}
+    attributes: Attributes = {
+        "stride": stride,
+        "padding": (top, left, bottom, right),
+        "dilation": dilation,
+        "groups": groups,
+    }
     found = node("conv2d", [x, weight], attributes)
     assert found.output.type.shape == tuple(expected.shape)
     # torch may choose another algorithm for padding of its own.
@@ -162,7 +169,9 @@ def test_poolings_of_any_geometry(data: st.DataObject) -> None:
     check("avg_pool2d", [x], {**geometry, "count_include_pad": count, "divisor_override": divisor}, averaged)
 
 
-@pytest.mark.parametrize("case", ["relu", "batch norm at inference", "linear", "mean", "concat", "slice", "pad", "conv_transpose2d"])
+@pytest.mark.parametrize(
+    "case", ["relu", "batch norm at inference", "linear", "mean", "concat", "slice", "pad", "conv_transpose2d"]
+)
 def test_a_symbolic_batch_is_carried_through(case: str) -> None:
     op, tensors, attributes, function = CASES[case]
     shape = node(op, tensors, attributes, symbolic=True).output.type.shape

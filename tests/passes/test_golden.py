@@ -31,7 +31,9 @@ def norm(name: str, source: str, type: str, channels: int) -> list[str]:
     return [*tensors, f"%{name} = batch_norm({source}, {', '.join(f'%{name}.{p}' for p in parts)}) : {type}"]
 
 
-def conv(name: str, source: str, out: int, type: str, attributes: str = "", inputs: int = 4, kernel: int = 3) -> list[str]:
+def conv(
+    name: str, source: str, out: int, type: str, attributes: str = "", inputs: int = 4, kernel: int = 3
+) -> list[str]:
     weight = leaf(f"{name}.weight", "f32", out, inputs, kernel, kernel)
     return [weight, f"%{name} = conv2d({source}, %{name}.weight) {attributes}: {type}".replace("{}", "")]
 
@@ -146,8 +148,7 @@ FOLDS: dict[str, tuple[list[str], list[str], str | None]] = {
     "behind a transposed convolution in groups": (
         [
             leaf("w", "f32", 4, 3, 3, 3),
-            "%c = conv_transpose2d(%x, %w) {stride = (2, 2), padding = (1, 1), output_padding = (1, 1), "
-            "dilation = (1, 1), groups = 2} : f32[N, 6, 12, 12]",
+            "%c = conv_transpose2d(%x, %w) {stride = (2, 2), padding = (1, 1), output_padding = (1, 1), groups = 2} : f32[N, 6, 12, 12]",
             *norm("n", "%c", "f32[N, 6, 12, 12]", 6),
             "%n",
         ],
@@ -218,7 +219,9 @@ def test_a_batch_norm_that_learns_is_refused() -> None:
 
 
 def test_eliminate_dead_code_removes_nodes_and_tensors() -> None:
-    subject = module("float", *conv("dead", "%x", 8, "f32[N, 8, 6, 6]", PADDED), "%r = relu(%x) : f32[N, 4, 6, 6]", "%r")
+    subject = module(
+        "float", *conv("dead", "%x", 8, "f32[N, 8, 6, 6]", PADDED), "%r = relu(%x) : f32[N, 4, 6, 6]", "%r"
+    )
     run(EliminateDeadCode(), subject)
     assert lines(subject) == ["%r = relu(%x) : f32[N, 4, 6, 6]", "return %r"]
     assert subject.tensors == {}
@@ -320,11 +323,14 @@ def test_insert_quantizers_follows_the_descriptor() -> None:
 
 
 def test_insert_quantizers_refuses_what_the_target_lacks() -> None:
+    text = [
+        '%x5 = reshape(%x) {shape = (dim"N", 4, 1, 6, 6)} : f32[N, 4, 1, 6, 6]',
+        leaf("w", "f32", 8, 4, 1, 1, 1),
+        "%c = conv3d(%x5, %w) : f32[N, 8, 1, 6, 6]",
+        "%c",
+    ]
     with pytest.raises(UnsupportedError, match=r"the target int8_dsp has no integer conv3d.*add a rule"):
-        weight = leaf("w", "f32", 8, 4, 1, 1, 1)
-        text = '%x5 = reshape(%x) {shape = (dim"N", 4, 1, 6, 6)} : f32[N, 4, 1, 6, 6]'
-        attributes = "{stride = (1, 1, 1), padding = (0, 0, 0, 0, 0, 0), dilation = (1, 1, 1)}"
-        quantized(text, weight, f"%c = conv3d(%x5, %w) {attributes} : f32[N, 8, 1, 6, 6]", "%c", upto=InsertQuantizers)
+        quantized(*text, upto=InsertQuantizers)
 
 
 def test_unify_scales_makes_one_grid_of_a_concat() -> None:

@@ -142,7 +142,7 @@ def test_gradients_follow_the_formulas(text: str) -> None:
     high = torch.linspace(0.5, 2.0, 5) if spec.per_channel else torch.tensor(1.0)
     scale, zero_point = qparams_from_range(-high, high, spec)
     leaf_x, leaf_scale = x.clone().requires_grad_(), scale.clone().requires_grad_()
-    fake_quantize(leaf_x, leaf_scale, zero_point, spec).backward(upstream)  # type: ignore[no-untyped-call]
+    fake_quantize(leaf_x, leaf_scale, zero_point, spec).backward(upstream)
     ratio = x / scale
     rounded = torch.round(ratio)
     lowest, highest = (spec.qmin - zero_point).float(), (spec.qmax - zero_point).float()

@@ -58,7 +58,7 @@ def fill(out: Grid, element: Callable[[Index], Any]) -> list[Any]:
 
 def clip(value: int, attributes: Attributes) -> int:
     """To the code limits, which every emitted operator carries."""
-    return min(max(value, attributes["qmin"]), attributes["qmax"])
+    return int(min(max(value, attributes["qmin"]), attributes["qmax"]))
 
 
 def requantize(acc: int, multiplier: Any, exponent: Any, out: Grid, attributes: Attributes) -> int:
@@ -67,7 +67,7 @@ def requantize(acc: int, multiplier: Any, exponent: Any, out: Grid, attributes: 
     if attributes["mode"] == "f32_rne":
         return reference_requantize_float32(acc, float(multiplier), out.zero_point, low, high)
     scaled = reference_mbqm(acc, int(multiplier), int(exponent), attributes["mode"])
-    return min(max(scaled + out.zero_point, low), high)
+    return int(min(max(scaled + out.zero_point, low), high))
 
 
 def channel(operands: Sequence[Grid], position: int, index: int) -> Any:
@@ -154,9 +154,7 @@ def int_add(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list
         first, second, offset = second, first, attributes["scalar_left_offset"]
 
     def fused(index: Index) -> int:
-        inner = float32(
-            Fraction(second[0].at(broadcast(second[0], index))) * float32(second[1]) + float32(offset)
-        )
+        inner = float32(Fraction(second[0].at(broadcast(second[0], index))) * float32(second[1]) + float32(offset))
         outer = float32(Fraction(first[0].at(broadcast(first[0], index))) * float32(first[1]) + inner)
         return clip(half_even(outer), attributes)
 

@@ -58,7 +58,7 @@ class Maker:
     """Builds one-operator graphs from a seeded source of random numbers."""
 
     def __init__(self, seed: int, mode: RequantMode) -> None:
-        self.random = random.Random(seed)  # noqa: S311  # test data
+        self.random = random.Random(seed)  # test data
         self.generator = torch.Generator().manual_seed(seed)
         self.mode = mode
         self.graph = Module().add(Graph(stage=Stage.INTEGER))
@@ -176,7 +176,9 @@ def test_addition(mode: RequantMode, shapes: tuple[tuple[int, ...], tuple[int, .
             attributes[key] = float(torch.tensor(value, dtype=torch.float32))
     else:
         for side, low, high in (("left", -2.0, 0.0), ("right", -2.0, 0.0), ("out", -20.0, -18.0)):
-            real = torch.tensor(make.random.choice([2.0**low, 2.0 ** make.random.uniform(low, high)]), dtype=torch.float64)
+            real = torch.tensor(
+                make.random.choice([2.0**low, 2.0 ** make.random.uniform(low, high)]), dtype=torch.float64
+            )
             item = prepare_requantization(real, mode)
             attributes[f"{side}_multiplier"] = int(item.multiplier)
             attributes[f"{side}_exponent"] = int(item.exponent)  # type: ignore[arg-type]  # integer modes have one
@@ -308,7 +310,7 @@ def test_every_integer_operator_has_a_reference() -> None:
 
 
 @pytest.mark.parametrize("module", [operators, requant])
-def test_the_reference_imports_nothing_of_ours(module: Any) -> None:  # noqa: ANN401  # a module
+def test_the_reference_imports_nothing_of_ours(module: Any) -> None:  # a module
     tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
     names = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     names |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
