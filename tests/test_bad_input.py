@@ -218,7 +218,7 @@ CASES: dict[str, tuple[type[Exception], list[str], Callable[[], object], Options
     ),
     "an accumulator that overflows": (
         errors.UnsupportedError,
-        ["the accumulator can reach", "32-bit", "fewer bits"],
+        ["the accumulator can reach", "32 bits", "fewer bits"],
         wide,
         {"calibration_data": [torch.ones(1, 200_000)]},
     ),

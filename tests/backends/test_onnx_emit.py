@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import onnx
 import pytest
 import torch
 
-from qcompiler.backends.onnx_qdq import Layers, emit, integer_weights
-from qcompiler.errors import UnsupportedError
+import qcompiler
+from qcompiler.backends.onnx_qdq import Layers, emit, integer_weights, run, run_observed, runtime
+from qcompiler.errors import InputError, UnsupportedError, VerificationError
 from qcompiler.ir.interpret import LEAVES, interpret
-from tests.backends.test_integer_program import build
+from tests.backends.test_integer_program import Mixed, build
 from tests.passes.test_default_pipeline import capture
 
 EXACT = {"", "Conv", "Gemm", "GlobalAveragePool", "Sigmoid"}
@@ -53,3 +57,51 @@ def test_file_is_about_a_quarter_and_the_same_bytes_twice() -> None:
 def test_refuses_a_graph_that_is_not_integer() -> None:
     with pytest.raises(UnsupportedError, match="stage float"):
         emit(capture(torch.nn.Linear(2, 2), torch.zeros(1, 2)).main)
+
+
+@pytest.mark.parametrize(
+    ("machine", "flags", "expected"),
+    [
+        ("x86_64", "flags : sse2 avx2 avx512f", True),
+        ("x86_64", "flags : sse2 avx2 avx_vnni", False),
+        ("AMD64", "flags : avx512_vnni", False),
+        ("x86_64", None, True),
+        ("aarch64", None, False),
+    ],
+)
+def test_processors_whose_kernels_saturate_are_told_apart(
+    machine: str, flags: str | None, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if flags is not None:
+        (tmp_path / "cpuinfo").write_text(f"processor : 0\n{flags}\n")
+    monkeypatch.setattr(runtime, "_CPU_FLAGS", tmp_path / "cpuinfo")
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    runtime.saturates.cache_clear()
+    assert runtime.saturates() is expected
+    runtime.saturates.cache_clear()
+
+
+def test_a_session_that_asks_for_precision_gives_the_same_codes(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = build("mixed", "int8_ort")
+    x = torch.randn(2, 3, 33, 29, generator=torch.Generator().manual_seed(1)).numpy()
+    plain, _ = run_observed(emit(module.main), [x])
+    monkeypatch.setattr(runtime, "saturates", lambda: True)
+    precise, _ = run_observed(emit(module.main), [x])
+    assert all(np.array_equal(plain[name], precise[name]) for name in plain)
+
+
+def test_wide_activations_raise_the_opset_and_run() -> None:
+    x = torch.randn(2, 3, 33, 29, generator=torch.Generator().manual_seed(1))
+    compiled = qcompiler.compile(Mixed().eval(), calibration_data=[x], overrides={"b": 16, "*": 16})
+    model = onnx.load_from_string(compiled.artifact.onnx)
+    assert model.opset_import[0].version >= 21
+    assert compiled.verification is not None
+    assert compiled.verification.passed
+
+
+def test_what_no_runtime_takes_is_refused() -> None:
+    with pytest.raises(VerificationError, match="ONNX Runtime .* refuses the file"):
+        run(b"no model", [])
+    module = build("mixed", "int8_dsp")
+    with pytest.raises(InputError, match="2 inputs"):
+        run(emit(module.main), [np.zeros(1), np.zeros(1)])
