@@ -100,7 +100,7 @@ def test_wide_activations_raise_the_opset_and_run() -> None:
 
 
 def test_what_no_runtime_takes_is_refused() -> None:
-    with pytest.raises(VerificationError, match="ONNX Runtime .* refuses the file"):
+    with pytest.raises(VerificationError, match=r"ONNX Runtime .* refuses the file"):
         run(b"no model", [])
     module = build("mixed", "int8_dsp")
     with pytest.raises(InputError, match="2 inputs"):
