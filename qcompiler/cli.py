@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qcompiler.errors import ArtifactError, InputError, QCompilerError
+from qcompiler.errors import ArtifactError, InputError, NotSupportedYetError, QCompilerError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -225,6 +225,12 @@ def passes(as_json: Json = False) -> None:
         _print_json([{"name": name, "options": options, "summary": text} for name, options, text in rows])
     else:
         _print_table(("pass", "options", "summary"), rows)
+
+
+@app.command()
+def analyze(model: Annotated[str, typer.Argument(help="As for compile.")]) -> None:
+    """Tell which layers suffer from quantization. Not supported yet."""
+    raise NotSupportedYetError(f"the analysis of {model}", fix="Use qcompiler verify and the report of the artifact.")
 
 
 @app.command()

@@ -72,6 +72,8 @@ REFUSED = {
     "a calibration file that is not there": (["compile", MODEL, "--calibration", "no.npz"], "no file"),
     "a calibration file of no known kind": (["compile", MODEL, "--calibration", "no.csv"], ".npz"),
     "an override without a width": (["compile", MODEL, "--override", "features.0"], "PATTERN=BITS"),
+    "an analysis": (["analyze", MODEL], "not supported yet"),
+    "an ONNX file": (["compile", "model.onnx"], "not supported yet"),
     "a target that is unknown": (["compile", MODEL, "--target", "int9"], "int8_dsp"),
 }
 

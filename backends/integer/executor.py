@@ -80,7 +80,10 @@ class Executor:
                 if self._last_use[name] == position and name not in self.program.outputs:
                     memory.pop(name, None)
             memory[call.instruction.output] = self._store(result)
-        return [np.ascontiguousarray(self._load(memory[name])) for name in self.program.outputs]
+        return [
+            np.ascontiguousarray(self._load(memory[name]) if name in memory else self._constants[name])
+            for name in self.program.outputs
+        ]
 
     def run_integer(self, codes: Sequence[Array]) -> list[Array]:
         """Run from codes to codes: what lies between the quantizers of the inputs and the dequantized outputs.

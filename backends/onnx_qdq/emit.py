@@ -101,6 +101,10 @@ class _Emitter:
         self.nodes: list[gs.Node] = []
         self.codes: dict[Value, gs.Tensor] = {}
         """The integer tensor that holds each value."""
+        self.weights: dict[Value, gs.Constant] = {}
+        """The initializer of each weight and bias, one for all that read it."""
+        self.names = {value.name for value in graph.values()}
+        """Names in use: those of the graph keep theirs, so that both can be compared tensor by tensor."""
 
     def model(self) -> onnx.ModelProto:
         inputs = []
@@ -115,9 +119,13 @@ class _Emitter:
             if rule is None:
                 raise UnsupportedError(f"{node.op} has no ONNX form", where=node.where)
             rule(self, node)
-        outputs = []
+        outputs: list[gs.Tensor] = []
         for value in self.graph.outputs:
-            tensor = self.codes[value]
+            tensor = self.codes.get(value)
+            if tensor is None or value in self.graph.inputs or any(tensor is other for other in outputs):
+                # A file has a node of its own behind each output: inputs, constants and doubles are passed on.
+                source = self.constant(f"{value.name}.value", _leaf(value)) if tensor is None else tensor
+                tensor = self.add("Identity", [source], self.unused(f"{value.name}.output"))
             tensor.dtype, tensor.shape = _numpy(value), _shape(value)
             outputs.append(tensor)
         surgeon = gs.Graph(
@@ -129,14 +137,25 @@ class _Emitter:
         return model
 
     def add(self, op: str, inputs: Sequence[gs.Tensor], name: str, **attributes: object) -> gs.Tensor:
-        """One ONNX node with one result called `name`."""
+        """One ONNX node with one result called `name`, which is a value of the graph or made to differ from all."""
         output = gs.Variable(name)
         self.nodes.append(gs.Node(op, name=f"{name}/{op}", attrs=attributes, inputs=list(inputs), outputs=[output]))
         return output
 
+    def compute(self, node: Node, op: str, inputs: Sequence[gs.Tensor], **attributes: object) -> gs.Tensor:
+        """One ONNX node on the way to the result of `node`, in real numbers."""
+        return self.add(op, inputs, self.unused(f"{node.name}.real"), **attributes)
+
     def constant(self, name: str, array: npt.ArrayLike) -> gs.Constant:
         """An initializer."""
-        return gs.Constant(name, np.asarray(array, order="C"))
+        return gs.Constant(self.unused(name), np.asarray(array, order="C"))
+
+    def unused(self, name: str) -> str:
+        """`name`, made longer while it is taken; reserved from now on."""
+        while name in self.names:
+            name += "_"
+        self.names.add(name)
+        return name
 
     def activation_grid(self, name: str, quant: QuantParams, dtype: DType) -> list[gs.Constant]:
         """Scale and zero point of an activation; signed 8-bit codes move up to unsigned ones."""
@@ -164,12 +183,13 @@ class _Emitter:
         name = f"{node.name}/{index}"
         source = self.codes.get(value)
         if source is None:
-            source = self.constant(value.name + WEIGHT_CODES, _leaf(value))
+            source = self.weights.get(value) or self.constant(value.name + WEIGHT_CODES, _leaf(value))
+            self.weights[value] = source
             grid = self.grid(name, quant, value.type.dtype, with_zero=value.type.dtype is not DType.I32)
         else:
             grid = self.activation_grid(name, quant, value.type.dtype)
         axis = {} if quant.axis is None else {"axis": quant.axis}
-        return self.add("DequantizeLinear", [source, *grid], f"{name}.real", **axis)
+        return self.add("DequantizeLinear", [source, *grid], self.unused(f"{name}.real"), **axis)
 
     def quantized(self, node: Node, real: gs.Tensor) -> None:
         """Quantize `real` to the grid and the code limits of `node`'s result."""
@@ -188,7 +208,7 @@ class _Emitter:
                 )
                 for end, code in (("min", lowest), ("max", highest))
             ]
-            real = self.add("Clip", [real, *limits], f"{node.name}.clipped")
+            real = self.compute(node, "Clip", [real, *limits])
         self.codes[value] = self.add(
             "QuantizeLinear", [real, *self.activation_grid(node.name, quant, dtype)], value.name
         )
@@ -216,39 +236,39 @@ class _Emitter:
             "group": int(node.attributes["groups"]),  # type: ignore[arg-type]
             "kernel_shape": [int(size) for size in node.inputs[1].type.shape[2:]],
         }
-        self.quantized(node, self.add("Conv", operands, f"{node.name}.conv", **attributes))
+        self.quantized(node, self.compute(node, "Conv", operands, **attributes))
 
     def linear(self, node: Node) -> None:
         if node.inputs[0].type.rank != 2:
             raise UnsupportedError("a linear layer on more than two dimensions", where=node.where)
         operands = [self.real(node, index) for index in range(3)]
-        self.quantized(node, self.add("Gemm", operands, f"{node.name}.gemm", transB=1))
+        self.quantized(node, self.compute(node, "Gemm", operands, transB=1))
 
     def binary(self, node: Node) -> None:
         op = {"int_add": "Add", "int_mul": "Mul"}[node.op]
-        self.quantized(node, self.add(op, [self.real(node, 0), self.real(node, 1)], f"{node.name}.real"))
+        self.quantized(node, self.compute(node, op, [self.real(node, 0), self.real(node, 1)]))
 
     def mean(self, node: Node) -> None:
         axes = self._ints(node, "axes")
         x = self.real(node, 0)
         if axes == [2, 3] and node.inputs[0].type.rank == 4 and node.attributes["keepdim"]:
-            self.quantized(node, self.add("GlobalAveragePool", [x], f"{node.name}.real"))
+            self.quantized(node, self.compute(node, "GlobalAveragePool", [x]))
             return
         keep = int(bool(node.attributes["keepdim"]))
         if self.options.opset >= AXES_AS_INPUT:
             operands = [x, self.constant(f"{node.name}.axes", np.asarray(axes, np.int64))]
-            self.quantized(node, self.add("ReduceMean", operands, f"{node.name}.real", keepdims=keep))
+            self.quantized(node, self.compute(node, "ReduceMean", operands, keepdims=keep))
             return
-        self.quantized(node, self.add("ReduceMean", [x], f"{node.name}.real", axes=axes, keepdims=keep))
+        self.quantized(node, self.compute(node, "ReduceMean", [x], axes=axes, keepdims=keep))
 
     def avg_pool2d(self, node: Node) -> None:
         if node.attributes["divisor_override"] is not None:
             raise UnsupportedError("average pooling with divisor_override", where=node.where)
         padding = self._ints(node, "padding")
-        pooled = self.add(
+        pooled = self.compute(
+            node,
             "AveragePool",
             [self.real(node, 0)],
-            f"{node.name}.real",
             kernel_shape=self._ints(node, "kernel"),
             strides=self._ints(node, "stride"),
             pads=padding * 2,
@@ -260,22 +280,22 @@ class _Emitter:
     def lookup(self, node: Node) -> None:
         function, x = str(node.attributes["function"]), self.real(node, 0)
         if function == "silu":
-            product = self.add("Mul", [x, self.add("Sigmoid", [x], f"{node.name}.gate")], f"{node.name}.real")
-            self.quantized(node, product)
+            gate = self.compute(node, "Sigmoid", [x])
+            self.quantized(node, self.compute(node, "Mul", [x, gate]))
             return
         if function not in _FUNCTIONS or (function == "hardswish" and self.options.opset < 14):
             raise UnsupportedError(f"{function} has no operator at opset {self.options.opset}", where=node.where)
         op, attributes = _FUNCTIONS[function]
-        self.quantized(node, self.add(op, [x], f"{node.name}.real", **attributes))
+        self.quantized(node, self.compute(node, op, [x], **attributes))
 
     def rescale(self, node: Node) -> None:
         self.quantized(node, self.real(node, 0))
 
     def max_pool2d(self, node: Node) -> None:
-        pooled = self.add(
+        pooled = self.compute(
+            node,
             "MaxPool",
             [self.real(node, 0)],
-            f"{node.name}.real",
             kernel_shape=self._ints(node, "kernel"),
             strides=self._ints(node, "stride"),
             pads=self._ints(node, "padding") * 2,
@@ -289,23 +309,23 @@ class _Emitter:
         if sizes.count(-1) > 1:
             raise UnsupportedError("a reshape to two symbolic sizes", where=node.where)
         shape = self.constant(f"{node.name}.shape", np.asarray(sizes, np.int64))
-        self.quantized(node, self.add("Reshape", [self.real(node, 0), shape], f"{node.name}.real"))
+        self.quantized(node, self.compute(node, "Reshape", [self.real(node, 0), shape]))
 
     def permute(self, node: Node) -> None:
         x = self.real(node, 0)
-        self.quantized(node, self.add("Transpose", [x], f"{node.name}.real", perm=self._ints(node, "axes")))
+        self.quantized(node, self.compute(node, "Transpose", [x], perm=self._ints(node, "axes")))
 
     def concat(self, node: Node) -> None:
         parts = [self.real(node, index) for index in range(len(node.inputs))]
         axis = int(node.attributes["axis"])  # type: ignore[arg-type]
-        self.quantized(node, self.add("Concat", parts, f"{node.name}.real", axis=axis))
+        self.quantized(node, self.compute(node, "Concat", parts, axis=axis))
 
     def slice(self, node: Node) -> None:
         bounds = [
             self.constant(f"{node.name}.{key}", np.asarray([node.attributes[key]], np.int64))
             for key in ("start", "stop", "axis", "step")
         ]
-        self.quantized(node, self.add("Slice", [self.real(node, 0), *bounds], f"{node.name}.real"))
+        self.quantized(node, self.compute(node, "Slice", [self.real(node, 0), *bounds]))
 
     def pad(self, node: Node) -> None:
         quant = node.output.type.quant
@@ -316,7 +336,7 @@ class _Emitter:
         value = self.constant(
             f"{node.name}.value", np.float32((code - quant.zero_point[0]) * np.float32(quant.scale[0]))
         )
-        self.quantized(node, self.add("Pad", [self.real(node, 0), amounts, value], f"{node.name}.real"))
+        self.quantized(node, self.compute(node, "Pad", [self.real(node, 0), amounts, value]))
 
 
 _RULES: dict[str, Callable[[_Emitter, Node], None]] = {

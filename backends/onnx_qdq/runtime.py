@@ -169,6 +169,8 @@ class Layers:
         missing = [name for name in self.tensors if name not in codes]
         if missing:
             raise VerificationError(f"the file has a tensor %{missing[0]} that the graph has not")
+        if not self.tensors:
+            return {}
         feeds: dict[str, Array] = dict(zip(self._session.inputs, inputs, strict=False))
         for name in self.tensors:
             dtype = onnx.helper.tensor_dtype_to_np_dtype(self._types[name])

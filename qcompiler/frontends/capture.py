@@ -80,12 +80,6 @@ def capture(
         return _finish(trace, route, reference)
 
 
-def bind(model: nn.Module | ExportedProgram, example: object) -> tuple[list[object], list[str]]:
-    """Arguments of the forward in order, and their names; see `bind_example` for what is taken and refused."""
-    binding = bind_example(model, example)
-    return list(binding.bound.arguments.values()), binding.names
-
-
 class _Reference:
     """What the model itself gives: on the example, and at a second batch size where it runs at one."""
 

@@ -5,20 +5,16 @@ from __future__ import annotations
 import contextlib
 import inspect
 import sys
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping
 from types import FrameType
 from typing import Any
 
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from qcompiler.errors import CaptureError
-from qcompiler.frontends.convert import build as build_graph
-from qcompiler.frontends.examples import bind_example
 from qcompiler.frontends.locations import source_of_frame
 from qcompiler.frontends.trace import PATH, SOURCE, Trace, containers_of, named_leaves
-from qcompiler.ir import tree
-from qcompiler.ir.graph import Module
 
 
 class _Tracer(fx.Tracer):
@@ -97,12 +93,3 @@ def _parameter(target: str, parameters: Container[str]) -> str:
     """The parameter behind a placeholder: torch.fx numbers those that keep their defaults, `scale` as `scale_2`."""
     name = target.lstrip("*")
     return name if name in parameters else name.rpartition("_")[0]
-
-
-def build(
-    traced: Trace, arguments: Sequence[object], inputs: Sequence[Tensor], input_tree: tree.Tree, names: Sequence[str]
-) -> Module:
-    """The graph of a traced model for positional `arguments`, not compared with the model: see `capture` for that."""
-    binding = bind_example(traced.root, tuple(arguments))
-    batch = binding.batch
-    return build_graph(traced, binding, None if batch is None else (batch, batch + 1))[0]

@@ -129,14 +129,15 @@ def output_codes(graph: Graph, inputs: Sequence[Tensor], arithmetic: Arithmetic)
         return [item.codes if isinstance(item, Codes) else cast("Tensor", item) for item in exact]
     seen: dict[str, Tensor] = {}
     wanted = {
-        value.producer.inputs[0].name: position
+        position: value.producer.inputs[0].name
         for position, value in enumerate(graph.outputs)
         if value.producer is not None and value.producer.op == "dequantize"
     }
+    names = set(wanted.values())
     outputs = interpret(
-        graph, inputs, lambda value, tensor: seen.update({value.name: tensor}) if value.name in wanted else None
+        graph, inputs, lambda value, tensor: seen.update({value.name: tensor}) if value.name in names else None
     )
-    for name, position in wanted.items():
+    for position, name in wanted.items():
         outputs[position] = seen[name].to(torch.int64)
     return outputs
 

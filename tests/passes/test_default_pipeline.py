@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from examples.digits.data import load_data
 from examples.digits.model import load_digits_net
+from qcompiler import frontends
 from qcompiler.errors import PassError, PipelineError, UnsupportedError
-from qcompiler.frontends import fx
 from qcompiler.ir.graph import Module
 from qcompiler.ir.interpret import interpret
 from qcompiler.ir.types import Stage
@@ -28,7 +28,7 @@ TO_INTEGER = default_pipeline()
 
 
 def capture(model: nn.Module, x: Tensor) -> Module:
-    return fx.build(fx.trace(model.eval()), [x], [x], ("tuple", [0]), ["x"])
+    return frontends.capture(model.eval(), x).module
 
 
 def compiled(model: nn.Module, x: Tensor, target: str, calibration: list[list[Tensor]] | None) -> Module:
