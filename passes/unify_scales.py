@@ -16,6 +16,7 @@ from typing import ClassVar
 
 from qcompiler.ir.analysis import connected_groups
 from qcompiler.ir.graph import Graph, Node
+from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ir.types import Stage
 from qcompiler.ops.quantization import is_calibrated
@@ -47,13 +48,26 @@ class UnifyScales(Pass):
             free = [q for q in quantizers if not _is_fixed(q)]
             if not free or len(quantizers) < 2:
                 continue
-            for index, member in enumerate(members):
-                if member is not None and _cannot_join(member, free[0]):
-                    _insert_rescale(node, index, member, free[0], rewriter)
-            joined = [q for q in quantizers if not _cannot_join(q, free[0])]
-            ties.append(joined)
+            copies = [
+                _insert_rescale(node, index, member, free[0], rewriter)
+                for index, member in enumerate(members)
+                if member is not None and _cannot_join(member, free[0])
+            ]
+            ties.append([q for q in quantizers if not _cannot_join(q, free[0])] + copies)
         for group in connected_groups(graph, ties):
             _share(group, rewriter)
+        for node in graph.nodes:
+            _follow(node, rewriter)
+
+
+def _follow(node: Node, rewriter: Rewriter) -> None:
+    """Let the scale of a bias follow that of the layer's input, which may be another one by now."""
+    if not node.definition.has(Trait.MAC) or len(node.inputs) < 3:
+        return
+    bias, source = node.inputs[2].producer, quantizer_of(node.inputs[0])
+    product = bias.inputs[1].producer if bias is not None and bias.op == "fake_quantize_bias" else None
+    if product is not None and product.op == "scale_product" and source is not None:
+        rewriter.replace_input(product, 0, source.inputs[1])
 
 
 def _own_quantizer(node: Node) -> Node | None:
@@ -69,7 +83,8 @@ def _cannot_join(quantizer: Node, other: Node) -> bool:
     return _is_fixed(quantizer) or quantizer.attributes["spec"] != other.attributes["spec"]
 
 
-def _insert_rescale(node: Node, index: int, member: Node, like: Node, rewriter: Rewriter) -> None:
+def _insert_rescale(node: Node, index: int, member: Node, like: Node, rewriter: Rewriter) -> Node:
+    """A quantizer on the grid of `like`, read by operand `index` of `node` alone."""
     second = rewriter.insert(
         "fake_quantize",
         [node.inputs[index], *like.inputs[1:]],
@@ -80,6 +95,7 @@ def _insert_rescale(node: Node, index: int, member: Node, like: Node, rewriter: 
     )
     rewriter.replace_input(node, index, second.output)
     rewriter.note(second, f"the grid of {member.name} cannot change, so {node.name} reads a rescaled copy")
+    return second
 
 
 def _share(group: list[Node], rewriter: Rewriter) -> None:

@@ -345,6 +345,25 @@ def test_unify_scales_makes_one_grid_of_a_concat() -> None:
     assert a.inputs[1:] == b.inputs[1:]
 
 
+def test_the_scale_of_a_bias_follows_the_grid_that_it_shares() -> None:
+
+    text = [
+        *conv("a", "%x", 8, "f32[N, 8, 6, 6]", PADDED),
+        *conv("b", "%x", 8, "f32[N, 8, 6, 6]", PADDED),
+        "%g = sigmoid(%x) : f32[N, 4, 6, 6]",
+        "%c = concat(%g, %b, %a) {axis = 1} : f32[N, 20, 6, 6]",
+        leaf("d.weight", "f32", 2, 20, 1, 1),
+        leaf("d.bias", "f32", 2),
+        "%d = conv2d(%c, %d.weight, %d.bias) : f32[N, 2, 6, 6]",
+        "%d",
+    ]
+    subject, _ = quantized(*text, upto=UnifyScales)
+    product = next(node for node in subject.main.nodes if node.op == "scale_product" and node.name.startswith("d"))
+    concat = next(node for node in subject.main.nodes if node.op == "concat")
+    grids = {value.producer.inputs[1] for value in concat.inputs if value.producer is not None}
+    assert grids == {product.inputs[0]}, "one grid for all parts, and the bias on it"
+
+
 def test_fuse_requantization_makes_code_limits_of_activations() -> None:
     text = [*conv("c", "%x", 8, "f32[N, 8, 6, 6]", PADDED), "%r = relu(%c) : f32[N, 8, 6, 6]", "%r"]
     subject, _ = quantized(*text, upto=FuseRequantization)
