@@ -298,7 +298,9 @@ class _Lowering:
         )
         dtype = DType(out.spec.dtype)
         value = self._leaf(table.to(dtype.torch), f"{out.quantizer.name}.table", out.quantizer)
-        return self._insert("lookup", [x, value], {"offset": low, "function": node.op}, out, node)
+        parameters = tuple(node.attributes[name] for name in UNARY[node.op].attributes)
+        attributes: dict[str, Attribute] = {"offset": low, "function": node.op, "parameters": parameters}
+        return self._insert("lookup", [x, value], attributes, out, node)
 
     def _movement(self, node: Node) -> Value:
         operands = [self.lowered[value] for value in node.inputs]

@@ -42,7 +42,7 @@ def emit(
         attributes = {
             key: value
             for key, value in node.attributes.items()
-            if value is not None and key not in ("shape", "function", "dtype")
+            if value is not None and key not in ("shape", "function", "parameters", "dtype")
         }
         instructions.append(
             Instruction(

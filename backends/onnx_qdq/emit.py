@@ -16,12 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx_graphsurgeon as gs
 
+from qcompiler.backends.onnx_qdq.functions import FUNCTIONS
 from qcompiler.errors import UnsupportedError
 from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.interpret import LEAVES
@@ -40,16 +42,6 @@ AXES_AS_INPUT = 18
 
 WEIGHT_CODES = ".codes"
 """Follows the name of a weight in the name of its initializer."""
-
-_FUNCTIONS = {
-    "sigmoid": ("Sigmoid", {}),
-    "tanh": ("Tanh", {}),
-    "hardswish": ("HardSwish", {}),
-    "hardsigmoid": ("HardSigmoid", {"alpha": 1.0 / 6.0, "beta": 0.5}),
-    "softplus": ("Softplus", {}),
-    "exp": ("Exp", {}),
-}
-"""Table functions with an ONNX operator of the same meaning at opset 14 and below."""
 
 
 @dataclass(frozen=True)
@@ -278,15 +270,20 @@ class _Emitter:
         self.quantized(node, pooled)
 
     def lookup(self, node: Node) -> None:
-        function, x = str(node.attributes["function"]), self.real(node, 0)
-        if function == "silu":
-            gate = self.compute(node, "Sigmoid", [x])
-            self.quantized(node, self.compute(node, "Mul", [x, gate]))
-            return
-        if function not in _FUNCTIONS or (function == "hardswish" and self.options.opset < 14):
-            raise UnsupportedError(f"{function} has no operator at opset {self.options.opset}", where=node.where)
-        op, attributes = _FUNCTIONS[function]
-        self.quantized(node, self.compute(node, op, [x], **attributes))
+        function = str(node.attributes["function"])
+        rule = FUNCTIONS.get(function)
+        if rule is None:
+            raise UnsupportedError(f"the function {function} has no ONNX form", where=node.where)
+        parameters = cast("tuple[float | str, ...]", node.attributes["parameters"])
+
+        def compute(op: str, *operands: gs.Tensor | float, **attributes: float) -> gs.Tensor:
+            inputs = [
+                self.constant(f"{node.name}.number", np.float32(item)) if isinstance(item, float) else item
+                for item in operands
+            ]
+            return self.compute(node, op, inputs, **attributes)
+
+        self.quantized(node, rule(compute, self.real(node, 0), *parameters))
 
     def rescale(self, node: Node) -> None:
         self.quantized(node, self.real(node, 0))

@@ -298,7 +298,7 @@ register(
     OpDef(
         name="lookup",
         operands=("x", "table"),
-        attributes={"offset": REQUIRED, "function": REQUIRED, **_RESULT},
+        attributes={"offset": REQUIRED, "function": REQUIRED, "parameters": (), **_RESULT},
         infer=like_first,
         evaluate=_lookup,
         stages=INTEGER_ONLY,

@@ -8,11 +8,14 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from torch import nn
 
 import qcompiler
 from qcompiler.backends.onnx_qdq import Layers, emit, integer_weights, run, run_observed, runtime
+from qcompiler.backends.onnx_qdq.functions import FUNCTIONS
 from qcompiler.errors import InputError, UnsupportedError, VerificationError
 from qcompiler.ir.interpret import LEAVES, interpret
+from qcompiler.ops import UNARY
 from tests.backends.test_integer_program import Mixed, build
 from tests.passes.test_default_pipeline import capture
 
@@ -105,3 +108,37 @@ def test_what_no_runtime_takes_is_refused() -> None:
     module = build("mixed", "int8_dsp")
     with pytest.raises(InputError, match="2 inputs"):
         run(emit(module.main), [np.zeros(1), np.zeros(1)])
+
+
+FUNCTION_MODULES = {
+    "sigmoid": nn.Sigmoid(),
+    "tanh": nn.Tanh(),
+    "silu": nn.SiLU(),
+    "hardswish": nn.Hardswish(),
+    "hardsigmoid": nn.Hardsigmoid(),
+    "gelu": nn.GELU(),
+    "gelu by tanh": nn.GELU("tanh"),
+    "leaky_relu": nn.LeakyReLU(0.2),
+    "elu": nn.ELU(0.7),
+    "softplus": nn.Softplus(),
+    "mish": nn.Mish(),
+}
+
+
+@pytest.mark.parametrize("target", ["int8_dsp", "int8_ort"])
+@pytest.mark.parametrize("name", FUNCTION_MODULES)
+def test_functions_are_written_in_operators_of_opset_13(name: str, target: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), FUNCTION_MODULES[name], nn.Conv2d(4, 2, 1)).eval()
+    x = torch.randn(4, 3, 8, 8) * 3
+    compiled = qcompiler.compile(model, target, calibration_data=[x])
+    assert onnx.load_from_string(compiled.artifact.onnx).opset_import[0].version == 13
+    assert compiled.verification is not None
+    assert compiled.verification.form("onnxruntime, layer by layer").largest <= 1
+    with torch.no_grad():
+        error = (compiled.run(x) - model(x)).abs().max()
+    assert float(error) < 0.1
+
+
+def test_every_function_of_a_table_has_an_onnx_form() -> None:
+    assert set(FUNCTIONS) == set(UNARY)

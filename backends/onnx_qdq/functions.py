@@ -1,0 +1,58 @@
+"""Functions of one number in ONNX operators of opset 13, which every runtime has; newer operators of the same name are
+not worth a file that older runtimes refuse.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+Tensor: TypeAlias = Any
+"""A tensor of onnx-graphsurgeon, which carries no types."""
+Compute: TypeAlias = Callable[..., Tensor]
+"""(operator, operands, attributes) -> its result; numbers among the operands become float32 constants."""
+Rule: TypeAlias = Callable[..., Tensor]
+"""(compute, x, parameters of the function in the order of its attributes) -> the function of x."""
+
+
+def _silu(compute: Compute, x: Tensor) -> Tensor:
+    return compute("Mul", x, compute("Sigmoid", x))
+
+
+def _hardsigmoid(compute: Compute, x: Tensor) -> Tensor:
+    return compute("HardSigmoid", x, alpha=1.0 / 6.0, beta=0.5)
+
+
+def _hardswish(compute: Compute, x: Tensor) -> Tensor:
+    return compute("Mul", x, _hardsigmoid(compute, x))
+
+
+def _gelu(compute: Compute, x: Tensor, approximate: str) -> Tensor:
+    """x / 2 * (1 + erf(x / sqrt 2)), or with tanh(sqrt(2 / pi) * (x + 0.044715 x^3)) in its place."""
+    if approximate == "tanh":
+        cube = compute("Mul", x, compute("Mul", x, x))
+        inner = compute("Add", x, compute("Mul", cube, 0.044715))
+        shape = compute("Tanh", compute("Mul", inner, math.sqrt(2.0 / math.pi)))
+    else:
+        shape = compute("Erf", compute("Mul", x, math.sqrt(0.5)))
+    return compute("Mul", compute("Mul", x, 0.5), compute("Add", shape, 1.0))
+
+
+def _mish(compute: Compute, x: Tensor) -> Tensor:
+    return compute("Mul", x, compute("Tanh", compute("Softplus", x)))
+
+
+FUNCTIONS: dict[str, Rule] = {
+    "sigmoid": lambda compute, x: compute("Sigmoid", x),
+    "tanh": lambda compute, x: compute("Tanh", x),
+    "exp": lambda compute, x: compute("Exp", x),
+    "softplus": lambda compute, x: compute("Softplus", x),
+    "leaky_relu": lambda compute, x, slope: compute("LeakyRelu", x, alpha=slope),
+    "elu": lambda compute, x, alpha: compute("Elu", x, alpha=alpha),
+    "silu": _silu,
+    "hardsigmoid": _hardsigmoid,
+    "hardswish": _hardswish,
+    "gelu": _gelu,
+    "mish": _mish,
+}
