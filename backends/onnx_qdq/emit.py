@@ -269,6 +269,29 @@ class _Emitter:
         )
         self.quantized(node, pooled)
 
+    def resample2d(self, node: Node) -> None:
+        x = self.real(node, 0)
+        if node.attributes["function"] == "adaptive_avg_pool2d":
+            rows, columns = (_leaf(value).astype(np.float64) for value in node.inputs[1:3])
+            left, right = (
+                self.constant(f"{node.name}.{name}", (weights / weights.sum(1, keepdims=True)).astype(np.float32))
+                for name, weights in (("rows", rows), ("columns", columns))
+            )
+            # Not MatMul: ONNX Runtime would quantize its constant operand.
+            self.quantized(node, self.compute(node, "Einsum", [left, x, right], equation="ih,nchw,jw->ncij"))
+            return
+        mode, corners = cast("tuple[str, bool]", node.attributes["parameters"])
+        # The batch is not known, and factors in float32 may lose a pixel: the sizes are put together when it runs.
+        shape = self.compute(node, "Shape", [x])
+        bounds = [self.constant(f"{node.name}.bound", np.asarray([bound], np.int64)) for bound in (0, 2)]
+        outer = self.compute(node, "Slice", [shape, *bounds])
+        inner = self.constant(f"{node.name}.size", np.asarray(node.output.type.shape[2:], np.int64))
+        sizes = self.compute(node, "Concat", [outer, inner], axis=0)
+        nearest = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+        linear = {"mode": "linear", "coordinate_transformation_mode": "align_corners" if corners else "half_pixel"}
+        operands = [x, gs.Variable.empty(), gs.Variable.empty(), sizes]
+        self.quantized(node, self.compute(node, "Resize", operands, **(nearest if mode == "nearest" else linear)))
+
     def lookup(self, node: Node) -> None:
         function = str(node.attributes["function"])
         rule = FUNCTIONS.get(function)
@@ -345,6 +368,7 @@ _RULES: dict[str, Callable[[_Emitter, Node], None]] = {
     "int_mul": _Emitter.binary,
     "int_mean": _Emitter.mean,
     "int_avg_pool2d": _Emitter.avg_pool2d,
+    "int_resample2d": _Emitter.resample2d,
     "lookup": _Emitter.lookup,
     "rescale": _Emitter.rescale,
     "max_pool2d": _Emitter.max_pool2d,

@@ -1,5 +1,6 @@
-"""Functions of one number in ONNX operators of opset 13, which every runtime has; newer operators of the same name are
-not worth a file that older runtimes refuse.
+"""Functions of one number in ONNX operators of opset 13.
+
+Newer opsets have some of them as operators of their own, which are not worth a file that older runtimes refuse.
 """
 
 from __future__ import annotations

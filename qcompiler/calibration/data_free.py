@@ -104,7 +104,7 @@ def _distribution(node: Node, operands: Sequence[Distribution | None]) -> Distri
     x = operands[0]
     if node.definition.has(Trait.ACTIVATION):
         return x.clamp(*activation_bounds(node))
-    if node.op in ("fake_quantize", "avg_pool2d", "mean", "max_pool2d"):
+    if node.op in ("fake_quantize", "avg_pool2d", "adaptive_avg_pool2d", "resize", "mean", "max_pool2d"):
         return x
     if node.op == "concat":
         return _concat(node, operands)

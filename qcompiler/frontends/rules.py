@@ -500,6 +500,42 @@ def _adaptive_avg_pool2d(b: Builder, input: Operand, output_size: int | Sequence
     )
 
 
+def _rounds(before: Shape, factors: Sequence[float], after: Shape) -> bool:
+    return any(old * float(factor) != new for old, factor, new in zip(before, factors, after, strict=True))
+
+
+@_rule("interpolate", "upsample_nearest2d", "upsample_bilinear2d", "upsample")
+def _interpolate(
+    b: Builder,
+    input: Operand,
+    size: object = None,
+    scale_factor: object = None,
+    mode: object = None,
+    align_corners: object = None,
+    recompute_scale_factor: object = None,
+    antialias: bool = False,
+    scale_factors: object = None,
+    output_size: object = None,
+) -> Value:
+    """Three spellings: the function, and two aten operators, whose third argument is a list of factors or a flag."""
+    if "upsample_" in b.function:
+        bilinear = "bilinear" in b.function
+        align_corners = scale_factor if bilinear else None
+        scale_factor = scale_factors if scale_factors is not None else mode if bilinear else scale_factor
+        mode = "bilinear" if bilinear else "nearest"
+    mode = mode or "nearest"
+    if mode not in ("nearest", "bilinear") or antialias or input.type.rank != 4:
+        raise b.unsupported(f"interpolation of mode {mode!r} over {input.type}", "Use nearest or bilinear on images.")
+    before, after = input.type.shape[2:], b.shape[2:]
+    factors = [scale_factor] * 2 if isinstance(scale_factor, int | float) else scale_factor
+    # torch samples by the factor itself, which is that of the sizes only where it gives a whole number of pixels.
+    if isinstance(factors, Sequence) and not recompute_scale_factor and _rounds(before, factors, after):
+        raise b.unsupported(f"interpolation by {scale_factor} of {input.type}", "Give the size instead.")
+    if not all(isinstance(item, int) for item in (*before, *after)):
+        raise b.unsupported(f"interpolation of {input.type}", "Height and width must be fixed.")
+    return b.node("resize", [input], size=after, mode=str(mode), align_corners=bool(align_corners))
+
+
 @_rule("mean")
 def _mean(
     b: Builder, input: Operand, dim: _Ints | None = None, keepdim: bool = False, *, dtype: object = None

@@ -1,6 +1,6 @@
 """One definition per operator: signature, type inference and evaluation. Importing this package fills the registry."""
 
-from qcompiler.ops import elementwise, integer, leaves, mac, movement, pooling, quantization
+from qcompiler.ops import elementwise, integer, leaves, mac, movement, pooling, quantization, resampling
 from qcompiler.ops.elementwise import UNARY, UnaryFunction
 
 __all__ = [
@@ -13,4 +13,5 @@ __all__ = [
     "movement",
     "pooling",
     "quantization",
+    "resampling",
 ]

@@ -289,6 +289,46 @@ register(
 )
 
 
+def _infer_resample2d(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
+    x, rows, columns, divisor = types
+    fits = x.rank == 4 and rows.rank == columns.rank == 2 and divisor.shape == (rows.shape[0], columns.shape[0])
+    if not fits or (rows.shape[1], columns.shape[1]) != x.shape[2:]:
+        raise GraphError(
+            f"operands {', '.join(map(str, types))}", expected="[N, C, H, W], [out_h, H], [out_w, W], [out_h, out_w]"
+        )
+    return (TensorType(DType(str(attributes["dtype"])), (*x.shape[:2], rows.shape[0], columns.shape[0])),)
+
+
+def _resample2d(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    if node.inputs[0].type.quant != node.output.type.quant:
+        raise GraphError("resampling changes the grid", where=node.where, expected="one grid in and out")
+    x, rows, columns = (item.to(torch.float64) for item in (steps(node, operands, 0), *operands[1:3]))
+    qmin, qmax = codes_limits(node)
+    codes = windowed_average_codes(
+        (rows @ x @ columns.T).to(torch.int64),
+        operands[3].to(torch.int64),
+        Rounding(str(node.attributes["rounding"])),
+        zero_point=int(grid(node).zero_point),
+        qmin=qmin,
+        qmax=qmax,
+    )
+    return _finish(node, codes)
+
+
+register(
+    OpDef(
+        name="int_resample2d",
+        operands=("x", "rows", "columns", "divisor"),
+        attributes={"rounding": REQUIRED, "function": REQUIRED, "parameters": (), **_RESULT},
+        infer=_infer_resample2d,
+        evaluate=_resample2d,
+        stages=INTEGER_ONLY,
+        traits=_TRAITS,
+        summary="divide(R (x - z) C^T, D) + z: adaptive pooling and resizing, on one grid.",
+    )
+)
+
+
 def _lookup(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
     index = operands[0].to(torch.int64) - int(cast("int", node.attributes["offset"]))
     return _finish(node, operands[1][index])

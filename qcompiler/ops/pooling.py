@@ -12,7 +12,7 @@ from qcompiler.errors import GraphError
 from qcompiler.ir.dims import Dim
 from qcompiler.ir.graph import Node
 from qcompiler.ir.registry import REQUIRED, Attributes, OpDef, Trait, register
-from qcompiler.ir.types import Stage, TensorType
+from qcompiler.ir.types import TensorType
 from qcompiler.ops.common import ANY_STAGE, FLOAT_STAGES, ints, window_size
 
 
@@ -111,31 +111,6 @@ register(
         evaluate=_avg_pool2d,
         stages=FLOAT_STAGES,
         summary="The mean of each window.",
-    )
-)
-
-
-def _infer_adaptive(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
-    x = types[0].shape
-    if len(x) != 4:
-        raise GraphError(f"the input is {types[0]}", expected="[N, C, H, W]")
-    return (types[0].with_shape((x[0], x[1], *ints(attributes, "output_size"))),)
-
-
-def _adaptive(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    height, width = ints(node.attributes, "output_size")
-    return (functional.adaptive_avg_pool2d(operands[0], (height, width)),)
-
-
-register(
-    OpDef(
-        name="adaptive_avg_pool2d",
-        operands=("x",),
-        attributes={"output_size": REQUIRED},
-        infer=_infer_adaptive,
-        evaluate=_adaptive,
-        stages=frozenset({Stage.FLOAT}),
-        summary="Means over windows chosen to give a stated output size.",
     )
 )
 

@@ -30,6 +30,7 @@ from qcompiler.ir.types import Stage
 from qcompiler.ops import UNARY
 from qcompiler.ops.integer import window_counts, window_sums
 from qcompiler.ops.quantizers import activation_bounds, clamped_limits
+from qcompiler.ops.resampling import resampling_weights
 from qcompiler.quant.affine import AffineParams, along_axis, dequantize, quantize, quantize_bias
 from qcompiler.quant.arithmetic import (
     Arithmetic,
@@ -253,6 +254,20 @@ def _avg_pool2d(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -
     return Codes(average, x.params, x.qmin, x.qmax)
 
 
+def _resample(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
+    if isinstance(operands[0], Tensor):
+        return evaluate_node(node, [operands[0]])[0]
+    x = _codes(node, operands[0])
+    divisor = resampling_weights(node)[2]
+    # torch's own float64 means, times the divisor, are integers up to 1e-10 of them.
+    means = node.definition.evaluate(node, [x.steps().to(torch.float64)])[0]
+    total = (means * divisor + 0.5).floor().to(torch.int64)
+    average = windowed_average_codes(
+        total, divisor, arithmetic.average_rounding, zero_point=int(x.params.zero_point), qmin=x.qmin, qmax=x.qmax
+    )
+    return Codes(average, x.params, x.qmin, x.qmax)
+
+
 def _activation(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
     x = operands[0]
     if isinstance(x, Tensor):
@@ -385,6 +400,8 @@ _RULES: dict[str, Callable[[Node, Sequence[Exact], Arithmetic], Exact]] = {
     "mul": _binary,
     "mean": _mean,
     "avg_pool2d": _avg_pool2d,
+    "adaptive_avg_pool2d": _resample,
+    "resize": _resample,
     "relu": _activation,
     "clamp": _activation,
     "pad": _pad,

@@ -218,6 +218,25 @@ def int_avg_pool2d(operands: Sequence[Grid], attributes: Attributes, out: Grid) 
     return fill(out, element)
 
 
+def int_resample2d(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list[Any]:
+    """Weighted means along both axes."""
+    x, rows, columns, divisor = operands
+    height, width = x.shape[2:]
+
+    def element(index: Index) -> int:
+        n, c, i, j = index
+        total = sum(
+            int(rows.at((i, h))) * x.step((n, c, h, w)) * int(columns.at((j, w)))
+            for h in range(height)
+            for w in range(width)
+        )
+        return clip(
+            ROUNDINGS[attributes["rounding"]](Fraction(total, int(divisor.at((i, j))))) + x.zero_point, attributes
+        )
+
+    return fill(out, element)
+
+
 def max_pool2d(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list[Any]:
     """The largest code of each window; what lies outside the image never wins."""
     (x,) = operands
@@ -333,6 +352,7 @@ OPERATORS: dict[str, Callable[[Sequence[Grid], Attributes, Grid], list[Any]]] = 
     "int_mul": int_mul,
     "int_mean": int_mean,
     "int_avg_pool2d": int_avg_pool2d,
+    "int_resample2d": int_resample2d,
     "max_pool2d": max_pool2d,
     "rescale": rescale,
     "lookup": lookup,

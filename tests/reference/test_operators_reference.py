@@ -227,6 +227,20 @@ def test_average_pooling(data: st.DataObject) -> None:
     make.check()
 
 
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+def test_resampling(rounding: str) -> None:
+    make = Maker(4, RequantMode.SINGLE)
+    x = make.input((2, 2, 5, 3))
+    rows, columns = (
+        torch.randint(0, 4, (size, axis), generator=make.generator).to(torch.int32) + 1
+        for size, axis in ((7, 5), (2, 3))
+    )
+    divisor = torch.outer(rows.sum(1), columns.sum(1)).to(torch.int32)
+    operands = [x, *map(make.leaf, (rows, columns, divisor))]
+    make.requantized("int_resample2d", operands, {"rounding": rounding, "function": "resize"}, DType.I8, like=x)
+    make.check()
+
+
 @given(data=st.data())
 @settings(max_examples=40)
 def test_max_pooling(data: st.DataObject) -> None:
