@@ -30,7 +30,7 @@ from qcompiler.ops.quantizers import code_limits, grid, leaf_tensor
 from qcompiler.ops.resampling import resampling_weights
 from qcompiler.passes.base import Pass, PassContext
 from qcompiler.quant.accumulator import accumulator_bounds, fits
-from qcompiler.quant.affine import AffineParams, quantize, quantize_bias
+from qcompiler.quant.affine import AffineParams, along_axis, quantize, quantize_bias
 from qcompiler.quant.arithmetic import (
     Arithmetic,
     add_parameters,
@@ -39,7 +39,7 @@ from qcompiler.quant.arithmetic import (
     mul_parameters,
     rescale_multiplier,
 )
-from qcompiler.quant.requant import Requantization, prepare_requantization, real_multiplier
+from qcompiler.quant.requant import Requantization, RequantMode, prepare_requantization, real_multiplier
 from qcompiler.quant.spec import QuantSpec
 from qcompiler.targets import Target
 from qcompiler.validation.contracts import THRESHOLDS, Contract
@@ -210,18 +210,19 @@ class _Lowering:
 
     def mac(self, node: Node, out: _Output) -> Value:
         x, weight = self.lowered[node.inputs[0]], self.lowered[node.inputs[1]]
-        codes = leaf_tensor(weight).to(torch.int64)
         scales = self._params(weight)
+        codes = leaf_tensor(weight).to(torch.int64)
+        codes = codes - along_axis(scales.zero_point, codes.dim(), scales.axis)
         x_scale = self._params(x)
         channels = codes.shape[0]
         bias = torch.zeros(channels, dtype=torch.int64)
         if len(node.inputs) > 2:
             bias = self._bias(node, x_scale.scale * scales.scale)
-        self._prove_accumulator(node, codes, bias, x)
         requantization = prepare_requantization(
             real_multiplier(x_scale.scale, scales.scale, out.params.scale, self.arithmetic.requant),
             self.arithmetic.requant,
         )
+        self._prove(node, *accumulator_bounds(codes, bias, *self._steps(x)), requantization)
         bias_params = QuantParams.of(
             x_scale.scale * scales.scale, torch.zeros_like(scales.zero_point), 0 if scales.scale.dim() else None
         )
@@ -237,10 +238,20 @@ class _Lowering:
         source = fake.inputs[0] if fake is not None and fake.op == "fake_quantize_bias" else node.inputs[2]
         return quantize_bias(leaf_tensor(source), scale, self.arithmetic.bias_rounding)
 
-    def _prove_accumulator(self, node: Node, codes: Tensor, bias: Tensor, x: Value) -> None:
-        low, high = self.limits[x]
-        zero_point = int(self._params(x).zero_point)
-        minimum, maximum = accumulator_bounds(codes, bias, low - zero_point, high - zero_point)
+    def _steps(self, value: Value) -> tuple[int, int]:
+        """Smallest and largest code of an activation, zero point removed.
+
+        0 is always among them: it is what padding adds, and what an unfinished sum lacks. So the bounds of a final sum
+        hold for every sum on the way to it, in any order, that starts with the bias.
+        """
+        low, high = self.limits[value]
+        zero_point = int(self._params(value).zero_point)
+        return min(low - zero_point, 0), max(high - zero_point, 0)
+
+    def _prove(
+        self, node: Node, minimum: Tensor, maximum: Tensor, requantization: Requantization | None = None
+    ) -> None:
+        """Refuse sums that may leave the accumulator, or 32 bits when a two-stage mode shifts them left."""
         bits = self.arithmetic.accumulator_bits
         if self.arithmetic.overflow == "forbid" and not fits(minimum, maximum, bits):
             extreme = max(int(maximum.max()), -int(minimum.min()))
@@ -250,13 +261,23 @@ class _Lowering:
                 expected=f"at most {2 ** (bits - 1) - 1}: the accumulator of {self.target.name} has {bits} bits",
                 fix="Use fewer bits for this layer's input or weight.",
             )
+        if requantization is None or requantization.mode not in (RequantMode.DOUBLE, RequantMode.DOUBLE_HALF_UP):
+            return
+        exponent = cast("Tensor", requantization.exponent).to(torch.int64).clamp(min=0)
+        if not fits(minimum << exponent, maximum << exponent, 32):
+            raise UnsupportedError(
+                f"the accumulator leaves 32 bits when it is shifted left by {int(exponent.max())}",
+                where=node.where,
+                expected=f"a sum of 32 bits, as requantization mode '{requantization.mode}' needs",
+                fix="Use the mode 'single', or more bits for this layer's input or weight.",
+            )
 
     def add(self, node: Node, out: _Output) -> Value:
         a, b = (self.lowered[value] for value in node.inputs)
-        largest = max(
-            abs(code - int(self._params(value).zero_point)) for value in (a, b) for code in self.limits[value]
-        )
+        largest = max(abs(step) for value in (a, b) for step in self._steps(value))
         constants = add_parameters(self._params(a), self._params(b), out.params, self.arithmetic, largest=largest)
+        bound = torch.tensor(largest << constants.shift)  # of the sum of both, each times at most 1/2
+        self._prove(node, -bound, bound, constants.out)
         attributes: dict[str, Attribute] = {"mode": str(self.arithmetic.requant), "shift": constants.shift}
         for name, item in (("left", constants.left), ("right", constants.right), ("out", constants.out)):
             attributes.update(_scalar_multiplier(name, item))
@@ -267,6 +288,8 @@ class _Lowering:
     def mul(self, node: Node, out: _Output) -> Value:
         a, b = (self.lowered[value] for value in node.inputs)
         constants = mul_parameters(self._params(a), self._params(b), out.params, self.arithmetic)
+        products = torch.outer(*(torch.tensor(self._steps(value)) for value in (a, b)))
+        self._prove(node, products.min(), products.max(), constants.product)
         attributes = {"mode": str(self.arithmetic.requant), **_scalar_multiplier("product", constants.product)}
         return self._insert("int_mul", [a, b], attributes, out, node)
 
@@ -278,12 +301,16 @@ class _Lowering:
             raise UnsupportedError("the mean is over an axis of symbolic size", where=node.where)
         count = math.prod(cast("list[int]", sizes))
         requantization = average_multiplier(self._params(x).scale, out.params.scale, count, self.arithmetic.requant)
+        low, high = torch.tensor(self._steps(x)) * count
+        self._prove(node, low, high, requantization)
         attributes = {"axes": axes, "keepdim": node.attributes["keepdim"], "mode": str(self.arithmetic.requant)}
         return self._insert("int_mean", [x, *self._multiplier(requantization, out)], attributes, out, node)
 
     def _rescale(self, source: Value, out: _Output) -> Value:
         x = self.lowered[source]
         requantization = rescale_multiplier(self._params(x), out.params, self.arithmetic)
+        low, high = torch.tensor(self._steps(x))
+        self._prove(source.producer or out.quantizer, low, high, requantization)
         attributes = {"mode": str(self.arithmetic.requant)}
         return self._insert("rescale", [x, *self._multiplier(requantization, out)], attributes, out, out.quantizer)
 
@@ -316,7 +343,7 @@ class _Lowering:
             params = self._params(operands[0])
             low, high = self.limits[operands[0]]
             real = torch.tensor(float(cast("float", node.attributes["value"])))
-            code = quantize(real, params.scale, params.zero_point, QuantSpec(bits=16))
+            code = quantize(real, params.scale, params.zero_point, QuantSpec(bits=32))
             attributes["value"] = float(min(max(int(code), low), high))
         moved = self.rewriter.insert(node.op, operands, attributes, before=node, like=node, name=f"{node.name}.int")
         self.limits[moved.output] = (
@@ -328,6 +355,8 @@ class _Lowering:
     def _avg_pool2d(self, node: Node) -> Value:
         x = self.lowered[node.inputs[0]]
         low, high = self.limits[x]
+        least, most = torch.tensor(self._steps(x)) * math.prod(cast("tuple[int, ...]", node.attributes["kernel"]))
+        self._prove(node, least, most)
         attributes = {
             **node.attributes,
             "rounding": str(self.arithmetic.average_rounding),
@@ -351,6 +380,8 @@ class _Lowering:
         x = self.lowered[node.inputs[0]]
         low, high = self.limits[x]
         weights = resampling_weights(node)
+        least, most = torch.tensor(self._steps(x)) * weights[2].max()
+        self._prove(node, least, most)
         operands = [
             self._leaf(item.to(torch.int32), f"{node.name}.{name}", node)
             for name, item in zip(("rows", "columns", "divisor"), weights, strict=True)
@@ -386,7 +417,9 @@ class _Lowering:
 _GEOMETRY = ("stride", "padding", "dilation", "groups")
 _Rule = Callable[[_Lowering, Node, _Output], Value]
 _RULES: dict[str, _Rule] = {
+    "conv1d": _Lowering.mac,
     "conv2d": _Lowering.mac,
+    "conv3d": _Lowering.mac,
     "linear": _Lowering.mac,
     "add": _Lowering.add,
     "mul": _Lowering.mul,

@@ -121,6 +121,16 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[Tensor, ...]]] = {
     "between pixels, by corners": (lambda: Resized(size=(8, 13), mode="bilinear", align_corners=True), (images(),)),
     "twice the size": (lambda: Resized(scale_factor=2, mode="bilinear"), (images(),)),
     "half the size": (lambda: Resized(scale_factor=0.5, mode="nearest"), (images(),)),
+    "a convolution of sequences": (
+        lambda: nn.Sequential(nn.Conv1d(3, 8, 3, stride=2, padding=1, groups=1), nn.BatchNorm1d(8), nn.ReLU()),
+        (torch.randn(2, 3, 9, generator=torch.Generator().manual_seed(0)),),
+    ),
+    "a convolution of volumes": (
+        lambda: nn.Sequential(
+            nn.Conv3d(2, 4, 3, padding=1), nn.BatchNorm3d(4), nn.ReLU6(), nn.Conv3d(4, 4, 1, groups=4)
+        ),
+        (torch.randn(2, 2, 4, 5, 6, generator=torch.Generator().manual_seed(0)),),
+    ),
     "a pooling first": (lambda: nn.Sequential(nn.MaxPool2d(2), nn.Conv2d(3, 4, 1)), (images(),)),
     "one channel and one pixel": (lambda: nn.Conv2d(1, 1, 1), (torch.full((3, 1, 1, 1), 0.5),)),
 }
@@ -160,7 +170,6 @@ def flat(item: object) -> list[Tensor]:
 
 REFUSED: dict[str, tuple[Callable[[], nn.Module], Tensor, str]] = {
     "a transposed convolution": (lambda: nn.ConvTranspose2d(3, 4, 3), images(), "no integer conv_transpose2d"),
-    "a convolution of sequences": (lambda: nn.Conv1d(3, 4, 3), torch.ones(2, 3, 6), "no integer conv1d"),
     "reflected padding": (lambda: nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"), images(), "mode 'reflect'"),
     "a slope per channel": (lambda: nn.PReLU(3), images(), "'prelu' has no operator"),
     "words": (lambda: nn.Embedding(5, 4), torch.zeros(2, 3, dtype=torch.long), "'embedding' has no operator"),

@@ -81,38 +81,32 @@ def _multiplier(arrays: Sequence[Array], first: int) -> tuple[Array, Array | Non
     return arrays[first], arrays[first + 1] if len(arrays) > first + 1 else None
 
 
-def int_conv2d(call: Call, arrays: Sequence[Array]) -> Array:
-    """Convolution by im2col, one matrix product per group; depthwise by taps."""
+def int_conv(call: Call, arrays: Sequence[Array]) -> Array:
+    """Convolution over one to three axes: one matrix product per tap and group; depthwise by taps alone."""
     weight: Int = arrays[1].astype(np.int64)
-    out_channels, per_group, kernel_h, kernel_w = weight.shape
-    groups, (stride_h, stride_w), (step_h, step_w) = call["groups"], call["stride"], call["dilation"]
-    top, left, bottom, right = call["padding"]
+    out_channels, per_group, *kernel = weight.shape
+    rank = len(kernel)
+    groups, stride, dilation, padding = (call[name] for name in ("groups", "stride", "dilation", "padding"))
     dtype = _exact_type(weight.reshape(out_channels, -1), _largest(call), call.instruction.output)
-    x = _steps(call, arrays, 0).astype(dtype).transpose(0, 2, 3, 1)
-    x = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
-    height = (x.shape[1] - step_h * (kernel_h - 1) - 1) // stride_h + 1
-    width = (x.shape[2] - step_w * (kernel_w - 1) - 1) // stride_w + 1
-
-    def tap(i: int, j: int) -> Array:
-        rows = slice(i * step_h, i * step_h + stride_h * (height - 1) + 1, stride_h)
-        columns = slice(j * step_w, j * step_w + stride_w * (width - 1) + 1, stride_w)
-        return x[:, rows, columns, :]
-
-    taps = [(i, j) for i in range(kernel_h) for j in range(kernel_w)]
-    acc = np.zeros((x.shape[0], height, width, out_channels), dtype)
-    kernel = weight.astype(dtype)
-    if per_group == 1 and out_channels == groups:
-        for i, j in taps:
-            acc += tap(i, j) * kernel[:, 0, i, j]
-    else:
-        rows = out_channels // groups
+    x = np.moveaxis(_steps(call, arrays, 0).astype(dtype), 1, -1)
+    x = np.pad(x, ((0, 0), *zip(padding[:rank], padding[rank:], strict=True), (0, 0)))
+    sizes = [(x.shape[1 + i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1 for i in range(rank)]
+    acc = np.zeros((x.shape[0], *sizes, out_channels), dtype)
+    matrices = weight.astype(dtype)
+    rows = out_channels // groups
+    for tap in np.ndindex(*kernel):
+        begins = [step * index for step, index in zip(dilation, tap, strict=True)]
+        window = [slice(b, b + s * (n - 1) + 1, s) for b, s, n in zip(begins, stride, sizes, strict=True)]
+        part, matrix = x[(slice(None), *window)], matrices[(slice(None), slice(None), *tap)]
+        if per_group == 1 and out_channels == groups:
+            acc += part * matrix[:, 0]
+            continue
         for group in range(groups):
             channels = slice(group * per_group, (group + 1) * per_group)
             outputs = slice(group * rows, (group + 1) * rows)
-            for i, j in taps:
-                acc[..., outputs] += tap(i, j)[..., channels] @ kernel[outputs, :, i, j].T
+            acc[..., outputs] += part[..., channels] @ matrix[outputs].T
     total = acc.astype(np.int64) + arrays[2].astype(np.int64)
-    return call.requantize(total, *_multiplier(arrays, 3)).transpose(0, 3, 1, 2)
+    return np.moveaxis(call.requantize(total, *_multiplier(arrays, 3)), -1, 1)
 
 
 def int_linear(call: Call, arrays: Sequence[Array]) -> Array:
@@ -268,18 +262,22 @@ def slice_(call: Call, arrays: Sequence[Array]) -> Array:
 
 
 def pad(call: Call, arrays: Sequence[Array]) -> Array:
-    """A border of one code."""
+    """A border of one code; a negative amount cuts off."""
     amounts = call["pad"]
     half = len(amounts) // 2
     widths = list(zip(amounts[:half], amounts[half:], strict=True))
-    return np.pad(arrays[0], widths, constant_values=arrays[0].dtype.type(call["value"]))
+    inner = arrays[0][tuple(slice(max(-begin, 0), -max(-end, 0) or None) for begin, end in widths)]
+    border = [(max(begin, 0), max(end, 0)) for begin, end in widths]
+    return np.pad(inner, border, constant_values=inner.dtype.type(call["value"]))
 
 
 Kernel: TypeAlias = Callable[[Call, Sequence[Array]], Array]
 KERNELS: Mapping[str, Kernel] = {
     "quantize": quantize,
     "dequantize": dequantize,
-    "int_conv2d": int_conv2d,
+    "int_conv1d": int_conv,
+    "int_conv2d": int_conv,
+    "int_conv3d": int_conv,
     "int_linear": int_linear,
     "int_add": int_add,
     "int_mul": int_mul,

@@ -218,7 +218,7 @@ class _Emitter:
         grid = self.activation_grid(node.name, quant, node.inputs[0].type.dtype)
         self.codes[node.output] = self.add("DequantizeLinear", [self.codes[node.inputs[0]], *grid], node.name)
 
-    def conv2d(self, node: Node) -> None:
+    def conv(self, node: Node) -> None:
         operands = [self.real(node, index) for index in range(3)]
         padding = self._ints(node, "padding")
         attributes = {
@@ -362,7 +362,9 @@ class _Emitter:
 _RULES: dict[str, Callable[[_Emitter, Node], None]] = {
     "quantize": _Emitter.quantize,
     "dequantize": _Emitter.dequantize,
-    "int_conv2d": _Emitter.conv2d,
+    "int_conv1d": _Emitter.conv,
+    "int_conv2d": _Emitter.conv,
+    "int_conv3d": _Emitter.conv,
     "int_linear": _Emitter.linear,
     "int_add": _Emitter.binary,
     "int_mul": _Emitter.binary,

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from qcompiler.errors import GraphError
 from qcompiler.ir.graph import Attribute, Node
-from qcompiler.ir.registry import REQUIRED, Attributes, OpDef, Trait, register
+from qcompiler.ir.registry import REQUIRED, Attributes, Evaluate, Infer, OpDef, Trait, register
 from qcompiler.ir.types import DType, TensorType
 from qcompiler.ops.common import INTEGER_ONLY, broadcast, ints, like_first
 from qcompiler.ops.mac import conv_shape, convolve, linear_shape
@@ -67,14 +67,17 @@ def _apply(node: Node, operands: Sequence[Tensor], acc: Tensor, axis: int, first
     return _finish(node, multiplier.apply(acc, zero_point=zero_point, qmin=qmin, qmax=qmax, axis=per_channel))
 
 
-def _infer_conv2d(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
-    return (TensorType(DType(str(attributes["dtype"])), conv_shape(types[:3], attributes, 2)),)
+def _conv(rank: int) -> tuple[Infer, Evaluate]:
+    def infer(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
+        return (TensorType(DType(str(attributes["dtype"])), conv_shape(types[:3], attributes, rank)),)
 
+    def evaluate(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        x, weight = (steps(node, operands, index).to(torch.float64) for index in (0, 1))
+        acc = convolve(x, weight, None, node.attributes, rank).to(torch.int64)
+        bias = operands[2].to(torch.int64).reshape(1, -1, *[1] * rank)
+        return _apply(node, operands, acc + bias, 1, 3)
 
-def _conv2d(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    x, weight = (steps(node, operands, index).to(torch.float64) for index in (0, 1))
-    acc = convolve(x, weight, None, node.attributes, 2).to(torch.int64)
-    return _apply(node, operands, acc + operands[2].to(torch.int64).reshape(1, -1, 1, 1), 1, 3)
+    return infer, evaluate
 
 
 def _infer_linear(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
@@ -87,24 +90,26 @@ def _linear(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
     return _apply(node, operands, acc, acc.dim() - 1, 3)
 
 
-register(
-    OpDef(
-        name="int_conv2d",
-        operands=("x", "weight", "bias", "multiplier", "exponent?"),
-        attributes={
-            "stride": (1, 1),
-            "padding": (0, 0, 0, 0),
-            "dilation": (1, 1),
-            "groups": 1,
-            **_REQUANTIZED,
-        },
-        infer=_infer_conv2d,
-        evaluate=_conv2d,
-        stages=INTEGER_ONLY,
-        traits=_TRAITS,
-        summary="requantize(sum (x - z_x)(w - z_w) + bias); padding adds nothing.",
+for _rank in (1, 2, 3):
+    _infer, _evaluate = _conv(_rank)
+    register(
+        OpDef(
+            name=f"int_conv{_rank}d",
+            operands=("x", "weight", "bias", "multiplier", "exponent?"),
+            attributes={
+                "stride": (1,) * _rank,
+                "padding": (0,) * 2 * _rank,
+                "dilation": (1,) * _rank,
+                "groups": 1,
+                **_REQUANTIZED,
+            },
+            infer=_infer,
+            evaluate=_evaluate,
+            stages=INTEGER_ONLY,
+            traits=_TRAITS,
+            summary="requantize(sum (x - z_x)(w - z_w) + bias); padding adds nothing.",
+        )
     )
-)
 register(
     OpDef(
         name="int_linear",

@@ -327,7 +327,7 @@ def _pad(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact
     value = float(cast("float", node.attributes["value"]))
 
     def filled(codes: Tensor, params: AffineParams, qmin: int, qmax: int) -> Tensor:
-        spec = QuantSpec(bits=16)  # the limits are applied by the clamp below
+        spec = QuantSpec(bits=32)  # the limits are applied by the clamp below
         code = int(quantize(torch.tensor(value), params.scale, params.zero_point, spec))
         return functional.pad(codes, torch_pad, value=min(max(code, qmin), qmax))
 

@@ -325,12 +325,11 @@ def test_insert_quantizers_follows_the_descriptor() -> None:
 
 def test_insert_quantizers_refuses_what_the_target_lacks() -> None:
     text = [
-        '%x5 = reshape(%x) {shape = (dim"N", 4, 1, 6, 6)} : f32[N, 4, 1, 6, 6]',
-        leaf("w", "f32", 8, 4, 1, 1, 1),
-        "%c = conv3d(%x5, %w) : f32[N, 8, 1, 6, 6]",
+        leaf("w", "f32", 4, 8, 1, 1),
+        "%c = conv_transpose2d(%x, %w) : f32[N, 8, 6, 6]",
         "%c",
     ]
-    with pytest.raises(UnsupportedError, match=r"the target int8_dsp has no integer conv3d.*add a rule"):
+    with pytest.raises(UnsupportedError, match=r"the target int8_dsp has no integer conv_transpose2d.*add a rule"):
         quantized(*text, upto=InsertQuantizers)
 
 

@@ -78,25 +78,28 @@ def channel(operands: Sequence[Grid], position: int, index: int) -> Any:
     return data[index] if len(data) > 1 else data[0]
 
 
-def int_conv2d(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list[Any]:
-    """sum of (x - z_x) * w + b; what lies in the padding counts zero."""
+def int_conv(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list[Any]:
+    """sum of (x - z_x) * w + b over channels and taps; what lies in the padding counts zero."""
     x, weight, bias = operands[:3]
-    _, channels, height, width = x.shape
-    out_channels, per_group, kernel_h, kernel_w = weight.shape
-    top, left = attributes["padding"][:2]
-    assert channels == per_group * attributes["groups"]
+    size = x.shape[2:]
+    out_channels, per_group, *kernel = weight.shape
+    begins = attributes["padding"][: len(size)]
+    assert x.shape[1] == per_group * attributes["groups"]
 
     def element(index: Index) -> int:
-        n, o, i, j = index
+        n, o, *position = index
         first = (o // (out_channels // attributes["groups"])) * per_group
         acc = int(bias.data[o])
         for c in range(per_group):
-            for u in range(kernel_h):
-                for v in range(kernel_w):
-                    row = i * attributes["stride"][0] - top + u * attributes["dilation"][0]
-                    column = j * attributes["stride"][1] - left + v * attributes["dilation"][1]
-                    if 0 <= row < height and 0 <= column < width:
-                        acc += x.step((n, first + c, row, column)) * int(weight.at((o, c, u, v)))
+            for tap in indices(kernel):
+                place = [
+                    p * step - begin + t * apart
+                    for p, step, begin, t, apart in zip(
+                        position, attributes["stride"], begins, tap, attributes["dilation"], strict=True
+                    )
+                ]
+                if all(0 <= at < length for at, length in zip(place, size, strict=True)):
+                    acc += x.step((n, first + c, *place)) * int(weight.at((o, c, *tap)))
         return requantize(acc, channel(operands, 3, o), channel(operands, 4, o), out, attributes)
 
     return fill(out, element)
@@ -346,7 +349,9 @@ def pad(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list[Any
 
 
 OPERATORS: dict[str, Callable[[Sequence[Grid], Attributes, Grid], list[Any]]] = {
-    "int_conv2d": int_conv2d,
+    "int_conv1d": int_conv,
+    "int_conv2d": int_conv,
+    "int_conv3d": int_conv,
     "int_linear": int_linear,
     "int_add": int_add,
     "int_mul": int_mul,

@@ -117,13 +117,16 @@ class Maker:
         check(self.graph, self.inputs)
 
 
-CONVOLUTIONS = [
+CONVOLUTIONS: list[tuple[int, int, int, tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = [
     # channels, filters, groups, kernel, stride, padding (top, left, bottom, right), dilation
     (3, 4, 1, (3, 3), (1, 1), (1, 1, 1, 1), (1, 1)),
     (4, 4, 4, (3, 2), (2, 1), (0, 2, 1, 0), (1, 1)),
     (4, 6, 2, (2, 3), (1, 2), (2, 0, 0, 2), (2, 1)),
     (2, 8, 2, (1, 1), (3, 3), (0, 0, 0, 0), (1, 1)),
     (3, 2, 1, (3, 3), (2, 2), (3, 3, 3, 3), (2, 2)),
+    (4, 6, 2, (3,), (2,), (2, 1), (2,)),
+    (3, 3, 3, (2,), (1,), (0, 1), (1,)),
+    (2, 4, 1, (2, 1, 3), (1, 2, 1), (0, 1, 1, 1, 0, 2), (1, 1, 2)),
 ]
 
 
@@ -134,7 +137,7 @@ def test_convolution(case: int, mode: RequantMode, batch: int) -> None:
     channels, filters, groups, kernel, stride, padding, dilation = CONVOLUTIONS[case]
     make = Maker(case * 7 + batch, mode)
     dtype = make.random.choice([DType.I8, DType.U8])
-    x = make.input((batch, channels, 7, 6), dtype)
+    x = make.input((batch, channels, *(7, 6, 5)[: len(kernel)]), dtype)
     weight = torch.randint(-127, 128, (filters, channels // groups, *kernel), generator=make.generator)
     bias = torch.randint(-(2**14), 2**14, (filters,), generator=make.generator).to(torch.int32)
     axis = make.random.choice([None, 0])
@@ -142,7 +145,7 @@ def test_convolution(case: int, mode: RequantMode, batch: int) -> None:
     operands = [x, make.leaf(weight.to(torch.int8), params), make.leaf(bias, params)]
     operands += make.multiplier(1 if axis is None else filters, -11, -6)
     geometry: dict[str, Attribute] = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-    make.apply("int_conv2d", operands, geometry)
+    make.apply(f"int_conv{len(kernel)}d", operands, geometry)
     make.check()
 
 
