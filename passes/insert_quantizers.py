@@ -14,6 +14,7 @@ Source: Nagel et al. 2021, arXiv:2106.08295, section 2.3 (which quantizer goes w
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -100,8 +101,12 @@ class _Placement:
     def _quantize_parameters(self, node: Node) -> None:
         if node.op == "matmul":
             return
-        axis = 1 if node.op.startswith("conv_transpose") else 0
-        spec = self.target.weight_spec(node.op, axis, bits=self.overrides.weight_bits(node))
+        transposed = node.op.startswith("conv_transpose")
+        spec = self.target.weight_spec(node.op, 1 if transposed else 0, bits=self.overrides.weight_bits(node))
+        if transposed and node.attributes["groups"] != 1 and spec.axis is not None:
+            # Along that axis the weight has one entry for as many output channels as there are groups.
+            spec = dataclasses.replace(spec, axis=None)
+            self.rewriter.refuse(node, "one weight scale for all channels: a transposed convolution in groups")
         weight = node.inputs[1]
         quantized = self._quantize(weight, spec, before=node, like=node, stem=f"{node.name}.weight", only=node)
         if len(node.inputs) < 3:

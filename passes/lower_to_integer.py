@@ -214,6 +214,10 @@ class _Lowering:
         codes = leaf_tensor(weight).to(torch.int64)
         codes = codes - along_axis(scales.zero_point, codes.dim(), scales.axis)
         x_scale = self._params(x)
+        if node.op.startswith("conv_transpose"):  # [in, out / groups, ...] to one row per output channel
+            groups = cast("int", node.attributes["groups"])
+            split = codes.reshape(groups, codes.shape[0] // groups, codes.shape[1], -1)
+            codes = split.transpose(1, 2).reshape(groups * codes.shape[1], -1)
         channels = codes.shape[0]
         bias = torch.zeros(channels, dtype=torch.int64)
         if len(node.inputs) > 2:
@@ -251,7 +255,7 @@ class _Lowering:
     def _prove(
         self, node: Node, minimum: Tensor, maximum: Tensor, requantization: Requantization | None = None
     ) -> None:
-        """Refuse sums that may leave the accumulator, or 32 bits when a two-stage mode shifts them left."""
+        """Refuse sums that may leave the accumulator, or the registers in which they are requantized."""
         bits = self.arithmetic.accumulator_bits
         if self.arithmetic.overflow == "forbid" and not fits(minimum, maximum, bits):
             extreme = max(int(maximum.max()), -int(minimum.min()))
@@ -261,24 +265,40 @@ class _Lowering:
                 expected=f"at most {2 ** (bits - 1) - 1}: the accumulator of {self.target.name} has {bits} bits",
                 fix="Use fewer bits for this layer's input or weight.",
             )
-        if requantization is None or requantization.mode not in (RequantMode.DOUBLE, RequantMode.DOUBLE_HALF_UP):
+        if requantization is not None:
+            self._prove_requantization(node, minimum, maximum, requantization)
+
+    def _prove_requantization(self, node: Node, minimum: Tensor, maximum: Tensor, item: Requantization) -> None:
+        """Refuse what overflows between accumulator and code.
+
+        The two-stage modes shift left before they multiply, within 32 bits; `single` multiplies in 64 bits.
+        """
+        if item.exponent is None:
             return
-        exponent = cast("Tensor", requantization.exponent).to(torch.int64).clamp(min=0)
-        if not fits(minimum << exponent, maximum << exponent, 32):
-            raise UnsupportedError(
-                f"the accumulator leaves 32 bits when it is shifted left by {int(exponent.max())}",
-                where=node.where,
-                expected=f"a sum of 32 bits, as requantization mode '{requantization.mode}' needs",
-                fix="Use the mode 'single', or more bits for this layer's input or weight.",
-            )
+        exponent = item.exponent.to(torch.int64)
+        left = exponent.clamp(min=0)
+        if item.mode is not RequantMode.SINGLE and not fits(minimum << left, maximum << left, 32):
+            found = f"the accumulator, shifted left by {int(left.max())}, leaves 32 bits"
+        elif max(int(maximum.max()), -int(minimum.min())) * 2**31 + 2 ** (30 - int(exponent.min())) > 2**63:
+            found = "the accumulator times its multiplier leaves 64 bits"
+        else:
+            return
+        raise UnsupportedError(
+            found,
+            where=node.where,
+            expected=f"numbers that requantization mode '{item.mode}' can hold",
+            fix="Use fewer bits for what this layer reads, or more for what it gives.",
+        )
 
     def add(self, node: Node, out: _Output) -> Value:
         a, b = (self.lowered[value] for value in node.inputs)
         largest = max(abs(step) for value in (a, b) for step in self._steps(value))
-        constants = add_parameters(self._params(a), self._params(b), out.params, self.arithmetic, largest=largest)
+        grids, subtract = (self._params(a), self._params(b)), node.op == "sub"
+        constants = add_parameters(*grids, out.params, self.arithmetic, largest=largest, subtract=subtract)
         bound = torch.tensor(largest << constants.shift)  # of the sum of both, each times at most 1/2
         self._prove(node, -bound, bound, constants.out)
         attributes: dict[str, Attribute] = {"mode": str(self.arithmetic.requant), "shift": constants.shift}
+        attributes["subtract"] = subtract
         for name, item in (("left", constants.left), ("right", constants.right), ("out", constants.out)):
             attributes.update(_scalar_multiplier(name, item))
         for name, offset in (("offset", constants.offset), ("scalar_left_offset", constants.scalar_left_offset)):
@@ -289,7 +309,8 @@ class _Lowering:
         a, b = (self.lowered[value] for value in node.inputs)
         constants = mul_parameters(self._params(a), self._params(b), out.params, self.arithmetic)
         products = torch.outer(*(torch.tensor(self._steps(value)) for value in (a, b)))
-        self._prove(node, products.min(), products.max(), constants.product)
+        # One product is no sum: it may have 33 bits where requantization multiplies in 64.
+        self._prove_requantization(node, products.min(), products.max(), constants.product)
         attributes = {"mode": str(self.arithmetic.requant), **_scalar_multiplier("product", constants.product)}
         return self._insert("int_mul", [a, b], attributes, out, node)
 
@@ -414,14 +435,18 @@ class _Lowering:
         return AffineParams(quant.scale_tensor(), quant.zero_point_tensor(), quant.axis)
 
 
-_GEOMETRY = ("stride", "padding", "dilation", "groups")
+_GEOMETRY = ("stride", "padding", "output_padding", "dilation", "groups")
 _Rule = Callable[[_Lowering, Node, _Output], Value]
 _RULES: dict[str, _Rule] = {
     "conv1d": _Lowering.mac,
     "conv2d": _Lowering.mac,
     "conv3d": _Lowering.mac,
+    "conv_transpose1d": _Lowering.mac,
+    "conv_transpose2d": _Lowering.mac,
+    "conv_transpose3d": _Lowering.mac,
     "linear": _Lowering.mac,
     "add": _Lowering.add,
+    "sub": _Lowering.add,
     "mul": _Lowering.mul,
     "mean": _Lowering.mean,
     "relu": _Lowering.activation,

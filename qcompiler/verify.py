@@ -38,7 +38,8 @@ Status = Literal["equal", "within bound", "differs", "not run"]
 Array = npt.NDArray[np.generic]
 Tensors = dict[str, Array]
 
-MAC_INSTRUCTIONS = ("int_conv1d", "int_conv2d", "int_conv3d", "int_linear")
+TRANSPOSED = ("int_conv_transpose1d", "int_conv_transpose2d", "int_conv_transpose3d")
+MAC_INSTRUCTIONS = ("int_conv1d", "int_conv2d", "int_conv3d", *TRANSPOSED, "int_linear")
 RUNTIME_EXACT = ("GlobalAveragePool", "Sigmoid")
 """Operators whose integer kernels a target of ONNX Runtime's arithmetic reproduces, beside those that multiply."""
 
@@ -384,7 +385,9 @@ class _Verification:
         for item in self.program.instructions:
             if item.op in MAC_INSTRUCTIONS:
                 weight = item.inputs[1]
-                positions = self.program.tensors[item.output].shape[2:]
+                # The weight meets each pixel of the result once; where it is transposed, each pixel of the input.
+                shape = self.program.tensors[item.inputs[0] if item.op in TRANSPOSED else item.output].shape
+                positions = shape[1:-1] if item.op == "int_linear" else shape[2:]
                 macs = self.forms.program.constants[weight].size * math.prod(positions)
                 total += macs
                 inside += macs if weight in fused else 0

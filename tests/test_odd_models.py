@@ -55,6 +55,11 @@ class ConstantOutput(Convolution):
         return self.conv(x), self.anchors * 2
 
 
+class Difference(Convolution):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(1 - self.conv(x) - x.mean((1, 2, 3), keepdim=True))
+
+
 class SharedModule(Convolution):
     def __init__(self) -> None:
         super().__init__(4)
@@ -131,13 +136,22 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[Tensor, ...]]] = {
         ),
         (torch.randn(2, 2, 4, 5, 6, generator=torch.Generator().manual_seed(0)),),
     ),
+    "a transposed convolution": (
+        lambda: nn.Sequential(nn.ConvTranspose2d(3, 4, 3, 2, 1, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1)),
+        (images(),),
+    ),
+    "transposed convolutions in groups": (
+        lambda: nn.Sequential(nn.ConvTranspose2d(4, 8, 2, 2, groups=2), nn.BatchNorm2d(8), nn.ReLU6()),
+        (images(4),),
+    ),
+    "differences": (Difference, (images(),)),
     "a pooling first": (lambda: nn.Sequential(nn.MaxPool2d(2), nn.Conv2d(3, 4, 1)), (images(),)),
     "one channel and one pixel": (lambda: nn.Conv2d(1, 1, 1), (torch.full((3, 1, 1, 1), 0.5),)),
 }
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("target", ["int8_dsp", "int8_ort"])
+@pytest.mark.parametrize("target", ["int8_dsp", "int8_dsp_per_channel", "int8_ort"])
 def test_every_form_agrees(name: str, target: str) -> None:
     torch.manual_seed(0)
     make, inputs = MODELS[name]
@@ -169,7 +183,6 @@ def flat(item: object) -> list[Tensor]:
 
 
 REFUSED: dict[str, tuple[Callable[[], nn.Module], Tensor, str]] = {
-    "a transposed convolution": (lambda: nn.ConvTranspose2d(3, 4, 3), images(), "no integer conv_transpose2d"),
     "reflected padding": (lambda: nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"), images(), "mode 'reflect'"),
     "a slope per channel": (lambda: nn.PReLU(3), images(), "'prelu' has no operator"),
     "words": (lambda: nn.Embedding(5, 4), torch.zeros(2, 3, dtype=torch.long), "'embedding' has no operator"),

@@ -109,6 +109,36 @@ def int_conv(call: Call, arrays: Sequence[Array]) -> Array:
     return np.moveaxis(call.requantize(total, *_multiplier(arrays, 3)), -1, 1)
 
 
+def int_conv_transpose(call: Call, arrays: Sequence[Array]) -> Array:
+    """Transposed convolution over one to three axes: each tap adds a scaled copy of the input to the output."""
+    weight: Int = arrays[1].astype(np.int64)
+    in_channels, per_group, *kernel = weight.shape
+    groups, stride, dilation, padding, extra = (
+        call[name] for name in ("groups", "stride", "dilation", "padding", "output_padding")
+    )
+    columns = weight.reshape(groups, in_channels // groups, per_group, -1).transpose(0, 2, 1, 3)
+    dtype = _exact_type(columns.reshape(groups * per_group, -1), _largest(call), call.instruction.output)
+    x = np.moveaxis(_steps(call, arrays, 0).astype(dtype), 1, -1)
+    matrices = weight.astype(dtype)
+    # Everything that the taps reach; what the padding takes away is cut off afterwards.
+    reach = [
+        (n - 1) * s + d * (k - 1) + 1 + e
+        for n, s, d, k, e in zip(x.shape[1:-1], stride, dilation, kernel, extra, strict=True)
+    ]
+    acc = np.zeros((x.shape[0], *reach, groups * per_group), dtype)
+    for tap in np.ndindex(*kernel):
+        begins = [step * index for step, index in zip(dilation, tap, strict=True)]
+        window = [slice(b, b + s * (n - 1) + 1, s) for b, s, n in zip(begins, stride, x.shape[1:-1], strict=True)]
+        matrix = matrices[(slice(None), slice(None), *tap)]
+        for group in range(groups):
+            inputs = slice(group * in_channels // groups, (group + 1) * in_channels // groups)
+            outputs = slice(group * per_group, (group + 1) * per_group)
+            acc[(slice(None), *window, outputs)] += x[..., inputs] @ matrix[inputs]
+    inner = [slice(p, length - p) for p, length in zip(padding, reach, strict=True)]
+    total = acc[(slice(None), *inner)].astype(np.int64) + arrays[2].astype(np.int64)
+    return np.moveaxis(call.requantize(total, *_multiplier(arrays, 3)), -1, 1)
+
+
 def int_linear(call: Call, arrays: Sequence[Array]) -> Array:
     """x W^T."""
     weight: Int = arrays[1].astype(np.int64)
@@ -132,7 +162,8 @@ def int_add(call: Call, arrays: Sequence[Array]) -> Array:
     total = np.zeros((), np.int64)
     for index, side in enumerate(("left", "right")):
         shifted = _steps(call, arrays, index) << call["shift"]
-        total = total + multiply(shifted, call[f"{side}_multiplier"], call[f"{side}_exponent"], call["mode"])
+        scaled = multiply(shifted, call[f"{side}_multiplier"], call[f"{side}_exponent"], call["mode"])
+        total = total - scaled if side == "right" and call.get("subtract") else total + scaled
     return call.requantize(total, call["out_multiplier"], call["out_exponent"])
 
 
@@ -278,6 +309,9 @@ KERNELS: Mapping[str, Kernel] = {
     "int_conv1d": int_conv,
     "int_conv2d": int_conv,
     "int_conv3d": int_conv,
+    "int_conv_transpose1d": int_conv_transpose,
+    "int_conv_transpose2d": int_conv_transpose,
+    "int_conv_transpose3d": int_conv_transpose,
     "int_linear": int_linear,
     "int_add": int_add,
     "int_mul": int_mul,

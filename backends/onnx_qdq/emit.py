@@ -230,6 +230,18 @@ class _Emitter:
         }
         self.quantized(node, self.compute(node, "Conv", operands, **attributes))
 
+    def conv_transpose(self, node: Node) -> None:
+        operands = [self.real(node, index) for index in range(3)]
+        attributes = {
+            "strides": self._ints(node, "stride"),
+            "pads": self._ints(node, "padding") * 2,
+            "output_padding": self._ints(node, "output_padding"),
+            "dilations": self._ints(node, "dilation"),
+            "group": int(node.attributes["groups"]),  # type: ignore[arg-type]
+            "kernel_shape": [int(size) for size in node.inputs[1].type.shape[2:]],
+        }
+        self.quantized(node, self.compute(node, "ConvTranspose", operands, **attributes))
+
     def linear(self, node: Node) -> None:
         if node.inputs[0].type.rank != 2:
             raise UnsupportedError("a linear layer on more than two dimensions", where=node.where)
@@ -237,7 +249,7 @@ class _Emitter:
         self.quantized(node, self.compute(node, "Gemm", operands, transB=1))
 
     def binary(self, node: Node) -> None:
-        op = {"int_add": "Add", "int_mul": "Mul"}[node.op]
+        op = "Mul" if node.op == "int_mul" else "Sub" if node.attributes["subtract"] else "Add"
         self.quantized(node, self.compute(node, op, [self.real(node, 0), self.real(node, 1)]))
 
     def mean(self, node: Node) -> None:
@@ -365,6 +377,9 @@ _RULES: dict[str, Callable[[_Emitter, Node], None]] = {
     "int_conv1d": _Emitter.conv,
     "int_conv2d": _Emitter.conv,
     "int_conv3d": _Emitter.conv,
+    "int_conv_transpose1d": _Emitter.conv_transpose,
+    "int_conv_transpose2d": _Emitter.conv_transpose,
+    "int_conv_transpose3d": _Emitter.conv_transpose,
     "int_linear": _Emitter.linear,
     "int_add": _Emitter.binary,
     "int_mul": _Emitter.binary,

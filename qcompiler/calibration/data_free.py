@@ -49,6 +49,10 @@ class Distribution:
         """After clipping to [low, high]."""
         return Distribution(gaussian.clamp(self.moments, low, high), max(self.low, low), min(self.high, high))
 
+    def negated(self) -> Distribution:
+        """With the other sign."""
+        return Distribution(gaussian.scale(self.moments, -1.0), -self.high, -self.low)
+
     def spread(self, channels: int) -> Distribution:
         """With one entry per channel."""
         count = self.moments.mean.numel()
@@ -108,14 +112,14 @@ def _distribution(node: Node, operands: Sequence[Distribution | None]) -> Distri
         return x
     if node.op == "concat":
         return _concat(node, operands)
-    if node.op == "add" and operands[1] is not None:
-        return _add(x, operands[1])
+    if node.op in ("add", "sub") and operands[1] is not None:
+        return _add(x, operands[1] if node.op == "add" else operands[1].negated())
     if node.op == "reshape":
         return _reshape(node, x)
     if node.definition.has(Trait.MOVEMENT):
         keeps_channels = node.op == "pad" or (node.op == "slice" and node.attributes["axis"] != 1)
         return x if x.moments.mean.numel() == 1 or keeps_channels else None
-    if node.op in ("linear", "conv1d", "conv2d", "conv3d"):
+    if node.op in ("linear", "conv1d", "conv2d", "conv3d"):  # a transposed one sums other taps at each position
         return _mac(node, x)
     return None
 

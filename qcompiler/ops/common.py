@@ -9,6 +9,7 @@ from qcompiler.errors import GraphError
 from qcompiler.ir.dims import Dim, Shape, as_dim
 from qcompiler.ir.graph import Attribute
 from qcompiler.ir.types import DType, Stage, TensorType
+from qcompiler.quant.rounding import Rounding
 
 FLOAT_STAGES = frozenset({Stage.FLOAT, Stage.CANONICAL, Stage.QUANTIZED})
 """Ops on real numbers; in an integer graph they stand only inside a called float graph."""
@@ -22,14 +23,42 @@ def ints(attributes: Mapping[str, Attribute], name: str) -> tuple[int, ...]:
     return cast("tuple[int, ...]", attributes[name])
 
 
+def sizes(attributes: Mapping[str, Attribute], name: str, count: int, least: int) -> tuple[int, ...]:
+    """A tuple of `count` ints that are at least `least`.
+
+    Raises:
+        GraphError: The attribute is something else.
+    """
+    value = attributes[name]
+    if not isinstance(value, tuple) or len(value) != count:
+        raise GraphError(f"{name} is {value}", expected=f"{count} integers")
+    if not all(isinstance(item, int) and item >= least for item in value):
+        raise GraphError(f"{name} is {value}", expected=f"integers of at least {least}")
+    return cast("tuple[int, ...]", value)
+
+
 def integer(attributes: Mapping[str, Attribute], name: str) -> int:
-    """An int."""
-    return cast("int", attributes[name])
+    """An int.
+
+    Raises:
+        GraphError: The attribute is something else.
+    """
+    value = attributes[name]
+    if not isinstance(value, int):
+        raise GraphError(f"{name} is {value!r}", expected="an integer")
+    return value
 
 
 def real(attributes: Mapping[str, Attribute], name: str) -> float:
-    """A float."""
-    return float(cast("float", attributes[name]))
+    """A float.
+
+    Raises:
+        GraphError: The attribute is no number.
+    """
+    value = attributes[name]
+    if not isinstance(value, int | float):
+        raise GraphError(f"{name} is {value!r}", expected="a number")
+    return float(value)
 
 
 def same_type(types: Sequence[TensorType], attributes: Mapping[str, Attribute]) -> tuple[TensorType, ...]:
@@ -46,7 +75,40 @@ def same_real_type(types: Sequence[TensorType], attributes: Mapping[str, Attribu
 
 def like_first(types: Sequence[TensorType], attributes: Mapping[str, Attribute]) -> tuple[TensorType, ...]:
     """The shape of the first operand, with the element type of the attribute `dtype`."""
-    return (TensorType(DType(str(attributes["dtype"])), types[0].shape),)
+    return (TensorType(result_dtype(attributes), types[0].shape),)
+
+
+def result_dtype(attributes: Mapping[str, Attribute]) -> DType:
+    """The integer type that the attribute `dtype` names, which must hold the limits `qmin` and `qmax`.
+
+    Raises:
+        GraphError: It names none, or the limits are out of order or of range.
+    """
+    name = str(attributes["dtype"])
+    if name not in set(DType) or DType(name).is_float or DType(name) is DType.BOOL:
+        raise GraphError(f"the element type is {name!r}", expected="an integer type")
+    dtype = DType(name)
+    code_limits(attributes, *dtype.limits)
+    return dtype
+
+
+def code_limits(attributes: Mapping[str, Attribute], low: int, high: int) -> tuple[int, int]:
+    """The attributes `qmin` and `qmax`; `low` and `high` where they are None.
+
+    Raises:
+        GraphError: They are out of order, or outside of low..high.
+    """
+    qmin = low if attributes["qmin"] is None else integer(attributes, "qmin")
+    qmax = high if attributes["qmax"] is None else integer(attributes, "qmax")
+    if not low <= qmin <= qmax <= high:
+        raise GraphError(f"the codes are limited to {qmin}..{qmax}", expected=f"an interval within {low}..{high}")
+    return qmin, qmax
+
+
+def check_rounding(attributes: Mapping[str, Attribute]) -> None:
+    """Refuse an attribute `rounding` that names no mode."""
+    if attributes["rounding"] not in set(Rounding):
+        raise GraphError(f"the rounding is {attributes['rounding']!r}", expected="one of " + ", ".join(Rounding))
 
 
 def window_size(
@@ -66,7 +128,8 @@ def window_size(
         begin: Padding in front, for `ceil`.
 
     Raises:
-        GraphError: The window is larger than the padded input.
+        GraphError: The window is larger than the padded input, or its number depends on an unknown size in more ways
+            than a formula can say.
     """
     span = size + pad - dilation * (kernel - 1) - 1
     if isinstance(span, int) and span < 0:
@@ -74,6 +137,9 @@ def window_size(
             f"a window of {dilation * (kernel - 1) + 1} does not fit into {size} elements padded by {pad}",
             expected="an input at least as large as the window",
         )
+    if ceil and not isinstance(span, int) and stride + begin > dilation * (kernel - 1) + 1:
+        # Whether the last window is dropped, as torch does, is not the same for all sizes.
+        raise GraphError(f"windows are counted upwards along an axis of {size} elements", expected="a known size")
     result = as_dim((span + (stride - 1 if ceil else 0)) // stride + 1)
     if ceil and isinstance(result, int) and (result - 1) * stride >= cast("int", size) + begin:
         result -= 1
@@ -101,7 +167,16 @@ def broadcast(left: Shape, right: Shape) -> Shape:
 
 
 def check_float(types: Sequence[TensorType]) -> None:
-    """Refuse operands that are not floating point."""
+    """Refuse operands that are not floating point, or not of one type."""
     for type in types:
         if not type.dtype.is_float:
             raise GraphError(f"an operand is {type}", expected="floating point numbers")
+        if type.dtype is not types[0].dtype:
+            raise GraphError(f"the operands are {types[0]} and {type}", expected="one element type")
+
+
+def check_integer(types: Sequence[TensorType]) -> None:
+    """Refuse operands that are not integers."""
+    for type in types:
+        if type.dtype.is_float or type.dtype is DType.BOOL:
+            raise GraphError(f"an operand is {type}", expected="integers")

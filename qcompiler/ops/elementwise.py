@@ -17,7 +17,7 @@ from qcompiler.errors import GraphError
 from qcompiler.ir.graph import Attribute, Node
 from qcompiler.ir.registry import Attributes, OpDef, Trait, register
 from qcompiler.ir.types import Stage, TensorType
-from qcompiler.ops.common import FLOAT_STAGES, broadcast, real, same_real_type, same_type
+from qcompiler.ops.common import FLOAT_STAGES, broadcast, check_float, real, same_real_type, same_type
 
 Array = npt.NDArray[np.float64]
 
@@ -111,6 +111,7 @@ def _clamp(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
 
 
 def _infer_clamp(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
+    check_float(types)
     if not real(attributes, "min") <= real(attributes, "max"):
         raise GraphError(f"the interval is {attributes['min']} to {attributes['max']}", expected="min <= max")
     return (types[0],)
@@ -147,6 +148,11 @@ def _infer_binary(types: Sequence[TensorType], attributes: Attributes) -> tuple[
     return (TensorType(types[0].dtype, broadcast(types[0].shape, types[1].shape)),)
 
 
+def _infer_div(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
+    check_float(types)
+    return _infer_binary(types, attributes)
+
+
 def _binary(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Node, Sequence[Tensor]], tuple[Tensor, ...]]:
     return lambda node, operands: (function(operands[0], operands[1]),)
 
@@ -156,7 +162,7 @@ for _name, _torch in (("add", torch.add), ("sub", torch.sub), ("mul", torch.mul)
         OpDef(
             name=_name,
             operands=("a", "b"),
-            infer=_infer_binary,
+            infer=_infer_div if _name == "div" else _infer_binary,
             evaluate=_binary(cast("Callable[[Tensor, Tensor], Tensor]", _torch)),
             stages=FLOAT_STAGES,
             summary=f"{_name}(a, b) with broadcasting.",
@@ -198,6 +204,12 @@ register(
 )
 
 
+def _infer_dropout(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
+    if not 0.0 <= real(attributes, "p") <= 1.0:
+        raise GraphError(f"p is {attributes['p']}", expected="a probability")
+    return (types[0],)
+
+
 def _dropout(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
     return (functional.dropout(operands[0], real(node.attributes, "p"), bool(node.attributes["training"])),)
 
@@ -207,7 +219,7 @@ register(
         name="dropout",
         operands=("x",),
         attributes={"p": 0.5, "training": False},
-        infer=same_type,
+        infer=_infer_dropout,
         evaluate=_dropout,
         stages=FLOAT_STAGES,
         summary="Zeroes elements while training; the identity at inference.",

@@ -6,7 +6,7 @@ products of codes of at most 16 bits stays below 2^53 for every length that fits
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
@@ -14,11 +14,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from qcompiler.errors import GraphError
+from qcompiler.ir.dims import Dim, Shape
 from qcompiler.ir.graph import Attribute, Node
 from qcompiler.ir.registry import REQUIRED, Attributes, Evaluate, Infer, OpDef, Trait, register
 from qcompiler.ir.types import DType, TensorType
-from qcompiler.ops.common import INTEGER_ONLY, broadcast, ints, like_first
-from qcompiler.ops.mac import conv_shape, convolve, linear_shape
+from qcompiler.ops.common import INTEGER_ONLY, broadcast, check_integer, check_rounding, ints, result_dtype
+from qcompiler.ops.mac import conv_shape, conv_transpose_shape, convolve, convolve_transposed, linear_shape
 from qcompiler.ops.pooling import AVG_POOL_ATTRIBUTES, mean_shape, pool_shape
 from qcompiler.ops.quantization import codes_limits, grid
 from qcompiler.quant.affine import along_axis
@@ -36,12 +37,41 @@ from qcompiler.quant.rounding import Rounding
 _RESULT: dict[str, object] = {"dtype": REQUIRED, "qmin": None, "qmax": None}
 _REQUANTIZED: dict[str, object] = {"mode": REQUIRED, **_RESULT}
 _TRAITS = frozenset({Trait.REQUANTIZES})
+_Shape = Callable[[Sequence[TensorType], Attributes, int], Shape]
+_Convolve = Callable[[Tensor, Tensor, Tensor | None, Attributes, int], Tensor]
 
 
 def _requantization(node: Node, operands: Sequence[Tensor], first: int) -> Requantization:
     """The multiplier in operand `first`, and the exponent behind it where the mode has one."""
     exponent = operands[first + 1] if len(operands) > first + 1 else None
     return Requantization(RequantMode(str(node.attributes["mode"])), operands[first], exponent)
+
+
+def _check_requantized(types: Sequence[TensorType], attributes: Attributes, first: int, channels: Dim = 1) -> DType:
+    """Check what all requantizing ops share, and give the element type of the result.
+
+    Args:
+        types: Of all operands: integers, and from `first` on the multiplier and its exponent.
+        attributes: Of the op.
+        first: The operand that holds the multiplier.
+        channels: How many multipliers there may be; one is always enough.
+
+    Raises:
+        GraphError: Mode, number of operands, their types or shapes do not fit together.
+    """
+    check_integer(types[:first])
+    mode = attributes["mode"]
+    if mode not in set(RequantMode):
+        raise GraphError(f"the mode is {mode!r}", expected="one of " + ", ".join(RequantMode))
+    parts = (DType.F32,) if mode == RequantMode.FLOAT32_RNE else (DType.I32, DType.I8)
+    found = types[first:]
+    shapes = {type.shape for type in found}
+    if tuple(type.dtype for type in found) != parts or len(shapes) != 1 or shapes.isdisjoint({(1,), (channels,)}):
+        raise GraphError(
+            f"the multiplier is {', '.join(map(str, found))}",
+            expected=f"{' and '.join(parts)} of 1 or {channels} elements for mode '{mode}'",
+        )
+    return result_dtype(attributes)
 
 
 def _finish(node: Node, codes: Tensor) -> tuple[Tensor, ...]:
@@ -67,9 +97,10 @@ def _apply(node: Node, operands: Sequence[Tensor], acc: Tensor, axis: int, first
     return _finish(node, multiplier.apply(acc, zero_point=zero_point, qmin=qmin, qmax=qmax, axis=per_channel))
 
 
-def _conv(rank: int) -> tuple[Infer, Evaluate]:
+def _conv(rank: int, shape: _Shape, convolve: _Convolve) -> tuple[Infer, Evaluate]:
     def infer(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
-        return (TensorType(DType(str(attributes["dtype"])), conv_shape(types[:3], attributes, rank)),)
+        result = shape(types[:3], attributes, rank)
+        return (TensorType(_check_requantized(types, attributes, 3, result[1]), result),)
 
     def evaluate(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
         x, weight = (steps(node, operands, index).to(torch.float64) for index in (0, 1))
@@ -81,7 +112,8 @@ def _conv(rank: int) -> tuple[Infer, Evaluate]:
 
 
 def _infer_linear(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
-    return (TensorType(DType(str(attributes["dtype"])), linear_shape(types[:3])),)
+    shape = linear_shape(types[:3])
+    return (TensorType(_check_requantized(types, attributes, 3, shape[-1]), shape),)
 
 
 def _linear(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -91,7 +123,7 @@ def _linear(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
 
 
 for _rank in (1, 2, 3):
-    _infer, _evaluate = _conv(_rank)
+    _infer, _evaluate = _conv(_rank, conv_shape, convolve)
     register(
         OpDef(
             name=f"int_conv{_rank}d",
@@ -110,6 +142,26 @@ for _rank in (1, 2, 3):
             summary="requantize(sum (x - z_x)(w - z_w) + bias); padding adds nothing.",
         )
     )
+    _infer, _evaluate = _conv(_rank, conv_transpose_shape, convolve_transposed)
+    register(
+        OpDef(
+            name=f"int_conv_transpose{_rank}d",
+            operands=("x", "weight", "bias", "multiplier", "exponent?"),
+            attributes={
+                "stride": (1,) * _rank,
+                "padding": (0,) * _rank,
+                "output_padding": (0,) * _rank,
+                "dilation": (1,) * _rank,
+                "groups": 1,
+                **_REQUANTIZED,
+            },
+            infer=_infer,
+            evaluate=_evaluate,
+            stages=INTEGER_ONLY,
+            traits=_TRAITS,
+            summary="requantize of a transposed convolution; weight [in, out / groups, kernel...].",
+        )
+    )
 register(
     OpDef(
         name="int_linear",
@@ -125,7 +177,10 @@ register(
 
 
 def _infer_binary(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
-    return (TensorType(DType(str(attributes["dtype"])), broadcast(types[0].shape, types[1].shape)),)
+    check_integer(types)
+    if attributes["mode"] not in set(RequantMode):
+        raise GraphError(f"the mode is {attributes['mode']!r}", expected="one of " + ", ".join(RequantMode))
+    return (TensorType(result_dtype(attributes), broadcast(types[0].shape, types[1].shape)),)
 
 
 def _scalar(attributes: Attributes, name: str) -> Requantization:
@@ -153,6 +208,7 @@ def _add(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
         shift=int(cast("int", a["shift"])),
         offset=_float32(a["offset"]),
         scalar_left_offset=_float32(a["scalar_left_offset"]),
+        subtract=bool(a["subtract"]),
     )
     qmin, qmax = codes_limits(node)
     left, right = (operand.to(torch.int64) for operand in operands)
@@ -180,13 +236,14 @@ register(
             "shift": REQUIRED,
             "offset": REQUIRED,
             "scalar_left_offset": REQUIRED,
+            "subtract": False,
             **_REQUANTIZED,
         },
         infer=_infer_binary,
         evaluate=_add,
         stages=INTEGER_ONLY,
         traits=_TRAITS,
-        summary="Both operands brought to one scale, added, requantized.",
+        summary="Both operands brought to one scale, added or subtracted, requantized.",
     )
 )
 register(
@@ -204,7 +261,7 @@ register(
 
 
 def _infer_mean(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
-    return (TensorType(DType(str(attributes["dtype"])), mean_shape(types, attributes)),)
+    return (TensorType(_check_requantized(types, attributes, 1), mean_shape(types, attributes)),)
 
 
 def _mean(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -260,7 +317,9 @@ def window_sums(x: Tensor, attributes: Attributes) -> Tensor:
 
 
 def _infer_avg_pool2d(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
-    return (TensorType(DType(str(attributes["dtype"])), pool_shape(types, attributes)),)
+    check_integer(types)
+    check_rounding(attributes)
+    return (TensorType(result_dtype(attributes), pool_shape(types, attributes)),)
 
 
 def _avg_pool2d(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -301,7 +360,9 @@ def _infer_resample2d(types: Sequence[TensorType], attributes: Attributes) -> tu
         raise GraphError(
             f"operands {', '.join(map(str, types))}", expected="[N, C, H, W], [out_h, H], [out_w, W], [out_h, out_w]"
         )
-    return (TensorType(DType(str(attributes["dtype"])), (*x.shape[:2], rows.shape[0], columns.shape[0])),)
+    check_integer(types)
+    check_rounding(attributes)
+    return (TensorType(result_dtype(attributes), (*x.shape[:2], rows.shape[0], columns.shape[0])),)
 
 
 def _resample2d(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -334,6 +395,14 @@ register(
 )
 
 
+def _infer_lookup(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
+    check_integer(types)
+    dtype = result_dtype(attributes)
+    if types[1].rank != 1 or types[1].dtype is not dtype:
+        raise GraphError(f"the table is {types[1]}", expected=f"{dtype}[...], one entry per code")
+    return (TensorType(dtype, types[0].shape),)
+
+
 def _lookup(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
     index = operands[0].to(torch.int64) - int(cast("int", node.attributes["offset"]))
     return _finish(node, operands[1][index])
@@ -344,13 +413,17 @@ register(
         name="lookup",
         operands=("x", "table"),
         attributes={"offset": REQUIRED, "function": REQUIRED, "parameters": (), **_RESULT},
-        infer=like_first,
+        infer=_infer_lookup,
         evaluate=_lookup,
         stages=INTEGER_ONLY,
         traits=_TRAITS,
         summary="table[x - offset].",
     )
 )
+
+
+def _infer_rescale(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
+    return (TensorType(_check_requantized(types, attributes, 1), types[0].shape),)
 
 
 def _rescale(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -362,7 +435,7 @@ register(
         name="rescale",
         operands=("x", "multiplier", "exponent?"),
         attributes=_REQUANTIZED,
-        infer=like_first,
+        infer=_infer_rescale,
         evaluate=_rescale,
         stages=INTEGER_ONLY,
         traits=_TRAITS,

@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from qcompiler.errors import GraphError
-from qcompiler.ir.dims import Dim
+from qcompiler.ir.dims import Dim, as_dim
 from qcompiler.ir.graph import Node
 from qcompiler.ir.registry import Attributes, Evaluate, Infer, OpDef, Trait, register
 from qcompiler.ir.types import TensorType
-from qcompiler.ops.common import FLOAT_STAGES, broadcast, integer, ints, window_size
+from qcompiler.ops.common import FLOAT_STAGES, broadcast, check_float, integer, ints, sizes, window_size
 
 _CONV = (functional.conv1d, functional.conv2d, functional.conv3d)
 _CONV_TRANSPOSE = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)
@@ -27,30 +27,35 @@ def conv_shape(types: Sequence[TensorType], attributes: Attributes, rank: int) -
     """Output shape of a convolution of `rank` spatial axes.
 
     Raises:
-        GraphError: Ranks, channels or groups do not fit, or the kernel is larger than the padded image.
+        GraphError: Ranks, channels, groups or an attribute do not fit, or the kernel is larger than the padded image.
     """
-    x, weight = types[0].shape, types[1].shape
-    stride, padding, dilation = (ints(attributes, key) for key in ("stride", "padding", "dilation"))
+    x = types[0].shape
+    stride, dilation = (sizes(attributes, key, rank, 1) for key in ("stride", "dilation"))
+    padding = sizes(attributes, "padding", 2 * rank, 0)
     groups = integer(attributes, "groups")
-    if len(x) != rank + 2 or len(weight) != rank + 2:
-        raise GraphError(f"the input is {types[0]} and the weight {types[1]}", expected=f"{rank + 2} dimensions each")
-    if len(stride) != rank or len(dilation) != rank or len(padding) != 2 * rank:
-        raise GraphError(
-            f"stride {stride}, dilation {dilation}, padding {padding}",
-            expected=f"{rank}, {rank} and {2 * rank} numbers",
-        )
-    out, channels, *kernel = (int(size) for size in weight if isinstance(size, int))
-    if x[1] != channels * groups or out % groups:
+    out, channels, *kernel = _weight_shape(types, rank)
+    if groups < 1 or x[1] != channels * groups or out % groups:
         raise GraphError(
             f"{x[1]} input channels meet a weight [{out}, {channels}, ...] in {groups} groups",
             expected=f"{channels * groups} input channels and output channels that the groups divide",
         )
     if len(types) > 2 and types[2].shape != (out,):
         raise GraphError(f"the bias is {types[2]}", expected=f"[{out}]")
-    sizes = [
+    windows = [
         window_size(x[2 + i], kernel[i], stride[i], padding[i] + padding[rank + i], dilation[i]) for i in range(rank)
     ]
-    return (x[0], out, *sizes)
+    return (x[0], out, *windows)
+
+
+def _weight_shape(types: Sequence[TensorType], rank: int) -> tuple[int, ...]:
+    """Sizes of the weight, the second operand, of a convolution of `rank` spatial axes."""
+    weight = tuple(size for size in types[1].shape if isinstance(size, int) and size > 0)
+    if types[0].rank != rank + 2 or types[1].rank != rank + 2 or len(weight) != rank + 2:
+        raise GraphError(
+            f"the input is {types[0]} and the weight {types[1]}",
+            expected=f"{rank + 2} dimensions each, those of the weight known and positive",
+        )
+    return weight
 
 
 def pad_amounts(begins: Sequence[int], ends: Sequence[int]) -> list[int]:
@@ -70,6 +75,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, attributes: Attribu
 
 def _conv(rank: int) -> tuple[Infer, Evaluate]:
     def infer(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
+        check_float(types)
         return (TensorType(types[0].dtype, conv_shape(types, attributes, rank)),)
 
     def evaluate(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -79,34 +85,53 @@ def _conv(rank: int) -> tuple[Infer, Evaluate]:
     return infer, evaluate
 
 
+def conv_transpose_shape(types: Sequence[TensorType], attributes: Attributes, rank: int) -> tuple[Dim, ...]:
+    """Output shape of a transposed convolution of `rank` spatial axes.
+
+    Raises:
+        GraphError: Ranks, channels, groups or an attribute do not fit, or nothing is left of the output.
+    """
+    x = types[0].shape
+    stride, dilation = (sizes(attributes, key, rank, 1) for key in ("stride", "dilation"))
+    padding, extra = (sizes(attributes, key, rank, 0) for key in ("padding", "output_padding"))
+    groups = integer(attributes, "groups")
+    rows, channels, *kernel = _weight_shape(types, rank)
+    if groups < 1 or x[1] != rows or rows % groups:
+        raise GraphError(
+            f"{x[1]} input channels meet a weight [{rows}, {channels}, ...] in {groups} groups",
+            expected="as many input channels as the weight has rows, in groups that divide them",
+        )
+    if any(extra[i] >= max(stride[i], dilation[i]) for i in range(rank)):
+        raise GraphError(f"output_padding is {extra}", expected="less than the stride or the dilation")
+    out = channels * groups
+    if len(types) > 2 and types[2].shape != (out,):
+        raise GraphError(f"the bias is {types[2]}", expected=f"[{out}]")
+    spans = [
+        as_dim((x[2 + i] - 1) * stride[i] - 2 * padding[i] + dilation[i] * (kernel[i] - 1) + extra[i] + 1)
+        for i in range(rank)
+    ]
+    if any(isinstance(span, int) and span < 1 for span in spans):
+        raise GraphError(f"padding is {padding}", expected="less than leaves an empty output")
+    return (x[0], out, *spans)
+
+
+def convolve_transposed(x: Tensor, weight: Tensor, bias: Tensor | None, attributes: Attributes, rank: int) -> Tensor:
+    """The transposed convolution that `attributes` describe, for any floating-point type."""
+    stride, padding, extra, dilation = (
+        ints(attributes, key) for key in ("stride", "padding", "output_padding", "dilation")
+    )
+    groups = integer(attributes, "groups")
+    return _CONV_TRANSPOSE[rank - 1](x, weight, bias, stride, padding, extra, groups, dilation)
+
+
 def _conv_transpose(rank: int) -> tuple[Infer, Evaluate]:
     def infer(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
-        x, weight = types[0].shape, types[1].shape
-        stride, padding, extra, dilation = (
-            ints(attributes, key) for key in ("stride", "padding", "output_padding", "dilation")
-        )
-        groups = integer(attributes, "groups")
-        if len(x) != rank + 2 or len(weight) != rank + 2 or x[1] != weight[0]:
-            raise GraphError(
-                f"the input is {types[0]} and the weight {types[1]}",
-                expected=f"{rank + 2} dimensions each, and as many input channels as the weight has rows",
-            )
-        kernel = [int(size) for size in weight[2:] if isinstance(size, int)]
-        sizes = [
-            (x[2 + i] - 1) * stride[i] - 2 * padding[i] + dilation[i] * (kernel[i] - 1) + extra[i] + 1
-            for i in range(rank)
-        ]
-        out = weight[1] * groups
-        if len(types) > 2 and types[2].shape != (out,):
-            raise GraphError(f"the bias is {types[2]}", expected=f"[{out}]")
-        return (TensorType(types[0].dtype, (x[0], out, *sizes)),)
+        check_float(types)
+        return (TensorType(types[0].dtype, conv_transpose_shape(types, attributes, rank)),)
 
     def evaluate(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        a = node.attributes
         bias = operands[2] if len(operands) > 2 else None
-        stride, padding, extra, dilation = (ints(a, key) for key in ("stride", "padding", "output_padding", "dilation"))
-        run = _CONV_TRANSPOSE[rank - 1]
-        return (run(operands[0], operands[1], bias, stride, padding, extra, integer(a, "groups"), dilation),)
+        return (convolve_transposed(operands[0], operands[1], bias, node.attributes, rank),)
 
     return infer, evaluate
 
@@ -168,6 +193,7 @@ def linear_shape(types: Sequence[TensorType]) -> tuple[Dim, ...]:
 
 
 def _infer_linear(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
+    check_float(types)
     return (TensorType(types[0].dtype, linear_shape(types)),)
 
 
@@ -190,6 +216,7 @@ register(
 
 
 def _infer_matmul(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
+    check_float(types)
     a, b = types[0].shape, types[1].shape
     if len(a) < 2 or len(b) < 2 or a[-1] != b[-2]:
         raise GraphError(f"the operands are {types[0]} and {types[1]}", expected="[..., m, k] and [..., k, n]")

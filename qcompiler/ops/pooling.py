@@ -13,23 +13,28 @@ from qcompiler.ir.dims import Dim
 from qcompiler.ir.graph import Node
 from qcompiler.ir.registry import REQUIRED, Attributes, OpDef, Trait, register
 from qcompiler.ir.types import TensorType
-from qcompiler.ops.common import ANY_STAGE, FLOAT_STAGES, ints, window_size
+from qcompiler.ops.common import ANY_STAGE, FLOAT_STAGES, check_float, ints, sizes, window_size
 
 
 def pool_shape(types: Sequence[TensorType], attributes: Attributes) -> tuple[Dim, ...]:
     """Output shape of a 2-D pooling.
 
     Raises:
-        GraphError: The input is no image, the padding is more than half the window, or the window does not fit.
+        GraphError: The input is no image, an attribute is none of a pooling, the padding is more than half the window,
+            or a window does not fit or holds nothing.
     """
     x = types[0].shape
-    kernel, stride, padding = (ints(attributes, key) for key in ("kernel", "stride", "padding"))
-    dilation = ints(attributes, "dilation") if "dilation" in attributes else (1, 1)
+    kernel, stride = (sizes(attributes, key, 2, 1) for key in ("kernel", "stride"))
+    padding = sizes(attributes, "padding", 2, 0)
+    dilation = sizes(attributes, "dilation", 2, 1) if "dilation" in attributes else (1, 1)
     if len(x) != 4:
         raise GraphError(f"the input is {types[0]}", expected="[N, C, H, W]")
+    divisor = attributes.get("divisor_override")
+    if divisor is not None and not (isinstance(divisor, int) and divisor > 0):
+        raise GraphError(f"divisor_override is {divisor}", expected="a positive number")
     if any(2 * p > k for p, k in zip(padding, kernel, strict=True)):
         raise GraphError(f"the padding {padding} is more than half the window {kernel}", expected="half at most")
-    sizes = [
+    counts = [
         window_size(
             x[2 + i],
             kernel[i],
@@ -41,7 +46,23 @@ def pool_shape(types: Sequence[TensorType], attributes: Attributes) -> tuple[Dim
         )
         for i in range(2)
     ]
-    return (x[0], x[1], *sizes)
+    for i in range(2):
+        _check_windows(
+            x[2 + i], counts[i], range(-padding[i], dilation[i] * kernel[i] - padding[i], dilation[i]), stride[i]
+        )
+    return (x[0], x[1], *counts)
+
+
+def _check_windows(size: Dim, count: Dim, taps: range, stride: int) -> None:
+    """Refuse windows whose taps, spread apart, all miss the image."""
+    if not isinstance(size, int) or not isinstance(count, int):
+        return
+    for begin in range(0, count * stride, stride):
+        if not any(0 <= begin + tap < size for tap in taps):
+            raise GraphError(
+                f"the window at {begin + taps[0]} with taps {taps.step} apart misses all {size} elements",
+                expected="windows that hold an element",
+            )
 
 
 def _infer_pool(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
@@ -78,6 +99,11 @@ register(
 )
 
 
+def _infer_avg_pool(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
+    check_float(types)
+    return _infer_pool(types, attributes)
+
+
 def _avg_pool2d(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
     a = node.attributes
     return (
@@ -107,7 +133,7 @@ register(
         name="avg_pool2d",
         operands=("x",),
         attributes=AVG_POOL_ATTRIBUTES,
-        infer=_infer_pool,
+        infer=_infer_avg_pool,
         evaluate=_avg_pool2d,
         stages=FLOAT_STAGES,
         summary="The mean of each window.",
@@ -130,6 +156,7 @@ def mean_shape(types: Sequence[TensorType], attributes: Attributes) -> tuple[Dim
 
 
 def _infer_mean(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
+    check_float(types)
     return (types[0].with_shape(mean_shape(types, attributes)),)
 
 

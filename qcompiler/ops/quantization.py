@@ -12,14 +12,28 @@ from qcompiler.errors import GraphError
 from qcompiler.ir.graph import Node
 from qcompiler.ir.registry import REQUIRED, Attributes, OpDef, Trait, register
 from qcompiler.ir.types import DType, TensorType
-from qcompiler.ops.common import INTEGER_ONLY, QUANTIZED_ONLY, like_first
+from qcompiler.ops.common import (
+    INTEGER_ONLY,
+    QUANTIZED_ONLY,
+    check_float,
+    check_integer,
+    check_rounding,
+    code_limits,
+    like_first,
+)
 from qcompiler.quant import affine
 from qcompiler.quant.rounding import Rounding, round_float
 from qcompiler.quant.spec import QuantSpec
 
 
 def _infer_fake_quantize(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
-    spec = cast("QuantSpec", attributes["spec"])
+    check_float(types[:1])
+    spec, rank = attributes["spec"], types[0].rank
+    if not isinstance(spec, QuantSpec):
+        raise GraphError(f"the specification is {spec!r}", expected="a QuantSpec")
+    if spec.axis is not None and not -rank <= spec.axis < rank:
+        raise GraphError(f"a quantizer {spec} of {types[0]}", expected=f"an axis from {-rank} to {rank - 1}")
+    code_limits(attributes, spec.qmin, spec.qmax)
     channels = () if spec.axis is None else (types[0].shape[spec.axis],)
     for type in types[1:]:
         if type.shape != channels:
@@ -54,6 +68,14 @@ register(
 )
 
 
+def _infer_fake_quantize_bias(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
+    check_float(types[:1])
+    check_rounding(attributes)
+    if types[1].shape not in ((), types[0].shape):
+        raise GraphError(f"the bias is {types[0]} and its scale {types[1]}", expected="one scale, or one per element")
+    return (types[0],)
+
+
 def _fake_quantize_bias(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
     bias, scale = operands
     if not is_calibrated(scale):
@@ -69,7 +91,7 @@ register(
         name="fake_quantize_bias",
         operands=("bias", "scale"),
         attributes={"rounding": REQUIRED},
-        infer=lambda types, attributes: (types[0],),
+        infer=_infer_fake_quantize_bias,
         evaluate=_fake_quantize_bias,
         stages=QUANTIZED_ONLY,
         summary="A bias in steps of input scale x weight scale; the identity while the scale is NaN.",
@@ -78,6 +100,9 @@ register(
 
 
 def _infer_scale_product(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
+    check_float(types)
+    if types[0].rank and types[1].rank and types[0].shape != types[1].shape:
+        raise GraphError(f"the scales are {types[0]} and {types[1]}", expected="one each, or as many of both")
     return (types[0] if types[0].rank else types[1],)
 
 
@@ -95,9 +120,7 @@ register(
 
 def codes_limits(node: Node) -> tuple[int, int]:
     """Lowest and highest code of the result of an integer op."""
-    low, high = node.output.type.dtype.limits
-    qmin, qmax = node.attributes["qmin"], node.attributes["qmax"]
-    return (low if qmin is None else cast("int", qmin), high if qmax is None else cast("int", qmax))
+    return code_limits(node.attributes, *node.output.type.dtype.limits)
 
 
 def grid(node: Node, operand: int | None = None) -> affine.AffineParams:
@@ -113,6 +136,12 @@ def grid(node: Node, operand: int | None = None) -> affine.AffineParams:
     return affine.AffineParams(quant.scale_tensor(), quant.zero_point_tensor(), quant.axis)
 
 
+def _infer_quantize(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
+    check_float(types)
+    check_rounding(attributes)
+    return like_first(types, attributes)
+
+
 def _quantize(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
     params, dtype = grid(node), node.output.type.dtype
     spec = QuantSpec(bits=dtype.bits, signed=dtype.limits[0] < 0, rounding=Rounding(str(node.attributes["rounding"])))
@@ -125,7 +154,7 @@ register(
         name="quantize",
         operands=("x",),
         attributes={"rounding": REQUIRED, "dtype": REQUIRED, "qmin": None, "qmax": None},
-        infer=like_first,
+        infer=_infer_quantize,
         evaluate=_quantize,
         stages=INTEGER_ONLY,
         traits=frozenset({Trait.REQUANTIZES}),
@@ -135,6 +164,7 @@ register(
 
 
 def _infer_dequantize(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
+    check_integer(types)
     return (TensorType(DType.F32, types[0].shape),)
 
 

@@ -85,6 +85,7 @@ class AddParameters:
         offset: float32 constant that holds all zero points; None in integer arithmetic.
         scalar_left_offset: The same constant with the operands exchanged, for a left operand for which
             `left_is_scalar`; None in integer arithmetic.
+        subtract: Take the right operand away. In float32 arithmetic its multiplier is negative, and says it all.
     """
 
     left: Requantization
@@ -96,6 +97,7 @@ class AddParameters:
     shift: int
     offset: Tensor | None
     scalar_left_offset: Tensor | None
+    subtract: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +118,13 @@ class MulParameters:
 
 
 def add_parameters(
-    left: AffineParams, right: AffineParams, out: AffineParams, arithmetic: Arithmetic, *, largest: int = 255
+    left: AffineParams,
+    right: AffineParams,
+    out: AffineParams,
+    arithmetic: Arithmetic,
+    *,
+    largest: int = 255,
+    subtract: bool = False,
 ) -> AddParameters:
     """Compute the constants of `add_codes`.
 
@@ -126,6 +134,7 @@ def add_parameters(
         out: Parameters of the result, per tensor.
         arithmetic: How the target computes.
         largest: Largest magnitude of q - z in either operand.
+        subtract: The difference instead of the sum.
 
     Returns:
         The constants: with L = min(add_shift, 30 - bits of `largest`) and S = 2 * max(s_left, s_right), in float64, the
@@ -136,6 +145,7 @@ def add_parameters(
     mode = arithmetic.requant
     if mode is RequantMode.FLOAT32_RNE:
         a, b = left.scale / out.scale, right.scale / out.scale
+        b = -b if subtract else b
         left_zero, right_zero = left.zero_point.to(torch.float32), right.zero_point.to(torch.float32)
         return AddParameters(
             left=Requantization(mode, a, None),
@@ -147,6 +157,7 @@ def add_parameters(
             shift=0,
             offset=zeros[2] - fused_multiply_add(a, left_zero, b * right_zero),
             scalar_left_offset=zeros[2] - fused_multiply_add(b, right_zero, a * left_zero),
+            subtract=subtract,
         )
     left_scale, right_scale = left.scale.to(torch.float64), right.scale.to(torch.float64)
     common = 2.0 * torch.maximum(left_scale, right_scale)
@@ -161,11 +172,12 @@ def add_parameters(
         shift=shift,
         offset=None,
         scalar_left_offset=None,
+        subtract=subtract,
     )
 
 
 def add_codes(a: Tensor, b: Tensor, parameters: AddParameters, *, qmin: int, qmax: int) -> Tensor:
-    """Add two quantized tensors.
+    """Add or subtract two quantized tensors.
 
     Integer arithmetic: both operands, zero point removed and shifted left, are rescaled to a common scale, added, and
     rescaled to the output. Float32 arithmetic is that of ONNX Runtime's QLinearAdd on x86 with FMA,
@@ -191,7 +203,8 @@ def add_codes(a: Tensor, b: Tensor, parameters: AddParameters, *, qmin: int, qma
         return _add_codes_float32(a, b, parameters, qmin, qmax)
     left = parameters.left.scale((a - parameters.left_zero_point) << parameters.shift)
     right = parameters.right.scale((b - parameters.right_zero_point) << parameters.shift)
-    return parameters.out.apply(left + right, zero_point=parameters.out_zero_point, qmin=qmin, qmax=qmax)
+    total = left - right if parameters.subtract else left + right
+    return parameters.out.apply(total, zero_point=parameters.out_zero_point, qmin=qmin, qmax=qmax)
 
 
 def left_is_scalar(left_shape: Sequence[int], right_shape: Sequence[int]) -> bool:

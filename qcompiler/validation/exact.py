@@ -209,9 +209,9 @@ def _binary(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Ex
     a, b = _codes(node, operands[0]), _codes(node, operands[1])
 
     def requantize(out: AffineParams, qmin: int, qmax: int) -> Tensor:
-        if node.op == "add":
+        if node.op in ("add", "sub"):
             largest = max(item.largest_step() for item in (a, b))
-            sums = add_parameters(a.params, b.params, out, arithmetic, largest=largest)
+            sums = add_parameters(a.params, b.params, out, arithmetic, largest=largest, subtract=node.op == "sub")
             return add_codes(a.codes, b.codes, sums, qmin=qmin, qmax=qmax)
         products = mul_parameters(a.params, b.params, out, arithmetic)
         return mul_codes(a.codes, b.codes, products, qmin=qmin, qmax=qmax)
@@ -395,8 +395,12 @@ _RULES: dict[str, Callable[[Node, Sequence[Exact], Arithmetic], Exact]] = {
     "conv1d": _mac,
     "conv2d": _mac,
     "conv3d": _mac,
+    "conv_transpose1d": _mac,
+    "conv_transpose2d": _mac,
+    "conv_transpose3d": _mac,
     "linear": _mac,
     "add": _binary,
+    "sub": _binary,
     "mul": _binary,
     "mean": _mean,
     "avg_pool2d": _avg_pool2d,

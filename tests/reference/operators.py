@@ -105,6 +105,32 @@ def int_conv(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> lis
     return fill(out, element)
 
 
+def int_conv_transpose(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list[Any]:
+    """Each input pixel adds its weights to the output pixels at stride * position - padding + dilation * tap."""
+    x, weight, bias = operands[:3]
+    in_channels, per_group, *kernel = weight.shape
+    sums = {index: int(bias.data[index[1]]) for index in indices(out.shape)}
+    for n, c, *position in indices(x.shape):
+        group = c // (in_channels // attributes["groups"])
+        for o in range(per_group):
+            for tap in indices(kernel):
+                place = (
+                    step * p - pad + apart * t
+                    for step, p, pad, apart, t in zip(
+                        attributes["stride"], position, attributes["padding"], attributes["dilation"], tap, strict=True
+                    )
+                )
+                target = (n, group * per_group + o, *place)
+                if target in sums:
+                    sums[target] += x.step((n, c, *position)) * int(weight.at((c, o, *tap)))
+
+    def element(index: Index) -> int:
+        o = index[1]
+        return requantize(sums[index], channel(operands, 3, o), channel(operands, 4, o), out, attributes)
+
+    return fill(out, element)
+
+
 def int_linear(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list[Any]:
     """sum of (x - z_x) * w + b over the last axis."""
     x, weight, bias = operands[:3]
@@ -131,7 +157,7 @@ def float32(value: float | Fraction) -> Fraction:
 
 
 def int_add(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list[Any]:
-    """Both operands on a common scale, added, and requantized; or two fused multiply-adds in float32."""
+    """Both operands on a common scale, added or subtracted, and requantized; or two fused multiply-adds in float32."""
     a, b = operands
     if attributes["mode"] != "f32_rne":
 
@@ -142,7 +168,8 @@ def int_add(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list
             )
 
         def element(index: Index) -> int:
-            total = on_common_scale(a, index, "left") + on_common_scale(b, index, "right")
+            left, right = on_common_scale(a, index, "left"), on_common_scale(b, index, "right")
+            total = left - right if attributes["subtract"] else left + right
             return requantize(total, attributes["out_multiplier"], attributes["out_exponent"], out, attributes)
 
         return fill(out, element)
@@ -352,6 +379,9 @@ OPERATORS: dict[str, Callable[[Sequence[Grid], Attributes, Grid], list[Any]]] = 
     "int_conv1d": int_conv,
     "int_conv2d": int_conv,
     "int_conv3d": int_conv,
+    "int_conv_transpose1d": int_conv_transpose,
+    "int_conv_transpose2d": int_conv_transpose,
+    "int_conv_transpose3d": int_conv_transpose,
     "int_linear": int_linear,
     "int_add": int_add,
     "int_mul": int_mul,

@@ -149,6 +149,35 @@ def test_convolution(case: int, mode: RequantMode, batch: int) -> None:
     make.check()
 
 
+TRANSPOSED: list[
+    tuple[int, int, int, tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+] = [
+    # channels, filters, groups, kernel, stride, padding, output padding, dilation
+    (3, 4, 1, (3, 3), (2, 2), (1, 1), (1, 1), (1, 1)),
+    (4, 4, 4, (2, 3), (2, 1), (0, 1), (1, 0), (1, 1)),
+    (4, 6, 2, (2, 2), (3, 2), (1, 0), (0, 0), (1, 2)),
+    (2, 3, 1, (3,), (2,), (1,), (1,), (1,)),
+    (2, 2, 2, (2, 2, 1), (1, 2, 1), (0, 1, 0), (0, 1, 0), (1, 1, 1)),
+]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("case", range(len(TRANSPOSED)))
+def test_transposed_convolution(case: int, mode: RequantMode) -> None:
+    channels, filters, groups, kernel, stride, padding, extra, dilation = TRANSPOSED[case]
+    make = Maker(case, mode)
+    x = make.input((2, channels, *(4, 3, 3)[: len(kernel)]))
+    weight = torch.randint(-127, 128, (channels, filters // groups, *kernel), generator=make.generator)
+    bias = torch.randint(-(2**14), 2**14, (filters,), generator=make.generator).to(torch.int32)
+    count = filters if groups == 1 else 1
+    params = QuantParams((0.01,) * count, (0,) * count, 1 if groups == 1 else None)
+    wide = QuantParams((0.01,) * count, (0,) * count, 0 if groups == 1 else None)
+    operands = [x, make.leaf(weight.to(torch.int8), params), make.leaf(bias, wide), *make.multiplier(count, -11, -6)]
+    geometry: dict[str, Attribute] = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    make.apply(f"int_conv_transpose{len(kernel)}d", operands, {**geometry, "output_padding": extra})
+    make.check()
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_linear_near_the_ends_of_the_accumulator(mode: RequantMode) -> None:
     make = Maker(3, mode)
@@ -170,7 +199,7 @@ SHAPES = [((2, 3, 4), (2, 3, 4)), ((2, 3, 1), (2, 3, 4)), ((2, 3, 4), (2, 1, 4))
 def test_addition(mode: RequantMode, shapes: tuple[tuple[int, ...], tuple[int, ...]], seed: int) -> None:
     make = Maker(seed, mode)
     a, b = (make.input(shape) for shape in shapes)
-    attributes: dict[str, Attribute] = {"shift": 20, "offset": None, "scalar_left_offset": None}
+    attributes: dict[str, Attribute] = {"shift": 20, "offset": None, "scalar_left_offset": None, "subtract": seed == 2}
     for side in ("left", "right", "out"):
         attributes[f"{side}_multiplier"] = attributes[f"{side}_exponent"] = None
     if mode is RequantMode.FLOAT32_RNE:
