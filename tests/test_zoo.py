@@ -1,0 +1,22 @@
+"""Networks of torchvision through the whole compiler: three on every run, all with the slow tests."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks import zoo
+
+QUICK = ("squeezenet1_1", "mobilenet_v3_small", "lraspp_mobilenet_v3_large")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in zoo.NETWORKS]
+)
+def test_every_form_of_the_network_agrees(name: str) -> None:
+    row = zoo.row(name)
+    assert row.differing == 0
+    assert row.tensors > 20
+    assert row.sqnr > 10, "random weights, 8 bits: what is broken is at zero or below"
+    assert abs(row.runtime - row.plain) < 0.5, "the file means one thing in both sessions"
+    assert abs(row.runtime - row.sqnr) < 0.5
+    assert row.layer < 5000
