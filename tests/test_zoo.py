@@ -18,5 +18,4 @@ def test_every_form_of_the_network_agrees(name: str) -> None:
     assert row.tensors > 20
     assert row.sqnr > 10, "random weights, 8 bits: what is broken is at zero or below"
     assert abs(row.runtime - row.plain) < 0.5, "the file means one thing in both sessions"
-    assert abs(row.runtime - row.sqnr) < 0.5
     assert row.layer < 5000
