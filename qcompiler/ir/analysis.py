@@ -5,6 +5,7 @@ The digraph is made anew for each question and never edited; the graph never inh
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,45 @@ def to_networkx(graph: Graph) -> nx.DiGraph[Node]:
     digraph.add_nodes_from(graph.nodes)
     digraph.add_edges_from((node, user) for node in graph.nodes for value in node.outputs for user in value.users)
     return digraph
+
+
+def reachable(start: Iterable[Node]) -> list[Node]:
+    """The nodes that read, directly or through others, what the nodes of `start` compute; not `start` itself.
+
+    Breadth first, in the order of the use lists.
+    """
+    waiting = deque(start)
+    seen = dict.fromkeys(waiting)
+    found: list[Node] = []
+    while waiting:
+        for value in waiting.popleft().outputs:
+            for user in value.users:
+                if user not in seen:
+                    seen[user] = None
+                    waiting.append(user)
+                    found.append(user)
+    return found
+
+
+def path_between(source: Node, target: Node) -> list[Node] | None:
+    """A shortest path of nodes from `source` to `target`, both included; None where there is none."""
+    before: dict[Node, Node | None] = {source: None}
+    waiting = deque([source])
+    while waiting and target not in before:
+        node = waiting.popleft()
+        for value in node.outputs:
+            for user in value.users:
+                if user not in before:
+                    before[user] = node
+                    waiting.append(user)
+    if target not in before:
+        return None
+    path: list[Node] = []
+    at: Node | None = target
+    while at is not None:
+        path.append(at)
+        at = before[at]
+    return path[::-1]
 
 
 def lifetimes(graph: Graph) -> dict[Value, tuple[int, int]]:
@@ -98,7 +138,9 @@ def convex_partitions(graph: Graph, belongs: Callable[[Node], bool]) -> list[lis
 
 
 def _has_detour(quotient: nx.DiGraph[int], start: int, end: int) -> bool:
-    """Whether a path of more than one edge leads from `start` to `end`."""
+    """Whether a path of more than one edge leads from `start`, a predecessor of `end`, to `end`."""
+    if quotient.in_degree(end) == 1:
+        return False
     seen: set[int] = set()
     waiting = [follower for follower in quotient.successors(start) if follower != end]
     while waiting:

@@ -7,8 +7,11 @@ costs more than the rest of the package.
 from __future__ import annotations
 
 import ast
+import keyword
+import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from numbers import Integral
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from qcompiler.errors import InputError, ParseError
 
@@ -19,18 +22,31 @@ Dim: TypeAlias = "int | sympy.Expr"
 Shape: TypeAlias = "tuple[Dim, ...]"
 
 
+_SYMBOL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
 def symbol(name: str) -> sympy.Expr:
-    """The positive integer symbol called `name`."""
+    """The positive integer symbol called `name`.
+
+    Raises:
+        InputError: `name` could not be read back from a size in text.
+    """
+    if not _SYMBOL.fullmatch(name) or keyword.iskeyword(name) or name == "floor":
+        raise InputError(f"a size is called {name!r}", expected="letters, digits and underscores, and no keyword")
     import sympy
 
     return sympy.Symbol(name, integer=True, positive=True)
 
 
 def as_dim(value: Dim) -> Dim:
-    """`value` with constant expressions turned into plain ints, so that equal dimensions compare equal."""
-    if isinstance(value, int):
-        return value
-    return int(value) if value.is_Integer else value
+    """`value` as a plain int or as an expanded expression, so that equal dimensions compare equal.
+
+    sympy keeps `-(H + N)*floor(N/2)` apart from `(-H - N)*floor(N/2)`, which is how the text of the first is read.
+    """
+    if isinstance(value, Integral):
+        return int(value)
+    expanded: Dim = cast("sympy.Expr", value).expand()
+    return int(expanded) if isinstance(expanded, Integral) else expanded
 
 
 def product(dims: Sequence[Dim]) -> Dim:
@@ -71,9 +87,28 @@ def bind(shape: Shape, sizes: Sequence[int], bindings: dict[str, int]) -> str | 
     for position, (dim, size) in enumerate(zip(shape, sizes, strict=True)):
         if not isinstance(dim, int) and dim.is_Symbol and str(dim) not in bindings:
             bindings[str(dim)] = size
-        elif evaluate_dim(dim, bindings) != size:
+            continue
+        if not _solve(dim, size, bindings):
+            return f"dimension {position} is {size}, which {dim} never is"
+        if evaluate_dim(dim, bindings) != size:
             return f"dimension {position} is {size}, not {evaluate_dim(dim, bindings)}"
     return None
+
+
+def _solve(dim: Dim, size: int, bindings: dict[str, int]) -> bool:
+    """Enter the one symbol of `dim` that has no value yet, if `dim` is linear in it; False if no integer will do."""
+    unknown = [s for s in symbols_of(dim) if s.name not in bindings]
+    if isinstance(dim, int) or len(unknown) != 1:
+        return True
+    (unbound,) = unknown
+    known = dim.subs({s: bindings[s.name] for s in symbols_of(dim) if s != unbound}).expand()
+    slope = known.coeff(unbound)
+    rest = known - slope * unbound
+    if not (slope.is_Integer and rest.is_Integer) or slope == 0:
+        return True
+    value, remainder = divmod(size - int(rest), int(slope))
+    bindings[unbound.name] = value
+    return remainder == 0
 
 
 def format_dim(dim: Dim) -> str:
@@ -87,20 +122,31 @@ def parse_dim(text: str) -> Dim:
     Raises:
         ParseError: `text` is not an integer expression over names.
     """
-    if text.lstrip("-").isdigit():
-        return int(text)
     try:
-        tree = ast.parse(text.strip(), mode="eval")
-    except SyntaxError as error:
-        raise ParseError(f"{text!r} is not a dimension", expected="an integer expression over names") from error
-    return as_dim(_from_ast(tree.body, text))
+        if _INTEGER.fullmatch(text):
+            return int(text)
+        found = as_dim(_from_ast(ast.parse(text.strip(), mode="eval").body, text))
+    # A ValueError comes of a number of thousands of digits or of a zero byte, the others of thousands of brackets.
+    except (SyntaxError, ValueError, RecursionError, MemoryError, InputError):
+        raise _no_dimension(text) from None
+    if isinstance(found, int) or found.is_integer:
+        return found
+    raise _no_dimension(text)
 
 
-def _from_ast(node: ast.expr, text: str) -> Dim:
+_INTEGER = re.compile(r"-?[0-9]+")
+
+
+def _no_dimension(text: str) -> ParseError:
+    shown = text if len(text) < 60 else f"{text[:60]}..."
+    return ParseError(f"{shown!r} is not a dimension", expected="an integer expression over names")
+
+
+def _from_ast(node: ast.expr, text: str) -> sympy.Expr:
     import sympy
 
     match node:
-        case ast.Constant(value=int(value)):
+        case ast.Constant(value=int(value)) if not isinstance(value, bool):
             return sympy.Integer(value)
         case ast.Name(id=name):
             return symbol(name)
@@ -119,8 +165,8 @@ def _from_ast(node: ast.expr, text: str) -> Dim:
                     return a / b
                 case ast.FloorDiv():
                     return a // b
-                case ast.Pow():
+                case ast.Pow() if a.free_symbols and b.is_Integer:  # a power of numbers may never end
                     return a**b
         case ast.Call(func=ast.Name(id="floor"), args=[argument]):
             return sympy.floor(_from_ast(argument, text))
-    raise ParseError(f"{text!r} is not a dimension", expected="an integer expression over names")
+    raise _no_dimension(text)

@@ -207,6 +207,13 @@ class Graph:
         """Make `name` free again: the value that had it is gone or renamed."""
         self._names.pop(name, None)
 
+    def name_results(self, node: Node, names: Sequence[str]) -> None:
+        """Give the results of `node` these names, one each, made unique."""
+        for value in node.outputs:
+            self.release_name(value.name)
+        for value, name in zip(node.outputs, names, strict=True):
+            value.name = self.unique_name(name)
+
     def add_input(self, name: str, type: TensorType) -> Value:
         """Append a graph input."""
         value = Value(self.unique_name(name), type)
@@ -259,9 +266,11 @@ class Graph:
             inferred = definition.infer([v.type for v in inputs], complete)
         except GraphError as error:
             raise GraphError(error.found, where=where, expected=error.expected, fix=error.fix) from None
+        if types is not None and len(types) != len(inferred):
+            raise GraphError(f"{op_name} was given {len(types)} types", where=where, expected=str(len(inferred)))
         node = Node(self, op_name, list(inputs), complete, location)
         first = self.unique_name(name or op_name)
-        for index, type in enumerate(types or inferred):
+        for index, type in enumerate(inferred if types is None else types):
             result_name = first if index == 0 else self.unique_name(f"{first}.{index}")
             node.outputs.append(Value(result_name, type, node, index))
         node.origins = (first,)
@@ -358,6 +367,7 @@ def _clone_graph(graph: Graph, module: Module) -> Graph:
             location=node.location,
             types=[value.type for value in node.outputs],
         )
+        copy.name_results(twin, [value.name for value in node.outputs])
         twin.origins = node.origins
         values.update(zip(node.outputs, twin.outputs, strict=True))
     copy.set_outputs([values[value] for value in graph.outputs])

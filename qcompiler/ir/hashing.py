@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
+from qcompiler.errors import GraphError
 from qcompiler.ir.graph import Attribute, Graph, Module, Value
-from qcompiler.ir.tree import Tree
+from qcompiler.ir.text import format_attribute
 from qcompiler.ir.types import DType
 
 TENSOR_ATTRIBUTES = ("ref", "statistics")
@@ -19,10 +21,13 @@ TENSOR_ATTRIBUTES = ("ref", "statistics")
 def module_hash(module: Module) -> str:
     """sha256 of what `module` computes, in hex.
 
-    It covers, for each graph: stage, types of the inputs, bounds of the symbols, and the nodes in order with their op,
-    operands, attributes and result types; names of the model's arguments and the trees of inputs and outputs; the type,
-    shape and bytes of every tensor that is referred to. It does not cover the names of values and tensors, locations,
-    origins, or tensors that nobody reads.
+    It covers, for each graph in order: name, stage, types of the inputs, bounds of the symbols, and the nodes in order
+    with their op, operands, attributes and result types; names of the model's arguments and the trees of inputs and
+    outputs; the type, shape and bytes of every tensor that is referred to. It does not cover the names of values and
+    tensors, which leaves share a tensor, locations, origins, or tensors that nobody reads.
+
+    Raises:
+        GraphError: A node refers to a tensor that the module does not hold.
     """
     digest = hashlib.sha256()
     known: dict[str, str] = {}
@@ -36,8 +41,9 @@ def module_hash(module: Module) -> str:
 def tensor_digest(tensor: Tensor) -> str:
     """sha256 of element type, shape and bytes, in hex."""
     tensor = tensor.detach().cpu().contiguous()
-    header = f"{DType.of(tensor.dtype)}{list(tensor.shape)}"
-    return hashlib.sha256(header.encode() + tensor.reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
+    digest = hashlib.sha256(f"{DType.of(tensor.dtype)}{list(tensor.shape)}".encode())
+    digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _lines(graph: Graph, known: dict[str, str]) -> Iterator[str]:
@@ -47,24 +53,23 @@ def _lines(graph: Graph, known: dict[str, str]) -> Iterator[str]:
         numbers[value] = len(numbers)
         return f"%{numbers[value]} : {value.type}"
 
-    yield f"graph {graph.name} {graph.stage} {sorted(graph.bounds.items())}"
-    yield f"{graph.input_names} {_tree(graph.input_tree)} {_tree(graph.output_tree)}"
+    yield f"graph {json.dumps([graph.name, graph.stage, sorted(graph.bounds.items()), graph.input_names])}"
+    yield f"{json.dumps(graph.input_tree)} {json.dumps(graph.output_tree)}"
     yield ", ".join(map(define, graph.inputs))
     for node in graph.nodes:
         operands = [numbers[value] for value in node.inputs]
-        attributes = [(key, _attribute(graph, key, item, known)) for key, item in node.attributes.items()]
-        yield f"{node.op} {operands} {attributes} -> {', '.join(map(define, node.outputs))}"
+        attributes = ", ".join(
+            f"{key} = {_attribute(graph, key, item, known)}" for key, item in node.attributes.items()
+        )
+        yield f"{node.op} {operands} {{{attributes}}} -> {', '.join(map(define, node.outputs))}"
     yield f"return {[numbers[value] for value in graph.outputs]}"
 
 
 def _attribute(graph: Graph, key: str, item: Attribute, known: dict[str, str]) -> str:
     if key not in TENSOR_ATTRIBUTES or not isinstance(item, str):
-        return repr(item)
+        return format_attribute(item)
     if item not in known:
+        if item not in graph.module.tensors:
+            raise GraphError(f"the module does not hold the tensor {item!r}", where=f"@{graph.name}")
         known[item] = tensor_digest(graph.module.tensors[item])
     return known[item]
-
-
-def _tree(tree: Tree) -> str:
-    """The same text for trees of lists and of tuples."""
-    return repr(tree).replace("(", "[").replace(")", "]")

@@ -10,15 +10,19 @@ import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, TypeAlias
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from torch import Tensor
 
 from qcompiler.errors import GraphError, PluginError
+from qcompiler.ir.dims import as_dim
 from qcompiler.ir.types import Stage, TensorType
+from qcompiler.quant.spec import QuantSpec
 
 if TYPE_CHECKING:
-    from qcompiler.ir.graph import Attribute, Node
+    from qcompiler.ir.dims import Dim
+    from qcompiler.ir.graph import Attribute, Node, Scalar
 
 Attributes: TypeAlias = "Mapping[str, Attribute]"
 Infer: TypeAlias = Callable[[Sequence[TensorType], Attributes], tuple[TensorType, ...]]
@@ -78,10 +82,10 @@ class OpDef:
         return required <= count <= len(self.operands)
 
     def complete(self, given: Attributes, where: str | None = None) -> dict[str, Attribute]:
-        """`given` with defaults filled in, in declaration order.
+        """`given` with defaults filled in, in declaration order, as plain values; see `plain`.
 
         Raises:
-            GraphError: An attribute is unknown, or a required one is missing.
+            GraphError: An attribute is unknown, of no kind that a graph holds, or a required one is missing.
         """
         for name in given:
             if name not in self.attributes:
@@ -93,7 +97,12 @@ class OpDef:
             value = given.get(name, default)
             if value is REQUIRED:
                 raise GraphError(f"{self.name} lacks the attribute {name!r}", where=where)
-            result[name] = value
+            try:
+                result[name] = plain(value)
+            except GraphError as error:
+                raise GraphError(
+                    f"{self.name} is given {name} = {error.found}", where=where, expected=error.expected
+                ) from None
         return result
 
 
@@ -106,6 +115,32 @@ REQUIRED = _Required()
 """Stands for the default of an attribute that has none."""
 
 _OPS: dict[str, OpDef] = {}
+
+
+def plain(value: object) -> Attribute:
+    """`value` as an attribute: a number, text, None, a QuantSpec or a size, or a tuple of these.
+
+    Enumerations become their text, numpy's and sympy's numbers become Python's, and lists become tuples. So an
+    attribute has one form, whether a pass wrote it or the parser read it.
+
+    Raises:
+        GraphError: It is nothing of the kind.
+    """
+    return tuple(map(_scalar, value)) if isinstance(value, tuple | list) else _scalar(value)
+
+
+def _scalar(value: object) -> Scalar | Dim:
+    if value is None or isinstance(value, bool | QuantSpec):
+        return value
+    if isinstance(value, str):
+        return str.__str__(value)  # of an enumeration, too, the text alone
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
+    if hasattr(value, "free_symbols"):  # sympy's, which is not imported for the question
+        return as_dim(cast("Dim", value))
+    raise GraphError(f"{value!r}", expected="a number, text, a bool, None, a QuantSpec, a size, or a tuple of these")
 
 
 def register(definition: OpDef) -> OpDef:

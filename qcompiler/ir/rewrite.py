@@ -6,6 +6,7 @@ done and what was refused: that record is the provenance of a compile.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from qcompiler.errors import GraphError
 from qcompiler.ir.graph import Attribute, Graph, Location, Node, Value
+from qcompiler.ir.registry import Trait
 from qcompiler.ir.types import DType, TensorType
 
 
@@ -145,10 +147,12 @@ class Rewriter:
         node.attributes.update(node.definition.complete({**node.attributes, **attributes}, node.where))
 
     def refresh_types(self, node: Node) -> None:
-        """Infer the result types of `node` anew."""
+        """Infer the result types of `node` anew. A grid and a layout of its own stay."""
         inferred = node.definition.infer([value.type for value in node.inputs], node.attributes)
+        own_grid = node.definition.has(Trait.REQUANTIZES) or node.definition.has(Trait.LEAF)
         for value, type in zip(node.outputs, inferred, strict=True):
-            value.type = type
+            old = value.type
+            value.type = dataclasses.replace(type, quant=old.quant, layout=old.layout) if own_grid else type
 
     def replace_uses(self, old: Value, new: Value, only: Iterable[Node] | None = None) -> None:
         """Make users of `old` (or just those in `only`) and, without `only`, the graph's outputs read `new`."""

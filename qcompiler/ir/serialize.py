@@ -9,7 +9,7 @@ model.qir/  module.txt            all graphs in their text form
 from __future__ import annotations
 
 import json
-import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +17,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from qcompiler.errors import ArtifactError
+from qcompiler.errors import ArtifactError, QCompilerError
 from qcompiler.ir.graph import Module
 from qcompiler.ir.hashing import module_hash
 from qcompiler.ir.rewrite import Event, Record
@@ -36,6 +36,7 @@ def save_module(module: Module, path: str | Path, records: Sequence[Record] = ()
 
     Raises:
         ArtifactError: The path has another ending, holds something else, or cannot be written.
+        GraphError: A node refers to a tensor that the module does not hold.
     """
     folder = Path(path)
     if folder.suffix != ".qir":
@@ -51,20 +52,31 @@ def save_module(module: Module, path: str | Path, records: Sequence[Record] = ()
         PROVENANCE: provenance.encode(),
         HASH: f"{module_hash(module)}\n".encode(),
     }
-    work = folder.with_name(folder.name + ".work")
     try:
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True)
-        for name, data in content.items():
-            (work / name).write_bytes(data)
-        if folder.exists():
-            shutil.rmtree(folder)
-        work.replace(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as work:
+            # One level down, where the folder gets the usual permissions.
+            new = Path(work) / "new"
+            new.mkdir()
+            for name, data in content.items():
+                (new / name).write_bytes(data)
+            _put_in_place(new, folder, aside=Path(work) / "old")
     except OSError as error:
         raise ArtifactError(f"{folder} cannot be written: {error}") from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return folder
+
+
+def _put_in_place(new: Path, folder: Path, aside: Path) -> None:
+    """Rename `new` to `folder`; what is there goes `aside`, and comes back should that fail."""
+    if not folder.exists():
+        new.rename(folder)
+        return
+    folder.rename(aside)
+    try:
+        new.rename(folder)
+    except OSError:
+        aside.rename(folder)
+        raise
 
 
 def load_module(path: str | Path) -> tuple[Module, list[Record]]:
@@ -75,7 +87,6 @@ def load_module(path: str | Path) -> tuple[Module, list[Record]]:
 
     Raises:
         ArtifactError: A file is missing or damaged, or the hash is another.
-        ParseError: The text is not a module.
     """
     folder = Path(path)
     content: dict[str, bytes] = {}
@@ -84,28 +95,34 @@ def load_module(path: str | Path) -> tuple[Module, list[Record]]:
             content[name] = (folder / name).read_bytes()
         except OSError:
             raise ArtifactError(f"{name} is missing", where=str(path), expected="a folder of save_module") from None
+    reading = TENSORS
     try:
-        tensors = load(content[TENSORS])
-        provenance = json.loads(content[PROVENANCE])
+        # Sorted: safetensors gives them in an order that changes from process to process.
+        tensors = dict(sorted(load(content[TENSORS]).items()))
+        reading = PROVENANCE
+        records = _records(json.loads(content[PROVENANCE]))
+        reading = TEXT
         module = parse_module(content[TEXT].decode(), tensors)
-    except (SafetensorError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ArtifactError(f"the module cannot be read: {error}", where=str(path)) from None
-    missing = [
-        str(node.attributes["ref"])
-        for graph in module.graphs.values()
-        for node in graph.nodes
-        if "ref" in node.attributes and str(node.attributes["ref"]) not in tensors
-    ]
-    if missing:
-        raise ArtifactError(f"the tensor {missing[0]!r} is missing", where=f"{path}, {TENSORS}")
-    if module_hash(module) != content[HASH].decode().strip():
-        raise ArtifactError("the module is not the one that was written", where=str(path))
-    records = [
+        found = module_hash(module)
+    # A JSON value of another form than ours fails with a TypeError or a KeyError.
+    except (SafetensorError, QCompilerError, ValueError, TypeError, KeyError) as error:
+        raise ArtifactError(f"{reading} cannot be read: {error}", where=str(path)) from error
+    written = content[HASH].decode(errors="replace").strip()
+    if found != written:
+        raise ArtifactError(
+            f"the module is not the one that was written: its hash is {found}", where=str(path), expected=written
+        )
+    return module, records
+
+
+def _records(data: object) -> list[Record]:
+    if not isinstance(data, list):
+        raise TypeError("it is no list")
+    return [
         Record(
             item["pass_name"],
             [Event(**{**event, "origins": tuple(event["origins"])}) for event in item["events"]],
             item["metrics"],
         )
-        for item in provenance
+        for item in data
     ]
-    return module, records

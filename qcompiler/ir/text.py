@@ -26,7 +26,7 @@ from qcompiler.errors import ParseError, QCompilerError
 from qcompiler.ir import tree
 from qcompiler.ir.dims import Dim, format_dim, parse_dim
 from qcompiler.ir.graph import Attribute, Graph, Location, Module, Node, Scalar, Value
-from qcompiler.ir.registry import Trait, op
+from qcompiler.ir.registry import REQUIRED, Trait, op, plain
 from qcompiler.ir.types import DType, QuantParams, Stage, TensorType
 from qcompiler.quant.spec import QuantSpec
 
@@ -36,7 +36,8 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]*")
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NUMBER = re.compile(r"[+-]?(?:inf|nan|\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)")
 _STRING = re.compile(r'"(?:[^"\\\n]|\\.)*"')
-_BLANK = re.compile(r"[ \t]*(?:#[^\n]*)?")
+_SIZES = re.compile(r"[^\]\n]*")
+_BLANK = re.compile(r"[ \t\r]*(?:#[^\n]*)?")
 _VALUE = 'a number, a string, true, false, none, spec"..." or dim"..."'
 _CONSTANTS: Mapping[str, bool | None] = {"true": True, "false": False, "none": None}
 
@@ -97,9 +98,11 @@ def _node(node: Node, locations: bool) -> str:
     results = ", ".join(map(_value, node.outputs))
     line = f"{results} = {node.op}({', '.join(map(_value, node.inputs))})"
     defaults = node.definition.attributes
-    # A default counts only with its type: True == 1 == 1.0 in Python.
+    # A default counts only with its type, hence as text: True == 1 == 1.0 in Python.
     changed = [
-        f"{key} = {_attribute(item)}" for key, item in node.attributes.items() if repr(item) != repr(defaults[key])
+        f"{key} = {format_attribute(item)}"
+        for key, item in node.attributes.items()
+        if defaults[key] is REQUIRED or format_attribute(item) != format_attribute(plain(defaults[key]))
     ]
     if changed:
         line += f" {{{', '.join(changed)}}}"
@@ -111,15 +114,16 @@ def _node(node: Node, locations: bool) -> str:
     return line
 
 
-def _attribute(item: Attribute) -> str:
+def format_attribute(item: Attribute) -> str:
+    """`item` as it stands in text."""
     if isinstance(item, tuple):
-        return "(" + ", ".join(map(_attribute, item)) + ("," if len(item) == 1 else "") + ")"
+        return "(" + ", ".join(map(format_attribute, item)) + ("," if len(item) == 1 else "") + ")"
     if item is None:
         return "none"
     if isinstance(item, bool):
         return "true" if item else "false"
     if isinstance(item, str):
-        return _string(str(item))
+        return _string(item)
     if isinstance(item, int | float):
         return repr(item)
     return f"spec{_string(str(item))}" if isinstance(item, QuantSpec) else f"dim{_string(format_dim(item))}"
@@ -198,7 +202,7 @@ class _Parser:
         self.expect(")")
         attributes: dict[str, Attribute] = {}
         if self.accept("{"):
-            attributes.update(self.several(self.attribute_item))
+            self.several(lambda: self.attribute_item(attributes))
             self.expect("}")
         self.expect(":")
         types = self.several(self.type)
@@ -206,12 +210,13 @@ class _Parser:
         origins: tuple[str, ...] = (names[0],)
         if self.accept("loc"):
             self.expect("(")
-            path, source = self.several(self.string)
-            location = Location(path, source)
+            path = self.string()
+            self.expect(",")
+            location = Location(path, self.string())
             self.expect(")")
         if self.accept("from"):
             self.expect("(")
-            origins = tuple(self.several(self.string))
+            origins = () if self.peek() == ")" else tuple(self.several(self.string))
             self.expect(")")
         end, self.position = self.position, start  # errors about the node point at its operator
         node = self.checked(
@@ -224,30 +229,31 @@ class _Parser:
     def declare(self, graph: Graph, node: Node, names: list[str], types: list[TensorType]) -> None:
         """Give the results of `node` the names and types that the text says."""
         if len(names) != len(node.outputs) or len(types) != len(node.outputs):
-            self.fail(f"{len(node.outputs)} results of {node.op}, each with a type")
+            raise self.error(
+                f"there are {len(names)} names and {len(types)} types",
+                f"{len(node.outputs)} results of {node.op}, each with a type",
+            )
         definition = op(node.op)
         own_grid = definition.has(Trait.REQUANTIZES) or definition.has(Trait.LEAF)
         for value, name, declared in zip(node.outputs, names, types, strict=True):
             found = value.type
             same = (found.dtype, found.shape) == (declared.dtype, declared.shape) if own_grid else found == declared
             if not same:
-                self.fail(f"the type {found}, which follows from the operands, not {declared}")
+                raise self.error(f"%{name} has the type {declared}", f"{found}, which follows from the operands")
             value.type = declared
-            if value.name != name:
-                graph.release_name(value.name)
-                value.name = graph.unique_name(name)
             self.values[name] = value
+        graph.name_results(node, names)
 
     def type(self) -> TensorType:
         dtype = self.checked(lambda: DType(self.token(_WORD, "an element type")), "one of " + ", ".join(DType))
         self.expect("[")
-        closing = self.text.find("]", self.position)
-        inside = self.text[self.position : closing] if closing >= 0 else ""
-        shape: tuple[Dim, ...] = ()
-        if inside.strip():
-            shape = tuple(self.checked(lambda part=part: parse_dim(part.strip())) for part in inside.split(","))  # type: ignore[misc]
-        self.position = closing
+        start = self.position
+        inside = self.token(_SIZES, "sizes")
         self.expect("]")
+        end, self.position = self.position, start  # errors about a size point at the first
+        parts = [part.strip() for part in inside.split(",")] if inside.strip() else []
+        shape: tuple[Dim, ...] = self.checked(lambda: tuple(map(parse_dim, parts)))
+        self.position = end
         quant = self.quant() if self.accept("q(") else None
         layout = self.token(_WORD, "an order of axes") if self.accept("@") else None
         return TensorType(dtype, shape, quant, layout)
@@ -265,10 +271,15 @@ class _Parser:
             points.append(self.integer())
         return self.checked(lambda: QuantParams(tuple(scales), tuple(points), axis))
 
-    def attribute_item(self) -> tuple[str, Attribute]:
+    def attribute_item(self, known: dict[str, Attribute]) -> None:
+        self.skip_blanks()
+        start = self.position
         key = self.token(_WORD, "the name of an attribute")
+        if key in known:
+            self.position = start
+            self.fail(f"each attribute once; {key} is there already")
         self.expect("=")
-        return key, self.attribute()
+        known[key] = self.attribute()
 
     def attribute(self) -> Attribute:
         if not self.accept("("):
@@ -286,7 +297,7 @@ class _Parser:
             case '"':
                 return self.string()
             case "+" | "-" | "0" | "1" | "2" | "3" | "4" | "5" | "6" | "7" | "8" | "9":
-                return _number(self.token(_NUMBER, "a number"))
+                return self.checked(lambda: _number(self.token(_NUMBER, "a number")))
         word = self.token(_WORD, _VALUE)
         if word in _CONSTANTS:
             return _CONSTANTS[word]
@@ -300,10 +311,9 @@ class _Parser:
 
     def tree(self) -> tree.Tree:
         self.skip_blanks()
-        end = self.text.find("\n", self.position)
-        line = self.text[self.position : end if end >= 0 else len(self.text)]
-        found = self.checked(lambda: tree.from_plain(json.loads(line)), "a tree in JSON")
-        self.position += len(line)
+        data, end = self.checked(lambda: json.JSONDecoder().raw_decode(self.text, self.position), "a tree in JSON")
+        found = self.checked(lambda: tree.from_plain(data), "a tree in JSON")
+        self.position = end
         return found
 
     def value(self) -> Value:
@@ -394,7 +404,7 @@ class _Parser:
                 raise
             self.position = start
             raise self.error(error.found, expected or error.expected) from None
-        except (QCompilerError, ValueError) as error:
+        except (QCompilerError, ValueError, RecursionError) as error:
             self.position = start
             raise self.error(str(error), expected) from None
 

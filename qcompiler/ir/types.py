@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from qcompiler.errors import GraphError
-from qcompiler.ir.dims import Shape, format_dim
+from qcompiler.ir.dims import Shape, as_dim, format_dim
 
 TorchType = torch.dtype  # inside DType the name `torch` is that of a property
 
@@ -167,7 +167,7 @@ class TensorType:
 
     Args:
         dtype: Element type.
-        shape: Logical sizes (NCHW order for images).
+        shape: Logical sizes (NCHW order for images); kept as `as_dim` gives them.
         quant: How codes map to real numbers, for integer values that stand for real ones.
         layout: Physical order of the axes as a permutation of `NCHW` letters, None for the logical order.
     """
@@ -176,6 +176,9 @@ class TensorType:
     shape: Shape
     quant: QuantParams | None = None
     layout: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", tuple(map(as_dim, self.shape)))
 
     @property
     def rank(self) -> int:

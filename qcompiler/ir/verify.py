@@ -29,8 +29,8 @@ def verify(graph: Graph, after: str = "") -> None:
         GraphError: The first broken invariant, with the node that breaks it.
     """
     context = f" after {after}" if after else ""
+    _check_names(graph, context)
     defined: set[Value] = set(graph.inputs)
-    names = {value.name for value in graph.inputs}
     uses: dict[Value, dict[Node, int]] = {}
     count = 0
     for value in graph.inputs:
@@ -49,11 +49,8 @@ def verify(graph: Graph, after: str = "") -> None:
             uses.setdefault(value, {})[node] = uses.get(value, {}).get(node, 0) + 1
         _check_types(node, where)
         for index, value in enumerate(node.outputs):
-            if value.name in names:
-                raise GraphError(f"two values are called %{value.name}", where=where)
             if value.producer is not node or value.index != index:
                 raise GraphError(f"%{value.name} does not know that it is result {index} of this node", where=where)
-            names.add(value.name)
             defined.add(value)
     if count != len(graph):
         raise GraphError(f"the graph counts {len(graph)} nodes and holds {count}", where=f"@{graph.name}{context}")
@@ -65,6 +62,15 @@ def verify(graph: Graph, after: str = "") -> None:
             raise GraphError(f"the output %{value.name} is not defined", where=f"@{graph.name}{context}")
 
 
+def _check_names(graph: Graph, context: str) -> None:
+    names: set[str] = set()
+    for value in graph.values():
+        if value.name in names:
+            place = value.producer.where if value.producer is not None else f"@{graph.name}"
+            raise GraphError(f"two values are called %{value.name}", where=place + context)
+        names.add(value.name)
+
+
 def _check_types(node: Node, where: str) -> None:
     definition = node.definition
     if not definition.accepts(len(node.inputs)):
@@ -73,7 +79,12 @@ def _check_types(node: Node, where: str) -> None:
         )
     if node.op in LEAVES:
         _check_leaf(node, where)
-    inferred = definition.infer([value.type for value in node.inputs], node.attributes)
+    try:
+        inferred = definition.infer([value.type for value in node.inputs], node.attributes)
+    except GraphError as error:
+        raise GraphError(error.found, where=where, expected=error.expected, fix=error.fix) from None
+    if len(node.outputs) != len(inferred):
+        raise GraphError(f"{node.op} has {len(node.outputs)} results", where=where, expected=str(len(inferred)))
     for value, expected in zip(node.outputs, inferred, strict=True):
         found = value.type
         if definition.has(Trait.REQUANTIZES) or node.op in LEAVES:
