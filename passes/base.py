@@ -21,13 +21,14 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
 
+from qcompiler.calibration.spool import reiterable
 from qcompiler.errors import PassError
 from qcompiler.ir.graph import Graph, Node
 from qcompiler.ir.rewrite import Record, Rewriter
@@ -45,7 +46,8 @@ class PassContext:
     Args:
         target: The hardware, None where no pass needs it.
         samples: Batches of flat inputs on which contracts are validated.
-        calibration: Batches of flat inputs, iterable any number of times; None when there is no data.
+        calibration: Batches of flat inputs, read lazily and by each pass that needs them; an iterator, which can be
+            read only once, is kept on disk while it is first read. None when there is no data.
         input_range: Real range assumed for float inputs when there is no data.
         overrides: Per-node wishes by name, glob or op; see `qcompiler.compile`.
         seed: Start of the one random generator.
@@ -61,6 +63,8 @@ class PassContext:
 
     def __post_init__(self) -> None:
         self.generator = torch.Generator().manual_seed(self.seed)
+        if self.calibration is not None:
+            self.calibration = reiterable(self.calibration, once=isinstance(self.calibration, Iterator))
 
     def rewriter(self, graph: Graph) -> Rewriter:
         """An editor that writes into the record of the running pass."""

@@ -12,7 +12,9 @@ from typing import ClassVar, cast
 import torch
 
 from qcompiler.calibration.data_free import activation_ranges
-from qcompiler.calibration.observers import Observer, make_observer
+from qcompiler.calibration.gaussian import ALPHA
+from qcompiler.calibration.histogram import DEFAULT_BINS
+from qcompiler.calibration.observers import Observer, make_observer, options_of
 from qcompiler.calibration.runner import observe
 from qcompiler.errors import PassError
 from qcompiler.ir.graph import Graph, Node, Value
@@ -44,6 +46,9 @@ class CalibrateActivations(Pass):
         bins: Bins of a histogram, for `percentile` and `mse`.
         alpha: Standard deviations that a range without data spans to each side of the mean.
 
+    Raises:
+        InputError: There is no such method, or an option is out of range.
+
     Source: Nagel et al. 2021, arXiv:2106.08295, section 3.1 (range setting; alpha = 6 for batch-norm statistics).
     """
 
@@ -54,8 +59,12 @@ class CalibrateActivations(Pass):
     method: str = "percentile"
     percentile: float = 99.99
     momentum: float = 0.9
-    bins: int = 2048
-    alpha: float = 6.0
+    bins: int = DEFAULT_BINS
+    alpha: float = ALPHA
+
+    def __post_init__(self) -> None:
+        # Refused here, also where there turns out to be no data and no observer is needed.
+        self._observer(QuantSpec(8), "an activation")
 
     @property
     def contract(self) -> Contract:
@@ -67,7 +76,7 @@ class CalibrateActivations(Pass):
 
         Raises:
             CalibrationError: The data is empty or not finite.
-            InputError: There is no such method, or an option is out of range.
+            InputError: A batch does not fit the graph.
             PassError: There is no data, and the ranges of a value do not follow from batch norms.
         """
         rewriter = context.rewriter(graph)
@@ -79,28 +88,22 @@ class CalibrateActivations(Pass):
             ranges = self._without_data(graph, context, groups)
             source = "batch-norm statistics"
         else:
-            observers = {scale: self._observer(group[0]) for scale, group in groups.items()}
+            observers = {scale: self._observer(_spec(group[0]), group[0].name) for scale, group in groups.items()}
             shown = {quantizer.inputs[0]: observers[scale] for scale, group in groups.items() for quantizer in group}
             count = observe(graph, context.calibration, shown)
             ranges = {scale: observer.range() for scale, observer in observers.items()}
             source = f"{count} batches by {self.method}"
         for scale, (low, high) in ranges.items():
             quantizer = groups[scale][0]
-            new_scale, zero_point = qparams_from_range(low, high, cast("QuantSpec", quantizer.attributes["spec"]))
+            new_scale, zero_point = qparams_from_range(low, high, _spec(quantizer))
             rewriter.write_tensor(scale, new_scale)
             rewriter.write_tensor(quantizer.inputs[2], zero_point)
             for member in groups[scale]:
                 rewriter.note(member, f"range {float(low):.6g} to {float(high):.6g} from {source}")
 
-    def _observer(self, quantizer: Node) -> Observer:
-        """What watches the input of `quantizer` and of all that share its scale."""
-        options: dict[str, dict[str, int | float]] = {
-            "percentile": {"percentile": self.percentile, "bins": self.bins},
-            "moving_average": {"momentum": self.momentum},
-            "mse": {"bins": self.bins},
-        }
-        spec = cast("QuantSpec", quantizer.attributes["spec"])
-        return make_observer(self.method, spec, quantizer.name, options=options.get(self.method))
+    def _observer(self, spec: QuantSpec, name: str) -> Observer:
+        options = {key: value for key, value in self.options().items() if key in options_of(self.method)}
+        return make_observer(self.method, spec, name, options=options)
 
     def _without_data(self, graph: Graph, context: PassContext, groups: Groups) -> dict[Value, Range]:
         known = activation_ranges(graph, context.input_range or DEFAULT_INPUT_RANGE, self.alpha)
@@ -117,3 +120,7 @@ class CalibrateActivations(Pass):
             high = max(known[quantizer.inputs[0]][1] for quantizer in group)
             ranges[scale] = (torch.tensor(low), torch.tensor(high))
         return ranges
+
+
+def _spec(quantizer: Node) -> QuantSpec:
+    return cast("QuantSpec", quantizer.attributes["spec"])

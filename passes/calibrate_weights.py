@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, cast
 
-from qcompiler.calibration.observers import make_observer
+from qcompiler.calibration.histogram import DEFAULT_BINS
+from qcompiler.calibration.observers import Observer, make_observer, options_of
 from qcompiler.ir.graph import Graph
 from qcompiler.ir.types import Stage
 from qcompiler.ops.quantization import is_calibrated
@@ -21,8 +22,13 @@ class CalibrateWeights(Pass):
     """Ranges of weights from their own values, per tensor or along the quantizer's axis.
 
     Args:
-        method: `min_max`, `percentile` or `mse`; see `calibration.observers`.
+        method: `min_max`, `percentile` or `mse`; see `calibration.observers`. The largest weights matter most, so that
+            at 8 bits nothing is clipped by default; below, `mse` pays.
         percentile: Percentage of the values below the upper end, for `percentile`.
+        bins: Bins of a histogram, for `percentile` and `mse`.
+
+    Raises:
+        InputError: There is no such method, or an option is out of range.
 
     Source: Nagel et al. 2021, arXiv:2106.08295, section 3.1 (range setting).
     """
@@ -33,6 +39,10 @@ class CalibrateWeights(Pass):
     establishes: ClassVar[frozenset[str]] = frozenset({"weight-ranges"})
     method: str = "min_max"
     percentile: float = 99.99
+    bins: int = DEFAULT_BINS
+
+    def __post_init__(self) -> None:
+        self._observer(QuantSpec(8), "a weight")
 
     @property
     def contract(self) -> Contract:
@@ -42,15 +52,18 @@ class CalibrateWeights(Pass):
     def run(self, graph: Graph, context: PassContext) -> None:
         """See the class."""
         rewriter = context.rewriter(graph)
-        options = {"percentile": self.percentile} if self.method == "percentile" else {}
         for node in graph.nodes:
             if node.op != "fake_quantize" or not is_leaf(node.inputs[0]) or is_calibrated(leaf_tensor(node.inputs[1])):
                 continue
             tensor, spec = leaf_tensor(node.inputs[0]), cast("QuantSpec", node.attributes["spec"])
-            observer = make_observer(self.method, spec, node.name, options=options)
+            observer = self._observer(spec, node.name)
             observer.update(tensor, index=0)
             low, high = observer.range()
             scale, zero_point = qparams_from_range(low, high, spec)
             rewriter.write_tensor(node.inputs[1], scale)
             rewriter.write_tensor(node.inputs[2], zero_point)
             rewriter.note(node, f"range {float(low.min()):.6g} to {float(high.max()):.6g} by {self.method}")
+
+    def _observer(self, spec: QuantSpec, name: str) -> Observer:
+        options = {key: value for key, value in self.options().items() if key in options_of(self.method)}
+        return make_observer(self.method, spec, name, options=options)

@@ -11,7 +11,7 @@ Source: Nagel et al. 2021, arXiv:2106.08295, section 3.1 (batch normalization ba
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -86,12 +86,28 @@ def activation_ranges(graph: Graph, input_range: tuple[float, float], alpha: flo
     for value in graph.inputs:
         ranges[value] = input_range
     for node in graph.nodes:
-        # A clamp cuts the range of what it reads, not that of the clipped moments.
-        if node.definition.has(Trait.ACTIVATION) and node.inputs[0] in ranges:
-            low, high = activation_bounds(node)
-            source = ranges[node.inputs[0]]
-            ranges[node.output] = (max(source[0], low), min(max(source[1], low), high))
+        span = _span(node, ranges)
+        if span is not None:
+            ranges[node.output] = span
     return ranges
+
+
+def _span(node: Node, ranges: Mapping[Value, tuple[float, float]]) -> tuple[float, float] | None:
+    """The range of a result whose values are those of the operands, moved or cut; None for any other.
+
+    The tail of an operand decides what its clipped values reach. The clipped moments would not do: where most of the
+    mass is cut off, their mean + alpha * std is a fraction of it.
+    """
+    is_activation, is_movement = node.definition.has(Trait.ACTIVATION), node.definition.has(Trait.MOVEMENT)
+    if not (is_activation or is_movement or node.op in ("fake_quantize", "resize")):
+        return None
+    operands = node.inputs if is_movement else node.inputs[:1]
+    spans = [ranges[value] for value in operands if value in ranges]
+    if len(spans) < len(operands):
+        return None
+    low, high = min(low for low, _ in spans), max(high for _, high in spans)
+    least, most = activation_bounds(node) if is_activation else (-math.inf, math.inf)
+    return min(max(low, least), most), min(max(high, least), most)
 
 
 def _rule(node: Node, operands: Sequence[Distribution | None]) -> tuple[Distribution | None, ...]:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from qcompiler.errors import InputError
 
-__all__ = ["ALPHA", "Gaussian", "add", "clamp", "linear", "relu", "scale"]
+__all__ = ["ALPHA", "Gaussian", "add", "clamp", "linear", "scale"]
 
 ALPHA = 6.0
 """Standard deviations to each side that a range covers, as in the source."""
@@ -65,44 +65,14 @@ class Gaussian:
 
         Returns:
             low and high, 0-D float32.
-        """
-        low, high = self._ends(alpha)
-        return low.to(torch.float32), high.to(torch.float32)
-
-    def range_after_clamp(self, low: float, high: float, alpha: float = ALPHA) -> tuple[Tensor, Tensor]:
-        """The range of min(max(x, low), high): that of x, cut to [low, high].
-
-        The tail of x decides what the clipped values reach. Its clipped moments would not do: their
-        mean + alpha * std falls short of it where most of the mass is cut off.
-
-        Args:
-            low: Lower limit, may be -inf; 0 for a ReLU.
-            high: Upper limit, may be inf.
-            alpha: Standard deviations to each side, not negative.
-
-        Returns:
-            low and high, 0-D float32.
 
         Raises:
-            InputError: The limits are out of order.
+            InputError: `alpha` is negative or not finite.
         """
-        _check_limits(low, high)
-        least, most = self._ends(alpha)
-        return least.clamp(low, high).to(torch.float32), most.clamp(low, high).to(torch.float32)
-
-    def _ends(self, alpha: float) -> tuple[Tensor, Tensor]:
         if not (alpha >= 0.0 and math.isfinite(alpha)):
             raise InputError(f"alpha={alpha}", expected="a finite number of standard deviations, at least 0")
-        return (self.mean - alpha * self.std).min(), (self.mean + alpha * self.std).max()
-
-
-def relu(x: Gaussian) -> Gaussian:
-    """Moments of max(x, 0): `clamp(x, 0, inf)`.
-
-    mean = std * phi(mean / std) + mean * Phi(mean / std), with phi and Phi the standard normal density and
-    distribution.
-    """
-    return clamp(x, 0.0, math.inf)
+        low, high = (self.mean - alpha * self.std).min(), (self.mean + alpha * self.std).max()
+        return low.to(torch.float32), high.to(torch.float32)
 
 
 def clamp(x: Gaussian, low: float, high: float) -> Gaussian:
@@ -119,7 +89,7 @@ def clamp(x: Gaussian, low: float, high: float) -> Gaussian:
 
     Args:
         x: Before clipping.
-        low: Lower limit, may be -inf.
+        low: Lower limit, may be -inf; 0 for a ReLU.
         high: Upper limit, may be inf.
 
     Returns:
@@ -128,7 +98,8 @@ def clamp(x: Gaussian, low: float, high: float) -> Gaussian:
     Raises:
         InputError: The limits are out of order.
     """
-    _check_limits(low, high)
+    if not low <= high:
+        raise InputError(f"clipping limits {low} and {high}", expected="low <= high")
     # A channel without spread is a constant; the unit deviation only keeps its quotients finite.
     std = torch.where(x.std > 0.0, x.std, 1.0)
     a, b = (low - x.mean) / std, (high - x.mean) / std
@@ -234,8 +205,3 @@ def _excess(u: Tensor) -> tuple[Tensor, Tensor]:
     tail = 0.5 * torch.special.erfc(u / math.sqrt(2.0))
     density = torch.exp(-0.5 * u.square()) / math.sqrt(2.0 * math.pi)
     return (density - u * tail).clamp(min=0.0), ((1.0 + u.square()) * tail - u * density).clamp(min=0.0)
-
-
-def _check_limits(low: float, high: float) -> None:
-    if not low <= high:
-        raise InputError(f"clipping limits {low} and {high}", expected="low <= high")

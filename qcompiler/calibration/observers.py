@@ -8,7 +8,6 @@ order of the batches nor on how they were split or spread over processes; see ea
 from __future__ import annotations
 
 import difflib
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 
 from qcompiler.calibration.estimators import check_percent, mse, percentile
-from qcompiler.calibration.histogram import DEFAULT_BINS, Histogram
+from qcompiler.calibration.histogram import DEFAULT_BINS, Histogram, check_bins
 from qcompiler.errors import CalibrationError, InputError
 from qcompiler.quant.spec import QuantSpec
 
@@ -31,6 +30,7 @@ __all__ = [
     "Observer",
     "PercentileObserver",
     "make_observer",
+    "options_of",
 ]
 
 State = dict[str, Tensor]
@@ -66,7 +66,7 @@ class Observer(ABC):
             CalibrationError: A value is NaN or infinite, or the number of channels changed.
             InputError: `x` is not a float tensor or has no such axis.
         """
-        rows = self._rows(x)
+        rows = self._rows(x, index)
         if rows.numel() > 0:
             summary = {"count": torch.tensor(rows.numel()), **self._summarize(rows, index)}
             self._state = self._combined(self._state, summary)
@@ -141,7 +141,7 @@ class Observer(ABC):
             )
         return {"count": a["count"] + b["count"], **self._combine(a, b)}
 
-    def _rows(self, x: Tensor) -> Tensor:
+    def _rows(self, x: Tensor, index: int | None) -> Tensor:
         """Channels first, the rest flattened: float32 [C, N]."""
         if not x.is_floating_point():
             raise InputError(f"values of type {x.dtype} for '{self.name}'", expected="a float tensor")
@@ -154,8 +154,9 @@ class Observer(ABC):
         # Minimum and maximum are NaN or infinite if any value is: one pass and no mask for healthy data.
         if not all(bool(torch.isfinite(end)) for end in torch.aminmax(rows)):
             nan, infinite = int(torch.isnan(rows).sum()), int(torch.isinf(rows).sum())
+            batch = "a batch" if index is None else f"batch {index}"
             raise CalibrationError(
-                f"{nan} NaN and {infinite} infinite values among the {rows.numel()} of a batch of '{self.name}'",
+                f"{nan} NaN and {infinite} infinite values among the {rows.numel()} of {batch} of '{self.name}'",
                 expected="values that are finite in float32",
                 fix="Check the calibration data and the float model on it",
             )
@@ -239,9 +240,15 @@ class HistogramObserver(Observer):
     Args:
         bins: Bins per channel, at least 2. Their width, a power of two, is below 2 * observed range / (bins - 1), or
             the spacing of float32 there.
+
+    Raises:
+        InputError: There are fewer than two bins.
     """
 
     bins: int = DEFAULT_BINS
+
+    def __post_init__(self) -> None:
+        check_bins(self.bins)
 
     def _summarize(self, rows: Tensor, _index: int | None, /) -> State:
         return _as_state(Histogram.of(rows, self.bins))
@@ -266,6 +273,7 @@ class PercentileObserver(HistogramObserver):
     percentile: float = 99.99
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_percent(self.percentile)
 
     def _estimate(self, state: State, /) -> tuple[Tensor, Tensor]:
@@ -292,7 +300,23 @@ OBSERVERS: dict[str, type[Observer]] = {
     "percentile": PercentileObserver,
     "mse": MSEObserver,
 }
-"""Name of a range-setting method -> what observes for it."""
+"""Name of a range-setting method -> what observes for it. A new method is a new entry; its fields are its options."""
+
+
+def options_of(method: str) -> tuple[str, ...]:
+    """Names of the options that the observer of a method takes.
+
+    Example:
+        >>> options_of("percentile")
+        ('bins', 'percentile')
+
+    Raises:
+        InputError: There is no such method.
+    """
+    if method not in OBSERVERS:
+        raise _unknown("range-setting method", method, list(OBSERVERS))
+    given = ("name", "axis", "spec")
+    return tuple(part.name for part in fields(OBSERVERS[method]) if part.init and part.name not in given)
 
 
 def make_observer(
@@ -301,7 +325,7 @@ def make_observer(
     name: str,
     axis: int | None = None,
     *,
-    options: Mapping[str, int | float] | None = None,
+    options: Mapping[str, object] | None = None,
 ) -> Observer:
     """Make the observer of a named method.
 
@@ -322,8 +346,7 @@ def make_observer(
     Raises:
         InputError: No such method or option, or the quantizer works in blocks.
     """
-    if method not in OBSERVERS:
-        raise _unknown("range-setting method", method, list(OBSERVERS))
+    allowed = options_of(method)
     if spec.block is not None:
         raise InputError(
             f"an observer for '{name}' with the block quantizer '{spec}'",
@@ -332,15 +355,13 @@ def make_observer(
         )
     kind = OBSERVERS[method]
     arguments: dict[str, object] = {"name": name, "axis": spec.axis if axis is None else axis}
-    accepted = list(inspect.signature(kind).parameters)
-    if "spec" in accepted:
+    if any(part.name == "spec" for part in fields(kind)):
         arguments["spec"] = spec
-    allowed = [option for option in accepted if option not in ("name", "axis", "spec")]
     for option, value in (options or {}).items():
         if option not in allowed:
-            raise _unknown(f"option of '{method}'", option, allowed)
+            raise _unknown(f"option of '{method}'", option, list(allowed))
         arguments[option] = value
-    return kind(**arguments)  # type: ignore[arg-type]  # the names were checked against the signature
+    return kind(**arguments)  # type: ignore[arg-type]  # the names were checked against the fields
 
 
 def _unknown(kind: str, found: str, known: list[str]) -> InputError:

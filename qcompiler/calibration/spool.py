@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -26,12 +27,14 @@ class Spool:
         self._folder = Path(tempfile.mkdtemp(prefix="qcompiler-"))
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self._count = 0
+        self._devices: list[list[torch.device]] = []
+        """Of the tensors of each batch: files do not tell."""
 
     def __iter__(self) -> Iterator[list[Tensor]]:
         position = 0
         while position < self._count or self._fetch():
             tensors = load_file(self._file(position))
-            yield [tensors[str(index)] for index in range(len(tensors))]
+            yield [tensors[str(index)].to(device) for index, device in enumerate(self._devices[position])]
             position += 1
 
     def _fetch(self) -> bool:
@@ -43,8 +46,12 @@ class Spool:
         except StopIteration:
             self._source = None
             return False
-        # Clones, because safetensors refuses tensors that share memory.
-        save_file({str(index): x.detach().cpu().clone() for index, x in enumerate(batch)}, self._file(self._count))
+        # Contiguous clones: safetensors refuses strides, such as channels last, and tensors that share memory.
+        save_file(
+            {str(i): x.detach().cpu().clone(memory_format=torch.contiguous_format) for i, x in enumerate(batch)},
+            self._file(self._count),
+        )
+        self._devices.append([x.device for x in batch])
         self._count += 1
         return True
 
