@@ -1,6 +1,8 @@
 """How a model becomes a graph."""
 
+from qcompiler.frontends.builder import Builder
 from qcompiler.frontends.capture import Capture, capture
 from qcompiler.frontends.examples import bind_example, find_example_inputs
+from qcompiler.frontends.table import rule
 
-__all__ = ["Capture", "bind_example", "capture", "find_example_inputs"]
+__all__ = ["Builder", "Capture", "bind_example", "capture", "find_example_inputs", "rule"]

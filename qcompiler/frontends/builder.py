@@ -5,12 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor
 
-from qcompiler.errors import GraphError, UnsupportedError
+from qcompiler.errors import GraphError, QCompilerError, UnsupportedError
 from qcompiler.frontends.trace import Leaf
 from qcompiler.ir.dims import Shape
 from qcompiler.ir.graph import Attribute, Graph, Location, Value
@@ -34,6 +34,17 @@ class Observed:
     shape: Shape
     dtype: torch.dtype
     constant: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Stands for a result that no operator gives.
+
+    Args:
+        error: Raised when something reads it.
+    """
+
+    error: QCompilerError
 
 
 class Builder:
@@ -86,11 +97,16 @@ class Builder:
             result = rule(self, *arguments, **keywords)
         except (TypeError, ValueError, IndexError) as error:
             raise self.unsupported(f"{function} is called with arguments that no operator takes: {error}") from error
-        if isinstance(observed, Observed) and isinstance(result, Value | Leaf):
+        if isinstance(observed, list) and isinstance(result, list) and len(observed) == len(result):
+            for part, seen in zip(result, observed, strict=True):
+                self._check(part, seen)
+        else:
             self._check(result, observed)
         return result
 
-    def _check(self, result: Operand, observed: Observed) -> None:
+    def _check(self, result: object, observed: object) -> None:
+        if not isinstance(observed, Observed) or not isinstance(result, Value | Leaf):
+            return
         if result.type.shape != observed.shape or result.type.dtype.torch != observed.dtype:
             sizes = ", ".join(map(str, observed.shape))
             raise self.unsupported(
@@ -115,11 +131,19 @@ class Builder:
         """An error about the current call."""
         return UnsupportedError(found, where=str(self.location) or self.function, fix=fix)
 
+    def refusal(self, found: str, fix: str | None = None) -> Refusal:
+        """In place of a result that no operator gives, among several: an error only for those who read it."""
+        return Refusal(self.unsupported(found, fix))
+
     def node(self, op: str, inputs: Sequence[object], **attributes: Attribute) -> Value:
         """Append one node; tensors and numbers among `inputs` become leaves, of the type of the first operand."""
         dtype = next((item.type.dtype.torch for item in inputs if isinstance(item, Value | Leaf)), torch.float32)
         path = self.location.path
         name = path if path not in self.containers else f"{path}.{op}" if path else op
+        if all(isinstance(item, Leaf) and item.ref for item in inputs):
+            name = (
+                f"{cast('Leaf', inputs[0]).ref}.{op}"  # prepares a parameter: the name of the module is for its result
+            )
         values = [self.value(item, dtype, name) for item in inputs]
         try:
             return self.graph.append(op, values, attributes, name=name, location=self.location).output
@@ -145,6 +169,11 @@ class Builder:
                 )
             item = Leaf("constant", "", torch.tensor(item, dtype=dtype, device=self.device))
         if not isinstance(item, Leaf):
+            if hasattr(item, "free_symbols"):
+                raise self.unsupported(
+                    f"{self.function} computes with the number {item}, which follows the batch size N",
+                    "Only shapes may follow it: use a mean over the batch, or a number.",
+                )
             raise self.unsupported(f"{self.function} takes a {type(item).__name__} as a tensor")
         if id(item) not in self._leaves:
             module = self.graph.module

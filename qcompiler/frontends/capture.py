@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import random
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
@@ -17,7 +19,7 @@ from qcompiler.errors import CaptureError, InputError, QCompilerError
 from qcompiler.frontends import export as export_route
 from qcompiler.frontends import fx as fx_route
 from qcompiler.frontends.compare import compare
-from qcompiler.frontends.convert import build
+from qcompiler.frontends.convert import BATCH_BOUNDS, build
 from qcompiler.frontends.examples import WAYS, Binding, bind_example, find_example_inputs
 from qcompiler.frontends.locations import failing_line
 from qcompiler.frontends.trace import Trace
@@ -68,52 +70,74 @@ def capture(
     """
     _check_kind(model)
     binding = bind_example(model, find_example_inputs(model) if example_inputs is None else example_inputs)
-    with _undisturbed(binding), torch.no_grad():
+    with _undisturbed(), torch.no_grad():
         if isinstance(model, ExportedProgram):
             return _capture_program(model, binding, device)
         _check_mode(model)
         target = _device(model, binding, device)
         binding = _moved(binding, target)
-        own = _copy(model).to(target)
-        reference = _Reference(_copy(own, share_parameters=True), binding)
-        trace, route = _trace(own, binding, reference.second is not None)
-        return _finish(trace, route, reference)
+        with torch.random.fork_rng(devices=[target] if target.type == "cuda" else []), _plain(target):
+            own = _copy(model).to(target)
+            reference = _Reference(_copy(own, share_parameters=True), binding)
+            trace, route = _trace(own, binding, reference.batches is not None)
+            return _finish(trace, route, reference)
 
 
 class _Reference:
-    """What the model itself gives: on the example, and at a second batch size where it runs at one."""
+    """What the model itself gives: on the example, and at other batch sizes where it runs at any.
 
-    def __init__(self, model: nn.Module, binding: Binding) -> None:
-        self.model, self.binding = model, binding
-        self.first = _run(model, binding)
-        self.second: tuple[list[Tensor], object] | None = None
+    The graph is made from two batch sizes, and is checked at a third one too: 1 where it can be, which is what a device
+    runs, and where a squeeze or a `batch // 2` shows that went unnoticed.
+    """
+
+    def __init__(self, model: nn.Module, binding: Binding, bounds: tuple[int, int] = BATCH_BOUNDS) -> None:
+        self.model, self.binding, self.bounds = model, binding, bounds
+        self.results = [(binding.tensors, _run(model, binding))]
         self.batches: tuple[int, int] | None = None
         self.why_fixed = "no input has a batch axis"
-        if binding.batch is None:
+        batch = binding.batch
+        if batch is None:
             return
-        tensors = binding.resized(binding.batch + 1)
+        for other in (batch + 1, batch - 1):
+            if other and self._runs(other):
+                self.batches = (batch, other)
+                break
+        else:
+            return
+        low, high = bounds
+        if low in self.batches:
+            third = max(self.batches) + 1
+            self.bounds = (low, high if third <= high and self._runs(third) else max(self.batches))
+        else:
+            self.bounds = (low if self._runs(low) else min(self.batches), high)
+
+    def _runs(self, batch: int) -> bool:
+        tensors = self.binding.resized(batch)
         try:
-            self.second = (tensors, binding.call(model, tensors))
-            self.batches = (binding.batch, binding.batch + 1)
+            self.results.append((tensors, self.binding.call(self.model, tensors)))
         except Exception as error:  # whatever the model raises on a batch size that it was not made for
             self.why_fixed = _first_line(error)
+            return False
+        return True
 
 
 def _finish(trace: Trace, route: Route, reference: _Reference) -> Capture:
     binding = reference.binding
-    module, diagnostics = build(trace, binding, reference.batches)
-    compare(module.main, reference.model, binding, binding.tensors, reference.first)
-    if reference.second is not None:
-        compare(module.main, reference.model, binding, *reference.second)
-    else:
+    module, diagnostics = build(trace, binding, reference.batches, reference.bounds)
+    for tensors, result in reference.results:
+        compare(module.main, reference.model, binding, tensors, result)
+    if reference.batches is None:
+        size = "" if binding.batch is None else f" to {binding.batch}"
         diagnostics.insert(
-            0, f"The batch size is fixed to {binding.batch}: the model does not run at another ({reference.why_fixed})."
+            0, f"The batch size is fixed{size}: the model does not run at another ({reference.why_fixed})."
         )
     return Capture(module, [x.clone() for x in binding.tensors], route, diagnostics)
 
 
 def _trace(model: nn.Module, binding: Binding, dynamic: bool) -> tuple[Trace, Route]:
     """Trace with torch.fx, else with torch.export."""
+    if isinstance(model, fx.GraphModule) and export_route.is_flat(model):
+        return export_route.trace_graph_module(model), "given"
     given = isinstance(model, fx.GraphModule)
     try:
         return fx_route.trace(model, binding.bound), "given" if given else "fx"
@@ -139,12 +163,14 @@ def _trace(model: nn.Module, binding: Binding, dynamic: bool) -> tuple[Trace, Ro
 def _capture_program(program: ExportedProgram, binding: Binding, device: torch.device | str | None) -> Capture:
     model = program.module()
     target = _device(model, binding, None)
-    if device is not None and torch.device(device) != target:
+    if device is not None and _parsed(device) != target:
         raise InputError(
             f"the exported program lives on {target}, not on {device}",
             fix="Export the model from the device where it shall run.",
         )
-    captured = _finish(export_route.trace_program(program, None), "given", _Reference(model, binding))
+    with torch.random.fork_rng(devices=[target] if target.type == "cuda" else []), _plain(target):
+        trace = export_route.trace_program(program, None)
+        captured = _finish(trace, "given", _Reference(model, binding, trace.bounds or BATCH_BOUNDS))
     tensors = captured.module.tensors
     for name in tensors:
         tensors[name] = tensors[name].clone()
@@ -213,7 +239,12 @@ def _check_kind(model: object) -> None:
 
 
 def _check_mode(model: nn.Module) -> None:
-    training = [name or "the model itself" for name, module in model.named_modules() if module.training]
+    # A graph of torch calls has no mode of its own, nor have the bare modules that only hold the tensors of one.
+    training = [
+        name or "the model itself"
+        for name, module in model.named_modules()
+        if module.training and not isinstance(module, fx.GraphModule) and type(module) is not nn.Module
+    ]
     if training:
         shown = ", ".join(training[:3]) + (f" and {len(training) - 3} more" if len(training) > 3 else "")
         raise InputError(f"modules are in train mode: {shown}", expected="eval mode", fix="Call model.eval() first.")
@@ -222,7 +253,7 @@ def _check_mode(model: nn.Module) -> None:
 def _device(model: nn.Module, binding: Binding, device: torch.device | str | None) -> torch.device:
     """Where to run: `device`, or where both the model and the example already are."""
     if device is not None:
-        return torch.device(device)
+        return _parsed(device)
     homes: dict[torch.device, str] = {}
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         homes.setdefault(tensor.device, name)
@@ -237,6 +268,20 @@ def _device(model: nn.Module, binding: Binding, device: torch.device | str | Non
                 fix="Move one to the other's device, or give device=.",
             )
     return home
+
+
+def _parsed(device: torch.device | str) -> torch.device:
+    """The device itself, with its index.
+
+    Raises:
+        InputError: There is no such device here.
+    """
+    try:
+        return torch.empty(0, device=device).device
+    except Exception as error:  # torch raises RuntimeError or AssertionError, by the kind of device
+        raise InputError(
+            f"the device is {str(device)!r}: {_first_line(error)}", expected="a device of this machine"
+        ) from error
 
 
 def _moved(binding: Binding, device: torch.device) -> Binding:
@@ -268,11 +313,22 @@ def _copy(model: nn.Module, share_parameters: bool = False) -> nn.Module:
 
 
 @contextlib.contextmanager
-def _undisturbed(binding: Binding) -> Iterator[None]:
-    """Keep the random state, and keep torch's warnings about tracing to ourselves: what matters is raised."""
-    devices = sorted({x.device.index or 0 for x in binding.tensors if x.device.type == "cuda"})
-    with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+def _undisturbed() -> Iterator[None]:
+    """Keep the random states, and torch's warnings about tracing to ourselves: what matters is raised."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  # the user's own, which a forward may use
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+
+
+@contextlib.contextmanager
+def _plain(device: torch.device) -> Iterator[None]:
+    """Run as a program without settings would: the caller's autocast and inference mode are no part of the model."""
+    with torch.inference_mode(mode=False), torch.autocast(device.type, enabled=False):
         yield
 
 

@@ -2,26 +2,27 @@
 
 The trace is run at two batch sizes. A size that follows the batch becomes an expression in `N`; what is no tensor, such
 as a size read from a shape, folds to its value; a tensor that depends neither on the inputs nor on parameters becomes a
-constant.
+constant. What has no operator is refused where something reads it: a forward may compute what it does not return.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from torch import fx
 
 from qcompiler.errors import CaptureError, UnsupportedError
-from qcompiler.frontends.builder import Builder, Observed
+from qcompiler.frontends.builder import Builder, Observed, Refusal
 from qcompiler.frontends.examples import Binding
-from qcompiler.frontends.rules import RULES, plain_name, unknown
-from qcompiler.frontends.trace import Leaf, Recorder, Result, Trace, location, record
+from qcompiler.frontends.rules import RULES
+from qcompiler.frontends.table import plain_name, unknown
+from qcompiler.frontends.trace import Leaf, Recorder, Result, Shares, Trace, location, record
 from qcompiler.ir import tree
 from qcompiler.ir.dims import Dim, as_dim, symbol
-from qcompiler.ir.graph import Graph, Module, Value
+from qcompiler.ir.graph import Graph, Location, Module, Value
 from qcompiler.ir.types import DType, Stage, TensorType
 
 _map = cast("Callable[[object, Callable[[Any], object]], Any]", fx.node.map_aggregate)
@@ -32,17 +33,16 @@ BATCH = "N"
 BATCH_BOUNDS = (1, 65536)
 
 
-class BatchDependent:
-    """Stands for a number other than an integer that changes with the batch size: nothing can use it."""
-
-
-def build(trace: Trace, binding: Binding, batches: tuple[int, int] | None) -> tuple[Module, list[str]]:
+def build(
+    trace: Trace, binding: Binding, batches: tuple[int, int] | None, bounds: tuple[int, int] = BATCH_BOUNDS
+) -> tuple[Module, list[str]]:
     """Turn a traced model into a graph.
 
     Args:
         trace: The traced model.
         binding: The example call.
         batches: Two batch sizes, None for a model that runs at the size of the example only.
+        bounds: Smallest and largest batch size at which the model runs.
 
     Returns:
         The module, and one sentence per choice that the user may want to know of.
@@ -53,7 +53,7 @@ def build(trace: Trace, binding: Binding, batches: tuple[int, int] | None) -> tu
     """
     runs = [binding.tensors] if batches is None else [binding.resized(batch) for batch in batches]
     records = [record(trace, binding.nest([x.clone() for x in tensors])) for tensors in runs]
-    return _Conversion(trace, binding, batches, runs, records).run()
+    return _Conversion(trace, binding, batches, bounds, runs, records).run()
 
 
 class _Conversion:
@@ -62,16 +62,16 @@ class _Conversion:
         trace: Trace,
         binding: Binding,
         batches: tuple[int, int] | None,
+        bounds: tuple[int, int],
         runs: Sequence[Sequence[torch.Tensor]],
         records: Sequence[Recorder],
     ) -> None:
-        self.trace, self.binding, self.batches, self.runs = trace, binding, batches, runs
+        self.trace, self.binding, self.batches, self.bounds, self.runs = trace, binding, batches, bounds, runs
         self.first, self.last = records[0], records[-1]
         self.module = Module()
         self.graph = self.module.add(Graph("main", Stage.FLOAT))
         self.builder = Builder(self.graph, trace.containers, binding.tensors[0].device)
         self.environment: dict[fx.Node, object] = {}
-        self.replaced: dict[Value, Value] = {}
         self.named: set[fx.Node] = set()
         """Nodes that a parameter or a buffer takes part in."""
         self.diagnostics: list[str] = []
@@ -84,7 +84,7 @@ class _Conversion:
                     leaf = self.trace.leaves.get(node.name)
                     self.environment[node] = bindings[node.name] if leaf is None else leaf
                 case "get_attr":
-                    self.environment[node] = self.trace.attribute(str(node.target))
+                    self.environment[node] = self._attribute(node)
                 case "output":
                     self._outputs(self.trace.nest(self._resolve(node.args[0])))
                 case _:
@@ -98,13 +98,11 @@ class _Conversion:
     def _inputs(self) -> list[Value]:
         graph = self.graph
         if self.batches is not None:
-            low, high = self.trace.bounds or BATCH_BOUNDS
-            graph.bounds[BATCH] = (low, high or BATCH_BOUNDS[1])
-            if graph.bounds[BATCH] != BATCH_BOUNDS:
-                self.diagnostics.append(
-                    f"The forward takes another branch outside of batch sizes {low} to {high or 'any'}: "
-                    "the graph holds for these only."
-                )
+            (low, high), traced = self.bounds, self.trace.bounds or BATCH_BOUNDS
+            low, high = max(low, traced[0], BATCH_BOUNDS[0]), min(high, traced[1], BATCH_BOUNDS[1])
+            graph.bounds[BATCH] = (low, high)
+            if (low, high) != BATCH_BOUNDS:
+                self.diagnostics.append(f"The graph holds for batch sizes from {low} to {high}, as the model does.")
         graph.input_tree, graph.input_names = self.binding.tree, self.binding.names
         return [
             graph.add_input(name, TensorType(DType.of(x.dtype), self._shape(tuple(x.shape), tuple(y.shape), name)))
@@ -143,99 +141,188 @@ class _Conversion:
                 if constant is not None and (large.constant is None or not _same(constant, large.constant)):
                     constant = None
                 return Observed(self._shape(small.shape, large.shape, where), small.dtype, constant)
-            case (list() | tuple(), list() | tuple()) if len(small) == len(large):
+            case (list() | tuple(), list() | tuple()):
+                if len(small) != len(large):
+                    return self._refusal(
+                        f"the call gives {len(small)} results at one batch size, {len(large)} at another", where
+                    )
                 return [self._merge(a, b, where) for a, b in zip(small, large, strict=True)]
-            case bool(), bool():
-                return small if small == large else BatchDependent()
-            case int(), int():
-                return self._dim(small, large, where)
-        if isinstance(small, float) and isinstance(large, float) and small != large:
-            return BatchDependent()
+            case (int(), int()) if not isinstance(small, bool):
+                try:
+                    return self._dim(small, large, where)
+                except CaptureError as error:
+                    return Refusal(error)
+        if isinstance(small, bool | int | float) and small != large:
+            return self._refusal(f"the number is {small} at one batch size, {large} at another", where)
         return small
+
+    @staticmethod
+    def _refusal(found: str, where: str) -> Refusal:
+        return Refusal(
+            CaptureError(
+                found,
+                where=where,
+                expected="a forward in which only shapes follow the batch size",
+                fix="Compute it for a batch of fixed size, or from sizes that are not the batch's.",
+            )
+        )
+
+    def _attribute(self, node: fx.Node) -> object:
+        try:
+            return self.trace.attribute(str(node.target))
+        except CaptureError as error:
+            return Refusal(error)
 
     def _call(self, node: fx.Node) -> None:
         place = location(node)
         where = str(place) or node.name
+        try:
+            self.environment[node] = result = self._converted(node, place, where)
+        except (CaptureError, UnsupportedError) as error:
+            if node.name in self.first.writes:
+                raise
+            self.environment[node] = Refusal(error)
+        else:
+            self._note_write(node, result, where)
+
+    def _converted(self, node: fx.Node, place: Location, where: str) -> object:
+        """What the call of `node` gives: operands, numbers, and refusals of what cannot be used."""
+        function = plain_name(node.target)
+        if node.name in self.first.reads and self.first.results[node.name] is not None:
+            raise CaptureError(
+                f"{function} reads a number from the values of the model's inputs",
+                where=where,
+                expected="a forward that does the same for all values of its inputs",
+                fix="Keep it a tensor: leave out item(), float() and the like.",
+            )
         observed = self._merge(self.first.results[node.name], self.last.results[node.name], where)
         if not _tensors(observed):
-            self.environment[node] = observed
-            return
-        arguments, keywords = self._resolve(node.args), self._resolve(node.kwargs)
+            return self._written_part(node, function, where) if node.name in self.first.writes else observed
         if any(source in self.named for source in node.all_input_nodes):
             self.named.add(node)
-        function = plain_name(node.target)
+        arguments, keywords = self._resolve(node.args), self._resolve(node.kwargs)
         if function == "getattr":
             function, arguments = str(arguments[1]), arguments[:1]
         if function == "getitem" and isinstance(arguments[0], list | tuple | dict):
-            self.environment[node] = operator.getitem(arguments[0], arguments[1])
-            return
+            return operator.getitem(arguments[0], arguments[1])
+        if isinstance(node.target, type) and issubclass(node.target, list | tuple | dict):
+            return node.target(*arguments, **keywords)
+        if function in ("expand", "expand_as", "broadcast_to") and self._is_broadcast(node):
+            return arguments[0]
         rule = RULES.get(function)
         if all(part.constant is not None for part in _tensors(observed)) and (rule is None or node not in self.named):
-            self.environment[node] = _map(observed, self._constant)
             if node in self.named:
                 self.diagnostics.append(
                     f"{function} of parameters became a constant (at {where}): training the graph does not change it."
                 )
-            return
+            return _map(observed, self._constant)
         if rule is None or node.op == "call_module":
             raise unknown(function, where)
-        result = self.builder.call(rule, function, arguments, keywords, place, observed)
-        self.environment[node] = result
-        self._note_write(node, result, where)
+        return self.builder.call(rule, function, arguments, keywords, place, observed)
+
+    def _written_part(self, node: fx.Node, function: str, where: str) -> Leaf:
+        """The tensor after a call that wrote to a part of it and gives nothing itself, such as `x[0] = 1`."""
+        small, large = (run.writes[node.name].constant for run in (self.first, self.last))
+        if small is None or large is None or not _same(small, large):
+            raise UnsupportedError(
+                f"{function} writes to a part of a tensor", where=where, fix="Join the parts with torch.cat instead."
+            )
+        return Leaf("constant", "", small)
+
+    def _is_broadcast(self, node: fx.Node) -> bool:
+        """Whether all readers are arithmetic with a tensor of the full shape, which broadcasts by itself."""
+
+        def shape(item: fx.Node) -> object:
+            result = self.first.results.get(item.name)
+            return result.shape if isinstance(result, Result) else None
+
+        return all(
+            plain_name(user.target) in ("add", "sub", "mul", "div")
+            and any(other is not node and shape(other) == shape(node) for other in user.all_input_nodes)
+            for user in node.users
+        )
 
     def _note_write(self, node: fx.Node, result: object, where: str) -> None:
-        """After an in-place call, the tensor it wrote to is the call's result."""
-        position = self.first.written.get(node.name)
-        if position is None:
+        """After an in-place call, the tensor it wrote to is the call's result, and so is all that shares its memory."""
+        write = self.first.writes.get(node.name)
+        if write is None:
             return
-        target = self._resolve(node.all_input_nodes[position])
-        if isinstance(target, Leaf):
+        target = self.environment[write.target]
+        if isinstance(target, Leaf) and write.target.op in ("get_attr", "placeholder"):
             raise UnsupportedError(
                 f"the forward writes to {target.ref or 'a constant'!r}",
                 where=where,
+                expected="a forward that leaves the model as it is: batch norms in eval mode, for one",
                 fix="Compute the new value in the forward and return it instead.",
             )
-        if isinstance(target, Value) and isinstance(result, Value) and target is not result:
-            self.replaced[target] = result
+        view = Refusal(
+            UnsupportedError(
+                f"{plain_name(node.target)} writes in place to memory that another tensor sees too",
+                where=where,
+                fix="Call it out of place, or on a clone().",
+            )
+        )
+        for other, shares in write.shares.items():
+            self.environment[other] = _rewritten(self.environment[other], shares, result, view)
 
     def _constant(self, item: Any) -> Any:
         held = item.constant if isinstance(item, Observed) else None
         return item if held is None else Leaf("constant", "", held)
 
     def _resolve(self, item: Any) -> Any:
-        """`item` with the nodes in it replaced by what they stand for."""
-        return _map(
-            item,
-            lambda part: _map(self.environment[part], self._current) if isinstance(part, fx.Node) else part,
-        )
+        """`item` with the nodes in it replaced by what they stand for.
 
-    def _current(self, item: Any) -> Any:
-        while isinstance(item, Value) and item in self.replaced:
-            item = self.replaced[item]
-        return item
+        Raises:
+            QCompilerError: One of them stands for what cannot be used.
+        """
+        return _map(item, lambda part: _map(self.environment[part], _usable) if isinstance(part, fx.Node) else part)
 
     def _outputs(self, result: object) -> None:
         values: list[Value] = []
 
-        def walk(item: object) -> tree.Tree:
+        def walk(item: object, path: str) -> tree.Tree:
             match item:
                 case None:
                     return None
-                case dict():
-                    return ("dict", [(str(key), walk(part)) for key, part in item.items()])
+                case Mapping():
+                    return ("dict", [(str(key), walk(part, f"{path}[{key!r}]")) for key, part in item.items()])
                 case list() | tuple():
-                    return ("list" if isinstance(item, list) else "tuple", [walk(part) for part in item])
+                    parts = [walk(part, f"{path}[{index}]") for index, part in enumerate(item)]
+                    return ("list" if isinstance(item, list) else "tuple", parts)
                 case Value() | Leaf():
                     values.append(self.builder.value(item))
                     return len(values) - 1
+            kind = type(item).__name__ if not hasattr(item, "free_symbols") else "size that follows the batch"
             raise CaptureError(
-                f"the model returns a {type(item).__name__}",
+                f"the model returns a {kind}",
+                where=f"result{path}",
                 expected="tensors in tuples, lists and dicts",
-                fix="Return it apart.",
+                fix="Leave it out of what forward returns, or make it a tensor.",
             )
 
-        output_tree = walk(result)
+        output_tree = walk(result, "")
         self.graph.set_outputs(values, output_tree)
+
+
+def _usable(item: Any) -> Any:
+    if isinstance(item, Refusal):
+        raise item.error
+    return item
+
+
+def _rewritten(held: Any, shares: Any, result: object, refusal: Refusal) -> Any:
+    """`held` with the parts replaced that an in-place call wrote to; `shares` nests as it does."""
+    match shares:
+        case Shares.ALL:
+            return result
+        case Shares.SOME:
+            return refusal
+        case dict() if isinstance(held, Mapping):
+            return {key: _rewritten(held[key], part, result, refusal) for key, part in shares.items()}
+        case list() | tuple() if isinstance(held, list | tuple):
+            parts = [_rewritten(a, b, result, refusal) for a, b in zip(held, shares, strict=False)]
+            return type(held)(*parts) if hasattr(held, "_fields") else type(held)(parts)
+    return held
 
 
 def _same(left: torch.Tensor, right: torch.Tensor) -> bool:

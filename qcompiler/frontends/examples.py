@@ -124,7 +124,14 @@ def bind_example(model: nn.Module | ExportedProgram, example_inputs: object) -> 
         ) from None
     tensors: list[Tensor] = []
     for name, value in bound.arguments.items():
-        found, _ = tree.flatten(value, f"argument {name!r} of the example inputs")
+        try:
+            found, _ = tree.flatten(value, f"argument {name!r} of the example inputs")
+        except InputError as error:
+            raise InputError(
+                error.found,
+                expected=error.expected,
+                fix="Give what is no tensor a default in forward, or wrap the model in a module that passes it.",
+            ) from None
         for tensor in found:
             _check_tensor(tensor, name)
         tensors += found
@@ -141,8 +148,10 @@ def _spread(signature: inspect.Signature, example: object) -> tuple[tuple[object
         case tuple() | list():
             return tuple(example), {}
         case Mapping():
-            required = [p for p in signature.parameters.values() if p.default is p.empty]
-            if len(required) <= 1 and not any(key in signature.parameters for key in example):
+            parameters = signature.parameters.values()
+            positional = [p for p in parameters if p.kind not in (p.KEYWORD_ONLY, p.VAR_KEYWORD)]
+            required = [p for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
+            if positional and len(required) <= 1 and not any(key in signature.parameters for key in example):
                 return (dict(example),), {}
             return (), {str(key): value for key, value in example.items()}
     raise InputError(
@@ -179,7 +188,8 @@ def find_example_inputs(model: nn.Module | ExportedProgram) -> object:
 
     Looked for in this order: the inputs kept in an ExportedProgram; `example_input_array` (Lightning); the input size
     in `default_cfg` or `pretrained_cfg` (timm); `input_size` or `input_shape`; `config` with `num_channels` and
-    `image_size` (transformers). Sizes come without a batch; the values are then drawn from a generator of their own.
+    `image_size` (transformers); three channels and `image_size` or 224 for image networks whose class is in
+    torchvision. Sizes come without a batch; the values are then drawn from a generator of their own.
 
     Raises:
         InputError: The model tells nothing; the ways to give inputs are listed.
@@ -196,14 +206,14 @@ def find_example_inputs(model: nn.Module | ExportedProgram) -> object:
         size = _input_size(model)
         if size is not None:
             reference = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
-            generator = torch.Generator().manual_seed(0)
-            values = torch.randn(_FOUND_BATCH, *size, generator=generator)
+            generator = torch.Generator("cpu").manual_seed(0)
+            values = torch.randn(_FOUND_BATCH, *size, generator=generator, dtype=torch.float32, device="cpu")
             return values.to(device=reference.device, dtype=reference.dtype)
     raise InputError(
         "there are no example inputs, and the model does not tell the shape of its input",
         expected="example_inputs, or an attribute of the model that tells them: example_input_array, "
         "default_cfg['input_size'], pretrained_cfg['input_size'], input_size, input_shape, or config.num_channels "
-        "and config.image_size",
+        "and config.image_size; or a network of torchvision.models for images",
         fix=WAYS,
     )
 
@@ -221,7 +231,18 @@ def _input_size(model: nn.Module) -> tuple[int, ...] | None:
     channels, image = getattr(config, "num_channels", None), getattr(config, "image_size", None)
     if isinstance(channels, int) and image is not None:
         candidates.append((channels, image, image) if isinstance(image, int) else (channels, *image))
+    candidates.append(_torchvision_size(model))
     for size in candidates:
         if isinstance(size, Sequence) and size and all(isinstance(part, int) and part > 0 for part in size):
             return tuple(size)
     return None
+
+
+def _torchvision_size(model: nn.Module) -> tuple[int, ...] | None:
+    """What torchvision evaluates its networks for single images on."""
+    library, _, rest = type(model).__module__.partition(".")
+    kind = rest.removeprefix("models.").partition(".")[0]
+    if library != "torchvision" or not rest.startswith("models.") or kind in ("detection", "optical_flow", "video"):
+        return None
+    size = getattr(model, "image_size", 224)
+    return (3, size, size) if isinstance(size, int) else None

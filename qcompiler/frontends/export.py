@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
+import sys
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
+from torch.fx.graph import CodeGen
 from torch.utils import _pytree
 
 from qcompiler.errors import UnsupportedError
@@ -71,11 +73,13 @@ def trace_program(program: ExportedProgram, model: nn.Module | None) -> Trace:
         UnsupportedError: The program writes to buffers, or takes arguments that are no tensors.
     """
     signature = program.graph_signature
-    for kind, target in ((spec.kind, spec.target) for spec in signature.output_specs):
-        if kind not in (OutputKind.USER_OUTPUT,):
-            raise UnsupportedError(
-                f"the forward writes to {target!r}", fix="Compute the new value in the forward and return it instead."
-            )
+    written = [str(spec.target) for spec in signature.output_specs if spec.kind is not OutputKind.USER_OUTPUT]
+    if written:
+        raise UnsupportedError(
+            f"the program writes to {written[0]!r}",
+            expected="a program that leaves the model as it is: batch norms exported in eval mode, for one",
+            fix="Compute the new value in the forward and return it instead.",
+        )
     named = named_leaves(model) if model is not None else _program_leaves(program)
     by_name = _by_name(program, model, named)
     leaves: dict[str, Leaf] = {}
@@ -103,13 +107,33 @@ def trace_program(program: ExportedProgram, model: nn.Module | None) -> Trace:
     def nest(result: Any) -> object:
         return _pytree.tree_unflatten(list(result), cast("_pytree.TreeSpec", program.call_spec.out_spec))
 
-    if model is not None:
-        containers = containers_of(model)
-    else:
-        paths = [str(node.meta[PATH]) for node in program.graph.nodes]
-        containers = frozenset({"", *(part for path in paths for part in _parents(path))})
+    containers = containers_of(model) if model is not None else _containers_in(program.graph)
     return Trace(
         program.graph_module, program.graph, containers, named, leaves, bind, nest, _batch_bounds(program), constants
+    )
+
+
+def trace_graph_module(model: fx.GraphModule) -> Trace:
+    """The graph of a module that holds torch calls alone, such as `ExportedProgram.module()`, as it is."""
+    graph = model.graph
+    _locate(graph, model)
+    placeholders = graph.find_nodes(op="placeholder")
+    nested = type(graph._codegen) is not CodeGen
+
+    def bind(call: inspect.BoundArguments) -> dict[str, object]:
+        if nested:
+            flat = _pytree.tree_flatten((call.args, call.kwargs))[0]
+            return dict(zip([node.name for node in placeholders], flat, strict=True))
+        arguments = call.arguments
+        return {node.name: arguments.get(str(node.target), *node.args[:1]) for node in placeholders}
+
+    return Trace(model, graph, _containers_in(graph), named_leaves(model), {}, bind, graph.process_outputs)
+
+
+def is_flat(model: nn.Module) -> bool:
+    """Whether `model` is a graph of torch calls that calls no modules but torch.export's own checks of the inputs."""
+    return isinstance(model, fx.GraphModule) and all(
+        node.target == "_guards_fn" for node in model.graph.find_nodes(op="call_module")
     )
 
 
@@ -132,9 +156,13 @@ def _by_name(program: ExportedProgram, model: nn.Module | None, named: dict[int,
     return tensors
 
 
-def _parents(path: str) -> list[str]:
-    parts = path.split(".")
-    return [".".join(parts[:count]) for count in range(1, len(parts))]
+def _containers_in(graph: fx.Graph) -> frozenset[str]:
+    """Paths of the modules that hold those in which the nodes stand."""
+    containers = {""}
+    for node in graph.nodes:
+        parts = str(node.meta[PATH]).split(".")
+        containers |= {".".join(parts[:count]) for count in range(1, len(parts))}
+    return frozenset(containers)
 
 
 def _locate(graph: fx.Graph, model: nn.Module | None) -> None:
@@ -161,12 +189,17 @@ def _submodule(model: nn.Module, path: str) -> nn.Module | None:
         return None
 
 
-def _batch_bounds(program: ExportedProgram) -> tuple[int, int | None] | None:
-    """The range of the only free size, where the program was specialised to one."""
-    ranges = list(program.range_constraints.values())
-    if len(ranges) != 1:
-        return None
-    low, high = ranges[0].lower, ranges[0].upper
-    # torch.export leaves out 0 and 1 on its own account; whether 1 works is seen by running it.
-    least = 1 if low <= 2 else int(low)
-    return least, int(high) if high.is_Integer and int(high) < 2**31 else None
+def _batch_bounds(program: ExportedProgram) -> tuple[int, int] | None:
+    """The range of the first size of the inputs, where it is free."""
+    user = set(program.graph_signature.user_inputs)
+    for node in program.graph.find_nodes(op="placeholder"):
+        value = node.meta.get("val")
+        has_sizes = node.name in user and isinstance(value, Tensor) and value.dim()
+        size: object = value.shape[0] if has_sizes else None
+        if not isinstance(size, torch.SymInt) or size.node.expr not in program.range_constraints:
+            continue
+        limits = program.range_constraints[size.node.expr]
+        # torch.export leaves out 0 and 1 on its own account; whether 1 works is seen by running it.
+        low = 1 if limits.lower <= 2 else int(limits.lower)
+        return low, int(limits.upper) if limits.upper.is_Integer else sys.maxsize
+    return None

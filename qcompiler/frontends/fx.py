@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import sys
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator
 from types import FrameType
 from typing import Any
 
@@ -58,12 +58,12 @@ def _without_rank_checks(model: nn.Module) -> Iterator[None]:
             del vars(norm)["_check_input_dim"]
 
 
-def trace(model: nn.Module, bound: inspect.BoundArguments | None = None) -> Trace:
+def trace(model: nn.Module, bound: inspect.BoundArguments) -> Trace:
     """Trace `model` with torch.fx.
 
     Args:
         model: A model of ours to keep: its plain tensors may gain names.
-        bound: The call to trace; parameters that it leaves out keep their defaults. All are traced when None.
+        bound: The call to trace; parameters that it leaves out keep their defaults.
 
     Raises:
         CaptureError: The forward takes any number of arguments.
@@ -71,13 +71,14 @@ def trace(model: nn.Module, bound: inspect.BoundArguments | None = None) -> Trac
     """
     parameters = inspect.signature(model.forward).parameters
     starred = [p.name for p in parameters.values() if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    given: Mapping[str, object] = {} if bound is None else bound.arguments
+    given = bound.arguments
     if any(given.get(name) for name in starred):
         raise CaptureError("torch.fx does not trace a forward that takes any number of arguments")
+    # What is None is no tensor: a forward asks for it, and a proxy would answer that it is something.
     defaults = {
-        name: parameter.default
+        name: given.get(name, parameter.default)
         for name, parameter in parameters.items()
-        if bound is not None and name not in given and name not in starred
+        if given.get(name) is None and name not in starred
     }
     with _without_rank_checks(model):
         graph = _Tracer(sys._getframe(0)).trace(model, concrete_args=defaults or None)

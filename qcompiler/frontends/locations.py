@@ -19,8 +19,9 @@ def _is_user_module(module: str) -> bool:
 
 
 def _is_user_frame(frame: FrameType) -> bool:
-    """Neither torch's nor ours, nor code that torch generated."""
-    return not frame.f_code.co_filename.startswith("<") and _is_user_module(str(frame.f_globals.get("__name__", "")))
+    """Neither torch's nor ours, nor code that torch.fx generated, which is in no module."""
+    module = str(frame.f_globals.get("__name__", ""))
+    return bool(module) and not frame.f_code.co_filename.startswith("<eval_with_key>") and _is_user_module(module)
 
 
 def _place(frame: FrameType, line: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 import torch
@@ -51,6 +52,7 @@ class Trace:
         bind: Values of the other placeholders, by node name, from the arguments of a call.
         nest: The model's result from what the output node holds.
         bounds: Smallest and largest batch for which the tracer vouches; None for any.
+        constants: Tensors that have no name in the model, by their id.
     """
 
     root: nn.Module
@@ -60,7 +62,7 @@ class Trace:
     leaves: Mapping[str, Leaf]
     bind: Callable[[inspect.BoundArguments], Mapping[str, object]]
     nest: Callable[[Any], object]
-    bounds: tuple[int, int | None] | None = None
+    bounds: tuple[int, int] | None = None
     constants: dict[int, Leaf] = field(default_factory=dict)
 
     def leaf(self, tensor: Tensor) -> Leaf:
@@ -113,6 +115,30 @@ class Result:
     constant: Tensor | None
 
 
+class Shares(StrEnum):
+    """How a tensor lies to one that is written to."""
+
+    ALL = "all"
+    """It is the same elements in the same order: it is written to as well."""
+    SOME = "some"
+    NONE = "none"
+
+
+@dataclass
+class Write:
+    """A call that writes to one of its arguments.
+
+    Args:
+        target: The node whose tensor is written to.
+        shares: For each node that is read later, how its tensors lie to the target; nested as its result is.
+        constant: The target afterwards, when no tensor of the call's arguments takes part in it.
+    """
+
+    target: fx.Node
+    shares: dict[fx.Node, object]
+    constant: Tensor | None
+
+
 class Recorder(fx.Interpreter):
     """Runs a trace and keeps, for each node, its result with the tensors replaced by `Result`."""
 
@@ -121,8 +147,10 @@ class Recorder(fx.Interpreter):
         self.trace = trace
         self.bindings = trace.bind(call)
         self.results: dict[str, object] = {}
-        self.written: dict[str, int] = {}
-        """Calls that write to one of their arguments -> the position of the node among their inputs."""
+        self.writes: dict[str, Write] = {}
+        """Calls that write to one of their arguments."""
+        self.reads: set[str] = set()
+        """Calls that give numbers read from the values of the model's inputs, such as `x.max().item()`."""
         self.independent: set[fx.Node] = set()
         self.current: fx.Node | None = None
 
@@ -137,17 +165,81 @@ class Recorder(fx.Interpreter):
         self.current = n
         before = [_version(self.env[node]) for node in n.all_input_nodes]
         result = super().run_node(n)
-        for position, node in enumerate(n.all_input_nodes):
-            if _version(self.env[node]) != before[position]:
-                self.written[n.name] = position
+        for node, version in zip(n.all_input_nodes, before, strict=True):
+            if _version(self.env[node]) != version:
+                self._note_write(n, node)
+                break
         independent = n.op != "placeholder" or n.name in self.trace.leaves
         independent &= all(node in self.independent for node in n.all_input_nodes)
-        if independent or not _holds_tensor(result):
+        if not independent and not _tensors(result):
+            independent = not self._reads_values(n)
+            if not independent:
+                self.reads.add(n.name)
+        if independent:
             self.independent.add(n)
         if n.op != "output":
             keep = independent and n.op not in ("placeholder", "get_attr")
             self.results[n.name] = fx.node.map_aggregate(result, lambda item: _summary(item, keep))
         return result
+
+    def _note_write(self, n: fx.Node, target: fx.Node) -> None:
+        written = self.env[target]
+        shares = {
+            node: fx.node.map_aggregate(item, lambda part: _shares(part, written))
+            for node, item in self.env.items()
+            if any(_shares(part, written) is not Shares.NONE for part in _tensors(item))
+        }
+        constant = all(node in self.independent for node in n.all_input_nodes)
+        self.writes[n.name] = Write(target, shares, written.detach().clone() if constant else None)
+
+    def _reads_values(self, n: fx.Node) -> bool:
+        """Whether the numbers that `n` gives depend on more than the shapes and types of tensors."""
+        if any(node.name in self.reads for node in n.all_input_nodes):
+            return True
+        if n.op not in ("call_function", "call_method"):
+            return False
+        name = n.target if isinstance(n.target, str) else getattr(n.target, "__name__", "")
+        if name == "getitem":
+            return isinstance(self.env[n.all_input_nodes[0]], Tensor)
+        # No attribute of a tensor that is no tensor itself depends on its values.
+        return name != "getattr" and name.partition(".")[0] not in _ASPECTS
+
+
+_ASPECTS = frozenset(
+    {
+        "dim",
+        "element_size",
+        "get_device",
+        "is_complex",
+        "is_contiguous",
+        "is_floating_point",
+        "is_signed",
+        "is_tensor",
+        "ndimension",
+        "nelement",
+        "numel",
+        "size",
+        "stride",
+        "sym_numel",
+        "sym_size",
+        "sym_stride",
+        "type",
+    }
+)
+"""What torch tells of a tensor without a look at its values."""
+
+
+def _shares(item: Any, written: Tensor) -> Shares:
+    if not isinstance(item, Tensor) or item.untyped_storage()._cdata != written.untyped_storage()._cdata:
+        return Shares.NONE
+    if item.dtype != written.dtype:
+        return Shares.SOME
+    places = [(x.size(), x.stride(), int(x.storage_offset())) for x in (item, written)]
+    if places[0] == places[1]:
+        return Shares.ALL
+    elements = torch.zeros(written.untyped_storage().nbytes() // written.element_size(), dtype=torch.bool)
+    elements.as_strided(*places[1]).fill_(True)
+    return Shares.SOME if bool(elements.as_strided(*places[0]).any()) else Shares.NONE
 
 
 def _summary(item: Any, keep: bool) -> Any:
@@ -160,10 +252,10 @@ def _version(item: object) -> int:
     return item._version if isinstance(item, Tensor) else 0
 
 
-def _holds_tensor(item: Any) -> bool:
+def _tensors(item: Any) -> list[Tensor]:
     found: list[Tensor] = []
     fx.node.map_aggregate(item, lambda part: found.append(part) if isinstance(part, Tensor) else None)
-    return bool(found)
+    return found
 
 
 def record(trace: Trace, call: inspect.BoundArguments) -> Recorder:

@@ -1,0 +1,245 @@
+"""Element by element: normalization, dropout, activations, arithmetic, and what computes nothing."""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import torch
+
+from qcompiler.frontends.builder import Builder, Observed, Operand, Rule
+from qcompiler.frontends.table import Number, known_sizes, rule
+from qcompiler.frontends.trace import Leaf
+from qcompiler.ir.graph import Attribute, Value
+from qcompiler.ops import UNARY
+
+
+@rule("batch_norm")
+def _batch_norm(
+    b: Builder,
+    input: Operand,
+    running_mean: Operand | None,
+    running_var: Operand | None,
+    weight: Operand | None = None,
+    bias: Operand | None = None,
+    training: bool = False,
+    momentum: float | None = 0.1,
+    eps: float = 1e-5,
+) -> Value:
+    if running_mean is None or running_var is None:
+        raise b.unsupported("a batch norm without running statistics", "Track them: track_running_stats=True.")
+    if training:
+        raise b.unsupported("a batch norm uses the statistics of the batch", "Call model.eval() before tracing.")
+    return b.node(
+        "batch_norm",
+        [
+            input,
+            _filled(running_mean, 1.0) if weight is None else weight,
+            _filled(running_mean, 0.0) if bias is None else bias,
+            running_mean,
+            running_var,
+        ],
+        eps=float(eps),
+        momentum=float(momentum or 0.0),
+        training=False,
+    )
+
+
+def _filled(like: Operand, value: float) -> Leaf:
+    device = like.tensor.device if isinstance(like, Leaf) else None
+    return Leaf("constant", "", torch.full(known_sizes(like), value, dtype=like.type.dtype.torch, device=device))
+
+
+@rule("aten_batch_norm")
+def _aten_batch_norm(
+    b: Builder,
+    input: Operand,
+    weight: Operand | None,
+    bias: Operand | None,
+    running_mean: Operand | None,
+    running_var: Operand | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool,
+) -> object:
+    return _batch_norm(b, input, running_mean, running_var, weight, bias, training, momentum, eps)
+
+
+@rule("native_batch_norm_legit_no_training")
+def _core_batch_norm(
+    b: Builder,
+    input: Operand,
+    weight: Operand | None,
+    bias: Operand | None,
+    running_mean: Operand,
+    running_var: Operand,
+    momentum: float,
+    eps: float,
+) -> object:
+    statistics = b.refusal("the statistics of a batch norm are read")
+    result = _batch_norm(b, input, running_mean, running_var, weight, bias, False, momentum, eps)
+    return [result, statistics, statistics]
+
+
+@rule("dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
+def _dropout(b: Builder, input: Operand, p: float = 0.5, training: bool = True, inplace: bool = False) -> Value:
+    if training:
+        raise b.unsupported(
+            f"{b.function} is active in a model in eval mode", "Pass training=self.training, or use nn.Dropout."
+        )
+    return b.node("dropout", [input], p=float(p), training=False)
+
+
+@rule("torchvision.ops.stochastic_depth.stochastic_depth")
+def _stochastic_depth(b: Builder, input: Operand, p: float, mode: str, training: bool = True) -> Operand:
+    if training:
+        raise b.unsupported("stochastic_depth is active in a model in eval mode", "Pass training=self.training.")
+    return input
+
+
+@rule("contiguous", "clone", "detach", "data", "alias", "lift_fresh_copy", "lift_fresh", "requires_grad")
+def _same(b: Builder, input: Operand, *arguments: object, **keywords: object) -> Operand:
+    return input
+
+
+@rule("to", "type", "type_as", "float", "double", "half", "bfloat16", "cpu", "cuda", "to_copy")
+def _to(b: Builder, input: Operand, *arguments: object, **keywords: object) -> Operand:
+    result = b.observed
+    if not isinstance(result, Observed) or result.dtype != input.type.dtype.torch:
+        raise b.unsupported(
+            f"{b.function} changes the element type from {input.type.dtype}", "Convert the inputs before the model."
+        )
+    return input
+
+
+@rule("relu")
+def _relu(b: Builder, input: Operand, inplace: bool = False) -> Value:
+    return b.node("relu", [input])
+
+
+@rule("relu6")
+def _relu6(b: Builder, input: Operand, inplace: bool = False) -> Value:
+    return b.node("clamp", [input], min=0.0, max=6.0)
+
+
+@rule("hardtanh")
+def _hardtanh(
+    b: Builder, input: Operand, min_val: Number = -1.0, max_val: Number = 1.0, inplace: bool = False
+) -> Value:
+    return b.node("clamp", [input], min=float(min_val), max=float(max_val))
+
+
+@rule("clamp")
+def _clamp(b: Builder, input: Operand, min: object = None, max: object = None) -> Value:
+    limits = [-math.inf if min is None else min, math.inf if max is None else max]
+    if not all(isinstance(limit, int | float) for limit in limits):
+        raise b.unsupported("a clamp whose limits are tensors", "Give the limits as numbers.")
+    low, high = (float(cast("float", limit)) for limit in limits)
+    return b.node("clamp", [input], min=low, max=high)
+
+
+@rule("clamp_min")
+def _clamp_min(b: Builder, input: Operand, min: object) -> object:
+    return _clamp(b, input, min, None)
+
+
+@rule("clamp_max")
+def _clamp_max(b: Builder, input: Operand, max: object) -> object:
+    return _clamp(b, input, None, max)
+
+
+def _unary(op: str) -> Rule:
+    names = list(UNARY[op].attributes)
+
+    def rule(b: Builder, input: Operand, *arguments: object, inplace: bool = False, **keywords: object) -> Value:
+        given = {**dict(zip(names, arguments, strict=False)), **keywords}
+        unknown = [name for name in keywords if name not in names]
+        if unknown:
+            raise TypeError(f"{unknown[0]}={keywords[unknown[0]]!r}")
+        attributes = {
+            name: value if isinstance(value, str) else float(cast("float", value)) for name, value in given.items()
+        }
+        return b.node(op, [input], **cast("dict[str, Attribute]", attributes))
+
+    return rule
+
+
+@rule("softplus")
+def _softplus(b: Builder, input: Operand, beta: Number = 1, threshold: Number = 20) -> Value:
+    if beta != 1 or threshold != 20:
+        raise b.unsupported(f"softplus with beta={beta} and threshold={threshold}", "Use the defaults, 1 and 20.")
+    return b.node("softplus", [input])
+
+
+@rule("elu")
+def _elu(
+    b: Builder,
+    input: Operand,
+    alpha: Number = 1.0,
+    scale: Number = 1,
+    input_scale: Number = 1,
+    *,
+    inplace: bool = False,
+) -> Value:
+    # torch.nn.functional.elu has inplace where the aten operator has scale: False and True are no scales.
+    if not isinstance(scale, bool) and (scale != 1 or input_scale != 1):
+        raise b.unsupported(f"elu with scale={scale} and input_scale={input_scale}", "Multiply instead.")
+    return b.node("elu", [input], alpha=float(alpha))
+
+
+for _op in UNARY:
+    if _op not in ("elu", "softplus"):
+        rule(_op)(_unary(_op))
+
+
+def _binary(op: str) -> Rule:
+    def rule(b: Builder, input: object, other: object, *, alpha: Number = 1) -> Value:
+        if alpha != 1:
+            number = isinstance(other, int | float)
+            other = cast("float", other) * alpha if number else b.node("mul", [other, alpha])
+        if isinstance(b.observed, Observed):
+            input, other = (_promoted(operand, b.observed.dtype) for operand in (input, other))
+        return b.node(op, [input, other])
+
+    return rule
+
+
+def _promoted(operand: object, dtype: torch.dtype) -> object:
+    """A constant in the element type of the result: torch promotes, operators do not."""
+    if isinstance(operand, Leaf) and operand.kind == "constant" and operand.tensor.dtype != dtype:
+        return Leaf("constant", operand.ref, operand.tensor.to(dtype))
+    return operand
+
+
+for _op in ("add", "sub", "mul"):
+    rule(_op)(_binary(_op))
+
+
+@rule("div")
+def _div(b: Builder, input: object, other: object, *, rounding_mode: str | None = None) -> object:
+    if rounding_mode is not None:
+        raise b.unsupported(f"a division with rounding_mode={rounding_mode!r}", "Only true division has an operator.")
+    return _binary("div")(b, input, other)
+
+
+@rule("rsub")
+def _rsub(b: Builder, input: Operand, other: object, alpha: Number = 1) -> object:
+    return _binary("sub")(b, other, input, alpha=alpha)
+
+
+@rule("neg")
+def _neg(b: Builder, input: Operand) -> Value:
+    return b.node("mul", [input, -1])
+
+
+@rule("square")
+def _square(b: Builder, input: Operand) -> Value:
+    return b.node("mul", [input, input])
+
+
+@rule("pow")
+def _pow(b: Builder, input: Operand, exponent: object) -> Value:
+    if exponent != 2:
+        raise b.unsupported(f"the power {exponent!r}", "Only squares have an operator.")
+    return b.node("mul", [input, input])

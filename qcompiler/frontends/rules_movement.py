@@ -1,0 +1,182 @@
+"""What moves elements and changes none: shapes, axes, parts, joins, borders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from qcompiler.frontends.builder import Builder, Observed, Operand
+from qcompiler.frontends.table import axis_of, rule
+from qcompiler.frontends.trace import Leaf
+from qcompiler.ir.dims import Dim, Shape, as_dim
+from qcompiler.ir.graph import Value
+
+
+def _reshaped(b: Builder, input: Operand, shape: Shape) -> Value:
+    return b.node("reshape", [input], shape=tuple(as_dim(dim) for dim in shape))
+
+
+@rule(
+    "reshape", "view", "unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as", "reshape_as", "ravel"
+)
+def _reshape(b: Builder, input: Operand, *arguments: object, **keywords: object) -> Value:
+    if isinstance(b.observed, Observed) and b.observed.dtype != input.type.dtype.torch:
+        raise b.unsupported("a view as another element type")
+    return _reshaped(b, input, b.shape)
+
+
+@rule("expand", "expand_as", "broadcast_to")
+def _expand(b: Builder, input: Operand, *arguments: object, **keywords: object) -> Operand:
+    if b.shape != input.type.shape:
+        raise b.unsupported(
+            f"{b.function} repeats a tensor of shape {list(input.type.shape)} to {list(b.shape)}",
+            "Leave it out in front of +, -, * and /, which broadcast.",
+        )
+    return input
+
+
+@rule("permute")
+def _permute(b: Builder, input: Operand, *dims: Any) -> Value:
+    axes = dims[0] if len(dims) == 1 and isinstance(dims[0], Sequence) else dims
+    return b.node("permute", [input], axes=tuple(axis_of(input, axis) for axis in axes))
+
+
+@rule("transpose")
+def _transpose(b: Builder, input: Operand, dim0: int, dim1: int) -> Value:
+    axes = list(range(input.type.rank))
+    axes[dim0], axes[dim1] = axes[dim1], axes[dim0]
+    return b.node("permute", [input], axes=tuple(axes))
+
+
+@rule("t", "T", "numpy_T")
+def _reversed(b: Builder, input: Operand) -> Value:
+    return b.node("permute", [input], axes=tuple(reversed(range(input.type.rank))))
+
+
+@rule("mT")
+def _matrix_transposed(b: Builder, input: Operand) -> object:
+    return _transpose(b, input, -2, -1)
+
+
+@rule("cat")
+def _cat(b: Builder, tensors: Sequence[Operand], dim: int = 0) -> Value:
+    return b.node("concat", list(tensors), axis=axis_of(tensors[0], dim))
+
+
+@rule("stack")
+def _stack(b: Builder, tensors: Sequence[Operand], dim: int = 0) -> Value:
+    axis = dim % (tensors[0].type.rank + 1)
+    parts = [_reshaped(b, x, (*x.type.shape[:axis], 1, *x.type.shape[axis:])) for x in tensors]
+    return b.node("concat", parts, axis=axis)
+
+
+@rule("chunk", "split", "tensor_split")
+def _split(b: Builder, input: Operand, size: object, dim: int = 0) -> list[Operand]:
+    axis = axis_of(input, dim)
+    parts: list[Operand] = []
+    start = 0
+    for part in b.parts():
+        length = part.shape[axis]
+        if not isinstance(length, int):
+            raise b.unsupported("the batch is split", "Split along an axis of fixed size.")
+        parts.append(_sliced(b, input, axis, slice(start, start + length)))
+        start += length
+    return parts
+
+
+@rule("unbind")
+def _unbind(b: Builder, input: Operand, dim: int = 0) -> list[Operand]:
+    return [cast("Operand", _select(b, input, dim, index)) for index in range(len(b.parts()))]
+
+
+def _sliced(b: Builder, input: Operand, axis: int, part: slice) -> Operand:
+    size = input.type.shape[axis]
+    if (
+        part.start in (None, 0)
+        and part.step in (None, 1)
+        and (part.stop is None or part.stop == size or _is_end(part.stop))
+    ):
+        return input
+    if not isinstance(size, int):
+        raise b.unsupported(f"the axis {axis} of symbolic size {size} is sliced", "Slice an axis of fixed size.")
+    start, stop, step = part.indices(size)
+    return b.node("slice", [input], axis=axis, start=start, stop=stop, step=step)
+
+
+def _is_end(stop: object) -> bool:
+    """Whether `stop` is what torch.export writes for an open end."""
+    return isinstance(stop, int) and stop >= 2**31 - 1
+
+
+@rule("slice")
+def _slice(
+    b: Builder, input: Operand, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
+) -> Operand:
+    return _sliced(b, input, axis_of(input, dim), slice(start, end, step))
+
+
+@rule("narrow")
+def _narrow(b: Builder, input: Operand, dim: int, start: int, length: int) -> Operand:
+    return _sliced(b, input, axis_of(input, dim), slice(start, start + length))
+
+
+@rule("select")
+def _select(b: Builder, input: Operand, dim: int, index: int) -> Operand:
+    axis, shape = axis_of(input, dim), input.type.shape
+    size = shape[axis]
+    if not isinstance(size, int):
+        raise b.unsupported("one sample of the batch is selected", "Select along an axis of fixed size.")
+    start = index + size if index < 0 else index
+    part = _sliced(b, input, axis, slice(start, start + 1))
+    return _reshaped(b, part, (*shape[:axis], *shape[axis + 1 :]))
+
+
+@rule("getitem")
+def _getitem(b: Builder, input: Operand, index: object) -> Operand:
+    indices = list(index) if isinstance(index, tuple) else [index]
+    if Ellipsis in [item for item in indices if not isinstance(item, Value | Leaf)]:
+        position = next(i for i, item in enumerate(indices) if item is Ellipsis)
+        taken = sum(item is not None and item is not Ellipsis for item in indices)
+        indices[position : position + 1] = [slice(None)] * (input.type.rank - taken)
+    axis = 0
+    for item in indices:
+        if isinstance(item, slice):
+            input, axis = _sliced(b, input, axis, item), axis + 1
+        elif item is None:
+            shape = input.type.shape
+            input, axis = _reshaped(b, input, (*shape[:axis], 1, *shape[axis:])), axis + 1
+        elif isinstance(item, int) and not isinstance(item, bool):
+            input = cast("Operand", _select(b, input, axis, item))
+        else:
+            raise b.unsupported(f"a tensor is indexed with a {type(item).__name__}", "Index with numbers and slices.")
+    return input
+
+
+@rule("pad")
+def _pad(
+    b: Builder, input: Operand, pad: Sequence[int], mode: object = "constant", value: float | None = None
+) -> Value:
+    if isinstance(mode, int | float):  # aten.constant_pad_nd has the value in this place
+        mode, value = "constant", float(mode)
+    if mode != "constant":
+        raise b.unsupported(f"padding of mode {mode!r}", "Only constant padding has an operator: padding_mode='zeros'.")
+    rank = input.type.rank
+    begins, ends = [0] * rank, [0] * rank
+    for index in range(len(pad) // 2):
+        begins[rank - 1 - index], ends[rank - 1 - index] = int(pad[2 * index]), int(pad[2 * index + 1])
+    return b.node("pad", [input], pad=(*begins, *ends), value=float(value or 0.0))
+
+
+@rule("pixel_shuffle")
+def _pixel_shuffle(b: Builder, input: Operand, upscale_factor: int) -> Value:
+    n, c, h, w = input.type.shape
+    r = upscale_factor
+    if not isinstance(c, int):
+        raise b.unsupported("pixel_shuffle over a symbolic number of channels")
+    split = _reshaped(b, input, (n, c // (r * r), r, r, h, w))
+    moved = b.node("permute", [split], axes=(0, 1, 4, 2, 5, 3))
+    return _reshaped(b, moved, (n, c // (r * r), _times(h, r), _times(w, r)))
+
+
+def _times(dim: Dim, factor: int) -> Dim:
+    return as_dim(factor * dim)

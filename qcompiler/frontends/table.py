@@ -1,0 +1,135 @@
+"""The table of rules: what each torch function means in operators, under plain names.
+
+Functions, methods, in-place forms and aten operators of one meaning share an entry: `relu_`, `Tensor.relu`,
+`aten.relu.default` and `torch.nn.functional.relu` are all `relu`. Parameters are called as torch calls them. A function
+of anyone else has an entry under its full name: `package.module.function`, `namespace::operator`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from typing import TypeAlias, cast
+
+import torch
+from torch._ops import OpOverload, OpOverloadPacket
+
+from qcompiler.errors import PluginError, UnsupportedError
+from qcompiler.frontends.builder import Operand, Rule
+
+Ints: TypeAlias = "int | Sequence[int]"
+Number: TypeAlias = "bool | int | float"
+RULES: dict[str, Rule] = {}
+
+_ALIASES = {
+    "iadd": "add",
+    "isub": "sub",
+    "imul": "mul",
+    "itruediv": "div",
+    "truediv": "div",
+    "true_divide": "div",
+    "divide": "div",
+    "multiply": "mul",
+    "subtract": "sub",
+    "negative": "neg",
+    "ipow": "pow",
+    "concat": "cat",
+    "concatenate": "cat",
+    "expit": "sigmoid",
+    "special_expit": "sigmoid",
+    "clip": "clamp",
+    "split_with_sizes": "split",
+    "unsafe_split": "split",
+    "unsafe_chunk": "chunk",
+    "swapaxes": "transpose",
+    "swapdims": "transpose",
+    "imatmul": "matmul",
+    "bmm": "matmul",
+    "constant_pad_nd": "pad",
+}
+_OWNERS = ("", "_operator", "builtins", "math", "operator", "torch")
+"""Whose functions go by their own name; a builtin of torch tells no module."""
+
+
+def plain_name(target: object) -> str:
+    """The table's name of a function, a method's name or an aten overload.
+
+    Examples:
+        >>> plain_name(torch.nn.functional.relu), plain_name("add_"), plain_name(torch.ops.aten.relu.default)
+        ('relu', 'add', 'relu')
+    """
+    if isinstance(target, OpOverload | OpOverloadPacket):
+        qualified = target.name() if isinstance(target, OpOverload) else target._qualified_op_name
+        namespace, _, rest = qualified.partition("::")
+        name = rest.partition(".")[0]
+        if namespace != "aten":
+            return f"{namespace}::{name}"
+    else:
+        name = target if isinstance(target, str) else str(getattr(target, "__name__", type(target).__name__))
+        module = "" if isinstance(target, str) else str(getattr(target, "__module__", None) or "")
+        if module.partition(".")[0] not in _OWNERS:
+            return f"{module}.{name}"
+    if name == "batch_norm" and (target is torch.batch_norm or isinstance(target, OpOverload | OpOverloadPacket)):
+        return "aten_batch_norm"  # the arguments stand in another order than in torch.nn.functional.batch_norm
+    name = name.strip("_")
+    return _ALIASES.get(name, name)
+
+
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    """Enter a function into the table.
+
+    It takes a `Builder`, then what the torch function takes, with operands for tensors, and gives operands.
+
+    Args:
+        names: See `plain_name`.
+
+    Raises:
+        PluginError: A name is taken.
+    """
+
+    def enter(function: Rule) -> Rule:
+        for name in names:
+            if name in RULES:
+                raise PluginError(
+                    f"two rules are for the torch function {name!r}",
+                    where=f"{RULES[name].__module__} and {function.__module__}",
+                    fix="Remove one of them.",
+                )
+            RULES[name] = function
+        return function
+
+    return enter
+
+
+def unknown(function: str, where: str) -> UnsupportedError:
+    """The error for a function without a rule."""
+    near = difflib.get_close_matches(function, RULES, n=2, cutoff=0.8)
+    hint = f" There are rules for {' and '.join(near)}." if near else ""
+    return UnsupportedError(
+        f"the torch function {function!r} has no operator here",
+        where=where,
+        fix=f"Replace it in the model, or register a rule for it: qcompiler.frontends.rule({function!r}).{hint}",
+    )
+
+
+def as_tuple(value: Ints, rank: int) -> tuple[int, ...]:
+    """One number for each of `rank` axes."""
+    items = tuple(int(v) for v in value) if isinstance(value, Sequence) else (int(value),)
+    return items * rank if len(items) == 1 else items
+
+
+def known_sizes(operand: Operand) -> tuple[int, ...]:
+    """The shape of a tensor that the model holds."""
+    return tuple(int(cast("int", size)) for size in operand.type.shape)
+
+
+def axis_of(operand: Operand, dim: int) -> int:
+    """`dim` counted from the front.
+
+    Raises:
+        IndexError: There is no such axis.
+    """
+    rank = operand.type.rank
+    if not -rank <= dim < rank:
+        raise IndexError(f"axis {dim} of {rank}")
+    return dim % rank
