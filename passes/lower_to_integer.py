@@ -19,7 +19,7 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor
 
-from qcompiler.errors import PassError, UnsupportedError
+from qcompiler.errors import InputError, PassError, UnsupportedError
 from qcompiler.ir.graph import Attribute, Graph, Node, Value
 from qcompiler.ir.interpret import LEAVES
 from qcompiler.ir.registry import Trait
@@ -240,7 +240,11 @@ class _Lowering:
     def _bias(self, node: Node, scale: Tensor) -> Tensor:
         fake = node.inputs[2].producer
         source = fake.inputs[0] if fake is not None and fake.op == "fake_quantize_bias" else node.inputs[2]
-        return quantize_bias(leaf_tensor(source), scale, self.arithmetic.bias_rounding)
+        try:
+            return quantize_bias(leaf_tensor(source), scale, self.arithmetic.bias_rounding)
+        except InputError as error:
+            fix = "Give the channel larger weights, or the layer a larger input range."
+            raise UnsupportedError(error.found, where=node.where, expected=error.expected, fix=fix) from None
 
     def _steps(self, value: Value) -> tuple[int, int]:
         """Smallest and largest code of an activation, zero point removed.

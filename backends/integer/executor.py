@@ -95,17 +95,20 @@ class Executor:
             For each output, its codes in logical order; real numbers where it has none.
 
         Raises:
-            InputError: The number of inputs, a shape or an element type does not fit.
+            InputError: The number of inputs, a shape, an element type or a code does not fit.
         """
         program = self.program
-        quantizers = {i.inputs[0]: i.output for i in program.instructions if i.op == "quantize"}
+        quantizers = {call.instruction.inputs[0]: call for call in self._calls if call.instruction.op == "quantize"}
         if len(codes) != len(program.inputs):
             raise InputError(f"{len(codes)} inputs were given", expected=str(len(program.inputs)))
         given: dict[str, Array] = {}
         stand_ins: list[Array] = []
         for name, array in zip(program.inputs, codes, strict=True):
-            inner = quantizers.get(name, name)
+            quantizer = quantizers.get(name)
+            inner = name if quantizer is None else quantizer.instruction.output
             _check(inner, array, program.tensors[inner])
+            if quantizer is not None:
+                _check_codes(inner, array, *quantizer.limits)
             given[inner] = array
             stand_ins.append(np.zeros(array.shape, _NUMPY[program.tensors[name].dtype]) if inner != name else array)
         wanted = {i.output: i.inputs[0] for i in program.instructions if i.op == "dequantize"}
@@ -134,6 +137,12 @@ class Executor:
     def _logical_weight(self, name: str, array: Array) -> Array:
         kernels = {i.inputs[1] for i in self.program.instructions if i.op == "int_conv2d"}
         return array.transpose(_TO_NCHW) if self.program.weight_layout == "OHWI" and name in kernels else array
+
+
+def _check_codes(name: str, array: Array, low: int, high: int) -> None:
+    """Tables end, and accumulators are proven, where the quantizer of an input clamps."""
+    if array.size and not low <= int(array.min()) <= int(array.max()) <= high:
+        raise InputError(f"input {name!r} has codes from {array.min()} to {array.max()}", expected=f"{low}..{high}")
 
 
 def _check(name: str, array: Array, tensor: Tensor) -> None:

@@ -62,6 +62,15 @@ def _steps(call: Call, arrays: Sequence[Array], index: int) -> Int:
     return result
 
 
+def _weight(call: Call, arrays: Sequence[Array]) -> Int:
+    """The second operand with its zero points removed: one, or one per channel."""
+    tensor = call.inputs[1]
+    shape = [1] * arrays[1].ndim
+    shape[tensor.axis or 0] = -1
+    result: Int = arrays[1].astype(np.int64) - np.array(tensor.zero_point, np.int64).reshape(shape)
+    return result
+
+
 def _exact_type(weight: Int, largest: int, where: str) -> type[np.floating[Any]]:
     """The fastest float type in which every partial sum of weight x codes is exact. `weight`: [out, K]."""
     bound = int(np.abs(weight).sum(axis=1).max(initial=0)) * largest
@@ -83,7 +92,7 @@ def _multiplier(arrays: Sequence[Array], first: int) -> tuple[Array, Array | Non
 
 def int_conv(call: Call, arrays: Sequence[Array]) -> Array:
     """Convolution over one to three axes: one matrix product per tap and group; depthwise by taps alone."""
-    weight: Int = arrays[1].astype(np.int64)
+    weight = _weight(call, arrays)
     out_channels, per_group, *kernel = weight.shape
     rank = len(kernel)
     groups, stride, dilation, padding = (call[name] for name in ("groups", "stride", "dilation", "padding"))
@@ -111,7 +120,7 @@ def int_conv(call: Call, arrays: Sequence[Array]) -> Array:
 
 def int_conv_transpose(call: Call, arrays: Sequence[Array]) -> Array:
     """Transposed convolution over one to three axes: each tap adds a scaled copy of the input to the output."""
-    weight: Int = arrays[1].astype(np.int64)
+    weight = _weight(call, arrays)
     in_channels, per_group, *kernel = weight.shape
     groups, stride, dilation, padding, extra = (
         call[name] for name in ("groups", "stride", "dilation", "padding", "output_padding")
@@ -141,7 +150,7 @@ def int_conv_transpose(call: Call, arrays: Sequence[Array]) -> Array:
 
 def int_linear(call: Call, arrays: Sequence[Array]) -> Array:
     """x W^T."""
-    weight: Int = arrays[1].astype(np.int64)
+    weight = _weight(call, arrays)
     dtype = _exact_type(weight, _largest(call), call.instruction.output)
     acc = _steps(call, arrays, 0).astype(dtype) @ weight.astype(dtype).T
     return call.requantize(acc.astype(np.int64) + arrays[2].astype(np.int64), *_multiplier(arrays, 3))
@@ -249,7 +258,8 @@ def max_pool2d(call: Call, arrays: Sequence[Array]) -> Array:
 
 def quantize(call: Call, arrays: Sequence[Array]) -> Array:
     """Real numbers to codes, by a true float32 division."""
-    quotient = arrays[0].astype(np.float32) / np.float32(call.output.scale[0])
+    with np.errstate(over="ignore"):  # an infinite quotient is an answer: the clamp deals with it
+        quotient = arrays[0].astype(np.float32) / np.float32(call.output.scale[0])
     steps = round_real(np.nan_to_num(quotient.astype(np.float64)), call["rounding"]) + call.output.zero_point[0]
     return np.clip(steps, *call.limits).astype(np.int64)
 

@@ -131,7 +131,7 @@ def window_size(
         GraphError: The window is larger than the padded input, or its number depends on an unknown size in more ways
             than a formula can say.
     """
-    span = size + pad - dilation * (kernel - 1) - 1
+    span = size + pad - dilation * (kernel - 1) - 1 + (stride - 1 if ceil else 0)
     if isinstance(span, int) and span < 0:
         raise GraphError(
             f"a window of {dilation * (kernel - 1) + 1} does not fit into {size} elements padded by {pad}",
@@ -140,7 +140,7 @@ def window_size(
     if ceil and not isinstance(span, int) and stride + begin > dilation * (kernel - 1) + 1:
         # Whether the last window is dropped, as torch does, is not the same for all sizes.
         raise GraphError(f"windows are counted upwards along an axis of {size} elements", expected="a known size")
-    result = as_dim((span + (stride - 1 if ceil else 0)) // stride + 1)
+    result = as_dim(span // stride + 1)
     if ceil and isinstance(result, int) and (result - 1) * stride >= cast("int", size) + begin:
         result -= 1
     return result

@@ -1,7 +1,7 @@
 """Integer ops: what an int8 machine computes, one op per instruction.
 
-All codes are int64 inside. Sums of products run in float64, which is exact here in any order of summation: a sum of
-products of codes of at most 16 bits stays below 2^53 for every length that fits into memory.
+All codes are int64 inside. Sums of products run in float64 where the weights prove that every partial sum, in any
+order, stays below 2^53 and is therefore exact; else they are refused.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from qcompiler.ops.common import INTEGER_ONLY, broadcast, check_integer, check_r
 from qcompiler.ops.mac import conv_shape, conv_transpose_shape, convolve, convolve_transposed, linear_shape
 from qcompiler.ops.pooling import AVG_POOL_ATTRIBUTES, mean_shape, pool_shape
 from qcompiler.ops.quantization import codes_limits, grid
+from qcompiler.quant.accumulator import exact_in_float64
 from qcompiler.quant.affine import along_axis
 from qcompiler.quant.arithmetic import (
     AddParameters,
@@ -97,13 +98,27 @@ def _apply(node: Node, operands: Sequence[Tensor], acc: Tensor, axis: int, first
     return _finish(node, multiplier.apply(acc, zero_point=zero_point, qmin=qmin, qmax=qmax, axis=per_channel))
 
 
-def _conv(rank: int, shape: _Shape, convolve: _Convolve) -> tuple[Infer, Evaluate]:
+def _factors(node: Node, operands: Sequence[Tensor], axis: int = 0) -> tuple[Tensor, Tensor]:
+    """Input and weight in float64, zero points removed; `axis` is that of the output channels of the weight.
+
+    Raises:
+        GraphError: Their sums of products might not be exact.
+    """
+    x, weight = (steps(node, operands, index).to(torch.float64) for index in (0, 1))
+    zero_point = int(grid(node, 0).zero_point)
+    low, high = (limit - zero_point for limit in node.inputs[0].type.dtype.limits)
+    if not exact_in_float64(weight, low, high, axis):
+        raise GraphError("a sum of products may leave float64", where=node.where, expected="less than 2^53")
+    return x, weight
+
+
+def _conv(rank: int, shape: _Shape, convolve: _Convolve, axis: int) -> tuple[Infer, Evaluate]:
     def infer(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
         result = shape(types[:3], attributes, rank)
         return (TensorType(_check_requantized(types, attributes, 3, result[1]), result),)
 
     def evaluate(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        x, weight = (steps(node, operands, index).to(torch.float64) for index in (0, 1))
+        x, weight = _factors(node, operands, axis)
         acc = convolve(x, weight, None, node.attributes, rank).to(torch.int64)
         bias = operands[2].to(torch.int64).reshape(1, -1, *[1] * rank)
         return _apply(node, operands, acc + bias, 1, 3)
@@ -117,13 +132,13 @@ def _infer_linear(types: Sequence[TensorType], attributes: Attributes) -> tuple[
 
 
 def _linear(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    x, weight = (steps(node, operands, index).to(torch.float64) for index in (0, 1))
+    x, weight = _factors(node, operands)
     acc = functional.linear(x, weight).to(torch.int64) + operands[2].to(torch.int64)
     return _apply(node, operands, acc, acc.dim() - 1, 3)
 
 
 for _rank in (1, 2, 3):
-    _infer, _evaluate = _conv(_rank, conv_shape, convolve)
+    _infer, _evaluate = _conv(_rank, conv_shape, convolve, 0)
     register(
         OpDef(
             name=f"int_conv{_rank}d",
@@ -142,7 +157,7 @@ for _rank in (1, 2, 3):
             summary="requantize(sum (x - z_x)(w - z_w) + bias); padding adds nothing.",
         )
     )
-    _infer, _evaluate = _conv(_rank, conv_transpose_shape, convolve_transposed)
+    _infer, _evaluate = _conv(_rank, conv_transpose_shape, convolve_transposed, 1)
     register(
         OpDef(
             name=f"int_conv_transpose{_rank}d",

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from qcompiler.errors import InputError
 
-__all__ = ["accumulator_bounds", "fits", "partial_sum_bound"]
+__all__ = ["accumulator_bounds", "exact_in_float64", "fits", "partial_sum_bound"]
 
 
 def accumulator_bounds(weight_codes: Tensor, bias: Tensor | None, low: int, high: int) -> tuple[Tensor, Tensor]:
@@ -50,6 +50,18 @@ def partial_sum_bound(weight_codes: Tensor, low: int, high: int) -> Tensor:
         int64 [out].
     """
     return weight_codes.to(torch.int64).flatten(1).abs().sum(dim=1) * max(abs(low), abs(high))
+
+
+def exact_in_float64(weight_codes: Tensor, low: int, high: int, axis: int = 0) -> bool:
+    """Whether float64 holds every partial sum of products exactly, in whatever order a kernel forms them.
+
+    Args:
+        weight_codes: Zero points removed, any type that holds them; output channels are on `axis`.
+        low: Smallest input, zero point removed.
+        high: Largest input, zero point removed.
+        axis: 0, or 1 for a transposed convolution.
+    """
+    return int(partial_sum_bound(weight_codes.transpose(0, axis), low, high).max()) < 2**53
 
 
 def fits(minimum: Tensor, maximum: Tensor, bits: int) -> bool:

@@ -31,6 +31,7 @@ from qcompiler.ops import UNARY
 from qcompiler.ops.integer import window_counts, window_sums
 from qcompiler.ops.quantizers import activation_bounds, clamped_limits
 from qcompiler.ops.resampling import resampling_weights
+from qcompiler.quant.accumulator import exact_in_float64
 from qcompiler.quant.affine import AffineParams, along_axis, dequantize, quantize, quantize_bias
 from qcompiler.quant.arithmetic import (
     Arithmetic,
@@ -186,7 +187,9 @@ def _mac(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact
     if isinstance(x, Tensor) and isinstance(weight, Tensor):
         return evaluate_node(node, cast("Sequence[Tensor]", operands))[0]
     x, weight = _codes(node, x), _codes(node, weight)
-    # float64 holds every partial sum of 8- and 16-bit products exactly up to 2^53, in whatever order it is formed.
+    low, high = (code - int(x.params.zero_point) for code in (x.qmin, x.qmax))
+    if not exact_in_float64(weight.steps(), low, high, int(node.op.startswith("conv_transpose"))):
+        raise GraphError("a sum of products may leave float64", where=node.where, expected="less than 2^53")
     terms = [x.steps().to(torch.float64), weight.steps().to(torch.float64)]
     acc = node.definition.evaluate(node, terms)[0].to(torch.int64)
     axis = acc.dim() - 1 if node.op in ("linear", "matmul") else 1

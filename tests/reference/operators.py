@@ -31,7 +31,14 @@ class Grid:
     shape: tuple[int, ...]
     data: list[Any]
     scale: float = 0.0
-    zero_point: int = 0
+    zero_points: tuple[int, ...] = (0,)
+    axis: int = 0
+
+    @property
+    def zero_point(self) -> int:
+        """The only zero point."""
+        (zero_point,) = self.zero_points
+        return zero_point
 
     def at(self, index: Sequence[int]) -> Any:
         """The element at `index`."""
@@ -42,8 +49,9 @@ class Grid:
         return self.data[position]
 
     def step(self, index: Sequence[int]) -> int:
-        """The element without its zero point."""
-        return int(self.at(index)) - self.zero_point
+        """The element without its zero point: the only one, or that of its place on the axis."""
+        position = index[self.axis] if len(self.zero_points) > 1 else 0
+        return int(self.at(index)) - self.zero_points[position]
 
 
 def indices(shape: Sequence[int]) -> Iterator[Index]:
@@ -79,7 +87,7 @@ def channel(operands: Sequence[Grid], position: int, index: int) -> Any:
 
 
 def int_conv(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list[Any]:
-    """sum of (x - z_x) * w + b over channels and taps; what lies in the padding counts zero."""
+    """sum of (x - z_x) * (w - z_w) + b over channels and taps; what lies in the padding counts zero."""
     x, weight, bias = operands[:3]
     size = x.shape[2:]
     out_channels, per_group, *kernel = weight.shape
@@ -99,7 +107,7 @@ def int_conv(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> lis
                     )
                 ]
                 if all(0 <= at < length for at, length in zip(place, size, strict=True)):
-                    acc += x.step((n, first + c, *place)) * int(weight.at((o, c, *tap)))
+                    acc += x.step((n, first + c, *place)) * weight.step((o, c, *tap))
         return requantize(acc, channel(operands, 3, o), channel(operands, 4, o), out, attributes)
 
     return fill(out, element)
@@ -122,7 +130,7 @@ def int_conv_transpose(operands: Sequence[Grid], attributes: Attributes, out: Gr
                 )
                 target = (n, group * per_group + o, *place)
                 if target in sums:
-                    sums[target] += x.step((n, c, *position)) * int(weight.at((c, o, *tap)))
+                    sums[target] += x.step((n, c, *position)) * weight.step((c, o, *tap))
 
     def element(index: Index) -> int:
         o = index[1]
@@ -132,14 +140,14 @@ def int_conv_transpose(operands: Sequence[Grid], attributes: Attributes, out: Gr
 
 
 def int_linear(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list[Any]:
-    """sum of (x - z_x) * w + b over the last axis."""
+    """sum of (x - z_x) * (w - z_w) + b over the last axis."""
     x, weight, bias = operands[:3]
 
     def element(index: Index) -> int:
         *batch, o = index
         acc = int(bias.data[o])
         for k in range(weight.shape[1]):
-            acc += x.step((*batch, k)) * int(weight.at((o, k)))
+            acc += x.step((*batch, k)) * weight.step((o, k))
         return requantize(acc, channel(operands, 3, o), channel(operands, 4, o), out, attributes)
 
     return fill(out, element)
@@ -305,6 +313,8 @@ def quantize(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> lis
 
     def element(index: Index) -> int:
         value = float(x.at(index))
+        if math.isnan(value):
+            value = 0.0
         if math.isinf(value):
             return int(attributes["qmax"] if value > 0 else attributes["qmin"])
         quotient = float32(Fraction(value) / Fraction(out.scale))

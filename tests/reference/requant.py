@@ -97,13 +97,13 @@ def tosa_double_round(x: int, significand: int, exponent: int) -> int:
 
 
 def reference_float32(exact: Fraction) -> Fraction:
-    """The float32 nearest to a number, ties to even; normal range only."""
+    """The float32 nearest to a number, ties to even, with no end at the top."""
     if exact == 0:
         return exact
     size, exponent = abs(exact), 0
     while size >= 2**24:
         size, exponent = size / 2, exponent + 1
-    while size < 2**23:
+    while size < 2**23 and exponent > -149:
         size, exponent = size * 2, exponent - 1
     value = half_even(size) * Fraction(2) ** exponent
     return value if exact > 0 else -value

@@ -3,120 +3,25 @@
 from __future__ import annotations
 
 import ast
-import random
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qcompiler.backends.integer import Executor, emit
-from qcompiler.ir.graph import Attribute, Graph, Module, Node, Value
-from qcompiler.ir.interpret import LEAVES, interpret
+from qcompiler.ir.graph import Attribute
 from qcompiler.ir.registry import Trait, known_ops
-from qcompiler.ir.types import DType, QuantParams, Stage, TensorType
+from qcompiler.ir.types import DType, QuantParams, Stage
 from qcompiler.quant.requant import RequantMode, prepare_requantization
 from qcompiler.quant.rounding import Rounding
 from tests.backends.test_integer_program import build
 from tests.reference import operators, requant
-from tests.reference.operators import Grid
+from tests.reference.maker import Maker, check
 
 MODES = tuple(RequantMode)
 ROUNDINGS = [str(rounding) for rounding in Rounding]
-CODES = {DType.I8: (-128, 127), DType.U8: (0, 255), DType.I16: (-32768, 32767)}
-
-
-def check(graph: Graph, inputs: list[torch.Tensor]) -> None:
-    """Compare graph and executor, in both layouts, with the reference on every node, each fed the graph's own codes."""
-    values: dict[str, np.ndarray[Any, Any]] = {}
-    interpret(graph, inputs, lambda value, tensor: values.update({value.name: tensor.numpy()}))
-    for node in graph.nodes:
-        if node.op in LEAVES:
-            continue
-        expected = operators.OPERATORS[node.op](
-            [_grid(value, values) for value in node.inputs], node.attributes, _grid(node.output, values)
-        )
-        assert values[node.name].reshape(-1).tolist() == expected, f"graph, {node}"
-    for layout, weights in (("NCHW", "OIHW"), ("NHWC", "OHWI")):
-        found: dict[str, np.ndarray[Any, Any]] = {}
-        files = emit(graph, layout, weights)  # type: ignore[arg-type]  # literals from the loop
-        Executor(files).run([x.numpy() for x in inputs], found.__setitem__)
-        for name, array in found.items():
-            assert np.array_equal(array, values[name]), f"executor in {layout}, {name}"
-
-
-def _grid(value: Value, values: dict[str, np.ndarray[Any, Any]]) -> Grid:
-    array, quant = values[value.name], value.type.quant
-    scale, zero = (0.0, 0) if quant is None else (quant.scale[0], quant.zero_point[0])
-    return Grid(tuple(array.shape), array.reshape(-1).tolist(), scale, zero)
-
-
-class Maker:
-    """Builds one-operator graphs from a seeded source of random numbers."""
-
-    def __init__(self, seed: int, mode: RequantMode) -> None:
-        self.random = random.Random(seed)  # test data
-        self.generator = torch.Generator().manual_seed(seed)
-        self.mode = mode
-        self.graph = Module().add(Graph(stage=Stage.INTEGER))
-        self.inputs: list[torch.Tensor] = []
-
-    def quant(self, dtype: DType) -> QuantParams:
-        low, high = CODES[dtype]
-        scale = float(torch.tensor(2.0 ** self.random.uniform(-9, -2)))
-        return QuantParams((scale,), (self.random.choice([low, high, 0, self.random.randint(low, high)]),))
-
-    def input(self, shape: tuple[int, ...], dtype: DType = DType.I8, quant: QuantParams | None = None) -> Value:
-        low, high = CODES[dtype]
-        codes = torch.randint(low, high + 1, shape, generator=self.generator)
-        codes.reshape(-1)[:2] = torch.tensor([low, high])[: codes.numel()]
-        self.inputs.append(codes.to(dtype.torch))
-        return self.graph.add_input("x", TensorType(dtype, shape, quant or self.quant(dtype)))
-
-    def leaf(self, tensor: torch.Tensor, quant: QuantParams | None = None) -> Value:
-        module = self.graph.module
-        name = module.unique_tensor_name("t")
-        module.tensors[name] = tensor
-        dtype = DType.of(tensor.dtype)
-        attributes: dict[str, Attribute] = {"ref": name, "dtype": str(dtype), "shape": tuple(tensor.shape)}
-        types = [TensorType(dtype, tuple(tensor.shape), quant)]
-        return self.graph.append("constant", [], attributes, types=types).output
-
-    def multiplier(self, count: int, low: float, high: float) -> list[Value]:
-        """Multipliers that are random, powers of two, and halves of them, which make ties."""
-        real = [self.random.choice([2.0 ** self.random.uniform(low, high), 2.0 ** round(low)]) for _ in range(count)]
-        dtype = torch.float32 if self.mode is RequantMode.FLOAT32_RNE else torch.float64
-        item = prepare_requantization(torch.tensor(real, dtype=dtype), self.mode)
-        parts = [item.multiplier] if item.exponent is None else [item.multiplier, item.exponent]
-        return [self.leaf(part.reshape(-1)) for part in parts]
-
-    def limits(self, dtype: DType) -> dict[str, Attribute]:
-        low, high = CODES[dtype]
-        if self.random.random() < 0.5:
-            low, high = low + self.random.randint(0, 60), high - self.random.randint(0, 60)
-        return {"dtype": str(dtype), "qmin": low, "qmax": high}
-
-    def apply(self, op: str, operands: list[Value], attributes: dict[str, Attribute], dtype: DType = DType.I8) -> Node:
-        return self.requantized(op, operands, {**attributes, "mode": str(self.mode)}, dtype)
-
-    def requantized(
-        self, op: str, operands: list[Value], attributes: dict[str, Attribute], dtype: DType, like: Value | None = None
-    ) -> Node:
-        """Append an operator whose result has a grid of its own."""
-        complete = {**attributes, **self.limits(dtype)}
-        node = self.graph.append(op, operands, complete)
-        quant = self.quant(dtype) if like is None else like.type.quant
-        node.output.type = TensorType(dtype, node.output.type.shape, quant)
-        self.graph.set_outputs([node.output])
-        return node
-
-    def check(self) -> None:
-        check(self.graph, self.inputs)
-
-
 CONVOLUTIONS: list[tuple[int, int, int, tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = [
     # channels, filters, groups, kernel, stride, padding (top, left, bottom, right), dilation
     (3, 4, 1, (3, 3), (1, 1), (1, 1, 1, 1), (1, 1)),
@@ -308,19 +213,6 @@ def test_lookup() -> None:
     make.check()
 
 
-@pytest.mark.parametrize("rounding", ROUNDINGS)
-def test_quantize_and_dequantize(rounding: str) -> None:
-    make = Maker(2, RequantMode.SINGLE)
-    scale = 0.1 if rounding == "rne" else 0.25
-    numbers = torch.randn(200, generator=make.generator) * 30
-    ties = (torch.arange(-40, 40) + 0.5) * scale
-    make.inputs.append(torch.cat([numbers, ties, torch.tensor([float("inf"), -float("inf"), 0.0, -0.0, 1e30])])[None])
-    x = make.graph.add_input("x", TensorType(DType.F32, tuple(make.inputs[0].shape)))
-    node = make.requantized("quantize", [x], {"rounding": rounding}, DType.I8)
-    make.graph.set_outputs([make.graph.append("dequantize", [node.output]).output])
-    make.check()
-
-
 MOVEMENTS: list[tuple[str, int, dict[str, Attribute]]] = [
     ("reshape", 1, {"shape": (2, 60)}),
     ("reshape", 1, {"shape": (2, 12, 5, 1)}),
@@ -331,6 +223,7 @@ MOVEMENTS: list[tuple[str, int, dict[str, Attribute]]] = [
     ("slice", 1, {"axis": 1, "start": 1, "stop": 3, "step": 1}),
     ("slice", 1, {"axis": 3, "start": 0, "stop": 5, "step": 2}),
     ("pad", 1, {"pad": (0, 0, 1, 2, 0, 0, 0, 3), "value": -7.0}),
+    ("pad", 1, {"pad": (0, 0, -1, 2, 0, 0, 1, -3), "value": 5.0}),
 ]
 
 
