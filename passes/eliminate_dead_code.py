@@ -1,4 +1,4 @@
-"""Remove nodes whose results nobody reads, and tensors that no node refers to."""
+"""Remove nodes whose results nobody reads, graphs that nobody calls, and tensors that no node refers to."""
 
 from __future__ import annotations
 
@@ -24,6 +24,11 @@ class EliminateDeadCode(Pass):
             if not any(value.users or graph.is_output(value) for value in node.outputs):
                 rewriter.erase(node)
         module = graph.module
+        called = {
+            str(node.attributes["graph"]) for g in module.graphs.values() for node in g.nodes if node.op == "call"
+        }
+        for name in [name for name in module.graphs if name != graph.name and name not in called]:
+            del module.graphs[name]
         used = {
             str(node.attributes[key])
             for g in module.graphs.values()

@@ -7,6 +7,7 @@
 Every value that an integer op reads comes out of a quantizer, directly or through ops that only move elements. Nothing
 is quantized between the members of a supergroup of the target, such as a convolution and its activation. Weights get
 the target's weight grid along their output-channel axis; a bias gets the product of the scales of input and weight.
+A float island reads and gives real numbers: what it reads is dequantized, what it gives to integer ops is quantized.
 All scales start as NaN, which stands for "not calibrated" and lets values pass, so that this pass is exact.
 
 Source: Nagel et al. 2021, arXiv:2106.08295, section 2.3 (which quantizer goes where).
@@ -15,12 +16,12 @@ Source: Nagel et al. 2021, arXiv:2106.08295, section 2.3 (which quantizer goes w
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 
-from qcompiler.errors import UnsupportedError
 from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.interpret import LEAVES
 from qcompiler.ir.registry import Trait
@@ -37,14 +38,13 @@ class InsertQuantizers(Pass):
     """Quantizers as the target's descriptor and the user's overrides say.
 
     Raises:
-        UnsupportedError: An op that the target cannot compute in integers.
         InputError: An override that matches nothing, or asks for what the target cannot do.
     """
 
     name: ClassVar[str] = "insert-quantizers"
     stages: ClassVar[frozenset[Stage]] = frozenset({Stage.CANONICAL})
     becomes: ClassVar[Stage | None] = Stage.QUANTIZED
-    requires: ClassVar[frozenset[str]] = frozenset({"canonical", "batch-norm-folded"})
+    requires: ClassVar[frozenset[str]] = frozenset({"partitioned"})
     establishes: ClassVar[frozenset[str]] = frozenset({"quantizers"})
 
     def run(self, graph: Graph, context: PassContext) -> None:
@@ -68,29 +68,23 @@ class _Placement:
 
     def run(self) -> None:
         nodes = [node for node in self.graph.nodes if node.op not in LEAVES]
-        for node in nodes:
-            self._check_supported(node)
         first = next(self.graph.nodes, None)
         for value in self.graph.inputs:
-            if first is not None and value.type.dtype.is_float and value.users:
-                self._quantize(value, self.target.activation_spec(), before=first, like=first, stem=value.name)
+            readers = [user for user in value.users if user.op != "call"]
+            if first is not None and value.type.dtype.is_float and readers:
+                spec = self.target.activation_spec()
+                self._quantize(value, spec, before=first, like=first, stem=value.name, only=readers)
         for node in nodes:
+            if node.op == "call":
+                self._quantize_results(node)
+                continue
             for index, value in enumerate(node.inputs):
                 if self._is_plain_constant(node, index):
                     spec = self.target.activation_spec(op=node.op)
-                    self._quantize(value, spec, before=node, like=node, stem=value.name, only=node)
+                    self._quantize(value, spec, before=node, like=node, stem=value.name, only=[node])
             if node.definition.has(Trait.MAC):
                 self._quantize_parameters(node)
             self._propagate_or_quantize(node)
-
-    def _check_supported(self, node: Node) -> None:
-        if not self.target.supports(node.op):
-            raise UnsupportedError(
-                f"the target {self.target.name} has no integer {node.op}",
-                where=node.where,
-                expected="an op of its descriptor",
-                fix=f"Replace the op in the model, or add a rule for {node.op} to the target.",
-            )
 
     def _is_plain_constant(self, node: Node, index: int) -> bool:
         """Whether operand `index` is a tensor of the module that is read like an activation."""
@@ -108,7 +102,7 @@ class _Placement:
             spec = dataclasses.replace(spec, axis=None)
             self.rewriter.refuse(node, "one weight scale for all channels: a transposed convolution in groups")
         weight = node.inputs[1]
-        quantized = self._quantize(weight, spec, before=node, like=node, stem=f"{node.name}.weight", only=node)
+        quantized = self._quantize(weight, spec, before=node, like=node, stem=f"{node.name}.weight", only=[node])
         if len(node.inputs) < 3:
             return
         scale = self.rewriter.insert(
@@ -127,6 +121,14 @@ class _Placement:
             name=f"{node.name}.bias.q",
         )
         self.rewriter.replace_input(node, 2, bias.output)
+
+    def _quantize_results(self, call: Node) -> None:
+        """What leaves a float island for the integer core; outputs of the model stay real numbers."""
+        for value in call.outputs:
+            readers = [user for user in value.users if user.op != "call"]
+            if value.type.dtype.is_float and readers:
+                spec = self.target.activation_spec()
+                self._quantize(value, spec, before=call.following, like=call, stem=value.name, only=readers)
 
     def _propagate_or_quantize(self, node: Node) -> None:
         value = node.output
@@ -152,7 +154,7 @@ class _Placement:
         before: Node | None,
         like: Node,
         stem: str,
-        only: Node | None = None,
+        only: Sequence[Node] | None = None,
     ) -> Value:
         """Put a quantizer on `value` for all its users, or for `only`."""
         channels = () if spec.axis is None else (value.type.shape[spec.axis],)
@@ -160,7 +162,7 @@ class _Placement:
         scale = self.rewriter.leaf("parameter", torch.full(size, torch.nan), ref=f"{stem}.scale", before=before)
         zero = torch.zeros(size, dtype=torch.int32)
         zero_point = self.rewriter.leaf("state", zero, ref=f"{stem}.zero_point", before=before)
-        users = [only] if only is not None else list(value.users)
+        users = list(value.users if only is None else only)
         is_output = only is None and self.graph.is_output(value)
         node = self.rewriter.insert(
             "fake_quantize", [value, scale, zero_point], {"spec": spec}, before=before, like=like, name=f"{stem}.q"

@@ -108,6 +108,9 @@ class _Lowering:
                 result = self._quantized(node)
             elif node.op == "fake_quantize_bias" or node.op in LEAVES:
                 continue
+            elif node.op == "call":
+                self._call(node)
+                continue
             elif node.definition.has(Trait.MOVEMENT) and node.inputs[0] in self.lowered:
                 result = self._movement(node)
             elif node.op == "avg_pool2d":
@@ -123,7 +126,7 @@ class _Lowering:
             if all(not value.users and not self.graph.is_output(value) for value in node.outputs):
                 self.rewriter.erase(node)
         alive = set(self.graph.nodes)
-        leftover = [node for node in old if node in alive and node.op not in LEAVES]
+        leftover = [node for node in old if node in alive and node.op not in (*LEAVES, "call")]
         if leftover:
             raise PassError(
                 f"{leftover[0].op} has no integer form", where=leftover[0].where, expected="a quantizer behind it"
@@ -155,8 +158,10 @@ class _Lowering:
             if same and self.limits[lowered] == (out.qmin, out.qmax) and DType(out.spec.dtype) is lowered.type.dtype:
                 return lowered  # an average is on the grid already that its quantizer shares
             return self._rescale(source, out)
-        if node is None or node.op in LEAVES:
-            return self._constant(source, out) if node is not None else self._quantize_input(source, out)
+        if node is None or node.op == "call":
+            return self._quantize_real(source, out)
+        if node.op in LEAVES:
+            return self._constant(source, out)
         rule = _RULES.get(node.op)
         if rule is not None:
             return rule(self, node, out)
@@ -195,7 +200,19 @@ class _Lowering:
             values.append(self._leaf(requantization.exponent.reshape(-1), f"{stem}.exponent", like))
         return values
 
-    def _quantize_input(self, source: Value, out: _Output) -> Value:
+    def _call(self, node: Node) -> None:
+        """A float island reads real numbers: one dequantize for each value that it reads."""
+        for value in dict.fromkeys(node.inputs):
+            if value not in self.lowered:
+                continue
+            real = self.rewriter.insert(
+                "dequantize", [self.lowered[value]], before=node, like=node, name=f"{value.name}.real"
+            )
+            for index, operand in enumerate(node.inputs):
+                if operand is value:
+                    self.rewriter.replace_input(node, index, real.output)
+
+    def _quantize_real(self, source: Value, out: _Output) -> Value:
         return self._insert("quantize", [source], {"rounding": str(out.spec.rounding)}, out, out.quantizer)
 
     def _constant(self, source: Value, out: _Output) -> Value:

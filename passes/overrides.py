@@ -7,7 +7,7 @@ import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from qcompiler.errors import InputError, NotSupportedYetError
+from qcompiler.errors import InputError
 from qcompiler.ir.graph import Graph, Node
 from qcompiler.ir.interpret import LEAVES
 from qcompiler.passes.base import Override
@@ -22,6 +22,7 @@ class Bits:
 
     activation: int | None = None
     weight: int | None = None
+    is_float: bool = False
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Overrides:
 
     A pattern is the name of a node, a module path, which stands for all that the module holds, a glob over either, or
     an op. Later patterns win over earlier ones.
+    `float` asks for a float island, which the target must allow.
     A number n asks for n-bit results and weights of min(n, 8) bits; a mapping
     `{"activation_bits": 16, "weight_bits": 4}` says each.
     """
@@ -38,13 +40,12 @@ class Overrides:
 
     @classmethod
     def resolve(cls, wishes: Mapping[str, Override], graph: Graph) -> Overrides:
-        """Match patterns against the nodes of `graph`.
+        """Match patterns against the nodes of `graph`, and of the float graphs that it calls.
 
         Raises:
             InputError: A pattern matches nothing, or a wish is not understood.
-            NotSupportedYetError: A wish for float.
         """
-        nodes = [node for node in graph.nodes if node.op not in LEAVES]
+        nodes = [node for each in graph.module.graphs.values() for node in each.nodes if node.op not in LEAVES]
         result: dict[str, Bits] = {}
         for pattern, wish in wishes.items():
             bits = _bits(pattern, wish)
@@ -64,6 +65,10 @@ class Overrides:
         """Width asked for the result of `node`."""
         return self.bits.get(node.name, Bits()).activation
 
+    def wants_float(self, node: Node) -> bool:
+        """Whether `node` shall be computed in float."""
+        return self.bits.get(node.name, Bits()).is_float
+
     def weight_bits(self, node: Node) -> int | None:
         """Width asked for the weight of `node`."""
         return self.bits.get(node.name, Bits()).weight
@@ -81,9 +86,7 @@ def _matches(pattern: str, node: Node) -> bool:
 def _bits(pattern: str, wish: Override) -> Bits:
     where = f"overrides[{pattern!r}]"
     if wish == "float":
-        raise NotSupportedYetError(
-            "a float island inside an integer program", where=where, fix="Ask for 16 bits where the target has them."
-        )
+        return Bits(is_float=True)
     if isinstance(wish, bool) or not isinstance(wish, int | Mapping):
         raise InputError(
             f"the override is {wish!r}",

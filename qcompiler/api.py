@@ -32,6 +32,7 @@ from qcompiler.progress import steps
 from qcompiler.report import write_report
 from qcompiler.targets import Target, load_target
 from qcompiler.validation.exact import Codes, simulate
+from qcompiler.validation.layers import layer_sqnr
 from qcompiler.verify import Forms, Report
 from qcompiler.verify import verify as verify_forms
 
@@ -196,20 +197,29 @@ def compile(  # the field's word for it
 
         context = PassContext(hardware, [samples], batches, overrides=overrides or {}, seed=seed)
         quantized: list[Module] = []
+        canonical: list[Module] = []
+        following = iter([*chosen[1:], None])
 
         def between(item: Pass, module: Module, _: Record) -> None:
             if module.main.stage is Stage.QUANTIZED:
                 quantized[:] = [module.clone()]
+            coming = next(following)
+            if coming is not None and coming.becomes is Stage.QUANTIZED:
+                canonical[:] = [module.clone()]
             progress.finished(item.name)
 
         records = PassManager(chosen, between=between).run(module, context)
         if module.main.stage is not Stage.INTEGER or not quantized:
             raise PipelineError(f"the pipeline ends at stage {module.main.stage}", fix="End it with lower-to-integer.")
+        samples = [x.cpu() for x in samples]
+        ratios = layer_sqnr(canonical[0].main, quantized[0].main, samples, hardware.arithmetic) if canonical else {}
         artifact = _emit(module, hardware, records, print_pipeline(chosen), captured.diagnostics)
+        artifact = dataclasses.replace(artifact, sqnr={name: float(f"{ratio:.2f}") for name, ratio in ratios.items()})
+        diagnostics = (*artifact.diagnostics, *_island_summary(artifact))
+        artifact = dataclasses.replace(artifact, diagnostics=diagnostics)
         progress.finished("emit")
 
         verification = None
-        samples = [x.cpu() for x in samples]
         if verify != "off":
             verification = verify_forms(_forms(artifact, quantized[0], module), samples, hardware, seed=seed)
             artifact = dataclasses.replace(artifact, verification=verification.to_dict())
@@ -227,7 +237,7 @@ def compile(  # the field's word for it
         tuple(records),
         tuple(samples),
         verification,
-        tuple(captured.diagnostics),
+        artifact.diagnostics,
         progress.seconds,
     )
     if output is not None:
@@ -299,6 +309,16 @@ def _emit(
         passes=tuple(dataclasses.asdict(record) for record in records),
         diagnostics=tuple(diagnostics),
     )
+
+
+def _island_summary(artifact: Artifact) -> list[str]:
+    islands = artifact.islands
+    if not islands:
+        return []
+    macs, elements = (100 * sum(item[key] for item in islands) for key in ("macs", "elements"))
+    what = "One float island does" if len(islands) == 1 else f"{len(islands)} float islands do"
+    names = ", ".join(f"@{item['name']}" for item in islands[:4]) + (", ..." if len(islands) > 4 else "")
+    return [f"{what} {macs:.2f} % of the multiply-accumulates and {elements:.2f} % of the elements: {names}."]
 
 
 def _forms(artifact: Artifact, quantized: Module, lowered: Module) -> Forms:

@@ -16,9 +16,10 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -56,6 +57,7 @@ class Artifact:
         passes: What each pass did: `pass_name`, `events`, `metrics`.
         diagnostics: Sentences from the capture.
         verification: What was found when it was compiled, None when nobody looked.
+        sqnr: Signal-to-noise ratio of tensors and outputs against the float model, dB; see `validation.layers`.
     """
 
     target: Target
@@ -67,6 +69,20 @@ class Artifact:
     passes: tuple[dict[str, Any], ...] = ()
     diagnostics: tuple[str, ...] = ()
     verification: dict[str, Any] | None = None
+    sqnr: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def islands(self) -> tuple[dict[str, Any], ...]:
+        """What runs in float: `name`, `why`, and its share of the `macs` and of the `elements` of the whole model."""
+        found = []
+        for record in self.passes:
+            for event in record["events"]:
+                for name in self.program.program.islands:
+                    start = f"float island @{name}: "
+                    if event["detail"].startswith(start):
+                        shares = {key: record["metrics"][f"{name}.{key}"] for key in ("macs", "elements")}
+                        found.append({"name": name, "why": event["detail"].removeprefix(start), **shares})
+        return tuple(found)
 
     def run(self, *inputs: object) -> object:
         """Run the integer program.
@@ -152,6 +168,9 @@ class Artifact:
             "output_tree": self.output_tree,
             "diagnostics": list(self.diagnostics),
             "verification": self.verification,
+            "islands": list(self.islands),
+            # JSON has no infinity: null stands for a tensor that lost nothing.
+            "sqnr_db": {name: None if ratio == math.inf else ratio for name, ratio in self.sqnr.items()},
             "forms": ["integer program", "onnx"],
             "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in sorted(content.items())},
         }
@@ -221,6 +240,7 @@ class Artifact:
             passes=tuple(provenance["passes"]),
             diagnostics=tuple(manifest["diagnostics"]),
             verification=manifest["verification"],
+            sqnr={name: math.inf if ratio is None else ratio for name, ratio in manifest["sqnr_db"].items()},
         )
 
     def _synthesized(self, seed: int) -> list[Tensor]:
@@ -252,7 +272,7 @@ def _manifest(path: Path) -> dict[str, Any]:
         raise ArtifactError(f"{MANIFEST} cannot be read: {error}", where=str(path)) from None
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         raise ArtifactError(f"{MANIFEST} is of another version", where=str(path), expected=f"schema {SCHEMA}")
-    keys = ("target", "input_tree", "output_tree", "diagnostics", "verification", "sha256")
+    keys = ("target", "input_tree", "output_tree", "diagnostics", "verification", "sqnr_db", "sha256")
     missing = [key for key in keys if key not in data]
     if missing or not {PROGRAM, WEIGHTS, ONNX, PROVENANCE} <= set(data["sha256"]):
         raise ArtifactError(f"{MANIFEST} is incomplete", where=str(path), fix="Compile the model again.")

@@ -29,7 +29,8 @@ class QuantizedModule(nn.Module):
         super().__init__()
         self._module = module.clone()
         self._arithmetic = arithmetic
-        trainable = {str(n.attributes["ref"]) for n in self._module.main.nodes if n.op == "parameter"}
+        nodes = [node for graph in self._module.graphs.values() for node in graph.nodes]
+        trainable = {str(n.attributes["ref"]) for n in nodes if n.op == "parameter"}
         self._homes: dict[str, tuple[nn.Module, str]] = {}
         for name, tensor in self._module.tensors.items():
             home, leaf = _home(self, name, self._module.tensors)

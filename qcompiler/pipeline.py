@@ -27,6 +27,7 @@ from qcompiler.passes.fuse_activations import FuseActivations
 from qcompiler.passes.fuse_requantization import FuseRequantization
 from qcompiler.passes.insert_quantizers import InsertQuantizers
 from qcompiler.passes.lower_to_integer import LowerToInteger
+from qcompiler.passes.partition import Partition
 from qcompiler.passes.unify_scales import UnifyScales
 
 PASSES: dict[str, type[Pass]] = {
@@ -37,6 +38,7 @@ PASSES: dict[str, type[Pass]] = {
         FoldConstants,
         FoldBatchNorm,
         FuseActivations,
+        Partition,
         InsertQuantizers,
         FixRanges,
         UnifyScales,
@@ -62,6 +64,7 @@ def quantization_passes(effort: str = "default") -> tuple[Pass, ...]:
         FoldBatchNorm(),
         FuseActivations(),
         EliminateDeadCode(),
+        Partition(),
         InsertQuantizers(),
         FixRanges(),
         UnifyScales(),

@@ -168,8 +168,8 @@ CASES: dict[str, tuple[type[Exception], list[str], Callable[[], object], Options
         {"example_inputs": images(), "overrides": {"0": "wide"}},
     ),
     "an override to float": (
-        errors.NotSupportedYetError,
-        ["float", "overrides['0']"],
+        errors.UnsupportedError,
+        ["float is asked for", 'override(fallback="float")'],
         net,
         {"example_inputs": images(), "overrides": {"0": "float"}},
     ),

@@ -6,10 +6,11 @@ from typing import Literal, cast
 
 import numpy as np
 
-from qcompiler.backends.integer.program import Array, Instruction, Program, ProgramFiles, Scalar, Tensor
+from qcompiler.backends.integer.program import ISLAND_TENSOR, Array, Instruction, Program, ProgramFiles, Scalar, Tensor
 from qcompiler.errors import UnsupportedError
 from qcompiler.ir.graph import Graph, Value
 from qcompiler.ir.interpret import LEAVES
+from qcompiler.ir.text import print_graph
 from qcompiler.ir.types import Stage
 
 
@@ -32,6 +33,7 @@ def emit(
         raise UnsupportedError(f"a graph at stage {graph.stage} is no integer program", fix="Lower it first.")
     tensors = {value.name: _tensor(value) for value in graph.values()}
     constants: dict[str, Array] = {}
+    islands: dict[str, str] = {}
     instructions: list[Instruction] = []
     for node in graph.nodes:
         if node.op in LEAVES:
@@ -39,16 +41,24 @@ def emit(
             is_kernel = array.ndim == 4 and any(user.op == "int_conv2d" for user in node.output.users)
             constants[node.name] = array.transpose(0, 2, 3, 1) if is_kernel and weight_layout == "OHWI" else array
             continue
+        if node.op == "call":
+            island = graph.module.graphs[str(node.attributes["graph"])]
+            islands[island.name] = print_graph(island)
+            for leaf in island.nodes:
+                if leaf.op in LEAVES:
+                    name = f"{island.name}{ISLAND_TENSOR}{leaf.attributes['ref']}"
+                    tensors[name] = _tensor(leaf.output)
+                    constants[name] = graph.module.tensors[str(leaf.attributes["ref"])].detach().cpu().numpy()
         attributes = {
             key: value
             for key, value in node.attributes.items()
-            if value is not None and key not in ("shape", "function", "parameters", "dtype")
+            if value is not None and key not in ("shape", "function", "parameters", "dtype", "results")
         }
         instructions.append(
             Instruction(
                 op=node.op,
                 inputs=tuple(value.name for value in node.inputs),
-                output=node.name,
+                outputs=tuple(value.name for value in node.outputs),
                 attributes=cast("dict[str, Scalar | tuple[int, ...]]", attributes),
             )
         )
@@ -59,6 +69,7 @@ def emit(
         outputs=tuple(value.name for value in graph.outputs),
         tensors=tensors,
         constants=tuple(constants),
+        islands=islands,
         instructions=tuple(instructions),
     )
     return ProgramFiles(program, {name: np.ascontiguousarray(array) for name, array in constants.items()})

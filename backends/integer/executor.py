@@ -1,4 +1,4 @@
-"""Runs an integer program in NumPy, independently of the graph, its interpreter and torch."""
+"""Runs an integer program in NumPy, independently of the graph, its interpreter and torch: all but float islands."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from qcompiler.backends.integer import islands
+from qcompiler.backends.integer.islands import Island
 from qcompiler.backends.integer.kernels import KERNELS, Call
 from qcompiler.backends.integer.program import ProgramFiles, Tensor
 from qcompiler.errors import ArtifactError, InputError
@@ -17,6 +19,7 @@ Observe: TypeAlias = Callable[[str, Array], None]
 Replace: TypeAlias = Callable[[str, Array], Array]
 
 _NUMPY = {"i4": "i1", "u4": "u1", "i8": "i1", "u8": "u1", "i16": "i2", "u16": "u2", "i32": "i4", "f32": "f4"}
+_NUMPY |= {"i64": "i8", "f16": "f2", "f64": "f8", "bool": "?"}  # of islands
 _TO_NHWC, _TO_NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
 
 
@@ -35,15 +38,19 @@ class Executor:
         self.program = program = files.program
         self._constants = {name: self._logical_weight(name, array) for name, array in files.constants.items()}
         self._calls: list[Call] = []
+        self._islands: dict[str, Island] = {}
         self._last_use: dict[str, int] = {}
         for position, instruction in enumerate(program.instructions):
-            if instruction.op not in KERNELS:
+            if instruction.op == "call":
+                name = str(instruction.attributes["graph"])
+                self._islands[name] = islands.load(files, name)
+            elif instruction.op not in KERNELS:
                 raise ArtifactError(f"the instruction {instruction.op!r} is unknown", where=instruction.output)
             inputs = tuple(program.tensors[name] for name in instruction.inputs)
-            output = program.tensors[instruction.output]
-            if output.dtype not in _NUMPY:
-                raise ArtifactError(f"the element type {output.dtype!r} is unknown", where=instruction.output)
-            self._calls.append(Call(instruction, inputs, output))
+            for name in instruction.outputs:
+                if program.tensors[name].dtype not in _NUMPY:
+                    raise ArtifactError(f"the element type {program.tensors[name].dtype!r} is unknown", where=name)
+            self._calls.append(Call(instruction, inputs, program.tensors[instruction.output]))
             self._last_use.update(dict.fromkeys(instruction.inputs, position))
 
     def run(
@@ -71,25 +78,30 @@ class Executor:
         for position, call in enumerate(self._calls):
             names = call.instruction.inputs
             operands = [self._constants[n] if n in self._constants else self._load(memory[n]) for n in names]
-            result = KERNELS[call.instruction.op](call, operands).astype(_NUMPY[call.output.dtype])
-            if observe is not None:
-                observe(call.instruction.output, result)
-            if replace is not None:
-                result = replace(call.instruction.output, result)
+            results = self._compute(call, operands)
             for name in dict.fromkeys(names):
                 if self._last_use[name] == position and name not in self.program.outputs:
                     memory.pop(name, None)
-            memory[call.instruction.output] = self._store(result)
+            for name, result in zip(call.instruction.outputs, results, strict=True):
+                if observe is not None:
+                    observe(name, result)
+                memory[name] = self._store(result if replace is None else replace(name, result))
         return [
             np.ascontiguousarray(self._load(memory[name]) if name in memory else self._constants[name])
             for name in self.program.outputs
         ]
 
+    def _compute(self, call: Call, operands: Sequence[Array]) -> list[Array]:
+        if call.instruction.op == "call":
+            return self._islands[str(call["graph"])](operands)
+        return [KERNELS[call.instruction.op](call, operands).astype(_NUMPY[call.output.dtype])]
+
     def run_integer(self, codes: Sequence[Array]) -> list[Array]:
         """Run from codes to codes: what lies between the quantizers of the inputs and the dequantized outputs.
 
         Args:
-            codes: For each input, its codes in the element type that its quantizer gives, in logical order.
+            codes: For each input, its codes in the element type that its quantizer gives, in logical order; real
+                numbers for one that a float island reads.
 
         Returns:
             For each output, its codes in logical order; real numbers where it has none.
@@ -99,6 +111,10 @@ class Executor:
         """
         program = self.program
         quantizers = {call.instruction.inputs[0]: call for call in self._calls if call.instruction.op == "quantize"}
+        for call in self._calls:  # an input that an island reads is given as it is
+            if call.instruction.op != "quantize":
+                for name in call.instruction.inputs:
+                    quantizers.pop(name, None)
         if len(codes) != len(program.inputs):
             raise InputError(f"{len(codes)} inputs were given", expected=str(len(program.inputs)))
         given: dict[str, Array] = {}

@@ -21,6 +21,8 @@ from safetensors.numpy import load, save
 from qcompiler.errors import ArtifactError
 
 SCHEMA = "qcompiler.program/1"
+ISLAND_TENSOR = "/"
+"""Between the name of an island and that of its tensor, in the name of a constant."""
 Array = npt.NDArray[np.generic]
 Scalar = bool | int | float | str | None
 
@@ -40,12 +42,17 @@ class Tensor(_Model):
 
 
 class Instruction(_Model):
-    """One operation. `output` is also its name."""
+    """One operation. Its first result is also its name."""
 
     op: str
     inputs: tuple[str, ...]
-    output: str
+    outputs: Annotated[tuple[str, ...], Field(min_length=1)]
     attributes: dict[str, Scalar | tuple[int, ...]] = {}
+
+    @property
+    def output(self) -> str:
+        """The first result, which all but the call of an island have alone."""
+        return self.outputs[0]
 
 
 class Program(_Model):
@@ -58,6 +65,8 @@ class Program(_Model):
     outputs: tuple[str, ...]
     tensors: dict[str, Tensor]
     constants: tuple[str, ...]
+    islands: dict[str, str] = {}
+    """Float graphs that the instruction `call` runs, as text; their tensors are constants called `island/tensor`."""
     instructions: tuple[Instruction, ...]
 
 
@@ -79,7 +88,9 @@ class ProgramFiles:
                     raise ArtifactError(
                         f"{name!r} is read before it is written", where=f"instruction {instruction.output}"
                     )
-            known.add(instruction.output)
+            if instruction.op == "call" and instruction.attributes.get("graph") not in self.program.islands:
+                raise ArtifactError("the island is missing", where=f"instruction {instruction.output}")
+            known.update(instruction.outputs)
         for name in (*known, *self.program.outputs):
             if name not in self.program.tensors or name not in known:
                 raise ArtifactError(f"the tensor {name!r} is not declared or never written", where="program.json")

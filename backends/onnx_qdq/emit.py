@@ -24,6 +24,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from qcompiler.backends.onnx_qdq.functions import FUNCTIONS
+from qcompiler.backends.onnx_qdq.islands import LEAST_OPSET, export
 from qcompiler.errors import UnsupportedError
 from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.interpret import LEAVES
@@ -80,10 +81,13 @@ def emit(graph: Graph, options: OnnxOptions | None = None) -> bytes:
 
 
 def _raised(options: OnnxOptions, graph: Graph) -> OnnxOptions:
-    """`options` with the opset that the element types of `graph` need."""
+    """`options` with the opset that the element types and the islands of `graph` need."""
+    opset, ir_version = options.opset, options.ir_version
     if any(value.type.dtype in (DType.I16, DType.U16) for value in graph.values()):
-        return OnnxOptions(max(options.opset, WIDE_OPSET), max(options.ir_version, WIDE_IR_VERSION))
-    return options
+        opset, ir_version = max(opset, WIDE_OPSET), max(ir_version, WIDE_IR_VERSION)
+    if any(node.op == "call" for node in graph.nodes):
+        opset = max(opset, LEAST_OPSET)
+    return OnnxOptions(opset, ir_version)
 
 
 class _Emitter:
@@ -218,6 +222,34 @@ class _Emitter:
         grid = self.activation_grid(node.name, quant, node.inputs[0].type.dtype)
         self.codes[node.output] = self.add("DequantizeLinear", [self.codes[node.inputs[0]], *grid], node.name)
 
+    def call(self, node: Node) -> None:
+        """A float island: the operators that torch's exporter writes for it."""
+        graph = node.graph.module.graphs[str(node.attributes["graph"])]
+        island = export(graph, self.options.opset, node.where)
+        given = dict(zip(map(id, island.inputs), (self.real_numbers(value) for value in node.inputs), strict=True))
+        wanted: dict[int, Value] = {}
+        for tensor, value in zip(island.outputs, node.outputs, strict=True):
+            if id(tensor) in given or id(tensor) in wanted or isinstance(tensor, gs.Constant):
+                source = given.get(id(tensor), tensor)
+                self.codes[value] = self.add("Identity", [source], value.name)
+            else:
+                wanted[id(tensor)] = value
+        for tensor in island.tensors().values():
+            if id(tensor) in wanted:
+                self.codes[wanted[id(tensor)]] = tensor
+                tensor.name = wanted[id(tensor)].name
+            elif id(tensor) not in given:
+                tensor.name = self.unused(f"{node.name}/{tensor.name}")
+        for position, item in enumerate(island.nodes):
+            item.name = self.unused(f"{node.name}/{position}/{item.op}")
+            item.inputs = [given.get(id(tensor), tensor) for tensor in item.inputs]
+            self.nodes.append(item)
+
+    def real_numbers(self, value: Value) -> gs.Tensor:
+        """A value without codes: an input of the file, or what a node computed; a tensor of the module as constant."""
+        found = self.codes.get(value)
+        return self.constant(f"{value.name}.value", _leaf(value)) if found is None else found
+
     def conv(self, node: Node) -> None:
         operands = [self.real(node, index) for index in range(3)]
         padding = self._ints(node, "padding")
@@ -243,10 +275,15 @@ class _Emitter:
         self.quantized(node, self.compute(node, "ConvTranspose", operands, **attributes))
 
     def linear(self, node: Node) -> None:
-        if node.inputs[0].type.rank != 2:
-            raise UnsupportedError("a linear layer on more than two dimensions", where=node.where)
-        operands = [self.real(node, index) for index in range(3)]
-        self.quantized(node, self.compute(node, "Gemm", operands, transB=1))
+        x, weight, bias = (self.real(node, index) for index in range(3))
+        if node.inputs[0].type.rank == 2:
+            self.quantized(node, self.compute(node, "Gemm", [x, weight, bias], transB=1))
+            return
+        # Gemm takes matrices. ONNX Runtime moves the reshapes out of the way and multiplies integers all the same.
+        rows = self.constant(f"{node.name}.rows", np.asarray([-1, node.inputs[0].type.shape[-1]], np.int64))
+        matrix = self.compute(node, "Reshape", [x, rows])
+        product = self.compute(node, "Gemm", [matrix, weight, bias], transB=1)
+        self.quantized(node, self.compute(node, "Reshape", [product, self.sizes(node)]))
 
     def binary(self, node: Node) -> None:
         op = "Mul" if node.op == "int_mul" else "Sub" if node.attributes["subtract"] else "Add"
@@ -337,11 +374,14 @@ class _Emitter:
         self.quantized(node, pooled)
 
     def reshape(self, node: Node) -> None:
+        self.quantized(node, self.compute(node, "Reshape", [self.real(node, 0), self.sizes(node)]))
+
+    def sizes(self, node: Node) -> gs.Constant:
+        """The shape of the result, for a Reshape."""
         sizes = [size if isinstance(size, int) else -1 for size in node.output.type.shape]
         if sizes.count(-1) > 1:
             raise UnsupportedError("a reshape to two symbolic sizes", where=node.where)
-        shape = self.constant(f"{node.name}.shape", np.asarray(sizes, np.int64))
-        self.quantized(node, self.compute(node, "Reshape", [self.real(node, 0), shape]))
+        return self.constant(f"{node.name}.shape", np.asarray(sizes, np.int64))
 
     def permute(self, node: Node) -> None:
         x = self.real(node, 0)
@@ -374,6 +414,7 @@ class _Emitter:
 _RULES: dict[str, Callable[[_Emitter, Node], None]] = {
     "quantize": _Emitter.quantize,
     "dequantize": _Emitter.dequantize,
+    "call": _Emitter.call,
     "int_conv1d": _Emitter.conv,
     "int_conv2d": _Emitter.conv,
     "int_conv3d": _Emitter.conv,

@@ -111,7 +111,7 @@ def _span(node: Node, ranges: Mapping[Value, tuple[float, float]]) -> tuple[floa
 
 
 def _rule(node: Node, operands: Sequence[Distribution | None]) -> tuple[Distribution | None, ...]:
-    return (_distribution(node, operands),)
+    return (None,) * len(node.outputs) if node.op == "call" else (_distribution(node, operands),)
 
 
 def _distribution(node: Node, operands: Sequence[Distribution | None]) -> Distribution | None:

@@ -152,6 +152,12 @@ class Builder:
                 f"{self.function}: {error.found}", where=error.where, expected=error.expected, fix=error.fix
             ) from error
 
+    def custom(self, function: str, operands: Sequence[Value], attributes: Mapping[str, Attribute]) -> list[Value]:
+        """Append a function that has no operator; see `ops.custom`."""
+        path = self.location.path
+        name = path if path not in self.containers else f"{path}.{function}" if path else function
+        return self.graph.append("custom", operands, attributes, name=name, location=self.location).outputs
+
     def value(self, item: object, dtype: torch.dtype = torch.float32, user: str = "") -> Value:
         """`item` as a value of the graph; a leaf is appended at its first use.
 

@@ -16,6 +16,7 @@ from torch import fx
 
 from qcompiler.errors import CaptureError, UnsupportedError
 from qcompiler.frontends.builder import Builder, Observed, Refusal
+from qcompiler.frontends.custom import FIELDS, keep
 from qcompiler.frontends.examples import Binding
 from qcompiler.frontends.rules import RULES
 from qcompiler.frontends.table import plain_name, unknown
@@ -203,6 +204,8 @@ class _Conversion:
         arguments, keywords = self._resolve(node.args), self._resolve(node.kwargs)
         if function == "getattr":
             function, arguments = str(arguments[1]), arguments[:1]
+            if function in FIELDS and isinstance(arguments[0], list | tuple):
+                return arguments[0][FIELDS[function]]
         if function == "getitem" and isinstance(arguments[0], list | tuple | dict):
             return operator.getitem(arguments[0], arguments[1])
         if isinstance(node.target, type) and issubclass(node.target, list | tuple | dict):
@@ -216,9 +219,15 @@ class _Conversion:
                     f"{function} of parameters became a constant (at {where}): training the graph does not change it."
                 )
             return _map(observed, self._constant)
-        if rule is None or node.op == "call_module":
-            raise unknown(function, where)
-        return self.builder.call(rule, function, arguments, keywords, place, observed)
+        try:
+            if rule is None or node.op == "call_module":
+                raise unknown(function, where)
+            return self.builder.call(rule, function, arguments, keywords, place, observed)
+        except UnsupportedError as error:
+            if node.name in self.first.writes:
+                raise
+            self.builder.location = place
+            return keep(self.builder, node, arguments, keywords, observed, error)
 
     def _written_part(self, node: fx.Node, function: str, where: str) -> Leaf:
         """The tensor after a call that wrote to a part of it and gives nothing itself, such as `x[0] = 1`."""

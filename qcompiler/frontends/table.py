@@ -16,6 +16,7 @@ from torch._ops import OpOverload, OpOverloadPacket
 
 from qcompiler.errors import PluginError, UnsupportedError
 from qcompiler.frontends.builder import Operand, Rule
+from qcompiler.ops.custom import registration
 
 Ints: TypeAlias = "int | Sequence[int]"
 Number: TypeAlias = "bool | int | float"
@@ -108,7 +109,7 @@ def unknown(function: str, where: str) -> UnsupportedError:
     return UnsupportedError(
         f"the torch function {function!r} has no operator here",
         where=where,
-        fix=f"Replace it in the model, or register a rule for it: qcompiler.frontends.rule({function!r}).{hint}",
+        fix=f"Replace it in the model, or register what it means:{hint}\n\n{registration(function)}",
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import keyword
+import math
 import re
 from collections.abc import Mapping, Sequence
 from numbers import Integral
@@ -68,7 +69,30 @@ def evaluate_dim(dim: Dim, bindings: Mapping[str, int]) -> int:
     missing = [s.name for s in symbols_of(dim) if s.name not in bindings]
     if missing:
         raise InputError(f"the size {dim} cannot be computed: {', '.join(missing)} has no value")
-    return int(dim.subs({s: bindings[s.name] for s in symbols_of(dim)}))
+    return _quotient(dim, bindings)
+
+
+def _quotient(expression: sympy.Expr, bindings: Mapping[str, int]) -> int:
+    """An expression rounded down, in the arithmetic of the bound sizes, which may be torch's own symbols."""
+    import sympy
+
+    numerator, denominator = sympy.fraction(sympy.together(expression))
+    divisor = _computed(denominator, bindings)
+    whole = _computed(numerator, bindings)
+    return whole if denominator.is_Integer and divisor == 1 else whole // divisor
+
+
+def _computed(expression: sympy.Expr, bindings: Mapping[str, int]) -> int:
+    if expression.is_Integer:
+        return int(expression)
+    if expression.is_Symbol:
+        return bindings[expression.name]
+    if expression.is_Pow:
+        return int(math.prod([_computed(expression.base, bindings)] * int(expression.exp)))
+    if not (expression.is_Add or expression.is_Mul):  # floor
+        return _quotient(expression.args[0], bindings)
+    terms = [_computed(part, bindings) for part in expression.args]
+    return sum(terms) if expression.is_Add else math.prod(terms)
 
 
 def symbols_of(dim: Dim) -> list[sympy.Symbol]:
@@ -106,9 +130,8 @@ def _solve(dim: Dim, size: int, bindings: dict[str, int]) -> bool:
     rest = known - slope * unbound
     if not (slope.is_Integer and rest.is_Integer) or slope == 0:
         return True
-    value, remainder = divmod(size - int(rest), int(slope))
-    bindings[unbound.name] = value
-    return remainder == 0
+    bindings[unbound.name] = (size - int(rest)) // int(slope)
+    return (size - int(rest)) % int(slope) == 0
 
 
 def format_dim(dim: Dim) -> str:

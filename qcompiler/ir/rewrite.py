@@ -180,6 +180,11 @@ class Rewriter:
         for value in node.outputs:
             self.graph.release_name(value.name)
 
+    def move(self, node: Node, *, before: Node | None) -> None:
+        """Put `node` in front of `before`, None for the end. What it reads must stand before that place."""
+        self.graph._unlink(node)
+        self.graph._link(node, before)
+
     def replace(self, node: Node, value: Value) -> None:
         """Let `value` take the place of the only result of `node`, and remove it."""
         self.replace_uses(node.output, value)

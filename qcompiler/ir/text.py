@@ -82,6 +82,18 @@ def parse_module(text: str, tensors: Mapping[str, Tensor] | None = None) -> Modu
     return _Parser(text, Module(tensors)).module()
 
 
+def parse_type(text: str) -> TensorType:
+    """Read a type such as `f32[N, 8]` or `i8[4] q(0.5:0)`.
+
+    Raises:
+        ParseError: It is no type.
+    """
+    parser = _Parser(text, Module())
+    found = parser.type()
+    parser.end_of_line()
+    return found
+
+
 def _name(name: str) -> str:
     return name if _NAME.fullmatch(name) else _string(name)
 

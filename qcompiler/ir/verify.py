@@ -79,6 +79,8 @@ def _check_types(node: Node, where: str) -> None:
         )
     if node.op in LEAVES:
         _check_leaf(node, where)
+    elif node.op == "call":
+        _check_call(node, where)
     try:
         inferred = definition.infer([value.type for value in node.inputs], node.attributes)
     except GraphError as error:
@@ -103,6 +105,23 @@ def _check_leaf(node: Node, where: str) -> None:
         raise GraphError(
             f"the tensor {ref!r} is {tensor.dtype} {list(tensor.shape)}", where=where, expected=str(declared)
         )
+
+
+def _check_call(node: Node, where: str) -> None:
+    graphs = node.graph.module.graphs
+    name = str(node.attributes["graph"])
+    called = graphs.get(name)
+    if called is None:
+        raise GraphError(f"the call is of @{name}, which the module does not hold", where=where)
+    names = list(graphs)
+    if names.index(name) <= names.index(node.graph.name):
+        raise GraphError(f"@{node.graph.name} calls @{name}", where=where, expected="a graph that stands behind it")
+    for kind, own, other in (("takes", node.inputs, called.inputs), ("gives", node.outputs, called.outputs)):
+        found, declared = [str(value.type) for value in own], [str(value.type) for value in other]
+        if found != declared:
+            raise GraphError(
+                f"the call {kind} {', '.join(found)}", where=where, expected=f"{', '.join(declared)}, as @{name} does"
+            )
 
 
 def _check_symbols(graph: Graph, type: TensorType, where: str) -> None:

@@ -121,6 +121,13 @@ class Verification(_Model):
     """Share of the elements that may differ at all."""
 
 
+class Partition(_Model):
+    """What becomes of an op that the integer core does not have, or that is wanted in float."""
+
+    fallback: Literal["refuse", "float"] = "refuse"
+    """`float`: it runs in float32 between a dequantize and a quantize, on a processor beside the core."""
+
+
 class Onnx(_Model):
     """Flavour of the exported file."""
 
@@ -142,6 +149,7 @@ class Descriptor(_Model):
     supergroup: tuple[Supergroup, ...] = ()
     tie: tuple[Tie, ...] = ()
     layout: Layout = Layout()
+    partition: Partition = Partition()
     verify: Verification = Verification()
     onnx: Onnx = Onnx()
 

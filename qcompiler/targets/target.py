@@ -16,8 +16,6 @@ from qcompiler.quant.requant import RequantMode
 from qcompiler.quant.spec import QuantSpec
 from qcompiler.targets.schema import Descriptor, Layout, NumberType, Onnx, OpRule, Tie, Verification
 
-"""Left shift of the operands of an addition, as TensorFlow Lite's integer kernels have it."""
-
 
 @dataclass(frozen=True)
 class Target:
@@ -39,6 +37,11 @@ class Target:
     def verify(self) -> Verification:
         """Bounds for ONNX Runtime."""
         return self.descriptor.verify
+
+    @property
+    def fallback(self) -> str:
+        """What becomes of what the integer core does not have: `refuse` or `float`."""
+        return self.descriptor.partition.fallback
 
     @property
     def onnx(self) -> Onnx:
@@ -117,7 +120,8 @@ class Target:
         """A target that differs in some fields.
 
         Args:
-            changes: Any of weight_bits, activation_bits, per_channel, symmetric_activations, requantize, layout.
+            changes: Any of weight_bits, activation_bits, per_channel, symmetric_activations, requantize, layout,
+                fallback.
 
         Returns:
             A target whose name lists the changes, such as `int8_dsp[weight_bits=4]`.
@@ -144,6 +148,8 @@ class Target:
                             f"the requantization mode is {value!r}", expected="one of " + ", ".join(RequantMode)
                         )
                     data["requantize"]["mode"] = value
+                case "fallback", "refuse" | "float":
+                    data["partition"]["fallback"] = value
                 case "layout", "NHWC" | "NCHW":
                     data["layout"]["activations"] = value
                 case _:
@@ -196,6 +202,7 @@ _OVERRIDES = {
     "symmetric_activations": "True or False",
     "requantize": "one of " + ", ".join(RequantMode),
     "layout": "NHWC or NCHW",
+    "fallback": "refuse or float",
 }
 
 

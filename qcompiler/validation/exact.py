@@ -118,8 +118,8 @@ def simulate(
     """
     check_inputs(graph, inputs)
 
-    def rule(node: Node, operands: Sequence[Exact]) -> tuple[Exact]:
-        return (_evaluate(node, operands, arithmetic),)
+    def rule(node: Node, operands: Sequence[Exact]) -> tuple[Exact, ...]:
+        return _call(node, operands) if node.op == "call" else (_evaluate(node, operands, arithmetic),)
 
     return interpret_with(graph, list[Exact](inputs), rule, observe, replace)
 
@@ -362,9 +362,9 @@ def _scale_product(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic
     return _real(node, operands[0]) * _real(node, operands[1])
 
 
-def _call(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
+def _call(node: Node, operands: Sequence[Exact]) -> tuple[Tensor, ...]:
     real = [item.real() if isinstance(item, Codes) else _real(node, item) for item in operands]
-    return evaluate_node(node, real)[0]
+    return evaluate_node(node, real)
 
 
 def _codes(node: Node, item: Exact) -> Codes:
@@ -412,5 +412,4 @@ _RULES: dict[str, Callable[[Node, Sequence[Exact], Arithmetic], Exact]] = {
     "relu": _activation,
     "clamp": _activation,
     "pad": _pad,
-    "call": _call,
 }

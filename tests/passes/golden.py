@@ -9,7 +9,7 @@ import torch
 
 from qcompiler.ir.graph import Module
 from qcompiler.ir.rewrite import Record
-from qcompiler.ir.text import parse_module, print_module
+from qcompiler.ir.text import parse_module, print_graph
 from qcompiler.ir.types import DType
 from qcompiler.ir.verify import verify_module
 from qcompiler.passes import Pass, PassContext
@@ -66,7 +66,7 @@ def run(item: Pass, subject: Module, context: PassContext | None = None) -> Reco
 
 def lines(subject: Module) -> list[str]:
     """The nodes of the main graph and what it returns, without leaves and locations."""
-    text = print_module(subject, locations=False).splitlines()
+    text = print_graph(subject.main, locations=False).splitlines()
     return [line.strip() for line in text if re.match(r"  (%|return)", line) and not _LEAF.search(line)]
 
 

@@ -244,7 +244,9 @@ def test_a_compiled_network(target: str) -> None:
 
 
 def test_every_integer_operator_has_a_reference() -> None:
+    """All but `call`, which runs a float graph."""
     integer = {name for name, item in known_ops().items() if Stage.INTEGER in item.stages and not item.has(Trait.LEAF)}
+    integer -= {"call"}
     assert {name for name in integer if not name.startswith("test_")} == set(operators.OPERATORS)
 
 

@@ -1,0 +1,50 @@
+"""Float islands of a program: graphs that run in torch, on real numbers, between a dequantize and a quantize.
+
+They are the only part of a program that is not integer arithmetic of its own, and the only one that needs torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import torch
+
+from qcompiler.backends.integer.program import ISLAND_TENSOR, Array, ProgramFiles
+from qcompiler.errors import ArtifactError, QCompilerError
+from qcompiler.ir.graph import Module
+from qcompiler.ir.interpret import evaluate_node, interpret_with
+from qcompiler.ir.text import parse_module
+from qcompiler.ir.verify import verify
+
+Island: TypeAlias = Callable[[Sequence[Array]], list[Array]]
+
+
+def load(files: ProgramFiles, name: str) -> Island:
+    """The island called `name` as a function of arrays.
+
+    Raises:
+        ArtifactError: Its text is no graph, or a tensor of it is missing.
+    """
+    module = Module(_tensors(files, name))
+    try:
+        graph = parse_module(files.program.islands[name], module.tensors).graphs[name]
+        verify(graph)
+    except (QCompilerError, KeyError) as error:
+        raise ArtifactError(f"the island cannot be read: {error}", where=f"program.json, islands.{name}") from error
+
+    def run(arrays: Sequence[Array]) -> list[Array]:
+        with torch.no_grad():
+            inputs = [torch.from_numpy(array) for array in arrays]
+            return [tensor.contiguous().numpy() for tensor in interpret_with(graph, inputs, evaluate_node)]
+
+    return run
+
+
+def _tensors(files: ProgramFiles, name: str) -> dict[str, torch.Tensor]:
+    prefix = name + ISLAND_TENSOR
+    return {
+        key.removeprefix(prefix): torch.tensor(array)  # a copy: an array from a file cannot be written to
+        for key, array in files.constants.items()
+        if key.startswith(prefix)
+    }

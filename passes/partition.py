@@ -1,0 +1,228 @@
+"""Move what the integer core cannot compute into float graphs of its own.
+
+    x ─► conv ─► layer_norm ─► softmax ─► conv        becomes        x ─► conv ─► call(@layer_norm) ─► conv
+
+                                                                     @layer_norm: x ─► layer_norm ─► softmax
+
+An island is as large as it can be without a path that leaves it and comes back; what only moves elements between two
+parts of one goes along, and so does an activation right behind it. Quantizers are placed around the call later, so
+that it stands between a dequantize and a quantize. A target that runs nothing in float refuses, and says what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from qcompiler.errors import UnsupportedError
+from qcompiler.ir.analysis import convex_partitions, reachable
+from qcompiler.ir.graph import Graph, Node, Value
+from qcompiler.ir.interpret import LEAVES
+from qcompiler.ir.registry import Trait
+from qcompiler.ir.rewrite import Rewriter
+from qcompiler.ir.types import Stage
+from qcompiler.ops.custom import registration
+from qcompiler.ops.work import elements, multiply_accumulates
+from qcompiler.passes.base import Pass, PassContext
+from qcompiler.passes.overrides import Overrides
+from qcompiler.targets import Target
+
+
+@dataclass(frozen=True)
+class Partition(Pass):
+    """Float islands for what the target does not have and for what the user wants in float.
+
+    Records, for each island, its share of the multiply-accumulates and of the elements computed.
+
+    Raises:
+        UnsupportedError: The target has `fallback = "refuse"`, and an op is not its own or is wanted in float.
+        InputError: An override that matches nothing.
+    """
+
+    name: ClassVar[str] = "partition"
+    stages: ClassVar[frozenset[Stage]] = frozenset({Stage.CANONICAL})
+    requires: ClassVar[frozenset[str]] = frozenset({"canonical", "batch-norm-folded"})
+    establishes: ClassVar[frozenset[str]] = frozenset({"partitioned"})
+
+    def run(self, graph: Graph, context: PassContext) -> None:
+        """See the module text."""
+        target = context.require_target(self.name)
+        overrides = Overrides.resolve(context.overrides, graph)
+        rewriter = context.rewriter(graph)
+        for node in graph.reversed_nodes:  # what nobody reads is no reason to refuse, nor for an island
+            if not any(value.users or graph.is_output(value) for value in node.outputs):
+                rewriter.erase(node)
+        outside = {node: why for node in graph.nodes if (why := why_float(node, target, overrides))}
+        if not outside:
+            return
+        if target.fallback == "refuse":
+            node, why = next(iter(outside.items()))
+            raise _refusal(node, why, target)
+        inside = {*outside, *_movement_between(graph, outside)}
+        inside.update(_clamps_behind(graph, inside))
+        total = [max(1, sum(map(count, graph.nodes))) for count in (multiply_accumulates, elements)]
+        for members in convex_partitions(graph, inside.__contains__):
+            reasons = [
+                f"{node.op if node.op != 'custom' else _short(node)}: {outside[node]}"
+                for node in members
+                if node in outside
+            ]
+            shares = [
+                sum(map(count, members)) / whole
+                for count, whole in zip((multiply_accumulates, elements), total, strict=True)
+            ]
+            call = _outline(graph, members, rewriter)
+            rewriter.note(call, f"float island @{call.attributes['graph']}: {'; '.join(dict.fromkeys(reasons))}")
+            for name, share in zip(("macs", "elements"), shares, strict=True):
+                context.record.metrics[f"{call.attributes['graph']}.{name}"] = share
+
+
+def why_float(node: Node, target: Target, overrides: Overrides) -> str:
+    """Why `node` cannot, or shall not, be computed in integers; empty where it can.
+
+    Args:
+        node: Of a CANONICAL graph.
+        target: The hardware.
+        overrides: The user's wishes.
+    """
+    if node.op in LEAVES:
+        return ""
+    if overrides.wants_float(node):
+        return "float is asked for"
+    if node.op == "custom":
+        return str(node.attributes["reason"]) or f"the torch function {_short(node)!r} has no operator here"
+    if not target.supports(node.op):
+        return f"the target {target.name} has no integer {node.op}"
+    strange = [value for value in (*node.inputs, *node.outputs) if not value.type.dtype.is_float]
+    return f"%{strange[0].name} is {strange[0].type.dtype}" if strange else ""
+
+
+def _short(node: Node) -> str:
+    return str(node.attributes["function"]).rpartition("::")[2].removesuffix(".default").rpartition(".")[2]
+
+
+def _refusal(node: Node, why: str, target: Target) -> UnsupportedError:
+    fix = f'Let it run in float, load_target("{target.name}").override(fallback="float"), or replace it in the model'
+    if node.op == "custom":
+        fix += f", or register what it means:\n\n{registration(_short(node))}"
+    elif not target.supports(node.op):
+        fix += f", or add a rule for {node.op} to the target."
+    else:
+        fix += "."
+    return UnsupportedError(why, where=node.where, expected=f"what {target.name} computes in integers", fix=fix)
+
+
+def _movement_between(graph: Graph, outside: Collection[Node]) -> list[Node]:
+    """Nodes that only move what islands, or inputs, give to islands, or to outputs; with an island on one side."""
+    movement = [node for node in graph.nodes if node.definition.has(Trait.MOVEMENT) and node not in outside]
+    behind: set[Node] = set()
+    ahead: set[Node] = set()
+    touching = set(reachable(outside))
+    for node in movement:
+        sources = [value.producer for value in node.inputs]
+        if all(source is None or source in outside or source in behind for source in sources):
+            behind.add(node)
+    for node in reversed(movement):
+        users = [user for value in node.outputs for user in value.users]
+        if all(user in outside or user in ahead for user in users):
+            ahead.add(node)
+            if any(user in outside or user in touching for user in users):
+                touching.add(node)
+    return [node for node in movement if node in behind and node in ahead and node in touching]
+
+
+def _clamps_behind(graph: Graph, inside: Collection[Node]) -> list[Node]:
+    """Activations that alone read what an island gives: a quantizer in between would only lose accuracy."""
+    activations = [node for node in graph.nodes if node.definition.has(Trait.ACTIVATION) and node not in inside]
+    sources = {node: node.inputs[0].producer for node in activations}
+    return [
+        node
+        for node, source in sources.items()
+        if source in inside and not graph.is_output(node.inputs[0]) and len(node.inputs[0].users) == 1
+    ]
+
+
+def _outline(graph: Graph, members: Sequence[Node], rewriter: Rewriter) -> Node:
+    """Move `members` into a graph of the module and put a call of it in their place."""
+    inside = set(members)
+    takes = list(
+        dict.fromkeys(
+            value for node in members for value in node.inputs if value.producer not in inside and not _is_leaf(value)
+        )
+    )
+    gives = [
+        value
+        for node in members
+        for value in node.outputs
+        if graph.is_output(value) or any(user not in inside for user in value.users)
+    ]
+    island = graph.module.add(Graph(_unused(graph, members), Stage.CANONICAL))
+    island.bounds = dict(graph.bounds)
+    twins = {value: island.add_input(value.name, value.type) for value in takes}
+    for node in members:
+        for value in node.inputs:
+            if value not in twins:
+                _copy(island, value.producer, twins)
+        _copy(island, node, twins)
+    island.set_outputs([twins[value] for value in gives], ("list", list(range(len(gives)))))
+    island.input_tree = ("tuple", list(range(len(takes))))
+    _clear_the_way(graph, members, rewriter)
+    call = rewriter.insert(
+        "call",
+        takes,
+        {"graph": island.name, "results": tuple(str(value.type) for value in gives)},
+        before=members[-1].following,
+        like=[node for node in members if not node.definition.has(Trait.MOVEMENT)] or members,
+        name=island.name,
+    )
+    names = [value.name for value in gives]
+    for old, new in zip(gives, call.outputs, strict=True):
+        rewriter.replace_uses(old, new)
+    for node in reversed(members):
+        leaves = [value.producer for value in node.inputs if _is_leaf(value)]
+        rewriter.erase(node)
+        for leaf in dict.fromkeys(leaves):
+            if leaf is not None and not leaf.output.users and not graph.is_output(leaf.output):
+                rewriter.erase(leaf)
+    graph.name_results(call, names)
+    return call
+
+
+def _is_leaf(value: Value) -> bool:
+    return value.producer is not None and value.producer.op in LEAVES
+
+
+def _unused(graph: Graph, members: Sequence[Node]) -> str:
+    first = next((node for node in members if not node.definition.has(Trait.MOVEMENT)), members[0])
+    name, count = first.name, 0
+    while name in graph.module.graphs:
+        count += 1
+        name = f"{first.name}_{count}"
+    return name
+
+
+def _copy(island: Graph, node: Node | None, twins: dict[Value, Value]) -> None:
+    if node is None:
+        return
+    twin = island.append(
+        node.op, [twins[value] for value in node.inputs], node.attributes, name=node.name, location=node.location
+    )
+    island.name_results(twin, [value.name for value in node.outputs])
+    twin.origins = node.origins
+    twins.update(zip(node.outputs, twin.outputs, strict=True))
+
+
+def _clear_the_way(graph: Graph, members: Sequence[Node], rewriter: Rewriter) -> None:
+    """Move what reads the island and stands between its parts behind the last of them."""
+    inside, last = set(members), members[-1]
+    after = set(reachable(members)) - inside
+    between: list[Node] = []
+    node: Node | None = members[0]
+    while node is not None and node is not last:
+        if node in after:
+            between.append(node)
+        node = node.following
+    following = last.following
+    for item in between:
+        rewriter.move(item, before=following)

@@ -1,0 +1,120 @@
+"""Torch functions without an operator: kept by name, so that a target may run them in float."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from qcompiler.errors import GraphError, UnsupportedError
+from qcompiler.frontends.builder import Builder, Observed
+from qcompiler.frontends.table import RULES, plain_name
+from qcompiler.frontends.trace import Leaf
+from qcompiler.ir.dims import format_dim
+from qcompiler.ir.graph import Attribute, Value
+from qcompiler.ir.types import DType, TensorType
+from qcompiler.ops.custom import DTYPE, NAMESPACES, OPERAND, SIZE, find_function, name_of
+
+FIELDS: Mapping[str, int] = {"values": 0, "indices": 1}
+"""Names of the parts that functions such as `torch.max` along an axis give."""
+
+
+def keep(
+    b: Builder,
+    node: fx.Node,
+    arguments: Sequence[object],
+    keywords: Mapping[str, object],
+    observed: object,
+    reason: UnsupportedError,
+) -> object:
+    """Append the call of `node` as a custom op.
+
+    Args:
+        b: Where it goes.
+        node: The traced call.
+        arguments: Positional arguments, operands for tensors.
+        keywords: Keyword arguments.
+        observed: What the call gave: `Observed`, or several.
+        reason: Why there is no operator.
+
+    Returns:
+        The results, nested as `observed`.
+
+    Raises:
+        UnsupportedError: `reason` itself: the function cannot be found again by name, is random, or takes or gives
+            something else than tensors and plain values.
+    """
+    name = None if _is_random(plain_name(node.target), arguments, keywords) else _name(node)
+    several = isinstance(observed, list | tuple)
+    given = list(observed) if isinstance(observed, list | tuple) else [observed]
+    parts = [part for part in given if isinstance(part, Observed)]
+    if name is None or not parts or len(parts) < len(given):
+        raise reason
+    operands: list[Value] = []
+    try:
+        text = json.dumps([_encoded(b, list(arguments), operands), _encoded(b, dict(keywords), operands)])
+        results = tuple(str(TensorType(DType.of(part.dtype), part.shape)) for part in parts)
+    except (TypeError, GraphError):
+        raise reason from None
+    if not operands:
+        raise reason
+    attributes: dict[str, Attribute] = {
+        "function": name,
+        "arguments": text,
+        "results": results,
+        "reason": reason.found if plain_name(node.target) in RULES else "",
+    }
+    values = b.custom(name.rpartition(".")[2] if "::" not in name else plain_name(node.target), operands, attributes)
+    return values if several else values[0]
+
+
+def _name(node: fx.Node) -> str | None:
+    name = f"torch.Tensor.{node.target}" if node.op == "call_method" else name_of(node.target)
+    if name is None:
+        return None
+    space = name.rpartition(".")[0]
+    try:
+        find_function(name)
+    except GraphError:
+        return None
+    return name if "::" in name or space in NAMESPACES else None
+
+
+_DROPS: Mapping[str, tuple[str, int]] = {"scaled_dot_product_attention": ("dropout_p", 4)}
+"""Functions that are random only where this argument, with its position, is not zero."""
+
+
+def _is_random(plain: str, arguments: Sequence[object], keywords: Mapping[str, object]) -> bool:
+    """Whether the aten operator of that name draws random numbers."""
+    if plain in _DROPS:
+        key, position = _DROPS[plain]
+        return bool(arguments[position] if len(arguments) > position else keywords.get(key, 0.0))
+    packet = getattr(torch.ops.aten, plain, None)
+    overloads = [] if packet is None else packet.overloads()
+    return any(torch.Tag.nondeterministic_seeded in getattr(packet, name).tags for name in overloads)
+
+
+def _encoded(b: Builder, item: Any, operands: list[Value]) -> Any:
+    """`item` as JSON; see `ops.custom`.
+
+    Raises:
+        TypeError: It has no form in JSON.
+    """
+    match item:
+        case Value() | Leaf():
+            operands.append(b.value(item))
+            return {OPERAND: len(operands) - 1}
+        case None | bool() | int() | float() | str():
+            return item
+        case torch.dtype():
+            return {DTYPE: str(DType.of(item))}
+        case list() | tuple():
+            return [_encoded(b, part, operands) for part in item]
+        case dict():
+            return {str(key): _encoded(b, part, operands) for key, part in item.items()}
+    if hasattr(item, "free_symbols"):
+        return {SIZE: format_dim(item)}
+    raise TypeError(type(item).__name__)

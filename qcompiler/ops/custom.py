@@ -1,0 +1,206 @@
+r"""Ops whose meaning lies elsewhere: `custom`, a function of torch by its name, and `call`, another graph.
+
+    %y = custom(%x) {function = "torch.cumsum", arguments = "[[{\"operand\": 0}, 1], {}]"}
+    %y = call(%x) {graph = "island"}
+
+A custom op runs and differentiates and is never quantized. A function is found again by its name alone, in torch or
+among the operators that are registered with it: reading a graph runs no code that it names otherwise.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload, OpOverloadPacket
+
+from qcompiler.errors import GraphError
+from qcompiler.ir.dims import bind, evaluate_dim, parse_dim
+from qcompiler.ir.graph import Node
+from qcompiler.ir.registry import REQUIRED, Attributes, OpDef, register
+from qcompiler.ir.text import parse_type
+from qcompiler.ir.types import DType, Stage, TensorType
+from qcompiler.ops.common import ANY_STAGE
+
+NAMESPACES: dict[str, object] = {
+    "torch": torch,
+    "torch.nn.functional": torch.nn.functional,
+    "torch.special": torch.special,
+    "torch.linalg": torch.linalg,
+    "torch.fft": torch.fft,
+    "torch.Tensor": torch.Tensor,
+    "operator": operator,
+}
+"""Where a function is looked for, in this order, by the text in front of its last dot."""
+
+_OPERATORS = frozenset(
+    {
+        "abs",
+        "add",
+        "and_",
+        "eq",
+        "floordiv",
+        "ge",
+        "gt",
+        "inv",
+        "invert",
+        "le",
+        "lshift",
+        "lt",
+        "matmul",
+        "mod",
+        "mul",
+        "ne",
+        "neg",
+        "or_",
+        "pos",
+        "pow",
+        "rshift",
+        "sub",
+        "truediv",
+        "xor",
+    }
+)
+"""Python's own operators on tensors."""
+
+OPERAND, SIZE, DTYPE = "operand", "size", "dtype"
+"""Keys of the JSON objects that stand for what JSON has no form of: a tensor, a size, an element type."""
+
+
+def find_function(name: str) -> Callable[..., object]:
+    """The function of torch that `name` stands for: `torch.cumsum`, `torch.Tensor.cumsum`, `aten::cumsum.default`.
+
+    Raises:
+        GraphError: There is none.
+    """
+    space, colons, rest = name.partition("::")
+    found: Any = None
+    if colons:
+        packet, _, overload = rest.partition(".")
+        found = getattr(getattr(torch.ops, space), packet, None)
+        found = found if found is None or not overload else getattr(found, overload, None)
+    else:
+        space, _, rest = name.rpartition(".")
+        found = getattr(NAMESPACES.get(space), rest, None)
+        found = found if _is_of_tensors(space, rest, found) else None
+    if not callable(found):
+        raise GraphError(
+            f"there is no function {name!r} here",
+            expected="one of torch, or an operator registered with torch.library",
+            fix="Import the package that registers it.",
+        )
+    return cast("Callable[..., object]", found)
+
+
+def name_of(function: object) -> str | None:
+    """The name under which `find_function` finds `function`; None where it finds no such thing."""
+    if isinstance(function, OpOverload | OpOverloadPacket):
+        space, _, rest = str(function).partition(".")  # aten.cumsum.default
+        return f"{space}::{rest}"
+    name = str(getattr(function, "__name__", ""))
+    for space, home in NAMESPACES.items():
+        own = name.removeprefix(f"{space.rpartition('.')[2]}_")  # torch.linalg.norm calls itself linalg_norm
+        if getattr(home, own, None) is function and _is_of_tensors(space, own, function):
+            return f"{space}.{own}"
+    return None
+
+
+def _is_of_tensors(space: str, name: str, function: object) -> bool:
+    """Whether a function computes with tensors and does nothing else: torch has others, which read and write files."""
+    return name in _OPERATORS if space == "operator" else function in _overridable()
+
+
+@functools.lru_cache(maxsize=1)
+def _overridable() -> frozenset[object]:
+    """The functions that a tensor may override, which are those that compute with tensors."""
+    return frozenset(item for group in torch.overrides.get_overridable_functions().values() for item in group)
+
+
+def registration(function: str) -> str:
+    """The few lines that give a function of torch its meaning here."""
+    return (
+        f'    @qcompiler.frontends.rule("{function}")\n'
+        f"    def {function.replace('::', '_').replace('.', '_')}(b, input, *arguments, **keywords):\n"
+        f'        return b.node("an_operator", [input])\n'
+    )
+
+
+def result_types(attributes: Attributes) -> tuple[TensorType, ...]:
+    """The types that the attribute `results` lists."""
+    results = attributes["results"]
+    if not isinstance(results, tuple) or not results or not all(isinstance(item, str) for item in results):
+        raise GraphError(f"the results are {results!r}", expected="types as text, such as f32[N, 8]")
+    return tuple(parse_type(str(item)) for item in results)
+
+
+def _infer(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
+    return result_types(attributes)
+
+
+def _infer_custom(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
+    find_function(str(attributes["function"]))
+    return result_types(attributes)
+
+
+def _custom(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    sizes: dict[str, int] = {}
+    arguments = str(node.attributes["arguments"])
+    if f'"{SIZE}"' in arguments:
+        for value, tensor in zip(node.inputs, operands, strict=True):
+            bind(value.type.shape, tensor.shape, sizes)
+    function = find_function(str(node.attributes["function"]))
+    positional, keywords = _filled(json.loads(arguments), operands, sizes)
+    result = function(*positional, **keywords)
+    found = [result] if isinstance(result, Tensor) else list(cast("Sequence[object]", result))
+    if not all(isinstance(item, Tensor) for item in found):
+        raise GraphError("a custom function gives something else than tensors", where=node.where)
+    return tuple(cast("list[Tensor]", found))
+
+
+def _filled(item: object, operands: Sequence[Tensor], sizes: dict[str, int]) -> Any:  # noqa: ANN401
+    """Arguments with the operands, sizes and element types that stand in them."""
+    match item:
+        case {"operand": int(index)}:
+            return operands[index]
+        case {"size": str(text)}:
+            return evaluate_dim(parse_dim(text), sizes)
+        case {"dtype": str(name)}:
+            return DType(name).torch
+        case dict():
+            return {key: _filled(part, operands, sizes) for key, part in item.items()}
+        case list():
+            return [_filled(part, operands, sizes) for part in item]
+    return item
+
+
+def _call(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    raise GraphError("a call is evaluated by the interpreter", where=node.where)
+
+
+register(
+    OpDef(
+        "custom",
+        ("operands*",),
+        _infer_custom,
+        _custom,
+        frozenset({Stage.FLOAT, Stage.CANONICAL}),
+        {"function": REQUIRED, "arguments": REQUIRED, "results": REQUIRED, "reason": ""},
+        summary="A function of torch that has no operator here, by its name; `reason` says why it has none.",
+    )
+)
+register(
+    OpDef(
+        "call",
+        ("operands*",),
+        _infer,
+        _call,
+        ANY_STAGE,
+        {"graph": REQUIRED, "results": REQUIRED},
+        summary="Another graph of the module, run on real numbers: a float island.",
+    )
+)

@@ -1,0 +1,65 @@
+"""How much of the signal each quantized tensor still carries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from qcompiler.ir.graph import Graph, Value
+from qcompiler.ir.interpret import LEAVES, interpret
+from qcompiler.quant.arithmetic import Arithmetic
+from qcompiler.validation.exact import Codes, Exact, simulate
+from qcompiler.validation.metrics import sqnr_db
+
+QUANTIZED_NAME = ".q"
+"""Follows the name of a value in the name of its quantized form."""
+
+
+def layer_sqnr(
+    reference: Graph, quantized: Graph, inputs: Sequence[Tensor], arithmetic: Arithmetic
+) -> dict[str, float]:
+    """Signal-to-quantization-noise ratio of each tensor, dB.
+
+        10 log10(sum x^2 / sum (x - x^)^2)        x: float model, x^: exact simulation, both from the same inputs
+
+    Noise adds up on the way: a tensor carries that of all layers in front of it.
+
+    Args:
+        reference: The graph as it was before quantizers were inserted.
+        quantized: The calibrated graph.
+        inputs: Float tensors, one per graph input.
+        arithmetic: How the target computes.
+
+    Returns:
+        By name in the quantized graph; tensors of the module, and values that the reference does not have, are absent.
+        The outputs follow as `output 0`, `output 1`, ... Infinite where nothing is lost.
+    """
+    exact: dict[str, Tensor] = {}
+
+    def observe(value: Value, item: Exact) -> None:
+        if isinstance(item, Codes) and not _is_parameter(value):
+            exact[value.name] = item.real()
+
+    found: dict[str, float] = {}
+
+    def compare(value: Value, tensor: Tensor) -> None:
+        for name in (value.name + QUANTIZED_NAME, value.name):
+            if name in exact and exact[name].shape == tensor.shape:
+                found[name] = sqnr_db(tensor, exact.pop(name))
+
+    with torch.no_grad():
+        results = simulate(quantized, inputs, arithmetic, observe)
+        expected = interpret(reference, inputs, compare)
+    for index, (item, tensor) in enumerate(zip(results, expected, strict=True)):
+        real = item.real() if isinstance(item, Codes) else cast("Tensor", item)
+        if tensor.is_floating_point():
+            found[f"output {index}"] = sqnr_db(tensor, real)
+    return found
+
+
+def _is_parameter(value: Value) -> bool:
+    source = value.producer.inputs[0].producer if value.producer is not None and value.producer.inputs else None
+    return source is not None and source.op in LEAVES

@@ -1,0 +1,230 @@
+"""Models of which a part runs in float: all forms agree, files hold the islands, and what cannot be one is refused."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import qcompiler
+from qcompiler.backends import onnx_qdq
+from qcompiler.errors import ArtifactError, GraphError, InputError, UnsupportedError
+from qcompiler.ops.custom import find_function, name_of
+
+FLOAT = qcompiler.load_target("int8_dsp").override(fallback="float")
+
+
+class Attention(nn.Module):
+    """Convolutions around what an integer core does not have: normalization, softmax, products of activations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = nn.LayerNorm(8)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = functional.relu(self.stem(x)).flatten(2).transpose(1, 2)
+        z = self.norm(y)
+        z = y + self.attention(z, z, z, need_weights=False)[0]
+        best, where = torch.topk(z.mean(1), 3)
+        return self.head(z.mean(1)) + best.sum(1, keepdim=True), where
+
+
+def images(batch: int = 4) -> Tensor:
+    return torch.randn(batch, 3, 6, 6, generator=torch.Generator().manual_seed(batch))
+
+
+@pytest.fixture(scope="module")
+def attention() -> tuple[nn.Module, qcompiler.Compiled]:
+    torch.manual_seed(0)
+    model = Attention().eval()
+    return model, qcompiler.compile(model, FLOAT, calibration_data=[images()])
+
+
+@pytest.mark.parametrize("batch", [1, 4, 7])
+def test_all_forms_agree_at_any_batch(attention: tuple[nn.Module, qcompiler.Compiled], batch: int) -> None:
+    model, compiled = attention
+    x = images(batch)
+    report = compiled.verify(x)
+    assert report.passed
+    assert [form.status for form in report.forms[:2]] == ["equal", "equal"]
+    exact, found = compiled.simulate(x), compiled.run(x)
+    assert isinstance(exact, tuple)
+    assert isinstance(found, tuple)
+    assert torch.equal(exact[0], found[0])
+    assert torch.equal(exact[1], found[1])
+    assert found[1].dtype == torch.int64
+    with torch.no_grad():
+        expected = model(x)[0]
+    assert float((found[0] - expected).abs().max()) < 0.1 * float(expected.abs().max())
+
+
+def test_the_files_hold_the_islands(attention: tuple[nn.Module, qcompiler.Compiled], tmp_path: Path) -> None:
+    _, compiled = attention
+    islands = compiled.artifact.islands
+    assert islands
+    assert sum(item["elements"] for item in islands) < 1
+    assert any("layer_norm" in item["why"] for item in islands)
+    assert "float island" in compiled.diagnostics[-1]
+    loaded = qcompiler.load(compiled.save(tmp_path / "out"))
+    assert loaded.islands == islands
+    assert loaded.verify().passed
+    x = images(3)
+    for a, b in zip(loaded.run(x), compiled.run(x), strict=True):  # type: ignore[call-overload]
+        assert torch.equal(a, b)
+    assert "Float islands" in (tmp_path / "out" / "report.html").read_text()
+    operators = {node.op_type for node in onnx.load(tmp_path / "out" / "model.onnx").graph.node}
+    assert {"LayerNormalization", "Softmax", "TopK", "QuantizeLinear", "Conv"} <= operators
+
+
+def test_two_processes_write_the_same_bytes(tmp_path: Path) -> None:
+    script = (
+        "import torch, qcompiler, sys\n"
+        "from tests.test_islands import Attention, FLOAT, images\n"
+        "torch.manual_seed(0)\n"
+        "qcompiler.compile(Attention().eval(), FLOAT, calibration_data=[images()], output=sys.argv[1])\n"
+    )
+    folders = [tmp_path / name for name in ("one", "two")]
+    for folder in folders:
+        subprocess.run([sys.executable, "-c", script, str(folder)], check=True, cwd=Path(__file__).parents[1])
+    for path in sorted(folders[0].iterdir()):
+        assert path.read_bytes() == (folders[1] / path.name).read_bytes(), path.name
+
+
+def test_the_module_trains_what_is_inside_an_island(attention: tuple[nn.Module, qcompiler.Compiled]) -> None:
+    _, compiled = attention
+    module = compiled.module()
+    x = images(2)
+    assert torch.equal(module(x)[0], compiled.run(x)[0])  # type: ignore[index]
+    module.train()(x)[0].sum().backward()
+    gradients = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+    assert float(gradients["norm.weight"].abs().sum()) > 0
+    assert float(gradients["stem.weight"].abs().sum()) > 0
+
+
+def test_a_layer_that_is_wanted_in_float() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 5)).eval()
+    compiled = qcompiler.compile(model, FLOAT, calibration_data=[images()], overrides={"3": "float"})
+    assert [item["name"] for item in compiled.artifact.islands] == ["3"]
+    assert compiled.artifact.islands[0]["macs"] == 5 * 64 / (5 * 64 + 4 * 27 * 16)
+    assert compiled.verification is not None
+    assert compiled.verification.passed
+    x = images(2)
+    with torch.no_grad():
+        rest = nn.functional.linear(compiled.quantized.main.module.tensors["3.weight"], torch.ones(1, 64))
+    assert rest.shape == (5, 1), "the weight is there as it was"
+    assert "3.weight.q" not in compiled.artifact.program.constants
+    assert torch.equal(compiled.simulate(x), compiled.run(x))  # type: ignore[arg-type]
+
+
+def test_an_input_that_an_island_reads_is_given_in_float() -> None:
+    class Reads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            result: Tensor = self.conv(x) + torch.cumsum(x, 1)
+            return result
+
+    torch.manual_seed(0)
+    compiled = qcompiler.compile(Reads().eval(), FLOAT, calibration_data=[images()])
+    x = images(2)
+    codes = compiled.run_integer(x)[0]
+    grid = next(iter(compiled.integer.main.outputs)).producer
+    assert grid is not None
+    quant = grid.inputs[0].type.quant
+    assert quant is not None
+    real = (codes.to(torch.float32) - quant.zero_point[0]) * quant.scale[0]
+    assert torch.equal(real, compiled.run(x))  # type: ignore[arg-type]
+
+
+def test_what_the_exporter_cannot_write_is_refused_by_name() -> None:
+    class Strange(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            result: Tensor = torch.special.bessel_j0(x)
+            return result
+
+    with pytest.raises(UnsupportedError, match=r"torch\.onnx cannot write the float island @"):
+        qcompiler.compile(Strange().eval(), FLOAT, calibration_data=[images()])
+
+
+def test_a_damaged_island_is_refused(attention: tuple[nn.Module, qcompiler.Compiled]) -> None:
+    from qcompiler.backends.integer import Executor, ProgramFiles
+
+    files = attention[1].artifact.program
+    name, text = next(iter(files.program.islands.items()))
+    stranger = re.sub(r'function = "[^"]+"', 'function = "os.system"', text)
+    for broken in ("", stranger, text.replace("return %", "return %no")):
+        program = files.program.model_copy(update={"islands": {**files.program.islands, name: broken}})
+        with pytest.raises(ArtifactError, match=r"the island cannot be read.*islands\."):
+            Executor(ProgramFiles(program, files.constants)).run([images(1).numpy()])
+    with pytest.raises(ArtifactError, match="the island is missing"):
+        ProgramFiles(files.program.model_copy(update={"islands": {}}), files.constants)
+
+
+@pytest.mark.parametrize(
+    "name", ["torch.load", "torch.save", "torch.compile", "os.system", "builtins.eval", "torch.Tensor.__reduce__", "operator.methodcaller", "nowhere::op", "torch"]
+)  # fmt: skip
+def test_a_graph_names_no_function_but_those_of_tensors(name: str) -> None:
+    with pytest.raises(GraphError, match="there is no function"):
+        find_function(name)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [torch.cumsum, functional.softmax, torch.Tensor.cumsum, torch.ops.aten.cumsum.default, torch.linalg.norm],
+)
+def test_a_function_is_found_by_its_own_name(function: object) -> None:
+    name = name_of(function)
+    assert name is not None
+    assert find_function(name) is function
+
+
+@torch.library.custom_op("qcompiler_tests::halve", mutates_args=())
+def halve(x: Tensor) -> Tensor:
+    """An operator of somebody's own."""
+    return x * 0.5
+
+
+@halve.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+def test_an_operator_of_ones_own_runs_but_has_no_onnx_form() -> None:
+    class Own(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            result: Tensor = halve(torch.relu(x))
+            return result
+
+    with pytest.raises(UnsupportedError, match=r"torch\.onnx cannot write"):
+        qcompiler.compile(Own().eval(), FLOAT, calibration_data=[images()])
+    with pytest.raises(UnsupportedError, match=r"qcompiler_tests::halve.*rule\(\"halve\"\)|halve"):
+        qcompiler.compile(Own().eval(), calibration_data=[images()])
+
+
+def test_a_wish_for_float_that_names_nothing_is_refused() -> None:
+    with pytest.raises(InputError, match="matches no node"):
+        qcompiler.compile(nn.ReLU().eval(), FLOAT, calibration_data=[images()], overrides={"nothing": "float"})
+
+
+def test_onnx_runtime_gives_what_the_program_gives(attention: tuple[nn.Module, qcompiler.Compiled]) -> None:
+    _, compiled = attention
+    x = images(5)
+    for optimize in (True, False):
+        found = onnx_qdq.run(compiled.artifact.onnx, [x.numpy()], optimize=optimize)
+        real = compiled.run(x)
+        assert isinstance(real, tuple)
+        assert float(np.abs(found[0] - real[0].numpy()).max()) < 0.05
