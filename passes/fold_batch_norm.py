@@ -31,6 +31,9 @@ from qcompiler.ops.quantizers import is_leaf, leaf_tensor
 from qcompiler.passes.base import Pass, PassContext, only_user
 from qcompiler.validation.contracts import THRESHOLDS, Contract
 
+AFFINE = "a batch norm with nothing to fold into, as a depthwise 1x1 convolution"
+"""What the record says of one that stays a layer of its own."""
+
 
 @dataclass(frozen=True)
 class FoldBatchNorm(Pass):
@@ -152,7 +155,7 @@ def _to_affine(node: Node, rewriter: Rewriter) -> None:
     geometry = {"stride": (1, 1), "padding": (0, 0, 0, 0), "dilation": (1, 1), "groups": channels}
     layer = rewriter.insert("conv2d", [x, *operands], geometry, before=node, like=node)
     _keep_statistics(layer, node, affine, rewriter)
-    rewriter.note(layer, "a batch norm with nothing to fold into, as a depthwise 1x1 convolution")
+    rewriter.note(layer, AFFINE)
     result = layer.output
     if image != shape:
         result = rewriter.insert("reshape", [result], {"shape": shape}, before=node, like=node).output

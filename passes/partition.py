@@ -22,7 +22,7 @@ from qcompiler.ir.interpret import LEAVES
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ir.types import Stage
-from qcompiler.ops.custom import registration
+from qcompiler.ops.custom import function_name, registration
 from qcompiler.ops.work import elements, multiply_accumulates
 from qcompiler.passes.base import Pass, PassContext
 from qcompiler.passes.overrides import Overrides
@@ -64,7 +64,7 @@ class Partition(Pass):
         total = [max(1, sum(map(count, graph.nodes))) for count in (multiply_accumulates, elements)]
         for members in convex_partitions(graph, inside.__contains__):
             reasons = [
-                f"{node.op if node.op != 'custom' else _short(node)}: {outside[node]}"
+                f"{node.op if node.op != 'custom' else function_name(node)}: {outside[node]}"
                 for node in members
                 if node in outside
             ]
@@ -91,21 +91,17 @@ def why_float(node: Node, target: Target, overrides: Overrides) -> str:
     if overrides.wants_float(node):
         return "float is asked for"
     if node.op == "custom":
-        return str(node.attributes["reason"]) or f"the torch function {_short(node)!r} has no operator here"
+        return str(node.attributes["reason"]) or f"the torch function {function_name(node)!r} has no operator here"
     if not target.supports(node.op):
         return f"the target {target.name} has no integer {node.op}"
     strange = [value for value in (*node.inputs, *node.outputs) if not value.type.dtype.is_float]
     return f"%{strange[0].name} is {strange[0].type.dtype}" if strange else ""
 
 
-def _short(node: Node) -> str:
-    return str(node.attributes["function"]).rpartition("::")[2].removesuffix(".default").rpartition(".")[2]
-
-
 def _refusal(node: Node, why: str, target: Target) -> UnsupportedError:
     fix = f'Let it run in float, load_target("{target.name}").override(fallback="float"), or replace it in the model'
     if node.op == "custom":
-        fix += f", or register what it means:\n\n{registration(_short(node))}"
+        fix += f", or register what it means:\n\n{registration(function_name(node))}"
     elif not target.supports(node.op):
         fix += f", or add a rule for {node.op} to the target."
     else:

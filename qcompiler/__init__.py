@@ -3,17 +3,20 @@
 from qcompiler.announced import analyze, prepare_qat, prepare_quantized_training
 from qcompiler.api import Compiled, compile
 from qcompiler.artifact import Artifact, load
+from qcompiler.checkup import Checkup, check
 from qcompiler.errors import QCompilerError
 from qcompiler.targets import Target, load_target, targets
 from qcompiler.verify import Report
 
 __all__ = [
     "Artifact",
+    "Checkup",
     "Compiled",
     "QCompilerError",
     "Report",
     "Target",
     "analyze",
+    "check",
     "compile",
     "load",
     "load_target",

@@ -176,7 +176,7 @@ def compile(  # the field's word for it
     hardware = load_target(target)
     if output is not None:
         Artifact.check_destination(output)
-    model = _load(model)
+    model = load_model(model)
     if forward is not None and (calibration_data is None or not isinstance(model, nn.Module)):
         raise InputError("forward= is given without calibration data and a module to call", fix="Leave it out.")
     with steps(len(chosen) + 3) as progress:
@@ -257,8 +257,12 @@ def _passes(effort: Effort, passes: Sequence[Pass] | None, pipeline: str | None)
     return tuple(passes) if passes is not None else default_pipeline(effort)
 
 
-def _load(model: Model) -> nn.Module | ExportedProgram:
-    """The model itself, read from disk where a path is given."""
+def load_model(model: Model) -> nn.Module | ExportedProgram:
+    """The model itself, read from disk where a path is given.
+
+    Raises:
+        InputError: The path leads to no exported program.
+    """
     if not isinstance(model, str | Path):
         return model
     path = Path(model)

@@ -1,4 +1,4 @@
-"""The command line: `qcompiler compile | verify | run | explain | targets | passes | demo`.
+"""The command line: `qcompiler check | compile | verify | run | explain | targets | passes | demo`.
 
 Exit codes: 0 done, 1 refused or failed verification, 2 wrong usage. Results go to stdout, with `--json` as JSON;
 progress and diagnostics go to stderr.
@@ -10,6 +10,7 @@ import dataclasses
 import enum
 import importlib
 import json
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -17,13 +18,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qcompiler.errors import ArtifactError, InputError, NotSupportedYetError, QCompilerError
+from qcompiler.errors import InputError, NotSupportedYetError, QCompilerError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    import torch
-
+    from qcompiler.passes.base import Override
     from qcompiler.verify import Report
 
 app = typer.Typer(
@@ -36,6 +36,36 @@ app = typer.Typer(
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Folder = Annotated[Path, typer.Argument(help="An artifact folder.")]
+
+
+Wishes = Annotated[
+    list[str] | None, typer.Option("--override", help="PATTERN=BITS, PATTERN=a16w4 or PATTERN=float; may be repeated.")
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="FIELD=VALUE of the target, such as per_channel=true; may be repeated."),
+]
+
+
+def _target_names() -> list[str]:
+    """For the shell's completion."""
+    import qcompiler
+
+    return list(qcompiler.targets())
+
+
+TargetName = Annotated[
+    str,
+    typer.Option("--target", "-t", help="Name, or path of a .toml file.", autocompletion=_target_names),
+]
+
+
+class Normalization(enum.StrEnum):
+    """What becomes of the pixels of calibration images; see `inputs.NORMALIZATIONS`."""
+
+    unit = "unit"
+    signed = "signed"
+    imagenet = "imagenet"
 
 
 class OnFailure(enum.StrEnum):
@@ -85,13 +115,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 @app.command()
 def compile(  # the field's word for it
     model: Annotated[str, typer.Argument(help="package.module:function that returns the model, or a .pt2 file.")],
-    target: Annotated[str, typer.Option("--target", "-t", help="Name, or path of a .toml file.")] = "int8_dsp",
+    target: TargetName = "int8_dsp",
+    changes: Changes = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Artifact folder to write.")] = None,
     calibration: Annotated[
-        Path | None, typer.Option(help="Inputs, samples along the first axis: .npz, .npy, .safetensors or .pt.")
+        Path | None,
+        typer.Option(
+            help="Inputs, samples along the first axis: .npz, .npy, .safetensors or .pt; or a folder of images."
+        ),
     ] = None,
+    normalize: Annotated[
+        Normalization, typer.Option(help="Of images: pixels 0 to 1, -1 to 1, or as for ImageNet.")
+    ] = Normalization.unit,
     batch_size: Annotated[int, typer.Option(min=1, help="Samples per calibration batch.")] = 32,
-    override: Annotated[list[str] | None, typer.Option(help="PATTERN=BITS; may be repeated.")] = None,
+    override: Wishes = None,
     effort: Annotated[Effort, typer.Option(help="fast, default or best.")] = Effort.default,
     pipeline: Annotated[str | None, typer.Option(help="Passes as text, instead of the default ones.")] = None,
     verify: Annotated[OnFailure, typer.Option(help="What a failed verification does.")] = OnFailure.error,
@@ -102,10 +139,10 @@ def compile(  # the field's word for it
     import qcompiler
 
     subject, example = _model(model)
-    data = None if calibration is None else list(_batches(_tensors(calibration), batch_size))
+    data = None if calibration is None else _calibration(calibration, batch_size, normalize.value, subject, example)
     compiled = qcompiler.compile(
         subject,
-        target,
+        _target(target, changes or []),
         example_inputs=example,
         calibration_data=data,
         overrides=_overrides(override or []),
@@ -135,6 +172,35 @@ def compile(  # the field's word for it
 
 
 @app.command()
+def check(
+    model: Annotated[str, typer.Argument(help="As for compile.")],
+    target: TargetName = "int8_dsp",
+    changes: Changes = None,
+    override: Wishes = None,
+    as_json: Json = False,
+) -> None:
+    """Say what compile would fold, fuse, quantize, keep in float or refuse, and what would serve the model better."""
+    import qcompiler
+
+    subject, example = _model(model)
+    found = qcompiler.check(
+        subject, _target(target, changes or []), example_inputs=example, overrides=_overrides(override or [])
+    )
+    if as_json:
+        _print_json(found.to_dict())
+    else:
+        for text in found.diagnostics:
+            typer.echo(f"note: {text}", err=True)
+        rows = [(node.fate, node.name, node.op, node.detail) for node in found.nodes]
+        _print_table(("fate", "node", "op", "detail"), rows)
+        for item in found.advice:
+            names = ", ".join(item.nodes[:4]) + (f" and {len(item.nodes) - 4} more" if len(item.nodes) > 4 else "")
+            typer.echo(f"{item.rule} ({names}): {item.text}")
+    if not found.passed:
+        raise typer.Exit(1)
+
+
+@app.command()
 def verify(
     artifact: Folder,
     inputs: Annotated[Path | None, typer.Option(help="Inputs to compare on; made up when absent.")] = None,
@@ -143,9 +209,10 @@ def verify(
 ) -> None:
     """Check the hashes of an artifact, and run its forms against each other."""
     import qcompiler
+    from qcompiler.inputs import load_tensors
 
     loaded = qcompiler.load(artifact)
-    report = loaded.verify(*(() if inputs is None else _tensors(inputs)), seed=seed)
+    report = loaded.verify(*(() if inputs is None else load_tensors(inputs)), seed=seed)
     if as_json:
         _print_json(report.to_dict())
     else:
@@ -165,10 +232,11 @@ def run(
     import numpy as np
 
     import qcompiler
+    from qcompiler.inputs import load_tensors
     from qcompiler.ir import tree
 
     loaded = qcompiler.load(artifact)
-    results, _ = tree.flatten(loaded.run(*_tensors(inputs)))
+    results, _ = tree.flatten(loaded.run(*load_tensors(inputs)))
     arrays = {f"output_{index}": tensor.numpy() for index, tensor in enumerate(results)}
     if output is not None:
         if output.suffix != ".npz":
@@ -268,56 +336,60 @@ def _model(text: str) -> tuple[Any, object]:
     return result if isinstance(result, tuple) and len(result) == 2 else (result, None)
 
 
-def _overrides(texts: Iterable[str]) -> dict[str, int | str]:
-    result: dict[str, int | str] = {}
+def _loaded(subject: object) -> Any:  # noqa: ANN401  # a model of any kind
+    from qcompiler.api import load_model
+
+    return load_model(subject)  # type: ignore[arg-type]
+
+
+def _target(name: str, changes: Iterable[str]) -> Any:  # noqa: ANN401  # a Target, imported when it is needed
+    """The target called `name` with the fields that `--set` changes."""
+    import qcompiler
+
+    fields: dict[str, object] = {}
+    for text in changes:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise InputError(f"the change of the target is {text!r}", expected="FIELD=VALUE, such as per_channel=true")
+        words: dict[str, object] = {"true": True, "false": False}
+        fields[key] = int(value) if value.isdigit() else words.get(value.lower(), value)
+    target = qcompiler.load_target(name)
+    return target.override(**fields) if fields else target
+
+
+_WIDTHS = re.compile(r"a(?P<a>\d+)w(?P<w>\d+)")
+
+
+def _overrides(texts: Iterable[str]) -> dict[str, Override]:
+    result: dict[str, Override] = {}
     for text in texts:
         pattern, equals, value = text.rpartition("=")
         if not equals or not pattern:
-            raise InputError(f"the override is {text!r}", expected="PATTERN=BITS, such as features.0=16")
-        result[pattern] = int(value) if value.isdigit() else value
+            raise InputError(
+                f"the override is {text!r}",
+                expected="PATTERN=BITS, such as features.0=16, features.1=a16w4 or head=float",
+            )
+        widths = _WIDTHS.fullmatch(value)
+        if widths is not None:
+            result[pattern] = {"activation_bits": int(widths["a"]), "weight_bits": int(widths["w"])}
+        else:
+            result[pattern] = int(value) if value.isdigit() else value
     return result
 
 
-def _tensors(path: Path) -> tuple[torch.Tensor, ...]:
-    """The arrays of a file, in the order of their names' appearance."""
-    import numpy as np
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def _calibration(path: Path, batch_size: int, normalize: str, subject: object, example: object) -> Iterable[object]:
+    """Batches from a file of arrays or a folder of images, which are brought to the size that the model takes."""
+    from qcompiler.frontends import find_example_inputs
+    from qcompiler.inputs import ImageFolder, batches, load_tensors
+    from qcompiler.ir import tree
 
-    try:
-        match path.suffix:
-            case ".npz":
-                with np.load(path, allow_pickle=False) as arrays:
-                    return tuple(torch.from_numpy(arrays[name]) for name in arrays.files)
-            case ".npy":
-                return (torch.from_numpy(np.load(path, allow_pickle=False)),)
-            case ".safetensors":
-                return tuple(load_file(path).values())
-            case ".pt" | ".pth":
-                item = torch.load(path, weights_only=True, map_location="cpu")  # noqa: TID251  # tensors only: runs no code
-                items = (
-                    list(item.values())
-                    if isinstance(item, dict)
-                    else item
-                    if isinstance(item, tuple | list)
-                    else [item]
-                )
-                if all(isinstance(x, torch.Tensor) for x in items):
-                    return tuple(items)
-                raise InputError(f"{path} holds something else than tensors", expected="a tensor, or several")
-    except FileNotFoundError:
-        raise InputError(f"there is no file {str(path)!r}") from None
-    except (OSError, ValueError, EOFError, RuntimeError, SafetensorError) as error:
-        raise ArtifactError(f"{path} cannot be read: {error}") from error
-    raise InputError(f"{path.name!r} is of an unknown kind", expected=".npz, .npy, .safetensors or .pt")
-
-
-def _batches(tensors: tuple[torch.Tensor, ...], size: int) -> Iterable[tuple[torch.Tensor, ...]]:
-    """The samples of `tensors` in batches; one tuple of arguments per batch."""
-    count = min((len(x) for x in tensors if x.dim()), default=0)
-    for start in range(0, count, size):
-        yield tuple(x[start : start + size] for x in tensors)
+    if not path.is_dir():
+        return batches(load_tensors(path), batch_size)
+    leaves, _ = tree.flatten(find_example_inputs(_loaded(subject)) if example is None else example)
+    shape = tuple(leaves[0].shape[1:])
+    if len(leaves) != 1 or len(shape) != 3:
+        raise InputError("a folder of images is given", expected="a model of one input [N, channels, height, width]")
+    return ImageFolder(path, (shape[0], shape[1], shape[2]), normalize, batch_size)
 
 
 def _print_report(report: Report | None) -> None:

@@ -51,21 +51,29 @@ PASSES: dict[str, type[Pass]] = {
 """The passes of this package by name, in the order in which the default pipeline first runs them."""
 
 
-def quantization_passes(effort: str = "default") -> tuple[Pass, ...]:
-    """From a captured graph to a calibrated QUANTIZED one.
-
-    Args:
-        effort: See `qcompiler.compile`.
-    """
-    return (
+def structural_passes() -> tuple[tuple[Pass, ...], tuple[Pass, ...]]:
+    """The passes that look at no numbers: up to a CANONICAL graph, and those that place islands and quantizers."""
+    front = (
         Canonicalize(),
         EliminateDeadCode(),
         FoldConstants(),
         FoldBatchNorm(),
         FuseActivations(),
         EliminateDeadCode(),
-        Partition(),
-        InsertQuantizers(),
+    )
+    return front, (Partition(), InsertQuantizers())
+
+
+def quantization_passes(effort: str = "default") -> tuple[Pass, ...]:
+    """From a captured graph to a calibrated QUANTIZED one.
+
+    Args:
+        effort: See `qcompiler.compile`.
+    """
+    front, placement = structural_passes()
+    return (
+        *front,
+        *placement,
         FixRanges(),
         UnifyScales(),
         CalibrateWeights(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -65,6 +66,111 @@ def test_compile_in_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> 
     assert result["bytes"]["model.onnx"] < 200_000
 
 
+def pictures(folder: Path, count: int = 24) -> Path:
+    """Digits as pictures of another size, some of them coloured, in folders by label."""
+    from PIL import Image
+
+    for index, image in enumerate(DATA.calibration_images[:count]):
+        pixels = (image[0] * 255).to(torch.uint8).numpy()
+        picture = Image.fromarray(pixels).resize((40, 32))
+        home = folder / str(index % 3)
+        home.mkdir(parents=True, exist_ok=True)
+        (picture.convert("RGB") if index % 2 else picture).save(home / f"{index:03}.{'jpg' if index % 3 else 'png'}")
+    return folder
+
+
+def test_a_folder_of_images_calibrates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = pictures(tmp_path / "pictures")
+    command = [
+        "compile",
+        MODEL,
+        "--calibration",
+        str(folder),
+        "--batch-size",
+        "10",
+        "-o",
+        str(tmp_path / "out"),
+        "--json",
+    ]
+    assert cli.main(command) == 0
+    capsys.readouterr()
+    np.save(tmp_path / "x.npy", DATA.test_images.numpy())
+    assert cli.main(["run", str(tmp_path / "out"), str(tmp_path / "x.npy"), "-o", str(tmp_path / "y.npz")]) == 0
+    with np.load(tmp_path / "y.npz") as outputs:
+        labels = outputs["output_0"].argmax(1)
+    assert float((labels == DATA.test_labels.numpy()).mean()) > 0.9
+    capsys.readouterr()
+    (folder / "broken.png").write_bytes(b"no picture")
+    assert cli.main(command) == 1
+    assert "broken.png cannot be read" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert cli.main(["compile", MODEL, "--calibration", str(tmp_path / "empty")]) == 1
+    assert "holds no image" in capsys.readouterr().err
+
+
+def test_images_are_read_as_the_model_takes_them(tmp_path: Path) -> None:
+    from PIL import Image
+
+    from qcompiler.errors import InputError
+    from qcompiler.inputs import ImageFolder
+
+    wide = np.zeros((10, 30, 3), np.uint8)
+    wide[:, 10:20] = (255, 0, 51)  # the middle third
+    Image.fromarray(wide).save(tmp_path / "a.png")
+    Image.fromarray(wide).save(tmp_path / "b.png")
+    (tmp_path / "note.txt").write_text("no picture")
+    batches = list(ImageFolder(tmp_path, (3, 10, 10), batch_size=1))
+    assert [len(batch[0]) for batch in batches] == [1, 1]
+    assert torch.equal(batches[0][0][0, :, 5, 5], torch.tensor([255.0, 0.0, 51.0]) / 255)
+    (signed,) = next(iter(ImageFolder(tmp_path, (3, 10, 10), "signed")))
+    assert signed[0, :, 5, 5].tolist() == pytest.approx([1.0, -1.0, -0.6])
+    (net,) = next(iter(ImageFolder(tmp_path, (3, 10, 10), "imagenet")))
+    assert net[0, :, 5, 5].tolist() == pytest.approx([(1 - 0.485) / 0.229, -0.456 / 0.224, (0.2 - 0.406) / 0.225])
+    (grey,) = next(iter(ImageFolder(tmp_path, (1, 10, 10))))
+    assert grey.shape == (2, 1, 10, 10)
+    with pytest.raises(InputError, match="takes 4 channels"):
+        ImageFolder(tmp_path, (4, 10, 10))
+
+
+def test_check_lists_every_node_and_ends_with_1_where_it_refuses(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli.main(["check", MODEL]) == 0
+    assert "folded" in capsys.readouterr().out
+    assert cli.main(["check", MODEL, "--override", "classifier=float", "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert [node["name"] for node in found["nodes"] if node["fate"] == "refused"] == ["classifier"]
+    assert cli.main(["check", MODEL, "--override", "classifier=float", "--set", "fallback=float"]) == 0
+    assert "float is asked for" in capsys.readouterr().out
+
+
+def test_the_target_and_single_layers_can_be_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.savez(tmp_path / "x.npz", x=DATA.calibration_images[:64].numpy())
+    command = ["compile", MODEL, "--calibration", str(tmp_path / "x.npz"), "--json"]
+    command += ["--set", "per_channel=true", "--set", "weight_bits=4", "--set", "fallback=float"]
+    command += ["--override", "features.0=a16w8", "--override", "classifier=float"]
+    assert cli.main(command) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["target"] == "int8_dsp[per_channel=True, weight_bits=4, fallback=float]"
+    assert "One float island" in captured.err
+
+
+def test_the_shell_completes_commands_and_targets() -> None:
+    environment = {
+        "_QCOMPILER_COMPLETE": "complete_bash",
+        "COMP_WORDS": "qcompiler compile x --target int",
+        "COMP_CWORD": "4",
+    }
+    run = subprocess.run(
+        [Path(sys.executable).parent / "qcompiler"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+    )
+    assert {"int8_dsp", "int8_dsp_per_channel", "int8_ort"} <= set(run.stdout.split())
+
+
 REFUSED = {
     "an artifact that is none": (["verify", "nowhere"], "manifest.json"),
     "a model without a function": (["compile", "examples.digits.model"], "package.module:function"),
@@ -74,6 +180,8 @@ REFUSED = {
     "an override without a width": (["compile", MODEL, "--override", "features.0"], "PATTERN=BITS"),
     "an analysis": (["analyze", MODEL], "not supported yet"),
     "an ONNX file": (["compile", "model.onnx"], "not supported yet"),
+    "a change that is none": (["compile", MODEL, "--set", "per_channel"], "FIELD=VALUE"),
+    "a change of no known field": (["check", MODEL, "--set", "per_chanel=true"], "Did you mean per_channel"),
     "a target that is unknown": (["compile", MODEL, "--target", "int9"], "int8_dsp"),
 }
 

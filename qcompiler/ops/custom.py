@@ -121,6 +121,14 @@ def _overridable() -> frozenset[object]:
     return frozenset(item for group in torch.overrides.get_overridable_functions().values() for item in group)
 
 
+def function_name(node: Node) -> str:
+    """What a custom op is called in messages and in rules: `cumsum` for `torch.cumsum` and `aten::cumsum.default`."""
+    name = str(node.attributes["function"])
+    if "::" not in name:
+        return name.rpartition(".")[2].strip("_")
+    return name.partition(".")[0].removeprefix("aten::")
+
+
 def registration(function: str) -> str:
     """The few lines that give a function of torch its meaning here."""
     return (
