@@ -89,7 +89,8 @@ class _Placement:
     def _is_plain_constant(self, node: Node, index: int) -> bool:
         """Whether operand `index` is a tensor of the module that is read like an activation."""
         leaf = node.inputs[index].producer
-        is_parameter = node.definition.has(Trait.MAC) and index > 0 and node.op != "matmul"
+        is_weight = node.definition.has(Trait.MAC) and node.op != "matmul"
+        is_parameter = index > 0 and (is_weight or node.definition.has(Trait.PARAMETRIC))
         return leaf is not None and leaf.op in LEAVES and not is_parameter and node.inputs[index].type.dtype.is_float
 
     def _quantize_parameters(self, node: Node) -> None:

@@ -25,7 +25,7 @@ from qcompiler.ir.interpret import LEAVES
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ir.types import DType, QuantParams, Stage, TensorType
-from qcompiler.ops import UNARY
+from qcompiler.ops import UNARY, prelu_function
 from qcompiler.ops.quantizers import code_limits, grid, leaf_tensor
 from qcompiler.ops.resampling import resampling_weights
 from qcompiler.passes.base import Pass, PassContext
@@ -33,12 +33,14 @@ from qcompiler.quant.accumulator import accumulator_bounds, fits
 from qcompiler.quant.affine import AffineParams, along_axis, quantize, quantize_bias
 from qcompiler.quant.arithmetic import (
     Arithmetic,
+    RealFunction,
     add_parameters,
     average_multiplier,
     lookup_table,
     mul_parameters,
     rescale_multiplier,
 )
+from qcompiler.quant.layer_norm import layer_norm_parameters
 from qcompiler.quant.requant import Requantization, RequantMode, prepare_requantization, real_multiplier
 from qcompiler.quant.spec import QuantSpec
 from qcompiler.targets import Target
@@ -348,6 +350,32 @@ class _Lowering:
         attributes = {"axes": axes, "keepdim": node.attributes["keepdim"], "mode": str(self.arithmetic.requant)}
         return self._insert("int_mean", [x, *self._multiplier(requantization, out)], attributes, out, node)
 
+    def layer_norm(self, node: Node, out: _Output) -> Value:
+        x = self.lowered[node.inputs[0]]
+        weight, bias = (leaf_tensor(value) for value in node.inputs[1:])
+        eps, largest = float(cast("float", node.attributes["eps"])), max(map(abs, self._steps(x)))
+        try:
+            constants = layer_norm_parameters(
+                self._params(x), weight, bias, eps, out.params, self.arithmetic, largest=largest
+            )
+        except InputError as error:
+            raise UnsupportedError(error.found, where=node.where, expected=error.expected, fix=error.fix) from None
+        bound = torch.tensor(2**31 - 1)
+        self._prove(node, -bound, bound, constants.out)
+        operands = [x]
+        for name, codes, scale, dtype in (
+            ("weight", constants.weight, constants.weight_scale, DType.I16),
+            ("bias", constants.bias, constants.bias_scale, DType.I32),
+        ):
+            type = TensorType(dtype, tuple(codes.shape), QuantParams.of(scale, torch.tensor(0), None))
+            operands.append(self._leaf(codes.to(dtype.torch), f"{out.quantizer.name}.{name}", out.quantizer, type))
+        attributes = {
+            "epsilon": constants.epsilon,
+            "fraction": constants.fraction,
+            "mode": str(self.arithmetic.requant),
+        }
+        return self._insert("int_layer_norm", [*operands, *self._multiplier(constants.out, out)], attributes, out, node)
+
     def _rescale(self, source: Value, out: _Output) -> Value:
         x = self.lowered[source]
         requantization = rescale_multiplier(self._params(x), out.params, self.arithmetic)
@@ -360,10 +388,23 @@ class _Lowering:
         raise PassError(f"{node.op} stands in front of a quantizer", where=node.where, fix="Run fuse-requantization.")
 
     def _table(self, node: Node, out: _Output) -> Value:
+        function = UNARY[node.op]
+        parameters = tuple(node.attributes[name] for name in function.attributes)
+        return self._lookup(node, out, self._tabulated(node, out, function.table(node)), parameters)
+
+    def prelu(self, node: Node, out: _Output) -> Value:
+        slopes = leaf_tensor(node.inputs[1]).to(torch.float64).tolist()
+        tables = torch.stack([self._tabulated(node, out, prelu_function(slope)) for slope in slopes])
+        if len(slopes) == 1:
+            return self._lookup(node, out, tables[0], tuple(slopes))
+        return self._lookup(node, out, tables, tuple(slopes), axis=1)
+
+    def _tabulated(self, node: Node, out: _Output, function: RealFunction) -> Tensor:
+        """An entry for each code of the operand."""
         x = self.lowered[node.inputs[0]]
         low, high = self.limits[x]
-        table = lookup_table(
-            UNARY[node.op].table(node),
+        return lookup_table(
+            function,
             self._params(x),
             out.params,
             self.arithmetic,
@@ -372,10 +413,18 @@ class _Lowering:
             out_qmin=out.qmin,
             out_qmax=out.qmax,
         )
-        dtype = DType(out.spec.dtype)
-        value = self._leaf(table.to(dtype.torch), f"{out.quantizer.name}.table", out.quantizer)
-        parameters = tuple(node.attributes[name] for name in UNARY[node.op].attributes)
-        attributes: dict[str, Attribute] = {"offset": low, "function": node.op, "parameters": parameters}
+
+    def _lookup(
+        self, node: Node, out: _Output, table: Tensor, parameters: tuple[Attribute, ...], axis: int | None = None
+    ) -> Value:
+        x = self.lowered[node.inputs[0]]
+        value = self._leaf(table.to(DType(out.spec.dtype).torch), f"{out.quantizer.name}.table", out.quantizer)
+        attributes: dict[str, Attribute] = {
+            "offset": self.limits[x][0],
+            "function": node.op,
+            "parameters": cast("tuple[float, ...]", parameters),
+            "axis": axis,
+        }
         return self._insert("lookup", [x, value], attributes, out, node)
 
     def _movement(self, node: Node) -> Value:
@@ -470,6 +519,8 @@ _RULES: dict[str, _Rule] = {
     "sub": _Lowering.add,
     "mul": _Lowering.mul,
     "mean": _Lowering.mean,
+    "layer_norm": _Lowering.layer_norm,
+    "prelu": _Lowering.prelu,
     "relu": _Lowering.activation,
     "clamp": _Lowering.activation,
 }

@@ -94,6 +94,10 @@ def why_float(node: Node, target: Target, overrides: Overrides) -> str:
         return str(node.attributes["reason"]) or f"the torch function {function_name(node)!r} has no operator here"
     if not target.supports(node.op):
         return f"the target {target.name} has no integer {node.op}"
+    is_weighted = node.definition.has(Trait.PARAMETRIC) or (node.definition.has(Trait.MAC) and node.op != "matmul")
+    computed = [value for value in node.inputs[1:] if not _is_leaf(value)] if is_weighted else []
+    if computed:
+        return f"its parameter %{computed[0].name} is computed"
     strange = [value for value in (*node.inputs, *node.outputs) if not value.type.dtype.is_float]
     return f"%{strange[0].name} is {strange[0].type.dtype}" if strange else ""
 

@@ -238,6 +238,26 @@ def int_resample2d(call: Call, arrays: Sequence[Array]) -> Array:
     return codes
 
 
+def int_layer_norm(call: Call, arrays: Sequence[Array]) -> Array:
+    """Distances from the mean over the root of the variance, both times the number of elements: see `numerics`."""
+    steps = _steps(call, arrays, 0)
+    weight, bias = arrays[1].astype(np.int64), arrays[2].astype(np.int64)
+    axes = tuple(range(-weight.ndim, 0))
+    total: Int = steps.sum(axes, keepdims=True)
+    spread: Int = weight.size * (steps * steps).sum(axes, keepdims=True) - total * total
+    radicand = np.maximum(spread + call["epsilon"], 1)
+    shift = np.zeros_like(radicand)
+    for pairs in (16, 8, 4, 2, 1):
+        small = radicand < 2 ** (60 - 2 * pairs)
+        radicand = np.where(small, radicand << (2 * pairs), radicand)
+        shift += pairs * small
+    root = np.sqrt(radicand.astype(np.float64)).astype(np.int64)
+    root -= root * root > radicand
+    root += (root + 1) * (root + 1) <= radicand
+    normalized = divide((weight.size * steps - total) << (shift + call["fraction"]), root, "rhup")
+    return call.requantize(normalized * weight + bias, *_multiplier(arrays, 3))
+
+
 def max_pool2d(call: Call, arrays: Sequence[Array]) -> Array:
     """Largest code of each window; padding never wins."""
     x = arrays[0]
@@ -276,9 +296,14 @@ def rescale(call: Call, arrays: Sequence[Array]) -> Array:
 
 
 def lookup(call: Call, arrays: Sequence[Array]) -> Array:
-    """A table entry per code."""
-    entries: Array = arrays[1][arrays[0].astype(np.int64) - call["offset"]]
-    return entries
+    """A table entry per code; with an axis, from the row of the channel."""
+    index, table, axis = arrays[0].astype(np.int64) - call["offset"], arrays[1], call.get("axis")
+    if axis is None:
+        entries: Array = table[index]
+        return entries
+    rows = np.arange(len(table)).reshape([-1 if a == axis else 1 for a in range(index.ndim)])
+    per_channel: Array = table[rows, index]
+    return per_channel
 
 
 def reshape(call: Call, arrays: Sequence[Array]) -> Array:
@@ -326,6 +351,7 @@ KERNELS: Mapping[str, Kernel] = {
     "int_add": int_add,
     "int_mul": int_mul,
     "int_mean": int_mean,
+    "int_layer_norm": int_layer_norm,
     "int_avg_pool2d": int_avg_pool2d,
     "int_resample2d": int_resample2d,
     "max_pool2d": max_pool2d,

@@ -14,6 +14,7 @@ and runs them as float otherwise.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -40,6 +41,9 @@ WIDE_OPSET, WIDE_IR_VERSION = 21, 10
 
 AXES_AS_INPUT = 18
 """The first opset in which ReduceMean takes its axes as an input."""
+
+LEAST_EPS = float(np.finfo(np.float32).tiny)
+"""What keeps a normalization of equal elements from dividing by zero."""
 
 WEIGHT_CODES = ".codes"
 """Follows the name of a weight in the name of its initializer."""
@@ -83,7 +87,8 @@ def emit(graph: Graph, options: OnnxOptions | None = None) -> bytes:
 def _raised(options: OnnxOptions, graph: Graph) -> OnnxOptions:
     """`options` with the opset that the element types and the islands of `graph` need."""
     opset, ir_version = options.opset, options.ir_version
-    if any(value.type.dtype in (DType.I16, DType.U16) for value in graph.values()):
+    results = (value for value in graph.values() if value.producer is None or value.producer.op not in LEAVES)
+    if any(value.type.dtype in (DType.I16, DType.U16) for value in results):
         opset, ir_version = max(opset, WIDE_OPSET), max(ir_version, WIDE_IR_VERSION)
     if any(node.op == "call" for node in graph.nodes):
         opset = max(opset, LEAST_OPSET)
@@ -186,6 +191,15 @@ class _Emitter:
             grid = self.activation_grid(name, quant, value.type.dtype)
         axis = {} if quant.axis is None else {"axis": quant.axis}
         return self.add("DequantizeLinear", [source, *grid], self.unused(f"{name}.real"), **axis)
+
+    def numbers(self, node: Node, index: int) -> gs.Constant:
+        """Operand `index`, a tensor of the module, as the real numbers that its codes stand for."""
+        value = node.inputs[index]
+        quant = value.type.quant
+        if quant is None or quant.axis is not None:
+            raise UnsupportedError(f"%{value.name} has no grid of its own", where=node.where)
+        real = (_leaf(value).astype(np.float64) - quant.zero_point[0]) * quant.scale[0]
+        return self.constant(f"{node.name}/{index}", real.astype(np.float32))
 
     def quantized(self, node: Node, real: gs.Tensor) -> None:
         """Quantize `real` to the grid and the code limits of `node`'s result."""
@@ -295,12 +309,34 @@ class _Emitter:
         if axes == [2, 3] and node.inputs[0].type.rank == 4 and node.attributes["keepdim"]:
             self.quantized(node, self.compute(node, "GlobalAveragePool", [x]))
             return
-        keep = int(bool(node.attributes["keepdim"]))
+        self.quantized(node, self.mean_over(node, x, axes, bool(node.attributes["keepdim"])))
+
+    def mean_over(self, node: Node, x: gs.Tensor, axes: Sequence[int], keepdim: bool) -> gs.Tensor:
+        """ReduceMean, whose axes are an input in newer opsets."""
         if self.options.opset >= AXES_AS_INPUT:
             operands = [x, self.constant(f"{node.name}.axes", np.asarray(axes, np.int64))]
-            self.quantized(node, self.compute(node, "ReduceMean", operands, keepdims=keep))
-            return
-        self.quantized(node, self.compute(node, "ReduceMean", [x], axes=axes, keepdims=keep))
+            return self.compute(node, "ReduceMean", operands, keepdims=int(keepdim))
+        return self.compute(node, "ReduceMean", [x], axes=list(axes), keepdims=int(keepdim))
+
+    def layer_norm(self, node: Node) -> None:
+        """In operators of opset 13, with the weight and the bias that the integers stand for."""
+        x, weight, bias = self.real(node, 0), self.numbers(node, 1), self.numbers(node, 2)
+        rank = node.inputs[0].type.rank
+        axes = list(range(rank - node.inputs[1].type.rank, rank))
+        quant, count = node.inputs[0].type.quant, math.prod(cast("tuple[int, ...]", node.inputs[1].type.shape))
+        if quant is None:
+            raise UnsupportedError("the operand has no grid", where=node.where)
+        eps = float(cast("int", node.attributes["epsilon"])) * quant.scale[0] ** 2 / count**2
+        distance = self.compute(node, "Sub", [x, self.mean_over(node, x, axes, keepdim=True)])
+        square = self.compute(node, "Mul", [distance, distance])
+        variance = self.mean_over(node, square, axes, keepdim=True)
+        # The smallest normal number stands for no eps at all, where equal elements would give 0 / 0.
+        guarded = self.compute(
+            node, "Add", [variance, self.constant(f"{node.name}.eps", np.float32(max(eps, LEAST_EPS)))]
+        )
+        normalized = self.compute(node, "Div", [distance, self.compute(node, "Sqrt", [guarded])])
+        scaled = self.compute(node, "Mul", [normalized, weight])
+        self.quantized(node, self.compute(node, "Add", [scaled, bias]))
 
     def avg_pool2d(self, node: Node) -> None:
         if node.attributes["divisor_override"] is not None:
@@ -343,6 +379,13 @@ class _Emitter:
 
     def lookup(self, node: Node) -> None:
         function = str(node.attributes["function"])
+        if function == "prelu":
+            slopes = np.asarray(node.attributes["parameters"], np.float32)
+            if node.attributes["axis"] is not None:
+                slopes = slopes.reshape(-1, *[1] * (node.inputs[0].type.rank - 2))
+            operands = [self.real(node, 0), self.constant(f"{node.name}.slopes", slopes)]
+            self.quantized(node, self.compute(node, "PRelu", operands))
+            return
         rule = FUNCTIONS.get(function)
         if rule is None:
             raise UnsupportedError(f"the function {function} has no ONNX form", where=node.where)
@@ -425,6 +468,7 @@ _RULES: dict[str, Callable[[_Emitter, Node], None]] = {
     "int_add": _Emitter.binary,
     "int_mul": _Emitter.binary,
     "int_mean": _Emitter.mean,
+    "int_layer_norm": _Emitter.layer_norm,
     "int_avg_pool2d": _Emitter.avg_pool2d,
     "int_resample2d": _Emitter.resample2d,
     "lookup": _Emitter.lookup,

@@ -122,6 +122,8 @@ def _distribution(node: Node, operands: Sequence[Distribution | None]) -> Distri
     if node.op in LEAVES or not operands or operands[0] is None:
         return None
     x = operands[0]
+    if node.op == "layer_norm":
+        return _normalized(node)
     if node.definition.has(Trait.ACTIVATION):
         return x.clamp(*activation_bounds(node))
     if node.op in ("fake_quantize", "avg_pool2d", "adaptive_avg_pool2d", "resize", "mean", "max_pool2d"):
@@ -138,6 +140,14 @@ def _distribution(node: Node, operands: Sequence[Distribution | None]) -> Distri
     if node.op in ("linear", "conv1d", "conv2d", "conv3d"):  # a transposed one sums other taps at each position
         return _mac(node, x)
     return None
+
+
+def _normalized(node: Node) -> Distribution:
+    """Behind a layer norm an element is N(bias, weight^2): all of them as one, for the axis is that of no channel."""
+    weight, bias = (_weight(value).to(torch.float64) for value in node.inputs[1:])
+    mean = bias.mean()
+    std = (weight.square() + bias.square()).mean().sub(mean.square()).clamp(min=0).sqrt()
+    return Distribution(Gaussian(mean.reshape(1), std.reshape(1)))
 
 
 def _concat(node: Node, operands: Sequence[Distribution | None]) -> Distribution | None:

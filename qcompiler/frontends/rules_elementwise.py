@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -82,6 +83,40 @@ def _core_batch_norm(
     return [result, statistics, statistics]
 
 
+@rule("layer_norm")
+def _layer_norm(
+    b: Builder,
+    input: Operand,
+    normalized_shape: Sequence[int],
+    weight: Operand | None = None,
+    bias: Operand | None = None,
+    eps: float = 1e-5,
+    cudnn_enable: bool = True,
+) -> Value:
+    parameters = [
+        _constant(b, tuple(normalized_shape), default) if given is None else given
+        for given, default in ((weight, 1.0), (bias, 0.0))
+    ]
+    return b.node("layer_norm", [input, *parameters], eps=float(eps))
+
+
+@rule("native_layer_norm")
+def _native_layer_norm(
+    b: Builder,
+    input: Operand,
+    normalized_shape: Sequence[int],
+    weight: Operand | None,
+    bias: Operand | None,
+    eps: float,
+) -> object:
+    statistics = b.refusal("the statistics of a layer norm are read")
+    return [_layer_norm(b, input, normalized_shape, weight, bias, eps), statistics, statistics]
+
+
+def _constant(b: Builder, shape: tuple[int, ...], value: float) -> Leaf:
+    return Leaf("constant", "", torch.full(shape, value, device=b.device))
+
+
 @rule("dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
 def _dropout(b: Builder, input: Operand, p: float = 0.5, training: bool = True, inplace: bool = False) -> Value:
     if training:
@@ -116,6 +151,11 @@ def _to(b: Builder, input: Operand, *arguments: object, **keywords: object) -> O
 @rule("relu")
 def _relu(b: Builder, input: Operand, inplace: bool = False) -> Value:
     return b.node("relu", [input])
+
+
+@rule("prelu")
+def _prelu(b: Builder, input: Operand, weight: Operand) -> Value:
+    return b.node("prelu", [input, weight])
 
 
 @rule("relu6")

@@ -40,6 +40,8 @@ class Trait(StrEnum):
     """Monotone clamp of its input: `relu`, `clamp`."""
     MAC = "mac"
     """Sum of products of its first operand with its second, the weight."""
+    PARAMETRIC = "parametric"
+    """Its operands but the first are tensors of the model, which become constants of its integer form."""
     UNARY = "unary"
     """Applies one real function to each element."""
     REQUANTIZES = "requantizes"

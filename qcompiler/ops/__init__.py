@@ -1,7 +1,18 @@
 """One definition per operator: signature, type inference and evaluation. Importing this package fills the registry."""
 
-from qcompiler.ops import custom, elementwise, integer, leaves, mac, movement, pooling, quantization, resampling
-from qcompiler.ops.elementwise import UNARY, UnaryFunction
+from qcompiler.ops import (
+    custom,
+    elementwise,
+    integer,
+    leaves,
+    mac,
+    movement,
+    normalization,
+    pooling,
+    quantization,
+    resampling,
+)
+from qcompiler.ops.elementwise import UNARY, UnaryFunction, prelu_function
 
 __all__ = [
     "UNARY",
@@ -12,7 +23,9 @@ __all__ = [
     "leaves",
     "mac",
     "movement",
+    "normalization",
     "pooling",
+    "prelu_function",
     "quantization",
     "resampling",
 ]

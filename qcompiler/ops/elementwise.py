@@ -235,3 +235,34 @@ register(
         summary="x.",
     )
 )
+
+
+def _infer_prelu(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
+    check_float(types)
+    x, weight = types
+    channels = x.shape[1] if x.rank > 1 else 1
+    if weight.shape not in ((1,), (channels,)):
+        raise GraphError(f"the input is {x} and the slopes {weight}", expected="one slope, or one per channel")
+    return (x,)
+
+
+def _prelu(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    return (functional.prelu(operands[0], operands[1]),)
+
+
+register(
+    OpDef(
+        name="prelu",
+        operands=("x", "weight"),
+        infer=_infer_prelu,
+        evaluate=_prelu,
+        stages=FLOAT_STAGES,
+        traits=frozenset({Trait.PARAMETRIC}),
+        summary="max(x, 0) + weight * min(x, 0), a weight for all or one per channel along axis 1.",
+    )
+)
+
+
+def prelu_function(slope: float) -> Callable[[Array], Array]:
+    """`prelu` with one slope in float64, for a table."""
+    return lambda x: np.where(x > 0.0, x, slope * x)

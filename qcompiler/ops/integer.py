@@ -36,8 +36,8 @@ from qcompiler.quant.requant import Requantization, RequantMode
 from qcompiler.quant.rounding import Rounding
 
 _RESULT: dict[str, object] = {"dtype": REQUIRED, "qmin": None, "qmax": None}
-_REQUANTIZED: dict[str, object] = {"mode": REQUIRED, **_RESULT}
-_TRAITS = frozenset({Trait.REQUANTIZES})
+REQUANTIZED: dict[str, object] = {"mode": REQUIRED, **_RESULT}
+REQUANTIZES = frozenset({Trait.REQUANTIZES})
 _Shape = Callable[[Sequence[TensorType], Attributes, int], Shape]
 _Convolve = Callable[[Tensor, Tensor, Tensor | None, Attributes, int], Tensor]
 
@@ -48,7 +48,7 @@ def _requantization(node: Node, operands: Sequence[Tensor], first: int) -> Requa
     return Requantization(RequantMode(str(node.attributes["mode"])), operands[first], exponent)
 
 
-def _check_requantized(types: Sequence[TensorType], attributes: Attributes, first: int, channels: Dim = 1) -> DType:
+def check_requantized(types: Sequence[TensorType], attributes: Attributes, first: int, channels: Dim = 1) -> DType:
     """Check what all requantizing ops share, and give the element type of the result.
 
     Args:
@@ -86,7 +86,16 @@ def steps(node: Node, operands: Sequence[Tensor], index: int) -> Tensor:
     return codes - along_axis(params.zero_point, codes.dim(), params.axis)
 
 
-def _apply(node: Node, operands: Sequence[Tensor], acc: Tensor, axis: int, first: int) -> tuple[Tensor, ...]:
+def apply(node: Node, operands: Sequence[Tensor], acc: Tensor, axis: int, first: int) -> tuple[Tensor, ...]:
+    """Requantize an accumulator.
+
+    Args:
+        node: Says mode, grid and limits of the result.
+        operands: Of the node; the multiplier is number `first`, its exponent the next.
+        acc: int64.
+        axis: Of the channels, where there is a multiplier for each.
+        first: See `operands`.
+    """
     requantization = _requantization(node, operands, first)
     qmin, qmax = codes_limits(node)
     zero_point = int(grid(node).zero_point)
@@ -115,26 +124,26 @@ def _factors(node: Node, operands: Sequence[Tensor], axis: int = 0) -> tuple[Ten
 def _conv(rank: int, shape: _Shape, convolve: _Convolve, axis: int) -> tuple[Infer, Evaluate]:
     def infer(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
         result = shape(types[:3], attributes, rank)
-        return (TensorType(_check_requantized(types, attributes, 3, result[1]), result),)
+        return (TensorType(check_requantized(types, attributes, 3, result[1]), result),)
 
     def evaluate(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
         x, weight = _factors(node, operands, axis)
         acc = convolve(x, weight, None, node.attributes, rank).to(torch.int64)
         bias = operands[2].to(torch.int64).reshape(1, -1, *[1] * rank)
-        return _apply(node, operands, acc + bias, 1, 3)
+        return apply(node, operands, acc + bias, 1, 3)
 
     return infer, evaluate
 
 
 def _infer_linear(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
     shape = linear_shape(types[:3])
-    return (TensorType(_check_requantized(types, attributes, 3, shape[-1]), shape),)
+    return (TensorType(check_requantized(types, attributes, 3, shape[-1]), shape),)
 
 
 def _linear(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
     x, weight = _factors(node, operands)
     acc = functional.linear(x, weight).to(torch.int64) + operands[2].to(torch.int64)
-    return _apply(node, operands, acc, acc.dim() - 1, 3)
+    return apply(node, operands, acc, acc.dim() - 1, 3)
 
 
 for _rank in (1, 2, 3):
@@ -148,12 +157,12 @@ for _rank in (1, 2, 3):
                 "padding": (0,) * 2 * _rank,
                 "dilation": (1,) * _rank,
                 "groups": 1,
-                **_REQUANTIZED,
+                **REQUANTIZED,
             },
             infer=_infer,
             evaluate=_evaluate,
             stages=INTEGER_ONLY,
-            traits=_TRAITS,
+            traits=REQUANTIZES,
             summary="requantize(sum (x - z_x)(w - z_w) + bias); padding adds nothing.",
         )
     )
@@ -168,12 +177,12 @@ for _rank in (1, 2, 3):
                 "output_padding": (0,) * _rank,
                 "dilation": (1,) * _rank,
                 "groups": 1,
-                **_REQUANTIZED,
+                **REQUANTIZED,
             },
             infer=_infer,
             evaluate=_evaluate,
             stages=INTEGER_ONLY,
-            traits=_TRAITS,
+            traits=REQUANTIZES,
             summary="requantize of a transposed convolution; weight [in, out / groups, kernel...].",
         )
     )
@@ -181,11 +190,11 @@ register(
     OpDef(
         name="int_linear",
         operands=("x", "weight", "bias", "multiplier", "exponent?"),
-        attributes=_REQUANTIZED,
+        attributes=REQUANTIZED,
         infer=_infer_linear,
         evaluate=_linear,
         stages=INTEGER_ONLY,
-        traits=_TRAITS,
+        traits=REQUANTIZES,
         summary="requantize(sum (x - z_x)(w - z_w) + bias).",
     )
 )
@@ -252,12 +261,12 @@ register(
             "offset": REQUIRED,
             "scalar_left_offset": REQUIRED,
             "subtract": False,
-            **_REQUANTIZED,
+            **REQUANTIZED,
         },
         infer=_infer_binary,
         evaluate=_add,
         stages=INTEGER_ONLY,
-        traits=_TRAITS,
+        traits=REQUANTIZES,
         summary="Both operands brought to one scale, added or subtracted, requantized.",
     )
 )
@@ -265,18 +274,18 @@ register(
     OpDef(
         name="int_mul",
         operands=("a", "b"),
-        attributes={"product_multiplier": REQUIRED, "product_exponent": REQUIRED, **_REQUANTIZED},
+        attributes={"product_multiplier": REQUIRED, "product_exponent": REQUIRED, **REQUANTIZED},
         infer=_infer_binary,
         evaluate=_mul,
         stages=INTEGER_ONLY,
-        traits=_TRAITS,
+        traits=REQUANTIZES,
         summary="requantize((a - z_a)(b - z_b)).",
     )
 )
 
 
 def _infer_mean(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
-    return (TensorType(_check_requantized(types, attributes, 1), mean_shape(types, attributes)),)
+    return (TensorType(check_requantized(types, attributes, 1), mean_shape(types, attributes)),)
 
 
 def _mean(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -300,11 +309,11 @@ register(
     OpDef(
         name="int_mean",
         operands=("x", "multiplier", "exponent?"),
-        attributes={"axes": REQUIRED, "keepdim": False, **_REQUANTIZED},
+        attributes={"axes": REQUIRED, "keepdim": False, **REQUANTIZED},
         infer=_infer_mean,
         evaluate=_mean,
         stages=INTEGER_ONLY,
-        traits=_TRAITS,
+        traits=REQUANTIZES,
         summary="requantize(sum (x - z_x)) with the division in the multiplier.",
     )
 )
@@ -362,7 +371,7 @@ register(
         infer=_infer_avg_pool2d,
         evaluate=_avg_pool2d,
         stages=INTEGER_ONLY,
-        traits=_TRAITS,
+        traits=REQUANTIZES,
         summary="divide(sum (x - z), n) + z over each window, on one grid.",
     )
 )
@@ -404,7 +413,7 @@ register(
         infer=_infer_resample2d,
         evaluate=_resample2d,
         stages=INTEGER_ONLY,
-        traits=_TRAITS,
+        traits=REQUANTIZES,
         summary="divide(R (x - z) C^T, D) + z: adaptive pooling and resizing, on one grid.",
     )
 )
@@ -412,48 +421,60 @@ register(
 
 def _infer_lookup(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
     check_integer(types)
-    dtype = result_dtype(attributes)
-    if types[1].rank != 1 or types[1].dtype is not dtype:
-        raise GraphError(f"the table is {types[1]}", expected=f"{dtype}[...], one entry per code")
-    return (TensorType(dtype, types[0].shape),)
+    dtype, (x, table), axis = result_dtype(attributes), types, attributes["axis"]
+    if axis is None:
+        fits = table.rank == 1
+    else:
+        fits = isinstance(axis, int) and 0 <= axis < x.rank and table.rank == 2 and table.shape[0] == x.shape[axis]
+    if not fits or table.dtype is not dtype:
+        raise GraphError(
+            f"the table is {table}, for {x} along axis {axis}",
+            expected=f"{dtype}, one entry per code, a row per channel",
+        )
+    return (TensorType(dtype, x.shape),)
 
 
 def _lookup(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    index = operands[0].to(torch.int64) - int(cast("int", node.attributes["offset"]))
-    return _finish(node, operands[1][index])
+    x, table = operands
+    index = x.to(torch.int64) - int(cast("int", node.attributes["offset"]))
+    axis = cast("int | None", node.attributes["axis"])
+    if axis is None:
+        return _finish(node, table[index])
+    rows = torch.arange(table.shape[0], device=table.device)
+    return _finish(node, table[along_axis(rows, x.dim(), axis), index])
 
 
 register(
     OpDef(
         name="lookup",
         operands=("x", "table"),
-        attributes={"offset": REQUIRED, "function": REQUIRED, "parameters": (), **_RESULT},
+        attributes={"offset": REQUIRED, "function": REQUIRED, "parameters": (), "axis": None, **_RESULT},
         infer=_infer_lookup,
         evaluate=_lookup,
         stages=INTEGER_ONLY,
-        traits=_TRAITS,
-        summary="table[x - offset].",
+        traits=REQUANTIZES,
+        summary="table[x - offset]; with an axis, a row of the table for each channel along it.",
     )
 )
 
 
 def _infer_rescale(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
-    return (TensorType(_check_requantized(types, attributes, 1), types[0].shape),)
+    return (TensorType(check_requantized(types, attributes, 1), types[0].shape),)
 
 
 def _rescale(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    return _apply(node, operands, steps(node, operands, 0), 1, 1)
+    return apply(node, operands, steps(node, operands, 0), 1, 1)
 
 
 register(
     OpDef(
         name="rescale",
         operands=("x", "multiplier", "exponent?"),
-        attributes=_REQUANTIZED,
+        attributes=REQUANTIZED,
         infer=_infer_rescale,
         evaluate=_rescale,
         stages=INTEGER_ONLY,
-        traits=_TRAITS,
+        traits=REQUANTIZES,
         summary="requantize(x - z_x): from one grid to another.",
     )
 )

@@ -30,6 +30,7 @@ __all__ = [
     "AddParameters",
     "Arithmetic",
     "MulParameters",
+    "RealFunction",
     "add_codes",
     "add_parameters",
     "average_multiplier",

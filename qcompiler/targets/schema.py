@@ -15,7 +15,7 @@ from qcompiler.quant.spec import ScaleKind
 
 SCHEMA = "qcompiler.hw/1"
 
-OpKind = Literal["mac", "elementwise", "average", "table", "movement"]
+OpKind = Literal["mac", "elementwise", "average", "normalization", "table", "movement"]
 
 
 class _Model(BaseModel):

@@ -27,7 +27,7 @@ from qcompiler.ir.graph import Attribute, Graph, Node, Value
 from qcompiler.ir.interpret import LEAVES, check_inputs, evaluate_node, interpret, interpret_with
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.types import Stage
-from qcompiler.ops import UNARY
+from qcompiler.ops import UNARY, prelu_function
 from qcompiler.ops.integer import window_counts, window_sums
 from qcompiler.ops.quantizers import activation_bounds, clamped_limits
 from qcompiler.ops.resampling import resampling_weights
@@ -46,6 +46,7 @@ from qcompiler.quant.arithmetic import (
     rescale_multiplier,
     windowed_average_codes,
 )
+from qcompiler.quant.layer_norm import layer_norm_codes, layer_norm_parameters
 from qcompiler.quant.requant import prepare_requantization, real_multiplier
 from qcompiler.quant.spec import QuantSpec
 
@@ -271,6 +272,21 @@ def _resample(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> 
     return Codes(average, x.params, x.qmin, x.qmax)
 
 
+def _layer_norm(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
+    if isinstance(operands[0], Tensor):
+        return evaluate_node(node, cast("Sequence[Tensor]", operands))[0]
+    x = _codes(node, operands[0])
+    weight, bias = (_real(node, item) for item in operands[1:])
+    eps = float(cast("float", node.attributes["eps"]))
+
+    def requantize(out: AffineParams, qmin: int, qmax: int) -> Tensor:
+        constants = layer_norm_parameters(x.params, weight, bias, eps, out, arithmetic, largest=x.largest_step())
+        zero_point = int(out.zero_point)
+        return layer_norm_codes(x.steps(), weight.dim(), constants, out_zero_point=zero_point, qmin=qmin, qmax=qmax)
+
+    return Pending(requantize)
+
+
 def _activation(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
     x = operands[0]
     if isinstance(x, Tensor):
@@ -290,6 +306,33 @@ def _table(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exa
             function, x.params, out, arithmetic, in_qmin=x.qmin, in_qmax=x.qmax, out_qmin=qmin, out_qmax=qmax
         )
         return table[x.codes - x.qmin]
+
+    return Pending(requantize)
+
+
+def _prelu(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
+    if isinstance(operands[0], Tensor):
+        return evaluate_node(node, cast("Sequence[Tensor]", operands))[0]
+    x, slopes = _codes(node, operands[0]), _real(node, operands[1])
+
+    def requantize(out: AffineParams, qmin: int, qmax: int) -> Tensor:
+        tables = torch.stack(
+            [
+                lookup_table(
+                    prelu_function(float(slope)),
+                    x.params,
+                    out,
+                    arithmetic,
+                    in_qmin=x.qmin,
+                    in_qmax=x.qmax,
+                    out_qmin=qmin,
+                    out_qmax=qmax,
+                )
+                for slope in slopes
+            ]
+        )
+        rows = along_axis(torch.arange(len(slopes)), x.codes.dim(), 1) if len(slopes) > 1 else torch.tensor(0)
+        return tables[rows, x.codes - x.qmin]
 
     return Pending(requantize)
 
@@ -407,8 +450,10 @@ _RULES: dict[str, Callable[[Node, Sequence[Exact], Arithmetic], Exact]] = {
     "mul": _binary,
     "mean": _mean,
     "avg_pool2d": _avg_pool2d,
+    "layer_norm": _layer_norm,
     "adaptive_avg_pool2d": _resample,
     "resize": _resample,
+    "prelu": _prelu,
     "relu": _activation,
     "clamp": _activation,
     "pad": _pad,

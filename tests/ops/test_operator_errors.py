@@ -36,6 +36,7 @@ FAKE = [X, f32(), i32()]
 SINGLE: Attributes = {"mode": "single", "dtype": "i8"}
 PRODUCT: Attributes = {**SINGLE, "product_multiplier": 2**30, "product_exponent": 0}
 TABLE: Attributes = {"offset": -128, "function": "exp", "dtype": "i8"}
+NORM: Attributes = {**SINGLE, "epsilon": 1, "fraction": 10}
 INT_LINEAR = [i8(2, 4), i8(8, 4), i32(8)]
 
 CASES: dict[str, tuple[str, list[TensorType], Attributes, str]] = {
@@ -136,6 +137,15 @@ CASES: dict[str, tuple[str, list[TensorType], Attributes, str]] = {
     "a product of an unknown mode": ("int_mul", [CODES, CODES], {**PRODUCT, "mode": "half"}, "the mode is 'half'"),
     "a table of another type": ("lookup", [CODES, of(DType.I16, 256)], TABLE, "the table is"),
     "a table of two axes": ("lookup", [CODES, i8(2, 128)], TABLE, "the table is"),
+    "a table for other channels": ("lookup", [CODES, i8(5, 256)], {**TABLE, "axis": 1}, "along axis 1.*a row per channel"),
+    "a table along no axis of the input": ("lookup", [CODES, i8(4, 256)], {**TABLE, "axis": 4}, "along axis 4"),
+    "slopes for other channels": ("prelu", [X, f32(3)], {}, "one slope, or one per channel"),
+    "a norm of another size": ("layer_norm", [X, f32(6), f32(6)], {}, "the last sizes of the input"),
+    "a norm with another bias": ("layer_norm", [X, f32(7), f32(6)], {}, "the last sizes of the input"),
+    "a norm below zero": ("layer_norm", [X, f32(7), f32(7)], {"eps": -1.0}, "eps is -1.0"),
+    "an integer norm with real weights": ("int_layer_norm", [CODES, f32(7), i32(7), i32(1), i8(1)], NORM, "integers"),
+    "an integer norm with narrow weights": ("int_layer_norm", [CODES, i8(7), i32(7), i32(1), i8(1)], NORM, "i16 and i32"),
+    "an integer norm with too many bits": ("int_layer_norm", [CODES, of(DType.I16, 7), i32(7), i32(1), i8(1)], {**NORM, "fraction": 16}, "fraction 16"),
     "a rounding of averages": ("int_avg_pool2d", [CODES], {**POOL, "rounding": "up", "dtype": "i8"}, "the rounding is 'up'"),
 }  # fmt: skip
 

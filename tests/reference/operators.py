@@ -301,10 +301,34 @@ def rescale(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list
     return fill(out, lambda index: requantize(x.step(index), multiplier, exponent, out, attributes))
 
 
+def int_layer_norm(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list[Any]:
+    """(n s - sum) / sqrt(n sum of squares - sum^2 + epsilon), times w, plus b; the root has 30 bits."""
+    x, weight, bias = operands[:3]
+    outer = x.shape[: len(x.shape) - len(weight.shape)]
+    count = len(weight.data)
+    result = []
+    for place in indices(outer):
+        steps = [x.step((*place, *inner)) for inner in indices(weight.shape)]
+        total = sum(steps)
+        radicand = max(count * sum(s * s for s in steps) - total**2 + attributes["epsilon"], 1)
+        shift = 0
+        while radicand < 2**58:
+            radicand, shift = radicand * 4, shift + 1
+        root = math.isqrt(radicand)
+        for position, step in enumerate(steps):
+            exact = Fraction((count * step - total) * 2 ** (shift + attributes["fraction"]), root)
+            acc = math.floor(exact + Fraction(1, 2)) * weight.data[position] + bias.data[position]
+            result.append(requantize(acc, channel(operands, 3, 0), channel(operands, 4, 0), out, attributes))
+    return result
+
+
 def lookup(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list[Any]:
-    """One entry of the table per code."""
+    """One entry of the table per code, of the row of its channel where there are rows."""
     x, table = operands
-    return fill(out, lambda index: table.data[x.at(index) - attributes["offset"]])
+    axis = attributes.get("axis")
+    if axis is None:
+        return fill(out, lambda index: table.data[x.at(index) - attributes["offset"]])
+    return fill(out, lambda index: table.at((index[axis], x.at(index) - attributes["offset"])))
 
 
 def quantize(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list[Any]:
@@ -400,6 +424,7 @@ OPERATORS: dict[str, Callable[[Sequence[Grid], Attributes, Grid], list[Any]]] = 
     "int_resample2d": int_resample2d,
     "max_pool2d": max_pool2d,
     "rescale": rescale,
+    "int_layer_norm": int_layer_norm,
     "lookup": lookup,
     "quantize": quantize,
     "dequantize": dequantize,

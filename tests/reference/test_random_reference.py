@@ -21,6 +21,7 @@ from tests.reference.requant import half_even, reference_float32
 
 INTEGER_MODES = [mode for mode in RequantMode if mode is not RequantMode.FLOAT32_RNE]
 ROUNDINGS = [str(rounding) for rounding in Rounding]
+UNIT = QuantParams((1.0,), (0,))
 MODES = st.sampled_from(RequantMode)
 DTYPES = st.sampled_from(sorted(CODES))
 
@@ -300,6 +301,32 @@ def test_dequantizers(scale: float, zero_point: int, codes: list[int]) -> None:
     quant = QuantParams((scale,), (zero_point,))
     x = make.input((len(codes),), DType.I16, quant, torch.tensor(codes, dtype=torch.int16))
     make.graph.set_outputs([make.graph.append("dequantize", [x]).output])
+    make.check()
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_tables_with_a_row_per_channel(axis: int) -> None:
+    make = Maker(axis)
+    x = make.input((3, 4, 5))
+    table = make.leaf(torch.randint(-128, 128, ((3, 4, 5)[axis], 256), generator=make.generator).to(torch.int8))
+    attributes: dict[str, Attribute] = {"offset": -128, "function": "prelu", "axis": axis, "qmin": -128, "qmax": 127}
+    make.requantized("lookup", [x, table], attributes, DType.I8)
+    make.check()
+
+
+@pytest.mark.parametrize("mode", RequantMode)
+@pytest.mark.parametrize("dtype", sorted(CODES))
+@pytest.mark.parametrize(("shape", "dims"), [((2, 3, 5), 1), ((2, 4, 3), 2), ((3, 1), 1), ((1, 2, 2, 9), 1)])
+def test_layer_normalization(mode: RequantMode, dtype: DType, shape: tuple[int, ...], dims: int) -> None:
+    make = Maker(dims, mode)
+    x = make.input(shape, dtype)
+    inner = shape[-dims:]
+    weight = torch.randint(-(2**15) + 1, 2**15, inner, generator=make.generator).to(torch.int16)
+    bias = torch.randint(-(2**30), 2**30, inner, generator=make.generator).to(torch.int32)
+    count = math.prod(inner)
+    fraction = (30 - (count - 1).bit_length()) // 2
+    operands = [x, make.leaf(weight, UNIT), make.leaf(bias, UNIT), *make.multiplier(1, -27, -20)]
+    make.apply("int_layer_norm", operands, {"epsilon": make.random.choice([0, 1, 12345]), "fraction": fraction})
     make.check()
 
 

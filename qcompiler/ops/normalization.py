@@ -1,0 +1,89 @@
+"""Layer normalization, of real numbers and of codes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.nn import functional
+
+from qcompiler.errors import GraphError
+from qcompiler.ir.graph import Node
+from qcompiler.ir.registry import REQUIRED, Attributes, OpDef, Trait, register
+from qcompiler.ir.types import DType, TensorType
+from qcompiler.ops.common import FLOAT_STAGES, INTEGER_ONLY, check_float, integer, real
+from qcompiler.ops.integer import REQUANTIZED, REQUANTIZES, apply, check_requantized, steps
+from qcompiler.quant.layer_norm import normalized_steps
+
+
+def _check_shapes(types: Sequence[TensorType]) -> int:
+    """The number of axes that are normalized together: those of the weight."""
+    x, weight, bias = types
+    dims = weight.rank
+    if not 0 < dims <= x.rank or x.shape[x.rank - dims :] != weight.shape or bias.shape != weight.shape:
+        raise GraphError(
+            f"the input is {x}, the weight {weight} and the bias {bias}",
+            expected="the last sizes of the input for both",
+        )
+    return dims
+
+
+def _infer(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
+    check_float(types)
+    _check_shapes(types)
+    if real(attributes, "eps") < 0:
+        raise GraphError(f"eps is {attributes['eps']}", expected="at least 0")
+    return (types[0],)
+
+
+def _evaluate(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    x, weight, bias = operands
+    return (functional.layer_norm(x, weight.shape, weight, bias, real(node.attributes, "eps")),)
+
+
+register(
+    OpDef(
+        name="layer_norm",
+        operands=("x", "weight", "bias"),
+        attributes={"eps": 1e-5},
+        infer=_infer,
+        evaluate=_evaluate,
+        stages=FLOAT_STAGES,
+        traits=frozenset({Trait.PARAMETRIC}),
+        summary="(x - mean) / sqrt(variance + eps) * weight + bias over the last axes, as many as the weight has.",
+    )
+)
+
+
+def _infer_integer(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
+    dtype = check_requantized(types, attributes, 3)
+    _check_shapes(types[:3])
+    if (types[1].dtype, types[2].dtype) != (DType.I16, DType.I32):
+        raise GraphError(f"the weight is {types[1]} and the bias {types[2]}", expected="i16 and i32")
+    epsilon, fraction = integer(attributes, "epsilon"), integer(attributes, "fraction")
+    if not 0 <= epsilon < 2**60 or not 0 <= fraction <= 15:
+        raise GraphError(f"epsilon is {epsilon} and fraction {fraction}", expected="0..2^60 and 0..15")
+    return (TensorType(dtype, types[0].shape),)
+
+
+def _evaluate_integer(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    attributes = node.attributes
+    weight, bias = (operand.to(operands[2].dtype).long() for operand in operands[1:3])
+    normalized = normalized_steps(
+        steps(node, operands, 0), weight.dim(), integer(attributes, "epsilon"), integer(attributes, "fraction")
+    )
+    return apply(node, operands, normalized * weight + bias, 1, 3)
+
+
+register(
+    OpDef(
+        name="int_layer_norm",
+        operands=("x", "weight", "bias", "multiplier", "exponent?"),
+        attributes={"epsilon": REQUIRED, "fraction": REQUIRED, **REQUANTIZED},
+        infer=_infer_integer,
+        evaluate=_evaluate_integer,
+        stages=INTEGER_ONLY,
+        traits=REQUANTIZES,
+        summary="requantize(d / sqrt(v + epsilon) 2^fraction w + b); see quant.layer_norm.",
+    )
+)

@@ -1,0 +1,174 @@
+"""Layer normalization on codes, in integers throughout.
+
+With steps s_i = q_i - z over the n elements that are normalized together,
+
+    d_i = n s_i - sum s              n times the distance from the mean: exact
+    v   = n sum s^2 - (sum s)^2      n^2 times the variance: exact
+    t_i = d_i / sqrt(v + e) * 2^f    e = eps n^2 / scale^2; f bits behind the point
+    q'  = requantize(t_i w_i + b_i)  w: 16-bit codes of the weight, b: 32-bit bias at scale_w * 2^-f
+
+The square root is that of an integer, after v + e is shifted left by pairs of bits until it has 59 or 60 of them, so
+that the root has 30: t is right to one unit, and one unit is far below a step of the result.
+
+Related: Kim et al. 2021, arXiv:2101.01321 (I-BERT), section 3.4, whose root is taken without the shift.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from qcompiler.errors import InputError
+from qcompiler.quant.affine import AffineParams, quantize_bias
+from qcompiler.quant.arithmetic import Arithmetic
+from qcompiler.quant.requant import Requantization, prepare_requantization, real_multiplier
+from qcompiler.quant.rounding import Rounding, divide, round_float
+
+__all__ = ["LayerNormParameters", "layer_norm_codes", "layer_norm_parameters", "normalized_steps"]
+
+WEIGHT_LIMIT = 2**15 - 1
+"""Largest code of a weight: 16 bits, symmetric."""
+
+RADICAND_BITS = 60
+"""Bits of v + e after the shift, at most: its root then has 30, and nothing leaves 64 bits."""
+
+_SHIFTS = (16, 8, 4, 2, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class LayerNormParameters:
+    """Constants of one normalization, made by `layer_norm_parameters`.
+
+    Args:
+        weight: int64 codes, in the shape of what is normalized.
+        weight_scale: float32.
+        bias: int64, the same shape.
+        bias_scale: float32: weight_scale * 2^-fraction.
+        epsilon: e of the module text.
+        fraction: f of the module text.
+        out: Multiplier of the accumulator.
+    """
+
+    weight: Tensor
+    weight_scale: Tensor
+    bias: Tensor
+    bias_scale: Tensor
+    epsilon: int
+    fraction: int
+    out: Requantization
+
+
+def layer_norm_parameters(
+    source: AffineParams,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    target: AffineParams,
+    arithmetic: Arithmetic,
+    *,
+    largest: int,
+) -> LayerNormParameters:
+    """Turn real parameters into integers.
+
+    Args:
+        source: Grid of the input, per tensor.
+        weight: float32, in the shape of what is normalized.
+        bias: float32, the same shape.
+        eps: Added to the variance.
+        target: Grid of the result, per tensor.
+        arithmetic: Gives requantization and the rounding of the bias.
+        largest: Largest magnitude of an input step.
+
+    Returns:
+        The constants. |t w + b| stays below 2^31 whatever the input.
+
+    Raises:
+        InputError: So many elements, or so wide codes, that v + e leaves 60 bits.
+    """
+    count = weight.numel()
+    scale = float(source.scale)
+    epsilon = int(round_float(torch.tensor(eps * count**2 / scale**2, dtype=torch.float64), Rounding.NEAREST_EVEN))
+    radicand = (count * largest) ** 2 + epsilon
+    if radicand >= 2**RADICAND_BITS:
+        raise InputError(
+            f"n^2 times the variance of {count} elements can reach {radicand}",
+            expected=f"less than 2^{RADICAND_BITS}",
+            fix="Use fewer bits for the input of the normalization.",
+        )
+    # |t| <= sqrt(n) 2^f <= 2^15, so that |t w| <= 2^30; the bias gets as much.
+    fraction = (30 - (count - 1).bit_length()) // 2
+    weight64, bias64 = weight.detach().to(torch.float64), bias.detach().to(torch.float64)
+    needed = max(float(weight64.abs().max()) / WEIGHT_LIMIT, float(bias64.abs().max()) * 2.0**fraction / 2.0**30)
+    weight_scale = torch.tensor(needed or 1.0, dtype=torch.float32)
+    weight_scale = torch.nextafter(
+        weight_scale, torch.tensor(math.inf)
+    )  # float32 may have rounded below what is needed
+    bias_scale = weight_scale * 2.0**-fraction
+    codes = round_float(weight64 / weight_scale.to(torch.float64), Rounding.NEAREST_EVEN).to(torch.int64)
+    multiplier = real_multiplier(bias_scale, torch.tensor(1.0), target.scale, arithmetic.requant)
+    return LayerNormParameters(
+        weight=codes,
+        weight_scale=weight_scale,
+        bias=quantize_bias(bias, bias_scale, arithmetic.bias_rounding),
+        bias_scale=bias_scale,
+        epsilon=epsilon,
+        fraction=fraction,
+        out=prepare_requantization(multiplier, arithmetic.requant),
+    )
+
+
+def normalized_steps(steps: Tensor, dims: int, epsilon: int, fraction: int) -> Tensor:
+    """t of the module text.
+
+    Args:
+        steps: int64 codes, zero point removed.
+        dims: How many of the last axes are normalized together.
+        epsilon: e.
+        fraction: f.
+
+    Returns:
+        int64, rounded to nearest, halves up.
+    """
+    axes = tuple(range(steps.dim() - dims, steps.dim()))
+    count = math.prod(steps.shape[axis] for axis in axes)
+    total = steps.sum(axes, keepdim=True)
+    distance = count * steps - total
+    # Where all elements are equal and eps vanishes, every distance is 0 and so is every quotient.
+    radicand = (count * steps.square().sum(axes, keepdim=True) - total.square() + epsilon).clamp(min=1)
+    shift = torch.zeros_like(radicand)
+    for step in _SHIFTS:
+        small = radicand < 1 << (RADICAND_BITS - 2 * step)
+        radicand = torch.where(small, radicand << (2 * step), radicand)
+        shift = shift + step * small
+    return divide(distance << (shift + fraction), _root(radicand), Rounding.HALF_UP)
+
+
+def layer_norm_codes(
+    steps: Tensor, dims: int, constants: LayerNormParameters, *, out_zero_point: int, qmin: int, qmax: int
+) -> Tensor:
+    """Layer normalization on codes.
+
+    Args:
+        steps: int64 codes, zero point removed.
+        dims: How many of the last axes are normalized together.
+        constants: From `layer_norm_parameters`; the epsilon and the fraction belong to the size of those axes.
+        out_zero_point: Zero point of the result.
+        qmin: Lowest output code.
+        qmax: Highest output code.
+
+    Returns:
+        int64 codes.
+    """
+    normalized = normalized_steps(steps, dims, constants.epsilon, constants.fraction)
+    acc = normalized * constants.weight + constants.bias
+    return constants.out.apply(acc, zero_point=out_zero_point, qmin=qmin, qmax=qmax)
+
+
+def _root(x: Tensor) -> Tensor:
+    """The largest integer whose square is at most `x`, below 2^60: float64 is off by one at most."""
+    root = x.to(torch.float64).sqrt().to(torch.int64)
+    root = root - (root.square() > x).to(torch.int64)
+    return root + ((root + 1).square() <= x).to(torch.int64)
