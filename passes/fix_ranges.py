@@ -7,13 +7,14 @@ calibration.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 
 from qcompiler.ir.graph import Graph
 from qcompiler.ir.types import Stage
 from qcompiler.passes.base import Pass, PassContext
+from qcompiler.quant.spec import QuantSpec
 from qcompiler.validation.contracts import THRESHOLDS, Contract
 
 
@@ -39,6 +40,10 @@ class FixRanges(Pass):
             source = node.inputs[0].producer if node.op == "fake_quantize" else None
             rule = target.op_rule(source.op) if source is not None else None
             if rule is None or rule.out_fixed is None:
+                continue
+            bits = cast("QuantSpec", node.attributes["spec"]).bits
+            if bits != rule.out_fixed.bits:
+                rewriter.refuse(node, f"the grid fixed by {target.name} is for {rule.out_fixed.bits} bits, not {bits}")
                 continue
             rewriter.write_tensor(node.inputs[1], torch.tensor(rule.out_fixed.scale))
             rewriter.write_tensor(node.inputs[2], torch.tensor(rule.out_fixed.zero_point, dtype=torch.int32))

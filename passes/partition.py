@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from qcompiler.errors import UnsupportedError
 from qcompiler.ir.analysis import convex_partitions, reachable
@@ -98,6 +98,10 @@ def why_float(node: Node, target: Target, overrides: Overrides) -> str:
     computed = [value for value in node.inputs[1:] if not _is_leaf(value)] if is_weighted else []
     if computed:
         return f"its parameter %{computed[0].name} is computed"
+    if node.op == "mean":
+        sizes = node.inputs[0].type.shape
+        if not all(isinstance(sizes[axis], int) for axis in cast("tuple[int, ...]", node.attributes["axes"])):
+            return "it is a mean over an axis of symbolic size"
     strange = [value for value in (*node.inputs, *node.outputs) if not value.type.dtype.is_float]
     return f"%{strange[0].name} is {strange[0].type.dtype}" if strange else ""
 

@@ -254,8 +254,8 @@ def int_layer_norm(call: Call, arrays: Sequence[Array]) -> Array:
     root = np.sqrt(radicand.astype(np.float64)).astype(np.int64)
     root -= root * root > radicand
     root += (root + 1) * (root + 1) <= radicand
-    normalized = divide((weight.size * steps - total) << (shift + call["fraction"]), root, "rhup")
-    return call.requantize(normalized * weight + bias, *_multiplier(arrays, 3))
+    normalized = divide((weight.size * steps - total) << (shift + call["fraction"] + 8), root, "rhup")
+    return call.requantize(divide(normalized * weight, 256, "rhup") + bias, *_multiplier(arrays, 3))
 
 
 def max_pool2d(call: Call, arrays: Sequence[Array]) -> Array:

@@ -278,10 +278,20 @@ class _Emitter:
 
     def conv_transpose(self, node: Node) -> None:
         operands = [self.real(node, index) for index in range(3)]
+        stride, padding, extra = (self._ints(node, key) for key in ("stride", "padding", "output_padding"))
+        # What the output gains at its end, less padding there gives as well; ONNX Runtime takes no more than a stride.
+        ends = [max(pad - more, 0) for pad, more in zip(padding, extra, strict=True)]
+        rest = [max(more - pad, 0) for pad, more in zip(padding, extra, strict=True)]
+        if any(more >= step for more, step in zip(rest, stride, strict=True)):
+            raise UnsupportedError(
+                f"a transposed convolution with stride {stride}, padding {padding} and output_padding {extra}",
+                where=node.where,
+                expected="output_padding less than stride + padding",
+            )
         attributes = {
-            "strides": self._ints(node, "stride"),
-            "pads": self._ints(node, "padding") * 2,
-            "output_padding": self._ints(node, "output_padding"),
+            "strides": stride,
+            "pads": padding + ends,
+            "output_padding": rest,
             "dilations": self._ints(node, "dilation"),
             "group": int(node.attributes["groups"]),  # type: ignore[arg-type]
             "kernel_shape": [int(size) for size in node.inputs[1].type.shape[2:]],
@@ -339,9 +349,11 @@ class _Emitter:
         self.quantized(node, self.compute(node, "Add", [scaled, bias]))
 
     def avg_pool2d(self, node: Node) -> None:
-        if node.attributes["divisor_override"] is not None:
-            raise UnsupportedError("average pooling with divisor_override", where=node.where)
         padding = self._ints(node, "padding")
+        divisor = cast("int | None", node.attributes["divisor_override"])
+        if divisor is not None:
+            self.quantized(node, self.window_sums(node, padding, divisor))
+            return
         pooled = self.compute(
             node,
             "AveragePool",
@@ -353,6 +365,21 @@ class _Emitter:
             count_include_pad=int(bool(node.attributes["count_include_pad"])),
         )
         self.quantized(node, pooled)
+
+    def window_sums(self, node: Node, padding: list[int], divisor: int) -> gs.Tensor:
+        """Sums of windows over one divisor: the mean of windows that are all whole, for the border is written out."""
+        kernel, stride = self._ints(node, "kernel"), self._ints(node, "stride")
+        ends = []
+        for axis in range(2):
+            size, count = node.inputs[0].type.shape[2 + axis], node.output.type.shape[2 + axis]
+            if not isinstance(size, int) or not isinstance(count, int):
+                raise UnsupportedError("average pooling with divisor_override of images of any size", where=node.where)
+            ends.append((count - 1) * stride[axis] + kernel[axis] - padding[axis] - size)
+        amounts = np.asarray([0, 0, *padding, 0, 0, *ends], np.int64)
+        bordered = self.compute(node, "Pad", [self.real(node, 0), self.constant(f"{node.name}.pads", amounts)])
+        means = self.compute(node, "AveragePool", [bordered], kernel_shape=kernel, strides=stride)
+        factor = self.constant(f"{node.name}.factor", np.float32(math.prod(kernel) / divisor))
+        return self.compute(node, "Mul", [means, factor])
 
     def resample2d(self, node: Node) -> None:
         x = self.real(node, 0)

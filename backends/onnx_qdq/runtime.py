@@ -61,7 +61,7 @@ class Session:
 
     def __init__(self, model: bytes, *, optimize: bool = True, optimized: Path | None = None) -> None:
         options = ort.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what fails is raised
         if not optimize:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         if optimized is not None:

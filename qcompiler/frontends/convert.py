@@ -178,7 +178,10 @@ class _Conversion:
         place = location(node)
         where = str(place) or node.name
         try:
-            self.environment[node] = result = self._converted(node, place, where)
+            result = self._converted(node, place, where)
+            if isinstance(result, list) and isinstance(self.first.results[node.name], tuple):
+                result = tuple(result)  # what a model returns keeps its form
+            self.environment[node] = result
         except (CaptureError, UnsupportedError) as error:
             if node.name in self.first.writes:
                 raise

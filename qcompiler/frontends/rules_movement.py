@@ -178,5 +178,24 @@ def _pixel_shuffle(b: Builder, input: Operand, upscale_factor: int) -> Value:
     return _reshaped(b, moved, (n, c // (r * r), _times(h, r), _times(w, r)))
 
 
+@rule("pixel_unshuffle")
+def _pixel_unshuffle(b: Builder, input: Operand, downscale_factor: int) -> Value:
+    n, c = input.type.shape[:2]
+    r, (rows, columns) = downscale_factor, b.shape[2:]
+    split = _reshaped(b, input, (n, c, rows, r, columns, r))
+    moved = b.node("permute", [split], axes=(0, 1, 3, 5, 2, 4))
+    return _reshaped(b, moved, (n, _times(c, r * r), rows, columns))
+
+
+@rule("channel_shuffle", "native_channel_shuffle")
+def _channel_shuffle(b: Builder, input: Operand, groups: int) -> Value:
+    n, c, *rest = input.type.shape
+    if not isinstance(c, int) or c % groups:
+        raise b.unsupported(f"{b.function} of {c} channels in {groups} groups", "Use groups that divide the channels.")
+    split = _reshaped(b, input, (n, groups, c // groups, *rest))
+    moved = b.node("permute", [split], axes=(0, 2, 1, *range(3, 3 + len(rest))))
+    return _reshaped(b, moved, input.type.shape)
+
+
 def _times(dim: Dim, factor: int) -> Dim:
     return as_dim(factor * dim)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from qcompiler.frontends.builder import Builder, Operand, Rule
 from qcompiler.frontends.table import Ints, as_tuple, axis_of, rule
@@ -75,6 +75,22 @@ def _adaptive_avg_pool2d(b: Builder, input: Operand, output_size: int | Sequence
         [input],
         output_size=tuple(shape[2 + i] if size is None else size for i, size in enumerate(sizes)),
     )
+
+
+@rule("adaptive_max_pool2d", "adaptive_max_pool2d_with_indices")
+def _adaptive_max_pool2d(
+    b: Builder, input: Operand, output_size: int | Sequence[int | None], return_indices: bool = False
+) -> Value:
+    if return_indices:
+        raise b.unsupported(f"{b.function} with return_indices=True", "Pool without the indices.")
+    before, after = input.type.shape[2:], b.shape[2:]
+    pairs = list(zip(before, after, strict=True))
+    if not all(isinstance(old, int) and isinstance(new, int) and not old % new for old, new in pairs):
+        raise b.unsupported(
+            f"{b.function} of {input.type} to {list(after)}, whose windows differ", "Use sizes that divide the image."
+        )
+    kernel = tuple(int(cast("int", old)) // int(cast("int", new)) for old, new in pairs)
+    return b.node("max_pool2d", [input], kernel=kernel, stride=kernel)
 
 
 @rule("adaptive_avg_pool1d", "adaptive_avg_pool3d")

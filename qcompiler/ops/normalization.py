@@ -13,7 +13,7 @@ from qcompiler.ir.registry import REQUIRED, Attributes, OpDef, Trait, register
 from qcompiler.ir.types import DType, TensorType
 from qcompiler.ops.common import FLOAT_STAGES, INTEGER_ONLY, check_float, integer, real
 from qcompiler.ops.integer import REQUANTIZED, REQUANTIZES, apply, check_requantized, steps
-from qcompiler.quant.layer_norm import normalized_steps
+from qcompiler.quant.layer_norm import layer_norm_accumulator
 
 
 def _check_shapes(types: Sequence[TensorType]) -> int:
@@ -68,11 +68,10 @@ def _infer_integer(types: Sequence[TensorType], attributes: Attributes) -> tuple
 
 def _evaluate_integer(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
     attributes = node.attributes
-    weight, bias = (operand.to(operands[2].dtype).long() for operand in operands[1:3])
-    normalized = normalized_steps(
-        steps(node, operands, 0), weight.dim(), integer(attributes, "epsilon"), integer(attributes, "fraction")
-    )
-    return apply(node, operands, normalized * weight + bias, 1, 3)
+    weight, bias = (operand.long() for operand in operands[1:3])
+    epsilon, fraction = integer(attributes, "epsilon"), integer(attributes, "fraction")
+    acc = layer_norm_accumulator(steps(node, operands, 0), weight, bias, epsilon, fraction)
+    return apply(node, operands, acc, 1, 3)
 
 
 register(
@@ -84,6 +83,6 @@ register(
         evaluate=_evaluate_integer,
         stages=INTEGER_ONLY,
         traits=REQUANTIZES,
-        summary="requantize(d / sqrt(v + epsilon) 2^fraction w + b); see quant.layer_norm.",
+        summary="requantize(d / sqrt(v + epsilon) 2^fraction w + b), halves up; see quant.layer_norm.",
     )
 )

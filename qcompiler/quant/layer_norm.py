@@ -4,11 +4,12 @@ With steps s_i = q_i - z over the n elements that are normalized together,
 
     d_i = n s_i - sum s              n times the distance from the mean: exact
     v   = n sum s^2 - (sum s)^2      n^2 times the variance: exact
-    t_i = d_i / sqrt(v + e) * 2^f    e = eps n^2 / scale^2; f bits behind the point
-    q'  = requantize(t_i w_i + b_i)  w: 16-bit codes of the weight, b: 32-bit bias at scale_w * 2^-f
+    t_i = d_i / sqrt(v + e) 2^(f+8)  e = eps n^2 / scale^2; f + 8 bits behind the point
+    a_i = t_i w_i / 2^8 + b_i        w: 16-bit codes of the weight, b: 32-bit bias at scale_w * 2^-f
+    q'  = requantize(a_i)
 
 The square root is that of an integer, after v + e is shifted left by pairs of bits until it has 59 or 60 of them, so
-that the root has 30: t is right to one unit, and one unit is far below a step of the result.
+that the root has 30. Both quotients are rounded to nearest, halves up; their units are far below a step of the result.
 
 Related: Kim et al. 2021, arXiv:2101.01321 (I-BERT), section 3.4, whose root is taken without the shift.
 """
@@ -27,10 +28,13 @@ from qcompiler.quant.arithmetic import Arithmetic
 from qcompiler.quant.requant import Requantization, prepare_requantization, real_multiplier
 from qcompiler.quant.rounding import Rounding, divide, round_float
 
-__all__ = ["LayerNormParameters", "layer_norm_codes", "layer_norm_parameters", "normalized_steps"]
+__all__ = ["LayerNormParameters", "layer_norm_accumulator", "layer_norm_codes", "layer_norm_parameters"]
 
 WEIGHT_LIMIT = 2**15 - 1
 """Largest code of a weight: 16 bits, symmetric."""
+
+GUARD_BITS = 8
+"""Bits that the product with the weight has behind those of the accumulator: without them 16-bit results lose two."""
 
 RADICAND_BITS = 60
 """Bits of v + e after the shift, at most: its root then has 30, and nothing leaves 64 bits."""
@@ -98,7 +102,7 @@ def layer_norm_parameters(
             expected=f"less than 2^{RADICAND_BITS}",
             fix="Use fewer bits for the input of the normalization.",
         )
-    # |t| <= sqrt(n) 2^f <= 2^15, so that |t w| <= 2^30; the bias gets as much.
+    # |t| <= sqrt(n) 2^(f+8) <= 2^23, so that |t w| / 2^8 <= 2^30; the bias gets as much.
     fraction = (30 - (count - 1).bit_length()) // 2
     weight64, bias64 = weight.detach().to(torch.float64), bias.detach().to(torch.float64)
     needed = max(float(weight64.abs().max()) / WEIGHT_LIMIT, float(bias64.abs().max()) * 2.0**fraction / 2.0**30)
@@ -120,20 +124,21 @@ def layer_norm_parameters(
     )
 
 
-def normalized_steps(steps: Tensor, dims: int, epsilon: int, fraction: int) -> Tensor:
-    """t of the module text.
+def layer_norm_accumulator(steps: Tensor, weight: Tensor, bias: Tensor, epsilon: int, fraction: int) -> Tensor:
+    """a of the module text.
 
     Args:
         steps: int64 codes, zero point removed.
-        dims: How many of the last axes are normalized together.
+        weight: int64 codes, in the shape of the last axes: those that are normalized together.
+        bias: int64, the same shape.
         epsilon: e.
         fraction: f.
 
     Returns:
-        int64, rounded to nearest, halves up.
+        int64, below 2^31 for constants from `layer_norm_parameters`.
     """
-    axes = tuple(range(steps.dim() - dims, steps.dim()))
-    count = math.prod(steps.shape[axis] for axis in axes)
+    axes = tuple(range(steps.dim() - weight.dim(), steps.dim()))
+    count = weight.numel()
     total = steps.sum(axes, keepdim=True)
     distance = count * steps - total
     # Where all elements are equal and eps vanishes, every distance is 0 and so is every quotient.
@@ -143,18 +148,18 @@ def normalized_steps(steps: Tensor, dims: int, epsilon: int, fraction: int) -> T
         small = radicand < 1 << (RADICAND_BITS - 2 * step)
         radicand = torch.where(small, radicand << (2 * step), radicand)
         shift = shift + step * small
-    return divide(distance << (shift + fraction), _root(radicand), Rounding.HALF_UP)
+    normalized = divide(distance << (shift + fraction + GUARD_BITS), _root(radicand), Rounding.HALF_UP)
+    return divide(normalized * weight, 1 << GUARD_BITS, Rounding.HALF_UP) + bias
 
 
 def layer_norm_codes(
-    steps: Tensor, dims: int, constants: LayerNormParameters, *, out_zero_point: int, qmin: int, qmax: int
+    steps: Tensor, constants: LayerNormParameters, *, out_zero_point: int, qmin: int, qmax: int
 ) -> Tensor:
     """Layer normalization on codes.
 
     Args:
         steps: int64 codes, zero point removed.
-        dims: How many of the last axes are normalized together.
-        constants: From `layer_norm_parameters`; the epsilon and the fraction belong to the size of those axes.
+        constants: From `layer_norm_parameters`.
         out_zero_point: Zero point of the result.
         qmin: Lowest output code.
         qmax: Highest output code.
@@ -162,8 +167,7 @@ def layer_norm_codes(
     Returns:
         int64 codes.
     """
-    normalized = normalized_steps(steps, dims, constants.epsilon, constants.fraction)
-    acc = normalized * constants.weight + constants.bias
+    acc = layer_norm_accumulator(steps, constants.weight, constants.bias, constants.epsilon, constants.fraction)
     return constants.out.apply(acc, zero_point=out_zero_point, qmin=qmin, qmax=qmax)
 
 

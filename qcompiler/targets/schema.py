@@ -81,6 +81,8 @@ class FixedGrid(_Model):
 
     scale: Annotated[float, Field(gt=0)]
     zero_point: int
+    bits: Annotated[int, Field(ge=2, le=16)] = 8
+    """Width of the results that it is for; of others the grid is found by calibration."""
 
 
 class OpRule(_Model):
@@ -172,7 +174,7 @@ class Descriptor(_Model):
                     raise ValueError(f"two rules are for the op {name!r}")
                 seen.add(name)
             if rule.out_fixed is not None:
-                low, high = _limits(activation)
+                low, high = _limits(activation.model_copy(update={"bits": rule.out_fixed.bits}))
                 if not low <= rule.out_fixed.zero_point <= high:
                     raise ValueError(f"out_fixed of {rule.names[0]}: zero_point is outside of {low} to {high}")
         named = [name for group in self.supergroup for step in group.steps for name in step]

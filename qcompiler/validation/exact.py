@@ -282,7 +282,7 @@ def _layer_norm(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -
     def requantize(out: AffineParams, qmin: int, qmax: int) -> Tensor:
         constants = layer_norm_parameters(x.params, weight, bias, eps, out, arithmetic, largest=x.largest_step())
         zero_point = int(out.zero_point)
-        return layer_norm_codes(x.steps(), weight.dim(), constants, out_zero_point=zero_point, qmin=qmin, qmax=qmax)
+        return layer_norm_codes(x.steps(), constants, out_zero_point=zero_point, qmin=qmin, qmax=qmax)
 
     return Pending(requantize)
 

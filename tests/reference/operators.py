@@ -302,7 +302,7 @@ def rescale(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list
 
 
 def int_layer_norm(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list[Any]:
-    """(n s - sum) / sqrt(n sum of squares - sum^2 + epsilon), times w, plus b; the root has 30 bits."""
+    """(n s - sum) / sqrt(n sum of squares - sum^2 + epsilon), times w, plus b; the root has 30 bits, halves go up."""
     x, weight, bias = operands[:3]
     outer = x.shape[: len(x.shape) - len(weight.shape)]
     count = len(weight.data)
@@ -316,8 +316,9 @@ def int_layer_norm(operands: Sequence[Grid], attributes: Attributes, out: Grid) 
             radicand, shift = radicand * 4, shift + 1
         root = math.isqrt(radicand)
         for position, step in enumerate(steps):
-            exact = Fraction((count * step - total) * 2 ** (shift + attributes["fraction"]), root)
-            acc = math.floor(exact + Fraction(1, 2)) * weight.data[position] + bias.data[position]
+            exact = Fraction((count * step - total) * 2 ** (shift + attributes["fraction"] + 8), root)
+            product = math.floor(exact + Fraction(1, 2)) * weight.data[position]
+            acc = math.floor(Fraction(product, 256) + Fraction(1, 2)) + bias.data[position]
             result.append(requantize(acc, channel(operands, 3, 0), channel(operands, 4, 0), out, attributes))
     return result
 
