@@ -10,6 +10,7 @@ conv(pad(x, zeros))                         ->  conv(x) with more padding
 clamp(x, 0, inf)                            ->  relu(x)
 clamp(x, -inf, inf)                         ->  x
 div(x, constant)                            ->  mul(x, 1 / constant)
+add, mul (constant, x)                      ->  add, mul (x, constant)
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, cast
 
-from qcompiler.ir.graph import Graph, Node
+from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.interpret import LEAVES
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ir.types import Stage
@@ -178,6 +179,20 @@ def _div(node: Node, rewriter: Rewriter) -> bool:
     return True
 
 
+def _constant_last(node: Node, rewriter: Rewriter) -> bool:
+    left, right = node.inputs
+    if not _is_leaf(left) or _is_leaf(right):
+        return False
+    rewriter.replace_input(node, 0, right)
+    rewriter.replace_input(node, 1, left)
+    rewriter.note(node, "the constant second")
+    return True
+
+
+def _is_leaf(value: Value) -> bool:
+    return value.producer is not None and value.producer.op in LEAVES
+
+
 def _erase_if_unused(node: Node, rewriter: Rewriter) -> None:
     unused = all(not value.users and not node.graph.is_output(value) for value in node.outputs)
     if unused and (node.op in LEAVES or node.inputs):
@@ -197,4 +212,6 @@ _RULES: dict[str, Callable[[Node, Rewriter], bool]] = {
     "conv3d": _conv,
     "clamp": _clamp,
     "div": _div,
+    "add": _constant_last,
+    "mul": _constant_last,
 }

@@ -30,6 +30,7 @@ from qcompiler.errors import UnsupportedError
 from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.interpret import LEAVES
 from qcompiler.ir.types import DType, QuantParams, Stage
+from qcompiler.ops.integer import window_counts
 
 Array = npt.NDArray[np.generic]
 
@@ -349,10 +350,8 @@ class _Emitter:
         self.quantized(node, self.compute(node, "Add", [scaled, bias]))
 
     def avg_pool2d(self, node: Node) -> None:
-        padding = self._ints(node, "padding")
-        divisor = cast("int | None", node.attributes["divisor_override"])
-        if divisor is not None:
-            self.quantized(node, self.window_sums(node, padding, divisor))
+        if node.attributes["divisor_override"] is not None or node.attributes["ceil_mode"]:
+            self.quantized(node, self.window_sums(node))
             return
         pooled = self.compute(
             node,
@@ -360,26 +359,39 @@ class _Emitter:
             [self.real(node, 0)],
             kernel_shape=self._ints(node, "kernel"),
             strides=self._ints(node, "stride"),
-            pads=padding * 2,
-            ceil_mode=int(bool(node.attributes["ceil_mode"])),
+            pads=self._ints(node, "padding") * 2,
             count_include_pad=int(bool(node.attributes["count_include_pad"])),
         )
         self.quantized(node, pooled)
 
-    def window_sums(self, node: Node, padding: list[int], divisor: int) -> gs.Tensor:
-        """Sums of windows over one divisor: the mean of windows that are all whole, for the border is written out."""
+    def window_sums(self, node: Node) -> gs.Tensor:
+        """Averages that ONNX counts otherwise: means of whole windows over a border of zeros, each times a factor."""
         kernel, stride = self._ints(node, "kernel"), self._ints(node, "stride")
+        height, width = node.inputs[0].type.shape[2:]
+        if not isinstance(height, int) or not isinstance(width, int):
+            raise UnsupportedError("average pooling with divisor_override of images of any size", where=node.where)
+        begins, ends = self._ints(node, "padding"), self.window_ends(node)
+        amounts = self.constant(f"{node.name}.pads", np.asarray([0, 0, *begins, 0, 0, *ends], np.int64))
+        bordered = self.compute(node, "Pad", [self.real(node, 0), amounts])
+        means = self.compute(node, "AveragePool", [bordered], kernel_shape=kernel, strides=stride)
+        counts = window_counts((height, width), node.attributes).numpy()
+        factors = (math.prod(kernel) / counts.astype(np.float64)).astype(np.float32)
+        factor = self.constant(f"{node.name}.factor", factors.reshape(1, 1, *factors.shape[-2:]))
+        return self.compute(node, "Mul", [means, factor])
+
+    def window_ends(self, node: Node) -> list[int]:
+        """Padding behind each axis with which as many windows fit as torch counts, which may count upwards."""
         ends = []
+        dilation = self._ints(node, "dilation") if "dilation" in node.attributes else [1, 1]
         for axis in range(2):
             size, count = node.inputs[0].type.shape[2 + axis], node.output.type.shape[2 + axis]
+            stride, begin = self._ints(node, "stride")[axis], self._ints(node, "padding")[axis]
             if not isinstance(size, int) or not isinstance(count, int):
-                raise UnsupportedError("average pooling with divisor_override of images of any size", where=node.where)
-            ends.append((count - 1) * stride[axis] + kernel[axis] - padding[axis] - size)
-        amounts = np.asarray([0, 0, *padding, 0, 0, *ends], np.int64)
-        bordered = self.compute(node, "Pad", [self.real(node, 0), self.constant(f"{node.name}.pads", amounts)])
-        means = self.compute(node, "AveragePool", [bordered], kernel_shape=kernel, strides=stride)
-        factor = self.constant(f"{node.name}.factor", np.float32(math.prod(kernel) / divisor))
-        return self.compute(node, "Mul", [means, factor])
+                ends.append(begin)
+                continue
+            span = dilation[axis] * (self._ints(node, "kernel")[axis] - 1) + 1
+            ends.append(max(0, (count - 1) * stride + span - begin - size))
+        return ends
 
     def resample2d(self, node: Node) -> None:
         x = self.real(node, 0)
@@ -437,9 +449,8 @@ class _Emitter:
             [self.real(node, 0)],
             kernel_shape=self._ints(node, "kernel"),
             strides=self._ints(node, "stride"),
-            pads=self._ints(node, "padding") * 2,
+            pads=self._ints(node, "padding") + self.window_ends(node),
             dilations=self._ints(node, "dilation"),
-            ceil_mode=int(bool(node.attributes["ceil_mode"])),
         )
         self.quantized(node, pooled)
 

@@ -204,11 +204,13 @@ class _Conversion:
             return self._written_part(node, function, where) if node.name in self.first.writes else observed
         if any(source in self.named for source in node.all_input_nodes):
             self.named.add(node)
+        if function in ("getattr", "getitem") and isinstance(node.args[0], fx.Node):
+            held, key = self.environment[node.args[0]], self._resolve(node.args[1])
+            if isinstance(held, list | tuple | dict):  # another part of it may stand for what cannot be used
+                return operator.getitem(held, FIELDS.get(key, key) if function == "getattr" else key)
         arguments, keywords = self._resolve(node.args), self._resolve(node.kwargs)
         if function == "getattr":
             function, arguments = str(arguments[1]), arguments[:1]
-            if function in FIELDS and isinstance(arguments[0], list | tuple):
-                return arguments[0][FIELDS[function]]
         if function == "getitem" and isinstance(arguments[0], list | tuple | dict):
             return operator.getitem(arguments[0], arguments[1])
         if isinstance(node.target, type) and issubclass(node.target, list | tuple | dict):

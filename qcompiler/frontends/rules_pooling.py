@@ -80,17 +80,20 @@ def _adaptive_avg_pool2d(b: Builder, input: Operand, output_size: int | Sequence
 @rule("adaptive_max_pool2d", "adaptive_max_pool2d_with_indices")
 def _adaptive_max_pool2d(
     b: Builder, input: Operand, output_size: int | Sequence[int | None], return_indices: bool = False
-) -> Value:
+) -> object:
+    """The function gives the pixels, the aten operator their indices too."""
     if return_indices:
         raise b.unsupported(f"{b.function} with return_indices=True", "Pool without the indices.")
-    before, after = input.type.shape[2:], b.shape[2:]
+    several = isinstance(b.observed, list)
+    before, after = input.type.shape[2:], b.parts()[0].shape[2:] if several else b.shape[2:]
     pairs = list(zip(before, after, strict=True))
     if not all(isinstance(old, int) and isinstance(new, int) and not old % new for old, new in pairs):
         raise b.unsupported(
             f"{b.function} of {input.type} to {list(after)}, whose windows differ", "Use sizes that divide the image."
         )
     kernel = tuple(int(cast("int", old)) // int(cast("int", new)) for old, new in pairs)
-    return b.node("max_pool2d", [input], kernel=kernel, stride=kernel)
+    pooled = b.node("max_pool2d", [input], kernel=kernel, stride=kernel)
+    return [pooled, b.refusal("the indices of adaptive_max_pool2d are read")] if several else pooled
 
 
 @rule("adaptive_avg_pool1d", "adaptive_avg_pool3d")
