@@ -10,6 +10,7 @@ conv(pad(x, zeros))                         ->  conv(x) with more padding
 clamp(x, 0, inf)                            ->  relu(x)
 clamp(x, -inf, inf)                         ->  x
 div(x, constant)                            ->  mul(x, 1 / constant)
+div(constant, x)                            ->  mul(reciprocal(x), constant)
 add, mul (constant, x)                      ->  add, mul (x, constant)
 """
 
@@ -167,7 +168,7 @@ def _clamp(node: Node, rewriter: Rewriter) -> bool:
 def _div(node: Node, rewriter: Rewriter) -> bool:
     divisor = node.inputs[1].producer
     if divisor is None or divisor.op != "constant":
-        return False
+        return _is_leaf(node.inputs[0]) and _to_reciprocal(node, rewriter)
     tensor = node.graph.module.tensors[str(divisor.attributes["ref"])]
     if not tensor.is_floating_point():
         return False
@@ -176,6 +177,16 @@ def _div(node: Node, rewriter: Rewriter) -> bool:
     rewriter.note(product, "a division by a constant")
     rewriter.replace(node, product.output)
     _erase_if_unused(divisor, rewriter)
+    return True
+
+
+def _to_reciprocal(node: Node, rewriter: Rewriter) -> bool:
+    if not node.inputs[1].type.dtype.is_float:
+        return False
+    reciprocal = rewriter.insert("reciprocal", [node.inputs[1]], before=node, like=node)
+    product = rewriter.insert("mul", [reciprocal.output, node.inputs[0]], before=node, like=node)
+    rewriter.note(product, "a constant divided by a value")
+    rewriter.replace(node, product.output)
     return True
 
 

@@ -1,5 +1,6 @@
 """A quantization compiler: a PyTorch model goes in, a verified integer deployment comes out."""
 
+from qcompiler import errors, frontends
 from qcompiler.announced import analyze, prepare_qat, prepare_quantized_training
 from qcompiler.api import Compiled, compile
 from qcompiler.artifact import Artifact, load
@@ -18,6 +19,8 @@ __all__ = [
     "analyze",
     "check",
     "compile",
+    "errors",
+    "frontends",
     "load",
     "load_target",
     "prepare_qat",

@@ -6,7 +6,9 @@ import ast
 import re
 import sys
 import types
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +20,22 @@ _LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
 
 def blocks(page: Path) -> list[str]:
     return _BLOCK.findall(page.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(autouse=True)
+def registries() -> Iterator[None]:
+    """What a page registers is gone after it."""
+    from qcompiler.backends.onnx_qdq import FUNCTIONS
+    from qcompiler.frontends.rules import RULES
+    from qcompiler.ir import registry
+    from qcompiler.ops import UNARY
+
+    tables: list[dict[str, Any]] = [FUNCTIONS, RULES, registry._OPS, UNARY]
+    before = [dict(table) for table in tables]
+    yield
+    for table, entries in zip(tables, before, strict=True):
+        table.clear()
+        table.update(entries)
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p) and p.name != "README.md"], ids=lambda page: page.stem)

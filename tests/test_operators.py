@@ -135,7 +135,10 @@ def with_number(draw: Draw) -> Case:
 
 
 def unary(name: str) -> Callable[[Draw], Case]:
-    return lambda draw: (UNARY[name].torch, [(2, *sizes(draw, 2, 1, 6))])
+    function = UNARY[name].torch
+    # Some have no value for negative numbers, or too large ones near zero.
+    positive = name in ("log", "log1p", "sqrt", "rsqrt", "reciprocal")
+    return lambda draw: ((lambda x: function(x.abs() + 0.3)) if positive else function, [(2, *sizes(draw, 2, 1, 6))])
 
 
 def clamp(draw: Draw) -> Case:

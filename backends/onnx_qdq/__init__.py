@@ -1,6 +1,7 @@
 """ONNX with QuantizeLinear and DequantizeLinear pairs."""
 
 from qcompiler.backends.onnx_qdq.emit import UNSIGNED_SHIFT, OnnxOptions, emit
+from qcompiler.backends.onnx_qdq.functions import FUNCTIONS
 from qcompiler.backends.onnx_qdq.runtime import Layers, integer_weights, run, run_observed
 
-__all__ = ["UNSIGNED_SHIFT", "Layers", "OnnxOptions", "emit", "integer_weights", "run", "run_observed"]
+__all__ = ["FUNCTIONS", "UNSIGNED_SHIFT", "Layers", "OnnxOptions", "emit", "integer_weights", "run", "run_observed"]

@@ -40,6 +40,11 @@ def _gelu(compute: Compute, x: Tensor, approximate: str) -> Tensor:
     return compute("Mul", compute("Mul", x, 0.5), compute("Add", shape, 1.0))
 
 
+def _positive(compute: Compute, x: Tensor) -> Tensor:
+    """x where a function of positive numbers has a value; 0 elsewhere, as in its table."""
+    return compute("Max", x, 0.0)
+
+
 def _mish(compute: Compute, x: Tensor) -> Tensor:
     return compute("Mul", x, compute("Tanh", compute("Softplus", x)))
 
@@ -47,7 +52,25 @@ def _mish(compute: Compute, x: Tensor) -> Tensor:
 FUNCTIONS: dict[str, Rule] = {
     "sigmoid": lambda compute, x: compute("Sigmoid", x),
     "tanh": lambda compute, x: compute("Tanh", x),
+    "abs": lambda compute, x: compute("Abs", x),
+    "atan": lambda compute, x: compute("Atan", x),
+    "celu": lambda compute, x, alpha: compute("Celu", x, alpha=alpha),
+    "cos": lambda compute, x: compute("Cos", x),
+    "erf": lambda compute, x: compute("Erf", x),
     "exp": lambda compute, x: compute("Exp", x),
+    "expm1": lambda compute, x: compute("Sub", compute("Exp", x), 1.0),
+    "hardshrink": lambda compute, x, lambd: compute("Shrink", x, lambd=lambd),
+    "log": lambda compute, x: compute("Log", _positive(compute, x)),
+    "log1p": lambda compute, x: compute("Log", _positive(compute, compute("Add", x, 1.0))),
+    "log_sigmoid": lambda compute, x: compute("Neg", compute("Softplus", compute("Neg", x))),
+    "reciprocal": lambda compute, x: compute("Reciprocal", x),
+    "rsqrt": lambda compute, x: compute("Reciprocal", compute("Sqrt", _positive(compute, x))),
+    "selu": lambda compute, x: compute("Selu", x),
+    "sin": lambda compute, x: compute("Sin", x),
+    "softshrink": lambda compute, x, lambd: compute("Shrink", x, bias=lambd, lambd=lambd),
+    "softsign": lambda compute, x: compute("Softsign", x),
+    "sqrt": lambda compute, x: compute("Sqrt", _positive(compute, x)),
+    "tanhshrink": lambda compute, x: compute("Sub", x, compute("Tanh", x)),
     "softplus": lambda compute, x: compute("Softplus", x),
     "leaky_relu": lambda compute, x, slope: compute("LeakyRelu", x, alpha=slope),
     "elu": lambda compute, x, alpha: compute("Elu", x, alpha=alpha),

@@ -189,7 +189,8 @@ def _clamp_max(b: Builder, input: Operand, max: object) -> object:
     return _clamp(b, input, None, max)
 
 
-def _unary(op: str) -> Rule:
+def unary_rule(op: str) -> Rule:
+    """The rule of a torch function that is the operator `op` of one number, with its attributes in order."""
     names = list(UNARY[op].attributes)
 
     def rule(b: Builder, input: Operand, *arguments: object, inplace: bool = False, **keywords: object) -> Value:
@@ -230,7 +231,12 @@ def _elu(
 
 for _op in UNARY:
     if _op not in ("elu", "softplus"):
-        rule(_op)(_unary(_op))
+        rule(_op)(unary_rule(_op))
+
+
+@rule("log_sigmoid_forward")
+def _log_sigmoid_forward(b: Builder, input: Operand) -> object:
+    return [b.node("log_sigmoid", [input]), b.refusal("the buffer of a log_sigmoid is read")]
 
 
 def _binary(op: str) -> Rule:

@@ -12,7 +12,8 @@ from qcompiler.ops import (
     quantization,
     resampling,
 )
-from qcompiler.ops.elementwise import UNARY, UnaryFunction, prelu_function
+from qcompiler.ops.elementwise import prelu_function
+from qcompiler.ops.unary import UNARY, UnaryFunction, register_unary
 
 __all__ = [
     "UNARY",
@@ -27,5 +28,7 @@ __all__ = [
     "pooling",
     "prelu_function",
     "quantization",
+    "register_unary",
     "resampling",
+    "unary",
 ]

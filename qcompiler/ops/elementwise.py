@@ -1,105 +1,23 @@
-"""Ops that work element by element: activations, functions of one number, sums and products, normalization."""
+"""Ops that work element by element: activations, sums and products, normalization of channels."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy import special
 from torch import Tensor
 from torch.nn import functional
 
 from qcompiler.errors import GraphError
-from qcompiler.ir.graph import Attribute, Node
+from qcompiler.ir.graph import Node
 from qcompiler.ir.registry import Attributes, OpDef, Trait, register
 from qcompiler.ir.types import Stage, TensorType
-from qcompiler.ops.common import FLOAT_STAGES, broadcast, check_float, real, same_real_type, same_type
+from qcompiler.ops.common import FLOAT_STAGES, broadcast, check_float, real, same_type
 
 Array = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class UnaryFunction:
-    """A real function in two forms.
-
-    Args:
-        torch: In torch, with the attributes as keyword arguments.
-        numpy: The same in float64, from which lookup tables are built.
-        attributes: Names and defaults.
-    """
-
-    torch: Callable[..., Tensor]
-    numpy: Callable[..., Array]
-    attributes: dict[str, Attribute] = field(default_factory=dict)
-
-    def table(self, node: Node) -> Callable[[Array], Array]:
-        """The float64 form with the attributes of `node` filled in."""
-        keywords: dict[str, Any] = {name: node.attributes[name] for name in self.attributes}
-        return lambda x: self.numpy(x, **keywords)
-
-
-def _gelu(x: Array, approximate: str) -> Array:
-    if approximate == "tanh":
-        inner: Array = np.sqrt(2.0 / np.pi) * (x + 0.044715 * x**3)
-        return 0.5 * x * (1.0 + np.tanh(inner))
-    return x * special.ndtr(x)
-
-
-def _softplus(x: Array) -> Array:
-    return np.logaddexp(x, 0.0)
-
-
-def _relu6(x: Array) -> Array:
-    return np.clip(x, 0.0, 6.0)
-
-
-UNARY: dict[str, UnaryFunction] = {
-    "sigmoid": UnaryFunction(torch.sigmoid, special.expit),
-    "tanh": UnaryFunction(torch.tanh, np.tanh),
-    "silu": UnaryFunction(functional.silu, lambda x: x * special.expit(x)),
-    "hardswish": UnaryFunction(functional.hardswish, lambda x: x * _relu6(x + 3.0) / 6.0),
-    "hardsigmoid": UnaryFunction(functional.hardsigmoid, lambda x: _relu6(x + 3.0) / 6.0),
-    "gelu": UnaryFunction(functional.gelu, _gelu, {"approximate": "none"}),
-    "leaky_relu": UnaryFunction(
-        functional.leaky_relu,
-        lambda x, negative_slope: np.where(x >= 0.0, x, negative_slope * x),
-        {"negative_slope": 0.01},
-    ),
-    "elu": UnaryFunction(
-        functional.elu, lambda x, alpha: np.where(x > 0.0, x, alpha * np.expm1(np.minimum(x, 0.0))), {"alpha": 1.0}
-    ),
-    "softplus": UnaryFunction(functional.softplus, _softplus),
-    "mish": UnaryFunction(functional.mish, lambda x: x * np.tanh(_softplus(x))),
-    "exp": UnaryFunction(torch.exp, np.exp),
-}
-"""Functions of one number by op name. An integer program holds each as a table."""
-
-
-def _unary(function: UnaryFunction) -> Callable[[Node, Sequence[Tensor]], tuple[Tensor, ...]]:
-    def evaluate(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        keywords: dict[str, Any] = {name: node.attributes[name] for name in function.attributes}
-        return (function.torch(operands[0], **keywords),)
-
-    return evaluate
-
-
-for _name, _function in UNARY.items():
-    register(
-        OpDef(
-            name=_name,
-            operands=("x",),
-            attributes=_function.attributes,
-            infer=same_real_type,
-            evaluate=_unary(_function),
-            stages=FLOAT_STAGES,
-            traits=frozenset({Trait.UNARY}),
-            summary=f"{_name}(x), element by element.",
-        )
-    )
 
 
 def _relu(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:

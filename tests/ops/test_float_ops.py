@@ -52,6 +52,8 @@ def check(op: str, tensors: list[Tensor], attributes: Attributes, expected: Tens
 
 
 X = tensor(2, 4, 6, 7)
+OF_POSITIVES = ("log", "sqrt", "rsqrt")
+"""Functions without a value for negative numbers; `log1p` has none below -1."""
 ONE = tensor(4, seed=3)
 CASES: dict[str, tuple[str, list[Tensor], Attributes, Callable[..., Tensor]]] = {
     "relu": ("relu", [X], {}, torch.relu),
@@ -122,7 +124,7 @@ CASES: dict[str, tuple[str, list[Tensor], Attributes, Callable[..., Tensor]]] = 
         lambda x, w: functional.conv_transpose3d(x, w, None, 2),
     ),
     **{
-        name: (name, [X * 4], dict(item.attributes), lambda x, name=name: UNARY[name].torch(x, **UNARY[name].attributes))
+        name: (name, [(X * 4).abs() + 0.1 if name in (*OF_POSITIVES, "log1p") else X * 4], dict(item.attributes), lambda x, name=name: UNARY[name].torch(x, **UNARY[name].attributes))
         for name, item in UNARY.items()
     },
 }  # fmt: skip
@@ -205,9 +207,18 @@ def test_a_symbolic_batch_is_carried_through(case: str) -> None:
 def test_float64_forms_of_functions_are_those_of_torch(name: str) -> None:
     """Tables are built from the second form; the two are written apart."""
     x = torch.linspace(-20, 20, 4001, dtype=torch.float64)
+    x = x.abs() if name in (*OF_POSITIVES, "log1p") else x
     item = UNARY[name]
     expected = item.torch(x, **item.attributes).numpy()
     np.testing.assert_allclose(item.numpy(x.numpy(), **item.attributes), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", [*OF_POSITIVES, "log1p"])
+def test_where_a_function_has_no_value_its_table_holds_that_of_the_border(name: str) -> None:
+    border = -1.0 if name == "log1p" else 0.0
+    found = UNARY[name].numpy(np.array([border - 5.0, border - 1e-9, border]))
+    assert not np.isnan(found).any()
+    assert (found == found[2]).all()
 
 
 WRONG: dict[str, tuple[str, list[Tensor], Attributes, str]] = {

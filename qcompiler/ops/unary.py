@@ -1,0 +1,160 @@
+"""Functions of one number, element by element. An integer program holds each as a table, made in float64.
+
+Where a function has no value (the root of a negative number) its table holds the value at the border of its domain: the
+float model never goes there, codes at the end of a grid may.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import special
+from torch import Tensor
+from torch.nn import functional
+
+from qcompiler.ir.graph import Attribute, Node
+from qcompiler.ir.registry import OpDef, Trait, register
+from qcompiler.ops.common import FLOAT_STAGES, same_real_type
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class UnaryFunction:
+    """A real function in two forms.
+
+    Args:
+        torch: In torch, with the attributes as keyword arguments.
+        numpy: The same in float64, from which lookup tables are built; a number or an infinity for every number.
+        attributes: Names and defaults.
+    """
+
+    torch: Callable[..., Tensor]
+    numpy: Callable[..., Array]
+    attributes: dict[str, Attribute] = field(default_factory=dict)
+
+    def table(self, node: Node) -> Callable[[Array], Array]:
+        """The float64 form with the attributes of `node` filled in."""
+        keywords: dict[str, Any] = {name: node.attributes[name] for name in self.attributes}
+        return lambda x: self.numpy(x, **keywords)
+
+
+UNARY: dict[str, UnaryFunction] = {}
+"""Functions of one number by op name; see `register_unary`."""
+
+
+def register_unary(name: str, function: UnaryFunction) -> None:
+    """Make a function of one number an operator.
+
+    Args:
+        name: Of the op, as descriptors and rules of front ends name it.
+        function: What it computes.
+
+    Raises:
+        PluginError: The name is taken.
+    """
+
+    def evaluate(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        keywords: dict[str, Any] = {key: node.attributes[key] for key in function.attributes}
+        return (function.torch(operands[0], **keywords),)
+
+    register(
+        OpDef(
+            name=name,
+            operands=("x",),
+            attributes=function.attributes,
+            infer=same_real_type,
+            evaluate=evaluate,
+            stages=FLOAT_STAGES,
+            traits=frozenset({Trait.UNARY}),
+            summary=f"{name}(x), element by element.",
+        )
+    )
+    UNARY[name] = function
+
+
+def _gelu(x: Array, approximate: str) -> Array:
+    if approximate == "tanh":
+        inner: Array = np.sqrt(2.0 / np.pi) * (x + 0.044715 * x**3)
+        return 0.5 * x * (1.0 + np.tanh(inner))
+    return x * special.ndtr(x)
+
+
+def _softplus(x: Array) -> Array:
+    return np.logaddexp(x, 0.0)
+
+
+def _relu6(x: Array) -> Array:
+    return np.clip(x, 0.0, 6.0)
+
+
+def _elu(x: Array, alpha: float) -> Array:
+    return np.where(x > 0.0, x, alpha * np.expm1(np.minimum(x, 0.0)))
+
+
+def _celu(x: Array, alpha: float) -> Array:
+    return np.where(x > 0.0, x, alpha * np.expm1(np.minimum(x, 0.0) / alpha))
+
+
+def _reciprocal(x: Array) -> Array:
+    with np.errstate(divide="ignore"):
+        return 1.0 / (x + 0.0)  # one zero, whose reciprocal is positive
+
+
+def _rsqrt(x: Array) -> Array:
+    return _reciprocal(np.sqrt(np.maximum(x, 0.0)))
+
+
+def _log(x: Array) -> Array:
+    with np.errstate(divide="ignore"):
+        return np.log(np.maximum(x, 0.0))
+
+
+_SELU_SCALE, _SELU_ALPHA = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717
+"""Klambauer et al. 2017, arXiv:1706.02515, as torch has them."""
+
+for _name, _function in {
+    "sigmoid": UnaryFunction(torch.sigmoid, special.expit),
+    "tanh": UnaryFunction(torch.tanh, np.tanh),
+    "silu": UnaryFunction(functional.silu, lambda x: x * special.expit(x)),
+    "hardswish": UnaryFunction(functional.hardswish, lambda x: x * _relu6(x + 3.0) / 6.0),
+    "hardsigmoid": UnaryFunction(functional.hardsigmoid, lambda x: _relu6(x + 3.0) / 6.0),
+    "gelu": UnaryFunction(functional.gelu, _gelu, {"approximate": "none"}),
+    "leaky_relu": UnaryFunction(
+        functional.leaky_relu,
+        lambda x, negative_slope: np.where(x >= 0.0, x, negative_slope * x),
+        {"negative_slope": 0.01},
+    ),
+    "elu": UnaryFunction(functional.elu, _elu, {"alpha": 1.0}),
+    "celu": UnaryFunction(functional.celu, _celu, {"alpha": 1.0}),
+    "selu": UnaryFunction(functional.selu, lambda x: _SELU_SCALE * _elu(x, _SELU_ALPHA)),
+    "softplus": UnaryFunction(functional.softplus, _softplus),
+    "log_sigmoid": UnaryFunction(functional.logsigmoid, lambda x: -_softplus(-x)),
+    "mish": UnaryFunction(functional.mish, lambda x: x * np.tanh(_softplus(x))),
+    "softsign": UnaryFunction(functional.softsign, lambda x: x / (1.0 + np.abs(x))),
+    "tanhshrink": UnaryFunction(functional.tanhshrink, lambda x: x - np.tanh(x)),
+    "softshrink": UnaryFunction(
+        functional.softshrink, lambda x, lambd: np.sign(x) * np.maximum(np.abs(x) - lambd, 0.0), {"lambd": 0.5}
+    ),
+    "hardshrink": UnaryFunction(
+        functional.hardshrink, lambda x, lambd: np.where(np.abs(x) > lambd, x, 0.0), {"lambd": 0.5}
+    ),
+    "abs": UnaryFunction(torch.abs, np.abs),
+    "exp": UnaryFunction(torch.exp, np.exp),
+    "expm1": UnaryFunction(torch.expm1, np.expm1),
+    "log": UnaryFunction(torch.log, _log),
+    "log1p": UnaryFunction(torch.log1p, lambda x: _log(x + 1.0)),
+    "sqrt": UnaryFunction(torch.sqrt, lambda x: np.sqrt(np.maximum(x, 0.0))),
+    "rsqrt": UnaryFunction(torch.rsqrt, _rsqrt),
+    "reciprocal": UnaryFunction(torch.reciprocal, _reciprocal),
+    "erf": UnaryFunction(torch.erf, special.erf),
+    "sin": UnaryFunction(torch.sin, np.sin),
+    "cos": UnaryFunction(torch.cos, np.cos),
+    "atan": UnaryFunction(torch.atan, np.arctan),
+}.items():
+    register_unary(_name, _function)
