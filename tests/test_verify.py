@@ -1,13 +1,16 @@
-"""The verifier passes what is equal and names the first tensor of what is not: ten injected faults."""
+"""The verifier passes what is equal and names the first tensor of what is not: faults in the program and in the file."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 
 from qcompiler.backends import onnx_qdq
 from qcompiler.backends.integer import ProgramFiles, emit
@@ -120,3 +123,54 @@ def test_a_fault_fails_and_names_its_tensor(fault: str, forms: tuple[Module, Mod
     assert executor.first == name
     assert executor.differing > 0
     assert report.forms[0].status == "equal"
+
+
+def stale_bias_scale(model: onnx.ModelProto) -> str:
+    """The bias four times finer on a scale four times coarser: the same real numbers to a float kernel.
+
+    The integer kernels of ONNX Runtime take x_scale * w_scale for granted, so that only a default session is wrong.
+    """
+    tensors = {item.name: item for item in model.graph.initializer}
+    producers = {node.output[0]: node for node in model.graph.node}
+    node = next(node for node in model.graph.node if node.op_type == "Gemm")
+    codes, scale = (tensors[name] for name in producers[node.input[2]].input[:2])
+    changes: list[tuple[onnx.TensorProto, Callable[[Any], Any]]] = [(codes, lambda b: b // 4), (scale, lambda s: s * 4)]
+    for item, change in changes:
+        item.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(item)), item.name))
+    return consumer(model, node.output[0])
+
+
+def float_weight(model: onnx.ModelProto) -> str:
+    """The weight as the real numbers that its integers stand for: a default session quantizes it anew, per tensor."""
+    tensors = {item.name: item for item in model.graph.initializer}
+    node = next(node for node in model.graph.node if node.op_type == "Conv")
+    maker = next(other for other in model.graph.node if other.output[0] == node.input[1])
+    codes, scale = (numpy_helper.to_array(tensors[name]) for name in maker.input[:2])
+    real = codes.astype(np.float32) * scale.reshape(-1, 1, 1, 1)
+    real[0] *= 300  # one large channel, which a scale for all channels serves alone
+    model.graph.initializer.append(numpy_helper.from_array(real, "real.weight"))
+    node.input[1] = "real.weight"
+    return consumer(model, node.output[0])
+
+
+def consumer(model: onnx.ModelProto, name: str) -> str:
+    """The quantized tensor behind a result."""
+    node = next(node for node in model.graph.node if name in node.input)
+    return node.output[0] if node.op_type == "QuantizeLinear" else consumer(model, node.output[0])
+
+
+@pytest.mark.parametrize("fault", [stale_bias_scale, float_weight])
+def test_a_file_that_means_two_things_is_caught(
+    fault: Callable[[onnx.ModelProto], str], forms: tuple[Module, Module, ProgramFiles]
+) -> None:
+    """Exports that are right with optimisation off and wrong in a default session exist: both are run, and compared."""
+    quantized, integer, program = forms
+    model = onnx.load_from_string(onnx_qdq.emit(integer.main))
+    name = fault(model)
+    report = verify(Forms(program, model.SerializeToString(), quantized.main, integer.main), inputs(), TARGET)
+    assert not report.passed
+    default = report.form("onnxruntime, layer by layer")
+    assert default.status == "differs"
+    assert default.first == name
+    if fault is stale_bias_scale:
+        assert report.form("onnxruntime unoptimized, layer by layer").status in ("equal", "within bound")
