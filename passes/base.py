@@ -103,6 +103,17 @@ class Pass(ABC):
         """What the pass promises about the numbers. Exact unless a subclass says otherwise."""
         return Exact()
 
+    def prepare(self, graph: Graph, context: PassContext) -> bool:
+        """Undo what the pass invalidates: ranges of what it is about to change, for one.
+
+        It runs before the outputs are taken with which the contract compares: without it a pass that is exact in real
+        numbers would answer for the noise of quantizers that are gone.
+
+        Returns:
+            Whether anything was undone.
+        """
+        return False
+
     @abstractmethod
     def run(self, graph: Graph, context: PassContext) -> None:
         """Rewrite `graph` in place through `context.rewriter(graph)`.

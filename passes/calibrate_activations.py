@@ -11,7 +11,7 @@ from typing import ClassVar, cast
 
 import torch
 
-from qcompiler.calibration.data_free import activation_ranges
+from qcompiler.calibration.data_free import DEFAULT_INPUT_RANGE, activation_ranges
 from qcompiler.calibration.gaussian import ALPHA
 from qcompiler.calibration.histogram import DEFAULT_BINS
 from qcompiler.calibration.observers import Observer, make_observer, options_of
@@ -29,9 +29,6 @@ from qcompiler.validation.contracts import THRESHOLDS, Contract
 Groups = dict[Value, list[Node]]
 """Scale -> the quantizers that share it."""
 Range = tuple[torch.Tensor, torch.Tensor]
-
-DEFAULT_INPUT_RANGE = (-3.0, 3.0)
-"""Assumed for float inputs without data: three standard deviations of inputs normalized to mean 0 and deviation 1."""
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,8 @@ class PassManager:
         before = _outputs(module.main, context)
         for item in self.passes:
             record = context.record = Record(item.name)
+            if item.prepare(module.main, context):
+                before = _outputs(module.main, context)
             outputs = _codes if isinstance(item.contract, IntegerMatch) else _outputs
             if outputs is _codes:
                 before = _codes(module.main, context)

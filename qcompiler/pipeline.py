@@ -15,10 +15,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from qcompiler import plugins
 from qcompiler.errors import PipelineError
+from qcompiler.passes.absorb_bias import AbsorbBias
 from qcompiler.passes.base import Pass
 from qcompiler.passes.calibrate_activations import CalibrateActivations
 from qcompiler.passes.calibrate_weights import CalibrateWeights
 from qcompiler.passes.canonicalize import Canonicalize
+from qcompiler.passes.correct_bias import CorrectBias
+from qcompiler.passes.cross_layer_equalization import CrossLayerEqualization
 from qcompiler.passes.eliminate_dead_code import EliminateDeadCode
 from qcompiler.passes.fix_ranges import FixRanges
 from qcompiler.passes.fold_batch_norm import FoldBatchNorm
@@ -28,6 +31,7 @@ from qcompiler.passes.fuse_requantization import FuseRequantization
 from qcompiler.passes.insert_quantizers import InsertQuantizers
 from qcompiler.passes.lower_to_integer import LowerToInteger
 from qcompiler.passes.partition import Partition
+from qcompiler.passes.replace_relu6 import ReplaceRelu6
 from qcompiler.passes.unify_scales import UnifyScales
 
 PASSES: dict[str, type[Pass]] = {
@@ -38,11 +42,15 @@ PASSES: dict[str, type[Pass]] = {
         FoldConstants,
         FoldBatchNorm,
         FuseActivations,
+        ReplaceRelu6,
+        CrossLayerEqualization,
+        AbsorbBias,
         Partition,
         InsertQuantizers,
         FixRanges,
         UnifyScales,
         CalibrateWeights,
+        CorrectBias,
         CalibrateActivations,
         FuseRequantization,
         LowerToInteger,

@@ -25,6 +25,9 @@ from qcompiler.ir.interpret import LEAVES, interpret_with
 from qcompiler.ir.registry import Trait
 from qcompiler.ops.quantizers import activation_bounds, leaf_tensor
 
+DEFAULT_INPUT_RANGE = (-3.0, 3.0)
+"""Assumed for float inputs without data: three standard deviations of inputs normalized to mean 0 and deviation 1."""
+
 
 @dataclass(frozen=True)
 class Distribution:
@@ -79,10 +82,7 @@ def activation_ranges(graph: Graph, input_range: tuple[float, float], alpha: flo
         if item is not None:
             ranges[value] = item.range(alpha)
 
-    middle, half = (input_range[0] + input_range[1]) / 2, (input_range[1] - input_range[0]) / 2
-    normal = Gaussian(torch.tensor([middle]), torch.tensor([half / 3.0]))
-    inputs: list[Distribution | None] = [Distribution(normal, *input_range) for _ in graph.inputs]
-    interpret_with(graph, inputs, _rule, observe)
+    interpret_with(graph, _inputs(graph, input_range), _rule, observe)
     for value in graph.inputs:
         ranges[value] = input_range
     for node in graph.nodes:
@@ -90,6 +90,33 @@ def activation_ranges(graph: Graph, input_range: tuple[float, float], alpha: flo
         if span is not None:
             ranges[node.output] = span
     return ranges
+
+
+def activation_means(graph: Graph, input_range: tuple[float, float]) -> dict[Value, Tensor]:
+    """Means per channel, float64, of the values whose distribution follows from batch-norm statistics.
+
+    Args:
+        graph: CANONICAL or QUANTIZED, batch norms folded.
+        input_range: Of every float input.
+
+    Returns:
+        [C], or one number for all channels, by value.
+    """
+    means: dict[Value, Tensor] = {}
+
+    def observe(value: Value, item: Distribution | None) -> None:
+        if item is not None:
+            means[value] = item.moments.mean
+
+    interpret_with(graph, _inputs(graph, input_range), _rule, observe)
+    return means
+
+
+def _inputs(graph: Graph, input_range: tuple[float, float]) -> list[Distribution | None]:
+    """Normal numbers, three standard deviations of which span the range."""
+    middle, half = (input_range[0] + input_range[1]) / 2, (input_range[1] - input_range[0]) / 2
+    normal = Gaussian(torch.tensor([middle]), torch.tensor([half / 3.0]))
+    return [Distribution(normal, *input_range) for _ in graph.inputs]
 
 
 def _span(node: Node, ranges: Mapping[Value, tuple[float, float]]) -> tuple[float, float] | None:

@@ -66,13 +66,20 @@ Contract: TypeAlias = Exact | Close | Lossy | IntegerMatch
 
 THRESHOLDS: Mapping[str, Contract] = MappingProxyType(
     {
-        # Sums and products of float32 in another order: 1e-6 of the largest output was seen on ResNet-18, depth 20.
+        # Sums and products of float32 in another order: 1e-6 of the largest output was seen on ResNet-18, depth 20, and
+        # 1.2e-4 on a MobileNetV2 whose batch norms differ by three decades from channel to channel.
         "fold-constants": Exact(),
-        "fold-batch-norm": Close(rtol=1e-4),
+        "fold-batch-norm": Close(rtol=1e-3),
+        # Factors over six decades on MobileNetV2 gave 4e-6.
+        "cross-layer-equalization": Close(rtol=1e-3),
         # Noise is a property of the model and of the width that was asked for: 8 bits per tensor give 20 to 40 dB on
         # the networks of the tests, 4 bits per tensor -1.3 dB on the digits. The bound catches what is broken: a result
         # with ten times the amplitude of the signal, or no number.
         "calibrate": Lossy(min_sqnr_db=-20.0),
+        # What lies below c, and borders, change: 25 dB and more on the networks of the tests.
+        "absorb-bias": Lossy(min_sqnr_db=10.0),
+        # Activations above the cap come through: how many there are is a property of the model. The bound is as above.
+        "replace-relu6": Lossy(min_sqnr_db=-20.0),
         "lower-to-integer": IntegerMatch(lsb=0),
     }
 )

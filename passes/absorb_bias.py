@@ -1,0 +1,189 @@
+"""Move what is always added to an activation into the bias of the layers that read it.
+
+    A: b1 ──► relu ──► B: W2, b2        becomes        b1 - c ──► relu ──► b2 + W2 c
+
+relu(x - c) = relu(x) - c wherever x >= c >= 0, so that the model computes what it did as far as c is below all that
+the layer gives: a range that begins at c > 0 then begins at 0, and loses nothing to numbers that never come. c per
+channel is
+
+    max(0, mean - sigmas * std)   from the batch norm that was folded into A: below 99.865 % of a normal distribution
+    max(0, smallest value seen)   from calibration data: below all of it
+
+Without an activation in between c is the mean, or the smallest value, itself. A zero of the padding of B is c too low
+then: the border of its result changes. That is measured, and refused with `padded=False`.
+
+Source: Nagel et al. 2019, arXiv:1906.04721, section 4.1.3; Nagel et al. 2021, arXiv:2106.08295, section 3.2 (absorbing
+high biases).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, cast
+
+import torch
+from torch import Tensor
+
+from qcompiler.calibration.observers import MinMaxObserver
+from qcompiler.calibration.runner import observe
+from qcompiler.errors import InputError, PassError
+from qcompiler.ir.graph import Graph, Node
+from qcompiler.ir.registry import Trait
+from qcompiler.ir.rewrite import Rewriter
+from qcompiler.ops.quantizers import leaf_tensor
+from qcompiler.passes.base import Pass, PassContext
+from qcompiler.passes.equalization import (
+    FOREIGN,
+    Consumer,
+    Group,
+    by_channels,
+    forget_ranges,
+    groups,
+    groups_of,
+    leaf_of,
+)
+from qcompiler.validation.contracts import THRESHOLDS, Contract
+
+RECTIFIERS = ("relu", "leaky_relu", "prelu")
+
+
+@dataclass(frozen=True)
+class AbsorbBias(Pass):
+    """Absorb high biases, on CANONICAL and on QUANTIZED graphs alike; best behind `cross-layer-equalization`.
+
+    Refuses, by layer and reason: what equalization refuses; what lies on the way and does not commute with a shift,
+    such as averages over padding; layers without bias; and those of which neither a batch norm nor data tells anything.
+
+    Records the number of channels, the largest c, and the largest change at a border: |sum of the taps that meet the
+    padding, times c|.
+
+    Args:
+        sigmas: Standard deviations below the mean.
+        padded: Whether to absorb into convolutions that pad.
+
+    Raises:
+        InputError: `sigmas` is negative.
+        PassError: There are neither batch norms nor calibration data.
+    """
+
+    name: ClassVar[str] = "absorb-bias"
+    requires: ClassVar[frozenset[str]] = frozenset({"batch-norm-folded"})
+    invalidates: ClassVar[frozenset[str]] = frozenset({"activation-ranges"})
+    sigmas: float = 3.0
+    padded: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.sigmas >= 0:
+            raise InputError(f"sigmas={self.sigmas}", expected="at least 0")
+
+    @property
+    def contract(self) -> Contract:
+        """Exact for what lies above c, and without padding."""
+        return THRESHOLDS[self.name]
+
+    def prepare(self, graph: Graph, context: PassContext) -> bool:
+        """Forget the ranges of quantizers whose numbers are about to change."""
+        return forget_ranges(groups(graph), context.rewriter(graph), weights=False)
+
+    def run(self, graph: Graph, context: PassContext) -> None:
+        """See the module text."""
+        rewriter = context.rewriter(graph)
+        found = [group for group in groups(graph, rewriter.refuse) if _shifts(group, rewriter, padded=self.padded)]
+        lowest = self._lowest(graph, context, found)
+        channels, largest, border = 0, 0.0, 0.0
+        for group in found:
+            c = lowest[group.producer]
+            if any(node.op in RECTIFIERS for node in group.between):
+                c = c.clamp(min=0.0)
+            if not bool((c != 0).any()):
+                continue
+            _add(group.producer, -c, rewriter)
+            _shift_statistics(group.producer, -c)
+            for consumer in group.consumers:
+                moved, at_border = _through(consumer, c)
+                _add(consumer.node, moved, rewriter)
+                border = max(border, at_border)
+            channels, largest = channels + int((c != 0).sum()), max(largest, float(c.abs().max()))
+            names = ", ".join(consumer.node.name for consumer in group.consumers)
+            rewriter.note(group.producer, f"{int((c != 0).sum())} channels give up to {float(c.max()):.4g} to {names}")
+        context.record.metrics.update(channels=channels, largest=largest, border=border)
+
+    def _lowest(self, graph: Graph, context: PassContext, found: list[Group]) -> dict[Node, Tensor]:
+        """What each producer's channels never, or hardly ever, fall below."""
+        known: dict[Node, Tensor] = {}
+        for group in found:
+            statistics = group.producer.attributes.get("statistics")
+            if isinstance(statistics, str):
+                mean, std = graph.module.tensors[statistics].to(torch.float64)
+                rectified = any(node.op in RECTIFIERS for node in group.between)
+                known[group.producer] = mean - self.sigmas * std if rectified else mean
+        rest = [group.producer for group in found if group.producer not in known]
+        if not rest:
+            return known
+        if context.calibration is None:
+            if not known:
+                raise PassError(
+                    "no layer has a batch norm that tells its range, and there is no data",
+                    where=rest[0].where,
+                    fix="Give calibration_data, or leave the pass out.",
+                )
+            return known | {node: torch.zeros(_channels(node), dtype=torch.float64) for node in rest}
+        observers = {node: MinMaxObserver(node.name, axis=_axis(node)) for node in rest}
+        observe(graph, context.calibration, {node.output: observer for node, observer in observers.items()})
+        return known | {node: observer.range()[0].to(torch.float64) for node, observer in observers.items()}
+
+
+def _axis(layer: Node) -> int:
+    return layer.output.type.rank - 1 if layer.op == "linear" else 1
+
+
+def _channels(layer: Node) -> int:
+    return cast("int", layer.output.type.shape[_axis(layer)])
+
+
+def _shifts(group: Group, rewriter: Rewriter, *, padded: bool) -> bool:
+    """Whether a shift of the producer's channels reaches the consumers as it is."""
+    layers = (group.producer, *(consumer.node for consumer in group.consumers))
+    reason = next((f"{layer.name} has no bias" for layer in layers if len(layer.inputs) < 3), "")
+    for node in group.between:
+        averages_padding = node.op == "avg_pool2d" and any(cast("tuple[int, ...]", node.attributes["padding"]))
+        moves_it = node.definition.has(Trait.MOVEMENT) or node.op in ("fake_quantize", "mean", *RECTIFIERS)
+        if averages_padding or node.op == "pad" or not (moves_it or node.op.endswith(("pool2d", "resize"))):
+            reason = reason or f"{node.name} on the way does not keep a shift"
+    for consumer in group.consumers:
+        transposed = consumer.node.op.startswith("conv_transpose")
+        if transposed or (not padded and _pads(consumer.node)):
+            reason = reason or f"{consumer.node.name} {'sums fewer taps at its border' if transposed else 'pads'}"
+    if reason:
+        rewriter.refuse(group.producer, reason)
+    return not reason
+
+
+def _pads(layer: Node) -> bool:
+    return any(cast("tuple[int, ...]", layer.attributes.get("padding", ())))
+
+
+def _through(consumer: Consumer, c: Tensor) -> tuple[Tensor, float]:
+    """W2 c per output channel, and the most of it that a border does not get: what meets the padding."""
+    own = consumer.channels != FOREIGN
+    shift = torch.where(own, c[consumer.channels.clamp(min=0)], 0.0)
+    weight = by_channels(consumer.node, leaf_tensor(leaf_of(consumer.node.inputs[1])).to(torch.float64))
+    per_tap = (weight * shift.reshape(groups_of(consumer.node), 1, -1, 1)).sum(2)  # [groups, outputs, taps]
+    border = float(per_tap.abs().sum(2).max()) if _pads(consumer.node) else 0.0
+    return per_tap.sum(2).reshape(-1), border
+
+
+def _add(layer: Node, shift: Tensor, rewriter: Rewriter) -> None:
+    """Add to the bias of a layer."""
+    bias = leaf_of(layer.inputs[2])
+    tensor = leaf_tensor(bias)
+    rewriter.write_tensor(bias, (tensor.to(torch.float64) + shift).to(tensor.dtype))
+
+
+def _shift_statistics(layer: Node, shift: Tensor) -> None:
+    """What is known of the distribution of a layer's result moves along."""
+    ref = layer.attributes.get("statistics")
+    if isinstance(ref, str):
+        tensors = layer.graph.module.tensors
+        mean, std = tensors[ref]
+        tensors[ref] = torch.stack([(mean.to(torch.float64) + shift).to(mean.dtype), std])

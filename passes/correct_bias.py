@@ -1,0 +1,181 @@
+"""Take out of each bias what quantized weights add to the mean of a layer.
+
+    E[W^ x] - E[W x] = (W^ - W) E[x]        per output channel; subtracted from the bias
+
+Rounding and clipping a weight moves the mean of what its layer gives, most where few weights make one output: in
+depthwise layers. Two ways to the expectation:
+
+    empirical    data runs through the float layers and through the quantized ones at once; layer by layer, in order,
+                 the mean of the quantized result is made that of the float one, all layers before corrected already
+    analytic     E[x] per input channel follows from the batch norms: of a normal distribution, clipped by the
+                 activation; no data is needed, and what padding adds at borders is not seen
+
+Source: Nagel et al. 2019, arXiv:1906.04721, section 4.2; Nagel et al. 2021, arXiv:2106.08295, section 3.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from qcompiler.calibration.data_free import DEFAULT_INPUT_RANGE, activation_means
+from qcompiler.errors import CalibrationError, InputError, PassError
+from qcompiler.ir.graph import Graph, Node, Value
+from qcompiler.ir.interpret import LEAVES, evaluate_node, interpret_with
+from qcompiler.ir.rewrite import Rewriter
+from qcompiler.ir.types import Stage
+from qcompiler.ops.quantizers import grid, leaf_tensor
+from qcompiler.passes.base import Pass, PassContext
+from qcompiler.passes.equalization import by_channels, groups_of, is_layer, leaf_of, parameter_readers
+from qcompiler.quant.affine import dequantize, quantize
+from qcompiler.validation.contracts import THRESHOLDS, Contract
+
+METHODS = ("auto", "empirical", "analytic")
+
+
+@dataclass(frozen=True)
+class CorrectBias(Pass):
+    """Correct the biases of layers whose weights are quantized and calibrated.
+
+    Refuses: layers without a bias of their own, and with `analytic` those whose input no batch norm describes.
+
+    Args:
+        method: `empirical`, `analytic`, or `auto`: empirical where there is data.
+        batches: Calibration batches that are used at most; all of what they are on the way is in memory at once.
+
+    Raises:
+        InputError: An option is out of range.
+        PassError: `empirical` without data.
+    """
+
+    name: ClassVar[str] = "correct-bias"
+    stages: ClassVar[frozenset[Stage]] = frozenset({Stage.QUANTIZED})
+    requires: ClassVar[frozenset[str]] = frozenset({"weight-ranges"})
+    invalidates: ClassVar[frozenset[str]] = frozenset({"activation-ranges"})
+    method: str = "auto"
+    batches: int = 8
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise InputError(f"method={self.method!r}", expected="one of " + ", ".join(METHODS))
+        if self.batches < 1:
+            raise InputError(f"batches={self.batches}", expected="at least 1")
+
+    @property
+    def contract(self) -> Contract:
+        """The noise of the weights changes, for the better."""
+        return THRESHOLDS["calibrate"]
+
+    def run(self, graph: Graph, context: PassContext) -> None:
+        """See the module text."""
+        rewriter = context.rewriter(graph)
+        empirical = self.method == "empirical" or (self.method == "auto" and context.calibration is not None)
+        if not empirical:
+            _analytic(graph, context.input_range or DEFAULT_INPUT_RANGE, rewriter)
+            return
+        if context.calibration is None:
+            raise PassError(
+                "there is no data for an empirical correction", fix="Give calibration_data, or be analytic."
+            )
+        batches = list(islice(iter(context.calibration), self.batches))
+        if not batches:
+            raise CalibrationError("the calibration data is empty", expected="at least one batch")
+        _empirical(graph, batches, rewriter)
+
+
+@dataclass
+class _Pair:
+    """A value in both models, one tensor per batch; the same list where they do not differ."""
+
+    real: list[Tensor]
+    quantized: list[Tensor]
+
+
+def _empirical(graph: Graph, batches: Sequence[Sequence[Tensor]], rewriter: Rewriter) -> None:
+    count, readers = len(batches), parameter_readers(graph)
+
+    def rule(node: Node, operands: Sequence[_Pair]) -> tuple[_Pair, ...]:
+        if node.op in LEAVES:
+            tensors = [evaluate_node(node, [])[0]] * count
+            return (_Pair(tensors, tensors),)
+        if node.op == "fake_quantize" and node.inputs[0].producer is not None and node.inputs[0].producer.op in LEAVES:
+            weight = operands[0].real
+            return (_Pair(weight, [evaluate_node(node, [part.quantized[0] for part in operands])[0]] * count),)
+        if node.op in ("fake_quantize", "fake_quantize_bias"):
+            return (operands[0],)  # activations and biases are exact here: the weights are what is corrected
+        real = [evaluate_node(node, [part.real[i] for part in operands]) for i in range(count)]
+        if all(part.real is part.quantized for part in operands):
+            results = [_Pair(list(parts), list(parts)) for parts in zip(*real, strict=True)]
+            return tuple(_Pair(pair.real, pair.real) for pair in results)
+        other = [evaluate_node(node, [part.quantized[i] for part in operands]) for i in range(count)]
+        pairs = [
+            _Pair(list(a), list(b)) for a, b in zip(zip(*real, strict=True), zip(*other, strict=True), strict=True)
+        ]
+        if is_layer(node):
+            pairs = [_corrected(node, pairs[0], readers, rewriter)]
+        return tuple(pairs)
+
+    inputs = [_Pair(list(tensors), list(tensors)) for tensors in zip(*batches, strict=True)]
+    with torch.no_grad():
+        interpret_with(graph, [_Pair(pair.real, pair.real) for pair in inputs], rule)
+
+
+def _corrected(node: Node, pair: _Pair, readers: Mapping[Value, int], rewriter: Rewriter) -> _Pair:
+    """Make the means of the quantized result those of the float one; the result with it."""
+    if not _has_own_bias(node, readers, rewriter):
+        return pair
+    axis = pair.real[0].dim() - 1 if node.op == "linear" else 1
+    shift = _mean(pair.quantized, axis) - _mean(pair.real, axis)
+    _subtract(node, shift, rewriter)
+    shape = [-1 if a == axis else 1 for a in range(pair.real[0].dim())]
+    return _Pair(pair.real, [tensor - shift.to(tensor.dtype).reshape(shape) for tensor in pair.quantized])
+
+
+def _mean(tensors: Sequence[Tensor], axis: int) -> Tensor:
+    """Per channel, over all batches: float64."""
+    rows = [tensor.movedim(axis, 0).flatten(1) for tensor in tensors]
+    total = torch.stack([row.sum(1, dtype=torch.float64) for row in rows]).sum(0)
+    return total / sum(row.shape[1] for row in rows)
+
+
+def _analytic(graph: Graph, input_range: tuple[float, float], rewriter: Rewriter) -> None:
+    means, readers = activation_means(graph, input_range), parameter_readers(graph)
+    for node in graph.nodes:
+        if not is_layer(node) or node.inputs[1].producer is None or node.inputs[1].producer.op != "fake_quantize":
+            continue
+        if not _has_own_bias(node, readers, rewriter):
+            continue
+        mean = means.get(node.inputs[0])
+        if mean is None:
+            rewriter.refuse(node, "no batch norm tells the mean of its input")
+            continue
+        leaf = leaf_of(node.inputs[1])
+        weight = leaf_tensor(leaf)
+        params, spec = grid(node.inputs[1].producer)
+        codes = quantize(weight, params.scale, params.zero_point, spec)
+        error = dequantize(codes, params.scale, params.zero_point, params.axis).to(torch.float64) - weight
+        parts = by_channels(node, error).sum(3)  # [groups, outputs, inputs]
+        channels = parts.shape[0] * parts.shape[2]
+        expected = mean.to(torch.float64).expand(channels).reshape(groups_of(node), 1, -1)
+        _subtract(node, (parts * expected).sum(2).reshape(-1), rewriter)
+
+
+def _has_own_bias(node: Node, readers: Mapping[Value, int], rewriter: Rewriter) -> bool:
+    reason = "it has no bias" if len(node.inputs) < 3 else ""
+    if not reason and readers[leaf_of(node.inputs[2])] > 1:
+        reason = "its bias is that of another layer too"
+    if reason:
+        rewriter.refuse(node, reason)
+    return not reason
+
+
+def _subtract(node: Node, shift: Tensor, rewriter: Rewriter) -> None:
+    bias = leaf_of(node.inputs[2])
+    tensor = leaf_tensor(bias)
+    rewriter.write_tensor(bias, (tensor.to(torch.float64) - shift).to(tensor.dtype))
+    rewriter.note(node, f"its weights moved the mean by up to {float(shift.abs().max()):.4g}")

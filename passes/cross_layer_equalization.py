@@ -1,0 +1,226 @@
+"""Rescale layers against one another until the channels of every weight are of like range.
+
+    A: W1, b1 ──► relu ──► B: W2        becomes        W1 / s, b1 / s ──► relu ──► W2 * s
+
+with one s > 0 per channel, so that the model computes what it did. For channel i with range r1 = max|W1[i]| in the one
+and r2 = max|W2[:, i]| in the other,
+
+    s_i = sqrt(r1_i / r2_i)        after which both ranges are sqrt(r1_i r2_i)
+
+A single scale per weight then serves all of its channels. Pairs are visited in turn until no factor differs from 1 by
+more than `tolerance`. For a depthwise layer between two others that is where all three ranges are (m0 m1 m2)^(1/3).
+Where several layers read the channels, r2 is the largest of their ranges; a concat rescales its parts apart.
+
+Source: Nagel et al. 2019, arXiv:1906.04721, section 4.1; Nagel et al. 2021, arXiv:2106.08295, section 3.2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from qcompiler.errors import InputError
+from qcompiler.ir.graph import Graph, Node
+from qcompiler.ir.rewrite import Rewriter
+from qcompiler.ops.quantizers import leaf_tensor
+from qcompiler.passes.base import Pass, PassContext
+from qcompiler.passes.equalization import (
+    FOREIGN,
+    Consumer,
+    Group,
+    by_channels,
+    forget_ranges,
+    groups,
+    groups_of,
+    is_transposed,
+    leaf_of,
+)
+from qcompiler.validation.contracts import THRESHOLDS, Contract
+
+
+@dataclass(frozen=True)
+class CrossLayerEqualization(Pass):
+    """Equalize the ranges of weights, on CANONICAL and on QUANTIZED graphs alike.
+
+    Refuses, by layer and reason: what leads to an output, to an addition or a product with something else, through a
+    clamp with two ends (see `replace-relu6`), or to a layer that shares its weight.
+
+    On a QUANTIZED graph the quantizers on the way lose their ranges, which are no longer those of what they quantize.
+
+    Args:
+        tolerance: Largest |s - 1| at which the ranges count as equal.
+        rounds: Most visits of each pair.
+
+    Raises:
+        InputError: An option is out of range.
+    """
+
+    name: ClassVar[str] = "cross-layer-equalization"
+    requires: ClassVar[frozenset[str]] = frozenset({"batch-norm-folded"})
+    invalidates: ClassVar[frozenset[str]] = frozenset({"weight-ranges", "activation-ranges"})
+    tolerance: float = 0.01
+    rounds: int = 100
+
+    def __post_init__(self) -> None:
+        if not self.tolerance > 0 or self.rounds < 1:
+            raise InputError(f"tolerance={self.tolerance} and rounds={self.rounds}", expected="more than 0, at least 1")
+
+    @property
+    def contract(self) -> Contract:
+        """Factors round once, and sums of rescaled products otherwise than before."""
+        return THRESHOLDS[self.name]
+
+    def prepare(self, graph: Graph, context: PassContext) -> bool:
+        """Forget the ranges of quantizers whose numbers are about to change."""
+        return forget_ranges(groups(graph), context.rewriter(graph), weights=True)
+
+    def run(self, graph: Graph, context: PassContext) -> None:
+        """See the module text."""
+        rewriter = context.rewriter(graph)
+        found = list(groups(graph, rewriter.refuse))
+        layers = _layers(found)
+        before = _spread(list(layers.values()))
+        rounds, largest = 0, math.inf
+        while found and rounds < self.rounds and largest > self.tolerance:
+            largest, rounds = max(_equalize(group, layers) for group in found), rounds + 1
+        for layer in layers.values():
+            layer.write(rewriter)
+        for group in found:
+            names = ", ".join(consumer.node.name for consumer in group.consumers)
+            rewriter.note(group.producer, f"its channels are rescaled against {names}")
+        context.record.metrics.update(pairs=len(found), rounds=rounds)
+        context.record.metrics.update(spread_before=before, spread_after=_spread(list(layers.values())))
+
+
+class _Layer:
+    """A weight as the magnitudes of its channels, and the factors found so far: a search touches no kernel.
+
+    Args:
+        node: The layer.
+        classes: int64, one per input channel: channels of one number always get one factor, such as the positions of a
+            flattened channel. The magnitudes of a class are kept as one.
+    """
+
+    def __init__(self, node: Node, classes: Tensor) -> None:
+        self.node = node
+        weight = by_channels(node, leaf_tensor(leaf_of(node.inputs[1])))
+        count, outputs, inputs = weight.shape[:3]
+        magnitudes = weight.abs().amax(3).permute(1, 0, 2).reshape(outputs, count * inputs)
+        numbers, self.classes = torch.unique(classes, return_inverse=True)
+        # A class of a convolution in groups lies within one group: its channels are those of one producer's channel.
+        self.group = torch.zeros(len(numbers), dtype=torch.int64)
+        self.group[self.classes] = torch.arange(count).repeat_interleave(inputs)
+        self.magnitudes = _largest_of(magnitudes, self.classes, len(numbers))
+        """float32 [outputs per group, classes]"""
+        self.rows = torch.ones(count, outputs, dtype=torch.float64)
+        self.columns = torch.ones(len(numbers), dtype=torch.float64)
+
+    def row_ranges(self) -> Tensor:
+        """Of each output channel."""
+        scaled = self.magnitudes * self.columns.to(torch.float32)
+        count = len(self.rows)
+        ranges = scaled.amax(1, keepdim=True) if count == 1 else _largest_of(scaled, self.group, count)
+        return (ranges.T * self.rows).reshape(-1)
+
+    def column_ranges(self) -> Tensor:
+        """Of each input channel: that of its class."""
+        rows = self.rows.to(torch.float32)
+        of_class = rows.T if len(rows) == 1 else rows[self.group].T
+        return ((self.magnitudes * of_class).amax(0) * self.columns)[self.classes]
+
+    def scale_rows(self, factors: Tensor) -> None:
+        """Multiply the output channels."""
+        self.rows *= factors.reshape(self.rows.shape)
+
+    def scale_columns(self, factors: Tensor) -> None:
+        """Multiply the input channels, those of one class by one factor."""
+        of_class = torch.ones_like(self.columns)
+        of_class[self.classes] = factors
+        self.columns *= of_class
+
+    def write(self, rewriter: Rewriter) -> None:
+        """Multiply the parameters by the factors."""
+        node, leaf = self.node, leaf_of(self.node.inputs[1])
+        weight = leaf_tensor(leaf)
+        count = groups_of(node)
+        rows = self.rows.reshape(count, -1, 1, 1)
+        columns = self.columns[self.classes].reshape(count, 1, -1, 1)
+        factors = rows * columns
+        if is_transposed(node):
+            factors = factors.transpose(1, 2)
+        shape = (*weight.shape[:2], *[1] * (weight.dim() - 2))
+        rewriter.write_tensor(leaf, (weight.to(torch.float64) * factors.reshape(shape)).to(weight.dtype))
+        if len(node.inputs) > 2:
+            bias = leaf_of(node.inputs[2])
+            tensor = leaf_tensor(bias)
+            rewriter.write_tensor(bias, (tensor.to(torch.float64) * self.rows.reshape(-1)).to(tensor.dtype))
+        statistics = node.attributes.get("statistics")
+        if isinstance(statistics, str):
+            tensors = node.graph.module.tensors
+            tensors[statistics] = (tensors[statistics].to(torch.float64) * self.rows.reshape(-1)).to(torch.float32)
+
+
+def _largest_of(rows: Tensor, numbers: Tensor, count: int) -> Tensor:
+    """In each row, the largest of the entries of each number: [rows, count]."""
+    largest = torch.zeros(len(rows), count, dtype=rows.dtype)
+    return largest.scatter_reduce(1, numbers.expand(len(rows), -1), rows, "amax")
+
+
+def _layers(found: Sequence[Group]) -> dict[Node, _Layer]:
+    """The layers of all groups. Two input channels are of one class when each group reads them as the same channel."""
+    classes: dict[Node, Tensor] = {}
+    for number, group in enumerate(found):
+        classes.setdefault(group.producer, _apart(group.producer))
+        for consumer in group.consumers:
+            node, channels = consumer.node, consumer.channels
+            if bool((channels.unique(return_counts=True)[1] > 1).any()) and groups_of(node) == 1:
+                own = channels != FOREIGN
+                numbers = (len(channels) * (number + 1)) + channels
+                classes[node] = torch.where(own, numbers, classes.get(node, _apart(node)))
+            else:
+                classes.setdefault(node, _apart(node))
+    return {node: _Layer(node, numbers) for node, numbers in classes.items()}
+
+
+def _apart(node: Node) -> Tensor:
+    """Each input channel in a class of its own."""
+    weight = by_channels(node, leaf_tensor(leaf_of(node.inputs[1])))
+    return torch.arange(weight.shape[0] * weight.shape[2])
+
+
+def _equalize(group: Group, layers: dict[Node, _Layer]) -> float:
+    """One visit of a group; the largest |s - 1|."""
+    producer = layers[group.producer]
+    r1 = producer.row_ranges()
+    r2 = torch.zeros_like(r1)
+    for consumer in group.consumers:
+        own = consumer.channels != FOREIGN
+        ranges = layers[consumer.node].column_ranges()[own]
+        r2 = r2.scatter_reduce(0, consumer.channels[own], ranges, "amax")
+    s = torch.where((r1 > 0) & (r2 > 0), (r1 / r2).sqrt(), 1.0)
+    s = torch.where(s.isfinite() & (s > 0), s, 1.0)
+    producer.scale_rows(1 / s)
+    for consumer in group.consumers:
+        layers[consumer.node].scale_columns(_factor(consumer, s))
+    return float((s - 1).abs().max())
+
+
+def _factor(consumer: Consumer, s: Tensor) -> Tensor:
+    """What the input channels of a consumer are multiplied by; 1 where they come from elsewhere."""
+    return torch.where(consumer.channels == FOREIGN, 1.0, s[consumer.channels.clamp(min=0)])
+
+
+def _spread(layers: Sequence[_Layer]) -> float:
+    """The largest ratio, over the layers, of the widest channel to the middle one."""
+    ratios = []
+    for layer in layers:
+        ranges = layer.row_ranges()
+        ranges = ranges[ranges > 0]
+        if ranges.numel():
+            ratios.append(float(ranges.max() / ranges.median()))
+    return max(ratios, default=1.0)

@@ -1,0 +1,257 @@
+"""Which layers can be rescaled against one another: the ground of equalization and of bias absorption.
+
+A layer whose output channels are divided by s > 0 gives the same result when every layer that reads them multiplies its
+weights by s, as long as what stands in between commutes with a positive factor: f(s x) = s f(x).
+
+    A ──► relu ──► max_pool ──► flatten ──► B        conv A, channel c: positions c*P .. c*P + P - 1 of linear B
+               └─► depthwise conv ──► ...            every reader of the channels is a part of the group
+
+What moves elements is followed by moving the channel numbers themselves: a tensor of the value's shape that says at
+each position from which channel of A the element comes.
+
+Source: Nagel et al. 2019, arXiv:1906.04721, section 4.1 (positive scaling equivariance).
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from qcompiler.errors import GraphError
+from qcompiler.ir.graph import Graph, Node, Value
+from qcompiler.ir.registry import Trait
+from qcompiler.ir.rewrite import Rewriter
+from qcompiler.ops.quantization import is_calibrated
+from qcompiler.ops.quantizers import activation_bounds, is_leaf, leaf_tensor
+
+FOREIGN = -1
+"""Channel number of elements that come from elsewhere: other parts of a concat, a border."""
+
+SPATIAL_MEANS = ("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "resize")
+"""Ops that keep the channels and mix pixels with weights that are not negative."""
+
+
+@dataclass(frozen=True)
+class Consumer:
+    """A layer that reads rescaled channels.
+
+    Args:
+        node: The layer.
+        channels: int64, one per input channel of the layer: the channel of the producer, or FOREIGN.
+    """
+
+    node: Node
+    channels: Tensor
+
+
+@dataclass(frozen=True)
+class Group:
+    """A layer and all that reads its output channels.
+
+    Args:
+        producer: The layer.
+        consumers: The layers at the ends of all paths.
+        between: The nodes on the way, in order, each once.
+    """
+
+    producer: Node
+    consumers: tuple[Consumer, ...]
+    between: tuple[Node, ...]
+
+
+class Refused(Exception):  # noqa: N818  # no error: it ends a search
+    """The channels of a layer cannot be rescaled; the text says why."""
+
+
+def is_layer(node: Node) -> bool:
+    """Whether `node` multiplies with a weight of the model."""
+    return node.definition.has(Trait.MAC) and node.op != "matmul" and is_leaf(leaf_of(node.inputs[1]))
+
+
+def leaf_of(value: Value) -> Value:
+    """The parameter behind `value`: what its quantizer reads, or `value` itself."""
+    producer = value.producer
+    is_quantizer = producer is not None and producer.op in ("fake_quantize", "fake_quantize_bias")
+    return cast("Node", producer).inputs[0] if is_quantizer else value
+
+
+def is_transposed(layer: Node) -> bool:
+    """Whether the weight of `layer` has its input channels first."""
+    return layer.op.startswith("conv_transpose")
+
+
+def groups_of(layer: Node) -> int:
+    """Groups of a convolution; 1 for a linear layer."""
+    return cast("int", layer.attributes.get("groups", 1))
+
+
+def by_channels(layer: Node, weight: Tensor) -> Tensor:
+    """A view of a weight as [groups, outputs per group, inputs per group, kernel]."""
+    groups = groups_of(layer)
+    if is_transposed(layer):
+        split = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
+        return split.transpose(1, 2)
+    return weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
+
+
+def out_channels(layer: Node) -> int:
+    """Output channels of a layer."""
+    axis = layer.output.type.rank - 1 if layer.op == "linear" else 1
+    return cast("int", layer.output.type.shape[axis])
+
+
+def parameter_readers(graph: Graph) -> dict[Value, int]:
+    """How many layers read each parameter."""
+    readers: dict[Value, int] = {}
+    for node in graph.nodes:
+        if node.definition.has(Trait.MAC):
+            for value in node.inputs[1:]:
+                leaf = leaf_of(value)
+                readers[leaf] = readers.get(leaf, 0) + 1
+    return readers
+
+
+def groups(graph: Graph, refused: Callable[[Node, str], None] | None = None) -> Iterator[Group]:
+    """The groups of `graph`, one per layer whose channels can be rescaled, in order.
+
+    Args:
+        graph: CANONICAL or QUANTIZED.
+        refused: Called with each other layer and the reason.
+    """
+    positions = {node: index for index, node in enumerate(graph.nodes)}
+    readers = parameter_readers(graph)
+    for node in positions:
+        if not is_layer(node):
+            continue
+        try:
+            group = _group(node, positions)
+            for layer in (group.producer, *(consumer.node for consumer in group.consumers)):
+                if any(readers[leaf_of(value)] > 1 for value in layer.inputs[1:]):
+                    raise Refused(f"the parameters of {layer.name} are those of another layer too")
+        except Refused as reason:
+            if refused is not None:
+                refused(node, str(reason))
+            continue
+        yield group
+
+
+def _group(producer: Node, positions: Mapping[Node, int]) -> Group:
+    shape = [size if isinstance(size, int) else 1 for size in producer.output.type.shape]
+    axis = len(shape) - 1 if producer.op == "linear" else 1
+    numbers = torch.arange(shape[axis]).reshape([-1 if a == axis else 1 for a in range(len(shape))]).expand(shape)
+    maps = {producer.output: numbers}
+    consumers: list[Consumer] = []
+    between: list[Node] = []
+    waiting: list[tuple[int, Node]] = []
+    seen: set[Node] = set()
+
+    def follow(value: Value) -> None:
+        if producer.graph.is_output(value):
+            raise Refused(f"%{value.name} is an output of the model")
+        for user in value.users:
+            if user not in seen:
+                seen.add(user)
+                heapq.heappush(waiting, (positions[user], user))
+
+    follow(producer.output)
+    while waiting:  # in the order of the graph: a concat comes after all of its parts
+        _, node = heapq.heappop(waiting)
+        if is_layer(node) and node.inputs[0] in maps:
+            consumers.append(Consumer(node, _channels_read(node, maps[node.inputs[0]])))
+            continue
+        maps[node.output] = _through(node, maps)
+        between.append(node)
+        follow(node.output)
+    if not consumers:
+        raise Refused("no layer reads it")
+    return Group(producer, tuple(consumers), tuple(between))
+
+
+def _channels_read(layer: Node, numbers: Tensor) -> Tensor:
+    """The producer's channel of each input channel of `layer`."""
+    axis = numbers.dim() - 1 if layer.op == "linear" else 1
+    rows = numbers.movedim(axis, 0).flatten(1)
+    if bool((rows != rows[:, :1]).any()):
+        raise Refused(f"{layer.name} reads several channels as one")
+    return rows[:, 0]
+
+
+def _through(node: Node, maps: dict[Value, Tensor]) -> Tensor:
+    """Where the elements of the result of `node` come from.
+
+    Raises:
+        Refused: It does not commute with a positive factor per channel.
+    """
+    if node.op == "fake_quantize":
+        if node.attributes["qmin"] is not None or node.attributes["qmax"] is not None:
+            raise Refused(f"{node.name} does the work of an activation already")
+        return maps[node.inputs[0]]
+    if node.op in ("relu", "leaky_relu", "prelu"):
+        return maps[node.inputs[0]]
+    if node.op == "clamp":
+        low, high = activation_bounds(node)
+        raise Refused(f"{node.name} clamps to {low:g}..{high:g}, which no factor leaves alone")
+    if node.op in SPATIAL_MEANS:
+        return _over_pixels(node, maps[node.inputs[0]])
+    if node.op == "mean":
+        return _mean(node, maps[node.inputs[0]])
+    if node.definition.has(Trait.MOVEMENT):
+        return _moved(node, maps)
+    raise Refused(f"{node.name} is {node.op}, which does not commute with a factor per channel")
+
+
+def _over_pixels(node: Node, numbers: Tensor) -> Tensor:
+    if bool((numbers != numbers[:, :, :1, :1]).any()):
+        raise Refused(f"{node.name} mixes pixels of several channels")
+    sizes = [size if isinstance(size, int) else 1 for size in node.output.type.shape]
+    return numbers[:, :, :1, :1].expand(-1, -1, *sizes[2:])
+
+
+def _mean(node: Node, numbers: Tensor) -> Tensor:
+    axes = cast("tuple[int, ...]", node.attributes["axes"])
+    first = numbers
+    for axis in axes:
+        first = first.narrow(axis, 0, 1)
+    if bool((numbers != first).any()):
+        raise Refused(f"{node.name} averages several channels")
+    return first if node.attributes["keepdim"] else first.squeeze(axes)
+
+
+def _moved(node: Node, maps: dict[Value, Tensor]) -> Tensor:
+    if node.op == "pad" and node.attributes["value"] != 0.0:
+        raise Refused(f"{node.name} pads with {node.attributes['value']}, which no factor leaves alone")
+    operands = []
+    for value in node.inputs:
+        shape = [size if isinstance(size, int) else 1 for size in value.type.shape]
+        operands.append(maps[value] if value in maps else torch.full(shape, FOREIGN))
+    # Numbers are moved as they are, one up: a border of zeros is FOREIGN then.
+    try:
+        moved = node.definition.evaluate(node, [(item + 1).to(torch.float64) for item in operands])[0]
+    except (GraphError, RuntimeError) as error:  # sizes that follow the batch in more than their first axis
+        raise Refused(f"{node.name} moves elements from sample to sample") from error
+    return moved.to(torch.int64) - 1
+
+
+def forget_ranges(found: Iterable[Group], rewriter: Rewriter, *, weights: bool) -> bool:
+    """Make the quantizers on the ways of groups uncalibrated, and with `weights` those of the layers.
+
+    Returns:
+        Whether one of them had a range.
+    """
+    changed = False
+    for group in found:
+        quantizers = [node for node in group.between if node.op == "fake_quantize"]
+        layers = (group.producer, *(consumer.node for consumer in group.consumers)) if weights else ()
+        makers = [layer.inputs[1].producer for layer in layers]
+        quantizers += [maker for maker in makers if maker is not None and maker.op == "fake_quantize"]
+        for quantizer in quantizers:
+            scale = leaf_tensor(quantizer.inputs[1])
+            if is_calibrated(scale):
+                rewriter.write_tensor(quantizer.inputs[1], torch.full_like(scale, torch.nan))
+                changed = True
+    return changed
