@@ -40,7 +40,8 @@ class CalibrateActivations(Pass):
             default because one outlier must not cost the resolution of all other values.
         percentile: Percentage of the values below the upper end, for `percentile`.
         momentum: Weight of the past, for `moving_average`.
-        bins: Bins of a histogram, for `percentile` and `mse`.
+        bins: Bins of a histogram, for `percentile`, `mse`, `sqnr` and `entropy`.
+        clipping: Weight of what is clipped, for `sqnr`.
         alpha: Standard deviations that a range without data spans to each side of the mean.
 
     Raises:
@@ -57,6 +58,7 @@ class CalibrateActivations(Pass):
     percentile: float = 99.99
     momentum: float = 0.9
     bins: int = DEFAULT_BINS
+    clipping: float = 3.0
     alpha: float = ALPHA
 
     def __post_init__(self) -> None:

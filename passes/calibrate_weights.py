@@ -25,7 +25,8 @@ class CalibrateWeights(Pass):
         method: `min_max`, `percentile` or `mse`; see `calibration.observers`. The largest weights matter most, so that
             at 8 bits nothing is clipped by default; below, `mse` pays.
         percentile: Percentage of the values below the upper end, for `percentile`.
-        bins: Bins of a histogram, for `percentile` and `mse`.
+        bins: Bins of a histogram, for `percentile`, `mse`, `sqnr` and `entropy`.
+        clipping: Weight of what is clipped, for `sqnr`.
 
     Raises:
         InputError: There is no such method, or an option is out of range.
@@ -40,6 +41,7 @@ class CalibrateWeights(Pass):
     method: str = "min_max"
     percentile: float = 99.99
     bins: int = DEFAULT_BINS
+    clipping: float = 3.0
 
     def __post_init__(self) -> None:
         self._observer(QuantSpec(8), "a weight")

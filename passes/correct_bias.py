@@ -26,12 +26,12 @@ from torch import Tensor
 from qcompiler.calibration.data_free import DEFAULT_INPUT_RANGE, activation_means
 from qcompiler.errors import CalibrationError, InputError, PassError
 from qcompiler.ir.graph import Graph, Node, Value
-from qcompiler.ir.interpret import LEAVES, evaluate_node, interpret_with
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ir.types import Stage
 from qcompiler.ops.quantizers import grid, leaf_tensor
 from qcompiler.passes.base import Pass, PassContext
 from qcompiler.passes.equalization import by_channels, groups_of, is_layer, leaf_of, parameter_readers
+from qcompiler.passes.two_models import Pair, run_both
 from qcompiler.quant.affine import dequantize, quantize
 from qcompiler.validation.contracts import THRESHOLDS, Contract
 
@@ -88,52 +88,18 @@ class CorrectBias(Pass):
         _empirical(graph, batches, rewriter)
 
 
-@dataclass
-class _Pair:
-    """A value in both models, one tensor per batch; the same list where they do not differ."""
-
-    real: list[Tensor]
-    quantized: list[Tensor]
-
-
 def _empirical(graph: Graph, batches: Sequence[Sequence[Tensor]], rewriter: Rewriter) -> None:
-    count, readers = len(batches), parameter_readers(graph)
+    readers = parameter_readers(graph)
 
-    def rule(node: Node, operands: Sequence[_Pair]) -> tuple[_Pair, ...]:
-        if node.op in LEAVES:
-            tensors = [evaluate_node(node, [])[0]] * count
-            return (_Pair(tensors, tensors),)
-        if node.op == "fake_quantize" and node.inputs[0].producer is not None and node.inputs[0].producer.op in LEAVES:
-            weight = operands[0].real
-            return (_Pair(weight, [evaluate_node(node, [part.quantized[0] for part in operands])[0]] * count),)
-        if node.op in ("fake_quantize", "fake_quantize_bias"):
-            return (operands[0],)  # activations and biases are exact here: the weights are what is corrected
-        real = [evaluate_node(node, [part.real[i] for part in operands]) for i in range(count)]
-        if all(part.real is part.quantized for part in operands):
-            results = [_Pair(list(parts), list(parts)) for parts in zip(*real, strict=True)]
-            return tuple(_Pair(pair.real, pair.real) for pair in results)
-        other = [evaluate_node(node, [part.quantized[i] for part in operands]) for i in range(count)]
-        pairs = [
-            _Pair(list(a), list(b)) for a, b in zip(zip(*real, strict=True), zip(*other, strict=True), strict=True)
-        ]
-        if is_layer(node):
-            pairs = [_corrected(node, pairs[0], readers, rewriter)]
-        return tuple(pairs)
+    def layer(node: Node, operands: Sequence[Pair], result: Pair) -> bool:
+        """Make the means of the quantized result those of the float one."""
+        if not _has_own_bias(node, readers, rewriter):
+            return False
+        axis = result.real[0].dim() - 1 if node.op == "linear" else 1
+        _subtract(node, _mean(result.quantized, axis) - _mean(result.real, axis), rewriter)
+        return True
 
-    inputs = [_Pair(list(tensors), list(tensors)) for tensors in zip(*batches, strict=True)]
-    with torch.no_grad():
-        interpret_with(graph, [_Pair(pair.real, pair.real) for pair in inputs], rule)
-
-
-def _corrected(node: Node, pair: _Pair, readers: Mapping[Value, int], rewriter: Rewriter) -> _Pair:
-    """Make the means of the quantized result those of the float one; the result with it."""
-    if not _has_own_bias(node, readers, rewriter):
-        return pair
-    axis = pair.real[0].dim() - 1 if node.op == "linear" else 1
-    shift = _mean(pair.quantized, axis) - _mean(pair.real, axis)
-    _subtract(node, shift, rewriter)
-    shape = [-1 if a == axis else 1 for a in range(pair.real[0].dim())]
-    return _Pair(pair.real, [tensor - shift.to(tensor.dtype).reshape(shape) for tensor in pair.quantized])
+    run_both(graph, batches, layer)
 
 
 def _mean(tensors: Sequence[Tensor], axis: int) -> Tensor:

@@ -158,7 +158,9 @@ def compile(  # the field's word for it
             first element. None: ranges follow from batch norms.
         forward: How the model is called for a batch, `lambda model, batch: model(batch["image"])`, where batches do
             not bind themselves.
-        effort: `fast`: ranges are the smallest and largest value seen. `default`: the default pipeline.
+        effort: `fast`: ranges are the smallest and largest value seen. `default`: the default pipeline. `best`: weights
+            are equalized where they have one scale per tensor, their ranges have the least error, and they are rounded
+            to data; needs `calibration_data`.
         overrides: Widths by node name, module path, glob or op: `{"features.0": 16}`.
         passes: Instead of the default pipeline.
         pipeline: The same as text, such as `"canonicalize, fold-batch-norm, ..."`.
@@ -170,10 +172,10 @@ def compile(  # the field's word for it
     Raises:
         QCompilerError: One subclass per kind of cause; nothing is written then.
     """
-    chosen = _passes(effort, passes, pipeline)
     if verify not in ("error", "warn", "off"):
         raise InputError(f"verify is {verify!r}", expected='"error", "warn" or "off"')
     hardware = load_target(target)
+    chosen = _passes(effort, passes, pipeline, hardware, has_data=calibration_data is not None)
     if output is not None:
         Artifact.check_destination(output)
     model = load_model(model)
@@ -245,16 +247,20 @@ def compile(  # the field's word for it
     return compiled
 
 
-def _passes(effort: Effort, passes: Sequence[Pass] | None, pipeline: str | None) -> tuple[Pass, ...]:
+def _passes(
+    effort: Effort, passes: Sequence[Pass] | None, pipeline: str | None, hardware: Target, *, has_data: bool
+) -> tuple[Pass, ...]:
     if effort not in ("fast", "default", "best"):
         raise InputError(f"effort is {effort!r}", expected='"fast", "default" or "best"')
-    if effort == "best":
-        raise NotSupportedYetError("effort='best'", fix="Use effort='default'.")
     if passes is not None and pipeline is not None:
         raise InputError("both passes= and pipeline= are given", fix="Give one of them.")
     if pipeline is not None:
         return parse_pipeline(pipeline)
-    return tuple(passes) if passes is not None else default_pipeline(effort)
+    if passes is not None:
+        return tuple(passes)
+    if effort == "best" and not has_data:
+        raise InputError("effort='best' is asked for without calibration_data", fix="Give some, or effort='default'.")
+    return default_pipeline(effort, per_channel=hardware.per_channel)
 
 
 def load_model(model: Model) -> nn.Module | ExportedProgram:

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from qcompiler import plugins
 from qcompiler.errors import PipelineError
 from qcompiler.passes.absorb_bias import AbsorbBias
+from qcompiler.passes.adaround import AdaRound
 from qcompiler.passes.base import Pass
 from qcompiler.passes.calibrate_activations import CalibrateActivations
 from qcompiler.passes.calibrate_weights import CalibrateWeights
@@ -50,6 +51,7 @@ PASSES: dict[str, type[Pass]] = {
         FixRanges,
         UnifyScales,
         CalibrateWeights,
+        AdaRound,
         CorrectBias,
         CalibrateActivations,
         FuseRequantization,
@@ -72,31 +74,38 @@ def structural_passes() -> tuple[tuple[Pass, ...], tuple[Pass, ...]]:
     return front, (Partition(), InsertQuantizers())
 
 
-def quantization_passes(effort: str = "default") -> tuple[Pass, ...]:
+def quantization_passes(effort: str = "default", *, per_channel: bool = False) -> tuple[Pass, ...]:
     """From a captured graph to a calibrated QUANTIZED one.
 
     Args:
         effort: See `qcompiler.compile`.
+        per_channel: Whether weights have a scale per channel, which makes the free run of ReLU6 needless.
     """
     front, placement = structural_passes()
+    equalized = () if per_channel else (ReplaceRelu6(), CrossLayerEqualization())
+    weights: tuple[Pass, ...] = (CalibrateWeights(),)
+    if effort == "best":
+        weights = (CalibrateWeights(method="mse"), AdaRound())
     return (
         *front,
+        *(equalized if effort == "best" else ()),
         *placement,
         FixRanges(),
         UnifyScales(),
-        CalibrateWeights(),
+        *weights,
         CalibrateActivations(method="min_max") if effort == "fast" else CalibrateActivations(),
         FuseRequantization(),
     )
 
 
-def default_pipeline(effort: str = "default") -> tuple[Pass, ...]:
+def default_pipeline(effort: str = "default", *, per_channel: bool = False) -> tuple[Pass, ...]:
     """From a captured graph to an INTEGER one.
 
     Args:
         effort: See `qcompiler.compile`.
+        per_channel: See `quantization_passes`.
     """
-    return (*quantization_passes(effort), LowerToInteger(), EliminateDeadCode())
+    return (*quantization_passes(effort, per_channel=per_channel), LowerToInteger(), EliminateDeadCode())
 
 
 def known_passes() -> dict[str, type[Pass]]:

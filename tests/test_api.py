@@ -300,6 +300,26 @@ def test_pipelines_are_text() -> None:
     assert str(changed) == "calibrate-activations{method=mse, alpha=4.5}"
 
 
+def test_the_best_effort_saves_four_bit_weights_of_one_scale() -> None:
+    """The accuracy is that of the integer program; every form agrees on it."""
+    model, data = load_digits_net(), [DATA.calibration_images[:256], DATA.calibration_images[256:512]]
+    target = qcompiler.load_target("int8_dsp").override(weight_bits=4)
+    plain = qcompiler.compile(model, target, calibration_data=data)
+    best = qcompiler.compile(model, target, calibration_data=data, effort="best")
+    assert best.verification is not None
+    assert best.verification.passed
+    assert accuracy(plain.run(DATA.test_images)) < 0.3
+    assert accuracy(best.run(DATA.test_images)) > 0.985
+    assert same(best.run(DATA.test_images), best.simulate(DATA.test_images))
+    again = qcompiler.compile(model, target, calibration_data=data, effort="best")
+    assert again.artifact.files() == best.artifact.files(), "the same bytes"
+    names = [record.pass_name for record in best.records]
+    assert names.index("cross-layer-equalization") < names.index("insert-quantizers") < names.index("adaround")
+    per_channel = target.override(per_channel=True)
+    records = qcompiler.compile(model, per_channel, calibration_data=data, effort="best").records
+    assert "replace-relu6" not in [record.pass_name for record in records], "a scale per channel needs no equalization"
+
+
 def test_explain_and_report(digits: qcompiler.Compiled, tmp_path: Path) -> None:
     text = digits.explain("features.0.0")
     assert "fold-batch-norm" in text

@@ -174,7 +174,7 @@ CASES: dict[str, tuple[type[Exception], list[str], Callable[[], object], Options
         {"example_inputs": images(), "overrides": {"0": "float"}},
     ),
     "an effort that is none": (errors.InputError, ["'great'", "fast"], net, {"effort": "great"}),
-    "the best effort": (errors.NotSupportedYetError, ["effort='best'"], net, {"effort": "best"}),
+    "the best effort without data": (errors.InputError, ["effort='best'", "calibration_data"], net, {"effort": "best", "example_inputs": images()}),
     "a verify that is none": (errors.InputError, ["'maybe'", "warn"], net, {"verify": "maybe"}),
     "passes and a pipeline": (errors.InputError, ["both"], net, {"passes": [], "pipeline": "default"}),
     "an unknown pass": (errors.PipelineError, ["fold-batchnorm", "fold-batch-norm"], net, {"pipeline": "fold-batchnorm"}),

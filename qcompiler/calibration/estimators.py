@@ -18,18 +18,21 @@ from qcompiler.quant.affine import qparams_from_range
 from qcompiler.quant.rounding import round_float
 from qcompiler.quant.spec import QuantSpec
 
-__all__ = ["Cost", "check_percent", "min_max", "mse", "percentile", "search"]
+__all__ = ["Cost", "check_percent", "entropy", "min_max", "mse", "percentile", "search", "sqnr"]
 
-Cost = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(points [N], reconstructed [K, N], weights [N]) -> the cost [K] of each of K candidates; float64, lower is better."""
+Cost = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""(points [C, 1, P], codes without zero point times scale [C, K, P], weights [C, 1, P], clipped [C, K, P]) -> the cost
+[C, K] of each of K candidates for each of C channels; float64, lower is better. Points without weight do not count."""
 
 _OCTAVES = 8
 """Thresholds are tried down to 2^-8 of the observed ones: an outlier may be 256 times the range worth covering."""
 _COARSE = 4
-"""First thresholds per octave of the two-sided search, 19 % apart."""
+"""First thresholds per octave, 19 % apart."""
 _FINE = 64
 """Final thresholds per octave, 1.1 % apart: as close as the hundred linear steps usual in the literature at the wide
 end, and just as close relative to the threshold at the narrow end, where a linear grid is coarse."""
+_ELEMENTS = 1 << 22
+"""Of what is compared at a time: bounds the memory of a search whatever the number of channels."""
 
 
 def min_max(histogram: Histogram) -> tuple[Tensor, Tensor]:
@@ -101,14 +104,67 @@ def mse(histogram: Histogram, spec: QuantSpec) -> tuple[Tensor, Tensor]:
     Source:
         Nagel et al. 2021, arXiv:2106.08295, section 3.1 (range setting by mean squared error).
     """
-    return search(histogram, spec, _squared_error)
+    return search(histogram, spec, lambda points, found, weights, _: _weighted((found - points).square(), weights))
+
+
+def sqnr(histogram: Histogram, spec: QuantSpec, clipping: float = 3.0) -> tuple[Tensor, Tensor]:
+    """The range with the best signal-to-noise ratio, where clipping counts more than rounding.
+
+        cost = sum over values within the range of (x - x^)^2  +  clipping * sum over those beyond it of (x - x^)^2
+
+    Args:
+        histogram: The data.
+        spec: The grid.
+        clipping: Weight of what is clipped; 1 is `mse`.
+
+    Returns:
+        low and high, float32 [C], within the observed range.
+
+    Raises:
+        CalibrationError: The grid cannot hold the data.
+        InputError: The weight is negative or not finite.
+
+    Source:
+        The scheme called "tf-enhanced" in AIMET (arXiv:2201.08442), whose weight is 3; thresholds as for `mse`.
+    """
+    if not 0.0 <= clipping < float("inf"):
+        raise InputError(f"clipping={clipping}", expected="a weight, at least 0")
+
+    def cost(points: Tensor, found: Tensor, weights: Tensor, clipped: Tensor) -> Tensor:
+        return _weighted((found - points).square() * torch.where(clipped, clipping, 1.0), weights)
+
+    return search(histogram, spec, cost)
+
+
+def entropy(histogram: Histogram, spec: QuantSpec) -> tuple[Tensor, Tensor]:
+    """The range whose quantized distribution is nearest to that of the data.
+
+        KL(P || Q) = sum P log(P / Q)
+
+    P: the weights of the points within the range, those beyond it added to the outermost one on their side. Q: the mass
+    of the points within the range that share a code, spread evenly over them.
+
+    Args:
+        histogram: The data.
+        spec: The grid.
+
+    Returns:
+        low and high, float32 [C], within the observed range.
+
+    Raises:
+        CalibrationError: The grid cannot hold the data.
+
+    Source:
+        Migacz 2017, "8-bit inference with TensorRT" (GTC); here over thresholds of both ends.
+    """
+    return search(histogram, spec, _divergence)
 
 
 def search(histogram: Histogram, spec: QuantSpec, cost: Cost) -> tuple[Tensor, Tensor]:
-    """Try clipping thresholds and keep the cheapest, the widest on ties.
+    """Try clipping thresholds for all channels at once and keep the cheapest, the widest on ties.
 
-    On a symmetric grid, and for data of one sign, only the wider side matters: both ends shrink together, over all
-    thresholds. Otherwise the ends shrink independently, first over a coarse grid of pairs, then around the best pair.
+    On a symmetric grid, and for data of one sign, only the wider side matters: both ends shrink together. Otherwise the
+    ends shrink independently. First over coarse thresholds, then over fine ones around the best.
 
     Args:
         histogram: The data.
@@ -122,34 +178,55 @@ def search(histogram: Histogram, spec: QuantSpec, cost: Cost) -> tuple[Tensor, T
         CalibrationError: The grid cannot hold the data, such as negative values on a symmetric unsigned grid.
     """
     # Candidates are laid out as the channels of one call.
-    row_spec = replace(spec, axis=0, block=None)
-    ends = [_search_channel(histogram, channel, row_spec, cost) for channel in range(histogram.channels)]
-    return torch.stack([low for low, _ in ends]), torch.stack([high for _, high in ends])
-
-
-def _search_channel(histogram: Histogram, channel: int, spec: QuantSpec, cost: Cost) -> tuple[Tensor, Tensor]:
-    points, weights = histogram.cells(channel)
-    low, high = histogram.low[channel], histogram.high[channel]
-
-    def cheapest(low_fractions: Tensor, high_fractions: Tensor) -> int:
-        lows, highs = _scaled(low, low_fractions), _scaled(high, high_fractions)
-        scale, zero_point = qparams_from_range(lows, highs, spec)
-        step, zero = scale.to(torch.float64).unsqueeze(1), zero_point.unsqueeze(1)
-        codes = round_float(points / step, spec.rounding).clamp(spec.qmin - zero, spec.qmax - zero)
-        return int(cost(points, codes * step, weights).argmin())
-
-    if spec.symmetric or float(low) >= 0.0 or float(high) <= 0.0:
-        fractions = _fractions(range(_OCTAVES * _FINE + 1), _FINE)
-        best = cheapest(fractions, fractions)
-        return _scaled(low, fractions[best]), _scaled(high, fractions[best])
+    rows = _Rows(histogram, replace(spec, axis=0, block=None), cost)
+    together = (histogram.low >= 0.0) | (histogram.high <= 0.0) | spec.symmetric
     coarse = _fractions(range(_OCTAVES * _COARSE + 1), _COARSE)
-    pairs = torch.cartesian_prod(coarse, coarse)
-    pair = pairs[cheapest(pairs[:, 0], pairs[:, 1])]
-    # One coarse step to each side; never beyond the observed ends.
     near = _fractions(range(-_FINE // _COARSE, _FINE // _COARSE + 1), _FINE)
-    pairs = (torch.cartesian_prod(near, near) * pair).clamp(max=1.0)
-    pair = pairs[cheapest(pairs[:, 0], pairs[:, 1])]
-    return _scaled(low, pair[0]), _scaled(high, pair[1])
+    low, high = histogram.low.clone(), histogram.high.clone()
+    for members, first, then in (
+        (together, torch.stack([coarse, coarse], 1), torch.stack([near, near], 1)),
+        (~together, torch.cartesian_prod(coarse, coarse), torch.cartesian_prod(near, near)),
+    ):
+        channels = members.nonzero().squeeze(1)
+        if not len(channels):
+            continue
+        best = rows.cheapest(channels, first.expand(len(channels), -1, -1))
+        # One coarse step to each side; never beyond the observed ends.
+        best = rows.cheapest(channels, (then * best.unsqueeze(1)).clamp(max=1.0))
+        low[channels], high[channels] = _scaled(low[channels], best[:, 0]), _scaled(high[channels], best[:, 1])
+    return low, high
+
+
+class _Rows:
+    """The data of all channels, and the comparison of candidates on it."""
+
+    def __init__(self, histogram: Histogram, spec: QuantSpec, cost: Cost) -> None:
+        self.points, self.weights = histogram.cells()
+        self.low, self.high = histogram.low, histogram.high
+        self.spec, self.cost = spec, cost
+
+    def cheapest(self, channels: Tensor, fractions: Tensor) -> Tensor:
+        """Of `fractions` [C, K, 2] of the observed ends, the cheapest pair per channel: [C, 2]."""
+        candidates, points = fractions.shape[1], self.points.shape[1]
+        size = max(1, _ELEMENTS // (candidates * points))
+        parts = zip(channels.split(size), fractions.split(size), strict=True)
+        return torch.cat([self._cheapest(some, part) for some, part in parts])
+
+    def _cheapest(self, channels: Tensor, fractions: Tensor) -> Tensor:
+        spec, shape = self.spec, fractions.shape[:2]
+        lows = _scaled(self.low[channels].unsqueeze(1), fractions[..., 0])
+        highs = _scaled(self.high[channels].unsqueeze(1), fractions[..., 1])
+        scale, zero_point = qparams_from_range(lows.reshape(-1), highs.reshape(-1), spec)
+        steps, zeros = scale.to(torch.float64).reshape(*shape, 1), zero_point.reshape(*shape, 1)
+        points, weights = (item[channels].unsqueeze(1) for item in (self.points, self.weights))
+        least = max(1, _ELEMENTS // points.shape[2])
+        costs = []
+        for step, zero in zip(steps.split(least, 1), zeros.split(least, 1), strict=True):
+            codes = round_float(points / step, spec.rounding)
+            limited = codes.clamp(spec.qmin - zero, spec.qmax - zero)
+            costs.append(self.cost(points, limited * step, weights, limited != codes))
+        best = torch.cat(costs, 1).argmin(1)
+        return fractions[torch.arange(len(best)), best]
 
 
 def _fractions(steps: range, per_octave: int) -> Tensor:
@@ -162,5 +239,34 @@ def _scaled(end: Tensor, fraction: Tensor) -> Tensor:
     return (end.to(torch.float64) * fraction).to(torch.float32)
 
 
-def _squared_error(points: Tensor, reconstructed: Tensor, weights: Tensor) -> Tensor:
-    return (reconstructed - points).square() @ weights
+def _weighted(errors: Tensor, weights: Tensor) -> Tensor:
+    """[C, K, P] and [C, 1, P] to [C, K]."""
+    return (errors @ weights.transpose(1, 2)).squeeze(2)
+
+
+def _divergence(points: Tensor, found: Tensor, weights: Tensor, clipped: Tensor) -> Tensor:
+    shape = found.shape
+    inside = (~clipped) & (weights > 0)
+    mass = torch.where(inside, weights, 0.0)
+    # Points of one code stand side by side in the order of their values: number the codes of each row from 0.
+    order = torch.where(weights > 0, points, float("inf")).argsort(2).expand(shape)
+    ranked = found.gather(2, order)
+    number = torch.zeros(shape, dtype=torch.int64)
+    number[..., 1:] = (ranked[..., 1:] != ranked[..., :-1]).cumsum(2)
+    mass, inside = mass.gather(2, order), inside.gather(2, order)
+    total = torch.zeros(shape, dtype=torch.float64).scatter_add(2, number, mass)
+    count = torch.zeros(shape, dtype=torch.float64).scatter_add(2, number, inside.to(torch.float64))
+    spread = (total / count.clamp(min=1.0)).gather(2, number)
+    # What is clipped goes to the outermost point inside, on its side.
+    outside = (torch.where(clipped, weights, 0.0)).gather(2, order)
+    positive = points.expand(shape).gather(2, order) > 0.0
+    last = shape[2] - 1 - inside.to(torch.int8).flip(2).argmax(2, keepdim=True)
+    first = inside.to(torch.int8).argmax(2, keepdim=True)
+    p = mass.scatter_add(2, last, (outside * positive).sum(2, keepdim=True))
+    p = p.scatter_add(2, first, (outside * ~positive).sum(2, keepdim=True))
+    whole = p.sum(2, keepdim=True).clamp(min=1.0)
+    q_whole = mass.sum(2, keepdim=True)
+    p, q = p / whole, spread / q_whole.clamp(min=1.0)
+    terms = torch.where(inside & (p > 0), p * (p.clamp(min=1e-300) / q.clamp(min=1e-300)).log(), 0.0)
+    # A range that holds nothing tells nothing.
+    return torch.where(q_whole.squeeze(2) > 0, terms.sum(2), float("inf"))

@@ -166,26 +166,25 @@ class Histogram:
         counts = self._joined(exponent, first) + other._joined(exponent, first)
         return Histogram(counts, self.zeros + other.zeros, low, high)
 
-    def cells(self, channel: int) -> tuple[Tensor, Tensor]:
-        """What one channel holds, as few weighted points: the centres of its non-empty bins, and 0.
+    def cells(self) -> tuple[Tensor, Tensor]:
+        """What each channel holds, as few weighted points: the centres of its non-empty bins, and 0.
 
         A centre outside [low, high] is moved to that end, so that no value is more than half a bin width from the point
         that stands for it.
 
-        Args:
-            channel: Row of the histogram.
-
         Returns:
-            Points and their weights, float64 [at most bins + 1] each.
+            Points and their weights, float64 [C, P] each, with P the most that a channel has: at most bins + 1. Where a
+            channel has fewer, the rest are zeros without weight.
         """
-        left = self.edges[channel, :-1]
-        centres = (left + 0.5 * self.width[channel]).clamp(
-            self.low[channel].to(torch.float64), self.high[channel].to(torch.float64)
-        )
-        points = torch.cat([centres, centres.new_zeros(1)])
-        weights = torch.cat([self.counts[channel], self.zeros[channel : channel + 1]])
+        low, high = (end.to(torch.float64).unsqueeze(1) for end in (self.low, self.high))
+        centres = torch.minimum(torch.maximum(self.edges[:, :-1] + 0.5 * self.width.unsqueeze(1), low), high)
+        points = torch.cat([centres, centres.new_zeros(self.channels, 1)], 1)
+        weights = torch.cat([self.counts, self.zeros.unsqueeze(1)], 1)
         filled = weights > 0
-        return points[filled], weights[filled].to(torch.float64)
+        most = int(filled.sum(1).max())
+        order = filled.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :most]
+        weights = weights.gather(1, order).to(torch.float64)
+        return torch.where(weights > 0, points.gather(1, order), 0.0), weights
 
     @cached_property
     def _bin_layout(self) -> tuple[Tensor, Tensor]:

@@ -16,19 +16,21 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from qcompiler.calibration.estimators import check_percent, mse, percentile
+from qcompiler.calibration.estimators import check_percent, entropy, mse, percentile, sqnr
 from qcompiler.calibration.histogram import DEFAULT_BINS, Histogram, check_bins
 from qcompiler.errors import CalibrationError, InputError
 from qcompiler.quant.spec import QuantSpec
 
 __all__ = [
     "OBSERVERS",
+    "EntropyObserver",
     "HistogramObserver",
     "MSEObserver",
     "MinMaxObserver",
     "MovingAverageObserver",
     "Observer",
     "PercentileObserver",
+    "SQNRObserver",
     "make_observer",
     "options_of",
 ]
@@ -294,11 +296,51 @@ class MSEObserver(HistogramObserver):
         return mse(_as_histogram(state), self.spec)
 
 
+@dataclass(eq=False)
+class SQNRObserver(HistogramObserver):
+    """The range with the best signal-to-noise ratio, clipping weighted; see `estimators.sqnr`.
+
+    Args:
+        spec: The grid that the noise is that of.
+        clipping: Weight of the error of what is clipped.
+
+    Raises:
+        InputError: The weight is negative or not finite.
+    """
+
+    spec: QuantSpec = field(kw_only=True)
+    clipping: float = 3.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0.0 <= self.clipping < float("inf"):
+            raise InputError(f"clipping={self.clipping}", expected="a weight, at least 0")
+
+    def _estimate(self, state: State, /) -> tuple[Tensor, Tensor]:
+        return sqnr(_as_histogram(state), self.spec, self.clipping)
+
+
+@dataclass(eq=False)
+class EntropyObserver(HistogramObserver):
+    """The range whose quantized distribution is nearest to the data's; see `estimators.entropy`.
+
+    Args:
+        spec: The grid.
+    """
+
+    spec: QuantSpec = field(kw_only=True)
+
+    def _estimate(self, state: State, /) -> tuple[Tensor, Tensor]:
+        return entropy(_as_histogram(state), self.spec)
+
+
 OBSERVERS: dict[str, type[Observer]] = {
     "min_max": MinMaxObserver,
     "moving_average": MovingAverageObserver,
     "percentile": PercentileObserver,
     "mse": MSEObserver,
+    "sqnr": SQNRObserver,
+    "entropy": EntropyObserver,
 }
 """Name of a range-setting method -> what observes for it. A new method is a new entry; its fields are its options."""
 

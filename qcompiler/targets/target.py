@@ -81,6 +81,11 @@ class Target:
         """The tie between the tensors of `op`."""
         return next((tie for tie in self.descriptor.tie if op in tie.ops), None)
 
+    @property
+    def per_channel(self) -> bool:
+        """Whether weights have a scale per output channel."""
+        return self.descriptor.dtypes[self.descriptor.defaults.weight].granularity == "per_channel"
+
     def activation_spec(self, op: str | None = None, bits: int | None = None) -> QuantSpec:
         """The grid of activations.
 

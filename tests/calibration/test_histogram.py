@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
-from qcompiler.calibration.estimators import mse, percentile
+from qcompiler.calibration.estimators import _divergence, entropy, mse, percentile, sqnr
 from qcompiler.calibration.histogram import Histogram
 from qcompiler.errors import InputError
 from qcompiler.quant.affine import fake_quantize, qparams_from_range
@@ -90,6 +93,83 @@ def test_the_range_of_least_squares_is_the_best_of_a_fine_grid() -> None:
 
 
 GRID = [i / 25 for i in range(1, 26)]
+
+
+ESTIMATORS: dict[str, Callable[[Histogram, QuantSpec], tuple[Tensor, Tensor]]] = {
+    "mse": mse,
+    "sqnr": sqnr,
+    "entropy": entropy,
+}
+
+
+def rows(seed: int = 0) -> Tensor:
+    """Channels of all kinds: normal, of one sign, constant, with an outlier, of few values."""
+    generator = torch.Generator().manual_seed(seed)
+    data = torch.randn(6, 3000, generator=generator)
+    data[1] = data[1].abs()
+    data[2] = -data[2].abs() - 0.5
+    data[3] = 0.25
+    data[4, 7] = 300.0
+    data[5] = data[5].round()
+    return data
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize("text", ["s4", "s8 symmetric narrow", "s3 symmetric"])
+def test_all_channels_at_once_are_each_alone(name: str, text: str) -> None:
+    spec, data = QuantSpec.parse(text), rows()
+    low, high = ESTIMATORS[name](Histogram.of(data), spec)
+    for channel, values in enumerate(data):
+        alone = ESTIMATORS[name](Histogram.of(values[None]), spec)
+        assert (low[channel], high[channel]) == (alone[0][0], alone[1][0])
+    assert bool((low.clamp(max=0) >= data.amin(1).clamp(max=0)).all())
+    assert bool((high.clamp(min=0) <= data.amax(1).clamp(min=0)).all())
+
+
+def test_clipping_costs_what_it_is_said_to_cost() -> None:
+    histogram, spec = (
+        Histogram.of(torch.randn(1, 50_000, generator=torch.Generator().manual_seed(0))),
+        QuantSpec.parse("s4"),
+    )
+    ends = [float(sqnr(histogram, spec, weight)[1]) for weight in (0.3, 1.0, 3.0, 30.0)]
+    assert ends == sorted(ends)
+    assert ends[0] < ends[2] < ends[3]
+    assert torch.equal(torch.stack(sqnr(histogram, spec, 1.0)), torch.stack(mse(histogram, spec)))
+    with pytest.raises(InputError, match="clipping=-1"):
+        sqnr(histogram, spec, -1.0)
+
+
+def test_the_entropy_gives_up_an_outlier() -> None:
+    data = rows()[4:5]
+    low, high = entropy(Histogram.of(data), QuantSpec.parse("s8"))
+    assert float(high) < 100.0, "of 300: as far as its bins, a quarter wide then, tell values apart"
+    assert -5.0 < float(low) < -2.0
+
+
+def test_the_divergence_is_that_of_the_definition() -> None:
+    """Against plain loops, on one candidate after another."""
+    generator = torch.Generator().manual_seed(5)
+    points = torch.randn(1, 1, 40, generator=generator, dtype=torch.float64).sort(2).values
+    weights = torch.randint(0, 5, (1, 1, 40), generator=generator).to(torch.float64)
+    for limit, step in ((0.5, 0.25), (1.0, 0.5), (2.0, 0.1)):
+        codes = torch.round(points / step)
+        limited = codes.clamp(-limit / step, limit / step)
+        found = float(_divergence(points, limited * step, weights, limited != codes))
+        assert found == pytest.approx(divergence_by_loops(points, weights, limited, limited != codes), rel=1e-12)
+
+
+def divergence_by_loops(points: Tensor, weights: Tensor, codes: Tensor, clipped: Tensor) -> float:
+    table = zip(*(item.reshape(-1).tolist() for item in (points, weights, codes, clipped)), strict=True)
+    entries = [entry for entry in sorted(table) if entry[1] > 0]
+    inside = [entry for entry in entries if not entry[3]]
+    p = [entry[1] for entry in inside]
+    p[-1] += sum(weight for point, weight, _, out in entries if out and point > 0)
+    p[0] += sum(weight for point, weight, _, out in entries if out and point <= 0)
+    q = []
+    for entry in inside:
+        same = [other[1] for other in inside if other[2] == entry[2]]
+        q.append(sum(same) / len(same))
+    return float(sum(a / sum(p) * math.log((a / sum(p)) / (b / sum(q))) for a, b in zip(p, q, strict=True)))
 
 
 def test_what_is_no_matrix_is_refused() -> None:

@@ -1,0 +1,188 @@
+"""Adaptive rounding: the search against all roundings there are, what it reads of each layer, and what it wins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from qcompiler import frontends
+from qcompiler.errors import CalibrationError, InputError, PassError
+from qcompiler.ir.graph import Module
+from qcompiler.ir.interpret import interpret
+from qcompiler.ir.rewrite import Record
+from qcompiler.ops.quantizers import leaf_tensor
+from qcompiler.passes import Pass, PassContext, PassManager
+from qcompiler.passes.adaround import AdaRound, _patches, _places
+from qcompiler.passes.calibrate_weights import CalibrateWeights
+from qcompiler.passes.equalization import by_channels, leaf_of
+from qcompiler.quant.rounding_search import round_to_data, rounding_error
+from qcompiler.targets import load_target
+from tests.passes.test_equalization import FRONT, QUANTIZED, Net, depthwise, measured
+
+
+def problem(seed: int, rows: int, count: int, noise: float = 0.05) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Weights, steps, and the moments of correlated inputs in two models."""
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(count, count, generator=generator, dtype=torch.float64) / count**0.5
+    real = (torch.randn(40 + 4 * count, count, generator=generator, dtype=torch.float64) @ mixing).relu()
+    quantized = real + noise * torch.randn(real.shape, generator=generator, dtype=torch.float64)
+    real, quantized = real - real.mean(0), quantized - quantized.mean(0)
+    weight = torch.randn(rows, count, generator=generator, dtype=torch.float64)
+    scale = weight.abs().amax(1, keepdim=True) / 5
+    return weight, scale, quantized.T @ quantized / len(real), weight @ (real.T @ quantized / len(real))
+
+
+@given(seed=st.integers(0, 10**6), count=st.integers(1, 10))
+@settings(max_examples=30)
+def test_short_rows_get_the_best_of_all_roundings(seed: int, count: int) -> None:
+    weight, scale, gram, target = problem(seed, 3, count)
+    found = round_to_data(weight, scale, -7, 7, gram, target)
+    errors = rounding_error(found, scale, gram, target)
+    low = torch.floor(weight / scale)
+    for choice in range(2**count):
+        bits = torch.tensor([choice >> k & 1 for k in range(count)])
+        other = rounding_error((low + bits).clamp(-7, 7), scale, gram, target)
+        assert bool((errors <= other + 1e-12).all())
+
+
+@given(seed=st.integers(0, 10**6), count=st.sampled_from([11, 70, 150]), bits=st.integers(2, 8))
+@settings(max_examples=20)
+def test_long_rows_are_rounded_up_or_down_and_never_worse_than_to_nearest(seed: int, count: int, bits: int) -> None:
+    weight, scale, gram, target = problem(seed, 4, count)
+    limit = 2 ** (bits - 1) - 1
+    scale = scale * 5 / limit * 0.9  # some weights are clipped
+    found = round_to_data(weight, scale, -limit, limit, gram, target)
+    low = torch.floor(weight / scale)
+    assert bool(((found == low.clamp(-limit, limit)) | (found == (low + 1).clamp(-limit, limit))).all())
+    nearest = torch.floor(weight / scale + 0.5).clamp(-limit, limit)
+    ours, theirs = (rounding_error(codes, scale, gram, target) for codes in (found, nearest))
+    assert bool((ours <= theirs + 1e-12).all())
+    assert not torch.equal(found, nearest) or bits > 6
+
+
+def test_inputs_that_are_not_correlated_round_to_nearest() -> None:
+    """White paper, 3.4: with orthonormal inputs the error is that of the weights themselves."""
+    weight, scale, _, _ = problem(0, 6, 40)
+    found = round_to_data(weight, scale, -7, 7, torch.eye(40, dtype=torch.float64), weight)
+    assert torch.equal(found, torch.floor(weight / scale + 0.5).clamp(-7, 7))
+
+
+LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "linear": (lambda: nn.Linear(7, 5), (3, 7)),
+    "linear over sequences": (lambda: nn.Linear(7, 5), (3, 4, 7)),
+    "conv1d": (lambda: nn.Conv1d(4, 6, 3, stride=2, padding=1), (2, 4, 9)),
+    "conv2d": (lambda: nn.Conv2d(4, 6, (3, 2), stride=(2, 1), padding=(1, 0), dilation=(1, 2)), (2, 4, 9, 8)),
+    "groups": (lambda: nn.Conv2d(4, 6, 3, padding=1, groups=2), (2, 4, 5, 6)),
+    "depthwise": (lambda: nn.Conv2d(4, 8, 3, padding=1, groups=4), (2, 4, 5, 6)),
+    "conv3d": (lambda: nn.Conv3d(2, 3, 2, stride=2, padding=1), (2, 2, 4, 5, 6)),
+    "transposed": (lambda: nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1), (2, 4, 4, 5)),
+    "transposed in groups": (lambda: nn.ConvTranspose2d(4, 6, (2, 3), stride=(1, 3), dilation=(2, 1), groups=2), (2, 4, 4, 5)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_patches_times_rows_are_what_the_layer_gives(name: str) -> None:
+    torch.manual_seed(0)
+    make, shape = LAYERS[name]
+    layer, x = make().eval(), torch.randn(shape)
+    graph = frontends.capture(nn.Sequential(layer).eval(), x).module.main
+    node = next(node for node in graph.nodes if len(node.inputs) == 3)
+    places = _places(node, [x], 10**6, torch.Generator())
+    patches = _patches(node, [x], places)
+    rows = by_channels(node, leaf_tensor(leaf_of(node.inputs[1])).double()).flatten(2)
+    found = (patches @ rows.transpose(1, 2)).transpose(0, 1).flatten(1) + leaf_tensor(node.inputs[2]).double()
+    with torch.no_grad():
+        expected = layer(x)
+    expected = expected.movedim(-1 if node.op == "linear" else 1, -1).reshape(found.shape)
+    torch.testing.assert_close(found, expected.double(), rtol=1e-5, atol=1e-5)
+
+
+def quantized(net: nn.Module, x: Tensor, *passes: Pass, **changes: object) -> tuple[Module, list[Record]]:
+    module = frontends.capture(net.eval(), x).module
+    context = PassContext(load_target("int8_dsp").override(**changes), [[x[:4]]], [[x[:16]], [x[16:]]])
+    return module, PassManager([*FRONT, *passes]).run(module, context)
+
+
+def noise(module: Module, net: nn.Module, x: Tensor) -> float:
+    with torch.no_grad():
+        expected = net(x)
+        return float((interpret(module.main, [x])[0] - expected).square().mean() / expected.square().mean())
+
+
+BY_ERROR = [*QUANTIZED[:-1], CalibrateWeights(method="mse")]
+
+
+@pytest.mark.parametrize("changes", [{"weight_bits": 3}, {"weight_bits": 4, "per_channel": True}])
+def test_a_network_comes_nearer_to_the_float_one_on_inputs_that_were_not_seen(changes: dict[str, Any]) -> None:
+    net, x = depthwise(), torch.randn(32, 3, 8, 8)
+    plain, _ = quantized(net, x, *BY_ERROR, **changes)
+    ours, records = quantized(net, x, *BY_ERROR, AdaRound(), **changes)
+    unseen = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(9))
+    assert noise(ours, net, unseen) < 0.75 * noise(plain, net, unseen)
+    assert measured(records[-1], "layers") == 5
+    assert measured(records[-1], "error_over_nearest") < 0.99
+
+
+def test_weights_lie_on_their_grids_one_step_at_most_from_where_they_were() -> None:
+    net, x = depthwise(), torch.randn(32, 3, 8, 8)
+    plain, _ = quantized(net, x, *BY_ERROR, weight_bits=4)
+    ours, _ = quantized(net, x, *BY_ERROR, AdaRound(), weight_bits=4)
+    for index in range(5):
+        scale = plain.tensors[f"c{index}.weight.scale"]
+        assert torch.equal(scale, ours.tensors[f"c{index}.weight.scale"])
+        steps = ours.tensors[f"c{index}.weight"] / scale
+        torch.testing.assert_close(steps, steps.round(), rtol=0, atol=1e-4)  # any rounding will do
+        moved = (plain.tensors[f"c{index}.weight"] / scale).clamp(-7, 7) - steps
+        assert float(moved.abs().max()) < 1 + 1e-4
+
+
+def test_two_runs_give_the_same_bits_and_a_sample_of_positions_is_enough() -> None:
+    net, x = depthwise(), torch.randn(32, 3, 8, 8)
+    few = AdaRound(positions=200)
+    first, second = (quantized(net, x, *BY_ERROR, few, weight_bits=3)[0] for _ in range(2))
+    for name, tensor in first.tensors.items():
+        assert torch.equal(tensor.nan_to_num(), second.tensors[name].nan_to_num())
+    plain, _ = quantized(net, x, *BY_ERROR, weight_bits=3)
+    assert noise(first, net, x) < noise(plain, net, x)
+
+
+def test_what_cannot_be_rounded_is_left_alone_with_its_reason() -> None:
+    net = Net(lambda m, x: m.b(torch.relu(m.b(m.a(x)))), a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(4, 4, 3, padding=1))
+    module, records = quantized(net, torch.randn(32, 3, 6, 6), *BY_ERROR, AdaRound(largest=20))
+    reasons = {event.node: event.detail for event in records[-1].events if event.kind == "refusal"}
+    assert "that of another layer too" in reasons["b"]
+    assert torch.equal(module.tensors["b.weight"], net.b.weight)
+    net = Net(lambda m, x: m.a(x), a=nn.Conv2d(3, 4, 3))
+    _, records = quantized(net, torch.randn(32, 3, 6, 6), *BY_ERROR, AdaRound(largest=20))
+    assert records[-1].events[0].detail == "an output channel has 27 weights, more than 20"
+    assert measured(records[-1], "layers") == 0
+
+
+def test_a_layer_without_bias_keeps_its_means_in_mind() -> None:
+    torch.manual_seed(0)
+    net = Net(
+        lambda m, x: m.b(torch.relu(m.a(x) + 2)), a=nn.Conv2d(3, 8, 3, bias=False), b=nn.Conv2d(8, 4, 3, bias=False)
+    )
+    x = torch.randn(32, 3, 8, 8)
+    plain, _ = quantized(net, x, *BY_ERROR, weight_bits=3)
+    ours, _ = quantized(net, x, *BY_ERROR, AdaRound(), weight_bits=3)
+    assert noise(ours, net, x) < 0.7 * noise(plain, net, x)
+
+
+def test_options_and_missing_data_are_refused() -> None:
+    with pytest.raises(InputError, match="positions=0"):
+        AdaRound(positions=0)
+    net, x = depthwise(), torch.randn(4, 3, 8, 8)
+    module = frontends.capture(net.eval(), x).module
+    target = load_target("int8_dsp")
+    with pytest.raises(PassError, match="adaptive rounding needs data"):
+        PassManager([*FRONT, *QUANTIZED, AdaRound()]).run(module, PassContext(target, [[x]]))
+    module = frontends.capture(net.eval(), x).module
+    with pytest.raises(CalibrationError, match="empty"):
+        PassManager([*FRONT, *QUANTIZED, AdaRound()]).run(module, PassContext(target, [[x]], []))
