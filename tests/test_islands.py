@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -110,6 +112,81 @@ def test_the_module_trains_through_an_island(attention: tuple[nn.Module, qcompil
     gradients = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
     assert float(gradients["norm.weight"].abs().sum()) > 0
     assert float(gradients["stem.weight"].abs().sum()) > 0, "through the island"
+
+
+class Recurrent(nn.Module):
+    """torch.fx cannot look into an LSTM; torch.export makes its first state from the batch size alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.lstm = nn.Conv1d(3, 8, 3, padding=1), nn.LSTM(8, 12, batch_first=True)
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, _ = self.lstm(self.conv(x).relu().transpose(1, 2))
+        result: Tensor = self.head(y[:, -1])
+        return result
+
+
+class Words(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(20, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.head(self.embedding(x).mean(1))
+        return result
+
+
+def normalized() -> nn.Module:
+    """Sums whose order follows the strides of the images: those of the program lie channels last."""
+    layers = (nn.Conv2d(3, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.ReLU(), nn.InstanceNorm2d(8))
+    return nn.Sequential(*layers, nn.Upsample(scale_factor=1.5, mode="bicubic"), nn.AdaptiveMaxPool2d(3))
+
+
+def vision_transformer() -> nn.Module:
+    """A class token that is repeated for each sample."""
+    model: nn.Module = torchvision.models.VisionTransformer(32, 8, 2, 4, 64, 128, num_classes=10)
+    nn.init.normal_(model.get_parameter("heads.head.weight"))
+    return model
+
+
+def swin_transformer() -> nn.Module:
+    """Its attention is a function that torch.fx keeps whole."""
+    model: nn.Module = torchvision.models.SwinTransformer([4, 4], 24, [1, 1], [2, 2], [4, 4], num_classes=10)
+    return model
+
+
+def numbers(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+MODELS: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
+    "a recurrent network": (Recurrent, numbers(4, 3, 10)),
+    "words": (Words, torch.arange(24).reshape(4, 6) % 20),
+    "norms of other kinds": (normalized, numbers(4, 3, 8, 8)),
+    "a border by reflection": (lambda: nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"), numbers(4, 3, 8, 8)),
+    "a vision transformer": (vision_transformer, numbers(4, 3, 32, 32)),
+    "a swin transformer": (swin_transformer, numbers(2, 3, 32, 32)),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models_that_no_integer_core_takes_whole(name: str) -> None:
+    torch.manual_seed(0)
+    make, x = MODELS[name]
+    model = make().eval()
+    compiled = qcompiler.compile(model, FLOAT.override(per_channel=True), calibration_data=[x])
+    assert compiled.verification is not None
+    assert [form.status for form in compiled.verification.forms[:2]] == ["equal", "equal"]
+    assert compiled.artifact.islands
+    bigger = torch.cat([x, x.flip(0), x])
+    found = compiled.run(bigger)
+    assert torch.equal(found, compiled.simulate(bigger))  # type: ignore[arg-type]
+    with torch.no_grad():
+        expected = model(bigger)
+    # 7 dB and more: weights are random, and a transformer of noise has outliers that cost it most of its bits.
+    assert float((found - expected).square().sum() / expected.square().sum()) < 0.2
 
 
 def test_a_layer_that_is_wanted_in_float() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
+import numpy as np
 import torch
 
 from qcompiler.backends.integer.program import ISLAND_TENSOR, Array, ProgramFiles
@@ -35,7 +36,8 @@ def load(files: ProgramFiles, name: str) -> Island:
 
     def run(arrays: Sequence[Array]) -> list[Array]:
         with torch.no_grad():
-            inputs = [torch.from_numpy(array) for array in arrays]
+            # Contiguous, as the interpreter has them: what a kernel of torch sums follows the order of the strides.
+            inputs = [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]
             return [tensor.contiguous().numpy() for tensor in interpret_with(graph, inputs, evaluate_node)]
 
     return run

@@ -250,6 +250,8 @@ class _Emitter:
             else:
                 wanted[id(tensor)] = value
         for tensor in island.tensors().values():
+            if isinstance(tensor, gs.Variable):
+                tensor.shape = None  # its symbols are those of one export: the same name elsewhere is another size
             if id(tensor) in wanted:
                 self.codes[wanted[id(tensor)]] = tensor
                 tensor.name = wanted[id(tensor)].name

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
-from qcompiler.errors import CaptureError, InputError, QCompilerError
+from qcompiler.errors import CaptureError, InputError, QCompilerError, UnsupportedError
 from qcompiler.frontends import export as export_route
 from qcompiler.frontends import fx as fx_route
 from qcompiler.frontends.compare import compare
@@ -53,7 +53,8 @@ def capture(
 ) -> Capture:
     """Turn `model` into a graph that computes the same.
 
-    The model is traced with torch.fx, and where that fails with torch.export. The graph is compared with the model on
+    The model is traced with torch.fx, and with torch.export where that fails or keeps a function whole that has no
+    operator. The graph is compared with the model on
     the example inputs and at a second batch size. The model, its mode, the random state and torch's settings are left
     as they are.
 
@@ -79,8 +80,26 @@ def capture(
         with torch.random.fork_rng(devices=[target] if target.type == "cuda" else []), _plain(target):
             own = _copy(model).to(target)
             reference = _Reference(_copy(own, share_parameters=True), binding)
-            trace, route = _trace(own, binding, reference.batches is not None)
-            return _finish(trace, route, reference)
+            dynamic = reference.batches is not None
+            trace, route = _trace(own, binding, dynamic)
+            try:
+                return _finish(trace, route, reference)
+            except UnsupportedError as error:
+                taken_apart = _taken_apart(_copy(own), route, reference, dynamic)
+                if taken_apart is None:
+                    raise
+                taken_apart.diagnostics.append(f"Captured by torch.export, for by torch.fx {error.found}.")
+                return taken_apart
+
+
+def _taken_apart(model: nn.Module, route: Route, reference: _Reference, dynamic: bool) -> Capture | None:
+    """The model by torch.export, which looks into functions that torch.fx keeps whole; None where that fails too."""
+    if route != "fx":
+        return None
+    try:
+        return _finish(export_route.export(model, reference.binding, dynamic), "export", reference)
+    except Exception:  # the first reason is the one that the user can act on
+        return None
 
 
 class _Reference:

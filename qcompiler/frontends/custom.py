@@ -13,10 +13,13 @@ from qcompiler.errors import GraphError, UnsupportedError
 from qcompiler.frontends.builder import Builder, Observed
 from qcompiler.frontends.table import RULES, plain_name
 from qcompiler.frontends.trace import Leaf
-from qcompiler.ir.dims import format_dim
+from qcompiler.ir.dims import format_dim, symbols_of
 from qcompiler.ir.graph import Attribute, Value
 from qcompiler.ir.types import DType, TensorType
 from qcompiler.ops.custom import DTYPE, NAMESPACES, OPERAND, SIZE, find_function, name_of
+
+PLACEMENT = ("device", "layout", "pin_memory", "memory_format")
+"""Arguments that say where and how a result lies, not what it is."""
 
 FIELDS: Mapping[str, int] = {"values": 0, "indices": 1}
 """Names of the parts that functions such as `torch.max` along an axis give."""
@@ -55,10 +58,12 @@ def keep(
         raise reason
     operands: list[Value] = []
     try:
-        text = json.dumps([_encoded(b, list(arguments), operands), _encoded(b, dict(keywords), operands)])
+        named = {key: item for key, item in keywords.items() if key not in PLACEMENT}
+        text = json.dumps([_encoded(b, list(arguments), operands), _encoded(b, named, operands)])
         results = tuple(str(TensorType(DType.of(part.dtype), part.shape)) for part in parts)
     except (TypeError, GraphError):
         raise reason from None
+    _carry_sizes(b, text, operands)
     if not operands:
         raise reason
     attributes: dict[str, Attribute] = {
@@ -69,6 +74,16 @@ def keep(
     }
     values = b.custom(name.rpartition(".")[2] if "::" not in name else plain_name(node.target), operands, attributes)
     return values if several else values[0]
+
+
+def _carry_sizes(b: Builder, text: str, operands: list[Value]) -> None:
+    """Let an input of the graph tell the sizes that follow the batch where no operand does: `zeros(N, 4)` has none."""
+    symbols = {symbol.name for value in operands for dim in value.type.shape for symbol in symbols_of(dim)}
+    for value in b.graph.inputs:
+        own = {symbol.name for dim in value.type.shape for symbol in symbols_of(dim)}
+        if f'"{SIZE}"' in text and own - symbols:
+            operands.append(value)
+            symbols |= own
 
 
 def _name(node: fx.Node) -> str | None:
@@ -83,7 +98,10 @@ def _name(node: fx.Node) -> str | None:
     return name if "::" in name or space in NAMESPACES else None
 
 
-_DROPS: Mapping[str, tuple[str, int]] = {"scaled_dot_product_attention": ("dropout_p", 4)}
+_DROPS: Mapping[str, tuple[str, int]] = {
+    "scaled_dot_product_attention": ("dropout_p", 4),
+    **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), ("train", 6)),
+}
 """Functions that are random only where this argument, with its position, is not zero."""
 
 

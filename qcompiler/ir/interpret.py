@@ -24,7 +24,9 @@ def evaluate_node(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
     if node.op in LEAVES:
         return (node.graph.module.tensors[str(node.attributes["ref"])],)
     if node.op == "call":
-        return tuple(interpret(node.graph.module.graphs[str(node.attributes["graph"])], operands))
+        # Kernels of torch sum in an order that follows the strides: the same bits need the same strides in every form.
+        contiguous = [tensor.contiguous() for tensor in operands]
+        return tuple(interpret(node.graph.module.graphs[str(node.attributes["graph"])], contiguous))
     return node.definition.evaluate(node, operands)
 
 
