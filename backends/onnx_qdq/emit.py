@@ -5,7 +5,8 @@ and weight scale, because ONNX Runtime's fused kernels assume that product and i
 
     int_conv2d(x, W, b) : q(s, z)   becomes   Q(s, z)(Conv(DQ(x), DQ(W), DQ(b)))
 
-Code limits that the element type does not give already become a Clip in real numbers between the operator and Q.
+Code limits that the element type does not give already become a Clip: of codes, behind Q, for what ONNX Runtime
+multiplies in integers; else of real numbers, in front of it.
 
 Signed 8-bit activations are written unsigned, codes and zero points 128 higher, which stands for the same real numbers:
 ONNX Runtime on x86 fuses convolutions of signed activations only behind a session option (`session.qdqisint8allowed`),
@@ -45,6 +46,9 @@ AXES_AS_INPUT = 18
 
 LEAST_EPS = float(np.finfo(np.float32).tiny)
 """What keeps a normalization of equal elements from dividing by zero."""
+
+_FUSED = ("int_conv1d", "int_conv2d", "int_conv3d", "int_linear")
+"""Layers for which ONNX Runtime has an integer kernel; it takes one in only with its quantizer right behind it."""
 
 WEIGHT_CODES = ".codes"
 """Follows the name of a weight in the name of its initializer."""
@@ -212,17 +216,26 @@ class _Emitter:
         qmin, qmax = node.attributes.get("qmin"), node.attributes.get("qmax")
         lowest = low if qmin is None else int(qmin)  # type: ignore[arg-type]
         highest = high if qmax is None else int(qmax)  # type: ignore[arg-type]
-        if (lowest, highest) != (low, high):
-            limits = [
-                self.constant(
-                    f"{node.name}.{end}", np.float32((code - quant.zero_point[0]) * np.float32(quant.scale[0]))
-                )
-                for end, code in (("min", lowest), ("max", highest))
+        grid = self.activation_grid(node.name, quant, dtype)
+        if (lowest, highest) == (low, high):
+            self.codes[value] = self.add("QuantizeLinear", [real, *grid], value.name)
+            return
+        if node.op in _FUSED and dtype.bits == 8:
+            # Between a layer and its quantizer a Clip would keep ONNX Runtime from multiplying integers.
+            whole = self.add("QuantizeLinear", [real, *grid], self.unused(f"{node.name}.whole"))
+            shift = UNSIGNED_SHIFT if dtype is DType.I8 else 0
+            codes = [
+                self.constant(f"{node.name}.{end}", np.uint8(code + shift))
+                for end, code in (("least", lowest), ("most", highest))
             ]
-            real = self.compute(node, "Clip", [real, *limits])
-        self.codes[value] = self.add(
-            "QuantizeLinear", [real, *self.activation_grid(node.name, quant, dtype)], value.name
-        )
+            self.codes[value] = self.add("Clip", [whole, *codes], value.name)
+            return
+        limits = [
+            self.constant(f"{node.name}.{end}", np.float32((code - quant.zero_point[0]) * np.float32(quant.scale[0])))
+            for end, code in (("min", lowest), ("max", highest))
+        ]
+        real = self.compute(node, "Clip", [real, *limits])
+        self.codes[value] = self.add("QuantizeLinear", [real, *grid], value.name)
 
     def _ints(self, node: Node, name: str) -> list[int]:
         return [int(item) for item in node.attributes[name]]  # type: ignore[union-attr,arg-type]

@@ -130,21 +130,18 @@ class Layers:
 
     def __init__(self, model: bytes, *, optimize: bool = True) -> None:
         proto = onnx.load_from_string(model)
-        self._types = {
-            node.output[0]: _element_type(proto, node.input[2])
-            for node in proto.graph.node
-            if node.op_type == "QuantizeLinear"
-        }
         makers = {node.output[0]: node for node in proto.graph.node}
+        self._types: dict[str, int] = {}
         self.operators: dict[str, str] = {}
         """The operator in front of each quantizer, by name of tensor; empty for a quantized input."""
-        for node in proto.graph.node:
-            if node.op_type == "QuantizeLinear":
-                maker = makers.get(node.input[0])
-                if maker is not None and maker.op_type == "Clip":
-                    maker = makers.get(maker.input[0])
-                self.operators[node.output[0]] = "" if maker is None else maker.op_type
-                node.output[0] += COMPUTED
+        for quantizer, last in _quantizers(proto):
+            name = last.output[0]
+            maker = makers.get(quantizer.input[0])
+            if maker is not None and maker.op_type == "Clip":
+                maker = makers.get(maker.input[0])
+            self._types[name] = _element_type(proto, quantizer.input[2])
+            self.operators[name] = "" if maker is None else maker.op_type
+            last.output[0] += COMPUTED
         values = onnx.helper.make_tensor_value_info
         del proto.graph.output[:]
         for name, kind in self._types.items():
@@ -185,10 +182,9 @@ def run_observed(
     """Run the whole file once: signed codes by name of tensor, and the outputs."""
     proto = onnx.load_from_string(model)
     count = len(proto.graph.output)
-    for node in proto.graph.node:
-        if node.op_type == "QuantizeLinear":
-            kind = _element_type(proto, node.input[2])
-            proto.graph.output.append(onnx.helper.make_tensor_value_info(node.output[0], kind, None))
+    for quantizer, last in _quantizers(proto):
+        kind = _element_type(proto, quantizer.input[2])
+        proto.graph.output.append(onnx.helper.make_tensor_value_info(last.output[0], kind, None))
     results = Session(proto.SerializeToString(), optimize=optimize).run(inputs)
     names = [item.name for item in proto.graph.output]
     return {n: signed(array) for n, array in zip(names[count:], results[count:], strict=True)}, results[:count]
@@ -206,6 +202,13 @@ def integer_weights(model: bytes) -> frozenset[str]:
     kernels = (node for node in graph.node if node.op_type in INTEGER_KERNELS)
     read = (node.input[INTEGER_KERNELS[node.op_type]] for node in kernels)
     return frozenset(name.removesuffix(WEIGHT_CODES) for name in read if name.endswith(WEIGHT_CODES))
+
+
+def _quantizers(model: onnx.ModelProto) -> list[tuple[onnx.NodeProto, onnx.NodeProto]]:
+    """Each quantizer with the node that gives what others read: a Clip of its codes, or itself."""
+    clips = {node.input[0]: node for node in model.graph.node if node.op_type == "Clip"}
+    quantizers = (node for node in model.graph.node if node.op_type == "QuantizeLinear")
+    return [(node, clips.get(node.output[0], node)) for node in quantizers]
 
 
 def _element_type(model: onnx.ModelProto, zero_point: str) -> int:

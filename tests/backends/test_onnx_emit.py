@@ -142,3 +142,24 @@ def test_functions_are_written_in_operators_of_opset_13(name: str, target: str) 
 
 def test_every_function_of_a_table_has_an_onnx_form() -> None:
     assert set(FUNCTIONS) == set(UNARY)
+
+
+def test_a_clamp_behind_a_layer_costs_no_integer_kernel() -> None:
+    """A relu whose result shares a grid that reaches below zero: the clamp is of codes, behind the quantizer."""
+
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.left, self.right = nn.Conv2d(3, 8, 3), nn.Conv2d(3, 8, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.cat([self.left(x), torch.relu(self.right(x))], 1)
+
+    torch.manual_seed(0)
+    x = torch.randn(4, 3, 8, 8)
+    compiled = qcompiler.compile(Shared().eval(), calibration_data=[x])
+    assert compiled.verification is not None
+    assert compiled.verification.integer_macs == 1.0
+    clips = [node for node in onnx.load_from_string(compiled.artifact.onnx).graph.node if node.op_type == "Clip"]
+    assert [node.output[0] for node in clips] == ["relu.q"]
+    assert compiled.verification.form("onnxruntime, layer by layer").tensors == 2 * 4
