@@ -129,8 +129,9 @@ class AbsorbBias(Pass):
                 )
             return known | {node: torch.zeros(_channels(node), dtype=torch.float64) for node in rest}
         observers = {node: MinMaxObserver(node.name, axis=_axis(node)) for node in rest}
-        observe(graph, context.calibration, {node.output: observer for node, observer in observers.items()})
-        return known | {node: observer.range()[0].to(torch.float64) for node, observer in observers.items()}
+        shown = {node.output: observer for node, observer in observers.items()}
+        _, seen = observe(graph, context.calibration, shown, context.processes, context.progress)
+        return known | {node: seen[node.output].range()[0].to(torch.float64) for node in rest}
 
 
 def _axis(layer: Node) -> int:

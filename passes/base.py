@@ -21,14 +21,17 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
 
+from qcompiler.calibration.journal import Journal
+from qcompiler.calibration.processes import Processes
 from qcompiler.calibration.spool import reiterable
+from qcompiler.calibration.store import DEFAULT_MEMORY
 from qcompiler.errors import PassError
 from qcompiler.ir.graph import Graph, Node
 from qcompiler.ir.rewrite import Record, Rewriter
@@ -37,6 +40,8 @@ from qcompiler.targets import Target
 from qcompiler.validation.contracts import Contract, Exact
 
 Override: TypeAlias = "int | str | Mapping[str, int]"
+Progress: TypeAlias = Callable[[str, float, float], None]
+"""Called with what is worked on now, the work done so far, and all work, in any one unit."""
 
 
 @dataclass
@@ -51,6 +56,10 @@ class PassContext:
         input_range: Real range assumed for float inputs when there is no data.
         overrides: Per-node wishes by name, glob or op; see `qcompiler.compile`.
         seed: Start of the one random generator.
+        memory: Mebibytes of activations that a pass keeps at once; what exceeds them goes to disk.
+        processes: Those that work on this compile; each sees all data and works on its share.
+        journal: What is finished, where a compile can go on after it was ended.
+        progress: Told by long passes how far they are.
     """
 
     target: Target | None = None
@@ -59,6 +68,10 @@ class PassContext:
     input_range: tuple[float, float] | None = None
     overrides: Mapping[str, Override] = field(default_factory=dict)
     seed: int = 0
+    memory: int = DEFAULT_MEMORY
+    processes: Processes = field(default_factory=Processes)
+    journal: Journal = field(default_factory=Journal)
+    progress: Progress = lambda name, done, total: None
     record: Record = field(default_factory=lambda: Record(""))
 
     def __post_init__(self) -> None:

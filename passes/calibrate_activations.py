@@ -89,8 +89,8 @@ class CalibrateActivations(Pass):
         else:
             observers = {scale: self._observer(_spec(group[0]), group[0].name) for scale, group in groups.items()}
             shown = {quantizer.inputs[0]: observers[scale] for scale, group in groups.items() for quantizer in group}
-            count = observe(graph, context.calibration, shown)
-            ranges = {scale: observer.range() for scale, observer in observers.items()}
+            count, seen = observe(graph, context.calibration, shown, context.processes, context.progress)
+            ranges = {scale: seen[group[0].inputs[0]].range() for scale, group in groups.items()}
             source = f"{count} batches by {self.method}"
         for scale, (low, high) in ranges.items():
             quantizer = groups[scale][0]

@@ -15,23 +15,22 @@ Source: Nagel et al. 2019, arXiv:1906.04721, section 4.2; Nagel et al. 2021, arX
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import islice
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from qcompiler.calibration.data_free import DEFAULT_INPUT_RANGE, activation_means
-from qcompiler.errors import CalibrationError, InputError, PassError
+from qcompiler.errors import InputError, PassError
 from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ir.types import Stage
 from qcompiler.ops.quantizers import grid, leaf_tensor
 from qcompiler.passes.base import Pass, PassContext
 from qcompiler.passes.equalization import by_channels, groups_of, is_layer, leaf_of, parameter_readers
-from qcompiler.passes.two_models import Pair, run_both
+from qcompiler.passes.two_models import LayerInputs, read_batches, run_both
 from qcompiler.quant.affine import dequantize, quantize
 from qcompiler.validation.contracts import THRESHOLDS, Contract
 
@@ -46,7 +45,7 @@ class CorrectBias(Pass):
 
     Args:
         method: `empirical`, `analytic`, or `auto`: empirical where there is data.
-        batches: Calibration batches that are used at most; all of what they are on the way is in memory at once.
+        images: Calibration images that are used at most: whole batches, until so many were read.
 
     Raises:
         InputError: An option is out of range.
@@ -58,13 +57,13 @@ class CorrectBias(Pass):
     requires: ClassVar[frozenset[str]] = frozenset({"weight-ranges"})
     invalidates: ClassVar[frozenset[str]] = frozenset({"activation-ranges"})
     method: str = "auto"
-    batches: int = 8
+    images: int = 1024
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise InputError(f"method={self.method!r}", expected="one of " + ", ".join(METHODS))
-        if self.batches < 1:
-            raise InputError(f"batches={self.batches}", expected="at least 1")
+        if self.images < 1:
+            raise InputError(f"images={self.images}", expected="at least 1")
 
     @property
     def contract(self) -> Contract:
@@ -82,31 +81,28 @@ class CorrectBias(Pass):
             raise PassError(
                 "there is no data for an empirical correction", fix="Give calibration_data, or be analytic."
             )
-        batches = list(islice(iter(context.calibration), self.batches))
-        if not batches:
-            raise CalibrationError("the calibration data is empty", expected="at least one batch")
-        _empirical(graph, batches, rewriter)
+        _empirical(graph, context, self.images, rewriter)
 
 
-def _empirical(graph: Graph, batches: Sequence[Sequence[Tensor]], rewriter: Rewriter) -> None:
+def _empirical(graph: Graph, context: PassContext, images: int, rewriter: Rewriter) -> None:
     readers = parameter_readers(graph)
 
-    def layer(node: Node, operands: Sequence[Pair], result: Pair) -> bool:
+    def layer(node: Node, inputs: LayerInputs) -> None:
         """Make the means of the quantized result those of the float one."""
         if not _has_own_bias(node, readers, rewriter):
-            return False
-        axis = result.real[0].dim() - 1 if node.op == "linear" else 1
-        _subtract(node, _mean(result.quantized, axis) - _mean(result.real, axis), rewriter)
-        return True
+            return
 
-    run_both(graph, batches, layer)
+        def sums(index: int) -> list[Tensor]:
+            results = inputs.results(index)
+            axis = results.real.dim() - 1 if node.op == "linear" else 1
+            rows = [tensor.movedim(axis, 0).flatten(1) for tensor in (results.quantized, results.real)]
+            count = torch.tensor(rows[0].shape[1], dtype=torch.float64)
+            return [count, *(row.sum(1, dtype=torch.float64) for row in rows)]
 
+        count, quantized, real = inputs.processes.sum(inputs.count, sums)
+        _subtract(node, (quantized - real) / count, rewriter)
 
-def _mean(tensors: Sequence[Tensor], axis: int) -> Tensor:
-    """Per channel, over all batches: float64."""
-    rows = [tensor.movedim(axis, 0).flatten(1) for tensor in tensors]
-    total = torch.stack([row.sum(1, dtype=torch.float64) for row in rows]).sum(0)
-    return total / sum(row.shape[1] for row in rows)
+    run_both(graph, read_batches(graph, context, images), layer, context)
 
 
 def _analytic(graph: Graph, input_range: tuple[float, float], rewriter: Rewriter) -> None:

@@ -1,86 +1,282 @@
 """The float model and the quantized one side by side on the same data, layer by layer, in one walk over the graph.
 
 Passes that change a layer so that its result comes nearer to the float one see, at each layer, what it reads in both
-models, with all layers before changed already. All batches go through a node before the next one is visited.
+models, with all layers before changed already:
+
+    x ──► layer ──► relu ──► add ──► layer ──► ...      a segment: a layer and what follows, up to the next layer
+
+All batches go through a segment before the next one is visited, one batch at a time; only what later segments read is
+kept, in a store that spills to disk. Several processes take a share of the batches each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from qcompiler.ir.graph import Graph, Node
-from qcompiler.ir.interpret import LEAVES, evaluate_node, interpret_with
+from qcompiler.calibration.processes import Processes
+from qcompiler.calibration.store import Kept, Store
+from qcompiler.errors import CalibrationError
+from qcompiler.ir.graph import Graph, Node, Value
+from qcompiler.ir.hashing import tensor_digest
+from qcompiler.ir.interpret import LEAVES, evaluate_node
+from qcompiler.passes.base import PassContext
 from qcompiler.passes.equalization import is_layer
 
+QUANTIZERS = ("fake_quantize", "fake_quantize_bias")
 
-@dataclass
+
+@dataclass(frozen=True)
 class Pair:
-    """A value in both models, one tensor per batch; the same list where they do not differ."""
+    """A tensor in both models; the same object where they do not differ."""
 
-    real: list[Tensor]
-    quantized: list[Tensor]
-
-
-Layer = Callable[[Node, Sequence[Pair], Pair], bool]
-"""(layer, operands, result) -> whether the layer was changed, so that its quantized result is to be computed anew."""
+    real: Tensor
+    quantized: Tensor
 
 
-def run_both(graph: Graph, batches: Sequence[Sequence[Tensor]], layer: Layer) -> None:
+@dataclass(frozen=True)
+class _Held:
+    """A pair in the store."""
+
+    real: Kept
+    quantized: Kept
+
+    def load(self) -> Pair:
+        real = self.real.load()
+        return Pair(real, real if self.quantized is self.real else self.quantized.load())
+
+
+@dataclass(frozen=True)
+class Given:
+    """Calibration batches as `run_both` wants them.
+
+    Args:
+        count: Batches in all processes.
+        held: Those of this process, by graph input and number.
+        store: Where they are, and where all else goes that is kept on the way.
+        digest: Of all batches; "" when there is no journal that asks for it.
+    """
+
+    count: int
+    held: dict[Value, dict[int, _Held]]
+    store: Store
+    digest: str
+
+
+class LayerInputs:
+    """What a layer reads, batch by batch.
+
+    Args:
+        node: The layer.
+        processes: Who has which batch.
+        count: Batches in all processes.
+        held: Those of this process.
+        original: The tensors of the float model.
+    """
+
+    def __init__(
+        self, node: Node, processes: Processes, count: int, held: Mapping[int, _Held], original: Mapping[str, Tensor]
+    ) -> None:
+        self.node, self.processes, self.count = node, processes, count
+        self._held, self._original = held, original
+
+    def batch(self, index: int) -> Pair:
+        """The activation in batch `index`, one that this process owns."""
+        return self._held[index].load()
+
+    def anywhere(self, index: int) -> Pair:
+        """The activation in batch `index`, whoever owns it; to be called in all processes."""
+        own = self.batch(index) if index in self._held else None
+        tensors = None if own is None else [own.real] if own.quantized is own.real else [own.real, own.quantized]
+        real, *quantized = self.processes.share(tensors, self.processes.owner(index))
+        return Pair(real, *(quantized or [real]))
+
+    def parameters(self) -> Pair:
+        """The weight in both models."""
+        real, quantized = _parameters(self.node, self._original)
+        return Pair(real[0], quantized[0])
+
+    def results(self, index: int) -> Pair:
+        """What the layer gives in batch `index`: with its float weight, and with the quantized one as it is now."""
+        pair = self.batch(index)
+        real, quantized = _parameters(self.node, self._original)
+        return Pair(
+            evaluate_node(self.node, [pair.real, *real])[0], evaluate_node(self.node, [pair.quantized, *quantized])[0]
+        )
+
+
+Layer = Callable[[Node, LayerInputs], None]
+"""Called for each layer whose weight is a parameter and quantized; may change its parameters."""
+
+
+def read_batches(graph: Graph, context: PassContext, images: int) -> Given:
+    """Calibration batches until they hold `images` samples, or all.
+
+    Raises:
+        CalibrationError: There is none.
+    """
+    store, hashes = Store(context.memory), []
+    held: dict[Value, dict[int, _Held]] = {value: {} for value in graph.inputs}
+    count = seen = 0
+    for batch in context.calibration or ():
+        for value, tensor in zip(graph.inputs, batch, strict=True):
+            if context.journal.folder is not None:
+                hashes.append(tensor_digest(tensor))
+            if context.processes.owns(count):
+                kept = store.keep(tensor)
+                held[value][count] = _Held(kept, kept)
+        count += 1
+        seen += len(batch[0]) if batch and batch[0].dim() else 1
+        if seen >= images:
+            break
+    if not count:
+        raise CalibrationError("the calibration data is empty", expected="at least one batch")
+    return Given(count, held, store, hashlib.sha256(" ".join(hashes).encode()).hexdigest() if hashes else "")
+
+
+def run_both(graph: Graph, given: Given, layer: Layer, context: PassContext) -> None:
     """Walk over a QUANTIZED graph with both models.
 
-    Quantizers of weights count in the quantized model; those of activations and biases let values pass in both.
+    In the quantized model the weights of layers are quantized, and activations where their quantizers have a range.
 
     Args:
         graph: Weights calibrated.
-        batches: Flat inputs.
-        layer: Called for each layer whose weight is a parameter; may change its parameters.
+        given: The data; used up.
+        layer: See `Layer`.
+        context: Processes and progress.
     """
-    count = len(batches)
-
-    def rule(node: Node, operands: Sequence[Pair]) -> tuple[Pair, ...]:
-        if node.op in LEAVES:
-            tensors = [evaluate_node(node, [])[0]] * count
-            return (Pair(tensors, tensors),)
-        if node.op == "fake_quantize" and node.inputs[0].producer is not None and node.inputs[0].producer.op in LEAVES:
-            weight = operands[0].real
-            return (Pair(weight, [evaluate_node(node, [part.quantized[0] for part in operands])[0]] * count),)
-        if node.op in ("fake_quantize", "fake_quantize_bias"):
-            return (operands[0],)
-        real = _results(node, [part.real for part in operands], count)
-        if all(part.real is part.quantized for part in operands):
-            return tuple(Pair(part, part) for part in real)
-        quantized = _results(node, [part.quantized for part in operands], count)
-        pairs = tuple(Pair(a, b) for a, b in zip(real, quantized, strict=True))
-        if is_layer(node) and layer(node, operands, pairs[0]):
-            fresh = [operands[0].quantized, *([_reevaluated(node, index)] * count for index in range(1, len(operands)))]
-            return (Pair(pairs[0].real, _results(node, fresh, count)[0]),)
-        return pairs
-
-    inputs = [Pair(tensors, tensors) for tensors in map(list, zip(*batches, strict=True))]
+    original = dict(graph.module.tensors)
+    segments, held = _segments(graph), given.held
+    last = {value: number for number, nodes in enumerate(segments) for node in nodes for value in node.inputs}
+    costs = [0.0 if number == 0 else _cost(nodes[0]) for number, nodes in enumerate(segments)]
+    done = 0.0
     with torch.no_grad():
-        interpret_with(graph, inputs, rule)
+        for number, nodes in enumerate(segments):
+            if number:
+                head = nodes[0]
+                context.progress(head.name, done, sum(costs))
+                layer(head, LayerInputs(head, context.processes, given.count, held[head.inputs[0]], original))
+                done += costs[number]
+            if number == len(segments) - 1:
+                break
+            _advance(nodes, number, last, held, given.store, original)
+            for value in [value for value in held if last.get(value, 0) <= number]:
+                del held[value]
 
 
-def _results(node: Node, operands: Sequence[Sequence[Tensor]], count: int) -> list[list[Tensor]]:
-    """Results of a node for each batch: one list per result."""
-    found = [evaluate_node(node, [tensors[batch] for tensors in operands]) for batch in range(count)]
-    return [list(parts) for parts in zip(*found, strict=True)]
+def _cost(layer: Node) -> float:
+    """Roughly how long it takes to work on a layer, in any unit: its weights times how many share an output."""
+    shape = [size for size in layer.inputs[1].type.shape if isinstance(size, int)]
+    return float(math.prod(shape)) * math.prod(shape[1:]) + 1e6
 
 
-def _reevaluated(node: Node, index: int) -> Tensor:
-    """A parameter of a layer as it is now: quantized if it is a weight, itself if it is a bias."""
-    maker = node.inputs[index].producer
-    assert maker is not None
-    if maker.op == "fake_quantize":
-        return evaluate_node(maker, [evaluate_node(_maker(maker, i), [])[0] for i in range(3)])[0]
-    return evaluate_node(_maker(maker, 0) if maker.op == "fake_quantize_bias" else maker, [])[0]
+def _segments(graph: Graph) -> list[list[Node]]:
+    """Nodes that compute activations: first those before the first layer, then each layer with what follows it."""
+    segments: list[list[Node]] = [[]]
+    for node in graph.nodes:
+        if node.op in LEAVES or (node.op in QUANTIZERS and _is_parameter(node.output)):
+            continue
+        if is_layer(node) and _is_parameter(node.inputs[1]) and not _is_leaf(node.inputs[1]):
+            segments.append([])
+        segments[-1].append(node)
+    return segments
 
 
-def _maker(node: Node, index: int) -> Node:
-    producer = node.inputs[index].producer
-    assert producer is not None
-    return producer
+def _advance(
+    nodes: Sequence[Node],
+    number: int,
+    last: Mapping[Value, int],
+    held: dict[Value, dict[int, _Held]],
+    store: Store,
+    original: Mapping[str, Tensor],
+) -> None:
+    """Run a segment for each batch, and keep what later segments read."""
+    parameters = {node: _parameters(node, original) for node in nodes}
+    kept = [value for node in nodes for value in node.outputs if last.get(value, 0) > number]
+    indices = list(next(iter(held.values()), {}))
+    held.update({value: {} for value in kept})
+    uses = {value: sum(node.inputs.count(value) for node in nodes) for node in nodes for value in node.inputs}
+    for index in indices:
+        here: dict[Value, Pair] = {}
+        remaining = dict(uses)
+        for node in nodes:
+            operands = []
+            for value in node.inputs:
+                if _is_parameter(value):
+                    continue
+                if value not in here:
+                    here[value] = held[value][index].load()
+                operands.append(here[value])
+            for value, pair in zip(node.outputs, _evaluate(node, operands, parameters[node]), strict=True):
+                here[value] = pair
+                if value in held:
+                    real = store.keep(pair.real)
+                    same = pair.quantized is pair.real
+                    held[value][index] = _Held(real, real if same else store.keep(pair.quantized))
+            for value in node.inputs:
+                remaining[value] -= 1
+                if not remaining[value]:
+                    here.pop(value, None)
+
+
+def _evaluate(
+    node: Node, operands: Sequence[Pair], parameters: tuple[Sequence[Tensor], Sequence[Tensor]]
+) -> list[Pair]:
+    """The results of a node in both models."""
+    if node.op in QUANTIZERS:
+        # In the float model nothing is quantized; in the other one a quantizer without a range lets values pass.
+        quantized = evaluate_node(node, [operands[0].quantized, *parameters[1]])[0]
+        same = quantized is operands[0].quantized or torch.equal(quantized, operands[0].quantized)
+        return [operands[0] if same else Pair(operands[0].real, quantized)]
+    places = [_is_parameter(value) for value in node.inputs]
+
+    def arranged(tensors: Iterable[Tensor], constants: Iterable[Tensor]) -> list[Tensor]:
+        moving, fixed = iter(tensors), iter(constants)
+        return [next(fixed) if place else next(moving) for place in places]
+
+    real = evaluate_node(node, arranged((pair.real for pair in operands), parameters[0]))
+    alike = all(pair.real is pair.quantized for pair in operands)
+    if alike and all(a is b for a, b in zip(*parameters, strict=True)):
+        return [Pair(tensor, tensor) for tensor in real]
+    quantized_results = evaluate_node(node, arranged((pair.quantized for pair in operands), parameters[1]))
+    return [Pair(a, b) for a, b in zip(real, quantized_results, strict=True)]
+
+
+def _parameters(node: Node, original: Mapping[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """The operands of a node that are parameters: as they were in the float model, and as they are now, quantized."""
+    real, quantized = [], []
+    for value in node.inputs:
+        if not _is_parameter(value):
+            continue
+        maker = value.producer
+        assert maker is not None
+        leaf = maker.inputs[0].producer if maker.op in QUANTIZERS else maker
+        assert leaf is not None
+        was, now = original[str(leaf.attributes["ref"])], evaluate_node(leaf, [])[0]
+        if maker.op == "fake_quantize":
+            now = evaluate_node(maker, [now, *(evaluate_node(_producer(v), [])[0] for v in maker.inputs[1:])])[0]
+        real.append(was)
+        quantized.append(now)
+    return real, quantized
+
+
+def _is_leaf(value: Value) -> bool:
+    return value.producer is not None and value.producer.op in LEAVES
+
+
+def _is_parameter(value: Value) -> bool:
+    """Whether `value` is a tensor of the model, as it is or quantized."""
+    producer = value.producer
+    return producer is not None and (
+        producer.op in LEAVES or (producer.op in QUANTIZERS and _is_leaf(producer.inputs[0]))
+    )
+
+
+def _producer(value: Value) -> Node:
+    assert value.producer is not None
+    return value.producer

@@ -16,8 +16,11 @@ from torch.export import ExportedProgram
 from qcompiler.artifact import Artifact
 from qcompiler.backends import integer
 from qcompiler.batches import Batches, Forward
+from qcompiler.calibration.journal import Journal
+from qcompiler.calibration.processes import processes
 from qcompiler.calibration.spool import reiterable
-from qcompiler.errors import InputError, NotSupportedYetError, PipelineError, VerificationError
+from qcompiler.calibration.store import DEFAULT_MEMORY
+from qcompiler.errors import InputError, NotSupportedYetError, PipelineError, QCompilerError, VerificationError
 from qcompiler.frontends import capture
 from qcompiler.ir import tree
 from qcompiler.ir.graph import Graph, Module
@@ -28,13 +31,14 @@ from qcompiler.module import QuantizedModule
 from qcompiler.passes import Pass, PassContext, PassManager
 from qcompiler.passes.base import Override
 from qcompiler.pipeline import default_pipeline, parse_pipeline, print_pipeline
-from qcompiler.progress import steps
+from qcompiler.progress import Steps, steps
 from qcompiler.report import write_report
 from qcompiler.targets import Target, load_target
 from qcompiler.validation.exact import Codes, simulate
 from qcompiler.validation.layers import layer_sqnr
 from qcompiler.verify import Forms, Report
 from qcompiler.verify import verify as verify_forms
+from qcompiler.workfolder import WorkFolder
 
 __all__ = ["Compiled", "compile"]
 
@@ -143,12 +147,16 @@ def compile(  # the field's word for it
     pipeline: str | None = None,
     verify: OnFailure = "error",
     seed: int = 0,
+    memory: int = DEFAULT_MEMORY,
     device: torch.device | str | None = None,
     output: str | Path | None = None,
 ) -> Compiled:
     """Compile `model` for `target`.
 
     The model, its mode, the random state and torch's settings stay as they are.
+
+    Under torchrun the processes share the work on the calibration data, and all get the same result, which is that of
+    one process with as many threads; the first one writes.
 
     Args:
         model: A module in eval mode, a GraphModule, an ExportedProgram, or the path of a saved one (`.pt2`).
@@ -166,8 +174,10 @@ def compile(  # the field's word for it
         pipeline: The same as text, such as `"canonicalize, fold-batch-norm, ..."`.
         verify: What a failed verification does. `off` skips it.
         seed: Of all random numbers.
+        memory: Mebibytes of activations that adaptive rounding and bias correction keep in memory; more goes to disk.
         device: Where calibration runs; where the model is when None.
-        output: Folder for the artifact; it appears by one rename after verification.
+        output: Folder for the artifact; it appears by one rename after verification. What long steps finish is kept
+            beside it, in `<output>.work`: the same call goes on from there when it was ended before.
 
     Raises:
         QCompilerError: One subclass per kind of cause; nothing is written then.
@@ -176,62 +186,91 @@ def compile(  # the field's word for it
         raise InputError(f"verify is {verify!r}", expected='"error", "warn" or "off"')
     hardware = load_target(target)
     chosen = _passes(effort, passes, pipeline, hardware, has_data=calibration_data is not None)
+    if memory < 0:
+        raise InputError(f"memory={memory}", expected="mebibytes, 0 or more")
     if output is not None:
         Artifact.check_destination(output)
+    work = None if output is None else WorkFolder(output)
     model = load_model(model)
     if forward is not None and (calibration_data is None or not isinstance(model, nn.Module)):
         raise InputError("forward= is given without calibration data and a module to call", fix="Leave it out.")
-    with steps(len(chosen) + 3) as progress:
-        batches, first, source = None, None, None
-        if calibration_data is not None:
-            source = Batches(model, calibration_data, forward, device)
-            batches = reiterable(source, once=iter(calibration_data) is calibration_data)
-            first = next(iter(batches))
-            if example_inputs is None:
-                example_inputs = source.example
-        captured = capture(model, example_inputs, device=device)
-        module = captured.module
-        if source is not None:
-            source.graph = module.main
-            check_inputs(module.main, first or [])
-        samples = _samples(module.main, captured.inputs if first is None else first, first is None, seed)
-        progress.finished("capture")
+    with processes() as group, steps(len(chosen) + 3, show=group.rank == 0) as progress:
+        context = PassContext(
+            hardware,
+            overrides=overrides or {},
+            seed=seed,
+            memory=memory,
+            processes=group,
+            journal=Journal(None if work is None else work.finished, group),
+            progress=progress.within,
+        )
+        try:
+            request = _Request(model, example_inputs, calibration_data, forward, device)
+            compiled = _compiled(request, chosen, context, verify, progress)
+            if output is not None and group.rank == 0:
+                compiled.save(output)
+            group.gather(None)  # the files are there for all
+        except QCompilerError:
+            # What was finished serves nobody who has to change the call first.
+            if work is not None and group.rank == 0:
+                work.remove()
+            raise
+    return compiled
 
-        context = PassContext(hardware, [samples], batches, overrides=overrides or {}, seed=seed)
-        quantized: list[Module] = []
-        canonical: list[Module] = []
-        following = iter([*chosen[1:], None])
 
-        def between(item: Pass, module: Module, _: Record) -> None:
-            if module.main.stage is Stage.QUANTIZED:
-                quantized[:] = [module.clone()]
-            coming = next(following)
-            if coming is not None and coming.becomes is Stage.QUANTIZED:
-                canonical[:] = [module.clone()]
-            progress.finished(item.name)
+@dataclass(frozen=True)
+class _Request:
+    """Arguments of `compile` that say what the model is and what it gets."""
 
-        records = PassManager(chosen, between=between).run(module, context)
-        if module.main.stage is not Stage.INTEGER or not quantized:
-            raise PipelineError(f"the pipeline ends at stage {module.main.stage}", fix="End it with lower-to-integer.")
-        samples = [x.cpu() for x in samples]
-        ratios = layer_sqnr(canonical[0].main, quantized[0].main, samples, hardware.arithmetic) if canonical else {}
-        artifact = _emit(module, hardware, records, print_pipeline(chosen), captured.diagnostics)
-        artifact = dataclasses.replace(artifact, sqnr={name: float(f"{ratio:.2f}") for name, ratio in ratios.items()})
-        diagnostics = (*artifact.diagnostics, *_island_summary(artifact))
-        artifact = dataclasses.replace(artifact, diagnostics=diagnostics)
-        progress.finished("emit")
+    model: nn.Module | ExportedProgram
+    example_inputs: object
+    calibration_data: Iterable[object] | None
+    forward: Forward | None
+    device: torch.device | str | None
 
-        verification = None
-        if verify != "off":
-            verification = verify_forms(_forms(artifact, quantized[0], module), samples, hardware, seed=seed)
-            artifact = dataclasses.replace(artifact, verification=verification.to_dict())
-        progress.finished("verify")
+
+def _compiled(
+    request: _Request, chosen: Sequence[Pass], context: PassContext, verify: OnFailure, progress: Steps
+) -> Compiled:
+    """Capture, run the passes, emit, verify."""
+    hardware = context.require_target("compile")
+    module, captured = _captured(request, context)
+    progress.finished("capture")
+
+    quantized: list[Module] = []
+    canonical: list[Module] = []
+    following = iter([*chosen[1:], None])
+
+    def between(item: Pass, module: Module, _: Record) -> None:
+        if module.main.stage is Stage.QUANTIZED:
+            quantized[:] = [module.clone()]
+        coming = next(following)
+        if coming is not None and coming.becomes is Stage.QUANTIZED:
+            canonical[:] = [module.clone()]
+        progress.finished(item.name)
+
+    records = PassManager(chosen, between=between).run(module, context)
+    if module.main.stage is not Stage.INTEGER or not quantized:
+        raise PipelineError(f"the pipeline ends at stage {module.main.stage}", fix="End it with lower-to-integer.")
+    samples = [x.cpu() for x in context.samples[0]]
+    ratios = layer_sqnr(canonical[0].main, quantized[0].main, samples, hardware.arithmetic) if canonical else {}
+    artifact = _emit(module, hardware, records, print_pipeline(chosen), captured)
+    artifact = dataclasses.replace(artifact, sqnr={name: float(f"{ratio:.2f}") for name, ratio in ratios.items()})
+    diagnostics = (*artifact.diagnostics, *_island_summary(artifact))
+    artifact = dataclasses.replace(artifact, diagnostics=diagnostics)
+    progress.finished("emit")
+
+    verification = None
+    if verify != "off":
+        verification = verify_forms(_forms(artifact, quantized[0], module), samples, hardware, seed=context.seed)
+        artifact = dataclasses.replace(artifact, verification=verification.to_dict())
+    progress.finished("verify")
     if verification is not None and not verification.passed:
         message = f"the forms of the model disagree:\n{verification}"
         if verify == "error":
             raise VerificationError(message, fix="Nothing was written. The first tensor named is where to look.")
         warnings.warn(message, stacklevel=2)
-    compiled = Compiled(
+    return Compiled(
         hardware,
         quantized[0],
         module,
@@ -242,9 +281,26 @@ def compile(  # the field's word for it
         artifact.diagnostics,
         progress.seconds,
     )
-    if output is not None:
-        compiled.save(output)
-    return compiled
+
+
+def _captured(request: _Request, context: PassContext) -> tuple[Module, Sequence[str]]:
+    """The model as a module, with what the capture has to say; the data goes into the context."""
+    first, source, example_inputs = None, None, request.example_inputs
+    if request.calibration_data is not None:
+        source = Batches(request.model, request.calibration_data, request.forward, request.device)
+        once = iter(request.calibration_data) is request.calibration_data
+        context.calibration = reiterable(source, once=once)
+        first = next(iter(context.calibration))
+        if example_inputs is None:
+            example_inputs = source.example
+    captured = capture(request.model, example_inputs, device=request.device)
+    graph = captured.module.main
+    if source is not None:
+        source.graph = graph
+        check_inputs(graph, first or [])
+    inputs = captured.inputs if first is None else first
+    context.samples = [_samples(graph, inputs, first is None, context.seed)]
+    return captured.module, captured.diagnostics
 
 
 def _passes(

@@ -7,8 +7,8 @@
           provenance.json   what each pass did and refused
           report.html       the same for the eye
 
-Writing happens in `out.work/`; `out/` appears by one rename. Loading needs neither the model's class nor pickle. The
-same compile gives the same bytes: no file holds a time or a path.
+Writing happens in `out.work/` (see `workfolder`); `out/` appears by one rename. Loading needs neither the model's class
+nor pickle. The same compile gives the same bytes: no file holds a time or a path.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from qcompiler.ir import tree
 from qcompiler.ir.types import DType
 from qcompiler.report import report_html
 from qcompiler.targets import Target
+from qcompiler.workfolder import WorkFolder
 
 if TYPE_CHECKING:
     from qcompiler.verify import Report
@@ -184,20 +185,19 @@ class Artifact:
                 cannot be written.
         """
         self.check_destination(output)
-        folder = Path(output)
-        work = folder.with_name(folder.name + ".work")
+        folder, work = Path(output), WorkFolder(output)
         try:
-            shutil.rmtree(work, ignore_errors=True)
-            work.mkdir(parents=True)
+            shutil.rmtree(work.artifact, ignore_errors=True)
+            work.artifact.mkdir(parents=True)
             for name, data in self.files().items():
-                (work / name).write_bytes(data)
+                (work.artifact / name).write_bytes(data)
             if folder.exists():
                 shutil.rmtree(folder)
-            work.replace(folder)
+            work.artifact.replace(folder)
         except OSError as error:
             raise ArtifactError(f"{folder} cannot be written: {error}", fix="Choose another folder.") from error
         finally:
-            shutil.rmtree(work, ignore_errors=True)
+            work.remove()
         return folder
 
     @staticmethod
@@ -210,6 +210,7 @@ class Artifact:
         folder = Path(output)
         if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
             raise ArtifactError(f"{folder} exists and is no artifact", fix="Choose another folder, or remove it.")
+        WorkFolder(output).check()
 
     @classmethod
     def load(cls, folder: str | Path) -> Artifact:

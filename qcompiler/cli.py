@@ -133,6 +133,7 @@ def compile(  # the field's word for it
     pipeline: Annotated[str | None, typer.Option(help="Passes as text, instead of the default ones.")] = None,
     verify: Annotated[OnFailure, typer.Option(help="What a failed verification does.")] = OnFailure.error,
     seed: Annotated[int, typer.Option(help="Of all random numbers.")] = 0,
+    memory: Annotated[int, typer.Option(help="Mebibytes of activations kept in memory; more goes to disk.")] = 1024,
     as_json: Json = False,
 ) -> None:
     """Compile a model and verify the result."""
@@ -150,6 +151,7 @@ def compile(  # the field's word for it
         pipeline=pipeline,
         verify=verify.value,
         seed=seed,
+        memory=memory,
         output=output,
     )
     for text in compiled.diagnostics:

@@ -1,4 +1,7 @@
-"""Runs the calibration batches once and shows each observer its tensors. Activations are dropped as soon as seen."""
+"""Runs the calibration batches once and shows each observer its tensors. Activations are dropped as soon as seen.
+
+Several processes run a share of the batches each and put their summaries together, which is exact.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +12,22 @@ import torch
 from torch import Tensor
 
 from qcompiler.calibration.observers import Observer
+from qcompiler.calibration.processes import Processes
 from qcompiler.errors import CalibrationError, InputError
 from qcompiler.ir.graph import Graph, Value
 from qcompiler.ir.interpret import check_inputs, evaluate_node, interpret_with
 
-Progress: TypeAlias = Callable[[int, int | None], None]
-"""Called with the number of batches done and their total, None where nobody knows it."""
+Progress: TypeAlias = Callable[[str, float, float], None]
+"""Called with a text, the number of batches done, and their total, or 0 where nobody knows it."""
 
 
 def observe(
     graph: Graph,
     batches: Iterable[list[Tensor]],
     observers: Mapping[Value, Observer],
+    processes: Processes | None = None,
     progress: Progress | None = None,
-) -> int:
+) -> tuple[int, dict[Value, Observer]]:
     """Show `observers` the values of `graph` on `batches`.
 
     Memory is that of one forward pass and the observers' summaries, however many batches there are.
@@ -31,16 +36,19 @@ def observe(
         graph: At any float stage. Quantizers without a range let values pass.
         batches: Flat inputs.
         observers: By value; one observer may serve several values.
-        progress: Called after each batch.
+        processes: Those that take part.
+        progress: Called before each batch.
 
     Returns:
-        The number of batches.
+        The number of batches, and by value what has seen all of them: the observers themselves when there is one
+        process.
 
     Raises:
         CalibrationError: There is no batch, or a value is not finite.
         InputError: A batch does not fit the graph; the message names its position.
     """
-    total = len(batches) if isinstance(batches, Sized) else None
+    processes = processes or Processes()
+    total = len(batches) if isinstance(batches, Sized) else 0
     count = 0
     for index, batch in enumerate(batches):
 
@@ -50,14 +58,29 @@ def observe(
                 observer.update(tensor, index=index)
 
         _check_batch(graph, batch, index)
-        with torch.no_grad():
-            interpret_with(graph, batch, evaluate_node, show)
-        count += 1
         if progress is not None:
-            progress(count, total)
+            progress(f"batch {index + 1}", index, total)
+        if processes.owns(index):
+            with torch.no_grad():
+                interpret_with(graph, batch, evaluate_node, show)
+        count += 1
     if not count:
         raise CalibrationError("the calibration data is empty", expected="at least one batch")
-    return count
+    return count, _merged(observers, processes)
+
+
+def _merged(observers: Mapping[Value, Observer], processes: Processes) -> dict[Value, Observer]:
+    if processes.count == 1:
+        return dict(observers)
+    distinct = list(dict.fromkeys(observers.values()))
+    merged = {}
+    for observer, *states in zip(distinct, *processes.gather([item.state() for item in distinct]), strict=True):
+        parts = [observer.from_state(state) for state in states]
+        whole = parts[0]
+        for part in parts[1:]:
+            whole = whole.merge(part)
+        merged[observer] = whole
+    return {value: merged[observer] for value, observer in observers.items()}
 
 
 def _check_batch(graph: Graph, batch: list[Tensor], index: int) -> None:

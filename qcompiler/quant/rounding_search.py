@@ -1,11 +1,12 @@
 """Which way to round each weight, so that what a layer gives changes least: a quadratic problem over zeros and ones.
 
-A row of codes is floor(w / s) + r with r in {0, 1}, limited to the grid. With inputs x of the float model and x^ of the
-quantized one, both with their means taken out (a bias makes up for those),
+A row of codes q is floor(w / s) + r with r in {0, 1}, limited to the grid. With inputs x of the float model and x^ of
+the quantized one, both with their means taken out (a bias makes up for those), and d = s q - w,
 
-    E (w x - s q x^)^2  =  s^2 q G q  -  2 s q b  +  const        G = E[x^ x^T],  b = E[x^ x^T] of both, times w
+    E (s q x^ - w x)^2  =  d G d  +  2 d c  +  E (w x^ - w x)^2        G = E[x^ x^T],  c = E[(w x^ - w x) x^]
 
-so that images are needed once, for G and b, and a trial costs no image at all. Rows are solved side by side:
+so that images are needed once, for G and c, and a trial costs no image at all. Rows are solved side by side, and so are
+the groups of a convolution, each with its own G:
 
     up to 10 weights    all 2^K roundings are tried: the best one
     more                rounding with error compensation, weight by weight, the remaining ones taking over what each one
@@ -17,13 +18,18 @@ Sources: Nagel et al. 2020, arXiv:2004.10568, equation 13 (the quadratic form of
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-__all__ = ["round_to_data", "rounding_error"]
+__all__ = ["Moments", "round_to_data", "rounding_error"]
 
 ENUMERATED = 10
 """Most weights of a row of which all roundings are tried: 1024 of them."""
+
+CHOICES = 1 << 22
+"""Weights of all tried roundings that are in memory at once."""
 
 DAMPING = 1e-3
 """Of the mean of the diagonal, added before it is inverted: else directions that no input has would decide."""
@@ -31,7 +37,7 @@ DAMPING = 1e-3
 TWO_STARTS = 1024
 """Most weights of a row that are also flipped from the nearest codes, which wins for some rows by a little."""
 
-STILL = 5000
+STILL = 2000
 """A sweep that flips no more than one weight in so many is the last."""
 
 BLOCK = 64
@@ -41,111 +47,156 @@ SWEEPS = 30
 """Most visits of every weight by single flips."""
 
 
-def round_to_data(weight: Tensor, scale: Tensor, qmin: int, qmax: int, gram: Tensor, target: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class Moments:
+    """Second moments of the inputs of some groups, and what error compensation needs of them.
+
+    Args:
+        gram: G of the module text, float32 [groups, K, K].
+        damping: What is added to its diagonal so that it has an inverse, [groups].
+        inverse: Of G with its damping; None for short rows.
+        factor: Upper triangular U with U^T U = `inverse`; None for short rows.
+    """
+
+    gram: Tensor
+    damping: Tensor
+    inverse: Tensor | None
+    factor: Tensor | None
+
+    @staticmethod
+    def of(gram: Tensor) -> Moments:
+        """Factorise G.
+
+        Args:
+            gram: float64 [groups, K, K], symmetric, no eigenvalue below zero but for rounding.
+        """
+        damping = DAMPING * gram.diagonal(dim1=1, dim2=2).mean(1) + 1e-30  # [groups]
+        if gram.shape[1] <= ENUMERATED:
+            return Moments(gram.to(torch.float32), damping.to(torch.float32), None, None)
+        damped = gram.clone()
+        damped.diagonal(dim1=1, dim2=2).add_(damping.unsqueeze(1))
+        # In float64: the damping is near the precision of float32 when a few inputs are much larger than the rest.
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+        factor = torch.linalg.cholesky(inverse, upper=True)
+        single = torch.float32
+        return Moments(gram.to(single), damping.to(single), inverse.to(single), factor.to(single))
+
+    def __getitem__(self, groups: slice) -> Moments:
+        """Those of some of the groups."""
+        parts = (self.inverse, self.factor)
+        inverse, factor = (None if part is None else part[groups] for part in parts)
+        return Moments(self.gram[groups], self.damping[groups], inverse, factor)
+
+
+def round_to_data(weight: Tensor, scale: Tensor, qmin: int, qmax: int, moments: Moments, drift: Tensor) -> Tensor:
     """Round rows of weights to the codes with the smallest error on data.
 
     Args:
-        weight: float64 [R, K].
-        scale: float64 [R, 1] or [1, 1]: the size of a step, positive.
+        weight: w, float32 [groups, R, K].
+        scale: s, the size of a step: float32 [groups, R, 1], positive.
         qmin: Lowest code.
         qmax: Highest code.
-        gram: G of the module text, float64 [K, K].
-        target: b of the module text, float64 [R, K].
+        moments: With G of the module text.
+        drift: c of the module text, float32 [groups, R, K]: 0 where both models have the same inputs.
 
     Returns:
-        Codes, float64 [R, K]: each the integer below or above weight / scale, within the limits.
+        Codes, float32 [groups, R, K]: each the integer below or above weight / scale, within the limits.
     """
     below = torch.floor(weight / scale)
     low, high = below.clamp(qmin, qmax), (below + 1).clamp(qmin, qmax)
     nearest = torch.where(weight / scale - below >= 0.5, high, low)
-    if weight.shape[1] <= ENUMERATED:
-        return _enumerated(low, high, scale, gram, target)
-    compensated = _compensated(weight, low, high, scale, gram, target)
-    starts = [nearest] if compensated is None else [compensated]
-    if weight.shape[1] <= TWO_STARTS and compensated is not None:
-        starts.append(nearest)
-    found = [_flipped(start, low, high, scale, gram, target) for start in starts]
-    errors = torch.stack([rounding_error(codes, scale, gram, target) for codes in found])
-    best = errors.argmin(0)
-    return torch.stack(found)[best, torch.arange(len(best))]
-
-
-def rounding_error(codes: Tensor, scale: Tensor, gram: Tensor, target: Tensor) -> Tensor:
-    """s^2 q G q - 2 s q b per row: the mean squared error but for a constant. float64 [R]."""
-    real = codes * scale
-    return ((real @ gram - 2.0 * target) * real).sum(1)
-
-
-def _enumerated(low: Tensor, high: Tensor, scale: Tensor, gram: Tensor, target: Tensor) -> Tensor:
-    count = low.shape[1]
-    choices = ((torch.arange(2**count).unsqueeze(1) >> torch.arange(count)) & 1).to(torch.bool)
-    best = low
-    least = torch.full((len(low),), float("inf"), dtype=torch.float64)
-    for part in choices.split(256):
-        codes = torch.where(part.unsqueeze(1), high, low)  # [choices, R, K]
-        real = codes * scale
-        errors = ((real @ gram - 2.0 * target) * real).sum(2)
-        smallest, index = errors.min(0)
-        better = smallest < least
-        least = torch.where(better, smallest, least)
-        best = torch.where(better.unsqueeze(1), codes[index, torch.arange(len(index))], best)
-    return best
-
-
-def _compensated(
-    weight: Tensor, low: Tensor, high: Tensor, scale: Tensor, gram: Tensor, target: Tensor
-) -> Tensor | None:
-    """Round weight by weight; those to come move so that the sum stays. None where G has no inverse."""
-    count = weight.shape[1]
-    damped = gram + torch.eye(count, dtype=gram.dtype) * (DAMPING * gram.diagonal().mean() + 1e-30)
-    factor, failed = torch.linalg.cholesky_ex(damped)
-    if int(failed):
-        return None
+    problem = _Problem(weight, scale, low, high, moments.gram, drift)
+    if moments.inverse is None or moments.factor is None:
+        return problem.enumerated()
     # The real weights that would serve the quantized inputs best, drawn to the given ones where no input tells.
-    pull = damped - gram
-    wanted = torch.cholesky_solve((target + weight @ pull).T, factor).T
-    inverse, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(factor), upper=True)
-    if int(failed):
-        return None
-    codes = torch.empty_like(weight)
-    for begin in range(0, count, BLOCK):
-        block = slice(begin, min(begin + BLOCK, count))
-        part, below, above = wanted[:, block].clone(), low[:, block], high[:, block]
-        inner = inverse[block, block]
-        lost = torch.empty_like(part)
-        for k in range(part.shape[1]):
-            up = part[:, k : k + 1] / scale - below[:, k : k + 1] >= 0.5
-            step = torch.where(up, above[:, k : k + 1], below[:, k : k + 1])
-            codes[:, begin + k : begin + k + 1] = step
-            lost[:, k : k + 1] = (part[:, k : k + 1] - step * scale) / inner[k, k]
-            part[:, k:] -= lost[:, k : k + 1] * inner[k, k:]
-        wanted[:, block.stop :] -= lost @ inverse[block, block.stop :]
-    return codes
+    starts = [problem.compensated(weight - drift @ moments.inverse, moments.factor)]
+    if weight.shape[2] <= TWO_STARTS:
+        starts.append(nearest)
+    found = torch.stack([problem.flipped(start) for start in starts])
+    best = torch.stack([problem.error(codes) for codes in found]).argmin(0)
+    return found.gather(0, best[None, :, :, None].expand(1, *weight.shape))[0]
 
 
-def _flipped(codes: Tensor, low: Tensor, high: Tensor, scale: Tensor, gram: Tensor, target: Tensor) -> Tensor:
-    """Flip single weights to their other code as long as the error falls."""
-    codes = codes.clone()
-    slope = (codes * scale) @ gram - target  # half the derivative of the error by each real weight
-    for _ in range(SWEEPS):
-        flips = 0
-        for begin in range(0, codes.shape[1], BLOCK):
-            block = slice(begin, min(begin + BLOCK, codes.shape[1]))
-            inner, near = gram[block, block], slope[:, block].clone()
-            moved = torch.zeros_like(near)
-            for k in range(near.shape[1]):
-                now = codes[:, begin + k]
-                other = low[:, begin + k] + high[:, begin + k] - now
-                change = (other - now) * scale.squeeze(1)
-                taken = change * (2.0 * near[:, k] + change * inner[k, k]) < 0.0
-                change = torch.where(taken, change, 0.0)
-                codes[:, begin + k] = torch.where(taken, other, now)
-                near += change.unsqueeze(1) * inner[k]
-                moved[:, k] = change
-            count = int((moved != 0).sum())
-            if count:
-                slope += moved @ gram[block]
-                flips += count
-        if flips * STILL <= codes.numel():
-            break
-    return codes
+def rounding_error(codes: Tensor, weight: Tensor, scale: Tensor, gram: Tensor, drift: Tensor) -> Tensor:
+    """d G d + 2 d c per row: the mean squared error, less what it would be without rounding; [groups, R]."""
+    difference = codes * scale - weight
+    return ((difference @ gram + 2.0 * drift) * difference).sum(-1)
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """Names as in the module text; `low` and `high` are the two codes of each weight, [groups, R, K]."""
+
+    weight: Tensor
+    scale: Tensor
+    low: Tensor
+    high: Tensor
+    gram: Tensor
+    drift: Tensor
+
+    def error(self, codes: Tensor) -> Tensor:
+        return rounding_error(codes, self.weight, self.scale, self.gram, self.drift)
+
+    def enumerated(self) -> Tensor:
+        """The best of all choices."""
+        count = self.low.shape[2]
+        choices = ((torch.arange(2**count).unsqueeze(1) >> torch.arange(count)) & 1).to(torch.bool)
+        best, least = self.low, self.error(self.low)
+        for part in choices.split(max(1, CHOICES // self.low.numel())):
+            codes = torch.where(part.reshape(-1, 1, 1, count), self.high, self.low)  # [choices, groups, R, K]
+            smallest, index = self.error(codes).min(0)
+            better = smallest < least
+            least = torch.where(better, smallest, least)
+            taken = codes.gather(0, index[None, :, :, None].expand(1, *self.low.shape))[0]
+            best = torch.where(better.unsqueeze(2), taken, best)
+        return best
+
+    def compensated(self, wanted: Tensor, factor: Tensor) -> Tensor:
+        """Round weight by weight; those to come move so that the sum stays."""
+        wanted, codes, steps = wanted.clone(), torch.empty_like(wanted), self.scale.squeeze(2)
+        for begin in range(0, wanted.shape[2], BLOCK):
+            block = slice(begin, min(begin + BLOCK, wanted.shape[2]))
+            part, below, above = wanted[:, :, block], self.low[:, :, block], self.high[:, :, block]
+            inner = factor[:, block, block]
+            lost = torch.empty_like(part)
+            for k in range(part.shape[2]):
+                up = part[:, :, k] / steps - below[:, :, k] >= 0.5
+                code = torch.where(up, above[:, :, k], below[:, :, k])
+                codes[:, :, begin + k] = code
+                lost[:, :, k] = (part[:, :, k] - code * steps) / inner[:, k, k].unsqueeze(1)
+                part[:, :, k:] -= lost[:, :, k : k + 1] * inner[:, k : k + 1, k:]
+            wanted[:, :, block.stop :] -= lost @ factor[:, block, block.stop :]
+        return codes
+
+    def flipped(self, codes: Tensor) -> Tensor:
+        """Flip single weights to their other code as long as the error falls."""
+        codes, both, gram = codes.clone(), self.low + self.high, self.gram
+        slope = (codes * self.scale - self.weight) @ gram + self.drift  # half the derivative of the error
+        diagonal = gram.diagonal(dim1=1, dim2=2).unsqueeze(1)
+        for _ in range(SWEEPS):
+            flips = 0
+            for begin in range(0, codes.shape[2], BLOCK):
+                block = slice(begin, begin + BLOCK)
+                now, near = codes[:, :, block], slope[:, :, block].clone()
+                changes = (both[:, :, block] - 2.0 * now) * self.scale
+                gains = changes * (2.0 * near + changes * diagonal[:, :, block]) < 0.0
+                columns: list[int] = gains.flatten(0, 1).any(0).nonzero().flatten().tolist()
+                if not columns:
+                    continue
+                inner = gram[:, block, block]
+                moved = torch.zeros_like(near)
+                # A column where no row gains is left out, though a flip before it might have made it gain: the next
+                # sweep will see that.
+                for k in columns:
+                    change = changes[:, :, k]
+                    taken = change * (2.0 * near[:, :, k] + change * inner[:, k, k].unsqueeze(1)) < 0.0
+                    change = torch.where(taken, change, 0.0)
+                    moved[:, :, k] = change
+                    near += change.unsqueeze(2) * inner[:, k : k + 1, :]
+                swapped = moved != 0.0
+                codes[:, :, block] = torch.where(swapped, both[:, :, block] - now, now)
+                slope += moved @ gram[:, block]
+                flips += int(swapped.sum())
+            if flips * STILL <= codes.numel():
+                break
+        return codes

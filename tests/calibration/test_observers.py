@@ -149,7 +149,7 @@ def test_the_runner_shows_every_batch_once() -> None:
     subject = graph()
     observer = make_observer("min_max", SPEC, "r")
     data = [[torch.full((2, 3), value)] for value in (-1.0, 4.0, 2.0)]
-    assert observe(subject, iter(data), {subject.outputs[0]: observer}) == 3
+    assert observe(subject, iter(data), {subject.outputs[0]: observer})[0] == 3
     assert [float(end) for end in observer.range()] == [0.0, 4.0]
     with pytest.raises(CalibrationError, match="empty"):
         observe(subject, [], {})

@@ -32,7 +32,19 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 }
 UNRESTRICTED_FOLDERS = ("analysis",)
 # Passes and back ends do not know one another: of their own area they may import themselves and these.
-SHARED = {"passes": ("base", "equalization", "manager", "overrides", "two_models"), "backends": ()}
+SHARED = {
+    "passes": (
+        "adaround_moments",
+        "adaround_sgd",
+        "base",
+        "equalization",
+        "manager",
+        "overrides",
+        "patches",
+        "two_models",
+    ),
+    "backends": (),
+}
 
 
 def modules() -> dict[str, Path]:

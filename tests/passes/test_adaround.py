@@ -17,59 +17,99 @@ from qcompiler.ir.graph import Module
 from qcompiler.ir.interpret import interpret
 from qcompiler.ir.rewrite import Record
 from qcompiler.ops.quantizers import leaf_tensor
-from qcompiler.passes import Pass, PassContext, PassManager
-from qcompiler.passes.adaround import AdaRound, _patches, _places
+from qcompiler.passes import Pass, PassContext, PassManager, adaround_moments
+from qcompiler.passes.adaround import AdaRound
 from qcompiler.passes.calibrate_weights import CalibrateWeights
-from qcompiler.passes.equalization import by_channels, leaf_of
-from qcompiler.quant.rounding_search import round_to_data, rounding_error
+from qcompiler.passes.equalization import leaf_of
+from qcompiler.passes.patches import patches, positions, rows_of, weight_of
+from qcompiler.quant.rounding_search import Moments, round_to_data, rounding_error
 from qcompiler.targets import load_target
 from tests.passes.test_equalization import FRONT, QUANTIZED, Net, depthwise, measured
 
 
-def problem(seed: int, rows: int, count: int, noise: float = 0.05) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Weights, steps, and the moments of correlated inputs in two models."""
+def problem(seed: int, rows: int, count: int, groups: int = 1, noise: float = 0.05) -> tuple[Tensor, ...]:
+    """Weights, steps, and the moments of correlated inputs in two models: G and c."""
     generator = torch.Generator().manual_seed(seed)
-    mixing = torch.randn(count, count, generator=generator, dtype=torch.float64) / count**0.5
-    real = (torch.randn(40 + 4 * count, count, generator=generator, dtype=torch.float64) @ mixing).relu()
+    mixing = torch.randn(groups, count, count, generator=generator, dtype=torch.float64) / count**0.5
+    real = (torch.randn(groups, 40 + 4 * count, count, generator=generator, dtype=torch.float64) @ mixing).relu()
     quantized = real + noise * torch.randn(real.shape, generator=generator, dtype=torch.float64)
-    real, quantized = real - real.mean(0), quantized - quantized.mean(0)
-    weight = torch.randn(rows, count, generator=generator, dtype=torch.float64)
-    scale = weight.abs().amax(1, keepdim=True) / 5
-    return weight, scale, quantized.T @ quantized / len(real), weight @ (real.T @ quantized / len(real))
+    real, quantized = (x - x.mean(1, keepdim=True) for x in (real, quantized))
+    weight = torch.randn(groups, rows, count, generator=generator, dtype=torch.float64)
+    scale = weight.abs().amax(2, keepdim=True) / 5
+    drift = weight @ ((quantized - real).transpose(1, 2) @ quantized / real.shape[1])
+    gram = quantized.transpose(1, 2) @ quantized / real.shape[1]
+    return weight, scale, gram, drift, real, quantized
 
 
-@given(seed=st.integers(0, 10**6), count=st.integers(1, 10))
+def solve(weight: Tensor, scale: Tensor, limit: int, gram: Tensor, drift: Tensor) -> Tensor:
+    moments = Moments.of(gram)
+    return round_to_data(weight.float(), scale.float(), -limit, limit, moments, drift.float()).double()
+
+
+def below(weight: Tensor, scale: Tensor) -> Tensor:
+    """The lower of the two codes: in float32, where a quotient may be an integer that is none in float64."""
+    return torch.floor(weight.float() / scale.float()).double()
+
+
+@given(seed=st.integers(0, 10**6))
+@settings(max_examples=20)
+def test_the_quadratic_form_is_the_error_on_data(seed: int) -> None:
+    weight, scale, gram, drift, real, quantized = problem(seed, 3, 12, 2)
+    codes = torch.floor(weight / scale + torch.rand(weight.shape, generator=torch.Generator().manual_seed(seed)))
+    lost = quantized @ (codes * scale).transpose(1, 2) - real @ weight.transpose(1, 2)
+    without = (quantized - real) @ weight.transpose(1, 2)
+    expected = lost.square().mean(1) - without.square().mean(1)
+    torch.testing.assert_close(rounding_error(codes, weight, scale, gram, drift), expected, rtol=1e-9, atol=1e-9)
+
+
+@given(seed=st.integers(0, 10**6), count=st.integers(1, 10), groups=st.integers(1, 3))
 @settings(max_examples=30)
-def test_short_rows_get_the_best_of_all_roundings(seed: int, count: int) -> None:
-    weight, scale, gram, target = problem(seed, 3, count)
-    found = round_to_data(weight, scale, -7, 7, gram, target)
-    errors = rounding_error(found, scale, gram, target)
-    low = torch.floor(weight / scale)
+def test_short_rows_get_the_best_of_all_roundings(seed: int, count: int, groups: int) -> None:
+    weight, scale, gram, drift, *_ = problem(seed, 3, count, groups)
+    found = solve(weight, scale, 7, gram, drift)
+    errors = rounding_error(found, weight, scale, gram, drift)
+    low = below(weight, scale)
     for choice in range(2**count):
         bits = torch.tensor([choice >> k & 1 for k in range(count)])
-        other = rounding_error((low + bits).clamp(-7, 7), scale, gram, target)
-        assert bool((errors <= other + 1e-12).all())
+        other = rounding_error((low + bits).clamp(-7, 7), weight, scale, gram, drift)
+        # The search is in float32: a choice as good but for that may win.
+        assert bool((errors <= other + 1e-5 * other.abs() + 1e-6).all())
 
 
-@given(seed=st.integers(0, 10**6), count=st.sampled_from([11, 70, 150]), bits=st.integers(2, 8))
+@given(
+    seed=st.integers(0, 10**6),
+    count=st.sampled_from([11, 70, 150]),
+    bits=st.integers(2, 8),
+    groups=st.integers(1, 2),
+)
 @settings(max_examples=20)
-def test_long_rows_are_rounded_up_or_down_and_never_worse_than_to_nearest(seed: int, count: int, bits: int) -> None:
-    weight, scale, gram, target = problem(seed, 4, count)
+def test_long_rows_are_rounded_up_or_down_and_never_worse_than_to_nearest(
+    seed: int, count: int, bits: int, groups: int
+) -> None:
+    weight, scale, gram, drift, *_ = problem(seed, 4, count, groups)
     limit = 2 ** (bits - 1) - 1
     scale = scale * 5 / limit * 0.9  # some weights are clipped
-    found = round_to_data(weight, scale, -limit, limit, gram, target)
-    low = torch.floor(weight / scale)
+    found = solve(weight, scale, limit, gram, drift)
+    low = below(weight, scale)
     assert bool(((found == low.clamp(-limit, limit)) | (found == (low + 1).clamp(-limit, limit))).all())
     nearest = torch.floor(weight / scale + 0.5).clamp(-limit, limit)
-    ours, theirs = (rounding_error(codes, scale, gram, target) for codes in (found, nearest))
-    assert bool((ours <= theirs + 1e-12).all())
+    ours, theirs = (rounding_error(codes, weight, scale, gram, drift) for codes in (found, nearest))
+    assert bool((ours <= theirs + 1e-5 * theirs.abs() + 1e-7).all())
     assert not torch.equal(found, nearest) or bits > 6
+
+
+def test_groups_are_solved_as_if_alone() -> None:
+    weight, scale, gram, drift, *_ = problem(3, 4, 9, 3)
+    together = solve(weight, scale, 7, gram, drift)
+    ones = [slice(index, index + 1) for index in range(3)]
+    alone = [solve(weight[one], scale[one], 7, gram[one], drift[one]) for one in ones]
+    assert torch.equal(together, torch.cat(alone))
 
 
 def test_inputs_that_are_not_correlated_round_to_nearest() -> None:
     """White paper, 3.4: with orthonormal inputs the error is that of the weights themselves."""
-    weight, scale, _, _ = problem(0, 6, 40)
-    found = round_to_data(weight, scale, -7, 7, torch.eye(40, dtype=torch.float64), weight)
+    weight, scale, *_ = problem(0, 6, 40)
+    found = solve(weight, scale, 7, torch.eye(40, dtype=torch.float64)[None], torch.zeros_like(weight))
     assert torch.equal(found, torch.floor(weight / scale + 0.5).clamp(-7, 7))
 
 
@@ -93,10 +133,12 @@ def test_patches_times_rows_are_what_the_layer_gives(name: str) -> None:
     layer, x = make().eval(), torch.randn(shape)
     graph = frontends.capture(nn.Sequential(layer).eval(), x).module.main
     node = next(node for node in graph.nodes if len(node.inputs) == 3)
-    places = _places(node, [x], 10**6, torch.Generator())
-    patches = _patches(node, [x], places)
-    rows = by_channels(node, leaf_tensor(leaf_of(node.inputs[1])).double()).flatten(2)
-    found = (patches @ rows.transpose(1, 2)).transpose(0, 1).flatten(1) + leaf_tensor(node.inputs[2]).double()
+    weight = leaf_tensor(leaf_of(node.inputs[1]))
+    rows = rows_of(node, weight)
+    assert torch.equal(weight_of(node, rows), weight)
+    read = patches(node, x, torch.arange(positions(node, x)))
+    found = (read.double() @ rows.double().transpose(1, 2)).transpose(0, 1).flatten(1)
+    found = found + leaf_tensor(node.inputs[2]).double()
     with torch.no_grad():
         expected = layer(x)
     expected = expected.movedim(-1 if node.op == "linear" else 1, -1).reshape(found.shape)
@@ -152,16 +194,35 @@ def test_two_runs_give_the_same_bits_and_a_sample_of_positions_is_enough() -> No
     assert noise(first, net, x) < noise(plain, net, x)
 
 
+@pytest.mark.parametrize("name", ["linear", "conv2d", "groups"])
+def test_rows_that_are_too_long_for_their_moments_are_rounded_in_blocks(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layers: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+        "linear": (lambda: nn.Linear(60, 8), (32, 60)),
+        "conv2d": (lambda: nn.Conv2d(6, 8, 3), (32, 6, 7, 7)),
+        "groups": (lambda: nn.Conv2d(12, 8, 3, groups=2), (32, 12, 7, 7)),
+    }
+    make, shape = layers[name]
+    torch.manual_seed(0)
+    net = Net(lambda m, x: m.a(x), a=make())
+    x = torch.randn(shape) @ torch.randn(shape[-1], shape[-1])
+    module, records = quantized(net, x, *BY_ERROR, AdaRound(), weight_bits=3)
+    monkeypatch.setattr(adaround_moments, "LARGEST", 20)
+    monkeypatch.setattr(adaround_moments, "COLUMNS", 16)
+    blocks, block_records = quantized(net, x, *BY_ERROR, AdaRound(), weight_bits=3)
+    assert not torch.equal(module.tensors["a.weight"], blocks.tensors["a.weight"])
+    whole, part = (measured(item[-1], "error_over_nearest") for item in (records, block_records))
+    assert whole < 0.95
+    assert part < 0.5 * whole + 0.5, "more than half of what is gained at once"
+
+
 def test_what_cannot_be_rounded_is_left_alone_with_its_reason() -> None:
     net = Net(lambda m, x: m.b(torch.relu(m.b(m.a(x)))), a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(4, 4, 3, padding=1))
-    module, records = quantized(net, torch.randn(32, 3, 6, 6), *BY_ERROR, AdaRound(largest=20))
+    module, records = quantized(net, torch.randn(32, 3, 6, 6), *BY_ERROR, AdaRound())
     reasons = {event.node: event.detail for event in records[-1].events if event.kind == "refusal"}
     assert "that of another layer too" in reasons["b"]
     assert torch.equal(module.tensors["b.weight"], net.b.weight)
-    net = Net(lambda m, x: m.a(x), a=nn.Conv2d(3, 4, 3))
-    _, records = quantized(net, torch.randn(32, 3, 6, 6), *BY_ERROR, AdaRound(largest=20))
-    assert records[-1].events[0].detail == "an output channel has 27 weights, more than 20"
-    assert measured(records[-1], "layers") == 0
 
 
 def test_a_layer_without_bias_keeps_its_means_in_mind() -> None:
@@ -178,6 +239,10 @@ def test_a_layer_without_bias_keeps_its_means_in_mind() -> None:
 def test_options_and_missing_data_are_refused() -> None:
     with pytest.raises(InputError, match="positions=0"):
         AdaRound(positions=0)
+    with pytest.raises(InputError, match="method='gramm'"):
+        AdaRound(method="gramm")
+    with pytest.raises(InputError, match="learning_rate=0"):
+        AdaRound(learning_rate=0)
     net, x = depthwise(), torch.randn(4, 3, 8, 8)
     module = frontends.capture(net.eval(), x).module
     target = load_target("int8_dsp")

@@ -407,8 +407,8 @@ def test_the_analytic_correction_is_the_mean_of_the_error_of_the_weights() -> No
 def test_options_and_missing_data_of_the_correction_are_refused() -> None:
     with pytest.raises(InputError, match="method='guess'"):
         CorrectBias(method="guess")
-    with pytest.raises(InputError, match="batches=0"):
-        CorrectBias(batches=0)
+    with pytest.raises(InputError, match="images=0"):
+        CorrectBias(images=0)
     with pytest.raises(PassError, match="no data for an empirical"):
         run(depthwise(), [*QUANTIZED, CorrectBias(method="empirical")], image(), calibrate=False)
 

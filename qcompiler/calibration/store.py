@@ -1,0 +1,69 @@
+"""Tensors within a stated amount of memory: what exceeds it lies on disk until it is asked for."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+from itertools import count
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+MEBIBYTE = 1 << 20
+
+DEFAULT_MEMORY = 1024
+"""Mebibytes of activations that are kept in memory where nobody says otherwise."""
+
+
+class Store:
+    """Keeps tensors, in memory up to `memory` mebibytes, beyond that in a temporary folder that goes with the object.
+
+    Args:
+        memory: Mebibytes; 0 keeps everything on disk.
+    """
+
+    def __init__(self, memory: int = DEFAULT_MEMORY) -> None:
+        self._room = memory * MEBIBYTE
+        self._folder: Path | None = None
+        self._numbers = count()
+        self.spilled = 0
+        """Bytes that were written to disk so far."""
+
+    def keep(self, tensor: Tensor) -> Kept:
+        """A handle for `tensor`; what it takes up is free again when the handle is gone."""
+        tensor = tensor.detach().contiguous()
+        size = tensor.numel() * tensor.element_size()
+        if size <= self._room:
+            self._room -= size
+            kept = Kept(tensor, None, tensor.device)
+            weakref.finalize(kept, self._release, size)
+            return kept
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="qcompiler-"))
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        path = self._folder / f"{next(self._numbers)}.safetensors"
+        save_file({"x": tensor.cpu()}, path)
+        self.spilled += size
+        kept = Kept(None, path, tensor.device)
+        weakref.finalize(kept, path.unlink, missing_ok=True)
+        return kept
+
+    def _release(self, size: int) -> None:
+        self._room += size
+
+
+class Kept:
+    """A tensor in a store."""
+
+    def __init__(self, tensor: Tensor | None, path: Path | None, device: torch.device) -> None:
+        self._tensor, self._path, self._device = tensor, path, device
+
+    def load(self) -> Tensor:
+        """The tensor."""
+        if self._tensor is not None:
+            return self._tensor
+        assert self._path is not None
+        return load_file(self._path)["x"].to(self._device)
