@@ -139,7 +139,7 @@ def _passes(passes: Sequence[dict[str, Any]]) -> str:
     for record in passes:
         metrics = ", ".join(
             f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
-            for key, value in record["metrics"].items()
+            for key, value in sorted(record["metrics"].items())
         )
         refusals = sum(event["kind"] == "refusal" for event in record["events"])
         summary = f"{record['pass_name']}: {len(record['events']) - refusals} rewrites, {refusals} refusals; {metrics}"
