@@ -14,6 +14,8 @@ shows.
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from typing import TypeVar, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 T = TypeVar("T")
 
@@ -127,6 +130,16 @@ def _added(a: Sequence[Tensor] | None, b: Sequence[Tensor] | None) -> list[Tenso
     return [x + y for x, y in zip(a, b, strict=True)]
 
 
+_GROUPS = itertools.count()
+
+
+@functools.cache
+def _meeting_point() -> tuple[dist.Store, int, int]:  # type: ignore[name-defined]
+    """The store that the launcher names in the environment, the number of this process, and how many there are."""
+    store, rank, size = next(rendezvous("env://"))
+    return store, rank, size
+
+
 @contextlib.contextmanager
 def processes() -> Iterator[Processes]:
     """The processes of a launcher such as torchrun, on the gloo backend, for as long as the block runs.
@@ -139,7 +152,10 @@ def processes() -> Iterator[Processes]:
         return
     ours = not dist.is_initialized()
     if ours:
-        dist.init_process_group("gloo")
+        store, rank, size = _meeting_point()
+        # Of what a group before this one left in the store, nothing shall be read.
+        store = dist.PrefixStore(f"qcompiler-{next(_GROUPS)}", store)  # type: ignore[attr-defined]
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
     count, threads = dist.get_world_size(), torch.get_num_threads()
     group = cast("dist.ProcessGroup", dist.new_group(backend="gloo")) if count > 1 else None
     if launched and "OMP_NUM_THREADS" not in os.environ:

@@ -84,7 +84,7 @@ def launch(script: str, count: int, folder: Path) -> None:
     found = subprocess.run(
         [*command, str(folder)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
-    assert found.returncode == 0, found.stderr[-3000:]
+    assert found.returncode == 0, found.stderr
 
 
 def test_sums_over_processes_have_the_same_bits(tmp_path: Path) -> None:
