@@ -1,4 +1,7 @@
-"""`make bench`: how the compiler's own time grows. Ratios within one run; machines are shared and noisy."""
+"""`make bench`: how the compiler's own time grows, and what quantization costs two small networks.
+
+Times are ratios within one run; machines are shared and noisy.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,10 @@ import argparse
 import json
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -99,7 +104,24 @@ def executor() -> dict[str, object]:
     }
 
 
-BENCHMARKS: dict[str, Callable[[], dict[str, object]]] = {"growth": growth, "executor": executor}
+def ptq_accuracy() -> dict[str, object]:
+    """Accuracies of two small networks, percent; `python -m benchmarks.ptq_accuracy` measures all, for hours."""
+    from benchmarks import ptq_accuracy as benchmark
+
+    with tempfile.TemporaryDirectory() as folder:
+        measured = benchmark.measure(benchmark.QUICK, benchmark.Store(Path(folder) / "cells.json"))
+    cells = {", ".join(place): values[0] for place, values in measured.found.items()}
+    return {
+        "float": {name: round(100 * value, 2) for name, value in measured.exact.items()},
+        "quantized": {name: None if value is None else round(100 * value, 2) for name, value in cells.items()},
+    }
+
+
+BENCHMARKS: dict[str, Callable[[], dict[str, object]]] = {
+    "growth": growth,
+    "executor": executor,
+    "ptq_accuracy": ptq_accuracy,
+}
 
 
 def main() -> int:
