@@ -105,7 +105,7 @@ class AdaRound(Pass):
             if reason:
                 rewriter.refuse(node, reason)
                 return
-            result = context.journal.piece(key, node.name, lambda: self._rounded(node, inputs, readers, context.seed))
+            result = context.journal.piece(key, node.name, lambda: self.round(node, inputs, readers, context.seed))
             weight = leaf_of(node.inputs[1])
             rewriter.write_tensor(weight, result["weight"].to(leaf_tensor(weight).dtype))
             if "shift" in result:
@@ -122,7 +122,7 @@ class AdaRound(Pass):
         mean = math.exp(sum(math.log(max(ratio, 1e-12)) for ratio in ratios) / len(ratios)) if ratios else 1.0
         context.record.metrics.update(layers=len(ratios), error_over_nearest=mean)
 
-    def _rounded(self, node: Node, inputs: LayerInputs, readers: Mapping[Value, int], seed: int) -> dict[str, Tensor]:
+    def round(self, node: Node, inputs: LayerInputs, readers: Mapping[Value, int], seed: int) -> dict[str, Tensor]:
         """The weight, its error over that of rounding to nearest, and with `gram` what the bias should take over."""
         params, spec = grid(cast("Node", node.inputs[1].producer))
         weight = leaf_tensor(leaf_of(node.inputs[1])).to(torch.float32)

@@ -42,7 +42,7 @@ class Ended(BaseException):
 def end_behind(monkeypatch: pytest.MonkeyPatch, layers: int, error: type[BaseException] = Ended) -> list[str]:
     """Let `layers` layers be rounded, then raise. Returns the names of all that were begun."""
     begun: list[str] = []
-    original = adaround.AdaRound._rounded
+    original = adaround.AdaRound.round
 
     def rounded(self: adaround.AdaRound, node: object, *rest: object) -> dict[str, Tensor]:
         begun.append(node.name)  # type: ignore[attr-defined]
@@ -50,7 +50,7 @@ def end_behind(monkeypatch: pytest.MonkeyPatch, layers: int, error: type[BaseExc
             raise error("ended")
         return original(self, node, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(adaround.AdaRound, "_rounded", rounded)
+    monkeypatch.setattr(adaround.AdaRound, "round", rounded)
     return begun
 
 
@@ -134,11 +134,11 @@ import tests.test_resume as t
 from pathlib import Path
 from qcompiler.passes import adaround
 from qcompiler.pipeline import default_pipeline, print_pipeline
-original = adaround.AdaRound._rounded
+original = adaround.AdaRound.round
 def rounded(self, node, *rest):
     print(node.name, flush=True)
     return original(self, node, *rest)
-adaround.AdaRound._rounded = rounded
+adaround.AdaRound.round = rounded
 t.compiled(Path(sys.argv[1]))
 """
 

@@ -1,0 +1,194 @@
+"""`python -m benchmarks.adaround`: adaptive rounding by moments against the paper's descent, layer by layer.
+
+Both get the same weights, ranges and calibration images, and what the layer reads in the quantized model in which all
+layers before it are rounded already. The error is that on images that neither has seen:
+
+    E || f(W x) - f(W~ x^) ||^2        with f the identity, and with f the activation behind the layer
+
+over that of rounding to nearest. MobileNetV2 and ResNet-18 have the shapes of torchvision and are trained here for a
+little while on pictures of 64x64 pixels (`benchmarks.rendered`), for there are no trained weights without a network.
+Finished layers are kept, so that a run that was ended goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torchvision
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from benchmarks.pages import PERFORMANCE, write_section
+from benchmarks.rendered import CLASSES, SPLITS, Scenes, render, split
+from qcompiler.frontends import capture
+from qcompiler.ir.graph import Graph, Node
+from qcompiler.ir.interpret import evaluate_node
+from qcompiler.ops.quantizers import grid, leaf_tensor
+from qcompiler.passes import PassContext, PassManager
+from qcompiler.passes.adaround import AdaRound
+from qcompiler.passes.adaround_sgd import Descent, activation_behind
+from qcompiler.passes.equalization import leaf_of, parameter_readers
+from qcompiler.passes.two_models import LayerInputs, read_batches, run_both
+from qcompiler.pipeline import default_pipeline
+from qcompiler.quant.affine import along_axis
+from qcompiler.targets import load_target
+
+OUTPUT = Path(__file__).resolve().parents[1] / "out" / "benchmarks"
+SECTION = "adaptive rounding"
+NETWORKS = ("mobilenet_v2", "resnet18")
+NAMED: dict[str, tuple[str, ...]] = {
+    "mobilenet_v2": ("features.2.conv.0.0", "features.4.conv.1.0", "features.8.conv.2", "classifier.1"),
+    "resnet18": ("conv1", "layer1.0.conv1", "layer2.0.downsample.0", "layer4.1.conv2"),
+}
+"""A 1x1, a depthwise, a projecting and a linear layer; a 7x7, a 3x3, a 1x1 of stride 2, and the largest 3x3."""
+SIZE, BITS = 64, 4
+TRAINING_STEPS, TRAINING_BATCH = 300, 64
+BATCH, TRAINED_ON, HELD_OUT = 32, 32, 8
+"""Images per batch, batches that are rounded to, and batches for the error: 1024 and 256 images."""
+
+Json = dict[str, Any]
+
+
+def pictures(count: int, seed: int) -> Scenes:
+    """Rendered scenes at SIZE pixels."""
+    scenes = render(count, seed)
+    return scenes._replace(images=F.interpolate(scenes.images, size=(SIZE, SIZE), mode="bilinear", align_corners=False))
+
+
+def trained(name: str) -> nn.Module:
+    """A network of torchvision after TRAINING_STEPS steps, in eval mode; kept on disk."""
+    torch.manual_seed(0)
+    model = cast("nn.Module", getattr(torchvision.models, name)(weights=None, num_classes=CLASSES))
+    path = OUTPUT / f"{name}_{SIZE}.safetensors"
+    if path.exists():
+        model.load_state_dict(load_file(path))
+        return model.eval()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=TRAINING_STEPS)
+    scenes = pictures(4_000, SPLITS["train"][1])
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(TRAINING_STEPS):
+        chosen = torch.randint(len(scenes.labels), (TRAINING_BATCH,), generator=generator)
+        loss = F.cross_entropy(model(scenes.images[chosen]), scenes.labels[chosen])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(model.state_dict(), path)
+    return model.eval()
+
+
+def quantized(model: nn.Module) -> tuple[Graph, PassContext]:
+    """The graph with quantizers and ranges of weights, as adaptive rounding finds it."""
+    pool = F.interpolate(split("calibration").images, size=(SIZE, SIZE), mode="bilinear", align_corners=False)
+    held_out = pictures(HELD_OUT * BATCH, SPLITS["validation"][1]).images
+    batches = [[part] for part in torch.cat([pool[: TRAINED_ON * BATCH], held_out]).split(BATCH)]
+    passes = default_pipeline("best", per_channel=True)
+    passes = passes[: next(index for index, item in enumerate(passes) if isinstance(item, AdaRound))]
+    module = capture(model, batches[0][0]).module
+    target = load_target("int8_dsp").override(weight_bits=BITS, per_channel=True)
+    PassManager(passes).run(module, PassContext(target, [[batches[0][0][:2]]]))
+    return module.main, PassContext(target, calibration=batches)
+
+
+def error(node: Node, inputs: LayerInputs, weight: Tensor, shift: Tensor | None) -> tuple[float, float]:
+    """On the held-out batches: without and with the activation."""
+    activation = activation_behind(node)
+    bias = [leaf_tensor(leaf_of(value)) for value in node.inputs[2:]]
+    ours = [bias[0] + shift.to(bias[0].dtype)] if shift is not None else bias
+    total = [0.0, 0.0]
+    for index in range(TRAINED_ON, TRAINED_ON + HELD_OUT):
+        pair = inputs.batch(index)
+        real = evaluate_node(node, [pair.real, inputs.parameters().real, *bias])[0]
+        found = evaluate_node(node, [pair.quantized, weight, *ours])[0]
+        total[0] += float((found - real).square().sum(dtype=torch.float64))
+        total[1] += float((activation(found) - activation(real)).square().sum(dtype=torch.float64))
+    return total[0], total[1]
+
+
+def measure(name: str, chosen: Sequence[str] | None, steps: int, cells: Json, path: Path) -> Iterator[Json]:
+    """One row per layer: of those chosen, or of all."""
+    graph, context = quantized(trained(name))
+    readers = parameter_readers(graph)
+    gram, sgd = AdaRound(), AdaRound(method="sgd", iterations=steps)
+    rows: list[Json] = []
+
+    def layer(node: Node, inputs: LayerInputs) -> None:
+        module = node.name
+        trained_on = copy.copy(inputs)
+        trained_on.count = TRAINED_ON
+        weight = leaf_tensor(leaf_of(node.inputs[1]))
+        begun = time.perf_counter()
+        by_moments = gram.round(node, trained_on, readers, context.seed)
+        seconds = time.perf_counter() - begun
+        if chosen is None or module in chosen:
+            key = f"{name} {module} {steps}"
+            if key not in cells:
+                begun = time.perf_counter()
+                by_descent = sgd.round(node, trained_on, readers, context.seed)
+                params, spec = grid(cast("Node", node.inputs[1].producer))
+                scale = along_axis(params.scale, weight.dim(), params.axis)
+                nearest = (weight / scale).round().clamp(spec.qmin, spec.qmax) * scale
+                cells[key] = {
+                    "shape": list(weight.shape),
+                    "seconds": [seconds, time.perf_counter() - begun],
+                    "nearest": error(node, inputs, nearest, None),
+                    "gram": error(node, inputs, by_moments["weight"], by_moments.get("shift")),
+                    "gram without shift": error(node, inputs, by_moments["weight"], None),
+                    "sgd": error(node, inputs, by_descent["weight"], None),
+                }
+                path.write_text(json.dumps(cells, indent=1) + "\n", encoding="utf-8")
+            rows.append({"network": name, "layer": module, "steps": steps, **cells[key]})
+            print(line(rows[-1]), flush=True)
+        graph.module.tensors[str(cast("Node", leaf_of(node.inputs[1]).producer).attributes["ref"])] = by_moments[
+            "weight"
+        ]
+        if "shift" in by_moments:
+            bias = cast("Node", leaf_of(node.inputs[2]).producer)
+            graph.module.tensors[str(bias.attributes["ref"])] = leaf_tensor(bias.output) + by_moments["shift"].float()
+
+    run_both(graph, read_batches(graph, context, (TRAINED_ON + HELD_OUT) * BATCH), layer, replace(context))
+    yield from rows
+
+
+def line(row: Json) -> str:
+    """For the terminal."""
+    gram, sgd, nearest = (row[key] for key in ("gram", "sgd", "nearest"))
+    ratios = [f"{gram[i] / nearest[i]:.3f} / {sgd[i] / nearest[i]:.3f} = {gram[i] / sgd[i]:.3f}" for i in range(2)]
+    return (
+        f"{row['network']:<13}{row['layer']:<24}{row['shape']!s:<20} without {ratios[0]}  with {ratios[1]}  "
+        f"{row['seconds'][0]:.2f} s / {row['seconds'][1]:.1f} s"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and write the page."""
+    parser = argparse.ArgumentParser(prog="benchmarks.adaround", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="few steps; writes no page")
+    parser.add_argument("--layers", nargs="+", help="names; writes no page")
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
+    parser.add_argument("--steps", type=int, default=10_000)
+    parser.add_argument("--fresh", action="store_true", help="forget finished layers")
+    options = parser.parse_args(arguments)
+    path = OUTPUT / "adaround.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cells: Json = {} if options.fresh or not path.exists() else json.loads(path.read_text(encoding="utf-8"))
+    for name in options.networks:
+        list(measure(name, options.layers or NAMED[name], options.steps, cells, path))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
