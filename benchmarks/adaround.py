@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -29,7 +28,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.pages import PERFORMANCE, write_section
 from benchmarks.rendered import CLASSES, SPLITS, Scenes, render, split
 from qcompiler.frontends import capture
 from qcompiler.ir.graph import Graph, Node
@@ -37,7 +35,7 @@ from qcompiler.ir.interpret import evaluate_node
 from qcompiler.ops.quantizers import grid, leaf_tensor
 from qcompiler.passes import PassContext, PassManager
 from qcompiler.passes.adaround import AdaRound
-from qcompiler.passes.adaround_sgd import Descent, activation_behind
+from qcompiler.passes.adaround_sgd import activation_behind
 from qcompiler.passes.equalization import leaf_of, parameter_readers
 from qcompiler.passes.two_models import LayerInputs, read_batches, run_both
 from qcompiler.pipeline import default_pipeline

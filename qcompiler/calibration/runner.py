@@ -5,7 +5,7 @@ Several processes run a share of the batches each and put their summaries togeth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from typing import TypeAlias
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from qcompiler.calibration.observers import Observer
 from qcompiler.calibration.processes import Processes
 from qcompiler.errors import CalibrationError, InputError
-from qcompiler.ir.graph import Graph, Value
+from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.interpret import check_inputs, evaluate_node, interpret_with
 
 Progress: TypeAlias = Callable[[str, float, float], None]
@@ -48,6 +48,7 @@ def observe(
         InputError: A batch does not fit the graph; the message names its position.
     """
     processes = processes or Processes()
+    rule = _Rule(graph)
     total = len(batches) if isinstance(batches, Sized) else 0
     count = 0
     for index, batch in enumerate(batches):
@@ -62,11 +63,29 @@ def observe(
             progress(f"batch {index + 1}", index, total)
         if processes.owns(index):
             with torch.no_grad():
-                interpret_with(graph, batch, evaluate_node, show)
+                interpret_with(graph, batch, rule, show)
         count += 1
     if not count:
         raise CalibrationError("the calibration data is empty", expected="at least one batch")
     return count, _merged(observers, processes)
+
+
+class _Rule:
+    """Evaluates nodes; what no input reaches, such as quantized weights, only once."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.fixed: dict[Node, tuple[Tensor, ...] | None] = {}
+        for node in graph.nodes:
+            if all(value.producer in self.fixed for value in node.inputs):
+                self.fixed[node] = None
+
+    def __call__(self, node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        if node not in self.fixed:
+            return evaluate_node(node, operands)
+        results = self.fixed[node]
+        if results is None:
+            results = self.fixed[node] = evaluate_node(node, operands)
+        return results
 
 
 def _merged(observers: Mapping[Value, Observer], processes: Processes) -> dict[Value, Observer]:
