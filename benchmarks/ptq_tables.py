@@ -20,7 +20,21 @@ from qcompiler.passes.partition import Partition
 from qcompiler.passes.replace_relu6 import ReplaceRelu6
 from qcompiler.pipeline import default_pipeline
 
-__all__ = ["GOALS", "METHODS", "NETWORKS", "TABLES", "Goal", "Row", "Run", "Table"]
+__all__ = [
+    "ACTIVATIONS",
+    "BEST",
+    "BEST_PER_CHANNEL",
+    "EQUALIZED",
+    "GOALS",
+    "METHODS",
+    "NETWORKS",
+    "TABLES",
+    "WEIGHTS",
+    "Goal",
+    "Row",
+    "Run",
+    "Table",
+]
 
 NETWORKS = ("mobilenet", "resnet", "efficientnet", "unet", *TWINS)
 

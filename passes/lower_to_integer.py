@@ -418,7 +418,9 @@ class _Lowering:
         self, node: Node, out: _Output, table: Tensor, parameters: tuple[Attribute, ...], axis: int | None = None
     ) -> Value:
         x = self.lowered[node.inputs[0]]
-        value = self._leaf(table.to(DType(out.spec.dtype).torch), f"{out.quantizer.name}.table", out.quantizer)
+        dtype = DType(out.spec.dtype)
+        type = TensorType(dtype, tuple(table.shape))
+        value = self._leaf(table.to(dtype.torch), f"{out.quantizer.name}.table", out.quantizer, type)
         attributes: dict[str, Attribute] = {
             "offset": self.limits[x][0],
             "function": node.op,

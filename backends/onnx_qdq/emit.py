@@ -164,8 +164,8 @@ class _Emitter:
         return name
 
     def activation_grid(self, name: str, quant: QuantParams, dtype: DType) -> list[gs.Constant]:
-        """Scale and zero point of an activation; signed 8-bit codes move up to unsigned ones."""
-        if dtype is DType.I8:
+        """Scale and zero point of an activation; signed codes of up to eight bits move up to unsigned ones."""
+        if DType.of(dtype.torch) is DType.I8:
             quant = QuantParams(quant.scale, tuple(zero + UNSIGNED_SHIFT for zero in quant.zero_point), quant.axis)
             dtype = DType.U8
         return self.grid(name, quant, dtype)
@@ -209,15 +209,16 @@ class _Emitter:
     def quantized(self, node: Node, real: gs.Tensor) -> None:
         """Quantize `real` to the grid and the code limits of `node`'s result."""
         value = node.output
-        quant, dtype = value.type.quant, value.type.dtype
+        # Codes of four bits are held one per byte here too, so that their quantizer does not end where they do.
+        quant, dtype = value.type.quant, DType.of(value.type.dtype.torch)
         if quant is None:
             raise UnsupportedError("the result has no grid", where=node.where)
-        low, high = dtype.limits
+        low, high = value.type.dtype.limits
         qmin, qmax = node.attributes.get("qmin"), node.attributes.get("qmax")
         lowest = low if qmin is None else int(qmin)  # type: ignore[arg-type]
         highest = high if qmax is None else int(qmax)  # type: ignore[arg-type]
         grid = self.activation_grid(node.name, quant, dtype)
-        if (lowest, highest) == (low, high):
+        if (lowest, highest) == dtype.limits:
             self.codes[value] = self.add("QuantizeLinear", [real, *grid], value.name)
             return
         if node.op in _FUSED and dtype.bits == 8:
