@@ -35,7 +35,7 @@ from qcompiler.ir.interpret import evaluate_node
 from qcompiler.ops.quantizers import grid, leaf_tensor
 from qcompiler.passes import PassContext, PassManager
 from qcompiler.passes.adaround import AdaRound
-from qcompiler.passes.adaround_sgd import activation_behind
+from qcompiler.passes.adaround_activation import activation_behind
 from qcompiler.passes.equalization import leaf_of, parameter_readers
 from qcompiler.passes.two_models import LayerInputs, read_batches, run_both
 from qcompiler.pipeline import default_pipeline
@@ -103,7 +103,7 @@ def quantized(model: nn.Module) -> tuple[Graph, PassContext]:
 
 def error(node: Node, inputs: LayerInputs, weight: Tensor, shift: Tensor | None) -> tuple[float, float]:
     """On the held-out batches: without and with the activation."""
-    activation = activation_behind(node)
+    activation = activation_behind(node) or torch.clone
     bias = [leaf_tensor(leaf_of(value)) for value in node.inputs[2:]]
     ours = [bias[0] + shift.to(bias[0].dtype)] if shift is not None else bias
     total = [0.0, 0.0]

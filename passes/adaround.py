@@ -26,6 +26,7 @@ from qcompiler.errors import InputError, PassError
 from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.types import Stage
 from qcompiler.ops.quantizers import grid, leaf_tensor
+from qcompiler.passes.adaround_activation import Behind, activation_behind
 from qcompiler.passes.adaround_moments import Samples, round_layer
 from qcompiler.passes.adaround_sgd import Descent, descend
 from qcompiler.passes.base import Pass, PassContext
@@ -134,7 +135,9 @@ class AdaRound(Pass):
         rows, steps = (rows_of(node, part) for part in (weight, scale.expand(weight.shape)))
         has_bias = len(node.inputs) > 2 and readers[leaf_of(node.inputs[2])] == 1
         samples = Samples(node, inputs, self.positions, seed)
-        found = round_layer(samples, rows, steps[:, :, :1], limits, has_bias=has_bias)
+        bias = leaf_tensor(leaf_of(node.inputs[2])) if len(node.inputs) > 2 else torch.zeros(rows.shape[:2])
+        behind = Behind(bias.to(torch.float32).reshape(len(rows), 1, -1), activation_behind(node), has_bias)
+        found = round_layer(samples, rows, steps[:, :, :1], limits, behind)
         result = {
             "weight": weight_of(node, found.codes * steps[:, :, :1]),
             "ratio": torch.tensor(found.error, dtype=torch.float64),

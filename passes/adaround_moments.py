@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from qcompiler.calibration.processes import Processes
 from qcompiler.ir.graph import Node
+from qcompiler.passes.adaround_activation import Behind, refine, samples_for
 from qcompiler.passes.patches import patches, positions
 from qcompiler.passes.two_models import LayerInputs
 from qcompiler.quant.rounding_search import Moments, round_to_data, rounding_error
@@ -47,7 +48,7 @@ class Rounded:
     Args:
         codes: float32 [groups, R, K].
         shift: What the bias should take over, float64 [groups, R]: the mean that is lost; zeros when not asked for.
-        error: Squared error over that of rounding to nearest.
+        error: Squared error over that of rounding to nearest, both without the activation and before it was looked at.
     """
 
     codes: Tensor
@@ -86,7 +87,7 @@ class Samples:
         return real, real if same else patches(self.node, pair.quantized, chosen).to(torch.float32)
 
 
-def round_layer(samples: Samples, rows: Tensor, scale: Tensor, limits: tuple[int, int], *, has_bias: bool) -> Rounded:
+def round_layer(samples: Samples, rows: Tensor, scale: Tensor, limits: tuple[int, int], behind: Behind) -> Rounded:
     """Round a layer.
 
     Args:
@@ -94,7 +95,7 @@ def round_layer(samples: Samples, rows: Tensor, scale: Tensor, limits: tuple[int
         rows: Its weights, float32 [groups, R, K].
         scale: float32 [groups, R, 1].
         limits: Lowest and highest code.
-        has_bias: Whether a bias takes over the mean of the error, so that only what is around it counts.
+        behind: Its activation, and its bias, which takes over the mean of the error: what is around it counts then.
     """
     processes, count = samples.inputs.processes, samples.inputs.count
 
@@ -104,7 +105,7 @@ def round_layer(samples: Samples, rows: Tensor, scale: Tensor, limits: tuple[int
         return [size, *(part.sum(1, keepdim=True, dtype=torch.float64) for part in (real, quantized))]
 
     size, *totals = processes.sum(count, sums)
-    means = [total / size if has_bias else torch.zeros_like(total) for total in totals]
+    means = [total / size if behind.has_bias else torch.zeros_like(total) for total in totals]
     centres = [mean.to(torch.float32) for mean in means]
 
     def centred(index: int) -> tuple[Tensor, Tensor]:
@@ -115,6 +116,11 @@ def round_layer(samples: Samples, rows: Tensor, scale: Tensor, limits: tuple[int
     solve = _by_moments if rows.shape[2] <= LARGEST else _by_blocks
     codes, errors = solve(processes, count, centred, float(size), rows, scale, limits, nearest)
     shift = (rows.double() @ means[0].transpose(1, 2) - (codes * scale).double() @ means[1].transpose(1, 2)).squeeze(2)
+    if not behind.has_bias:
+        shift = torch.zeros_like(shift)
+    if behind.function is not None and (most := samples_for(rows, int(size))):
+        few = replace(samples, positions=min(most, samples.positions))
+        codes, shift = refine(processes, count, few, behind, rows, scale, limits, codes, shift)
     return Rounded(codes, shift, float(errors[0] / errors[1]) if float(errors[1]) > 0 else 1.0)
 
 
@@ -132,13 +138,35 @@ def _by_moments(
         real, quantized = centred(index)
         drift = (quantized - real) @ rows.transpose(1, 2)  # [groups, S, R]
         parts = (quantized.transpose(1, 2) @ quantized, drift.transpose(1, 2) @ quantized, drift.square().sum())
-        return [part.to(torch.float64) for part in parts]
+        quartic = quantized.square().sum(2, dtype=torch.float64).square().sum(1)
+        return [*(part.to(torch.float64) for part in parts), quartic]
 
-    gram, drift, before = (total / size for total in processes.sum(count, products))
+    gram, drift, before, quartic = (total / size for total in processes.sum(count, products))
+    gram = shrunk(gram, quartic, size)
     moments, drift = Moments.of(gram), drift.to(torch.float32)
     codes = _shared(processes, moments, rows, scale, drift, limits)
     gained = (rounding_error(q, rows, scale, moments.gram, drift).sum(dtype=torch.float64) for q in (codes, nearest))
     return codes, torch.stack([before + part for part in gained])
+
+
+def shrunk(gram: Tensor, quartic: Tensor, samples: float) -> Tensor:
+    """Second moments nearer to those of the population: what few samples say of pairs of inputs is taken with care.
+
+        (1 - r) G + r diag(G)        r = (E |x|^4 - |G|^2) / samples / |G - diag(G)|^2, within 0..1
+
+    Args:
+        gram: G, means over the samples, float64 [groups, K, K].
+        quartic: E |x|^4, [groups].
+        samples: Their number.
+
+    Source: Ledoit and Wolf 2004, "A well-conditioned estimator for large-dimensional covariance matrices", section 3,
+    with the diagonal in place of a multiple of the identity.
+    """
+    diagonal = gram.diagonal(dim1=1, dim2=2)
+    whole = gram.square().sum((1, 2))
+    noise = (quartic - whole).clamp(min=0.0) / samples
+    share = (noise / (whole - diagonal.square().sum(1)).clamp(min=1e-300)).clamp(max=1.0).reshape(-1, 1, 1)
+    return (1.0 - share) * gram + torch.diag_embed(share.squeeze(2) * diagonal)
 
 
 def _shared(
@@ -198,9 +226,11 @@ def _by_blocks(
 
         def products(index: int, block: slice = block) -> list[Tensor]:
             x = inputs[index][:, :, block]
-            return [(part.transpose(1, 2) @ x).to(torch.float64) for part in (x, residual[index])]
+            quartic = x.square().sum(2, dtype=torch.float64).square().sum(1)
+            return [*((part.transpose(1, 2) @ x).to(torch.float64) for part in (x, residual[index])), quartic]
 
-        gram, drift = (total / size for total in processes.sum(count, products))
+        gram, drift, quartic = (total / size for total in processes.sum(count, products))
+        gram = shrunk(gram, quartic, size)
         found = _shared(processes, Moments.of(gram), rows[:, :, block], scale, drift.to(torch.float32), limits)
         codes[:, :, block] = found
         moved = (found * scale - rows[:, :, block]).transpose(1, 2)

@@ -14,7 +14,6 @@ Source: Nagel et al. 2020, arXiv:2004.10568, sections 3.2 and 3.3, equations 21 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -22,10 +21,8 @@ from torch import Tensor
 
 from qcompiler.ir.graph import Node
 from qcompiler.ir.interpret import evaluate_node
-from qcompiler.ir.registry import Trait
-from qcompiler.ops import UNARY
 from qcompiler.ops.quantizers import leaf_tensor
-from qcompiler.passes.base import only_user
+from qcompiler.passes.adaround_activation import activation_behind
 from qcompiler.passes.equalization import leaf_of
 from qcompiler.passes.two_models import LayerInputs
 
@@ -59,16 +56,6 @@ class Descent:
         return BETA[1] + 0.5 * (BETA[0] - BETA[1]) * (1 + math.cos(math.pi * share))
 
 
-def activation_behind(node: Node) -> Callable[[Tensor], Tensor]:
-    """The activation that alone reads the layer; identity where there is none."""
-    reader = only_user(node)
-    if reader is None or len(reader.inputs) != 1:
-        return lambda x: x
-    if not reader.definition.has(Trait.ACTIVATION) and reader.op not in UNARY:
-        return lambda x: x
-    return lambda x: evaluate_node(reader, [x])[0]
-
-
 def rectified_sigmoid(v: Tensor) -> Tensor:
     """h(V), in 0..1."""
     return (torch.sigmoid(v) * (ZETA - GAMMA) + GAMMA).clamp(0.0, 1.0)
@@ -93,7 +80,7 @@ def descend(
     """
     weight = leaf_tensor(leaf_of(node.inputs[1])).to(torch.float32)
     rest = [leaf_tensor(leaf_of(value)) for value in node.inputs[2:]]
-    activation, generator = activation_behind(node), torch.Generator().manual_seed(seed)
+    activation, generator = activation_behind(node) or torch.clone, torch.Generator().manual_seed(seed)
     wanted_parts, quantized_parts = [], []
     for index in range(inputs.count):
         pair = inputs.anywhere(index)

@@ -88,7 +88,15 @@ class Moments:
         return Moments(self.gram[groups], self.damping[groups], inverse, factor)
 
 
-def round_to_data(weight: Tensor, scale: Tensor, qmin: int, qmax: int, moments: Moments, drift: Tensor) -> Tensor:
+def round_to_data(
+    weight: Tensor,
+    scale: Tensor,
+    qmin: int,
+    qmax: int,
+    moments: Moments,
+    drift: Tensor,
+    start: Tensor | None = None,
+) -> Tensor:
     """Round rows of weights to the codes with the smallest error on data.
 
     Args:
@@ -98,6 +106,7 @@ def round_to_data(weight: Tensor, scale: Tensor, qmin: int, qmax: int, moments: 
         qmax: Highest code.
         moments: With G of the module text.
         drift: c of the module text, float32 [groups, R, K]: 0 where both models have the same inputs.
+        start: Codes that are known to be good, to search from as well.
 
     Returns:
         Codes, float32 [groups, R, K]: each the integer below or above weight / scale, within the limits.
@@ -110,7 +119,9 @@ def round_to_data(weight: Tensor, scale: Tensor, qmin: int, qmax: int, moments: 
         return problem.enumerated()
     # The real weights that would serve the quantized inputs best, drawn to the given ones where no input tells.
     starts = [problem.compensated(weight - drift @ moments.inverse, moments.factor)]
-    if weight.shape[2] <= TWO_STARTS:
+    if start is not None:
+        starts.append(start)
+    elif weight.shape[2] <= TWO_STARTS:
         starts.append(nearest)
     found = torch.stack([problem.flipped(start) for start in starts])
     best = torch.stack([problem.error(codes) for codes in found]).argmin(0)

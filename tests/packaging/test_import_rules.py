@@ -34,6 +34,7 @@ UNRESTRICTED_FOLDERS = ("analysis",)
 # Passes and back ends do not know one another: of their own area they may import themselves and these.
 SHARED = {
     "passes": (
+        "adaround_activation",
         "adaround_moments",
         "adaround_sgd",
         "base",

@@ -1,0 +1,226 @@
+"""A second look at rounded rows: through the activation behind the layer, which makes some errors count and others not.
+
+Where a ReLU is closed, an error of its input is lost. Around the rounding that was found without it, with y^ the input
+of the activation f, e = f(y^) - f(y) its error and m = f'(y^), the error behind f is again quadratic in each row:
+
+    E (e + m (d - d0) x^)^2    G = E[m^2 x^ x^T]    c = E[e m x^] - G d0        d = s q - w, d0: that of now
+
+but G is another one for each row. So this is for rows that are short enough (`PRODUCTS`). f' is the slope over the
+usual error of y^ to both sides: an activation that is nearly open counts as such. The bias, where there is one, makes
+up for the mean, as before. A row is changed where its error behind f falls.
+
+Source: Nagel et al. 2020, arXiv:2004.10568, equation 25 (the activation as a part of the reconstruction); the
+Gauss-Newton form is our own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from qcompiler.calibration.processes import Processes
+from qcompiler.ir.graph import Node
+from qcompiler.ir.interpret import evaluate_node
+from qcompiler.ir.registry import Trait
+from qcompiler.ops import UNARY
+from qcompiler.passes.base import only_user
+from qcompiler.quant.rounding_search import Moments, round_to_data
+
+MOMENTS = 1 << 25
+"""Most numbers in the moments of all rows: 128 MiB."""
+
+PRODUCTS = 1 << 38
+"""Most multiplications for the moments of all rows: what is above it makes do with fewer samples, down to `FEWEST`."""
+
+PATCHES = 1 << 26
+"""Most numbers in the samples of one model: 256 MiB."""
+
+FEWEST, MOST = 4096, 8192
+"""Samples below which the moments of a row say too little, and above which they say little more."""
+
+PLAIN = 0.25
+"""What an error before the activation counts, beside one behind it: other data opens what is closed in these."""
+
+ROUNDS = 2
+CHUNK = 1 << 22
+"""Products of two inputs that are in memory at once."""
+
+Batch = Callable[[int], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Behind:
+    """What is behind the product of a layer.
+
+    Args:
+        bias: float32 [groups, 1, R]; zeros where there is none.
+        function: The activation, None where there is none.
+        has_bias: Whether the bias may be changed.
+    """
+
+    bias: Tensor
+    function: Callable[[Tensor], Tensor] | None
+    has_bias: bool
+
+    def apply(self, x: Tensor) -> Tensor:
+        """The activation."""
+        return x if self.function is None else self.function(x)
+
+
+def activation_behind(node: Node) -> Callable[[Tensor], Tensor] | None:
+    """The activation that alone reads a layer, if there is one."""
+    reader = only_user(node)
+    if reader is None or len(reader.inputs) != 1:
+        return None
+    if not reader.definition.has(Trait.ACTIVATION) and reader.op not in UNARY:
+        return None
+    return lambda x: evaluate_node(reader, [x])[0]
+
+
+def samples_for(rows: Tensor, count: int) -> int:
+    """How many of `count` samples can be looked at; 0: the rows are too long."""
+    groups, outputs, length = rows.shape
+    if groups * outputs * length**2 > MOMENTS or groups * length * FEWEST > PATCHES:
+        return 0
+    affordable = min(count, MOST, PATCHES // (groups * length), PRODUCTS // (groups * outputs * length**2))
+    return affordable if affordable >= min(count, FEWEST) else 0
+
+
+def refine(
+    processes: Processes,
+    batches: int,
+    batch: Batch,
+    behind: Behind,
+    rows: Tensor,
+    scale: Tensor,
+    limits: tuple[int, int],
+    codes: Tensor,
+    shift: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Change rows so that the error behind the activation falls.
+
+    Args:
+        processes: That take part.
+        batches: Number of batches.
+        batch: Gives the patches of a batch in both models, float32 [groups, S, K].
+        behind: Bias and activation.
+        rows: Weights w, float32 [groups, R, K].
+        scale: float32 [groups, R, 1].
+        limits: Lowest and highest code.
+        codes: As found without the activation, float32 [groups, R, K].
+        shift: What the bias takes over so far, float64 [groups, R].
+
+    Returns:
+        Codes and shift.
+    """
+    if behind.function is None:
+        return codes, shift
+    # So few samples are kept: to read them again and again would take longer than all the rest.
+    kept = {index: batch(index) for index in range(batches) if processes.owns(index)}
+    batch = kept.__getitem__
+    errors, width = _errors(processes, batches, batch, behind, rows, scale, codes, shift)
+    for _ in range(ROUNDS):
+        moments = _moments(processes, batches, batch, behind, rows, scale, codes, shift, width)
+        weights, slopes, first, gram, drift = moments
+        before = (codes * scale - rows).double()
+        if behind.has_bias:
+            centre = first / weights.clamp(min=1e-30).unsqueeze(2)
+            gram = gram - first.unsqueeze(3) * centre.unsqueeze(2)
+            drift = drift - slopes.unsqueeze(2) * centre
+        along = (gram @ before.unsqueeze(3)).squeeze(3)
+        groups, outputs, length = rows.shape
+        alone = (groups * outputs, 1, length)
+        found = round_to_data(
+            rows.reshape(alone),
+            scale.reshape(-1, 1, 1),
+            *limits,
+            Moments.of(gram.reshape(-1, length, length)),
+            (drift - along).to(torch.float32).reshape(alone),
+            start=codes.reshape(alone),
+        ).reshape(rows.shape)
+        moved = (found * scale - rows).double() - before
+        change = torch.zeros_like(shift)
+        if behind.has_bias:
+            change = -(slopes + (first * moved).sum(2)) / weights.clamp(min=1e-30)
+            change = torch.where(weights > 1e-6, change, 0.0)
+        tried, _ = _errors(processes, batches, batch, behind, rows, scale, found, shift + change)
+        better = tried < errors
+        errors = torch.where(better, tried, errors)
+        codes = torch.where(better.unsqueeze(2), found, codes)
+        shift = torch.where(better, shift + change, shift)
+    return codes, shift
+
+
+def _outputs(
+    patches: tuple[Tensor, Tensor], behind: Behind, rows: Tensor, scale: Tensor, codes: Tensor, shift: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What the activation gets in both models, [groups, S, R]."""
+    real, quantized = patches
+    bias = behind.bias + shift.unsqueeze(1).to(torch.float32)
+    return real @ rows.transpose(1, 2) + behind.bias, quantized @ (codes * scale).transpose(1, 2) + bias
+
+
+def _errors(
+    processes: Processes,
+    batches: int,
+    batch: Batch,
+    behind: Behind,
+    rows: Tensor,
+    scale: Tensor,
+    codes: Tensor,
+    shift: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Squared error behind the activation, float64 [groups, R], and the usual error before it, [groups, 1, R]."""
+
+    def part(index: int) -> list[Tensor]:
+        y, found = _outputs(batch(index), behind, rows, scale, codes, shift)
+        lost = behind.apply(found) - behind.apply(y)
+        count = torch.tensor(y.shape[1], dtype=torch.float64)
+        return [count, *(x.square().sum(1, dtype=torch.float64) for x in (lost, found - y))]
+
+    count, errors, widths = processes.sum(batches, part)
+    return errors + PLAIN * widths, (widths / count).sqrt().clamp(min=1e-12).unsqueeze(1).to(torch.float32)
+
+
+def _moments(
+    processes: Processes,
+    batches: int,
+    batch: Batch,
+    behind: Behind,
+    rows: Tensor,
+    scale: Tensor,
+    codes: Tensor,
+    shift: Tensor,
+    width: Tensor,
+) -> list[Tensor]:
+    """Means of m^2 and e m, [groups, R]; of m^2 x^, [.., K]; of m^2 x^ x^T, [.., K, K]; of e m x^. With `PLAIN`."""
+
+    def part(index: int) -> list[Tensor]:
+        patches = batch(index)
+        y, found = _outputs(patches, behind, rows, scale, codes, shift)
+        slope = (behind.apply(found + width) - behind.apply(found - width)) / (2.0 * width)
+        weight = slope.square() + PLAIN
+        pull = slope * (behind.apply(found) - behind.apply(y)) + PLAIN * (found - y)
+        x = patches[1]
+        products = _weighted_products(weight, x)
+        count = torch.tensor(x.shape[1], dtype=torch.float64)
+        parts = [weight.sum(1), pull.sum(1), weight.transpose(1, 2) @ x, products, pull.transpose(1, 2) @ x]
+        return [count, *(item.to(torch.float64) for item in parts)]
+
+    count, *totals = processes.sum(batches, part)
+    weights, slopes, first, gram, drift = (total / count for total in totals)
+    return [weights, slopes, first, gram, drift]
+
+
+def _weighted_products(weight: Tensor, x: Tensor) -> Tensor:
+    """Sums of weight x x^T over samples: [groups, S, R] and [groups, S, K] to [groups, R, K, K]."""
+    groups, _, length = x.shape
+    total = x.new_zeros(groups, weight.shape[2], length * length)
+    size = max(1, CHUNK // (groups * length * length))
+    for w, part in zip(weight.split(size, 1), x.split(size, 1), strict=True):
+        products = (part.unsqueeze(3) * part.unsqueeze(2)).flatten(2)
+        total += w.transpose(1, 2) @ products
+    return total.reshape(groups, weight.shape[2], length, length)
