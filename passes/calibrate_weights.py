@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, cast
 
 from qcompiler.calibration.histogram import DEFAULT_BINS
-from qcompiler.calibration.observers import Observer, make_observer, options_of
+from qcompiler.calibration.observers import Observer, check_single_values, make_observer, options_of
 from qcompiler.ir.graph import Graph
 from qcompiler.ir.types import Stage
 from qcompiler.ops.quantization import is_calibrated
@@ -44,6 +44,7 @@ class CalibrateWeights(Pass):
     clipping: float = 3.0
 
     def __post_init__(self) -> None:
+        check_single_values(self.method)
         self._observer(QuantSpec(8), "a weight")
 
     @property

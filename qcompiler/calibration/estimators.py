@@ -1,7 +1,7 @@
-"""From a histogram to a range: what a quantizer should cover. Every estimator returns (low, high), float32 [C] each.
+"""From what is known of the data to a range: what a quantizer should cover. All return (low, high), float32 [C] each.
 
-A new criterion is a new cost for `search`: it sees the data as weighted points, and what each candidate range makes of
-them.
+A new criterion of single values is a new cost for `search`: it sees the data as weighted points, and what each
+candidate range makes of them. One of whole rows, such as logits, is a new comparison of candidates for `narrow`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,26 @@ from qcompiler.quant.affine import qparams_from_range
 from qcompiler.quant.rounding import round_float
 from qcompiler.quant.spec import QuantSpec
 
-__all__ = ["Cost", "check_percent", "entropy", "min_max", "mse", "percentile", "search", "sqnr"]
+__all__ = [
+    "Cheapest",
+    "Cost",
+    "check_percent",
+    "cross_entropy",
+    "entropy",
+    "min_max",
+    "mse",
+    "narrow",
+    "percentile",
+    "search",
+    "sqnr",
+]
 
 Cost = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """(points [C, 1, P], codes without zero point times scale [C, K, P], weights [C, 1, P], clipped [C, K, P]) -> the cost
 [C, K] of each of K candidates for each of C channels; float64, lower is better. Points without weight do not count."""
+
+Cheapest = Callable[[Tensor, Tensor], Tensor]
+"""(channels [C], fractions [C, K, 2] of their observed ends) -> the cheapest pair of each channel, [C, 2], float64."""
 
 _OCTAVES = 8
 """Thresholds are tried down to 2^-8 of the observed ones: an outlier may be 256 times the range worth covering."""
@@ -33,6 +48,11 @@ _FINE = 64
 end, and just as close relative to the threshold at the narrow end, where a linear grid is coarse."""
 _ELEMENTS = 1 << 22
 """Of what is compared at a time: bounds the memory of a search whatever the number of channels."""
+_LOGITS = 1 << 29
+"""Quantized for one comparison of all candidates, which takes some three seconds: 500 rows of 1,000 classes at the
+least, all 4,096 that an observer keeps by default where there are up to 120 classes."""
+_CACHED = 1 << 16
+"""Logits compared at a time: what is made of them stays in a processor's cache."""
 
 
 def min_max(histogram: Histogram) -> tuple[Tensor, Tensor]:
@@ -160,11 +180,52 @@ def entropy(histogram: Histogram, spec: QuantSpec) -> tuple[Tensor, Tensor]:
     return search(histogram, spec, _divergence)
 
 
-def search(histogram: Histogram, spec: QuantSpec, cost: Cost) -> tuple[Tensor, Tensor]:
-    """Try clipping thresholds for all channels at once and keep the cheapest, the widest on ties.
+def cross_entropy(rows: Tensor, weights: Tensor, low: Tensor, high: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
+    """The range of logits whose quantized probabilities are nearest to the real ones.
 
-    On a symmetric grid, and for data of one sign, only the wider side matters: both ends shrink together. Otherwise the
-    ends shrink independently. First over coarse thresholds, then over fine ones around the best.
+        sum over rows v of weight * H(softmax(v), softmax(v^)),    H(p, q) = -sum p log q
+
+    What counts is which class wins and by how much: small logits, far below the largest, may be clipped for nothing.
+
+    Args:
+        rows: The logits, float32 [R, classes], in an order without meaning: where there are more than a search of
+            seconds can compare, the first are.
+        weights: How often each row occurs, [R].
+        low: Smallest value observed, float32 [1]; not above any of `rows`.
+        high: Largest value observed.
+        spec: The grid, one scale for all classes.
+
+    Returns:
+        low and high, float32 [1], within the observed range.
+
+    Raises:
+        CalibrationError: The grid cannot hold the data.
+
+    Source:
+        Nagel et al. 2021, arXiv:2106.08295, section 3.1 (range setting by cross-entropy for the last layer).
+    """
+    logits, counts = rows.to(torch.float64), weights.to(torch.float64)
+    probabilities = logits.softmax(1) * counts.unsqueeze(1)
+
+    def cheapest(_channels: Tensor, fractions: Tensor) -> Tensor:
+        # 1,089 candidates for two ends that shrink apart, 33 for one: the more, the fewer rows for each.
+        first = max(1, _LOGITS // (fractions.shape[1] * logits.shape[1]))
+        some, expected, often = logits[:first], probabilities[:first].flatten(), counts[:first]
+        costs = []
+        for part in fractions[0].split(max(1, _CACHED // some.numel())):
+            step, zero = _grids(low, high, part, spec)
+            codes = round_float(some / step, spec.rounding)
+            found = codes.clamp_(spec.qmin - zero, spec.qmax - zero).mul_(step)
+            # H(p, q) = log sum exp(v^) - sum p v^, each row as often as it occurs.
+            agreement = found.flatten(1) @ expected
+            costs.append(found.logsumexp(2) @ often - agreement)
+        return fractions[:, int(torch.cat(costs).argmin())]
+
+    return narrow(low, high, symmetric=spec.symmetric, cheapest=cheapest)
+
+
+def search(histogram: Histogram, spec: QuantSpec, cost: Cost) -> tuple[Tensor, Tensor]:
+    """Try clipping thresholds for all channels at once and keep the cheapest; see `narrow`.
 
     Args:
         histogram: The data.
@@ -178,11 +239,29 @@ def search(histogram: Histogram, spec: QuantSpec, cost: Cost) -> tuple[Tensor, T
         CalibrationError: The grid cannot hold the data, such as negative values on a symmetric unsigned grid.
     """
     # Candidates are laid out as the channels of one call.
-    rows = _Rows(histogram, replace(spec, axis=0, block=None), cost)
-    together = (histogram.low >= 0.0) | (histogram.high <= 0.0) | spec.symmetric
+    points = _Points(histogram, replace(spec, axis=0, block=None), cost)
+    return narrow(histogram.low, histogram.high, symmetric=spec.symmetric, cheapest=points.cheapest)
+
+
+def narrow(low: Tensor, high: Tensor, *, symmetric: bool, cheapest: Cheapest) -> tuple[Tensor, Tensor]:
+    """Shrink observed ranges to the cheapest candidates, the widest on ties.
+
+    On a symmetric grid, and for data of one sign, only the wider side matters: both ends shrink together. Otherwise the
+    ends shrink independently. First over coarse thresholds, then over fine ones around the best.
+
+    Args:
+        low: Smallest values, float32 [C].
+        high: Largest values.
+        symmetric: Whether the grid is.
+        cheapest: Compares candidates.
+
+    Returns:
+        low and high, float32 [C], within the observed range.
+    """
+    together = (low >= 0.0) | (high <= 0.0) | symmetric
     coarse = _fractions(range(_OCTAVES * _COARSE + 1), _COARSE)
     near = _fractions(range(-_FINE // _COARSE, _FINE // _COARSE + 1), _FINE)
-    low, high = histogram.low.clone(), histogram.high.clone()
+    low, high = low.clone(), high.clone()
     for members, first, then in (
         (together, torch.stack([coarse, coarse], 1), torch.stack([near, near], 1)),
         (~together, torch.cartesian_prod(coarse, coarse), torch.cartesian_prod(near, near)),
@@ -190,14 +269,14 @@ def search(histogram: Histogram, spec: QuantSpec, cost: Cost) -> tuple[Tensor, T
         channels = members.nonzero().squeeze(1)
         if not len(channels):
             continue
-        best = rows.cheapest(channels, first.expand(len(channels), -1, -1))
+        best = cheapest(channels, first.expand(len(channels), -1, -1))
         # One coarse step to each side; never beyond the observed ends.
-        best = rows.cheapest(channels, (then * best.unsqueeze(1)).clamp(max=1.0))
+        best = cheapest(channels, (then * best.unsqueeze(1)).clamp(max=1.0))
         low[channels], high[channels] = _scaled(low[channels], best[:, 0]), _scaled(high[channels], best[:, 1])
     return low, high
 
 
-class _Rows:
+class _Points:
     """The data of all channels, and the comparison of candidates on it."""
 
     def __init__(self, histogram: Histogram, spec: QuantSpec, cost: Cost) -> None:
@@ -227,6 +306,13 @@ class _Rows:
             costs.append(self.cost(points, limited * step, weights, limited != codes))
         best = torch.cat(costs, 1).argmin(1)
         return fractions[torch.arange(len(best)), best]
+
+
+def _grids(low: Tensor, high: Tensor, fractions: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
+    """Scales and zero points of K fractions [K, 2] of one range: float64 and int32 [K, 1, 1]."""
+    lows, highs = _scaled(low, fractions[:, 0]), _scaled(high, fractions[:, 1])
+    scale, zero_point = qparams_from_range(lows, highs, replace(spec, axis=0, block=None))
+    return scale.to(torch.float64).reshape(-1, 1, 1), zero_point.reshape(-1, 1, 1)
 
 
 def _fractions(steps: range, per_octave: int) -> Tensor:
