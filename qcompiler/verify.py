@@ -352,16 +352,17 @@ class _Verification:
 
         found: list[Form] = []
         inputs = [x.numpy() for x in self.inputs]
+        unsigned = {name for name, tensor in self.program.tensors.items() if str(tensor.dtype) == "u8"}
         for optimize in (True, False):
             session = "onnxruntime" if optimize else "onnxruntime unoptimized"
             if self.forms.onnx is None:
                 found.append(Form(session, "not run", False, reason="there is no ONNX file"))
                 continue
             whole = _Tally(f"{session}, end to end", required=False)
-            codes, outputs = onnx_qdq.run_observed(self.forms.onnx, inputs, optimize=optimize)
+            codes, outputs = onnx_qdq.run_observed(self.forms.onnx, inputs, optimize=optimize, unsigned=unsigned)
             whole.compare(self.real.codes, codes)
             whole.compare(self.real.outputs, _named(outputs), self.steps)
-            layers = onnx_qdq.Layers(self.forms.onnx, optimize=optimize)
+            layers = onnx_qdq.Layers(self.forms.onnx, optimize=optimize, unsigned=unsigned)
             single = _Tally(f"{session}, layer by layer", bounds=self.bounds(layers, optimize))
             single.compare(self.real.codes, layers.run(inputs, self.real.codes))
             single.compare(self.random.codes, layers.run(inputs, self.codes))
