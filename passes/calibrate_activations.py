@@ -9,7 +9,9 @@ elements, is mostly read by a softmax or an argmax, where small logits count for
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, cast
 
 import torch
@@ -19,7 +21,7 @@ from qcompiler.calibration.gaussian import ALPHA
 from qcompiler.calibration.histogram import DEFAULT_BINS
 from qcompiler.calibration.observers import Observer, check_single_values, make_observer, options_of
 from qcompiler.calibration.runner import observe
-from qcompiler.errors import PassError
+from qcompiler.errors import CalibrationError, PassError
 from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
@@ -41,8 +43,8 @@ class CalibrateActivations(Pass):
     """Ranges of activations from data by a named method, or from batch-norm statistics where there is no data.
 
     Args:
-        method: `min_max`, `moving_average`, `percentile` or `mse`; see `calibration.observers`. A percentile is the
-            default because one outlier must not cost the resolution of all other values.
+        method: `min_max`, `moving_average`, `percentile`, `mse`, `sqnr` or `entropy`; see `calibration.observers`. A
+            percentile is the default because one outlier must not cost the resolution of all other values.
         percentile: Percentage of the values below the upper end, for `percentile`.
         momentum: Weight of the past, for `moving_average`.
         bins: Bins of a histogram, for `percentile`, `mse`, `sqnr` and `entropy`.
@@ -105,11 +107,12 @@ class CalibrateActivations(Pass):
             observers = {scale: self._observe(group, methods[scale]) for scale, group in groups.items()}
             shown = {quantizer.inputs[0]: observers[scale] for scale, group in groups.items() for quantizer in group}
             count, seen = observe(graph, context.calibration, shown, context.processes, context.progress)
-            ranges = {scale: seen[group[0].inputs[0]].range() for scale, group in groups.items()}
+            ranges = {scale: _at(group, seen[group[0].inputs[0]].range) for scale, group in groups.items()}
             sources = {scale: f"{count} batches by {method}" for scale, method in methods.items()}
         for scale, (low, high) in ranges.items():
             quantizer = groups[scale][0]
-            new_scale, zero_point = qparams_from_range(low, high, _spec(quantizer))
+            spec = _spec(quantizer)
+            new_scale, zero_point = _at(groups[scale], partial(qparams_from_range, low, high, spec))
             rewriter.write_tensor(scale, new_scale)
             rewriter.write_tensor(quantizer.inputs[2], zero_point)
             for member in groups[scale]:
@@ -172,6 +175,19 @@ def _leads_out(value: Value) -> bool:
     # A concat makes other rows of it.
     movers = [user for user in value.users if user.definition.has(Trait.MOVEMENT) and len(user.inputs) == 1]
     return any(_leads_out(user.output) for user in movers)
+
+
+def _at(group: list[Node], found: Callable[[], Range]) -> Range:
+    """What `found` gives; its error says where.
+
+    Raises:
+        CalibrationError: As `found` does, such as for negative values on a grid that has none.
+    """
+    try:
+        return found()
+    except CalibrationError as error:
+        where = error.where or group[0].where
+        raise CalibrationError(error.found, where=where, expected=error.expected, fix=error.fix) from None
 
 
 def _spec(quantizer: Node) -> QuantSpec:

@@ -22,8 +22,8 @@ class CalibrateWeights(Pass):
     """Ranges of weights from their own values, per tensor or along the quantizer's axis.
 
     Args:
-        method: `min_max`, `percentile` or `mse`; see `calibration.observers`. The largest weights matter most, so that
-            at 8 bits nothing is clipped by default; below, `mse` pays.
+        method: `min_max`, `percentile`, `mse`, `sqnr` or `entropy`; see `calibration.observers`. The largest weights
+            matter most, so that at 8 bits nothing is clipped by default; below, `mse` pays.
         percentile: Percentage of the values below the upper end, for `percentile`.
         bins: Bins of a histogram, for `percentile`, `mse`, `sqnr` and `entropy`.
         clipping: Weight of what is clipped, for `sqnr`.

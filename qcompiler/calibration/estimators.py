@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -54,6 +55,8 @@ fastest: what is made of them stays in a processor's cache."""
 _LOGITS = 1 << 29
 """Quantized for one comparison of all candidates, which takes some three seconds: 500 rows of 1,000 classes at the
 least, all 4,096 that an observer keeps by default where there are up to 120 classes."""
+_NOTHING = 1e-12
+"""A divergence below is what running sums round to: the widest of such ranges wins, as of all that are equal."""
 _CACHED = 1 << 16
 """Logits compared at a time: what is made of them stays in a processor's cache."""
 
@@ -166,7 +169,8 @@ def entropy(histogram: Histogram, spec: QuantSpec) -> tuple[Tensor, Tensor]:
         KL(P || Q) = sum P log(P / Q)
 
     P: the weights of the points within the range, those beyond it added to the outermost one on their side. Q: the mass
-    of the points within the range that share a code, spread evenly over them.
+    of the points within the range that share a code, spread evenly over them. A range holds as many points as the
+    grid has codes, or half of all: of fewer, each with a code of its own, nothing is ever lost.
 
     Args:
         histogram: The data.
@@ -181,7 +185,7 @@ def entropy(histogram: Histogram, spec: QuantSpec) -> tuple[Tensor, Tensor]:
     Source:
         Migacz 2017, "8-bit inference with TensorRT" (GTC); here over thresholds of both ends.
     """
-    return search(histogram, spec, _divergence)
+    return search(histogram, spec, partial(_divergence, levels=spec.qmax - spec.qmin + 1))
 
 
 def cross_entropy(rows: Tensor, weights: Tensor, low: Tensor, high: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
@@ -345,8 +349,10 @@ def _weighted(errors: Tensor, weights: Tensor) -> Tensor:
     return (errors @ weights.transpose(1, 2)).squeeze(2)
 
 
-def _divergence(_points: Tensor, found: Tensor, weights: Tensor, clipped: Tensor) -> Tensor:
-    """KL(P || Q) of `entropy`.
+def _divergence(_points: Tensor, found: Tensor, weights: Tensor, clipped: Tensor, levels: int = 0) -> Tensor:
+    """KL(P || Q) of `entropy`; infinite where fewer than `levels` points, and than half of them, are inside.
+
+    A point with a code of its own diverges from nothing, so that a range of two points would be perfect.
 
     With the weights w' of the points inside, which have what is clipped added at their ends, and m, n the mass and the
     number of the points that share a code, it is
@@ -400,5 +406,7 @@ def _divergence(_points: Tensor, found: Tensor, weights: Tensor, clipped: Tensor
         own[some] += torch.special.xlogy(alone + outside, alone + outside) - torch.special.xlogy(alone, alone)
         coded[some] += outside * spread[run[some]].log()
     result = (own - coded) / whole.clamp(min=1.0) + (kept.clamp(min=1.0) / whole.clamp(min=1.0)).log()
-    # A range that holds nothing tells nothing.
-    return torch.where(alive, result, float("inf")).reshape(channels, candidates)
+    points_inside = total(number, within)
+    half = (weights > 0).sum(2).expand(channels, candidates).reshape(-1) / 2
+    told = alive & (points_inside >= half.clamp(max=float(levels)))
+    return torch.where(told, result.where(result > _NOTHING, 0.0), float("inf")).reshape(channels, candidates)
