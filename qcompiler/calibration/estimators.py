@@ -362,51 +362,39 @@ def _divergence(_points: Tensor, found: Tensor, weights: Tensor, clipped: Tensor
     Codes stand side by side, so that their sums are differences of running ones, which no candidate changes.
     """
     channels, candidates, size = found.shape
-    inside = ~clipped & (weights > 0)
-    # Runs of points of one code, all of them inside or all clipped; the last point of each.
-    ends = torch.ones(found.shape, dtype=torch.bool)
-    torch.ne(found[..., 1:], found[..., :-1], out=ends[..., :-1])
-    ends[..., :-1] |= inside[..., 1:] != inside[..., :-1]
-    row, last = ends.reshape(-1, size).nonzero(as_tuple=True)
-    channel = torch.div(row, candidates, rounding_mode="floor")
-    before = torch.where(functional.pad(row[:-1], (1, 0), value=-1) == row, functional.pad(last[:-1], (1, 0)), -1)
-
-    def sums(values: Tensor) -> Tensor:
-        """Of the values [C, P] of each run."""
-        running = functional.pad(values.cumsum(1), (1, 0))
-        return running[channel, last + 1] - running[channel, before + 1]
-
-    weight = weights.squeeze(1)
-    mass, number = sums(weight), sums((weight > 0).to(torch.float64))
-    entropies = sums(torch.special.xlogy(weight, weight))
-    within = inside.reshape(-1, size)[row, last]
     rows = channels * candidates
-
-    def total(values: Tensor, members: Tensor) -> Tensor:
-        return torch.zeros(rows, dtype=torch.float64).index_add_(0, row[members], values[members])
-
+    at = torch.arange(rows) // candidates
+    weight = weights.squeeze(1)
+    inside = ~clipped & (weights > 0)
     # Clipped are the points in front of the first and behind the last one inside.
-    reached = torch.zeros(rows, dtype=torch.int64).index_add_(0, row[within], torch.ones_like(row[within]))
-    position = torch.arange(len(row))
-    first = torch.full((rows,), len(row)).scatter_reduce(0, row[within], position[within], "amin")
-    final = torch.full((rows,), -1).scatter_reduce(0, row[within], position[within], "amax")
-    kept, whole = total(mass, within), total(mass, torch.ones_like(within))
-    below, above = total(mass, position < first[row]), total(mass, position > final[row])
-    coded = total(torch.special.xlogy(mass, mass / number.clamp(min=1.0)), within)
-    own = total(entropies, within)
-    alive = reached > 0
+    count, start = inside.sum(2).reshape(-1), inside.to(torch.int8).argmax(2).reshape(-1)
+    behind = start + count
+    running, entropies = (functional.pad(x.cumsum(1), (1, 0)) for x in (weight, torch.special.xlogy(weight, weight)))
+    whole, below = running[at, -1], running[at, start]
+    kept = running[at, behind] - below
+    above = whole - below - kept
+    own = entropies[at, behind] - entropies[at, start]
+    # The last point of each run of points of one code.
+    ends = inside.clone()
+    ends[..., :-1] &= (found[..., 1:] != found[..., :-1]) | ~inside[..., 1:]
+    row, last = ends.reshape(rows, size).nonzero(as_tuple=True)
+    changes = row[1:] != row[:-1]
+    opening, closing = functional.pad(changes, (1, 0), value=True), functional.pad(changes, (0, 1), value=True)
+    before = torch.where(opening, start[row], functional.pad(last[:-1] + 1, (1, 0)))
+    mass = running[at[row], last + 1] - running[at[row], before]
+    spread = mass / (last + 1 - before)
+    coded = torch.zeros(rows, dtype=torch.float64).index_add_(0, row, torch.special.xlogy(mass, spread))
     # What is clipped joins the outermost points inside.
-    some = alive.nonzero().squeeze(1)
-    at = torch.div(some, candidates, rounding_mode="floor")
-    start, stop = last[first[some]] - number[first[some]].to(torch.int64) + 1, last[final[some]]
-    spread = mass / number.clamp(min=1.0)
-    both = start == stop
-    for index, outside, run in ((start, below[some] + both * above[some], first), (stop, ~both * above[some], final)):
-        alone = weight[at, index]
-        own[some] += torch.special.xlogy(alone + outside, alone + outside) - torch.special.xlogy(alone, alone)
-        coded[some] += outside * spread[run[some]].log()
+    alive = (count > 0).nonzero().squeeze(1)
+    one = count[alive] == 1
+    for index, outside, run in (
+        (start, below[alive] + one * above[alive], opening),
+        (behind - 1, ~one * above[alive], closing),
+    ):
+        alone = weight[at[alive], index[alive]]
+        own[alive] += torch.special.xlogy(alone + outside, alone + outside) - torch.special.xlogy(alone, alone)
+        coded[alive] += outside * spread[run].log()
     result = (own - coded) / whole.clamp(min=1.0) + (kept.clamp(min=1.0) / whole.clamp(min=1.0)).log()
-    points_inside = total(number, within)
-    half = (weights > 0).sum(2).expand(channels, candidates).reshape(-1) / 2
-    told = alive & (points_inside >= half.clamp(max=float(levels)))
+    half = (weight > 0).sum(1)[at] / 2
+    told = (count > 0) & (count >= half.clamp(max=float(levels)))
     return torch.where(told, result.where(result > _NOTHING, 0.0), float("inf")).reshape(channels, candidates)

@@ -50,7 +50,7 @@ class Rectified(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = torch.relu(self.a(x))
         z = functional.avg_pool2d(torch.cat([y, functional.relu6(self.b(y)) + y], 1), 2)
-        return torch.relu(self.c((z * torch.sigmoid(z)).mean((2, 3))) + 0.5)
+        return torch.relu(self.c((z * torch.sigmoid(z)).mean((2, 3))))
 
 
 class Mixed(Rectified):
@@ -91,9 +91,10 @@ def test_all_forms_give_the_same_integers(name: str, symmetric: bool, signed: bo
     spec = target.activation_spec()
     assert (spec.symmetric, spec.signed) == (symmetric, signed)
     for tensor in compiled.artifact.program.program.tensors.values():
-        if tensor.scale is None:
-            continue
-        if power_of_two and tensor.dtype != "i32":
+        if power_of_two and tensor.dtype not in (
+            "i16",
+            "i32",
+        ):  # the constants of a normalization have grids of their own
             assert all(torch.frexp(torch.tensor(scale)).mantissa == 0.5 for scale in tensor.scale)
         if symmetric:
             assert set(tensor.zero_point or (0,)) == {0}
