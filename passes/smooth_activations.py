@@ -28,7 +28,7 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor
 
-from qcompiler.calibration.observers import MinMaxObserver
+from qcompiler.calibration.observers import MinMaxObserver, Observer
 from qcompiler.calibration.runner import observe
 from qcompiler.errors import InputError, PassError
 from qcompiler.ir.graph import Graph, Node, Value
@@ -98,7 +98,7 @@ class SmoothActivations(Pass):
             raise PassError("there is no data that tells how large activations are", fix="Give calibration_data.")
         rewriter = context.rewriter(graph)
         found = list(_found(graph, rewriter))
-        magnitudes = _observed(graph, context.calibration, found)
+        magnitudes = _observed(graph, context, context.calibration, found)
         before = _spread(magnitudes)
         for group in reversed(found):
             s = self._factors(group, magnitudes)
@@ -153,10 +153,14 @@ def _found(graph: Graph, rewriter: Rewriter) -> Iterator[Group]:
             rewriter.refuse(group.producer, "its only channel is read along several axes")
 
 
-def _observed(graph: Graph, batches: Iterable[list[Tensor]], found: Sequence[Group]) -> Magnitudes:
-    observers = {value: MinMaxObserver(value.name, axis) for group in found for value, (axis,) in _axes(group).items()}
+def _observed(
+    graph: Graph, context: PassContext, batches: Iterable[list[Tensor]], found: Sequence[Group]
+) -> Magnitudes:
+    observers: dict[Value, Observer] = {
+        value: MinMaxObserver(value.name, axis) for group in found for value, (axis,) in _axes(group).items()
+    }
     if observers:
-        observe(graph, batches, observers)
+        _, observers = observe(graph, batches, observers, context.processes, context.progress)
     ranges = {value: observer.range() for value, observer in observers.items()}
     return {value: torch.maximum(-low, high).to(torch.float64) for value, (low, high) in ranges.items()}
 
