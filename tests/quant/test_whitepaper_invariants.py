@@ -25,7 +25,7 @@ from qcompiler.passes.unify_scales import UnifyScales
 from qcompiler.pipeline import structural_passes
 from qcompiler.quant.affine import dequantize, fake_quantize, qparams_from_range, quantize, quantize_bias
 from qcompiler.quant.rounding import Rounding
-from qcompiler.quant.rounding_search import round_to_data
+from qcompiler.quant.rounding_search import Moments, round_to_data
 from qcompiler.quant.spec import QuantSpec
 from qcompiler.targets import load_target
 
@@ -110,9 +110,10 @@ def test_means_of_a_corrected_layer_are_those_of_the_float_one(seed: int, bits: 
 @given(seed=SEEDS, count=st.integers(1, 40), bits=st.integers(2, 8))
 @settings(max_examples=25)
 def test_adaptive_rounding_with_orthonormal_inputs_is_nearest_rounding(seed: int, count: int, bits: int) -> None:
-    weight, limit = draw(seed, 3, count).to(torch.float64), 2 ** (bits - 1) - 1
-    scale = weight.abs().amax(1, keepdim=True) * 0.9 / limit
-    found = round_to_data(weight, scale, -limit, limit, torch.eye(count, dtype=torch.float64), weight)
+    weight, limit = draw(seed, 1, 3, count), 2 ** (bits - 1) - 1
+    scale = weight.abs().amax(2, keepdim=True) * 0.9 / limit
+    moments = Moments.of(torch.eye(count, dtype=torch.float64).unsqueeze(0))
+    found = round_to_data(weight, scale, -limit, limit, moments, torch.zeros_like(weight))
     low = torch.floor(weight / scale)
     assert torch.equal(found, torch.floor(weight / scale + 0.5).clamp(-limit, limit))
     assert bool(((found == low.clamp(-limit, limit)) | (found == (low + 1).clamp(-limit, limit))).all())
