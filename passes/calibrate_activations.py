@@ -2,11 +2,16 @@
 
 One run over the calibration batches serves all quantizers; only the statistics are kept, never the activations.
 Quantizers that share a scale are calibrated on the union of what they see.
+
+Logits may have a method of their own: what a model gives as its output, directly or through ops that only move
+elements, is mostly read by a softmax or an argmax, where small logits count for nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, cast
 
 import torch
@@ -14,10 +19,12 @@ import torch
 from qcompiler.calibration.data_free import DEFAULT_INPUT_RANGE, activation_ranges
 from qcompiler.calibration.gaussian import ALPHA
 from qcompiler.calibration.histogram import DEFAULT_BINS
-from qcompiler.calibration.observers import Observer, make_observer, options_of
+from qcompiler.calibration.observers import Observer, check_single_values, make_observer, options_of
 from qcompiler.calibration.runner import observe
-from qcompiler.errors import PassError
+from qcompiler.errors import CalibrationError, PassError
 from qcompiler.ir.graph import Graph, Node, Value
+from qcompiler.ir.registry import Trait
+from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ir.types import Stage
 from qcompiler.ops.quantization import is_calibrated
 from qcompiler.ops.quantizers import leaf_tensor
@@ -36,16 +43,20 @@ class CalibrateActivations(Pass):
     """Ranges of activations from data by a named method, or from batch-norm statistics where there is no data.
 
     Args:
-        method: `min_max`, `moving_average`, `percentile` or `mse`; see `calibration.observers`. A percentile is the
-            default because one outlier must not cost the resolution of all other values.
+        method: `min_max`, `moving_average`, `percentile`, `mse`, `sqnr` or `entropy`; see `calibration.observers`. A
+            percentile is the default because one outlier must not cost the resolution of all other values.
         percentile: Percentage of the values below the upper end, for `percentile`.
         momentum: Weight of the past, for `moving_average`.
         bins: Bins of a histogram, for `percentile`, `mse`, `sqnr` and `entropy`.
         clipping: Weight of what is clipped, for `sqnr`.
         alpha: Standard deviations that a range without data spans to each side of the mean.
+        logits: Method for the outputs of the model that have two classes or more, mostly `cross_entropy`; None: as for
+            all others. Classes are along axis 1, behind a linear layer along the last one. A grid that an output shares
+            with other values, or with outputs of other classes, is found by `method`, and the record says so.
+        rows: Logit vectors kept, for `cross_entropy`.
 
     Raises:
-        InputError: There is no such method, or an option is out of range.
+        InputError: There is no such method, it is for logits only, or an option is out of range.
 
     Source: Nagel et al. 2021, arXiv:2106.08295, section 3.1 (range setting; alpha = 6 for batch-norm statistics).
     """
@@ -60,10 +71,15 @@ class CalibrateActivations(Pass):
     bins: int = DEFAULT_BINS
     clipping: float = 3.0
     alpha: float = ALPHA
+    logits: str | None = None
+    rows: int = 4096
 
     def __post_init__(self) -> None:
+        check_single_values(self.method)
         # Refused here, also where there turns out to be no data and no observer is needed.
-        self._observer(QuantSpec(8), "an activation")
+        for method in (self.method, self.logits):
+            if method is not None:
+                self._observer(method, QuantSpec(8), "an activation")
 
     @property
     def contract(self) -> Contract:
@@ -85,24 +101,45 @@ class CalibrateActivations(Pass):
                 groups.setdefault(node.inputs[1], []).append(node)
         if context.calibration is None:
             ranges = self._without_data(graph, context, groups)
-            source = "batch-norm statistics"
+            sources = dict.fromkeys(groups, "batch-norm statistics")
         else:
-            observers = {scale: self._observer(_spec(group[0]), group[0].name) for scale, group in groups.items()}
+            methods = {scale: self._method(group, rewriter) for scale, group in groups.items()}
+            observers = {scale: self._observe(group, methods[scale]) for scale, group in groups.items()}
             shown = {quantizer.inputs[0]: observers[scale] for scale, group in groups.items() for quantizer in group}
             count, seen = observe(graph, context.calibration, shown, context.processes, context.progress)
-            ranges = {scale: seen[group[0].inputs[0]].range() for scale, group in groups.items()}
-            source = f"{count} batches by {self.method}"
+            ranges = {scale: _at(group, seen[group[0].inputs[0]].range) for scale, group in groups.items()}
+            sources = {scale: f"{count} batches by {method}" for scale, method in methods.items()}
         for scale, (low, high) in ranges.items():
             quantizer = groups[scale][0]
-            new_scale, zero_point = qparams_from_range(low, high, _spec(quantizer))
+            spec = _spec(quantizer)
+            new_scale, zero_point = _at(groups[scale], partial(qparams_from_range, low, high, spec))
             rewriter.write_tensor(scale, new_scale)
             rewriter.write_tensor(quantizer.inputs[2], zero_point)
             for member in groups[scale]:
-                rewriter.note(member, f"range {float(low):.6g} to {float(high):.6g} from {source}")
+                rewriter.note(member, f"range {float(low):.6g} to {float(high):.6g} from {sources[scale]}")
 
-    def _observer(self, spec: QuantSpec, name: str) -> Observer:
-        options = {key: value for key, value in self.options().items() if key in options_of(self.method)}
-        return make_observer(self.method, spec, name, options=options)
+    def _method(self, group: list[Node], rewriter: Rewriter) -> str:
+        """The method for the quantizers of one scale."""
+        shapes = {_classes(quantizer) for quantizer in group}
+        outputs = [quantizer for quantizer in group if _classes(quantizer) is not None]
+        if self.logits is None or not outputs:
+            return self.method
+        if len(shapes) == 1:
+            return self.logits
+        for quantizer in outputs:
+            others = ", ".join(other.name for other in group if other is not quantizer)
+            rewriter.refuse(quantizer, f"its grid is also that of {others}: {self.method} instead of {self.logits}")
+        return self.method
+
+    def _observe(self, group: list[Node], method: str) -> Observer:
+        classes = _classes(group[0])
+        axis = classes[0] if classes is not None else 1
+        return self._observer(method, _spec(group[0]), group[0].name, axis)
+
+    def _observer(self, method: str, spec: QuantSpec, name: str, class_axis: int = 1) -> Observer:
+        known = {**self.options(), "class_axis": class_axis}
+        options = {key: known[key] for key in options_of(method) if key in known}
+        return make_observer(method, spec, name, options=options)
 
     def _without_data(self, graph: Graph, context: PassContext, groups: Groups) -> dict[Value, Range]:
         known = activation_ranges(graph, context.input_range or DEFAULT_INPUT_RANGE, self.alpha)
@@ -119,6 +156,38 @@ class CalibrateActivations(Pass):
             high = max(known[quantizer.inputs[0]][1] for quantizer in group)
             ranges[scale] = (torch.tensor(low), torch.tensor(high))
         return ranges
+
+
+def _classes(quantizer: Node) -> tuple[int, int] | None:
+    """Axis and number of the classes of a quantizer of logits; None for any other."""
+    value = quantizer.inputs[0]
+    axis = value.type.rank - 1 if value.producer is not None and value.producer.op == "linear" else 1
+    count = value.type.shape[axis] if value.type.rank > 1 else 1
+    if not isinstance(count, int) or count < 2 or not _leads_out(quantizer.output):
+        return None
+    return axis, count
+
+
+def _leads_out(value: Value) -> bool:
+    """Whether an output of the model is `value`, or what is left of it when elements are moved."""
+    if value.producer is not None and value.producer.graph.is_output(value):
+        return True
+    # A concat makes other rows of it.
+    movers = [user for user in value.users if user.definition.has(Trait.MOVEMENT) and len(user.inputs) == 1]
+    return any(_leads_out(user.output) for user in movers)
+
+
+def _at(group: list[Node], found: Callable[[], Range]) -> Range:
+    """What `found` gives; its error says where.
+
+    Raises:
+        CalibrationError: As `found` does, such as for negative values on a grid that has none.
+    """
+    try:
+        return found()
+    except CalibrationError as error:
+        where = error.where or group[0].where
+        raise CalibrationError(error.found, where=where, expected=error.expected, fix=error.fix) from None
 
 
 def _spec(quantizer: Node) -> QuantSpec:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, cast
 
 from qcompiler.calibration.histogram import DEFAULT_BINS
-from qcompiler.calibration.observers import Observer, make_observer, options_of
+from qcompiler.calibration.observers import Observer, check_single_values, make_observer, options_of
 from qcompiler.ir.graph import Graph
 from qcompiler.ir.types import Stage
 from qcompiler.ops.quantization import is_calibrated
@@ -22,8 +22,8 @@ class CalibrateWeights(Pass):
     """Ranges of weights from their own values, per tensor or along the quantizer's axis.
 
     Args:
-        method: `min_max`, `percentile` or `mse`; see `calibration.observers`. The largest weights matter most, so that
-            at 8 bits nothing is clipped by default; below, `mse` pays.
+        method: `min_max`, `percentile`, `mse`, `sqnr` or `entropy`; see `calibration.observers`. The largest weights
+            matter most, so that at 8 bits nothing is clipped by default; below, `mse` pays.
         percentile: Percentage of the values below the upper end, for `percentile`.
         bins: Bins of a histogram, for `percentile`, `mse`, `sqnr` and `entropy`.
         clipping: Weight of what is clipped, for `sqnr`.
@@ -44,6 +44,7 @@ class CalibrateWeights(Pass):
     clipping: float = 3.0
 
     def __post_init__(self) -> None:
+        check_single_values(self.method)
         self._observer(QuantSpec(8), "a weight")
 
     @property

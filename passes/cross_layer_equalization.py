@@ -37,8 +37,8 @@ from qcompiler.passes.equalization import (
     forget_ranges,
     groups,
     groups_of,
-    is_transposed,
     leaf_of,
+    scale_layer,
 )
 from qcompiler.validation.contracts import THRESHOLDS, Contract
 
@@ -145,24 +145,7 @@ class _Layer:
 
     def write(self, rewriter: Rewriter) -> None:
         """Multiply the parameters by the factors."""
-        node, leaf = self.node, leaf_of(self.node.inputs[1])
-        weight = leaf_tensor(leaf)
-        count = groups_of(node)
-        rows = self.rows.reshape(count, -1, 1, 1)
-        columns = self.columns[self.classes].reshape(count, 1, -1, 1)
-        factors = rows * columns
-        if is_transposed(node):
-            factors = factors.transpose(1, 2)
-        shape = (*weight.shape[:2], *[1] * (weight.dim() - 2))
-        rewriter.write_tensor(leaf, (weight.to(torch.float64) * factors.reshape(shape)).to(weight.dtype))
-        if len(node.inputs) > 2:
-            bias = leaf_of(node.inputs[2])
-            tensor = leaf_tensor(bias)
-            rewriter.write_tensor(bias, (tensor.to(torch.float64) * self.rows.reshape(-1)).to(tensor.dtype))
-        statistics = node.attributes.get("statistics")
-        if isinstance(statistics, str):
-            tensors = node.graph.module.tensors
-            tensors[statistics] = (tensors[statistics].to(torch.float64) * self.rows.reshape(-1)).to(torch.float32)
+        scale_layer(self.node, rewriter, outputs=self.rows.reshape(-1), inputs=self.columns[self.classes])
 
 
 def _largest_of(rows: Tensor, numbers: Tensor, count: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Which layers can be rescaled against one another: the ground of equalization and of bias absorption.
+"""Which layers can be rescaled against one another: the ground of equalization, of bias absorption and of smoothing.
 
 A layer whose output channels are divided by s > 0 gives the same result when every layer that reads them multiplies its
 weights by s, as long as what stands in between commutes with a positive factor: f(s x) = s f(x).
@@ -51,7 +51,7 @@ class Consumer:
 
 @dataclass(frozen=True)
 class Group:
-    """A layer and all that reads its output channels.
+    """A layer, or another node with a factor per channel, and all that reads its output channels.
 
     Args:
         producer: The layer.
@@ -69,8 +69,9 @@ class Refused(Exception):  # noqa: N818  # no error: it ends a search
 
 
 def is_layer(node: Node) -> bool:
-    """Whether `node` multiplies with a weight of the model."""
-    return node.definition.has(Trait.MAC) and node.op != "matmul" and is_leaf(leaf_of(node.inputs[1]))
+    """Whether `node` multiplies with a weight of the model, and adds a bias of the model if any."""
+    is_mac = node.definition.has(Trait.MAC) and node.op != "matmul"
+    return is_mac and all(is_leaf(leaf_of(value)) for value in node.inputs[1:])
 
 
 def leaf_of(value: Value) -> Value:
@@ -99,39 +100,103 @@ def by_channels(layer: Node, weight: Tensor) -> Tensor:
     return weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
 
 
-def out_channels(layer: Node) -> int:
-    """Output channels of a layer."""
-    axis = layer.output.type.rank - 1 if layer.op == "linear" else 1
-    return cast("int", layer.output.type.shape[axis])
+def scale_layer(
+    layer: Node, rewriter: Rewriter, *, outputs: Tensor | None = None, inputs: Tensor | None = None
+) -> None:
+    """Multiply a layer's parameters, and what is known of its result, by factors; rounded once.
+
+    Args:
+        layer: A layer; see `is_layer`.
+        rewriter: Writes.
+        outputs: float64 [output channels], for weight, bias and statistics; None: 1.
+        inputs: float64 [input channels], for the weight; None: 1.
+    """
+    leaf, count = leaf_of(layer.inputs[1]), groups_of(layer)
+    weight = leaf_tensor(leaf)
+    one = torch.ones(count, dtype=torch.float64)
+    rows, columns = (one if factors is None else factors for factors in (outputs, inputs))
+    factors = rows.reshape(count, -1, 1, 1) * columns.reshape(count, 1, -1, 1)
+    sizes = by_channels(layer, weight).shape[:3]
+    factors = factors.expand(*sizes, 1)
+    if is_transposed(layer):
+        factors = factors.transpose(1, 2)
+    shape = (*weight.shape[:2], *[1] * (weight.dim() - 2))
+    rewriter.write_tensor(leaf, (weight.to(torch.float64) * factors.reshape(shape)).to(weight.dtype))
+    if outputs is None:
+        return
+    if len(layer.inputs) > 2:
+        bias = leaf_of(layer.inputs[2])
+        tensor = leaf_tensor(bias)
+        rewriter.write_tensor(bias, (tensor.to(torch.float64) * outputs).to(tensor.dtype))
+    statistics = layer.attributes.get("statistics")
+    if isinstance(statistics, str):
+        tensors = layer.graph.module.tensors
+        tensors[statistics] = (tensors[statistics].to(torch.float64) * outputs).to(torch.float32)
+
+
+def channel_axis(node: Node) -> int:
+    """The axis of the channels that `node` gives, from 0: of a product with a constant, that of the constant.
+
+    Raises:
+        Refused: A product with a constant that has not one axis.
+    """
+    if node.op == "mul":
+        factor = constant_factor(node)
+        sizes = leaf_tensor(leaf_of(factor)).shape if factor is not None else ()
+        axes = [axis - len(sizes) for axis, size in enumerate(sizes) if size != 1]
+        if len(axes) != 1:
+            raise Refused("its constant is not one number per channel")
+        return node.output.type.rank + axes[0]
+    return node.output.type.rank - 1 if node.op in ("linear", "layer_norm") else 1
+
+
+def constant_factor(node: Node) -> Value | None:
+    """The operand of a product that alone is a tensor of the model, or the quantizer of one; None without it."""
+    constants = [value for value in node.inputs if is_leaf(leaf_of(value))] if node.op == "mul" else []
+    return constants[0] if len(constants) == 1 else None
 
 
 def parameter_readers(graph: Graph) -> dict[Value, int]:
-    """How many layers read each parameter."""
-    readers: dict[Value, int] = {}
-    for node in graph.nodes:
-        if node.definition.has(Trait.MAC):
-            for value in node.inputs[1:]:
+    """How many nodes read each parameter, quantizers aside; a float island that has it too counts as well."""
+    readers: dict[str, int] = {}
+    leaves: dict[Value, str] = {}
+    for other in graph.module.graphs.values():
+        for node in other.nodes:
+            if node.op in ("fake_quantize", "fake_quantize_bias"):
+                continue
+            for value in node.inputs:
                 leaf = leaf_of(value)
-                readers[leaf] = readers.get(leaf, 0) + 1
-    return readers
+                if leaf.producer is None or not is_leaf(leaf):
+                    continue
+                ref = str(leaf.producer.attributes["ref"])
+                readers[ref] = readers.get(ref, 0) + 1
+                if other is graph:
+                    leaves[leaf] = ref
+    return {leaf: readers[ref] for leaf, ref in leaves.items()}
 
 
-def groups(graph: Graph, refused: Callable[[Node, str], None] | None = None) -> Iterator[Group]:
+def groups(
+    graph: Graph,
+    refused: Callable[[Node, str], None] | None = None,
+    *,
+    may_produce: Callable[[Node], bool] = is_layer,
+) -> Iterator[Group]:
     """The groups of `graph`, one per layer whose channels can be rescaled, in order.
 
     Args:
         graph: CANONICAL or QUANTIZED.
         refused: Called with each other layer and the reason.
+        may_produce: Which nodes have a factor per output channel, into which a scale can go.
     """
     positions = {node: index for index, node in enumerate(graph.nodes)}
     readers = parameter_readers(graph)
     for node in positions:
-        if not is_layer(node):
+        if not may_produce(node):
             continue
         try:
             group = _group(node, positions)
             for layer in (group.producer, *(consumer.node for consumer in group.consumers)):
-                if any(readers[leaf_of(value)] > 1 for value in layer.inputs[1:]):
+                if any(readers.get(leaf_of(value), 0) > 1 for value in layer.inputs):
                     raise Refused(f"the parameters of {layer.name} are those of another layer too")
         except Refused as reason:
             if refused is not None:
@@ -142,7 +207,7 @@ def groups(graph: Graph, refused: Callable[[Node, str], None] | None = None) -> 
 
 def _group(producer: Node, positions: Mapping[Node, int]) -> Group:
     shape = [size if isinstance(size, int) else 1 for size in producer.output.type.shape]
-    axis = len(shape) - 1 if producer.op == "linear" else 1
+    axis = channel_axis(producer)
     numbers = torch.arange(shape[axis]).reshape([-1 if a == axis else 1 for a in range(len(shape))]).expand(shape)
     maps = {producer.output: numbers}
     consumers: list[Consumer] = []
@@ -247,7 +312,7 @@ def forget_ranges(found: Iterable[Group], rewriter: Rewriter, *, weights: bool) 
     for group in found:
         quantizers = [node for node in group.between if node.op == "fake_quantize"]
         layers = (group.producer, *(consumer.node for consumer in group.consumers)) if weights else ()
-        makers = [layer.inputs[1].producer for layer in layers]
+        makers = [value.producer for layer in layers for value in layer.inputs if is_leaf(leaf_of(value))]
         quantizers += [maker for maker in makers if maker is not None and maker.op == "fake_quantize"]
         for quantizer in quantizers:
             scale = leaf_tensor(quantizer.inputs[1])

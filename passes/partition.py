@@ -27,6 +27,7 @@ from qcompiler.ops.work import elements, multiply_accumulates
 from qcompiler.passes.base import Pass, PassContext
 from qcompiler.passes.overrides import Overrides
 from qcompiler.targets import Target
+from qcompiler.validation.contracts import THRESHOLDS, Contract
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,11 @@ class Partition(Pass):
     stages: ClassVar[frozenset[Stage]] = frozenset({Stage.CANONICAL})
     requires: ClassVar[frozenset[str]] = frozenset({"canonical", "batch-norm-folded"})
     establishes: ClassVar[frozenset[str]] = frozenset({"partitioned"})
+
+    @property
+    def contract(self) -> Contract:
+        """The same ops on contiguous copies: kernels of torch sum in an order that follows the strides."""
+        return THRESHOLDS[self.name]
 
     def run(self, graph: Graph, context: PassContext) -> None:
         """See the module text."""

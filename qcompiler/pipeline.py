@@ -33,6 +33,7 @@ from qcompiler.passes.insert_quantizers import InsertQuantizers
 from qcompiler.passes.lower_to_integer import LowerToInteger
 from qcompiler.passes.partition import Partition
 from qcompiler.passes.replace_relu6 import ReplaceRelu6
+from qcompiler.passes.smooth_activations import SmoothActivations
 from qcompiler.passes.unify_scales import UnifyScales
 
 PASSES: dict[str, type[Pass]] = {
@@ -45,6 +46,7 @@ PASSES: dict[str, type[Pass]] = {
         FuseActivations,
         ReplaceRelu6,
         CrossLayerEqualization,
+        SmoothActivations,
         AbsorbBias,
         Partition,
         InsertQuantizers,

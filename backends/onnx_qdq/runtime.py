@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import platform
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -104,14 +104,14 @@ def saturates() -> bool:
     return not {"avx_vnni", "avx512_vnni"} & set(flags)
 
 
-def signed(codes: Array) -> Codes:
-    """Codes as the graph counts them: those of unsigned activations move back."""
-    moved: Codes = codes.astype(np.int64) - _shift(codes.dtype)
+def _as_in_the_graph(name: str, codes: Array, unsigned: Collection[str]) -> Codes:
+    """Codes as the graph counts them: those of signed activations, which the file has unsigned, move back."""
+    moved: Codes = codes.astype(np.int64) - _shift(name, codes.dtype, unsigned)
     return moved
 
 
-def _shift(dtype: np.dtype[np.generic]) -> int:
-    return UNSIGNED_SHIFT if dtype == np.uint8 else 0
+def _shift(name: str, dtype: np.dtype[np.generic], unsigned: Collection[str]) -> int:
+    return UNSIGNED_SHIFT if dtype == np.uint8 and name not in unsigned else 0
 
 
 class Layers:
@@ -126,9 +126,11 @@ class Layers:
     Args:
         model: The serialized file.
         optimize: See `run`.
+        unsigned: Names of the tensors whose 8-bit codes are unsigned in the graph too.
     """
 
-    def __init__(self, model: bytes, *, optimize: bool = True) -> None:
+    def __init__(self, model: bytes, *, optimize: bool = True, unsigned: Collection[str] = ()) -> None:
+        self._unsigned = unsigned
         proto = onnx.load_from_string(model)
         makers = {node.output[0]: node for node in proto.graph.node}
         self._types: dict[str, int] = {}
@@ -155,10 +157,10 @@ class Layers:
 
         Args:
             inputs: The inputs of the file, in order.
-            codes: By name of tensor, what its users read: signed codes in logical order.
+            codes: By name of tensor, what its users read: the graph's codes in logical order.
 
         Returns:
-            By name of tensor, the signed codes that its layer gives.
+            By name of tensor, the codes that its layer gives.
 
         Raises:
             VerificationError: A tensor of the file is missing in `codes`.
@@ -171,15 +173,16 @@ class Layers:
         feeds: dict[str, Array] = dict(zip(self._session.inputs, inputs, strict=False))
         for name in self.tensors:
             dtype = onnx.helper.tensor_dtype_to_np_dtype(self._types[name])
-            feeds[name] = (codes[name].astype(np.int64) + _shift(dtype)).astype(dtype)
+            feeds[name] = (codes[name].astype(np.int64) + _shift(name, dtype, self._unsigned)).astype(dtype)
         results = self._session.run_named(feeds)
-        return {name: signed(array) for name, array in zip(self.tensors, results, strict=True)}
+        found = zip(self.tensors, results, strict=True)
+        return {name: _as_in_the_graph(name, array, self._unsigned) for name, array in found}
 
 
 def run_observed(
-    model: bytes, inputs: Sequence[Array], *, optimize: bool = True
+    model: bytes, inputs: Sequence[Array], *, optimize: bool = True, unsigned: Collection[str] = ()
 ) -> tuple[dict[str, Array], list[Array]]:
-    """Run the whole file once: signed codes by name of tensor, and the outputs."""
+    """Run the whole file once: the graph's codes by name of tensor, and the outputs; arguments as of `Layers`."""
     proto = onnx.load_from_string(model)
     count = len(proto.graph.output)
     for quantizer, last in _quantizers(proto):
@@ -187,7 +190,8 @@ def run_observed(
         proto.graph.output.append(onnx.helper.make_tensor_value_info(last.output[0], kind, None))
     results = Session(proto.SerializeToString(), optimize=optimize).run(inputs)
     names = [item.name for item in proto.graph.output]
-    return {n: signed(array) for n, array in zip(names[count:], results[count:], strict=True)}, results[:count]
+    found = zip(names[count:], results[count:], strict=True)
+    return {name: _as_in_the_graph(name, array, unsigned) for name, array in found}, results[:count]
 
 
 def integer_weights(model: bytes) -> frozenset[str]:

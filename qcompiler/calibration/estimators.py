@@ -1,16 +1,18 @@
-"""From a histogram to a range: what a quantizer should cover. Every estimator returns (low, high), float32 [C] each.
+"""From what is known of the data to a range: what a quantizer should cover. All return (low, high), float32 [C] each.
 
-A new criterion is a new cost for `search`: it sees the data as weighted points, and what each candidate range makes of
-them.
+A new criterion of single values is a new cost for `search`: it sees the data as weighted points, and what each
+candidate range makes of them. One of whole rows, such as logits, is a new comparison of candidates for `narrow`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from qcompiler.calibration.histogram import Histogram
 from qcompiler.errors import InputError
@@ -18,11 +20,27 @@ from qcompiler.quant.affine import qparams_from_range
 from qcompiler.quant.rounding import round_float
 from qcompiler.quant.spec import QuantSpec
 
-__all__ = ["Cost", "check_percent", "entropy", "min_max", "mse", "percentile", "search", "sqnr"]
+__all__ = [
+    "Cheapest",
+    "Cost",
+    "check_percent",
+    "cross_entropy",
+    "entropy",
+    "min_max",
+    "mse",
+    "narrow",
+    "percentile",
+    "search",
+    "sqnr",
+]
 
 Cost = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """(points [C, 1, P], codes without zero point times scale [C, K, P], weights [C, 1, P], clipped [C, K, P]) -> the cost
-[C, K] of each of K candidates for each of C channels; float64, lower is better. Points without weight do not count."""
+[C, K] of each of K candidates for each of C channels; float64, lower is better. Points come in the order of their
+values; those without weight, at the end, do not count."""
+
+Cheapest = Callable[[Tensor, Tensor], Tensor]
+"""(channels [C], fractions [C, K, 2] of their observed ends) -> the cheapest pair of each channel, [C, 2], float64."""
 
 _OCTAVES = 8
 """Thresholds are tried down to 2^-8 of the observed ones: an outlier may be 256 times the range worth covering."""
@@ -31,8 +49,16 @@ _COARSE = 4
 _FINE = 64
 """Final thresholds per octave, 1.1 % apart: as close as the hundred linear steps usual in the literature at the wide
 end, and just as close relative to the threshold at the narrow end, where a linear grid is coarse."""
-_ELEMENTS = 1 << 22
-"""Of what is compared at a time: bounds the memory of a search whatever the number of channels."""
+_ELEMENTS = 1 << 19
+"""Of what is compared at a time: bounds the memory of a search whatever the number of channels. Of 2^15 to 2^22 the
+fastest: what is made of them stays in a processor's cache."""
+_LOGITS = 1 << 29
+"""Quantized for one comparison of all candidates, which takes some three seconds: 500 rows of 1,000 classes at the
+least, all 4,096 that an observer keeps by default where there are up to 120 classes."""
+_NOTHING = 1e-12
+"""A divergence below is what running sums round to: the widest of such ranges wins, as of all that are equal."""
+_CACHED = 1 << 16
+"""Logits compared at a time: what is made of them stays in a processor's cache."""
 
 
 def min_max(histogram: Histogram) -> tuple[Tensor, Tensor]:
@@ -104,7 +130,7 @@ def mse(histogram: Histogram, spec: QuantSpec) -> tuple[Tensor, Tensor]:
     Source:
         Nagel et al. 2021, arXiv:2106.08295, section 3.1 (range setting by mean squared error).
     """
-    return search(histogram, spec, lambda points, found, weights, _: _weighted((found - points).square(), weights))
+    return search(histogram, spec, lambda points, found, weights, _: _weighted(_errors(found, points), weights))
 
 
 def sqnr(histogram: Histogram, spec: QuantSpec, clipping: float = 3.0) -> tuple[Tensor, Tensor]:
@@ -131,7 +157,8 @@ def sqnr(histogram: Histogram, spec: QuantSpec, clipping: float = 3.0) -> tuple[
         raise InputError(f"clipping={clipping}", expected="a weight, at least 0")
 
     def cost(points: Tensor, found: Tensor, weights: Tensor, clipped: Tensor) -> Tensor:
-        return _weighted((found - points).square() * torch.where(clipped, clipping, 1.0), weights)
+        errors = _errors(found, points)
+        return _weighted(torch.where(clipped, errors * clipping, errors), weights)
 
     return search(histogram, spec, cost)
 
@@ -142,7 +169,8 @@ def entropy(histogram: Histogram, spec: QuantSpec) -> tuple[Tensor, Tensor]:
         KL(P || Q) = sum P log(P / Q)
 
     P: the weights of the points within the range, those beyond it added to the outermost one on their side. Q: the mass
-    of the points within the range that share a code, spread evenly over them.
+    of the points within the range that share a code, spread evenly over them. A range holds as many points as the
+    grid has codes, or half of all: of fewer, each with a code of its own, nothing is ever lost.
 
     Args:
         histogram: The data.
@@ -157,14 +185,55 @@ def entropy(histogram: Histogram, spec: QuantSpec) -> tuple[Tensor, Tensor]:
     Source:
         Migacz 2017, "8-bit inference with TensorRT" (GTC); here over thresholds of both ends.
     """
-    return search(histogram, spec, _divergence)
+    return search(histogram, spec, partial(_divergence, levels=spec.qmax - spec.qmin + 1))
+
+
+def cross_entropy(rows: Tensor, weights: Tensor, low: Tensor, high: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
+    """The range of logits whose quantized probabilities are nearest to the real ones.
+
+        sum over rows v of weight * H(softmax(v), softmax(v^)),    H(p, q) = -sum p log q
+
+    What counts is which class wins and by how much: small logits, far below the largest, may be clipped for nothing.
+
+    Args:
+        rows: The logits, float32 [R, classes], in an order without meaning: where there are more than a search of
+            seconds can compare, the first are.
+        weights: How often each row occurs, [R].
+        low: Smallest value observed, float32 [1]; not above any of `rows`.
+        high: Largest value observed.
+        spec: The grid, one scale for all classes.
+
+    Returns:
+        low and high, float32 [1], within the observed range.
+
+    Raises:
+        CalibrationError: The grid cannot hold the data.
+
+    Source:
+        Nagel et al. 2021, arXiv:2106.08295, section 3.1 (range setting by cross-entropy for the last layer).
+    """
+    logits, counts = rows.to(torch.float64), weights.to(torch.float64)
+    probabilities = logits.softmax(1) * counts.unsqueeze(1)
+
+    def cheapest(_channels: Tensor, fractions: Tensor) -> Tensor:
+        # 1,089 candidates for two ends that shrink apart, 33 for one: the more, the fewer rows for each.
+        first = max(1, _LOGITS // (fractions.shape[1] * logits.shape[1]))
+        some, expected, often = logits[:first], probabilities[:first].flatten(), counts[:first]
+        costs = []
+        for part in fractions[0].split(max(1, _CACHED // some.numel())):
+            step, zero = _grids(low, high, part, spec)
+            codes = round_float(some / step, spec.rounding)
+            found = codes.clamp_(spec.qmin - zero, spec.qmax - zero).mul_(step)
+            # H(p, q) = log sum exp(v^) - sum p v^, each row as often as it occurs.
+            agreement = found.flatten(1) @ expected
+            costs.append(found.logsumexp(2) @ often - agreement)
+        return fractions[:, int(torch.cat(costs).argmin())]
+
+    return narrow(low, high, symmetric=spec.symmetric, cheapest=cheapest)
 
 
 def search(histogram: Histogram, spec: QuantSpec, cost: Cost) -> tuple[Tensor, Tensor]:
-    """Try clipping thresholds for all channels at once and keep the cheapest, the widest on ties.
-
-    On a symmetric grid, and for data of one sign, only the wider side matters: both ends shrink together. Otherwise the
-    ends shrink independently. First over coarse thresholds, then over fine ones around the best.
+    """Try clipping thresholds for all channels at once and keep the cheapest; see `narrow`.
 
     Args:
         histogram: The data.
@@ -178,11 +247,29 @@ def search(histogram: Histogram, spec: QuantSpec, cost: Cost) -> tuple[Tensor, T
         CalibrationError: The grid cannot hold the data, such as negative values on a symmetric unsigned grid.
     """
     # Candidates are laid out as the channels of one call.
-    rows = _Rows(histogram, replace(spec, axis=0, block=None), cost)
-    together = (histogram.low >= 0.0) | (histogram.high <= 0.0) | spec.symmetric
+    points = _Points(histogram, replace(spec, axis=0, block=None), cost)
+    return narrow(histogram.low, histogram.high, symmetric=spec.symmetric, cheapest=points.cheapest)
+
+
+def narrow(low: Tensor, high: Tensor, *, symmetric: bool, cheapest: Cheapest) -> tuple[Tensor, Tensor]:
+    """Shrink observed ranges to the cheapest candidates, the widest on ties.
+
+    On a symmetric grid, and for data of one sign, only the wider side matters: both ends shrink together. Otherwise the
+    ends shrink independently. First over coarse thresholds, then over fine ones around the best.
+
+    Args:
+        low: Smallest values, float32 [C].
+        high: Largest values.
+        symmetric: Whether the grid is.
+        cheapest: Compares candidates.
+
+    Returns:
+        low and high, float32 [C], within the observed range.
+    """
+    together = (low >= 0.0) | (high <= 0.0) | symmetric
     coarse = _fractions(range(_OCTAVES * _COARSE + 1), _COARSE)
     near = _fractions(range(-_FINE // _COARSE, _FINE // _COARSE + 1), _FINE)
-    low, high = histogram.low.clone(), histogram.high.clone()
+    low, high = low.clone(), high.clone()
     for members, first, then in (
         (together, torch.stack([coarse, coarse], 1), torch.stack([near, near], 1)),
         (~together, torch.cartesian_prod(coarse, coarse), torch.cartesian_prod(near, near)),
@@ -190,18 +277,22 @@ def search(histogram: Histogram, spec: QuantSpec, cost: Cost) -> tuple[Tensor, T
         channels = members.nonzero().squeeze(1)
         if not len(channels):
             continue
-        best = rows.cheapest(channels, first.expand(len(channels), -1, -1))
+        best = cheapest(channels, first.expand(len(channels), -1, -1))
         # One coarse step to each side; never beyond the observed ends.
-        best = rows.cheapest(channels, (then * best.unsqueeze(1)).clamp(max=1.0))
+        best = cheapest(channels, (then * best.unsqueeze(1)).clamp(max=1.0))
         low[channels], high[channels] = _scaled(low[channels], best[:, 0]), _scaled(high[channels], best[:, 1])
     return low, high
 
 
-class _Rows:
+class _Points:
     """The data of all channels, and the comparison of candidates on it."""
 
     def __init__(self, histogram: Histogram, spec: QuantSpec, cost: Cost) -> None:
-        self.points, self.weights = histogram.cells()
+        points, weights = histogram.cells()
+        # In the order of their values, so that those of one code stand side by side; what has no weight comes last.
+        points, order = torch.where(weights > 0, points, float("inf")).sort(1)
+        self.weights = weights.gather(1, order)
+        self.points = torch.where(self.weights > 0, points, 0.0)
         self.low, self.high = histogram.low, histogram.high
         self.spec, self.cost = spec, cost
 
@@ -223,10 +314,19 @@ class _Rows:
         costs = []
         for step, zero in zip(steps.split(least, 1), zeros.split(least, 1), strict=True):
             codes = round_float(points / step, spec.rounding)
-            limited = codes.clamp(spec.qmin - zero, spec.qmax - zero)
-            costs.append(self.cost(points, limited * step, weights, limited != codes))
+            low, high = spec.qmin - zero, spec.qmax - zero
+            limited = codes.clamp(spec.qmin, spec.qmax) if spec.symmetric else codes.clamp(low, high)
+            clipped = limited != codes
+            costs.append(self.cost(points, limited.mul_(step), weights, clipped))
         best = torch.cat(costs, 1).argmin(1)
         return fractions[torch.arange(len(best)), best]
+
+
+def _grids(low: Tensor, high: Tensor, fractions: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
+    """Scales and zero points of K fractions [K, 2] of one range: float64 and int32 [K, 1, 1]."""
+    lows, highs = _scaled(low, fractions[:, 0]), _scaled(high, fractions[:, 1])
+    scale, zero_point = qparams_from_range(lows, highs, replace(spec, axis=0, block=None))
+    return scale.to(torch.float64).reshape(-1, 1, 1), zero_point.reshape(-1, 1, 1)
 
 
 def _fractions(steps: range, per_octave: int) -> Tensor:
@@ -239,34 +339,62 @@ def _scaled(end: Tensor, fraction: Tensor) -> Tensor:
     return (end.to(torch.float64) * fraction).to(torch.float32)
 
 
+def _errors(found: Tensor, points: Tensor) -> Tensor:
+    """Squares of the differences, in the place of `found`."""
+    return found.sub_(points).square_()
+
+
 def _weighted(errors: Tensor, weights: Tensor) -> Tensor:
     """[C, K, P] and [C, 1, P] to [C, K]."""
     return (errors @ weights.transpose(1, 2)).squeeze(2)
 
 
-def _divergence(points: Tensor, found: Tensor, weights: Tensor, clipped: Tensor) -> Tensor:
-    shape = found.shape
-    inside = (~clipped) & (weights > 0)
-    mass = torch.where(inside, weights, 0.0)
-    # Points of one code stand side by side in the order of their values: number the codes of each row from 0.
-    order = torch.where(weights > 0, points, float("inf")).argsort(2).expand(shape)
-    ranked = found.gather(2, order)
-    number = torch.zeros(shape, dtype=torch.int64)
-    number[..., 1:] = (ranked[..., 1:] != ranked[..., :-1]).cumsum(2)
-    mass, inside = mass.gather(2, order), inside.gather(2, order)
-    total = torch.zeros(shape, dtype=torch.float64).scatter_add(2, number, mass)
-    count = torch.zeros(shape, dtype=torch.float64).scatter_add(2, number, inside.to(torch.float64))
-    spread = (total / count.clamp(min=1.0)).gather(2, number)
-    # What is clipped goes to the outermost point inside, on its side.
-    outside = (torch.where(clipped, weights, 0.0)).gather(2, order)
-    positive = points.expand(shape).gather(2, order) > 0.0
-    last = shape[2] - 1 - inside.to(torch.int8).flip(2).argmax(2, keepdim=True)
-    first = inside.to(torch.int8).argmax(2, keepdim=True)
-    p = mass.scatter_add(2, last, (outside * positive).sum(2, keepdim=True))
-    p = p.scatter_add(2, first, (outside * ~positive).sum(2, keepdim=True))
-    whole = p.sum(2, keepdim=True).clamp(min=1.0)
-    q_whole = mass.sum(2, keepdim=True)
-    p, q = p / whole, spread / q_whole.clamp(min=1.0)
-    terms = torch.where(inside & (p > 0), p * (p.clamp(min=1e-300) / q.clamp(min=1e-300)).log(), 0.0)
-    # A range that holds nothing tells nothing.
-    return torch.where(q_whole.squeeze(2) > 0, terms.sum(2), float("inf"))
+def _divergence(_points: Tensor, found: Tensor, weights: Tensor, clipped: Tensor, levels: int = 0) -> Tensor:
+    """KL(P || Q) of `entropy`; infinite where fewer than `levels` points, and than half of them, are inside.
+
+    A point with a code of its own diverges from nothing, so that a range of two points would be perfect.
+
+    With the weights w' of the points inside, which have what is clipped added at their ends, and m, n the mass and the
+    number of the points that share a code, it is
+
+        (sum of w' log w' over points  -  sum of m' log(m / n) over codes) / sum of m'  +  log(sum of m / sum of m')
+
+    Codes stand side by side, so that their sums are differences of running ones, which no candidate changes.
+    """
+    channels, candidates, size = found.shape
+    rows = channels * candidates
+    at = torch.arange(rows) // candidates
+    weight = weights.squeeze(1)
+    inside = ~clipped & (weights > 0)
+    # Clipped are the points in front of the first and behind the last one inside.
+    count, start = inside.sum(2).reshape(-1), inside.to(torch.int8).argmax(2).reshape(-1)
+    behind = start + count
+    running, entropies = (functional.pad(x.cumsum(1), (1, 0)) for x in (weight, torch.special.xlogy(weight, weight)))
+    whole, below = running[at, -1], running[at, start]
+    kept = running[at, behind] - below
+    above = whole - below - kept
+    own = entropies[at, behind] - entropies[at, start]
+    # The last point of each run of points of one code.
+    ends = inside.clone()
+    ends[..., :-1] &= (found[..., 1:] != found[..., :-1]) | ~inside[..., 1:]
+    row, last = ends.reshape(rows, size).nonzero(as_tuple=True)
+    changes = row[1:] != row[:-1]
+    opening, closing = functional.pad(changes, (1, 0), value=True), functional.pad(changes, (0, 1), value=True)
+    before = torch.where(opening, start[row], functional.pad(last[:-1] + 1, (1, 0)))
+    mass = running[at[row], last + 1] - running[at[row], before]
+    spread = mass / (last + 1 - before)
+    coded = torch.zeros(rows, dtype=torch.float64).index_add_(0, row, torch.special.xlogy(mass, spread))
+    # What is clipped joins the outermost points inside.
+    alive = (count > 0).nonzero().squeeze(1)
+    one = count[alive] == 1
+    for index, outside, run in (
+        (start, below[alive] + one * above[alive], opening),
+        (behind - 1, ~one * above[alive], closing),
+    ):
+        alone = weight[at[alive], index[alive]]
+        own[alive] += torch.special.xlogy(alone + outside, alone + outside) - torch.special.xlogy(alone, alone)
+        coded[alive] += outside * spread[run].log()
+    result = (own - coded) / whole.clamp(min=1.0) + (kept.clamp(min=1.0) / whole.clamp(min=1.0)).log()
+    half = (weight > 0).sum(1)[at] / 2
+    told = (count > 0) & (count >= half.clamp(max=float(levels)))
+    return torch.where(told, result.where(result > _NOTHING, 0.0), float("inf")).reshape(channels, candidates)

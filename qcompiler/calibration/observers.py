@@ -16,13 +16,14 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from qcompiler.calibration.estimators import check_percent, entropy, mse, percentile, sqnr
+from qcompiler.calibration.estimators import check_percent, cross_entropy, entropy, mse, percentile, sqnr
 from qcompiler.calibration.histogram import DEFAULT_BINS, Histogram, check_bins
 from qcompiler.errors import CalibrationError, InputError
 from qcompiler.quant.spec import QuantSpec
 
 __all__ = [
     "OBSERVERS",
+    "CrossEntropyObserver",
     "EntropyObserver",
     "HistogramObserver",
     "MSEObserver",
@@ -31,6 +32,7 @@ __all__ = [
     "Observer",
     "PercentileObserver",
     "SQNRObserver",
+    "check_single_values",
     "make_observer",
     "options_of",
 ]
@@ -334,6 +336,70 @@ class EntropyObserver(HistogramObserver):
         return entropy(_as_histogram(state), self.spec)
 
 
+@dataclass(eq=False)
+class CrossEntropyObserver(Observer):
+    """The range of logits that changes their probabilities least; see `estimators.cross_entropy`.
+
+    Of all rows, one per sample and position, those `rows` different ones with the lowest hashes are kept, each with the
+    number of times that it occurred, and the extremes of all. **Merging is exact**: the hash is that of a row's values
+    alone, so that a row among the lowest of the whole is among the lowest of every part that holds it, with all its
+    occurrences there; numbers of occurrences add up. Rows of one hash, which are one row but for accidents of 64 bits,
+    join by the smaller values, in whatever order they come.
+
+    Args:
+        spec: The grid.
+        rows: Most rows that are kept, at least 1. Memory: that many times the classes, in float32.
+        class_axis: Axis of the classes; a row runs along it.
+
+    Raises:
+        InputError: `rows` is below 1, or there is a channel axis: softmax is over all classes, on one grid.
+    """
+
+    spec: QuantSpec = field(kw_only=True)
+    rows: int = 4096
+    class_axis: int = 1
+
+    def __post_init__(self) -> None:
+        if self.rows < 1:
+            raise InputError(f"rows={self.rows}", expected="at least 1")
+        if self.axis is not None:
+            raise InputError(
+                f"a range per index of axis {self.axis} by cross-entropy for '{self.name}'",
+                expected="one range for all classes",
+                fix="Use 'mse', which looks at each channel alone",
+            )
+
+    def _rows(self, x: Tensor, index: int | None) -> Tensor:
+        """Classes last, the rest flattened: float32 [R, classes]."""
+        if not -x.dim() <= self.class_axis < x.dim():
+            raise InputError(
+                f"'{self.name}' of shape {list(x.shape)} for a range by cross-entropy",
+                expected=f"logits, with the classes on axis {self.class_axis}",
+            )
+        classes = x.shape[self.class_axis]
+        rows = super()._rows(x.movedim(self.class_axis, -1), index)
+        return rows.reshape(-1, classes) if rows.numel() else rows
+
+    def _summarize(self, rows: Tensor, _index: int | None, /) -> State:
+        rows = rows + 0.0  # one zero, whose bits are hashed
+        low, high = _extremes(rows.reshape(1, -1))
+        once = torch.ones(len(rows), dtype=torch.int64, device=rows.device)
+        return {"low": low, "high": high, **_lowest(_hash(rows), once, rows, self.rows)}
+
+    def _combine(self, a: State, b: State, /) -> State:
+        before, after = a["rows"].shape[1], b["rows"].shape[1]
+        if before != after:
+            raise CalibrationError(
+                f"'{self.name}' had {before} classes and now has {after}", expected="the same number in every batch"
+            )
+        hashes, weights, rows = (torch.cat([a[key], b[key]]) for key in ("hashes", "weights", "rows"))
+        low, high = torch.minimum(a["low"], b["low"]), torch.maximum(a["high"], b["high"])
+        return {"low": low, "high": high, **_lowest(hashes, weights, rows, self.rows)}
+
+    def _estimate(self, state: State, /) -> tuple[Tensor, Tensor]:
+        return cross_entropy(state["rows"], state["weights"], state["low"], state["high"], self.spec)
+
+
 OBSERVERS: dict[str, type[Observer]] = {
     "min_max": MinMaxObserver,
     "moving_average": MovingAverageObserver,
@@ -341,8 +407,23 @@ OBSERVERS: dict[str, type[Observer]] = {
     "mse": MSEObserver,
     "sqnr": SQNRObserver,
     "entropy": EntropyObserver,
+    "cross_entropy": CrossEntropyObserver,
 }
 """Name of a range-setting method -> what observes for it. A new method is a new entry; its fields are its options."""
+
+
+def check_single_values(method: str) -> None:
+    """Refuse a method that knows nothing but logits, where any tensor may come.
+
+    Raises:
+        InputError: The method is `cross_entropy`.
+    """
+    if OBSERVERS.get(method) is CrossEntropyObserver:
+        raise InputError(
+            f"method='{method}' for all tensors",
+            expected="a method that looks at single values: cross-entropy is that of logits, in rows",
+            fix=f"Give calibrate-activations the option logits={method}",
+        )
 
 
 def options_of(method: str) -> tuple[str, ...]:
@@ -423,6 +504,39 @@ def _options(observer: Observer) -> tuple[object, ...]:
 def _extremes(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Minimum and maximum of each row, on the CPU. A zero is +0.0: which one wins otherwise depends on the order."""
     return rows.amin(1).cpu() + 0.0, rows.amax(1).cpu() + 0.0
+
+
+def _lowest(hashes: Tensor, weights: Tensor, rows: Tensor, count: int) -> State:
+    """The `count` lowest hashes, each once and in order, with their weights and rows; on the CPU."""
+    lowest, place = torch.unique(hashes, return_inverse=True)
+    kept = place < count
+    lowest, place, rows = lowest[:count], place[kept], rows[kept]
+    total = torch.zeros_like(lowest).index_add_(0, place, weights[kept])
+    places = place.unsqueeze(1).expand_as(rows)
+    joined = rows.new_empty(len(lowest), rows.shape[1]).scatter_reduce(0, places, rows, "amin", include_self=False)
+    return {"hashes": lowest.cpu(), "weights": total.cpu(), "rows": joined.cpu()}
+
+
+def _hash(rows: Tensor) -> Tensor:
+    """64 bits of each row of float32 [R, C], the same on every machine: of the values and of their places."""
+    places = _mixed(torch.arange(1, rows.shape[1] + 1, device=rows.device))
+    size = max(1, _HASHED // rows.shape[1])
+    parts = [_mixed(part.view(torch.int32).to(torch.int64) ^ places).sum(1) for part in rows.contiguous().split(size)]
+    return _mixed(torch.cat(parts))
+
+
+_HASHED = 1 << 20
+"""Elements hashed at a time: bounds the memory whatever the batch."""
+
+
+def _mixed(x: Tensor) -> Tensor:
+    """A permutation of the 64-bit integers without visible order; products and sums wrap around.
+
+    Source: Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators" (OOPSLA), variant 13.
+    """
+    x = (x ^ ((x >> 30) & ((1 << 34) - 1))) * (0xBF58476D1CE4E5B9 - (1 << 64))
+    x = (x ^ ((x >> 27) & ((1 << 37) - 1))) * (0x94D049BB133111EB - (1 << 64))
+    return x ^ ((x >> 31) & ((1 << 33) - 1))
 
 
 def _as_state(histogram: Histogram) -> State:

@@ -31,6 +31,11 @@ def _infer_fake_quantize(types: Sequence[TensorType], attributes: Attributes) ->
     spec, rank = attributes["spec"], types[0].rank
     if not isinstance(spec, QuantSpec):
         raise GraphError(f"the specification is {spec!r}", expected="a QuantSpec")
+    if spec.block is not None:
+        raise GraphError(
+            f"a quantizer {spec} of {types[0]}",
+            expected="one scale per tensor or per index of an axis: no integer operator sums block by block",
+        )
     if spec.axis is not None and not -rank <= spec.axis < rank:
         raise GraphError(f"a quantizer {spec} of {types[0]}", expected=f"an axis from {-rank} to {rank - 1}")
     code_limits(attributes, spec.qmin, spec.qmax)

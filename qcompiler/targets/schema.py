@@ -5,6 +5,7 @@ A descriptor is TOML, schema `qcompiler.hw/1`. All models are frozen and closed:
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -14,6 +15,12 @@ from qcompiler.quant.rounding import Rounding
 from qcompiler.quant.spec import ScaleKind
 
 SCHEMA = "qcompiler.hw/1"
+
+BLOCKS = (
+    "weights with a scale per block are refused: each block needs a sum of its own, rescaled before it joins the "
+    "others, which no integer operator here does. Use granularity per_tensor or per_channel"
+)
+"""Why there is no grid of blocks in a target."""
 
 OpKind = Literal["mac", "elementwise", "average", "normalization", "table", "movement"]
 
@@ -44,6 +51,19 @@ class NumberType(_Model):
     """Leave out the lowest code, so that the grid is symmetric about zero."""
     granularity: Literal["per_tensor", "per_channel"] = "per_tensor"
     scale: ScaleKind = ScaleKind.FLOAT
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_blocks(cls, data: object) -> object:
+        if isinstance(data, dict) and ("block" in data or data.get("granularity") in ("per_block", "per_group")):
+            raise ValueError(BLOCKS)
+        return data
+
+    @model_validator(mode="after")
+    def _describes_a_grid(self) -> NumberType:
+        if self.narrow and not self.signed:
+            raise ValueError("narrow is for signed codes, of which it drops the lowest")
+        return self
 
 
 class Defaults(_Model):
@@ -83,6 +103,17 @@ class FixedGrid(_Model):
     zero_point: int
     bits: Annotated[int, Field(ge=2, le=16)] = 8
     """Width of the results that it is for; of others the grid is found by calibration."""
+
+    def misfit(self, number: NumberType) -> str:
+        """Why results of `number` cannot be on this grid; empty where they can."""
+        low, high = _limits(number.model_copy(update={"bits": self.bits}))
+        if not low <= self.zero_point <= high:
+            return f"zero_point is outside of {low} to {high}"
+        if number.symmetric and self.zero_point:
+            return f"zero_point is {self.zero_point} where the grid of activations is symmetric"
+        if number.scale is ScaleKind.POW2 and math.frexp(self.scale)[0] != 0.5:
+            return f"scale is {self.scale}, which is no power of two as those of activations are"
+        return ""
 
 
 class OpRule(_Model):
@@ -165,6 +196,8 @@ class Descriptor(_Model):
         activation = self.dtypes[self.defaults.activation]
         if not weight.symmetric:
             raise ValueError("weights must be symmetric: a weight zero point costs a sum over the input per output")
+        if not weight.signed:
+            raise ValueError("weights must be signed: a symmetric grid of unsigned codes holds no negative weight")
         if activation.granularity == "per_channel":
             raise ValueError("activations per channel are refused: their scale cannot leave the sum over channels")
         seen: set[str] = set()
@@ -174,9 +207,9 @@ class Descriptor(_Model):
                     raise ValueError(f"two rules are for the op {name!r}")
                 seen.add(name)
             if rule.out_fixed is not None:
-                low, high = _limits(activation.model_copy(update={"bits": rule.out_fixed.bits}))
-                if not low <= rule.out_fixed.zero_point <= high:
-                    raise ValueError(f"out_fixed of {rule.names[0]}: zero_point is outside of {low} to {high}")
+                reason = rule.out_fixed.misfit(activation)
+                if reason:
+                    raise ValueError(f"out_fixed of {rule.names[0]}: {reason}")
         named = [name for group in self.supergroup for step in group.steps for name in step]
         named += [name for tie in self.tie for name in tie.ops]
         for name in named:

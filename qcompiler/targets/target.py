@@ -14,7 +14,17 @@ from qcompiler.errors import TargetError
 from qcompiler.quant.arithmetic import Arithmetic
 from qcompiler.quant.requant import RequantMode
 from qcompiler.quant.spec import QuantSpec
-from qcompiler.targets.schema import Descriptor, Layout, NumberType, Onnx, OpRule, Tie, Verification
+from qcompiler.targets.schema import (
+    BLOCKS,
+    Descriptor,
+    FixedGrid,
+    Layout,
+    NumberType,
+    Onnx,
+    OpRule,
+    Tie,
+    Verification,
+)
 
 
 @dataclass(frozen=True)
@@ -125,11 +135,13 @@ class Target:
         """A target that differs in some fields.
 
         Args:
-            changes: Any of weight_bits, activation_bits, per_channel, symmetric_activations, requantize, layout,
-                fallback.
+            changes: Any of weight_bits, activation_bits, per_channel, symmetric_activations, signed_activations,
+                power_of_two (scales of weights and activations), requantize, layout, fallback.
 
         Returns:
-            A target whose name lists the changes, such as `int8_dsp[weight_bits=4]`.
+            A target whose name lists the changes, such as `int8_dsp[weight_bits=4]`. A grid that the target fixes for
+            a result keeps its real numbers where codes become signed or unsigned; where it is no grid of the new kind,
+            it is found by calibration.
 
         Raises:
             TargetError: An unknown keyword, or a value that the target cannot have.
@@ -147,6 +159,12 @@ class Target:
                     weight["granularity"] = "per_channel" if value else "per_tensor"
                 case "symmetric_activations", bool():
                     activation["symmetric"] = value
+                case "signed_activations", bool():
+                    _move_fixed_grids(data, int(activation["signed"]) - int(value))
+                    activation["signed"] = value
+                    activation["narrow"] = activation["narrow"] and value
+                case "power_of_two", bool():
+                    weight["scale"] = activation["scale"] = "pow2" if value else "float"
                 case "requantize", str():
                     if value not in set(RequantMode):
                         raise TargetError(
@@ -159,6 +177,7 @@ class Target:
                     data["layout"]["activations"] = value
                 case _:
                     raise _bad_override(key, value)
+        _drop_fixed_grids(data, activation)
         text = ", ".join(f"{key}={value}" for key, value in changes.items())
         data["target"]["name"] = (
             f"{self.name.removesuffix(']')}, {text}]" if "[" in self.name else f"{self.name}[{text}]"
@@ -205,15 +224,34 @@ _OVERRIDES = {
     "activation_bits": "a number of bits",
     "per_channel": "True or False",
     "symmetric_activations": "True or False",
+    "signed_activations": "True or False",
+    "power_of_two": "True or False",
     "requantize": "one of " + ", ".join(RequantMode),
     "layout": "NHWC or NCHW",
     "fallback": "refuse or float",
 }
 
 
+def _move_fixed_grids(data: dict[str, Any], direction: int) -> None:
+    """Shift the codes of fixed grids by half of their number: 1 as they become unsigned, -1 as they become signed."""
+    for rule in data["op"]:
+        if rule["out_fixed"] is not None:
+            rule["out_fixed"]["zero_point"] += direction * 2 ** (rule["out_fixed"]["bits"] - 1)
+
+
+def _drop_fixed_grids(data: dict[str, Any], activation: dict[str, Any]) -> None:
+    """Leave to calibration what is no grid of the activations any more."""
+    number = NumberType.model_validate(activation)
+    for rule in data["op"]:
+        if rule["out_fixed"] is not None and FixedGrid.model_validate(rule["out_fixed"]).misfit(number):
+            rule["out_fixed"] = None
+
+
 def _bad_override(key: str, value: object) -> TargetError:
     if key in _OVERRIDES:
         return TargetError(f"{key} is {value!r}", where="Target.override", expected=_OVERRIDES[key])
+    if key == "block":
+        return TargetError(BLOCKS, where="Target.override")
     near = difflib.get_close_matches(key, _OVERRIDES, n=1)
     return TargetError(
         f"there is no override {key!r}",

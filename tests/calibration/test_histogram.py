@@ -150,8 +150,9 @@ def test_the_divergence_is_that_of_the_definition() -> None:
     """Against plain loops, on one candidate after another."""
     generator = torch.Generator().manual_seed(5)
     points = torch.randn(1, 1, 40, generator=generator, dtype=torch.float64).sort(2).values
-    weights = torch.randint(0, 5, (1, 1, 40), generator=generator).to(torch.float64)
-    for limit, step in ((0.5, 0.25), (1.0, 0.5), (2.0, 0.1)):
+    weights = torch.randint(1, 5, (1, 1, 40), generator=generator).to(torch.float64)
+    points[..., 33:] = weights[..., 33:] = 0.0  # what a channel with fewer points than others ends with
+    for limit, step in ((0.5, 0.25), (1.0, 0.5), (2.0, 0.1), (0.1, 0.1), (3.0, 4.0)):
         codes = torch.round(points / step)
         limited = codes.clamp(-limit / step, limit / step)
         found = float(_divergence(points, limited * step, weights, limited != codes))

@@ -40,8 +40,12 @@ def same(a: Observer, b: Observer) -> bool:
     return a.state().keys() == b.state().keys() and all(torch.equal(x, b.state()[k]) for k, x in a.state().items())
 
 
-@given(st.sampled_from(list(OBSERVERS)), st.sampled_from([None, 1]), st.permutations(range(5)), st.integers(1, 4))
-def test_order_and_grouping_do_not_matter(method: str, axis: int | None, order: list[int], cut: int) -> None:
+KINDS = [(method, axis) for method in OBSERVERS for axis in (None, 1) if (method, axis) != ("cross_entropy", 1)]
+
+
+@given(st.sampled_from(KINDS), st.permutations(range(5)), st.integers(1, 4))
+def test_order_and_grouping_do_not_matter(kind: tuple[str, int | None], order: list[int], cut: int) -> None:
+    method, axis = kind
     data = batches(1)
     whole = seen(make_observer(method, SPEC, "x", axis), list(enumerate(data)))
     first = seen(make_observer(method, SPEC, "x", axis), [(i, data[i]) for i in order[:cut]])
@@ -69,7 +73,7 @@ save_file(observer.state(), sys.argv[3])
 """
 
 
-@pytest.mark.parametrize("method", ["percentile", "moving_average"])
+@pytest.mark.parametrize("method", ["percentile", "moving_average", "cross_entropy"])
 def test_two_processes_find_what_one_finds(method: str, tmp_path: Path) -> None:
     data = batches(3)
     whole = seen(make_observer(method, SPEC, "x"), list(enumerate(data)))

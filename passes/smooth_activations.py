@@ -1,0 +1,196 @@
+"""Move the difficulty of quantization from activations with outlier channels to the weights that read them.
+
+    layer_norm: g, b ──► B: W        becomes        g / s, b / s ──► B: W * s
+
+with one s > 0 per channel, so that the model computes what it did. Activations have one scale for all channels: a few
+channels of a transformer, a hundred times as large as the rest, leave the rest a handful of codes, while weights have
+codes to spare. For channel j with max|X[j]| on the calibration data and max|W[:, j]| over all that reads it,
+
+    s_j = max|X[j]|^alpha / max|W[:, j]|^(1 - alpha)
+
+alpha = 1 makes all channels of the activation alike, alpha = 0 those of the weights; at 1/2 each channel of both has
+the range sqrt(max|X[j]| max|W[:, j]|) afterwards. This is the sibling of cross-layer equalization, which balances a
+weight against the next one instead of an activation against its readers.
+
+1 / s goes into whatever makes the channels: a layer (a batch norm with nothing to fold into is one), the weight and
+bias of a layer norm, the constant of a product. Of a chain of groups the last comes first: what a group sees of its
+readers is then what stays, but for its own factors.
+
+Source: Xiao et al. 2023, arXiv:2211.10438, section 4, equations 3 and 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, cast
+
+import torch
+from torch import Tensor
+
+from qcompiler.calibration.observers import MinMaxObserver, Observer
+from qcompiler.calibration.runner import observe
+from qcompiler.errors import InputError, PassError
+from qcompiler.ir.graph import Graph, Node, Value
+from qcompiler.ir.rewrite import Rewriter
+from qcompiler.ops.quantizers import is_leaf, leaf_tensor
+from qcompiler.passes.base import Pass, PassContext
+from qcompiler.passes.equalization import (
+    FOREIGN,
+    Consumer,
+    Group,
+    by_channels,
+    channel_axis,
+    constant_factor,
+    forget_ranges,
+    groups,
+    is_layer,
+    leaf_of,
+    scale_layer,
+)
+from qcompiler.validation.contracts import THRESHOLDS, Contract
+
+Magnitudes = dict[Value, Tensor]
+"""Of values that layers read: the largest absolute value of each channel, float64 [C]."""
+
+
+@dataclass(frozen=True)
+class SmoothActivations(Pass):
+    """Balance activations against the weights that read them, on CANONICAL and on QUANTIZED graphs alike.
+
+    Made for transformers, and for targets with a weight scale per channel: where a convolution makes the channels and
+    its weight has one scale, its channels are no longer what equalization made of them.
+
+    Refuses, by node and reason: what leads to an output, to an addition or anything else that does not commute with a
+    factor per channel, or to a layer that shares its weight; products with a constant that has no channels.
+
+    On a QUANTIZED graph the quantizers on the way lose their ranges, which are no longer those of what they quantize.
+
+    Args:
+        alpha: How much of the range of activations goes to the weights, 0 to 1.
+
+    Raises:
+        InputError: `alpha` is out of range.
+        PassError: There is no calibration data.
+    """
+
+    name: ClassVar[str] = "smooth-activations"
+    requires: ClassVar[frozenset[str]] = frozenset({"batch-norm-folded"})
+    invalidates: ClassVar[frozenset[str]] = frozenset({"weight-ranges", "activation-ranges"})
+    alpha: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.alpha <= 1.0:
+            raise InputError(f"alpha={self.alpha}", expected="a number from 0 to 1")
+
+    @property
+    def contract(self) -> Contract:
+        """Factors round once, and sums of rescaled products otherwise than before."""
+        return THRESHOLDS[self.name]
+
+    def prepare(self, graph: Graph, context: PassContext) -> bool:
+        """Forget the ranges of quantizers whose numbers are about to change."""
+        return forget_ranges(groups(graph, may_produce=_has_factors), context.rewriter(graph), weights=True)
+
+    def run(self, graph: Graph, context: PassContext) -> None:
+        """See the module text."""
+        if context.calibration is None:
+            raise PassError("there is no data that tells how large activations are", fix="Give calibration_data.")
+        rewriter = context.rewriter(graph)
+        found = list(_found(graph, rewriter))
+        magnitudes = _observed(graph, context, context.calibration, found)
+        before = _spread(magnitudes)
+        for group in reversed(found):
+            s = self._factors(group, magnitudes)
+            _divide(group.producer, s, rewriter)
+            smoothed: Magnitudes = {}
+            for consumer in group.consumers:
+                value, factor = consumer.node.inputs[0], _factor(consumer, s)
+                scale_layer(consumer.node, rewriter, inputs=factor)
+                smoothed[value] = magnitudes[value] / factor
+            magnitudes.update(smoothed)
+            names = ", ".join(consumer.node.name for consumer in group.consumers)
+            rewriter.note(
+                group.producer, f"its channels are divided by {float(s.min()):.4g} to {float(s.max()):.4g} for {names}"
+            )
+        context.record.metrics.update(groups=len(found), spread_before=before, spread_after=_spread(magnitudes))
+
+    def _factors(self, group: Group, magnitudes: Magnitudes) -> Tensor:
+        """s of the module text, float64; 1 where a channel is always zero or nothing reads it."""
+        producer = group.producer
+        count = cast("int", producer.output.type.shape[channel_axis(producer)])
+        x, w = (torch.zeros(count, dtype=torch.float64) for _ in range(2))
+        for consumer in group.consumers:
+            own = consumer.channels != FOREIGN
+            channels = consumer.channels[own]
+            x = x.scatter_reduce(0, channels, magnitudes[consumer.node.inputs[0]][own], "amax")
+            w = w.scatter_reduce(0, channels, _column_ranges(consumer)[own], "amax")
+        s = x**self.alpha / w ** (1.0 - self.alpha)
+        return torch.where((x > 0) & (w > 0), s, 1.0)
+
+
+def _has_factors(node: Node) -> bool:
+    """Whether a factor per channel of the result can go into parameters of `node`."""
+    if node.op == "layer_norm":
+        return all(is_leaf(leaf_of(value)) for value in node.inputs[1:])
+    return constant_factor(node) is not None if node.op == "mul" else is_layer(node)
+
+
+def _axes(group: Group) -> dict[Value, set[int]]:
+    """Along which axes the values that the group's layers read are read."""
+    axes: dict[Value, set[int]] = {}
+    for consumer in group.consumers:
+        value = consumer.node.inputs[0]
+        axes.setdefault(value, set()).add(value.type.rank - 1 if consumer.node.op == "linear" else 1)
+    return axes
+
+
+def _found(graph: Graph, rewriter: Rewriter) -> Iterator[Group]:
+    for group in groups(graph, rewriter.refuse, may_produce=_has_factors):
+        if all(len(axes) == 1 for axes in _axes(group).values()):
+            yield group
+        else:
+            rewriter.refuse(group.producer, "its only channel is read along several axes")
+
+
+def _observed(
+    graph: Graph, context: PassContext, batches: Iterable[list[Tensor]], found: Sequence[Group]
+) -> Magnitudes:
+    observers: dict[Value, Observer] = {
+        value: MinMaxObserver(value.name, axis) for group in found for value, (axis,) in _axes(group).items()
+    }
+    if observers:
+        _, observers = observe(graph, batches, observers, context.processes, context.progress)
+    ranges = {value: observer.range() for value, observer in observers.items()}
+    return {value: torch.maximum(-low, high).to(torch.float64) for value, (low, high) in ranges.items()}
+
+
+def _column_ranges(consumer: Consumer) -> Tensor:
+    """max|W| of each input channel, float64."""
+    weight = by_channels(consumer.node, leaf_tensor(leaf_of(consumer.node.inputs[1])))
+    return weight.abs().amax((1, 3)).reshape(-1).to(torch.float64)
+
+
+def _factor(consumer: Consumer, s: Tensor) -> Tensor:
+    """What the input channels of a consumer are multiplied by; 1 where they come from elsewhere."""
+    return torch.where(consumer.channels == FOREIGN, 1.0, s[consumer.channels.clamp(min=0)])
+
+
+def _divide(producer: Node, s: Tensor, rewriter: Rewriter) -> None:
+    """Divide the channels that `producer` gives."""
+    if is_layer(producer):
+        scale_layer(producer, rewriter, outputs=1.0 / s)
+        return
+    factor = constant_factor(producer)
+    for value in producer.inputs[1:] if factor is None else [factor]:
+        leaf = leaf_of(value)
+        tensor = leaf_tensor(leaf)
+        # Of a layer norm the channels are the last axis; of a constant the only one that is longer than 1.
+        shape = (-1,) if factor is None else [1 if size == 1 else -1 for size in tensor.shape]
+        rewriter.write_tensor(leaf, (tensor.to(torch.float64) / s.reshape(shape)).to(tensor.dtype))
+
+
+def _spread(magnitudes: Magnitudes) -> float:
+    """The largest ratio, over the activations, of the widest channel to the middle one."""
+    alive = [item[item > 0] for item in magnitudes.values()]
+    return max((float(item.max() / item.median()) for item in alive if item.numel()), default=1.0)
