@@ -24,7 +24,7 @@ from qcompiler.ir.graph import Node
 from qcompiler.ir.interpret import evaluate_node
 from qcompiler.ir.registry import Trait
 from qcompiler.ops import UNARY
-from qcompiler.ops.quantizers import leaf_tensor
+from qcompiler.ops.quantizers import channel_bounds, leaf_tensor
 from qcompiler.passes.base import only_user
 from qcompiler.passes.equalization import leaf_of
 from qcompiler.passes.two_models import LayerInputs
@@ -62,6 +62,9 @@ class Descent:
 def activation_behind(node: Node) -> Callable[[Tensor], Tensor]:
     """The activation that alone reads the layer; identity where there is none."""
     reader = only_user(node)
+    if reader is not None and reader.op == "clamp_channels":
+        limits = channel_bounds(reader)
+        return lambda x: evaluate_node(reader, [x, *limits])[0]
     if reader is None or len(reader.inputs) != 1:
         return lambda x: x
     if not reader.definition.has(Trait.ACTIVATION) and reader.op not in UNARY:

@@ -79,7 +79,7 @@ def quantization_passes(effort: str = "default", *, per_channel: bool = False) -
 
     Args:
         effort: See `qcompiler.compile`.
-        per_channel: Whether weights have a scale per channel, which makes the free run of ReLU6 needless.
+        per_channel: Whether weights have a scale per channel, which makes equalization needless.
     """
     front, placement = structural_passes()
     equalized = () if per_channel else (ReplaceRelu6(), CrossLayerEqualization())

@@ -61,9 +61,16 @@ class Target:
             overflow=d.accumulator.overflow,
         )
 
+    @property
+    def per_channel_clamp(self) -> bool:
+        """Whether an activation may clamp each channel between limits of its own."""
+        return self.supports("clamp_channels")
+
     def op_rule(self, op: str) -> OpRule | None:
         """The rule for an op, None when the integer core does not have it."""
-        return next((rule for rule in self.descriptor.op if op in rule.names), None)
+        if op == "clamp_channels" and not self.descriptor.requantize.per_channel_clamp:
+            return None
+        return next((rule for rule in self.descriptor.op if _named(op) in rule.names), None)
 
     def supports(self, op: str) -> bool:
         """Whether the integer core computes `op`."""
@@ -73,7 +80,7 @@ class Target:
         """Whether `follower` belongs to the same supergroup right behind `op`."""
         for group in self.descriptor.supergroup:
             for step, following in zip(group.steps, group.steps[1:], strict=False):
-                if op in step and follower in following:
+                if _named(op) in step and _named(follower) in following:
                     return True
         return False
 
@@ -125,8 +132,8 @@ class Target:
         """A target that differs in some fields.
 
         Args:
-            changes: Any of weight_bits, activation_bits, per_channel, symmetric_activations, requantize, layout,
-                fallback.
+            changes: Any of weight_bits, activation_bits, per_channel, symmetric_activations, requantize,
+                per_channel_clamp, layout, fallback.
 
         Returns:
             A target whose name lists the changes, such as `int8_dsp[weight_bits=4]`.
@@ -153,6 +160,8 @@ class Target:
                             f"the requantization mode is {value!r}", expected="one of " + ", ".join(RequantMode)
                         )
                     data["requantize"]["mode"] = value
+                case "per_channel_clamp", bool():
+                    data["requantize"]["per_channel_clamp"] = value
                 case "fallback", "refuse" | "float":
                     data["partition"]["fallback"] = value
                 case "layout", "NHWC" | "NCHW":
@@ -200,12 +209,18 @@ class Target:
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
 
+def _named(op: str) -> str:
+    """The op whose rules and supergroups are those of `op`."""
+    return "clamp" if op == "clamp_channels" else op
+
+
 _OVERRIDES = {
     "weight_bits": "a number of bits",
     "activation_bits": "a number of bits",
     "per_channel": "True or False",
     "symmetric_activations": "True or False",
     "requantize": "one of " + ", ".join(RequantMode),
+    "per_channel_clamp": "True or False",
     "layout": "NHWC or NCHW",
     "fallback": "refuse or float",
 }
