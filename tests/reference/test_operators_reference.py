@@ -133,7 +133,7 @@ def test_clamp_of_codes(dtype: DType, axis: int) -> None:
     make = Maker(axis)
     x = make.input((2, 3, 4, 5), dtype)
     low, high = dtype.limits
-    codes = [sorted(make.random.randint(low, high) for _ in range(2)) for _ in range(x.type.shape[axis])]  # type: ignore[arg-type]  # sizes are numbers here
+    codes = [sorted(make.random.randint(low, high) for _ in range(2)) for _ in range(x.type.shape[axis])]
     limits: dict[str, Attribute] = {"qmin": tuple(a for a, _ in codes), "qmax": tuple(b for _, b in codes)}
     make.requantized("int_clamp", [x], {"axis": axis, **limits}, dtype, like=x)
     make.check()
