@@ -32,7 +32,7 @@ from benchmarks.rendered import CLASSES, SPLITS, Scenes, render, split
 from qcompiler.frontends import capture
 from qcompiler.ir.graph import Graph, Node
 from qcompiler.ir.interpret import evaluate_node
-from qcompiler.ops.quantizers import grid, leaf_tensor
+from qcompiler.ops.quantizers import channel_axis, grid, leaf_tensor
 from qcompiler.passes import PassContext, PassManager
 from qcompiler.passes.adaround import AdaRound
 from qcompiler.passes.adaround_activation import activation_behind
@@ -101,19 +101,29 @@ def quantized(model: nn.Module) -> tuple[Graph, PassContext]:
     return module.main, PassContext(target, calibration=batches)
 
 
-def error(node: Node, inputs: LayerInputs, weight: Tensor, shift: Tensor | None) -> tuple[float, float]:
-    """On the held-out batches: without and with the activation."""
-    activation = activation_behind(node) or torch.clone
+def errors(node: Node, inputs: LayerInputs, weight: Tensor, shift: Tensor | None) -> Tensor:
+    """Squared error of each held-out image, without and with the activation: float64 [2, images]."""
+    activation, axis = activation_behind(node) or (lambda x, axis: x), channel_axis(node)
     bias = [leaf_tensor(leaf_of(value)) for value in node.inputs[2:]]
     ours = [bias[0] + shift.to(bias[0].dtype)] if shift is not None else bias
-    total = [0.0, 0.0]
+    found = []
     for index in range(TRAINED_ON, TRAINED_ON + HELD_OUT):
         pair = inputs.batch(index)
-        real = evaluate_node(node, [pair.real, inputs.parameters().real, *bias])[0]
-        found = evaluate_node(node, [pair.quantized, weight, *ours])[0]
-        total[0] += float((found - real).square().sum(dtype=torch.float64))
-        total[1] += float((activation(found) - activation(real)).square().sum(dtype=torch.float64))
-    return total[0], total[1]
+        pairs = [
+            evaluate_node(node, [pair.real, inputs.parameters().real, *bias])[0],
+            evaluate_node(node, [pair.quantized, weight, *ours])[0],
+        ]
+        behind = [activation(x, axis) for x in pairs]
+        found.append(torch.stack([(b - a).double().square().flatten(1).sum(1) for a, b in (pairs, behind)]))
+    return torch.cat(found, 1)
+
+
+def compared(ours: Tensor, theirs: Tensor) -> list[float]:
+    """The quotient of the errors, and half its 95 % confidence interval: the images are a sample."""
+    quotient = float(ours.sum() / theirs.sum())
+    # Delta method for a ratio of means over the same images.
+    spread = float((ours - quotient * theirs).std() * len(ours) ** 0.5 / theirs.sum())
+    return [quotient, 1.96 * spread]
 
 
 def measure(name: str, chosen: Sequence[str] | None, steps: int, cells: Json, path: Path) -> Iterator[Json]:
@@ -139,13 +149,15 @@ def measure(name: str, chosen: Sequence[str] | None, steps: int, cells: Json, pa
                 params, spec = grid(cast("Node", node.inputs[1].producer))
                 scale = along_axis(params.scale, weight.dim(), params.axis)
                 nearest = (weight / scale).round().clamp(spec.qmin, spec.qmax) * scale
+                parts = [errors(node, inputs, nearest, None)]
+                parts.append(errors(node, inputs, by_moments["weight"], by_moments.get("shift")))
+                parts.append(errors(node, inputs, by_descent["weight"], None))
                 cells[key] = {
                     "shape": list(weight.shape),
                     "seconds": [seconds, time.perf_counter() - begun],
-                    "nearest": error(node, inputs, nearest, None),
-                    "gram": error(node, inputs, by_moments["weight"], by_moments.get("shift")),
-                    "gram without shift": error(node, inputs, by_moments["weight"], None),
-                    "sgd": error(node, inputs, by_descent["weight"], None),
+                    "gram over nearest": [compared(parts[1][i], parts[0][i])[0] for i in range(2)],
+                    "sgd over nearest": [compared(parts[2][i], parts[0][i])[0] for i in range(2)],
+                    "gram over sgd": [compared(parts[1][i], parts[2][i]) for i in range(2)],
                 }
                 path.write_text(json.dumps(cells, indent=1) + "\n", encoding="utf-8")
             rows.append({"network": name, "layer": module, "steps": steps, **cells[key]})
@@ -163,12 +175,13 @@ def measure(name: str, chosen: Sequence[str] | None, steps: int, cells: Json, pa
 
 def line(row: Json) -> str:
     """For the terminal."""
-    gram, sgd, nearest = (row[key] for key in ("gram", "sgd", "nearest"))
-    ratios = [f"{gram[i] / nearest[i]:.3f} / {sgd[i] / nearest[i]:.3f} = {gram[i] / sgd[i]:.3f}" for i in range(2)]
-    return (
-        f"{row['network']:<13}{row['layer']:<24}{row['shape']!s:<20} without {ratios[0]}  with {ratios[1]}  "
-        f"{row['seconds'][0]:.2f} s / {row['seconds'][1]:.1f} s"
-    )
+    parts = []
+    for index, name in enumerate(("without", "with")):
+        quotient, half = row["gram over sgd"][index]
+        each = f"{row['gram over nearest'][index]:.3f} / {row['sgd over nearest'][index]:.3f}"
+        parts.append(f"{name} {each} = {quotient:.3f} ± {half:.3f}")
+    seconds = "{:.2f} s / {:.1f} s".format(*row["seconds"])
+    return f"{row['network']:<13}{row['layer']:<24}{row['shape']!s:<20}{'  '.join(parts)}  {seconds}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,7 +9,9 @@ channel is
     max(0, mean - sigmas * std)   from the batch norm that was folded into A: below 99.865 % of a normal distribution
     max(0, smallest value seen)   from calibration data: below all of it
 
-Without an activation in between c is the mean, or the smallest value, itself. A zero of the padding of B is c too low
+Without an activation in between c is the mean, or the smallest value, itself. A clamp to [low, high] becomes one to
+[low - c, high - c] per channel, on targets that have such; a low of 0 or more stays at least 0, as that of a ReLU, and
+c no more than high. A zero of the padding of B is c too low
 then: the border of its result changes. That is measured, and refused with `padded=False`.
 
 Source: Nagel et al. 2019, arXiv:1906.04721, section 4.1.3; Nagel et al. 2021, arXiv:2106.08295, section 3.2 (absorbing
@@ -30,10 +32,12 @@ from qcompiler.errors import InputError, PassError
 from qcompiler.ir.graph import Graph, Node
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
-from qcompiler.ops.quantizers import leaf_tensor
+from qcompiler.ops.quantizers import channel_axis, leaf_tensor
 from qcompiler.passes.base import Pass, PassContext
+from qcompiler.passes.channel_limits import CLAMPS, keeps_caps, limits_of, set_limits
 from qcompiler.passes.equalization import (
     FOREIGN,
+    Cap,
     Consumer,
     Group,
     by_channels,
@@ -83,22 +87,29 @@ class AbsorbBias(Pass):
 
     def prepare(self, graph: Graph, context: PassContext) -> bool:
         """Forget the ranges of quantizers whose numbers are about to change."""
-        return forget_ranges(groups(graph), context.rewriter(graph), weights=False)
+        return forget_ranges(groups(graph, caps=keeps_caps(context)), context.rewriter(graph), weights=False)
 
     def run(self, graph: Graph, context: PassContext) -> None:
         """See the module text."""
         rewriter = context.rewriter(graph)
-        found = [group for group in groups(graph, rewriter.refuse) if _shifts(group, rewriter, padded=self.padded)]
+        candidates = groups(graph, rewriter.refuse, caps=keeps_caps(context))
+        found = [group for group in candidates if _shifts(group, rewriter, padded=self.padded)]
         lowest = self._lowest(graph, context, found)
         channels, largest, border = 0, 0.0, 0.0
+        shifts: dict[Node, tuple[int, Tensor]] = {}
         for group in found:
             c = lowest[group.producer]
-            if any(node.op in RECTIFIERS for node in group.between):
+            for cap in group.caps:
+                c = c.minimum(_caps_of(cap, len(c)))
+            if _rectified(group):
                 c = c.clamp(min=0.0)
             if not bool((c != 0).any()):
                 continue
             _add(group.producer, -c, rewriter)
             _shift_statistics(group.producer, -c)
+            for cap in group.caps:
+                _, shift = shifts.setdefault(cap.node, (cap.axis, torch.zeros(len(cap.channels), dtype=torch.float64)))
+                shift -= torch.where(cap.channels == FOREIGN, 0.0, c[cap.channels.clamp(min=0)])
             for consumer in group.consumers:
                 moved, at_border = _through(consumer, c)
                 _add(consumer.node, moved, rewriter)
@@ -106,6 +117,8 @@ class AbsorbBias(Pass):
             channels, largest = channels + int((c != 0).sum()), max(largest, float(c.abs().max()))
             names = ", ".join(consumer.node.name for consumer in group.consumers)
             rewriter.note(group.producer, f"{int((c != 0).sum())} channels give up to {float(c.max()):.4g} to {names}")
+        for node, (axis, shift) in shifts.items():
+            _shift_limits(node, shift, axis, rewriter)
         context.record.metrics.update(channels=channels, largest=largest, border=border)
 
     def _lowest(self, graph: Graph, context: PassContext, found: list[Group]) -> dict[Node, Tensor]:
@@ -115,8 +128,7 @@ class AbsorbBias(Pass):
             statistics = group.producer.attributes.get("statistics")
             if isinstance(statistics, str):
                 mean, std = graph.module.tensors[statistics].to(torch.float64)
-                rectified = any(node.op in RECTIFIERS for node in group.between)
-                known[group.producer] = mean - self.sigmas * std if rectified else mean
+                known[group.producer] = mean - self.sigmas * std if _rectified(group) else mean
         rest = [group.producer for group in found if group.producer not in known]
         if not rest:
             return known
@@ -128,18 +140,36 @@ class AbsorbBias(Pass):
                     fix="Give calibration_data, or leave the pass out.",
                 )
             return known | {node: torch.zeros(_channels(node), dtype=torch.float64) for node in rest}
-        observers = {node: MinMaxObserver(node.name, axis=_axis(node)) for node in rest}
+        observers = {node: MinMaxObserver(node.name, axis=channel_axis(node)) for node in rest}
         shown = {node.output: observer for node, observer in observers.items()}
         _, seen = observe(graph, context.calibration, shown, context.processes, context.progress)
         return known | {node: seen[node.output].range()[0].to(torch.float64) for node in rest}
 
 
-def _axis(layer: Node) -> int:
-    return layer.output.type.rank - 1 if layer.op == "linear" else 1
+def _rectified(group: Group) -> bool:
+    """Whether nothing below zero comes through in some channel, so that a shift may only go down to it."""
+    lows = [limits_of(cap.node, len(cap.channels))[0] for cap in group.caps]
+    return any(node.op in RECTIFIERS for node in group.between) or any(bool((low >= 0).any()) for low in lows)
+
+
+def _caps_of(cap: Cap, count: int) -> Tensor:
+    """The highest value that comes through, per channel of the producer."""
+    own = cap.channels != FOREIGN
+    _, high = limits_of(cap.node, len(own))
+    least = torch.full((count,), torch.inf, dtype=torch.float64)
+    return least.scatter_reduce(0, cap.channels[own], high[own], "amin")
+
+
+def _shift_limits(node: Node, shift: Tensor, axis: int, rewriter: Rewriter) -> None:
+    """Add to the limits of a clamp; one that lets nothing below zero through goes on so."""
+    low, high = limits_of(node, len(shift))
+    moved = torch.where(low >= 0, (low + shift).clamp(min=0.0), low + shift)
+    node = set_limits(node, moved, high + shift, axis, rewriter)
+    rewriter.note(node, f"its limits move by up to {float(shift.abs().max()):.4g}")
 
 
 def _channels(layer: Node) -> int:
-    return cast("int", layer.output.type.shape[_axis(layer)])
+    return cast("int", layer.output.type.shape[channel_axis(layer)])
 
 
 def _shifts(group: Group, rewriter: Rewriter, *, padded: bool) -> bool:
@@ -148,7 +178,7 @@ def _shifts(group: Group, rewriter: Rewriter, *, padded: bool) -> bool:
     reason = next((f"{layer.name} has no bias" for layer in layers if len(layer.inputs) < 3), "")
     for node in group.between:
         averages_padding = node.op == "avg_pool2d" and any(cast("tuple[int, ...]", node.attributes["padding"]))
-        moves_it = node.definition.has(Trait.MOVEMENT) or node.op in ("fake_quantize", "mean", *RECTIFIERS)
+        moves_it = node.definition.has(Trait.MOVEMENT) or node.op in ("fake_quantize", "mean", *RECTIFIERS, *CLAMPS)
         if averages_padding or node.op == "pad" or not (moves_it or node.op.endswith(("pool2d", "resize"))):
             reason = reason or f"{node.name} on the way does not keep a shift"
     for consumer in group.consumers:

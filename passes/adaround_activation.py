@@ -26,7 +26,9 @@ from qcompiler.ir.graph import Node
 from qcompiler.ir.interpret import evaluate_node
 from qcompiler.ir.registry import Trait
 from qcompiler.ops import UNARY
+from qcompiler.ops.quantizers import channel_bounds
 from qcompiler.passes.base import only_user
+from qcompiler.quant.affine import along_axis
 from qcompiler.quant.rounding_search import Moments, round_to_data
 
 MOMENTS = 1 << 25
@@ -48,6 +50,9 @@ ROUNDS = 2
 CHUNK = 1 << 22
 """Products of two inputs that are in memory at once."""
 
+Activation = Callable[[Tensor, int], Tensor]
+"""Of a tensor with its channels along an axis."""
+
 Batch = Callable[[int], tuple[Tensor, Tensor]]
 
 
@@ -62,22 +67,28 @@ class Behind:
     """
 
     bias: Tensor
-    function: Callable[[Tensor], Tensor] | None
+    function: Activation | None
     has_bias: bool
 
     def apply(self, x: Tensor) -> Tensor:
-        """The activation."""
-        return x if self.function is None else self.function(x)
+        """The activation of [groups, S, R]."""
+        if self.function is None:
+            return x
+        wide = x.transpose(0, 1)
+        return self.function(wide.flatten(1), 1).reshape(wide.shape).transpose(0, 1)
 
 
-def activation_behind(node: Node) -> Callable[[Tensor], Tensor] | None:
+def activation_behind(node: Node) -> Activation | None:
     """The activation that alone reads a layer, if there is one."""
     reader = only_user(node)
+    if reader is not None and reader.op == "clamp_channels":
+        low, high = channel_bounds(reader)
+        return lambda x, axis: x.clamp(along_axis(low, x.dim(), axis), along_axis(high, x.dim(), axis))
     if reader is None or len(reader.inputs) != 1:
         return None
     if not reader.definition.has(Trait.ACTIVATION) and reader.op not in UNARY:
         return None
-    return lambda x: evaluate_node(reader, [x])[0]
+    return lambda x, axis: evaluate_node(reader, [x])[0]
 
 
 def samples_for(rows: Tensor, count: int) -> int:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from qcompiler.ir.graph import Node
 from qcompiler.ir.interpret import evaluate_node
-from qcompiler.ops.quantizers import leaf_tensor
+from qcompiler.ops.quantizers import channel_axis, leaf_tensor
 from qcompiler.passes.adaround_activation import activation_behind
 from qcompiler.passes.equalization import leaf_of
 from qcompiler.passes.two_models import LayerInputs
@@ -80,21 +80,21 @@ def descend(
     """
     weight = leaf_tensor(leaf_of(node.inputs[1])).to(torch.float32)
     rest = [leaf_tensor(leaf_of(value)) for value in node.inputs[2:]]
-    activation, generator = activation_behind(node) or torch.clone, torch.Generator().manual_seed(seed)
+    activation, generator = activation_behind(node) or (lambda x, axis: x), torch.Generator().manual_seed(seed)
+    channels = channel_axis(node)
     wanted_parts, quantized_parts = [], []
     for index in range(inputs.count):
         pair = inputs.anywhere(index)
-        wanted_parts.append(activation(evaluate_node(node, [pair.real, inputs.parameters().real, *rest])[0]))
+        wanted_parts.append(activation(evaluate_node(node, [pair.real, inputs.parameters().real, *rest])[0], channels))
         quantized_parts.append(pair.quantized)
     wanted, quantized = torch.cat(wanted_parts), torch.cat(quantized_parts)
-    channels = wanted.dim() - 1 if node.op == "linear" else 1
 
     below = torch.floor(weight / scale)
     fraction = weight / scale - below
     v = -torch.log((ZETA - GAMMA) / (fraction - GAMMA) - 1.0)
 
     def results(codes: Tensor, chosen: Tensor) -> Tensor:
-        return activation(evaluate_node(node, [quantized[chosen], codes.clamp(*limits) * scale, *rest])[0])
+        return activation(evaluate_node(node, [quantized[chosen], codes.clamp(*limits) * scale, *rest])[0], channels)
 
     def loss(found: Tensor, chosen: Tensor) -> Tensor:
         return (found - wanted[chosen]).square().sum(channels).mean()

@@ -9,6 +9,7 @@ avg_pool2d(x) over the whole image          ->  mean(x, axes H W, keepdim)
 conv(pad(x, zeros))                         ->  conv(x) with more padding
 clamp(x, 0, inf)                            ->  relu(x)
 clamp(x, -inf, inf)                         ->  x
+clamp_channels(x), limits all alike         ->  clamp(x)
 div(x, constant)                            ->  mul(x, 1 / constant)
 div(constant, x)                            ->  mul(reciprocal(x), constant)
 add, mul (constant, x)                      ->  add, mul (x, constant)
@@ -26,6 +27,7 @@ from qcompiler.ir.interpret import LEAVES
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ir.types import Stage
 from qcompiler.passes.base import Pass, PassContext
+from qcompiler.passes.channel_limits import limits_of, set_limits
 from qcompiler.validation.contracts import Close, Contract
 
 
@@ -165,6 +167,17 @@ def _clamp(node: Node, rewriter: Rewriter) -> bool:
     return True
 
 
+def _clamp_channels(node: Node, rewriter: Rewriter) -> bool:
+    if not all(map(_is_leaf, node.inputs[1:])):
+        return False
+    axis = cast("int", node.attributes["axis"])
+    low, high = limits_of(node, cast("int", node.output.type.shape[axis]))
+    if bool(((low != low[0]) | (high != high[0])).any()):
+        return False
+    rewriter.note(set_limits(node, low, high, axis, rewriter), "a clamp per channel with limits that are all alike")
+    return True
+
+
 def _div(node: Node, rewriter: Rewriter) -> bool:
     divisor = node.inputs[1].producer
     if divisor is None or divisor.op != "constant":
@@ -222,6 +235,7 @@ _RULES: dict[str, Callable[[Node, Rewriter], bool]] = {
     "conv2d": _conv,
     "conv3d": _conv,
     "clamp": _clamp,
+    "clamp_channels": _clamp_channels,
     "div": _div,
     "add": _constant_last,
     "mul": _constant_last,

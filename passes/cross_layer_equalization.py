@@ -11,6 +11,10 @@ A single scale per weight then serves all of its channels. Pairs are visited in 
 more than `tolerance`. For a depthwise layer between two others that is where all three ranges are (m0 m1 m2)^(1/3).
 Where several layers read the channels, r2 is the largest of their ranges; a concat rescales its parts apart.
 
+A clamp on the way stays what it is by limits per channel, on targets that have them:
+
+    A: W1, b1 ──► clamp(0, 6) ──► B: W2      becomes      W1 / s, b1 / s ──► clamp_channels(0, 6 / s) ──► W2 * s
+
 Source: Nagel et al. 2019, arXiv:1906.04721, section 4.1; Nagel et al. 2021, arXiv:2106.08295, section 3.2.
 """
 
@@ -29,6 +33,7 @@ from qcompiler.ir.graph import Graph, Node
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ops.quantizers import leaf_tensor
 from qcompiler.passes.base import Pass, PassContext
+from qcompiler.passes.channel_limits import keeps_caps, limits_of, set_limits
 from qcompiler.passes.equalization import (
     FOREIGN,
     Consumer,
@@ -47,8 +52,9 @@ from qcompiler.validation.contracts import THRESHOLDS, Contract
 class CrossLayerEqualization(Pass):
     """Equalize the ranges of weights, on CANONICAL and on QUANTIZED graphs alike.
 
-    Refuses, by layer and reason: what leads to an output, to an addition or a product with something else, through a
-    clamp with two ends (see `replace-relu6`), or to a layer that shares its weight.
+    Refuses, by layer and reason: what leads to an output, to an addition or a product with something else, or to a
+    layer that shares its weight; and, where the target has no limits per channel, what leads through a clamp with two
+    ends (see `replace-relu6`).
 
     On a QUANTIZED graph the quantizers on the way lose their ranges, which are no longer those of what they quantize.
 
@@ -77,12 +83,12 @@ class CrossLayerEqualization(Pass):
 
     def prepare(self, graph: Graph, context: PassContext) -> bool:
         """Forget the ranges of quantizers whose numbers are about to change."""
-        return forget_ranges(groups(graph), context.rewriter(graph), weights=True)
+        return forget_ranges(groups(graph, caps=keeps_caps(context)), context.rewriter(graph), weights=True)
 
     def run(self, graph: Graph, context: PassContext) -> None:
         """See the module text."""
         rewriter = context.rewriter(graph)
-        found = list(groups(graph, rewriter.refuse))
+        found = list(groups(graph, rewriter.refuse, caps=keeps_caps(context)))
         layers = _layers(found)
         before = _spread(list(layers.values()))
         rounds, largest = 0, math.inf
@@ -90,6 +96,7 @@ class CrossLayerEqualization(Pass):
             largest, rounds = max(_equalize(group, layers) for group in found), rounds + 1
         for layer in layers.values():
             layer.write(rewriter)
+        _rescale_caps(found, layers, rewriter)
         for group in found:
             names = ", ".join(consumer.node.name for consumer in group.consumers)
             rewriter.note(group.producer, f"its channels are rescaled against {names}")
@@ -191,6 +198,23 @@ def _equalize(group: Group, layers: dict[Node, _Layer]) -> float:
     for consumer in group.consumers:
         layers[consumer.node].scale_columns(_factor(consumer, s))
     return float((s - 1).abs().max())
+
+
+def _rescale_caps(found: Sequence[Group], layers: dict[Node, _Layer], rewriter: Rewriter) -> None:
+    """Multiply the limits of clamps by what their channels were multiplied by."""
+    factors: dict[Node, tuple[int, Tensor]] = {}
+    for group in found:
+        rows = layers[group.producer].rows.reshape(-1)
+        for cap in group.caps:
+            _, product = factors.setdefault(cap.node, (cap.axis, torch.ones(len(cap.channels), dtype=torch.float64)))
+            own = cap.channels != FOREIGN
+            product[own] *= rows[cap.channels[own]]
+    for node, (axis, product) in factors.items():
+        low, high = (limit * product for limit in limits_of(node, len(product)))
+        least, most = float(product.min()), float(product.max())
+        rewriter.note(
+            set_limits(node, low, high, axis, rewriter), f"its limits are multiplied by {least:.4g} to {most:.4g}"
+        )
 
 
 def _factor(consumer: Consumer, s: Tensor) -> Tensor:

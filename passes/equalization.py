@@ -1,7 +1,8 @@
 """Which layers can be rescaled against one another: the ground of equalization, of bias absorption and of smoothing.
 
 A layer whose output channels are divided by s > 0 gives the same result when every layer that reads them multiplies its
-weights by s, as long as what stands in between commutes with a positive factor: f(s x) = s f(x).
+weights by s, as long as what stands in between commutes with a positive factor: f(s x) = s f(x). A clamp does, once its
+limits are divided by s too, which takes limits per channel.
 
     A ──► relu ──► max_pool ──► flatten ──► B        conv A, channel c: positions c*P .. c*P + P - 1 of linear B
                └─► depthwise conv ──► ...            every reader of the channels is a part of the group
@@ -27,7 +28,7 @@ from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ops.quantization import is_calibrated
-from qcompiler.ops.quantizers import activation_bounds, is_leaf, leaf_tensor
+from qcompiler.ops.quantizers import activation_bounds, channel_axis, is_leaf, leaf_tensor
 
 FOREIGN = -1
 """Channel number of elements that come from elsewhere: other parts of a concat, a border."""
@@ -50,6 +51,21 @@ class Consumer:
 
 
 @dataclass(frozen=True)
+class Cap:
+    """A clamp whose limits follow the channels.
+
+    Args:
+        node: The `clamp` or `clamp_channels`.
+        axis: Of its input, along which the channels lie.
+        channels: int64, one per index of that axis: the channel of the producer, or FOREIGN.
+    """
+
+    node: Node
+    axis: int
+    channels: Tensor
+
+
+@dataclass(frozen=True)
 class Group:
     """A layer, or another node with a factor per channel, and all that reads its output channels.
 
@@ -57,11 +73,13 @@ class Group:
         producer: The layer.
         consumers: The layers at the ends of all paths.
         between: The nodes on the way, in order, each once.
+        caps: Those of them that clamp to other numbers than 0.
     """
 
     producer: Node
     consumers: tuple[Consumer, ...]
     between: tuple[Node, ...]
+    caps: tuple[Cap, ...] = ()
 
 
 class Refused(Exception):  # noqa: N818  # no error: it ends a search
@@ -134,8 +152,8 @@ def scale_layer(
         tensors[statistics] = (tensors[statistics].to(torch.float64) * outputs).to(torch.float32)
 
 
-def channel_axis(node: Node) -> int:
-    """The axis of the channels that `node` gives, from 0: of a product with a constant, that of the constant.
+def producer_axis(node: Node) -> int:
+    """The axis of the channels that a producer gives, from 0: of a product with a constant, that of the constant.
 
     Raises:
         Refused: A product with a constant that has not one axis.
@@ -147,7 +165,7 @@ def channel_axis(node: Node) -> int:
         if len(axes) != 1:
             raise Refused("its constant is not one number per channel")
         return node.output.type.rank + axes[0]
-    return node.output.type.rank - 1 if node.op in ("linear", "layer_norm") else 1
+    return node.output.type.rank - 1 if node.op == "layer_norm" else channel_axis(node)
 
 
 def constant_factor(node: Node) -> Value | None:
@@ -180,6 +198,7 @@ def groups(
     refused: Callable[[Node, str], None] | None = None,
     *,
     may_produce: Callable[[Node], bool] = is_layer,
+    caps: bool = False,
 ) -> Iterator[Group]:
     """The groups of `graph`, one per layer whose channels can be rescaled, in order.
 
@@ -187,6 +206,7 @@ def groups(
         graph: CANONICAL or QUANTIZED.
         refused: Called with each other layer and the reason.
         may_produce: Which nodes have a factor per output channel, into which a scale can go.
+        caps: Whether a clamp may get limits per channel; else it ends the way.
     """
     positions = {node: index for index, node in enumerate(graph.nodes)}
     readers = parameter_readers(graph)
@@ -194,7 +214,7 @@ def groups(
         if not may_produce(node):
             continue
         try:
-            group = _group(node, positions)
+            group = _group(node, positions, capped=caps)
             for layer in (group.producer, *(consumer.node for consumer in group.consumers)):
                 if any(readers.get(leaf_of(value), 0) > 1 for value in layer.inputs):
                     raise Refused(f"the parameters of {layer.name} are those of another layer too")
@@ -205,13 +225,14 @@ def groups(
         yield group
 
 
-def _group(producer: Node, positions: Mapping[Node, int]) -> Group:
+def _group(producer: Node, positions: Mapping[Node, int], *, capped: bool) -> Group:
     shape = [size if isinstance(size, int) else 1 for size in producer.output.type.shape]
-    axis = channel_axis(producer)
+    axis = producer_axis(producer)
     numbers = torch.arange(shape[axis]).reshape([-1 if a == axis else 1 for a in range(len(shape))]).expand(shape)
     maps = {producer.output: numbers}
     consumers: list[Consumer] = []
     between: list[Node] = []
+    caps: list[Cap] = []
     waiting: list[tuple[int, Node]] = []
     seen: set[Node] = set()
 
@@ -229,12 +250,14 @@ def _group(producer: Node, positions: Mapping[Node, int]) -> Group:
         if is_layer(node) and node.inputs[0] in maps:
             consumers.append(Consumer(node, _channels_read(node, maps[node.inputs[0]])))
             continue
+        if node.op in ("clamp", "clamp_channels"):
+            caps.append(_cap(node, maps[node.inputs[0]], capped=capped))
         maps[node.output] = _through(node, maps)
         between.append(node)
         follow(node.output)
     if not consumers:
         raise Refused("no layer reads it")
-    return Group(producer, tuple(consumers), tuple(between))
+    return Group(producer, tuple(consumers), tuple(between), tuple(caps))
 
 
 def _channels_read(layer: Node, numbers: Tensor) -> Tensor:
@@ -244,6 +267,27 @@ def _channels_read(layer: Node, numbers: Tensor) -> Tensor:
     if bool((rows != rows[:, :1]).any()):
         raise Refused(f"{layer.name} reads several channels as one")
     return rows[:, 0]
+
+
+def _cap(node: Node, numbers: Tensor, *, capped: bool) -> Cap:
+    """Where the channels lie that `node` clamps.
+
+    Raises:
+        Refused: Not along one axis, or there can be no limits per channel.
+    """
+    if not capped and node.op == "clamp":
+        low, high = activation_bounds(node)
+        raise Refused(f"{node.name} clamps to {low:g}..{high:g}, which no factor leaves alone")
+    if not capped:
+        raise Refused(f"{node.name} clamps each channel to limits of its own, which the target cannot")
+    if not all(map(is_leaf, node.inputs[1:])):
+        raise Refused(f"the limits of {node.name} are computed")
+    own = node.attributes.get("axis")
+    for axis in range(1, numbers.dim()) if own is None else (cast("int", own),):
+        rows = numbers.movedim(axis, 0).flatten(1)
+        if isinstance(node.output.type.shape[axis], int) and not bool((rows != rows[:, :1]).any()):
+            return Cap(node, axis, rows[:, 0])
+    raise Refused(f"{node.name} clamps several channels as one")
 
 
 def _through(node: Node, maps: dict[Value, Tensor]) -> Tensor:
@@ -256,11 +300,8 @@ def _through(node: Node, maps: dict[Value, Tensor]) -> Tensor:
         if node.attributes["qmin"] is not None or node.attributes["qmax"] is not None:
             raise Refused(f"{node.name} does the work of an activation already")
         return maps[node.inputs[0]]
-    if node.op in ("relu", "leaky_relu", "prelu"):
+    if node.op in ("relu", "leaky_relu", "prelu", "clamp", "clamp_channels"):
         return maps[node.inputs[0]]
-    if node.op == "clamp":
-        low, high = activation_bounds(node)
-        raise Refused(f"{node.name} clamps to {low:g}..{high:g}, which no factor leaves alone")
     if node.op in SPATIAL_MEANS:
         return _over_pixels(node, maps[node.inputs[0]])
     if node.op == "mean":

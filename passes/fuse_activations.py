@@ -1,6 +1,6 @@
 """Bring each activation to the op that makes its input, so that both become one step of the hardware.
 
-clamp(clamp(x, a, b), c, d)        ->  clamp(x, ...) with both intervals
+clamp(clamp(x, a, b), c, d)        ->  clamp(x, ...) with both intervals; of each channel, where they differ
 relu(max_pool2d(conv(x)))          ->  max_pool2d(relu(conv(x)))
 relu(reshape(conv(x)))             ->  reshape(relu(conv(x)))      any op that only moves elements
 """
@@ -8,14 +8,14 @@ relu(reshape(conv(x)))             ->  reshape(relu(conv(x)))      any op that o
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from qcompiler.ir.graph import Graph, Node
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ir.types import Stage
-from qcompiler.ops.quantizers import activation_bounds
 from qcompiler.passes.base import Pass, PassContext, only_user
+from qcompiler.passes.channel_limits import CLAMPS, composed, limits_of, set_limits
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,8 @@ class FuseActivations(Pass):
 
     Both are exact: a monotone clamp commutes with moving and with taking the maximum.
 
-    Refuses: to move over an op that other nodes read too, or that reads several values.
+    Refuses: to move over an op that other nodes read too, or that reads several values. What clamps each channel
+    between limits of its own merges, and stays where it is.
     """
 
     name: ClassVar[str] = "fuse-activations"
@@ -35,7 +36,7 @@ class FuseActivations(Pass):
         """See the class."""
         rewriter = context.rewriter(graph)
         for node in graph.nodes:
-            if not node.definition.has(Trait.ACTIVATION):
+            if node.op not in CLAMPS:
                 continue
             current = node
             while (moved := _merge(current, rewriter) or _move_up(current, rewriter)) is not None:
@@ -44,23 +45,27 @@ class FuseActivations(Pass):
 
 def _merge(node: Node, rewriter: Rewriter) -> Node | None:
     first = node.inputs[0].producer
-    if first is None or not first.definition.has(Trait.ACTIVATION) or only_user(first) is not node:
+    if first is None or first.op not in CLAMPS or only_user(first) is not node:
         return None
-    (a, b), (c, d) = activation_bounds(first), activation_bounds(node)
-    low, high = min(max(a, c), d), max(min(b, d), c)
-    merged = rewriter.insert("clamp", first.inputs, {"min": low, "max": high}, before=first, like=[first, node])
-    if activation_bounds(merged) == (0.0, float("inf")):
-        relu = rewriter.insert("relu", first.inputs, before=first, like=[first, node])
-        rewriter.erase(merged)
-        merged = relu
-    rewriter.note(merged, f"took the place of {first.name} and {node.name}")
-    rewriter.replace(node, merged.output)
-    rewriter.erase(first)
+    axes = {cast("int", item.attributes["axis"]) for item in (first, node) if item.op == "clamp_channels"}
+    if len(axes) > 1:
+        rewriter.refuse(node, f"{first.name} clamps along another axis")
+        return None
+    axis = axes.pop() if axes else 0
+    count = cast("int", node.output.type.shape[axis]) if axis else 1
+    low, high = composed(limits_of(first, count), limits_of(node, count))
+    names = f"{first.name} and {node.name}"
+    first.origins = tuple(dict.fromkeys(first.origins + node.origins))
+    rewriter.replace(node, first.output)
+    merged = set_limits(first, low, high, axis, rewriter)
+    rewriter.note(merged, f"took the place of {names}")
     return merged
 
 
 def _move_up(node: Node, rewriter: Rewriter) -> Node | None:
     mover = node.inputs[0].producer
+    if not node.definition.has(Trait.ACTIVATION):
+        return None
     if mover is None or not mover.definition.has(Trait.MOVEMENT) or len(mover.inputs) != 1 or mover.op == "pad":
         return None
     if only_user(mover) is not node:

@@ -6,25 +6,29 @@ A clamp before rounding is a tighter clamp of the codes after it, because roundi
 the hardware does anyway takes the activation in at no cost.
 
     quantize(clamp(x, a, b)) = clamp(quantize(x), quantize(a), quantize(b))
+
+Limits per channel stay an op of their own, for a quantizer has one pair; lowering gives them to the integer op.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
-from qcompiler.ir.graph import Graph
+from qcompiler.ir.graph import Graph, Node
 from qcompiler.ir.registry import Trait
+from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ir.types import Stage
 from qcompiler.ops.quantizers import activation_bounds, clamped_limits, code_limits, grid
 from qcompiler.passes.base import Pass, PassContext, only_user
+from qcompiler.passes.channel_limits import composed, limits_of, set_limits
 
 
 @dataclass(frozen=True)
 class FuseRequantization(Pass):
     """Turn activations in front of quantizers into code limits.
 
-    Refuses: an activation whose result is read by others than one quantizer.
+    Refuses: an activation whose result is read by others than one quantizer, or one clamp per channel.
     """
 
     name: ClassVar[str] = "fuse-requantization"
@@ -39,6 +43,9 @@ class FuseRequantization(Pass):
             if not node.definition.has(Trait.ACTIVATION):
                 continue
             quantizer = only_user(node)
+            if quantizer is not None and quantizer.op == "clamp_channels":
+                _into_limits(node, quantizer, rewriter)
+                continue
             if quantizer is None or quantizer.op != "fake_quantize":
                 rewriter.refuse(node, "its result is not read by one quantizer alone")
                 continue
@@ -49,3 +56,15 @@ class FuseRequantization(Pass):
             quantizer.origins = tuple(dict.fromkeys(node.origins + quantizer.origins))
             rewriter.note(quantizer, f"does the work of {node.name}: codes {qmin} to {qmax}")
             rewriter.replace(node, node.inputs[0])
+
+
+def _into_limits(node: Node, clamp: Node, rewriter: Rewriter) -> None:
+    """Merge an activation into the clamp per channel behind it, which may be uniform then."""
+    axis = cast("int", clamp.attributes["axis"])
+    count = cast("int", clamp.output.type.shape[axis])
+    low, high = composed(limits_of(node, count), limits_of(clamp, count))
+    name = node.name
+    clamp.origins = tuple(dict.fromkeys(node.origins + clamp.origins))
+    rewriter.replace(node, node.inputs[0])
+    merged = set_limits(clamp, low, high, axis, rewriter)
+    rewriter.note(merged, f"does the work of {name} too")

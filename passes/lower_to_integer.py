@@ -11,6 +11,7 @@ Source: Jacob et al. 2018, arXiv:1712.05877, section 2.2 (integer-arithmetic-onl
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ir.types import DType, QuantParams, Stage, TensorType
 from qcompiler.ops import UNARY, prelu_function
-from qcompiler.ops.quantizers import code_limits, grid, leaf_tensor
+from qcompiler.ops.quantizers import channel_axis, channel_bounds, channel_limits, code_limits, grid, leaf_tensor
 from qcompiler.ops.resampling import resampling_weights
 from qcompiler.passes.base import Pass, PassContext
 from qcompiler.quant.accumulator import accumulator_bounds, fits
@@ -82,10 +83,13 @@ class _Output:
     spec: QuantSpec
     qmin: int
     qmax: int
+    channels: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+    """Lowest and highest codes per channel, where an activation limits each of them otherwise."""
 
     @property
     def limits(self) -> dict[str, Attribute]:
-        return {"qmin": self.qmin, "qmax": self.qmax}
+        low, high = self.channels or ((self.qmin,), (self.qmax,))
+        return {"qmin": low if len({*low}) > 1 else low[0], "qmax": high if len({*high}) > 1 else high[0]}
 
     @property
     def zero_point(self) -> int:
@@ -153,12 +157,17 @@ class _Lowering:
         params, spec = grid(quantizer)
         out = _Output(quantizer, params, spec, *code_limits(quantizer))
         source = quantizer.inputs[0]
-        node = source.producer
         if source in self.lowered:
             lowered = self.lowered[source]
             same = QuantParams.of(out.params.scale, out.params.zero_point, out.params.axis) == lowered.type.quant
             if same and self.limits[lowered] == (out.qmin, out.qmax) and DType(out.spec.dtype) is lowered.type.dtype:
                 return lowered  # an average is on the grid already that its quantizer shares
+        return self._computed(source, out)
+
+    def _computed(self, source: Value, out: _Output) -> Value:
+        """The codes of `source`, which is computed for this quantizer."""
+        node = source.producer
+        if source in self.lowered:
             return self._rescale(source, out)
         if node is None or node.op == "call":
             return self._quantize_real(source, out)
@@ -387,6 +396,17 @@ class _Lowering:
     def activation(self, node: Node, out: _Output) -> Value:
         raise PassError(f"{node.op} stands in front of a quantizer", where=node.where, fix="Run fuse-requantization.")
 
+    def clamp_channels(self, node: Node, out: _Output) -> Value:
+        """Limits per channel, of the requantization behind a layer; an instruction of their own behind all else."""
+        source, axis = node.inputs[0], cast("int", node.attributes["axis"])
+        low, high = channel_limits(*channel_bounds(node), out.params, out.spec, out.qmin, out.qmax)
+        whole = dataclasses.replace(out, qmin=min(low), qmax=max(high))
+        limited = dataclasses.replace(whole, channels=(low, high))
+        layer = source.producer
+        if layer is not None and layer.definition.has(Trait.MAC) and axis == channel_axis(layer):
+            return self._computed(source, limited)
+        return self._insert("int_clamp", [self._computed(source, whole)], {"axis": axis}, limited, node)
+
     def _table(self, node: Node, out: _Output) -> Value:
         function = UNARY[node.op]
         parameters = tuple(node.attributes[name] for name in function.attributes)
@@ -525,6 +545,7 @@ _RULES: dict[str, _Rule] = {
     "prelu": _Lowering.prelu,
     "relu": _Lowering.activation,
     "clamp": _Lowering.activation,
+    "clamp_channels": _Lowering.clamp_channels,
 }
 
 

@@ -25,6 +25,7 @@ from qcompiler.ir.types import Stage
 from qcompiler.ops.custom import function_name, registration
 from qcompiler.ops.work import elements, multiply_accumulates
 from qcompiler.passes.base import Pass, PassContext
+from qcompiler.passes.channel_limits import CLAMPS
 from qcompiler.passes.overrides import Overrides
 from qcompiler.targets import Target
 from qcompiler.validation.contracts import THRESHOLDS, Contract
@@ -116,6 +117,8 @@ def _refusal(node: Node, why: str, target: Target) -> UnsupportedError:
     fix = f'Let it run in float, load_target("{target.name}").override(fallback="float"), or replace it in the model'
     if node.op == "custom":
         fix += f", or register what it means:\n\n{registration(function_name(node))}"
+    elif node.op == "clamp_channels":
+        fix += ", or equalize for this target: it clamps all channels alike."
     elif not target.supports(node.op):
         fix += f", or add a rule for {node.op} to the target."
     else:
@@ -144,7 +147,7 @@ def _movement_between(graph: Graph, outside: Collection[Node]) -> list[Node]:
 
 def _clamps_behind(graph: Graph, inside: Collection[Node]) -> list[Node]:
     """Activations that alone read what an island gives: a quantizer in between would only lose accuracy."""
-    activations = [node for node in graph.nodes if node.definition.has(Trait.ACTIVATION) and node not in inside]
+    activations = [node for node in graph.nodes if node.op in CLAMPS and node not in inside]
     sources = {node: node.inputs[0].producer for node in activations}
     return [
         node

@@ -4,7 +4,8 @@
 
 A clamp with two ends does not commute with a factor per channel, so that equalization stops at it; a ReLU does. What
 lies above the cap is then no longer cut off by the activation, but where calibration ends the range. It changes what
-the model computes: how much is measured, and reported.
+the model computes: how much is measured, and reported. A target that clamps each channel between limits of its own has
+no need of it: there equalization divides the cap by the factor, and nothing changes.
 
 Source: Nagel et al. 2019, arXiv:1906.04721, section 5.1.1 (ReLU6 replaced by ReLU).
 """
@@ -19,6 +20,7 @@ from qcompiler.ir.graph import Graph
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.types import Stage
 from qcompiler.passes.base import Pass, PassContext
+from qcompiler.passes.channel_limits import keeps_caps
 from qcompiler.validation.contracts import THRESHOLDS, Contract
 
 
@@ -26,7 +28,8 @@ from qcompiler.validation.contracts import THRESHOLDS, Contract
 class ReplaceRelu6(Pass):
     """Turn clamps from 0 to a finite cap that stand right behind a layer into ReLUs.
 
-    Refuses: clamps that do not start at 0, and those behind something else.
+    Refuses: clamps that do not start at 0, those behind something else, and all of them where the target has limits
+    per channel.
     """
 
     name: ClassVar[str] = "replace-relu6"
@@ -51,6 +54,9 @@ class ReplaceRelu6(Pass):
                 continue
             if source is None or not source.definition.has(Trait.MAC):
                 rewriter.refuse(node, "no layer stands right in front of it")
+                continue
+            if keeps_caps(context):
+                rewriter.refuse(node, f"equalization keeps the cap of {high:g}: the target has one per channel")
                 continue
             relu = rewriter.insert("relu", node.inputs, before=node, like=node)
             rewriter.note(relu, f"runs free above {high:g}")

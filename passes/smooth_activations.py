@@ -40,12 +40,12 @@ from qcompiler.passes.equalization import (
     Consumer,
     Group,
     by_channels,
-    channel_axis,
     constant_factor,
     forget_ranges,
     groups,
     is_layer,
     leaf_of,
+    producer_axis,
     scale_layer,
 )
 from qcompiler.validation.contracts import THRESHOLDS, Contract
@@ -118,7 +118,7 @@ class SmoothActivations(Pass):
     def _factors(self, group: Group, magnitudes: Magnitudes) -> Tensor:
         """s of the module text, float64; 1 where a channel is always zero or nothing reads it."""
         producer = group.producer
-        count = cast("int", producer.output.type.shape[channel_axis(producer)])
+        count = cast("int", producer.output.type.shape[producer_axis(producer)])
         x, w = (torch.zeros(count, dtype=torch.float64) for _ in range(2))
         for consumer in group.consumers:
             own = consumer.channels != FOREIGN

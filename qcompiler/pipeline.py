@@ -81,16 +81,17 @@ def quantization_passes(effort: str = "default", *, per_channel: bool = False) -
 
     Args:
         effort: See `qcompiler.compile`.
-        per_channel: Whether weights have a scale per channel, which makes the free run of ReLU6 needless.
+        per_channel: Whether weights have a scale per channel, which makes equalization needless.
     """
     front, placement = structural_passes()
-    equalized = () if per_channel else (ReplaceRelu6(), CrossLayerEqualization())
+    # Activations have one scale per tensor however many a weight has: channels far apart lose their bits there.
+    equalized = (CrossLayerEqualization(),) if per_channel else (ReplaceRelu6(), CrossLayerEqualization())
     weights: tuple[Pass, ...] = (CalibrateWeights(),)
     if effort == "best":
         weights = (CalibrateWeights(method="mse"), AdaRound())
     return (
         *front,
-        *(equalized if effort == "best" else ()),
+        *(() if effort == "fast" else equalized),
         *placement,
         FixRanges(),
         UnifyScales(),

@@ -44,13 +44,14 @@ def requantize(
     exponent: npt.ArrayLike | None,
     mode: str,
     zero_point: int,
-    qmin: int,
-    qmax: int,
+    qmin: Int,
+    qmax: Int,
 ) -> Int:
-    """Accumulators to codes. Multipliers broadcast against the last axis."""
+    """Accumulators to codes. Multipliers and limits broadcast against the last axis."""
     if mode == "f32_rne":
         product = acc.astype(np.float32) * np.asarray(multiplier, np.float32)
-        clipped = np.clip(product, np.float32(qmin - zero_point), np.float32(qmax - zero_point))
+        low, high = ((limit - zero_point).astype(np.float32) for limit in (qmin, qmax))
+        clipped = np.clip(product, low, high)
         return np.rint(clipped).astype(np.int64) + zero_point
     if exponent is None:
         raise ArtifactError(f"the mode {mode!r} lacks an exponent", where="program.json")

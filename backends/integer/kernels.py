@@ -42,14 +42,15 @@ class Call:
         return self.inputs[index].zero_point[0]
 
     @property
-    def limits(self) -> tuple[int, int]:
-        """Lowest and highest code of the result."""
+    def limits(self) -> tuple[Any, Any]:
+        """Lowest and highest code of the result: integers, or tuples with one per channel."""
         low, high = _limits(self.output.dtype)
         return (low if self.get("qmin") is None else self["qmin"], high if self.get("qmax") is None else self["qmax"])
 
     def requantize(self, acc: Int, multiplier: Array, exponent: Array | None) -> Int:
         """Accumulators, channels last, to codes."""
-        return requantize(acc, multiplier, exponent, self["mode"], self.output.zero_point[0], *self.limits)
+        low, high = (np.asarray(codes, np.int64) for codes in self.limits)
+        return requantize(acc, multiplier, exponent, self["mode"], self.output.zero_point[0], low, high)
 
 
 def _limits(dtype: str) -> tuple[int, int]:
@@ -306,6 +307,14 @@ def lookup(call: Call, arrays: Sequence[Array]) -> Array:
     return per_channel
 
 
+def int_clamp(call: Call, arrays: Sequence[Array]) -> Array:
+    """Limits of codes along an axis, on the grid of the operand."""
+    shape = [-1 if axis == call["axis"] else 1 for axis in range(arrays[0].ndim)]
+    low, high = (np.asarray(codes, np.int64) for codes in call.limits)
+    codes: Int = np.clip(arrays[0].astype(np.int64), *(end.reshape(shape) for end in (low, high)))
+    return codes
+
+
 def reshape(call: Call, arrays: Sequence[Array]) -> Array:
     """Other sizes, row-major in logical order."""
     return arrays[0].reshape(call.output.shape)
@@ -357,6 +366,7 @@ KERNELS: Mapping[str, Kernel] = {
     "max_pool2d": max_pool2d,
     "rescale": rescale,
     "lookup": lookup,
+    "int_clamp": int_clamp,
     "reshape": reshape,
     "permute": permute,
     "concat": concat,

@@ -6,7 +6,7 @@ and weight scale, because ONNX Runtime's fused kernels assume that product and i
     int_conv2d(x, W, b) : q(s, z)   becomes   Q(s, z)(Conv(DQ(x), DQ(W), DQ(b)))
 
 Code limits that the element type does not give already become a Clip: of codes, behind Q, for what ONNX Runtime
-multiplies in integers; else of real numbers, in front of it.
+multiplies in integers; else of real numbers, in front of it. Limits per channel become a Max and a Min in its place.
 
 Signed 8-bit activations are written unsigned, codes and zero points 128 higher, which stands for the same real numbers:
 ONNX Runtime on x86 fuses convolutions of signed activations only behind a session option (`session.qdqisint8allowed`),
@@ -213,12 +213,9 @@ class _Emitter:
         quant, dtype = value.type.quant, DType.of(value.type.dtype.torch)
         if quant is None:
             raise UnsupportedError("the result has no grid", where=node.where)
-        low, high = value.type.dtype.limits
-        qmin, qmax = node.attributes.get("qmin"), node.attributes.get("qmax")
-        lowest = low if qmin is None else int(qmin)  # type: ignore[arg-type]
-        highest = high if qmax is None else int(qmax)  # type: ignore[arg-type]
+        lowest, highest = self.limits(node)
         grid = self.activation_grid(node.name, quant, dtype)
-        if (lowest, highest) == dtype.limits:
+        if (lowest.min(), highest.max()) == dtype.limits and lowest.size == highest.size == 1:
             self.codes[value] = self.add("QuantizeLinear", [real, *grid], value.name)
             return
         if node.op in _FUSED and dtype.bits == 8:
@@ -226,17 +223,35 @@ class _Emitter:
             whole = self.add("QuantizeLinear", [real, *grid], self.unused(f"{node.name}.whole"))
             shift = UNSIGNED_SHIFT if dtype is DType.I8 else 0
             codes = [
-                self.constant(f"{node.name}.{end}", np.uint8(code + shift))
+                self.constant(f"{node.name}.{end}", (code + shift).astype(np.uint8))
                 for end, code in (("least", lowest), ("most", highest))
             ]
-            self.codes[value] = self.add("Clip", [whole, *codes], value.name)
+            self.codes[value] = self.clipped(whole, codes, value.name, self.unused(f"{node.name}.raised"))
             return
         limits = [
-            self.constant(f"{node.name}.{end}", np.float32((code - quant.zero_point[0]) * np.float32(quant.scale[0])))
+            self.constant(
+                f"{node.name}.{end}", (code - quant.zero_point[0]).astype(np.float32) * np.float32(quant.scale[0])
+            )
             for end, code in (("min", lowest), ("max", highest))
         ]
-        real = self.compute(node, "Clip", [real, *limits])
-        self.codes[value] = self.add("QuantizeLinear", [real, *grid], value.name)
+        names = [self.unused(f"{node.name}.{part}") for part in ("real", "raised")]
+        self.codes[value] = self.add("QuantizeLinear", [self.clipped(real, limits, *names), *grid], value.name)
+
+    def limits(self, node: Node) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Lowest and highest codes of the result: numbers, or arrays that broadcast with it, one entry per channel."""
+        found = []
+        rank = node.output.type.rank
+        axis = rank - 1 if node.op == "int_linear" else int(cast("int", node.attributes.get("axis") or 1))
+        for name, default in zip(("qmin", "qmax"), node.output.type.dtype.limits, strict=True):
+            codes = np.asarray(default if node.attributes.get(name) is None else node.attributes[name], np.int64)
+            found.append(codes.reshape(-1, *[1] * (rank - axis - 1)) if codes.ndim else codes)
+        return found[0], found[1]
+
+    def clipped(self, tensor: gs.Tensor, limits: Sequence[gs.Constant], name: str, between: str) -> gs.Tensor:
+        """`tensor` between two limits. Clip takes a pair of numbers only, Max and Min broadcast."""
+        if not any(limit.values.ndim for limit in limits):
+            return self.add("Clip", [tensor, *limits], name)
+        return self.add("Min", [self.add("Max", [tensor, limits[0]], between), limits[1]], name)
 
     def _ints(self, node: Node, name: str) -> list[int]:
         return [int(item) for item in node.attributes[name]]  # type: ignore[union-attr,arg-type]
@@ -458,6 +473,27 @@ class _Emitter:
     def rescale(self, node: Node) -> None:
         self.quantized(node, self.real(node, 0))
 
+    def clamp(self, node: Node) -> None:
+        """On codes as they are, so that they have one quantizer: that of the operand, behind which this stands."""
+        dtype = DType.of(node.output.type.dtype.torch)  # as in `quantized`
+        stored = np.dtype(np.uint8) if dtype is DType.I8 else dtype.numpy
+        # ONNX Runtime has Max and Min of 8 and of 32 bits.
+        computed = stored if dtype.bits == 8 else np.dtype(np.int32)
+        source = self.codes[node.inputs[0]]
+        if computed != stored:
+            source = self.add("Cast", [source], self.unused(f"{node.name}.wide"), to=_onnx_type(computed))
+        shift = UNSIGNED_SHIFT if dtype is DType.I8 else 0
+        ends = [
+            self.constant(f"{node.name}.{end}", (codes + shift).astype(computed))
+            for end, codes in zip(("least", "most"), self.limits(node), strict=True)
+        ]
+        raised = self.unused(f"{node.name}.raised")
+        if computed == stored:
+            self.codes[node.output] = self.clipped(source, ends, node.output.name, raised)
+            return
+        clipped = self.clipped(source, ends, self.unused(f"{node.name}.clipped"), raised)
+        self.codes[node.output] = self.add("Cast", [clipped], node.output.name, to=_onnx_type(stored))
+
     def max_pool2d(self, node: Node) -> None:
         pooled = self.compute(
             node,
@@ -527,6 +563,7 @@ _RULES: dict[str, Callable[[_Emitter, Node], None]] = {
     "int_resample2d": _Emitter.resample2d,
     "lookup": _Emitter.lookup,
     "rescale": _Emitter.rescale,
+    "int_clamp": _Emitter.clamp,
     "max_pool2d": _Emitter.max_pool2d,
     "reshape": _Emitter.reshape,
     "permute": _Emitter.permute,
@@ -546,6 +583,10 @@ def _leaf(value: Value) -> Array:
 
 def _numpy(value: Value) -> np.dtype[np.generic]:
     return value.type.dtype.numpy
+
+
+def _onnx_type(dtype: np.dtype[np.generic]) -> int:
+    return int(onnx.helper.np_dtype_to_tensor_dtype(dtype))
 
 
 def _shape(value: Value) -> list[int | str]:

@@ -26,6 +26,9 @@ the next layer is given."""
 INTEGER_KERNELS = {"QLinearConv": 3, "QLinearMatMul": 3, "QGemm": 3, "MatMulInteger": 1, "ConvInteger": 1}
 """Kernels of ONNX Runtime that multiply integers -> the position of the weight among their inputs."""
 
+CLIPS = ("Clip", "Max", "Min")
+"""What keeps numbers, or codes, between limits: of all channels alike, or of each its own."""
+
 _CPU_FLAGS = Path("/proc/cpuinfo")
 
 
@@ -139,7 +142,7 @@ class Layers:
         for quantizer, last in _quantizers(proto):
             name = last.output[0]
             maker = makers.get(quantizer.input[0])
-            if maker is not None and maker.op_type == "Clip":
+            while maker is not None and maker.op_type in CLIPS:
                 maker = makers.get(maker.input[0])
             self._types[name] = _element_type(proto, quantizer.input[2])
             self.operators[name] = "" if maker is None else maker.op_type
@@ -209,10 +212,15 @@ def integer_weights(model: bytes) -> frozenset[str]:
 
 
 def _quantizers(model: onnx.ModelProto) -> list[tuple[onnx.NodeProto, onnx.NodeProto]]:
-    """Each quantizer with the node that gives what others read: a Clip of its codes, or itself."""
-    clips = {node.input[0]: node for node in model.graph.node if node.op_type == "Clip"}
-    quantizers = (node for node in model.graph.node if node.op_type == "QuantizeLinear")
-    return [(node, clips.get(node.output[0], node)) for node in quantizers]
+    """Each quantizer with the node that gives what others read: the last that clips its codes, or itself."""
+    clips = {node.input[0]: node for node in model.graph.node if node.op_type in (*CLIPS, "Cast")}
+    found = []
+    for quantizer in (node for node in model.graph.node if node.op_type == "QuantizeLinear"):
+        last = quantizer
+        while last.output[0] in clips:
+            last = clips[last.output[0]]
+        found.append((quantizer, last))
+    return found
 
 
 def _element_type(model: onnx.ModelProto, zero_point: str) -> int:

@@ -23,7 +23,7 @@ from qcompiler.calibration.gaussian import Gaussian
 from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.interpret import LEAVES, interpret_with
 from qcompiler.ir.registry import Trait
-from qcompiler.ops.quantizers import activation_bounds, leaf_tensor
+from qcompiler.ops.quantizers import activation_bounds, channel_bounds, leaf_tensor
 
 DEFAULT_INPUT_RANGE = (-3.0, 3.0)
 """Assumed for float inputs without data: three standard deviations of inputs normalized to mean 0 and deviation 1."""
@@ -52,6 +52,21 @@ class Distribution:
         """After clipping to [low, high]."""
         return Distribution(gaussian.clamp(self.moments, low, high), max(self.low, low), min(self.high, high))
 
+    def clamp_channels(self, low: Tensor, high: Tensor) -> Distribution:
+        """After clipping each channel to its own [low, high]."""
+        moments = gaussian.clamp(self.spread(low.numel()).moments, low, high)
+        return Distribution(moments, max(self.low, float(low.min())), min(self.high, float(high.max())))
+
+    def clamped_range(self, alpha: float, low: Tensor, high: Tensor) -> tuple[float, float]:
+        """Lowest and highest value expected once each channel is clipped to its own [low, high].
+
+        A channel reaches its cap only as far as its own tail goes: a high cap counts for nothing above a low channel.
+        """
+        mean, reach = self.moments.mean, alpha * self.moments.std
+        lowest = (mean - reach).clamp(self.low, self.high).clamp(low, high)
+        highest = (mean + reach).clamp(self.low, self.high).clamp(low, high)
+        return float(lowest.min()), float(highest.max())
+
     def negated(self) -> Distribution:
         """With the other sign."""
         return Distribution(gaussian.scale(self.moments, -1.0), -self.high, -self.low)
@@ -77,19 +92,31 @@ def activation_ranges(graph: Graph, input_range: tuple[float, float], alpha: flo
         Real (low, high) by value; values whose distribution is unknown are absent.
     """
     ranges: dict[Value, tuple[float, float]] = {}
+    known: dict[Value, Distribution] = {}
 
     def observe(value: Value, item: Distribution | None) -> None:
         if item is not None:
-            ranges[value] = item.range(alpha)
+            known[value], ranges[value] = item, item.range(alpha)
 
     interpret_with(graph, _inputs(graph, input_range), _rule, observe)
     for value in graph.inputs:
         ranges[value] = input_range
     for node in graph.nodes:
-        span = _span(node, ranges)
+        span = _capped(node, known, alpha) or _span(node, ranges)
         if span is not None:
             ranges[node.output] = span
+            known.pop(node.output, None)  # from here on the span knows better than clipped moments
     return ranges
+
+
+def _capped(node: Node, known: Mapping[Value, Distribution], alpha: float) -> tuple[float, float] | None:
+    """The range behind a clamp per channel right behind what is known channel by channel; None for any other."""
+    x = known.get(node.inputs[0]) if node.op == "clamp_channels" else None
+    if x is None:
+        return None
+    low, high = channel_bounds(node)
+    fits = x.moments.mean.numel() in (1, low.numel())
+    return x.clamped_range(alpha, low.to(torch.float64), high.to(torch.float64)) if fits else None
 
 
 def activation_means(graph: Graph, input_range: tuple[float, float]) -> dict[Value, Tensor]:
@@ -126,13 +153,16 @@ def _span(node: Node, ranges: Mapping[Value, tuple[float, float]]) -> tuple[floa
     mass is cut off, their mean + alpha * std is a fraction of it.
     """
     is_activation, is_movement = node.definition.has(Trait.ACTIVATION), node.definition.has(Trait.MOVEMENT)
-    if not (is_activation or is_movement or node.op in ("fake_quantize", "resize")):
+    if not (is_activation or is_movement or node.op in ("clamp_channels", "fake_quantize", "resize")):
         return None
     operands = node.inputs if is_movement else node.inputs[:1]
     spans = [ranges[value] for value in operands if value in ranges]
     if len(spans) < len(operands):
         return None
     low, high = min(low for low, _ in spans), max(high for _, high in spans)
+    if node.op == "clamp_channels":
+        ends = [torch.tensor(end).clamp(*channel_bounds(node)) for end in (low, high)]
+        return float(ends[0].min()), float(ends[1].max())
     least, most = activation_bounds(node) if is_activation else (-math.inf, math.inf)
     return min(max(low, least), most), min(max(high, least), most)
 
@@ -153,6 +183,9 @@ def _distribution(node: Node, operands: Sequence[Distribution | None]) -> Distri
         return _normalized(node)
     if node.definition.has(Trait.ACTIVATION):
         return x.clamp(*activation_bounds(node))
+    if node.op == "clamp_channels":
+        low, high = channel_bounds(node)
+        return x.clamp_channels(low, high) if x.moments.mean.numel() in (1, low.numel()) else None
     if node.op in ("fake_quantize", "avg_pool2d", "adaptive_avg_pool2d", "resize", "mean", "max_pool2d"):
         return x
     if node.op == "concat":

@@ -75,7 +75,7 @@ class Gaussian:
         return low.to(torch.float32), high.to(torch.float32)
 
 
-def clamp(x: Gaussian, low: float, high: float) -> Gaussian:
+def clamp(x: Gaussian, low: Tensor | float, high: Tensor | float) -> Gaussian:
     """Moments of min(max(x, low), high).
 
     In units of std about the mean, with z standard normal, the clipped variable is t = min(max(z, a), b). Around the
@@ -89,17 +89,23 @@ def clamp(x: Gaussian, low: float, high: float) -> Gaussian:
 
     Args:
         x: Before clipping.
-        low: Lower limit, may be -inf; 0 for a ReLU.
-        high: Upper limit, may be inf.
+        low: Lower limit, one or [C]; may be -inf; 0 for a ReLU.
+        high: Upper limit, one or [C]; may be inf.
 
     Returns:
         Mean, within the limits, and standard deviation of the clipped channels.
 
     Raises:
-        InputError: The limits are out of order.
+        InputError: The limits are out of order, or neither one number nor one per channel.
     """
-    if not low <= high:
-        raise InputError(f"clipping limits {low} and {high}", expected="low <= high")
+    low, high = (torch.as_tensor(limit, dtype=torch.float64) for limit in (low, high))
+    if any(limit.dim() and limit.shape != x.mean.shape for limit in (low, high)):
+        raise InputError(
+            f"clipping limits of shapes {list(low.shape)} and {list(high.shape)} for {x.mean.numel()} channels",
+            expected="one number, or [C]",
+        )
+    if not bool((low <= high).all()):
+        raise InputError(f"clipping limits {low.tolist()} and {high.tolist()}", expected="low <= high")
     # A channel without spread is a constant; the unit deviation only keeps its quotients finite.
     std = torch.where(x.std > 0.0, x.std, 1.0)
     a, b = (low - x.mean) / std, (high - x.mean) / std

@@ -37,7 +37,7 @@ class Trait(StrEnum):
     MOVEMENT = "movement"
     """Moves elements unchanged: the codes and the grid of the result are those of the input."""
     ACTIVATION = "activation"
-    """Monotone clamp of its input: `relu`, `clamp`."""
+    """Monotone clamp of its input between two numbers: `relu`, `clamp`."""
     MAC = "mac"
     """Sum of products of its first operand with its second, the weight."""
     PARAMETRIC = "parametric"

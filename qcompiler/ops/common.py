@@ -78,8 +78,12 @@ def like_first(types: Sequence[TensorType], attributes: Mapping[str, Attribute])
     return (TensorType(result_dtype(attributes), types[0].shape),)
 
 
-def result_dtype(attributes: Mapping[str, Attribute]) -> DType:
+def result_dtype(attributes: Mapping[str, Attribute], channels: Dim | None = None) -> DType:
     """The integer type that the attribute `dtype` names, which must hold the limits `qmin` and `qmax`.
+
+    Args:
+        attributes: Of the op.
+        channels: Of its result, where there may be limits for each of them.
 
     Raises:
         GraphError: It names none, or the limits are out of order or of range.
@@ -88,7 +92,10 @@ def result_dtype(attributes: Mapping[str, Attribute]) -> DType:
     if name not in set(DType) or DType(name).is_float or DType(name) is DType.BOOL:
         raise GraphError(f"the element type is {name!r}", expected="an integer type")
     dtype = DType(name)
-    code_limits(attributes, *dtype.limits)
+    if channels is None:
+        code_limits(attributes, *dtype.limits)
+    else:
+        channel_code_limits(attributes, *dtype.limits, channels)
     return dtype
 
 
@@ -103,6 +110,27 @@ def code_limits(attributes: Mapping[str, Attribute], low: int, high: int) -> tup
     if not low <= qmin <= qmax <= high:
         raise GraphError(f"the codes are limited to {qmin}..{qmax}", expected=f"an interval within {low}..{high}")
     return qmin, qmax
+
+
+def channel_code_limits(
+    attributes: Mapping[str, Attribute], low: int, high: int, channels: Dim
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The attributes `qmin` and `qmax` where each is a code or a tuple with one per channel: one entry, or all.
+
+    Raises:
+        GraphError: One has another number of entries, or a pair is out of order, or outside of low..high.
+    """
+    found = []
+    for name, default in (("qmin", low), ("qmax", high)):
+        value = attributes[name]
+        codes = value if isinstance(value, tuple) else (default if value is None else value,)
+        if not all(isinstance(code, int) for code in codes) or (isinstance(value, tuple) and len(codes) != channels):
+            raise GraphError(f"{name} is {value!r}", expected=f"an integer, or {channels} of them")
+        found.append(cast("tuple[int, ...]", codes))
+    count = max(map(len, found))
+    for qmin, qmax in zip(*(codes * (count // len(codes)) for codes in found), strict=True):
+        code_limits({"qmin": qmin, "qmax": qmax}, low, high)
+    return found[0], found[1]
 
 
 def check_rounding(attributes: Mapping[str, Attribute]) -> None:

@@ -13,9 +13,10 @@ from torch.nn import functional
 
 from qcompiler.errors import GraphError
 from qcompiler.ir.graph import Node
-from qcompiler.ir.registry import Attributes, OpDef, Trait, register
+from qcompiler.ir.registry import REQUIRED, Attributes, OpDef, Trait, register
 from qcompiler.ir.types import Stage, TensorType
-from qcompiler.ops.common import FLOAT_STAGES, broadcast, check_float, real, same_type
+from qcompiler.ops.common import FLOAT_STAGES, broadcast, check_float, integer, real, same_type
+from qcompiler.quant.affine import along_axis
 
 Array = npt.NDArray[np.float64]
 
@@ -56,6 +57,37 @@ register(
         stages=FLOAT_STAGES,
         traits=frozenset({Trait.ACTIVATION}),
         summary="min(max(x, min), max).",
+    )
+)
+
+
+def _infer_clamp_channels(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
+    check_float(types)
+    (x, *limits), axis = types, integer(attributes, "axis")
+    if not 0 < axis < x.rank or any(limit.shape != (x.shape[axis],) for limit in limits):
+        raise GraphError(
+            f"the input is {x} and the limits {limits[0]} and {limits[1]} along axis {axis}",
+            expected="a lower and an upper limit for each index of an axis behind the first",
+        )
+    return (x,)
+
+
+def _clamp_channels(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    x, axis = operands[0], integer(node.attributes, "axis")
+    low, high = (along_axis(limit, x.dim(), axis) for limit in operands[1:])
+    return (x.clamp(low, high),)
+
+
+register(
+    OpDef(
+        name="clamp_channels",
+        operands=("x", "low", "high"),
+        attributes={"axis": REQUIRED},
+        infer=_infer_clamp_channels,
+        evaluate=_clamp_channels,
+        stages=FLOAT_STAGES,
+        traits=frozenset({Trait.PARAMETRIC}),
+        summary="min(max(x, low), high), a pair of limits for each channel along `axis`; ends may be infinite.",
     )
 )
 

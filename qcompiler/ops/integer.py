@@ -18,7 +18,15 @@ from qcompiler.ir.dims import Dim, Shape
 from qcompiler.ir.graph import Attribute, Node
 from qcompiler.ir.registry import REQUIRED, Attributes, Evaluate, Infer, OpDef, Trait, register
 from qcompiler.ir.types import DType, TensorType
-from qcompiler.ops.common import INTEGER_ONLY, broadcast, check_integer, check_rounding, ints, result_dtype
+from qcompiler.ops.common import (
+    INTEGER_ONLY,
+    broadcast,
+    check_integer,
+    check_rounding,
+    integer,
+    ints,
+    result_dtype,
+)
 from qcompiler.ops.mac import conv_shape, conv_transpose_shape, convolve, convolve_transposed, linear_shape
 from qcompiler.ops.pooling import AVG_POOL_ATTRIBUTES, mean_shape, pool_shape
 from qcompiler.ops.quantization import codes_limits, grid
@@ -55,7 +63,7 @@ def check_requantized(types: Sequence[TensorType], attributes: Attributes, first
         types: Of all operands: integers, and from `first` on the multiplier and its exponent.
         attributes: Of the op.
         first: The operand that holds the multiplier.
-        channels: How many multipliers there may be; one is always enough.
+        channels: How many multipliers, and limits of codes, there may be; one of each is always enough.
 
     Raises:
         GraphError: Mode, number of operands, their types or shapes do not fit together.
@@ -72,7 +80,7 @@ def check_requantized(types: Sequence[TensorType], attributes: Attributes, first
             f"the multiplier is {', '.join(map(str, found))}",
             expected=f"{' and '.join(parts)} of 1 or {channels} elements for mode '{mode}'",
         )
-    return result_dtype(attributes)
+    return result_dtype(attributes, None if channels == 1 else channels)
 
 
 def _finish(node: Node, codes: Tensor) -> tuple[Tensor, ...]:
@@ -86,6 +94,14 @@ def steps(node: Node, operands: Sequence[Tensor], index: int) -> Tensor:
     return codes - along_axis(params.zero_point, codes.dim(), params.axis)
 
 
+def limits_along(node: Node, codes: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """Lowest and highest codes, to broadcast with `codes`: one each, or one per channel along `axis`."""
+    given = zip(("qmin", "qmax"), node.output.type.dtype.limits, strict=True)
+    values = (default if node.attributes[name] is None else node.attributes[name] for name, default in given)
+    low, high = (along_axis(torch.tensor(value, device=codes.device), codes.dim(), axis) for value in values)
+    return low, high
+
+
 def apply(node: Node, operands: Sequence[Tensor], acc: Tensor, axis: int, first: int) -> tuple[Tensor, ...]:
     """Requantize an accumulator.
 
@@ -93,18 +109,20 @@ def apply(node: Node, operands: Sequence[Tensor], acc: Tensor, axis: int, first:
         node: Says mode, grid and limits of the result.
         operands: Of the node; the multiplier is number `first`, its exponent the next.
         acc: int64.
-        axis: Of the channels, where there is a multiplier for each.
+        axis: Of the channels, where there is a multiplier, or a limit of codes, for each.
         first: See `operands`.
     """
     requantization = _requantization(node, operands, first)
-    qmin, qmax = codes_limits(node)
+    low, high = limits_along(node, acc, axis)
     zero_point = int(grid(node).zero_point)
     per_channel = axis if requantization.multiplier.numel() > 1 else None
     multiplier = requantization
     if per_channel is None:
         exponent = None if requantization.exponent is None else requantization.exponent.reshape(())
         multiplier = Requantization(requantization.mode, requantization.multiplier.reshape(()), exponent)
-    return _finish(node, multiplier.apply(acc, zero_point=zero_point, qmin=qmin, qmax=qmax, axis=per_channel))
+    qmin, qmax = int(low.min()), int(high.max())
+    codes = multiplier.apply(acc, zero_point=zero_point, qmin=qmin, qmax=qmax, axis=per_channel)
+    return _finish(node, codes.clamp(low, high) if low.dim() or high.dim() else codes)
 
 
 def _factors(node: Node, operands: Sequence[Tensor], axis: int = 0) -> tuple[Tensor, Tensor]:
@@ -476,5 +494,34 @@ register(
         stages=INTEGER_ONLY,
         traits=REQUANTIZES,
         summary="requantize(x - z_x): from one grid to another.",
+    )
+)
+
+
+def _infer_clamp(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
+    check_integer(types)
+    (x,), axis = types, integer(attributes, "axis")
+    if not 0 < axis < x.rank:
+        raise GraphError(f"the axis is {axis}", expected=f"1 to {x.rank - 1}, for {x}")
+    return (TensorType(result_dtype(attributes, x.shape[axis]), x.shape),)
+
+
+def _clamp(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    if node.inputs[0].type.quant != node.output.type.quant:
+        raise GraphError("a clamp of codes changes the grid", where=node.where, expected="one grid in and out")
+    codes = operands[0].to(torch.int64)
+    return _finish(node, codes.clamp(*limits_along(node, codes, integer(node.attributes, "axis"))))
+
+
+register(
+    OpDef(
+        name="int_clamp",
+        operands=("x",),
+        attributes={"axis": REQUIRED, **_RESULT},
+        infer=_infer_clamp,
+        evaluate=_clamp,
+        stages=INTEGER_ONLY,
+        traits=REQUANTIZES,
+        summary="min(max(x, qmin), qmax) on one grid, with limits for each channel along `axis`.",
     )
 )

@@ -68,6 +68,17 @@ def activation_bounds(node: Node) -> tuple[float, float]:
     return float(cast("float", node.attributes["min"])), float(cast("float", node.attributes["max"]))
 
 
+def channel_axis(layer: Node) -> int:
+    """The axis of the output channels of a convolution or a linear layer."""
+    return layer.output.type.rank - 1 if layer.op == "linear" else 1
+
+
+def channel_bounds(node: Node) -> tuple[Tensor, Tensor]:
+    """The real intervals that a `clamp_channels` node clamps to, [C] each."""
+    low, high = (leaf_tensor(value) for value in node.inputs[1:])
+    return low, high
+
+
 def clamped_limits(
     low: float, high: float, params: AffineParams, spec: QuantSpec, qmin: int, qmax: int
 ) -> tuple[int, int]:
@@ -79,4 +90,14 @@ def clamped_limits(
         limit if math.isinf(real) else int(quantize(torch.tensor(real), params.scale, params.zero_point, spec))
         for real, limit in ((low, qmin), (high, qmax))
     ]
-    return max(qmin, limits[0]), min(qmax, limits[1])
+    low_code, high_code = (min(max(limit, qmin), qmax) for limit in limits)
+    return low_code, high_code
+
+
+def channel_limits(
+    low: Tensor, high: Tensor, params: AffineParams, spec: QuantSpec, qmin: int, qmax: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """`clamped_limits` for each of the intervals [low, high] of the channels: lowest and highest codes."""
+    intervals = zip(low.tolist(), high.tolist(), strict=True)
+    limits = [clamped_limits(least, most, params, spec, qmin, qmax) for least, most in intervals]
+    return tuple(least for least, _ in limits), tuple(most for _, most in limits)

@@ -77,6 +77,9 @@ class Requantize(_Model):
     """How accumulators become codes."""
 
     mode: RequantMode
+    per_channel_clamp: bool = False
+    """Whether each channel of a result may have limits of its own, where `clamp` has a rule: it computes
+    `clamp_channels` then, so that equalization keeps the cap of a ReLU6."""
 
 
 class Roundings(_Model):
@@ -203,6 +206,8 @@ class Descriptor(_Model):
         seen: set[str] = set()
         for rule in self.op:
             for name in rule.names:
+                if name == "clamp_channels":
+                    raise ValueError("clamp_channels follows the rule for clamp: set requantize.per_channel_clamp")
                 if name in seen:
                     raise ValueError(f"two rules are for the op {name!r}")
                 seen.add(name)

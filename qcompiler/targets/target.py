@@ -71,9 +71,16 @@ class Target:
             overflow=d.accumulator.overflow,
         )
 
+    @property
+    def per_channel_clamp(self) -> bool:
+        """Whether an activation may clamp each channel between limits of its own."""
+        return self.supports("clamp_channels")
+
     def op_rule(self, op: str) -> OpRule | None:
         """The rule for an op, None when the integer core does not have it."""
-        return next((rule for rule in self.descriptor.op if op in rule.names), None)
+        if op == "clamp_channels" and not self.descriptor.requantize.per_channel_clamp:
+            return None
+        return next((rule for rule in self.descriptor.op if _named(op) in rule.names), None)
 
     def supports(self, op: str) -> bool:
         """Whether the integer core computes `op`."""
@@ -83,7 +90,7 @@ class Target:
         """Whether `follower` belongs to the same supergroup right behind `op`."""
         for group in self.descriptor.supergroup:
             for step, following in zip(group.steps, group.steps[1:], strict=False):
-                if op in step and follower in following:
+                if _named(op) in step and _named(follower) in following:
                     return True
         return False
 
@@ -136,7 +143,7 @@ class Target:
 
         Args:
             changes: Any of weight_bits, activation_bits, per_channel, symmetric_activations, signed_activations,
-                power_of_two (scales of weights and activations), requantize, layout, fallback.
+                power_of_two (scales of weights and activations), requantize, per_channel_clamp, layout, fallback.
 
         Returns:
             A target whose name lists the changes, such as `int8_dsp[weight_bits=4]`. A grid that the target fixes for
@@ -171,6 +178,8 @@ class Target:
                             f"the requantization mode is {value!r}", expected="one of " + ", ".join(RequantMode)
                         )
                     data["requantize"]["mode"] = value
+                case "per_channel_clamp", bool():
+                    data["requantize"]["per_channel_clamp"] = value
                 case "fallback", "refuse" | "float":
                     data["partition"]["fallback"] = value
                 case "layout", "NHWC" | "NCHW":
@@ -219,6 +228,11 @@ class Target:
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
 
+def _named(op: str) -> str:
+    """The op whose rules and supergroups are those of `op`."""
+    return "clamp" if op == "clamp_channels" else op
+
+
 _OVERRIDES = {
     "weight_bits": "a number of bits",
     "activation_bits": "a number of bits",
@@ -227,6 +241,7 @@ _OVERRIDES = {
     "signed_activations": "True or False",
     "power_of_two": "True or False",
     "requantize": "one of " + ", ".join(RequantMode),
+    "per_channel_clamp": "True or False",
     "layout": "NHWC or NCHW",
     "fallback": "refuse or float",
 }

@@ -13,6 +13,7 @@ and an activation between an op and its quantizer is a clamp that the pending va
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from qcompiler.ir.registry import Trait
 from qcompiler.ir.types import Stage
 from qcompiler.ops import UNARY, prelu_function
 from qcompiler.ops.integer import window_counts, window_sums
-from qcompiler.ops.quantizers import activation_bounds, clamped_limits
+from qcompiler.ops.quantizers import activation_bounds, channel_limits, clamped_limits
 from qcompiler.ops.resampling import resampling_weights
 from qcompiler.quant.accumulator import exact_in_float64
 from qcompiler.quant.affine import AffineParams, along_axis, dequantize, quantize, quantize_bias
@@ -84,11 +85,14 @@ class Pending:
         requantize: From output grid and code limits to int64 codes.
         low: Real lower bound of an activation in between.
         high: Real upper bound.
+        channels: Real bounds of a clamp per channel in between, [C] each, and the axis of the channels; it comes
+            before the other two.
     """
 
     requantize: Requantize
     low: float = -math.inf
     high: float = math.inf
+    channels: tuple[Tensor, Tensor, int] | None = None
 
 
 Exact: TypeAlias = "Tensor | Codes | Pending"
@@ -172,7 +176,13 @@ def _fake_quantize(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic
     if isinstance(x, Codes):
         x = _rescale(x, arithmetic)
     low, high = clamped_limits(x.low, x.high, params, spec, qmin, qmax)
-    return Codes(x.requantize(params, low, high), params, low, high)
+    if x.channels is None:
+        return Codes(x.requantize(params, low, high), params, low, high)
+    least, most, axis = x.channels
+    limits = [torch.tensor(codes) for codes in channel_limits(least, most, params, spec, low, high)]
+    low, high = int(limits[0].min()), int(limits[1].max())
+    codes = x.requantize(params, low, high)
+    return Codes(codes.clamp(*(along_axis(ends, codes.dim(), axis) for ends in limits)), params, low, high)
 
 
 def _fake_quantize_bias(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
@@ -294,7 +304,25 @@ def _activation(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -
     low, high = activation_bounds(node)
     pending = _rescale(x, arithmetic) if isinstance(x, Codes) else x
     # clamp(clamp(x, a, b), c, d) clamps a and b as well.
-    return Pending(pending.requantize, min(max(pending.low, low), high), max(min(pending.high, high), low))
+    low, high = min(max(pending.low, low), high), max(min(pending.high, high), low)
+    return dataclasses.replace(pending, low=low, high=high)
+
+
+def _clamp_channels(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
+    x = operands[0]
+    if isinstance(x, Tensor):
+        return evaluate_node(node, cast("Sequence[Tensor]", operands))[0]
+    pending = _rescale(x, arithmetic) if isinstance(x, Codes) else x
+    axis = cast("int", node.attributes["axis"])
+    low, high = (_real(node, item) for item in operands[1:])
+    before = (torch.full_like(low, -math.inf), torch.full_like(low, math.inf))
+    if pending.channels is not None:
+        before = pending.channels[:2]
+        if pending.channels[2] != axis:
+            raise GraphError("channels are clamped along two axes", where=node.where, expected="a quantizer in between")
+    # The bounds per channel came first, then those of all, and now these.
+    ends = [bound.clamp(pending.low, pending.high).clamp(low, high) for bound in before]
+    return Pending(pending.requantize, channels=(ends[0], ends[1], axis))
 
 
 def _table(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
@@ -341,7 +369,7 @@ def _movement(node: Node, operands: Sequence[Exact]) -> Exact:
     if all(isinstance(item, Tensor) for item in operands):
         return evaluate_node(node, cast("Sequence[Tensor]", operands))[0]
     if len(operands) == 1 and isinstance(operands[0], Pending):
-        inner = operands[0]
+        inner = _per_tensor(node, operands[0])
 
         def requantize(out: AffineParams, qmin: int, qmax: int) -> Tensor:
             return _move(node, [inner.requantize(out, qmin, qmax)])
@@ -379,12 +407,18 @@ def _pad(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact
 
     if isinstance(x, Codes):
         return Codes(filled(x.codes, x.params, x.qmin, x.qmax), x.params, x.qmin, x.qmax)
-    inner = x
+    inner = _per_tensor(node, x)
 
     def requantize(out: AffineParams, qmin: int, qmax: int) -> Tensor:
         return filled(inner.requantize(out, qmin, qmax), out, qmin, qmax)
 
     return Pending(requantize, inner.low, inner.high)
+
+
+def _per_tensor(node: Node, x: Pending) -> Pending:
+    if x.channels is not None:
+        raise GraphError(f"{node.op} moves what is clamped per channel", where=node.where, expected="a quantizer first")
+    return x
 
 
 def _rescale(x: Codes, arithmetic: Arithmetic) -> Pending:
@@ -456,5 +490,6 @@ _RULES: dict[str, Callable[[Node, Sequence[Exact], Arithmetic], Exact]] = {
     "prelu": _prelu,
     "relu": _activation,
     "clamp": _activation,
+    "clamp_channels": _clamp_channels,
     "pad": _pad,
 }

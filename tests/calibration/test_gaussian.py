@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from qcompiler.calibration import gaussian
-from qcompiler.calibration.data_free import activation_ranges
+from qcompiler.calibration.data_free import activation_means, activation_ranges
 from qcompiler.calibration.gaussian import Gaussian
 from qcompiler.errors import InputError
 from qcompiler.ir.text import parse_module
@@ -36,6 +36,18 @@ def agrees(found: Gaussian, samples: torch.Tensor) -> None:
 def test_clipped_moments(low: float, high: float) -> None:
     x = Gaussian(MEANS, STDS)
     agrees(gaussian.clamp(x, low, high), sampled(x).clamp(low, high))
+
+
+def test_moments_clipped_to_limits_per_channel() -> None:
+    x = Gaussian(MEANS, STDS)
+    low = torch.linspace(-2.0, 0.5, MEANS.numel(), dtype=torch.float64)
+    high = low + torch.linspace(0.0, 3.0, MEANS.numel(), dtype=torch.float64)
+    high[-1] = torch.inf
+    agrees(gaussian.clamp(x, low, high), sampled(x).clamp(low, high))
+    with pytest.raises(InputError, match=r"shapes \[3\] and \[\] for"):
+        gaussian.clamp(x, torch.zeros(3), 1.0)
+    with pytest.raises(InputError, match="low <= high"):
+        gaussian.clamp(x, high, low)
 
 
 def test_sums_and_layers() -> None:
@@ -90,3 +102,37 @@ def test_ranges_follow_from_statistics_through_activations_and_sums() -> None:
     assert found["k"][0] == -3.0
     assert found["a"][1] == pytest.approx(6 * 2**0.5, abs=1e-5)
     assert "t" not in found, "what a function makes of a normal is not known"
+
+
+def test_a_cap_counts_only_as_far_as_its_channel_reaches() -> None:
+    text = """graph @main stage=canonical {
+  input %x : f32[2, 2, 4, 4]
+  %w = parameter() {ref = "w", dtype = "f32", shape = (2, 2, 1, 1)} : f32[2, 2, 1, 1]
+  %low = constant() {ref = "low", dtype = "f32", shape = (2,)} : f32[2]
+  %high = constant() {ref = "high", dtype = "f32", shape = (2,)} : f32[2]
+  %c = conv2d(%x, %w) {statistics = "s"} : f32[2, 2, 4, 4]
+  %k = clamp_channels(%c, %low, %high) {axis = 1} : f32[2, 2, 4, 4]
+  %p = max_pool2d(%k) {kernel = (2, 2), stride = (2, 2)} : f32[2, 2, 2, 2]
+  %r = relu(%c) : f32[2, 2, 4, 4]
+  %rk = clamp_channels(%r, %low, %high) {axis = 1} : f32[2, 2, 4, 4]
+  %t = clamp_channels(%x, %low, %high) {axis = 1} : f32[2, 2, 4, 4]
+  return %p, %rk, %t
+}
+"""
+    tensors = {
+        "w": torch.ones(2, 2, 1, 1),
+        "s": torch.tensor([[0.0, 1.0], [1.0, 10.0]]),
+        "low": torch.tensor([-1.0, -2.0]),
+        "high": torch.tensor([50.0, 3.0]),
+    }
+    graph = parse_module(text, tensors).main
+    found = {value.name: span for value, span in activation_ranges(graph, (-3.0, 3.0), 6.0).items()}
+    assert found["c"] == (-59.0, 61.0)
+    assert found["k"] == (-2.0, 6.0), "the channel with the cap of 50 reaches 6"
+    assert found["p"] == found["k"]
+    assert found["rk"] == (0.0, 50.0), "behind another activation only the range of all channels is known"
+    assert found["t"] == (-2.0, 3.0)
+    means = {value.name: mean for value, mean in activation_means(graph, (-3.0, 3.0)).items()}
+    expected = gaussian.clamp(Gaussian(*tensors["s"]), tensors["low"], tensors["high"]).mean
+    assert torch.equal(means["k"], expected)
+    assert abs(float(expected[1])) < 3

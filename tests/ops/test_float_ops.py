@@ -58,6 +58,18 @@ ONE = tensor(4, seed=3)
 CASES: dict[str, tuple[str, list[Tensor], Attributes, Callable[..., Tensor]]] = {
     "relu": ("relu", [X], {}, torch.relu),
     "clamp": ("clamp", [X], {"min": -0.5, "max": 0.5}, lambda x: x.clamp(-0.5, 0.5)),
+    "clamp_channels": (
+        "clamp_channels",
+        [X, torch.tensor([-0.5, 0.0, -torch.inf, -0.1]), torch.tensor([0.5, torch.inf, 0.3, -0.1])],
+        {"axis": 1},
+        lambda x, low, high: torch.maximum(torch.minimum(x, high.reshape(4, 1, 1)), low.reshape(4, 1, 1)),
+    ),
+    "clamp_channels of the last axis": (
+        "clamp_channels",
+        [X, tensor(7) - 3, tensor(7) + 3],
+        {"axis": 3},
+        lambda x, low, high: torch.maximum(torch.minimum(x, high), low),
+    ),
     "add": ("add", [X, tensor(4, 1, 7)], {}, torch.add),
     "sub": ("sub", [X, tensor(7)], {}, torch.sub),
     "mul": ("mul", [X, tensor(2, 1, 6, 1)], {}, torch.mul),

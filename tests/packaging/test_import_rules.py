@@ -38,6 +38,7 @@ SHARED = {
         "adaround_moments",
         "adaround_sgd",
         "base",
+        "channel_limits",
         "equalization",
         "manager",
         "overrides",

@@ -69,9 +69,15 @@ def clip(value: int, attributes: Attributes) -> int:
     return int(min(max(value, attributes["qmin"]), attributes["qmax"]))
 
 
-def requantize(acc: int, multiplier: Any, exponent: Any, out: Grid, attributes: Attributes) -> int:
-    """An accumulator to a code."""
-    low, high = attributes["qmin"], attributes["qmax"]
+def limits(attributes: Attributes, index: int) -> tuple[int, int]:
+    """Lowest and highest code of channel `index`: each is one number for all, or one per channel."""
+    low, high = (end[index] if isinstance(end, tuple) else end for end in (attributes["qmin"], attributes["qmax"]))
+    return int(low), int(high)
+
+
+def requantize(acc: int, multiplier: Any, exponent: Any, out: Grid, attributes: Attributes, index: int = 0) -> int:
+    """An accumulator of channel `index` to a code."""
+    low, high = limits(attributes, index)
     if attributes["mode"] == "f32_rne":
         return reference_requantize_float32(acc, float(multiplier), out.zero_point, low, high)
     scaled = reference_mbqm(acc, int(multiplier), int(exponent), attributes["mode"])
@@ -108,7 +114,7 @@ def int_conv(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> lis
                 ]
                 if all(0 <= at < length for at, length in zip(place, size, strict=True)):
                     acc += x.step((n, first + c, *place)) * weight.step((o, c, *tap))
-        return requantize(acc, channel(operands, 3, o), channel(operands, 4, o), out, attributes)
+        return requantize(acc, channel(operands, 3, o), channel(operands, 4, o), out, attributes, o)
 
     return fill(out, element)
 
@@ -134,7 +140,7 @@ def int_conv_transpose(operands: Sequence[Grid], attributes: Attributes, out: Gr
 
     def element(index: Index) -> int:
         o = index[1]
-        return requantize(sums[index], channel(operands, 3, o), channel(operands, 4, o), out, attributes)
+        return requantize(sums[index], channel(operands, 3, o), channel(operands, 4, o), out, attributes, o)
 
     return fill(out, element)
 
@@ -148,7 +154,7 @@ def int_linear(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> l
         acc = int(bias.data[o])
         for k in range(weight.shape[1]):
             acc += x.step((*batch, k)) * weight.step((o, k))
-        return requantize(acc, channel(operands, 3, o), channel(operands, 4, o), out, attributes)
+        return requantize(acc, channel(operands, 3, o), channel(operands, 4, o), out, attributes, o)
 
     return fill(out, element)
 
@@ -332,6 +338,17 @@ def lookup(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list[
     return fill(out, lambda index: table.at((index[axis], x.at(index) - attributes["offset"])))
 
 
+def int_clamp(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list[Any]:
+    """Each code between the limits of its channel."""
+    (x,) = operands
+
+    def element(index: Index) -> int:
+        low, high = limits(attributes, index[attributes["axis"]])
+        return min(max(int(x.at(index)), low), high)
+
+    return fill(out, element)
+
+
 def quantize(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list[Any]:
     """A float32 division, rounded to an integer."""
     (x,) = operands
@@ -427,6 +444,7 @@ OPERATORS: dict[str, Callable[[Sequence[Grid], Attributes, Grid], list[Any]]] = 
     "rescale": rescale,
     "int_layer_norm": int_layer_norm,
     "lookup": lookup,
+    "int_clamp": int_clamp,
     "quantize": quantize,
     "dequantize": dequantize,
     "reshape": reshape,

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qcompiler.errors import GraphError
 from qcompiler.ir.graph import Attribute
 from qcompiler.ir.registry import Trait, known_ops
 from qcompiler.ir.types import DType, QuantParams, Stage
@@ -93,6 +94,61 @@ def test_linear_near_the_ends_of_the_accumulator(mode: RequantMode) -> None:
     operands = [x, make.leaf(weight, params), make.leaf(bias, params), *make.multiplier(5, -26, -8)]
     make.apply("int_linear", operands, {})
     make.check()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("kind", ["int_conv2d", "int_conv_transpose1d", "int_linear"])
+@pytest.mark.parametrize("sides", [("qmin",), ("qmax",), ("qmin", "qmax")])
+def test_limits_per_channel(mode: RequantMode, kind: str, sides: tuple[str, ...]) -> None:
+    make = Maker(len(sides), mode)
+    dtype = make.random.choice([DType.I8, DType.U8, DType.I16])
+    shape = {"int_conv2d": (2, 4, 5, 6), "int_conv_transpose1d": (2, 4, 5), "int_linear": (2, 3, 4)}[kind]
+    kernel = {"int_conv2d": (6, 2, 3, 2), "int_conv_transpose1d": (4, 3, 2), "int_linear": (6, 4)}[kind]
+    weight = torch.randint(-127, 128, kernel, generator=make.generator).to(torch.int8)
+    bias = torch.randint(-(2**14), 2**14, (6,), generator=make.generator).to(torch.int32)
+    params = QuantParams((0.01,), (0,))
+    x = make.input(shape)
+    operands = [x, make.leaf(weight, params), make.leaf(bias, params), *make.multiplier(1, -4, -3)]
+    low, high = dtype.limits
+    middle = (low + high) // 2
+    limits: dict[str, Attribute] = {
+        "qmin": tuple(make.random.randint(low, middle) for _ in range(6)),
+        "qmax": tuple(make.random.randint(middle, high) for _ in range(6)),
+    }
+    given: dict[str, Attribute] = {side: limits[side] for side in sides}
+    groups: dict[str, Attribute] = {} if kind == "int_linear" else {"groups": 2}
+    node = make.apply(kind, operands, {**groups, **given}, dtype)
+    codes = make.check()[node.name]
+    axis = 2 if kind == "int_linear" else 1
+    for side, ends in (("qmin", codes.min), ("qmax", codes.max)):
+        if side in sides:
+            others = tuple(i for i in range(codes.ndim) if i != axis)
+            reached = zip(ends(axis=others).tolist(), limits[side], strict=True)  # type: ignore[arg-type]  # a tuple
+            assert any(code == limit for code, limit in reached), "the limits are at work"
+
+
+@pytest.mark.parametrize("dtype", [DType.I8, DType.U8, DType.I16])
+@pytest.mark.parametrize("axis", [1, 3])
+def test_clamp_of_codes(dtype: DType, axis: int) -> None:
+    make = Maker(axis)
+    x = make.input((2, 3, 4, 5), dtype)
+    low, high = dtype.limits
+    codes = [sorted(make.random.randint(low, high) for _ in range(2)) for _ in range(x.type.shape[axis])]
+    limits: dict[str, Attribute] = {"qmin": tuple(a for a, _ in codes), "qmax": tuple(b for _, b in codes)}
+    make.requantized("int_clamp", [x], {"axis": axis, **limits}, dtype, like=x)
+    make.check()
+    one_sided = Maker(axis)
+    x = one_sided.input((2, 3, 4, 5), dtype)
+    one_sided.requantized("int_clamp", [x], {"axis": axis, "qmin": low, "qmax": limits["qmax"]}, dtype, like=x)
+    one_sided.check()
+
+
+def test_a_clamp_of_codes_keeps_the_grid() -> None:
+    make = Maker(1)
+    x = make.input((2, 3))
+    make.requantized("int_clamp", [x], {"axis": 1}, DType.I8)
+    with pytest.raises(GraphError, match="a clamp of codes changes the grid"):
+        make.check()
 
 
 SHAPES = [((2, 3, 4), (2, 3, 4)), ((2, 3, 1), (2, 3, 4)), ((2, 3, 4), (2, 1, 4)), ((4,), (2, 3, 4)), ((1, 1), (2, 3))]

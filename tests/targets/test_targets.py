@@ -65,6 +65,10 @@ WRONG = {
         EXTENDS + '[[op]]\nnames = ["tanh"]\nkind = "table"\nout_fixed = { scale = 0.1, zero_point = 200 }\n',
         "zero_point is outside",
     ),
+    "a rule of its own for limits per channel": (
+        EXTENDS + '[[op]]\nnames = ["clamp_channels"]\nkind = "elementwise"\n',
+        "set requantize.per_channel_clamp",
+    ),
     "a base that is not there": ('schema = "qcompiler.hw/1"\nextends = "int9"\n', "there is no target 'int9'"),
     "a base in a circle": ('schema = "qcompiler.hw/1"\nextends = "chip.toml"\n', "in a circle"),
     "another schema": ('schema = "qcompiler.hw/9"\nextends = "int8_dsp"\n', "schema"),
@@ -91,6 +95,20 @@ def test_override() -> None:
     assert base.override(layout="NCHW").layout.activations == "NCHW"
 
 
+def test_limits_per_channel_follow_the_rule_for_clamp(tmp_path: Path) -> None:
+    for name in qcompiler.targets():
+        assert load_target(name).per_channel_clamp
+    target = load_target("int8_dsp").override(per_channel_clamp=False)
+    assert target.name == "int8_dsp[per_channel_clamp=False]"
+    assert not target.per_channel_clamp
+    assert target.op_rule("clamp_channels") is None
+    assert target.supports("clamp")
+    assert load_target("int8_dsp").op_rule("clamp_channels") == target.op_rule("clamp")
+    assert load_target("int8_dsp").absorbs("conv2d", "clamp_channels")
+    text = BASE.read_text(encoding="utf-8").replace("per_channel_clamp = true\n", "")
+    assert not load_target(write(tmp_path, text)).per_channel_clamp, "what a descriptor does not say it cannot"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -98,6 +116,7 @@ def test_override() -> None:
         ({"weight_bits": True}, "a number of bits"),
         ({"per_channels": True}, "Did you mean per_channel"),
         ({"requantize": "triple"}, "one of single"),
+        ({"per_channel_clamp": 1}, "True or False"),
         ({"layout": "CHWN"}, "NHWC or NCHW"),
     ],
 )

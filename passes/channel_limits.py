@@ -1,0 +1,91 @@
+"""What an activation clamps to, channel by channel: `relu`, `clamp` and `clamp_channels` as one thing.
+
+    clamp(x, 0, 6)   with channel i of x divided by s_i        becomes        clamp_channels(x, 0, 6 / s_i)
+
+Limits that are alike in all channels are written as `clamp`, or `relu`, again.
+
+Source: Nagel et al. 2019, arXiv:1906.04721, section 4.1 (equivariance of functions that are linear in pieces).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from qcompiler.ir.graph import Node, Value
+from qcompiler.ir.rewrite import Rewriter
+from qcompiler.ops.quantizers import activation_bounds, channel_bounds
+from qcompiler.passes.base import PassContext
+
+CLAMPS = ("relu", "clamp", "clamp_channels")
+
+
+def keeps_caps(context: PassContext) -> bool:
+    """Whether the target, if there is one, clamps each channel between limits of its own."""
+    return context.target is not None and context.target.per_channel_clamp
+
+
+def limits_of(node: Node, channels: int) -> tuple[Tensor, Tensor]:
+    """Lowest and highest value that one of `CLAMPS` gives: float64 [channels] each."""
+    if node.op == "clamp_channels":
+        low, high = (limit.to(torch.float64) for limit in channel_bounds(node))
+        return low, high
+    low, high = (torch.full((channels,), limit, dtype=torch.float64) for limit in activation_bounds(node))
+    return low, high
+
+
+def composed(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """The limits of clamping to `first` and then to `second`, which need not overlap."""
+    (a, b), (c, d) = first, second
+    return a.clamp(c, d), b.clamp(c, d)
+
+
+def set_limits(node: Node, low: Tensor, high: Tensor, axis: int, rewriter: Rewriter) -> Node:
+    """Make one of `CLAMPS` clamp to other limits; another operator takes its place, and its name, where it must.
+
+    Args:
+        node: The activation.
+        low: Limits of the channels along `axis`, [C].
+        high: As `low`.
+        axis: Of the channels.
+        rewriter: Of the graph.
+
+    Returns:
+        The activation from now on.
+    """
+    for dtype in (torch.float64, node.output.type.dtype.torch):
+        low, high = low.to(dtype), high.to(dtype)
+        if bool((low == low[0]).all() & (high == high[0]).all()):
+            return _uniform(node, float(low[0]), float(high[0]), rewriter)
+    if node.op == "clamp_channels":
+        for index, limit in ((1, low), (2, high)):
+            rewriter.replace_input(node, index, rewriter.set_tensor(node.inputs[index], limit, before=node))
+        return node
+    leaves = [
+        rewriter.leaf("constant", limit, ref=f"{node.name}.{end}", before=node, like=node)
+        for end, limit in (("low", low), ("high", high))
+    ]
+    return _replaced(node, "clamp_channels", leaves, {"axis": axis}, rewriter)
+
+
+def _uniform(node: Node, low: float, high: float, rewriter: Rewriter) -> Node:
+    if (low, high) == (0.0, math.inf):
+        return node if node.op == "relu" else _replaced(node, "relu", [], {}, rewriter)
+    if node.op != "clamp":
+        return _replaced(node, "clamp", [], {"min": low, "max": high}, rewriter)
+    rewriter.set_attributes(node, min=low, max=high)
+    return node
+
+
+def _replaced(node: Node, op: str, leaves: list[Value], attributes: dict[str, float | int], rewriter: Rewriter) -> Node:
+    new = rewriter.insert(op, [node.inputs[0], *leaves], attributes, before=node, like=node)
+    name, old = node.output.name, [value.producer for value in node.inputs[1:]]
+    rewriter.replace(node, new.output)
+    rewriter.rename(new.output, name)
+    for leaf in dict.fromkeys(cast("list[Node]", old)):
+        if not leaf.output.users and not leaf.graph.is_output(leaf.output):
+            rewriter.erase(leaf)
+    return new
