@@ -17,7 +17,6 @@ from qcompiler.passes.calibrate_weights import CalibrateWeights
 from qcompiler.passes.correct_bias import CorrectBias
 from qcompiler.passes.cross_layer_equalization import CrossLayerEqualization
 from qcompiler.passes.partition import Partition
-from qcompiler.passes.replace_relu6 import ReplaceRelu6
 from qcompiler.pipeline import default_pipeline
 
 __all__ = [
@@ -50,7 +49,7 @@ class Row:
         weights: Method of the ranges of weights; None: `min_max`, and below eight bits, where it pays to clip, `mse`.
         after: Passes behind the ranges of weights.
         activations: Method of the ranges of activations.
-        best: `effort="best"`, whatever that is, instead of the above.
+        effort: That of a compile, whatever it does, instead of the above.
     """
 
     name: str
@@ -59,15 +58,15 @@ class Row:
     weights: str | None = None
     after: tuple[Pass, ...] = ()
     activations: str = "percentile"
-    best: bool = False
+    effort: str | None = None
 
     def pipeline(self, weight_bits: int) -> tuple[Pass, ...]:
         """The passes."""
-        if self.best:
-            return default_pipeline("best", per_channel=self.per_channel)
+        if self.effort is not None:
+            return default_pipeline(self.effort, per_channel=self.per_channel)
         weights = self.weights or ("mse" if weight_bits < 8 else "min_max")
         passes: list[Pass] = []
-        for item in default_pipeline():
+        for item in default_pipeline("fast"):
             if isinstance(item, Partition):
                 passes += [*self.before, item]
             elif isinstance(item, CalibrateWeights):
@@ -98,7 +97,7 @@ class Table:
     rows: tuple[Row, ...]
 
 
-_EQUALIZED = (ReplaceRelu6(), CrossLayerEqualization())
+_EQUALIZED = (CrossLayerEqualization(),)
 _ABSORBED = (*_EQUALIZED, AbsorbBias())
 EQUALIZED, BEST, BEST_PER_CHANNEL = "+ equalization", 'effort="best"', 'per channel: effort="best"'
 
@@ -114,10 +113,12 @@ METHODS = Table(
         Row("+ absorption", before=_ABSORBED),
         Row("+ bias correction", before=_ABSORBED, after=(CorrectBias(),)),
         Row("+ adaptive rounding instead", before=_ABSORBED, after=(AdaRound(),)),
-        Row(BEST, best=True),
+        Row('effort="fast"', effort="fast"),
+        Row('effort="default"', effort="default"),
+        Row(BEST, effort="best"),
         Row("per channel: plain", per_channel=True),
-        Row("per channel: equalized", per_channel=True, before=_EQUALIZED),
-        Row(BEST_PER_CHANNEL, per_channel=True, best=True),
+        Row('per channel: effort="default"', per_channel=True, effort="default"),
+        Row(BEST_PER_CHANNEL, per_channel=True, effort="best"),
     ),
 )
 WEIGHTS = Table(

@@ -76,6 +76,10 @@ def structural_passes() -> tuple[tuple[Pass, ...], tuple[Pass, ...]]:
     return front, (Partition(), InsertQuantizers())
 
 
+_ACTIVATIONS = {"fast": "min_max", "default": "percentile", "best": "sqnr"}
+"""How the ranges of activations are found, by effort."""
+
+
 def quantization_passes(effort: str = "default", *, per_channel: bool = False) -> tuple[Pass, ...]:
     """From a captured graph to a calibrated QUANTIZED one.
 
@@ -96,7 +100,7 @@ def quantization_passes(effort: str = "default", *, per_channel: bool = False) -
         FixRanges(),
         UnifyScales(),
         *weights,
-        CalibrateActivations(method="min_max") if effort == "fast" else CalibrateActivations(),
+        CalibrateActivations(method=_ACTIVATIONS[effort]),
         FuseRequantization(),
     )
 

@@ -93,6 +93,8 @@ def percentile(histogram: Histogram, percent: float) -> tuple[Tensor, Tensor]:
     lower = torch.searchsorted(cumulative, last - rank, right=True)
     low = histogram.edges.gather(1, lower).squeeze(1)
     high = histogram.edges.gather(1, upper + 1).squeeze(1)
+    if percent == 100.0:  # the extremes may not be among the values that were counted
+        return histogram.low.clone(), histogram.high.clone()
     return (
         torch.maximum(low, histogram.low.to(torch.float64)).to(torch.float32),
         torch.minimum(high, histogram.high.to(torch.float64)).to(torch.float32),

@@ -68,12 +68,13 @@ class Histogram:
     high: Tensor
 
     @classmethod
-    def of(cls, values: Tensor, bins: int = DEFAULT_BINS) -> Histogram:
+    def of(cls, values: Tensor, bins: int = DEFAULT_BINS, extremes: tuple[Tensor, Tensor] | None = None) -> Histogram:
         """The histogram of one batch.
 
         Args:
             values: float32 [C, N] on any device, finite, at least one value per channel.
             bins: Number of bins per channel, at least 2: one on each side of zero.
+            extremes: Smallest and largest value of each channel, float32 [C], where `values` is a part of the data.
 
         Returns:
             A histogram on the CPU.
@@ -89,7 +90,7 @@ class Histogram:
             )
         channels = values.shape[0]
         # Adding 0.0 turns -0.0 into 0.0: which of the two a minimum returns depends on the order of the data.
-        low, high = values.amin(1).cpu() + 0.0, values.amax(1).cpu() + 0.0
+        low, high = extremes or (values.amin(1).cpu() + 0.0, values.amax(1).cpu() + 0.0)
         exponent, first = (part.to(values.device).unsqueeze(1) for part in _layout(low, high, bins))
         row = torch.arange(channels, dtype=torch.int32, device=values.device).unsqueeze(1) * bins
         counts = torch.zeros(channels * bins, dtype=torch.int64, device=values.device)

@@ -8,6 +8,7 @@ order of the batches nor on how they were split or spread over processes; see ea
 from __future__ import annotations
 
 import difflib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -124,7 +125,7 @@ class Observer(ABC):
 
     @abstractmethod
     def _summarize(self, rows: Tensor, index: int | None, /) -> State:
-        """Summary of one batch: float32 [C, N], finite, not empty."""
+        """Summary of one batch: float32 [C, samples, values of a sample], finite, not empty."""
 
     @abstractmethod
     def _combine(self, a: State, b: State, /) -> State:
@@ -146,7 +147,7 @@ class Observer(ABC):
         return {"count": a["count"] + b["count"], **self._combine(a, b)}
 
     def _rows(self, x: Tensor, index: int | None) -> Tensor:
-        """Channels first, the rest flattened: float32 [C, N]."""
+        """Channels first, then the samples, the rest flattened: float32 [C, N, M]."""
         if not x.is_floating_point():
             raise InputError(f"values of type {x.dtype} for '{self.name}'", expected="a float tensor")
         if self.axis is not None and not -x.dim() <= self.axis < x.dim():
@@ -154,7 +155,10 @@ class Observer(ABC):
         if x.numel() == 0:
             return x
         x = x.detach().to(torch.float32)
-        rows = x.reshape(1, -1) if self.axis is None else x.movedim(self.axis, 0).reshape(x.shape[self.axis], -1)
+        x = x.unsqueeze(0) if self.axis is None else x.movedim(self.axis, 0)
+        # Where the channels are on the first axis, as in a weight, there are no samples.
+        has_samples = x.dim() > 2 and self.axis != 0
+        rows = x.reshape(len(x), x.shape[1] if has_samples else 1, -1)
         # Minimum and maximum are NaN or infinite if any value is: one pass and no mask for healthy data.
         if not all(bool(torch.isfinite(end)) for end in torch.aminmax(rows)):
             nan, infinite = int(torch.isnan(rows).sum()), int(torch.isinf(rows).sum())
@@ -244,18 +248,26 @@ class HistogramObserver(Observer):
     Args:
         bins: Bins per channel, at least 2. Their width, a power of two, is below 2 * observed range / (bins - 1), or
             the spacing of float32 there.
+        per_sample: Values of a sample, all channels together, that are counted at least: of more, every k-th one, so
+            that calibration does not take longer than the network. The smallest and the largest are those of all. Which
+            ones are counted depends on the shape of a sample alone, and so not on the batches.
 
     Raises:
-        InputError: There are fewer than two bins.
+        InputError: There are fewer than two bins, or values per sample.
     """
 
     bins: int = DEFAULT_BINS
+    per_sample: int = 1 << 14
 
     def __post_init__(self) -> None:
         check_bins(self.bins)
+        if self.per_sample < 1:
+            raise InputError(f"per_sample={self.per_sample}", expected="at least one value")
 
     def _summarize(self, rows: Tensor, _index: int | None, /) -> State:
-        return _as_state(Histogram.of(rows, self.bins))
+        low, high = _extremes(rows)
+        step = _step(rows.shape[2], max(1, self.per_sample // len(rows))) if rows.shape[1] > 1 or self.axis != 0 else 1
+        return _as_state(Histogram.of(rows[:, :, ::step].flatten(1), self.bins, (low, high)))
 
     def _combine(self, a: State, b: State, /) -> State:
         return _as_state(_as_histogram(a).merge(_as_histogram(b)))
@@ -382,7 +394,7 @@ class CrossEntropyObserver(Observer):
 
     def _summarize(self, rows: Tensor, _index: int | None, /) -> State:
         rows = rows + 0.0  # one zero, whose bits are hashed
-        low, high = _extremes(rows.reshape(1, -1))
+        low, high = _extremes(rows.reshape(1, 1, -1))
         once = torch.ones(len(rows), dtype=torch.int64, device=rows.device)
         return {"low": low, "high": high, **_lowest(_hash(rows), once, rows, self.rows)}
 
@@ -503,7 +515,15 @@ def _options(observer: Observer) -> tuple[object, ...]:
 
 def _extremes(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Minimum and maximum of each row, on the CPU. A zero is +0.0: which one wins otherwise depends on the order."""
-    return rows.amin(1).cpu() + 0.0, rows.amax(1).cpu() + 0.0
+    return rows.amin((1, 2)).cpu() + 0.0, rows.amax((1, 2)).cpu() + 0.0
+
+
+def _step(size: int, least: int) -> int:
+    """The largest step that leaves at least `least` of `size` values, and hits all columns of pictures alike."""
+    step = max(1, size // least)
+    while math.gcd(step, size) > 1:
+        step -= 1
+    return step
 
 
 def _lowest(hashes: Tensor, weights: Tensor, rows: Tensor, count: int) -> State:

@@ -5,8 +5,8 @@ Several processes run a share of the batches each and put their summaries togeth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
-from typing import TypeAlias
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence, Sized
+from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from qcompiler.calibration.processes import Processes
 from qcompiler.errors import CalibrationError, InputError
 from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.interpret import check_inputs, evaluate_node, interpret_with
+from qcompiler.ir.registry import Trait
+from qcompiler.ops.quantizers import activation_bounds
+from qcompiler.quant.affine import along_axis
 
 Progress: TypeAlias = Callable[[str, float, float], None]
 """Called with a text, the number of batches done, and their total, or 0 where nobody knows it."""
@@ -48,7 +51,7 @@ def observe(
         InputError: A batch does not fit the graph; the message names its position.
     """
     processes = processes or Processes()
-    rule = _Rule(graph)
+    rule = _Rule(graph, observers)
     total = len(batches) if isinstance(batches, Sized) else 0
     count = 0
     for index, batch in enumerate(batches):
@@ -71,21 +74,49 @@ def observe(
 
 
 class _Rule:
-    """Evaluates nodes; what no input reaches, such as quantized weights, only once."""
+    """Evaluates nodes: what no input reaches, such as quantized weights, once, and clamps behind layers in place.
 
-    def __init__(self, graph: Graph) -> None:
+    A tensor as large as an activation costs more to have than to clamp.
+    """
+
+    def __init__(self, graph: Graph, observed: Container[Value]) -> None:
         self.fixed: dict[Node, tuple[Tensor, ...] | None] = {}
+        self.in_place: set[Node] = set()
         for node in graph.nodes:
             if all(value.producer in self.fixed for value in node.inputs):
                 self.fixed[node] = None
+            elif node.op in _IN_PLACE:
+                x = node.inputs[0]
+                alone = sum(x.users.values()) == 1 and not graph.is_output(x) and x not in observed
+                if alone and x.producer is not None and x.producer.definition.has(Trait.MAC):
+                    self.in_place.add(node)
 
     def __call__(self, node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        if node in self.in_place:
+            return (_IN_PLACE[node.op](node, operands),)
         if node not in self.fixed:
             return evaluate_node(node, operands)
         results = self.fixed[node]
         if results is None:
             results = self.fixed[node] = evaluate_node(node, operands)
         return results
+
+
+def _clamp(node: Node, operands: Sequence[Tensor]) -> Tensor:
+    return operands[0].clamp_(*activation_bounds(node))
+
+
+def _clamp_channels(node: Node, operands: Sequence[Tensor]) -> Tensor:
+    x, axis = operands[0], cast("int", node.attributes["axis"])
+    low, high = (along_axis(limit, x.dim(), axis) for limit in operands[1:])
+    return torch.minimum(torch.maximum(x, low, out=x), high, out=x)
+
+
+_IN_PLACE: Mapping[str, Callable[[Node, Sequence[Tensor]], Tensor]] = {
+    "relu": lambda node, operands: operands[0].relu_(),
+    "clamp": _clamp,
+    "clamp_channels": _clamp_channels,
+}
 
 
 def _merged(observers: Mapping[Value, Observer], processes: Processes) -> dict[Value, Observer]:

@@ -74,7 +74,7 @@ def test_key_follows_all_that_a_cell_depends_on() -> None:
         dataclasses.replace(cell, seed=1),
         dataclasses.replace(cell, row=dataclasses.replace(row, per_channel=True)),
         dataclasses.replace(cell, row=dataclasses.replace(row, activations="mse")),
-        dataclasses.replace(cell, row=dataclasses.replace(row, best=True)),
+        dataclasses.replace(cell, row=dataclasses.replace(row, effort="best")),
     ]
     keys = [item.key(FEW) for item in (cell, *others)]
     keys.append(cell.key(dataclasses.replace(FEW, images=61)))

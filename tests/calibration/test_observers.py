@@ -12,15 +12,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from qcompiler.calibration.observers import OBSERVERS, Observer, make_observer
 from qcompiler.calibration.runner import observe
 from qcompiler.calibration.spool import Spool, reiterable
 from qcompiler.errors import CalibrationError, InputError
-from qcompiler.ir.graph import Graph, Module
+from qcompiler.frontends import capture
+from qcompiler.ir.graph import Graph, Module, Value
+from qcompiler.ir.interpret import interpret
 from qcompiler.ir.types import DType, TensorType
+from qcompiler.passes import PassContext, PassManager
+from qcompiler.pipeline import quantization_passes
 from qcompiler.quant.spec import QuantSpec
+from qcompiler.targets import load_target
 
 SPEC = QuantSpec.parse("s8")
 
@@ -157,6 +162,43 @@ def test_the_runner_shows_every_batch_once() -> None:
     assert [float(end) for end in observer.range()] == [0.0, 4.0]
     with pytest.raises(CalibrationError, match="empty"):
         observe(subject, [], {})
+
+
+def test_observers_see_what_the_graph_computes() -> None:
+    """Whatever the runner does in place or once."""
+    torch.manual_seed(0)
+    conv = nn.Conv2d(3, 4, 3)
+    net = nn.Sequential(conv, nn.ReLU6(), nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1), nn.Hardtanh()).eval()
+    x = torch.randn(2, 3, 6, 6) * 4
+    module = capture(net, x).module
+    PassManager(quantization_passes()[:-2]).run(module, PassContext(load_target("int8_dsp")))
+    subject, known = module.main, dict[Value, Tensor]()
+    interpret(subject, [x], lambda value, tensor: known.update({value: tensor.clone()}))
+    values = [value for value in known if value.type.dtype is DType.F32 and value.type.rank == 4]
+    for watched in (values, values[::2], values[1::2], [node.output for node in subject.nodes if "relu" in node.op]):
+        observers = {value: make_observer("min_max", SPEC, value.name) for value in watched}
+        observe(subject, [[x]], observers)
+        for value, observer in observers.items():
+            assert [float(end) for end in observer.range()] == [float(known[value].min()), float(known[value].max())]
+
+
+def test_of_large_samples_a_part_is_counted_whatever_the_batches() -> None:
+    data = torch.randn(6, 3, 50, 60)
+    observer = make_observer("percentile", SPEC, "x", options={"per_sample": 1000})
+    whole = seen(observer, [(0, data)])
+    parts = seen(
+        make_observer("percentile", SPEC, "x", options={"per_sample": 1000}), list(enumerate(data.split([1, 3, 2])))
+    )
+    assert same(whole, parts)
+    state = whole.state()
+    assert 6 * 1000 <= int(state["counts"].sum()) <= 6 * 1300  # 7 is the largest step that has no factor in common
+    assert (float(state["low"]), float(state["high"])) == (float(data.min()), float(data.max()))
+    everything = seen(make_observer("percentile", SPEC, "x", options={"per_sample": 9000}), [(0, data)])
+    for end, other in zip(whole.range(), everything.range(), strict=True):
+        assert abs(float(end) - float(other)) < 0.1 * float(data.abs().max())
+    channels = make_observer("mse", SPEC, "w", 0, options={"per_sample": 10})
+    channels.update(torch.randn(4, 500))
+    assert int(channels.state()["counts"].sum() + channels.state()["zeros"].sum()) == 2000, "weights are counted whole"
 
 
 def test_a_spool_reads_its_source_once_and_leaves_nothing_behind() -> None:
