@@ -5,7 +5,7 @@ layers before it are rounded already. The error is that on images that neither h
 
     E || f(W x) - f(W~ x^) ||^2        with f the identity, and with f the activation behind the layer
 
-over that of rounding to nearest. MobileNetV2 and ResNet-18 have the shapes of torchvision and are trained here for a
+MobileNetV2 and ResNet-18 have the shapes of torchvision and are trained here for a
 little while on pictures of 64x64 pixels (`benchmarks.rendered`), for there are no trained weights without a network.
 Finished layers are kept, so that a run that was ended goes on.
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -28,10 +29,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.adaround_page import section
+from benchmarks.networks import load
+from benchmarks.pages import PERFORMANCE, write_section
 from benchmarks.rendered import CLASSES, SPLITS, Scenes, render, split
+from benchmarks.train import accuracy, score
 from qcompiler.frontends import capture
 from qcompiler.ir.graph import Graph, Node
-from qcompiler.ir.interpret import evaluate_node
+from qcompiler.ir.interpret import evaluate_node, interpret
 from qcompiler.ops.quantizers import channel_axis, grid, leaf_tensor
 from qcompiler.passes import PassContext, PassManager
 from qcompiler.passes.adaround import AdaRound
@@ -54,6 +59,8 @@ SIZE, BITS = 64, 4
 TRAINING_STEPS, TRAINING_BATCH = 300, 64
 BATCH, TRAINED_ON, HELD_OUT = 32, 32, 8
 """Images per batch, batches that are rounded to, and batches for the error: 1024 and 256 images."""
+
+STEPS, STEPS_OF_ALL, QUICK_STEPS = 10_000, 1_000, 50
 
 Json = dict[str, Any]
 
@@ -184,20 +191,84 @@ def line(row: Json) -> str:
     return f"{row['network']:<13}{row['layer']:<24}{row['shape']!s:<20}{'  '.join(parts)}  {seconds}"
 
 
+def ours(name: str, images: int) -> Json:
+    """Seconds of the pass, and the accuracy with rounded weights of four bits and float activations."""
+    target = load_target("int8_dsp").override(weight_bits=BITS, per_channel=True)
+    passes = default_pipeline("best", per_channel=True)
+    end = next(index for index, item in enumerate(passes) if isinstance(item, AdaRound))
+    model, batches = load(name), [[part] for part in split("calibration").images[:images].split(BATCH)]
+    module = capture(model, batches[0][0]).module
+    context = PassContext(target, calibration=batches)
+    PassManager(passes[:end]).run(module, context)
+    begun = time.perf_counter()
+    passes[end].run(module.main, context)
+    seconds = time.perf_counter() - begun
+    scenes = split("test")
+    with torch.no_grad():
+        logits = torch.cat([interpret(module.main, [part])[0] for part in scenes.images.split(500)])
+    return {"seconds": seconds, "accuracy": score(name, logits, scenes), "float": accuracy(name, model, scenes)}
+
+
+def theirs(name: str, images: int, iterations: int) -> Json:
+    """The same by aimet-torch, in an environment of its own; `{"skipped": why}` where there can be none."""
+    folder = OUTPUT / "aimet"
+    python = folder / "bin" / "python"
+    try:
+        if not python.exists():
+            subprocess.run(  # noqa: S603
+                [sys.executable, "-m", "venv", str(folder)], check=True, capture_output=True, text=True
+            )
+            packages = ["aimet-torch", "safetensors"]
+            command = [str(python), "-m", "pip", "install", "--quiet", *packages]
+            subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603
+        output = folder / "result.json"
+        output.unlink(missing_ok=True)
+        command = [str(python), "-m", "benchmarks.adaround_aimet", name, str(images), str(iterations), str(output)]
+        root = Path(__file__).parents[1]
+        subprocess.run(command, check=True, capture_output=True, text=True, cwd=root)  # noqa: S603
+    except subprocess.CalledProcessError as failed:
+        return {"skipped": f"{' '.join(failed.cmd[:4])}: {failed.stderr.strip().splitlines()[-1:]}"}
+    result: Json = json.loads(output.read_text(encoding="utf-8"))
+    return result
+
+
+def compare(images: int, iterations: int) -> Json:
+    """Both on the benchmark network of the accuracy tables."""
+    peer, own = theirs("mobilenet", images, iterations), ours("mobilenet", images)
+    if "skipped" in peer:
+        return peer
+    return {
+        "images": images,
+        **own,
+        **{f"their {key}": value for key, value in peer.items()},
+        "version": peer["version"],
+    }
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and write the page."""
     parser = argparse.ArgumentParser(prog="benchmarks.adaround", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="few steps; writes no page")
+    parser.add_argument("--quick", action="store_true", help="few steps, few layers, no peer; writes no page")
     parser.add_argument("--layers", nargs="+", help="names; writes no page")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
-    parser.add_argument("--steps", type=int, default=10_000)
-    parser.add_argument("--fresh", action="store_true", help="forget finished layers")
+    parser.add_argument("--fresh", action="store_true", help="forget what is finished")
     options = parser.parse_args(arguments)
     path = OUTPUT / "adaround.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     cells: Json = {} if options.fresh or not path.exists() else json.loads(path.read_text(encoding="utf-8"))
-    for name in options.networks:
-        list(measure(name, options.layers or NAMED[name], options.steps, cells, path))
+    steps = QUICK_STEPS if options.quick else STEPS
+    named = [
+        row for name in options.networks for row in measure(name, options.layers or NAMED[name], steps, cells, path)
+    ]
+    if options.quick or options.layers or options.networks != NETWORKS:
+        return 0
+    everything = [row for name in NETWORKS for row in measure(name, None, STEPS_OF_ALL, cells, path)]
+    if "peer" not in cells:
+        cells["peer"] = compare(TRAINED_ON * BATCH, 0)
+        path.write_text(json.dumps(cells, indent=1) + "\n", encoding="utf-8")
+    text = section(named, everything, cells["peer"], images=HELD_OUT * BATCH)
+    print(text)
+    write_section(PERFORMANCE, SECTION, text)
     return 0
 
 

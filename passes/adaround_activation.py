@@ -34,7 +34,7 @@ from qcompiler.quant.rounding_search import Moments, round_to_data
 MOMENTS = 1 << 25
 """Most numbers in the moments of all rows: 128 MiB."""
 
-PRODUCTS = 1 << 38
+PRODUCTS = 1 << 36
 """Most multiplications for the moments of all rows: what is above it makes do with fewer samples, down to `FEWEST`."""
 
 PATCHES = 1 << 26
@@ -47,6 +47,9 @@ PLAIN = 0.25
 """What an error before the activation counts, beside one behind it: other data opens what is closed in these."""
 
 ROUNDS = 2
+SHORT = 32
+"""Rows up to which the products of all pairs of inputs are formed once for all rows; longer ones come one by one."""
+
 CHUNK = 1 << 22
 """Products of two inputs that are in memory at once."""
 
@@ -229,9 +232,13 @@ def _moments(
 def _weighted_products(weight: Tensor, x: Tensor) -> Tensor:
     """Sums of weight x x^T over samples: [groups, S, R] and [groups, S, K] to [groups, R, K, K]."""
     groups, _, length = x.shape
-    total = x.new_zeros(groups, weight.shape[2], length * length)
+    outputs = weight.shape[2]
+    if groups == 1 and length > SHORT:
+        rows = [(x[0] * weight[0, :, row, None]).T @ x[0] for row in range(outputs)]
+        return torch.stack(rows).unsqueeze(0)
+    total = x.new_zeros(groups, outputs, length * length)
     size = max(1, CHUNK // (groups * length * length))
     for w, part in zip(weight.split(size, 1), x.split(size, 1), strict=True):
         products = (part.unsqueeze(3) * part.unsqueeze(2)).flatten(2)
         total += w.transpose(1, 2) @ products
-    return total.reshape(groups, weight.shape[2], length, length)
+    return total.reshape(groups, outputs, length, length)
