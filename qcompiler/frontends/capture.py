@@ -346,8 +346,11 @@ def _undisturbed() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _plain(device: torch.device) -> Iterator[None]:
-    """Run as a program without settings would: the caller's autocast and inference mode are no part of the model."""
-    with torch.inference_mode(mode=False), torch.autocast(device.type, enabled=False):
+    """Run as a program without settings would: the caller's autocast and inference mode are no part of the model.
+
+    To leave inference mode turns gradients on, with which every activation would be kept.
+    """
+    with torch.inference_mode(mode=False), torch.no_grad(), torch.autocast(device.type, enabled=False):
         yield
 
 

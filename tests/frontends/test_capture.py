@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable
 
@@ -226,6 +227,34 @@ def test_the_model_and_torch_stay_as_they_were() -> None:
     assert not any(module.training for module in model.modules())
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+class Watched(nn.Module):
+    """Notes whether torch would keep what gradients need: every activation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        SEEN.append(torch.is_grad_enabled())
+        y: Tensor = self.linear(x)
+        return y
+
+
+SEEN: list[bool] = []
+
+
+@pytest.mark.parametrize("outside", [torch.inference_mode, torch.enable_grad, torch.no_grad])
+def test_no_activation_is_kept_for_gradients(outside: Callable[[], contextlib.AbstractContextManager[None]]) -> None:
+    SEEN.clear()
+    model = Watched().eval()
+    with outside():
+        before = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+        capture(model, images(2, 4))
+        assert (torch.is_grad_enabled(), torch.is_inference_mode_enabled()) == before
+    assert SEEN
+    assert not any(SEEN)
 
 
 def test_the_graph_does_not_share_the_models_tensors() -> None:
