@@ -13,6 +13,8 @@ clamp_channels(x), limits all alike         ->  clamp(x)
 div(x, constant)                            ->  mul(x, 1 / constant)
 div(constant, x)                            ->  mul(reciprocal(x), constant)
 add, mul (constant, x)                      ->  add, mul (x, constant)
+matmul(x, W), W a matrix of the model       ->  linear(x, W^T)
+matmul(W, x)                                ->  (linear(x^T, W))^T, of the last two axes
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.interpret import LEAVES
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ir.types import Stage
+from qcompiler.ops.quantizers import leaf_tensor
 from qcompiler.passes.base import Pass, PassContext
 from qcompiler.passes.channel_limits import limits_of, set_limits
 from qcompiler.validation.contracts import Close, Contract
@@ -203,6 +206,50 @@ def _to_reciprocal(node: Node, rewriter: Rewriter) -> bool:
     return True
 
 
+def _matmul(node: Node, rewriter: Rewriter) -> bool:
+    """A product with a matrix of the model is a layer: it has ranges, rounding and kernels of its own."""
+    left, right = node.inputs
+    if right.type.rank == 2 and left.type.rank >= 2 and not _is_leaf(left):
+        weight = _matrix(right, rewriter, node, transposed=True)
+        if weight is None:
+            return False
+        layer = rewriter.insert("linear", [left, weight], before=node, like=node)
+        rewriter.note(layer, "a product with a matrix of the model")
+        rewriter.replace(node, layer.output)
+    elif left.type.rank == 2 and right.type.rank >= 2 and not _is_leaf(right):
+        weight = _matrix(left, rewriter, node, transposed=False)
+        if weight is None:
+            return False
+        rank = right.type.rank
+        axes = (*range(rank - 2), rank - 1, rank - 2)
+        turned = rewriter.insert("permute", [right], {"axes": axes}, before=node, like=node)
+        layer = rewriter.insert("linear", [turned.output, weight], before=node, like=node)
+        back = rewriter.insert("permute", [layer.output], {"axes": axes}, before=node, like=node)
+        rewriter.note(layer, "a matrix of the model times a value")
+        rewriter.replace(node, back.output)
+    else:
+        return False
+    for value in (left, right):
+        if value.producer is not None and (_is_leaf(value) or value.producer.op == "permute"):
+            _erase_if_unused(value.producer, rewriter)
+    return True
+
+
+def _matrix(value: Value, rewriter: Rewriter, before: Node, *, transposed: bool) -> Value | None:
+    """A leaf with the matrix, or its transpose, whether `value` is a leaf or turns one; None where it is neither."""
+    node = value.producer
+    if node is not None and node.op == "permute" and _is_leaf(node.inputs[0]):
+        value, transposed = node.inputs[0], not transposed
+    if not _is_leaf(value) or not value.type.dtype.is_float:
+        return None
+    leaf = value.producer
+    if not transposed or leaf is None:
+        return value
+    # A leaf of its own, also for a square matrix: others may read this one.
+    ref = str(leaf.attributes["ref"])
+    return rewriter.leaf(leaf.op, leaf_tensor(value).T.contiguous(), ref=ref, before=before, like=leaf)
+
+
 def _constant_last(node: Node, rewriter: Rewriter) -> bool:
     left, right = node.inputs
     if not _is_leaf(left) or _is_leaf(right):
@@ -225,6 +272,7 @@ def _erase_if_unused(node: Node, rewriter: Rewriter) -> None:
 
 _RULES: dict[str, Callable[[Node, Rewriter], bool]] = {
     "identity": _remove,
+    "matmul": _matmul,
     "dropout": _dropout,
     "reshape": _reshape,
     "permute": _permute,

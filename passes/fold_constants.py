@@ -15,6 +15,7 @@ from qcompiler.ir.graph import Graph
 from qcompiler.ir.interpret import LEAVES, evaluate_node
 from qcompiler.ir.types import Stage
 from qcompiler.passes.base import Pass, PassContext
+from qcompiler.validation.contracts import THRESHOLDS, Contract
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,11 @@ class FoldConstants(Pass):
     name: ClassVar[str] = "fold-constants"
     stages: ClassVar[frozenset[Stage]] = frozenset({Stage.CANONICAL})
     max_elements: int = 65536
+
+    @property
+    def contract(self) -> Contract:
+        """What was a view is stored in order, and kernels of products sum in an order that follows the strides."""
+        return THRESHOLDS["fold-constants"]
 
     def run(self, graph: Graph, context: PassContext) -> None:
         """See the class."""

@@ -66,9 +66,10 @@ Contract: TypeAlias = Exact | Close | Lossy | IntegerMatch
 
 THRESHOLDS: Mapping[str, Contract] = MappingProxyType(
     {
+        # A product with a transposed matrix that is stored anew: 1e-7 of the largest output was seen.
+        "fold-constants": Close(rtol=1e-5),
         # Sums and products of float32 in another order: 1e-6 of the largest output was seen on ResNet-18, depth 20, and
         # 1.2e-4 on a MobileNetV2 whose batch norms differ by three decades from channel to channel.
-        "fold-constants": Exact(),
         "fold-batch-norm": Close(rtol=1e-3),
         # Factors over six decades on MobileNetV2 gave 4e-6.
         "cross-layer-equalization": Close(rtol=1e-3),

@@ -59,6 +59,28 @@ CANONICAL: dict[str, tuple[list[str], list[str]]] = {
         ],
         ["return %x"],
     ),
+    "a product with a matrix": (
+        [leaf("w", "f32", 6, 8), "%a = matmul(%x, %w) : f32[N, 4, 6, 8]", "%a"],
+        ["%a_1 = linear(%x, %w_1) : f32[N, 4, 6, 8]", "return %a_1"],
+    ),
+    "a product with a matrix that is turned": (
+        [
+            leaf("w", "f32", 8, 6),
+            "%t = permute(%w) {axes = (1, 0)} : f32[6, 8]",
+            "%a = matmul(%x, %t) : f32[N, 4, 6, 8]",
+            "%a",
+        ],
+        ["%a_1 = linear(%x, %w) : f32[N, 4, 6, 8]", "return %a_1"],
+    ),
+    "a matrix times a value": (
+        [leaf("w", "f32", 8, 6), "%a = matmul(%w, %x) : f32[N, 4, 8, 6]", "%a"],
+        [
+            "%a_1 = permute(%x) {axes = (0, 1, 3, 2)} : f32[N, 4, 6, 6]",
+            "%a_2 = linear(%a_1, %w) : f32[N, 4, 6, 8]",
+            "%a_3 = permute(%a_2) {axes = (0, 1, 3, 2)} : f32[N, 4, 8, 6]",
+            "return %a_3",
+        ],
+    ),
     "adaptive pooling to one": (
         ["%a = adaptive_avg_pool2d(%x) {output_size = (1, 1)} : f32[N, 4, 1, 1]", "%a"],
         ["%a_1 = mean(%x) {axes = (2, 3), keepdim = true} : f32[N, 4, 1, 1]", "return %a_1"],
