@@ -13,7 +13,7 @@ from qcompiler.ops import (
     resampling,
 )
 from qcompiler.ops.elementwise import prelu_function
-from qcompiler.ops.unary import UNARY, UnaryFunction, register_unary
+from qcompiler.ops.unary import SCALED, UNARY, UnaryFunction, register_unary, scaled_values, unary_of
 
 __all__ = [
     "UNARY",

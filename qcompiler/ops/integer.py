@@ -466,7 +466,7 @@ register(
     OpDef(
         name="lookup",
         operands=("x", "table"),
-        attributes={"offset": REQUIRED, "function": REQUIRED, "parameters": (), "axis": None, **_RESULT},
+        attributes={"offset": REQUIRED, "function": REQUIRED, "parameters": (), "scales": (), "axis": None, **_RESULT},
         infer=_infer_lookup,
         evaluate=_lookup,
         stages=INTEGER_ONLY,

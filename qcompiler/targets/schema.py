@@ -125,7 +125,8 @@ class OpRule(_Model):
     names: Annotated[tuple[str, ...], Field(min_length=1)]
     kind: OpKind
     per_channel: bool | None = None
-    """Whether weights may have one scale per channel; None: as the number type says."""
+    """Whether weights may have one scale per channel; None: as the number type says. Of tables: whether each channel may
+    have one of its own, so that equalization goes through; None: no."""
     out_fixed: FixedGrid | None = None
 
 
@@ -208,10 +209,16 @@ class Descriptor(_Model):
             for name in rule.names:
                 if name == "clamp_channels":
                     raise ValueError("clamp_channels follows the rule for clamp: set requantize.per_channel_clamp")
+                if name == "scaled_unary":
+                    raise ValueError("scaled_unary follows the rules for tables: set per_channel of those")
                 if name in seen:
                     raise ValueError(f"two rules are for the op {name!r}")
                 seen.add(name)
             if rule.out_fixed is not None:
+                if rule.kind == "table" and rule.per_channel:
+                    raise ValueError(
+                        f"{rule.names[0]} has tables per channel, and a grid that is fixed for all of them"
+                    )
                 reason = rule.out_fixed.misfit(activation)
                 if reason:
                     raise ValueError(f"out_fixed of {rule.names[0]}: {reason}")
