@@ -1,6 +1,6 @@
 """Functions of one number between scales per channel: what keeps silu(x) when channel i of x is divided by s_i.
 
-    silu(x)     becomes     scaled_unary(x, s) = silu(x s_i) / s_i          one more table per channel, and no other work
+    silu(x)     becomes     scaled_unary(x, s) = silu(x s_i) / s_i        a table for each channel
 
 Scales that are all 1 are written as the function itself again.
 """

@@ -57,9 +57,10 @@ from qcompiler.validation.contracts import THRESHOLDS, Contract
 class CrossLayerEqualization(Pass):
     """Equalize the ranges of weights, on CANONICAL and on QUANTIZED graphs alike.
 
-    Refuses, by layer and reason: what leads to an output, to an addition, to a product of the channels with one another,
-    to a function that is bounded at both ends, or to a layer that shares its weight; and, where the target has no limits
-    per channel, what leads through a clamp with two ends (see `replace-relu6`), or no tables per channel, through a table.
+    Refuses, by layer and reason: what leads to an output, to an addition, to a product of the channels with one
+    another, to a function that is bounded at both ends, or to a layer that shares its weight; what leads through a
+    clamp with two ends where the target has no limits per channel (see `replace-relu6`); and what leads through a table
+    where it has none per channel.
 
     On a QUANTIZED graph the quantizers on the way lose their ranges, which are no longer those of what they quantize.
 
@@ -211,7 +212,7 @@ def _equalize(group: Group, layers: dict[Node, _Layer]) -> float:
 
 
 def _rescale_between(found: Sequence[Group], layers: dict[Node, _Layer], rewriter: Rewriter) -> None:
-    """Multiply the limits of clamps by what their channels were multiplied by, and divide the scales of tables by it."""
+    """Multiply the limits of clamps by what their channels were multiplied by, and divide scales of tables by it."""
     factors: dict[Node, tuple[int, Tensor]] = {}
     for group in found:
         rows = layers[group.producer].rows.reshape(-1)
