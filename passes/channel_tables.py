@@ -18,19 +18,11 @@ from qcompiler.ops import SCALED, UNARY, unary_of
 from qcompiler.ops.quantizers import leaf_tensor
 from qcompiler.passes.channel_limits import replaced
 
-STRAIGHT = (
-    "silu", "hardswish", "gelu", "elu", "celu", "selu", "softplus", "log_sigmoid", "mish", "tanhshrink", "softshrink",
-    "hardshrink",
-)  # fmt: skip
-"""Functions with an end that goes on like a straight line, so that f(s x) / s is as wide as f(x). Where both ends are
-bounded, all channels of f(x) are of one range, and a factor could only drive them apart."""
-
 
 def function_of(node: Node) -> str:
-    """The function that a node computes, with or without scales; empty where it is none of one number."""
-    if node.op == SCALED:
-        return str(node.attributes["function"])
-    return node.op if node.op in UNARY else ""
+    """The function that a node computes, with scales or without, if scales can do any good; else empty."""
+    name = str(node.attributes["function"]) if node.op == SCALED else node.op
+    return name if name in UNARY and UNARY[name].straight else ""
 
 
 def scales_of(node: Node, channels: int) -> Tensor:

@@ -15,7 +15,7 @@ A clamp on the way stays what it is by limits per channel, on targets that have 
 
     A: W1, b1 ──► clamp(0, 6) ──► B: W2      becomes      W1 / s, b1 / s ──► clamp_channels(0, 6 / s) ──► W2 * s
 
-and so does any function that a table holds, such as SiLU, where each channel may have a table of its own:
+and so does a function that a table holds, where each channel may have a table of its own:
 
     A: W1, b1 ──► silu ──► B: W2             becomes      W1 / s, b1 / s ──► silu(x s) / s ──► W2 * s
 
@@ -58,7 +58,7 @@ class CrossLayerEqualization(Pass):
     """Equalize the ranges of weights, on CANONICAL and on QUANTIZED graphs alike.
 
     Refuses, by layer and reason: what leads to an output, to an addition, to a product of the channels with one
-    another, to a function that is bounded at both ends, or to a layer that shares its weight; what leads through a
+    another, to a function without an end that is a straight line, or to a layer that shares its weight; what leads through a
     clamp with two ends where the target has no limits per channel (see `replace-relu6`); and what leads through a table
     where it has none per channel.
 

@@ -2,8 +2,8 @@
 
 A layer whose output channels are divided by s > 0 gives the same result when every layer that reads them multiplies its
 weights by s, as long as what stands in between commutes with a positive factor: f(s x) = s f(x). A clamp does, once its
-limits are divided by s too, which takes limits per channel; any other function of one number does as f(s x) / s, which
-takes a table per channel. A product does, where one of its operands comes from elsewhere, be it through a layer that
+limits are divided by s too, which takes limits per channel; a function such as SiLU does as f(s x) / s, which takes a
+table per channel. A product does, where one of its operands comes from elsewhere, be it through a layer that
 reads the channels: the gate of a squeeze-and-excite.
 
     A ──► relu ──► max_pool ──► flatten ──► B        conv A, channel c: positions c*P .. c*P + P - 1 of linear B
@@ -31,7 +31,7 @@ from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ops.quantization import is_calibrated
 from qcompiler.ops.quantizers import activation_bounds, channel_axis, is_leaf, leaf_tensor
-from qcompiler.passes.channel_tables import STRAIGHT, function_of
+from qcompiler.passes.channel_tables import function_of
 
 FOREIGN = -1
 """Channel number of elements that come from elsewhere: other parts of a concat, a border."""
@@ -262,7 +262,7 @@ def _group(
             continue
         if node.op in ("clamp", "clamp_channels"):
             caps.append(_cap(node, maps[node.inputs[0]], capped=capped))
-        if tabled is not None and function_of(node) in STRAIGHT:
+        if tabled is not None and function_of(node):
             tables.append(_table(node, maps[node.inputs[0]], tabled))
             maps[node.output] = maps[node.inputs[0]]
         else:

@@ -35,11 +35,15 @@ class UnaryFunction:
         torch: In torch, with the attributes as keyword arguments.
         numpy: The same in float64, from which lookup tables are built; a number or an infinity for every number.
         attributes: Names and defaults.
+        straight: Whether an end goes on like a straight line, so that f(s x) / s is as wide as f(x), as that of silu:
+            equalization goes through then, by a table per channel. Where both ends are bounded, all channels of f(x)
+            are of one range already, and a factor could only drive them apart.
     """
 
     torch: Callable[..., Tensor]
     numpy: Callable[..., Array]
     attributes: dict[str, Attribute] = field(default_factory=dict)
+    straight: bool = False
 
     def parameters(self, node: Node) -> tuple[Attribute, ...]:
         """The attributes of the function in their order, from its own op or from a `scaled_unary`."""
@@ -133,28 +137,31 @@ _SELU_SCALE, _SELU_ALPHA = 1.0507009873554804934193349852946, 1.6732632423543772
 for _name, _function in {
     "sigmoid": UnaryFunction(torch.sigmoid, special.expit),
     "tanh": UnaryFunction(torch.tanh, np.tanh),
-    "silu": UnaryFunction(functional.silu, lambda x: x * special.expit(x)),
-    "hardswish": UnaryFunction(functional.hardswish, lambda x: x * _relu6(x + 3.0) / 6.0),
+    "silu": UnaryFunction(functional.silu, lambda x: x * special.expit(x), straight=True),
+    "hardswish": UnaryFunction(functional.hardswish, lambda x: x * _relu6(x + 3.0) / 6.0, straight=True),
     "hardsigmoid": UnaryFunction(functional.hardsigmoid, lambda x: _relu6(x + 3.0) / 6.0),
-    "gelu": UnaryFunction(functional.gelu, _gelu, {"approximate": "none"}),
+    "gelu": UnaryFunction(functional.gelu, _gelu, {"approximate": "none"}, straight=True),
     "leaky_relu": UnaryFunction(
         functional.leaky_relu,
         lambda x, negative_slope: np.where(x >= 0.0, x, negative_slope * x),
         {"negative_slope": 0.01},
     ),
-    "elu": UnaryFunction(functional.elu, _elu, {"alpha": 1.0}),
-    "celu": UnaryFunction(functional.celu, _celu, {"alpha": 1.0}),
-    "selu": UnaryFunction(functional.selu, lambda x: _SELU_SCALE * _elu(x, _SELU_ALPHA)),
-    "softplus": UnaryFunction(functional.softplus, _softplus),
-    "log_sigmoid": UnaryFunction(functional.logsigmoid, lambda x: -_softplus(-x)),
-    "mish": UnaryFunction(functional.mish, lambda x: x * np.tanh(_softplus(x))),
+    "elu": UnaryFunction(functional.elu, _elu, {"alpha": 1.0}, straight=True),
+    "celu": UnaryFunction(functional.celu, _celu, {"alpha": 1.0}, straight=True),
+    "selu": UnaryFunction(functional.selu, lambda x: _SELU_SCALE * _elu(x, _SELU_ALPHA), straight=True),
+    "softplus": UnaryFunction(functional.softplus, _softplus, straight=True),
+    "log_sigmoid": UnaryFunction(functional.logsigmoid, lambda x: -_softplus(-x), straight=True),
+    "mish": UnaryFunction(functional.mish, lambda x: x * np.tanh(_softplus(x)), straight=True),
     "softsign": UnaryFunction(functional.softsign, lambda x: x / (1.0 + np.abs(x))),
-    "tanhshrink": UnaryFunction(functional.tanhshrink, lambda x: x - np.tanh(x)),
+    "tanhshrink": UnaryFunction(functional.tanhshrink, lambda x: x - np.tanh(x), straight=True),
     "softshrink": UnaryFunction(
-        functional.softshrink, lambda x, lambd: np.sign(x) * np.maximum(np.abs(x) - lambd, 0.0), {"lambd": 0.5}
+        functional.softshrink,
+        lambda x, lambd: np.sign(x) * np.maximum(np.abs(x) - lambd, 0.0),
+        {"lambd": 0.5},
+        straight=True,
     ),
     "hardshrink": UnaryFunction(
-        functional.hardshrink, lambda x, lambd: np.where(np.abs(x) > lambd, x, 0.0), {"lambd": 0.5}
+        functional.hardshrink, lambda x, lambd: np.where(np.abs(x) > lambd, x, 0.0), {"lambd": 0.5}, straight=True
     ),
     "abs": UnaryFunction(torch.abs, np.abs),
     "exp": UnaryFunction(torch.exp, np.exp),

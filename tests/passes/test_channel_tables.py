@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -27,7 +28,6 @@ from qcompiler.passes import Pass, PassContext, PassManager
 from qcompiler.passes.absorb_bias import AbsorbBias
 from qcompiler.passes.adaround_activation import activation_behind
 from qcompiler.passes.canonicalize import Canonicalize
-from qcompiler.passes.channel_tables import STRAIGHT
 from qcompiler.passes.cross_layer_equalization import CrossLayerEqualization
 from qcompiler.passes.insert_quantizers import InsertQuantizers
 from qcompiler.passes.lower_to_integer import LowerToInteger
@@ -43,6 +43,7 @@ from tests.reference.maker import check as check_against_loops
 TARGET = load_target("int8_dsp")
 ALIKE = TARGET.override(per_channel_tables=False)
 PLACES = ["canonical", "quantized"]
+STRAIGHT = sorted(name for name, function in UNARY.items() if function.straight)
 
 
 def run(model: nn.Module, passes: Sequence[Pass], x: Tensor, target: Target = TARGET) -> tuple[Module, list[Record]]:
@@ -178,6 +179,15 @@ def test_any_function_with_a_straight_end_stays_what_it_is(seed: int, channels: 
     subject, _ = run(net, [CrossLayerEqualization()], x)
     wanted = expected(net, x)
     torch.testing.assert_close(computed(subject, x), wanted, rtol=1e-12, atol=1e-12 * float(wanted.abs().max()))
+
+
+@pytest.mark.parametrize("function", UNARY)
+def test_functions_with_a_straight_end_say_so(function: str) -> None:
+    """Far out they are as wide as their argument; all others fall behind, or run away, or commute with a factor."""
+    defaults = UNARY[function].attributes
+    far = [float(abs(UNARY[function].numpy(np.asarray([x]), **defaults)[0])) for x in (-500.0, 500.0)]
+    commutes = function in ("abs", "leaky_relu")
+    assert UNARY[function].straight is (400 < max(far) < 1000 and not commutes)
 
 
 X = "%x : f32[N, 2, 6, 6]"
