@@ -19,6 +19,8 @@ and so does a function that a table holds, where each channel may have a table o
 
     A: W1, b1 ──► silu ──► B: W2             becomes      W1 / s, b1 / s ──► silu(x s) / s ──► W2 * s
 
+There s is rounded to a quarter of an octave, so that many channels share a table.
+
 Source: Nagel et al. 2019, arXiv:1906.04721, section 4.1; Nagel et al. 2021, arXiv:2106.08295, section 3.2.
 """
 
@@ -52,15 +54,18 @@ from qcompiler.passes.equalization import (
 )
 from qcompiler.validation.contracts import THRESHOLDS, Contract
 
+STEPS = 4
+"""Factors of channels behind which there is a table, per octave."""
+
 
 @dataclass(frozen=True)
 class CrossLayerEqualization(Pass):
     """Equalize the ranges of weights, on CANONICAL and on QUANTIZED graphs alike.
 
     Refuses, by layer and reason: what leads to an output, to an addition, to a product of the channels with one
-    another, to a function without an end that is a straight line, or to a layer that shares its weight; what leads through a
-    clamp with two ends where the target has no limits per channel (see `replace-relu6`); and what leads through a table
-    where it has none per channel.
+    another, to a function without an end that is a straight line, or to a layer that shares its weight; what leads
+    through a clamp with two ends where the target has no limits per channel (see `replace-relu6`); and what leads
+    through a table where it has none per channel.
 
     On a QUANTIZED graph the quantizers on the way lose their ranges, which are no longer those of what they quantize.
 
@@ -100,6 +105,9 @@ class CrossLayerEqualization(Pass):
         rounds, largest = 0, math.inf
         while found and rounds < self.rounds and largest > self.tolerance:
             largest, rounds = max(_equalize(group, layers) for group in found), rounds + 1
+        for group in found:
+            if group.tables:
+                _round_factors(group, layers)
         for layer in layers.values():
             layer.write(rewriter)
         _rescale_between(found, layers, rewriter)
@@ -209,6 +217,16 @@ def _equalize(group: Group, layers: dict[Node, _Layer]) -> float:
     for consumer in group.consumers:
         layers[consumer.node].scale_columns(_factor(consumer, s))
     return float((s - 1).abs().max())
+
+
+def _round_factors(group: Group, layers: dict[Node, _Layer]) -> None:
+    """Move the factors of a group onto a grid, by 9 % at most: a handful of tables then serves all of its channels."""
+    producer = layers[group.producer]
+    rows = producer.rows.reshape(-1)
+    change = (rows.log2() * STEPS).round().div(STEPS).exp2() / rows
+    producer.scale_rows(change)
+    for consumer in group.consumers:
+        layers[consumer.node].scale_columns(_factor(consumer, 1 / change))
 
 
 def _rescale_between(found: Sequence[Group], layers: dict[Node, _Layer], rewriter: Rewriter) -> None:

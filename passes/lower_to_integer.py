@@ -414,15 +414,16 @@ class _Lowering:
 
     def scaled_unary(self, node: Node, out: _Output) -> Value:
         function = unary_of(node)
-        scales = leaf_tensor(node.inputs[1]).to(torch.float64).tolist()
-        tables = torch.stack([self._tabulated(node, out, function.table(node, scale)) for scale in scales])
+        scales = leaf_tensor(node.inputs[1]).to(torch.float64)
+        different, rows = scales.unique(return_inverse=True)
+        tables = torch.stack([self._tabulated(node, out, function.table(node, scale)) for scale in different.tolist()])
         attributes: dict[str, Attribute] = {
             "function": node.attributes["function"],
             "parameters": function.parameters(node),
-            "scales": tuple(scales),
+            "scales": tuple(scales.tolist()),
             "axis": node.attributes["axis"],
         }
-        return self._lookup(node, out, tables, attributes)
+        return self._lookup(node, out, tables, attributes, rows)
 
     def prelu(self, node: Node, out: _Output) -> Value:
         slopes = leaf_tensor(node.inputs[1]).to(torch.float64).tolist()
@@ -446,13 +447,23 @@ class _Lowering:
             out_qmax=out.qmax,
         )
 
-    def _lookup(self, node: Node, out: _Output, table: Tensor, attributes: Mapping[str, Attribute]) -> Value:
+    def _lookup(
+        self,
+        node: Node,
+        out: _Output,
+        table: Tensor,
+        attributes: Mapping[str, Attribute],
+        rows: Tensor | None = None,
+    ) -> Value:
         x = self.lowered[node.inputs[0]]
         dtype = DType(out.spec.dtype)
         type = TensorType(dtype, tuple(table.shape))
         value = self._leaf(table.to(dtype.torch), f"{out.quantizer.name}.table", out.quantizer, type)
+        operands = [x, value]
+        if rows is not None:
+            operands.append(self._leaf(rows.to(torch.int32), f"{out.quantizer.name}.rows", out.quantizer))
         attributes = {"offset": self.limits[x][0], "function": node.op, **attributes}
-        return self._insert("lookup", [x, value], attributes, out, node)
+        return self._insert("lookup", operands, attributes, out, node)
 
     def _movement(self, node: Node) -> Value:
         operands = [self.lowered[value] for value in node.inputs]

@@ -327,32 +327,33 @@ def _clamp_channels(node: Node, operands: Sequence[Exact], arithmetic: Arithmeti
 
 
 def _table(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
-    return _tables(_codes(node, operands[0]), [UNARY[node.op].table(node)], 1, arithmetic)
+    return _tables(_codes(node, operands[0]), [UNARY[node.op].table(node)], torch.tensor(0), 1, arithmetic)
 
 
 def _prelu(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
     if isinstance(operands[0], Tensor):
         return evaluate_node(node, cast("Sequence[Tensor]", operands))[0]
     x, slopes = _codes(node, operands[0]), _real(node, operands[1])
-    return _tables(x, [prelu_function(float(slope)) for slope in slopes], 1, arithmetic)
+    rows = torch.arange(len(slopes)) if len(slopes) > 1 else torch.tensor(0)
+    return _tables(x, [prelu_function(float(slope)) for slope in slopes], rows, 1, arithmetic)
 
 
 def _scaled_unary(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
     if isinstance(operands[0], Tensor):
         return evaluate_node(node, cast("Sequence[Tensor]", operands))[0]
     x, scales, function = _codes(node, operands[0]), _real(node, operands[1]), unary_of(node)
-    functions = [function.table(node, float(scale)) for scale in scales]
-    return _tables(x, functions, cast("int", node.attributes["axis"]), arithmetic)
+    different, rows = scales.unique(return_inverse=True)
+    functions = [function.table(node, float(scale)) for scale in different]
+    return _tables(x, functions, rows, cast("int", node.attributes["axis"]), arithmetic)
 
 
-def _tables(x: Codes, functions: Sequence[RealFunction], axis: int, arithmetic: Arithmetic) -> Pending:
-    """One function for all, or one per channel."""
+def _tables(x: Codes, functions: Sequence[RealFunction], rows: Tensor, axis: int, arithmetic: Arithmetic) -> Pending:
+    """Function `rows[c]` for channel c; one for all where `rows` is one number."""
 
     def requantize(out: AffineParams, qmin: int, qmax: int) -> Tensor:
         limits = {"in_qmin": x.qmin, "in_qmax": x.qmax, "out_qmin": qmin, "out_qmax": qmax}
         tables = torch.stack([lookup_table(item, x.params, out, arithmetic, **limits) for item in functions])
-        rows = along_axis(torch.arange(len(tables)), x.codes.dim(), axis) if len(tables) > 1 else torch.tensor(0)
-        return tables[rows, x.codes - x.qmin]
+        return tables[along_axis(rows, x.codes.dim(), axis), x.codes - x.qmin]
 
     return Pending(requantize)
 

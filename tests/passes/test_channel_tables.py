@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -242,6 +242,22 @@ def test_canonicalize_writes_scales_that_are_one_as_none(scales: tuple[float, fl
     assert lines(subject)[0] == (TEXT[3].replace("%a", "%x") if plain else text[1])
 
 
+def test_factors_are_rounded_so_that_channels_share_tables() -> None:
+    torch.manual_seed(0)
+    net = Net(lambda m, x: m.b(functional.silu(m.a(x))), a=wide(nn.Conv2d(3, 128, 1)), b=nn.Conv2d(128, 4, 1))
+    subject, _ = run(net, [CrossLayerEqualization()], image())
+    (node,) = functions(subject)
+    scales = subject.tensors[str(cast("Node", node.inputs[1].producer).attributes["ref"])].to(torch.float64)
+    assert len(scales.unique()) <= 30 < len(scales)
+    quarters = scales.log2() * 4
+    torch.testing.assert_close(quarters, quarters.round(), rtol=0, atol=1e-6)
+    first, second = (subject.tensors[f"{name}.weight"] for name in ("a", "b"))
+    ratio = first.abs().amax((1, 2, 3)) / second.abs().amax((0, 2, 3))
+    assert float(ratio.log2().abs().max()) <= 0.25 + 1e-3, (
+        "the ranges of both are apart by a quarter of an octave at most"
+    )
+
+
 @pytest.mark.parametrize("place", PLACES)
 def test_a_target_with_one_table_for_all_channels_stops_there(place: str) -> None:
     net = network("silu")
@@ -333,7 +349,9 @@ def test_all_forms_agree(name: str, target: str) -> None:
     tables = [node for node in compiled.integer.main.nodes if node.op == "lookup" and node.attributes["scales"]]
     assert tables
     for node in tables:
-        assert node.inputs[1].type.shape[0] == len(node.attributes["scales"])  # type: ignore[arg-type]
+        scales = cast("tuple[float, ...]", node.attributes["scales"])
+        table, rows = (value.type.shape for value in node.inputs[1:])
+        assert table[0] == len({*scales}) <= len(scales) == rows[0]
     program = compiled.artifact.program
     assert ProgramFiles.parse(program.program_json(), program.weights()).program == program.program
     if target in ("single", "runtime"):
