@@ -145,6 +145,19 @@ THROUGH: dict[str, tuple[Callable[[Any, Tensor], Tensor], Callable[[], dict[str,
     "a part": (lambda m, x: m.b(torch.relu(m.a(x))[:, 4:12]), lambda: {"b": nn.Conv2d(8, 4, 1)}),
     "groups": (lambda m, x: m.b(torch.relu(m.a(x))), lambda: {"b": nn.Conv2d(16, 8, 3, groups=4)}),
     "transposed": (lambda m, x: m.b(torch.relu(m.a(x))), lambda: {"b": nn.ConvTranspose2d(16, 8, 2, groups=2)}),
+    "a gate": (
+        lambda m, x: m.b((y := torch.relu(m.a(x))) * torch.sigmoid(m.g(y.mean((2, 3), keepdim=True)))),
+        lambda: {"b": nn.Conv2d(16, 4, 1), "g": nn.Conv2d(16, 16, 1)},
+    ),
+    "the small side of a product": (
+        lambda m, x: m.b(x[:, :1] * torch.relu(m.a(x)).mean((2, 3), keepdim=True)),
+        lambda: {"b": nn.Conv2d(16, 4, 1)},
+    ),
+    "one channel times many": (
+        lambda m, x: m.c(x * m.b(torch.relu(m.a(x))).mean((2, 3), keepdim=True)),
+        lambda: {"b": nn.Conv2d(16, 1, 1), "c": nn.Conv2d(3, 4, 1)},
+    ),
+    "a factor per channel": (lambda m, x: m.b(m.a(x) * torch.linspace(-1, 2, 16).reshape(16, 1, 1)), lambda: {"b": nn.Conv2d(16, 4, 1)}),
     "padding": (lambda m, x: m.b(functional.pad(torch.relu(m.a(x)), (1, 2))), lambda: {"b": nn.Conv2d(16, 4, 3, padding=1)}),
 }  # fmt: skip
 
