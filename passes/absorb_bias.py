@@ -37,9 +37,9 @@ from qcompiler.passes.base import Pass, PassContext
 from qcompiler.passes.channel_limits import CLAMPS, keeps_caps, limits_of, set_limits
 from qcompiler.passes.equalization import (
     FOREIGN,
-    Cap,
     Consumer,
     Group,
+    PerChannel,
     by_channels,
     forget_ranges,
     groups,
@@ -152,7 +152,7 @@ def _rectified(group: Group) -> bool:
     return any(node.op in RECTIFIERS for node in group.between) or any(bool((low >= 0).any()) for low in lows)
 
 
-def _caps_of(cap: Cap, count: int) -> Tensor:
+def _caps_of(cap: PerChannel, count: int) -> Tensor:
     """The highest value that comes through, per channel of the producer."""
     own = cap.channels != FOREIGN
     _, high = limits_of(cap.node, len(own))

@@ -25,8 +25,8 @@ from qcompiler.calibration.processes import Processes
 from qcompiler.ir.graph import Node
 from qcompiler.ir.interpret import evaluate_node
 from qcompiler.ir.registry import Trait
-from qcompiler.ops import UNARY
-from qcompiler.ops.quantizers import channel_bounds
+from qcompiler.ops import SCALED, UNARY, scaled_values
+from qcompiler.ops.quantizers import channel_bounds, leaf_tensor
 from qcompiler.passes.base import only_user
 from qcompiler.quant.affine import along_axis
 from qcompiler.quant.rounding_search import Moments, round_to_data
@@ -87,6 +87,9 @@ def activation_behind(node: Node) -> Activation | None:
     if reader is not None and reader.op == "clamp_channels":
         low, high = channel_bounds(reader)
         return lambda x, axis: x.clamp(along_axis(low, x.dim(), axis), along_axis(high, x.dim(), axis))
+    if reader is not None and reader.op == SCALED:
+        scale = leaf_tensor(reader.inputs[1])
+        return lambda x, axis: scaled_values(reader, x, scale, axis)
     if reader is None or len(reader.inputs) != 1:
         return None
     if not reader.definition.has(Trait.ACTIVATION) and reader.op not in UNARY:

@@ -10,6 +10,7 @@ conv(pad(x, zeros))                         ->  conv(x) with more padding
 clamp(x, 0, inf)                            ->  relu(x)
 clamp(x, -inf, inf)                         ->  x
 clamp_channels(x), limits all alike         ->  clamp(x)
+scaled_unary(x), scales all 1               ->  its function of x
 div(x, constant)                            ->  mul(x, 1 / constant)
 div(constant, x)                            ->  mul(reciprocal(x), constant)
 add, mul (constant, x)                      ->  add, mul (x, constant)
@@ -28,9 +29,11 @@ from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.interpret import LEAVES
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ir.types import Stage
+from qcompiler.ops import SCALED
 from qcompiler.ops.quantizers import leaf_tensor
 from qcompiler.passes.base import Pass, PassContext
 from qcompiler.passes.channel_limits import limits_of, set_limits
+from qcompiler.passes.channel_tables import scales_of, set_scales
 from qcompiler.validation.contracts import Close, Contract
 
 
@@ -181,6 +184,17 @@ def _clamp_channels(node: Node, rewriter: Rewriter) -> bool:
     return True
 
 
+def _scaled_unary(node: Node, rewriter: Rewriter) -> bool:
+    if not _is_leaf(node.inputs[1]):
+        return False
+    axis = cast("int", node.attributes["axis"])
+    scales = scales_of(node, cast("int", node.output.type.shape[axis]))
+    if bool((scales != 1).any()):
+        return False
+    rewriter.note(set_scales(node, scales, axis, rewriter), "scales that are all 1")
+    return True
+
+
 def _div(node: Node, rewriter: Rewriter) -> bool:
     divisor = node.inputs[1].producer
     if divisor is None or divisor.op != "constant":
@@ -284,6 +298,7 @@ _RULES: dict[str, Callable[[Node, Rewriter], bool]] = {
     "conv3d": _conv,
     "clamp": _clamp,
     "clamp_channels": _clamp_channels,
+    SCALED: _scaled_unary,
     "div": _div,
     "add": _constant_last,
     "mul": _constant_last,

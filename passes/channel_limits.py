@@ -10,12 +10,13 @@ Source: Nagel et al. 2019, arXiv:1906.04721, section 4.1 (equivariance of functi
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor
 
-from qcompiler.ir.graph import Node, Value
+from qcompiler.ir.graph import Attribute, Node, Value
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ops.quantizers import activation_bounds, channel_bounds
 from qcompiler.passes.base import PassContext
@@ -68,19 +69,22 @@ def set_limits(node: Node, low: Tensor, high: Tensor, axis: int, rewriter: Rewri
         rewriter.leaf("constant", limit, ref=f"{node.name}.{end}", before=node, like=node)
         for end, limit in (("low", low), ("high", high))
     ]
-    return _replaced(node, "clamp_channels", leaves, {"axis": axis}, rewriter)
+    return replaced(node, "clamp_channels", leaves, {"axis": axis}, rewriter)
 
 
 def _uniform(node: Node, low: float, high: float, rewriter: Rewriter) -> Node:
     if (low, high) == (0.0, math.inf):
-        return node if node.op == "relu" else _replaced(node, "relu", [], {}, rewriter)
+        return node if node.op == "relu" else replaced(node, "relu", [], {}, rewriter)
     if node.op != "clamp":
-        return _replaced(node, "clamp", [], {"min": low, "max": high}, rewriter)
+        return replaced(node, "clamp", [], {"min": low, "max": high}, rewriter)
     rewriter.set_attributes(node, min=low, max=high)
     return node
 
 
-def _replaced(node: Node, op: str, leaves: list[Value], attributes: dict[str, float | int], rewriter: Rewriter) -> Node:
+def replaced(
+    node: Node, op: str, leaves: Sequence[Value], attributes: Mapping[str, Attribute], rewriter: Rewriter
+) -> Node:
+    """Put another activation in the place of `node`, under its name, on the same input; its own leaves go."""
     new = rewriter.insert(op, [node.inputs[0], *leaves], attributes, before=node, like=node)
     name, old = node.output.name, [value.producer for value in node.inputs[1:]]
     rewriter.replace(node, new.output)

@@ -15,13 +15,19 @@ A clamp on the way stays what it is by limits per channel, on targets that have 
 
     A: W1, b1 ──► clamp(0, 6) ──► B: W2      becomes      W1 / s, b1 / s ──► clamp_channels(0, 6 / s) ──► W2 * s
 
+and so does a function that a table holds, where each channel may have a table of its own:
+
+    A: W1, b1 ──► silu ──► B: W2             becomes      W1 / s, b1 / s ──► silu(x s) / s ──► W2 * s
+
+There s is rounded to a quarter of an octave, so that many channels share a table.
+
 Source: Nagel et al. 2019, arXiv:1906.04721, section 4.1; Nagel et al. 2021, arXiv:2106.08295, section 3.2.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -33,7 +39,8 @@ from qcompiler.ir.graph import Graph, Node
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ops.quantizers import leaf_tensor
 from qcompiler.passes.base import Pass, PassContext
-from qcompiler.passes.channel_limits import keeps_caps, limits_of, set_limits
+from qcompiler.passes.channel_limits import CLAMPS, keeps_caps, limits_of, set_limits
+from qcompiler.passes.channel_tables import scales_of, set_scales
 from qcompiler.passes.equalization import (
     FOREIGN,
     Consumer,
@@ -47,14 +54,18 @@ from qcompiler.passes.equalization import (
 )
 from qcompiler.validation.contracts import THRESHOLDS, Contract
 
+STEPS = 4
+"""Factors of channels behind which there is a table, per octave."""
+
 
 @dataclass(frozen=True)
 class CrossLayerEqualization(Pass):
     """Equalize the ranges of weights, on CANONICAL and on QUANTIZED graphs alike.
 
-    Refuses, by layer and reason: what leads to an output, to an addition or a product with something else, or to a
-    layer that shares its weight; and, where the target has no limits per channel, what leads through a clamp with two
-    ends (see `replace-relu6`).
+    Refuses, by layer and reason: what leads to an output, to an addition, to a product of the channels with one
+    another, to a function without an end that is a straight line, or to a layer that shares its weight; what leads
+    through a clamp with two ends where the target has no limits per channel (see `replace-relu6`); and what leads
+    through a table where it has none per channel.
 
     On a QUANTIZED graph the quantizers on the way lose their ranges, which are no longer those of what they quantize.
 
@@ -83,25 +94,33 @@ class CrossLayerEqualization(Pass):
 
     def prepare(self, graph: Graph, context: PassContext) -> bool:
         """Forget the ranges of quantizers whose numbers are about to change."""
-        return forget_ranges(groups(graph, caps=keeps_caps(context)), context.rewriter(graph), weights=True)
+        return forget_ranges(_groups(graph, context), context.rewriter(graph), weights=True)
 
     def run(self, graph: Graph, context: PassContext) -> None:
         """See the module text."""
         rewriter = context.rewriter(graph)
-        found = list(groups(graph, rewriter.refuse, caps=keeps_caps(context)))
+        found = list(_groups(graph, context, rewriter.refuse))
         layers = _layers(found)
         before = _spread(list(layers.values()))
         rounds, largest = 0, math.inf
         while found and rounds < self.rounds and largest > self.tolerance:
             largest, rounds = max(_equalize(group, layers) for group in found), rounds + 1
+        for group in found:
+            if group.tables:
+                _round_factors(group, layers)
         for layer in layers.values():
             layer.write(rewriter)
-        _rescale_caps(found, layers, rewriter)
+        _rescale_between(found, layers, rewriter)
         for group in found:
             names = ", ".join(consumer.node.name for consumer in group.consumers)
             rewriter.note(group.producer, f"its channels are rescaled against {names}")
         context.record.metrics.update(pairs=len(found), rounds=rounds)
         context.record.metrics.update(spread_before=before, spread_after=_spread(list(layers.values())))
+
+
+def _groups(graph: Graph, context: PassContext, refused: Callable[[Node, str], None] | None = None) -> Iterator[Group]:
+    tables = context.target.per_channel_table if context.target is not None else None
+    return groups(graph, refused, caps=keeps_caps(context), tables=tables)
 
 
 class _Layer:
@@ -200,18 +219,32 @@ def _equalize(group: Group, layers: dict[Node, _Layer]) -> float:
     return float((s - 1).abs().max())
 
 
-def _rescale_caps(found: Sequence[Group], layers: dict[Node, _Layer], rewriter: Rewriter) -> None:
-    """Multiply the limits of clamps by what their channels were multiplied by."""
+def _round_factors(group: Group, layers: dict[Node, _Layer]) -> None:
+    """Move the factors of a group onto a grid, by 9 % at most: a handful of tables then serves all of its channels."""
+    producer = layers[group.producer]
+    rows = producer.rows.reshape(-1)
+    change = (rows.log2() * STEPS).round().div(STEPS).exp2() / rows
+    producer.scale_rows(change)
+    for consumer in group.consumers:
+        layers[consumer.node].scale_columns(_factor(consumer, 1 / change))
+
+
+def _rescale_between(found: Sequence[Group], layers: dict[Node, _Layer], rewriter: Rewriter) -> None:
+    """Multiply the limits of clamps by what their channels were multiplied by, and divide scales of tables by it."""
     factors: dict[Node, tuple[int, Tensor]] = {}
     for group in found:
         rows = layers[group.producer].rows.reshape(-1)
-        for cap in group.caps:
-            _, product = factors.setdefault(cap.node, (cap.axis, torch.ones(len(cap.channels), dtype=torch.float64)))
-            own = cap.channels != FOREIGN
-            product[own] *= rows[cap.channels[own]]
+        for item in (*group.caps, *group.tables):
+            _, product = factors.setdefault(item.node, (item.axis, torch.ones(len(item.channels), dtype=torch.float64)))
+            own = item.channels != FOREIGN
+            product[own] *= rows[item.channels[own]]
     for node, (axis, product) in factors.items():
-        low, high = (limit * product for limit in limits_of(node, len(product)))
         least, most = float(product.min()), float(product.max())
+        if node.op not in CLAMPS:
+            scaled = set_scales(node, scales_of(node, len(product)) / product, axis, rewriter)
+            rewriter.note(scaled, f"its channels are multiplied by {least:.4g} to {most:.4g}: a table for each")
+            continue
+        low, high = (limit * product for limit in limits_of(node, len(product)))
         rewriter.note(
             set_limits(node, low, high, axis, rewriter), f"its limits are multiplied by {least:.4g} to {most:.4g}"
         )

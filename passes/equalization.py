@@ -2,7 +2,9 @@
 
 A layer whose output channels are divided by s > 0 gives the same result when every layer that reads them multiplies its
 weights by s, as long as what stands in between commutes with a positive factor: f(s x) = s f(x). A clamp does, once its
-limits are divided by s too, which takes limits per channel.
+limits are divided by s too, which takes limits per channel; a function such as SiLU does as f(s x) / s, which takes a
+table per channel. A product does, where one of its operands comes from elsewhere, be it through a layer that
+reads the channels: the gate of a squeeze-and-excite.
 
     A ──► relu ──► max_pool ──► flatten ──► B        conv A, channel c: positions c*P .. c*P + P - 1 of linear B
                └─► depthwise conv ──► ...            every reader of the channels is a part of the group
@@ -18,7 +20,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import NoReturn, cast
 
 import torch
 from torch import Tensor
@@ -29,6 +31,7 @@ from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ops.quantization import is_calibrated
 from qcompiler.ops.quantizers import activation_bounds, channel_axis, is_leaf, leaf_tensor
+from qcompiler.passes.channel_tables import function_of
 
 FOREIGN = -1
 """Channel number of elements that come from elsewhere: other parts of a concat, a border."""
@@ -51,11 +54,11 @@ class Consumer:
 
 
 @dataclass(frozen=True)
-class Cap:
-    """A clamp whose limits follow the channels.
+class PerChannel:
+    """A node with parameters that follow the channels.
 
     Args:
-        node: The `clamp` or `clamp_channels`.
+        node: A `clamp` or `clamp_channels`, a function of one number or a `scaled_unary`.
         axis: Of its input, along which the channels lie.
         channels: int64, one per index of that axis: the channel of the producer, or FOREIGN.
     """
@@ -74,12 +77,14 @@ class Group:
         consumers: The layers at the ends of all paths.
         between: The nodes on the way, in order, each once.
         caps: Those of them that clamp to other numbers than 0.
+        tables: Those of them that are tables, other than straight lines from 0.
     """
 
     producer: Node
     consumers: tuple[Consumer, ...]
     between: tuple[Node, ...]
-    caps: tuple[Cap, ...] = ()
+    caps: tuple[PerChannel, ...] = ()
+    tables: tuple[PerChannel, ...] = ()
 
 
 class Refused(Exception):  # noqa: N818  # no error: it ends a search
@@ -199,6 +204,7 @@ def groups(
     *,
     may_produce: Callable[[Node], bool] = is_layer,
     caps: bool = False,
+    tables: Callable[[str], bool] | None = None,
 ) -> Iterator[Group]:
     """The groups of `graph`, one per layer whose channels can be rescaled, in order.
 
@@ -207,6 +213,7 @@ def groups(
         refused: Called with each other layer and the reason.
         may_produce: Which nodes have a factor per output channel, into which a scale can go.
         caps: Whether a clamp may get limits per channel; else it ends the way.
+        tables: Which functions may get a table per channel; the others end the way, as all do with None.
     """
     positions = {node: index for index, node in enumerate(graph.nodes)}
     readers = parameter_readers(graph)
@@ -214,7 +221,7 @@ def groups(
         if not may_produce(node):
             continue
         try:
-            group = _group(node, positions, capped=caps)
+            group = _group(node, positions, capped=caps, tabled=tables)
             for layer in (group.producer, *(consumer.node for consumer in group.consumers)):
                 if any(readers.get(leaf_of(value), 0) > 1 for value in layer.inputs):
                     raise Refused(f"the parameters of {layer.name} are those of another layer too")
@@ -225,14 +232,17 @@ def groups(
         yield group
 
 
-def _group(producer: Node, positions: Mapping[Node, int], *, capped: bool) -> Group:
+def _group(
+    producer: Node, positions: Mapping[Node, int], *, capped: bool, tabled: Callable[[str], bool] | None
+) -> Group:
     shape = [size if isinstance(size, int) else 1 for size in producer.output.type.shape]
     axis = producer_axis(producer)
     numbers = torch.arange(shape[axis]).reshape([-1 if a == axis else 1 for a in range(len(shape))]).expand(shape)
     maps = {producer.output: numbers}
     consumers: list[Consumer] = []
     between: list[Node] = []
-    caps: list[Cap] = []
+    caps: list[PerChannel] = []
+    tables: list[PerChannel] = []
     waiting: list[tuple[int, Node]] = []
     seen: set[Node] = set()
 
@@ -252,12 +262,16 @@ def _group(producer: Node, positions: Mapping[Node, int], *, capped: bool) -> Gr
             continue
         if node.op in ("clamp", "clamp_channels"):
             caps.append(_cap(node, maps[node.inputs[0]], capped=capped))
-        maps[node.output] = _through(node, maps)
+        if tabled is not None and function_of(node):
+            tables.append(_table(node, maps[node.inputs[0]], tabled))
+            maps[node.output] = maps[node.inputs[0]]
+        else:
+            maps[node.output] = _through(node, maps)
         between.append(node)
         follow(node.output)
     if not consumers:
         raise Refused("no layer reads it")
-    return Group(producer, tuple(consumers), tuple(between), tuple(caps))
+    return Group(producer, tuple(consumers), tuple(between), tuple(caps), tuple(tables))
 
 
 def _channels_read(layer: Node, numbers: Tensor) -> Tensor:
@@ -269,7 +283,7 @@ def _channels_read(layer: Node, numbers: Tensor) -> Tensor:
     return rows[:, 0]
 
 
-def _cap(node: Node, numbers: Tensor, *, capped: bool) -> Cap:
+def _cap(node: Node, numbers: Tensor, *, capped: bool) -> PerChannel:
     """Where the channels lie that `node` clamps.
 
     Raises:
@@ -282,12 +296,35 @@ def _cap(node: Node, numbers: Tensor, *, capped: bool) -> Cap:
         raise Refused(f"{node.name} clamps each channel to limits of its own, which the target cannot")
     if not all(map(is_leaf, node.inputs[1:])):
         raise Refused(f"the limits of {node.name} are computed")
+    return _along_an_axis(node, numbers) or _refuse(f"{node.name} clamps several channels as one")
+
+
+def _table(node: Node, numbers: Tensor, tabled: Callable[[str], bool]) -> PerChannel:
+    """Where the channels lie that are looked up in the table of `node`.
+
+    Raises:
+        Refused: Not along one axis, or there can be no table per channel.
+    """
+    function = function_of(node)
+    if not tabled(function):
+        raise Refused(f"{node.name} is {function}, for which the target has one table for all channels")
+    if not all(map(is_leaf, node.inputs[1:])):
+        raise Refused(f"the scales of {node.name} are computed")
+    return _along_an_axis(node, numbers) or _refuse(f"{node.name} has one table for several channels")
+
+
+def _refuse(reason: str) -> NoReturn:
+    raise Refused(reason)
+
+
+def _along_an_axis(node: Node, numbers: Tensor) -> PerChannel | None:
+    """The axis of the parameters of `node`, or one that they can be along; None where channels lie across it."""
     own = node.attributes.get("axis")
     for axis in range(1, numbers.dim()) if own is None else (cast("int", own),):
         rows = numbers.movedim(axis, 0).flatten(1)
         if isinstance(node.output.type.shape[axis], int) and not bool((rows != rows[:, :1]).any()):
-            return Cap(node, axis, rows[:, 0])
-    raise Refused(f"{node.name} clamps several channels as one")
+            return PerChannel(node, axis, rows[:, 0])
+    return None
 
 
 def _through(node: Node, maps: dict[Value, Tensor]) -> Tensor:
@@ -306,6 +343,8 @@ def _through(node: Node, maps: dict[Value, Tensor]) -> Tensor:
         return _over_pixels(node, maps[node.inputs[0]])
     if node.op == "mean":
         return _mean(node, maps[node.inputs[0]])
+    if node.op == "mul":
+        return _product(node, maps)
     if node.definition.has(Trait.MOVEMENT):
         return _moved(node, maps)
     raise Refused(f"{node.name} is {node.op}, which does not commute with a factor per channel")
@@ -326,6 +365,13 @@ def _mean(node: Node, numbers: Tensor) -> Tensor:
     if bool((numbers != first).any()):
         raise Refused(f"{node.name} averages several channels")
     return first if node.attributes["keepdim"] else first.squeeze(axes)
+
+
+def _product(node: Node, maps: dict[Value, Tensor]) -> Tensor:
+    (first, *others) = (maps[value] for value in node.inputs if value in maps)
+    if others:
+        raise Refused(f"{node.name} multiplies the channels with one another")
+    return first.expand([size if isinstance(size, int) else 1 for size in node.output.type.shape])
 
 
 def _moved(node: Node, maps: dict[Value, Tensor]) -> Tensor:

@@ -26,7 +26,7 @@ from qcompiler.ir.interpret import LEAVES
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ir.types import DType, QuantParams, Stage, TensorType
-from qcompiler.ops import UNARY, prelu_function
+from qcompiler.ops import SCALED, UNARY, prelu_function, unary_of
 from qcompiler.ops.quantizers import channel_axis, channel_bounds, channel_limits, code_limits, grid, leaf_tensor
 from qcompiler.ops.resampling import resampling_weights
 from qcompiler.passes.base import Pass, PassContext
@@ -409,15 +409,28 @@ class _Lowering:
 
     def _table(self, node: Node, out: _Output) -> Value:
         function = UNARY[node.op]
-        parameters = tuple(node.attributes[name] for name in function.attributes)
-        return self._lookup(node, out, self._tabulated(node, out, function.table(node)), parameters)
+        table = self._tabulated(node, out, function.table(node))
+        return self._lookup(node, out, table, {"parameters": function.parameters(node)})
+
+    def scaled_unary(self, node: Node, out: _Output) -> Value:
+        function = unary_of(node)
+        scales = leaf_tensor(node.inputs[1]).to(torch.float64)
+        different, rows = scales.unique(return_inverse=True)
+        tables = torch.stack([self._tabulated(node, out, function.table(node, scale)) for scale in different.tolist()])
+        attributes: dict[str, Attribute] = {
+            "function": node.attributes["function"],
+            "parameters": function.parameters(node),
+            "scales": tuple(scales.tolist()),
+            "axis": node.attributes["axis"],
+        }
+        return self._lookup(node, out, tables, attributes, rows)
 
     def prelu(self, node: Node, out: _Output) -> Value:
         slopes = leaf_tensor(node.inputs[1]).to(torch.float64).tolist()
         tables = torch.stack([self._tabulated(node, out, prelu_function(slope)) for slope in slopes])
         if len(slopes) == 1:
-            return self._lookup(node, out, tables[0], tuple(slopes))
-        return self._lookup(node, out, tables, tuple(slopes), axis=1)
+            return self._lookup(node, out, tables[0], {"parameters": tuple(slopes)})
+        return self._lookup(node, out, tables, {"parameters": tuple(slopes), "axis": 1})
 
     def _tabulated(self, node: Node, out: _Output, function: RealFunction) -> Tensor:
         """An entry for each code of the operand."""
@@ -435,19 +448,22 @@ class _Lowering:
         )
 
     def _lookup(
-        self, node: Node, out: _Output, table: Tensor, parameters: tuple[Attribute, ...], axis: int | None = None
+        self,
+        node: Node,
+        out: _Output,
+        table: Tensor,
+        attributes: Mapping[str, Attribute],
+        rows: Tensor | None = None,
     ) -> Value:
         x = self.lowered[node.inputs[0]]
         dtype = DType(out.spec.dtype)
         type = TensorType(dtype, tuple(table.shape))
         value = self._leaf(table.to(dtype.torch), f"{out.quantizer.name}.table", out.quantizer, type)
-        attributes: dict[str, Attribute] = {
-            "offset": self.limits[x][0],
-            "function": node.op,
-            "parameters": cast("tuple[float, ...]", parameters),
-            "axis": axis,
-        }
-        return self._insert("lookup", [x, value], attributes, out, node)
+        operands = [x, value]
+        if rows is not None:
+            operands.append(self._leaf(rows.to(torch.int32), f"{out.quantizer.name}.rows", out.quantizer))
+        attributes = {"offset": self.limits[x][0], "function": node.op, **attributes}
+        return self._insert("lookup", operands, attributes, out, node)
 
     def _movement(self, node: Node) -> Value:
         operands = [self.lowered[value] for value in node.inputs]
@@ -543,6 +559,7 @@ _RULES: dict[str, _Rule] = {
     "mean": _Lowering.mean,
     "layer_norm": _Lowering.layer_norm,
     "prelu": _Lowering.prelu,
+    SCALED: _Lowering.scaled_unary,
     "relu": _Lowering.activation,
     "clamp": _Lowering.activation,
     "clamp_channels": _Lowering.clamp_channels,

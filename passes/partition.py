@@ -22,6 +22,7 @@ from qcompiler.ir.interpret import LEAVES
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ir.types import Stage
+from qcompiler.ops import SCALED
 from qcompiler.ops.custom import function_name, registration
 from qcompiler.ops.work import elements, multiply_accumulates
 from qcompiler.passes.base import Pass, PassContext
@@ -99,7 +100,10 @@ def why_float(node: Node, target: Target, overrides: Overrides) -> str:
         return "float is asked for"
     if node.op == "custom":
         return str(node.attributes["reason"]) or f"the torch function {function_name(node)!r} has no operator here"
-    if not target.supports(node.op):
+    if node.op == SCALED:
+        if not target.per_channel_table(function := str(node.attributes["function"])):
+            return f"the target {target.name} has no table per channel for {function}"
+    elif not target.supports(node.op):
         return f"the target {target.name} has no integer {node.op}"
     is_weighted = node.definition.has(Trait.PARAMETRIC) or (node.definition.has(Trait.MAC) and node.op != "matmul")
     computed = [value for value in node.inputs[1:] if not _is_leaf(value)] if is_weighted else []
@@ -119,6 +123,8 @@ def _refusal(node: Node, why: str, target: Target) -> UnsupportedError:
         fix += f", or register what it means:\n\n{registration(function_name(node))}"
     elif node.op == "clamp_channels":
         fix += ", or equalize for this target: it clamps all channels alike."
+    elif node.op == SCALED:
+        fix += ", or equalize for this target: it has one table for all channels."
     elif not target.supports(node.op):
         fix += f", or add a rule for {node.op} to the target."
     else:

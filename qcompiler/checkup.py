@@ -23,7 +23,7 @@ from qcompiler.ir.graph import Graph, Node
 from qcompiler.ir.interpret import LEAVES
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Record
-from qcompiler.ops import UNARY
+from qcompiler.ops import SCALED, UNARY
 from qcompiler.ops.custom import function_name
 from qcompiler.ops.quantizers import is_leaf, leaf_tensor
 from qcompiler.ops.work import elements, multiply_accumulates
@@ -360,7 +360,7 @@ def _channels(nodes: Sequence[Node]) -> Iterator[Advice]:
 
 
 def _tables(nodes: Sequence[Node]) -> Iterator[Advice]:
-    found = tuple(_captured(node) for node in nodes if node.op in UNARY or node.op == "prelu")
+    found = tuple(_captured(node) for node in nodes if node.op in (*UNARY, SCALED, "prelu"))
     if found:
         text = (
             "These activations are looked up in tables, which reads and writes the tensor once more. A relu or a clamp "

@@ -52,7 +52,7 @@ def emit(
         attributes = {
             key: value
             for key, value in node.attributes.items()
-            if value is not None and key not in ("shape", "function", "parameters", "dtype", "results")
+            if value is not None and key not in ("shape", "function", "parameters", "scales", "dtype", "results")
         }
         instructions.append(
             Instruction(

@@ -297,12 +297,13 @@ def rescale(call: Call, arrays: Sequence[Array]) -> Array:
 
 
 def lookup(call: Call, arrays: Sequence[Array]) -> Array:
-    """A table entry per code; with an axis, from the row of the channel."""
+    """A table entry per code; with an axis, from the row of the channel, or the one that it names."""
     index, table, axis = arrays[0].astype(np.int64) - call["offset"], arrays[1], call.get("axis")
     if axis is None:
         entries: Array = table[index]
         return entries
-    rows = np.arange(len(table)).reshape([-1 if a == axis else 1 for a in range(index.ndim)])
+    chosen = arrays[2] if len(arrays) > 2 else np.arange(len(table))
+    rows = chosen.reshape([-1 if a == axis else 1 for a in range(index.ndim)])
     per_channel: Array = table[rows, index]
     return per_channel
 

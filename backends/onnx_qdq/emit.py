@@ -468,7 +468,14 @@ class _Emitter:
             ]
             return self.compute(node, op, inputs, **attributes)
 
-        self.quantized(node, rule(compute, self.real(node, 0), *parameters))
+        x, scales = self.real(node, 0), np.asarray(node.attributes["scales"], np.float32)
+        if not scales.size:
+            self.quantized(node, rule(compute, x, *parameters))
+            return
+        behind = node.inputs[0].type.rank - 1 - int(cast("int", node.attributes["axis"]))
+        scale = self.constant(f"{node.name}.scales", scales.reshape(-1, *[1] * behind))
+        result = rule(compute, self.compute(node, "Mul", [x, scale]), *parameters)
+        self.quantized(node, self.compute(node, "Div", [result, scale]))
 
     def rescale(self, node: Node) -> None:
         self.quantized(node, self.real(node, 0))

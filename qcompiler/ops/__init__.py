@@ -13,9 +13,10 @@ from qcompiler.ops import (
     resampling,
 )
 from qcompiler.ops.elementwise import prelu_function
-from qcompiler.ops.unary import UNARY, UnaryFunction, register_unary
+from qcompiler.ops.unary import SCALED, UNARY, UnaryFunction, register_unary, scaled_values, unary_of
 
 __all__ = [
+    "SCALED",
     "UNARY",
     "UnaryFunction",
     "custom",
@@ -30,5 +31,7 @@ __all__ = [
     "quantization",
     "register_unary",
     "resampling",
+    "scaled_values",
     "unary",
+    "unary_of",
 ]

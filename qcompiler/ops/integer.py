@@ -439,39 +439,41 @@ register(
 
 def _infer_lookup(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
     check_integer(types)
-    dtype, (x, table), axis = result_dtype(attributes), types, attributes["axis"]
+    dtype, (x, table, *rows), axis = result_dtype(attributes), types, attributes["axis"]
     if axis is None:
-        fits = table.rank == 1
+        fits = table.rank == 1 and not rows
     else:
-        fits = isinstance(axis, int) and 0 <= axis < x.rank and table.rank == 2 and table.shape[0] == x.shape[axis]
+        channels = rows[0].shape if rows else table.shape[:1]
+        fits = isinstance(axis, int) and 0 <= axis < x.rank and table.rank == 2 and channels == (x.shape[axis],)
     if not fits or table.dtype is not dtype:
+        named = f"{table} with rows {rows[0]}" if rows else str(table)
         raise GraphError(
-            f"the table is {table}, for {x} along axis {axis}",
-            expected=f"{dtype}, one entry per code, a row per channel",
+            f"the table is {named}, for {x} along axis {axis}",
+            expected=f"{dtype}, one entry per code, a row per channel or the number of one",
         )
     return (TensorType(dtype, x.shape),)
 
 
 def _lookup(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    x, table = operands
+    x, table, *chosen = operands
     index = x.to(torch.int64) - int(cast("int", node.attributes["offset"]))
     axis = cast("int | None", node.attributes["axis"])
     if axis is None:
         return _finish(node, table[index])
-    rows = torch.arange(table.shape[0], device=table.device)
+    rows = chosen[0].to(torch.int64) if chosen else torch.arange(table.shape[0], device=table.device)
     return _finish(node, table[along_axis(rows, x.dim(), axis), index])
 
 
 register(
     OpDef(
         name="lookup",
-        operands=("x", "table"),
-        attributes={"offset": REQUIRED, "function": REQUIRED, "parameters": (), "axis": None, **_RESULT},
+        operands=("x", "table", "rows?"),
+        attributes={"offset": REQUIRED, "function": REQUIRED, "parameters": (), "scales": (), "axis": None, **_RESULT},
         infer=_infer_lookup,
         evaluate=_lookup,
         stages=INTEGER_ONLY,
         traits=REQUANTIZES,
-        summary="table[x - offset]; with an axis, a row of the table for each channel along it.",
+        summary="table[x - offset]; with an axis, row rows[c], or c, of the table for channel c along it.",
     )
 )
 

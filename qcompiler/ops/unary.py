@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +17,12 @@ from scipy import special
 from torch import Tensor
 from torch.nn import functional
 
+from qcompiler.errors import GraphError
 from qcompiler.ir.graph import Attribute, Node
-from qcompiler.ir.registry import OpDef, Trait, register
-from qcompiler.ops.common import FLOAT_STAGES, same_real_type
+from qcompiler.ir.registry import REQUIRED, Attributes, OpDef, Trait, register
+from qcompiler.ir.types import TensorType
+from qcompiler.ops.common import FLOAT_STAGES, check_float, integer, same_real_type
+from qcompiler.quant.affine import along_axis
 
 Array = npt.NDArray[np.float64]
 
@@ -32,17 +35,30 @@ class UnaryFunction:
         torch: In torch, with the attributes as keyword arguments.
         numpy: The same in float64, from which lookup tables are built; a number or an infinity for every number.
         attributes: Names and defaults.
+        straight: Whether an end goes on like a straight line, so that f(s x) / s is as wide as f(x), as that of silu:
+            equalization goes through then, by a table per channel. Where both ends are bounded, all channels of f(x)
+            are of one range already, and a factor could only drive them apart.
     """
 
     torch: Callable[..., Tensor]
     numpy: Callable[..., Array]
     attributes: dict[str, Attribute] = field(default_factory=dict)
+    straight: bool = False
 
-    def table(self, node: Node) -> Callable[[Array], Array]:
-        """The float64 form with the attributes of `node` filled in."""
-        keywords: dict[str, Any] = {name: node.attributes[name] for name in self.attributes}
-        return lambda x: self.numpy(x, **keywords)
+    def parameters(self, node: Node) -> tuple[Attribute, ...]:
+        """The attributes of the function in their order, from its own op or from a `scaled_unary`."""
+        if node.op == SCALED:
+            return cast("tuple[Attribute, ...]", node.attributes["parameters"])
+        return tuple(node.attributes[name] for name in self.attributes)
 
+    def table(self, node: Node, scale: float = 1.0) -> Callable[[Array], Array]:
+        """The float64 form with the attributes of `node` filled in: f(x * scale) / scale."""
+        keywords: dict[str, Any] = dict(zip(self.attributes, self.parameters(node), strict=True))
+        return lambda x: self.numpy(x * scale, **keywords) / scale
+
+
+SCALED = "scaled_unary"
+"""The op of a function between two scales per channel."""
 
 UNARY: dict[str, UnaryFunction] = {}
 """Functions of one number by op name; see `register_unary`."""
@@ -121,28 +137,31 @@ _SELU_SCALE, _SELU_ALPHA = 1.0507009873554804934193349852946, 1.6732632423543772
 for _name, _function in {
     "sigmoid": UnaryFunction(torch.sigmoid, special.expit),
     "tanh": UnaryFunction(torch.tanh, np.tanh),
-    "silu": UnaryFunction(functional.silu, lambda x: x * special.expit(x)),
-    "hardswish": UnaryFunction(functional.hardswish, lambda x: x * _relu6(x + 3.0) / 6.0),
+    "silu": UnaryFunction(functional.silu, lambda x: x * special.expit(x), straight=True),
+    "hardswish": UnaryFunction(functional.hardswish, lambda x: x * _relu6(x + 3.0) / 6.0, straight=True),
     "hardsigmoid": UnaryFunction(functional.hardsigmoid, lambda x: _relu6(x + 3.0) / 6.0),
-    "gelu": UnaryFunction(functional.gelu, _gelu, {"approximate": "none"}),
+    "gelu": UnaryFunction(functional.gelu, _gelu, {"approximate": "none"}, straight=True),
     "leaky_relu": UnaryFunction(
         functional.leaky_relu,
         lambda x, negative_slope: np.where(x >= 0.0, x, negative_slope * x),
         {"negative_slope": 0.01},
     ),
-    "elu": UnaryFunction(functional.elu, _elu, {"alpha": 1.0}),
-    "celu": UnaryFunction(functional.celu, _celu, {"alpha": 1.0}),
-    "selu": UnaryFunction(functional.selu, lambda x: _SELU_SCALE * _elu(x, _SELU_ALPHA)),
-    "softplus": UnaryFunction(functional.softplus, _softplus),
-    "log_sigmoid": UnaryFunction(functional.logsigmoid, lambda x: -_softplus(-x)),
-    "mish": UnaryFunction(functional.mish, lambda x: x * np.tanh(_softplus(x))),
+    "elu": UnaryFunction(functional.elu, _elu, {"alpha": 1.0}, straight=True),
+    "celu": UnaryFunction(functional.celu, _celu, {"alpha": 1.0}, straight=True),
+    "selu": UnaryFunction(functional.selu, lambda x: _SELU_SCALE * _elu(x, _SELU_ALPHA), straight=True),
+    "softplus": UnaryFunction(functional.softplus, _softplus, straight=True),
+    "log_sigmoid": UnaryFunction(functional.logsigmoid, lambda x: -_softplus(-x), straight=True),
+    "mish": UnaryFunction(functional.mish, lambda x: x * np.tanh(_softplus(x)), straight=True),
     "softsign": UnaryFunction(functional.softsign, lambda x: x / (1.0 + np.abs(x))),
-    "tanhshrink": UnaryFunction(functional.tanhshrink, lambda x: x - np.tanh(x)),
+    "tanhshrink": UnaryFunction(functional.tanhshrink, lambda x: x - np.tanh(x), straight=True),
     "softshrink": UnaryFunction(
-        functional.softshrink, lambda x, lambd: np.sign(x) * np.maximum(np.abs(x) - lambd, 0.0), {"lambd": 0.5}
+        functional.softshrink,
+        lambda x, lambd: np.sign(x) * np.maximum(np.abs(x) - lambd, 0.0),
+        {"lambd": 0.5},
+        straight=True,
     ),
     "hardshrink": UnaryFunction(
-        functional.hardshrink, lambda x, lambd: np.where(np.abs(x) > lambd, x, 0.0), {"lambd": 0.5}
+        functional.hardshrink, lambda x, lambd: np.where(np.abs(x) > lambd, x, 0.0), {"lambd": 0.5}, straight=True
     ),
     "abs": UnaryFunction(torch.abs, np.abs),
     "exp": UnaryFunction(torch.exp, np.exp),
@@ -158,3 +177,51 @@ for _name, _function in {
     "atan": UnaryFunction(torch.atan, np.arctan),
 }.items():
     register_unary(_name, _function)
+
+
+def unary_of(node: Node) -> UnaryFunction:
+    """The function that a `scaled_unary` node computes between its scales."""
+    return UNARY[str(node.attributes["function"])]
+
+
+def _infer_scaled(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
+    check_float(types)
+    (x, scale), axis, name = types, integer(attributes, "axis"), str(attributes["function"])
+    if not 0 < axis < x.rank or scale.shape != (x.shape[axis],):
+        raise GraphError(
+            f"the input is {x} and the scales {scale} along axis {axis}",
+            expected="a scale for each index of an axis behind the first",
+        )
+    parameters = attributes["parameters"]
+    if name not in UNARY:
+        raise GraphError(f"the function is {name!r}", expected="the name of a function of one number")
+    wanted = tuple(UNARY[name].attributes)
+    if not isinstance(parameters, tuple) or len(parameters) != len(wanted):
+        raise GraphError(f"the parameters of {name} are {parameters}", expected=f"values for {wanted}")
+    return (x,)
+
+
+def scaled_values(node: Node, x: Tensor, scale: Tensor, axis: int) -> Tensor:
+    """What a `scaled_unary` node makes of a tensor whose channels are along `axis`, which need not be its own."""
+    function = unary_of(node)
+    keywords: dict[str, Any] = dict(zip(function.attributes, function.parameters(node), strict=True))
+    factors = along_axis(scale, x.dim(), axis)
+    return function.torch(x * factors, **keywords) / factors
+
+
+def _scaled(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    return (scaled_values(node, operands[0], operands[1], integer(node.attributes, "axis")),)
+
+
+register(
+    OpDef(
+        name=SCALED,
+        operands=("x", "scale"),
+        attributes={"function": REQUIRED, "parameters": (), "axis": REQUIRED},
+        infer=_infer_scaled,
+        evaluate=_scaled,
+        stages=FLOAT_STAGES,
+        traits=frozenset({Trait.PARAMETRIC}),
+        summary="f(x * scale) / scale for the function named, a positive scale for each channel along `axis`.",
+    )
+)

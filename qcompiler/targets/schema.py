@@ -125,8 +125,15 @@ class OpRule(_Model):
     names: Annotated[tuple[str, ...], Field(min_length=1)]
     kind: OpKind
     per_channel: bool | None = None
-    """Whether weights may have one scale per channel; None: as the number type says."""
+    """Whether weights may have one scale per channel; None: as the number type says. Of tables: whether each channel
+    may have one of its own, so that equalization goes through; None: no."""
     out_fixed: FixedGrid | None = None
+
+    @model_validator(mode="after")
+    def _has_one_range(self) -> OpRule:
+        if self.kind == "table" and self.per_channel and self.out_fixed is not None:
+            raise ValueError(f"{self.names[0]} has a table per channel, and one grid that is fixed for all of them")
+        return self
 
 
 class Supergroup(_Model):
@@ -206,8 +213,8 @@ class Descriptor(_Model):
         seen: set[str] = set()
         for rule in self.op:
             for name in rule.names:
-                if name == "clamp_channels":
-                    raise ValueError("clamp_channels follows the rule for clamp: set requantize.per_channel_clamp")
+                if name in _FOLLOWS:
+                    raise ValueError(f"{name} follows {_FOLLOWS[name]}")
                 if name in seen:
                     raise ValueError(f"two rules are for the op {name!r}")
                 seen.add(name)
@@ -224,6 +231,13 @@ class Descriptor(_Model):
         if self.accumulator.bits < 64 and product > 2 ** (self.accumulator.bits - 1) - 1:
             raise ValueError(f"an accumulator of {self.accumulator.bits} bits does not hold one product")
         return self
+
+
+_FOLLOWS = {
+    "clamp_channels": "the rule for clamp: set requantize.per_channel_clamp",
+    "scaled_unary": "the rules for tables: set their per_channel",
+}
+"""Ops that are not named by rules, and what says whether the core has them."""
 
 
 def _limits(number: NumberType) -> tuple[int, int]:

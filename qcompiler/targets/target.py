@@ -76,6 +76,11 @@ class Target:
         """Whether an activation may clamp each channel between limits of its own."""
         return self.supports("clamp_channels")
 
+    def per_channel_table(self, function: str) -> bool:
+        """Whether each channel may have a table of its own for `function`."""
+        rule = self.op_rule(function)
+        return rule is not None and rule.kind == "table" and bool(rule.per_channel)
+
     def op_rule(self, op: str) -> OpRule | None:
         """The rule for an op, None when the integer core does not have it."""
         if op == "clamp_channels" and not self.descriptor.requantize.per_channel_clamp:
@@ -143,7 +148,8 @@ class Target:
 
         Args:
             changes: Any of weight_bits, activation_bits, per_channel, symmetric_activations, signed_activations,
-                power_of_two (scales of weights and activations), requantize, per_channel_clamp, layout, fallback.
+                power_of_two (scales of weights and activations), requantize, per_channel_clamp, per_channel_tables
+                (of functions without a fixed grid), layout, fallback.
 
         Returns:
             A target whose name lists the changes, such as `int8_dsp[weight_bits=4]`. A grid that the target fixes for
@@ -180,6 +186,10 @@ class Target:
                     data["requantize"]["mode"] = value
                 case "per_channel_clamp", bool():
                     data["requantize"]["per_channel_clamp"] = value
+                case "per_channel_tables", bool():
+                    for rule in data["op"]:
+                        if rule["kind"] == "table" and rule["out_fixed"] is None:
+                            rule["per_channel"] = value
                 case "fallback", "refuse" | "float":
                     data["partition"]["fallback"] = value
                 case "layout", "NHWC" | "NCHW":
@@ -242,6 +252,7 @@ _OVERRIDES = {
     "power_of_two": "True or False",
     "requantize": "one of " + ", ".join(RequantMode),
     "per_channel_clamp": "True or False",
+    "per_channel_tables": "True or False",
     "layout": "NHWC or NCHW",
     "fallback": "refuse or float",
 }

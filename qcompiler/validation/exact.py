@@ -28,7 +28,7 @@ from qcompiler.ir.graph import Attribute, Graph, Node, Value
 from qcompiler.ir.interpret import LEAVES, check_inputs, evaluate_node, interpret, interpret_with
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.types import Stage
-from qcompiler.ops import UNARY, prelu_function
+from qcompiler.ops import SCALED, UNARY, prelu_function, unary_of
 from qcompiler.ops.integer import window_counts, window_sums
 from qcompiler.ops.quantizers import activation_bounds, channel_limits, clamped_limits
 from qcompiler.ops.resampling import resampling_weights
@@ -36,6 +36,7 @@ from qcompiler.quant.accumulator import exact_in_float64
 from qcompiler.quant.affine import AffineParams, along_axis, dequantize, quantize, quantize_bias
 from qcompiler.quant.arithmetic import (
     Arithmetic,
+    RealFunction,
     add_codes,
     add_parameters,
     average_multiplier,
@@ -326,41 +327,33 @@ def _clamp_channels(node: Node, operands: Sequence[Exact], arithmetic: Arithmeti
 
 
 def _table(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
-    x = _codes(node, operands[0])
-    function = UNARY[node.op].table(node)
-
-    def requantize(out: AffineParams, qmin: int, qmax: int) -> Tensor:
-        table = lookup_table(
-            function, x.params, out, arithmetic, in_qmin=x.qmin, in_qmax=x.qmax, out_qmin=qmin, out_qmax=qmax
-        )
-        return table[x.codes - x.qmin]
-
-    return Pending(requantize)
+    return _tables(_codes(node, operands[0]), [UNARY[node.op].table(node)], torch.tensor(0), 1, arithmetic)
 
 
 def _prelu(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
     if isinstance(operands[0], Tensor):
         return evaluate_node(node, cast("Sequence[Tensor]", operands))[0]
     x, slopes = _codes(node, operands[0]), _real(node, operands[1])
+    rows = torch.arange(len(slopes)) if len(slopes) > 1 else torch.tensor(0)
+    return _tables(x, [prelu_function(float(slope)) for slope in slopes], rows, 1, arithmetic)
+
+
+def _scaled_unary(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
+    if isinstance(operands[0], Tensor):
+        return evaluate_node(node, cast("Sequence[Tensor]", operands))[0]
+    x, scales, function = _codes(node, operands[0]), _real(node, operands[1]), unary_of(node)
+    different, rows = scales.unique(return_inverse=True)
+    functions = [function.table(node, float(scale)) for scale in different]
+    return _tables(x, functions, rows, cast("int", node.attributes["axis"]), arithmetic)
+
+
+def _tables(x: Codes, functions: Sequence[RealFunction], rows: Tensor, axis: int, arithmetic: Arithmetic) -> Pending:
+    """Function `rows[c]` for channel c; one for all where `rows` is one number."""
 
     def requantize(out: AffineParams, qmin: int, qmax: int) -> Tensor:
-        tables = torch.stack(
-            [
-                lookup_table(
-                    prelu_function(float(slope)),
-                    x.params,
-                    out,
-                    arithmetic,
-                    in_qmin=x.qmin,
-                    in_qmax=x.qmax,
-                    out_qmin=qmin,
-                    out_qmax=qmax,
-                )
-                for slope in slopes
-            ]
-        )
-        rows = along_axis(torch.arange(len(slopes)), x.codes.dim(), 1) if len(slopes) > 1 else torch.tensor(0)
-        return tables[rows, x.codes - x.qmin]
+        limits = {"in_qmin": x.qmin, "in_qmax": x.qmax, "out_qmin": qmin, "out_qmax": qmax}
+        tables = torch.stack([lookup_table(item, x.params, out, arithmetic, **limits) for item in functions])
+        return tables[along_axis(rows, x.codes.dim(), axis), x.codes - x.qmin]
 
     return Pending(requantize)
 
@@ -488,6 +481,7 @@ _RULES: dict[str, Callable[[Node, Sequence[Exact], Arithmetic], Exact]] = {
     "adaptive_avg_pool2d": _resample,
     "resize": _resample,
     "prelu": _prelu,
+    SCALED: _scaled_unary,
     "relu": _activation,
     "clamp": _activation,
     "clamp_channels": _clamp_channels,

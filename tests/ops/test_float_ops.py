@@ -84,6 +84,18 @@ CASES: dict[str, tuple[str, list[Tensor], Attributes, Callable[..., Tensor]]] = 
     ),
     "a slope": ("prelu", [X, tensor(1)], {}, functional.prelu),
     "a slope per channel": ("prelu", [X, tensor(4)], {}, functional.prelu),
+    "a function between scales": (
+        "scaled_unary",
+        [X, ONE.abs() + 0.1],
+        {"function": "gelu", "parameters": ("tanh",), "axis": 1},
+        lambda x, s: functional.gelu(x * s.reshape(4, 1, 1), approximate="tanh") / s.reshape(4, 1, 1),
+    ),
+    "a function between scales of the last axis": (
+        "scaled_unary",
+        [X, tensor(7).abs() + 0.1],
+        {"function": "silu", "axis": 3},
+        lambda x, s: functional.silu(x * s) / s,
+    ),
     "layer norm": ("layer_norm", [X, tensor(7), tensor(7)], {"eps": 1e-3}, lambda x, w, b: functional.layer_norm(x, (7,), w, b, 1e-3)),
     "layer norm over two axes": ("layer_norm", [X, tensor(6, 7), tensor(6, 7)], {}, lambda x, w, b: functional.layer_norm(x, (6, 7), w, b)),
     "linear": ("linear", [tensor(3, 5, 4), tensor(6, 4), tensor(6)], {}, functional.linear),

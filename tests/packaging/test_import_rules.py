@@ -39,6 +39,7 @@ SHARED = {
         "adaround_sgd",
         "base",
         "channel_limits",
+        "channel_tables",
         "equalization",
         "manager",
         "overrides",

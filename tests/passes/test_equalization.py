@@ -79,7 +79,7 @@ def wide(layer: nn.Module, seed: int = 0) -> nn.Module:
 def run(model: nn.Module, passes: Sequence[Pass], x: Tensor, *, calibrate: bool = True) -> tuple[Module, list[Record]]:
     """On a target that clamps all channels alike; for others see test_channel_limits.py."""
     module = frontends.capture(model.eval(), x).module
-    target = load_target("int8_dsp").override(fallback="float", per_channel_clamp=False)
+    target = load_target("int8_dsp").override(fallback="float", per_channel_clamp=False, per_channel_tables=False)
     context = PassContext(target, [[x]], [[x]] if calibrate else None)
     return module, PassManager([*FRONT, *passes]).run(module, context)
 
@@ -145,6 +145,19 @@ THROUGH: dict[str, tuple[Callable[[Any, Tensor], Tensor], Callable[[], dict[str,
     "a part": (lambda m, x: m.b(torch.relu(m.a(x))[:, 4:12]), lambda: {"b": nn.Conv2d(8, 4, 1)}),
     "groups": (lambda m, x: m.b(torch.relu(m.a(x))), lambda: {"b": nn.Conv2d(16, 8, 3, groups=4)}),
     "transposed": (lambda m, x: m.b(torch.relu(m.a(x))), lambda: {"b": nn.ConvTranspose2d(16, 8, 2, groups=2)}),
+    "a gate": (
+        lambda m, x: m.b((y := torch.relu(m.a(x))) * torch.sigmoid(m.g(y.mean((2, 3), keepdim=True)))),
+        lambda: {"b": nn.Conv2d(16, 4, 1), "g": nn.Conv2d(16, 16, 1)},
+    ),
+    "the small side of a product": (
+        lambda m, x: m.b(x[:, :1] * torch.relu(m.a(x)).mean((2, 3), keepdim=True)),
+        lambda: {"b": nn.Conv2d(16, 4, 1)},
+    ),
+    "one channel times many": (
+        lambda m, x: m.c(x * m.b(torch.relu(m.a(x))).mean((2, 3), keepdim=True)),
+        lambda: {"b": nn.Conv2d(16, 1, 1), "c": nn.Conv2d(3, 4, 1)},
+    ),
+    "a factor per channel": (lambda m, x: m.b(m.a(x) * torch.linspace(-1, 2, 16).reshape(16, 1, 1)), lambda: {"b": nn.Conv2d(16, 4, 1)}),
     "padding": (lambda m, x: m.b(functional.pad(torch.relu(m.a(x)), (1, 2))), lambda: {"b": nn.Conv2d(16, 4, 3, padding=1)}),
 }  # fmt: skip
 
@@ -180,7 +193,9 @@ REFUSED: dict[str, tuple[Callable[[Any, Tensor], Tensor], str]] = {
     "nobody": (lambda m, x: m.a(x), "is an output of the model"),
     "a residual": (lambda m, x: m.b(torch.relu(m.a(x) + x.mean((1, 2, 3), keepdim=True))), "is add, which does not commute"),
     "relu6": (lambda m, x: m.b(functional.relu6(m.a(x))), r"clamps to 0..6"),
-    "a table": (lambda m, x: m.b(functional.silu(m.a(x))), "is silu, which does not commute"),
+    "a table": (lambda m, x: m.b(functional.silu(m.a(x))), "is silu, for which the target has one table for all"),
+    "a function between bounds": (lambda m, x: m.b(torch.sigmoid(m.a(x))), "is sigmoid, which does not commute"),
+    "a square": (lambda m, x: m.b((y := torch.relu(m.a(x))) * y), "multiplies the channels with one another"),
     "a border": (lambda m, x: m.b(functional.pad(m.a(x), (1, 1), value=1.0)), "pads with 1.0"),
     "mixed channels": (lambda m, x: m.b(torch.relu(m.a(x)).reshape(-1, 8, 12, 6).permute(0, 2, 1, 3).reshape(-1, 16, 6, 6)), "several channels as one"),
 }  # fmt: skip

@@ -330,12 +330,13 @@ def int_layer_norm(operands: Sequence[Grid], attributes: Attributes, out: Grid) 
 
 
 def lookup(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list[Any]:
-    """One entry of the table per code, of the row of its channel where there are rows."""
-    x, table = operands
+    """One entry of the table per code, of the row of its channel where there are rows, or of the row that is named."""
+    x, table, *rows = operands
     axis = attributes.get("axis")
     if axis is None:
         return fill(out, lambda index: table.data[x.at(index) - attributes["offset"]])
-    return fill(out, lambda index: table.at((index[axis], x.at(index) - attributes["offset"])))
+    named = rows[0].data if rows else range(table.shape[0])
+    return fill(out, lambda index: table.at((named[index[axis]], x.at(index) - attributes["offset"])))
 
 
 def int_clamp(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list[Any]:

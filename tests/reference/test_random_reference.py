@@ -314,6 +314,17 @@ def test_tables_with_a_row_per_channel(axis: int) -> None:
     make.check()
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_tables_with_rows_that_channels_share(axis: int) -> None:
+    make = Maker(axis)
+    shape = (3, 4, 5)
+    table = make.leaf(torch.randint(-128, 128, (2, 256), generator=make.generator).to(torch.int8))
+    rows = make.leaf(torch.randint(0, 2, (shape[axis],), generator=make.generator).to(torch.int32))
+    attributes: dict[str, Attribute] = {"offset": -128, "function": "silu", "axis": axis, "qmin": -128, "qmax": 127}
+    make.requantized("lookup", [make.input(shape), table, rows], attributes, DType.I8)
+    make.check()
+
+
 @pytest.mark.parametrize("mode", RequantMode)
 @pytest.mark.parametrize("dtype", sorted(CODES))
 @pytest.mark.parametrize(("shape", "dims"), [((2, 3, 5), 1), ((2, 4, 3), 2), ((3, 1), 1), ((1, 2, 2, 9), 1)])

@@ -69,6 +69,15 @@ WRONG = {
         EXTENDS + '[[op]]\nnames = ["clamp_channels"]\nkind = "elementwise"\n',
         "set requantize.per_channel_clamp",
     ),
+    "a rule of its own for functions between scales": (
+        EXTENDS + '[[op]]\nnames = ["scaled_unary"]\nkind = "table"\n',
+        "set their per_channel",
+    ),
+    "tables per channel on a fixed grid": (
+        EXTENDS
+        + '[[op]]\nnames = ["tanh"]\nkind = "table"\nper_channel = true\nout_fixed = { scale = 0.1, zero_point = 0 }\n',
+        "tanh has a table per channel, and one grid",
+    ),
     "a base that is not there": ('schema = "qcompiler.hw/1"\nextends = "int9"\n', "there is no target 'int9'"),
     "a base in a circle": ('schema = "qcompiler.hw/1"\nextends = "chip.toml"\n', "in a circle"),
     "another schema": ('schema = "qcompiler.hw/9"\nextends = "int8_dsp"\n', "schema"),
@@ -109,6 +118,21 @@ def test_limits_per_channel_follow_the_rule_for_clamp(tmp_path: Path) -> None:
     assert not load_target(write(tmp_path, text)).per_channel_clamp, "what a descriptor does not say it cannot"
 
 
+def test_tables_per_channel_are_a_matter_of_their_rules(tmp_path: Path) -> None:
+    for name in qcompiler.targets():
+        assert load_target(name).per_channel_table("silu")
+        assert not load_target(name).per_channel_table("sigmoid")
+        assert not load_target(name).per_channel_table("relu"), "no table"
+        assert not load_target(name).per_channel_table("nothing")
+    target = load_target("int8_dsp").override(per_channel_tables=False)
+    assert target.name == "int8_dsp[per_channel_tables=False]"
+    assert not target.per_channel_table("silu")
+    assert target.supports("silu")
+    assert not target.override(per_channel_tables=True).per_channel_table("sigmoid"), "its grid is fixed"
+    text = BASE.read_text(encoding="utf-8").replace("per_channel = true\n", "")
+    assert not load_target(write(tmp_path, text)).per_channel_table("silu"), "what a descriptor does not say it cannot"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -117,6 +141,7 @@ def test_limits_per_channel_follow_the_rule_for_clamp(tmp_path: Path) -> None:
         ({"per_channels": True}, "Did you mean per_channel"),
         ({"requantize": "triple"}, "one of single"),
         ({"per_channel_clamp": 1}, "True or False"),
+        ({"per_channel_tables": 1}, "True or False"),
         ({"layout": "CHWN"}, "NHWC or NCHW"),
     ],
 )
