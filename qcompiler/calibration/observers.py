@@ -443,7 +443,7 @@ def options_of(method: str) -> tuple[str, ...]:
 
     Example:
         >>> options_of("percentile")
-        ('bins', 'percentile')
+        ('bins', 'per_sample', 'percentile')
 
     Raises:
         InputError: There is no such method.
