@@ -68,7 +68,7 @@ class Cell:
 
     def key(self, run: Run) -> str:
         """What the result depends on, less the sources."""
-        pipeline = print_pipeline(self.row.pipeline(self.bits[0]))
+        pipeline = print_pipeline(self.row.pipeline(*self.bits))
         weights = weights_digest(self.network)
         data = (SPLITS, run.split, run.images, run.calibration)
         what = (self.network, weights, self.width, self.row.per_channel, pipeline, self.seed, *data)
@@ -82,7 +82,7 @@ class Cell:
                 model,
                 self.target(),
                 calibration_data=calibration,
-                passes=self.row.pipeline(self.bits[0]),
+                passes=self.row.pipeline(*self.bits),
                 verify="off",
                 seed=self.seed,
             )

@@ -60,10 +60,10 @@ class Row:
     activations: str = "percentile"
     effort: str | None = None
 
-    def pipeline(self, weight_bits: int) -> tuple[Pass, ...]:
+    def pipeline(self, weight_bits: int, activation_bits: int = 8) -> tuple[Pass, ...]:
         """The passes."""
         if self.effort is not None:
-            return default_pipeline(self.effort, per_channel=self.per_channel)
+            return default_pipeline(self.effort, per_channel=self.per_channel, activation_bits=activation_bits)
         weights = self.weights or ("mse" if weight_bits < 8 else "min_max")
         passes: list[Pass] = []
         for item in default_pipeline("fast"):

@@ -1,7 +1,13 @@
 """Round each weight up or down, whichever way the layer's result changes least on data.
 
 Rounding to nearest is best for each weight, not for their sum. Layers are taken in order, so that each one makes up for
-what those before it do to its input; the weights become the real numbers that the codes stand for. Two methods:
+what those before it do to its input; the weights become the real numbers that the codes stand for. Activations are
+rounded too where their quantizers have a range, so that weights make up for that as well: with few bits, ranges first.
+
+    calibrate-weights, calibrate-activations, adaround      4-bit activations: the input x^ of a layer is on its grid
+    calibrate-weights, adaround, calibrate-activations      8-bit ones: the ranges are those of the rounded weights
+
+Two methods:
 
     gram    the default. Without its activation the squared error of a layer is quadratic in the roundings, with the
             second moments of its inputs as coefficients: `adaround_moments`, `quant.rounding_search`. What is left of
@@ -65,7 +71,7 @@ class AdaRound(Pass):
     name: ClassVar[str] = "adaround"
     stages: ClassVar[frozenset[Stage]] = frozenset({Stage.QUANTIZED})
     requires: ClassVar[frozenset[str]] = frozenset({"weight-ranges"})
-    invalidates: ClassVar[frozenset[str]] = frozenset({"activation-ranges"})
+    # Ranges of activations stay: what each layer gives is nearer to the float result than when they were found.
     method: str = "gram"
     images: int = 1024
     positions: int = 32768

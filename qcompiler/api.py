@@ -168,7 +168,8 @@ def compile(  # the field's word for it
             not bind themselves.
         effort: `fast`: ranges are the smallest and largest value seen. `default`: the default pipeline. `best`: weights
             are equalized where they have one scale per tensor, their ranges have the least error, and they are rounded
-            to data; needs `calibration_data`.
+            to data; with activations of fewer than six bits their ranges have the least error too, and come first.
+            Needs `calibration_data`.
         overrides: Widths by node name, module path, glob or op: `{"features.0": 16}`.
         passes: Instead of the default pipeline.
         pipeline: The same as text, such as `"canonicalize, fold-batch-norm, ..."`.
@@ -316,7 +317,7 @@ def _passes(
         return tuple(passes)
     if effort == "best" and not has_data:
         raise InputError("effort='best' is asked for without calibration_data", fix="Give some, or effort='default'.")
-    return default_pipeline(effort, per_channel=hardware.per_channel)
+    return default_pipeline(effort, per_channel=hardware.per_channel, activation_bits=hardware.activation_bits)
 
 
 def load_model(model: Model) -> nn.Module | ExportedProgram:

@@ -79,40 +79,53 @@ def structural_passes() -> tuple[tuple[Pass, ...], tuple[Pass, ...]]:
 _ACTIVATIONS = {"fast": "min_max", "default": "percentile", "best": "sqnr"}
 """How the ranges of activations are found, by effort."""
 
+FEW_BITS = 6
+"""Below this width what rounding does to activations is no longer small beside what it does to weights."""
 
-def quantization_passes(effort: str = "default", *, per_channel: bool = False) -> tuple[Pass, ...]:
+
+def quantization_passes(
+    effort: str = "default", *, per_channel: bool = False, activation_bits: int = 8
+) -> tuple[Pass, ...]:
     """From a captured graph to a calibrated QUANTIZED one.
 
     Args:
         effort: See `qcompiler.compile`.
         per_channel: Whether weights have a scale per channel, which makes equalization needless.
+        activation_bits: Of most activations. With fewer than `FEW_BITS`, `best` gives them their ranges before weights
+            are rounded, so that these make up for the rounding of activations too.
     """
     front, placement = structural_passes()
     # Activations have one scale per tensor however many a weight has: channels far apart lose their bits there.
     equalized = (CrossLayerEqualization(),) if per_channel else (ReplaceRelu6(), CrossLayerEqualization())
-    weights: tuple[Pass, ...] = (CalibrateWeights(),)
-    if effort == "best":
-        weights = (CalibrateWeights(method="mse"), AdaRound())
+    activations = CalibrateActivations(method=_ACTIVATIONS[effort])
+    ranges: tuple[Pass, ...] = (CalibrateWeights(), activations)
+    if effort == "best" and activation_bits < FEW_BITS:
+        ranges = (CalibrateWeights(method="mse"), activations, AdaRound())
+    elif effort == "best":
+        ranges = (CalibrateWeights(method="mse"), AdaRound(), activations)
     return (
         *front,
         *(() if effort == "fast" else equalized),
         *placement,
         FixRanges(),
         UnifyScales(),
-        *weights,
-        CalibrateActivations(method=_ACTIVATIONS[effort]),
+        *ranges,
         FuseRequantization(),
     )
 
 
-def default_pipeline(effort: str = "default", *, per_channel: bool = False) -> tuple[Pass, ...]:
+def default_pipeline(
+    effort: str = "default", *, per_channel: bool = False, activation_bits: int = 8
+) -> tuple[Pass, ...]:
     """From a captured graph to an INTEGER one.
 
     Args:
         effort: See `qcompiler.compile`.
         per_channel: See `quantization_passes`.
+        activation_bits: See `quantization_passes`.
     """
-    return (*quantization_passes(effort, per_channel=per_channel), LowerToInteger(), EliminateDeadCode())
+    quantized = quantization_passes(effort, per_channel=per_channel, activation_bits=activation_bits)
+    return (*quantized, LowerToInteger(), EliminateDeadCode())
 
 
 def known_passes() -> dict[str, type[Pass]]:

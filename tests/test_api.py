@@ -320,6 +320,25 @@ def test_the_best_effort_saves_four_bit_weights_of_one_scale() -> None:
     assert "replace-relu6" not in [record.pass_name for record in records], "a scale per channel needs no free run"
 
 
+def test_the_best_effort_gives_activations_of_few_bits_their_ranges_before_it_rounds_weights() -> None:
+    model, data = load_digits_net(), [DATA.calibration_images[:256]]
+    with torch.no_grad():
+        exact = model(DATA.test_images)
+    noises = {}
+    for order, bits in (("ranges first", 4), ("weights first", 8)):
+        target = qcompiler.load_target("int8_dsp").override(weight_bits=4, activation_bits=bits)
+        compiled = qcompiler.compile(model, target, calibration_data=data, effort="best", verify="off")
+        names = [record.pass_name for record in compiled.records]
+        first = names.index("calibrate-activations") < names.index("adaround")
+        assert first == (order == "ranges first")
+        passes = default_pipeline("best", activation_bits=bits)
+        few = target.override(activation_bits=4)
+        same_width = qcompiler.compile(model, few, calibration_data=data, passes=passes, verify="off")
+        found = same_width.run(DATA.test_images)
+        noises[order] = float((found - exact).square().mean())
+    assert noises["ranges first"] < 0.7 * noises["weights first"]
+
+
 def test_explain_and_report(digits: qcompiler.Compiled, tmp_path: Path) -> None:
     text = digits.explain("features.0.0")
     assert "fold-batch-norm" in text

@@ -108,6 +108,11 @@ class Target:
         """Whether weights have a scale per output channel."""
         return self.descriptor.dtypes[self.descriptor.defaults.weight].granularity == "per_channel"
 
+    @property
+    def activation_bits(self) -> int:
+        """Width of activations where nothing says otherwise."""
+        return self.activation_spec().bits
+
     def activation_spec(self, op: str | None = None, bits: int | None = None) -> QuantSpec:
         """The grid of activations.
 

@@ -97,6 +97,10 @@ def test_rows_put_their_passes_where_they_belong() -> None:
     plain = METHODS.rows[0]
     assert "calibrate-weights{method=mse}" in print_pipeline(plain.pipeline(4))
     assert "calibrate-weights{" not in print_pipeline(plain.pipeline(8))
+    best = next(row for row in METHODS.rows if row.effort == "best")
+    assert (
+        print_pipeline(best.pipeline(4, 4)) != print_pipeline(best.pipeline(4, 8)) == print_pipeline(best.pipeline(4))
+    )
     ranges = {print_pipeline(row.pipeline(8)) for row in ACTIVATIONS.rows}
     assert len(ranges) == len(ACTIVATIONS.rows)
     assert len({(row.per_channel, print_pipeline(row.pipeline(4))) for row in WEIGHTS.rows}) == len(WEIGHTS.rows)
