@@ -168,8 +168,8 @@ def compile(  # the field's word for it
             not bind themselves.
         effort: `fast`: ranges are the smallest and largest value seen. `default`: the default pipeline. `best`: weights
             are equalized where they have one scale per tensor, their ranges have the least error, and they are rounded
-            to data; with activations of fewer than six bits their ranges have the least error too, and come first.
-            Needs `calibration_data`.
+            to data; activations of fewer than six bits have their ranges by then, so that weights make up for those
+            too. Needs `calibration_data`.
         overrides: Widths by node name, module path, glob or op: `{"features.0": 16}`.
         passes: Instead of the default pipeline.
         pipeline: The same as text, such as `"canonicalize, fold-batch-norm, ..."`.

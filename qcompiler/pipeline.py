@@ -91,8 +91,8 @@ def quantization_passes(
     Args:
         effort: See `qcompiler.compile`.
         per_channel: Whether weights have a scale per channel, which makes equalization needless.
-        activation_bits: Of most activations. With fewer than `FEW_BITS`, `best` gives them their ranges before weights
-            are rounded, so that these make up for the rounding of activations too.
+        activation_bits: Of most activations. With fewer than `FEW_BITS`, `best` gives them the ranges of least error
+            before weights are rounded, so that these make up for the rounding of activations too.
     """
     front, placement = structural_passes()
     # Activations have one scale per tensor however many a weight has: channels far apart lose their bits there.
@@ -100,7 +100,7 @@ def quantization_passes(
     activations = CalibrateActivations(method=_ACTIVATIONS[effort])
     ranges: tuple[Pass, ...] = (CalibrateWeights(), activations)
     if effort == "best" and activation_bits < FEW_BITS:
-        ranges = (CalibrateWeights(method="mse"), activations, AdaRound())
+        ranges = (CalibrateWeights(method="mse"), CalibrateActivations(method="mse"), AdaRound())
     elif effort == "best":
         ranges = (CalibrateWeights(method="mse"), AdaRound(), activations)
     return (

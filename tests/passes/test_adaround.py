@@ -172,26 +172,34 @@ def test_a_network_comes_nearer_to_the_float_one_on_inputs_that_were_not_seen(ch
     assert measured(records[-1], "error_over_nearest") < 0.99
 
 
-@pytest.mark.parametrize("method", ["min_max", "mse"])
-def test_weights_make_up_for_activations_of_few_bits_that_have_their_range(method: str) -> None:
-    """Of the same ranges and roundings, in both orders; on data that was not seen."""
-    activations, won = CalibrateActivations(method=method), []
+def residual() -> nn.Module:
+    """A stem, two residual blocks, a head behind the mean of all pixels."""
+
+    def run(m: Any, x: Tensor) -> Tensor:
+        x = torch.relu(m.stem(x))
+        x = torch.relu(m.b(torch.relu(m.a(x))) + x)
+        x = torch.relu(m.d(torch.relu(m.c(x))) + x)
+        result: Tensor = m.head(x.mean((2, 3)))
+        return result
+
+    layers = {name: nn.Conv2d(8, 8, 3, padding=1) for name in "abcd"}
+    return Net(run, stem=nn.Conv2d(3, 8, 3, padding=1), head=nn.Linear(8, 6), **layers)
+
+
+def test_weights_make_up_for_activations_of_few_bits_that_have_their_range() -> None:
+    """The same ranges and roundings in both orders, on data that was not seen, over three networks."""
+    activations, won = CalibrateActivations(method="mse"), []
     for seed in range(3):
         torch.manual_seed(seed)
-        net = Net(
-            lambda m, x: m.c(torch.relu(m.b(torch.relu(m.a(x))))),
-            a=nn.Conv2d(3, 8, 3, padding=1),
-            b=nn.Conv2d(8, 8, 3, padding=1),
-            c=nn.Conv2d(8, 6, 3),
-        )
-        x, unseen = torch.randn(96, 3, 8, 8).split([64, 32])
-        orders = ([AdaRound(), activations], [activations, AdaRound()])
+        net, x, unseen = residual(), torch.randn(256, 3, 8, 8), torch.randn(128, 3, 8, 8)
         late, early = (
-            noise(quantized(net, x, *BY_ERROR, *order, weight_bits=4, activation_bits=4)[0], net, unseen)
-            for order in orders
+            noise(
+                quantized(net, x, *BY_ERROR, *order, weight_bits=4, activation_bits=4, per_channel=True)[0], net, unseen
+            )
+            for order in ([AdaRound(), activations], [activations, AdaRound()])
         )
         won.append(early / late)
-    assert max(won) < 0.97, won
+    assert sum(won) / len(won) < 0.9, won
 
 
 def test_weights_lie_on_their_grids_one_step_at_most_from_where_they_were() -> None:
