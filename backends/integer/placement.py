@@ -144,7 +144,8 @@ class Placement:
         order = list(dict.fromkeys(self.owners[there].tolist()))
         for _ in range(generator.choice((1, 1, 2))):
             place = order.index(group) if generator.random() < 0.5 else generator.randrange(len(order))
-            order.insert(generator.randrange(len(order)), order.pop(place))
+            to = 0 if generator.random() < 0.25 else generator.randrange(len(order))
+            order.insert(to, order.pop(place))
         return order
 
     def _beside(self, begin: int, end: int) -> Array:
