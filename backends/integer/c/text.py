@@ -1,0 +1,110 @@
+"""Values as C writes them."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from qcompiler.backends.integer.program import Array
+
+Value: TypeAlias = "int | float | str | Sequence[Value] | Mapping[str, Value]"
+
+WIDTH = 120
+_ROW = 32
+"""Elements in a line of a constant."""
+_BYTES = {kind: [f"{code}," for code in range(*limits)] for kind, limits in (("i1", (-128, 128)), ("u1", (0, 256)))}
+
+
+def integer(value: int) -> str:
+    """An integer constant; the smallest of a type is no constant of C, but a difference of two.
+
+    >>> integer(-3), integer(-(2**31))
+    ('-3', '(-2147483647 - 1)')
+    """
+    if value in (-(2**31), -(2**63)):
+        return f"({value + 1} - 1)"
+    return str(value)
+
+
+def real(value: float) -> str:
+    """A float constant with the digits that give the same float32 back.
+
+    >>> real(0.1), real(2.0)
+    ('0.100000001f', '2.0f')
+    """
+    text = f"{np.float32(value):.9g}"
+    return f"{text}f" if any(mark in text for mark in ".en") else f"{text}.0f"
+
+
+def initializer(value: Value) -> str:
+    """A number, a symbol, a list, or a structure with named members."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f".{key} = {initializer(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, float):
+        return real(value)
+    if isinstance(value, int):
+        return integer(value)
+    return "{" + ", ".join(initializer(item) for item in value) + "}"
+
+
+def structure(type: str, name: str, members: Mapping[str, Value]) -> str:
+    """A constant structure, its members in lines that fit."""
+    body = ", ".join(f".{key} = {initializer(item)}" for key, item in members.items())
+    lines = textwrap.wrap(body, WIDTH - 4, break_long_words=False, break_on_hyphens=False)
+    return f"static const {type} {name} = {{\n" + "".join(f"    {line}\n" for line in lines) + "};\n"
+
+
+def elements(array: Array) -> str:
+    """The elements of an array, separated by commas, in lines."""
+    flat = np.ascontiguousarray(array).reshape(-1)
+    lines = []
+    if flat.dtype.itemsize == 1:
+        kind = flat.dtype.str[1:]
+        table, first = _BYTES[kind], int(np.iinfo(flat.dtype).min)
+        positions = (flat.astype(np.int16) - first).tolist()
+        for begin in range(0, len(positions), _ROW):
+            lines.append("".join([table[at] for at in positions[begin : begin + _ROW]]))
+    else:
+        write = real if flat.dtype.kind == "f" else integer
+        values = flat.tolist()
+        row = _ROW // 2
+        for begin in range(0, len(values), row):
+            lines.append("".join([f"{write(value)}," for value in values[begin : begin + row]]))
+    return "".join(f"    {line}\n" for line in lines)
+
+
+def parse_elements(text: str, dtype: npt.DTypeLike) -> Array:
+    """What `elements` wrote."""
+    kind = np.dtype(dtype)
+    plain = text.replace("f,", ",") if kind.kind == "f" else text
+    for power in (31, 63):
+        plain = plain.replace(f"({1 - 2**power} - 1)", str(-(2**power)))
+    items = [item for item in plain.replace("\n", "").replace(" ", "").split(",") if item]
+    return np.array([float(item) for item in items] if kind.kind == "f" else [int(item) for item in items], kind)
+
+
+def comment(text: str) -> str:
+    """Text that cannot end a comment, nor begin one."""
+    return text.replace("*/", "* /").replace("/*", "/ *")
+
+
+def sizes(shape: Sequence[int]) -> str:
+    """`[1, 3, 8, 8]`."""
+    return "[" + ", ".join(map(str, shape)) + "]"
+
+
+def dimensions(shape: Sequence[int]) -> str:
+    """`[1][3][8][8]`."""
+    return "".join(f"[{size}]" for size in shape) or "[1]"
+
+
+def count(shape: Sequence[int]) -> int:
+    """Elements."""
+    return math.prod(shape)
