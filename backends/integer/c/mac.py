@@ -100,7 +100,9 @@ class Mac:
         return folded
 
     def weights(self, packed: Array, types: dict[str, str], order: str) -> str:
-        """The symbol of the packed weights."""
+        """The symbol of the packed weights; notes what they are."""
+        declared = self.call.inputs[1]
+        self.step.notes.append(f"weight {declared.dtype}{sizes(declared.shape)}")
         return self.writer.constant(self.weight_name, packed, types["W"], f"{order} weights of %{self.item.output}")
 
     def biases(self, types: dict[str, str], *, folded: bool) -> str:
@@ -233,12 +235,17 @@ def _channels_first(layer: Mac, batch: int, size: Sequence[int], out_size: Seque
     def three(values: Sequence[int], default: int) -> list[int]:
         return [default] * (3 - len(values)) + list(values)
 
+    groups = int(call.get("groups") or 1)
+    if layer.channels // groups < _BLOCK // 2:
+        template, packed, order = "conv_channels_first", layer.weight, "[out][in][kernel]"
+    else:
+        template, packed, order = "conv_channels_first_blocks", _blocks(layer, groups), "[out / 16][kernel][in][16]"
     layer.finish(
-        "conv_channels_first",
+        template,
         types,
         {
             "batch": batch,
-            "channels": layer.weight.shape[1] * int(call.get("groups") or 1),
+            "channels": layer.weight.shape[1] * groups,
             "out_channels": layer.channels,
             "size": three(size, 1),
             "out_size": three(out_size, 1),
@@ -246,12 +253,25 @@ def _channels_first(layer: Mac, batch: int, size: Sequence[int], out_size: Seque
             "stride": three(stride, 1),
             "dilation": three(dilation, 1),
             "padding": three(padding, 0),
-            "groups": int(call.get("groups") or 1),
+            "groups": groups,
             "zero_point": call.zero_point(0),
-            "weight": layer.weights(layer.weight, types, "[out][in][kernel]"),
+            "weight": layer.weights(packed, types, order),
             "bias": layer.biases(types, folded=False),
         },
     )
+
+
+_BLOCK = 16
+"""Output channels that `conv_channels_first_blocks` computes side by side; few of them are faster row by row."""
+
+
+def _blocks(layer: Mac, groups: int) -> Int:
+    """[out, in, kernel...] to [groups, blocks, kernel, in, 16], the last block of a group filled up with zeros."""
+    rows, inputs = layer.channels // groups, layer.weight.shape[1]
+    blocks = -(-rows // _BLOCK)
+    split = layer.weight.reshape(groups, rows, inputs, -1)
+    padded = np.pad(split, ((0, 0), (0, blocks * _BLOCK - rows), (0, 0), (0, 0)))
+    return padded.reshape(groups, blocks, _BLOCK, inputs, -1).transpose(0, 1, 4, 3, 2)
 
 
 def conv_transpose(writer: Writer, step: Step) -> None:

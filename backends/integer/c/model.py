@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterable
 
 from qcompiler.backends.integer.c.ends import End, accessors
 from qcompiler.backends.integer.c.frames import fill
 from qcompiler.backends.integer.c.memory import SIZES
-from qcompiler.backends.integer.c.text import comment, elements, sizes
+from qcompiler.backends.integer.c.text import comment, elements, filled, sizes
 from qcompiler.backends.integer.c.writer import Constant, Step, Writer
 
 
@@ -18,12 +17,13 @@ def model_source(writer: Writer, ends: list[End], steps: list[Step], title: str)
     calls = [_call(writer, index, step) for index, step in enumerate(steps)]
     # The arena has the widest type of its tensors, so that C lets all of them be read and written there.
     wide = any(SIZES[writer.ctype(tensor)] == 2 for tensor in writer.placed)
+    order = [end.tensor for end in ends if end.kind == "input"] + [step.item.output for step in steps]
     places = []
-    for tensor, variable in writer.placed.items():
+    for tensor in (name for name in dict.fromkeys(order) if name in writer.placed):
         ctype = writer.ctype(tensor)
         at = writer.offset(tensor) // SIZES[ctype]
         note = comment(f"%{tensor} {_type(writer, tensor)}")
-        places.append(f"static {ctype} *const {variable} = ({ctype} *)arena + {at}; /* {note} */\n")
+        places.append(f"/* {note} */\nstatic {ctype} *const {writer.placed[tensor]} = ({ctype} *)arena + {at};\n")
     return fill(
         "model.c",
         n=writer.name,
@@ -43,21 +43,22 @@ def model_source(writer: Writer, ends: list[End], steps: list[Step], title: str)
 def _call(writer: Writer, index: int, step: Step) -> str:
     item, constants = step.item, writer.files.constants
     read = [f"%{name} {_type(writer, name)}" for name in item.inputs if name not in constants]
-    note = f"{index}. {item.op}: {', '.join(read)} -> %{item.output} {_type(writer, item.output)}"
-    if step.notes:
-        note += f"; {'; '.join(step.notes)}"
-    lines = textwrap.wrap(comment(note), 110, break_long_words=False, break_on_hyphens=False)
-    lines = [f"    {'   ' if at else '/* '}{line}" for at, line in enumerate(lines)]
+    items = [f"{item.op}:", *(f"{text}," for text in read[:-1]), *read[-1:]]
+    items.append(f"-> %{item.output} {_type(writer, item.output)}" + "".join(f"; {text}" for text in step.notes[:1]))
+    items += [f"; {text}" for text in step.notes[1:]]
+    note = filled([comment(text) for text in items], "       ", f"    /* {index}. ").removesuffix("\n") + " */\n"
+    note = note.replace(" ; ", "; ")
     statements = "".join(f"    {line}\n" for line in step.lines)
-    return "\n".join(lines) + f" */\n{statements}    TRACE({index}, {writer.pointer(item.output)});\n"
+    return f"{note}{statements}    TRACE({index}, {writer.pointer(item.output)});\n"
 
 
 def _type(writer: Writer, tensor: str) -> str:
     declared = writer.program.tensors[tensor]
-    grid = ""
+    text = f"{declared.dtype}{sizes(writer.shapes[tensor])}"
     if len(declared.scale) == 1 and len(declared.zero_point) == 1:
-        grid = f" = {declared.scale[0]:.6g} (q {'-' if declared.zero_point[0] >= 0 else '+'} {abs(declared.zero_point[0])})"
-    return f"{declared.dtype}{sizes(writer.shapes[tensor])}{grid}"
+        zero_point = declared.zero_point[0]
+        text += f" = {declared.scale[0]:.6g} (q {'-' if zero_point >= 0 else '+'} {abs(zero_point)})"
+    return text
 
 
 def weights_header(name: str, constants: Iterable[Constant]) -> str:

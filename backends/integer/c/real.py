@@ -9,7 +9,7 @@ from qcompiler.backends.integer.c.frames import fill
 from qcompiler.errors import UnsupportedError
 
 _ROUNDED = {
-    "rne": "whole + ((rest > 0.5f) | ((rest == 0.5f) & odd)) - ((rest < -0.5f) | ((rest == -0.5f) & odd))",
+    "rne": "whole + up - down",
     "rhaz": "whole + (rest >= 0.5f) - (rest <= -0.5f)",
     "rhup": "whole + (rest >= 0.5f) - (rest < -0.5f)",
     "floor": "whole - (rest < 0.0f)",
@@ -54,12 +54,13 @@ def float_source(name: str, ends: Sequence[End]) -> str:
     for end in ends:
         stem = f"{name.upper()}_{end.label.upper()}"
         if end.rounding:
-            arguments = ", ".join(f"{stem}_{part}" for part in ("ZERO_POINT", "LOW", "HIGH"))
+            limits = ", ".join(f"{stem}_{part}" for part in ("ZERO_POINT", "LOW", "HIGH"))
             parts.append(
                 f"void {name}_quantize_{end.label}(const float *real)\n{{\n"
                 f"    {end.ctype} *codes = {name}_{end.label}();\n"
                 f"    for (int32_t i = 0; i < {stem}_SIZE; ++i) {{\n"
-                f"        codes[i] = ({end.ctype})code_{end.rounding}(real[i] / {stem}_SCALE, {arguments});\n"
+                f"        const float quotient = real[i] / {stem}_SCALE;\n"
+                f"        codes[i] = ({end.ctype})code_{end.rounding}(quotient, {limits});\n"
                 "    }\n}\n"
             )
         elif end.kind == "output" and end.scale:
@@ -77,7 +78,8 @@ def _code_function(rounding: str) -> str:
     if rounding not in _ROUNDED:
         raise UnsupportedError(f"C has no rounding {rounding!r}", expected=", ".join(_ROUNDED))
     lines = [
-        f"/* A quotient, rounded {_HALVES[rounding]}, plus the zero point, between low and high; NaN counts as 0. */",
+        f"/* A quotient, rounded {_HALVES[rounding]}, plus the zero point, between low and high.",
+        "   NaN counts as 0. */",
         f"static int32_t code_{rounding}(float quotient, int32_t zero_point, int32_t low, int32_t high)",
         "{",
         "    /* One more than the limits: beyond them the code is a limit anyhow, and an int32_t holds what is left. */",
@@ -89,7 +91,8 @@ def _code_function(rounding: str) -> str:
     if rounding != "trunc":
         lines.append("    const float rest = inside - (float)whole; /* exact */")
     if rounding == "rne":
-        lines.append("    const int32_t odd = whole & 1;")
+        lines.append("    const int32_t odd = whole & 1, up = (rest > 0.5f) | ((rest == 0.5f) & odd);")
+        lines.append("    const int32_t down = (rest < -0.5f) | ((rest == -0.5f) & odd);")
     lines += [
         f"    const int32_t code = {_ROUNDED[rounding]} + zero_point;",
         "    return code < low ? low : code > high ? high : code;",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
@@ -15,7 +13,7 @@ from qcompiler.backends.integer.program import Array
 Value: TypeAlias = "int | float | str | Sequence[Value] | Mapping[str, Value]"
 
 WIDTH = 120
-_ROW = 32
+_ROW = 22
 """Elements in a line of a constant."""
 _BYTES = {kind: [f"{code}," for code in range(*limits)] for kind, limits in (("i1", (-128, 128)), ("u1", (0, 256)))}
 
@@ -42,23 +40,47 @@ def real(value: float) -> str:
 
 
 def initializer(value: Value) -> str:
-    """A number, a symbol, a list, or a structure with named members."""
+    """A number, a symbol or a list."""
     if isinstance(value, str):
         return value
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f".{key} = {initializer(item)}" for key, item in value.items()) + "}"
     if isinstance(value, float):
         return real(value)
     if isinstance(value, int):
         return integer(value)
+    assert isinstance(value, Sequence)
     return "{" + ", ".join(initializer(item) for item in value) + "}"
 
 
 def structure(type: str, name: str, members: Mapping[str, Value]) -> str:
-    """A constant structure, its members in lines that fit."""
-    body = ", ".join(f".{key} = {initializer(item)}" for key, item in members.items())
-    lines = textwrap.wrap(body, WIDTH - 4, break_long_words=False, break_on_hyphens=False)
-    return f"static const {type} {name} = {{\n" + "".join(f"    {line}\n" for line in lines) + "};\n"
+    """A constant structure, its members in lines that fit; structures within it stand in lines of their own."""
+    return f"static const {type} {name} = {{\n{_members(members, '    ')}}};\n"
+
+
+def _members(members: Mapping[str, Value], indent: str) -> str:
+    plain = [f".{key} = {initializer(item)}," for key, item in members.items() if not isinstance(item, Mapping)]
+    inner = [
+        f"{indent}.{key} = {{\n{_members(item, indent + '    ')}{indent}}},\n"
+        for key, item in members.items()
+        if isinstance(item, Mapping)
+    ]
+    return filled(plain, indent) + "".join(inner)
+
+
+def filled(items: Sequence[str], indent: str, first: str | None = None) -> str:
+    """Items that are not to be broken, in lines that fit.
+
+    Args:
+        items: Texts.
+        indent: In front of each line.
+        first: In front of the first one, when it is another.
+    """
+    lines: list[str] = []
+    for item in items:
+        if lines and len(lines[-1]) + len(item) < WIDTH:
+            lines[-1] += f" {item}"
+        else:
+            lines.append((indent if lines or first is None else first) + item)
+    return "".join(f"{line}\n" for line in lines)
 
 
 def elements(array: Array) -> str:
@@ -83,11 +105,11 @@ def elements(array: Array) -> str:
 def parse_elements(text: str, dtype: npt.DTypeLike) -> Array:
     """What `elements` wrote."""
     kind = np.dtype(dtype)
-    plain = text.replace("f,", ",") if kind.kind == "f" else text
     for power in (31, 63):
-        plain = plain.replace(f"({1 - 2**power} - 1)", str(-(2**power)))
-    items = [item for item in plain.replace("\n", "").replace(" ", "").split(",") if item]
-    return np.array([float(item) for item in items] if kind.kind == "f" else [int(item) for item in items], kind)
+        text = text.replace(f"({1 - 2**power} - 1)", str(-(2**power)))
+    plain = text.replace("f,", ",").rstrip(" ,\n") if kind.kind == "f" else text.rstrip(" ,\n")
+    numbers: Array = np.fromstring(plain, np.float64 if kind.kind == "f" else np.int64, sep=",").astype(kind)
+    return numbers
 
 
 def comment(text: str) -> str:
@@ -103,8 +125,3 @@ def sizes(shape: Sequence[int]) -> str:
 def dimensions(shape: Sequence[int]) -> str:
     """`[1][3][8][8]`."""
     return "".join(f"[{size}]" for size in shape) or "[1]"
-
-
-def count(shape: Sequence[int]) -> int:
-    """Elements."""
-    return math.prod(shape)

@@ -26,8 +26,8 @@ static ALIGNED ${element} arena[${length}];
 
 /* Where tensors lie in the arena. */
 ${places}
-${structures}
-void ${n}_run(void)
+/* What the calls take. */
+${structures}void ${n}_run(void)
 {
 ${calls}}
 

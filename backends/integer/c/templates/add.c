@@ -16,9 +16,11 @@ typedef struct {
 } ${f}_t;
 
 /* y = requantize(a on a common scale + b on a common scale). y may be a or b. */
-void ${f}(${Y} *y, const ${A} *a, const ${B} *b, const ${f}_t *call);
+void ${f}(
+    ${Y} *y, const ${A} *a, const ${B} *b, const ${f}_t *call);
 //: body
-void ${f}(${Y} *y, const ${A} *a, const ${B} *b, const ${f}_t *call)
+void ${f}(
+    ${Y} *y, const ${A} *a, const ${B} *b, const ${f}_t *call)
 {
     const ${f}_t own = *call;
     const int64_t unit = (int64_t)1 << own.shift;

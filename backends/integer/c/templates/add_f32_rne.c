@@ -13,9 +13,11 @@ typedef struct {
 } ${f}_t;
 
 /* y = round(fma(a, a_multiplier, fma(b, b_multiplier, offset))) between low and high. y may be a or b. */
-void ${f}(${Y} *y, const ${A} *a, const ${B} *b, const ${f}_t *call);
+void ${f}(
+    ${Y} *y, const ${A} *a, const ${B} *b, const ${f}_t *call);
 //: body
-void ${f}(${Y} *y, const ${A} *a, const ${B} *b, const ${f}_t *call)
+void ${f}(
+    ${Y} *y, const ${A} *a, const ${B} *b, const ${f}_t *call)
 {
     const ${f}_t own = *call;
     const float low = (float)own.low, high = (float)own.high;

@@ -16,9 +16,11 @@ typedef struct {
 } ${f}_t;
 
 /* y = divide(sum of x - zero_point over a window) + zero_point. */
-void ${f}(${X} *restrict y, const ${X} *restrict x, const ${f}_t *call);
+void ${f}(
+    ${X} *restrict y, const ${X} *restrict x, const ${f}_t *call);
 //: body
-void ${f}(${X} *restrict y, const ${X} *restrict x, const ${f}_t *call)
+void ${f}(
+    ${X} *restrict y, const ${X} *restrict x, const ${f}_t *call)
 {
     for (int32_t pixel = 0; pixel < call->batch * call->out_height * call->out_width; ++pixel) {
         const int32_t ox = pixel % call->out_width, oy = pixel / call->out_width % call->out_height;

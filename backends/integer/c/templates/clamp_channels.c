@@ -1,15 +1,17 @@
 //: over X Y
 //: header
 typedef struct {
-    int32_t outer, channels, inner; /* sizes of x and y: in front of the axis of the channels, along it, and behind it */
+    int32_t outer, channels, inner; /* sizes of x and y in front of the axis of the channels, along it, behind it */
     const int32_t *low;             /* [channels] */
     const int32_t *high;            /* [channels] */
 } ${f}_t;
 
 /* y = x between the limits of its channel. y may be x. */
-void ${f}(${Y} *y, const ${X} *x, const ${f}_t *call);
+void ${f}(
+    ${Y} *y, const ${X} *x, const ${f}_t *call);
 //: body
-void ${f}(${Y} *y, const ${X} *x, const ${f}_t *call)
+void ${f}(
+    ${Y} *y, const ${X} *x, const ${f}_t *call)
 {
     const ${f}_t own = *call;
     int32_t at = 0;

@@ -15,7 +15,8 @@ typedef struct {
 } ${f}_t;
 
 /* Convolution of x: [batch][channels][size] to y: [batch][out_channels][out_size]. */
-void ${f}(${Y} *restrict y, const ${X} *restrict x, const ${f}_t *call);
+void ${f}(
+    ${Y} *restrict y, const ${X} *restrict x, const ${f}_t *call);
 //: body
 /* Add one tap to a row of sums: those of its pixels that lie inside of the image. */
 static void ${f}_tap(
@@ -31,7 +32,8 @@ static void ${f}_tap(
     }
 }
 
-void ${f}(${Y} *restrict y, const ${X} *restrict x, const ${f}_t *call)
+void ${f}(
+    ${Y} *restrict y, const ${X} *restrict x, const ${f}_t *call)
 {
     enum { BLOCK = 64 };
     const int32_t depth = call->size[0], height = call->size[1], width = call->size[2];

@@ -17,9 +17,11 @@ typedef struct {
 } ${f}_t;
 
 /* Convolution of x: [batch][height][width][channels] to y: [batch][out_height][out_width][out_channels]. */
-void ${f}(${Y} *restrict y, const ${X} *restrict x, const ${f}_t *call);
+void ${f}(
+    ${Y} *restrict y, const ${X} *restrict x, const ${f}_t *call);
 //: body
-void ${f}(${Y} *restrict y, const ${X} *restrict x, const ${f}_t *call)
+void ${f}(
+    ${Y} *restrict y, const ${X} *restrict x, const ${f}_t *call)
 {
     const int32_t height = call->height, width = call->width, channels = call->channels;
     const int32_t depth = channels / call->groups, rows = call->out_channels / call->groups;

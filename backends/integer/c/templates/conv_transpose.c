@@ -17,7 +17,8 @@ typedef struct {
 } ${f}_t;
 
 /* Transposed convolution: the input pixel i adds tap k to the output pixel stride * i - padding + dilation * k. */
-void ${f}(${Y} *restrict y, const ${X} *restrict x, const ${f}_t *call);
+void ${f}(
+    ${Y} *restrict y, const ${X} *restrict x, const ${f}_t *call);
 //: body
 /* The input pixel whose tap `tap` meets the output pixel `out` along an axis, -1 where there is none. */
 static int32_t ${f}_source(const ${f}_t *call, int32_t axis, int32_t out, int32_t tap)
@@ -27,7 +28,8 @@ static int32_t ${f}_source(const ${f}_t *call, int32_t axis, int32_t out, int32_
     return reach >= 0 && reach % call->stride[axis] == 0 && at < call->size[axis] ? at : -1;
 }
 
-void ${f}(${Y} *restrict y, const ${X} *restrict x, const ${f}_t *call)
+void ${f}(
+    ${Y} *restrict y, const ${X} *restrict x, const ${f}_t *call)
 {
     const int32_t depth = call->channels / call->groups, rows = call->out_channels / call->groups;
     const int32_t *kernel = call->kernel, *out = call->out_size;

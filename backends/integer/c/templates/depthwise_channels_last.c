@@ -16,9 +16,11 @@ typedef struct {
 } ${f}_t;
 
 /* Convolution of each channel with a kernel of its own, x: [batch][height][width][channels]. */
-void ${f}(${Y} *restrict y, const ${X} *restrict x, const ${f}_t *call);
+void ${f}(
+    ${Y} *restrict y, const ${X} *restrict x, const ${f}_t *call);
 //: body
-void ${f}(${Y} *restrict y, const ${X} *restrict x, const ${f}_t *call)
+void ${f}(
+    ${Y} *restrict y, const ${X} *restrict x, const ${f}_t *call)
 {
     enum { BLOCK = 32 };
     const int32_t height = call->height, width = call->width, channels = call->channels;

@@ -16,9 +16,11 @@ typedef struct {
 
 /* y = requantize(round(t * weight / 2^8) + bias), t = round((n s - sum) 2^(fraction + 8) / root(n sum s^2 - sum^2 + e)),
    where s = x - x_zero_point. */
-void ${f}(${Y} *restrict y, const ${X} *restrict x, const ${f}_t *call);
+void ${f}(
+    ${Y} *restrict y, const ${X} *restrict x, const ${f}_t *call);
 //: body
-void ${f}(${Y} *restrict y, const ${X} *restrict x, const ${f}_t *call)
+void ${f}(
+    ${Y} *restrict y, const ${X} *restrict x, const ${f}_t *call)
 {
     const int64_t n = call->count;
     for (int32_t row = 0; row < call->rows; ++row) {

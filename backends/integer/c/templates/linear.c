@@ -11,9 +11,11 @@ typedef struct {
 } ${f}_t;
 
 /* y[row][o] = requantize(sum of x[row][i] * weight[o][i] + bias[o]). */
-void ${f}(${Y} *restrict y, const ${X} *restrict x, const ${f}_t *call);
+void ${f}(
+    ${Y} *restrict y, const ${X} *restrict x, const ${f}_t *call);
 //: body
-void ${f}(${Y} *restrict y, const ${X} *restrict x, const ${f}_t *call)
+void ${f}(
+    ${Y} *restrict y, const ${X} *restrict x, const ${f}_t *call)
 {
     const int32_t inputs = call->inputs, outputs = call->outputs;
     for (int32_t o = 0; o < outputs; o += 4) {

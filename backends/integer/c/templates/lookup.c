@@ -1,7 +1,7 @@
 //: over X Y
 //: header
 typedef struct {
-    int32_t outer, channels, inner; /* sizes of x and y: in front of the axis of the channels, along it, and behind it */
+    int32_t outer, channels, inner; /* sizes of x and y in front of the axis of the channels, along it, behind it */
     const ${Y} *table;              /* an entry for each code; all codes of a channel side by side */
     int32_t first;                  /* code of the first entry */
     int32_t entries;                /* of one channel */
@@ -9,9 +9,11 @@ typedef struct {
 } ${f}_t;
 
 /* y = table[x]. y may be x. */
-void ${f}(${Y} *y, const ${X} *x, const ${f}_t *call);
+void ${f}(
+    ${Y} *y, const ${X} *x, const ${f}_t *call);
 //: body
-void ${f}(${Y} *y, const ${X} *x, const ${f}_t *call)
+void ${f}(
+    ${Y} *y, const ${X} *x, const ${f}_t *call)
 {
     const ${f}_t own = *call;
     int32_t at = 0;

@@ -13,9 +13,11 @@ typedef struct {
 } ${f}_t;
 
 /* y = the largest x of a window. */
-void ${f}(${X} *restrict y, const ${X} *restrict x, const ${f}_t *call);
+void ${f}(
+    ${X} *restrict y, const ${X} *restrict x, const ${f}_t *call);
 //: body
-void ${f}(${X} *restrict y, const ${X} *restrict x, const ${f}_t *call)
+void ${f}(
+    ${X} *restrict y, const ${X} *restrict x, const ${f}_t *call)
 {
     const ${X} lowest = (${X})call->lowest;
     for (int32_t pixel = 0; pixel < call->batch * call->out_height * call->out_width; ++pixel) {

@@ -12,9 +12,11 @@ typedef struct {
 } ${f}_t;
 
 /* y = requantize(sum of x - x_zero_point over some axes); the number of elements is in the multiplier. */
-void ${f}(${Y} *restrict y, const ${X} *restrict x, const ${f}_t *call);
+void ${f}(
+    ${Y} *restrict y, const ${X} *restrict x, const ${f}_t *call);
 //: body
-void ${f}(${Y} *restrict y, const ${X} *restrict x, const ${f}_t *call)
+void ${f}(
+    ${Y} *restrict y, const ${X} *restrict x, const ${f}_t *call)
 {
     for (int32_t i = 0; i < call->count; ++i) {
         const ${X} *from = x + place(i, call->rank, call->size, call->step);

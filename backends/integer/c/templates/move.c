@@ -11,9 +11,11 @@ typedef struct {
 } ${f}_t;
 
 /* Codes to other places. */
-void ${f}(${X} *restrict y, const ${X} *restrict x, const ${f}_t *call);
+void ${f}(
+    ${X} *restrict y, const ${X} *restrict x, const ${f}_t *call);
 //: body
-void ${f}(${X} *restrict y, const ${X} *restrict x, const ${f}_t *call)
+void ${f}(
+    ${X} *restrict y, const ${X} *restrict x, const ${f}_t *call)
 {
     const int32_t x_next = call->x_next, y_next = call->y_next;
     for (int32_t i = 0; i < call->outer; ++i) {

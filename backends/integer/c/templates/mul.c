@@ -12,9 +12,11 @@ typedef struct {
 } ${f}_t;
 
 /* y = requantize((a - a_zero_point) * (b - b_zero_point)). y may be a or b. */
-void ${f}(${Y} *y, const ${A} *a, const ${B} *b, const ${f}_t *call);
+void ${f}(
+    ${Y} *y, const ${A} *a, const ${B} *b, const ${f}_t *call);
 //: body
-void ${f}(${Y} *y, const ${A} *a, const ${B} *b, const ${f}_t *call)
+void ${f}(
+    ${Y} *y, const ${A} *a, const ${B} *b, const ${f}_t *call)
 {
     const ${f}_t own = *call;
     for (int32_t i = 0; i < own.outer; ++i) {

@@ -15,9 +15,11 @@ typedef struct {
 
 /* y = round((a - a_zero_point) * (b - b_zero_point) * multiplier + zero_point) between low and high, each step a
    float. y may be a or b. */
-void ${f}(${Y} *y, const ${A} *a, const ${B} *b, const ${f}_t *call);
+void ${f}(
+    ${Y} *y, const ${A} *a, const ${B} *b, const ${f}_t *call);
 //: body
-void ${f}(${Y} *y, const ${A} *a, const ${B} *b, const ${f}_t *call)
+void ${f}(
+    ${Y} *y, const ${A} *a, const ${B} *b, const ${f}_t *call)
 {
     const ${f}_t own = *call;
     /* One more than the limits of the sum: beyond them the result is a limit anyhow. They also stand between the

@@ -15,9 +15,11 @@ typedef struct {
 } ${f}_t;
 
 /* y = divide(sum of line_weight * pixel_weight * (x - zero_point)) + zero_point: an image of another size. */
-void ${f}(${X} *restrict y, const ${X} *restrict x, const ${f}_t *call);
+void ${f}(
+    ${X} *restrict y, const ${X} *restrict x, const ${f}_t *call);
 //: body
-void ${f}(${X} *restrict y, const ${X} *restrict x, const ${f}_t *call)
+void ${f}(
+    ${X} *restrict y, const ${X} *restrict x, const ${f}_t *call)
 {
     for (int32_t at = 0; at < call->batch * call->out_height * call->out_width; ++at) {
         const int32_t ox = at % call->out_width, oy = at / call->out_width % call->out_height;

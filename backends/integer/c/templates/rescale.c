@@ -8,9 +8,11 @@ typedef struct {
 } ${f}_t;
 
 /* y = requantize(x - x_zero_point): from one grid to another. y may be x. */
-void ${f}(${Y} *y, const ${X} *x, const ${f}_t *call);
+void ${f}(
+    ${Y} *y, const ${X} *x, const ${f}_t *call);
 //: body
-void ${f}(${Y} *y, const ${X} *x, const ${f}_t *call)
+void ${f}(
+    ${Y} *y, const ${X} *x, const ${f}_t *call)
 {
     const ${f}_t own = *call;
     for (int32_t i = 0; i < own.count; ++i) {
