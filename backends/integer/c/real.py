@@ -82,7 +82,7 @@ def _code_function(rounding: str) -> str:
         "   NaN counts as 0. */",
         f"static int32_t code_{rounding}(float quotient, int32_t zero_point, int32_t low, int32_t high)",
         "{",
-        "    /* One more than the limits: beyond them the code is a limit anyhow, and an int32_t holds what is left. */",
+        "    /* One more than the limits: beyond them the code is a limit anyhow, and an int32_t holds the rest. */",
         "    const float least = (float)(low - zero_point - 1), most = (float)(high - zero_point + 1);",
         "    const float number = quotient == quotient ? quotient : 0.0f;",
         "    const float inside = number < least ? least : number > most ? most : number;",
