@@ -188,9 +188,8 @@ def lookup(writer: Writer, step: Step) -> None:
         if len(item.inputs) > 2:
             named = writer.operand(item, 2)
             rows = writer.constant(item.inputs[2], named, "int32_t", f"tables of the channels of %{item.output}")
-    function = f"table of {call.get('function') or 'a function'} for %{item.output}"
     result = writer.ctype(item.output)
-    symbol = writer.constant(item.inputs[1], table, result, function)
+    symbol = writer.constant(item.inputs[1], table, result, f"table for %{item.output}")
     members = {**box, "table": symbol, "first": first, "entries": table.shape[1], "rows": rows}
     writer.emit(step, "lookup", {"X": ctype, "Y": result}, [x], members)
 

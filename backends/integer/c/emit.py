@@ -39,6 +39,9 @@ def emit(files: ProgramFiles, name: str, memory: Memory, vectors: Sequence[Vecto
     """
     if not (name.isidentifier() and name.isascii()) or name.startswith("_"):
         raise InputError(f"the name {name!r} is no identifier of C", fix="Make one with model_identifier.")
+    for item in files.program.instructions:
+        if item.op not in (*RULES, *ENDS, "call"):
+            raise UnsupportedError(f"C has no kernel for {item.op!r}", where=f"%{item.output}")
     ends = find_ends(files.program)
     shapes = shapes_for_batch(files, memory.batch)
     if max(memory.bytes, *(math.prod(shape) for shape in shapes.values())) >= 2**31:
@@ -49,13 +52,10 @@ def emit(files: ProgramFiles, name: str, memory: Memory, vectors: Sequence[Vecto
         writer.pointer(end.tensor)
     steps = []
     for item in files.program.instructions:
-        if item.op in ENDS:
-            continue
-        if item.op not in RULES:
-            raise UnsupportedError(f"C has no kernel for {item.op!r}", where=f"%{item.output}")
-        step = Step(item)
-        RULES[item.op](writer, step)
-        steps.append(step)
+        if item.op in RULES:
+            step = Step(item)
+            RULES[item.op](writer, step)
+            steps.append(step)
     check_memory(writer, steps)
     title = comment(f"{name}: an integer program of {len(steps)} instructions.")
     constants = list(writer.constants.values())

@@ -140,7 +140,8 @@ def _bracketed(value: int) -> str:
 def accessors(writer: Writer, ends: list[End]) -> str:
     """The functions that say where codes go in and come out."""
     return "\n".join(
-        f"{end.constant}{end.ctype} *{writer.name}_{end.label}(void)\n{{\n    return {writer.pointer(end.tensor)};\n}}\n"
+        f"{end.constant}{end.ctype} *{writer.name}_{end.label}(void)\n"
+        f"{{\n    return {writer.pointer(end.tensor)};\n}}\n"
         for end in ends
     )
 

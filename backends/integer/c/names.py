@@ -4,75 +4,14 @@ from __future__ import annotations
 
 import re
 
-_RESERVED = frozenset(
-    {
-        "auto",
-        "break",
-        "case",
-        "char",
-        "const",
-        "continue",
-        "default",
-        "do",
-        "double",
-        "else",
-        "enum",
-        "extern",
-        "float",
-        "for",
-        "goto",
-        "if",
-        "inline",
-        "int",
-        "long",
-        "register",
-        "restrict",
-        "return",
-        "short",
-        "signed",
-        "sizeof",
-        "static",
-        "struct",
-        "switch",
-        "typedef",
-        "union",
-        "unsigned",
-        "void",
-        "volatile",
-        "while",
-        # And those of C++, so that a model's header serves both.
-        "and",
-        "asm",
-        "bool",
-        "catch",
-        "class",
-        "delete",
-        "explicit",
-        "export",
-        "false",
-        "friend",
-        "mutable",
-        "namespace",
-        "new",
-        "not",
-        "operator",
-        "or",
-        "private",
-        "protected",
-        "public",
-        "template",
-        "this",
-        "throw",
-        "true",
-        "try",
-        "typeid",
-        "typename",
-        "using",
-        "virtual",
-        "xor",
-        "main",
-    }
-)
+_WORDS = """
+    auto break case char const continue default do double else enum extern float for goto if inline int long register
+    restrict return short signed sizeof static struct switch typedef union unsigned void volatile while
+    and asm bool catch class delete explicit export false friend mutable namespace new not operator or private protected
+    public template this throw true try typeid typename using virtual xor main
+"""
+_RESERVED = frozenset(_WORDS.split())
+"""Of C, and of C++, so that a model's header serves both."""
 
 
 def identifier(text: str) -> str:

@@ -114,7 +114,7 @@ class Binary:
         runner: Sequence[str] = (),
         trace: bool = False,
     ) -> None:
-        files = read_folder(folder)
+        self.files = files = read_folder(folder)
         self.contract: dict[str, Any] = json.loads(files[CONTRACT])
         self.trace, self._runner = trace, tuple(runner)
         name = self.contract["name"]
@@ -222,7 +222,7 @@ class Binary:
         if axis is not None:
             count = item["shape"][axis] // int(self.contract["batch"]) * images
             array = np.concatenate(parts, axis).take(np.arange(count), axis)
-        return np.ascontiguousarray(array.astype(array.dtype.newbyteorder("=")))
+        return np.array(array, array.dtype.newbyteorder("="), order="C")
 
     def _harness(self, *, loaded: bool) -> str:
         name, steps = self.contract["name"], self.contract["steps"] if self.trace else []
