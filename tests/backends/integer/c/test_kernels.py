@@ -159,12 +159,9 @@ def test_results_over_their_operands(layout: str, tmp_path: Path) -> None:
     from qcompiler.backends.integer import Executor, c
     from tests.backends.integer.c.plans import Plan, separate
 
-    cases = [
-        case
-        for case in collect(TESTS["elementwise"])
-        if case[0].nodes[-1].op in ("int_add", "int_mul", "lookup", "int_clamp")
-    ]
-    cases += [case for case in collect(TESTS["requantize"]) if case[0].nodes[-1].op == "rescale"]
+    ops = {"int_add", "int_mul", "lookup", "int_clamp", "rescale"}
+    found_cases = collect([*TESTS["elementwise"], *TESTS["requantize"]])
+    cases = [case for case in found_cases if ops & {node.op for node in case[0].nodes}]
     files, inputs = merge(cases, layout)
     plan = separate(files)
     offsets, shared = dict(plan.offsets), 0

@@ -51,8 +51,8 @@ def program(network: str, target: str) -> ProgramFiles:
         x = torch.randn(4, 3, 64, 64)
         with torch.no_grad():
             model.train()(x)
-    layout = "NCHW" if target == "int8_ort" else "NHWC"
-    return emit(compiled(model, x, target, [[x]]).main, layout, "OIHW" if layout == "NCHW" else "OHWI")
+    graph = compiled(model, x, target, [[x]]).main
+    return emit(graph, "NCHW", "OIHW") if target == "int8_ort" else emit(graph)
 
 
 @pytest.fixture(scope="module")
