@@ -7,6 +7,7 @@ encoding.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import cast
@@ -120,20 +121,30 @@ def _quantized(graph: Graph) -> Iterator[Encoding]:
 
 def _encoding(name: str, quant: QuantParams, dtype: DType, spec: QuantSpec | None, *, is_parameter: bool) -> Encoding:
     bits = dtype.bits if spec is None else spec.bits
-    is_signed_type = dtype.limits[0] < 0
-    half = 1 << (bits - 1) if is_signed_type else 0
+    half = 1 << (bits - 1) if dtype.limits[0] < 0 else 0
     constant = is_parameter and not any(quant.zero_point)
-    return Encoding(
+    found = Encoding(
         name,
         bits,
         quant.scale,
         tuple(zero + half for zero in quant.zero_point),
         symmetric=constant if spec is None else spec.symmetric,
-        signed=is_signed_type and (is_parameter or DType.of(dtype.torch) is not DType.I8),
         per_channel=quant.axis is not None,
-        axis=quant.axis,
         is_parameter=is_parameter,
     )
+    return stored_as(found, dtype, quant.axis)
+
+
+def stored_as(item: Encoding, dtype: DType, axis: int | None) -> Encoding:
+    """The encoding with what the ONNX file does with the codes.
+
+    Args:
+        item: The encoding.
+        dtype: The element type of the tensor in the integer graph.
+        axis: Its channel axis.
+    """
+    moved_up = not item.is_parameter and DType.of(dtype.torch) is DType.I8
+    return dataclasses.replace(item, signed=dtype.limits[0] < 0 and not moved_up, axis=axis)
 
 
 def _specs(graph: Graph) -> dict[str, QuantSpec]:

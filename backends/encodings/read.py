@@ -287,14 +287,15 @@ def _from_quantize_linear(item: _QuantizeLinear, where: str) -> Encoding:
 
 def _numbers(value: object, key: str, where: str) -> list[float]:
     """A number, or a flat list of numbers."""
-    numbers = value if isinstance(value, list) else [value]
-    if any(isinstance(item, list) for item in numbers):
-        raise _unsupported(f"{key} in blocks", where)
     if isinstance(value, dict):
         raise _unsupported(f"{key} as a table", where)
-    if not numbers or any(isinstance(item, bool) or not isinstance(item, int | float) for item in numbers):
+    items: list[object] = value if isinstance(value, list) else [value]
+    if any(isinstance(item, list) for item in items):
+        raise _unsupported(f"{key} in blocks", where)
+    numbers = [float(item) for item in items if isinstance(item, int | float) and not isinstance(item, bool)]
+    if not items or len(numbers) != len(items):
         raise EncodingsError(f"{key} is {value!r}", where=where, expected="a number, or a list of them")
-    return [float(item) for item in numbers]
+    return numbers
 
 
 def _check_scales(scales: list[float], points: int, where: str) -> None:

@@ -101,8 +101,8 @@ class Encoding:
         if not bool((torch.isfinite(scale) & (scale >= SMALLEST_SCALE)).all()):
             raise self.misfit(f"the scale {_worst(self.scale)}", f"float32 numbers from {SMALLEST_SCALE:.3g} on")
         if spec.scale_kind is ScaleKind.POW2 and bool((torch.frexp(scale).mantissa != 0.5).any()):
-            found = float(scale[torch.frexp(scale).mantissa != 0.5][0])
-            raise self.misfit(f"the scale {found!r}", f"powers of two, as {owner} has there")
+            odd = float(scale[torch.frexp(scale).mantissa != 0.5][0])
+            raise self.misfit(f"the scale {odd!r}", f"powers of two, as {owner} has there")
         zero = [point - self.half if spec.signed else point for point in self.zero_point]
         low = -self.half if spec.signed else 0
         high = low + 2 * self.half - 1
