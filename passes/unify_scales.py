@@ -28,6 +28,7 @@ from qcompiler.ops.quantizers import leaf_tensor, quantizer_of
 from qcompiler.passes.base import Pass, PassContext
 from qcompiler.passes.fixed_grids import is_dictated
 from qcompiler.targets import Target
+from qcompiler.validation.contracts import THRESHOLDS, Contract
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,11 @@ class UnifyScales(Pass):
     requires: ClassVar[frozenset[str]] = frozenset({"quantizers", "fixed-ranges"})
     establishes: ClassVar[frozenset[str]] = frozenset({"ties"})
     invalidates: ClassVar[frozenset[str]] = frozenset({"activation-ranges"})
+
+    @property
+    def contract(self) -> Contract:
+        """Exact, but for copies on grids that are given: these are rounded to them."""
+        return THRESHOLDS["calibrate"]
 
     def run(self, graph: Graph, context: PassContext) -> None:
         """See the module text."""

@@ -34,7 +34,14 @@ from qcompiler.passes.apply_encodings import ApplyEncodings
 from qcompiler.passes.base import Override
 from qcompiler.passes.calibrate_activations import CalibrateActivations
 from qcompiler.passes.check_encodings import CheckEncodings
-from qcompiler.pipeline import default_pipeline, model_as_it_is, parse_pipeline, print_pipeline, with_encodings
+from qcompiler.pipeline import (
+    default_pipeline,
+    model_as_it_is,
+    parse_pipeline,
+    print_pipeline,
+    with_encodings,
+    without_encodings,
+)
 from qcompiler.progress import Steps, steps
 from qcompiler.quant.encoding import Encodings
 from qcompiler.report import write_report
@@ -415,8 +422,8 @@ def _emit(
 
     graph = module.main
     layout = hardware.layout
-    pipeline = print_pipeline(chosen)
-    about = grids.About(pipeline, _quantizer_args(hardware, chosen))
+    # The encodings are the same, be they found or given: so is what is said of them.
+    about = grids.About(print_pipeline(without_encodings(chosen)), _quantizer_args(hardware, chosen))
     return Artifact(
         target=hardware,
         program=integer.emit(graph, layout.activations, layout.weights),
@@ -424,7 +431,7 @@ def _emit(
         grids=grids.collect(graph, calibrated=quantized.main, about=about),
         input_tree=graph.input_tree,
         output_tree=graph.output_tree,
-        pipeline=pipeline,
+        pipeline=print_pipeline(chosen),
         passes=tuple(dataclasses.asdict(record) for record in records),
         diagnostics=tuple(diagnostics),
     )

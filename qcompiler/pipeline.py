@@ -145,15 +145,18 @@ def with_encodings(passes: Sequence[Pass], unmatched: str = "error") -> tuple[Pa
         unmatched: See `CheckEncodings`.
     """
     result: list[Pass] = []
-    for item in passes:
-        if isinstance(item, ApplyEncodings | CheckEncodings):
-            continue
+    for item in without_encodings(passes):
         result.append(item)
         if isinstance(item, InsertQuantizers):
             result.append(ApplyEncodings())
         elif isinstance(item, UnifyScales):
             result.append(CheckEncodings(unmatched))
     return tuple(result)
+
+
+def without_encodings(passes: Sequence[Pass]) -> tuple[Pass, ...]:
+    """`passes` without those that apply and check given encodings."""
+    return tuple(item for item in passes if not isinstance(item, ApplyEncodings | CheckEncodings))
 
 
 def known_passes() -> dict[str, type[Pass]]:
