@@ -162,4 +162,5 @@ def _check_bias(item: Encoding, layer: Node) -> None:
         raise item.misfit(
             f"the scale {item.scale[0]!r}",
             f"{float(expected[0])!r}, the product of the scales of input and weight",
+            fix="Leave the encoding of the bias out.",
         )

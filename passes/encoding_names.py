@@ -70,6 +70,7 @@ class Names:
         """By names of captured nodes, of which the last one that stands for it has the result."""
         self._paths: dict[str, list[Node]] = {}
         self._reasons: dict[str, str] = {}
+        self._outputs = [value.name for value in graph.outputs]
         for value in graph.inputs:
             _add(self._model, [value.name], _quantizers(value))
         for node in graph.nodes:
@@ -89,8 +90,14 @@ class Names:
         twins = self._twins(name)
         if len(twins) > 1:
             return f"it runs several times: name {' or '.join(twins[:3])}"
-        near = difflib.get_close_matches(name, [*self._model, *self._captured, *self._artifact], n=3)
-        return f"did you mean {' or '.join(near)}?" if near else "no name here is like it"
+        match = _EXPORTED.fullmatch(name)
+        if match is not None:
+            kin = [
+                node.name for nodes in self._paths.values() for node in nodes if node.op in _spellings(match["type"])
+            ]
+            return f"of that kind there are {', '.join(kin[:3])}" if kin else "there is no operator of that kind"
+        near = difflib.get_close_matches(name, dict.fromkeys([*self._model, *self._captured, *self._artifact]), n=3)
+        return f"did you mean {' or '.join(near)}?" if near else f"outputs here are {', '.join(self._outputs)}"
 
     def _enter(self, node: Node) -> None:
         if node.op == "fake_quantize" and is_leaf(node.inputs[0]):
@@ -120,8 +127,7 @@ class Names:
             self._reasons.update(dict.fromkeys((node.name, *node.origins), reason))
         _add(self._model, [node.name], places)
         self._captured.update(dict.fromkeys(node.origins, places))
-        if node.location.path:
-            self._paths.setdefault(node.location.path, []).append(node)
+        self._paths.setdefault(node.location.path, []).append(node)
         if node.definition.has(Trait.MAC):
             bias, behind = Place(Role.BIAS, node), quantizer_behind(node)
             if behind is not None:
@@ -149,10 +155,14 @@ class Names:
         if match is None or match["type"] not in OPS:
             return []
         nodes = self._paths.get(_module_path(match["scope"].split("/")[1:]), [])
-        spellings = (*OPS[match["type"]], *(("clamp_channels",) if match["type"] == "Clip" else ()))
-        fitting = [node for node in nodes if node.op in spellings] or (nodes if len(nodes) == 1 else [])
+        fitting = [node for node in nodes if node.op in _spellings(match["type"])] or (nodes if len(nodes) == 1 else [])
         index = int(match["index"] or 0)
         return self._results(fitting[index]) if index < len(fitting) else []
+
+
+def _spellings(type: str) -> tuple[str, ...]:
+    """Our operators for an operator of ONNX, as equalization may have changed them."""
+    return (*OPS.get(type, ()), *(("clamp_channels",) if type == "Clip" else ()))
 
 
 def _add(table: dict[str, list[Place]], names: Iterable[str], places: list[Place]) -> None:

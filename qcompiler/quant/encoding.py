@@ -117,9 +117,9 @@ class Encoding:
             return scale[0], zero_point[0]
         return scale.expand(count).contiguous(), zero_point.expand(count).contiguous()
 
-    def misfit(self, found: str, expected: str) -> EncodingsError:
+    def misfit(self, found: str, expected: str, fix: str | None = None) -> EncodingsError:
         """The error that this encoding asks for what cannot be."""
-        return EncodingsError(f"the encoding of {self.name!r} has {found}", expected=expected)
+        return EncodingsError(f"the encoding of {self.name!r} has {found}", expected=expected, fix=fix)
 
 
 @dataclass(frozen=True)
