@@ -53,13 +53,8 @@ class CheckEncodings(Pass):
         target = context.require_target(self.name)
         encodings = context.require_encodings(self.name)
         names = Names(graph, encodings.by_name)
-        unknown: list[str] = []
-        for item in encodings.tensors:
-            places = names.find(item.name)
-            if not places:
-                unknown.append(item.name)
-            for place in places:
-                _check(item, place, target)
+        places = {item.name: names.find(item.name) for item in encodings.tensors}
+        unknown = [name for name, found in places.items() if not found]
         if unknown and self.unmatched == "error":
             listed = _listed([f"{name!r} ({names.explain(name)})" for name in unknown])
             raise EncodingsError(
@@ -68,24 +63,26 @@ class CheckEncodings(Pass):
                 fix="Correct the names, or ignore them: unmatched_encodings='ignore', on the command line "
                 "--ignore-unmatched.",
             )
-        missing = [
-            node
-            for node in graph.nodes
-            if node.op == "fake_quantize"
-            and not is_leaf(node.inputs[0])
-            and not is_calibrated(leaf_tensor(node.inputs[1]))
-        ]
+        missing = [node.name for node in graph.nodes if _is_open(node)]
         if missing and context.calibration is None:
-            listed = _listed([node.name for node in missing])
             raise EncodingsError(
-                f"{len(missing)} tensors have no encoding, and there is no data: {listed}",
+                f"{len(missing)} tensors have no encoding, and there is no data: {_listed(missing)}",
                 expected="an encoding for each, or data",
                 fix="Give calibration_data, from which the ranges of these tensors are found.",
             )
+        for item in encodings.tensors:
+            for place in places[item.name]:
+                _check(item, place, target)
         metrics = context.record.metrics
         metrics.update({"given": len(encodings.tensors) - len(unknown), "calibrated": len(missing)})
         if unknown:
             metrics["unmatched"] = _listed(unknown)
+
+
+def _is_open(node: Node) -> bool:
+    """Whether `node` is a quantizer of an activation whose range is to be found."""
+    is_activation = node.op == "fake_quantize" and not is_leaf(node.inputs[0])
+    return is_activation and not is_calibrated(leaf_tensor(node.inputs[1]))
 
 
 def _listed(items: list[str]) -> str:

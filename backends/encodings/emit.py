@@ -74,7 +74,8 @@ def collect(graph: Graph, *, calibrated: Graph | None = None, about: About | Non
     """
     if graph.stage not in (Stage.QUANTIZED, Stage.INTEGER):
         raise UnsupportedError(f"a graph at stage {graph.stage} has no encodings", expected="quantized or integer")
-    found = _quantized(graph) if graph.stage is Stage.QUANTIZED else _integer(graph, calibrated)
+    found = list(_quantized(graph) if graph.stage is Stage.QUANTIZED else _integer(graph, calibrated))
+    found.sort(key=lambda item: bool(item.is_parameter))  # as files below version 2 have them, in two sections
     about = about or About()
     producer = {"package": "qcompiler"}
     if about.pipeline:
