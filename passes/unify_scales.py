@@ -93,10 +93,12 @@ def _own_quantizer(node: Node) -> Node | None:
 
 def _leader(members: Sequence[Node], follower: Node | None, target: Target) -> Node | None:
     """The quantizer on whose grid the op computes; None where there is nothing to do."""
+    if len(members) < 2:
+        return members[0] if members and follower is not None else None
     free = [quantizer for quantizer in members if not _is_fixed(quantizer)]
     if free:
-        return free[0] if len(members) > 1 or follower is not None else None
-    if len(members) < 2 or not any(_cannot_join(member, members[0]) for member in members):
+        return free[0]
+    if not any(_cannot_join(member, members[0]) for member in members):
         return None
     loose = [quantizer for quantizer in members if not is_dictated(quantizer, target)]
     # The grid of one operand need not hold what the others give; that of the result does.
@@ -111,9 +113,7 @@ def _cannot_join(quantizer: Node, other: Node) -> bool:
     """Whether `quantizer` has to keep a grid that is not that of `other`."""
     if quantizer.attributes["spec"] != other.attributes["spec"]:
         return True
-    if not _is_fixed(quantizer):
-        return _is_fixed(other)
-    return any(
+    return _is_fixed(quantizer) and any(
         not torch.equal(leaf_tensor(mine), leaf_tensor(theirs))
         for mine, theirs in zip(quantizer.inputs[1:], other.inputs[1:], strict=True)
     )
