@@ -78,7 +78,11 @@ class Names:
 
     def find(self, name: str) -> list[Place]:
         """The places that `name` stands for: several where layers share a parameter; none where it is not known."""
-        for table in (self._artifact, self._model, self._captured):
+        if name in self._artifact:
+            return list(self._artifact[name])
+        if len(self._runs(name)) > 1:
+            return []
+        for table in (self._model, self._captured):
             if table.get(name):
                 return list(table[name])
         return self._module(name) or self._exported(name)
@@ -87,9 +91,10 @@ class Names:
         """Why nothing was found: a reason, or the nearest names."""
         if name in self._reasons:
             return self._reasons[name]
-        twins = self._twins(name)
-        if len(twins) > 1:
-            return f"it runs several times: name {' or '.join(twins[:3])}"
+        runs = self._runs(name)
+        if len(runs) > 1:
+            known = [place.node.name for node in runs for place in self._results(node)]
+            return f"it runs several times: name {' or '.join(known[:3])}"
         match = _EXPORTED.fullmatch(name)
         if match is not None:
             kin = [
@@ -140,14 +145,14 @@ class Names:
             return [Place(Role.MOVED, node)]
         return _quantizers(node.output)
 
-    def _twins(self, path: str) -> list[str]:
-        """The nodes of a module that runs several times, of which none is the result of the module."""
-        nodes = self._paths.get(path, [])
-        return [node.name for node in nodes if node.op == nodes[-1].op]
+    def _runs(self, path: str) -> list[Node]:
+        """The last node of a module, once for each time that the module runs."""
+        nodes = self._paths.get(path, []) if path else []
+        return [node for node in nodes if node.op == nodes[-1].op]
 
     def _module(self, path: str) -> list[Place]:
         """A module gives what its last node gives."""
-        return self._results(self._paths[path][-1]) if len(self._twins(path)) == 1 else []
+        return self._results(self._runs(path)[-1]) if self._runs(path) else []
 
     def _exported(self, name: str) -> list[Place]:
         """`/layer1/layer1.0/conv1/Conv_output_0`: module `layer1.0.conv1`, its first Conv."""
