@@ -7,9 +7,6 @@ result of a max pooling, is on the grid of what it is moved from; where another 
 behind it, which lowers to a rescale:
 
     max_pool2d(fq(x, s, z))        becomes        fq(max_pool2d(fq(x, s, z)), s', z')
-
-The parts of a concat that are given different grids all go to that of the result, which is found by calibration where
-it is not given.
 """
 
 from __future__ import annotations
@@ -28,7 +25,8 @@ from qcompiler.ir.types import Stage
 from qcompiler.ops.quantizers import is_leaf, leaf_tensor, quantizer_of
 from qcompiler.passes.base import Pass, PassContext
 from qcompiler.passes.encoding_names import Names, Role
-from qcompiler.passes.fixed_grids import is_dictated
+from qcompiler.passes.fixed_grids import fixed_grid, is_dictated
+from qcompiler.passes.own_grids import put_quantizer_behind
 from qcompiler.quant.affine import along_axis
 from qcompiler.quant.encoding import Encoding, Encodings
 from qcompiler.quant.spec import QuantSpec
@@ -94,42 +92,31 @@ class _Application:
             self._insert(node, self.behind[node])
             return
         item = self.moved.get(node)
+        if item is None:
+            return
         sources = list(dict.fromkeys(filter(None, (quantizer_of(value) for value in node.inputs))))
         loose = [source for source in sources if not is_dictated(source, self.target)]
-        if item is not None:
-            for source in loose:
-                if source not in self.given:
-                    self._give(source, item)
-            if not loose or any(not self.given[source].same_grid(item) for source in loose):
-                self._insert(node, item)
-            return
-        known = [self.given[source] for source in loose if source in self.given]
-        if any(not other.same_grid(known[0]) for other in known[1:]):
-            self._insert(node, None)
+        for source in loose:
+            if source not in self.given:
+                self._give(source, item)
+        # What the target dictates gives way to the others by a rescale: see `unify-scales`.
+        grids = [self.given[source] for source in loose] or [self._dictated(source) for source in sources]
+        if any(not grid.same_grid(item) for grid in grids):
+            self._insert(node, item)
 
-    def _insert(self, node: Node, item: Encoding | None) -> None:
+    def _dictated(self, quantizer: Node) -> Encoding:
+        """The grid that the target fixes for `quantizer`."""
+        fixed, spec = fixed_grid(quantizer, self.target), cast("QuantSpec", quantizer.attributes["spec"])
+        assert fixed is not None, "asked for what is dictated"
+        zero_point = fixed.zero_point - spec.qmin + int(spec.narrow)
+        return Encoding(quantizer.name, spec.bits, (fixed.scale,), (zero_point,))
+
+    def _insert(self, node: Node, item: Encoding) -> None:
         """Put a quantizer behind `node`, for all that read it."""
-        value, users, following = node.output, list(node.output.users), node.following
-        is_output = self.graph.is_output(value)
-        spec = self.target.activation_spec()
-        if item is not None:
-            spec = self._in_width(item, spec, weight_of=None)
-        grid = [
-            self.rewriter.leaf(kind, tensor, ref=f"{node.name}.{part}", before=following)
-            for kind, tensor, part in (
-                ("parameter", torch.tensor(torch.nan), "scale"),
-                ("state", torch.tensor(0, dtype=torch.int32), "zero_point"),
-            )
-        ]
-        quantizer = self.rewriter.insert(
-            "fake_quantize", [value, *grid], {"spec": spec}, before=following, like=node, name=f"{node.name}.q"
-        )
-        self.rewriter.replace_uses(value, quantizer.output, only=users)
-        if is_output:
-            self.graph.set_outputs([quantizer.output if out is value else out for out in self.graph.outputs])
-        self.rewriter.note(quantizer, "a grid of its own is given, or the parts are given different ones")
-        if item is not None:
-            self._give(quantizer, item)
+        spec = self._in_width(item, self.target.activation_spec(), weight_of=None)
+        quantizer = put_quantizer_behind(node, spec, self.rewriter)
+        self.rewriter.note(quantizer, "a grid of its own is given")
+        self._give(quantizer, item)
 
     def _give(self, quantizer: Node, item: Encoding) -> None:
         """Put `quantizer` on the grid of `item`."""

@@ -6,8 +6,9 @@ scale and one zero point:
     fq(a, s1, z1), fq(b, s2, z2) ─► concat      becomes      fq(a, s1, z1), fq(b, s1, z1) ─► concat
 
 Calibration then finds one range for all of them. A quantizer whose grid is fixed, or of another width, cannot give way:
-the operand passes through a second quantizer, which lowers to a rescale. Where the grids of all operands are fixed, and
-differ, they go to that of the result; one operand alone keeps its grid, on which the op computes.
+the operand passes through a second quantizer, which lowers to a rescale. Where the grids of all operands are fixed and
+differ, they go to that of the result, which gets a quantizer; one operand alone keeps its grid, on which the op
+computes.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from qcompiler.ops.quantization import is_calibrated
 from qcompiler.ops.quantizers import leaf_tensor, quantizer_of
 from qcompiler.passes.base import Pass, PassContext
 from qcompiler.passes.fixed_grids import is_dictated
+from qcompiler.passes.own_grids import put_quantizer_behind
 from qcompiler.targets import Target
 from qcompiler.validation.contracts import THRESHOLDS, Contract
 
@@ -56,7 +58,11 @@ class UnifyScales(Pass):
                 continue
             members = [quantizer_of(value) for value in node.inputs]
             follower = _own_quantizer(node)
-            leader = _leader([m for m in members if m is not None], follower, target)
+            known = [member for member in members if member is not None]
+            leader = _leader(known, follower, target)
+            if leader is None and _differ(known):
+                leader = follower = put_quantizer_behind(node, target.activation_spec(op=node.op), rewriter)
+                rewriter.note(leader, f"the grids of all that {node.name} reads are fixed, and differ")
             if leader is None:
                 continue
             if leader is follower:
@@ -98,11 +104,19 @@ def _leader(members: Sequence[Node], follower: Node | None, target: Target) -> N
     free = [quantizer for quantizer in members if not _is_fixed(quantizer)]
     if free:
         return free[0]
-    if not any(_cannot_join(member, members[0]) for member in members):
+    if not _differ(members):
         return None
-    loose = [quantizer for quantizer in members if not is_dictated(quantizer, target)]
     # The grid of one operand need not hold what the others give; that of the result does.
-    return follower or (loose[0] if loose else None)
+    if follower is not None:
+        return follower
+    loose = [quantizer for quantizer in members if not is_dictated(quantizer, target)]
+    return loose[0] if loose and not _differ(loose) else None
+
+
+def _differ(quantizers: Sequence[Node]) -> bool:
+    """Whether grids that are fixed differ."""
+    fixed = [quantizer for quantizer in quantizers if _is_fixed(quantizer)]
+    return len(fixed) == len(quantizers) and any(_cannot_join(other, fixed[0]) for other in fixed[1:])
 
 
 def _is_fixed(quantizer: Node) -> bool:

@@ -45,6 +45,7 @@ SHARED = {
         "fixed_grids",
         "manager",
         "overrides",
+        "own_grids",
         "patches",
         "two_models",
     ),

@@ -88,3 +88,11 @@ def test_a_given_part_leads_where_the_target_dictates_the_other() -> None:
     subject = unified(*text, grids={"b": 0.5})
     assert [value.name for value in concat(subject).inputs] == ["g.q.rescaled", "b.q"]
     assert scale_of(subject, "g.q.rescaled") == "b.scale"
+
+
+def test_parts_on_different_given_grids_go_to_that_of_the_whole() -> None:
+    subject = unified(*PARTS, "%c", grids={"a": 0.5, "b": 0.25})
+    assert [value.name for value in concat(subject).inputs] == ["a.q.rescaled", "b.q.rescaled"]
+    assert {scale_of(subject, name) for name in ("a.q.rescaled", "b.q.rescaled", "c.q")} == {"c.scale"}
+    assert [value.name for value in subject.main.outputs] == ["c.q"]
+    assert bool(subject.tensors["c.scale"].isnan()), "calibration finds it"
