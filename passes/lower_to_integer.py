@@ -109,6 +109,7 @@ class _Lowering:
     def run(self) -> None:
         old = list(self.graph.nodes)
         names: dict[Value, str] = {}
+        quantized: set[Value] = set()
         for node in old:
             if node.op == "fake_quantize":
                 result = self._quantized(node)
@@ -126,7 +127,10 @@ class _Lowering:
             else:
                 continue  # lowered together with the quantizer that reads it
             self.lowered[node.output] = result
-            names[result] = node.name
+            if result not in quantized:
+                names[result] = node.name  # a second quantizer of the same grid is none, and has no name
+            if node.op == "fake_quantize":
+                quantized.add(result)
         self._set_outputs(old)
         for node in reversed(old):
             if all(not value.users and not self.graph.is_output(value) for value in node.outputs):

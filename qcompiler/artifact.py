@@ -5,6 +5,7 @@
           weights.safetensors   its constants
           model.onnx        the same model for ONNX Runtime
           c/                the same in portable C99, where there is no float island
+          encodings.json    the grid of each of its tensors, for other tools
           provenance.json   what each pass did and refused
           report.html       the same for the eye
 
@@ -14,6 +15,7 @@ nor pickle. The same compile gives the same bytes: no file holds a time or a pat
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import hashlib
 import json
@@ -27,11 +29,13 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from qcompiler.backends.integer import Executor, ProgramFiles
+from qcompiler.backends import encodings as encodings_files
+from qcompiler.backends.integer import Executor, Program, ProgramFiles
 from qcompiler.csource import FOLDER
 from qcompiler.errors import ArtifactError, InputError
 from qcompiler.ir import tree
 from qcompiler.ir.types import DType
+from qcompiler.quant.encoding import Encodings
 from qcompiler.report import report_html
 from qcompiler.targets import Target
 from qcompiler.workfolder import WorkFolder
@@ -41,7 +45,7 @@ if TYPE_CHECKING:
 
 SCHEMA = "qcompiler.artifact/1"
 MANIFEST, PROGRAM, WEIGHTS, ONNX = "manifest.json", "program.json", "weights.safetensors", "model.onnx"
-PROVENANCE, REPORT = "provenance.json", "report.html"
+PROVENANCE, REPORT, ENCODINGS = "provenance.json", "report.html", "encodings.json"
 SAMPLES = 4
 """Batch of the inputs that verification makes up."""
 
@@ -63,6 +67,7 @@ class Artifact:
         sqnr: Signal-to-noise ratio of tensors and outputs against the float model, dB; see `validation.layers`.
         c: Files of the folder `c/`; none where C cannot be written.
         without_c: Why there are none.
+        grids: The encodings of all tensors, None in a folder of a release that did not write them.
     """
 
     target: Target
@@ -77,6 +82,7 @@ class Artifact:
     sqnr: Mapping[str, float] = field(default_factory=dict)
     c: Mapping[str, bytes] = field(default_factory=dict)
     without_c: str = ""
+    grids: Encodings | None = None
 
     @property
     def islands(self) -> tuple[dict[str, Any], ...]:
@@ -160,6 +166,20 @@ class Artifact:
             )
         return "\n".join(lines)
 
+    def encodings(self, version: str = "1.0.0") -> str:
+        """The grid of each tensor as JSON in AIMET's format, under the names of the ONNX file.
+
+        Args:
+            version: `0.6.1`, `1.0.0` (that of `encodings.json`) or `2.0.0`.
+
+        Raises:
+            EncodingsError: There is no such version.
+            ArtifactError: The folder was written by a release that knew no encodings.
+        """
+        if self.grids is None:
+            raise ArtifactError(f"the artifact holds no {ENCODINGS}", fix="Compile the model again.")
+        return encodings_files.write(self.grids, version)
+
     def files(self) -> dict[str, bytes]:
         """Name and content of every file. The same compile gives the same bytes."""
         content = {
@@ -170,6 +190,8 @@ class Artifact:
             REPORT: report_html(self).encode(),
             **{f"{FOLDER}/{name}": data for name, data in self.c.items()},
         }
+        if self.grids is not None:
+            content[ENCODINGS] = self.encodings().encode()
         manifest = {
             "schema": SCHEMA,
             "target": json.loads(self.target.to_json()),
@@ -241,9 +263,12 @@ class Artifact:
                     f"{name} is not what was written", where=str(folder), fix="Compile the model again."
                 )
         provenance = json.loads(content[PROVENANCE])
+        program = ProgramFiles.parse(content[PROGRAM].decode(), content[WEIGHTS])
+        grids = encodings_files.parse(content[ENCODINGS].decode(), ENCODINGS) if ENCODINGS in content else None
         return cls(
             target=Target.from_json(json.dumps(manifest["target"])),
-            program=ProgramFiles.parse(content[PROGRAM].decode(), content[WEIGHTS]),
+            program=program,
+            grids=None if grids is None else _with_types(grids, program.program),
             onnx=content[ONNX],
             input_tree=tree.from_plain(manifest["input_tree"]),
             output_tree=tree.from_plain(manifest["output_tree"]),
@@ -272,6 +297,17 @@ class Artifact:
 def load(folder: str | Path) -> Artifact:
     """Read an artifact folder; see `Artifact.load`."""
     return Artifact.load(folder)
+
+
+def _with_types(grids: Encodings, program: Program) -> Encodings:
+    """The encodings with what their file does not say: the axis of channels, and the sign of the stored type."""
+    tensors = []
+    for item in grids.tensors:
+        declared = program.tensors.get(item.name)
+        if item.is_parameter or declared is None:
+            declared = program.tensors[item.name.rstrip("_").removesuffix(encodings_files.CODES)]
+        tensors.append(encodings_files.stored_as(item, DType(declared.dtype), declared.axis))
+    return dataclasses.replace(grids, tensors=tuple(tensors))
 
 
 def _json(data: object) -> bytes:

@@ -12,6 +12,7 @@ __all__ = [
     "CalibrationError",
     "CaptureError",
     "ContractError",
+    "EncodingsError",
     "GraphError",
     "InputError",
     "NotSupportedYetError",
@@ -107,6 +108,10 @@ class CalibrationError(QCompilerError):
 
 class VerificationError(QCompilerError):
     """The forms of the compiled model disagree."""
+
+
+class EncodingsError(QCompilerError):
+    """A file of encodings is malformed, or asks for what the model does not have or the target cannot hold."""
 
 
 class ArtifactError(QCompilerError):

@@ -9,7 +9,7 @@ import dataclasses
 import difflib
 import re
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -17,10 +17,12 @@ from qcompiler import plugins
 from qcompiler.errors import PipelineError
 from qcompiler.passes.absorb_bias import AbsorbBias
 from qcompiler.passes.adaround import AdaRound
+from qcompiler.passes.apply_encodings import ApplyEncodings
 from qcompiler.passes.base import Pass
 from qcompiler.passes.calibrate_activations import CalibrateActivations
 from qcompiler.passes.calibrate_weights import CalibrateWeights
 from qcompiler.passes.canonicalize import Canonicalize
+from qcompiler.passes.check_encodings import CheckEncodings
 from qcompiler.passes.correct_bias import CorrectBias
 from qcompiler.passes.cross_layer_equalization import CrossLayerEqualization
 from qcompiler.passes.eliminate_dead_code import EliminateDeadCode
@@ -50,8 +52,10 @@ PASSES: dict[str, type[Pass]] = {
         AbsorbBias,
         Partition,
         InsertQuantizers,
+        ApplyEncodings,
         FixRanges,
         UnifyScales,
+        CheckEncodings,
         CalibrateWeights,
         AdaRound,
         CorrectBias,
@@ -137,6 +141,33 @@ def default_pipeline(
         effort, per_channel=per_channel, weight_bits=weight_bits, activation_bits=activation_bits
     )
     return (*quantized, LowerToInteger(), EliminateDeadCode())
+
+
+def model_as_it_is(passes: Sequence[Pass]) -> tuple[Pass, ...]:
+    """`passes` without those that change what the tensors of a model hold: given ranges are those of the model."""
+    return tuple(item for item in passes if not isinstance(item, CrossLayerEqualization | ReplaceRelu6))
+
+
+def with_encodings(passes: Sequence[Pass], unmatched: str = "error") -> tuple[Pass, ...]:
+    """`passes` with given encodings: applied behind `insert-quantizers`, checked behind `unify-scales`.
+
+    Args:
+        passes: Where they have such passes already, these go.
+        unmatched: See `CheckEncodings`.
+    """
+    result: list[Pass] = []
+    for item in without_encodings(passes):
+        result.append(item)
+        if isinstance(item, InsertQuantizers):
+            result.append(ApplyEncodings())
+        elif isinstance(item, UnifyScales):
+            result.append(CheckEncodings(unmatched))
+    return tuple(result)
+
+
+def without_encodings(passes: Sequence[Pass]) -> tuple[Pass, ...]:
+    """`passes` without those that apply and check given encodings."""
+    return tuple(item for item in passes if not isinstance(item, ApplyEncodings | CheckEncodings))
 
 
 def known_passes() -> dict[str, type[Pass]]:

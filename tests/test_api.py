@@ -174,7 +174,8 @@ def test_model_mode_random_state_and_settings_stay() -> None:
 
 def test_save_and_load(digits: qcompiler.Compiled, tmp_path: Path) -> None:
     folder = digits.save(tmp_path / "out")
-    expected = {"manifest.json", "model.onnx", "program.json", "provenance.json", "report.html", "weights.safetensors"}
+    expected = {"manifest.json", "model.onnx", "encodings.json", "program.json", "provenance.json", "report.html"}
+    expected |= {"weights.safetensors"}
     assert {path.name for path in folder.iterdir()} == expected
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
     loaded = qcompiler.load(folder)

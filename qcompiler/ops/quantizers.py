@@ -41,6 +41,17 @@ def quantizer_of(value: Value) -> Node | None:
     return node if node is not None and node.op == "fake_quantize" else None
 
 
+def quantizer_behind(node: Node) -> Node | None:
+    """The quantizer that alone reads the result of `node`, or of the activations right behind it."""
+    while len(node.outputs) == 1 and len(node.output.users) == 1 and not node.graph.is_output(node.output):
+        node = next(iter(node.output.users))
+        if node.op == "fake_quantize":
+            return node
+        if not node.definition.has(Trait.ACTIVATION) and node.op != "clamp_channels":
+            return None
+    return None
+
+
 def grid(quantizer: Node) -> tuple[AffineParams, QuantSpec]:
     """Scale, zero point and specification of a calibrated quantizer.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qcompiler.errors import PluginError, TargetError
+from qcompiler.targets.aimet_config import read_aimet_config
 from qcompiler.targets.target import Target
 
 ENTRY_POINT_GROUP = "qcompiler.targets"
@@ -24,12 +25,28 @@ def targets() -> list[str]:
     return sorted(_sources())
 
 
-def load_target(target: str | Path | Target) -> Target:
-    """A target by name, by path of a TOML file, or as it is.
+def load_target(target: str | Path | Target, base: str | Path | Target | None = None) -> Target:
+    """A target by name, by path of a TOML file, or as it is; or a runtime configuration of AIMET on a base.
+
+    Args:
+        target: Name, path of a `.toml` file or of a `.json` runtime configuration, or a target.
+        base: What a runtime configuration does not say; for nothing else.
 
     Raises:
-        TargetError: The name or file is unknown, or the descriptor is malformed or contradictory.
+        TargetError: The name or file is unknown, or the descriptor is malformed or contradictory; a runtime
+            configuration without a base, or a base without one.
     """
+    is_configuration = not isinstance(target, Target) and str(target).endswith(".json")
+    if is_configuration and base is None:
+        raise TargetError(
+            "a runtime configuration does not say how the hardware computes",
+            where=Path(str(target)).name,
+            fix='Name the target that does: load_target("config.json", base="int8_dsp"), or --base int8_dsp.',
+        )
+    if base is not None:
+        if not is_configuration:
+            raise TargetError(f"base is given for {target!r}", expected="a runtime configuration in JSON")
+        return read_aimet_config(str(target), base)
     if isinstance(target, Target):
         return target
     path = _find(str(target))
