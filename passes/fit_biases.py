@@ -92,14 +92,14 @@ def _room(node: Node, source: Node, weight: Node, arithmetic: Arithmetic) -> Ten
 
     Products of the scale as it is: with a larger one no code of the weight grows.
     """
-    (params, spec), (scales, weight_spec) = grid(source), grid(weight)
+    params, (scales, weight_spec) = grid(source)[0], grid(weight)
     low, high = code_limits(source)
     zero_point = int(params.zero_point)
     reach = max(abs(low - zero_point), abs(high - zero_point))
     codes = quantize(leaf_tensor(leaf_of(node.inputs[1])), scales.scale, scales.zero_point, weight_spec)
     total = by_channels(node, codes).abs().sum((2, 3), dtype=torch.int64).reshape(-1).to(torch.float64)
-    stored = 2.0 ** (arithmetic.bias_bits - 1) - 1
+    stored = torch.full_like(total, 2.0 ** (arithmetic.bias_bits - 1) - 1)
     if arithmetic.zero_point_folding == "compiler":
         stored = stored - total * abs(zero_point)
     summed = 2.0 ** (arithmetic.accumulator_bits - 1) - 1 - total * reach
-    return torch.minimum(torch.as_tensor(stored, dtype=torch.float64), summed)
+    return torch.minimum(stored, summed)

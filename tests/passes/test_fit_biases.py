@@ -13,6 +13,7 @@ from qcompiler.ir.graph import Module
 from qcompiler.ir.rewrite import Record
 from qcompiler.passes import PassContext
 from qcompiler.passes.fit_biases import FitBiases
+from qcompiler.quant.arithmetic import Arithmetic
 from qcompiler.quant.requant import RequantMode, RequantSpec
 from qcompiler.targets import Target, load_target
 from tests.passes.golden import leaf, module, refusals, run
@@ -93,7 +94,7 @@ def test_the_zero_point_in_a_bias_takes_room_too() -> None:
     @dataclasses.dataclass(frozen=True)
     class Folding(Target):
         @property
-        def arithmetic(self):  # type: ignore[no-untyped-def]
+        def arithmetic(self) -> Arithmetic:
             wide = dataclasses.replace(super().arithmetic, accumulator_bits=40, zero_point_folding="compiler")
             return dataclasses.replace(wide, requant=RequantSpec(RequantMode.SINGLE))
 
@@ -116,14 +117,17 @@ def test_products_that_fill_the_accumulator_are_left_to_lowering() -> None:
 @pytest.mark.parametrize("effort", ["fast", "best"])
 def test_a_dead_channel_compiles_in_a_network(effort: str) -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sigmoid(), nn.Conv2d(4, 2, 1)).eval()
+    first = nn.Conv2d(3, 4, 3)
+    model = nn.Sequential(first, nn.Sigmoid(), nn.Conv2d(4, 2, 1)).eval()
     with torch.no_grad():
-        model[0].weight[1] *= 1e-9
-        model[0].bias[1] = 2.0
+        first.weight[1] *= 1e-9
+        first.get_parameter("bias")[1] = 2.0
     x = torch.randn(8, 3, 6, 6)
     compiled = qcompiler.compile(model, "int8_dsp_per_channel", calibration_data=[x], effort=effort)  # type: ignore[arg-type]  # one of them
     assert compiled.verification is not None and compiled.verification.passed
     expected = model(x).detach()
-    assert float((compiled.run(x) - expected).norm() / expected.norm()) < 0.05  # type: ignore[operator]  # a tensor
+    found = compiled.run(x)
+    assert isinstance(found, torch.Tensor)
+    assert float((found - expected).norm() / expected.norm()) < 0.05
     words = [event["detail"] for record in compiled.artifact.passes for event in record["events"]]
     assert any("so that its bias fits" in word for word in words)
