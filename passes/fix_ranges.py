@@ -11,8 +11,9 @@ from typing import ClassVar, cast
 
 import torch
 
-from qcompiler.ir.graph import Graph
+from qcompiler.ir.graph import Graph, Value
 from qcompiler.ir.types import Stage
+from qcompiler.ops.custom import function_name
 from qcompiler.passes.base import Pass, PassContext
 from qcompiler.quant.spec import QuantSpec
 from qcompiler.validation.contracts import THRESHOLDS, Contract
@@ -37,16 +38,26 @@ class FixRanges(Pass):
         target = context.require_target(self.name)
         rewriter = context.rewriter(graph)
         for node in graph.nodes:
-            source = node.inputs[0].producer if node.op == "fake_quantize" else None
-            rule = target.op_rule(source.op) if source is not None else None
+            op = _computed_by(node.inputs[0]) if node.op == "fake_quantize" else ""
+            rule = target.op_rule(op) if op else None
             if rule is None or rule.out_fixed is None:
                 continue
             bits = cast("QuantSpec", node.attributes["spec"]).bits
             if bits != rule.out_fixed.bits:
                 rewriter.refuse(node, f"the grid fixed by {target.name} is for {rule.out_fixed.bits} bits, not {bits}")
                 continue
-            rewriter.write_tensor(node.inputs[1], torch.tensor(rule.out_fixed.scale))
-            rewriter.write_tensor(node.inputs[2], torch.tensor(rule.out_fixed.zero_point, dtype=torch.int32))
-            rewriter.note(
-                node, f"a grid fixed by {target.name}: scale {rule.out_fixed.scale}, zero {rule.out_fixed.zero_point}"
-            )
+            scale, zero_point = rule.out_fixed.scale, rule.out_fixed.zero_point
+            rewriter.write_tensor(node.inputs[1], torch.tensor(scale))
+            rewriter.write_tensor(node.inputs[2], torch.tensor(zero_point, dtype=torch.int32))
+            rewriter.note(node, f"a grid fixed by {target.name}: scale {scale}, zero {zero_point}")
+
+
+def _computed_by(value: Value) -> str:
+    """The op, or the function of torch without one, that gives `value`: the last in a float island."""
+    node = value.producer
+    if node is not None and node.op == "call":
+        island = node.graph.module.graphs[str(node.attributes["graph"])]
+        node = island.outputs[node.outputs.index(value)].producer
+    if node is None:
+        return ""
+    return function_name(node) if node.op == "custom" else node.op

@@ -414,6 +414,14 @@ class _Lowering:
         """An entry for each code of the operand."""
         x = self.lowered[node.inputs[0]]
         low, high = self.limits[x]
+        most = self.target.table.max_entries
+        if high - low >= most:
+            raise UnsupportedError(
+                f"a table of {high - low + 1} entries",
+                where=node.where,
+                expected=f"at most {most} on {self.target.name}",
+                fix="Use fewer bits for what it reads, or let it run in float.",
+            )
         return lookup_table(
             function,
             self._params(x),
@@ -435,6 +443,14 @@ class _Lowering:
     ) -> Value:
         x = self.lowered[node.inputs[0]]
         dtype = DType(out.spec.dtype)
+        size, most = table.numel() * dtype.torch.itemsize, self.target.table.max_bytes
+        if most is not None and size > most:
+            raise UnsupportedError(
+                f"tables of {size} bytes",
+                where=node.where,
+                expected=f"at most {most} on {self.target.name}",
+                fix="Use fewer bits, or equalize less: each factor of a channel is a table.",
+            )
         type = TensorType(dtype, tuple(table.shape))
         value = self._leaf(table.to(dtype.torch), f"{out.quantizer.name}.table", out.quantizer, type)
         operands = [x, value]

@@ -368,8 +368,8 @@ def _emit(
     layout = hardware.layout
     return Artifact(
         target=hardware,
-        program=integer.emit(graph, layout.activations, layout.weights),
-        onnx=onnx_qdq.emit(graph, onnx_qdq.OnnxOptions(hardware.onnx.opset, hardware.onnx.ir_version)),
+        program=integer.emit(graph, layout.activations, layout.weights, hardware.packing),
+        onnx=onnx_qdq.emit(graph, onnx_qdq.OnnxOptions(**hardware.onnx.model_dump())),
         input_tree=graph.input_tree,
         output_tree=graph.output_tree,
         pipeline=pipeline,

@@ -356,7 +356,7 @@ class _Verification:
 
         found: list[Form] = []
         inputs = [x.numpy() for x in self.inputs]
-        unsigned = {name for name, tensor in self.program.tensors.items() if str(tensor.dtype) == "u8"}
+        unsigned = {name for name, tensor in self.program.tensors.items() if str(tensor.dtype) in ("u4", "u8")}
         for optimize in (True, False):
             session = "onnxruntime" if optimize else "onnxruntime unoptimized"
             if self.forms.onnx is None:

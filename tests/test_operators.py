@@ -272,7 +272,7 @@ CASES: dict[str, Callable[[Draw], Case]] = {
 TARGETS: Sequence[Target] = [
     load_target("int8_dsp"),
     load_target("int8_dsp_per_channel"),
-    load_target("int8_ort"),
+    load_target("ort_cpu"),
     load_target("int8_dsp").override(requantize="double", layout="NCHW", weight_bits=4),
     load_target("int8_dsp_per_channel").override(activation_bits=16),
     load_target("int8_dsp").override(activation_bits=6, requantize="double_hu", symmetric_activations=True),

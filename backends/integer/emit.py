@@ -18,6 +18,7 @@ def emit(
     graph: Graph,
     layout: Literal["NHWC", "NCHW"] = "NHWC",
     weight_layout: Literal["OHWI", "OIHW"] = "OHWI",
+    packing: Literal["none", "low_nibble_first", "high_nibble_first"] = "none",
 ) -> ProgramFiles:
     """The program of `graph`.
 
@@ -25,6 +26,7 @@ def emit(
         graph: At stage INTEGER.
         layout: Physical order of images.
         weight_layout: Physical order of convolution weights.
+        packing: How files hold constants of four bits.
 
     Raises:
         UnsupportedError: The graph is not integer, or has two symbolic sizes in one shape.
@@ -65,6 +67,7 @@ def emit(
     program = Program(
         layout=layout,
         weight_layout=weight_layout,
+        packing=packing,
         inputs=tuple(value.name for value in graph.inputs),
         outputs=tuple(value.name for value in graph.outputs),
         tensors=tensors,

@@ -285,7 +285,7 @@ def test_movement(case: int) -> None:
     make.check()
 
 
-@pytest.mark.parametrize("target", ["int8_dsp", "int8_dsp_per_channel", "int8_ort"])
+@pytest.mark.parametrize("target", ["int8_dsp", "int8_dsp_per_channel", "ort_cpu"])
 def test_a_compiled_network(target: str) -> None:
     graph = build("mixed", target).main
     check(graph, [torch.randn(1, 3, 33, 29, generator=torch.Generator().manual_seed(4))])

@@ -15,7 +15,7 @@ BASE = Path(str(qcompiler.__file__)).parent / "targets" / "int8_dsp.toml"
 
 
 def test_the_shipped_targets_say_what_they_compute() -> None:
-    assert qcompiler.targets() == ["int8_dsp", "int8_dsp_per_channel", "int8_ort"]
+    assert qcompiler.targets() == ["int8_dsp", "int8_dsp_per_channel", "ort_cpu"]
     dsp, channel, runtime = map(load_target, qcompiler.targets())
     assert dsp.arithmetic.requant.mode is RequantMode.SINGLE
     assert runtime.arithmetic.requant.mode is RequantMode.FLOAT32_RNE
@@ -26,7 +26,7 @@ def test_the_shipped_targets_say_what_they_compute() -> None:
     assert channel.arithmetic == dsp.arithmetic
 
 
-@pytest.mark.parametrize("name", ["int8_dsp", "int8_dsp_per_channel", "int8_ort"])
+@pytest.mark.parametrize("name", ["int8_dsp", "int8_dsp_per_channel", "ort_cpu"])
 def test_json_is_the_whole_descriptor(name: str) -> None:
     target = load_target(name)
     assert Target.from_json(target.to_json()) == target
