@@ -102,6 +102,8 @@ def exact_in_float64(weight_codes: Tensor, low: int, high: int, axis: int = 0) -
 
 
 def fits(minimum: Tensor, maximum: Tensor, bits: int) -> bool:
-    """Whether every value from minimum to maximum is a signed integer of `bits` bits (at most 63)."""
+    """Whether every value from minimum to maximum is a signed integer of `bits` bits; 64 hold every int64."""
+    if bits >= 64:
+        return True
     limit = 1 << (bits - 1)
     return bool(((minimum >= -limit) & (maximum < limit)).all())

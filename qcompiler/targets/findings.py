@@ -23,7 +23,9 @@ def describe(error: ValidationError, where: str, spot: Spot | None = None) -> Ta
         where: What was read.
         spot: Where each key of it stands.
     """
-    finding = error.errors(include_url=False)[0]
+    findings = error.errors(include_url=False)
+    # A key that is misspelt is also one that is missing: say the former.
+    finding = next((item for item in findings if item["type"] == "extra_forbidden"), findings[0])
     key: tuple[str | int, ...] = finding.get("ctx", {}).get("key") or finding["loc"]
     place = where if spot is None else str(spot.find(key))
     name = ".".join(map(str, key))

@@ -77,7 +77,7 @@ class NumberType(_Model):
 
     bits: Annotated[Width, By("qcompiler/targets/target.py: number.bits")]
     """Width of a code."""
-    allowed_bits: Annotated[tuple[Width, ...], By("qcompiler/targets/target.py: allowed_bits")] = ()
+    allowed_bits: Annotated[tuple[Width, ...], By("qcompiler/targets/target.py: .widths")] = ()
     """Widths that an override may ask for; those of the type itself when empty."""
     signed: Annotated[Bool, By("qcompiler/targets/target.py: number.signed")] = True
     """Whether codes run below 0."""
@@ -222,6 +222,8 @@ class Tables(_Model):
 
     precision: Annotated[Precision, By("qcompiler/quant/arithmetic.py: table_precision")] = "float64"
     """Float type in which an entry is computed before it is rounded."""
+    per_channel: Annotated[Bool, By("qcompiler/targets/target.py: table.per_channel")] = True
+    """Whether each channel may have a table of its own, for the functions whose rules say so."""
     max_entries: Annotated[Annotated[Int, Field(ge=4, le=65536)], By("passes/lower_to_integer.py: max_entries")] = 65536
     """Longest table: 256 has none for codes of more than 8 bits."""
     max_bytes: Annotated[Annotated[Int, Field(ge=4)] | None, By("passes/lower_to_integer.py: max_bytes")] = None

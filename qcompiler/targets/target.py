@@ -110,7 +110,8 @@ class Target:
     def per_channel_table(self, function: str) -> bool:
         """Whether each channel may have a table of its own for `function`."""
         rule = self.op_rule(function)
-        return rule is not None and rule.kind == "table" and bool(rule.per_channel)
+        possible = rule is not None and rule.kind == "table" and bool(rule.per_channel)
+        return possible and self.descriptor.table.per_channel
 
     def op_rule(self, op: str) -> OpRule | None:
         """The rule for an op, None when there is none."""
