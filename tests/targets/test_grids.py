@@ -21,11 +21,11 @@ from qcompiler.quant.affine import dequantize, qparams_from_range, quantize
 from qcompiler.quant.spec import QuantSpec, ScaleKind
 from qcompiler.targets import Target, load_target
 from tests.passes.golden import leaf, module
-from tests.targets.test_targets import EXTENDS, write
+from tests.targets.test_targets import EXTENDS, ROOMY, write
 
 SINGLE = [method for method in OBSERVERS if method != "cross_entropy"]
 KINDS = list(itertools.product([False, True], [True, False], [False, True]))
-GRIDS = [(name, *kind) for name in qcompiler.targets() for kind in KINDS]
+GRIDS = [(name, *kind) for name in ROOMY for kind in KINDS]
 """Of every kind one on some target; all of them with the slow tests."""
 CASES = [
     pytest.param(*grid, marks=[] if index // len(KINDS) == index % 3 else [pytest.mark.slow])
