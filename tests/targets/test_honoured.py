@@ -122,7 +122,10 @@ def test_sizes_within_the_limits_are_not(text: str, layer: nn.Module, tmp_path: 
     [
         ('[[op]]\nnames = ["conv2q"]\nkind = "mac"\n', r"for 'conv2q' is for no operator .*Did you mean 'conv2d'"),
         ('[[op]]\nnames = ["batch_norm"]\nkind = "mac"\n', "has a rule for batch_norm, which has no integer form"),
-        ('[[op]]\nnames = ["conv2d"]\nkind = "table"\n', "the kind of conv2d is 'table' in chip.*expected mac"),
+        (
+            '[[op]]\nnames = ["layer_norm"]\nkind = "average"\n',
+            "the kind of layer_norm is 'average' in chip.*normalization",
+        ),
     ],
 )
 def test_rules_for_what_is_no_such_operator_are_refused_by_the_first_compile(
@@ -171,11 +174,23 @@ def test_a_wide_bias_needs_no_larger_scale() -> None:
     layer = nn.Linear(4, 2)
     with torch.no_grad():
         layer.weight.fill_(1.0)
-        layer.bias.copy_(torch.tensor([3e5, -3e5]))
+        layer.bias.copy_(torch.tensor([300.0, -300.0]))
     x = torch.rand(8, 4, generator=torch.Generator().manual_seed(0)) * 1e-3
     wide, _ = lowered(layer, load_target("int16x8"), x)
     linear = next(node for node in wide.main.nodes if node.op == "int_linear")
     assert int(wide.tensors[str(linear.inputs[2].producer.attributes["ref"])].abs().max()) > 2**31  # type: ignore[union-attr]
+
+
+def test_a_multiplier_that_would_be_lost_gets_a_larger_scale_of_the_weight() -> None:
+    layer = nn.Linear(4, 2)
+    with torch.no_grad():
+        layer.weight.fill_(1.0)
+        layer.bias.copy_(torch.tensor([3e5, 2e5]))
+    x = torch.rand(8, 4, generator=torch.Generator().manual_seed(0)) * 1e-3
+    module, found = lowered(layer, load_target("int16x8"), x)
+    linear = next(node for node in module.main.nodes if node.op == "int_linear")
+    assert bool(module.tensors[str(linear.inputs[3].producer.attributes["ref"])].all())  # type: ignore[union-attr]
+    torch.testing.assert_close(found, torch.tensor([[3e5, 2e5]]).expand(8, 2), rtol=0, atol=1.01 * 3e5 / 32767)
 
 
 def test_accumulators_and_folded_zero_points(tmp_path: Path) -> None:
@@ -202,15 +217,15 @@ def test_accumulators_and_folded_zero_points(tmp_path: Path) -> None:
 def test_multipliers_that_the_hardware_cannot_hold_are_refused(tmp_path: Path) -> None:
     target = chip(tmp_path, "[requantize]\nmax_left_shift = 0\n")
     x = image()
-    # 4-bit input steps are sixteen times those of the 8-bit result.
+    # From a range of 1 to one of 0.1.
     with pytest.raises(
-        UnsupportedError, match=r"asks for a left shift of 1 bits, and the hardware shifts by at most 0"
+        UnsupportedError, match=r"asks for a left shift of 4 bits, and the hardware shifts by at most 0"
     ):
         lowered(nn.Sequential(nn.ReLU(), Function(lambda x: x.clamp(max=0.1))), target, x)
     with pytest.raises(
-        UnsupportedError, match=r"asks for a right shift of \d+ bits, and the hardware shifts by at most 3"
+        UnsupportedError, match=r"asks for a right shift of \d+ bits, and the hardware shifts by at most 0"
     ):
-        lowered(nn.Conv2d(4, 2, 3), chip(tmp_path, "[requantize]\nmax_right_shift = 3\n"), x)
+        lowered(nn.Conv2d(4, 2, 3), chip(tmp_path, "[requantize]\nmultiplier_bits = 4\nmax_right_shift = 0\n"), x)
 
 
 @pytest.mark.parametrize(("bits", "least"), [(8, 25.0), (16, 40.0)])
@@ -271,7 +286,7 @@ def test_two_weights_lie_in_a_byte() -> None:
     files = emit(module.main, "NHWC", "OHWI", target.packing)
     name = next(i for i in files.program.instructions if i.op == "int_conv2d").inputs[1]
     stored, codes = load(files.weights())[name], files.constants[name].reshape(-1)
-    assert (stored.dtype, stored.size) == (np.uint8, codes.size // 2)
+    assert stored.dtype == np.uint8 and stored.size == codes.size // 2
     assert np.array_equal(stored & 0xF, codes[::2].view(np.uint8) & 0xF)
     assert np.array_equal(stored >> 4, codes[1::2].view(np.uint8) & 0xF)
     broken = files.program.model_copy(update={"tensors": {**files.program.tensors}})

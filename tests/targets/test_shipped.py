@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -158,7 +159,7 @@ QUICK = ("int16x8", "nvdla", "pow2_mcu", "tosa_int")
 def test_the_digits(name: str) -> None:
     target = load_target(name)
     images = DATA.calibration_images[:256]
-    effort = "best" if target.weight_spec("conv2d", 0).bits < 8 else "default"
+    effort: Literal["best", "default"] = "best" if target.weight_spec("conv2d", 0).bits < 8 else "default"
     compiled = qcompiler.compile(load_digits_net(), target, calibration_data=[images], effort=effort, verify="off")
     x = DATA.test_images[:200]
     graph = interpret(compiled.integer.main, [x])
