@@ -18,15 +18,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 
+from qcompiler.errors import UnsupportedError
 from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.interpret import LEAVES
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ir.types import Stage
+from qcompiler.ops.quantizers import quantizer_of
 from qcompiler.passes.base import Pass, PassContext, only_user
 from qcompiler.passes.overrides import Overrides
 from qcompiler.quant.spec import QuantSpec
@@ -39,6 +41,8 @@ class InsertQuantizers(Pass):
 
     Raises:
         InputError: An override that matches nothing, or asks for what the target cannot do.
+        TargetError: The target has no codes of a width that an override asks for.
+        UnsupportedError: The target does not multiply an activation and a weight of the widths that meet.
     """
 
     name: ClassVar[str] = "insert-quantizers"
@@ -102,6 +106,12 @@ class _Placement:
             # Along that axis the weight has one entry for as many output channels as there are groups.
             spec = dataclasses.replace(spec, axis=None)
             self.rewriter.refuse(node, "one weight scale for all channels: a transposed convolution in groups")
+        source = quantizer_of(node.inputs[0])
+        bits = self.target.activation_bits if source is None else cast("QuantSpec", source.attributes["spec"]).bits
+        why = self.target.unmultiplied(node.op, bits, spec.bits)
+        if why:
+            fix = "Ask for other widths of this layer, or of what it reads."
+            raise UnsupportedError(why, where=node.where, expected="a pair that the core multiplies", fix=fix)
         weight = node.inputs[1]
         quantized = self._quantize(weight, spec, before=node, like=node, stem=f"{node.name}.weight", only=[node])
         if len(node.inputs) < 3:
@@ -113,10 +123,11 @@ class _Placement:
             like=node,
             name=f"{node.name}.bias.scale",
         )
+        arithmetic = self.target.arithmetic.at(node.op, bits)
         bias = self.rewriter.insert(
             "fake_quantize_bias",
             [node.inputs[2], scale.output],
-            {"rounding": str(self.target.arithmetic.bias_rounding)},
+            {"rounding": str(arithmetic.bias_rounding), "bits": arithmetic.bias_bits},
             before=node,
             like=node,
             name=f"{node.name}.bias.q",

@@ -434,8 +434,8 @@ def _emit(
     about = grids.About(print_pipeline(without_encodings(chosen)), _quantizer_args(hardware, chosen))
     return Artifact(
         target=hardware,
-        program=integer.emit(graph, layout.activations, layout.weights, layout.alignment),
-        onnx=onnx_qdq.emit(graph, onnx_qdq.OnnxOptions(hardware.onnx.opset, hardware.onnx.ir_version)),
+        program=integer.emit(graph, layout.activations, layout.weights, layout.alignment, hardware.packing),
+        onnx=onnx_qdq.emit(graph, onnx_qdq.OnnxOptions(**hardware.onnx.model_dump())),
         grids=grids.collect(graph, calibrated=quantized.main, about=about),
         input_tree=graph.input_tree,
         output_tree=graph.output_tree,

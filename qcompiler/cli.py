@@ -317,10 +317,24 @@ def explain(
 
 
 @app.command()
-def targets(as_json: Json = False) -> None:
-    """The targets that can be named."""
+def targets(
+    name: Annotated[
+        str | None, typer.Argument(help="Name, or path of a .toml file.", autocompletion=_target_names)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """The targets that can be named; of one that is named, how it computes, and what is known and not known of it."""
     import qcompiler
 
+    if name is not None:
+        target = qcompiler.load_target(name)
+        known = {"target": target.name, "description": target.descriptor.target.description}
+        facts = [*known.items(), *target.summary(), *target.facts()]
+        if as_json:
+            _print_json({**known, "facts": facts, "descriptor": json.loads(target.to_json())})
+        else:
+            _print_table(("", ""), facts)
+        return
     rows = {name: qcompiler.load_target(name).descriptor.target.description for name in qcompiler.targets()}
     if as_json:
         _print_json(rows)

@@ -26,6 +26,7 @@ from qcompiler.passes.check_encodings import CheckEncodings
 from qcompiler.passes.correct_bias import CorrectBias
 from qcompiler.passes.cross_layer_equalization import CrossLayerEqualization
 from qcompiler.passes.eliminate_dead_code import EliminateDeadCode
+from qcompiler.passes.fit_biases import FitBiases
 from qcompiler.passes.fix_ranges import FixRanges
 from qcompiler.passes.fold_batch_norm import FoldBatchNorm
 from qcompiler.passes.fold_constants import FoldConstants
@@ -60,6 +61,7 @@ PASSES: dict[str, type[Pass]] = {
         AdaRound,
         CorrectBias,
         CalibrateActivations,
+        FitBiases,
         FuseRequantization,
         LowerToInteger,
     )
@@ -110,11 +112,13 @@ def quantization_passes(
     activations = CalibrateActivations(method="mse" if few_bits else _ACTIVATIONS[effort])
     few_weight_bits = effort != "fast" and weight_bits < FEW_WEIGHT_BITS
     weights = CalibrateWeights(method="mse") if few_weight_bits or effort == "best" else CalibrateWeights()
-    ranges: tuple[Pass, ...] = (weights, activations)
+    ranges: tuple[Pass, ...] = (weights, activations, FitBiases())
     if effort == "best":
-        ranges = (weights, activations, AdaRound()) if few_bits else (weights, AdaRound(), activations)
+        ranges = (weights, activations, FitBiases(), AdaRound())
+        if not few_bits:
+            ranges = (weights, AdaRound(), activations, FitBiases())
     elif few_weight_bits:
-        ranges = (weights, CorrectBias(), activations)
+        ranges = (weights, CorrectBias(), activations, FitBiases())
     return (
         *front,
         *(() if effort == "fast" else equalized),

@@ -388,7 +388,7 @@ class _Verification:
         found: list[Form] = []
         inputs = [x.numpy() for x in self.inputs]
         fed = {**{name: self.random.codes[name] for name in self.views if name in self.random.codes}, **self.codes}
-        unsigned = {name for name, tensor in self.program.tensors.items() if str(tensor.dtype) == "u8"}
+        unsigned = {name for name, tensor in self.program.tensors.items() if str(tensor.dtype) in ("u4", "u8")}
         for optimize in (True, False):
             session = "onnxruntime" if optimize else "onnxruntime unoptimized"
             if self.forms.onnx is None:
@@ -414,11 +414,11 @@ class _Verification:
         if self.target.activation_spec().scale_kind is ScaleKind.POW2 and not (same_arithmetic and optimize):
             allowed = allowed.model_copy(update={"layer_fraction": max(allowed.layer_fraction, _TIES)})
         result: dict[str, Bound] = {}
-        two_stages = self.rounded_twice()
+        two_stages, narrow = self.rounded_twice(), self.narrowed()
         for name, operator in layers.operators.items():
             if operator in MAC_OPERATORS:
-                twice = two_stages.get(name, 0.0)
-                result[name] = Bound(allowed.layer_lsb, min(1.0, allowed.layer_fraction + twice))
+                more = two_stages.get(name, 0.0) + narrow.get(name, 0.0)
+                result[name] = Bound(allowed.layer_lsb, min(1.0, allowed.layer_fraction + more))
             elif operator in RUNTIME_EXACT and same_arithmetic and optimize:
                 result[name] = Bound()
             else:
@@ -436,6 +436,26 @@ class _Verification:
             if item.op in MAC_INSTRUCTIONS and str(item.attributes.get("mode", "")).startswith("double"):
                 exponents = self.forms.program.constants[item.inputs[-1]]
                 shares[item.output] = 2.0 ** (float(exponents.max()) - 1)
+        return shares
+
+    def narrowed(self) -> dict[str, float]:
+        """By tensor, the share of elements that fewer bits of a multiplier may move over the middle of two codes.
+
+        A multiplier that is wrong by a share d moves a code c by d |c - z|, and so that many of the elements to another
+        one: at most d times the largest step.
+        """
+        shares: dict[str, float] = {}
+        for item in self.program.instructions:
+            constants = [self.forms.program.constants.get(name) for name in item.inputs]
+            if item.op not in MAC_INSTRUCTIONS or len(constants) < 5 or constants[3] is None or constants[4] is None:
+                continue
+            bits = 8 * constants[3].dtype.itemsize - 1
+            held = constants[3].astype(np.float64) * np.exp2(constants[4].astype(np.float64) - bits)
+            x, weight, out = (self.program.tensors[name] for name in (*item.inputs[:2], item.output))
+            real = x.scale[0] * np.asarray(weight.scale, np.float64) / out.scale[0]
+            wrong = float(np.abs(held / real - 1.0).max())
+            low, high = self.real.limits.get(item.output, (0, 0))
+            shares[item.output] = wrong * max(abs(low - out.zero_point[0]), abs(high - out.zero_point[0]))
         return shares
 
     def integer_macs(self) -> float | None:

@@ -21,6 +21,7 @@ def emit(
     layout: Literal["NHWC", "NCHW"] = "NHWC",
     weight_layout: Literal["OHWI", "OIHW"] = "OHWI",
     alignment: int = ALIGNMENT,
+    packing: Literal["none", "low_nibble_first", "high_nibble_first"] = "none",
 ) -> ProgramFiles:
     """The program of `graph`, in the order that needs the least memory, with a plan of its memory for one image.
 
@@ -29,6 +30,7 @@ def emit(
         layout: Physical order of images.
         weight_layout: Physical order of convolution weights.
         alignment: Of every tensor in memory, bytes.
+        packing: How files hold constants of four bits.
 
     Raises:
         UnsupportedError: The graph is not integer, or has two symbolic sizes in one shape.
@@ -69,6 +71,7 @@ def emit(
     program = Program(
         layout=layout,
         weight_layout=weight_layout,
+        packing=packing,
         inputs=tuple(value.name for value in graph.inputs),
         outputs=tuple(value.name for value in graph.outputs),
         tensors=tensors,

@@ -10,6 +10,7 @@ batch.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -24,6 +25,8 @@ from qcompiler.backends.integer.aliases import check_memory
 from qcompiler.errors import ArtifactError
 
 SCHEMA = "qcompiler.program/1"
+NIBBLES = ("i4", "u4")
+"""Element types of which a byte may hold two."""
 ISLAND_TENSOR = "/"
 """Between the name of an island and that of its tensor, in the name of a constant."""
 Array = npt.NDArray[np.generic]
@@ -81,6 +84,8 @@ class Program(_Model):
     schema_version: Annotated[Literal["qcompiler.program/1"], Field(alias="schema")] = "qcompiler.program/1"
     layout: Literal["NHWC", "NCHW"]
     weight_layout: Literal["OHWI", "OIHW"]
+    packing: Literal["none", "low_nibble_first", "high_nibble_first"] = "none"
+    """How constants of four bits are held in files: one in a byte, or two, row-major, a zero behind an odd number."""
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     tensors: dict[str, Tensor]
@@ -125,7 +130,19 @@ class ProgramFiles:
 
     def weights(self) -> bytes:
         """Bytes of `weights.safetensors`."""
-        return save({name: np.ascontiguousarray(self.constants[name]) for name in sorted(self.constants)})
+        arrays = {name: np.ascontiguousarray(self.constants[name]) for name in sorted(self.constants)}
+        if self.program.packing != "none":
+            arrays = {name: self._packed(name, array) for name, array in arrays.items()}
+        return save(arrays)
+
+    def _packed(self, name: str, array: Array) -> Array:
+        if self.program.tensors[name].dtype not in NIBBLES:
+            return array
+        codes = array.reshape(-1).view(np.uint8) & 0xF
+        pairs = np.append(codes, np.zeros(codes.size % 2, np.uint8)).reshape(-1, 2).astype(np.uint8)
+        low, high = (0, 1) if self.program.packing == "low_nibble_first" else (1, 0)
+        packed: Array = pairs[:, low] | pairs[:, high] << 4
+        return packed
 
     @classmethod
     def parse(cls, program_json: str, weights: bytes) -> ProgramFiles:
@@ -144,4 +161,32 @@ class ProgramFiles:
             constants = load(weights)
         except SafetensorError as error:
             raise ArtifactError(f"the constants cannot be read: {error}", where="weights.safetensors") from None
+        if program.packing != "none":
+            constants = {name: _unpacked(program, name, array) for name, array in constants.items()}
         return cls(program, constants)
+
+
+def _unpacked(program: Program, name: str, array: Array) -> Array:
+    """The inverse of `ProgramFiles._packed`, in the order in which the constant is stored.
+
+    Raises:
+        ArtifactError: There are not as many codes as the tensor has elements.
+    """
+    tensor = program.tensors.get(name)
+    if tensor is None or tensor.dtype not in NIBBLES:
+        return array
+    shape = tensor.shape
+    is_kernel = any(i.op == "int_conv2d" and i.inputs[1] == name for i in program.instructions)
+    if len(shape) == 4 and is_kernel and program.weight_layout == "OHWI":
+        shape = (shape[0], *shape[2:], shape[1])
+    packed = array.reshape(-1).astype(np.uint8)
+    halves = [packed & 0xF, packed >> 4]
+    codes = np.stack(halves if program.packing == "low_nibble_first" else halves[::-1], 1).reshape(-1)
+    count = math.prod(shape)
+    if codes.size != count + count % 2:
+        raise ArtifactError(f"{codes.size} codes for {count} elements", where=f"weights.safetensors, {name}")
+    codes = codes[:count].reshape(shape)
+    if tensor.dtype == "u4":
+        return codes
+    signed: Array = ((codes ^ 8).astype(np.int8) - np.int8(8)).astype(np.int8)
+    return signed
