@@ -13,46 +13,68 @@ from conformance.requantization_cases import Codes
 __all__ = ["accumulator_codes"]
 
 Int = npt.NDArray[np.int64]
+Json = dict[str, Any]
+
+INT32 = 2
+"""Of the schema's types: a bias of 32 bits beside activations of 16, where 64 are usual."""
+_ACCUMULATOR_SHAPES: dict[str, tuple[list[int], int]] = {"CONV_2D": ([1, 1, 1, 1], 4), "FULLY_CONNECTED": ([1, 1], 2)}
+_VERSIONS = {"CONV_2D": 4, "FULLY_CONNECTED": 4}
+_OPTIONS: dict[str, Json] = {
+    "CONV_2D": {
+        "class": "Conv2DOptions",
+        "fields": {"padding": 1, "strideW": 1, "strideH": 1, "dilationWFactor": 1, "dilationHFactor": 1},
+    },
+    "FULLY_CONNECTED": {"class": "FullyConnectedOptions", "fields": {}},
+}
 
 
-def accumulator_codes(cases: Codes, resolver: str, *, wide: bool = False) -> Int:
-    """Codes that LiteRT makes of accumulators: the biases of a 1x1 convolution whose weights are all 0.
+def accumulator_codes(cases: Codes, operator: str, resolver: str, *, wide: bool = False) -> Int:
+    """Codes that LiteRT makes of accumulators: the biases of an operator whose weights are all 0.
 
     Args:
-        cases: One channel for each accumulator.
+        cases: One output channel for each accumulator.
+        operator: CONV_2D with a 1x1 kernel, or FULLY_CONNECTED.
         resolver: Which kernels.
         wide: Activations of 16 bits instead of 8, with accumulators of 32 bits.
     """
     count, kind = len(cases.x), "INT16" if wide else "INT8"
+    shape, rank = _ACCUMULATOR_SHAPES[operator]
     bias_scale = np.float32(cases.input_scale) * cases.weight_scale
-    zeros = [0] * count
-    model: dict[str, Any] = {
+    zeros, weight = [0] * count, [count, *[1] * (rank - 1)]
+    options = {**_OPTIONS[operator], "fields": {**_OPTIONS[operator]["fields"], "quantizedBiasType": INT32}}
+    model: Json = {
         "tensors": {
-            "x": {"type": kind, "shape": [1, 1, 1, 1], "scale": [cases.input_scale], "zero_point": [0]},
-            "w": {
-                "type": "INT8", "shape": [count, 1, 1, 1], "data": "w",
-                "scale": cases.weight_scale.tolist(), "zero_point": zeros,
-            },
-            "b": {"type": "INT32", "shape": [count], "data": "b", "scale": bias_scale.tolist(), "zero_point": zeros},
+            "x": {"type": kind, "shape": shape, "scale": [cases.input_scale], "zero_point": [0]},
+            "w": _constant("w", "INT8", weight, cases.weight_scale.tolist(), zeros),
+            "b": _constant("b", "INT32", [count], bias_scale.tolist(), zeros),
             "y": {
-                "type": kind, "shape": [1, 1, 1, count],
-                "scale": [cases.output_scale], "zero_point": [0 if wide else cases.zero_point],
+                "type": kind,
+                "shape": [*[1] * (rank - 1), count],
+                "scale": [cases.output_scale],
+                "zero_point": [cases.zero_point],
             },
         },
         "operators": [
             {
-                "code": "CONV_2D", "version": 4 if wide else 3, "inputs": ["x", "w", "b"], "outputs": ["y"],
-                "options": {"class": "Conv2DOptions", "fields": {
-                    "padding": 1, "strideW": 1, "strideH": 1, "dilationWFactor": 1, "dilationHFactor": 1,
-                    **({"quantizedBiasType": 2} if wide else {}),
-                }},
+                "code": operator,
+                "version": _VERSIONS[operator],
+                "inputs": ["x", "w", "b"],
+                "outputs": ["y"],
+                "options": options,
             }
         ],
-        "inputs": ["x"], "outputs": ["y"], "resolver": resolver, "feeds": {"x": "x"},
+        "inputs": ["x"],
+        "outputs": ["y"],
+        "resolver": resolver,
+        "feeds": {"x": "x"},
     }
     arrays = {
-        "x": np.ones((1, 1, 1, 1), np.int16 if wide else np.int8),
-        "w": np.zeros((count, 1, 1, 1), np.int8),
+        "x": np.ones(shape, np.int16 if wide else np.int8),
+        "w": np.zeros(weight, np.int8),
         "b": cases.x.astype(np.int32),
     }
     return ask("litert", {"models": [model]}, arrays)["0.0"].reshape(-1).astype(np.int64)
+
+
+def _constant(name: str, kind: str, shape: list[int], scale: list[float], zero_point: list[int]) -> Json:
+    return {"type": kind, "shape": shape, "scale": scale, "zero_point": zero_point, "data": name}

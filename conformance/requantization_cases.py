@@ -6,6 +6,7 @@ separates them: products that lie on a tie, on either side of one and on both si
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -63,6 +64,15 @@ class Codes:
     input_scale: float = 1.0
     output_scale: float = 1.0
     zero_point: int = 0
+
+    @property
+    def multiplier(self) -> npt.NDArray[np.float64]:
+        """The real multipliers."""
+        return self.weight_scale.astype(np.float64) * self.input_scale / self.output_scale
+
+    def where(self, mask: Mask) -> Codes:
+        """Those for which `mask` holds."""
+        return dataclasses.replace(self, x=self.x[mask], weight_scale=self.weight_scale[mask])
 
     def describe(self, index: int) -> str:
         """One of them in words."""
@@ -179,7 +189,7 @@ def codes(qmin: int, qmax: int, *, largest: float, count: int, seed: int) -> lis
 
     Args:
         qmin: Lowest code.
-        qmax: Highest code.
+        qmax: Highest code; zero points of 16-bit codes are 0.
         largest: Multipliers stay below.
         count: Accumulators of each kind.
         seed: Of the random numbers.
@@ -193,33 +203,22 @@ def codes(qmin: int, qmax: int, *, largest: float, count: int, seed: int) -> lis
     pairs = np.array(_odd_divisors(min(2 * reach + 1, 1001)), np.int64)
     chosen = pairs[generator.integers(0, len(pairs), count)]
     shift = generator.integers(1, 31, count)
-    factor, x = chosen[:, 0], chosen[:, 1] << (shift - 1)
+    x = chosen[:, 1] << (shift - 1)
     fits = x < 1 << 30
-    factor, x, shift = factor[fits], x[fits] * generator.choice([-1, 1], int(fits.sum())), shift[fits]
-    multiplier = factor * 2.0 ** -shift.astype(np.float64)
-    xs, ms = [], []
-    for delta in (0, 1, -1, 2, -3):
-        xs.append(x + delta)
-        ms.append(multiplier)
-    for step in (-1, 1):  # the next float32
-        xs.append(x)
-        ms.append(np.nextafter(multiplier.astype(np.float32), np.float32(step * np.inf)).astype(np.float64))
+    x, tie = x[fits] * generator.choice([-1, 1], int(fits.sum())), chosen[fits, 0] * 2.0 ** -shift[fits].astype(float)
+    parts = [(x + delta, tie) for delta in (0, 1, -1, 2, -3)]
+    # The float32 on either side of the multiplier.
+    parts += [(x, np.nextafter(tie.astype(np.float32), np.float32(end)).astype(float)) for end in (-np.inf, np.inf)]
     edges, powers = _grid(_edges(32), np.arange(-31, int(np.floor(np.log2(largest))) + 1))
-    xs.append(edges)
-    ms.append(generator.uniform(1.0, 2.0, len(edges)) * 2.0 ** (powers - 1.0))
+    parts.append((edges, generator.uniform(1.0, 2.0, len(edges)) * 2.0 ** (powers - 1.0)))
     drawn = generator.integers(1, 1 << generator.integers(1, 31, count)) * generator.choice([-1, 1], count)
-    wanted = generator.uniform(0.2, reach, count)
-    xs.append(drawn)
-    ms.append(wanted / np.abs(drawn))
-    accumulators, multipliers = np.concatenate(xs), np.concatenate(ms).astype(np.float32)
-    allowed = (multipliers > 2.0**-31) & (multipliers < largest)
-    accumulators, multipliers = accumulators[allowed], multipliers[allowed]
-    groups = [Codes(accumulators, multipliers), Codes(accumulators, multipliers, zero_point=qmin)]
-    zero_point = int(generator.integers(qmin, qmax + 1))
-    in_scale, out_scale = (float(np.float32(generator.uniform(0.01, 0.1))) for _ in range(2))
-    rescaled = (multipliers.astype(np.float64) * out_scale / in_scale).astype(np.float32)
-    allowed = rescaled < largest
-    groups.append(Codes(accumulators[allowed], rescaled[allowed], in_scale, out_scale, zero_point))
+    parts.append((drawn, generator.uniform(0.2, reach, count) / np.abs(drawn)))
+    accumulators, multipliers = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
+    input_scale, output_scale = (float(np.float32(generator.uniform(0.01, 0.1))) for _ in range(2))
+    zero_points = (0, 0) if qmax > 255 else (qmin, int(generator.integers(qmin, qmax + 1)))
+    groups = []
+    for scale, out, zero_point in ((1.0, 1.0, zero_points[0]), (input_scale, output_scale, zero_points[1])):
+        weight_scale = (multipliers * out / scale).astype(np.float32)
+        allowed = (multipliers > 2.0**-31) & (multipliers < largest) & (weight_scale < largest)
+        groups.append(Codes(accumulators[allowed], weight_scale[allowed], scale, out, zero_point))
     return groups
-
-
