@@ -15,6 +15,8 @@ from conformance.environments import missing
 __all__ = ["Line", "Outcome", "Status", "Tally", "run"]
 
 Array = npt.NDArray[Any]
+NOTES = 6
+"""Notes that are printed of each line."""
 Status = Literal["passed", "failed", "measured", "skipped"]
 
 
@@ -97,7 +99,10 @@ class Outcome:
 
     def __str__(self) -> str:
         text = f"{self.status:8} {self.name:44} {self.compared:>10} {self.mismatches:>8} {self.seconds:7.1f} s"
-        return "\n".join([text, *(f"         {note}" for note in self.notes)])
+        shown = [f"         {note}" for note in self.notes[:NOTES]]
+        if len(self.notes) > NOTES:
+            shown.append(f"         and {len(self.notes) - NOTES} more notes: --json has them")
+        return "\n".join([text, *shown])
 
 
 def run(line: Line) -> Outcome:
