@@ -368,7 +368,7 @@ def _emit(
     layout = hardware.layout
     return Artifact(
         target=hardware,
-        program=integer.emit(graph, layout.activations, layout.weights),
+        program=integer.emit(graph, layout.activations, layout.weights, layout.alignment),
         onnx=onnx_qdq.emit(graph, onnx_qdq.OnnxOptions(hardware.onnx.opset, hardware.onnx.ir_version)),
         input_tree=graph.input_tree,
         output_tree=graph.output_tree,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Literal, cast
 
 import numpy as np
 
+from qcompiler.backends.integer.memory import ALIGNMENT, plan_program
 from qcompiler.backends.integer.program import ISLAND_TENSOR, Array, Instruction, Program, ProgramFiles, Scalar, Tensor
 from qcompiler.errors import UnsupportedError
 from qcompiler.ir.graph import Graph, Value
@@ -18,13 +20,15 @@ def emit(
     graph: Graph,
     layout: Literal["NHWC", "NCHW"] = "NHWC",
     weight_layout: Literal["OHWI", "OIHW"] = "OHWI",
+    alignment: int = ALIGNMENT,
 ) -> ProgramFiles:
-    """The program of `graph`.
+    """The program of `graph`, in the order that needs the least memory, with a plan of its memory for one image.
 
     Args:
         graph: At stage INTEGER.
         layout: Physical order of images.
         weight_layout: Physical order of convolution weights.
+        alignment: Of every tensor in memory, bytes.
 
     Raises:
         UnsupportedError: The graph is not integer, or has two symbolic sizes in one shape.
@@ -72,6 +76,8 @@ def emit(
         islands=islands,
         instructions=tuple(instructions),
     )
+    with contextlib.suppress(UnsupportedError):  # a model that takes no single image has no plan for one
+        program = plan_program(program, alignment=alignment)
     return ProgramFiles(program, {name: np.ascontiguousarray(array) for name, array in constants.items()})
 
 

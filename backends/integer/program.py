@@ -3,6 +3,8 @@
 `program.json` holds everything but numbers in bulk, `weights.safetensors` those. Images are stored physically in the
 order that `layout` names; sizes, axes and attributes are written in the logical order N, C, H, W. A size of -1 is the
 batch.
+
+`memory` says where in one array each tensor lies while the program runs; see `memory.plan`.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from qcompiler.backends.integer.aliases import check_memory
 from qcompiler.errors import ArtifactError
 
 SCHEMA = "qcompiler.program/1"
@@ -55,6 +58,23 @@ class Instruction(_Model):
         return self.outputs[0]
 
 
+class Memory(_Model):
+    """Where in one array of bytes each tensor lies while the core of the program runs, from codes to codes."""
+
+    batch: Annotated[int, Field(ge=1)]
+    """Images that it is planned for."""
+    bytes: Annotated[int, Field(ge=0)]
+    """Size of the array."""
+    lower_bound: Annotated[int, Field(ge=0)]
+    """Largest number of bytes that are alive at once in this order of instructions: no plan can do with less."""
+    alignment: Annotated[int, Field(ge=1)]
+    """Of every offset, bytes. Each tensor has the array to itself up to the next multiple behind its end."""
+    offsets: dict[str, int]
+    """First byte of every tensor that an instruction writes or the caller gives. Constants have none, nor has what lies
+    outside of the core: real numbers that nothing but a `quantize` reads, and results that only the caller reads of a
+    `dequantize`; the codes behind and in front of those are the inputs and outputs of the core."""
+
+
 class Program(_Model):
     """The whole program but its constants."""
 
@@ -68,6 +88,7 @@ class Program(_Model):
     islands: dict[str, str] = {}
     """Float graphs that the instruction `call` runs, as text; their tensors are constants called `island/tensor`."""
     instructions: tuple[Instruction, ...]
+    memory: Memory | None = None
 
 
 @dataclass(frozen=True)
@@ -94,6 +115,8 @@ class ProgramFiles:
         for name in (*known, *self.program.outputs):
             if name not in self.program.tensors or name not in known:
                 raise ArtifactError(f"the tensor {name!r} is not declared or never written", where="program.json")
+        if self.program.memory is not None:
+            check_memory(self.program, self.program.memory)
 
     def program_json(self) -> str:
         """Text of `program.json`; the same program gives the same bytes."""

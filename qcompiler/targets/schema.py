@@ -150,10 +150,18 @@ class Tie(_Model):
 
 
 class Layout(_Model):
-    """Physical order of axes."""
+    """How tensors lie in memory."""
 
     activations: Literal["NHWC", "NCHW"] = "NCHW"
     weights: Literal["OHWI", "OIHW"] = "OIHW"
+    alignment: Annotated[int, Field(ge=1, le=4096)] = 16
+    """Activations begin at multiples of it, bytes: a power of two."""
+
+    @model_validator(mode="after")
+    def _alignment_is_a_power_of_two(self) -> Layout:
+        if self.alignment & (self.alignment - 1):
+            raise ValueError(f"alignment is {self.alignment}, which is no power of two")
+        return self
 
 
 class Verification(_Model):

@@ -1,0 +1,250 @@
+"""The order of instructions in which the fewest bytes are alive at once.
+
+Instructions that all others come before or after cut the program into segments, whose orders do not depend on one
+another. A segment is searched best first over the sets of instructions that have run: the bytes that are alive follow
+from the set alone, so that of all orders that lead to a set only the one with the smallest peak goes on. The search
+ends at the optimum, or at a budget of sets; then the best of a few orders is followed at a time. Segments that do not
+decide about the peak of the program keep the order that they have, and so does one for which no better order is found.
+
+Source: Ahn et al. 2020, arXiv:2003.02369, section 3: the search over sets, and cuts. That an instruction which frees at
+least as much as it writes never has to wait is a shortcut of ours: the bytes alive after a set are a submodular
+function of it, so that running such an instruction earlier makes no later moment worse.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from qcompiler.backends.integer.bound import Regions
+from qcompiler.backends.integer.liveness import Core
+
+BUDGET = 20_000
+"""Sets of instructions that the exact search of one segment looks at."""
+BEAM_STEPS, WIDEST_BEAM = 64_000, 32
+"""Beyond it: sets that are gone on with in all, and sets of equal size among them."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """An order of instructions.
+
+    Args:
+        order: Numbers of the instructions.
+        lower_bound: The largest number of bytes that are alive at once.
+        exact: Whether it is known that no order has a smaller one.
+    """
+
+    order: tuple[int, ...]
+    lower_bound: int
+    exact: bool
+
+
+def schedule(regions: Regions, budget: int = BUDGET) -> Schedule:
+    """Find an order whose bound is never above that of the order given.
+
+    Args:
+        regions: Of the program.
+        budget: See `BUDGET`.
+    """
+    core = regions.tensors.core
+    order = list(range(len(core.instructions)))
+    alive = regions.alive(order)
+    before = _before(core)
+    segments = [_Segment(regions, before, span, alive) for span in _segments(before)]
+    loose = {time for segment in segments for time in segment.span}
+    # What no order changes: both ends, and the instructions that cut.
+    proven = max(alive[0], alive[-1], *(alive[time + 1] for time in order if time not in loose))
+    proven = max((proven, *(segment.least for segment in segments)))
+    reached = proven
+    for segment in sorted(segments, key=lambda segment: segment.peak, reverse=True):
+        if segment.peak <= reached:
+            break
+        found = segment.search(reached, budget)
+        order[segment.span.start : segment.span.stop] = found.order
+        reached = max(reached, found.lower_bound)
+        if found.exact:
+            proven = max(proven, found.lower_bound)
+    return Schedule(tuple(order), reached, reached == proven)
+
+
+def _before(core: Core) -> list[list[int]]:
+    """For each instruction, those that write what it reads."""
+    writers = {name: time for time, item in enumerate(core.instructions) for name in item.outputs}
+    return [sorted({writers[name] for name in item.inputs if name in writers}) for item in core.instructions]
+
+
+def _segments(before: list[list[int]]) -> Iterator[range]:
+    """Runs of two instructions or more between those that have one place in all orders.
+
+    An instruction has one place when all in front of it are among its ancestors, which is so when each of them is read
+    by another one up to it; and when all behind it are among its descendants, which is the same mirrored.
+    """
+    count = len(before)
+    soonest, latest = [count] * count, [-1] * count
+    for time, sources in enumerate(before):
+        for source in sources:
+            soonest[source] = min(soonest[source], time)
+            latest[time] = max(latest[time], source)
+    cuts = [True] * count
+    limit = -1
+    for time in range(count):
+        cuts[time] &= limit <= time
+        limit = max(limit, soonest[time])
+    limit = count
+    for time in reversed(range(count)):
+        cuts[time] &= limit >= time
+        limit = min(limit, latest[time])
+    begin = 0
+    for time in (*(time for time, cut in enumerate(cuts) if cut), count):
+        if time - begin > 1:
+            yield range(begin, time)
+        begin = time + 1
+
+
+@dataclass(frozen=True)
+class _State:
+    """What is known after a set of instructions has run in the best order.
+
+    Args:
+        done: The set; bit i is the instruction number i of the segment.
+        ready: Those that can run next.
+        alive: Bytes.
+        peak: Of the order so far.
+    """
+
+    done: int
+    ready: int
+    alive: int
+    peak: int
+
+
+class _Segment:
+    """Instructions of which several orders are possible."""
+
+    def __init__(self, regions: Regions, before: list[list[int]], span: range, alive: list[int]) -> None:
+        self.span = span
+        self.peak = max(alive[time + 1] for time in span)
+        """Of the order given."""
+        first = span.start
+        self.after: list[list[int]] = [[] for _ in span]
+        """Instructions that read what each of them writes."""
+        self.needs = [0] * len(span)
+        """Instructions that have to run before each of them, as bits."""
+        for time in span:
+            for source in before[time]:
+                if source in span:
+                    self.needs[time - first] |= 1 << (source - first)
+                    self.after[source - first].append(time - first)
+        self.writes = [sum(regions.size[region] for region in regions.writes[time]) for time in span]
+        self.saving = [regions.saving[time] for time in span]
+        self.frees: list[list[tuple[int, int]]] = [[] for _ in span]
+        """For each instruction, what it may free: users as bits, and bytes."""
+        self.reuses: list[list[int]] = [[] for _ in span]
+        """For each instruction, users of an operand on which its result may lie, itself among them."""
+        users: dict[int, int] = {}
+        """Of each region that can die here, as bits."""
+        for time in span:
+            for region in (*regions.writes[time], *regions.reads[time]):
+                if not regions.kept[region] and all(user < span.stop for user in regions.users[region]):
+                    users[region] = sum(1 << (user - first) for user in regions.users[region] if user in span)
+                    self.frees[time - first].append((users[region], regions.size[region]))
+            for reuse in regions.reuses[time]:
+                if all(region in users for region in reuse.regions):
+                    union = 0
+                    for region in reuse.regions:
+                        union |= users[region]
+                    self.reuses[time - first].append(union)
+        self.alive = self._alive_before(regions, alive)
+        self.least = self._least(regions, users)
+
+    def _alive_before(self, regions: Regions, alive: list[int]) -> int:
+        """Bytes that are alive when the first instruction is about to run."""
+        time = self.span.start
+        last = any(not users & ~1 for users in self.reuses[0])
+        return alive[time + 1] - self.writes[0] + self.saving[0] * last
+
+    def _least(self, regions: Regions, users: dict[int, int]) -> int:
+        """A bound for all orders: while an instruction runs, what it reads and writes is alive."""
+        here = {region for time in self.span for region in regions.writes[time]}
+        read = {region for time in self.span for region in regions.reads[time]}
+        staying = self.alive - sum(regions.size[region] for region in read if region in users and region not in here)
+        return staying + max(
+            self.writes[place]
+            - (self.saving[place] if self.reuses[place] else 0)
+            + sum(regions.size[region] for region in regions.reads[time] if region in users or region in here)
+            for place, time in enumerate(self.span)
+        )
+
+    def start(self, reached: int) -> _State:
+        """Before anything has run; nobody gains by a peak below `reached`."""
+        ready = sum(1 << place for place, needs in enumerate(self.needs) if not needs)
+        return _State(0, ready, self.alive, max(reached, self.alive))
+
+    def following(self, state: _State) -> Iterator[tuple[int, _State]]:
+        """Instructions that may run next, and what comes of it; one of them alone where it need not wait."""
+        found = []
+        ready = state.ready
+        while ready:
+            bit = ready & -ready
+            ready ^= bit
+            place = bit.bit_length() - 1
+            done = state.done | bit
+            alive = state.alive + self.writes[place]
+            last = any(not users & ~done for users in self.reuses[place])
+            peak = max(state.peak, alive - self.saving[place] * last)
+            alive -= sum(size for users, size in self.frees[place] if not users & ~done)
+            opened = sum(1 << other for other in self.after[place] if not self.needs[other] & ~done)
+            found.append((place, _State(done, state.ready ^ bit | opened, alive, peak)))
+            if peak == state.peak and alive <= state.alive:
+                return iter(found[-1:])
+        return iter(found)
+
+    def search(self, reached: int, budget: int) -> Schedule:
+        """The best order, or one that is no worse than the given one where the budget does not suffice."""
+        start = self.start(reached)
+        best = {0: start.peak}
+        came: dict[int, tuple[int, int]] = {}
+        heap = [(start.peak, 0, 0, start)]
+        pushed = 0  # among equals the one found first, so that the outcome is always the same
+        while heap:
+            peak, depth, _, state = heapq.heappop(heap)
+            if peak > best[state.done]:
+                continue
+            if -depth == len(self.span):
+                return Schedule(self._order(came, state.done), peak, exact=True)
+            for place, new in self.following(state):
+                if new.peak < min(self.peak, best.get(new.done, self.peak)):
+                    best[new.done] = new.peak
+                    came[new.done] = (state.done, place)
+                    pushed += 1
+                    heapq.heappush(heap, (new.peak, depth - 1, pushed, new))
+            if len(best) > budget:
+                return self._beam(start)
+        return Schedule(tuple(self.span), self.peak, exact=True)
+
+    def _beam(self, start: _State) -> Schedule:
+        """Follow the most promising sets of each size only."""
+        width = min(WIDEST_BEAM, max(1, BEAM_STEPS // len(self.span)))
+        came: dict[int, tuple[int, int]] = {}
+        level = [start]
+        for _ in self.span:
+            best: dict[int, _State] = {}
+            for state in level:
+                for place, new in self.following(state):
+                    if new.peak < min(self.peak, best[new.done].peak if new.done in best else self.peak):
+                        best[new.done] = new
+                        came[new.done] = (state.done, place)
+            level = sorted(best.values(), key=lambda state: (state.peak, state.alive))[:width]
+        if not level:
+            return Schedule(tuple(self.span), self.peak, exact=False)
+        return Schedule(self._order(came, level[0].done), level[0].peak, exact=False)
+
+    def _order(self, came: dict[int, tuple[int, int]], done: int) -> tuple[int, ...]:
+        """The way that led to a set."""
+        places = []
+        while done:
+            done, place = came[done]
+            places.append(self.span.start + place)
+        return tuple(reversed(places))
