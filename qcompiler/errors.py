@@ -21,6 +21,7 @@ __all__ = [
     "PluginError",
     "QCompilerError",
     "TargetError",
+    "ToolchainError",
     "UnsupportedError",
     "VerificationError",
 ]
@@ -114,3 +115,7 @@ class ArtifactError(QCompilerError):
 
 class PluginError(QCompilerError):
     """A plugin could not be loaded, or two plugins claim one name."""
+
+
+class ToolchainError(QCompilerError):
+    """A program that is not ours, such as a C compiler, is missing or failed: act on the machine."""
