@@ -18,7 +18,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 
@@ -27,6 +27,7 @@ from qcompiler.ir.interpret import LEAVES
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ir.types import Stage
+from qcompiler.ops.quantizers import quantizer_of
 from qcompiler.passes.base import Pass, PassContext, only_user
 from qcompiler.passes.overrides import Overrides
 from qcompiler.quant.spec import QuantSpec
@@ -113,10 +114,13 @@ class _Placement:
             like=node,
             name=f"{node.name}.bias.scale",
         )
+        source = quantizer_of(node.inputs[0])
+        bits = self.target.activation_bits if source is None else cast("QuantSpec", source.attributes["spec"]).bits
+        arithmetic = self.target.arithmetic.at(node.op, bits)
         bias = self.rewriter.insert(
             "fake_quantize_bias",
             [node.inputs[2], scale.output],
-            {"rounding": str(self.target.arithmetic.bias_rounding)},
+            {"rounding": str(arithmetic.bias_rounding), "bits": arithmetic.bias_bits},
             before=node,
             like=node,
             name=f"{node.name}.bias.q",

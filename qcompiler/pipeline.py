@@ -24,6 +24,7 @@ from qcompiler.passes.canonicalize import Canonicalize
 from qcompiler.passes.correct_bias import CorrectBias
 from qcompiler.passes.cross_layer_equalization import CrossLayerEqualization
 from qcompiler.passes.eliminate_dead_code import EliminateDeadCode
+from qcompiler.passes.fit_biases import FitBiases
 from qcompiler.passes.fix_ranges import FixRanges
 from qcompiler.passes.fold_batch_norm import FoldBatchNorm
 from qcompiler.passes.fold_constants import FoldConstants
@@ -56,6 +57,7 @@ PASSES: dict[str, type[Pass]] = {
         AdaRound,
         CorrectBias,
         CalibrateActivations,
+        FitBiases,
         FuseRequantization,
         LowerToInteger,
     )
@@ -98,11 +100,11 @@ def quantization_passes(
     # Activations have one scale per tensor however many a weight has: channels far apart lose their bits there.
     equalized = (CrossLayerEqualization(),) if per_channel else (ReplaceRelu6(), CrossLayerEqualization())
     activations = CalibrateActivations(method=_ACTIVATIONS[effort])
-    ranges: tuple[Pass, ...] = (CalibrateWeights(), activations)
+    ranges: tuple[Pass, ...] = (CalibrateWeights(), activations, FitBiases())
     if effort == "best" and activation_bits < FEW_BITS:
-        ranges = (CalibrateWeights(method="mse"), CalibrateActivations(method="mse"), AdaRound())
+        ranges = (CalibrateWeights(method="mse"), CalibrateActivations(method="mse"), FitBiases(), AdaRound())
     elif effort == "best":
-        ranges = (CalibrateWeights(method="mse"), AdaRound(), activations)
+        ranges = (CalibrateWeights(method="mse"), AdaRound(), activations, FitBiases())
     return (
         *front,
         *(() if effort == "fast" else equalized),

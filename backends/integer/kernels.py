@@ -47,7 +47,7 @@ class Call:
         low, high = _limits(self.output.dtype)
         return (low if self.get("qmin") is None else self["qmin"], high if self.get("qmax") is None else self["qmax"])
 
-    def requantize(self, acc: Int, multiplier: Array, exponent: Array | None) -> Int:
+    def requantize(self, acc: Int, multiplier: Array | None, exponent: Array | None) -> Int:
         """Accumulators, channels last, to codes."""
         low, high = (np.asarray(codes, np.int64) for codes in self.limits)
         return requantize(acc, multiplier, exponent, self["mode"], self.output.zero_point[0], low, high)
@@ -87,8 +87,17 @@ def _largest(call: Call) -> int:
     return max(high - call.zero_point(0), call.zero_point(0) - low)
 
 
-def _multiplier(arrays: Sequence[Array], first: int) -> tuple[Array, Array | None]:
+def _multiplier(arrays: Sequence[Array], first: int) -> tuple[Array | None, Array | None]:
+    """Multiplier and exponent: modes that only shift have an exponent alone, float ones a multiplier alone."""
+    if arrays[first].dtype == np.int8:
+        return None, arrays[first]
     return arrays[first], arrays[first + 1] if len(arrays) > first + 1 else None
+
+
+def _scalar_multiplier(arrays: Sequence[Array], first: int) -> tuple[Array | None, Array | None]:
+    """The same where there is one for the tensor, which need not broadcast with its last axis."""
+    multiplier, exponent = (None if part is None else part[0] for part in _multiplier(arrays, first))
+    return multiplier, exponent
 
 
 def int_conv(call: Call, arrays: Sequence[Array]) -> Array:
@@ -172,9 +181,9 @@ def int_add(call: Call, arrays: Sequence[Array]) -> Array:
     total = np.zeros((), np.int64)
     for index, side in enumerate(("left", "right")):
         shifted = _steps(call, arrays, index) << call["shift"]
-        scaled = multiply(shifted, call[f"{side}_multiplier"], call[f"{side}_exponent"], call["mode"])
+        scaled = multiply(shifted, call.get(f"{side}_multiplier"), call.get(f"{side}_exponent"), call["mode"])
         total = total - scaled if side == "right" and call.get("subtract") else total + scaled
-    return call.requantize(total, call["out_multiplier"], call["out_exponent"])
+    return call.requantize(total, call.get("out_multiplier"), call.get("out_exponent"))
 
 
 def _left_is_scalar(left: Sequence[int], right: Sequence[int]) -> bool:
@@ -191,14 +200,19 @@ def int_mul(call: Call, arrays: Sequence[Array]) -> Array:
         scaled = product.astype(np.float32) * np.float32(call["product_multiplier"])
         codes: Int = np.clip(np.rint(scaled + np.float32(call.output.zero_point[0])), *call.limits).astype(np.int64)
         return codes
-    return call.requantize(product, call["product_multiplier"], call["product_exponent"])
+    return call.requantize(product, call.get("product_multiplier"), call.get("product_exponent"))
 
 
 def int_mean(call: Call, arrays: Sequence[Array]) -> Array:
-    """Sum over whole axes; the division is in the multiplier."""
+    """Sum over whole axes; the division is in the multiplier, or one with a power of two beside the divisor."""
     total = _steps(call, arrays, 0).sum(axis=tuple(call["axes"]), keepdims=bool(call["keepdim"]))
-    multiplier, exponent = _multiplier(arrays, 1)
-    return call.requantize(total, multiplier[0], None if exponent is None else exponent[0])
+    multiplier, exponent = _scalar_multiplier(arrays, 1)
+    if call.get("divisor") is None or exponent is None:
+        return call.requantize(total, multiplier, exponent)
+    power = int(exponent)
+    mean = divide(total << max(power, 0), call["divisor"] << max(-power, 0), call["rounding"])
+    codes: Int = np.clip(mean + call.output.zero_point[0], *call.limits)
+    return codes
 
 
 def _windows(size: int, out: int, kernel: int, stride: int, padding: int) -> list[tuple[int, int, int]]:
@@ -292,8 +306,7 @@ def dequantize(call: Call, arrays: Sequence[Array]) -> Array:
 
 def rescale(call: Call, arrays: Sequence[Array]) -> Array:
     """From one grid to another."""
-    multiplier, exponent = _multiplier(arrays, 1)
-    return call.requantize(_steps(call, arrays, 0), multiplier[0], None if exponent is None else exponent[0])
+    return call.requantize(_steps(call, arrays, 0), *_scalar_multiplier(arrays, 1))
 
 
 def lookup(call: Call, arrays: Sequence[Array]) -> Array:

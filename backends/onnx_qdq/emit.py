@@ -188,6 +188,8 @@ class _Emitter:
             return self.codes[value]
         name = f"{node.name}/{index}"
         source = self.codes.get(value)
+        if source is None and value.type.dtype is DType.I64:
+            return self.wide_bias(value, quant)
         if source is None:
             source = self.weights.get(value) or self.constant(value.name + WEIGHT_CODES, _leaf(value))
             self.weights[value] = source
@@ -196,6 +198,13 @@ class _Emitter:
             grid = self.activation_grid(name, quant, value.type.dtype)
         axis = {} if quant.axis is None else {"axis": quant.axis}
         return self.add("DequantizeLinear", [source, *grid], self.unused(f"{name}.real"), **axis)
+
+    def wide_bias(self, value: Value, quant: QuantParams) -> gs.Constant:
+        """A bias of more than 32 bits, which no DequantizeLinear takes, as the real numbers that it stands for."""
+        if value not in self.weights:
+            real = _leaf(value).astype(np.float64) * np.asarray(quant.scale, np.float64)
+            self.weights[value] = self.constant(value.name, real.astype(np.float32))
+        return self.weights[value]
 
     def numbers(self, node: Node, index: int) -> gs.Constant:
         """Operand `index`, a tensor of the module, as the real numbers that its codes stand for."""

@@ -19,6 +19,7 @@ from qcompiler.ops.common import (
     check_integer,
     check_rounding,
     code_limits,
+    integer,
     like_first,
 )
 from qcompiler.quant import affine
@@ -76,6 +77,8 @@ register(
 def _infer_fake_quantize_bias(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
     check_float(types[:1])
     check_rounding(attributes)
+    if not 2 <= integer(attributes, "bits") <= 64:
+        raise GraphError(f"a bias of {attributes['bits']} bits", expected="2 to 64")
     if types[1].shape not in ((), types[0].shape):
         raise GraphError(f"the bias is {types[0]} and its scale {types[1]}", expected="one scale, or one per element")
     return (types[0],)
@@ -95,7 +98,7 @@ register(
     OpDef(
         name="fake_quantize_bias",
         operands=("bias", "scale"),
-        attributes={"rounding": REQUIRED},
+        attributes={"rounding": REQUIRED, "bits": 32},
         infer=_infer_fake_quantize_bias,
         evaluate=_fake_quantize_bias,
         stages=QUANTIZED_ONLY,

@@ -23,6 +23,7 @@ __all__ = [
     "bias_scale",
     "dequantize",
     "fake_quantize",
+    "next_power_of_two",
     "qparams_from_range",
     "quantize",
     "quantize_bias",
@@ -113,7 +114,7 @@ def qparams_from_range(low: Tensor | float, high: Tensor | float, spec: QuantSpe
         exact = (high - low) / (spec.qmax - spec.qmin)
     exact = torch.where(exact == 0.0, torch.ones_like(exact), exact.clamp(min=SMALLEST_SCALE))
     if spec.scale_kind is ScaleKind.POW2:
-        exact = _next_power_of_two(exact)
+        exact = next_power_of_two(exact)
     scale = exact.to(torch.float32)
     if not bool(torch.isfinite(scale).all()):
         raise CalibrationError(f"a range up to {float(high.max())} needs a scale beyond float32")
@@ -339,7 +340,7 @@ def _check_range(low: Tensor, high: Tensor, spec: QuantSpec) -> None:
         )
 
 
-def _next_power_of_two(x: Tensor) -> Tensor:
+def next_power_of_two(x: Tensor) -> Tensor:
     """The smallest power of two that is not below x, for positive x."""
     fraction, exponent = torch.frexp(x)
     exponent = exponent - (fraction == 0.5).to(exponent.dtype)

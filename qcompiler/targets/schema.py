@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from qcompiler.quant.requant import RequantMode
+from qcompiler.quant.requant import Precision, RequantMode
 from qcompiler.quant.rounding import Rounding
 from qcompiler.quant.spec import ScaleKind
 
@@ -89,6 +89,13 @@ class Roundings(_Model):
     bias: Rounding
     table: Rounding
     average: Rounding
+
+
+class Tables(_Model):
+    """Functions of one number, one entry per code."""
+
+    precision: Precision = "float64"
+    """Float type in which an entry is computed before it is rounded."""
 
 
 class Accumulator(_Model):
@@ -196,6 +203,7 @@ class Descriptor(_Model):
     requantize: Requantize
     rounding: Roundings
     accumulator: Accumulator = Accumulator()
+    table: Tables = Tables()
     op: Annotated[tuple[OpRule, ...], Field(min_length=1)]
     supergroup: tuple[Supergroup, ...] = ()
     tie: tuple[Tie, ...] = ()

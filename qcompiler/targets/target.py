@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from qcompiler.errors import TargetError
 from qcompiler.quant.arithmetic import Arithmetic
-from qcompiler.quant.requant import RequantMode
+from qcompiler.quant.requant import RequantMode, RequantSpec
 from qcompiler.quant.spec import QuantSpec
 from qcompiler.targets.schema import (
     BLOCKS,
@@ -63,12 +63,13 @@ class Target:
         """How it computes."""
         d = self.descriptor
         return Arithmetic(
-            requant=d.requantize.mode,
+            requant=RequantSpec(d.requantize.mode),
             bias_rounding=d.rounding.bias,
             table_rounding=d.rounding.table,
             average_rounding=d.rounding.average,
             accumulator_bits=d.accumulator.bits,
             overflow=d.accumulator.overflow,
+            table_precision=d.table.precision,
         )
 
     @property

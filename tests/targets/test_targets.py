@@ -17,8 +17,8 @@ BASE = Path(str(qcompiler.__file__)).parent / "targets" / "int8_dsp.toml"
 def test_the_shipped_targets_say_what_they_compute() -> None:
     assert qcompiler.targets() == ["int8_dsp", "int8_dsp_per_channel", "int8_ort"]
     dsp, channel, runtime = map(load_target, qcompiler.targets())
-    assert dsp.arithmetic.requant is RequantMode.SINGLE
-    assert runtime.arithmetic.requant is RequantMode.FLOAT32_RNE
+    assert dsp.arithmetic.requant.mode is RequantMode.SINGLE
+    assert runtime.arithmetic.requant.mode is RequantMode.FLOAT32_RNE
     assert (dsp.arithmetic.overflow, runtime.arithmetic.overflow) == ("forbid", "wrap")
     assert str(dsp.activation_spec()) == "s8"
     assert str(dsp.weight_spec("conv2d", 0)) == "s8 symmetric narrow"
@@ -46,7 +46,7 @@ def test_a_chip_with_known_arithmetic_is_one_file(tmp_path: Path) -> None:
     text = EXTENDS + '[requantize]\nmode = "double"\n[[op]]\nnames = ["add"]\nkind = "elementwise"\n'
     target = load_target(write(tmp_path, text))
     assert target.name == "chip"
-    assert target.arithmetic.requant is RequantMode.DOUBLE
+    assert target.arithmetic.requant.mode is RequantMode.DOUBLE
     assert target.supports("add")
     assert target.supports("mul"), "rules for other ops stay"
 
