@@ -15,8 +15,8 @@ __all__ = ["accumulator_codes"]
 Int = npt.NDArray[np.int64]
 Json = dict[str, Any]
 
-INT32 = 2
-"""Of the schema's types: a bias of 32 bits beside activations of 16, where 64 are usual."""
+INT32, INT64 = 2, 4
+"""Types of a bias, in the schema's numbers."""
 _ACCUMULATOR_SHAPES: dict[str, tuple[list[int], int]] = {"CONV_2D": ([1, 1, 1, 1], 4), "FULLY_CONNECTED": ([1, 1], 2)}
 _VERSIONS = {"CONV_2D": 4, "FULLY_CONNECTED": 4}
 _OPTIONS: dict[str, Json] = {
@@ -28,25 +28,27 @@ _OPTIONS: dict[str, Json] = {
 }
 
 
-def accumulator_codes(cases: Codes, operator: str, resolver: str, *, wide: bool = False) -> Int:
+def accumulator_codes(cases: Codes, operator: str, resolver: str, *, wide: bool = False, bits: int = 32) -> Int:
     """Codes that LiteRT makes of accumulators: the biases of an operator whose weights are all 0.
 
     Args:
         cases: One output channel for each accumulator.
         operator: CONV_2D with a 1x1 kernel, or FULLY_CONNECTED.
         resolver: Which kernels.
-        wide: Activations of 16 bits instead of 8, with accumulators of 32 bits.
+        wide: Activations of 16 bits instead of 8.
+        bits: Of the accumulators: 32, or 64 beside activations of 16 bits.
     """
     count, kind = len(cases.x), "INT16" if wide else "INT8"
     shape, rank = _ACCUMULATOR_SHAPES[operator]
     bias_scale = np.float32(cases.input_scale) * cases.weight_scale
     zeros, weight = [0] * count, [count, *[1] * (rank - 1)]
-    options = {**_OPTIONS[operator], "fields": {**_OPTIONS[operator]["fields"], "quantizedBiasType": INT32}}
+    fields = {**_OPTIONS[operator]["fields"], "quantizedBiasType": INT32 if bits == 32 else INT64}
+    options = {**_OPTIONS[operator], "fields": fields}
     model: Json = {
         "tensors": {
             "x": {"type": kind, "shape": shape, "scale": [cases.input_scale], "zero_point": [0]},
             "w": _constant("w", "INT8", weight, cases.weight_scale.tolist(), zeros),
-            "b": _constant("b", "INT32", [count], bias_scale.tolist(), zeros),
+            "b": _constant("b", f"INT{bits}", [count], bias_scale.tolist(), zeros),
             "y": {
                 "type": kind,
                 "shape": [*[1] * (rank - 1), count],
@@ -71,7 +73,7 @@ def accumulator_codes(cases: Codes, operator: str, resolver: str, *, wide: bool 
     arrays = {
         "x": np.ones(shape, np.int16 if wide else np.int8),
         "w": np.zeros(weight, np.int8),
-        "b": cases.x.astype(np.int32),
+        "b": cases.x.astype(np.int32 if bits == 32 else np.int64),
     }
     return ask("litert", {"models": [model]}, arrays)["0.0"].reshape(-1).astype(np.int64)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
@@ -16,8 +15,9 @@ from benchmarks import networks
 from benchmarks.rendered import render
 from examples.digits.data import load_data
 from examples.digits.model import load_digits_net
+from qcompiler.targets import Target
 
-__all__ = ["LARGE", "SMALL", "Network", "compiled", "digits", "small", "without_shortcuts"]
+__all__ = ["LARGE", "SMALL", "Network", "compiled", "digits", "large", "small", "without_shortcuts"]
 
 IMAGES, CALIBRATION, SEED = 24, 16, 5
 SMALL = ("digits", *networks.NETWORKS, *networks.TWINS)
@@ -74,8 +74,7 @@ def large(name: str) -> Network:
     return Network(model.eval(), images)
 
 
-@functools.lru_cache(maxsize=4)
-def compiled(make: Callable[[], Network], target: str) -> tuple[qcompiler.Compiled, Network]:
+def compiled(make: Callable[[], Network], target: str | Target) -> tuple[qcompiler.Compiled, Network]:
     """A network compiled for a target. The verifier is a check of its own and is not run."""
     network = make()
     data = [network.images[:CALIBRATION]]

@@ -52,7 +52,7 @@ class Codes:
     """Accumulators x with scales, whose product x * s_x * s_w / s_y becomes a code.
 
     Args:
-        x: int64 accumulators of 32 bits.
+        x: int64 accumulators.
         weight_scale: float32 s_w, one for each x.
         input_scale: float32 s_x.
         output_scale: float32 s_y.
@@ -184,12 +184,13 @@ def _odd_divisors(limit: int) -> list[tuple[int, int]]:
     return [(a, b) for a in range(1, limit + 1, 2) for b in range(1, limit // a + 1, 2)]
 
 
-def codes(qmin: int, qmax: int, *, largest: float, count: int, seed: int) -> list[Codes]:
+def codes(qmin: int, qmax: int, *, x_bits: int, largest: float, count: int, seed: int) -> list[Codes]:
     """Accumulators whose codes lie within the grid and shortly outside, most of them on ties or next to one.
 
     Args:
         qmin: Lowest code.
         qmax: Highest code; zero points of 16-bit codes are 0.
+        x_bits: Of the accumulators: up to 48.
         largest: Multipliers stay below.
         count: Accumulators of each kind.
         seed: Of the random numbers.
@@ -202,20 +203,20 @@ def codes(qmin: int, qmax: int, *, largest: float, count: int, seed: int) -> lis
     # (2 q + 1) = a b, m = a 2^-s, x = b 2^(s - 1): x m = q + 1/2 exactly, and m is a float32.
     pairs = np.array(_odd_divisors(min(2 * reach + 1, 1001)), np.int64)
     chosen = pairs[generator.integers(0, len(pairs), count)]
-    shift = generator.integers(1, 31, count)
+    shift = generator.integers(1, x_bits - 1, count)
     x = chosen[:, 1] << (shift - 1)
-    fits = x < 1 << 30
+    fits = x < 1 << (x_bits - 2)
     x, tie = x[fits] * generator.choice([-1, 1], int(fits.sum())), chosen[fits, 0] * 2.0 ** -shift[fits].astype(float)
     parts = [(x + delta, tie) for delta in (0, 1, -1, 2, -3)]
     # The float32 on either side of the multiplier.
     parts += [(x, np.nextafter(tie.astype(np.float32), np.float32(end)).astype(float)) for end in (-np.inf, np.inf)]
-    edges, powers = _grid(_edges(32), np.arange(-31, int(np.floor(np.log2(largest))) + 1))
+    edges, powers = _grid(_edges(x_bits), np.arange(-31, int(np.floor(np.log2(largest))) + 1))
     parts.append((edges, generator.uniform(1.0, 2.0, len(edges)) * 2.0 ** (powers - 1.0)))
-    drawn = generator.integers(1, 1 << generator.integers(1, 31, count)) * generator.choice([-1, 1], count)
+    drawn = generator.integers(1, 1 << generator.integers(1, x_bits - 1, count)) * generator.choice([-1, 1], count)
     parts.append((drawn, generator.uniform(0.2, reach, count) / np.abs(drawn)))
     accumulators, multipliers = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
     input_scale, output_scale = (float(np.float32(generator.uniform(0.01, 0.1))) for _ in range(2))
-    zero_points = (0, 0) if qmax > 255 else (qmin, int(generator.integers(qmin, qmax + 1)))
+    zero_points = (0, 0) if qmax > 255 else ((qmin + qmax + 1) // 2, int(generator.integers(qmin, qmax + 1)))
     groups = []
     for scale, out, zero_point in ((1.0, 1.0, zero_points[0]), (input_scale, output_scale, zero_points[1])):
         weight_scale = (multipliers * out / scale).astype(np.float32)
