@@ -1,7 +1,7 @@
-"""Whole networks in C: here, on other processors under an emulator, and on a microcontroller without an operating system.
+"""Whole networks in C: here, on other processors under an emulator, and on a microcontroller.
 
 The integer graph, the executor of the program and the compiled C must have the same code in every element of every
-tensor. The microcontroller runs the self-test that is part of the emitted folder.
+tensor. The microcontroller, which has no operating system, runs the self-test that is part of the emitted folder.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
@@ -129,7 +128,7 @@ def _noise(images: Tensor) -> Tensor:
     return low + (high - low) * (1.5 * drawn - 0.25)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _case(target: str, name: str) -> _Case:
     found, network = compiled(partial(_make, name), TARGETS[target]())
     images = network.images if name in LARGE else torch.cat([network.images, _noise(network.images)])
@@ -173,7 +172,9 @@ def check(target: str, names: Sequence[str], machine: Machine) -> Tally:
             tally.compare(f"{name}, graph, %{tensor}", case.graph[tensor], expected)
         if set(found) - set(case.expected):
             tally.mismatches += 1
-            tally.notes.append(f"{name}: C has tensors that the program has not: {sorted(set(found) - set(case.expected))}")
+            tally.notes.append(
+                f"{name}: C has tensors that the program has not: {sorted(set(found) - set(case.expected))}"
+            )
         if not found:
             tally.mismatches += 1
             tally.notes.append(f"{name}: C told of no tensor")
@@ -208,7 +209,9 @@ def _run(command: Sequence[str]) -> str:
         command, capture_output=True, text=True, timeout=SECONDS, check=False, stdin=subprocess.DEVNULL
     )
     if done.returncode:
-        raise RuntimeError(f"{command[0]} ended with code {done.returncode}: {(done.stderr + done.stdout).strip()[-2000:]}")
+        raise RuntimeError(
+            f"{command[0]} ended with code {done.returncode}: {(done.stderr + done.stdout).strip()[-2000:]}"
+        )
     return done.stdout + done.stderr
 
 

@@ -34,9 +34,7 @@ class Tally:
     mismatches: int = 0
     notes: list[str] = field(default_factory=list)
 
-    def compare(
-        self, what: str, found: Array, expected: Array, describe: Callable[[int], str] | None = None
-    ) -> None:
+    def compare(self, what: str, found: Array, expected: Array, describe: Callable[[int], str] | None = None) -> None:
         """Add the elements of two arrays that should be equal.
 
         Args:
@@ -113,7 +111,7 @@ def run(line: Line) -> Outcome:
     begun = time.perf_counter()
     try:
         tally = line.check()
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  # whatever an oracle, a compiler or we raise
         broken = f"{type(error).__name__}: {error}"
         return Outcome(line.name, "failed", seconds=time.perf_counter() - begun, notes=(broken,))
     seconds, notes = time.perf_counter() - begun, tally.notes

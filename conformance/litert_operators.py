@@ -121,7 +121,7 @@ def _requests(mode: str, seed: int) -> tuple[list[Any], dict[str, Array], list[d
     executor, graph = Executor(files), compiled.integer.main
     drawn = _random_codes(executor, images, generator)
     by_numpy: dict[str, Array] = {}
-    executor.run([images.numpy()], by_numpy.__setitem__, lambda name, array: drawn.get(name, array))
+    executor.run([images.numpy()], by_numpy.__setitem__, drawn.get)
     by_torch: dict[str, Array] = {}
 
     def observe(value: Value, tensor: Tensor) -> None:
@@ -133,7 +133,9 @@ def _requests(mode: str, seed: int) -> tuple[list[Any], dict[str, Array], list[d
     with torch.no_grad():
         interpret(graph, [images], observe, replace)
     functions = {node.output.name: str(node.attributes["function"]) for node in graph.nodes if node.op == "lookup"}
-    requests, arrays, found = [], {}, []
+    requests: list[Any] = []
+    arrays: dict[str, Array] = {}
+    found: list[dict[str, Array]] = []
     for instruction in files.program.instructions:
         name = functions.get(instruction.output, instruction.op)
         if name not in tflite_models.OPERATORS:
@@ -168,7 +170,9 @@ def _random_codes(executor: Executor, images: Tensor, generator: np.random.Gener
             array = seen[instruction.output]
             limits = np.iinfo(array.dtype)
             low, high = (instruction.attributes.get(key) for key in ("qmin", "qmax"))
-            low, high = (end if isinstance(end, int) else other for end, other in ((low, limits.min), (high, limits.max)))
+            low, high = (
+                end if isinstance(end, int) else other for end, other in ((low, limits.min), (high, limits.max))
+            )
             drawn[instruction.output] = generator.integers(low, high + 1, array.shape).astype(array.dtype)
     return drawn
 
@@ -187,5 +191,6 @@ def lines() -> list[Line]:
     exact = [Line(f"litert/double/{name}", partial(_check, "double", [name]), ("litert",)) for name in EXACT]
     measured = [("double", name) for name in MEASURED] + [("single", name) for name in _SINGLE]
     return exact + [
-        Line(f"litert/{mode}/{name}", partial(_check, mode, [name]), ("litert",), exact=False) for mode, name in measured
+        Line(f"litert/{mode}/{name}", partial(_check, mode, [name]), ("litert",), exact=False)
+        for mode, name in measured
     ]

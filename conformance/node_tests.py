@@ -61,7 +61,7 @@ NOT_OURS = {
 }
 """Tests of what we do not have."""
 
-_NARROW = {
+_NARROW: dict[int, tuple[int, bool]] = {
     TensorProto.INT4: (4, True),
     TensorProto.UINT4: (4, False),
     TensorProto.INT2: (2, True),
@@ -142,14 +142,15 @@ def _dequantize_linear(inputs: Sequence[Any], attributes: Attributes) -> dict[st
     zero_point = np.zeros(scale.shape, np.int32)
     if len(inputs) > 2:
         zero_point = _array(inputs[2]).astype(np.int32).reshape(scale.shape)
-    tensors = [torch.from_numpy(array) for array in (codes.astype(np.int32), scale, zero_point)]
+    q, s, z = (torch.from_numpy(array) for array in (codes.astype(np.int32), scale, zero_point))
+    by_quant = dequantize(q, s, z, axis).numpy()
     dtype = _code(_spec(inputs[0], None))
     parts = [
-        run("dequantize", [Operand(part, (s,), (z,), dtype=dtype)], {}, 0.0, 0, "f32")
-        for part, s, z in zip(_channels(codes, axis), _each(scale), _each(zero_point), strict=True)
+        run("dequantize", [Operand(part, (step,), (zero,), dtype=dtype)], {}, 0.0, 0, "f32")
+        for part, step, zero in zip(_channels(codes, axis), _each(scale), _each(zero_point), strict=True)
     ]
     both = {name: _joined([part[name] for part in parts], axis) for name in parts[0]}
-    return {"quant": [dequantize(*tensors, axis).numpy()], "torch": [both["torch"]], "numpy": [both["numpy"]]}
+    return {"quant": [by_quant], "torch": [both["torch"]], "numpy": [both["numpy"]]}
 
 
 def _dynamic_quantize_linear(inputs: Sequence[Any], attributes: Attributes) -> dict[str, list[Array]]:
@@ -166,9 +167,9 @@ def _weight(inputs: Sequence[Any], place: int, weight: Array) -> Operand:
 
 
 def _multiplier(x_scale: Any, w_scale: Any, y_scale: Any) -> list[Operand]:
-    scales = [torch.from_numpy(_array(s).astype(np.float32).reshape(-1)) for s in (x_scale, w_scale, y_scale)]
-    item = prepare_requantization(real_multiplier(*scales, RequantMode.FLOAT32_RNE), RequantMode.FLOAT32_RNE)
-    return [Operand(item.multiplier.numpy(), constant=True)]
+    x, w, y = (torch.from_numpy(_array(s).astype(np.float32).reshape(-1)) for s in (x_scale, w_scale, y_scale))
+    item = prepare_requantization(real_multiplier(x, w, y, RequantMode.FLOAT32_RNE), RequantMode.FLOAT32_RNE)
+    return [Operand(part.numpy(), constant=True) for part in item.parts]
 
 
 def _geometry(attributes: Attributes) -> dict[str, Attribute]:

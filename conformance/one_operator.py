@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import torch
 
@@ -72,7 +71,9 @@ def run(
     values, inputs = [], []
     for index, operand in enumerate(operands):
         # As torch holds the codes: 4-bit ones in bytes.
-        array = torch.tensor(operand.array.tolist(), dtype=operand.type.dtype.torch).reshape(operand.array.shape).numpy()
+        array = (
+            torch.tensor(operand.array.tolist(), dtype=operand.type.dtype.torch).reshape(operand.array.shape).numpy()
+        )
         if operand.constant:
             module.tensors[f"t{index}"] = torch.from_numpy(array)
             leaf: dict[str, Attribute] = {"ref": f"t{index}", "dtype": str(operand.type.dtype), "shape": array.shape}

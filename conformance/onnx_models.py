@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
@@ -23,7 +25,7 @@ def accumulator_codes(cases: Codes, qmin: int, qmax: int) -> Int:
         qmax: Not needed: codes have 8 bits.
     """
     count, kind = len(cases.x), np.dtype(np.int8 if qmin else np.uint8)
-    constants = {
+    constants: dict[str, npt.NDArray[Any]] = {
         "x_scale": np.array(cases.input_scale, np.float32),
         "x_zero": np.zeros((), kind),
         "w": np.zeros((count, 1, 1, 1), np.int8),

@@ -1,7 +1,8 @@
 """Accumulators and multipliers on which requantization is compared: edges, ties, and random ones.
 
 Two correct implementations of different arithmetics agree nearly everywhere, so what is compared is mostly what
-separates them: products that lie on a tie, on either side of one and on both sides of zero, and the ends of every range.
+separates them: products that lie on a tie, on either side of one and on both sides of zero, and the ends of all
+ranges.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt

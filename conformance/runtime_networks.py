@@ -8,9 +8,9 @@ from functools import partial
 import torch
 from torch import nn
 
+from benchmarks.rendered import render
 from conformance.lines import Line, Tally
 from conformance.networks import IMAGES, SEED, Network, compiled, digits, small, without_shortcuts
-from benchmarks.rendered import render
 
 __all__ = ["TARGET", "lines"]
 
@@ -99,5 +99,3 @@ def lines() -> list[Line]:
     return exact + [
         Line(f"{TARGET}/onnxruntime/{name}", partial(check, make), exact=False) for name, make in MEASURED.items()
     ]
-
-

@@ -4,9 +4,11 @@
 
 `FOLDER/request.json` holds `{"models": [...]}`. A model has the keys
 
-    tensors    name -> type ("INT8"), shape, scale, zero_point, axis of the scales, and data: the name of a constant array
-    operators  code ("CONV_2D"), version, inputs and outputs by name, options (class and fields, in the words of the schema)
-    inputs, outputs   names of tensors
+    tensors    name -> type ("INT8"), shape, scale, zero_point, axis of the scales; data: the name of an array, of a
+               constant
+    operators  code ("CONV_2D"), version, inputs and outputs by name; options: a class of the schema, and its fields
+    inputs     names of tensors
+    outputs    names of tensors
     resolver   BUILTIN_REF, BUILTIN_WITHOUT_DEFAULT_DELEGATES or AUTO
     feeds      name of an input -> name of an array
 

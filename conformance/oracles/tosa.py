@@ -37,7 +37,8 @@ def main() -> None:
     output = graph.addOutput(request["output"]["shape"], getattr(tosa.DType, request["output"]["type"]))
     attribute = tosa.TosaSerializerAttribute()
     arguments = [
-        getattr(tosa.RoundingMode, item) if isinstance(item, str) else item for item in request["attribute"]["arguments"]
+        getattr(tosa.RoundingMode, item) if isinstance(item, str) else item
+        for item in request["attribute"]["arguments"]
     ]
     getattr(attribute, request["attribute"]["name"])(*arguments)
     graph.addOperator(getattr(tosa.Op, request["operator"]), inputs=names, outputs=[output.name], attributes=attribute)

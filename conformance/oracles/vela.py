@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ethosu.vela import fp_math, scaling
@@ -34,7 +35,8 @@ def main() -> None:
     found = [function(*values) for values in zip(*columns, strict=True)]
     rows = [value if isinstance(value, tuple) else (value,) for value in found]
     results = zip(*rows, strict=True)
-    np.savez(folder / "answer.npz", **{str(i): np.array(column, np.int64) for i, column in enumerate(results)})
+    answers: dict[str, Any] = {str(i): np.array(column, np.int64) for i, column in enumerate(results)}
+    np.savez(folder / "answer.npz", **answers)
 
 
 if __name__ == "__main__":
