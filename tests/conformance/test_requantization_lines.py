@@ -45,7 +45,8 @@ def by_integers(item: ProductsComparison) -> ProductsComparison:
         return np.array([reference_mbqm(x, m, e, item.mode) for x, m, e in rows], np.int64)
 
     def accepts(cases: Products) -> npt.NDArray[np.bool_]:
-        return item.accepts(cases) & (np.arange(len(cases)) % EVERY == 0)
+        every: npt.NDArray[np.bool_] = np.arange(len(cases)) % EVERY == 0
+        return item.accepts(cases) & every
 
     widths = (item.significand_bits, item.x_bits, item.exponents)
     return ProductsComparison(item.mode, item.oracle, answer, accepts, (), *widths)
@@ -126,7 +127,8 @@ def rounded(round_product: Callable[[npt.NDArray[Any]], npt.NDArray[Any]], dtype
 
     def implementation(cases: Codes, mode: str, qmin: int, qmax: int) -> Int:
         product = cases.x.astype(dtype) * cases.multiplier.astype(np.float32).astype(dtype)
-        return np.clip(round_product(product) + cases.zero_point, qmin, qmax).astype(np.int64)
+        found: Int = np.clip(round_product(product) + cases.zero_point, qmin, qmax).astype(np.int64)
+        return found
 
     return implementation
 
