@@ -14,6 +14,7 @@ their operand may live on. An operand of `concat` is written right to its place,
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,9 @@ OVERWRITES: dict[str, tuple[int, ...]] = {
     "dequantize": (0,),
 }
 """Op -> operands on which its result may lie; see the text of the module for the conditions."""
+
+MOST_VIEWS = 256
+"""Of one tensor; more are copies. What a region of bytes is read by grows with the square of them."""
 
 Homes = dict[str, tuple[str, int]]
 """Tensor -> the tensor whose bytes it shows, itself where it is no view; and how many bytes behind its first byte."""
@@ -70,6 +74,7 @@ def find_homes(tensors: Tensors, alignment: int) -> Homes:
         alignment: Of every first byte: views elsewhere are none.
     """
     homes: Homes = {name: (name, 0) for name in tensors.core.given}
+    views: Counter[str] = Counter()
     for instruction in tensors.core.instructions:
         homes.update((name, (name, 0)) for name in instruction.outputs)
         result = instruction.output
@@ -77,12 +82,19 @@ def find_homes(tensors: Tensors, alignment: int) -> Homes:
             for name, begin in _parts(tensors, instruction):
                 root, distance = _resolve(homes, name)
                 whole = distance == 0 and tensors.bytes(root) == tensors.bytes(name)
-                if begin % alignment == 0 and whole and homes[root] == (root, 0):
+                count = views[root] + 1
+                fits = views[result] + count <= MOST_VIEWS
+                if begin % alignment == 0 and whole and homes[root] == (root, 0) and fits:
                     homes[root] = (result, begin)
+                    views[result] += count
         else:
-            begin_or_none = _begin(tensors, instruction)
-            if begin_or_none is not None and begin_or_none % alignment == 0 and instruction.inputs[0] in homes:
-                homes[result] = (instruction.inputs[0], begin_or_none)
+            distance_or_none = _begin(tensors, instruction)
+            if distance_or_none is None or distance_or_none % alignment or instruction.inputs[0] not in homes:
+                continue
+            root, _ = _resolve(homes, instruction.inputs[0])
+            if views[root] < MOST_VIEWS:
+                homes[result] = (instruction.inputs[0], distance_or_none)
+                views[root] += 1
     return {name: _resolve(homes, name) for name in homes}
 
 

@@ -95,7 +95,8 @@ def _variants(regions: Regions, alive: list[int]) -> Iterator[Wanted]:
     """Which instructions write over an operand where they can: all, or fewer, which leaves more places for them."""
     least = max(alive)
     yield lambda time: True
-    yield lambda time: alive[time + 1] + regions.saving[time] > least
+    if any(regions.saving):
+        yield lambda time: alive[time + 1] + regions.saving[time] > least
 
 
 class _Groups:

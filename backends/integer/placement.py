@@ -6,7 +6,7 @@ NP-complete to find; attempts are made until a lower bound is met:
 1. in order of time, at the bottom or at the top of an array that is as high as the bound: exact for a chain, of which
    two neighbours are alive at a time;
 2. in other orders, each group as low as it can be;
-3. from the best of these orders on, what stands highest or carries it is moved.
+3. from the best of these on, what surrounds the highest group is placed anew, from the bottom up but for a few moves.
 
 Source: orders by size and by the bytes alive at once are those of Pisarchyk and Lee 2020, arXiv:2001.03288, section 5.
 The third step is a hill climb over orders of placement, as compilers for small machines have it.
@@ -14,13 +14,16 @@ The third step is a hill climb over orders of placement, as compilers for small 
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
-MOVES, FEWEST_MOVES = 40_000, 20
-"""Groups that the third step places in all, and the number of its moves where that would be fewer."""
+import numpy as np
+import numpy.typing as npt
+
+STEPS = 40_000
+"""Groups that the third step places in all: half a second or so."""
 ACCEPT = 0.02
 """Share of the moves for the worse that are made all the same."""
 
@@ -42,8 +45,9 @@ class Rectangle:
     high: int
 
 
-Group = Sequence[Rectangle]
+Group: TypeAlias = Sequence[Rectangle]
 """Its lowest byte is 0."""
+Array: TypeAlias = npt.NDArray[np.int64]
 
 
 class Placement:
@@ -56,65 +60,98 @@ class Placement:
 
     def __init__(self, groups: Sequence[Group], least: int) -> None:
         self.least = least
+        parts = [(part, index) for index, group in enumerate(groups) for part in group]
+        parts.sort(key=lambda item: (item[0].begin, item[1]))
+        self.begin, self.end, self.low, self.high = (
+            np.array([getattr(part, name) for part, _ in parts], np.int64) for name in ("begin", "end", "low", "high")
+        )
+        self.parts: list[list[int]] = [[] for _ in groups]
+        """Of each group, its rectangles among all, which are in order of time."""
+        for place, (_, index) in enumerate(parts):
+            self.parts[index].append(place)
+        self.owners = np.array([index for _, index in parts], np.int64)
+        """Of each rectangle, its group."""
+        self.reach = np.maximum.accumulate(self.end)
+        """Of each rectangle, the last time at which one up to it is there."""
+        begun, ended = np.searchsorted(self.begin, self.end, "right"), np.searchsorted(self.reach, self.begin, "left")
+        self.windows = [slice(*pair) for pair in zip(ended.tolist(), begun.tolist(), strict=True)]
+        """Of each rectangle, where among all those are that are there at the same time."""
         self.heights = [max(part.high for part in group) for group in groups]
         self.begins = [min(part.begin for part in group) for group in groups]
         self.lengths = [max(part.end for part in group) - min(part.begin for part in group) + 1 for group in groups]
-        self.conflicts = _conflicts(groups)
-        """For each group: another one, and the open interval in which the distance from its first byte must not be."""
-        self.pressures = _pressures(groups)
-        """For each group: the most bytes that are taken at once while it is there."""
-        self.offsets: list[int] = []
-        """The best first bytes so far."""
+        self.pressures = self._pressures()
+        """For each group, the most bytes that are taken at once while it is there."""
+        self.best: Array = np.zeros(0, np.int64)
+        """Of every rectangle the first byte of its group, in the best placement so far."""
         self.top = 0
-        """Height of the best placement so far."""
-        self._order: list[int] = []
+        """Height of that."""
+
+    @property
+    def offsets(self) -> list[int]:
+        """First byte of each group in the best placement so far."""
+        return [int(self.best[parts[0]]) for parts in self.parts]
 
     @property
     def done(self) -> bool:
         """Whether the bound is met."""
-        return bool(self.offsets or not self.heights) and self.top <= self.least
+        return len(self.best) == len(self.begin) and self.top <= self.least
+
+    def _keep(self, offsets: Array) -> None:
+        top = int((offsets + self.high).max(initial=0))
+        if len(self.best) < len(offsets) or top < self.top:
+            self.best, self.top = offsets, top
 
     def attempt(self) -> None:
         """Steps 1 and 2."""
         for order, both_ends in self._orders():
             if self.done:
                 return
-            offsets = self._placed(order, both_ends)
-            top = self._height(offsets)
-            if not self.offsets or top < self.top:
-                self.offsets, self.top, self._order = offsets, top, order
+            offsets = np.full(len(self.begin), -1, np.int64)
+            self._place(order, offsets, both_ends)
+            self._keep(offsets)
 
-    def climb(self, seed: int = 0) -> None:
-        """Step 3."""
+    def climb(self, seed: int = 0, steps: int = STEPS) -> None:
+        """Step 3.
+
+        Args:
+            seed: Of the moves.
+            steps: See `STEPS`.
+        """
         generator = random.Random(seed)  # noqa: S311  # no secret: a search that is the same each time
-        order, offsets = self._order, self.offsets
-        top = self._height(offsets)
-        for _ in range(max(FEWEST_MOVES, MOVES // max(1, len(order)))):
-            if self.done:
-                return
-            new_order = self._moved(order, offsets, top, generator)
-            new = self._placed(new_order, both_ends=False)
-            new_top = self._height(new)
-            if new_top <= top or generator.random() < ACCEPT:
-                order, offsets, top = new_order, new, new_top
-            if top < self.top:
-                self.offsets, self.top = offsets, top
+        offsets = self.best
+        while steps > 0 and not self.done:
+            tops = offsets + self.high
+            top = int(tops.max())
+            group = int(self.owners[generator.choice((tops == top).nonzero()[0])])
+            order = self._moved(group, offsets, generator)
+            steps -= len(order)
+            new = offsets.copy()
+            for other in order:
+                new[self.parts[other]] = -1
+            self._place(order, new, both_ends=False)
+            if int((new + self.high).max()) <= top or generator.random() < ACCEPT:
+                offsets = new
+                self._keep(offsets)
 
-    def _moved(self, order: list[int], offsets: list[int], top: int, generator: random.Random) -> list[int]:
-        """An order in which a group of the highest pile comes earlier, or changes places with any other."""
-        highest = [group for group in order if offsets[group] + self.heights[group] == top]
-        group = generator.choice(highest)
-        pile = [group, *(other for other, _, _ in self.conflicts[group] if offsets[other] < offsets[group])]
-        result = list(order)
+    def _moved(self, group: int, offsets: Array, generator: random.Random) -> list[int]:
+        """What surrounds `group` in time, from the bottom up but for one or two that have moved."""
+        begin, end = self.begins[group], self.begins[group] + self.lengths[group] - 1
+        there: Array = np.zeros(0, np.int64)
+        for _ in range(generator.choice((1, 2, 3))):
+            there = self._beside(begin, end)
+            begin, end = int(self.begin[there].min()), int(self.end[there].max())
+        there = there[offsets[there].argsort(kind="stable")]
+        order = list(dict.fromkeys(self.owners[there].tolist()))
         for _ in range(generator.choice((1, 1, 2))):
-            moving = generator.choice(pile)
-            place = result.index(moving)
-            if moving == group or generator.random() < 0.5:
-                result.insert(generator.randrange(place + 1), result.pop(place))
-            else:
-                other = generator.randrange(len(result))
-                result[place], result[other] = result[other], result[place]
-        return result
+            place = order.index(group) if generator.random() < 0.5 else generator.randrange(len(order))
+            order.insert(generator.randrange(len(order)), order.pop(place))
+        return order
+
+    def _beside(self, begin: int, end: int) -> Array:
+        """Rectangles that are there at any time from `begin` to `end`."""
+        first = int(np.searchsorted(self.reach, begin, "left"))
+        behind = int(np.searchsorted(self.begin, end, "right"))
+        return (self.end[first:behind] >= begin).nonzero()[0] + first
 
     def _orders(self) -> Iterator[tuple[list[int], bool]]:
         """Orders of placement, and whether they use both ends of the array."""
@@ -127,54 +164,50 @@ class Placement:
         yield sorted(groups, key=lambda g: (-size[g], -length[g])), False
         yield sorted(groups, key=lambda g: (-pressure[g], -length[g] * size[g])), False
 
-    def _placed(self, order: Sequence[int], both_ends: bool) -> list[int]:
-        """First bytes, given one group after the other."""
-        offsets = [-1] * len(self.heights)
+    def _place(self, order: Sequence[int], offsets: Array, both_ends: bool) -> None:
+        """Give first bytes to one group after the other.
+
+        Args:
+            order: The groups.
+            offsets: Of every rectangle that of its group, negative for those that have none.
+            both_ends: Whether a group that cannot be at the bottom is put to the top of the array, if it can be there.
+        """
         for group in order:
-            excluded = [
-                (offsets[other] + low, offsets[other] + high)
-                for other, low, high in self.conflicts[group]
-                if offsets[other] >= 0
-            ]
-            lowest = _lowest(excluded)
+            low, high = self._excluded(group, offsets)
+            offset = _lowest(low, high)
             at_the_top = self.least - self.heights[group]
-            free = all(not low < at_the_top < high for low, high in excluded)
-            offsets[group] = at_the_top if both_ends and lowest > 0 and at_the_top >= 0 and free else lowest
-        return offsets
+            if both_ends and 0 < offset != at_the_top >= 0 and not ((low < at_the_top) & (at_the_top < high)).any():
+                offset = at_the_top
+            offsets[self.parts[group]] = offset
 
-    def _height(self, offsets: Sequence[int]) -> int:
-        return max((offset + height for offset, height in zip(offsets, self.heights, strict=True)), default=0)
+    def _excluded(self, group: int, offsets: Array) -> tuple[Array, Array]:
+        """Open intervals in which the first byte of `group` cannot be: beside rectangles whose groups have one."""
+        low, high = [], []
+        for part in self.parts[group]:
+            window = self.windows[part]
+            there = ((self.end[window] >= self.begin[part]) & (offsets[window] >= 0)).nonzero()[0] + window.start
+            taken = offsets[there]
+            low.append(taken + self.low[there] - self.high[part])
+            high.append(taken + self.high[there] - self.low[part])
+        return (low[0], high[0]) if len(low) == 1 else (np.concatenate(low), np.concatenate(high))
+
+    def _pressures(self) -> list[int]:
+        change = np.zeros(int(self.end.max(initial=-1)) + 2, np.int64)
+        np.add.at(change, self.begin, self.high - self.low)
+        np.subtract.at(change, self.end + 1, self.high - self.low)
+        taken = change.cumsum()
+        most = [int(taken[b : e + 1].max()) for b, e in zip(self.begin.tolist(), self.end.tolist(), strict=True)]
+        return [max(most[part] for part in parts) for parts in self.parts]
 
 
-def _lowest(excluded: list[tuple[int, int]]) -> int:
+def _lowest(low: Array, high: Array) -> int:
     """The first number from 0 on that is in none of the open intervals."""
-    result = 0
-    for low, high in sorted(excluded):
-        if result <= low:
-            break
-        result = max(result, high)
-    return result
-
-
-def _conflicts(groups: Sequence[Group]) -> list[list[tuple[int, int, int]]]:
-    found: list[dict[tuple[int, int, int], None]] = [{} for _ in groups]
-    parts = [(part, index) for index, group in enumerate(groups) for part in group]
-    alive: list[tuple[Rectangle, int]] = []
-    for part, index in sorted(parts, key=lambda item: (item[0].begin, item[1])):
-        alive = [item for item in alive if item[0].end >= part.begin]
-        for old, other in alive:
-            if other != index:
-                found[index][other, old.low - part.high, old.high - part.low] = None
-                found[other][index, part.low - old.high, part.high - old.low] = None
-        alive.append((part, index))
-    return [list(item) for item in found]
-
-
-def _pressures(groups: Sequence[Group]) -> list[int]:
-    change = [0] * (max((part.end for group in groups for part in group), default=0) + 2)
-    for group in groups:
-        for part in group:
-            change[part.begin] += part.high - part.low
-            change[part.end + 1] -= part.high - part.low
-    taken = list(itertools.accumulate(change))
-    return [max(max(taken[part.begin : part.end + 1]) for part in group) for group in groups]
+    if not len(low):
+        return 0
+    order = low.argsort(kind="stable")
+    # Up to where those intervals reach that begin first: one that begins behind that leaves a gap.
+    reached = np.maximum(np.maximum.accumulate(high[order]), 0)
+    gaps = (low[order][1:] >= reached[:-1]).nonzero()[0]
+    if low[order[0]] >= 0:
+        return 0
+    return int(reached[gaps[0] if len(gaps) else -1])

@@ -3,7 +3,7 @@
 Instructions that all others come before or after cut the program into segments, whose orders do not depend on one
 another. A segment is searched best first over the sets of instructions that have run: the bytes that are alive follow
 from the set alone, so that of all orders that lead to a set only the one with the smallest peak goes on. The search
-ends at the optimum, or at a budget of sets; then the best of a few orders is followed at a time. Segments that do not
+ends at the optimum, or after some work; then the best of a few orders is followed at a time. Segments that do not
 decide about the peak of the program keep the order that they have, and so does one for which no better order is found.
 
 Source: Ahn et al. 2020, arXiv:2003.02369, section 3: the search over sets, and cuts. That an instruction which frees at
@@ -20,10 +20,12 @@ from dataclasses import dataclass
 from qcompiler.backends.integer.bound import Regions
 from qcompiler.backends.integer.liveness import Core
 
-BUDGET = 20_000
-"""Sets of instructions that the exact search of one segment looks at."""
-BEAM_STEPS, WIDEST_BEAM = 64_000, 32
-"""Beyond it: sets that are gone on with in all, and sets of equal size among them."""
+WORK = 300_000
+"""What the exact search of one segment may look at: each step to a set of instructions, and each region that it may
+free, counts one. A second or so."""
+WIDEST_BEAM, MOST_CANDIDATES = 32, 64
+"""Beyond it: sets of equal size that are gone on with, if that costs no more work than before, and instructions that
+may follow each of them, those first that stand first in the order given."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,12 @@ class Schedule:
     exact: bool
 
 
-def schedule(regions: Regions, budget: int = BUDGET) -> Schedule:
+def schedule(regions: Regions, work: int = WORK) -> Schedule:
     """Find an order whose bound is never above that of the order given.
 
     Args:
         regions: Of the program.
-        budget: See `BUDGET`.
+        work: See `WORK`.
     """
     core = regions.tensors.core
     order = list(range(len(core.instructions)))
@@ -61,7 +63,7 @@ def schedule(regions: Regions, budget: int = BUDGET) -> Schedule:
     for segment in sorted(segments, key=lambda segment: segment.peak, reverse=True):
         if segment.peak <= reached:
             break
-        found = segment.search(reached, budget)
+        found = segment.search(reached, work)
         order[segment.span.start : segment.span.stop] = found.order
         reached = max(reached, found.lower_bound)
         if found.exact:
@@ -147,8 +149,9 @@ class _Segment:
         """Of each region that can die here, as bits."""
         for time in span:
             for region in (*regions.writes[time], *regions.reads[time]):
-                if not regions.kept[region] and all(user < span.stop for user in regions.users[region]):
+                if region not in users and not regions.kept[region] and regions.users[region][-1:] < (span.stop,):
                     users[region] = sum(1 << (user - first) for user in regions.users[region] if user in span)
+                if region in users:
                     self.frees[time - first].append((users[region], regions.size[region]))
             for reuse in regions.reuses[time]:
                 if all(region in users for region in reuse.regions):
@@ -156,6 +159,8 @@ class _Segment:
                     for region in reuse.regions:
                         union |= users[region]
                     self.reuses[time - first].append(union)
+        self.work = 0
+        """What has been looked at."""
         self.alive = self._alive_before(regions, alive)
         self.least = self._least(regions, users)
 
@@ -182,15 +187,16 @@ class _Segment:
         ready = sum(1 << place for place, needs in enumerate(self.needs) if not needs)
         return _State(0, ready, self.alive, max(reached, self.alive))
 
-    def following(self, state: _State) -> Iterator[tuple[int, _State]]:
-        """Instructions that may run next, and what comes of it; one of them alone where it need not wait."""
-        found = []
+    def following(self, state: _State, most: int) -> list[tuple[int, _State]]:
+        """Instructions that may run next, `most` at most, and what comes of it; one alone where it need not wait."""
+        found: list[tuple[int, _State]] = []
         ready = state.ready
-        while ready:
+        while ready and len(found) < most:
             bit = ready & -ready
             ready ^= bit
             place = bit.bit_length() - 1
             done = state.done | bit
+            self.work += 1 + len(self.frees[place])
             alive = state.alive + self.writes[place]
             last = any(not users & ~done for users in self.reuses[place])
             peak = max(state.peak, alive - self.saving[place] * last)
@@ -198,11 +204,11 @@ class _Segment:
             opened = sum(1 << other for other in self.after[place] if not self.needs[other] & ~done)
             found.append((place, _State(done, state.ready ^ bit | opened, alive, peak)))
             if peak == state.peak and alive <= state.alive:
-                return iter(found[-1:])
-        return iter(found)
+                return found[-1:]
+        return found
 
-    def search(self, reached: int, budget: int) -> Schedule:
-        """The best order, or one that is no worse than the given one where the budget does not suffice."""
+    def search(self, reached: int, work: int) -> Schedule:
+        """The best order, or one that is no worse than the given one where that is too much work."""
         start = self.start(reached)
         best = {0: start.peak}
         came: dict[int, tuple[int, int]] = {}
@@ -214,31 +220,35 @@ class _Segment:
                 continue
             if -depth == len(self.span):
                 return Schedule(self._order(came, state.done), peak, exact=True)
-            for place, new in self.following(state):
+            for place, new in self.following(state, len(self.span)):
                 if new.peak < min(self.peak, best.get(new.done, self.peak)):
                     best[new.done] = new.peak
                     came[new.done] = (state.done, place)
                     pushed += 1
                     heapq.heappush(heap, (new.peak, depth - 1, pushed, new))
-            if len(best) > budget:
-                return self._beam(start)
+            if self.work > work:
+                return self._beam(start, work)
         return Schedule(tuple(self.span), self.peak, exact=True)
 
-    def _beam(self, start: _State) -> Schedule:
+    def _beam(self, start: _State, work: int) -> Schedule:
         """Follow the most promising sets of each size only."""
-        width = min(WIDEST_BEAM, max(1, BEAM_STEPS // len(self.span)))
         came: dict[int, tuple[int, int]] = {}
         level = [start]
-        for _ in self.span:
+        begun = self.work
+        for size in range(len(self.span)):
+            before = self.work
             best: dict[int, _State] = {}
             for state in level:
-                for place, new in self.following(state):
+                for place, new in self.following(state, MOST_CANDIDATES):
                     if new.peak < min(self.peak, best[new.done].peak if new.done in best else self.peak):
                         best[new.done] = new
                         came[new.done] = (state.done, place)
+            if not best:
+                return Schedule(tuple(self.span), self.peak, exact=False)
+            each = (self.work - before) / len(level)
+            left = (work - (self.work - begun)) / (len(self.span) - size)
+            width = max(1, min(WIDEST_BEAM, int(left / each)))
             level = sorted(best.values(), key=lambda state: (state.peak, state.alive))[:width]
-        if not level:
-            return Schedule(tuple(self.span), self.peak, exact=False)
         return Schedule(self._order(came, level[0].done), level[0].peak, exact=False)
 
     def _order(self, came: dict[int, tuple[int, int]], done: int) -> tuple[int, ...]:
