@@ -1,9 +1,9 @@
 """Portable C99 for an integer program: written, built and run."""
 
+from qcompiler.backends.integer.c.build import Binary, Trace, find_compiler, run, why_it_cannot_build
 from qcompiler.backends.integer.c.emit import emit
 from qcompiler.backends.integer.c.memory import Memory
 from qcompiler.backends.integer.c.names import model_identifier
-from qcompiler.backends.integer.c.run import Binary, Trace, find_compiler, run, why_it_cannot_build
 from qcompiler.backends.integer.c.vectors import Vector, record
 
 __all__ = [

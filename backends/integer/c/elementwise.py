@@ -50,6 +50,7 @@ def _walk(writer: Writer, step: Step, operands: Sequence[str]) -> dict[str, Valu
 
 def add(writer: Writer, step: Step) -> None:
     """`int_add`."""
+    step.elementwise = True
     item, call, types = step.item, writer.call_of(step.item), _types(writer, step)
     if types["MODE"] == "f32_rne":
         _add_float(writer, step, call, types)
@@ -114,6 +115,7 @@ def _left_is_scalar(left: Sequence[int], right: Sequence[int]) -> bool:
 
 def mul(writer: Writer, step: Step) -> None:
     """`int_mul`."""
+    step.elementwise = True
     item, call, types = step.item, writer.call_of(step.item), _types(writer, step)
     multiplier, exponent = call["product_multiplier"], call.get("product_exponent")
     step.notes.append(_real(multiplier, exponent))
@@ -130,6 +132,7 @@ def mul(writer: Writer, step: Step) -> None:
 
 def rescale(writer: Writer, step: Step) -> None:
     """`rescale`."""
+    step.elementwise = True
     item, call = step.item, writer.call_of(step.item)
     multiplier, exponent = scalar_multiplier(writer, step, 1)
     types = {"X": writer.ctype(item.inputs[0]), "Y": writer.ctype(item.output), "MODE": str(call["mode"])}
@@ -146,12 +149,12 @@ def rescale(writer: Writer, step: Step) -> None:
     )
 
 
-def scalar_multiplier(writer: Writer, step: Step, first: int) -> tuple[object, object]:
+def scalar_multiplier(writer: Writer, step: Step, first: int) -> tuple[float, int | None]:
     """The one multiplier in operand `first`, and the exponent behind it or None; notes it."""
     multiplier = writer.operand(step.item, first)
     exponent = writer.operand(step.item, first + 1) if len(step.item.inputs) > first + 1 else None
     step.notes.append(real_multiplier(multiplier.reshape(-1)[:1], None if exponent is None else exponent[:1]))
-    return multiplier.reshape(-1)[0], None if exponent is None else exponent.reshape(-1)[0]
+    return multiplier.reshape(-1)[0].item(), None if exponent is None else int(exponent.reshape(-1)[0])
 
 
 def channel_box(writer: Writer, tensor: str, axis: int) -> dict[str, Value]:
@@ -168,6 +171,7 @@ def channel_box(writer: Writer, tensor: str, axis: int) -> dict[str, Value]:
 
 def lookup(writer: Writer, step: Step) -> None:
     """`lookup`: a table of 8-bit codes has an entry for each of the 256, so that none reads beside it."""
+    step.elementwise = True
     item, call = step.item, writer.call_of(step.item)
     x, first, axis = item.inputs[0], int(call["offset"]), call.get("axis")
     table = np.atleast_2d(writer.operand(item, 1))
@@ -184,15 +188,15 @@ def lookup(writer: Writer, step: Step) -> None:
         if len(item.inputs) > 2:
             named = writer.operand(item, 2)
             rows = writer.constant(item.inputs[2], named, "int32_t", f"tables of the channels of %{item.output}")
-    function = f"table of {call.get('function') or 'a function'} for %{item.output}"
     result = writer.ctype(item.output)
-    symbol = writer.constant(item.inputs[1], table, result, function)
+    symbol = writer.constant(item.inputs[1], table, result, f"table for %{item.output}")
     members = {**box, "table": symbol, "first": first, "entries": table.shape[1], "rows": rows}
     writer.emit(step, "lookup", {"X": ctype, "Y": result}, [x], members)
 
 
 def clamp(writer: Writer, step: Step) -> None:
     """`int_clamp`."""
+    step.elementwise = True
     item, call = step.item, writer.call_of(step.item)
     axis = int(call["axis"])
     members = channel_box(writer, item.inputs[0], axis)

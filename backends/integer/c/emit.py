@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from qcompiler.backends.integer.c.ends import CONTRACT, contract, inputs_and_outputs, model_header
 from qcompiler.backends.integer.c.frames import fill
-from qcompiler.backends.integer.c.memory import Memory, check_memory, find_ends
+from qcompiler.backends.integer.c.memory import Memory, find_ends
 from qcompiler.backends.integer.c.model import model_source, weights_header, weights_source
+from qcompiler.backends.integer.c.overlaps import check_memory
 from qcompiler.backends.integer.c.real import float_header, float_source
 from qcompiler.backends.integer.c.rules import ENDS, RULES
 from qcompiler.backends.integer.c.shapes import shapes_for_batch
@@ -38,24 +39,24 @@ def emit(files: ProgramFiles, name: str, memory: Memory, vectors: Sequence[Vecto
     """
     if not (name.isidentifier() and name.isascii()) or name.startswith("_"):
         raise InputError(f"the name {name!r} is no identifier of C", fix="Make one with model_identifier.")
+    for item in files.program.instructions:
+        if item.op not in (*RULES, *ENDS, "call"):
+            raise UnsupportedError(f"C has no kernel for {item.op!r}", where=f"%{item.output}")
     ends = find_ends(files.program)
     shapes = shapes_for_batch(files, memory.batch)
     if max(memory.bytes, *(math.prod(shape) for shape in shapes.values())) >= 2**31:
         raise UnsupportedError("a tensor or the arena has 2^31 bytes or more", expected="sizes of 31 bits")
-    check_memory(files.program, ends, memory, shapes)
     writer = Writer(files, name, memory, shapes, ends)
     described = inputs_and_outputs(writer)
     for end in described:
         writer.pointer(end.tensor)
     steps = []
     for item in files.program.instructions:
-        if item.op in ENDS:
-            continue
-        if item.op not in RULES:
-            raise UnsupportedError(f"C has no kernel for {item.op!r}", where=f"%{item.output}")
-        step = Step(item)
-        RULES[item.op](writer, step)
-        steps.append(step)
+        if item.op in RULES:
+            step = Step(item)
+            RULES[item.op](writer, step)
+            steps.append(step)
+    check_memory(writer, steps)
     title = comment(f"{name}: an integer program of {len(steps)} instructions.")
     constants = list(writer.constants.values())
     texts = {

@@ -87,9 +87,7 @@ def _end(writer: Writer, kind: str, index: int, name: str, codes: str, maker: In
     rounding = str(maker.attributes["rounding"]) if maker is not None and maker.op == "quantize" else ""
     scale = declared.scale[0] if declared.scale else 0.0
     zero_point = declared.zero_point[0] if declared.zero_point else 0
-    return End(
-        kind, index, name, codes, ctype, writer.shapes[codes], low, high, scale, zero_point, rounding
-    )
+    return End(kind, index, name, codes, ctype, writer.shapes[codes], low, high, scale, zero_point, rounding)
 
 
 def batch_axis(writer: Writer, tensor: str) -> int | None:
@@ -142,7 +140,8 @@ def _bracketed(value: int) -> str:
 def accessors(writer: Writer, ends: list[End]) -> str:
     """The functions that say where codes go in and come out."""
     return "\n".join(
-        f"{end.constant}{end.ctype} *{writer.name}_{end.label}(void)\n{{\n    return {writer.pointer(end.tensor)};\n}}\n"
+        f"{end.constant}{end.ctype} *{writer.name}_{end.label}(void)\n"
+        f"{{\n    return {writer.pointer(end.tensor)};\n}}\n"
         for end in ends
     )
 
@@ -180,6 +179,7 @@ def contract(writer: Writer, ends: list[End], steps: list[Step]) -> str:
                 "type": writer.ctype(step.item.output),
                 "shape": list(writer.shapes[step.item.output]),
                 "batch_axis": batch_axis(writer, step.item.output),
+                "is_view": step.writes is not None,
             }
             for step in steps
         ],

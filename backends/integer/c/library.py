@@ -131,11 +131,10 @@ class Library:
 
     def source(self) -> str:
         """`kernels.c`."""
-        includes = ["#include <float.h>", ""] if self.has_floats else []
-        return "\n".join(
-            [f"/* The kernels of {self.name}. Written by qcompiler. */", '#include "kernels.h"', "", *includes]
-            + list(self._bodies.values())
-        )
+        lines = [f"/* The kernels of {self.name}. Written by qcompiler. */", '#include "kernels.h"', ""]
+        if self.has_floats:
+            lines += ["#include <float.h>", ""]
+        return "\n".join([*lines, *self._bodies.values()])
 
 
 def _stem(template: str) -> str:

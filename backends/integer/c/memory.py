@@ -1,17 +1,15 @@
-"""Where tensors lie in the arena, and the proof that none is overwritten before it was read."""
+"""Where codes go in and come out, and what a memory plan is."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from qcompiler.backends.integer.c.shapes import Shape, reshaped
 from qcompiler.backends.integer.program import Instruction, Program
-from qcompiler.errors import ArtifactError, UnsupportedError
+from qcompiler.errors import UnsupportedError
 
 CTYPES = {"i4": "int8_t", "u4": "uint8_t", "i8": "int8_t", "u8": "uint8_t", "i16": "int16_t", "u16": "uint16_t"}
 """How C holds codes; those of four bits take a byte."""
@@ -19,9 +17,6 @@ NUMPY = {"int8_t": "i1", "uint8_t": "u1", "int16_t": "i2", "uint16_t": "u2", "in
 NUMPY |= {"float": "f4"}
 SIZES = {name: np.dtype(code).itemsize for name, code in NUMPY.items()}
 """Bytes of an element."""
-
-ELEMENTWISE = ("int_add", "int_mul", "rescale", "lookup", "int_clamp")
-"""Instructions whose result may lie exactly where an operand does that nothing reads any more."""
 
 
 class Memory(Protocol):
@@ -97,77 +92,8 @@ def find_ends(program: Program) -> Ends:
     made = {item.output: item for item in program.instructions}
     outputs = []
     for name in program.outputs:
-        item = made.get(name)
-        codes = item.inputs[0] if item is not None and item.op == "dequantize" else name
+        codes = made[name].inputs[0] if name in made and made[name].op == "dequantize" else name
         if program.tensors[codes].dtype not in CTYPES:
             raise UnsupportedError(f"the output %{name} is real numbers", expected="codes of 4, 8 or 16 bits")
         outputs.append(codes)
     return Ends(tuple(inputs), tuple(outputs))
-
-
-def moves_nothing(item: Instruction, shapes: Mapping[str, Shape], layout: str) -> bool:
-    """Whether a `reshape` gives the codes as memory holds them already, so that it may lie where its operand does."""
-    if item.op != "reshape":
-        return False
-    box = reshaped(shapes[item.inputs[0]], shapes[item.output], layout)
-    return box is not None and all(x_step == y_step for _, x_step, y_step in box)
-
-
-def check_memory(program: Program, ends: Ends, memory: Memory, shapes: Mapping[str, Shape]) -> None:
-    """Refuse a plan under which the program would not compute what it says.
-
-    Raises:
-        ArtifactError: A tensor has no place, leaves the arena, is not aligned, or is overwritten while it is needed.
-    """
-    codes = {name for name in ends.inputs if name is not None}
-    codes |= {i.output for i in program.instructions if i.op not in ("quantize", "dequantize")}
-    spans: dict[str, tuple[int, int]] = {}
-    for name in (name for name in program.tensors if name in codes):
-        begin = memory.offsets.get(name)
-        if begin is None:
-            raise ArtifactError("the memory plan has no place for a tensor", where=f"%{name}")
-        size = SIZES[CTYPES[program.tensors[name].dtype]]
-        end = begin + math.prod(shapes[name]) * size
-        if begin < 0 or end > memory.bytes or begin % size:
-            raise ArtifactError(
-                f"the memory plan puts a tensor at {begin} to {end}",
-                where=f"%{name}",
-                expected=f"a place in {memory.bytes} bytes, aligned to {size}",
-            )
-        spans[name] = (begin, end)
-    _check_lifetimes(program, ends, shapes, spans)
-
-
-def _check_lifetimes(
-    program: Program, ends: Ends, shapes: Mapping[str, Shape], spans: Mapping[str, tuple[int, int]]
-) -> None:
-    last = {name: at for at, item in enumerate(program.instructions) for name in item.inputs}
-    last |= dict.fromkeys(ends.outputs, len(program.instructions))
-    alive: dict[str, tuple[int, int]] = {}
-
-    def admit(name: str, allowed: tuple[str, ...]) -> None:
-        begin, end = spans[name]
-        for other, (first, behind) in alive.items():
-            if begin < behind and first < end and not (other in allowed and first == begin and end <= behind):
-                raise ArtifactError(
-                    f"the memory plan puts %{name} over %{other}, which is still needed", where=f"%{name}"
-                )
-        alive[name] = spans[name]
-
-    for name in dict.fromkeys(ends.inputs):
-        if name is not None:
-            admit(name, ())
-    alive = {name: span for name, span in alive.items() if name in last}
-    for at, item in enumerate(program.instructions):
-        if item.op in ("quantize", "dequantize"):
-            continue
-        free = item.op in ELEMENTWISE or moves_nothing(item, shapes, program.layout)
-        dying = tuple(
-            name
-            for name in item.inputs
-            if free and last[name] == at and (item.op == "reshape" or shapes.get(name) == shapes[item.output])
-        )
-        admit(item.output, dying)
-        for name in (*item.inputs, item.output):
-            if last.get(name, at) <= at:
-                alive.pop(name, None)

@@ -21,7 +21,7 @@ def model_source(writer: Writer, ends: list[End], steps: list[Step], title: str)
     places = []
     for tensor in (name for name in dict.fromkeys(order) if name in writer.placed):
         ctype = writer.ctype(tensor)
-        at = writer.offset(tensor) // SIZES[ctype]
+        at = writer.bytes_of(tensor).start // SIZES[ctype]
         note = comment(f"%{tensor} {_type(writer, tensor)}")
         places.append(f"/* {note} */\nstatic {ctype} *const {writer.placed[tensor]} = ({ctype} *)arena + {at};\n")
     return fill(
@@ -46,6 +46,8 @@ def _call(writer: Writer, index: int, step: Step) -> str:
     items = [f"{item.op}:", *(f"{text}," for text in read[:-1]), *read[-1:]]
     items.append(f"-> %{item.output} {_type(writer, item.output)}" + "".join(f"; {text}" for text in step.notes[:1]))
     items += [f"; {text}" for text in step.notes[1:]]
+    if not step.lines:
+        items.append("; in its place already")
     note = filled([comment(text) for text in items], "       ", f"    /* {index}. ").removesuffix("\n") + " */\n"
     note = note.replace(" ; ", "; ")
     statements = "".join(f"    {line}\n" for line in step.lines)

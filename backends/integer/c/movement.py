@@ -13,7 +13,12 @@ from qcompiler.backends.integer.c.writer import Step, Writer
 def _move(
     writer: Writer, step: Step, source: str, box: Sequence[tuple[int, ...]], x_first: int = 0, y_first: int = 0
 ) -> None:
-    """A call that moves a box: size, step in x and step in y of each axis."""
+    """A call that moves a box: size, step in x and step in y of each axis; none where all of it is there already."""
+    if writer.same_place(source, step.item.output, x_first, y_first) and all(x == y for _, x, y in box):
+        writer.pointer(source)
+        writer.pointer(step.item.output)
+        step.writes = step.writes or []
+        return
     check_rank(box, step.item)
     *outer, (inner, x_next, y_next) = list(box) or [(1, 0, 0)]
     members: dict[str, Value] = {
@@ -38,7 +43,7 @@ def _box(writer: Writer, shape: Shape, x_steps: Sequence[int], y_steps: Sequence
 
 
 def reshape(writer: Writer, step: Step) -> None:
-    """`reshape`: nothing where the result lies in the place of the operand, and memory holds both alike."""
+    """`reshape`."""
     item = step.item
     (source,), result = item.inputs, item.output
     x, y = writer.shapes[source], writer.shapes[result]
@@ -53,12 +58,6 @@ def reshape(writer: Writer, step: Step) -> None:
             members[f"{letter}_size"] = [size for size, _ in found] or [0]
             members[f"{letter}_step"] = [distance for _, distance in found] or [0]
         writer.emit(step, "reorder", {"X": writer.ctype(result)}, [source], members)
-        return
-    same_place = source not in writer.files.constants and writer.offset(source) == writer.offset(result)
-    if same_place and all(a == b for _, a, b in box):
-        writer.pointer(source)
-        writer.pointer(result)
-        step.notes.append("in place")
         return
     _move(writer, step, source, box)
 
@@ -76,11 +75,17 @@ def concat(writer: Writer, step: Step) -> None:
     """`concat`: one call for each operand."""
     item, axis = step.item, int(writer.call_of(step.item)["axis"])
     distances, begin = writer.steps(item.output), 0
+    parts: list[slice] = []
     for source in item.inputs:
-        shape = writer.shapes[source]
+        shape, calls = writer.shapes[source], len(step.lines)
+        first = begin * distances[axis]
         box = _box(writer, shape, writer.steps(source), distances)
-        _move(writer, step, source, box, y_first=begin * distances[axis])
+        _move(writer, step, source, box, y_first=first)
+        if len(step.lines) > calls:
+            parts.append(writer.bytes_of(item.output, first, math.prod(shape)))
         begin += shape[axis]
+    # Where operands lie in the result already, they do one behind the other, and so do the others.
+    step.writes = None if len(parts) == len(item.inputs) else parts
 
 
 def slice_(writer: Writer, step: Step) -> None:
@@ -109,4 +114,6 @@ def pad(writer: Writer, step: Step) -> None:
     x_steps, y_steps = writer.steps(source), writer.steps(result)
     x_first = sum(max(-b, 0) * distance for b, distance in zip(begins, x_steps, strict=True))
     y_first = sum(max(b, 0) * distance for b, distance in zip(begins, y_steps, strict=True))
+    filled = bool(step.lines)
     _move(writer, step, source, _box(writer, inner, x_steps, y_steps), x_first, y_first)
+    step.writes = None if filled else step.writes

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 
-_RESERVED = frozenset(
-    "auto break case char const continue default do double else enum extern float for goto if inline int long register "
-    "restrict return short signed sizeof static struct switch typedef union unsigned void volatile while "
-    # And those of C++, so that a model's header serves both.
-    "and asm bool catch class delete explicit export false friend mutable namespace new not operator or private "
-    "protected public template this throw true try typeid typename using virtual xor main".split()
-)
+_WORDS = """
+    auto break case char const continue default do double else enum extern float for goto if inline int long register
+    restrict return short signed sizeof static struct switch typedef union unsigned void volatile while
+    and asm bool catch class delete explicit export false friend mutable namespace new not operator or private protected
+    public template this throw true try typeid typename using virtual xor main
+"""
+_RESERVED = frozenset(_WORDS.split())
+"""Of C, and of C++, so that a model's header serves both."""
 
 
 def identifier(text: str) -> str:
@@ -42,6 +43,7 @@ class Names:
         self._taken: set[str] = set()
 
     def __call__(self, text: str) -> str:
+        """The identifier of `text`."""
         if text not in self._given:
             stem = name = identifier(text)
             count = 2

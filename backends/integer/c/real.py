@@ -8,7 +8,7 @@ from qcompiler.backends.integer.c.ends import End
 from qcompiler.backends.integer.c.frames import fill
 from qcompiler.errors import UnsupportedError
 
-_ROUNDED = {
+ROUNDED = {
     "rne": "whole + up - down",
     "rhaz": "whole + (rest >= 0.5f) - (rest <= -0.5f)",
     "rhup": "whole + (rest >= 0.5f) - (rest < -0.5f)",
@@ -75,14 +75,14 @@ def float_source(name: str, ends: Sequence[End]) -> str:
 
 
 def _code_function(rounding: str) -> str:
-    if rounding not in _ROUNDED:
-        raise UnsupportedError(f"C has no rounding {rounding!r}", expected=", ".join(_ROUNDED))
+    if rounding not in ROUNDED:
+        raise UnsupportedError(f"C has no rounding {rounding!r}", expected=", ".join(ROUNDED))
     lines = [
         f"/* A quotient, rounded {_HALVES[rounding]}, plus the zero point, between low and high.",
         "   NaN counts as 0. */",
         f"static int32_t code_{rounding}(float quotient, int32_t zero_point, int32_t low, int32_t high)",
         "{",
-        "    /* One more than the limits: beyond them the code is a limit anyhow, and an int32_t holds what is left. */",
+        "    /* One more than the limits: beyond them the code is a limit anyhow, and an int32_t holds the rest. */",
         "    const float least = (float)(low - zero_point - 1), most = (float)(high - zero_point + 1);",
         "    const float number = quotient == quotient ? quotient : 0.0f;",
         "    const float inside = number < least ? least : number > most ? most : number;",
@@ -94,7 +94,7 @@ def _code_function(rounding: str) -> str:
         lines.append("    const int32_t odd = whole & 1, up = (rest > 0.5f) | ((rest == 0.5f) & odd);")
         lines.append("    const int32_t down = (rest < -0.5f) | ((rest == -0.5f) & odd);")
     lines += [
-        f"    const int32_t code = {_ROUNDED[rounding]} + zero_point;",
+        f"    const int32_t code = {ROUNDED[rounding]} + zero_point;",
         "    return code < low ? low : code > high ? high : code;",
         "}",
         "",

@@ -34,7 +34,9 @@ def shapes_for_batch(files: ProgramFiles, batch: int) -> dict[str, Shape]:
             continue
         rule = _RULES.get(item.op, _same)
         found = rule([shapes[name] for name in item.inputs], item.attributes, declared)
-        if len(found) != len(declared) or any(want not in (-1, have) for want, have in zip(declared, found)):
+        if len(found) != len(declared) or any(
+            want not in (-1, have) for want, have in zip(declared, found, strict=False)
+        ):
             raise UnsupportedError(
                 f"%{item.output} has the sizes {list(found)} for a batch of {batch}", expected=str(list(declared))
             )
@@ -143,9 +145,7 @@ def merged(shape: Sequence[int], *steps: Sequence[int]) -> list[tuple[int, ...]]
     for size, *distances in zip(shape, *steps, strict=True):
         if size == 1:
             continue
-        if box and all(
-            before == size * distance for before, distance in zip(box[-1][1:], distances, strict=True)
-        ):
+        if box and all(before == size * distance for before, distance in zip(box[-1][1:], distances, strict=True)):
             box[-1] = (box[-1][0] * size, *distances)
         else:
             box.append((size, *distances))

@@ -86,20 +86,14 @@ def filled(items: Sequence[str], indent: str, first: str | None = None) -> str:
 def elements(array: Array) -> str:
     """The elements of an array, separated by commas, in lines."""
     flat = np.ascontiguousarray(array).reshape(-1)
-    lines = []
     if flat.dtype.itemsize == 1:
-        kind = flat.dtype.str[1:]
-        table, first = _BYTES[kind], int(np.iinfo(flat.dtype).min)
-        positions = (flat.astype(np.int16) - first).tolist()
-        for begin in range(0, len(positions), _ROW):
-            lines.append("".join([table[at] for at in positions[begin : begin + _ROW]]))
+        table, first = _BYTES[flat.dtype.str[1:]], -128 if flat.dtype.kind == "i" else 0
+        words = [table[at] for at in (flat.astype(np.int16) - first).tolist()]
     else:
         write = real if flat.dtype.kind == "f" else integer
-        values = flat.tolist()
-        row = _ROW // 2
-        for begin in range(0, len(values), row):
-            lines.append("".join([f"{write(value)}," for value in values[begin : begin + row]]))
-    return "".join(f"    {line}\n" for line in lines)
+        words = [f"{write(value)}," for value in flat.tolist()]
+    row = _ROW if flat.dtype.itemsize == 1 else _ROW // 3
+    return "".join([f"    {''.join(words[at : at + row])}\n" for at in range(0, len(words), row)])
 
 
 def parse_elements(text: str, dtype: npt.DTypeLike) -> Array:

@@ -82,9 +82,7 @@ def resample(writer: Writer, step: Step) -> None:
     rows, columns, divisor = (writer.operand(item, index).astype(np.int64) for index in (1, 2, 3))
     sums = rows.sum(axis=1), columns.sum(axis=1)
     if not np.array_equal(np.outer(*sums), divisor):
-        raise UnsupportedError(
-            "the divisors are not the products of the sums of the weights", where=f"%{item.output}"
-        )
+        raise UnsupportedError("the divisors are not the products of the sums of the weights", where=f"%{item.output}")
     members: dict[str, Value] = dict(sizes)
     for name, matrix, total, source in (
         ("line", rows, sums[0], item.inputs[1]),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from qcompiler.backends.integer.c.shapes import Shape, physical_axes, steps_of
 from qcompiler.backends.integer.c.text import Value, comment, sizes, structure
 from qcompiler.backends.integer.kernels import Call
 from qcompiler.backends.integer.program import Array, Instruction, ProgramFiles, Tensor
-from qcompiler.errors import UnsupportedError
+from qcompiler.errors import ArtifactError, UnsupportedError
 
 INT32_LIMIT = 2**31
 
@@ -47,12 +47,17 @@ class Step:
         structures: Constants that its calls take.
         lines: Statements.
         notes: What a reader wants to know beside the shapes.
+        writes: The bytes of the arena that it writes; None for all of the result.
+        elementwise: Whether it computes from front to back, each element from that of each operand at the same place,
+            so that the result may lie where an operand of its sizes does.
     """
 
     item: Instruction
     structures: list[str] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    writes: list[slice] | None = None
+    elementwise: bool = False
 
 
 class Writer:
@@ -66,9 +71,7 @@ class Writer:
         ends: Where codes go in and come out.
     """
 
-    def __init__(
-        self, files: ProgramFiles, name: str, memory: Memory, shapes: Mapping[str, Shape], ends: Ends
-    ) -> None:
+    def __init__(self, files: ProgramFiles, name: str, memory: Memory, shapes: Mapping[str, Shape], ends: Ends) -> None:
         self.files, self.program, self.name, self.memory, self.ends = files, files.program, name, memory, ends
         self.shapes = shapes
         self.library = Library(name)
@@ -106,9 +109,36 @@ class Writer:
         """Distance in memory of neighbours along each axis, in the order of the graph."""
         return steps_of(self.shapes[tensor], self.layout)
 
-    def offset(self, tensor: str) -> int:
-        """Place in the arena, in bytes."""
-        return self.memory.offsets[tensor]
+    def bytes_of(self, tensor: str, first: int = 0, elements: int | None = None) -> slice:
+        """The bytes of the arena in which a tensor lies.
+
+        Args:
+            tensor: Codes that are not constant.
+            first: First element, where only some are meant.
+            elements: How many.
+
+        Raises:
+            ArtifactError: It has no place, leaves the arena, or is not aligned as its elements need.
+        """
+        if tensor not in self.memory.offsets:
+            raise ArtifactError("the memory plan has no place for a tensor", where=f"%{tensor}")
+        begin, size = self.memory.offsets[tensor], SIZES[self.ctype(tensor)]
+        end = begin + math.prod(self.shapes[tensor]) * size
+        if begin < 0 or end > self.memory.bytes or begin % size:
+            raise ArtifactError(
+                f"the memory plan puts a tensor at {begin} to {end}",
+                where=f"%{tensor}",
+                expected=f"a place in {self.memory.bytes} bytes, aligned to {size}",
+            )
+        if elements is None:
+            return slice(begin, end)
+        return slice(begin + first * size, begin + (first + elements) * size)
+
+    def same_place(self, a: str, b: str, a_first: int = 0, b_first: int = 0) -> bool:
+        """Whether element `a_first` of a tensor lies where element `b_first` of another one does."""
+        if a in self.files.constants or b in self.files.constants:
+            return False
+        return self.bytes_of(a, a_first, 1) == self.bytes_of(b, b_first, 1)
 
     def pointer(self, tensor: str) -> str:
         """The expression of C for the first element of a tensor of codes."""
@@ -174,7 +204,7 @@ class Writer:
         step.lines.append(f"{function}({', '.join(arguments)}, &{name});")
 
 
-def requantizer(call: Call, multiplier: Any, exponent: Any) -> dict[str, Value]:
+def requantizer(call: Call, multiplier: float, exponent: int | None) -> dict[str, Value]:
     """Members of the structure that requantizes with one multiplier.
 
     Args:
@@ -213,8 +243,3 @@ def largest_step(tensor: Tensor) -> int:
     """Largest magnitude of a code less its zero point."""
     low, high = dtype_limits(tensor.dtype)
     return max(high - tensor.zero_point[0], tensor.zero_point[0] - low)
-
-
-def bytes_of(ctype: str, count: int) -> int:
-    """Size of an array."""
-    return SIZES[ctype] * count

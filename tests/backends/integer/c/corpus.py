@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from qcompiler.backends.integer import ProgramFiles, emit
-from qcompiler.backends.integer.program import Instruction, Program
+from qcompiler.backends.integer.program import Instruction, Program, Tensor
 from qcompiler.ir.graph import Graph
 from qcompiler.ir.interpret import interpret
 from tests.reference import test_operators_reference as fixed
@@ -97,7 +97,9 @@ def parameters(test: Callable[..., None]) -> Iterator[dict[str, Any]]:
 def merge(cases: Sequence[Case], layout: str) -> tuple[ProgramFiles, list[Array]]:
     """One program of all cases, one behind the other, and all their inputs."""
     programs = [emit(graph, layout, "OHWI" if layout == "NHWC" else "OIHW") for graph, _ in cases]  # type: ignore[arg-type]  # a layout
-    tensors, constants, instructions = {}, {}, []
+    tensors: dict[str, Tensor] = {}
+    constants: dict[str, Array] = {}
+    instructions: list[Instruction] = []
     inputs: list[str] = []
     outputs: list[str] = []
     for index, files in enumerate(programs):

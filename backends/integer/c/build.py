@@ -34,7 +34,7 @@ COMPILED_CONSTANTS = 2**18
 the numbers are read from its text, and loaded when the program starts."""
 
 _CONSTANT = re.compile(r"^const (\w+) (\w+)\[(\d+)\] = \{\n(.*?)\n\};$", re.MULTILINE | re.DOTALL)
-_TRIVIAL = "#include <stdio.h>\nint main(void) { return puts(\"\") < 0; }\n"
+_TRIVIAL = '#include <stdio.h>\nint main(void) { return puts("") < 0; }\n'
 
 
 def find_compiler(cc: str | None = None) -> list[str]:
@@ -114,7 +114,7 @@ class Binary:
         runner: Sequence[str] = (),
         trace: bool = False,
     ) -> None:
-        files = read_folder(folder)
+        self.files = files = read_folder(folder)
         self.contract: dict[str, Any] = json.loads(files[CONTRACT])
         self.trace, self._runner = trace, tuple(runner)
         name = self.contract["name"]
@@ -133,9 +133,7 @@ class Binary:
         options = [*STRICT, *cflags, *([f"-D{name.upper()}_TRACE"] if trace else [])]
         _compile([*find_compiler(cc), *options, *(str(work / file) for file in sources), "-o", str(self._program)])
 
-    def run(
-        self, inputs: Sequence[Array], replace: Mapping[str, Array] | None = None, *, real: bool = False
-    ) -> Trace:
+    def run(self, inputs: Sequence[Array], replace: Mapping[str, Array] | None = None, *, real: bool = False) -> Trace:
         """Run on any number of images, as many at a time as the arena holds.
 
         Args:
@@ -152,11 +150,9 @@ class Binary:
         runs, images = self._runs(inputs, real=real)
         stream = [bytes(name in given for name in names)]
         for run in range(runs):
-            for end in self.contract["inputs"]:
-                stream.append(self._bytes(np.asarray(inputs[end["index"]]), end, run, real=real))
-            for step in self.contract["steps"]:
-                if step["tensor"] in given:
-                    stream.append(self._bytes(given[step["tensor"]], step, run))
+            ends, steps = self.contract["inputs"], self.contract["steps"]
+            stream += [self._bytes(np.asarray(inputs[end["index"]]), end, run, real=real) for end in ends]
+            stream += [self._bytes(given[step["tensor"]], step, run) for step in steps if step["tensor"] in given]
         command = [*self._runner, str(self._program), str(runs), str(int(real)), *self._bulk]
         result = subprocess.run(command, input=b"".join(stream), capture_output=True, check=False)  # noqa: S603  # built above
         if result.returncode:
@@ -226,7 +222,7 @@ class Binary:
         if axis is not None:
             count = item["shape"][axis] // int(self.contract["batch"]) * images
             array = np.concatenate(parts, axis).take(np.arange(count), axis)
-        return np.ascontiguousarray(array.astype(array.dtype.newbyteorder("=")))
+        return np.array(array, array.dtype.newbyteorder("="), order="C")
 
     def _harness(self, *, loaded: bool) -> str:
         name, steps = self.contract["name"], self.contract["steps"] if self.trace else []
@@ -238,7 +234,7 @@ class Binary:
                 f"        take(file, {item['symbol']}, {SIZES[item['type']]}, {item['elements']});\n"
                 for item in constants
             ]
-            load = "    {\n        FILE *file = argc > 3 ? fopen(argv[3], \"rb\") : 0;\n"
+            load = '    {\n        FILE *file = argc > 3 ? fopen(argv[3], "rb") : 0;\n'
             load += "        if (!file) {\n            return 4;\n        }\n"
             load += "".join(reads) + "        fclose(file);\n    }\n"
         return fill(
