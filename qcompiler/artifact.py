@@ -20,6 +20,7 @@ import difflib
 import hashlib
 import json
 import math
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -31,7 +32,7 @@ from torch import Tensor
 
 from qcompiler.backends import encodings as encodings_files
 from qcompiler.backends.integer import Executor, Program, ProgramFiles
-from qcompiler.csource import FOLDER
+from qcompiler.csource import FOLDER, why_not_ours
 from qcompiler.errors import ArtifactError, InputError
 from qcompiler.ir import tree
 from qcompiler.ir.types import DType
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
 SCHEMA = "qcompiler.artifact/1"
 MANIFEST, PROGRAM, WEIGHTS, ONNX = "manifest.json", "program.json", "weights.safetensors", "model.onnx"
 PROVENANCE, REPORT, ENCODINGS = "provenance.json", "report.html", "encodings.json"
+_FILE = re.compile(rf"({FOLDER}/)?\w[\w.-]*", re.ASCII)
+"""Names that a manifest may hold: none leads out of the folder."""
 SAMPLES = 4
 """Batch of the inputs that verification makes up."""
 
@@ -138,7 +141,8 @@ class Artifact:
         from qcompiler.verify import Forms, verify
 
         leaves = tree.match(self.input_tree, inputs) if inputs else self._synthesized(seed)
-        forms = Forms(self.program, self.onnx, c=self.c, without_c=self.without_c)
+        reason = why_not_ours(self.program, self.c) if self.c else self.without_c
+        forms = Forms(self.program, self.onnx, c={} if reason else self.c, without_c=reason)
         return verify(forms, leaves, self.target, seed=seed)
 
     def explain(self, name: str) -> str:
@@ -255,6 +259,8 @@ class Artifact:
         manifest = _manifest(path)
         content: dict[str, bytes] = {}
         for name, digest in cast("Mapping[str, str]", manifest["sha256"]).items():
+            if not _FILE.fullmatch(name):
+                raise ArtifactError(f"{MANIFEST} names the file {name!r}", where=str(folder))
             if not (path / name).is_file():
                 raise ArtifactError(f"{name} is missing", where=str(folder), fix="Compile the model again.")
             content[name] = (path / name).read_bytes()

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from qcompiler.backends.integer import Executor, ProgramFiles, c
 from qcompiler.backends.integer.c.ends import CONTRACT
 from qcompiler.backends.integer.c.memory import NUMPY
-from qcompiler.errors import ToolchainError, UnsupportedError
+from qcompiler.errors import QCompilerError, ToolchainError, UnsupportedError
 
 Array = npt.NDArray[np.generic]
 
@@ -72,6 +72,24 @@ def _vectors(files: ProgramFiles, samples: Sequence[Array], batch: int, seed: in
             array = generator.integers(low, high, array.shape, array.dtype, endpoint=True)  # type: ignore[arg-type]
         second.append(array)
     return c.record(files, [first, second])
+
+
+def why_not_ours(files: ProgramFiles, folder: Mapping[str, bytes]) -> str:
+    """Why a folder of C is not what is written here for a program; empty where it is.
+
+    What came from elsewhere is never built and run. The vectors of its self-test may be any.
+    """
+    plan = files.program.memory
+    try:
+        if plan is None:
+            return "the program has no memory plan"
+        expected = c.emit(files, str(json.loads(folder[CONTRACT])["name"]), plan)
+    except (QCompilerError, ValueError, KeyError, TypeError) as error:
+        return f"{FOLDER}/{CONTRACT} does not belong to the program: {error}"
+    for name, content in expected.items():
+        if name not in c.VECTOR_FILES and folder.get(name) != content:
+            return f"{FOLDER}/{name} is not what this version writes for the program, and is not run"
+    return ""
 
 
 def views(files: Mapping[str, bytes]) -> frozenset[str]:
