@@ -163,6 +163,7 @@ def _sizes(artifact: Artifact) -> str:
         ["constants, bytes", weights],
         ["weights, elements", floats],
         ["ONNX file, bytes", len(artifact.onnx)],
+        *([f"{name}, bytes", size] for name, size in artifact.memory.items()),
     ]
     return _table(["", ""], rows)
 
