@@ -394,3 +394,36 @@ def test_a_program_without_a_plan_is_read() -> None:
     assert ProgramFiles.parse(text, files.weights()).program == files.program
     del data["memory"]
     assert ProgramFiles.parse(json.dumps(data), files.weights()).program.memory is None
+
+
+@pytest.mark.parametrize("op", OVERWRITES)
+def test_what_may_lie_on_its_operand_works_element_by_element(op: str) -> None:
+    """Element i of the result follows from element i of the operand: changing one changes no other."""
+    builder = Builder()
+    shape = (4, 2, 3)
+    table = builder.constant(np.roll(np.arange(-128, 128), 5).astype(np.int8), "i8")
+    one = [builder.constant(np.array([2**30], np.int32), "i32"), builder.constant(np.array([1], np.int8), "i8")]
+    x = builder.input(shape, "f32" if op == "quantize" else "i8")
+    operands: dict[str, list[str]] = {"lookup": [table], "rescale": one}
+    attributes: dict[str, dict[str, Any]] = {
+        "int_add": HALF_OF_SUM,
+        "int_mul": {"mode": "single", "product_multiplier": 2**30, "product_exponent": 1},
+        "lookup": {"offset": -128},
+        "int_clamp": {"axis": 1, "qmin": (-100, -90, -80, -70), "qmax": (100, 90, 80, 70)},
+        "rescale": {"mode": "single"},
+        "quantize": {"rounding": "rne"},
+        "dequantize": {},
+    }
+    others = [builder.input(shape)] if op in ("int_add", "int_mul") else operands.get(op, [])
+    y = builder.add(op, [x, *others], shape, "f32" if op == "dequantize" else "i8", **attributes[op])
+    executor = Executor(builder.files(y))
+    inputs = [
+        np.full((1, *shape), 3, np.float32 if name == x and op == "quantize" else np.int8) for name in builder.inputs
+    ]
+    (before,) = executor.run(inputs)
+    for position in OVERWRITES[op]:
+        for index in np.ndindex(1, *shape):
+            changed = [array.copy() for array in inputs]
+            changed[position][index] += 20
+            (after,) = executor.run(changed)
+            assert [tuple(place) for place in np.argwhere(before != after)] == [index]
