@@ -430,11 +430,14 @@ def _emit(
 
     graph = module.main
     layout = hardware.layout
+    program = integer.emit(graph, layout.activations, layout.weights, layout.alignment, hardware.packing)
+    if program.program.memory is None:
+        diagnostics = [*diagnostics, "No memory is planned: the model takes no single image."]
     # The encodings are the same, be they found or given: so is what is said of them.
     about = grids.About(print_pipeline(without_encodings(chosen)), _quantizer_args(hardware, chosen))
     return Artifact(
         target=hardware,
-        program=integer.emit(graph, layout.activations, layout.weights, layout.alignment, hardware.packing),
+        program=program,
         onnx=onnx_qdq.emit(graph, onnx_qdq.OnnxOptions(**hardware.onnx.model_dump())),
         grids=grids.collect(graph, calibrated=quantized.main, about=about),
         input_tree=graph.input_tree,
