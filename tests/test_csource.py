@@ -167,7 +167,8 @@ def test_names_of_tensors_cannot_become_code(compiled: qcompiler.Compiled) -> No
     source, reason = csource.write_c(renamed, "evil */ model", [X.numpy()], 0)
     assert not reason
     assert json.loads(source["contract.json"])["name"] == "evil_model"
-    code = b"".join(content for name, content in source.items() if name.endswith((".c", ".h"))).decode()
+    files_of_c = {name: data for name, data in source.items() if name.endswith((".c", ".h")) and name != "selftest.c"}
+    code = b"".join(files_of_c.values()).decode()
     without_comments = re.sub(r"/\*.*?\*/", "", code, flags=re.DOTALL)
     assert "return 1" not in without_comments
     assert '"/etc/hostname"' not in without_comments
