@@ -1,8 +1,8 @@
 """Adaptive rounding by `aimet-torch`, for comparison: run by `benchmarks.adaround` in an environment that has it.
 
-`python -m benchmarks.adaround_aimet network images iterations output` folds batch norms, rounds the weights to four
+`python -m benchmarks.adaround_aimet network images seed output` folds batch norms, rounds the weights to four
 bits with a scale per channel, ranges as is the default there, and writes the seconds and the accuracy with rounded
-weights on the test split. Activations are float: what is compared is rounding. iterations 0: the default.
+weights on the test split. Activations are float: what is compared is rounding.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import aimet_torch
 import torch
 from aimet_torch.adaround import Adaround, AdaroundParameters
 from aimet_torch.batch_norm_fold import fold_all_batch_norms
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -36,13 +37,13 @@ def forward(model: nn.Module, batch: Tensor) -> Tensor:
 
 def main() -> int:
     """See the module."""
-    name, images, iterations, output = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
-    torch.manual_seed(0)
-    model, data = load(name), split("calibration").images[:images]
+    name, images, seed, output = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
+    torch.manual_seed(seed)
+    model, data = load(name), load_file(images)["images"]
     dummy = data[:1]
     fold_all_batch_norms(model, dummy.shape, dummy_input=dummy)
     loader: DataLoader[Tensor] = DataLoader(data, batch_size=BATCH)  # type: ignore[arg-type]
-    parameters = AdaroundParameters(loader, len(loader), default_num_iterations=iterations or None, forward_fn=forward)
+    parameters = AdaroundParameters(loader, len(loader), forward_fn=forward)
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         rounded = Adaround.apply_adaround(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +80,6 @@ class Row:
         runtime: Of the ONNX file in a default session, dB.
         plain: Of the ONNX file with all optimisation off, dB.
         layer: Elements per million that differ in ONNX Runtime, layer by layer.
-        seconds: Of the compile.
     """
 
     name: str
@@ -92,12 +90,11 @@ class Row:
     runtime: float
     plain: float
     layer: float
-    seconds: float
 
     def __str__(self) -> str:
         return (
             f"| {self.name} | {self.size} | {self.tensors} | {self.differing} | {self.sqnr:.1f} | {self.runtime:.1f} "
-            f"| {self.plain:.1f} | {self.layer:.0f} | {self.seconds:.1f} |"
+            f"| {self.plain:.1f} | {self.layer:.0f} |"
         )
 
 
@@ -113,9 +110,7 @@ def row(name: str) -> Row:
             model(torch.randn(BATCH, 3, size, size, generator=generator))
         model.eval()
         x = torch.randn(BATCH, 3, size, size, generator=generator)
-        begun = time.perf_counter()
         compiled = qcompiler.compile(model, TARGET, calibration_data=[x])
-        seconds = time.perf_counter() - begun
         expected = _first(model(x))
     report = compiled.verification
     assert report is not None
@@ -133,7 +128,6 @@ def row(name: str) -> Row:
         sqnr_db(expected, runtime),
         sqnr_db(expected, plain),
         1e6 * layers.differing / layers.elements,
-        seconds,
     )
 
 
@@ -143,7 +137,7 @@ def _first(result: object) -> Tensor:
 
 def page(rows: list[Row]) -> str:
     """The table as a page."""
-    head = ("network", "pixels", "tensors", "differing", "SQNR", "ONNX Runtime", "unoptimised", "layers", "seconds")
+    head = ("network", "pixels", "tensors", "differing", "SQNR", "ONNX Runtime", "unoptimised", "layers")
     text = f"""# Networks of torchvision
 
 Made by `python -m benchmarks.zoo` for `{TARGET}`: random weights, batch-norm statistics settled by {PASSES} forward

@@ -167,10 +167,9 @@ def compile(  # the field's word for it
             first element. None: ranges follow from batch norms.
         forward: How the model is called for a batch, `lambda model, batch: model(batch["image"])`, where batches do
             not bind themselves.
-        effort: `fast`: ranges are the smallest and largest value seen. `default`: the default pipeline. `best`: weights
-            are equalized where they have one scale per tensor, their ranges have the least error, and they are rounded
-            to data; activations of fewer than six bits have their ranges by then, so that weights make up for those
-            too. Needs `calibration_data`.
+        effort: `fast`: ranges are the smallest and largest value seen. `default`: channels are equalized; weights of
+            fewer than eight bits get the ranges of least error and corrected biases. `best`: weights are rounded to
+            data; needs `calibration_data`. With both, activations of fewer than six bits get the ranges of least error.
         overrides: Widths by node name, module path, glob or op: `{"features.0": 16}`.
         passes: Instead of the default pipeline.
         pipeline: The same as text, such as `"canonicalize, fold-batch-norm, ..."`.
@@ -321,7 +320,12 @@ def _passes(
         return tuple(passes)
     if effort == "best" and not has_data:
         raise InputError("effort='best' is asked for without calibration_data", fix="Give some, or effort='default'.")
-    return default_pipeline(effort, per_channel=hardware.per_channel, activation_bits=hardware.activation_bits)
+    return default_pipeline(
+        effort,
+        per_channel=hardware.per_channel,
+        weight_bits=hardware.weight_bits,
+        activation_bits=hardware.activation_bits,
+    )
 
 
 def load_model(model: Model) -> nn.Module | ExportedProgram:

@@ -77,32 +77,40 @@ def structural_passes() -> tuple[tuple[Pass, ...], tuple[Pass, ...]]:
 
 
 _ACTIVATIONS = {"fast": "min_max", "default": "percentile", "best": "sqnr"}
-"""How the ranges of activations are found, by effort."""
+"""How the ranges of activations are found, by effort, where they have bits enough."""
+
+FEW_WEIGHT_BITS = 8
+"""Below this width ranges of extremes lose too much to rounding, and the mean of a layer moves with its weights."""
 
 FEW_BITS = 6
 """Below this width what rounding does to activations is no longer small beside what it does to weights."""
 
 
 def quantization_passes(
-    effort: str = "default", *, per_channel: bool = False, activation_bits: int = 8
+    effort: str = "default", *, per_channel: bool = False, weight_bits: int = 8, activation_bits: int = 8
 ) -> tuple[Pass, ...]:
     """From a captured graph to a calibrated QUANTIZED one.
 
     Args:
         effort: See `qcompiler.compile`.
         per_channel: Whether weights have a scale per channel, which makes equalization needless.
-        activation_bits: Of most activations. With fewer than `FEW_BITS`, `best` gives them the ranges of least error
-            before weights are rounded, so that these make up for the rounding of activations too.
+        weight_bits: Of most weights. With fewer than `FEW_WEIGHT_BITS`, `default` gives them the ranges of least error
+            and corrects biases, as `best` does with any.
+        activation_bits: Of most activations. With fewer than `FEW_BITS` all but `fast` give them the ranges of least
+            error; `best` does so before weights are rounded, so that these make up for the rounding of activations too.
     """
     front, placement = structural_passes()
     # Activations have one scale per tensor however many a weight has: channels far apart lose their bits there.
     equalized = (CrossLayerEqualization(),) if per_channel else (ReplaceRelu6(), CrossLayerEqualization())
-    activations = CalibrateActivations(method=_ACTIVATIONS[effort])
-    ranges: tuple[Pass, ...] = (CalibrateWeights(), activations)
-    if effort == "best" and activation_bits < FEW_BITS:
-        ranges = (CalibrateWeights(method="mse"), CalibrateActivations(method="mse"), AdaRound())
-    elif effort == "best":
-        ranges = (CalibrateWeights(method="mse"), AdaRound(), activations)
+    few_bits = effort != "fast" and activation_bits < FEW_BITS
+    activations = CalibrateActivations(method="mse" if few_bits else _ACTIVATIONS[effort])
+    few_weight_bits = effort != "fast" and weight_bits < FEW_WEIGHT_BITS
+    weights = CalibrateWeights(method="mse") if few_weight_bits or effort == "best" else CalibrateWeights()
+    ranges: tuple[Pass, ...] = (weights, activations)
+    if effort == "best":
+        ranges = (weights, activations, AdaRound()) if few_bits else (weights, AdaRound(), activations)
+    elif few_weight_bits:
+        ranges = (weights, CorrectBias(), activations)
     return (
         *front,
         *(() if effort == "fast" else equalized),
@@ -115,16 +123,19 @@ def quantization_passes(
 
 
 def default_pipeline(
-    effort: str = "default", *, per_channel: bool = False, activation_bits: int = 8
+    effort: str = "default", *, per_channel: bool = False, weight_bits: int = 8, activation_bits: int = 8
 ) -> tuple[Pass, ...]:
     """From a captured graph to an INTEGER one.
 
     Args:
         effort: See `qcompiler.compile`.
         per_channel: See `quantization_passes`.
+        weight_bits: See `quantization_passes`.
         activation_bits: See `quantization_passes`.
     """
-    quantized = quantization_passes(effort, per_channel=per_channel, activation_bits=activation_bits)
+    quantized = quantization_passes(
+        effort, per_channel=per_channel, weight_bits=weight_bits, activation_bits=activation_bits
+    )
     return (*quantized, LowerToInteger(), EliminateDeadCode())
 
 

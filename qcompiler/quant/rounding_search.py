@@ -53,13 +53,11 @@ class Moments:
 
     Args:
         gram: G of the module text, float32 [groups, K, K].
-        damping: What is added to its diagonal so that it has an inverse, [groups].
-        inverse: Of G with its damping; None for short rows.
+        inverse: Of G with enough on its diagonal to have one; None for short rows.
         factor: Upper triangular U with U^T U = `inverse`; None for short rows.
     """
 
     gram: Tensor
-    damping: Tensor
     inverse: Tensor | None
     factor: Tensor | None
 
@@ -70,22 +68,28 @@ class Moments:
         Args:
             gram: float64 [groups, K, K], symmetric, no eigenvalue below zero but for rounding.
         """
-        damping = DAMPING * gram.diagonal(dim1=1, dim2=2).mean(1) + 1e-30  # [groups]
         if gram.shape[1] <= ENUMERATED:
-            return Moments(gram.to(torch.float32), damping.to(torch.float32), None, None)
+            return Moments(gram.to(torch.float32), None, None)
+        damping = DAMPING * gram.diagonal(dim1=1, dim2=2).mean(1).clamp(min=0.0) + 1e-30  # [groups]
         damped = gram.clone()
         damped.diagonal(dim1=1, dim2=2).add_(damping.unsqueeze(1))
         # In float64: the damping is near the precision of float32 when a few inputs are much larger than the rest.
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+        lower, failed = torch.linalg.cholesky_ex(damped)
+        if bool(failed.any()):
+            # Inputs that never change, less their mean: what is left is rounding, with eigenvalues of either sign.
+            noise = torch.where(failed > 0, 2.0 * damped.abs().sum(2).amax(1), 0.0)  # beyond the lowest of them
+            damped.diagonal(dim1=1, dim2=2).add_(noise.unsqueeze(1))
+            lower = torch.linalg.cholesky(damped)
+        inverse = torch.cholesky_inverse(lower)
         factor = torch.linalg.cholesky(inverse, upper=True)
         single = torch.float32
-        return Moments(gram.to(single), damping.to(single), inverse.to(single), factor.to(single))
+        return Moments(gram.to(single), inverse.to(single), factor.to(single))
 
     def __getitem__(self, groups: slice) -> Moments:
         """Those of some of the groups."""
         parts = (self.inverse, self.factor)
         inverse, factor = (None if part is None else part[groups] for part in parts)
-        return Moments(self.gram[groups], self.damping[groups], inverse, factor)
+        return Moments(self.gram[groups], inverse, factor)
 
 
 def round_to_data(

@@ -109,6 +109,11 @@ class Target:
         return self.descriptor.dtypes[self.descriptor.defaults.weight].granularity == "per_channel"
 
     @property
+    def weight_bits(self) -> int:
+        """Width of weights where nothing says otherwise."""
+        return self.descriptor.dtypes[self.descriptor.defaults.weight].bits
+
+    @property
     def activation_bits(self) -> int:
         """Width of activations where nothing says otherwise."""
         return self.activation_spec().bits

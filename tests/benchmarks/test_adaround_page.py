@@ -22,13 +22,14 @@ def row(layer: str, quotient: float) -> dict[str, Any]:
 
 def test_layers_sums_and_the_peer_are_told() -> None:
     own = {"seconds": 4.0, "accuracy": 0.9, "float": 0.95}
-    peer = {"images": 32, "ours": own, "theirs": {"version": "2", "seconds": 400.0, "accuracy": 0.89}}
+    draws = [{"ours": own, "theirs": {"version": "2", "seconds": 400.0, "accuracy": 0.89 - k / 1000}} for k in (0, 1)]
+    peer = {"images": 32, "draws": draws}
     text = section([row("a", 0.9)], [row("a", 0.9), row("b", 1.01), row("c", 1.1)], peer, images=7)
     assert (
         "| net | `a` | 8x4x3x3 | 0.500 | 0.550 | 0.900 ± 0.020 | 0.600 | 0.600 | 1.000 ± 0.010 | 0.50 | 100.00 |"
         in text
     )
     assert "| net | 3 | 1.003 | 1.100 | 1 | 1.000 | 1.000 | 0 | 1.5 | 300.0 |" in text
-    assert "here 90.00% in 4.0 s" in text
-    assert "100 times as long" in text
+    assert "| draw 0 | 95.00% | 90.00% | 89.00% | 4.0 | 400 | 100 |" in text
+    assert "Here it is higher by 1.05 ± 0.64 points" in text
     assert "was not measured: no network." in section([row("a", 1)], [], {"skipped": "no network"}, images=7)
