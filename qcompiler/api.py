@@ -374,9 +374,12 @@ def _emit(
 
     graph = module.main
     layout = hardware.layout
+    program = integer.emit(graph, layout.activations, layout.weights, layout.alignment)
+    if program.program.memory is None:
+        diagnostics = [*diagnostics, "No memory is planned: the model takes no single image."]
     return Artifact(
         target=hardware,
-        program=integer.emit(graph, layout.activations, layout.weights, layout.alignment),
+        program=program,
         onnx=onnx_qdq.emit(graph, onnx_qdq.OnnxOptions(hardware.onnx.opset, hardware.onnx.ir_version)),
         input_tree=graph.input_tree,
         output_tree=graph.output_tree,

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from qcompiler.backends.integer import Executor, ProgramFiles
+from qcompiler.backends.integer import Executor, ProgramFiles, sum_of_tensors
 from qcompiler.csource import FOLDER, why_not_ours
 from qcompiler.errors import ArtifactError, InputError
 from qcompiler.ir import tree
@@ -93,6 +93,19 @@ class Artifact:
                         shares = {key: record["metrics"][f"{name}.{key}"] for key in ("macs", "elements")}
                         found.append({"name": name, "why": event["detail"].removeprefix(start), **shares})
         return tuple(found)
+
+    @property
+    def memory(self) -> dict[str, int]:
+        """Bytes that activations take while the program runs; empty where there is no plan.
+
+        `array`: the one in which all of them lie. `alive at once`: the most that are needed at any time, below which no
+        plan can be. `tensors`: the sum of all, as if each had a place of its own.
+        """
+        plan = self.program.program.memory
+        if plan is None:
+            return {}
+        total = sum_of_tensors(self.program.program, plan.batch)
+        return {"array": plan.bytes, "alive at once": plan.lower_bound, "tensors": total}
 
     def run(self, *inputs: object) -> object:
         """Run the integer program.

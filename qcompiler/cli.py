@@ -165,10 +165,14 @@ def compile(  # the field's word for it
                 "verification": None if report is None else report.to_dict(),
                 "seconds": dict(compiled.seconds),
                 "bytes": {name: len(data) for name, data in compiled.artifact.files().items()},
+                "memory": compiled.artifact.memory,
             }
         )
         return
     _print_report(report)
+    if compiled.artifact.memory:
+        sizes = ", ".join(f"{name} {size}" for name, size in compiled.artifact.memory.items())
+        typer.echo(f"bytes of activations: {sizes}")
     if output is not None:
         typer.echo(f"written to {output}")
 

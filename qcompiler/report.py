@@ -164,6 +164,7 @@ def _sizes(artifact: Artifact) -> str:
         ["weights, elements", floats],
         ["ONNX file, bytes", len(artifact.onnx)],
         ["C source, bytes", sum(map(len, artifact.c.values()))],
+        *([f"{name}, bytes", size] for name, size in artifact.memory.items()),
     ]
     return _table(["", ""], rows)
 

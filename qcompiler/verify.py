@@ -7,7 +7,9 @@ The exact simulation of the quantized graph is the reference. Two experiments ar
                       layer hides behind the one in front of it
 
 The integer graph, the executor of the integer program, and the C source, built with the compiler that is there, must
-equal the simulation in every element of both. ONNX
+equal the simulation in every element of both. The program runs once more on one image inside of the array that its
+memory plan lays out, freed bytes overwritten, and must give the codes that it gives with memory of its own for each
+tensor: a result on bytes that are still read shows. ONNX
 Runtime computes with its own arithmetic: fed the same integers it must stay within the bound of the target, and end to
 end, where a difference of one step in one layer may grow in the next, differences are counted. It runs twice, as
 everybody runs it and with all optimisation off, because exports exist that are right in only one of the two.
@@ -27,7 +29,7 @@ import torch
 from torch import Tensor
 
 from qcompiler import csource
-from qcompiler.backends.integer import Executor, ProgramFiles
+from qcompiler.backends.integer import Executor, ProgramFiles, liveness
 from qcompiler.errors import ToolchainError
 from qcompiler.ir.graph import Graph, Value
 from qcompiler.ir.interpret import interpret
@@ -341,10 +343,11 @@ class _Verification:
         graph = self.forms.integer
         if self.forms.quantized is None or graph is None:
             found = [Form(name, "not run", False, reason=_NO_GRAPH) for name in ("exact simulation", "integer graph")]
+            found.append(self.planned())
         else:
             found = [
                 self.exact("integer graph", lambda given: _interpret(graph, self.inputs, given)),
-                self.exact("integer program", self.execute),
+                self.exact("integer program", self.execute, planned=True),
             ]
         found += [self.source(), *self.runtime()]
         return Report(self.reference, tuple(found), self.samples, self.integer_macs())
@@ -354,13 +357,21 @@ class _Verification:
         """Samples in the batch."""
         return len(self.inputs[0]) if self.inputs and self.inputs[0].dim() else 1
 
-    def exact(self, name: str, run: Callable[[Tensors | None], _Run]) -> Form:
-        """A form that must equal the reference in both experiments, and in its real outputs."""
+    def exact(self, name: str, run: Callable[[Tensors | None], _Run], *, planned: bool = False) -> Form:
+        """A form that must equal the reference in both experiments, and in its real outputs.
+
+        Args:
+            name: Of the form.
+            run: Runs it.
+            planned: Whether it is the program, whose memory plan belongs to it.
+        """
         tally = _Tally(name)
         real = run(None)
         tally.compare(self.real.codes, real.codes)
         tally.compare(self.real.outputs, real.outputs, self.steps)
         tally.compare(self.random.codes, run(self.codes).codes)
+        if planned:
+            self.compare_planned(tally)
         return tally.form()
 
     def source(self) -> Form:
@@ -380,6 +391,29 @@ class _Verification:
         tally.compare(self.real.outputs, _named(real.outputs), self.steps)
         tally.compare(self.random.codes, computed)
         return tally.form()
+
+    def planned(self) -> Form:
+        """The program in its array, where the program itself is the reference."""
+        tally = _Tally("integer program in one array")
+        self.compare_planned(tally)
+        if not tally.tensors:
+            return Form(tally.name, "not run", required=False, reason="the program has no plan of its memory")
+        return tally.form()
+
+    def compare_planned(self, tally: _Tally) -> None:
+        """Add what the program gives in the array of its plan, on as many images as that is for and random codes."""
+        plan = self.program.memory
+        if plan is None:
+            return
+        # On images taken one by one: what an island computes may round otherwise in a batch.
+        executor = Executor(self.forms.program, plan)
+        shapes = liveness.Tensors(self.program, plan.batch).shapes
+        given = zip(executor.core.given, self.inputs, strict=True)
+        inputs = [x[tuple(map(slice, shapes[name]))] for name, x in given]
+        codes = {name: array[tuple(map(slice, shapes[name]))] for name, array in self.codes.items()}
+        expected, found = _execute(self.executor, inputs, codes), _execute(executor, inputs, codes)
+        tally.compare(expected.codes, found.codes)
+        tally.compare(expected.outputs, found.outputs, self.steps)
 
     def runtime(self) -> list[Form]:
         """ONNX Runtime, twice in each experiment."""

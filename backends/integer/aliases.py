@@ -18,6 +18,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from qcompiler.backends.integer.liveness import Shape, Tensors, rooms
 from qcompiler.errors import ArtifactError, UnsupportedError
 
@@ -194,26 +196,32 @@ def check_memory(program: Program, memory: Memory) -> None:
                 expected=f"multiples of {memory.alignment} in 0 to {memory.bytes}",
                 fix=_FIX,
             )
+    names = list(tensors.shapes)
+    begins = np.array([offsets[name] for name in names], np.int64)
+    ends = np.array([offsets[name] + room[name] for name in names], np.int64)
     lives = tensors.core.lives()
-    alive: list[str] = []
-    for time in range(-1, len(tensors.core.instructions)):
-        instruction = tensors.core.instructions[time] if time >= 0 else None
-        under = overwritable(tensors, homes, instruction) if instruction is not None else []
-        for new in instruction.outputs if instruction is not None else dict.fromkeys(tensors.core.given):
-            for old in alive:
-                if offsets[new] >= offsets[old] + room[old] or offsets[old] >= offsets[new] + room[new]:
-                    continue
-                replaced = old in under and lives[old][1] == time and offsets[old] == offsets[new]
-                if replaced or shows_same(homes, offsets, old, new):
-                    continue
+    dying: dict[int, list[int]] = {}
+    for index, name in enumerate(names):
+        dying.setdefault(lives[name][1], []).append(index)
+    alive = np.zeros(len(names), np.bool_)
+    under: list[str] = []
+    time = -1
+    for index, new in enumerate(names):  # in the order in which they are written
+        while time < lives[new][0]:
+            alive[dying.get(time, [])] = False
+            time += 1
+            under = overwritable(tensors, homes, tensors.core.instructions[time])
+        for place in (alive & (begins < ends[index]) & (ends > begins[index])).nonzero()[0]:
+            old = names[place]
+            replaced = old in under and lives[old][1] == time and offsets[old] == offsets[new]
+            if not replaced and not shows_same(homes, offsets, old, new):
                 raise ArtifactError(
                     f"{old!r} at {_span(old, offsets, room)} and {new!r} at {_span(new, offsets, room)} overlap and "
                     "are alive at the same time",
                     where=_WHERE,
                     fix=_FIX,
                 )
-            alive.append(new)
-        alive = [name for name in alive if lives[name][1] > time]
+        alive[index] = True
 
 
 def shows_same(homes: Homes, offsets: dict[str, int], a: str, b: str) -> bool:

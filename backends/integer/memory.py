@@ -9,6 +9,7 @@ meets that bound it is as small as any. See `aliases` for what may lie on what.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 from qcompiler.backends.integer.bound import Regions
@@ -85,7 +86,7 @@ def sum_of_tensors(program: Program, batch: int = 1) -> int:
 
 def _alignment(tensors: Tensors, wanted: int) -> int:
     """Elements, too, begin at multiples of their size: those of islands have up to eight bytes."""
-    return max(wanted, *tensors.item_bytes.values(), 1)
+    return math.lcm(wanted, *tensors.item_bytes.values())
 
 
 Wanted = Callable[[int], bool]

@@ -134,17 +134,20 @@ class Placement:
                 self._keep(offsets)
 
     def _moved(self, group: int, offsets: Array, generator: random.Random) -> list[int]:
-        """What surrounds `group` in time, from the bottom up but for one or two that have moved."""
+        """What surrounds `group` in time, from the bottom up but for one or two beside it that have moved down."""
         begin, end = self.begins[group], self.begins[group] + self.lengths[group] - 1
-        there: Array = np.zeros(0, np.int64)
-        for _ in range(generator.choice((1, 2, 3))):
-            there = self._beside(begin, end)
+        there = self._beside(begin, end)
+        pile = list(dict.fromkeys(self.owners[there].tolist()))
+        for _ in range(generator.choice((0, 1, 2))):
             begin, end = int(self.begin[there].min()), int(self.end[there].max())
+            there = self._beside(begin, end)
         there = there[offsets[there].argsort(kind="stable")]
         order = list(dict.fromkeys(self.owners[there].tolist()))
         for _ in range(generator.choice((1, 1, 2))):
-            place = order.index(group) if generator.random() < 0.5 else generator.randrange(len(order))
-            order.insert(generator.randrange(len(order)), order.pop(place))
+            place = order.index(group if generator.random() < 0.5 else generator.choice(pile))
+            # To the very bottom now and then: among many the choice would seldom fall on it.
+            to = 0 if generator.random() < 0.25 else generator.randrange(place + 1)
+            order.insert(to, order.pop(place))
         return order
 
     def _beside(self, begin: int, end: int) -> Array:

@@ -3,7 +3,8 @@
 Instructions that all others come before or after cut the program into segments, whose orders do not depend on one
 another. A segment is searched best first over the sets of instructions that have run: the bytes that are alive follow
 from the set alone, so that of all orders that lead to a set only the one with the smallest peak goes on. The search
-ends at the optimum, or after some work; then the best of a few orders is followed at a time. Segments that do not
+ends at the optimum, or after some work; then the best of three orders is taken: the one given, the one that goes depth
+first, and the best of those few that were followed at a time. Segments that do not
 decide about the peak of the program keep the order that they have, and so does one for which no better order is found.
 
 Source: Ahn et al. 2020, arXiv:2003.02369, section 3: the search over sets, and cuts. That an instruction which frees at
@@ -13,6 +14,7 @@ function of it, so that running such an instruction earlier makes no later momen
 
 from __future__ import annotations
 
+import dataclasses
 import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -195,21 +197,30 @@ class _Segment:
             bit = ready & -ready
             ready ^= bit
             place = bit.bit_length() - 1
-            done = state.done | bit
-            self.work += 1 + len(self.frees[place])
-            alive = state.alive + self.writes[place]
-            last = any(not users & ~done for users in self.reuses[place])
-            peak = max(state.peak, alive - self.saving[place] * last)
-            alive -= sum(size for users, size in self.frees[place] if not users & ~done)
-            opened = sum(1 << other for other in self.after[place] if not self.needs[other] & ~done)
-            found.append((place, _State(done, state.ready ^ bit | opened, alive, peak)))
-            if peak == state.peak and alive <= state.alive:
+            new = self._after(state, place)
+            found.append((place, new))
+            if new.peak == state.peak and new.alive <= state.alive:
                 return found[-1:]
         return found
+
+    def _after(self, state: _State, place: int) -> _State:
+        """What comes of running one instruction more."""
+        self.work += 1 + len(self.frees[place])
+        done = state.done | 1 << place
+        alive = state.alive + self.writes[place]
+        last = any(not users & ~done for users in self.reuses[place])
+        peak = max(state.peak, alive - self.saving[place] * last)
+        alive -= sum(size for users, size in self.frees[place] if not users & ~done)
+        opened = sum(1 << other for other in self.after[place] if not self.needs[other] & ~done)
+        return _State(done, state.ready & ~(1 << place) | opened, alive, peak)
 
     def search(self, reached: int, work: int) -> Schedule:
         """The best order, or one that is no worse than the given one where that is too much work."""
         start = self.start(reached)
+        found = self._follow(start, self._depth_first())
+        limit = min(self.peak, found.lower_bound)
+        if limit <= reached:
+            return dataclasses.replace(found, exact=True)
         best = {0: start.peak}
         came: dict[int, tuple[int, int]] = {}
         heap = [(start.peak, 0, 0, start)]
@@ -221,17 +232,55 @@ class _Segment:
             if -depth == len(self.span):
                 return Schedule(self._order(came, state.done), peak, exact=True)
             for place, new in self.following(state, len(self.span)):
-                if new.peak < min(self.peak, best.get(new.done, self.peak)):
+                if new.peak < min(limit, best.get(new.done, limit)):
                     best[new.done] = new.peak
                     came[new.done] = (state.done, place)
                     pushed += 1
                     heapq.heappush(heap, (new.peak, depth - 1, pushed, new))
             if self.work > work:
-                return self._beam(start, work)
-        return Schedule(tuple(self.span), self.peak, exact=True)
+                found = self._beam(start, work, limit) or found
+                break
+        given = Schedule(tuple(self.span), self.peak, exact=False)
+        return dataclasses.replace(min(given, found, key=lambda item: item.lower_bound), exact=not heap)
 
-    def _beam(self, start: _State, work: int) -> Schedule:
-        """Follow the most promising sets of each size only."""
+    def _follow(self, start: _State, places: list[int]) -> Schedule:
+        """Run in a given order."""
+        state = start
+        for place in places:
+            state = self._after(state, place)
+        return Schedule(tuple(self.span.start + place for place in places), state.peak, exact=False)
+
+    def _depth_first(self) -> list[int]:
+        """What an instruction reads, right in front of it: first what needs most room beyond that of its result.
+
+        Source: Sethi and Ullman 1970, doi:10.1145/321607.321620, which is exact for a tree of equal results.
+        """
+        room = [0] * len(self.span)
+        """Bytes that each instruction needs with all that it follows from, taken for a tree."""
+        before: list[list[int]] = [[] for _ in self.span]
+        for place in range(len(self.span)):
+            for other in self.after[place]:
+                before[other].append(place)
+        for place, sources in enumerate(before):
+            sources.sort(key=lambda other: (self.writes[other] - room[other], other))
+            there = 0
+            for other in sources:
+                room[place] = max(room[place], there + room[other])
+                there += self.writes[other]
+            room[place] = max(room[place], there + self.writes[place])
+        result: dict[int, None] = {}
+        waiting = [(place, iter(before[place])) for place in reversed(range(len(self.span))) if not self.after[place]]
+        while waiting:
+            place, sources_left = waiting[-1]
+            coming = next((other for other in sources_left if other not in result), None)
+            if coming is None:
+                result[waiting.pop()[0]] = None
+            else:
+                waiting.append((coming, iter(before[coming])))
+        return list(result)
+
+    def _beam(self, start: _State, work: int, limit: int) -> Schedule | None:
+        """The best order of those that lead from one of the most promising sets to the next; None at `limit`."""
         came: dict[int, tuple[int, int]] = {}
         level = [start]
         begun = self.work
@@ -240,11 +289,11 @@ class _Segment:
             best: dict[int, _State] = {}
             for state in level:
                 for place, new in self.following(state, MOST_CANDIDATES):
-                    if new.peak < min(self.peak, best[new.done].peak if new.done in best else self.peak):
+                    if new.peak < min(limit, best[new.done].peak if new.done in best else limit):
                         best[new.done] = new
                         came[new.done] = (state.done, place)
             if not best:
-                return Schedule(tuple(self.span), self.peak, exact=False)
+                return None
             each = (self.work - before) / len(level)
             left = (work - (self.work - begun)) / (len(self.span) - size)
             width = max(1, min(WIDEST_BEAM, int(left / each)))
