@@ -277,8 +277,12 @@ def test_two_processes_from_two_paths_give_the_same_bytes(tmp_path: Path) -> Non
     for root, output in ((ROOT, "a"), (other, "b")):
         command = [sys.executable, "-P", "-c", _COMPILE, str(root), str(tmp_path / output)]
         subprocess.run(command, check=True, cwd=tmp_path, capture_output=True)
-    names = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert names == sorted(path.name for path in (tmp_path / "b").iterdir())
+    names, others = (
+        sorted(str(path.relative_to(tmp_path / output)) for path in (tmp_path / output).rglob("*") if path.is_file())
+        for output in ("a", "b")
+    )
+    assert names == others
+    assert "c/model.c" in names
     for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
         assert str(ROOT).encode() not in (tmp_path / "a" / name).read_bytes(), name

@@ -196,7 +196,9 @@ def altered(files: ProgramFiles, position: int, **changes: Any) -> ProgramFiles:
     """The program with another instruction at `position`."""
     items = list(files.program.instructions)
     items[position] = Instruction.model_validate({**items[position].model_dump(), **changes})
-    return ProgramFiles(files.program.model_copy(update={"instructions": tuple(items)}), files.constants)
+    return ProgramFiles(
+        files.program.model_copy(update={"instructions": tuple(items), "memory": None}), files.constants
+    )
 
 
 def test_what_has_no_c_is_refused_by_name(models: Mapping[str, ProgramFiles]) -> None:
@@ -214,7 +216,9 @@ def test_what_has_no_c_is_refused_by_name(models: Mapping[str, ProgramFiles]) ->
 
 def test_a_float_island_is_refused_by_name(models: Mapping[str, ProgramFiles]) -> None:
     files = models["int8_dsp"]
-    with_island = ProgramFiles(files.program.model_copy(update={"islands": {"softmax": ""}}), files.constants)
+    with_island = ProgramFiles(
+        files.program.model_copy(update={"islands": {"softmax": ""}, "memory": None}), files.constants
+    )
     called = altered(with_island, 3, op="call", attributes={"graph": "softmax"})
     with pytest.raises(UnsupportedError, match=f"float island @softmax.*at %{files.program.instructions[3].output}"):
         c.emit(called, "model", separate(files))
@@ -222,12 +226,14 @@ def test_a_float_island_is_refused_by_name(models: Mapping[str, ProgramFiles]) -
 
 def test_real_numbers_are_refused(models: Mapping[str, ProgramFiles]) -> None:
     files = models["int8_dsp"]
-    straight = files.program.model_copy(update={"outputs": ("x",)})
+    straight = files.program.model_copy(update={"outputs": ("x",), "memory": None})
     with pytest.raises(UnsupportedError, match="the output %x is real numbers"):
         c.emit(ProgramFiles(straight, files.constants), "model", separate(files))
     again = files.program.instructions[0].model_copy(update={"outputs": ("again",)})
     tensors = {**files.program.tensors, "again": files.program.tensors[files.program.instructions[0].output]}
-    twice = files.program.model_copy(update={"instructions": (again, *files.program.instructions), "tensors": tensors})
+    twice = files.program.model_copy(
+        update={"instructions": (again, *files.program.instructions), "tensors": tensors, "memory": None}
+    )
     with pytest.raises(UnsupportedError, match="the input %x is quantized on 2 grids"):
         c.emit(ProgramFiles(twice, files.constants), "model", separate(files))
 
@@ -274,7 +280,12 @@ class TestPlans:
         real = Instruction(op="dequantize", inputs=(first.output,), outputs=("early",))
         tensors = {**program.tensors, "early": program.tensors[first.output].model_copy(update={"dtype": "f32"})}
         changed = program.model_copy(
-            update={"outputs": outputs, "tensors": tensors, "instructions": (*program.instructions, real)}
+            update={
+                "outputs": outputs,
+                "tensors": tensors,
+                "instructions": (*program.instructions, real),
+                "memory": None,
+            }
         )
         two = ProgramFiles(changed, files.constants)
         last = program.instructions[-2].output
