@@ -24,11 +24,11 @@ from qcompiler.ir.graph import Graph, Node
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.types import Stage
 from qcompiler.ops.quantization import is_calibrated
-from qcompiler.ops.quantizers import code_limits, grid, leaf_tensor, quantizer_of
+from qcompiler.ops.quantizers import code_limits, grid, leaf_tensor, quantizer_of, weight_codes
 from qcompiler.passes.base import Pass, PassContext, only_user
 from qcompiler.passes.channel_limits import CLAMPS
 from qcompiler.passes.equalization import by_channels, leaf_of
-from qcompiler.quant.affine import next_power_of_two, quantize
+from qcompiler.quant.affine import next_power_of_two
 from qcompiler.quant.arithmetic import Arithmetic
 from qcompiler.quant.requant import RequantSpec
 from qcompiler.quant.spec import ScaleKind
@@ -129,10 +129,10 @@ def _room(node: Node, source: Node, weight: Node, arithmetic: Arithmetic) -> Ten
 
 def _products(node: Node, source: Node, weight: Node) -> tuple[Tensor, Tensor]:
     """Per output channel, float64 [C]: largest magnitude of the sum of products, and the sum of the weights' codes."""
-    params, (scales, spec) = grid(source)[0], grid(weight)
+    params = grid(source)[0]
     low, high = code_limits(source)
     zero_point = int(params.zero_point)
     reach = max(abs(low - zero_point), abs(high - zero_point))
-    codes = quantize(leaf_tensor(leaf_of(node.inputs[1])), scales.scale, scales.zero_point, spec)
+    codes = weight_codes(weight, leaf_tensor(leaf_of(node.inputs[1])))
     total = by_channels(node, codes).abs().sum((2, 3), dtype=torch.int64).reshape(-1).to(torch.float64)
     return total * reach, total

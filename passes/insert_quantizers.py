@@ -31,6 +31,7 @@ from qcompiler.ir.types import Stage
 from qcompiler.ops.quantizers import quantizer_of
 from qcompiler.passes.base import Pass, PassContext, only_user
 from qcompiler.passes.overrides import Overrides
+from qcompiler.quant.blocks import block_axis, block_count
 from qcompiler.quant.spec import QuantSpec
 from qcompiler.targets import Target
 
@@ -104,7 +105,7 @@ class _Placement:
         spec = self.target.weight_spec(node.op, 1 if transposed else 0, bits=self.overrides.weight_bits(node))
         if transposed and node.attributes["groups"] != 1 and spec.axis is not None:
             # Along that axis the weight has one entry for as many output channels as there are groups.
-            spec = dataclasses.replace(spec, axis=None)
+            spec = dataclasses.replace(spec, axis=None, block=None)
             self.rewriter.refuse(node, "one weight scale for all channels: a transposed convolution in groups")
         source = quantizer_of(node.inputs[0])
         bits = self.target.activation_bits if source is None else cast("QuantSpec", source.attributes["spec"]).bits
@@ -174,10 +175,20 @@ class _Placement:
         scale = self.rewriter.leaf("parameter", torch.full(size, torch.nan), ref=f"{stem}.scale", before=before)
         zero = torch.zeros(size, dtype=torch.int32)
         zero_point = self.rewriter.leaf("state", zero, ref=f"{stem}.zero_point", before=before)
+        factors = []
+        if spec.block is not None and spec.axis is not None:
+            count = block_count(cast("int", value.type.shape[block_axis(spec.axis)]), spec.block)
+            ones = torch.ones(*size, count, dtype=torch.uint8)
+            factors.append(self.rewriter.leaf("state", ones, ref=f"{stem}.factors", before=before))
         users = list(value.users if only is None else only)
         is_output = only is None and self.graph.is_output(value)
         node = self.rewriter.insert(
-            "fake_quantize", [value, scale, zero_point], {"spec": spec}, before=before, like=like, name=f"{stem}.q"
+            "fake_quantize",
+            [value, scale, zero_point, *factors],
+            {"spec": spec},
+            before=before,
+            like=like,
+            name=f"{stem}.q",
         )
         self.rewriter.replace_uses(value, node.output, only=users)
         if is_output:

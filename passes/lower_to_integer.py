@@ -22,11 +22,12 @@ from torch import Tensor
 
 from qcompiler.errors import InputError, PassError, UnsupportedError
 from qcompiler.ir.graph import Attribute, Graph, Node, Value
-from qcompiler.ir.interpret import LEAVES
+from qcompiler.ir.interpret import LEAVES, evaluate_node
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ir.types import DType, QuantParams, Stage, TensorType
 from qcompiler.ops import SCALED, UNARY, prelu_function, unary_of
+from qcompiler.ops.quantization import spread_factors
 from qcompiler.ops.quantizers import channel_axis, channel_bounds, channel_limits, code_limits, grid, leaf_tensor
 from qcompiler.ops.resampling import resampling_weights
 from qcompiler.passes.base import Pass, PassContext
@@ -232,19 +233,37 @@ class _Lowering:
         return self._insert("quantize", [source], {"rounding": str(out.spec.rounding)}, out, out.quantizer)
 
     def _constant(self, source: Value, out: _Output) -> Value:
-        tensor = leaf_tensor(source)
-        codes = quantize(tensor, out.params.scale, out.params.zero_point, out.spec, out.qmin, out.qmax)
+        tensor, spec = leaf_tensor(source), out.spec
+        factors = [leaf_tensor(value) for value in out.quantizer.inputs[3:]]
+        spread = spread_factors(spec, tensor, factors)
+        codes = quantize(tensor, out.params.scale, out.params.zero_point, spec, out.qmin, out.qmax, spread)
         dtype = DType(out.spec.dtype)
         params = QuantParams.of(out.params.scale, out.params.zero_point, out.params.axis)
         type = TensorType(dtype, tuple(tensor.shape), params)
         value = self._leaf(codes.to(dtype.torch), f"{out.quantizer.name}.codes", out.quantizer, type)
         self.limits[value] = (out.qmin, out.qmax)
-        return value
+        return value if spread is None else self._expanded(value, factors[0], out)
+
+    def _expanded(self, codes: Value, factors: Tensor, out: _Output) -> Value:
+        """Codes times the factors of their blocks."""
+        quantizer = out.quantizer
+        node = self.rewriter.insert(
+            "expand_blocks",
+            [codes, self._leaf(factors, f"{quantizer.name}.factors", quantizer)],
+            {"axis": out.spec.axis, "block": out.spec.block},
+            before=quantizer,
+            like=quantizer,
+            name=f"{quantizer.name}.int",
+            types=[TensorType(DType.I16, codes.type.shape, codes.type.quant)],
+        )
+        most = int(factors.max())
+        self.limits[node.output] = (out.qmin * most, out.qmax * most)
+        return node.output
 
     def mac(self, node: Node, out: _Output) -> Value:
         x, weight = self.lowered[node.inputs[0]], self.lowered[node.inputs[1]]
         scales = self._params(weight)
-        codes = leaf_tensor(weight).to(torch.int64)
+        codes = _weight(weight).to(torch.int64)
         codes = codes - along_axis(scales.zero_point, codes.dim(), scales.axis)
         x_scale = self._params(x)
         if node.op.startswith("conv_transpose"):  # [in, out / groups, ...] to one row per output channel
@@ -273,7 +292,8 @@ class _Lowering:
 
     def _proofs(self, node: Node, op: str | None = None) -> Proofs:
         """What must hold of a node, computed as the target does it, which may depend on the width of what it reads."""
-        bits = [self.lowered[value].type.dtype.bits for value in node.inputs[:2] if value in self.lowered]
+        read = node.inputs[:1] if node.definition.has(Trait.MAC) else node.inputs[:2]
+        bits = [self.lowered[value].type.dtype.bits for value in read if value in self.lowered]
         return Proofs(node, self.arithmetic.at(op or node.op, max(bits, default=8)), self.target.name)
 
     def _bias(self, node: Node, scale: Tensor, arithmetic: Arithmetic) -> Tensor:
@@ -562,6 +582,14 @@ _RULES: dict[str, _Rule] = {
     "clamp": _Lowering.activation,
     "clamp_channels": _Lowering.clamp_channels,
 }
+
+
+def _weight(value: Value) -> Tensor:
+    """The integers of a weight: those of a leaf, or of one times its factors."""
+    node = value.producer
+    if node is None or node.op != "expand_blocks":
+        return leaf_tensor(value)
+    return evaluate_node(node, [leaf_tensor(item) for item in node.inputs])[0]
 
 
 def _scalar_multiplier(name: str, item: Requantization | None) -> dict[str, Attribute]:

@@ -64,11 +64,18 @@ def _steps(call: Call, arrays: Sequence[Array], index: int) -> Int:
 
 
 def _weight(call: Call, arrays: Sequence[Array]) -> Int:
-    """The second operand with its zero points removed: one, or one per channel."""
+    """The second operand with its zero points removed: one, or one per channel; times the factors of its blocks."""
     tensor = call.inputs[1]
     shape = [1] * arrays[1].ndim
     shape[tensor.axis or 0] = -1
     result: Int = arrays[1].astype(np.int64) - np.array(tensor.zero_point, np.int64).reshape(shape)
+    block = call.get("block")
+    if block is not None:
+        channels, inputs = (0, 1) if (tensor.axis or 0) == 0 else (1, 0)
+        rows = np.moveaxis(result, (channels, inputs), (0, 1))
+        for begin in range(0, rows.shape[1], block):
+            factor = arrays[-1][:, begin // block].astype(np.int64)
+            rows[:, begin : begin + block] *= factor.reshape(-1, 1, *[1] * (rows.ndim - 2))
     return result
 
 
@@ -85,6 +92,11 @@ def _exact_type(weight: Int, largest: int, where: str) -> type[np.floating[Any]]
 def _largest(call: Call) -> int:
     low, high = _limits(call.inputs[0].dtype)
     return max(high - call.zero_point(0), call.zero_point(0) - low)
+
+
+def _layer_multiplier(call: Call, arrays: Sequence[Array]) -> tuple[Array | None, Array | None]:
+    """Of a layer, behind whose operands the factors of its weight's blocks may stand."""
+    return _multiplier(arrays if call.get("block") is None else arrays[:-1], 3)
 
 
 def _multiplier(arrays: Sequence[Array], first: int) -> tuple[Array | None, Array | None]:
@@ -125,7 +137,7 @@ def int_conv(call: Call, arrays: Sequence[Array]) -> Array:
             outputs = slice(group * rows, (group + 1) * rows)
             acc[..., outputs] += part[..., channels] @ matrix[outputs].T
     total = acc.astype(np.int64) + arrays[2].astype(np.int64)
-    return np.moveaxis(call.requantize(total, *_multiplier(arrays, 3)), -1, 1)
+    return np.moveaxis(call.requantize(total, *_layer_multiplier(call, arrays)), -1, 1)
 
 
 def int_conv_transpose(call: Call, arrays: Sequence[Array]) -> Array:
@@ -155,7 +167,7 @@ def int_conv_transpose(call: Call, arrays: Sequence[Array]) -> Array:
             acc[(slice(None), *window, outputs)] += x[..., inputs] @ matrix[inputs]
     inner = [slice(p, length - p) for p, length in zip(padding, reach, strict=True)]
     total = acc[(slice(None), *inner)].astype(np.int64) + arrays[2].astype(np.int64)
-    return np.moveaxis(call.requantize(total, *_multiplier(arrays, 3)), -1, 1)
+    return np.moveaxis(call.requantize(total, *_layer_multiplier(call, arrays)), -1, 1)
 
 
 def int_linear(call: Call, arrays: Sequence[Array]) -> Array:
@@ -163,7 +175,8 @@ def int_linear(call: Call, arrays: Sequence[Array]) -> Array:
     weight = _weight(call, arrays)
     dtype = _exact_type(weight, _largest(call), call.instruction.output)
     acc = _steps(call, arrays, 0).astype(dtype) @ weight.astype(dtype).T
-    return call.requantize(acc.astype(np.int64) + arrays[2].astype(np.int64), *_multiplier(arrays, 3))
+    total = acc.astype(np.int64) + arrays[2].astype(np.int64)
+    return call.requantize(total, *_layer_multiplier(call, arrays))
 
 
 def int_add(call: Call, arrays: Sequence[Array]) -> Array:

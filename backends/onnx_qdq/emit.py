@@ -41,7 +41,7 @@ UNSIGNED_SHIFT = 128
 """How much higher the codes of signed 8-bit activations are in the file."""
 
 WIDE_OPSET, WIDE_IR_VERSION = 21, 10
-"""The first versions in which QuantizeLinear takes 16-bit types."""
+"""The first versions in which QuantizeLinear takes 16-bit types, and DequantizeLinear scales of blocks."""
 
 AXES_AS_INPUT = 18
 """The first opset in which ReduceMean takes its axes as an input."""
@@ -101,6 +101,8 @@ def _raised(options: OnnxOptions, graph: Graph) -> OnnxOptions:
     results = (value for value in graph.values() if value.producer is None or value.producer.op not in LEAVES)
     if any(value.type.dtype in (DType.I16, DType.U16) for value in results):
         opset, ir_version = max(opset, WIDE_OPSET), max(ir_version, WIDE_IR_VERSION)
+    if any(node.op == "expand_blocks" for node in graph.nodes):
+        opset, ir_version = max(opset, WIDE_OPSET), max(ir_version, WIDE_IR_VERSION)
     if any(node.op == "call" for node in graph.nodes):
         opset = max(opset, LEAST_OPSET)
     return dataclasses.replace(options, opset=opset, ir_version=ir_version)
@@ -125,7 +127,7 @@ class _Emitter:
             self.codes[value] = tensor
             inputs.append(tensor)
         for node in self.graph.nodes:
-            if node.op in LEAVES:
+            if node.op in (*LEAVES, "expand_blocks"):
                 continue
             rule = _RULES.get(node.op)
             if rule is None:
@@ -197,6 +199,8 @@ class _Emitter:
         wide = value.type.dtype is DType.I64 or (value.type.dtype is DType.I32 and self.options.bias == "float")
         if source is None and wide:
             return self.real_bias(value, quant)
+        if value.producer is not None and value.producer.op == "expand_blocks":
+            return self.blocks(node, index, value.producer, quant)
         if source is None:
             source = self.weights.get(value) or self.constant(value.name + WEIGHT_CODES, leaf_array(value))
             self.weights[value] = source
@@ -205,6 +209,21 @@ class _Emitter:
             grid = self.activation_grid(name, quant, value.type.dtype)
         axis = {} if quant.axis is None else {"axis": quant.axis}
         return self.add("DequantizeLinear", [source, *grid], self.unused(f"{name}.real"), **axis)
+
+    def blocks(self, node: Node, index: int, expand: Node, quant: QuantParams) -> gs.Tensor:
+        """A weight with a scale for each block: the scale of its channel times the factor of the block."""
+        codes, factors = expand.inputs
+        if codes not in self.weights:
+            self.weights[codes] = self.constant(codes.name, leaf_array(codes))
+        array, inputs = leaf_array(factors), 1 - int(cast("int", expand.attributes["axis"]))
+        scale = np.asarray(quant.scale, np.float32)[:, None] * array.astype(np.float32)
+        scale = scale if inputs == 1 else scale.T
+        shape = codes.type.shape
+        scale = np.broadcast_to(scale.reshape(*scale.shape, *[1] * (len(shape) - 2)), (*scale.shape, *shape[2:]))
+        name = f"{node.name}/{index}"
+        attributes = {"axis": inputs, "block_size": int(cast("int", expand.attributes["block"]))}
+        operands = [self.weights[codes], self.constant(f"{name}.scale", scale)]
+        return self.add("DequantizeLinear", operands, self.unused(f"{name}.real"), **attributes)
 
     def real_bias(self, value: Value, quant: QuantParams) -> gs.Constant:
         """A bias as the real numbers that it stands for: of more than 32 bits, which no DequantizeLinear takes."""

@@ -85,11 +85,11 @@ def _grids(d: Descriptor) -> Iterator[Contradiction]:
         if not weight.signed:
             reason = "weights must be signed: a symmetric grid of unsigned codes holds no negative weight"
             yield Contradiction(("dtypes", name, "signed"), reason)
-        if weight.granularity == "per_channel" and not d.requantize.per_channel:
+        if weight.granularity != "per_tensor" and not d.requantize.per_channel:
             reason = f"{name} has a scale per channel, and requantization one multiplier for all of them"
             yield Contradiction(("dtypes", name, "granularity"), reason)
     for name in (d.defaults.activation, *d.defaults.other_activations):
-        if d.dtypes[name].granularity == "per_channel":
+        if d.dtypes[name].granularity != "per_tensor":
             reason = "activations per channel are refused: their scale cannot leave the sum over channels"
             yield Contradiction(("dtypes", name, "granularity"), reason)
         if d.dtypes[name].packing != "none":

@@ -40,6 +40,8 @@ def grid_text(number: NumberType) -> str:
     parts = [f"{'s' if number.signed else 'u'}{number.bits}", "symmetric" if number.symmetric else "asymmetric"]
     parts += ["narrow"] * number.narrow
     parts += ["one scale per channel"] * (number.granularity == "per_channel")
+    if number.block is not None:
+        parts.append(f"one per channel with factors of {number.factor_bits} bits for {number.block} inputs each")
     parts += ["powers of two"] * (number.scale is ScaleKind.POW2)
     parts += ["two in a byte"] * (number.packing != "none")
     return ", ".join(parts)

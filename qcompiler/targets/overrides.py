@@ -9,7 +9,7 @@ from typing import Any
 from qcompiler.errors import TargetError
 from qcompiler.quant.requant import RequantMode
 from qcompiler.targets.consistency import fixed_grid_misfit
-from qcompiler.targets.schema import BLOCKS, Descriptor, FixedGrid, NumberType
+from qcompiler.targets.schema import Descriptor, FixedGrid, NumberType
 
 __all__ = ["overridden"]
 
@@ -20,6 +20,7 @@ _OVERRIDES = {
     "symmetric_activations": "True or False",
     "signed_activations": "True or False",
     "power_of_two": "True or False",
+    "block": "a number of inputs, or None",
     "requantize": "one of " + ", ".join(RequantMode),
     "per_channel_clamp": "True or False",
     "per_channel_tables": "True or False",
@@ -45,6 +46,8 @@ def overridden(descriptor: Descriptor, changes: Mapping[str, object]) -> dict[st
                 _set_bits(data, key.removesuffix("_bits"), value)
             case (("per_channel" | "symmetric_activations" | "signed_activations" | "power_of_two"), bool()):
                 _set_grids(data, key, value)
+            case "block", int() | None if not isinstance(value, bool):
+                _set_blocks(data, value)
             case "requantize", str():
                 _set_mode(data, value)
             case "per_channel_clamp", bool():
@@ -89,7 +92,7 @@ def _set_grids(data: dict[str, Any], key: str, value: bool) -> None:
     weights = [dtypes[name] for name in (defaults["weight"], *defaults["other_weights"])]
     if key == "per_channel":
         for weight in weights:
-            weight["granularity"] = "per_channel" if value else "per_tensor"
+            weight |= {"granularity": "per_channel" if value else "per_tensor", "block": None}
     elif key == "symmetric_activations":
         for activation in activations:
             activation["symmetric"] = value
@@ -101,6 +104,13 @@ def _set_grids(data: dict[str, Any], key: str, value: bool) -> None:
         for activation in activations:
             activation["signed"] = value
             activation["narrow"] = activation["narrow"] and value
+
+
+def _set_blocks(data: dict[str, Any], block: int | None) -> None:
+    """Weights with a factor for so many inputs; None: with a scale per channel."""
+    defaults = data["defaults"]
+    for name in (defaults["weight"], *defaults["other_weights"]):
+        data["dtypes"][name] |= {"granularity": "per_channel" if block is None else "per_block", "block": block}
 
 
 def _set_tables(data: dict[str, Any], value: bool) -> None:
@@ -145,8 +155,6 @@ def _drop_fixed_grids(data: dict[str, Any]) -> None:
 def _bad_override(key: str, value: object) -> TargetError:
     if key in _OVERRIDES:
         return TargetError(f"{key} is {value!r}", where="Target.override", expected=_OVERRIDES[key])
-    if key == "block":
-        return TargetError(BLOCKS, where="Target.override")
     near = difflib.get_close_matches(key, _OVERRIDES, n=1)
     return TargetError(
         f"there is no override {key!r}",

@@ -19,12 +19,6 @@ from qcompiler.quant.spec import ScaleKind
 
 SCHEMA = "qcompiler.hw/1"
 
-BLOCKS = (
-    "weights with a scale per block are refused: each block needs a sum of its own, rescaled before it joins the "
-    "others, which no integer operator here does. Use granularity per_tensor or per_channel"
-)
-"""Why there is no grid of blocks in a target."""
-
 
 @dataclass(frozen=True)
 class By:
@@ -86,25 +80,29 @@ class NumberType(_Model):
     narrow: Annotated[Bool, By("qcompiler/targets/target.py: number.narrow")] = False
     """Leave out the lowest code, so that a signed grid is symmetric about zero."""
     granularity: Annotated[
-        Literal["per_tensor", "per_channel"], By("qcompiler/targets/target.py: number.granularity")
+        Literal["per_tensor", "per_channel", "per_block"], By("qcompiler/targets/target.py: number.granularity")
     ] = "per_tensor"
-    """How many scales: one, or one per output channel of a weight."""
+    """How many scales: one, one per output channel of a weight, or one per channel and an integer factor of it for each
+    block of inputs."""
+    block: Annotated[Annotated[Int, Field(ge=1, le=65536)] | None, By("qcompiler/targets/target.py: number.block")] = (
+        None
+    )
+    """Inputs of a channel that share a factor, with `per_block`."""
+    factor_bits: Annotated[Annotated[Int, Field(ge=1, le=8)], By("qcompiler/targets/target.py: number.factor_bits")] = 4
+    """Width of these unsigned factors."""
     scale: Annotated[ScaleKind, By("qcompiler/targets/target.py: number.scale")] = ScaleKind.FLOAT
     """Any scale, or powers of two."""
     packing: Annotated[Packing, By("backends/integer/program.py: packing")] = "none"
     """How weights of four bits are stored: one in a byte, or two, the first of them in the low or in the high half."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _without_blocks(cls, data: object) -> object:
-        if isinstance(data, dict) and ("block" in data or data.get("granularity") in ("per_block", "per_group")):
-            raise ValueError(BLOCKS)
-        return data
-
     @model_validator(mode="after")
     def _describes_a_grid(self) -> NumberType:
         if self.narrow and not self.signed:
             raise ValueError("narrow is for signed codes, of which it drops the lowest")
+        if (self.granularity == "per_block") != (self.block is not None):
+            raise ValueError("granularity per_block and the size of a block go together")
+        if self.granularity == "per_block" and not (self.signed and self.symmetric):
+            raise ValueError("blocks are for signed symmetric grids: a zero point would be another one in each of them")
         if self.packing != "none" and self.bits != 4:
             raise ValueError(f"packing is {self.packing}, which puts two codes of 4 bits into a byte, not {self.bits}")
         return self

@@ -144,7 +144,7 @@ class Target:
     @property
     def per_channel(self) -> bool:
         """Whether weights have a scale per output channel."""
-        return self.descriptor.dtypes[self.descriptor.defaults.weight].granularity == "per_channel"
+        return self.descriptor.dtypes[self.descriptor.defaults.weight].granularity != "per_tensor"
 
     @property
     def weight_bits(self) -> int:
@@ -173,10 +173,13 @@ class Target:
         """
         number = self._number("weight", bits)
         rule = self.op_rule(op)
-        per_channel = number.granularity == "per_channel"
+        per_channel = number.granularity != "per_tensor"
         if rule is not None and rule.per_channel is not None:
             per_channel = rule.per_channel
-        return self._spec(number, bits, axis if per_channel else None)
+        spec = self._spec(number, bits, axis if per_channel else None)
+        if number.granularity != "per_block" or not per_channel:
+            return spec
+        return dataclasses.replace(spec, block=number.block, factor_bits=number.factor_bits)
 
     def unmultiplied(self, op: str, activation_bits: int, weight_bits: int) -> str:
         """Why `op` does not multiply activations and weights of these widths; empty where it does."""
@@ -247,9 +250,9 @@ class Target:
         """A target that differs in some fields.
 
         Args:
-            changes: Any of weight_bits, activation_bits, per_channel, symmetric_activations, signed_activations,
-                power_of_two (scales of weights and activations), requantize, per_channel_clamp, per_channel_tables
-                (of functions without a fixed grid), layout, fallback.
+            changes: Any of weight_bits, activation_bits, per_channel, block (inputs of a weight that share a factor),
+                symmetric_activations, signed_activations, power_of_two (scales of weights and activations),
+                requantize, per_channel_clamp, per_channel_tables (of functions without a fixed grid), layout, fallback.
 
         Returns:
             A target whose name lists the changes, such as `int8_dsp[weight_bits=4]`. A grid that the target fixes for

@@ -30,6 +30,7 @@ from qcompiler.ir.registry import Trait
 from qcompiler.ir.types import Stage
 from qcompiler.ops import SCALED, UNARY, prelu_function, unary_of
 from qcompiler.ops.integer import window_counts, window_sums
+from qcompiler.ops.quantization import spread_factors
 from qcompiler.ops.quantizers import activation_bounds, channel_limits, clamped_limits
 from qcompiler.ops.resampling import resampling_weights
 from qcompiler.quant.accumulator import exact_in_float64
@@ -169,14 +170,19 @@ def _evaluate(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> 
 
 
 def _fake_quantize(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
-    x, scale, zero_point = operands
+    x, scale, zero_point = operands[:3]
     spec = cast("QuantSpec", node.attributes["spec"])
     params = _params(node, scale, zero_point, spec)
     qmin = cast("int", _default(node.attributes["qmin"], spec.qmin))
     qmax = cast("int", _default(node.attributes["qmax"], spec.qmax))
     if isinstance(x, Tensor):
-        codes = quantize(x, params.scale, params.zero_point, spec, qmin, qmax).to(torch.int64)
-        return Codes(codes, params, qmin, qmax, spec.bits)
+        factors = spread_factors(spec, x, [_real(node, item) for item in operands[3:]])
+        codes = quantize(x, params.scale, params.zero_point, spec, qmin, qmax, factors).to(torch.int64)
+        if factors is None:
+            return Codes(codes, params, qmin, qmax, spec.bits)
+        # In sums of products a weight is its code times the factor of its block.
+        largest = int(factors.max())
+        return Codes(codes * factors, params, qmin * largest, qmax * largest, spec.bits)
     if isinstance(x, Codes):
         x = _rescale(x, arithmetic)
     low, high = clamped_limits(x.low, x.high, params, spec, qmin, qmax)

@@ -23,7 +23,7 @@ from tests.targets.golden_network import GOLDEN, INPUT, Network, golden_text
 
 FOLDER = Path(str(qcompiler.__file__)).parent / "targets"
 SHIPPED = sorted(path.stem for path in FOLDER.glob("*.toml"))
-OWN = ("int8_dsp", "int8_dsp_per_channel", "pow2_mcu", "w4a8_npu")
+OWN = ("int8_dsp", "int8_dsp_per_channel", "pow2_mcu", "w4a8_npu", "w4a8_npu_blocks")
 """Those that are nobody's hardware: there is nothing about them that could be unknown."""
 
 TABLE = {
@@ -44,6 +44,7 @@ TABLE = {
     "tflite_int8": ("s8", "s8 symmetric narrow axis=0", "single", 32, 32),
     "tosa_int": ("s8", "s8 symmetric narrow axis=0", "single", 32, 32),
     "w4a8_npu": ("s8", "s4 symmetric narrow axis=0", "single", 32, 32),
+    "w4a8_npu_blocks": ("s8", "s4 symmetric narrow axis=0 block=32", "single", 32, 32),
     "xnnpack": ("s8", "s8 symmetric narrow axis=0", "f32_rne", 32, 32),
 }
 
@@ -144,7 +145,7 @@ def test_a_mixed_network(name: str) -> None:
     assert isinstance(found, Tensor)
     # 0.02 with 8 bits, 0.1 with 4-bit weights and with powers of two were seen.
     assert float((found - expected).norm() / expected.norm()) < (
-        0.3 if name in ("w4a8_npu", "hexagon_htp_a16w4", "pow2_mcu") else 0.06
+        0.3 if name in ("w4a8_npu", "w4a8_npu_blocks", "hexagon_htp_a16w4", "pow2_mcu") else 0.06
     )
 
 

@@ -112,7 +112,7 @@ def test_override() -> None:
 
 def test_limits_per_channel_follow_the_rule_for_clamp(tmp_path: Path) -> None:
     for name in qcompiler.targets():
-        assert load_target(name).per_channel_clamp == (name in (*ROOMY, "pow2_mcu", "w4a8_npu"))
+        assert load_target(name).per_channel_clamp == (name in (*ROOMY, "pow2_mcu", "w4a8_npu", "w4a8_npu_blocks"))
     target = load_target("int8_dsp").override(per_channel_clamp=False)
     assert target.name == "int8_dsp[per_channel_clamp=False]"
     assert not target.per_channel_clamp
@@ -126,7 +126,9 @@ def test_limits_per_channel_follow_the_rule_for_clamp(tmp_path: Path) -> None:
 
 def test_tables_per_channel_are_a_matter_of_their_rules(tmp_path: Path) -> None:
     for name in qcompiler.targets():
-        assert load_target(name).per_channel_table("silu") == (name in (*ROOMY, "pow2_mcu", "w4a8_npu"))
+        assert load_target(name).per_channel_table("silu") == (
+            name in (*ROOMY, "pow2_mcu", "w4a8_npu", "w4a8_npu_blocks")
+        )
         assert not load_target(name).per_channel_table("sigmoid")
         assert not load_target(name).per_channel_table("relu"), "no table"
         assert not load_target(name).per_channel_table("nothing")
