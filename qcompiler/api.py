@@ -20,6 +20,7 @@ from qcompiler.calibration.journal import Journal
 from qcompiler.calibration.processes import processes
 from qcompiler.calibration.spool import reiterable
 from qcompiler.calibration.store import DEFAULT_MEMORY
+from qcompiler.csource import write_c
 from qcompiler.errors import InputError, NotSupportedYetError, PipelineError, QCompilerError, VerificationError
 from qcompiler.frontends import capture
 from qcompiler.ir import tree
@@ -254,8 +255,11 @@ def _compiled(
     if module.main.stage is not Stage.INTEGER or not quantized:
         raise PipelineError(f"the pipeline ends at stage {module.main.stage}", fix="End it with lower-to-integer.")
     samples = [x.cpu() for x in context.samples[0]]
+    name = "model" if isinstance(request.model, ExportedProgram) else type(request.model).__name__
     ratios = layer_sqnr(canonical[0].main, quantized[0].main, samples, hardware.arithmetic) if canonical else {}
     artifact = _emit(module, hardware, records, print_pipeline(chosen), captured)
+    files, reason = write_c(artifact.program, name, [x.numpy() for x in samples], context.seed)
+    artifact = dataclasses.replace(artifact, c=files, without_c=reason)
     artifact = dataclasses.replace(artifact, sqnr={name: float(f"{ratio:.2f}") for name, ratio in ratios.items()})
     diagnostics = (*artifact.diagnostics, *_island_summary(artifact))
     artifact = dataclasses.replace(artifact, diagnostics=diagnostics)
@@ -389,4 +393,6 @@ def _island_summary(artifact: Artifact) -> list[str]:
 
 
 def _forms(artifact: Artifact, quantized: Module, lowered: Module) -> Forms:
-    return Forms(artifact.program, artifact.onnx, quantized.main, lowered.main)
+    return Forms(
+        artifact.program, artifact.onnx, quantized.main, lowered.main, c=artifact.c, without_c=artifact.without_c
+    )

@@ -4,6 +4,7 @@
           program.json      the integer program
           weights.safetensors   its constants
           model.onnx        the same model for ONNX Runtime
+          c/                the same in portable C99, where there is no float island
           provenance.json   what each pass did and refused
           report.html       the same for the eye
 
@@ -17,6 +18,7 @@ import difflib
 import hashlib
 import json
 import math
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,6 +29,7 @@ import torch
 from torch import Tensor
 
 from qcompiler.backends.integer import Executor, ProgramFiles
+from qcompiler.csource import FOLDER, why_not_ours
 from qcompiler.errors import ArtifactError, InputError
 from qcompiler.ir import tree
 from qcompiler.ir.types import DType
@@ -40,6 +43,8 @@ if TYPE_CHECKING:
 SCHEMA = "qcompiler.artifact/1"
 MANIFEST, PROGRAM, WEIGHTS, ONNX = "manifest.json", "program.json", "weights.safetensors", "model.onnx"
 PROVENANCE, REPORT = "provenance.json", "report.html"
+_FILE = re.compile(rf"({FOLDER}/)?\w[\w.-]*", re.ASCII)
+"""Names that a manifest may hold: none leads out of the folder."""
 SAMPLES = 4
 """Batch of the inputs that verification makes up."""
 
@@ -59,6 +64,8 @@ class Artifact:
         diagnostics: Sentences from the capture.
         verification: What was found when it was compiled, None when nobody looked.
         sqnr: Signal-to-noise ratio of tensors and outputs against the float model, dB; see `validation.layers`.
+        c: Files of the folder `c/`; none where C cannot be written.
+        without_c: Why there are none.
     """
 
     target: Target
@@ -71,6 +78,8 @@ class Artifact:
     diagnostics: tuple[str, ...] = ()
     verification: dict[str, Any] | None = None
     sqnr: Mapping[str, float] = field(default_factory=dict)
+    c: Mapping[str, bytes] = field(default_factory=dict)
+    without_c: str = ""
 
     @property
     def islands(self) -> tuple[dict[str, Any], ...]:
@@ -117,7 +126,7 @@ class Artifact:
         return [torch.from_numpy(array) for array in results]
 
     def verify(self, *inputs: object, seed: int = 0) -> Report:
-        """Compare the integer program with ONNX Runtime; the graphs do not travel with the files.
+        """Compare the integer program with C and ONNX Runtime; the graphs do not travel with the files.
 
         Args:
             inputs: The model's arguments, float; made up when there are none.
@@ -126,7 +135,9 @@ class Artifact:
         from qcompiler.verify import Forms, verify
 
         leaves = tree.match(self.input_tree, inputs) if inputs else self._synthesized(seed)
-        return verify(Forms(self.program, self.onnx), leaves, self.target, seed=seed)
+        reason = why_not_ours(self.program, self.c) if self.c else self.without_c
+        forms = Forms(self.program, self.onnx, c={} if reason else self.c, without_c=reason)
+        return verify(forms, leaves, self.target, seed=seed)
 
     def explain(self, name: str) -> str:
         """What each pass did to the captured node or module `name`, and why.
@@ -161,6 +172,7 @@ class Artifact:
             ONNX: self.onnx,
             PROVENANCE: _json({"pipeline": self.pipeline, "passes": list(self.passes)}),
             REPORT: report_html(self).encode(),
+            **{f"{FOLDER}/{name}": data for name, data in self.c.items()},
         }
         manifest = {
             "schema": SCHEMA,
@@ -172,7 +184,8 @@ class Artifact:
             "islands": list(self.islands),
             # JSON has no infinity: null stands for a tensor that lost nothing.
             "sqnr_db": {name: None if ratio == math.inf else ratio for name, ratio in self.sqnr.items()},
-            "forms": ["integer program", "onnx"],
+            "forms": ["integer program", "onnx", *(["c"] if self.c else [])],
+            "without_c": self.without_c,
             "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in sorted(content.items())},
         }
         return {MANIFEST: _json(manifest), **content}
@@ -190,6 +203,7 @@ class Artifact:
             shutil.rmtree(work.artifact, ignore_errors=True)
             work.artifact.mkdir(parents=True)
             for name, data in self.files().items():
+                (work.artifact / name).parent.mkdir(exist_ok=True)
                 (work.artifact / name).write_bytes(data)
             if folder.exists():
                 shutil.rmtree(folder)
@@ -223,6 +237,8 @@ class Artifact:
         manifest = _manifest(path)
         content: dict[str, bytes] = {}
         for name, digest in cast("Mapping[str, str]", manifest["sha256"]).items():
+            if not _FILE.fullmatch(name):
+                raise ArtifactError(f"{MANIFEST} names the file {name!r}", where=str(folder))
             if not (path / name).is_file():
                 raise ArtifactError(f"{name} is missing", where=str(folder), fix="Compile the model again.")
             content[name] = (path / name).read_bytes()
@@ -242,6 +258,10 @@ class Artifact:
             diagnostics=tuple(manifest["diagnostics"]),
             verification=manifest["verification"],
             sqnr={name: math.inf if ratio is None else ratio for name, ratio in manifest["sqnr_db"].items()},
+            c={
+                name.removeprefix(f"{FOLDER}/"): data for name, data in content.items() if name.startswith(f"{FOLDER}/")
+            },
+            without_c=manifest.get("without_c", ""),  # of older artifacts, which have none
         )
 
     def _synthesized(self, seed: int) -> list[Tensor]:

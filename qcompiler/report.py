@@ -163,6 +163,7 @@ def _sizes(artifact: Artifact) -> str:
         ["constants, bytes", weights],
         ["weights, elements", floats],
         ["ONNX file, bytes", len(artifact.onnx)],
+        ["C source, bytes", sum(map(len, artifact.c.values()))],
     ]
     return _table(["", ""], rows)
 

@@ -6,7 +6,8 @@ The exact simulation of the quantized graph is the reference. Two experiments ar
     layer by layer    each layer reads random codes over the whole range of its grid, the same in all forms, so that no
                       layer hides behind the one in front of it
 
-The integer graph and the executor of the integer program must equal the simulation in every element of both. ONNX
+The integer graph, the executor of the integer program, and the C source, built with the compiler that is there, must
+equal the simulation in every element of both. ONNX
 Runtime computes with its own arithmetic: fed the same integers it must stay within the bound of the target, and end to
 end, where a difference of one step in one layer may grow in the next, differences are counted. It runs twice, as
 everybody runs it and with all optimisation off, because exports exist that are right in only one of the two.
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -25,7 +26,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from qcompiler import csource
 from qcompiler.backends.integer import Executor, ProgramFiles
+from qcompiler.errors import ToolchainError
 from qcompiler.ir.graph import Graph, Value
 from qcompiler.ir.interpret import interpret
 from qcompiler.quant.spec import ScaleKind
@@ -152,12 +155,16 @@ class Forms:
         onnx: The ONNX file.
         quantized: The calibrated graph before lowering; None for an artifact from disk.
         integer: The lowered graph; None for an artifact from disk.
+        c: The folder of C; empty where there is none.
+        without_c: Why there is none.
     """
 
     program: ProgramFiles
     onnx: bytes | None = None
     quantized: Graph | None = None
     integer: Graph | None = None
+    c: Mapping[str, bytes] = field(default_factory=dict)
+    without_c: str = ""
 
 
 @dataclass
@@ -302,7 +309,9 @@ class _Verification:
         self.real = self.refer(None)
         # What a clamp per channel reads is no layer's result, but a step within one.
         within = {item.inputs[0] for item in self.program.instructions if item.op == "int_clamp"}
-        written = [item.output for item in self.program.instructions if item.output not in within]
+        # Nor is what lies in C where its operand does: who changes one changes both.
+        self.views = csource.views(forms.c)
+        written = [item.output for item in self.program.instructions if item.output not in (*within, *self.views)]
         activations = [name for name in written if name in self.real.limits]
         generator = np.random.default_rng(seed)
         self.codes: Tensors = {
@@ -337,9 +346,13 @@ class _Verification:
                 self.exact("integer graph", lambda given: _interpret(graph, self.inputs, given)),
                 self.exact("integer program", self.execute),
             ]
-        found += self.runtime()
-        samples = len(self.inputs[0]) if self.inputs and self.inputs[0].dim() else 1
-        return Report(self.reference, tuple(found), samples, self.integer_macs())
+        found += [self.source(), *self.runtime()]
+        return Report(self.reference, tuple(found), self.samples, self.integer_macs())
+
+    @property
+    def samples(self) -> int:
+        """Samples in the batch."""
+        return len(self.inputs[0]) if self.inputs and self.inputs[0].dim() else 1
 
     def exact(self, name: str, run: Callable[[Tensors | None], _Run]) -> Form:
         """A form that must equal the reference in both experiments, and in its real outputs."""
@@ -350,12 +363,31 @@ class _Verification:
         tally.compare(self.random.codes, run(self.codes).codes)
         return tally.form()
 
+    def source(self) -> Form:
+        """The C source: built, and compared in both experiments, with its helpers for real numbers in the first."""
+        reason = csource.why_not_run() if self.forms.c else self.forms.without_c or "there is no C source"
+        if reason:
+            return Form("C", "not run", False, reason=reason)
+        tally, inputs = _Tally("C"), [x.numpy() for x in self.inputs]
+        try:
+            with csource.built(self.forms.c, 2 * self.samples * self.macs()[0]) as binary:
+                real = binary.run(inputs, real=True)
+                random = binary.run(csource.codes_of_inputs(binary, inputs, self.codes), self.codes)
+                computed = {step["tensor"]: random.codes[step["tensor"]] for step in binary.contract["steps"]}
+        except ToolchainError as error:
+            return Form("C", "not run", True, reason=error.found)
+        tally.compare(self.real.codes, real.codes)
+        tally.compare(self.real.outputs, _named(real.outputs), self.steps)
+        tally.compare(self.random.codes, computed)
+        return tally.form()
+
     def runtime(self) -> list[Form]:
         """ONNX Runtime, twice in each experiment."""
         from qcompiler.backends import onnx_qdq  # onnxruntime takes a while to import
 
         found: list[Form] = []
         inputs = [x.numpy() for x in self.inputs]
+        fed = {**{name: self.random.codes[name] for name in self.views if name in self.random.codes}, **self.codes}
         unsigned = {name for name, tensor in self.program.tensors.items() if str(tensor.dtype) == "u8"}
         for optimize in (True, False):
             session = "onnxruntime" if optimize else "onnxruntime unoptimized"
@@ -369,7 +401,7 @@ class _Verification:
             layers = onnx_qdq.Layers(self.forms.onnx, optimize=optimize, unsigned=unsigned)
             single = _Tally(f"{session}, layer by layer", bounds=self.bounds(layers, optimize))
             single.compare(self.real.codes, layers.run(inputs, self.real.codes))
-            single.compare(self.random.codes, layers.run(inputs, self.codes))
+            single.compare(self.random.codes, layers.run(inputs, fed))
             found += [single.form(), whole.form()]
         return found
 
@@ -412,7 +444,11 @@ class _Verification:
 
         if self.forms.onnx is None:
             return None
-        fused = onnx_qdq.integer_weights(self.forms.onnx)
+        total, inside = self.macs(onnx_qdq.integer_weights(self.forms.onnx))
+        return inside / total if total else None
+
+    def macs(self, weights: Collection[str] = ()) -> tuple[int, int]:
+        """Multiply-accumulates of one sample: of all layers, and of those with these weights."""
         total = inside = 0
         for item in self.program.instructions:
             if item.op in MAC_INSTRUCTIONS:
@@ -422,8 +458,8 @@ class _Verification:
                 positions = shape[1:-1] if item.op == "int_linear" else shape[2:]
                 macs = self.forms.program.constants[weight].size * math.prod(positions)
                 total += macs
-                inside += macs if weight in fused else 0
-        return inside / total if total else None
+                inside += macs if weight in weights else 0
+        return total, inside
 
 
 _NO_GRAPH = "the artifact holds the program, not the graph"

@@ -77,7 +77,7 @@ def test_no_element_differs(network: str, batch: int, digits: qcompiler.Compiled
             settled(network), calibration_data=[torch.randn(8, 3, 64, 64, generator=generator)]
         )
     report = compiled.verify(x)
-    for name in ("integer graph", "integer program"):
+    for name in ("integer graph", "integer program", "C"):
         form = report.form(name)
         assert (form.status, form.differing, form.required) == ("equal", 0, True)
         assert form.tensors > 50
@@ -175,7 +175,7 @@ def test_model_mode_random_state_and_settings_stay() -> None:
 def test_save_and_load(digits: qcompiler.Compiled, tmp_path: Path) -> None:
     folder = digits.save(tmp_path / "out")
     expected = {"manifest.json", "model.onnx", "program.json", "provenance.json", "report.html", "weights.safetensors"}
-    assert {path.name for path in folder.iterdir()} == expected
+    assert {path.name for path in folder.iterdir()} == {*expected, "c"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
     loaded = qcompiler.load(folder)
     assert same(loaded.run(DATA.test_images), digits.run(DATA.test_images))
@@ -185,11 +185,16 @@ def test_save_and_load(digits: qcompiler.Compiled, tmp_path: Path) -> None:
     assert report.form("exact simulation").status == "not run"
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["verification"]["passed"] is True
-    assert set(manifest["sha256"]) == expected - {"manifest.json"}
+    source = {f"c/{path.name}" for path in (folder / "c").iterdir()}
+    assert {"c/digitsnet.h", "c/model.c", "c/Makefile"} <= source
+    assert set(manifest["sha256"]) == source | expected - {"manifest.json"}
+    assert manifest["forms"] == ["integer program", "onnx", "c"]
     digits.save(folder)  # an artifact may be replaced
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "weights.safetensors", "program.json", "provenance.json"])
+@pytest.mark.parametrize(
+    "name", ["model.onnx", "weights.safetensors", "program.json", "provenance.json", "c/kernels.c"]
+)
 def test_an_altered_file_is_found(name: str, digits: qcompiler.Compiled, tmp_path: Path) -> None:
     folder = digits.save(tmp_path / "out")
     data = bytearray((folder / name).read_bytes())

@@ -4,9 +4,10 @@ from qcompiler.backends.integer.c.build import Binary, Trace, find_compiler, run
 from qcompiler.backends.integer.c.emit import emit
 from qcompiler.backends.integer.c.memory import Memory
 from qcompiler.backends.integer.c.names import model_identifier
-from qcompiler.backends.integer.c.vectors import Vector, record
+from qcompiler.backends.integer.c.vectors import VECTOR_FILES, Vector, record
 
 __all__ = [
+    "VECTOR_FILES",
     "Binary",
     "Memory",
     "Trace",

@@ -98,6 +98,7 @@ class Binary:
         cflags: Options of the compiler.
         runner: What runs the program: an emulator with its options.
         trace: Whether the result of each step is wanted.
+        together: Whether all files are compiled as one, which takes half of the time.
 
     Raises:
         ToolchainError: There is no compiler, or it failed.
@@ -113,6 +114,7 @@ class Binary:
         cflags: Sequence[str] = ("-O3",),
         runner: Sequence[str] = (),
         trace: bool = False,
+        together: bool = False,
     ) -> None:
         self.files = files = read_folder(folder)
         self.contract: dict[str, Any] = json.loads(files[CONTRACT])
@@ -120,10 +122,16 @@ class Binary:
         name = self.contract["name"]
         bulk = sum(SIZES[item["type"]] * item["elements"] for item in self.contract["constants"])
         loaded = bulk > COMPILED_CONSTANTS
-        sources = ["harness.c", "model.c", "kernels.c", f"{name}_float.c", "bulk.c" if loaded else "weights.c"]
+        sources = ["model.c", "kernels.c", f"{name}_float.c", "harness.c"]
         texts = {file: content for file, content in files.items() if file.endswith((".c", ".h"))}
+        if not loaded:
+            sources.append("weights.c")
+        if together:
+            texts["together.c"] = "".join(f'#include "{file}"\n' for file in sources).encode()
+            sources = ["together.c"]
         texts["harness.c"] = self._harness(loaded=loaded).encode()
         if loaded:
+            sources.append("bulk.c")
             texts["bulk.c"] = self._bulk_source().encode()
             (work / "bulk.bin").write_bytes(read_constants(files["weights.c"].decode(), self.contract))
             del texts["weights.c"]
@@ -226,22 +234,10 @@ class Binary:
 
     def _harness(self, *, loaded: bool) -> str:
         name, steps = self.contract["name"], self.contract["steps"] if self.trace else []
-        load, declarations = "", ""
-        if loaded:
-            constants = self.contract["constants"]
-            declarations = _bulk_declarations(constants, "extern ")
-            reads = [
-                f"        take(file, {item['symbol']}, {SIZES[item['type']]}, {item['elements']});\n"
-                for item in constants
-            ]
-            load = '    {\n        FILE *file = argc > 3 ? fopen(argv[3], "rb") : 0;\n'
-            load += "        if (!file) {\n            return 4;\n        }\n"
-            load += "".join(reads) + "        fclose(file);\n    }\n"
         return fill(
             "harness.c",
             n=name,
-            declarations=declarations,
-            load=load,
+            load="    if (argc < 4 || load_constants(argv[3])) {\n        return 4;\n    }\n" if loaded else "",
             steps=len(steps),
             step_sizes="".join(f"{SIZES[step['type']]}, " for step in steps),
             step_elements="".join(f"{int(np.prod(step['shape']))}, " for step in steps),
@@ -277,11 +273,16 @@ class Binary:
         )
 
     def _bulk_source(self) -> str:
-        return f"#include <stdint.h>\n\n{_bulk_declarations(self.contract['constants'], '')}"
-
-
-def _bulk_declarations(constants: Sequence[Mapping[str, Any]], storage: str) -> str:
-    return "".join(f"{storage}{item['type']} {item['symbol']}[{item['elements']}];\n" for item in constants)
+        constants = self.contract["constants"]
+        return fill(
+            "bulk.c",
+            n=self.contract["name"],
+            declarations="".join(f"{item['type']} {item['symbol']}[{item['elements']}];\n" for item in constants),
+            loads="".join(
+                f"    failed = failed || load(file, {item['symbol']}, {SIZES[item['type']]}, {item['elements']});\n"
+                for item in constants
+            ),
+        )
 
 
 def run(

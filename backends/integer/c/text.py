@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
@@ -107,8 +108,13 @@ def parse_elements(text: str, dtype: npt.DTypeLike) -> Array:
 
 
 def comment(text: str) -> str:
-    """Text that cannot end a comment, nor begin one."""
-    return text.replace("*/", "* /").replace("/*", "/ *")
+    """Text that stays within a comment, whatever a tensor is called: no end of one, and no way to write it otherwise.
+
+    >>> comment("*/ int x; /" + chr(92) + chr(10) + "*??/")
+    '* / int x; /...*.../'
+    """
+    plain = re.sub(r"[^ -~]|\\|\?\?", ".", text)
+    return plain.replace("*/", "* /").replace("/*", "/ *")
 
 
 def sizes(shape: Sequence[int]) -> str:

@@ -16,6 +16,9 @@ from qcompiler.backends.integer.executor import Executor
 from qcompiler.backends.integer.program import Array, ProgramFiles
 from qcompiler.errors import InputError
 
+VECTOR_FILES = ("vectors.h", "vectors.c", "selftest.c")
+"""Files that depend on the vectors."""
+
 
 @dataclass(frozen=True)
 class Vector:

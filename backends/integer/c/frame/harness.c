@@ -7,7 +7,8 @@
 #include "${n}.h"
 #include "${n}_float.h"
 
-${declarations}
+int load_constants(const char *path);
+
 static const int32_t step_size[] = {${step_sizes}0};
 static const int32_t step_elements[] = {${step_elements}0};
 static unsigned char replaced[${steps} + 1];
