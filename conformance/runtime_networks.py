@@ -15,6 +15,7 @@ from conformance.networks import IMAGES, SEED, Network, compiled, digits, small,
 __all__ = ["TARGET", "lines"]
 
 TARGET = "int8_ort"
+"""Whose arithmetic is ONNX Runtime's."""
 CHANNELS = 12
 FUNCTIONS = (
     nn.Sigmoid,
@@ -95,7 +96,5 @@ def check(make: Callable[[], Network]) -> Tally:
 
 def lines() -> list[Line]:
     """One line for each network."""
-    exact = [Line(f"{TARGET}/onnxruntime/{name}", partial(check, make)) for name, make in EXACT.items()]
-    return exact + [
-        Line(f"{TARGET}/onnxruntime/{name}", partial(check, make), exact=False) for name, make in MEASURED.items()
-    ]
+    exact = [Line(f"onnxruntime/{name}", partial(check, make)) for name, make in EXACT.items()]
+    return exact + [Line(f"onnxruntime/{name}", partial(check, make), exact=False) for name, make in MEASURED.items()]

@@ -198,7 +198,7 @@ class Writer:
         """
         function = self.library.use(template, **types)
         suffix = f"_{len(step.structures)}" if step.structures else ""
-        name = f"c_{self.names(step.item.output)}{suffix}"
+        name = f"c_{self.names(step.item.output + suffix.replace('_', '#'))}"
         step.structures.append(structure(f"{function}_t", name, members))
         arguments = [self.pointer(tensor) for tensor in (step.item.output, *operands)]
         step.lines.append(f"{function}({', '.join(arguments)}, &{name});")
