@@ -78,6 +78,7 @@ class Library:
         self.name = name
         self._headers: dict[str, str] = {}
         self._bodies: dict[str, str] = {}
+        self._panel = 0
 
     def use(self, template: str, **types: str) -> str:
         """The name of an instance, which is written once.
@@ -97,13 +98,21 @@ class Library:
         if function in self._bodies:
             return function
         names = {need: self.use(_role(need, types), **types) for need in source.needs}
-        values = {**types, **names, "f": function, "n": self.name, "RANK": str(MAX_RANK)}
+        values = {**types, **names, "f": function, "n": self.name, "N": self.name.upper(), "RANK": str(MAX_RANK)}
         if "X" in types:  # a code less its zero point
             values["STEP"] = "int16_t" if types["X"] in ("int8_t", "uint8_t") else "int32_t"
         if source.header:
             self._headers[function] = Template(source.header).substitute(values)
         self._bodies[function] = Template(source.body).substitute(values)
         return function
+
+    def reserve_panel(self, size: int) -> None:
+        """Room for the weights of one panel of channels, in the order of vectors.
+
+        Args:
+            size: Bytes.
+        """
+        self._panel = max(self._panel, size)
 
     @property
     def has_floats(self) -> bool:
@@ -134,6 +143,8 @@ class Library:
         lines = [f"/* The kernels of {self.name}. Written by qcompiler. */", '#include "kernels.h"', ""]
         if self.has_floats:
             lines += ["#include <float.h>", ""]
+        if self._panel:
+            lines += [f"enum {{ PANEL_BYTES = {self._panel} }};", ""]
         return "\n".join([*lines, *self._bodies.values()])
 
 
@@ -143,6 +154,10 @@ def _stem(template: str) -> str:
 
 
 def _role(need: str, types: Mapping[str, str]) -> str:
+    if need == "narrow":
+        return "narrow_byte" if types["Y"] in ("int8_t", "uint8_t") else "narrow"
+    if need == "requantize_rows":
+        return types["ROWS"]
     if need == "divide":
         if types["ROUNDING"] not in ROUNDINGS:
             raise UnsupportedError(f"C has no rounding {types['ROUNDING']!r}", expected=", ".join(ROUNDINGS))

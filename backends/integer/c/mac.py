@@ -85,7 +85,17 @@ class Mac:
             "W": self._weight_type(),
             "ACC": accumulator(bound),
             "MODE": str(self.call["mode"]),
+            "ROWS": self._rows(),
         }
+
+    def _rows(self) -> str:
+        """What requantizes many channels at once."""
+        mode = str(self.call["mode"])
+        if mode == "f32_rne":
+            return "requantize_rows_float"
+        if mode == "single" and self.writer.operand(self.item, 4).max() <= 0:
+            return "requantize_rows_single"
+        return "requantize_rows"
 
     def _weight_type(self) -> str:
         for ctype in ("int8_t", "int16_t"):
@@ -185,8 +195,14 @@ def _channels_last(layer: Mac) -> None:
         row = np.full(depth, x.zero_point[0], np.int64)
         note = f"what %{layer.item.output} reads outside of its input"
         outside = layer.writer.constant(f"{layer.item.output}.outside", row, types["X"], note)
+    template = "conv_channels_last"
+    if types["X"] in ("int8_t", "uint8_t") and types["W"] == "int8_t" and types["ACC"] == "int32_t":
+        size = _PANEL * height * -(-width * depth // 4) * 4
+        if size <= _LARGEST_PANEL:
+            template = "conv_bytes"
+            layer.writer.library.reserve_panel(size)
     layer.finish(
-        "conv_channels_last",
+        template,
         types,
         {
             **_window(call),
@@ -199,6 +215,12 @@ def _channels_last(layer: Mac) -> None:
             "outside": outside,
         },
     )
+
+
+_PANEL = 32
+"""Output channels that `conv_bytes` computes at once, on the machine with the most."""
+_LARGEST_PANEL = 2**20
+"""Bytes up to which weights are put in the order of its vectors."""
 
 
 def _depthwise(layer: Mac) -> None:

@@ -1,0 +1,106 @@
+//: over X Y MODE
+//: needs conv_channels_last pack_panel tile requantize_rows
+//: header
+typedef ${conv_channels_last}_t ${f}_t;
+
+/* The same for codes and weights of 8 bits: many pixels and channels at a time where the machine has vectors. */
+void ${f}(
+    ${Y} *restrict y, const ${X} *restrict x, const ${f}_t *call);
+//: body
+#if defined(LANES)
+enum {
+    SEGMENTS = 64, /* most codes[segment] that there are, */
+    LINE = 64      /* and most codes in a line of taps that are joined */
+};
+
+/* codes[segment][ROWS]: where the codes of each pixel of a tile begin. A segment is a tap; where a tap ends within a quad,
+   it is a line of taps, of which those that leave the image are copied to edge. */
+static void ${f}_find(
+    const uint8_t **codes, uint8_t *edge, const ${X} *x, const ${f}_t *call, int32_t skipped, int32_t first,
+    int32_t pixels, int32_t joined)
+{
+    const int32_t height = call->height, width = call->width, channels = call->channels;
+    const int32_t depth = channels / call->groups, columns = call->kernel_width;
+    const int32_t padded = (columns * depth + 3) / 4 * 4, size = call->batch * height * width * channels;
+    for (int32_t i = 0; i < ROWS; ++i) {
+        const int32_t pixel = first + (i < pixels ? i : 0);
+        const int32_t line = pixel / call->out_width, image = line / call->out_height * height;
+        const int32_t top = line % call->out_height * call->stride_y - call->top;
+        const int32_t left = pixel % call->out_width * call->stride_x - call->left;
+        for (int32_t ky = 0; ky < call->kernel_height; ++ky) {
+            const int32_t iy = top + ky * call->dilation_y, in_lines = iy >= 0 && iy < height;
+            const ${X} *from = x + (in_lines ? (image + iy) * width * channels + skipped : 0);
+            if (!joined) {
+                for (int32_t kx = 0; kx < columns; ++kx) {
+                    const int32_t ix = left + kx * call->dilation_x;
+                    const ${X} *tap = in_lines && ix >= 0 && ix < width ? from + ix * channels : call->outside;
+                    codes[(ky * columns + kx) * ROWS + i] = (const uint8_t *)tap;
+                }
+            } else if (in_lines && left >= 0 && left + columns <= width
+                && ((image + iy) * width + left) * channels + padded <= size) {
+                codes[ky * ROWS + i] = (const uint8_t *)(from + left * channels);
+            } else {
+                uint8_t *to = edge + (ky * ROWS + i) * LINE;
+                codes[ky * ROWS + i] = to;
+                memset(to, 0, LINE);
+                for (int32_t kx = 0; kx < columns; ++kx, to += depth) {
+                    const int32_t ix = left + kx, inside = in_lines && ix >= 0 && ix < width;
+                    memcpy(to, inside ? from + ix * channels : call->outside, (size_t)depth);
+                }
+            }
+        }
+    }
+}
+
+static void ${f}_vectors(${Y} *y, const ${X} *x, const ${f}_t *call, int32_t joined)
+{
+    const int32_t depth = call->channels / call->groups, rows = call->out_channels / call->groups;
+    const int32_t segments = joined ? call->kernel_height : call->kernel_height * call->kernel_width;
+    const int32_t length = joined ? call->kernel_width * depth : depth;
+    const int32_t pixels = call->batch * call->out_height * call->out_width;
+    const int32_t is_signed = (${X})-1 < 0;
+    const lanes flip = splat(is_signed ? (int32_t)0x80808080u : 0);
+    const uint8_t *codes[SEGMENTS * ROWS];
+    uint8_t edge[16 * ROWS * LINE];
+    int32_t sum[ROWS * PANEL], start[PANEL];
+
+    for (int32_t o = 0; o < call->out_channels;) {
+        const int32_t group = o / rows, end = (group + 1) * rows, count = end - o < PANEL ? end - o : PANEL;
+        const int8_t *weight = call->weight + o * segments * length;
+        pack_panel(start, call->bias + o, is_signed ? -128 : 0, weight, count, segments, length);
+        for (int32_t pixel = 0; pixel < pixels;) {
+            const int32_t n = pixels - pixel < ROWS ? pixels - pixel : ROWS, one = n <= ROWS / 4;
+            ${f}_find(codes, edge, x, call, group * depth, pixel, n, joined);
+            if (one) {
+                tile_one(sum, codes, segments, (length + 3) / 4, panel, start, flip);
+            } else {
+                tile_rows(sum, codes, segments, (length + 3) / 4, panel, start, flip);
+            }
+            ${requantize_rows}(
+                y + pixel * call->out_channels + o, call->out_channels, sum, one ? 1 : n, &call->to, o, count);
+            pixel += one ? 1 : n;
+        }
+        o += count;
+    }
+}
+#endif
+
+void ${f}(
+    ${Y} *restrict y, const ${X} *restrict x, const ${f}_t *call)
+{
+#if defined(LANES)
+    const int32_t taps = call->kernel_height * call->kernel_width, depth = call->channels / call->groups;
+    const int32_t line = call->kernel_width * depth;
+    const int32_t joined = depth % 4 != 0, many = call->batch * call->out_height * call->out_width >= ROWS / 2;
+    if (many && !joined && taps <= SEGMENTS && PANEL * taps * depth <= PANEL_BYTES) {
+        ${f}_vectors(y, x, call, 0);
+        return;
+    }
+    if (many && joined && call->kernel_height <= 16 && line <= LINE && call->groups == 1 && call->dilation_x == 1
+        && PANEL * call->kernel_height * ((line + 3) / 4 * 4) <= PANEL_BYTES) {
+        ${f}_vectors(y, x, call, 1);
+        return;
+    }
+#endif
+    ${conv_channels_last}(y, x, call);
+}

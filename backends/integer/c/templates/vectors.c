@@ -1,0 +1,84 @@
+//: body
+/* Vectors of LANES numbers of 32 bits, where the compiler may use them: -march=native or the like. They give the same
+   bits as the loops without; -D${N}_PORTABLE leaves them out. */
+#if !defined(${N}_PORTABLE) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512VNNI__)
+#define LANES 16
+#define ROWS 8 /* pixels that a tile computes at once: as many as there are registers for */
+#define V(name) _mm512_##name
+#elif !defined(${N}_PORTABLE) && defined(__AVX2__)
+#define LANES 8
+#define ROWS 4
+#define V(name) _mm256_##name
+#endif
+
+#if defined(LANES)
+#include <immintrin.h>
+#include <string.h>
+
+#define PANEL (2 * LANES) /* channels that a tile computes at once */
+
+#if LANES == 16
+typedef __m512i lanes;
+typedef __m512 reals_of_lanes;
+#else
+typedef __m256i lanes;
+typedef __m256 reals_of_lanes;
+#endif
+
+static inline lanes load_lanes(const void *from)
+{
+#if LANES == 16
+    return _mm512_loadu_si512(from);
+#else
+    return _mm256_loadu_si256((const __m256i *)from);
+#endif
+}
+
+static inline void store_lanes(void *to, lanes values)
+{
+#if LANES == 16
+    _mm512_storeu_si512(to, values);
+#else
+    _mm256_storeu_si256((__m256i *)to, values);
+#endif
+}
+
+static inline lanes splat(int32_t value)
+{
+    return V(set1_epi32)(value);
+}
+
+static inline lanes splat_long(int64_t value)
+{
+#if LANES == 16
+    return _mm512_set1_epi64(value);
+#else
+    return _mm256_set1_epi64x(value);
+#endif
+}
+
+/* Of numbers of 64 bits the lower halves, those of odd in the places between those of even. */
+static inline lanes join_halves(lanes even, lanes odd)
+{
+#if LANES == 16
+    return _mm512_mask_blend_epi32(0xaaaa, even, _mm512_slli_epi64(odd, 32));
+#else
+    return _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xaa);
+#endif
+}
+
+static inline lanes clamp_lanes(lanes x, lanes low, lanes high)
+{
+    return V(min_epi32)(V(max_epi32)(x, low), high);
+}
+
+/* To the nearest integer, halves to the even one, whatever the mode of rounding is. */
+static inline lanes round_even_lanes(reals_of_lanes x)
+{
+#if LANES == 16
+    return _mm512_cvt_roundps_epi32(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#else
+    return _mm256_cvttps_epi32(_mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#endif
+}
+#endif
