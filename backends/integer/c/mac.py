@@ -196,7 +196,7 @@ def _channels_last(layer: Mac) -> None:
         note = f"what %{layer.item.output} reads outside of its input"
         outside = layer.writer.constant(f"{layer.item.output}.outside", row, types["X"], note)
     template = "conv_channels_last"
-    if types["X"] in ("int8_t", "uint8_t") and types["W"] == "int8_t" and types["ACC"] == "int32_t":
+    if _of_bytes(types):
         size = _PANEL * height * -(-width * depth // 4) * 4
         if size <= _LARGEST_PANEL:
             template = "conv_bytes"
@@ -217,6 +217,10 @@ def _channels_last(layer: Mac) -> None:
     )
 
 
+def _of_bytes(types: dict[str, str]) -> bool:
+    return types["X"] in ("int8_t", "uint8_t") and types["W"] == "int8_t" and types["ACC"] == "int32_t"
+
+
 _PANEL = 32
 """Output channels that `conv_bytes` computes at once, on the machine with the most."""
 _LARGEST_PANEL = 2**20
@@ -226,7 +230,7 @@ _LARGEST_PANEL = 2**20
 def _depthwise(layer: Mac) -> None:
     types = layer.types(folded=False)
     layer.finish(
-        "depthwise_channels_last",
+        "depthwise_bytes" if _of_bytes(types) else "depthwise_channels_last",
         types,
         {
             **_window(layer.call),

@@ -77,7 +77,7 @@ static void ${f}_vectors(${Y} *y, const ${X} *x, const ${f}_t *call, int32_t joi
                 tile_rows(sum, codes, segments, (length + 3) / 4, panel, start, flip);
             }
             ${requantize_rows}(
-                y + pixel * call->out_channels + o, call->out_channels, sum, one ? 1 : n, &call->to, o, count);
+                y + pixel * call->out_channels + o, call->out_channels, sum, PANEL, one ? 1 : n, &call->to, o, count);
             pixel += one ? 1 : n;
         }
         o += count;

@@ -2,10 +2,10 @@
 //: needs vectors channel_lanes multiply_lanes_single narrow requantize_channels
 //: body
 #if defined(LANES)
-/* Codes of channels from to from + count of some pixels, from sum[pixel][PANEL]. */
+/* Codes of channels from to from + count of some pixels; step is the distance of their sums. */
 static void ${f}(
-    ${Y} *y, int32_t distance, const int32_t *sum, int32_t pixels, const ${requantize_channels}_t *to, int32_t from,
-    int32_t count)
+    ${Y} *y, int32_t distance, const int32_t *sum, int32_t step, int32_t pixels, const ${requantize_channels}_t *to,
+    int32_t from, int32_t count)
 {
     const lanes zero_point = splat(to->zero_point);
     for (int32_t i = 0; i < count; i += LANES) {
@@ -20,8 +20,8 @@ static void ${f}(
         const lanes high = to->highs ? channel_lanes(to->highs, from + i, 1, some) : splat(to->high);
         const lanes least = V(sub_epi32)(low, zero_point), most = V(sub_epi32)(high, zero_point);
         for (int32_t pixel = 0; pixel < pixels; ++pixel) {
-            const lanes step = clamp_lanes(multiply_lanes(load_lanes(sum + pixel * PANEL + i), &by), least, most);
-            ${narrow}(y + pixel * distance + i, V(add_epi32)(step, zero_point), some);
+            const lanes inside = clamp_lanes(multiply_lanes(load_lanes(sum + pixel * step + i), &by), least, most);
+            ${narrow}(y + pixel * distance + i, V(add_epi32)(inside, zero_point), some);
         }
     }
 }
