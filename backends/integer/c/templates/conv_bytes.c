@@ -8,11 +8,6 @@ void ${f}(
     ${Y} *restrict y, const ${X} *restrict x, const ${f}_t *call);
 //: body
 #if defined(LANES)
-enum {
-    SEGMENTS = 64, /* most codes[segment] that there are, */
-    LINE = 64      /* and most codes in a line of taps that are joined */
-};
-
 /* codes[segment][ROWS]: where the codes of each pixel of a tile begin. A segment is a tap; where a tap ends within a quad,
    it is a line of taps, of which those that leave the image are copied to edge. */
 static void ${f}_find(
@@ -60,8 +55,8 @@ static void ${f}_vectors(${Y} *y, const ${X} *x, const ${f}_t *call, int32_t joi
     const int32_t pixels = call->batch * call->out_height * call->out_width;
     const int32_t is_signed = (${X})-1 < 0;
     const lanes flip = splat(is_signed ? (int32_t)0x80808080u : 0);
-    const uint8_t *codes[SEGMENTS * ROWS];
-    uint8_t edge[16 * ROWS * LINE];
+    const uint8_t *codes[TAPS * ROWS];
+    uint8_t edge[TAPS * ROWS * LINE];
     int32_t sum[ROWS * PANEL], start[PANEL];
 
     for (int32_t o = 0; o < call->out_channels;) {
@@ -89,16 +84,14 @@ void ${f}(
     ${Y} *restrict y, const ${X} *restrict x, const ${f}_t *call)
 {
 #if defined(LANES)
-    const int32_t taps = call->kernel_height * call->kernel_width, depth = call->channels / call->groups;
-    const int32_t line = call->kernel_width * depth;
-    const int32_t joined = depth % 4 != 0, many = call->batch * call->out_height * call->out_width >= ROWS / 2;
-    if (many && !joined && taps <= SEGMENTS && PANEL * taps * depth <= PANEL_BYTES) {
-        ${f}_vectors(y, x, call, 0);
-        return;
-    }
-    if (many && joined && call->kernel_height <= 16 && line <= LINE && call->groups == 1 && call->dilation_x == 1
-        && PANEL * call->kernel_height * ((line + 3) / 4 * 4) <= PANEL_BYTES) {
-        ${f}_vectors(y, x, call, 1);
+    const int32_t depth = call->channels / call->groups, line = call->kernel_width * depth;
+    const int32_t joined = depth % 4 != 0, quads = joined ? (line + 3) / 4 : line / 4;
+    const int32_t one_line = line <= LINE && call->groups == 1 && call->dilation_x == 1;
+    const int32_t fits = call->kernel_height * call->kernel_width <= TAPS && (!joined || one_line);
+    /* One pixel or two are done before their weights are in order. */
+    const int32_t many = call->batch * call->out_height * call->out_width >= ROWS / 2;
+    if (many && fits && 4 * PANEL * quads * call->kernel_height <= PANEL_BYTES) {
+        ${f}_vectors(y, x, call, joined);
         return;
     }
 #endif

@@ -8,8 +8,6 @@ void ${f}(
     ${Y} *restrict y, const ${X} *restrict x, const ${f}_t *call);
 //: body
 #if defined(LANES)
-enum { ${f}_CHANNELS = 4 * LANES, ${f}_TAPS = 64 };
-
 /* Where the taps of a pixel begin; those outside of the image read the zero point. */
 static void ${f}_find(const ${X} **taps, const ${X} *x, const ${X} *outside, const ${f}_t *call, int32_t pixel)
 {
@@ -28,7 +26,7 @@ static void ${f}_find(const ${X} **taps, const ${X} *x, const ${X} *outside, con
 
 static void ${f}_vectors(${Y} *y, const ${X} *x, const ${f}_t *call)
 {
-    enum { CHANNELS = ${f}_CHANNELS, TAPS = ${f}_TAPS };
+    enum { CHANNELS = 4 * LANES };
     const int32_t channels = call->channels, count = call->kernel_height * call->kernel_width, quads = (count + 3) / 4;
     const int32_t pixels = call->batch * call->out_height * call->out_width;
     const int32_t is_signed = (${X})-1 < 0;
@@ -100,7 +98,7 @@ void ${f}(
     ${Y} *restrict y, const ${X} *restrict x, const ${f}_t *call)
 {
 #if defined(LANES)
-    if (call->kernel_height * call->kernel_width <= ${f}_TAPS && call->channels >= LANES) {
+    if (call->kernel_height * call->kernel_width <= TAPS && call->channels >= LANES) {
         ${f}_vectors(y, x, call);
         return;
     }

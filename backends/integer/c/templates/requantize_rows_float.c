@@ -1,5 +1,5 @@
 //: over Y
-//: needs vectors channel_lanes narrow requantize_channels
+//: needs vectors real_lanes channel_lanes narrow requantize_channels
 //: body
 #if defined(LANES)
 /* Codes of channels from to from + count of some pixels; step is the distance of their sums. */

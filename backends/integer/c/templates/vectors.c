@@ -15,14 +15,16 @@
 #include <immintrin.h>
 #include <string.h>
 
-#define PANEL (2 * LANES) /* channels that a tile computes at once */
+enum {
+    PANEL = 2 * LANES, /* channels that a tile computes at once */
+    TAPS = 64,         /* most taps of a kernel */
+    LINE = 64          /* most codes in a line of taps that are read as one */
+};
 
 #if LANES == 16
 typedef __m512i lanes;
-typedef __m512 reals_of_lanes;
 #else
 typedef __m256i lanes;
-typedef __m256 reals_of_lanes;
 #endif
 
 static inline lanes load_lanes(const void *from)
@@ -70,15 +72,5 @@ static inline lanes join_halves(lanes even, lanes odd)
 static inline lanes clamp_lanes(lanes x, lanes low, lanes high)
 {
     return V(min_epi32)(V(max_epi32)(x, low), high);
-}
-
-/* To the nearest integer, halves to the even one, whatever the mode of rounding is. */
-static inline lanes round_even_lanes(reals_of_lanes x)
-{
-#if LANES == 16
-    return _mm512_cvt_roundps_epi32(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-#else
-    return _mm256_cvttps_epi32(_mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-#endif
 }
 #endif
