@@ -99,6 +99,9 @@ class Library:
             return function
         names = {need: self.use(_role(need, types), **types) for need in source.needs}
         values = {**types, **names, "f": function, "n": self.name, "N": self.name.upper(), "RANK": str(MAX_RANK)}
+        if types.get("Y") in ("int8_t", "uint8_t"):  # names of instructions of vectors
+            sign, kind = ("", "epi8") if types["Y"] == "int8_t" else ("us", "epu8")
+            values |= {"packs": f"pack{sign or 's'}_epi16", "min": f"min_{kind}", "max": f"max_{kind}"}
         if "X" in types:  # a code less its zero point
             values["STEP"] = "int16_t" if types["X"] in ("int8_t", "uint8_t") else "int32_t"
         if source.header:
@@ -154,8 +157,6 @@ def _stem(template: str) -> str:
 
 
 def _role(need: str, types: Mapping[str, str]) -> str:
-    if need == "narrow":
-        return "narrow_byte" if types["Y"] in ("int8_t", "uint8_t") else "narrow"
     if need == "requantize_rows":
         return types["ROWS"]
     if need == "divide":

@@ -90,12 +90,9 @@ class Mac:
 
     def _rows(self) -> str:
         """What requantizes many channels at once."""
-        mode = str(self.call["mode"])
-        if mode == "f32_rne":
-            return "requantize_rows_float"
-        if mode == "single" and self.writer.operand(self.item, 4).max() <= 0:
-            return "requantize_rows_single"
-        return "requantize_rows"
+        rows = {"f32_rne": "requantize_rows_float", "single": "requantize_rows_single"}
+        to_bytes = self.writer.ctype(self.item.output) in ("int8_t", "uint8_t")
+        return rows.get(str(self.call["mode"]), "requantize_rows") if to_bytes else "requantize_rows"
 
     def _weight_type(self) -> str:
         for ctype in ("int8_t", "int16_t"):

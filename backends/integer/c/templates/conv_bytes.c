@@ -1,5 +1,5 @@
 //: over X Y MODE
-//: needs conv_channels_last pack_panel tile requantize_rows
+//: needs conv_channels_last pack_panel tile place_of_pixel requantize_rows
 //: header
 typedef ${conv_channels_last}_t ${f}_t;
 
@@ -11,20 +11,17 @@ void ${f}(
 /* codes[segment][ROWS]: where the codes of each pixel of a tile begin. A segment is a tap; where a tap ends within a quad,
    it is a line of taps, of which those that leave the image are copied to edge. */
 static void ${f}_find(
-    const uint8_t **codes, uint8_t *edge, const ${X} *x, const ${f}_t *call, int32_t skipped, int32_t first,
+    const uint8_t **codes, uint8_t *edge, const ${X} *x, const ${f}_t *call, int32_t skipped, place_of_pixel at,
     int32_t pixels, int32_t joined)
 {
     const int32_t height = call->height, width = call->width, channels = call->channels;
     const int32_t depth = channels / call->groups, columns = call->kernel_width;
     const int32_t padded = (columns * depth + 3) / 4 * 4, size = call->batch * height * width * channels;
     for (int32_t i = 0; i < ROWS; ++i) {
-        const int32_t pixel = first + (i < pixels ? i : 0);
-        const int32_t line = pixel / call->out_width, image = line / call->out_height * height;
-        const int32_t top = line % call->out_height * call->stride_y - call->top;
-        const int32_t left = pixel % call->out_width * call->stride_x - call->left;
+        const int32_t top = at.y * call->stride_y - call->top, left = at.x * call->stride_x - call->left;
         for (int32_t ky = 0; ky < call->kernel_height; ++ky) {
             const int32_t iy = top + ky * call->dilation_y, in_lines = iy >= 0 && iy < height;
-            const ${X} *from = x + (in_lines ? (image + iy) * width * channels + skipped : 0);
+            const ${X} *from = x + (in_lines ? (at.image * height + iy) * width * channels + skipped : 0);
             if (!joined) {
                 for (int32_t kx = 0; kx < columns; ++kx) {
                     const int32_t ix = left + kx * call->dilation_x;
@@ -32,7 +29,7 @@ static void ${f}_find(
                     codes[(ky * columns + kx) * ROWS + i] = (const uint8_t *)tap;
                 }
             } else if (in_lines && left >= 0 && left + columns <= width
-                && ((image + iy) * width + left) * channels + padded <= size) {
+                && ((at.image * height + iy) * width + left) * channels + padded <= size) {
                 codes[ky * ROWS + i] = (const uint8_t *)(from + left * channels);
             } else {
                 uint8_t *to = edge + (ky * ROWS + i) * LINE;
@@ -43,6 +40,10 @@ static void ${f}_find(
                     memcpy(to, inside ? from + ix * channels : call->outside, (size_t)depth);
                 }
             }
+        }
+        /* Where pixels are fewer the last one stands in. */
+        if (i + 1 < pixels) {
+            next_pixel(&at, call->out_width, call->out_height);
         }
     }
 }
@@ -55,25 +56,39 @@ static void ${f}_vectors(${Y} *y, const ${X} *x, const ${f}_t *call, int32_t joi
     const int32_t pixels = call->batch * call->out_height * call->out_width;
     const int32_t is_signed = (${X})-1 < 0;
     const lanes flip = splat(is_signed ? (int32_t)0x80808080u : 0);
+    /* Whether each pixel is made of the one at the same place. */
+    const int32_t is_flat = segments == 1 && !joined && call->stride_y == 1 && call->stride_x == 1 && !call->top
+        && !call->left && call->out_height == call->height && call->out_width == call->width;
     const uint8_t *codes[TAPS * ROWS];
     uint8_t edge[TAPS * ROWS * LINE];
     int32_t sum[ROWS * PANEL], start[PANEL];
+    ${requantize_rows}_t to;
 
     for (int32_t o = 0; o < call->out_channels;) {
         const int32_t group = o / rows, end = (group + 1) * rows, count = end - o < PANEL ? end - o : PANEL;
         const int8_t *weight = call->weight + o * segments * length;
+        place_of_pixel at = {0, 0, 0};
         pack_panel(start, call->bias + o, is_signed ? -128 : 0, weight, count, segments, length);
-        for (int32_t pixel = 0; pixel < pixels;) {
-            const int32_t n = pixels - pixel < ROWS ? pixels - pixel : ROWS, one = n <= ROWS / 4;
-            ${f}_find(codes, edge, x, call, group * depth, pixel, n, joined);
+        ${requantize_rows}_prepare(&to, &call->to, o, count);
+        for (int32_t pixel = 0, n; pixel < pixels; pixel += n) {
+            const int32_t left = pixels - pixel, one = left <= ROWS / 4;
+            n = one ? 1 : left < ROWS ? left : ROWS;
+            if (is_flat) {
+                for (int32_t i = 0; i < ROWS; ++i) {
+                    codes[i] = (const uint8_t *)(x + (pixel + (i < n ? i : 0)) * call->channels + group * depth);
+                }
+            } else {
+                ${f}_find(codes, edge, x, call, group * depth, at, n, joined);
+                for (int32_t i = 0; i < n; ++i) {
+                    next_pixel(&at, call->out_width, call->out_height);
+                }
+            }
             if (one) {
                 tile_one(sum, codes, segments, (length + 3) / 4, panel, start, flip);
             } else {
                 tile_rows(sum, codes, segments, (length + 3) / 4, panel, start, flip);
             }
-            ${requantize_rows}(
-                y + pixel * call->out_channels + o, call->out_channels, sum, PANEL, one ? 1 : n, &call->to, o, count);
-            pixel += one ? 1 : n;
+            ${requantize_rows}(y + pixel * call->out_channels + o, call->out_channels, sum, PANEL, n, &to);
         }
         o += count;
     }

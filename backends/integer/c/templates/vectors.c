@@ -59,18 +59,13 @@ static inline lanes splat_long(int64_t value)
 #endif
 }
 
-/* Of numbers of 64 bits the lower halves, those of odd in the places between those of even. */
-static inline lanes join_halves(lanes even, lanes odd)
+/* Of numbers of 64 bits the upper halves, those of odd in the places between those of even. */
+static inline lanes join_upper_halves(lanes even, lanes odd)
 {
 #if LANES == 16
-    return _mm512_mask_blend_epi32(0xaaaa, even, _mm512_slli_epi64(odd, 32));
+    return _mm512_mask_blend_epi32(0xaaaa, _mm512_srli_epi64(even, 32), odd);
 #else
-    return _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xaa);
+    return _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa);
 #endif
-}
-
-static inline lanes clamp_lanes(lanes x, lanes low, lanes high)
-{
-    return V(min_epi32)(V(max_epi32)(x, low), high);
 }
 #endif
