@@ -18,7 +18,8 @@
 enum {
     PANEL = 2 * LANES, /* channels that a tile computes at once */
     TAPS = 64,         /* most taps of a kernel */
-    LINE = 64          /* most codes in a line of taps that are read as one */
+    LINE = 64,         /* most codes in a line of taps that are read as one */
+    COLUMNS = 16       /* most columns of a kernel for single channels, of four lines each */
 };
 
 #if LANES == 16
