@@ -37,6 +37,8 @@ MODES: Mapping[str, Mapping[str, str]] = {
     "f32_rne": {"requantize": "requantize_float", "requantize_channels": "requantize_channels_float"},
 }
 """For each requantization mode the templates that play its roles."""
+LANES: Mapping[str, str] = {"single": "requantize_four_single", "f32_rne": "requantize_four_float"}
+"""Modes that vectors requantize in; the others are done number by number behind them."""
 ROUNDINGS = ("rne", "rhaz", "rhup", "floor", "trunc")
 """Roundings of divisions."""
 
@@ -157,8 +159,8 @@ def _stem(template: str) -> str:
 
 
 def _role(need: str, types: Mapping[str, str]) -> str:
-    if need == "requantize_rows":
-        return types["ROWS"]
+    if need == "requantize_lanes":
+        return LANES.get(types["MODE"], "requantize_four")
     if need == "divide":
         if types["ROUNDING"] not in ROUNDINGS:
             raise UnsupportedError(f"C has no rounding {types['ROUNDING']!r}", expected=", ".join(ROUNDINGS))

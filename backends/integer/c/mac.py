@@ -85,14 +85,7 @@ class Mac:
             "W": self._weight_type(),
             "ACC": accumulator(bound),
             "MODE": str(self.call["mode"]),
-            "ROWS": self._rows(),
         }
-
-    def _rows(self) -> str:
-        """What requantizes many channels at once."""
-        rows = {"f32_rne": "requantize_rows_float", "single": "requantize_rows_single"}
-        to_bytes = self.writer.ctype(self.item.output) in ("int8_t", "uint8_t")
-        return rows.get(str(self.call["mode"]), "requantize_rows") if to_bytes else "requantize_rows"
 
     def _weight_type(self) -> str:
         for ctype in ("int8_t", "int16_t"):
@@ -215,7 +208,8 @@ def _channels_last(layer: Mac) -> None:
 
 
 def _of_bytes(types: dict[str, str]) -> bool:
-    return types["X"] in ("int8_t", "uint8_t") and types["W"] == "int8_t" and types["ACC"] == "int32_t"
+    codes = ("int8_t", "uint8_t")
+    return types["X"] in codes and types["Y"] in codes and types["W"] == "int8_t" and types["ACC"] == "int32_t"
 
 
 _PANEL = 32

@@ -1,5 +1,5 @@
 //: over X Y MODE
-//: needs conv_channels_last pack_panel tile place_of_pixel requantize_rows
+//: needs conv_channels_last pack_panel tile place_of_pixel store_pixels requantize_lanes
 //: header
 typedef ${conv_channels_last}_t ${f}_t;
 
@@ -15,29 +15,38 @@ static void ${f}_find(
     int32_t pixels, int32_t joined)
 {
     const int32_t height = call->height, width = call->width, channels = call->channels;
-    const int32_t depth = channels / call->groups, columns = call->kernel_width;
-    const int32_t padded = (columns * depth + 3) / 4 * 4, size = call->batch * height * width * channels;
+    const int32_t depth = channels / call->groups, lines = call->kernel_height, columns = call->kernel_width;
+    const int32_t next_line = call->dilation_y * width * channels, next_tap = call->dilation_x * channels;
+    const int32_t below = (lines - 1) * call->dilation_y, beside = (columns - 1) * call->dilation_x;
+    /* Codes behind the last tap that are read with it. */
+    const int32_t behind = joined ? (columns * depth + 3) / 4 * 4 - columns * depth : 0;
+    const int32_t size = call->batch * height * width * channels;
+    const int32_t taps = joined ? 1 : columns;
     for (int32_t i = 0; i < ROWS; ++i) {
         const int32_t top = at.y * call->stride_y - call->top, left = at.x * call->stride_x - call->left;
-        for (int32_t ky = 0; ky < call->kernel_height; ++ky) {
-            const int32_t iy = top + ky * call->dilation_y, in_lines = iy >= 0 && iy < height;
-            const ${X} *from = x + (in_lines ? (at.image * height + iy) * width * channels + skipped : 0);
-            if (!joined) {
+        const int32_t last = ((at.image * height + top + below) * width + left + beside + 1) * channels;
+        if (top >= 0 && top + below < height && left >= 0 && left + beside < width && last + behind <= size) {
+            const ${X} *from = x + ((at.image * height + top) * width + left) * channels + skipped;
+            for (int32_t ky = 0; ky < lines; ++ky, from += next_line) {
+                for (int32_t kx = 0; kx < taps; ++kx) {
+                    codes[(ky * taps + kx) * ROWS + i] = (const uint8_t *)(from + kx * next_tap);
+                }
+            }
+        } else {
+            for (int32_t ky = 0; ky < lines; ++ky) {
+                const int32_t iy = top + ky * call->dilation_y, in_lines = iy >= 0 && iy < height;
+                const ${X} *from = x + (in_lines ? (at.image * height + iy) * width * channels + skipped : 0);
                 for (int32_t kx = 0; kx < columns; ++kx) {
                     const int32_t ix = left + kx * call->dilation_x;
                     const ${X} *tap = in_lines && ix >= 0 && ix < width ? from + ix * channels : call->outside;
-                    codes[(ky * columns + kx) * ROWS + i] = (const uint8_t *)tap;
+                    if (joined) {
+                        memcpy(edge + (ky * ROWS + i) * LINE + kx * depth, tap, (size_t)depth);
+                    } else {
+                        codes[(ky * taps + kx) * ROWS + i] = (const uint8_t *)tap;
+                    }
                 }
-            } else if (in_lines && left >= 0 && left + columns <= width
-                && ((at.image * height + iy) * width + left) * channels + padded <= size) {
-                codes[ky * ROWS + i] = (const uint8_t *)(from + left * channels);
-            } else {
-                uint8_t *to = edge + (ky * ROWS + i) * LINE;
-                codes[ky * ROWS + i] = to;
-                memset(to, 0, LINE);
-                for (int32_t kx = 0; kx < columns; ++kx, to += depth) {
-                    const int32_t ix = left + kx, inside = in_lines && ix >= 0 && ix < width;
-                    memcpy(to, inside ? from + ix * channels : call->outside, (size_t)depth);
+                if (joined) {
+                    codes[ky * ROWS + i] = edge + (ky * ROWS + i) * LINE;
                 }
             }
         }
@@ -61,15 +70,19 @@ static void ${f}_vectors(${Y} *y, const ${X} *x, const ${f}_t *call, int32_t joi
         && !call->left && call->out_height == call->height && call->out_width == call->width;
     const uint8_t *codes[TAPS * ROWS];
     uint8_t edge[TAPS * ROWS * LINE];
-    int32_t sum[ROWS * PANEL], start[PANEL];
-    ${requantize_rows}_t to;
+    int32_t start[PANEL];
+    lanes sums[2 * ROWS];
+    ${requantize_lanes}_t to;
+    if (joined) {
+        memset(edge, 0, sizeof edge);
+    }
 
     for (int32_t o = 0; o < call->out_channels;) {
         const int32_t group = o / rows, end = (group + 1) * rows, count = end - o < PANEL ? end - o : PANEL;
         const int8_t *weight = call->weight + o * segments * length;
         place_of_pixel at = {0, 0, 0};
         pack_panel(start, call->bias + o, is_signed ? -128 : 0, weight, count, segments, length);
-        ${requantize_rows}_prepare(&to, &call->to, o, count);
+        ${requantize_lanes}_prepare(&to, &call->to, o, count, 0);
         for (int32_t pixel = 0, n; pixel < pixels; pixel += n) {
             const int32_t left = pixels - pixel, one = left <= ROWS / 4;
             n = one ? 1 : left < ROWS ? left : ROWS;
@@ -84,11 +97,16 @@ static void ${f}_vectors(${Y} *y, const ${X} *x, const ${f}_t *call, int32_t joi
                 }
             }
             if (one) {
-                tile_one(sum, codes, segments, (length + 3) / 4, panel, start, flip);
+                tile_one(sums, codes, segments, (length + 3) / 4, panel, start, flip);
             } else {
-                tile_rows(sum, codes, segments, (length + 3) / 4, panel, start, flip);
+                tile_rows(sums, codes, segments, (length + 3) / 4, panel, start, flip);
             }
-            ${requantize_rows}(y + pixel * call->out_channels + o, call->out_channels, sum, PANEL, n, &to);
+            const ${requantize_lanes}_t with = to; /* in registers: no pointer leads to it */
+            for (int32_t i = 0; i < n; i += 2) {
+                ${Y} *to_y = y + (pixel + i) * call->out_channels + o;
+                const lanes made = ${requantize_lanes}(&with, sums + 2 * i);
+                store_pixels(to_y, i + 1 < n ? to_y + call->out_channels : 0, made, count);
+            }
         }
         o += count;
     }

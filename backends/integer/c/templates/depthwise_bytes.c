@@ -1,5 +1,5 @@
 //: over X Y MODE
-//: needs depthwise_channels_last products interleave requantize_rows
+//: needs depthwise_channels_last products interleave store_pixels requantize_lanes
 //: header
 typedef ${depthwise_channels_last}_t ${f}_t;
 
@@ -44,7 +44,7 @@ static void ${f}_prepare(bytes_of_lanes *weight, lanes *first, const ${f}_t *cal
 }
 
 /* The codes of one column of x below a window, in the order of the weights; outside of the image the zero point. */
-static inline void ${f}_column(
+static inline ALWAYS_INLINE void ${f}_column(
     bytes_of_lanes *column, const ${X} *const *line, int32_t lines, int32_t offset, int32_t is_inside, int32_t some,
     lanes outside, lanes flip)
 {
@@ -60,60 +60,73 @@ static inline void ${f}_column(
     }
 }
 
-static void ${f}_vectors(${Y} *y, const ${X} *x, const ${f}_t *call)
+/* With a constant kernel, which loops over its taps are unrolled for. */
+static inline ALWAYS_INLINE void ${f}_kernel(
+    ${Y} *y, const ${X} *x, const ${f}_t *call, const int32_t lines, const int32_t columns, const int32_t dilation_x)
 {
-    enum { CHANNELS = 4 * LANES };
-    const int32_t channels = call->channels, lines = call->kernel_height, width = call->width;
-    const int32_t span = (call->kernel_width - 1) * call->dilation_x + 1, parts = (lines + 3) / 4 * 4;
+    const int32_t channels = call->channels, width = call->width;
+    const int32_t span = (columns - 1) * dilation_x + 1, parts = (lines + 3) / 4 * 4;
     const int32_t is_signed = (${X})-1 < 0;
     const lanes flip = splat(is_signed ? (int32_t)0x80808080u : 0), outside = V(set1_epi8)((int8_t)call->zero_point);
     bytes_of_lanes weight[4 * COLUMNS], window[4 * COLUMNS];
-    int32_t sum[ROWS * CHANNELS];
 
-    for (int32_t c = 0; c < channels; c += CHANNELS) {
-        const int32_t some = channels - c < CHANNELS ? channels - c : CHANNELS;
-        ${requantize_rows}_t to[2];
+    for (int32_t c = 0; c < channels; c += 4 * LANES) {
+        const int32_t some = channels - c < 4 * LANES ? channels - c : 4 * LANES;
+        ${requantize_lanes}_t to;
         lanes first[4];
         ${f}_prepare(weight, first, call, c, some);
-        ${requantize_rows}_prepare(&to[0], &call->to, c, some < PANEL ? some : PANEL);
-        if (some > PANEL) {
-            ${requantize_rows}_prepare(&to[1], &call->to, c + PANEL, some - PANEL);
-        }
+        ${requantize_lanes}_prepare(&to, &call->to, c, some, 1);
+        const ${requantize_lanes}_t with = to; /* in registers: no pointer leads to it */
         for (int32_t oy = 0; oy < call->batch * call->out_height; ++oy) {
             const int32_t image = oy / call->out_height, top = oy % call->out_height * call->stride_y - call->top;
             const ${X} *line[4 * COLUMNS];
+            ${Y} *to_y = y + oy * call->out_width * channels + c;
+            /* The window keeps the columns that the next pixel reads again, in turns: column left at place begin, and the
+               first one that is not there, ix, at place end. */
+            int32_t ix = -call->left, end = 0, begin = 0;
             for (int32_t ky = 0; ky < lines; ++ky) {
                 const int32_t iy = top + ky * call->dilation_y, inside = iy >= 0 && iy < call->height;
                 line[ky] = inside ? x + (image * call->height + iy) * width * channels + c : 0;
             }
-            /* The window keeps the columns that the next pixel reads again; ix is the first one that is not there. */
-            for (int32_t ox = 0, ix = -call->left; ox < call->out_width;) {
-                const int32_t n = call->out_width - ox < ROWS ? call->out_width - ox : ROWS;
-                ${Y} *to_y = y + (oy * call->out_width + ox) * channels + c;
-                for (int32_t row = 0; row < n; ++row, ++ox) {
-                    const int32_t left = ox * call->stride_x - call->left;
-                    lanes sums[4] = {first[0], first[1], first[2], first[3]};
-                    for (ix = ix < left ? left : ix; ix < left + span; ++ix) {
-                        ${f}_column(window + (ix + call->left) % span * parts, line, lines, ix * channels,
-                            ix >= 0 && ix < width, some, outside, flip);
-                    }
-                    for (int32_t kx = 0; kx < call->kernel_width; ++kx) {
-                        const int32_t slot = (left + kx * call->dilation_x + call->left) % span;
-                        for (int32_t part = 0; part < parts; part += 4) {
-                            for (int32_t i = 0; i < 4; ++i) {
-                                sums[i] = add_products(
-                                    sums[i], window[slot * parts + part + i], weight[kx * parts + part + i]);
-                            }
+            for (int32_t ox = 0, left = ix; ox < call->out_width; ++ox, left += call->stride_x, to_y += channels) {
+                lanes sums[4] = {first[0], first[1], first[2], first[3]}, codes;
+                if (ix < left) {
+                    ix = left;
+                    end = begin = 0;
+                }
+                for (; ix < left + span; ++ix, end = end + 1 == span ? 0 : end + 1) {
+                    ${f}_column(window + end * parts, line, lines, ix * channels, ix >= 0 && ix < width, some, outside,
+                        flip);
+                }
+                for (int32_t kx = 0, slot = begin; kx < columns; ++kx) {
+                    for (int32_t part = 0; part < parts; part += 4) {
+                        for (int32_t i = 0; i < 4; ++i) {
+                            sums[i] = add_products(
+                                sums[i], window[slot * parts + part + i], weight[kx * parts + part + i]);
                         }
                     }
-                    store_in_order(sum + row * CHANNELS, sums);
+                    slot += dilation_x;
+                    slot = slot >= span ? slot - span : slot;
                 }
-                ${requantize_rows}(to_y, channels, sum, CHANNELS, n, &to[0]);
-                if (some > PANEL) {
-                    ${requantize_rows}(to_y + PANEL, channels, sum + PANEL, CHANNELS, n, &to[1]);
+                codes = ${requantize_lanes}(&with, sums);
+                if (some == 4 * LANES) {
+                    store_lanes(to_y, codes);
+                } else {
+                    store_some(to_y, codes, 0, some);
                 }
+                begin += call->stride_x;
+                begin = begin >= span ? begin - span : begin;
             }
         }
+    }
+}
+
+static void ${f}_vectors(${Y} *y, const ${X} *x, const ${f}_t *call)
+{
+    if (call->kernel_height == 3 && call->kernel_width == 3 && call->dilation_x == 1) {
+        ${f}_kernel(y, x, call, 3, 3, 1);
+    } else {
+        ${f}_kernel(y, x, call, call->kernel_height, call->kernel_width, call->dilation_x);
     }
 }
 #endif

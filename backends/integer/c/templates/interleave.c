@@ -27,24 +27,4 @@ static inline void interleave(lanes *out, const lanes *in)
     out[2] = V(unpacklo_epi16)(ab2, cd2);
     out[3] = V(unpackhi_epi16)(ab2, cd2);
 }
-
-/* Sums in the order of interleave to that of channels. */
-static inline void store_in_order(int32_t *to, const lanes *sum)
-{
-#if LANES == 16
-    const lanes a = _mm512_shuffle_i32x4(sum[0], sum[1], 0x88), b = _mm512_shuffle_i32x4(sum[0], sum[1], 0xdd);
-    const lanes c = _mm512_shuffle_i32x4(sum[2], sum[3], 0x88), d = _mm512_shuffle_i32x4(sum[2], sum[3], 0xdd);
-    const lanes ac = _mm512_shuffle_i32x4(a, c, 0x88), ac2 = _mm512_shuffle_i32x4(a, c, 0xdd);
-    const lanes bd = _mm512_shuffle_i32x4(b, d, 0x88), bd2 = _mm512_shuffle_i32x4(b, d, 0xdd);
-    store_lanes(to, ac);
-    store_lanes(to + LANES, bd);
-    store_lanes(to + 2 * LANES, ac2);
-    store_lanes(to + 3 * LANES, bd2);
-#else
-    store_lanes(to, _mm256_permute2x128_si256(sum[0], sum[1], 0x20));
-    store_lanes(to + LANES, _mm256_permute2x128_si256(sum[2], sum[3], 0x20));
-    store_lanes(to + 2 * LANES, _mm256_permute2x128_si256(sum[0], sum[1], 0x31));
-    store_lanes(to + 3 * LANES, _mm256_permute2x128_si256(sum[2], sum[3], 0x31));
-#endif
-}
 #endif

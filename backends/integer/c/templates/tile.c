@@ -1,18 +1,12 @@
 //: needs vectors products
 //: body
 #if defined(LANES)
-#if defined(__GNUC__)
-#define ALWAYS_INLINE __attribute__((always_inline))
-#else
-#define ALWAYS_INLINE
-#endif
-
-/* sum[pixel][PANEL] = start[PANEL] + products of the codes of each pixel with a panel of weights.
+/* sums[pixel][2] = start[PANEL] + products of the codes of each pixel with a panel of weights.
 
    codes[segment * ROWS + pixel] points to 4 * quads codes, which flip makes numbers from 0 to 255; the panel holds
    [segment][quad][PANEL][4]. Where pixels is a constant, all sums are in registers. */
 static inline ALWAYS_INLINE void tile(
-    int32_t *sum, const uint8_t *const *codes, int32_t segments, int32_t quads, const int8_t *panel,
+    lanes *sums, const uint8_t *const *codes, int32_t segments, int32_t quads, const int8_t *panel,
     const int32_t *start, lanes flip, const int32_t pixels)
 {
     lanes low[ROWS], high[ROWS];
@@ -35,22 +29,22 @@ static inline ALWAYS_INLINE void tile(
         }
     }
     for (int32_t i = 0; i < pixels; ++i) {
-        store_lanes(sum + i * PANEL, low[i]);
-        store_lanes(sum + i * PANEL + LANES, high[i]);
+        sums[2 * i] = low[i];
+        sums[2 * i + 1] = high[i];
     }
 }
 
 static void tile_rows(
-    int32_t *sum, const uint8_t *const *codes, int32_t segments, int32_t quads, const int8_t *panel,
+    lanes *sums, const uint8_t *const *codes, int32_t segments, int32_t quads, const int8_t *panel,
     const int32_t *start, lanes flip)
 {
-    tile(sum, codes, segments, quads, panel, start, flip, ROWS);
+    tile(sums, codes, segments, quads, panel, start, flip, ROWS);
 }
 
 static void tile_one(
-    int32_t *sum, const uint8_t *const *codes, int32_t segments, int32_t quads, const int8_t *panel,
+    lanes *sums, const uint8_t *const *codes, int32_t segments, int32_t quads, const int8_t *panel,
     const int32_t *start, lanes flip)
 {
-    tile(sum, codes, segments, quads, panel, start, flip, 1);
+    tile(sums, codes, segments, quads, panel, start, flip, 1);
 }
 #endif

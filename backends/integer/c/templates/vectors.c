@@ -15,6 +15,12 @@
 #include <immintrin.h>
 #include <string.h>
 
+#if defined(__GNUC__)
+#define ALWAYS_INLINE __attribute__((always_inline))
+#else
+#define ALWAYS_INLINE
+#endif
+
 enum {
     PANEL = 2 * LANES, /* channels that a tile computes at once */
     TAPS = 64,         /* most taps of a kernel */
@@ -51,20 +57,11 @@ static inline lanes splat(int32_t value)
     return V(set1_epi32)(value);
 }
 
-static inline lanes splat_long(int64_t value)
-{
-#if LANES == 16
-    return _mm512_set1_epi64(value);
-#else
-    return _mm256_set1_epi64x(value);
-#endif
-}
-
 /* Of numbers of 64 bits the upper halves, those of odd in the places between those of even. */
 static inline lanes join_upper_halves(lanes even, lanes odd)
 {
 #if LANES == 16
-    return _mm512_mask_blend_epi32(0xaaaa, _mm512_srli_epi64(even, 32), odd);
+    return _mm512_mask_shuffle_epi32(odd, 0x5555, even, (_MM_PERM_ENUM)0xf5);
 #else
     return _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa);
 #endif
