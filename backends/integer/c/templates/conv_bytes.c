@@ -70,22 +70,25 @@ static void ${f}_vectors(${Y} *y, const ${X} *x, const ${f}_t *call, int32_t joi
         && !call->left && call->out_height == call->height && call->out_width == call->width;
     const uint8_t *codes[TAPS * ROWS];
     uint8_t edge[TAPS * ROWS * LINE];
-    int32_t start[PANEL];
+    int32_t start[PANEL], offset[TAPS];
     lanes sums[2 * ROWS];
     ${requantize_lanes}_t to;
     if (joined) {
         memset(edge, 0, sizeof edge);
+    }
+    for (int32_t i = 0; i < segments; ++i) {
+        offset[i] = i * length;
     }
 
     for (int32_t o = 0; o < call->out_channels;) {
         const int32_t group = o / rows, end = (group + 1) * rows, count = end - o < PANEL ? end - o : PANEL;
         const int8_t *weight = call->weight + o * segments * length;
         place_of_pixel at = {0, 0, 0};
-        pack_panel(start, call->bias + o, is_signed ? -128 : 0, weight, count, segments, length);
-        ${requantize_lanes}_prepare(&to, &call->to, o, count, 0);
+        const int64_t largest = pack_panel(
+            start, call->bias + o, is_signed ? 128 : 0, weight, count, segments * length, offset, segments, length);
+        ${requantize_lanes}_prepare(&to, &call->to, o, count, 0, largest);
         for (int32_t pixel = 0, n; pixel < pixels; pixel += n) {
-            const int32_t left = pixels - pixel, one = left <= ROWS / 4;
-            n = one ? 1 : left < ROWS ? left : ROWS;
+            n = pixels_of_tile(pixels - pixel);
             if (is_flat) {
                 for (int32_t i = 0; i < ROWS; ++i) {
                     codes[i] = (const uint8_t *)(x + (pixel + (i < n ? i : 0)) * call->channels + group * depth);
@@ -96,11 +99,7 @@ static void ${f}_vectors(${Y} *y, const ${X} *x, const ${f}_t *call, int32_t joi
                     next_pixel(&at, call->out_width, call->out_height);
                 }
             }
-            if (one) {
-                tile_one(sums, codes, segments, (length + 3) / 4, panel, start, flip);
-            } else {
-                tile_rows(sums, codes, segments, (length + 3) / 4, panel, start, flip);
-            }
+            tile(sums, codes, segments, (length + 3) / 4, start, flip, n, count);
             const ${requantize_lanes}_t with = to; /* in registers: no pointer leads to it */
             for (int32_t i = 0; i < n; i += 2) {
                 ${Y} *to_y = y + (pixel + i) * call->out_channels + o;

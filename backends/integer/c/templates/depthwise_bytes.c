@@ -8,18 +8,25 @@ void ${f}(
     ${Y} *restrict y, const ${X} *restrict x, const ${f}_t *call);
 //: body
 #if defined(LANES)
-/* Weights of some channels in the order of interleave, four lines of a column at a time, and what sums begin with. */
-static void ${f}_prepare(bytes_of_lanes *weight, lanes *first, const ${f}_t *call, int32_t from, int32_t some)
+/* Weights of some channels in the order of interleave, four lines of a column at a time, and what sums begin with.
+   Gives the largest sum, or more. */
+static int64_t ${f}_prepare(bytes_of_lanes *weight, lanes *first, const ${f}_t *call, int32_t from, int32_t some)
 {
     const int32_t lines = call->kernel_height, columns = call->kernel_width, channels = call->channels;
     const int32_t zero_point = call->zero_point + ((${X})-1 < 0 ? 128 : 0); /* of codes from 0 to 255 */
     int32_t start[4 * LANES] = {0};
+    int64_t largest = 0;
     for (int32_t i = 0; i < some; ++i) {
-        int32_t weights = 0;
+        int32_t weights = 0, magnitude = 0;
+        int64_t reach;
         for (int32_t tap = 0; tap < lines * columns; ++tap) {
-            weights += call->weight[tap * channels + from + i];
+            const int32_t w = call->weight[tap * channels + from + i];
+            weights += w;
+            magnitude += w < 0 ? -w : w;
         }
         start[i] = call->bias[from + i] - zero_point * weights;
+        reach = (start[i] < 0 ? -(int64_t)start[i] : start[i]) + (int64_t)255 * magnitude;
+        largest = reach > largest ? reach : largest;
     }
     for (int32_t i = 0; i < 4; ++i) {
         int32_t turned[LANES];
@@ -41,6 +48,7 @@ static void ${f}_prepare(bytes_of_lanes *weight, lanes *first, const ${f}_t *cal
             }
         }
     }
+    return largest;
 }
 
 /* The codes of one column of x below a window, in the order of the weights; outside of the image the zero point. */
@@ -74,8 +82,8 @@ static inline ALWAYS_INLINE void ${f}_kernel(
         const int32_t some = channels - c < 4 * LANES ? channels - c : 4 * LANES;
         ${requantize_lanes}_t to;
         lanes first[4];
-        ${f}_prepare(weight, first, call, c, some);
-        ${requantize_lanes}_prepare(&to, &call->to, c, some, 1);
+        const int64_t largest = ${f}_prepare(weight, first, call, c, some);
+        ${requantize_lanes}_prepare(&to, &call->to, c, some, 1, largest);
         const ${requantize_lanes}_t with = to; /* in registers: no pointer leads to it */
         for (int32_t oy = 0; oy < call->batch * call->out_height; ++oy) {
             const int32_t image = oy / call->out_height, top = oy % call->out_height * call->stride_y - call->top;

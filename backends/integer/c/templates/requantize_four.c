@@ -7,14 +7,16 @@ typedef struct {
     int32_t from, count, is_deep;
 } ${f}_t;
 
-/* What count channels need. */
+/* What count channels need, none of whose sums is larger than largest. */
 static void ${f}_prepare(
-    ${f}_t *with, const ${requantize_channels}_t *to, int32_t from, int32_t count, int32_t is_deep)
+    ${f}_t *with, const ${requantize_channels}_t *to, int32_t from, int32_t count, int32_t is_deep,
+    int64_t largest)
 {
     with->to = to;
     with->from = from;
     with->count = count;
     with->is_deep = is_deep;
+    (void)largest;
 }
 
 /* Codes of four vectors of sums. */

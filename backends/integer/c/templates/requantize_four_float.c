@@ -8,10 +8,12 @@ typedef struct {
     int32_t is_deep;
 } ${f}_t;
 
-/* What count channels need. */
+/* What count channels need, none of whose sums is larger than largest. */
 static void ${f}_prepare(
-    ${f}_t *with, const ${requantize_channels}_t *to, int32_t from, int32_t count, int32_t is_deep)
+    ${f}_t *with, const ${requantize_channels}_t *to, int32_t from, int32_t count, int32_t is_deep,
+    int64_t largest)
 {
+    (void)largest;
     with->zero_point = splat(to->zero_point);
     with->is_deep = is_deep;
     for (int32_t i = 0; i < 4; ++i) {

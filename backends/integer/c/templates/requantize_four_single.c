@@ -6,25 +6,32 @@ typedef struct {
     lanes significand[4], odd_significand[4];
     lanes half[4], shift[4]; /* of the upper halves of products */
     lanes zero_point, low, high;
-    int32_t is_deep, is_small; /* small: all multipliers are below 1/4 */
+    int32_t is_deep;
+    int32_t up;     /* bits that sums are shifted left, so that multipliers are below 1/4 */
+    int32_t is_far; /* whether that is too far */
     ${requantize_four}_t plain;
 } ${f}_t;
 
-/* What count channels need. */
+/* What count channels need, none of whose sums is larger than largest. */
 static void ${f}_prepare(
-    ${f}_t *with, const ${requantize_channels}_t *to, int32_t from, int32_t count, int32_t is_deep)
+    ${f}_t *with, const ${requantize_channels}_t *to, int32_t from, int32_t count, int32_t is_deep,
+    int64_t largest)
 {
     const int32_t all = is_deep ? 4 * LANES : PANEL;
     ${Y} low[4 * LANES], high[4 * LANES];
-    ${requantize_four}_prepare(&with->plain, to, from, count, is_deep);
+    ${requantize_four}_prepare(&with->plain, to, from, count, is_deep, largest);
     with->zero_point = splat(to->zero_point);
     with->is_deep = is_deep;
-    with->is_small = 1;
+    with->up = 0;
     for (int32_t i = 0; i < 4 * LANES; ++i) {
         const int32_t channel = from + (i % all < count ? i % all : count - 1);
         low[i] = (${Y})(to->lows ? to->lows[channel] : to->low);
         high[i] = (${Y})(to->highs ? to->highs[channel] : to->high);
+        if (to->exponent[channel * to->next] + 2 > with->up) {
+            with->up = to->exponent[channel * to->next] + 2;
+        }
     }
+    with->is_far = largest > INT32_MAX >> with->up;
     with->low = load_lanes(low);
     with->high = load_lanes(high);
     for (int32_t i = 0; i < 4; ++i) {
@@ -33,8 +40,7 @@ static void ${f}_prepare(
             const int32_t channel = channel_of(i, lane, is_deep);
             const int32_t at = (from + (channel < count ? channel : count - 1)) * to->next;
             significand[lane] = to->multiplier[at];
-            shift[lane] = -1 - to->exponent[at];
-            with->is_small &= shift[lane] > 0;
+            shift[lane] = with->up - 1 - to->exponent[at];
         }
         with->shift[i] = load_lanes(shift);
         with->half[i] = V(srlv_epi32)(V(sllv_epi32)(splat(1), with->shift[i]), splat(1));
@@ -56,11 +62,12 @@ static inline ALWAYS_INLINE lanes ${f}_multiply(const ${f}_t *with, lanes x, int
 static inline ALWAYS_INLINE lanes ${f}(const ${f}_t *with, const lanes *sums)
 {
     lanes numbers[4], packed;
-    if (!with->is_small) {
+    if (with->is_far) {
         return ${requantize_four}(&with->plain, sums);
     }
     for (int32_t i = 0; i < 4; ++i) {
-        numbers[i] = V(add_epi32)(${f}_multiply(with, sums[i], i), with->zero_point);
+        const lanes x = with->up ? V(sll_epi32)(sums[i], _mm_cvtsi32_si128(with->up)) : sums[i];
+        numbers[i] = V(add_epi32)(${f}_multiply(with, x, i), with->zero_point);
     }
     /* Packing saturates. */
     packed = V(${packs})(V(packs_epi32)(numbers[0], numbers[1]), V(packs_epi32)(numbers[2], numbers[3]));
