@@ -320,7 +320,11 @@ def conv_transpose(writer: Writer, step: Step) -> None:
         members[f"{letter}_step"] = three(distances[2:], 0)
     packed = np.moveaxis(layer.weight, 1, -1)
     members |= {"weight": layer.weights(packed, types, "[out][kernel][in]"), "bias": layer.biases(types, folded=False)}
-    layer.finish("conv_transpose", types, members)
+    size = _PANEL * layer.weight[0].size
+    packs = _of_bytes(types) and size <= _LARGEST_PANEL
+    if packs:
+        layer.writer.library.reserve_panel(size)
+    layer.finish("conv_transpose_bytes" if packs else "conv_transpose", types, members)
 
 
 def linear(writer: Writer, step: Step) -> None:

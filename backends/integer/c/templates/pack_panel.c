@@ -17,9 +17,10 @@ static void turn(int8_t *to, const int8_t *w0, const int8_t *w1, const int8_t *w
     _mm_storeu_si128((__m128i *)(to + 12 * PANEL), _mm_unpackhi_epi64(a2, c2));
 }
 
-/* From weight[count][size], where segments of a length begin at some offsets, to panel[segment][quad][PANEL][4], with zeros
-   behind segments that end within a quad, and the last channel in place of those that lack. start[PANEL] is the bias less
-   below times the sum of the weights. Gives the largest sum of products with codes from 0 to 255, or more. */
+/* From weight[count][size], of which segments of a length are wanted that begin at some offsets, to
+   panel[segment][quad][PANEL][4], with zeros behind segments that end within a quad, and the last channel in place of those
+   that lack. start[PANEL] is the bias less below times the sum of these weights. Gives the largest sum of their products
+   with codes from 0 to 255, or more. */
 static int64_t pack_panel(
     int32_t *start, const int32_t *bias, int32_t below, const int8_t *weight, int32_t count, int32_t size,
     const int32_t *offset, int32_t segments, int32_t length)
@@ -32,9 +33,12 @@ static int64_t pack_panel(
         int32_t sum = 0, magnitude = 0;
         int64_t reach;
         w[o] = weight + channel * size;
-        for (int32_t i = 0; i < size; ++i) {
-            sum += w[o][i];
-            magnitude += w[o][i] < 0 ? -w[o][i] : w[o][i];
+        for (int32_t segment = 0; segment < segments; ++segment) {
+            const int8_t *part = w[o] + offset[segment];
+            for (int32_t i = 0; i < length; ++i) {
+                sum += part[i];
+                magnitude += part[i] < 0 ? -part[i] : part[i];
+            }
         }
         start[o] = bias[channel] - below * sum;
         reach = (start[o] < 0 ? -(int64_t)start[o] : start[o]) + (int64_t)255 * magnitude;

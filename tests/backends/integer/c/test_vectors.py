@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from qcompiler.ir.graph import Attribute
 from qcompiler.ir.types import DType, QuantParams
 from qcompiler.quant.requant import RequantMode
 from tests.backends.integer.c.builds import SANITIZED, STRICT, differing
@@ -43,6 +44,29 @@ def options(name: str) -> tuple[str, ...]:
     return SETS[name]
 
 
+def transposed(mode: RequantMode) -> list[Case]:
+    """Strides that divide taps among places, some of which have none, and windows that leave the image on all sides."""
+    cases: list[Case] = []
+    shapes = itertools.product([(1, 1), (2, 2), (3, 2), (5, 1)], [5, 40], [DType.I8, DType.U8])
+    for seed, (stride, filters, dtype) in enumerate(shapes):
+        make = Maker(seed, mode)
+        x = make.input((2, 8, 5, 11), dtype)
+        weight = torch.randint(-128, 128, (8, filters, 3, 2), generator=make.generator).to(torch.int8)
+        bias = torch.randint(-(2**14), 2**14, (filters,), generator=make.generator).to(torch.int32)
+        grids = [QuantParams((0.01,) * filters, (0,) * filters, axis) for axis in (1, 0)]
+        operands = [x, make.leaf(weight, grids[0]), make.leaf(bias, grids[1]), *make.multiplier(filters, -11, -7)]
+        attributes: dict[str, Attribute] = {
+            "stride": stride,
+            "padding": (seed % 3, seed % 2),
+            "dilation": (1 + seed % 2, 1),
+            "groups": 1,
+            "output_padding": (0, 0),
+        }
+        make.apply("int_conv_transpose2d", operands, attributes, dtype)
+        cases.append((make.graph, [x.numpy() for x in make.inputs]))
+    return cases
+
+
 def layers(mode: RequantMode) -> list[Case]:
     """More pixels than a tile has, channels around those of a panel, lines of taps over all borders, both signs."""
     cases: list[Case] = []
@@ -65,7 +89,7 @@ def layers(mode: RequantMode) -> list[Case]:
         attributes = geometry(2, padding=(1, 1, 1, 1), dilation=(1, 2), groups=2)
         layer(make, (1, 2 * per_group, 8, 8), (2 * rows, per_group, 3, 3), attributes)
         cases.append((make.graph, [x.numpy() for x in make.inputs]))
-    return cases
+    return cases + transposed(mode)
 
 
 @pytest.mark.parametrize("mode", ["single", "f32_rne", "double"])
