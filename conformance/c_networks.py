@@ -37,7 +37,7 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "single": lambda: load_target("int8_dsp"),
     "double": lambda: load_target("int8_dsp_per_channel").override(requantize="double"),
     "double_hu": lambda: load_target("int8_dsp").override(requantize="double_hu"),
-    "f32_rne": lambda: load_target("int8_ort"),
+    "f32_rne": lambda: load_target("ort_cpu"),
 }
 """One target for each arithmetic."""
 NAME = "network"

@@ -8,7 +8,7 @@ typedef struct {
     int32_t sum_rank, sum_size[${RANK}], sum_step[${RANK}];
     int32_t inner, next;                       /* the last axis that is summed */
     int32_t x_zero_point;
-    int64_t factor, divisor;                   /* of a sum */
+    ${ACC} factor, divisor;                    /* of a sum */
     int32_t zero_point;                        /* of y */
     int32_t low, high;
 } ${f}_t;
