@@ -369,7 +369,8 @@ class Verification(_Model):
     layer_lsb: Annotated[Annotated[Int, Field(ge=0, lt=2**16)], By("qcompiler/verify.py: layer_lsb")] = 1
     """Steps of the result's grid."""
     layer_fraction: Annotated[Annotated[Real, Field(ge=0, le=1)], By("qcompiler/verify.py: layer_fraction")] = 0.005
-    """Share of the elements that may differ at all."""
+    """Share of the elements that may differ at all, beside those in which only the rounding of the mode differs from the
+    one of ONNX Runtime."""
 
 
 class Partition(_Model):
