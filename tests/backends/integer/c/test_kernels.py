@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,14 @@ LAYOUTS = ("NHWC", "NCHW")
 def test_cases_of_the_reference(group: str, layout: str, tmp_path: Path) -> None:
     files, inputs = merge(collect(TESTS[group]), layout)
     assert not differing(files, inputs, tmp_path)
+
+
+@pytest.mark.skipif(shutil.which("clang") is None, reason="needs clang")
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_another_compiler_warns_of_nothing(layout: str, tmp_path: Path) -> None:
+    cases = [case for mode in RequantMode for case in sizes_where_kernels_change(mode)[::7]]
+    files, inputs = merge([*cases, *collect(TESTS["elementwise"])[::5]], layout)
+    assert not differing(files, inputs, tmp_path, ("-O2", *STRICT), cc="clang")
 
 
 @pytest.mark.slow
