@@ -1,7 +1,7 @@
 """One contender of `benchmarks.inference` in a process of its own: made ready once, then timed whenever it is asked.
 
-`python -m benchmarks.contenders kind folder`, where the folder holds `model.onnx`, `model.pt2` or `c/`, and `images.npy`.
-It prints a line when it is ready, and then, for each line that it reads, the median milliseconds of the runs of a quarter
+`python -m benchmarks.contenders kind folder`; the folder holds `model.onnx`, `model.pt2` or `c/`, and `images.npy`. It
+prints a line when it is ready, and then, for each line that it reads, the median milliseconds of the runs of a quarter
 of a second. One image at a time, one thread. Needs nothing of ours: peers run it in environments of their own.
 """
 

@@ -1,9 +1,9 @@
 """`python -m benchmarks.inference`: the emitted C beside ONNX Runtime, OpenVINO and PyTorch, one image, one thread.
 
-Every contender is a process that is made ready once. They are then timed in turns, round by round, on one core: what slows
-the machine slows all of them, and the ratios of one round are compared. The figure is the median of the rounds. Weights are
-random, batch norms settled: what is timed does not depend on them. Of the C one image is compared with the integer
-program, every element.
+Every contender is a process that is made ready once. They are then timed in turns, round by round, on one core: what
+slows the machine slows all of them, and the ratios of one round are compared. The figure is the median of the rounds.
+Weights are random, batch norms settled: what is timed does not depend on them. Of the C one image is compared with the
+integer program, every element.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ class Contender:
         for line in self.process.stdout:
             if line.startswith(("{", *"0123456789")):
                 return json.loads(line)
-        raise RuntimeError(f"a contender ended: {self.process.args}")
+        raise RuntimeError(f"a contender ended: {self.process.args!r}")
 
     def measure(self) -> float:
         """Milliseconds."""
@@ -187,7 +187,7 @@ def measure(name: str, target: str, kinds: Sequence[str], rounds: int) -> Json:
 def ratio(row: Json, kind: str) -> float:
     """How many times as long as the C the contender takes: median over rounds."""
     pairs = zip(row["ms"][kind], row["ms"]["c"], strict=True)
-    return statistics.median(theirs / ours for theirs, ours in pairs)
+    return float(statistics.median(theirs / ours for theirs, ours in pairs))
 
 
 def section(results: dict[str, Json], target: str, compiler: str) -> str:
@@ -197,9 +197,9 @@ def section(results: dict[str, Json], target: str, compiler: str) -> str:
     named = ", ".join(f"{TITLES[kind]} {version}" for kind, version in versions.items() if version)
     text = (
         f"Made by `python -m benchmarks.inference`: target `{target}`, C built by {compiler} with "
-        f"`{' '.join(CFLAGS['c'])}`, one image, one thread, real numbers to real numbers. Milliseconds of the C, and how "
-        f"many times as long others take: medians of {ROUNDS} rounds in turns. {named}. ONNX Runtime's integers by its "
-        "own tool (QDQ), OpenVINO's by NNCF. The output of the C equals that of the integer program in every element."
+        f"`{' '.join(CFLAGS['c'])}`, one image, one thread, real numbers to real numbers. Milliseconds of the C, and "
+        f"how many times as long others take: medians of {ROUNDS} rounds in turns. {named}. ONNX Runtime's integers by "
+        "its own tool (QDQ), OpenVINO's by NNCF. The output of the C equals that of the integer program in every element."
     )
     lines = [
         "## Time of one inference",
@@ -224,9 +224,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="others: no page")
     options = parser.parse_args(arguments)
     compiler = c.find_compiler()
-    version = subprocess.run([*compiler, "--version"], check=True, capture_output=True, text=True).stdout.splitlines()[
-        0
-    ]
+    shown = subprocess.run([*compiler, "--version"], check=True, capture_output=True, text=True).stdout
+    version = shown.splitlines()[0]
     results: dict[str, Json] = {}
     for name in options.networks:
         results[name] = measure(name, options.target, list(TITLES), options.rounds)

@@ -22,7 +22,7 @@ SCHEMA = "qcompiler.hw/1"
 
 @dataclass(frozen=True)
 class By:
-    """Who honours a field: a file and the word by which it reads the field, `passes/fix_ranges.py: out_fixed`.
+    """Who honours a field: a file and the word by which it reads the field, `passes/fixed_grids.py: out_fixed`.
 
     Facts that change nothing in the integers, such as the size of a memory, are honoured by those who report them.
     """
@@ -231,11 +231,11 @@ class Tables(_Model):
 class FixedGrid(_Model):
     """A grid that the hardware dictates for a result."""
 
-    scale: Annotated[Annotated[Real, Field(gt=0)], By("passes/fix_ranges.py: out_fixed.scale")]
+    scale: Annotated[Annotated[Real, Field(gt=0)], By("passes/fix_ranges.py: fixed.scale")]
     """Size of a step."""
-    zero_point: Annotated[Int, By("passes/fix_ranges.py: out_fixed.zero_point")]
+    zero_point: Annotated[Int, By("passes/fix_ranges.py: fixed.zero_point")]
     """Code of 0."""
-    bits: Annotated[Width, By("passes/fix_ranges.py: out_fixed.bits")] = 8
+    bits: Annotated[Width, By("passes/fixed_grids.py: grid.bits")] = 8
     """Width of the results that it is for; of others the grid is found by calibration."""
 
 
@@ -279,7 +279,7 @@ class OpRule(_Model):
     per_channel: Annotated[Bool | None, By("qcompiler/targets/target.py: rule.per_channel")] = None
     """Whether weights may have one scale per channel; as the number type says where it is not said. Of tables: whether
     each channel may have one of its own, so that equalization goes through; not where it is not said."""
-    out_fixed: Annotated[FixedGrid | None, By("passes/fix_ranges.py: out_fixed")] = None
+    out_fixed: Annotated[FixedGrid | None, By("passes/fixed_grids.py: out_fixed")] = None
     """The grid of the results, which beats calibration."""
     limits: Annotated[Limits | None, By("qcompiler/targets/target.py: rule.limits")] = None
     """Sizes that they may have."""
@@ -369,7 +369,8 @@ class Verification(_Model):
     layer_lsb: Annotated[Annotated[Int, Field(ge=0, lt=2**16)], By("qcompiler/verify.py: layer_lsb")] = 1
     """Steps of the result's grid."""
     layer_fraction: Annotated[Annotated[Real, Field(ge=0, le=1)], By("qcompiler/verify.py: layer_fraction")] = 0.005
-    """Share of the elements that may differ at all."""
+    """Share of the elements that may differ at all, beside those in which only the rounding of the mode differs from the
+    one of ONNX Runtime."""
 
 
 class Partition(_Model):

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from qcompiler.backends.integer.c.library import mode_of
 from qcompiler.backends.integer.c.memory import NUMPY
 from qcompiler.backends.integer.c.text import Value, sizes
 from qcompiler.backends.integer.c.writer import (
@@ -20,7 +21,7 @@ from qcompiler.backends.integer.c.writer import (
     accumulator,
     dtype_limits,
     largest_step,
-    real_multiplier,
+    scale_of,
 )
 from qcompiler.backends.integer.kernels import Call
 from qcompiler.backends.integer.program import Array
@@ -50,13 +51,25 @@ class Mac:
         shape = [1] * logical.ndim
         shape[tensor.axis or 0] = -1
         self.weight: Int = logical.astype(np.int64) - zeros.reshape(shape)
-        """[out, in / groups, kernel...], or [in, out / groups, kernel...] where transposed; zero points removed."""
+        """[out, in / groups, kernel...], or [in, out / groups, kernel...] where transposed; zero points removed, and
+        times the factors of its blocks of inputs."""
+        self.block: int | None = self.call.get("block")
+        if self.block is not None:
+            self._expand(self.block, tensor.axis or 0)
         if transposed:
             groups = int(self.call["groups"])
             inputs, per_group, *kernel = self.weight.shape
             split = self.weight.reshape(groups, inputs // groups, per_group, *kernel)
             order = (0, 2, 1, *range(3, 3 + len(kernel)))
             self.weight = split.transpose(order).reshape(groups * per_group, inputs // groups, *kernel)
+
+    def _expand(self, block: int, axis: int) -> None:
+        """Multiply each weight by the factor of its block, which the last operand holds: [channels, blocks]."""
+        factors = self.writer.operand(self.item, len(self.item.inputs) - 1).astype(np.int64)
+        size = self.weight.shape[1 - axis]
+        each = factors[:, np.arange(size) // block]
+        each = each if axis == 0 else each.T
+        self.weight = self.weight * each.reshape(*each.shape, *[1] * (self.weight.ndim - 2))
 
     def _logical(self, stored: Array) -> Array:
         kernels = {item.inputs[1] for item in self.writer.program.instructions if item.op == "int_conv2d"}
@@ -88,11 +101,11 @@ class Mac:
         }
 
     def _weight_type(self) -> str:
-        for ctype in ("int8_t", "int16_t"):
+        for ctype in ("int8_t", "int16_t", "int32_t"):
             limits = np.iinfo(NUMPY[ctype])
             if limits.min <= self.weight.min(initial=0) and self.weight.max(initial=0) <= limits.max:
                 return ctype
-        raise UnsupportedError("a weight less its zero point leaves 16 bits", where=f"%{self.item.output}")
+        raise UnsupportedError("a weight less its zero point leaves 32 bits", where=f"%{self.item.output}")
 
     def folded_bias(self) -> Int:
         """The bias of a kernel that multiplies codes as they are."""
@@ -102,7 +115,8 @@ class Mac:
     def weights(self, packed: Array, types: dict[str, str], order: str) -> str:
         """The symbol of the packed weights; notes what they are."""
         declared = self.call.inputs[1]
-        self.step.notes.append(f"weight {declared.dtype}{sizes(declared.shape)}")
+        blocks = "" if self.block is None else f", a factor for each {self.block} inputs"
+        self.step.notes.append(f"weight {declared.dtype}{sizes(declared.shape)}{blocks}")
         return self.writer.constant(self.weight_name, packed, types["W"], f"{order} weights of %{self.item.output}")
 
     def biases(self, types: dict[str, str], *, folded: bool) -> str:
@@ -114,15 +128,16 @@ class Mac:
     def requantizer(self) -> dict[str, Value]:
         """Members of the structure that requantizes channel by channel; notes the multipliers."""
         writer, item = self.writer, self.item
-        multiplier = writer.operand(item, 3)
-        exponent = writer.operand(item, 4) if len(item.inputs) > 4 else None
-        self.step.notes.append(real_multiplier(multiplier, exponent))
-        ctype = "float" if exponent is None else "int32_t"
-        parts: dict[str, Value] = {
-            "multiplier": writer.constant(item.inputs[3], multiplier, ctype, f"multipliers of %{item.output}")
-        }
-        if exponent is not None:
-            parts["exponent"] = writer.constant(item.inputs[4], exponent, "int8_t", f"exponents of %{item.output}")
+        scale = scale_of(writer, self.call, 3)
+        self.step.notes.append(scale.text())
+        parts: dict[str, Value] = {}
+        if scale.multiplier is not None:
+            ctype = mode_of(scale.mode).significand or "float"
+            note = f"multipliers of %{item.output}"
+            parts["multiplier"] = writer.constant(item.inputs[3], scale.multiplier, ctype, note)
+        if scale.exponent is not None:
+            source = item.inputs[3 if scale.multiplier is None else 4]
+            parts["exponent"] = writer.constant(source, scale.exponent, "int8_t", f"exponents of %{item.output}")
         low, high = (np.broadcast_to(np.asarray(end, np.int64), (self.channels,)) for end in self.call.limits)
         each = any(isinstance(end, tuple | list) for end in self.call.limits)
         limits: dict[str, Value] = {"lows": "0", "highs": "0"}
@@ -131,7 +146,7 @@ class Mac:
                 limits[key] = writer.constant(f"{item.output}.{key}", end, "int32_t", f"{key} of %{item.output}")
         return {
             **parts,
-            "next": int(multiplier.size > 1),
+            "next": int(any(part is not None and part.size > 1 for part in (scale.multiplier, scale.exponent))),
             "zero_point": self.call.output.zero_point[0],
             "low": int(low.min()),
             "high": int(high.max()),
