@@ -23,6 +23,8 @@ from qcompiler.backends.integer.c.shapes import MAX_RANK
 from qcompiler.errors import ArtifactError, UnsupportedError
 
 SHORT = {"int8_t": "i8", "uint8_t": "u8", "int16_t": "i16", "uint16_t": "u16", "int32_t": "i32", "int64_t": "i64"}
+_HEAD = 2048
+"""Bytes in front of each panel of weights, see `templates/panels.c`."""
 _USUAL = {"W": "int8_t", "ACC": "int32_t"}
 """Types that names do not mention."""
 
@@ -98,7 +100,7 @@ class Library:
         self.name = name
         self._headers: dict[str, str] = {}
         self._bodies: dict[str, str] = {}
-        self._panel = 0
+        self._panels = 0
 
     def use(self, template: str, **types: str) -> str:
         """The name of an instance, which is written once.
@@ -132,13 +134,19 @@ class Library:
         self._bodies[function] = Template(source.body).substitute(values)
         return function
 
-    def reserve_panel(self, size: int) -> None:
-        """Room for the weights of one panel of channels, in the order of vectors.
+    def reserve_panels(self, panels: int, size: int) -> int:
+        """Room for weights in the order of vectors.
 
         Args:
-            size: Bytes.
+            panels: How many.
+            size: Bytes of their weights.
+
+        Returns:
+            The first byte.
         """
-        self._panel = max(self._panel, size)
+        begin = self._panels
+        self._panels += panels * _HEAD + size
+        return begin
 
     @property
     def has_floats(self) -> bool:
@@ -169,8 +177,8 @@ class Library:
         lines = [f"/* The kernels of {self.name}. Written by qcompiler. */", '#include "kernels.h"', ""]
         if self.has_floats:
             lines += ["#include <float.h>", ""]
-        if self._panel:
-            lines += [f"enum {{ PANEL_BYTES = {self._panel} }};", ""]
+        if self._panels:
+            lines += [f"#define PANELS_BYTES {self._panels}", ""]
         return "\n".join([*lines, *self._bodies.values()])
 
 

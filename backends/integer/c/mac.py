@@ -153,9 +153,20 @@ class Mac:
             **limits,
         }
 
-    def finish(self, template: str, types: dict[str, str], members: dict[str, Value]) -> None:
-        """Write the call."""
+    def finish(
+        self, template: str, types: dict[str, str], members: dict[str, Value], panels: tuple[int, int] | None = None
+    ) -> None:
+        """Write the call.
+
+        Args:
+            template: Of the kernel.
+            types: What it is over.
+            members: Of its structure, but for those that requantize.
+            panels: Of a kernel that keeps weights in the order of vectors: how many panels, and bytes of their weights.
+        """
         members["to"] = self.requantizer()
+        if panels is not None:
+            members = {"panels": self.writer.library.reserve_panels(*panels), "plain": members}
         self.writer.emit(self.step, template, types, self.item.inputs[:1], members)
 
 
@@ -200,26 +211,24 @@ def _channels_last(layer: Mac) -> None:
         row = np.full(depth, x.zero_point[0], np.int64)
         note = f"what %{layer.item.output} reads outside of its input"
         outside = layer.writer.constant(f"{layer.item.output}.outside", row, types["X"], note)
-    template = "conv_channels_last"
+    members: dict[str, Value] = {
+        **_window(call),
+        "out_channels": layer.channels,
+        "kernel_height": height,
+        "kernel_width": width,
+        "groups": int(call["groups"]),
+        "weight": layer.weights(layer.weight.transpose(0, 2, 3, 1), types, "[out][height][width][in]"),
+        "bias": layer.biases(types, folded=True),
+        "outside": outside,
+    }
     if _of_bytes(types):
-        size = _PANEL * height * -(-width * depth // 4) * 4
-        if size <= _LARGEST_PANEL:
-            template = "conv_bytes"
-            layer.writer.library.reserve_panel(size)
-    layer.finish(
-        template,
-        types,
-        {
-            **_window(call),
-            "out_channels": layer.channels,
-            "kernel_height": height,
-            "kernel_width": width,
-            "groups": int(call["groups"]),
-            "weight": layer.weights(layer.weight.transpose(0, 2, 3, 1), types, "[out][height][width][in]"),
-            "bias": layer.biases(types, folded=True),
-            "outside": outside,
-        },
-    )
+        groups = int(call["groups"])
+        panels = groups * -(-(layer.channels // groups) // _PANEL)
+        layer.finish(
+            "conv_bytes", types, members, panels=(panels, panels * _PANEL * height * -(-width * depth // 4) * 4)
+        )
+    else:
+        layer.finish("conv_channels_last", types, members)
 
 
 def _of_bytes(types: dict[str, str]) -> bool:
@@ -229,8 +238,6 @@ def _of_bytes(types: dict[str, str]) -> bool:
 
 _PANEL = 32
 """Output channels that `conv_bytes` computes at once, on the machine with the most."""
-_LARGEST_PANEL = 2**20
-"""Bytes up to which weights are put in the order of its vectors."""
 
 
 def _depthwise(layer: Mac) -> None:
@@ -335,11 +342,13 @@ def conv_transpose(writer: Writer, step: Step) -> None:
         members[f"{letter}_step"] = three(distances[2:], 0)
     packed = np.moveaxis(layer.weight, 1, -1)
     members |= {"weight": layer.weights(packed, types, "[out][kernel][in]"), "bias": layer.biases(types, folded=False)}
-    size = _PANEL * layer.weight[0].size
-    packs = _of_bytes(types) and size <= _LARGEST_PANEL
-    if packs:
-        layer.writer.library.reserve_panel(size)
-    layer.finish("conv_transpose_bytes" if packs else "conv_transpose", types, members)
+    if _of_bytes(types):
+        # Each place of the stride has panels of its own; its taps are some of those of the kernel.
+        panels, places = -(-layer.channels // _PANEL), math.prod(int(size) for size in call["stride"])
+        size = panels * _PANEL * layer.weight[0].size
+        layer.finish("conv_transpose_bytes", types, members, panels=(panels * places, size))
+    else:
+        layer.finish("conv_transpose", types, members)
 
 
 def linear(writer: Writer, step: Step) -> None:

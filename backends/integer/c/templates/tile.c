@@ -1,15 +1,14 @@
-//: needs vectors products pack_panel
+//: needs vectors products
 //: body
 #if defined(LANES)
-/* sums[pixel][2] = start[PANEL] + products of the codes of each pixel with the weights of the panel.
+/* sums[pixel][2] = start[PANEL] + products of the codes of each pixel with a panel of weights.
 
    codes[segment * ROWS + pixel] points to 4 * quads codes, which flip makes numbers from 0 to 255. Where the last two
    numbers are constants, all sums are in registers. */
 static inline ALWAYS_INLINE void tile_of(
-    lanes *sums, const uint8_t *const *codes, int32_t segments, int32_t quads, const int32_t *start, lanes flip,
-    const int32_t pixels, const int32_t vectors)
+    lanes *sums, const uint8_t *const *codes, int32_t segments, int32_t quads, const int8_t *weight, const int32_t *start,
+    lanes flip, const int32_t pixels, const int32_t vectors)
 {
-    const int8_t *weight = panel;
     lanes low[ROWS], high[ROWS];
     for (int32_t i = 0; i < pixels; ++i) {
         low[i] = load_lanes(start);
@@ -45,15 +44,15 @@ static inline int32_t pixels_of_tile(int32_t left)
 
 /* A tile of some pixels and channels. */
 static void tile(
-    lanes *sums, const uint8_t *const *codes, int32_t segments, int32_t quads, const int32_t *start, lanes flip,
-    int32_t pixels, int32_t channels)
+    lanes *sums, const uint8_t *const *codes, int32_t segments, int32_t quads, const int8_t *weight, const int32_t *start,
+    lanes flip, int32_t pixels, int32_t channels)
 {
     if (pixels == 1) {
-        tile_of(sums, codes, segments, quads, start, flip, 1, 2);
+        tile_of(sums, codes, segments, quads, weight, start, flip, 1, 2);
     } else if (channels <= LANES) {
-        tile_of(sums, codes, segments, quads, start, flip, ROWS, 1);
+        tile_of(sums, codes, segments, quads, weight, start, flip, ROWS, 1);
     } else {
-        tile_of(sums, codes, segments, quads, start, flip, ROWS, 2);
+        tile_of(sums, codes, segments, quads, weight, start, flip, ROWS, 2);
     }
 }
 #endif

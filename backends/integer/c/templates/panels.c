@@ -1,8 +1,11 @@
 //: needs vectors
 //: body
 #if defined(LANES)
-/* Weights of one panel at a time, in the order in which tiles read them. */
-static int8_t panel[PANEL_BYTES];
+/* The weights of all layers, panel by panel, in the order in which tiles read them. A panel is made when its layer runs
+   for the first time, and begins with what else its channels need. */
+static lanes panels[PANELS_BYTES / sizeof(lanes)];
+
+enum { HEAD = 128 * LANES };
 
 /* Four channels at a time: 16 weights of each to four quads, as 4x4 words turned round. */
 static void turn(int8_t *to, const int8_t *w0, const int8_t *w1, const int8_t *w2, const int8_t *w3)
@@ -22,7 +25,7 @@ static void turn(int8_t *to, const int8_t *w0, const int8_t *w1, const int8_t *w
    that lack. start[PANEL] is the bias less below times the sum of these weights. Gives the largest sum of their products
    with codes from 0 to 255, or more. */
 static int64_t pack_panel(
-    int32_t *start, const int32_t *bias, int32_t below, const int8_t *weight, int32_t count, int32_t size,
+    int8_t *panel, int32_t *start, const int32_t *bias, int32_t below, const int8_t *weight, int32_t count, int32_t size,
     const int32_t *offset, int32_t segments, int32_t length)
 {
     const int32_t quads = (length + 3) / 4;
