@@ -193,8 +193,8 @@ class Accumulator(_Model):
     bits: Annotated[Annotated[Int, Field(ge=16, le=64)], By("passes/proofs.py: accumulator_bits")] = 32
     """Its width."""
     overflow: Annotated[Literal["forbid", "wrap", "saturate"], By("passes/proofs.py: overflow")] = "forbid"
-    """What happens beyond it. That it never does is proven per channel, or the compile is refused: for final sums, and
-    with `saturate` for every partial sum."""
+    """What happens beyond it. That no result is wrong for it is proven per channel, or the compile is refused: with
+    `wrap` for final sums, with `forbid` for all that begin with the bias, with `saturate` for every partial sum."""
 
 
 class Bias(_Model):
@@ -369,8 +369,7 @@ class Verification(_Model):
     layer_lsb: Annotated[Annotated[Int, Field(ge=0, lt=2**16)], By("qcompiler/verify.py: layer_lsb")] = 1
     """Steps of the result's grid."""
     layer_fraction: Annotated[Annotated[Real, Field(ge=0, le=1)], By("qcompiler/verify.py: layer_fraction")] = 0.005
-    """Share of the elements that may differ at all, beside those in which only the rounding of the mode differs from the
-    one of ONNX Runtime."""
+    """Share of the elements that may differ at all, beside those that one rounding in place of the mode's explains."""
 
 
 class Partition(_Model):
