@@ -6,6 +6,7 @@ from qcompiler.api import Compiled, compile
 from qcompiler.artifact import Artifact, load
 from qcompiler.checkup import Checkup, check
 from qcompiler.errors import QCompilerError
+from qcompiler.roofline import Estimate
 from qcompiler.targets import Target, load_target, targets
 from qcompiler.verify import Report
 
@@ -13,6 +14,7 @@ __all__ = [
     "Artifact",
     "Checkup",
     "Compiled",
+    "Estimate",
     "QCompilerError",
     "Report",
     "Target",

@@ -9,10 +9,11 @@ The exact simulation of the quantized graph is the reference. Two experiments ar
 The integer graph, the executor of the integer program, and the C source, built with the compiler that is there, must
 equal the simulation in every element of both. The program runs once more on one image inside of the array that its
 memory plan lays out, freed bytes overwritten, and must give the codes that it gives with memory of its own for each
-tensor: a result on bytes that are still read shows. ONNX Runtime computes with its own arithmetic: fed the same integers
-it must stay within the bound of the target, but for elements that its one rounding explains (see `rounded_once`). End to
-end, where a difference of one step in one layer may grow in the next, differences are counted. It runs twice, as everybody
-runs it and with all optimisation off, because exports exist that are right in only one of the two.
+tensor: a result on bytes that are still read shows. ONNX Runtime computes with its own arithmetic: fed the same
+integers it must stay within the bound of the target, but for elements that its one rounding explains (see
+`rounded_once`). End to end, where a difference of one step in one layer may grow in the next, differences are
+counted. It runs twice, as everybody runs it and with all optimisation off, because exports exist that are right in
+only one of the two.
 """
 
 from __future__ import annotations

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from qcompiler.backends.integer.emit import emit
 from qcompiler.backends.integer.executor import Array, Executor, Sums
 from qcompiler.backends.integer.memory import plan, plan_program, sum_of_tensors
-from qcompiler.backends.integer.program import Memory, Program, ProgramFiles
+from qcompiler.backends.integer.program import Instruction, Memory, Program, ProgramFiles
 
 __all__ = [
     "Executor",
+    "Instruction",
     "Memory",
     "Program",
     "ProgramFiles",

@@ -15,7 +15,7 @@ import qcompiler
 from qcompiler import cli
 from qcompiler.errors import TargetError
 from qcompiler.ir.registry import known_ops
-from qcompiler.targets import load_target, read_aimet_config
+from qcompiler.targets import load_target
 from qcompiler.targets.onnx_types import ELSEWHERE, OPS
 
 WHOLE = Path(__file__).parent / "default_config.json"
@@ -64,7 +64,7 @@ def test_every_section_of_a_file_has_its_effect() -> None:
     assert rule(target, "silu").per_channel
     assert target.arithmetic == base.arithmetic
     assert target.layout == base.layout
-    assert target == read_aimet_config(WHOLE, base="int8_dsp") == read_aimet_config(str(WHOLE), load_target("int8_dsp"))
+    assert target == load_target(str(WHOLE), load_target("int8_dsp"))
 
 
 def test_a_network_compiles_for_it() -> None:
@@ -241,11 +241,11 @@ def test_all_that_is_refused_is_told_at_once_and_may_be_given_up(tmp_path: Path)
     with pytest.raises(TargetError, match=r"3 keys .*supergroups\.0\.op_list, supergroups\.2\.op_list: no quantizer"):
         load_target(path, base="int8_dsp")
     unneeded = ["op_type.LayerNormalization", "supergroups.0", "supergroups.2"]
-    target = read_aimet_config(path, "int8_dsp", ignore=unneeded)
+    target = load_target(path, "int8_dsp", ignore=unneeded)
     assert target.absorbs("conv2d", "relu")
     assert not target.absorbs("conv2d", "prelu")
     with pytest.raises(TargetError, match=r"ignore names 'supergroups\.1', where nothing is refused"):
-        read_aimet_config(path, "int8_dsp", ignore=[*unneeded, "supergroups.1"])
+        load_target(path, "int8_dsp", ignore=[*unneeded, "supergroups.1"])
 
 
 MALFORMED = {
@@ -291,7 +291,7 @@ def test_a_base_with_one_grid_for_all_keeps_weights_apart(tmp_path: Path) -> Non
     descriptor["defaults"]["activation"] = "w8"
     del descriptor["dtypes"]["a8"]
     base = qcompiler.Target.of(copy.deepcopy(descriptor), "test")
-    target = read_aimet_config(config(tmp_path, defaults__per_channel_quantization="True"), base)
+    target = load_target(config(tmp_path, defaults__per_channel_quantization="True"), base)
     assert target.activation_spec().axis is None
     assert target.weight_spec("conv2d", 0).axis == 0
 
