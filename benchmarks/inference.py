@@ -199,7 +199,7 @@ def section(results: dict[str, Json], target: str, compiler: str) -> str:
         f"Made by `python -m benchmarks.inference`: target `{target}`, C built by {compiler} with "
         f"`{' '.join(CFLAGS['c'])}`, one image, one thread, real numbers to real numbers. Milliseconds of the C, and "
         f"how many times as long others take: medians of {ROUNDS} rounds in turns. {named}. ONNX Runtime's integers by "
-        "its own tool (QDQ), OpenVINO's by NNCF. The output of the C equals that of the integer program in every element."
+        "its own tool (QDQ), OpenVINO's by NNCF. The output of the C is that of the integer program in every element."
     )
     lines = [
         "## Time of one inference",
