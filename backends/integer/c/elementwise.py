@@ -32,6 +32,11 @@ def _types(writer: Writer, step: Step) -> dict[str, str]:
     return {**types, "MODE": str(call["mode"]), "ACC": "int64_t"}
 
 
+def _of_bytes(types: dict[str, str]) -> bool:
+    """Whether vectors compute it, where there are some."""
+    return types["MODE"] == "single" and {types["A"], types["B"], types["Y"]} <= {"int8_t", "uint8_t"}
+
+
 def _walk(writer: Writer, step: Step, operands: Sequence[str]) -> dict[str, Value]:
     """Members that say which elements of both operands meet."""
     shape = writer.shapes[step.item.output]
@@ -70,7 +75,7 @@ def add(writer: Writer, step: Step) -> None:
     step.notes += [f"{side}: {scale.text()}" for side, scale in (("a", left), ("b", right), ("sum", out))]
     writer.emit(
         step,
-        "add" if form == "integer" else "add_shift",
+        ("add_bytes" if _of_bytes(types) else "add") if form == "integer" else "add_shift",
         types,
         item.inputs,
         {
@@ -132,7 +137,8 @@ def mul(writer: Writer, step: Step) -> None:
     if mode_of(types["MODE"]).form == "float":
         writer.emit(step, "mul_f32_rne", types, item.inputs, {**members, **requantizer(call, scale)})
         return
-    writer.emit(step, "mul", types, item.inputs, {**members, "to": requantizer(call, scale)})
+    template = "mul_bytes" if _of_bytes(types) else "mul"
+    writer.emit(step, template, types, item.inputs, {**members, "to": requantizer(call, scale)})
 
 
 def rescale(writer: Writer, step: Step) -> None:
@@ -245,7 +251,7 @@ def mean(writer: Writer, step: Step) -> None:
         "x_zero_point": x.zero_point[0],
     }
     if call.get("divisor") is None:
-        members["to"] = requantizer(call, scale)
+        members |= {"run": kept[-1][0] if kept and kept[-1][1] == 1 else 1, "to": requantizer(call, scale)}
         writer.emit(step, "mean", {**types, "ACC": accumulator(bound)}, item.inputs[:1], members)
         return
     if scale.multiplier is not None or scale.exponent is None:

@@ -192,10 +192,10 @@ def _stem(template: str) -> str:
 def _role(need: str, types: Mapping[str, str]) -> str:
     if need == "requantize_lanes":
         return mode_of(types["MODE"]).lanes
-    if need == "divide":
+    if need in ("divide", "shift"):
         if types["ROUNDING"] not in ROUNDINGS:
             raise UnsupportedError(f"C has no rounding {types['ROUNDING']!r}", expected=", ".join(ROUNDINGS))
-        return f"divide_{types['ROUNDING']}"
+        return f"{need}_{types['ROUNDING']}"
     if need not in ("multiply", "requantize", "requantize_channels"):
         return need
     mode = mode_of(types["MODE"])

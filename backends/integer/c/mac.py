@@ -361,7 +361,7 @@ def linear(writer: Writer, step: Step) -> None:
         return
     types = layer.types(folded=True)
     layer.finish(
-        "linear",
+        "linear_bytes" if _of_bytes(types) else "linear",
         types,
         {
             "rows": math.prod(shape[:-1]),

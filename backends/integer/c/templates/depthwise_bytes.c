@@ -1,5 +1,5 @@
 //: over X Y MODE
-//: needs depthwise_channels_last products interleave store_pixels requantize_lanes
+//: needs depthwise_channels_last products interleave requantize_lanes
 //: header
 typedef ${depthwise_channels_last}_t ${f}_t;
 
@@ -78,8 +78,10 @@ static inline ALWAYS_INLINE void ${f}_kernel(
     const lanes flip = splat(is_signed ? (int32_t)0x80808080u : 0), outside = V(set1_epi8)((int8_t)call->zero_point);
     bytes_of_lanes weight[4 * COLUMNS], window[4 * COLUMNS];
 
-    for (int32_t c = 0; c < channels; c += 4 * LANES) {
-        const int32_t some = channels - c < 4 * LANES ? channels - c : 4 * LANES;
+    for (int32_t done = 0; done < channels; done += 4 * LANES) {
+        /* The last channels are computed with some of those in front of them. */
+        const int32_t left = channels - done, some = channels < 4 * LANES ? channels : 4 * LANES;
+        const int32_t c = left < some ? channels - some : done;
         ${requantize_lanes}_t to;
         lanes first[4];
         const int64_t largest = ${f}_prepare(weight, first, call, c, some);
@@ -117,11 +119,7 @@ static inline ALWAYS_INLINE void ${f}_kernel(
                     slot = slot >= span ? slot - span : slot;
                 }
                 codes = ${requantize_lanes}(&with, sums);
-                if (some == 4 * LANES) {
-                    store_lanes(to_y, codes);
-                } else {
-                    store_some(to_y, codes, 0, some);
-                }
+                store_bytes(to_y, codes, some);
                 begin += call->stride_x;
                 begin = begin >= span ? begin - span : begin;
             }

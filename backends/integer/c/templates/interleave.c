@@ -1,21 +1,6 @@
-//: needs vectors
+//: needs vectors bytes
 //: body
 #if defined(LANES)
-/* Bytes of 4 * LANES channels, the first count of them there. */
-static inline lanes load_bytes(const void *from, int32_t count)
-{
-#if LANES == 16
-    return _mm512_maskz_loadu_epi8(~(__mmask64)0 >> (64 - count), from);
-#else
-    uint8_t some[4 * LANES] = {0};
-    if (count == 4 * LANES) {
-        return load_lanes(from);
-    }
-    memcpy(some, from, (size_t)count);
-    return load_lanes(some);
-#endif
-}
-
 /* Four bytes for each channel, from vectors of the first, second, third and fourth ones. Unpacking keeps to parts of 128
    bits: out[j] holds channels 4 * j to 4 * j + 3 of each part of 16. */
 static inline void interleave(lanes *out, const lanes *in)

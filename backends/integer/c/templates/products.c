@@ -10,15 +10,19 @@ typedef struct {
 } bytes_of_lanes;
 #endif
 
-/* Four weights for each lane. */
-static inline bytes_of_lanes load_weights(const int8_t *from)
+/* Four signed bytes for each lane. */
+static inline bytes_of_lanes signed_bytes(lanes four)
 {
-    const lanes four = load_lanes(from);
 #if LANES == 16 || defined(__AVXVNNI__)
     return four;
 #else
     return (bytes_of_lanes){_mm256_srai_epi16(_mm256_slli_epi16(four, 8), 8), _mm256_srai_epi16(four, 8)};
 #endif
+}
+
+static inline bytes_of_lanes load_weights(const int8_t *from)
+{
+    return signed_bytes(load_lanes(from));
 }
 
 /* Four codes for each lane, which flip makes numbers from 0 to 255. */

@@ -1,25 +1,17 @@
-//: needs vectors
+//: needs vectors bytes
 //: body
 #if defined(LANES)
-static inline void store_some(void *to, lanes codes, int32_t from, int32_t count)
-{
-#if LANES == 16
-    const lanes there = from ? _mm512_shuffle_i64x2(codes, codes, 0xee) : codes;
-    _mm512_mask_storeu_epi8(to, ~(__mmask64)0 >> (64 - count), there);
-#else
-    uint8_t some[4 * LANES];
-    store_lanes(some, codes);
-    memcpy(to, some + from, (size_t)count);
-#endif
-}
-
 /* Codes of the first count channels of two pixels; the second may be left out. */
 static inline void store_pixels(void *first, void *second, lanes codes, int32_t count)
 {
     if (count < PANEL || !second) {
-        store_some(first, codes, 0, count);
+        store_bytes(first, codes, count);
         if (second) {
-            store_some(second, codes, PANEL, count);
+#if LANES == 16
+            store_bytes(second, _mm512_shuffle_i64x2(codes, codes, 0xee), count);
+#else
+            store_bytes(second, _mm256_permute2x128_si256(codes, codes, 0x11), count);
+#endif
         }
         return;
     }

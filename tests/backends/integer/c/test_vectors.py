@@ -84,6 +84,12 @@ def layers(mode: RequantMode) -> list[Case]:
         attributes = geometry(2, padding=(size // 2,) * 4, stride=(1 + seed % 2,) * 2, groups=channels)
         layer(make, (1, channels, 9, 8), (channels, 1, size, size), attributes, dtype=dtype, out=dtype)
         cases.append((make.graph, [x.numpy() for x in make.inputs]))
+    for seed, (inputs, filters, dtype) in enumerate(
+        itertools.product([63, 64, 100, 513], [1, 6], [DType.I8, DType.U8])
+    ):
+        make = Maker(4000 + seed, mode)
+        layer(make, (3, inputs), (filters, inputs), {}, dtype=dtype, out=dtype)
+        cases.append((make.graph, [x.numpy() for x in make.inputs]))
     for seed, (per_group, rows) in enumerate([(4, 3), (8, 40), (6, 20)]):
         make = Maker(2000 + seed, mode)
         attributes = geometry(2, padding=(1, 1, 1, 1), dilation=(1, 2), groups=2)
@@ -97,6 +103,37 @@ def layers(mode: RequantMode) -> list[Case]:
 def test_layers(name: str, mode: str, tmp_path: Path) -> None:
     flags = options(name)
     files, inputs = merge(layers(RequantMode(mode)), "NHWC")
+    assert not differing(files, inputs, tmp_path, ("-O1", *STRICT, *flags))
+
+
+def elementwise() -> list[Case]:
+    """Sums, differences and products of rows that end anywhere, of both signs, with gates, and with large multipliers."""
+    cases: list[Case] = []
+    dtypes = [DType.I8, DType.U8]
+    shapes = itertools.product(dtypes, dtypes, dtypes, [(2, 7, 3, 5), (1, 64, 2, 3), (1, 130, 1, 1)], [1, 2, 4])
+    for seed, (left, right, out, shape, kept) in enumerate(shapes):
+        make = Maker(seed)
+        a, b = make.input(shape, left), make.input((*shape[:kept], *(1,) * (4 - kept)), right)
+        product = {**make.scalar("product", 2.0 ** make.random.uniform(-12, 2)), "mode": "single"}
+        make.requantized("int_mul", [a, b], product, out)
+        make.requantized("int_add", [a, b], addition(make), out)
+        cases.append((make.graph, [x.numpy() for x in make.inputs]))
+    return cases
+
+
+def addition(make: Maker) -> dict[str, Attribute]:
+    """Multipliers that bring both operands to a common scale, and their sum to that of the result."""
+    attributes: dict[str, Attribute] = {"shift": 20, "subtract": make.random.random() < 0.5, "mode": "single"}
+    attributes |= {"offset": 0.0, "scalar_left_offset": 0.0}
+    for side, reach in (("left", (-4.0, 0.9)), ("right", (-4.0, 0.9)), ("out", (-22.0, -17.0))):
+        attributes |= make.scalar(side, 2.0 ** make.random.uniform(*reach))
+    return attributes
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_elementwise(name: str, tmp_path: Path) -> None:
+    flags = options(name)
+    files, inputs = merge(elementwise(), "NHWC")
     assert not differing(files, inputs, tmp_path, ("-O1", *STRICT, *flags))
 
 
