@@ -11,8 +11,8 @@ void ${f}(
     ${Y} *restrict y, const ${X} *restrict x, const ${f}_t *call);
 //: body
 #if defined(LANES)
-/* codes[segment][ROWS]: where the codes of each pixel of a tile begin. A segment is a tap; where a tap ends within a quad,
-   it is a line of taps, of which those that leave the image are copied to edge. */
+/* codes[segment][ROWS]: where the codes of each pixel of a tile begin. A segment is a tap, or a line of taps that lie side by
+   side in memory; lines that leave the image are copied to edge. */
 static void ${f}_find(
     const uint8_t **codes, uint8_t *edge, const ${X} *x, const ${conv_channels_last}_t *call, int32_t skipped,
     place_of_pixel *at, int32_t pixels, int32_t joined)
@@ -39,17 +39,22 @@ static void ${f}_find(
             for (int32_t ky = 0; ky < lines; ++ky) {
                 const int32_t iy = top + ky * call->dilation_y, in_lines = iy >= 0 && iy < height;
                 const ${X} *from = x + (in_lines ? (at->image * height + iy) * width * channels + skipped : 0);
-                for (int32_t kx = 0; kx < columns; ++kx) {
+                for (int32_t kx = 0; !joined && kx < columns; ++kx) {
                     const int32_t ix = left + kx * call->dilation_x;
                     const ${X} *tap = in_lines && ix >= 0 && ix < width ? from + ix * channels : call->outside;
-                    if (joined) {
-                        memcpy(edge + (ky * ROWS + i) * LINE + kx * depth, tap, (size_t)depth);
-                    } else {
-                        codes[(ky * taps + kx) * ROWS + i] = (const uint8_t *)tap;
-                    }
+                    codes[(ky * taps + kx) * ROWS + i] = (const uint8_t *)tap;
                 }
                 if (joined) {
-                    codes[ky * ROWS + i] = edge + (ky * ROWS + i) * LINE;
+                    uint8_t *to = edge + (ky * ROWS + i) * LINE;
+                    const int32_t begin = left < 0 ? -left : 0, right = width - left;
+                    const int32_t end = !in_lines ? begin : right < columns ? right : columns;
+                    codes[ky * ROWS + i] = to;
+                    if (begin > 0 || end < columns) {
+                        memset(to, call->outside[0], (size_t)(columns * depth));
+                    }
+                    if (begin < end) {
+                        memcpy(to + begin * depth, from + (left + begin) * channels, (size_t)((end - begin) * depth));
+                    }
                 }
             }
         }
@@ -96,8 +101,8 @@ static void ${f}_vectors(
     const int32_t pixels = call->batch * call->out_height * call->out_width;
     const lanes flip = splat((${X})-1 < 0 ? (int32_t)0x80808080u : 0);
     /* Whether each pixel is made of the one at the same place. */
-    const int32_t is_flat = segments == 1 && !joined && call->stride_y == 1 && call->stride_x == 1 && !call->top
-        && !call->left && call->out_height == call->height && call->out_width == call->width;
+    const int32_t is_flat = segments == 1 && call->kernel_width == 1 && depth % 4 == 0 && call->stride_y == 1
+        && call->stride_x == 1 && !call->top && !call->left && call->out_height == call->height && call->out_width == call->width;
     static const uint8_t *codes[TILES][TAPS * ROWS];
     static uint8_t edge[TILES][LINES * ROWS * LINE];
 
@@ -148,12 +153,12 @@ void ${f}(
 {
 #if defined(LANES)
     const ${conv_channels_last}_t *plain = &call->plain;
-    const int32_t depth = plain->channels / plain->groups, joined = depth % 4 != 0;
-    const int32_t one_line = plain->kernel_width * depth <= LINE && plain->kernel_height <= LINES && plain->groups == 1
-        && plain->dilation_x == 1;
+    const int32_t depth = plain->channels / plain->groups, line = plain->kernel_width * depth;
+    const int32_t joined =
+        line <= LINE && plain->kernel_height <= LINES && plain->groups == 1 && plain->dilation_x == 1;
     /* One pixel or two are done before their weights are in order. */
     const int32_t many = plain->batch * plain->out_height * plain->out_width >= ROWS / 2;
-    if (many && plain->kernel_height * plain->kernel_width <= TAPS && (!joined || one_line)) {
+    if (many && plain->kernel_height * plain->kernel_width <= TAPS && (joined || depth % 4 == 0)) {
         ${f}_vectors(y, x, plain, (int8_t *)panels + call->panels, joined);
         return;
     }

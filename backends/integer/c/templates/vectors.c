@@ -25,8 +25,8 @@ enum {
     PANEL = 2 * LANES, /* channels that a tile computes at once */
     TAPS = 64,         /* most taps of a kernel */
     TILES = 8,         /* whose codes are found at once */
-    LINES = 16,        /* most lines of a kernel whose taps are read line by line */
-    LINE = 64,         /* most codes in a line of taps that are read as one */
+    LINES = 8,         /* most lines of a kernel whose taps are read line by line */
+    LINE = 256,        /* most codes in a line of taps that are read as one */
     COLUMNS = 16       /* most columns of a kernel for single channels, of four lines each */
 };
 
