@@ -1,5 +1,5 @@
 //: over A B Y MODE
-//: needs add bytes scale_lanes pack_numbers place
+//: needs add bytes widen scale_lanes pack_numbers place
 //: header
 typedef ${add}_t ${f}_t;
 

@@ -1,5 +1,5 @@
 //: over A B Y MODE
-//: needs mul bytes scale_lanes pack_numbers place
+//: needs mul bytes widen scale_lanes pack_numbers place
 //: header
 typedef ${mul}_t ${f}_t;
 

@@ -1,5 +1,5 @@
 //: over Y
-//: needs vectors panel_order
+//: needs vectors in_order
 //: body
 #if defined(LANES)
 /* Four vectors of numbers, one behind the other, to codes between low and high. Packing saturates. */

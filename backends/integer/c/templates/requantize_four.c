@@ -1,5 +1,5 @@
 //: over Y ACC MODE
-//: needs vectors panel_order requantize_channels
+//: needs vectors channel_of requantize_channels
 //: body
 #if defined(LANES)
 typedef struct {

@@ -1,5 +1,5 @@
 //: over Y
-//: needs vectors real_lanes panel_order requantize_channels
+//: needs vectors real_lanes channel_of in_order requantize_channels
 //: body
 #if defined(LANES)
 typedef struct {

@@ -1,5 +1,5 @@
 //: over Y ACC MODE
-//: needs vectors panel_order requantize_four requantize_channels
+//: needs vectors join_upper_halves channel_of in_order requantize_four requantize_channels
 //: body
 #if defined(LANES)
 typedef struct {

@@ -1,4 +1,4 @@
-//: needs vectors
+//: needs vectors join_upper_halves
 //: body
 #if defined(LANES)
 /* One multiplier below 1, for all lanes. */

@@ -36,12 +36,6 @@ static inline ALWAYS_INLINE void tile_of(
     }
 }
 
-/* As many pixels of those that are left as one tile takes. */
-static inline int32_t pixels_of_tile(int32_t left)
-{
-    return left <= ROWS / 4 ? 1 : left < ROWS ? left : ROWS;
-}
-
 /* A tile of some pixels and channels. */
 static void tile(
     lanes *sums, const uint8_t *const *codes, int32_t segments, int32_t quads, const int8_t *weight, const int32_t *start,

@@ -3,17 +3,22 @@
    bits as the loops without; -D${N}_PORTABLE leaves them out. */
 #if !defined(${N}_PORTABLE) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512VNNI__)
 #define LANES 16
-#define ROWS 8 /* pixels that a tile computes at once: as many as there are registers for */
-#define V(name) _mm512_##name
 #elif !defined(${N}_PORTABLE) && defined(__AVX2__)
 #define LANES 8
-#define ROWS 4
-#define V(name) _mm256_##name
 #endif
 
 #if defined(LANES)
 #include <immintrin.h>
 #include <string.h>
+
+/* Instructions for that many lanes, and pixels that a tile computes at once: as many as there are registers for. */
+#if LANES == 16
+#define V(name) _mm512_##name
+#define ROWS 8
+#else
+#define V(name) _mm256_##name
+#define ROWS 4
+#endif
 
 #if defined(__GNUC__)
 #define ALWAYS_INLINE __attribute__((always_inline))
@@ -57,15 +62,5 @@ static inline void store_lanes(void *to, lanes values)
 static inline lanes splat(int32_t value)
 {
     return V(set1_epi32)(value);
-}
-
-/* Of numbers of 64 bits the upper halves, those of odd in the places between those of even. */
-static inline lanes join_upper_halves(lanes even, lanes odd)
-{
-#if LANES == 16
-    return _mm512_mask_shuffle_epi32(odd, 0x5555, even, (_MM_PERM_ENUM)0xf5);
-#else
-    return _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa);
-#endif
 }
 #endif

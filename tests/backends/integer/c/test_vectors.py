@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import platform
+import shutil
 from pathlib import Path
 
 import pytest
@@ -142,6 +143,14 @@ def test_sizes_where_kernels_change(name: str, tmp_path: Path) -> None:
     flags = options(name)
     files, inputs = merge(sizes_where_kernels_change(RequantMode("single")), "NHWC")
     assert not differing(files, inputs, tmp_path, ("-O1", *flags))
+
+
+@pytest.mark.skipif(shutil.which("clang") is None, reason="needs clang")
+@pytest.mark.parametrize("name", SETS)
+def test_another_compiler_warns_of_nothing(name: str, tmp_path: Path) -> None:
+    flags = options(name)
+    files, inputs = merge([*layers(RequantMode("single"))[::5], *elementwise()[::9]], "NHWC")
+    assert not differing(files, inputs, tmp_path, ("-O1", *STRICT, *flags), cc="clang")
 
 
 def extremes() -> list[Case]:

@@ -1,0 +1,13 @@
+//: needs vectors
+//: body
+#if defined(LANES)
+/* Of numbers of 64 bits the upper halves, those of odd in the places between those of even. */
+static inline lanes join_upper_halves(lanes even, lanes odd)
+{
+#if LANES == 16
+    return _mm512_mask_shuffle_epi32(odd, 0x5555, even, (_MM_PERM_ENUM)0xf5);
+#else
+    return _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa);
+#endif
+}
+#endif
