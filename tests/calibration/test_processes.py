@@ -102,5 +102,10 @@ def test_two_processes_write_the_files_that_one_writes(tmp_path: Path) -> None:
         launch(COMPILE, count, folder)
         assert sorted(path.name for path in folder.iterdir()) == ["best", "default", "script.py"]
     for name in ("default", "best"):
-        files = [{path.name: path.read_bytes() for path in (folder / name).iterdir()} for folder in folders]
+        files = [contents(folder / name) for folder in folders]
         assert files[0] == files[1]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """By path within a folder, the bytes of each file."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
