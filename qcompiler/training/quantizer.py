@@ -1,0 +1,338 @@
+"""The one quantizer of training, in float32: forward on the grid, backward by an estimator.
+
+    v = x / s,   k = clamp(round(v) + z, qmin, qmax) - z,   y = s k
+
+The forward divides and rounds exactly as codes are made (`quant.affine.quantize`). With phi the estimator's factor,
+
+    dy/dx = phi(v)       where qmin <= v + z <= qmax, else 0
+    dy/ds = k - phi(v) v where qmin <= v + z <= qmax, else k
+    dy/dz = -s           where v + z is outside of qmin..qmax, else 0
+
+For phi = 1 the second line is that of LSQ: round(v) - v inside, the end of the grid outside. What is inside is decided
+by v, as all papers print it; the code of Nagel et al. 2022 decides by round(v), which differs by half a step at each
+end.
+
+Source: Esser et al. 2020, arXiv:1902.08153, equations 2 and 3; Nagel et al. 2021, arXiv:2106.08295, section 4.1;
+Nagel et al. 2022, arXiv:2203.11086, section 2.1.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from qcompiler.quant.affine import SMALLEST_SCALE, along_axis
+from qcompiler.quant.rounding import Rounding, round_float_
+from qcompiler.quant.spec import QuantSpec
+from qcompiler.training.estimators import Estimator
+from qcompiler.training.oscillations import Oscillations
+from qcompiler.training.ranges import Ranges
+
+__all__ = ["Plan", "Quantizer", "fake_quantize"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one quantizer does, as plain numbers.
+
+    Args:
+        qmin: Lowest code.
+        qmax: Highest code.
+        estimator: Of gradients through rounding.
+        zero_point: Where it is fixed; 0 where it is a tensor of its own.
+        axis: Of the channels, None for one scale.
+        rounding: To the nearest, of which kind.
+        rounding_gradient: Whether what rounding does inside the grid counts for the scale: k - phi v instead of 0.
+        by_chance: Whether rounding goes up or down by chance.
+        gradient_scale: Whether the gradients of scale and zero point are divided by sqrt(N qmax), N the elements that
+            share a scale.
+    """
+
+    qmin: int
+    qmax: int
+    estimator: Estimator
+    zero_point: int = 0
+    axis: int | None = None
+    rounding: Rounding = Rounding.NEAREST_EVEN
+    rounding_gradient: bool = True
+    gradient_scale: bool = False
+    by_chance: bool = False
+    low: int = field(init=False)
+    high: int = field(init=False)
+    below: float = field(init=False)
+    above: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        # The kernel that masks gradients takes an open interval: the next float32 beyond both ends makes it closed.
+        for name, value in (
+            ("low", self.qmin - self.zero_point),
+            ("high", self.qmax - self.zero_point),
+            ("below", _next(self.qmin - self.zero_point, -1)),
+            ("above", _next(self.qmax - self.zero_point, 1)),
+        ):
+            object.__setattr__(self, name, value)
+
+
+def _next(code: int, direction: int) -> float:
+    """The float32 beside a code. Beside 0 the smallest normal one: some processors take anything smaller for 0."""
+    if code == 0:
+        return direction * 2.0**-126
+    return float(np.nextafter(np.float32(code), np.float32(direction * math.inf)))
+
+
+def fake_quantize(
+    x: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    plan: Plan,
+    low: float | None = None,
+    high: float | None = None,
+) -> Tensor:
+    """x on the grid; see the module text for the gradients.
+
+    Args:
+        x: Any shape; float16 and bfloat16 are quantized in float32.
+        scale: float32, one element or [C] along the axis of `plan`. Below `SMALLEST_SCALE` it counts as that, with the
+            gradient that it has there, so that it finds its way back.
+        zero_point: float32 integers in the shape of `scale` where they learn; None: that of `plan`.
+        plan: The rest.
+        low: x is first clamped to it: the activation in front of the quantizer, which costs no memory this way. Its
+            gradient is 0 at the limit, as that of a ReLU.
+        high: The upper limit of the same.
+
+    Returns:
+        In the shape and type of `x`.
+    """
+    return cast("Tensor", _FakeQuantize.apply(x, scale, zero_point, plan, low, high))
+
+
+class _Context(Protocol):
+    """What `_FakeQuantize` keeps between its two directions."""
+
+    plan: Plan
+    clamp: tuple[float | None, float | None]
+    needs_input_grad: tuple[bool, ...]
+
+    @property
+    def saved_tensors(self) -> tuple[Tensor | None, ...]: ...
+
+    def save_for_backward(self, *tensors: Tensor | None) -> None: ...
+
+
+class _FakeQuantize(torch.autograd.Function):
+    """Saves the input alone, which is a parameter or the result of the op in front, and few kernels make new memory."""
+
+    @staticmethod
+    def forward(
+        ctx: _Context,
+        x: Tensor,
+        scale: Tensor,
+        zero_point: Tensor | None,
+        plan: Plan,
+        low: float | None,
+        high: float | None,
+    ) -> Tensor:
+        s, v = _steps(x, scale, plan, low, high)
+        if plan.by_chance:
+            codes = v.add_(torch.rand_like(v)).floor_()
+        else:
+            codes = round_float_(v, plan.rounding)
+        y = _clamped(codes, zero_point, x.dim(), plan).mul_(s).to(x.dtype)
+        # Chance cannot be repeated: its result is kept.
+        ctx.save_for_backward(x, scale, zero_point, y if plan.by_chance else None)
+        ctx.plan, ctx.clamp = plan, (low, high)
+        return y
+
+    @staticmethod
+    def backward(ctx: _Context, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, scale, zero_point, result = ctx.saved_tensors
+        assert x is not None
+        assert scale is not None
+        plan, dim = ctx.plan, x.dim()
+        g = gradient.to(torch.float32)
+        s, v = _steps(x, scale, plan, *ctx.clamp)
+        position, below, above = v, plan.below, plan.above
+        if zero_point is not None:
+            position = v + along_axis(zero_point, dim, plan.axis)
+        inside = _masked(g, position, below, above)
+
+        learns = ctx.needs_input_grad[1]
+        codes = v
+        if learns or not plan.estimator.is_constant:
+            if result is not None:
+                codes = round_float_(result.to(torch.float32) / s, Rounding.NEAREST_EVEN)
+            else:
+                codes = _clamped(round_float_(v.clone(), plan.rounding), zero_point, dim, plan)
+        factor = None if plan.estimator.is_constant else plan.estimator.factor(g, v, codes)
+
+        scale_gradient = zero_point_gradient = None
+        if zero_point is not None and ctx.needs_input_grad[2]:
+            zero_point_gradient = _reduced((inside - g).mul_(s), zero_point, plan)
+        if learns:
+            taken = _masked(v if plan.rounding_gradient else codes, position, below, above)
+            if factor is not None and plan.rounding_gradient:
+                taken = taken.mul_(factor)
+            scale_gradient = _reduced(codes.sub_(taken).mul_(g), scale, plan)
+        if plan.gradient_scale:
+            share = 1.0 / math.sqrt(max(1, x.numel() // scale.numel()) * plan.qmax)
+            scale_gradient = None if scale_gradient is None else scale_gradient * share
+            zero_point_gradient = None if zero_point_gradient is None else zero_point_gradient * share
+
+        input_gradient = None
+        if ctx.needs_input_grad[0]:
+            low, high = ctx.clamp
+            if low is not None or high is not None:
+                inside = _masked(
+                    inside, x.to(torch.float32), -math.inf if low is None else low, math.inf if high is None else high
+                )
+            input_gradient = (inside if factor is None else inside.mul_(factor)).to(x.dtype)
+        return input_gradient, scale_gradient, zero_point_gradient, None, None, None
+
+
+def _steps(x: Tensor, scale: Tensor, plan: Plan, low: float | None, high: float | None) -> tuple[Tensor, Tensor]:
+    """The scale as it broadcasts, and x / scale in memory of its own."""
+    s = along_axis(scale.clamp(min=SMALLEST_SCALE), x.dim(), plan.axis)
+    wide = x.to(torch.float32)
+    if low is None and high is None:
+        return s, wide / s
+    return s, wide.clamp(low, high).div_(s)
+
+
+def _clamped(codes: Tensor, zero_point: Tensor | None, dim: int, plan: Plan) -> Tensor:
+    """Codes, zero point removed, clamped to the grid in their own memory."""
+    if zero_point is None:
+        return codes.clamp_(plan.low, plan.high)
+    z = along_axis(zero_point, dim, plan.axis)
+    return codes.add_(z).clamp_(plan.qmin, plan.qmax).sub_(z)
+
+
+def _masked(values: Tensor, position: Tensor, below: float, above: float) -> Tensor:
+    """`values` where below < position < above, else 0, in one kernel."""
+    return cast("Tensor", torch.ops.aten.hardtanh_backward(values, position, below, above))
+
+
+def _reduced(gradient: Tensor, like: Tensor, plan: Plan) -> Tensor:
+    """Summed to the shape of `like`, one element or [C]."""
+    if like.dim() == 0 or plan.axis is None:
+        return gradient.sum().reshape(like.shape)
+    axis = plan.axis % gradient.dim()
+    return gradient.sum([other for other in range(gradient.dim()) if other != axis])
+
+
+class Quantizer(nn.Module):
+    """Puts a tensor on a grid that may learn.
+
+    State, in `state_dict`: the parameters of `ranges` (`scale`, ...), `zero_point` where the grid is asymmetric, and
+    `oscillation.*` where oscillations are tracked.
+
+    Args:
+        spec: The grid.
+        ranges: What of it learns, and how.
+        estimator: Of gradients through rounding.
+        scale: float32, calibrated: [] or [C].
+        zero_point: int32 in the same shape.
+        gradient_scale: See `Plan`.
+
+    Attributes:
+        oscillation: What is known of the movements of a weight's codes, None where nobody tracks them. Where it says
+            that a code is frozen, that code takes the place of the rounded one.
+    """
+
+    scale: Tensor
+    zero_point: Tensor
+
+    def __init__(
+        self,
+        spec: QuantSpec,
+        ranges: Ranges,
+        estimator: Estimator,
+        scale: Tensor,
+        zero_point: Tensor,
+        *,
+        gradient_scale: bool = False,
+    ) -> None:
+        super().__init__()
+        self.spec, self.ranges, self.estimator = spec, ranges, estimator
+        self.gradient_scale = gradient_scale
+        self.oscillation: Oscillations | None = None
+        ranges.register(self, spec, scale.detach().clone(), zero_point.detach().clone())
+        self._plan = self._planned()
+
+    def grid(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Scale and, where it learns, zero point; both with gradients.
+
+        Args:
+            x: What is quantized, for ranges that follow it.
+        """
+        return self.ranges.grid(self, self.spec, x)
+
+    def forward(
+        self,
+        x: Tensor,
+        scale: Tensor,
+        zero_point: Tensor | None = None,
+        low: float | None = None,
+        high: float | None = None,
+    ) -> Tensor:
+        """x on the grid that `grid` gave; see `fake_quantize`."""
+        y = fake_quantize(x, scale, zero_point, self._plan, low, high)
+        if self.oscillation is not None and self.oscillation.freezes:
+            y = self.oscillation.override(y, along_axis(scale, x.dim(), self.spec.axis))
+        return y
+
+    @torch.no_grad()
+    def codes(self, x: Tensor) -> Tensor:
+        """float32 codes of x, zero point removed, rounded to the nearest; frozen ones as they are frozen."""
+        scale, zero_point = self.grid(x)
+        codes = _clamped(
+            round_float_(_steps(x, scale, self._plan, None, None)[1], self.spec.rounding),
+            zero_point,
+            x.dim(),
+            self._plan,
+        )
+        if self.oscillation is not None and self.oscillation.freezes:
+            codes = self.oscillation.override(codes, torch.ones_like(scale))
+        return codes
+
+    @torch.no_grad()
+    def deployed(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale (float32, at least `SMALLEST_SCALE`) and zero point (int32) as the integer program gets them."""
+        scale, zero_point = self.grid(x)
+        if zero_point is None:
+            zero_point = torch.full_like(scale, float(self._plan.zero_point))
+        return scale.clamp(min=SMALLEST_SCALE), zero_point.to(torch.int32)
+
+    def train(self, mode: bool = True) -> Quantizer:
+        """As of every module; chance rounds while training only."""
+        super().train(mode)
+        self._plan = self._planned()
+        return self
+
+    def _planned(self) -> Plan:
+        zero_point = 0
+        if not self.ranges.learns_zero_point(self.spec) and not self.spec.symmetric:
+            zero_point = int(self.zero_point)
+        return Plan(
+            self.spec.qmin,
+            self.spec.qmax,
+            self.estimator,
+            zero_point,
+            self.spec.axis,
+            self.spec.rounding,
+            self.ranges.rounding_gradient,
+            self.gradient_scale,
+            self.estimator.stochastic and self.training,
+        )
+
+    def _load_from_state_dict(self, *arguments: Any, **keywords: Any) -> None:  # noqa: ANN401  # torch's own signature
+        super()._load_from_state_dict(*arguments, **keywords)
+        self._plan = self._planned()
+
+    def extra_repr(self) -> str:
+        """One line for `repr`."""
+        return f"{self.spec}, {self.ranges}, {self.estimator}"
