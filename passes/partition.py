@@ -94,7 +94,7 @@ def why_float(node: Node, target: Target, overrides: Overrides) -> str:
         target: The hardware.
         overrides: The user's wishes.
     """
-    if node.op in LEAVES:
+    if node.op in (*LEAVES, "dropout"):  # a dropout is nothing at inference
         return ""
     if overrides.wants_float(node):
         return "float is asked for"
