@@ -76,8 +76,8 @@ class Recorder(fx.proxy.GraphAppendingTracer):
         return cast("Recorded", self.create_proxy("call_function", function, arguments, {}))
 
     def evaluate(self, node: Node, operands: Sequence[Recorded]) -> tuple[Recorded, ...]:
-        """What `node` computes, by the evaluation of its operator."""
-        for value, operand in zip(node.inputs, operands, strict=True):
+        """What `node` computes, by the evaluation of its operator; optional operands may be left out."""
+        for value, operand in zip(node.inputs, operands, strict=False):
             operand.type = value.type
         mark = next(iter(reversed(self.graph.nodes)), None)
         if node.op == "reshape":
