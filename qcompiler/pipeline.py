@@ -35,6 +35,7 @@ from qcompiler.passes.partition import Partition
 from qcompiler.passes.replace_relu6 import ReplaceRelu6
 from qcompiler.passes.smooth_activations import SmoothActivations
 from qcompiler.passes.unify_scales import UnifyScales
+from qcompiler.targets import Target
 
 PASSES: dict[str, type[Pass]] = {
     item.name: item
@@ -126,6 +127,53 @@ def default_pipeline(
     """
     quantized = quantization_passes(effort, per_channel=per_channel, activation_bits=activation_bits)
     return (*quantized, LowerToInteger(), EliminateDeadCode())
+
+
+def lowering_passes() -> tuple[Pass, ...]:
+    """From a calibrated QUANTIZED graph to an INTEGER one."""
+    return (FuseRequantization(), LowerToInteger(), EliminateDeadCode())
+
+
+LEARNED_FACTS = frozenset({"quantizers", "fixed-ranges", "ties", "weight-ranges", "activation-ranges"})
+"""What holds of a graph that has learned, as `lowering_passes` finds it."""
+
+
+def training_passes(effort: str = "default", *, target: Target) -> tuple[Pass, ...]:
+    """From a captured graph to one that learns: a calibrated QUANTIZED one.
+
+    Ranges of weights have the least error, from which training starts best with few bits; else these are the passes of
+    `quantization_passes`. A target for simulation has a scheme of its own, which nothing is equalized for.
+
+    Args:
+        effort: See `qcompiler.compile`; `fast` keeps ranges of extremes.
+        target: What the graph is for.
+    """
+    if target.simulation is not None:
+        front, placement = structural_passes()
+        ranges = (CalibrateWeights(method="mse"), CalibrateActivations(method="mse"))
+        return tuple(for_training((*front, *placement, FixRanges(), UnifyScales(), *ranges)))
+    passes = quantization_passes(effort, per_channel=target.per_channel, activation_bits=target.activation_bits)
+    if effort == "default":
+        few = target.activation_bits < FEW_BITS
+        better: dict[str, Pass] = {CalibrateWeights.name: CalibrateWeights(method="mse")}
+        if few:
+            better[CalibrateActivations.name] = CalibrateActivations(method="mse")
+        passes = tuple(better.get(item.name, item) for item in passes)
+    return tuple(for_training(passes))
+
+
+def for_training(passes: typing.Iterable[Pass]) -> Iterator[Pass]:
+    """The passes that a graph goes through before it learns: dropouts stay, and nothing is fused into code limits.
+
+    A fused activation has limits in codes, which a scale that learns would move.
+    """
+    for item in passes:
+        if isinstance(item, LowerToInteger):
+            return
+        if isinstance(item, Canonicalize):
+            yield dataclasses.replace(item, keep_dropout=True)
+        elif not isinstance(item, FuseRequantization):
+            yield item
 
 
 def known_passes() -> dict[str, type[Pass]]:

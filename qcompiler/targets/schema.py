@@ -178,6 +178,21 @@ class Onnx(_Model):
     ir_version: Annotated[int, Field(ge=7)] = 8
 
 
+class Simulation(_Model):
+    """A scheme to train and to evaluate in, for which there is no hardware.
+
+    Quantizers stand on the inputs of layers and on their weights; what a layer gives, additions and batch norms are in
+    float, and so are biases. Activations that cannot be negative, behind a ReLU or a sigmoid, have unsigned codes.
+    """
+
+    reason: Annotated[str, Field(min_length=1)]
+    """Why nothing can be compiled for it."""
+    first_last_bits: Annotated[int, Field(ge=2, le=16)] | None = None
+    """Bits of the weights of the first and the last layer, and of the input of the last; None: as of the others."""
+    first_input: Literal["float", "quantized"] = "quantized"
+    """What the first layer reads."""
+
+
 class Descriptor(_Model):
     """A whole descriptor, `extends` resolved."""
 
@@ -195,6 +210,7 @@ class Descriptor(_Model):
     partition: Partition = Partition()
     verify: Verification = Verification()
     onnx: Onnx = Onnx()
+    simulation: Simulation | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Descriptor:

@@ -22,6 +22,7 @@ from qcompiler.targets.schema import (
     NumberType,
     Onnx,
     OpRule,
+    Simulation,
     Tie,
     Verification,
 )
@@ -70,6 +71,11 @@ class Target:
             accumulator_bits=d.accumulator.bits,
             overflow=d.accumulator.overflow,
         )
+
+    @property
+    def simulation(self) -> Simulation | None:
+        """The scheme of a target that is no hardware; None for hardware."""
+        return self.descriptor.simulation
 
     @property
     def per_channel_clamp(self) -> bool:
