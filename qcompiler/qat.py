@@ -124,7 +124,7 @@ def prepare_qat(
         example_inputs: As for `compile`.
         calibration_data: As for `compile`. None: ranges follow from batch norms.
         forward: As for `compile`.
-        method: How quantizers learn: `ste`, `lsq`, `lsq_gradient_scale`, `lsq+`, `min_max`, `recomputed`, `pact`,
+        method: How quantizers learn: `ste`, `lsq`, `lsq_unscaled`, `lsq+`, `min_max`, `recomputed`, `pact`,
             `ewgs`, `psg`, `dsq`, `stacked_sigmoid`, `stochastic`, or a `training.methods.Method`; or a mapping of these
             by `weights`, by `activations`, and by name of a node, module path or glob.
         batch_norm: Of layers: `fold` (static), `double` (batch statistics from a float forward), `keep` (out of the

@@ -152,14 +152,14 @@ def _deploy_weight(root: nn.Module, item: QuantizedWeight, tensors: dict[str, Te
     codes = quantizer.codes(latent)
     scale, zero_point = quantizer.deployed(latent)
     axis = quantizer.spec.axis
+    exact = scale.to(torch.float64)
     if gain is not None:
         # The sign of g turns the codes round. A grid without a mirror image of its lowest code loses a step there.
-        codes = (codes * along_axis(gain.sign().to(codes), codes.dim(), axis)).clamp(
-            quantizer.spec.qmin, quantizer.spec.qmax
-        )
-        exact = scale.to(torch.float64) * gain.abs()
-        floor = _floor(item, tensors)
-        grown = torch.maximum(exact, floor)
+        codes = codes * along_axis(gain.sign().to(codes), codes.dim(), axis)
+        codes = codes.clamp(quantizer.spec.qmin, quantizer.spec.qmax)
+        exact = exact * gain.abs()
+    grown = torch.maximum(exact, _floor(item, exact, tensors))
+    if bool((grown > scale).any()) or gain is not None:
         scale = grown.to(torch.float32)
         # Where next to nothing is left of a channel, its grid is that of its bias, and its codes shrink accordingly.
         ratio = along_axis(exact / grown, codes.dim(), axis)
@@ -168,11 +168,10 @@ def _deploy_weight(root: nn.Module, item: QuantizedWeight, tensors: dict[str, Te
     tensors[item.scale], tensors[item.zero_point] = scale, zero_point
 
 
-def _floor(item: QuantizedWeight, tensors: Mapping[str, Tensor]) -> Tensor:
-    """The smallest scales with which the bias fits its integers, float64."""
-    assert item.bias is not None
+def _floor(item: QuantizedWeight, scale: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
+    """The smallest scales with which the bias fits its integers, float64, in the shape of `scale`."""
+    if item.input_scale is None or item.bias is None:
+        return torch.full_like(scale, SMALLEST_SCALE)
     bias = tensors[item.bias].to(torch.float64).abs()
-    if item.input_scale is None:
-        return torch.full_like(bias, SMALLEST_SCALE)
-    step = tensors[item.input_scale].to(torch.float64)
-    return (bias / (step * _LARGEST_BIAS)).clamp(min=SMALLEST_SCALE)
+    floor = bias / (tensors[item.input_scale].to(torch.float64) * _LARGEST_BIAS)
+    return (floor if scale.dim() else floor.max()).clamp(min=SMALLEST_SCALE)

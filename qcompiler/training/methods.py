@@ -44,7 +44,7 @@ class Method:
         estimator: Gradients through rounding.
         ranges: What of the grid learns.
         gradient_scale: Divide the gradients of the grid by sqrt(N qmax), N the elements that share it. Source: Esser et
-            al. 2020, section 2.2; off in the code of Nagel et al. 2022.
+            al. 2020, section 2.2.
     """
 
     estimator: Estimator = field(default_factory=StraightThrough)
@@ -55,28 +55,37 @@ class Method:
 Wish: TypeAlias = "str | Method"
 Methods: TypeAlias = "Wish | Mapping[str, Wish]"
 
-_LSQ = Method()
+_LSQ = Method(gradient_scale=True)
+
+
+def _learning(estimator: Estimator, ranges: Ranges | None = None) -> Method:
+    return Method(estimator, ranges or LearnedScale(), gradient_scale=True)
+
 
 METHODS: dict[str, dict[Role, Method]] = {
     "ste": {"weights": Method(ranges=FixedRange()), "activations": Method(ranges=FixedRange())},
     "recomputed": {"weights": Method(ranges=RecomputedRange()), "activations": Method(ranges=FixedRange())},
     "lsq": {"weights": _LSQ, "activations": _LSQ},
-    "lsq_gradient_scale": {"weights": Method(gradient_scale=True), "activations": Method(gradient_scale=True)},
-    "lsq+": {"weights": _LSQ, "activations": Method(ranges=LearnedOffset())},
+    "lsq_unscaled": {"weights": Method(), "activations": Method()},
+    "lsq+": {"weights": _LSQ, "activations": _learning(StraightThrough(), LearnedOffset())},
     "min_max": {"weights": Method(ranges=LearnedEnds()), "activations": Method(ranges=LearnedEnds())},
     "pact": {"weights": Method(ranges=RecomputedRange()), "activations": Method(ranges=LearnedClip())},
-    "ewgs": {"weights": Method(EWGS()), "activations": Method(EWGS())},
-    "psg": {"weights": Method(PSG()), "activations": _LSQ},
+    "ewgs": {"weights": _learning(EWGS()), "activations": _learning(EWGS())},
+    "psg": {"weights": _learning(PSG()), "activations": _LSQ},
     "dsq": {
-        "weights": Method(DifferentiableSoftQuantization()),
-        "activations": Method(DifferentiableSoftQuantization()),
+        "weights": _learning(DifferentiableSoftQuantization()),
+        "activations": _learning(DifferentiableSoftQuantization()),
     },
-    "stacked_sigmoid": {"weights": Method(StackedSigmoid()), "activations": Method(StackedSigmoid())},
-    "stochastic": {"weights": Method(StochasticRounding()), "activations": _LSQ},
+    "stacked_sigmoid": {"weights": _learning(StackedSigmoid()), "activations": _learning(StackedSigmoid())},
+    "stochastic": {"weights": _learning(StochasticRounding()), "activations": _LSQ},
 }
-"""By name, for weights and for activations. The ranges of estimators other than straight-through are learned as by LSQ;
-what a paper defines for weights alone has LSQ for activations, and PACT, which is for activations, has weights whose
-range is that of their values."""
+"""By name, for weights and for activations.
+
+Estimators other than straight-through learn their ranges as LSQ does; what a paper defines for weights alone has LSQ for
+activations, and PACT, which is for activations, has weights whose range is that of their values. LSQ divides the
+gradients of scales as its paper says, so that one learning rate serves weights and scales; the code of Nagel et al. 2022
+does not, `lsq_unscaled`, and gives scales to Adam, for which it makes no difference.
+"""
 
 
 def resolve(methods: Methods, role: Role, names: Sequence[str]) -> Method:
