@@ -81,10 +81,10 @@ METHODS: dict[str, dict[Role, Method]] = {
 }
 """By name, for weights and for activations.
 
-Estimators other than straight-through learn their ranges as LSQ does; what a paper defines for weights alone has LSQ for
-activations, and PACT, which is for activations, has weights whose range is that of their values. LSQ divides the
-gradients of scales as its paper says, so that one learning rate serves weights and scales; the code of Nagel et al. 2022
-does not, `lsq_unscaled`, and gives scales to Adam, for which it makes no difference.
+Estimators other than straight-through learn their ranges as LSQ does; what a paper defines for weights alone has LSQ
+for activations, and PACT, which is for activations, has weights whose range is that of their values. LSQ divides the
+gradients of scales as its paper says, so that one learning rate serves weights and scales; the code of Nagel et al.
+2022 does not, `lsq_unscaled`, and gives scales to Adam, for which it makes no difference.
 """
 
 

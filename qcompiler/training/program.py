@@ -81,8 +81,9 @@ class _Clamped:
     """What an activation clamps, for the quantizer behind it."""
 
     x: Recorded
-    low: float | None
-    high: float | None
+    low: float | Recorded | None
+    high: float | Recorded | None
+    axis: int | None = None
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,9 @@ class _Rules:
             low, high = activation_bounds(node)
             x = cast("Recorded", operands[0])
             return (_Clamped(x, None if low == -math.inf else low, None if high == math.inf else high),)
+        if node.op == "clamp_channels" and _is_read_by_a_quantizer(node):
+            x, lows, highs = cast("Sequence[Recorded]", operands)
+            return (_Clamped(x, lows, highs, cast("int", node.attributes["axis"])),)
         if node.name in self.places.normalized and node.definition.has(Trait.MAC):
             return (self._normalized(recorder, node, operands),)
         return recorder.evaluate(node, [item for item in operands if isinstance(item, Recorded)])
@@ -179,9 +183,9 @@ class _Rules:
         x, scale = operands[0], cast("_Scale", operands[1])
         if node in self.late:
             return _Latent(cast("Recorded", x), scale)
-        limits: tuple[float | None, ...] = ()
+        limits: tuple[object, ...] = ()
         if isinstance(x, _Clamped):
-            limits = (x.low, x.high)
+            limits = (x.low, x.high) if x.axis is None else (x.low, x.high, x.axis)
             x = x.x
         grid = self._grid(recorder, scale, cast("Recorded", x))
         # A call of the module, not of a method, so that hooks of the user's see it.

@@ -27,13 +27,13 @@ import torch
 from torch import Tensor, nn
 
 from qcompiler.quant.affine import SMALLEST_SCALE, along_axis
-from qcompiler.quant.rounding import Rounding, round_float_
+from qcompiler.quant.rounding import Rounding, round_float, round_float_
 from qcompiler.quant.spec import QuantSpec
 from qcompiler.training.estimators import Estimator
 from qcompiler.training.oscillations import Oscillations
 from qcompiler.training.ranges import Ranges
 
-__all__ = ["Plan", "Quantizer", "fake_quantize", "fake_quantize_bias"]
+__all__ = ["Clamp", "Plan", "Quantizer", "fake_quantize", "fake_quantize_bias"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,8 @@ class Plan:
     high: int = field(init=False)
     below: float = field(init=False)
     above: float = field(init=False)
+    open_qmin: float = field(init=False)
+    open_qmax: float = field(init=False)
 
     def __post_init__(self) -> None:
         # The kernel that masks gradients takes an open interval: the next float32 beyond both ends makes it closed.
@@ -74,6 +76,8 @@ class Plan:
             ("high", self.qmax - self.zero_point),
             ("below", _next(self.qmin - self.zero_point, -1)),
             ("above", _next(self.qmax - self.zero_point, 1)),
+            ("open_qmin", _next(self.qmin, -1)),
+            ("open_qmax", _next(self.qmax, 1)),
         ):
             object.__setattr__(self, name, value)
 
@@ -81,8 +85,23 @@ class Plan:
 def _next(code: int, direction: int) -> float:
     """The float32 beside a code. Beside 0 the smallest normal one: some processors take anything smaller for 0."""
     if code == 0:
-        return direction * 2.0**-126
+        return direction * _TINY
     return float(np.nextafter(np.float32(code), np.float32(direction * math.inf)))
+
+
+@dataclass(frozen=True)
+class Clamp:
+    """The activation in front of a quantizer.
+
+    Args:
+        low: Lower limit, None for none.
+        high: Upper limit.
+        axis: Where there are limits per channel, given as tensors: the axis of the channels.
+    """
+
+    low: float | None = None
+    high: float | None = None
+    axis: int | None = None
 
 
 def fake_quantize(
@@ -90,8 +109,9 @@ def fake_quantize(
     scale: Tensor,
     zero_point: Tensor | None,
     plan: Plan,
-    low: float | None = None,
-    high: float | None = None,
+    clamp: Clamp | None = None,
+    lows: Tensor | None = None,
+    highs: Tensor | None = None,
 ) -> Tensor:
     """x on the grid; see the module text for the gradients.
 
@@ -101,21 +121,22 @@ def fake_quantize(
             gradient that it has there, so that it finds its way back.
         zero_point: float32 integers in the shape of `scale` where they learn; None: that of `plan`.
         plan: The rest.
-        low: x is first clamped to it: the activation in front of the quantizer, which costs no memory this way. Its
-            gradient is 0 at the limit, as that of a ReLU.
-        high: The upper limit of the same.
+        clamp: x is clamped first: the activation in front of the quantizer, whose result is never kept this way. Its
+            gradient is 0 at a limit, as that of a ReLU, and 1 at a limit per channel, as that of torch.clamp.
+        lows: Limits per channel, [C]; infinities are none.
+        highs: The upper limits.
 
     Returns:
         In the shape and type of `x`.
     """
-    return cast("Tensor", _FakeQuantize.apply(x, scale, zero_point, plan, low, high))
+    return cast("Tensor", _FakeQuantize.apply(x, scale, zero_point, plan, clamp, lows, highs))
 
 
 class _Context(Protocol):
     """What `_FakeQuantize` keeps between its two directions."""
 
     plan: Plan
-    clamp: tuple[float | None, float | None]
+    clamp: Clamp | None
     needs_input_grad: tuple[bool, ...]
 
     @property
@@ -134,31 +155,36 @@ class _FakeQuantize(torch.autograd.Function):
         scale: Tensor,
         zero_point: Tensor | None,
         plan: Plan,
-        low: float | None,
-        high: float | None,
+        clamp: Clamp | None,
+        lows: Tensor | None,
+        highs: Tensor | None,
     ) -> Tensor:
-        s, v = _steps(x, scale, plan, low, high)
+        s = _scale(scale, x.dim(), plan)
+        wide = _limited(x.to(torch.float32), clamp, lows, highs)
+        v = wide / s if wide is x else wide.div_(s)
         if plan.by_chance:
             codes = v.add_(torch.rand_like(v)).floor_()
         else:
             codes = round_float_(v, plan.rounding)
         y = _clamped(codes, zero_point, x.dim(), plan).mul_(s).to(x.dtype)
         # Chance cannot be repeated: its result is kept.
-        ctx.save_for_backward(x, scale, zero_point, y if plan.by_chance else None)
-        ctx.plan, ctx.clamp = plan, (low, high)
+        ctx.save_for_backward(x, scale, zero_point, lows, highs, y if plan.by_chance else None)
+        ctx.plan, ctx.clamp = plan, clamp
         return y
 
     @staticmethod
     def backward(ctx: _Context, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, scale, zero_point, result = ctx.saved_tensors
+        x, scale, zero_point, lows, highs, result = ctx.saved_tensors
         assert x is not None
         assert scale is not None
         plan, dim = ctx.plan, x.dim()
-        g = gradient.to(torch.float32)
-        s, v = _steps(x, scale, plan, *ctx.clamp)
+        wide, g = x.to(torch.float32), gradient.to(torch.float32)
+        s, limited = _scale(scale, dim, plan), _limited(wide, ctx.clamp, lows, highs)
+        beyond = None if lows is None or not ctx.needs_input_grad[0] else wide - limited
+        v = limited / s if limited is wide else limited.div_(s)
         position, below, above = v, plan.below, plan.above
         if zero_point is not None:
-            position = v + along_axis(zero_point, dim, plan.axis)
+            position, below, above = v + along_axis(zero_point, dim, plan.axis), plan.open_qmin, plan.open_qmax
         inside = _masked(g, position, below, above)
 
         learns = ctx.needs_input_grad[1]
@@ -167,7 +193,7 @@ class _FakeQuantize(torch.autograd.Function):
             if result is not None:
                 codes = round_float_(result.to(torch.float32) / s, Rounding.NEAREST_EVEN)
             else:
-                codes = _clamped(round_float_(v.clone(), plan.rounding), zero_point, dim, plan)
+                codes = _clamped(round_float(v, plan.rounding), zero_point, dim, plan)
         factor = None if plan.estimator.is_constant else plan.estimator.factor(g, v, codes)
 
         scale_gradient = zero_point_gradient = None
@@ -185,22 +211,34 @@ class _FakeQuantize(torch.autograd.Function):
 
         input_gradient = None
         if ctx.needs_input_grad[0]:
-            low, high = ctx.clamp
-            if low is not None or high is not None:
-                inside = _masked(
-                    inside, x.to(torch.float32), -math.inf if low is None else low, math.inf if high is None else high
-                )
+            if beyond is not None:
+                inside = _masked(inside, beyond, -_TINY, _TINY)
+            elif ctx.clamp is not None:
+                low, high = ctx.clamp.low, ctx.clamp.high
+                inside = _masked(inside, wide, -math.inf if low is None else low, math.inf if high is None else high)
             input_gradient = (inside if factor is None else inside.mul_(factor)).to(x.dtype)
-        return input_gradient, scale_gradient, zero_point_gradient, None, None, None
+        return input_gradient, scale_gradient, zero_point_gradient, None, None, None, None
 
 
-def _steps(x: Tensor, scale: Tensor, plan: Plan, low: float | None, high: float | None) -> tuple[Tensor, Tensor]:
-    """The scale as it broadcasts, and x / scale in memory of its own."""
-    s = along_axis(scale.clamp(min=SMALLEST_SCALE), x.dim(), plan.axis)
-    wide = x.to(torch.float32)
-    if low is None and high is None:
-        return s, wide / s
-    return s, wide.clamp(low, high).div_(s)
+_TINY = 2.0**-126
+"""The smallest normal float32: what is nearer to 0 is 0."""
+
+
+def _scale(scale: Tensor, dim: int, plan: Plan) -> Tensor:
+    """The scale as it broadcasts."""
+    return along_axis(scale.clamp(min=SMALLEST_SCALE), dim, plan.axis)
+
+
+def _limited(x: Tensor, clamp: Clamp | None, lows: Tensor | None, highs: Tensor | None) -> Tensor:
+    """x between the limits of an activation, in memory of its own; x itself where there is none."""
+    if clamp is None:
+        return x
+    if lows is None or highs is None:
+        return x.clamp(clamp.low, clamp.high)
+    low, high = (along_axis(limit, x.dim(), clamp.axis) for limit in (lows, highs))
+    # Two kernels that vectorize: a clamp by tensors does not.
+    above = torch.maximum(x, low)
+    return torch.minimum(above, high)
 
 
 def _clamped(codes: Tensor, zero_point: Tensor | None, dim: int, plan: Plan) -> Tensor:
@@ -310,11 +348,27 @@ class Quantizer(nn.Module):
         x: Tensor,
         scale: Tensor,
         zero_point: Tensor | None = None,
-        low: float | None = None,
-        high: float | None = None,
+        low: float | Tensor | None = None,
+        high: float | Tensor | None = None,
+        axis: int | None = None,
     ) -> Tensor:
-        """x on the grid that `grid` gave; see `fake_quantize`."""
-        y = fake_quantize(x, scale, zero_point, self._plan, low, high)
+        """x on the grid that `grid` gave.
+
+        Args:
+            x: Any shape.
+            scale: Of `grid`.
+            zero_point: Of `grid`.
+            low: Lower limit of the activation in front; with `axis` one per channel, [C].
+            high: The upper limit.
+            axis: Of the channels.
+        """
+        if isinstance(low, Tensor) or isinstance(high, Tensor):
+            assert isinstance(low, Tensor)
+            assert isinstance(high, Tensor)
+            y = fake_quantize(x, scale, zero_point, self._plan, Clamp(axis=axis), low, high)
+        else:
+            clamp = None if low is None and high is None else Clamp(low, high)
+            y = fake_quantize(x, scale, zero_point, self._plan, clamp)
         if self.oscillation is not None and self.oscillation.freezes:
             y = self.oscillation.override(y, along_axis(scale, x.dim(), self.spec.axis))
         return y
@@ -323,12 +377,8 @@ class Quantizer(nn.Module):
     def codes(self, x: Tensor) -> Tensor:
         """float32 codes of x, zero point removed, rounded to the nearest; frozen ones as they are frozen."""
         scale, zero_point = self.grid(x)
-        codes = _clamped(
-            round_float_(_steps(x, scale, self._plan, None, None)[1], self.spec.rounding),
-            zero_point,
-            x.dim(),
-            self._plan,
-        )
+        steps = x.to(torch.float32) / _scale(scale, x.dim(), self._plan)
+        codes = _clamped(round_float_(steps, self.spec.rounding), zero_point, x.dim(), self._plan)
         if self.oscillation is not None and self.oscillation.freezes:
             codes = self.oscillation.override(codes, torch.ones_like(scale))
         return codes

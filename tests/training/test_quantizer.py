@@ -25,7 +25,7 @@ from qcompiler.training.estimators import (
     StochasticRounding,
     StraightThrough,
 )
-from qcompiler.training.quantizer import Plan, Quantizer, fake_quantize
+from qcompiler.training.quantizer import Clamp, Plan, Quantizer, fake_quantize
 from qcompiler.training.ranges import FixedRange, LearnedScale
 
 SCALE = 0.25
@@ -181,7 +181,7 @@ def test_scales_per_channel_learn_apart() -> None:
 def test_gradient_scale_is_that_of_lsq(axis: int | None, shared: int) -> None:
     x = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
     scale = torch.full(() if axis is None else (3,), 0.2, requires_grad=True)
-    gradients = []
+    gradients: list[Tensor] = []
     for scaled in (False, True):
         y = fake_quantize(x, scale, None, Plan(-8, 7, StraightThrough(), axis=axis, gradient_scale=scaled))
         gradients += torch.autograd.grad(y.sum(), scale)
@@ -196,7 +196,7 @@ def test_an_activation_in_front_is_part_of_the_quantizer() -> None:
         x, scale = base.clone().requires_grad_(), torch.tensor(0.05, requires_grad=True)
         plan = Plan(-128, 127, StraightThrough(), -128)
         if fused:
-            y = fake_quantize(x, scale, None, plan, 0.0, 6.0)
+            y = fake_quantize(x, scale, None, plan, Clamp(0.0, 6.0))
         else:
             y = fake_quantize(torch.nn.functional.relu6(x), scale, None, plan)
         y.backward(upstream)
