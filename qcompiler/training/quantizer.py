@@ -168,18 +168,18 @@ class _FakeQuantize(torch.autograd.Function):
             codes = round_float_(v, plan.rounding)
         y = _clamped(codes, zero_point, x.dim(), plan).mul_(s).to(x.dtype)
         # Chance cannot be repeated: its result is kept.
-        ctx.save_for_backward(x, scale, zero_point, lows, highs, y if plan.by_chance else None)
+        ctx.save_for_backward(x, s, zero_point, lows, highs, y if plan.by_chance else None)
         ctx.plan, ctx.clamp = plan, clamp
         return y
 
     @staticmethod
     def backward(ctx: _Context, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, scale, zero_point, lows, highs, result = ctx.saved_tensors
+        x, s, zero_point, lows, highs, result = ctx.saved_tensors
         assert x is not None
-        assert scale is not None
+        assert s is not None
         plan, dim = ctx.plan, x.dim()
         wide, g = x.to(torch.float32), gradient.to(torch.float32)
-        s, limited = _scale(scale, dim, plan), _limited(wide, ctx.clamp, lows, highs)
+        limited = _limited(wide, ctx.clamp, lows, highs)
         beyond = None if lows is None or not ctx.needs_input_grad[0] else wide - limited
         v = limited / s if limited is wide else limited.div_(s)
         position, below, above = v, plan.below, plan.above
@@ -198,14 +198,14 @@ class _FakeQuantize(torch.autograd.Function):
 
         scale_gradient = zero_point_gradient = None
         if zero_point is not None and ctx.needs_input_grad[2]:
-            zero_point_gradient = _reduced((inside - g).mul_(s), zero_point, plan)
+            zero_point_gradient = _inner((inside - g).mul_(s), None, plan)
         if learns:
             taken = _masked(v if plan.rounding_gradient else codes, position, below, above)
             if factor is not None and plan.rounding_gradient:
                 taken = taken.mul_(factor)
-            scale_gradient = _reduced(codes.sub_(taken).mul_(g), scale, plan)
+            scale_gradient = _inner(codes.sub_(taken), g, plan)
         if plan.gradient_scale:
-            share = 1.0 / math.sqrt(max(1, x.numel() // scale.numel()) * plan.qmax)
+            share = 1.0 / math.sqrt(max(1, x.numel() // s.numel()) * plan.qmax)
             scale_gradient = None if scale_gradient is None else scale_gradient * share
             zero_point_gradient = None if zero_point_gradient is None else zero_point_gradient * share
 
@@ -236,9 +236,8 @@ def _limited(x: Tensor, clamp: Clamp | None, lows: Tensor | None, highs: Tensor 
     if lows is None or highs is None:
         return x.clamp(clamp.low, clamp.high)
     low, high = (along_axis(limit, x.dim(), clamp.axis) for limit in (lows, highs))
-    # Two kernels that vectorize: a clamp by tensors does not.
-    above = torch.maximum(x, low)
-    return torch.minimum(above, high)
+    # Two kernels that vectorize: a clamp by two tensors does not.
+    return x.clamp_min(low).clamp_max_(high)
 
 
 def _clamped(codes: Tensor, zero_point: Tensor | None, dim: int, plan: Plan) -> Tensor:
@@ -254,12 +253,17 @@ def _masked(values: Tensor, position: Tensor, below: float, above: float) -> Ten
     return cast("Tensor", torch.ops.aten.hardtanh_backward(values, position, below, above))
 
 
-def _reduced(gradient: Tensor, like: Tensor, plan: Plan) -> Tensor:
-    """Summed to the shape of `like`, one element or [C]."""
-    if like.dim() == 0 or plan.axis is None:
-        return gradient.sum().reshape(like.shape)
-    axis = plan.axis % gradient.dim()
-    return gradient.sum([other for other in range(gradient.dim()) if other != axis])
+def _inner(left: Tensor, right: Tensor | None, plan: Plan) -> Tensor:
+    """The sum of left * right, [] or per channel [C]; `left` may be overwritten."""
+    if plan.axis is not None:
+        product = left if right is None else left.mul_(right)
+        axis = plan.axis % product.dim()
+        return product.sum([other for other in range(product.dim()) if other != axis])
+    if right is None:
+        return left.sum()
+    if left.is_contiguous() and right.is_contiguous() and not torch.compiler.is_compiling():
+        return torch.dot(left.view(-1), right.view(-1))
+    return left.mul_(right).sum()
 
 
 def fake_quantize_bias(bias: Tensor, input_scale: Tensor, weight_scale: Tensor, rounding: str) -> Tensor:
