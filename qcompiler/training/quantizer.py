@@ -200,7 +200,10 @@ class _FakeQuantize(torch.autograd.Function):
         if zero_point is not None and ctx.needs_input_grad[2]:
             zero_point_gradient = _inner((inside - g).mul_(s), None, plan)
         if learns:
-            taken = _masked(v if plan.rounding_gradient else codes, position, below, above)
+            if plan.rounding_gradient:
+                taken = _masked_(v, position, below, above)
+            else:
+                taken = _masked(codes, position, below, above)
             if factor is not None and plan.rounding_gradient:
                 taken = taken.mul_(factor)
             scale_gradient = _inner(codes.sub_(taken), g, plan)
@@ -212,10 +215,10 @@ class _FakeQuantize(torch.autograd.Function):
         input_gradient = None
         if ctx.needs_input_grad[0]:
             if beyond is not None:
-                inside = _masked(inside, beyond, -_TINY, _TINY)
+                inside = _masked_(inside, beyond, -_TINY, _TINY)
             elif ctx.clamp is not None:
                 low, high = ctx.clamp.low, ctx.clamp.high
-                inside = _masked(inside, wide, -math.inf if low is None else low, math.inf if high is None else high)
+                inside = _masked_(inside, wide, -math.inf if low is None else low, math.inf if high is None else high)
             input_gradient = (inside if factor is None else inside.mul_(factor)).to(x.dtype)
         return input_gradient, scale_gradient, zero_point_gradient, None, None, None, None
 
@@ -251,6 +254,15 @@ def _clamped(codes: Tensor, zero_point: Tensor | None, dim: int, plan: Plan) -> 
 def _masked(values: Tensor, position: Tensor, below: float, above: float) -> Tensor:
     """`values` where below < position < above, else 0, in one kernel."""
     return cast("Tensor", torch.ops.aten.hardtanh_backward(values, position, below, above))
+
+
+def _masked_(values: Tensor, position: Tensor, below: float, above: float) -> Tensor:
+    """The same in the memory of `values`: new memory costs more than the kernel."""
+    if torch.compiler.is_compiling():
+        return _masked(values, position, below, above)
+    return cast(
+        "Tensor", torch.ops.aten.hardtanh_backward.grad_input(values, position, below, above, grad_input=values)
+    )
 
 
 def _inner(left: Tensor, right: Tensor | None, plan: Plan) -> Tensor:
