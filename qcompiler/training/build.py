@@ -292,7 +292,9 @@ class _Builder:
     def _tensors(self, grids: Collection[str]) -> None:
         for graph in self.module.graphs.values():
             for node in graph.nodes:
-                ref = _ref(node.output) if node.op in LEAVES else ""
+                # A scale that gave way to a shared one is still there, and nobody reads it.
+                is_read = node.op in LEAVES and (node.output.users or graph.is_output(node.output))
+                ref = _ref(node.output) if is_read else ""
                 if ref and ref not in grids and ref not in self.paths and ref not in self.absorbed:
                     self._hold(ref, self.module.tensors[ref], node.op)
 
