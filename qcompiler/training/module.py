@@ -218,9 +218,17 @@ class TrainingModule(nn.Module):
     def step(self) -> None:
         """To be called after each optimizer step, by every process of a distributed run.
 
-        Counts the step, follows the codes of tracked weights and freezes those that oscillate, and gives all processes
-        the mean of their batch-norm statistics.
+        Counts the step, turns round scales that stepped over 0, follows the codes of tracked weights and freezes those
+        that oscillate, and gives all processes the mean of their batch-norm statistics.
         """
+        positive: list[Tensor] = [
+            item.get_parameter(name)
+            for item in self.modules()
+            if isinstance(item, Quantizer)
+            for name in item.ranges.positive
+        ]
+        if positive:
+            torch._foreach_abs_(positive)
         recipe, now = self.recipe, int(self.steps)
         threshold = as_schedule(recipe.freezing.threshold)(now, recipe.total_steps) if recipe.freezing else 0.0
         for item in self._tracked:

@@ -396,7 +396,7 @@ class Quantizer(nn.Module):
         steps = x.to(torch.float32) / _scale(scale, x.dim(), self._plan)
         codes = _clamped(round_float_(steps, self.spec.rounding), zero_point, x.dim(), self._plan)
         if self.oscillation is not None and self.oscillation.freezes:
-            codes = self.oscillation.override(codes, torch.ones_like(scale))
+            codes = self.oscillation.override(codes, torch.ones((), device=codes.device))
         return codes
 
     @torch.no_grad()

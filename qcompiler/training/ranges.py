@@ -47,6 +47,8 @@ class Ranges(ABC):
     """Names of the parameters in units of a scale."""
     ends: ClassVar[tuple[str, ...]] = ()
     """Names of the parameters in units of the tensor: ends of its range, offsets."""
+    positive: ClassVar[tuple[str, ...]] = ()
+    """Names of the parameters that are above 0: an optimizer that steps over 0 lands as far on the near side of it."""
     decays: ClassVar[bool] = False
     """Whether the method asks for weight decay on its parameters."""
 
@@ -141,6 +143,7 @@ class LearnedScale(Ranges):
     """
 
     scales: ClassVar[tuple[str, ...]] = ("scale",)
+    positive: ClassVar[tuple[str, ...]] = ("scale",)
 
     def register(self, holder: Holder, spec: QuantSpec, scale: Tensor, zero_point: Tensor) -> None:
         """A parameter `scale`, a buffer `zero_point`."""
@@ -239,6 +242,7 @@ class LearnedClip(Ranges):
 
     rounding_gradient: ClassVar[bool] = False
     ends: ClassVar[tuple[str, ...]] = ("clip",)
+    positive: ClassVar[tuple[str, ...]] = ("clip",)
     decays: ClassVar[bool] = True
 
     def register(self, holder: Holder, spec: QuantSpec, scale: Tensor, zero_point: Tensor) -> None:

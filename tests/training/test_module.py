@@ -129,7 +129,7 @@ def test_names_are_those_of_the_model() -> None:
 
 
 def test_parameter_groups_hold_each_parameter_once() -> None:
-    module = prepare("int8_dsp_per_channel", batch_norm="keep", method={"activations": "pact"})
+    module = prepare("int8_dsp_per_channel", batch_norm="keep", method={"weights": "lsq", "activations": "pact"})
     groups = module.parameter_groups(lr=0.5, scale_lr=1e-3, weight_decay=1e-4)
     held = [parameter for group in groups for parameter in group["params"]]
     assert {id(p) for p in held} == {id(p) for p in module.parameters()}
@@ -368,9 +368,10 @@ def test_starts_from_any_pipeline() -> None:
 
 def test_follows_oscillations_of_few_bits() -> None:
     target = qcompiler.load_target("int8_dsp").override(weight_bits=3)
+    target = target.override(per_channel=True)
     module = prepare(target, freezing=Freezing(0.02, Tracking(momentum=0.1)), overrides={"head": {"weight_bits": 8}})
     assert set(module.oscillations()) == {"stem.0", "depthwise.0", "point.0"}
-    learn(module, 25, lr=0.1)
+    learn(module, 25, lr=0.03)
     states = list(module.oscillations().values())
     assert all(isinstance(item, Oscillations) for item in states)
     assert sum(int(item.frozen.sum()) for item in states) > 0
@@ -379,3 +380,14 @@ def test_follows_oscillations_of_few_bits() -> None:
     for layer, item in module.oscillations().items():
         codes = module.latent(module.weights[layer]).codes
         assert torch.equal(codes[item.frozen], item.frozen_codes[item.frozen])
+
+
+def test_a_scale_that_steps_over_zero_is_turned_round() -> None:
+    module = prepare(method={"weights": "lsq", "activations": "pact"})
+    with torch.no_grad():
+        module.get_parameter("stem.0.weight_quantizer.scale").mul_(-1)
+        module.get_parameter("stem.2.quantizer.clip").mul_(-1)
+    expected = result(prepare(method={"activations": "pact"}))
+    assert not torch.equal(result(module), expected)
+    module.step()
+    assert torch.equal(result(module), expected)
