@@ -30,13 +30,28 @@ class Schedule(Protocol):
 
 @dataclass(frozen=True)
 class Constant:
-    """The same number at every step."""
+    """The same number at every step, or from a share of the steps on.
+
+    Args:
+        value: The number.
+        begin: Share of the steps that pass before, in [0, 1).
+        before: Value until then.
+    """
 
     value: float
+    begin: float = 0.0
+    before: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_share(self.begin)
 
     def __call__(self, step: int, total: int | None) -> float:
-        """The value."""
-        return self.value
+        """The value.
+
+        Raises:
+            InputError: It begins later, and the number of steps is not known.
+        """
+        return self.before if self.begin and step < self.begin * _known(total) else self.value
 
 
 @dataclass(frozen=True)
@@ -63,8 +78,7 @@ class Cosine:
     before: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.begin < 1.0:
-            raise InputError(f"begin={self.begin}", expected="a share of the steps, from 0 to below 1")
+        _check_share(self.begin)
 
     def __call__(self, step: int, total: int | None) -> float:
         """See the class.
@@ -72,10 +86,7 @@ class Cosine:
         Raises:
             InputError: The number of steps is not known.
         """
-        if total is None:
-            raise InputError(
-                "a cosine schedule does not know how long the training is", fix="Give prepare_qat total_steps=."
-            )
+        total = _known(total)
         first = self.begin * total
         if step < first:
             return self.start if self.before is None else self.before
@@ -86,3 +97,14 @@ class Cosine:
 def as_schedule(value: float | Schedule) -> Schedule:
     """A schedule: a number stands for itself at every step."""
     return Constant(float(value)) if isinstance(value, int | float) else value
+
+
+def _check_share(begin: float) -> None:
+    if not 0.0 <= begin < 1.0:
+        raise InputError(f"begin={begin}", expected="a share of the steps, from 0 to below 1")
+
+
+def _known(total: int | None) -> int:
+    if total is None:
+        raise InputError("a schedule does not know how long the training is", fix="Give prepare_qat total_steps=.")
+    return total
