@@ -7,7 +7,7 @@ bin := .venv/bin
 ready := .venv/ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint bench
+.PHONY: help setup demo test test-all lint bench conformance conformance-tools
 
 help:
 	@echo "make demo      compile the digits example and verify it"
@@ -15,6 +15,8 @@ help:
 	@echo "make test-all  every test, with coverage"
 	@echo "make lint      ruff and mypy"
 	@echo "make bench     the benchmarks"
+	@echo "make conformance-tools, then make conformance"
+	@echo "               integer arithmetic against reference models, runtimes, and compiled C on four processors"
 	@echo "make setup     only make .venv"
 
 setup: $(ready)
@@ -48,3 +50,11 @@ lint: $(ready)
 
 bench: $(ready)
 	@$(bin)/python -m benchmarks
+
+# Environments for the reference models and, as root where there is apt-get, cross compilers and emulators.
+conformance-tools: $(ready)
+	@$(bin)/python -m conformance.environments
+
+# CONFORMANCE=--allow-missing where not every tool is there.
+conformance: $(ready)
+	@$(bin)/python -m conformance --json out/conformance/report.json $(CONFORMANCE)

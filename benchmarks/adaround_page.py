@@ -17,7 +17,7 @@ Both get the same weights of four bits with a scale per channel, the same calibr
 when all layers before it are rounded. MobileNetV2 and ResNet-18 have the shapes of torchvision and were trained for a
 little while on rendered pictures of 64x64 pixels. The error is that on images that neither has seen, without and with
 the activation behind the layer, over that of rounding to nearest; the quotient of both is given with its 95 %
-confidence interval. One thread."""
+confidence interval. One thread; seconds are of one run, on a machine that had other work too."""
 
 
 def section(rows: Sequence[Json], everything: Sequence[Json], peer: Json, *, images: int) -> str:

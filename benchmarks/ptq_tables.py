@@ -63,7 +63,12 @@ class Row:
     def pipeline(self, weight_bits: int, activation_bits: int = 8) -> tuple[Pass, ...]:
         """The passes."""
         if self.effort is not None:
-            return default_pipeline(self.effort, per_channel=self.per_channel, activation_bits=activation_bits)
+            return default_pipeline(
+                self.effort,
+                per_channel=self.per_channel,
+                weight_bits=weight_bits,
+                activation_bits=activation_bits,
+            )
         weights = self.weights or ("mse" if weight_bits < 8 else "min_max")
         passes: list[Pass] = []
         for item in default_pipeline("fast"):

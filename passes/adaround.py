@@ -155,6 +155,8 @@ def _refusal(node: Node, readers: Mapping[Value, int]) -> str:
     maker = node.inputs[1].producer
     if maker is None or maker.op != "fake_quantize":
         return "its weight is not quantized"
+    if len(maker.inputs) > 3:
+        return "its weight has a factor for each block of inputs: it is rounded to nearest"
     return "its weight is that of another layer too" if readers[leaf_of(node.inputs[1])] > 1 else ""
 
 

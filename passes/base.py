@@ -36,6 +36,7 @@ from qcompiler.errors import PassError
 from qcompiler.ir.graph import Graph, Node
 from qcompiler.ir.rewrite import Record, Rewriter
 from qcompiler.ir.types import Stage
+from qcompiler.quant.encoding import Encodings
 from qcompiler.targets import Target
 from qcompiler.validation.contracts import Contract, Exact
 
@@ -55,6 +56,7 @@ class PassContext:
             read only once, is kept on disk while it is first read. None when there is no data.
         input_range: Real range assumed for float inputs when there is no data.
         overrides: Per-node wishes by name, glob or op; see `qcompiler.compile`.
+        encodings: Grids that are given, which calibration leaves alone; None where there are none.
         seed: Start of the one random generator.
         memory: Mebibytes of activations that a pass keeps at once; what exceeds them goes to disk.
         processes: Those that work on this compile; each sees all data and works on its share.
@@ -67,6 +69,7 @@ class PassContext:
     calibration: Iterable[list[Tensor]] | None = None
     input_range: tuple[float, float] | None = None
     overrides: Mapping[str, Override] = field(default_factory=dict)
+    encodings: Encodings | None = None
     seed: int = 0
     memory: int = DEFAULT_MEMORY
     processes: Processes = field(default_factory=Processes)
@@ -92,6 +95,16 @@ class PassContext:
         if self.target is None:
             raise PassError(f"{user} needs a target", fix="Give PassContext(target=load_target(...)).")
         return self.target
+
+    def require_encodings(self, user: str) -> Encodings:
+        """The given encodings.
+
+        Raises:
+            PassError: There are none; the message names `user`.
+        """
+        if self.encodings is None:
+            raise PassError(f"{user} needs encodings", fix="Give compile(..., encodings=...).")
+        return self.encodings
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,13 @@
-"""Give each weight quantizer the range of its weight: min-max, per tensor or per channel."""
+"""Give each weight quantizer the range of its weight: min-max, per tensor, per channel or per block of inputs."""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar, cast
+
+import torch
+from torch import Tensor
 
 from qcompiler.calibration.histogram import DEFAULT_BINS
 from qcompiler.calibration.observers import Observer, check_single_values, make_observer, options_of
@@ -13,13 +17,14 @@ from qcompiler.ops.quantization import is_calibrated
 from qcompiler.ops.quantizers import is_leaf, leaf_tensor
 from qcompiler.passes.base import Pass, PassContext
 from qcompiler.quant.affine import qparams_from_range
+from qcompiler.quant.blocks import block_factors, block_view
 from qcompiler.quant.spec import QuantSpec
 from qcompiler.validation.contracts import THRESHOLDS, Contract
 
 
 @dataclass(frozen=True)
 class CalibrateWeights(Pass):
-    """Ranges of weights from their own values, per tensor or along the quantizer's axis.
+    """Ranges of weights from their own values, per tensor, along the quantizer's axis, or per block of inputs.
 
     Args:
         method: `min_max`, `percentile`, `mse`, `sqnr` or `entropy`; see `calibration.observers`. The largest weights
@@ -59,14 +64,28 @@ class CalibrateWeights(Pass):
             if node.op != "fake_quantize" or not is_leaf(node.inputs[0]) or is_calibrated(leaf_tensor(node.inputs[1])):
                 continue
             tensor, spec = leaf_tensor(node.inputs[0]), cast("QuantSpec", node.attributes["spec"])
-            observer = self._observer(spec, node.name)
-            observer.update(tensor, index=0)
-            low, high = observer.range()
-            scale, zero_point = qparams_from_range(low, high, spec)
+            if spec.block is not None and spec.axis is not None:
+                low, high = self._range(block_view(tensor, spec.axis, spec.block), _of_rows(spec), node.name)
+                scale, factors = block_factors(low, high, spec, tensor.shape[spec.axis])
+                zero_point = torch.zeros_like(scale, dtype=torch.int32)
+                rewriter.write_tensor(node.inputs[3], factors)
+            else:
+                low, high = self._range(tensor, spec, node.name)
+                scale, zero_point = qparams_from_range(low, high, spec)
             rewriter.write_tensor(node.inputs[1], scale)
             rewriter.write_tensor(node.inputs[2], zero_point)
             rewriter.note(node, f"range {float(low.min()):.6g} to {float(high.max()):.6g} by {self.method}")
 
+    def _range(self, tensor: Tensor, spec: QuantSpec, name: str) -> tuple[Tensor, Tensor]:
+        observer = self._observer(spec, name)
+        observer.update(tensor, index=0)
+        return observer.range()
+
     def _observer(self, spec: QuantSpec, name: str) -> Observer:
         options = {key: value for key, value in self.options().items() if key in options_of(self.method)}
         return make_observer(self.method, spec, name, options=options)
+
+
+def _of_rows(spec: QuantSpec) -> QuantSpec:
+    """The grid of a tensor that has a row for each block."""
+    return dataclasses.replace(spec, axis=0, block=None)

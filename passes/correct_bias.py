@@ -27,11 +27,11 @@ from qcompiler.errors import InputError, PassError
 from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ir.types import Stage
-from qcompiler.ops.quantizers import grid, leaf_tensor
+from qcompiler.ops.quantizers import grid, leaf_tensor, weight_codes
 from qcompiler.passes.base import Pass, PassContext
 from qcompiler.passes.equalization import by_channels, groups_of, is_layer, leaf_of, parameter_readers
 from qcompiler.passes.two_models import LayerInputs, read_batches, run_both
-from qcompiler.quant.affine import dequantize, quantize
+from qcompiler.quant.affine import dequantize
 from qcompiler.validation.contracts import THRESHOLDS, Contract
 
 METHODS = ("auto", "empirical", "analytic")
@@ -118,8 +118,8 @@ def _analytic(graph: Graph, input_range: tuple[float, float], rewriter: Rewriter
             continue
         leaf = leaf_of(node.inputs[1])
         weight = leaf_tensor(leaf)
-        params, spec = grid(node.inputs[1].producer)
-        codes = quantize(weight, params.scale, params.zero_point, spec)
+        params, _ = grid(node.inputs[1].producer)
+        codes = weight_codes(node.inputs[1].producer, weight)
         error = dequantize(codes, params.scale, params.zero_point, params.axis).to(torch.float64) - weight
         parts = by_channels(node, error).sum(3)  # [groups, outputs, inputs]
         channels = parts.shape[0] * parts.shape[2]

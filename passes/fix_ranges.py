@@ -14,6 +14,7 @@ import torch
 from qcompiler.ir.graph import Graph
 from qcompiler.ir.types import Stage
 from qcompiler.passes.base import Pass, PassContext
+from qcompiler.passes.fixed_grids import fixed_grid, is_dictated
 from qcompiler.quant.spec import QuantSpec
 from qcompiler.validation.contracts import THRESHOLDS, Contract
 
@@ -37,16 +38,13 @@ class FixRanges(Pass):
         target = context.require_target(self.name)
         rewriter = context.rewriter(graph)
         for node in graph.nodes:
-            source = node.inputs[0].producer if node.op == "fake_quantize" else None
-            rule = target.op_rule(source.op) if source is not None else None
-            if rule is None or rule.out_fixed is None:
+            fixed = fixed_grid(node, target) if node.op == "fake_quantize" else None
+            if fixed is None:
                 continue
-            bits = cast("QuantSpec", node.attributes["spec"]).bits
-            if bits != rule.out_fixed.bits:
-                rewriter.refuse(node, f"the grid fixed by {target.name} is for {rule.out_fixed.bits} bits, not {bits}")
+            if not is_dictated(node, target):
+                bits = cast("QuantSpec", node.attributes["spec"]).bits
+                rewriter.refuse(node, f"the grid fixed by {target.name} is for {fixed.bits} bits, not {bits}")
                 continue
-            rewriter.write_tensor(node.inputs[1], torch.tensor(rule.out_fixed.scale))
-            rewriter.write_tensor(node.inputs[2], torch.tensor(rule.out_fixed.zero_point, dtype=torch.int32))
-            rewriter.note(
-                node, f"a grid fixed by {target.name}: scale {rule.out_fixed.scale}, zero {rule.out_fixed.zero_point}"
-            )
+            rewriter.write_tensor(node.inputs[1], torch.tensor(fixed.scale))
+            rewriter.write_tensor(node.inputs[2], torch.tensor(fixed.zero_point, dtype=torch.int32))
+            rewriter.note(node, f"a grid fixed by {target.name}: scale {fixed.scale}, zero {fixed.zero_point}")

@@ -22,13 +22,16 @@ from typing import ClassVar, cast
 
 import torch
 
+from qcompiler.errors import UnsupportedError
 from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.interpret import LEAVES
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ir.types import Stage
+from qcompiler.ops.quantizers import quantizer_of
 from qcompiler.passes.base import Pass, PassContext, only_user
 from qcompiler.passes.overrides import Overrides
+from qcompiler.quant.blocks import block_axis, block_count
 from qcompiler.quant.spec import QuantSpec
 from qcompiler.targets import Target
 from qcompiler.targets.schema import Simulation
@@ -46,6 +49,8 @@ class InsertQuantizers(Pass):
 
     Raises:
         InputError: An override that matches nothing, or asks for what the target cannot do.
+        TargetError: The target has no codes of a width that an override asks for.
+        UnsupportedError: The target does not multiply an activation and a weight of the widths that meet.
     """
 
     name: ClassVar[str] = "insert-quantizers"
@@ -134,10 +139,11 @@ class _Placement:
             like=node,
             name=f"{node.name}.bias.scale",
         )
+        arithmetic = self.target.arithmetic.at(node.op, self._bits_read(node))
         bias = self.rewriter.insert(
             "fake_quantize_bias",
             [node.inputs[2], scale.output],
-            {"rounding": str(self.target.arithmetic.bias_rounding)},
+            {"rounding": str(arithmetic.bias_rounding), "bits": arithmetic.bias_bits},
             before=node,
             like=node,
             name=f"{node.name}.bias.q",
@@ -145,14 +151,24 @@ class _Placement:
         self.rewriter.replace_input(node, 2, bias.output)
 
     def _quantize_weight(self, node: Node, bits: int | None) -> Value:
+        """Put a quantizer on the weight of a layer whose input has one."""
         transposed = node.op.startswith("conv_transpose")
         spec = self.target.weight_spec(node.op, 1 if transposed else 0, bits=bits)
         if transposed and node.attributes["groups"] != 1 and spec.axis is not None:
             # Along that axis the weight has one entry for as many output channels as there are groups.
-            spec = dataclasses.replace(spec, axis=None)
+            spec = dataclasses.replace(spec, axis=None, block=None)
             self.rewriter.refuse(node, "one weight scale for all channels: a transposed convolution in groups")
+        why = self.target.unmultiplied(node.op, self._bits_read(node), spec.bits)
+        if why:
+            fix = "Ask for other widths of this layer, or of what it reads."
+            raise UnsupportedError(why, where=node.where, expected="a pair that the core multiplies", fix=fix)
         weight = node.inputs[1]
         return self._quantize(weight, spec, before=node, like=node, stem=f"{node.name}.weight", only=[node])
+
+    def _bits_read(self, node: Node) -> int:
+        """Width of what a layer reads."""
+        source = quantizer_of(node.inputs[0])
+        return self.target.activation_bits if source is None else cast("QuantSpec", source.attributes["spec"]).bits
 
     def _quantize_results(self, call: Node) -> None:
         """What leaves a float island for the integer core; outputs of the model stay real numbers."""
@@ -194,10 +210,20 @@ class _Placement:
         scale = self.rewriter.leaf("parameter", torch.full(size, torch.nan), ref=f"{stem}.scale", before=before)
         zero = torch.zeros(size, dtype=torch.int32)
         zero_point = self.rewriter.leaf("state", zero, ref=f"{stem}.zero_point", before=before)
+        factors = []
+        if spec.block is not None and spec.axis is not None:
+            count = block_count(cast("int", value.type.shape[block_axis(spec.axis)]), spec.block)
+            ones = torch.ones(*size, count, dtype=torch.uint8)
+            factors.append(self.rewriter.leaf("state", ones, ref=f"{stem}.factors", before=before))
         users = list(value.users if only is None else only)
         is_output = only is None and self.graph.is_output(value)
         node = self.rewriter.insert(
-            "fake_quantize", [value, scale, zero_point], {"spec": spec}, before=before, like=like, name=f"{stem}.q"
+            "fake_quantize",
+            [value, scale, zero_point, *factors],
+            {"spec": spec},
+            before=before,
+            like=like,
+            name=f"{stem}.q",
         )
         self.rewriter.replace_uses(value, node.output, only=users)
         if is_output:

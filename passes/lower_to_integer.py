@@ -22,27 +22,28 @@ from torch import Tensor
 
 from qcompiler.errors import InputError, PassError, UnsupportedError
 from qcompiler.ir.graph import Attribute, Graph, Node, Value
-from qcompiler.ir.interpret import LEAVES
+from qcompiler.ir.interpret import LEAVES, evaluate_node
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ir.types import DType, QuantParams, Stage, TensorType
 from qcompiler.ops import SCALED, UNARY, prelu_function, unary_of
+from qcompiler.ops.quantization import spread_factors
 from qcompiler.ops.quantizers import channel_axis, channel_bounds, channel_limits, code_limits, grid, leaf_tensor
 from qcompiler.ops.resampling import resampling_weights
 from qcompiler.passes.base import Pass, PassContext
-from qcompiler.quant.accumulator import accumulator_bounds, fits
+from qcompiler.passes.proofs import Proofs
 from qcompiler.quant.affine import AffineParams, along_axis, quantize, quantize_bias
 from qcompiler.quant.arithmetic import (
     Arithmetic,
     RealFunction,
     add_parameters,
-    average_multiplier,
+    average_parameters,
     lookup_table,
     mul_parameters,
     rescale_multiplier,
 )
 from qcompiler.quant.layer_norm import layer_norm_parameters
-from qcompiler.quant.requant import Requantization, RequantMode, prepare_requantization, real_multiplier
+from qcompiler.quant.requant import Requantization, real_multiplier
 from qcompiler.quant.spec import QuantSpec
 from qcompiler.targets import Target
 from qcompiler.validation.contracts import THRESHOLDS, Contract
@@ -109,6 +110,7 @@ class _Lowering:
     def run(self) -> None:
         old = list(self.graph.nodes)
         names: dict[Value, str] = {}
+        quantized: set[Value] = set()
         for node in old:
             if node.op == "fake_quantize":
                 result = self._quantized(node)
@@ -126,7 +128,10 @@ class _Lowering:
             else:
                 continue  # lowered together with the quantizer that reads it
             self.lowered[node.output] = result
-            names[result] = node.name
+            if result not in quantized:
+                names[result] = node.name  # a second quantizer of the same grid is none, and has no name
+            if node.op == "fake_quantize":
+                quantized.add(result)
         self._set_outputs(old)
         for node in reversed(old):
             if all(not value.users and not self.graph.is_output(value) for value in node.outputs):
@@ -205,11 +210,12 @@ class _Lowering:
         return self.rewriter.leaf("constant", tensor.contiguous(), ref=ref, before=like, like=like, type=type)
 
     def _multiplier(self, requantization: Requantization, out: _Output) -> list[Value]:
-        stem, like = out.quantizer.name, out.quantizer
-        values = [self._leaf(requantization.multiplier.reshape(-1), f"{stem}.multiplier", like)]
-        if requantization.exponent is not None:
-            values.append(self._leaf(requantization.exponent.reshape(-1), f"{stem}.exponent", like))
-        return values
+        parts = (("multiplier", requantization.multiplier), ("exponent", requantization.exponent))
+        return [
+            self._leaf(part.reshape(-1), f"{out.quantizer.name}.{name}", out.quantizer)
+            for name, part in parts
+            if part is not None
+        ]
 
     def _call(self, node: Node) -> None:
         """A float island reads real numbers: one dequantize for each value that it reads."""
@@ -227,19 +233,37 @@ class _Lowering:
         return self._insert("quantize", [source], {"rounding": str(out.spec.rounding)}, out, out.quantizer)
 
     def _constant(self, source: Value, out: _Output) -> Value:
-        tensor = leaf_tensor(source)
-        codes = quantize(tensor, out.params.scale, out.params.zero_point, out.spec, out.qmin, out.qmax)
+        tensor, spec = leaf_tensor(source), out.spec
+        factors = [leaf_tensor(value) for value in out.quantizer.inputs[3:]]
+        spread = spread_factors(spec, tensor, factors)
+        codes = quantize(tensor, out.params.scale, out.params.zero_point, spec, out.qmin, out.qmax, spread)
         dtype = DType(out.spec.dtype)
         params = QuantParams.of(out.params.scale, out.params.zero_point, out.params.axis)
         type = TensorType(dtype, tuple(tensor.shape), params)
         value = self._leaf(codes.to(dtype.torch), f"{out.quantizer.name}.codes", out.quantizer, type)
         self.limits[value] = (out.qmin, out.qmax)
-        return value
+        return value if spread is None else self._expanded(value, factors[0], out)
+
+    def _expanded(self, codes: Value, factors: Tensor, out: _Output) -> Value:
+        """Codes times the factors of their blocks."""
+        quantizer = out.quantizer
+        node = self.rewriter.insert(
+            "expand_blocks",
+            [codes, self._leaf(factors, f"{quantizer.name}.factors", quantizer)],
+            {"axis": out.spec.axis, "block": out.spec.block},
+            before=quantizer,
+            like=quantizer,
+            name=f"{quantizer.name}.int",
+            types=[TensorType(DType.I16, codes.type.shape, codes.type.quant)],
+        )
+        most = int(factors.max())
+        self.limits[node.output] = (out.qmin * most, out.qmax * most)
+        return node.output
 
     def mac(self, node: Node, out: _Output) -> Value:
         x, weight = self.lowered[node.inputs[0]], self.lowered[node.inputs[1]]
         scales = self._params(weight)
-        codes = leaf_tensor(weight).to(torch.int64)
+        codes = _weight(weight).to(torch.int64)
         codes = codes - along_axis(scales.zero_point, codes.dim(), scales.axis)
         x_scale = self._params(x)
         if node.op.startswith("conv_transpose"):  # [in, out / groups, ...] to one row per output channel
@@ -247,29 +271,36 @@ class _Lowering:
             split = codes.reshape(groups, codes.shape[0] // groups, codes.shape[1], -1)
             codes = split.transpose(1, 2).reshape(groups * codes.shape[1], -1)
         channels = codes.shape[0]
+        proofs = self._proofs(node)
         bias = torch.zeros(channels, dtype=torch.int64)
         if len(node.inputs) > 2:
-            bias = self._bias(node, x_scale.scale * scales.scale)
-        requantization = prepare_requantization(
-            real_multiplier(x_scale.scale, scales.scale, out.params.scale, self.arithmetic.requant),
-            self.arithmetic.requant,
+            bias = self._bias(node, x_scale.scale * scales.scale, proofs.arithmetic)
+        requantization = proofs.prepared(
+            real_multiplier(x_scale.scale, scales.scale, out.params.scale, proofs.arithmetic.requant)
         )
-        self._prove(node, *accumulator_bounds(codes, bias, *self._steps(x)), requantization)
+        proofs.layer(codes, bias, self._steps(x), int(x_scale.zero_point), requantization)
         bias_params = QuantParams.of(
             x_scale.scale * scales.scale, torch.zeros_like(scales.zero_point), 0 if scales.scale.dim() else None
         )
-        bias_type = TensorType(DType.I32, (channels,), bias_params)
-        bias_value = self._leaf(bias.to(torch.int32), f"{out.quantizer.name}.bias", out.quantizer, bias_type)
+        dtype = DType.I32 if proofs.arithmetic.bias_bits <= 32 else DType.I64
+        bias_type = TensorType(dtype, (channels,), bias_params)
+        bias_value = self._leaf(bias.to(dtype.torch), f"{out.quantizer.name}.bias", out.quantizer, bias_type)
         geometry = {key: value for key, value in node.attributes.items() if key in _GEOMETRY}
-        attributes = {**geometry, "mode": str(self.arithmetic.requant)}
+        attributes = {**geometry, "mode": str(requantization.mode)}
         operands = [x, weight, bias_value, *self._multiplier(requantization, out)]
         return self._insert(f"int_{node.op}", operands, attributes, out, node)
 
-    def _bias(self, node: Node, scale: Tensor) -> Tensor:
+    def _proofs(self, node: Node, op: str | None = None) -> Proofs:
+        """What must hold of a node, computed as the target does it, which may depend on the width of what it reads."""
+        read = node.inputs[:1] if node.definition.has(Trait.MAC) else node.inputs[:2]
+        bits = [self.lowered[value].type.dtype.bits for value in read if value in self.lowered]
+        return Proofs(node, self.arithmetic.at(op or node.op, max(bits, default=8)), self.target.name)
+
+    def _bias(self, node: Node, scale: Tensor, arithmetic: Arithmetic) -> Tensor:
         fake = node.inputs[2].producer
         source = fake.inputs[0] if fake is not None and fake.op == "fake_quantize_bias" else node.inputs[2]
         try:
-            return quantize_bias(leaf_tensor(source), scale, self.arithmetic.bias_rounding)
+            return quantize_bias(leaf_tensor(source), scale, arithmetic.bias_rounding, arithmetic.bias_bits)
         except InputError as error:
             fix = "Give the channel larger weights, or the layer a larger input range."
             raise UnsupportedError(error.found, where=node.where, expected=error.expected, fix=fix) from None
@@ -284,52 +315,15 @@ class _Lowering:
         zero_point = int(self._params(value).zero_point)
         return min(low - zero_point, 0), max(high - zero_point, 0)
 
-    def _prove(
-        self, node: Node, minimum: Tensor, maximum: Tensor, requantization: Requantization | None = None
-    ) -> None:
-        """Refuse sums that may leave the accumulator, or the registers in which they are requantized."""
-        bits = self.arithmetic.accumulator_bits
-        if self.arithmetic.overflow == "forbid" and not fits(minimum, maximum, bits):
-            extreme = max(int(maximum.max()), -int(minimum.min()))
-            raise UnsupportedError(
-                f"the accumulator can reach {extreme}",
-                where=node.where,
-                expected=f"at most {2 ** (bits - 1) - 1}: the accumulator of {self.target.name} has {bits} bits",
-                fix="Use fewer bits for this layer's input or weight.",
-            )
-        if requantization is not None:
-            self._prove_requantization(node, minimum, maximum, requantization)
-
-    def _prove_requantization(self, node: Node, minimum: Tensor, maximum: Tensor, item: Requantization) -> None:
-        """Refuse what overflows between accumulator and code.
-
-        The two-stage modes shift left before they multiply, within 32 bits; `single` multiplies in 64 bits.
-        """
-        if item.exponent is None:
-            return
-        exponent = item.exponent.to(torch.int64)
-        left = exponent.clamp(min=0)
-        if item.mode is not RequantMode.SINGLE and not fits(minimum << left, maximum << left, 32):
-            found = f"the accumulator, shifted left by {int(left.max())}, leaves 32 bits"
-        elif max(int(maximum.max()), -int(minimum.min())) * 2**31 + 2 ** (30 - int(exponent.min())) > 2**63:
-            found = "the accumulator times its multiplier leaves 64 bits"
-        else:
-            return
-        raise UnsupportedError(
-            found,
-            where=node.where,
-            expected=f"numbers that requantization mode '{item.mode}' can hold",
-            fix="Use fewer bits for what this layer reads, or more for what it gives.",
-        )
-
     def add(self, node: Node, out: _Output) -> Value:
         a, b = (self.lowered[value] for value in node.inputs)
         largest = max(abs(step) for value in (a, b) for step in self._steps(value))
         grids, subtract = (self._params(a), self._params(b)), node.op == "sub"
-        constants = add_parameters(*grids, out.params, self.arithmetic, largest=largest, subtract=subtract)
-        bound = torch.tensor(largest << constants.shift)  # of the sum of both, each times at most 1/2
-        self._prove(node, -bound, bound, constants.out)
-        attributes: dict[str, Attribute] = {"mode": str(self.arithmetic.requant), "shift": constants.shift}
+        proofs = self._proofs(node)
+        constants = add_parameters(*grids, out.params, proofs.arithmetic, largest=largest, subtract=subtract)
+        # Of both operands, and of their sum, each times at most 1/2.
+        proofs.bounded(largest << constants.shift, constants.left, constants.right, constants.out)
+        attributes: dict[str, Attribute] = {"mode": str(constants.left.mode), "shift": constants.shift}
         attributes["subtract"] = subtract
         for name, item in (("left", constants.left), ("right", constants.right), ("out", constants.out)):
             attributes.update(_scalar_multiplier(name, item))
@@ -339,11 +333,12 @@ class _Lowering:
 
     def mul(self, node: Node, out: _Output) -> Value:
         a, b = (self.lowered[value] for value in node.inputs)
-        constants = mul_parameters(self._params(a), self._params(b), out.params, self.arithmetic)
+        proofs = self._proofs(node)
+        constants = mul_parameters(self._params(a), self._params(b), out.params, proofs.arithmetic)
         products = torch.outer(*(torch.tensor(self._steps(value)) for value in (a, b)))
         # One product is no sum: it may have 33 bits where requantization multiplies in 64.
-        self._prove_requantization(node, products.min(), products.max(), constants.product)
-        attributes = {"mode": str(self.arithmetic.requant), **_scalar_multiplier("product", constants.product)}
+        proofs.requantization(products.min(), products.max(), constants.product)
+        attributes = {"mode": str(constants.product.mode), **_scalar_multiplier("product", constants.product)}
         return self._insert("int_mul", [a, b], attributes, out, node)
 
     def mean(self, node: Node, out: _Output) -> Value:
@@ -353,24 +348,30 @@ class _Lowering:
         if not all(isinstance(size, int) for size in sizes):
             raise UnsupportedError("the mean is over an axis of symbolic size", where=node.where)
         count = math.prod(cast("list[int]", sizes))
-        requantization = average_multiplier(self._params(x).scale, out.params.scale, count, self.arithmetic.requant)
-        low, high = torch.tensor(self._steps(x)) * count
-        self._prove(node, low, high, requantization)
-        attributes = {"axes": axes, "keepdim": node.attributes["keepdim"], "mode": str(self.arithmetic.requant)}
-        return self._insert("int_mean", [x, *self._multiplier(requantization, out)], attributes, out, node)
+        proofs = self._proofs(node)
+        average = average_parameters(self._params(x).scale, out.params.scale, count, proofs.arithmetic)
+        proofs.steps(self._steps(x), count, average.multiplier)
+        attributes: dict[str, Attribute] = {
+            "axes": axes,
+            "keepdim": node.attributes["keepdim"],
+            "mode": str(average.multiplier.mode),
+        }
+        if average.divisor is not None:
+            attributes.update(divisor=average.divisor, rounding=str(average.rounding))
+        return self._insert("int_mean", [x, *self._multiplier(average.multiplier, out)], attributes, out, node)
 
     def layer_norm(self, node: Node, out: _Output) -> Value:
         x = self.lowered[node.inputs[0]]
         weight, bias = (leaf_tensor(value) for value in node.inputs[1:])
         eps, largest = float(cast("float", node.attributes["eps"])), max(map(abs, self._steps(x)))
+        proofs = self._proofs(node)
         try:
             constants = layer_norm_parameters(
-                self._params(x), weight, bias, eps, out.params, self.arithmetic, largest=largest
+                self._params(x), weight, bias, eps, out.params, proofs.arithmetic, largest=largest
             )
         except InputError as error:
             raise UnsupportedError(error.found, where=node.where, expected=error.expected, fix=error.fix) from None
-        bound = torch.tensor(2**31 - 1)
-        self._prove(node, -bound, bound, constants.out)
+        proofs.bounded(2**31 - 1, constants.out)
         operands = [x]
         for name, codes, scale, dtype in (
             ("weight", constants.weight, constants.weight_scale, DType.I16),
@@ -381,16 +382,17 @@ class _Lowering:
         attributes = {
             "epsilon": constants.epsilon,
             "fraction": constants.fraction,
-            "mode": str(self.arithmetic.requant),
+            "mode": str(constants.out.mode),
         }
         return self._insert("int_layer_norm", [*operands, *self._multiplier(constants.out, out)], attributes, out, node)
 
     def _rescale(self, source: Value, out: _Output) -> Value:
         x = self.lowered[source]
-        requantization = rescale_multiplier(self._params(x), out.params, self.arithmetic)
-        low, high = torch.tensor(self._steps(x))
-        self._prove(source.producer or out.quantizer, low, high, requantization)
-        attributes = {"mode": str(self.arithmetic.requant)}
+        arithmetic = self.arithmetic.at("rescale", x.type.dtype.bits)
+        proofs = Proofs(source.producer or out.quantizer, arithmetic, self.target.name)
+        requantization = rescale_multiplier(self._params(x), out.params, arithmetic)
+        proofs.steps(self._steps(x), 1, requantization)
+        attributes = {"mode": str(requantization.mode)}
         return self._insert("rescale", [x, *self._multiplier(requantization, out)], attributes, out, out.quantizer)
 
     def activation(self, node: Node, out: _Output) -> Value:
@@ -436,11 +438,19 @@ class _Lowering:
         """An entry for each code of the operand."""
         x = self.lowered[node.inputs[0]]
         low, high = self.limits[x]
+        most = self.target.table.max_entries
+        if high - low >= most:
+            raise UnsupportedError(
+                f"a table of {high - low + 1} entries",
+                where=node.where,
+                expected=f"at most {most} on {self.target.name}",
+                fix="Use fewer bits for what it reads, or let it run in float.",
+            )
         return lookup_table(
             function,
             self._params(x),
             out.params,
-            self.arithmetic,
+            self._proofs(node).arithmetic,
             in_qmin=low,
             in_qmax=high,
             out_qmin=out.qmin,
@@ -457,6 +467,14 @@ class _Lowering:
     ) -> Value:
         x = self.lowered[node.inputs[0]]
         dtype = DType(out.spec.dtype)
+        size, most = table.numel() * dtype.torch.itemsize, self.target.table.max_bytes
+        if most is not None and size > most:
+            raise UnsupportedError(
+                f"tables of {size} bytes",
+                where=node.where,
+                expected=f"at most {most} on {self.target.name}",
+                fix="Use fewer bits, or equalize less: each factor of a channel is a table.",
+            )
         type = TensorType(dtype, tuple(table.shape))
         value = self._leaf(table.to(dtype.torch), f"{out.quantizer.name}.table", out.quantizer, type)
         operands = [x, value]
@@ -484,11 +502,11 @@ class _Lowering:
     def _avg_pool2d(self, node: Node) -> Value:
         x = self.lowered[node.inputs[0]]
         low, high = self.limits[x]
-        least, most = torch.tensor(self._steps(x)) * math.prod(cast("tuple[int, ...]", node.attributes["kernel"]))
-        self._prove(node, least, most)
+        proofs = self._proofs(node)
+        proofs.steps(self._steps(x), math.prod(cast("tuple[int, ...]", node.attributes["kernel"])))
         attributes = {
             **node.attributes,
-            "rounding": str(self.arithmetic.average_rounding),
+            "rounding": str(proofs.arithmetic.average_rounding),
             "dtype": str(x.type.dtype),
             "qmin": low,
             "qmax": high,
@@ -509,14 +527,14 @@ class _Lowering:
         x = self.lowered[node.inputs[0]]
         low, high = self.limits[x]
         weights = resampling_weights(node)
-        least, most = torch.tensor(self._steps(x)) * weights[2].max()
-        self._prove(node, least, most)
+        proofs = self._proofs(node)
+        proofs.steps(self._steps(x), int(weights[2].max()))
         operands = [
             self._leaf(item.to(torch.int32), f"{node.name}.{name}", node)
             for name, item in zip(("rows", "columns", "divisor"), weights, strict=True)
         ]
         attributes: dict[str, Attribute] = {
-            "rounding": str(self.arithmetic.average_rounding),
+            "rounding": str(proofs.arithmetic.average_rounding),
             "function": node.op,
             "parameters": tuple(value for key, value in node.attributes.items() if key in ("mode", "align_corners")),
             "dtype": str(x.type.dtype),
@@ -566,11 +584,16 @@ _RULES: dict[str, _Rule] = {
 }
 
 
+def _weight(value: Value) -> Tensor:
+    """The integers of a weight: those of a leaf, or of one times its factors."""
+    node = value.producer
+    if node is None or node.op != "expand_blocks":
+        return leaf_tensor(value)
+    return evaluate_node(node, [leaf_tensor(item) for item in node.inputs])[0]
+
+
 def _scalar_multiplier(name: str, item: Requantization | None) -> dict[str, Attribute]:
     if item is None:
         return {f"{name}_multiplier": None, f"{name}_exponent": None}
-    multiplier = float(item.multiplier) if item.exponent is None else int(item.multiplier)
-    return {
-        f"{name}_multiplier": multiplier,
-        f"{name}_exponent": None if item.exponent is None else int(item.exponent),
-    }
+    multiplier, exponent = (None if part is None else part.item() for part in (item.multiplier, item.exponent))
+    return {f"{name}_multiplier": multiplier, f"{name}_exponent": exponent}

@@ -19,14 +19,16 @@ from qcompiler.errors import UnsupportedError
 from qcompiler.ir.analysis import convex_partitions, reachable
 from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.interpret import LEAVES
-from qcompiler.ir.registry import Trait
+from qcompiler.ir.registry import Trait, known_ops
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ir.types import Stage
 from qcompiler.ops import SCALED
 from qcompiler.ops.custom import function_name, registration
+from qcompiler.ops.kinds import integer_kinds
 from qcompiler.ops.work import elements, multiply_accumulates
 from qcompiler.passes.base import Pass, PassContext
 from qcompiler.passes.channel_limits import CLAMPS
+from qcompiler.passes.geometry import geometry_of
 from qcompiler.passes.overrides import Overrides
 from qcompiler.targets import Target
 from qcompiler.validation.contracts import THRESHOLDS, Contract
@@ -40,6 +42,7 @@ class Partition(Pass):
 
     Raises:
         UnsupportedError: The target has `fallback = "refuse"`, and an op is not its own or is wanted in float.
+        TargetError: The target has a rule for what is no operator.
         InputError: An override that matches nothing.
     """
 
@@ -56,6 +59,7 @@ class Partition(Pass):
     def run(self, graph: Graph, context: PassContext) -> None:
         """See the module text."""
         target = context.require_target(self.name)
+        target.check_ops(integer_kinds(), known_ops())
         overrides = Overrides.resolve(context.overrides, graph)
         rewriter = context.rewriter(graph)
         for node in graph.reversed_nodes:  # what nobody reads is no reason to refuse, nor for an island
@@ -107,6 +111,9 @@ def why_float(node: Node, target: Target, overrides: Overrides) -> str:
             return f"the target {target.name} has no table per channel for {function}"
     elif not target.supports(node.op):
         return f"the target {target.name} has no integer {node.op}"
+    too_large = target.beyond(node.op, geometry_of(node))
+    if too_large:
+        return f"it has {too_large}"
     is_weighted = node.definition.has(Trait.PARAMETRIC) or (node.definition.has(Trait.MAC) and node.op != "matmul")
     computed = [value for value in node.inputs[1:] if not _is_leaf(value)] if is_weighted else []
     if computed:
@@ -129,6 +136,8 @@ def _refusal(node: Node, why: str, target: Target) -> UnsupportedError:
         fix += ", or equalize for this target: it has one table for all channels."
     elif not target.supports(node.op):
         fix += f", or add a rule for {node.op} to the target."
+    elif target.beyond(node.op, geometry_of(node)):
+        fix += ", or raise the limits of the target if the hardware has more."
     else:
         fix += "."
     return UnsupportedError(why, where=node.where, expected=f"what {target.name} computes in integers", fix=fix)

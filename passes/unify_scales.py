@@ -6,13 +6,18 @@ scale and one zero point:
     fq(a, s1, z1), fq(b, s2, z2) ─► concat      becomes      fq(a, s1, z1), fq(b, s1, z1) ─► concat
 
 Calibration then finds one range for all of them. A quantizer whose grid is fixed, or of another width, cannot give way:
-the operand passes through a second quantizer, which lowers to a rescale.
+the operand passes through a second quantizer, which lowers to a rescale. Where the grids of all operands are fixed and
+differ, they go to that of the result, which gets a quantizer; one operand alone keeps its grid, on which the op
+computes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
+
+import torch
 
 from qcompiler.ir.analysis import connected_groups
 from qcompiler.ir.graph import Graph, Node
@@ -22,6 +27,10 @@ from qcompiler.ir.types import Stage
 from qcompiler.ops.quantization import is_calibrated
 from qcompiler.ops.quantizers import leaf_tensor, quantizer_of
 from qcompiler.passes.base import Pass, PassContext
+from qcompiler.passes.fixed_grids import is_dictated
+from qcompiler.passes.own_grids import put_quantizer_behind
+from qcompiler.targets import Target
+from qcompiler.validation.contracts import THRESHOLDS, Contract
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,11 @@ class UnifyScales(Pass):
     establishes: ClassVar[frozenset[str]] = frozenset({"ties"})
     invalidates: ClassVar[frozenset[str]] = frozenset({"activation-ranges"})
 
+    @property
+    def contract(self) -> Contract:
+        """Exact, but for copies on grids that are given: these are rounded to them."""
+        return THRESHOLDS["calibrate"]
+
     def run(self, graph: Graph, context: PassContext) -> None:
         """See the module text."""
         target = context.require_target(self.name)
@@ -44,16 +58,24 @@ class UnifyScales(Pass):
                 continue
             members = [quantizer_of(value) for value in node.inputs]
             follower = _own_quantizer(node)
-            quantizers = [m for m in members if m is not None] + ([follower] if follower is not None else [])
-            free = [q for q in quantizers if not _is_fixed(q)]
-            if not free or len(quantizers) < 2:
+            known = [member for member in members if member is not None]
+            leader = _leader(known, follower, target)
+            if leader is None and _differ(known):
+                leader = follower = put_quantizer_behind(node, target.activation_spec(op=node.op), rewriter)
+                rewriter.note(leader, f"the grids of all that {node.name} reads are fixed, and differ")
+            if leader is None:
                 continue
+            if leader is follower:
+                for value in leader.inputs[1:]:
+                    if value.producer is not None:
+                        rewriter.move(value.producer, before=node)  # copies of the operands read it
             copies = [
-                _insert_rescale(node, index, member, free[0], rewriter)
+                _insert_rescale(node, index, member, leader, rewriter)
                 for index, member in enumerate(members)
-                if member is not None and _cannot_join(member, free[0])
+                if member is not None and _cannot_join(member, leader)
             ]
-            ties.append([q for q in quantizers if not _cannot_join(q, free[0])] + copies)
+            quantizers = [m for m in (*members, follower) if m is not None]
+            ties.append([q for q in quantizers if not _cannot_join(q, leader)] + copies)
         for group in connected_groups(graph, ties):
             _share(group, rewriter)
         for node in graph.nodes:
@@ -75,12 +97,40 @@ def _own_quantizer(node: Node) -> Node | None:
     return users[0] if len(users) == 1 and users[0].op == "fake_quantize" else None
 
 
+def _leader(members: Sequence[Node], follower: Node | None, target: Target) -> Node | None:
+    """The quantizer on whose grid the op computes; None where there is nothing to do."""
+    if len(members) < 2:
+        return members[0] if members and follower is not None else None
+    free = [quantizer for quantizer in members if not _is_fixed(quantizer)]
+    if free:
+        return free[0]
+    if not _differ(members):
+        return None
+    # The grid of one operand need not hold what the others give; that of the result does.
+    if follower is not None:
+        return follower
+    loose = [quantizer for quantizer in members if not is_dictated(quantizer, target)]
+    return loose[0] if loose and not _differ(loose) else None
+
+
+def _differ(quantizers: Sequence[Node]) -> bool:
+    """Whether grids that are fixed differ."""
+    fixed = [quantizer for quantizer in quantizers if _is_fixed(quantizer)]
+    return len(fixed) == len(quantizers) and any(_cannot_join(other, fixed[0]) for other in fixed[1:])
+
+
 def _is_fixed(quantizer: Node) -> bool:
     return is_calibrated(leaf_tensor(quantizer.inputs[1]))
 
 
 def _cannot_join(quantizer: Node, other: Node) -> bool:
-    return _is_fixed(quantizer) or quantizer.attributes["spec"] != other.attributes["spec"]
+    """Whether `quantizer` has to keep a grid that is not that of `other`."""
+    if quantizer.attributes["spec"] != other.attributes["spec"]:
+        return True
+    return _is_fixed(quantizer) and any(
+        not torch.equal(leaf_tensor(mine), leaf_tensor(theirs))
+        for mine, theirs in zip(quantizer.inputs[1:], other.inputs[1:], strict=True)
+    )
 
 
 def _insert_rescale(node: Node, index: int, member: Node, like: Node, rewriter: Rewriter) -> Node:

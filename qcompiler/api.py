@@ -13,11 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from qcompiler.artifact import Artifact
+from qcompiler.backends import encodings as grids
 from qcompiler.backends import integer
 from qcompiler.batches import Forward
 from qcompiler.calibration.journal import Journal
 from qcompiler.calibration.processes import processes
 from qcompiler.calibration.store import DEFAULT_MEMORY
+from qcompiler.csource import write_c
 from qcompiler.errors import InputError, PipelineError, QCompilerError, UnsupportedError, VerificationError
 from qcompiler.ir import tree
 from qcompiler.ir.graph import Module
@@ -26,10 +28,22 @@ from qcompiler.ir.rewrite import Record
 from qcompiler.ir.types import Stage
 from qcompiler.module import QuantizedModule
 from qcompiler.passes import Pass, PassContext, PassManager
+from qcompiler.passes.apply_encodings import ApplyEncodings
 from qcompiler.passes.base import Override
-from qcompiler.pipeline import default_pipeline, lowering_passes, parse_pipeline, print_pipeline
+from qcompiler.passes.calibrate_activations import CalibrateActivations
+from qcompiler.passes.check_encodings import CheckEncodings
+from qcompiler.pipeline import (
+    default_pipeline,
+    lowering_passes,
+    model_as_it_is,
+    parse_pipeline,
+    print_pipeline,
+    with_encodings,
+    without_encodings,
+)
 from qcompiler.progress import Steps, steps
 from qcompiler.qat import QATModule, qat_module
+from qcompiler.quant.encoding import Encodings
 from qcompiler.report import write_report
 from qcompiler.request import Model, Request, Start, captured, load_model
 from qcompiler.targets import Target, load_target
@@ -43,6 +57,7 @@ __all__ = ["Compiled", "compile"]
 
 Effort: TypeAlias = Literal["fast", "default", "best"]
 OnFailure: TypeAlias = Literal["error", "warn", "off"]
+Unmatched: TypeAlias = Literal["error", "ignore"]
 
 
 @dataclass(frozen=True)
@@ -124,6 +139,10 @@ class Compiled:
         """Write a page for the browser: forms compared, what each pass did and refused, the range of each tensor."""
         return write_report(self.artifact, path)
 
+    def encodings(self, version: str = "1.0.0") -> str:
+        """The grid of each tensor as JSON; see `Artifact.encodings`."""
+        return self.artifact.encodings(version)
+
     def save(self, output: str | Path) -> Path:
         """Write the artifact folder; see `Artifact.save`."""
         return self.artifact.save(output)
@@ -138,6 +157,8 @@ def compile(  # the field's word for it
     forward: Forward | None = None,
     effort: Effort = "default",
     overrides: Mapping[str, Override] | None = None,
+    encodings: str | Path | Encodings | None = None,
+    unmatched_encodings: Unmatched = "error",
     passes: Sequence[Pass] | None = None,
     pipeline: str | None = None,
     verify: OnFailure = "error",
@@ -162,11 +183,15 @@ def compile(  # the field's word for it
             first element. None: ranges follow from batch norms.
         forward: How the model is called for a batch, `lambda model, batch: model(batch["image"])`, where batches do
             not bind themselves.
-        effort: `fast`: ranges are the smallest and largest value seen. `default`: the default pipeline. `best`: weights
-            are equalized where they have one scale per tensor, their ranges have the least error, and they are rounded
-            to data; activations of fewer than six bits have their ranges by then, so that weights make up for those
-            too. Needs `calibration_data`.
+        effort: `fast`: ranges are the smallest and largest value seen. `default`: channels are equalized; weights of
+            fewer than eight bits get the ranges of least error and corrected biases. `best`: weights are rounded to
+            data; needs `calibration_data`. With both, activations of fewer than six bits get the ranges of least error.
         overrides: Widths by node name, module path, glob or op: `{"features.0": 16}`.
+        encodings: Grids that are given, as a file of version 0.6.1, 1.0.0 or 2.0.0: they win over calibration, which
+            finds what the file leaves out, if there is data. A file of this package names the passes that led to it,
+            and they run again, whatever `effort` is; with any other file the model is not equalized, so that the grids
+            are those of its tensors.
+        unmatched_encodings: What names do that no tensor has: `error`, or `ignore`.
         passes: Instead of the default pipeline.
         pipeline: The same as text, such as `"canonicalize, fold-batch-norm, ..."`.
         verify: What a failed verification does. `off` skips it.
@@ -182,17 +207,20 @@ def compile(  # the field's word for it
     if verify not in ("error", "warn", "off"):
         raise InputError(f"verify is {verify!r}", expected='"error", "warn" or "off"')
     learned = qat_module(model)
+    given = grids.load(encodings) if isinstance(encodings, str | Path) else encodings
     if learned is not None:
-        _check_learned(learned, target, (example_inputs, calibration_data, forward, overrides, passes, pipeline))
+        _check_learned(learned, target, (example_inputs, calibration_data, forward, overrides, given, passes, pipeline))
         hardware, chosen = learned.target, lowering_passes()
     else:
         hardware = load_target("int8_dsp" if target is None else target)
-        chosen = _passes(effort, passes, pipeline, hardware, has_data=calibration_data is not None)
+        chosen = _passes(effort, passes, pipeline, hardware, has_data=calibration_data is not None, given=given)
     if hardware.simulation is not None:
         raise UnsupportedError(
             f"the target {hardware.name} is for simulation only: {hardware.simulation.reason}",
             fix="Compile for a target that is a piece of hardware, such as int8_dsp.",
         )
+    if given is not None:
+        chosen = _with_encodings(chosen, unmatched_encodings, own=passes is not None or pipeline is not None)
     if memory < 0:
         raise InputError(f"memory={memory}", expected="mebibytes, 0 or more")
     if output is not None:
@@ -204,7 +232,8 @@ def compile(  # the field's word for it
     with processes() as group, steps(len(chosen) + 3, show=group.rank == 0) as progress:
         context = PassContext(
             hardware,
-            overrides=overrides or {},
+            overrides={**dict.fromkeys(given.excluded if given else (), "float"), **(overrides or {})},
+            encodings=given,
             seed=seed,
             memory=memory,
             processes=group,
@@ -234,7 +263,7 @@ def _check_learned(model: QATModule, target: str | Path | Target | None, others:
     if any(item is not None for item in others):
         raise InputError(
             "a module of prepare_qat is compiled with arguments that it was prepared with",
-            expected="none of example_inputs, calibration_data, forward, overrides, passes and pipeline",
+            expected="none of example_inputs, calibration_data, forward, overrides, encodings, passes and pipeline",
             fix="Give them to prepare_qat.",
         )
     if target is not None and load_target(target).digest() != model.target.digest():
@@ -266,10 +295,11 @@ def _compiled(
         raise PipelineError(f"the pipeline ends at stage {module.main.stage}", fix="End it with lower-to-integer.")
     samples = [x.cpu() for x in context.samples[0]]
     ratios = layer_sqnr(canonical[0].main, quantized[0].main, samples, hardware.arithmetic) if canonical else {}
-    pipeline = ", ".join(filter(None, (start.pipeline, print_pipeline(chosen))))
-    artifact = _emit(module, hardware, records, pipeline, start.diagnostics)
+    artifact = _emit(module, quantized[0], hardware, records, chosen, start)
+    files, reason = write_c(artifact.program, start.name, [x.numpy() for x in samples], context.seed)
+    artifact = dataclasses.replace(artifact, c=files, without_c=reason)
     artifact = dataclasses.replace(artifact, sqnr={name: float(f"{ratio:.2f}") for name, ratio in ratios.items()})
-    diagnostics = (*artifact.diagnostics, *_island_summary(artifact))
+    diagnostics = (*artifact.diagnostics, *_given_summary(records), *_island_summary(artifact))
     artifact = dataclasses.replace(artifact, diagnostics=diagnostics)
     progress.finished("emit")
 
@@ -297,7 +327,13 @@ def _compiled(
 
 
 def _passes(
-    effort: Effort, passes: Sequence[Pass] | None, pipeline: str | None, hardware: Target, *, has_data: bool
+    effort: Effort,
+    passes: Sequence[Pass] | None,
+    pipeline: str | None,
+    hardware: Target,
+    *,
+    has_data: bool,
+    given: Encodings | None,
 ) -> tuple[Pass, ...]:
     if effort not in ("fast", "default", "best"):
         raise InputError(f"effort is {effort!r}", expected='"fast", "default" or "best"')
@@ -307,28 +343,102 @@ def _passes(
         return parse_pipeline(pipeline)
     if passes is not None:
         return tuple(passes)
+    if given is not None and given.producer.get("pipeline"):
+        return parse_pipeline(given.producer["pipeline"])
     if effort == "best" and not has_data:
         raise InputError("effort='best' is asked for without calibration_data", fix="Give some, or effort='default'.")
-    return default_pipeline(effort, per_channel=hardware.per_channel, activation_bits=hardware.activation_bits)
+    found = default_pipeline(
+        effort,
+        per_channel=hardware.per_channel,
+        weight_bits=hardware.weight_bits,
+        activation_bits=hardware.activation_bits,
+    )
+    return found if given is None else model_as_it_is(found)
+
+
+def _with_encodings(chosen: Sequence[Pass], unmatched: Unmatched, *, own: bool) -> tuple[Pass, ...]:
+    """The passes with those that apply and check encodings; passes of the user's `own` have them where they shall."""
+    if unmatched not in ("error", "ignore"):
+        raise InputError(f"unmatched_encodings is {unmatched!r}", expected='"error" or "ignore"')
+    if not own:
+        return with_encodings(chosen, unmatched)
+    for kind, place in ((ApplyEncodings, "insert-quantizers"), (CheckEncodings, "unify-scales")):
+        if not any(isinstance(item, kind) for item in chosen):
+            raise PipelineError(f"encodings are given, and no {kind.name} runs", fix=f"Run it behind {place}.")
+    if unmatched == "error":
+        return tuple(chosen)
+    return tuple(CheckEncodings(unmatched) if isinstance(item, CheckEncodings) else item for item in chosen)
 
 
 def _emit(
-    module: Module, hardware: Target, records: list[Record], pipeline: str, diagnostics: Sequence[str]
+    module: Module,
+    quantized: Module,
+    hardware: Target,
+    records: list[Record],
+    chosen: Sequence[Pass],
+    start: Start,
 ) -> Artifact:
     from qcompiler.backends import onnx_qdq  # onnx and onnxruntime take a while to import
 
     graph = module.main
     layout = hardware.layout
+    program = integer.emit(graph, layout.activations, layout.weights, layout.alignment, hardware.packing)
+    diagnostics = list(start.diagnostics)
+    if program.program.memory is None:
+        diagnostics = [*diagnostics, "No memory is planned: the model takes no single image."]
+    # The encodings are the same, be they found or given: so is what is said of them.
+    # Where weights have learned since, no passes lead from the model to them.
+    passes = "" if start.records else print_pipeline(without_encodings(chosen))
+    about = grids.About(passes, _quantizer_args(hardware, chosen))
     return Artifact(
         target=hardware,
-        program=integer.emit(graph, layout.activations, layout.weights),
-        onnx=onnx_qdq.emit(graph, onnx_qdq.OnnxOptions(hardware.onnx.opset, hardware.onnx.ir_version)),
+        program=program,
+        onnx=onnx_qdq.emit(graph, onnx_qdq.OnnxOptions(**hardware.onnx.model_dump())),
+        grids=grids.collect(graph, calibrated=quantized.main, about=about),
         input_tree=graph.input_tree,
         output_tree=graph.output_tree,
-        pipeline=pipeline,
+        pipeline=", ".join(filter(None, (start.pipeline, print_pipeline(chosen)))),
         passes=tuple(dataclasses.asdict(record) for record in records),
         diagnostics=tuple(diagnostics),
     )
+
+
+_SCHEMES = {
+    "min_max": "post_training_tf",
+    "sqnr": "post_training_tf_enhanced",
+    "percentile": "post_training_percentile",
+}
+"""What AIMET calls the methods of calibration that it has too."""
+
+
+def _quantizer_args(hardware: Target, chosen: Sequence[Pass]) -> dict[str, object]:
+    """What a file of encodings says of the compile as a whole."""
+    weight = hardware.descriptor.dtypes[hardware.descriptor.defaults.weight]
+    found: dict[str, object] = {
+        "activation_bitwidth": hardware.activation_bits,
+        "param_bitwidth": weight.bits,
+        "dtype": "int",
+        "is_symmetric": weight.symmetric,
+        "per_channel_quantization": hardware.per_channel,
+    }
+    for item in chosen:
+        if isinstance(item, CalibrateActivations) and item.method in _SCHEMES:
+            found["quant_scheme"] = _SCHEMES[item.method]
+    return found
+
+
+def _given_summary(records: Sequence[Record]) -> list[str]:
+    """What became of given encodings."""
+    found = []
+    for record in records:
+        if record.pass_name == CheckEncodings.name:
+            given, open_ones = record.metrics["given"], record.metrics["calibrated"]
+            found.append(f"Encodings are given for {given} tensors; {open_ones} quantizers are calibrated.")
+            if "unmatched" in record.metrics:
+                found.append(f"Encodings that belong to no tensor are ignored: {record.metrics['unmatched']}.")
+        if record.pass_name == ApplyEncodings.name:
+            found += [f"%{event.node}: {event.detail}." for event in record.events if event.kind == "refusal"]
+    return found
 
 
 def _island_summary(artifact: Artifact) -> list[str]:
@@ -342,4 +452,6 @@ def _island_summary(artifact: Artifact) -> list[str]:
 
 
 def _forms(artifact: Artifact, quantized: Module, lowered: Module) -> Forms:
-    return Forms(artifact.program, artifact.onnx, quantized.main, lowered.main)
+    return Forms(
+        artifact.program, artifact.onnx, quantized.main, lowered.main, c=artifact.c, without_c=artifact.without_c
+    )

@@ -4,6 +4,8 @@
           program.json      the integer program
           weights.safetensors   its constants
           model.onnx        the same model for ONNX Runtime
+          c/                the same in portable C99, where there is no float island
+          encodings.json    the grid of each of its tensors, for other tools
           provenance.json   what each pass did and refused
           report.html       the same for the eye
 
@@ -13,10 +15,12 @@ nor pickle. The same compile gives the same bytes: no file holds a time or a pat
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import hashlib
 import json
 import math
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -26,10 +30,13 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from qcompiler.backends.integer import Executor, ProgramFiles
+from qcompiler.backends import encodings as encodings_files
+from qcompiler.backends.integer import Executor, Program, ProgramFiles, sum_of_tensors
+from qcompiler.csource import FOLDER, why_not_ours
 from qcompiler.errors import ArtifactError, InputError
 from qcompiler.ir import tree
 from qcompiler.ir.types import DType
+from qcompiler.quant.encoding import Encodings
 from qcompiler.report import report_html
 from qcompiler.targets import Target
 from qcompiler.workfolder import WorkFolder
@@ -39,7 +46,9 @@ if TYPE_CHECKING:
 
 SCHEMA = "qcompiler.artifact/1"
 MANIFEST, PROGRAM, WEIGHTS, ONNX = "manifest.json", "program.json", "weights.safetensors", "model.onnx"
-PROVENANCE, REPORT = "provenance.json", "report.html"
+PROVENANCE, REPORT, ENCODINGS = "provenance.json", "report.html", "encodings.json"
+_FILE = re.compile(rf"({FOLDER}/)?\w[\w.-]*", re.ASCII)
+"""Names that a manifest may hold: none leads out of the folder."""
 SAMPLES = 4
 """Batch of the inputs that verification makes up."""
 
@@ -59,6 +68,9 @@ class Artifact:
         diagnostics: Sentences from the capture.
         verification: What was found when it was compiled, None when nobody looked.
         sqnr: Signal-to-noise ratio of tensors and outputs against the float model, dB; see `validation.layers`.
+        c: Files of the folder `c/`; none where C cannot be written.
+        without_c: Why there are none.
+        grids: The encodings of all tensors, None in a folder of a release that did not write them.
     """
 
     target: Target
@@ -71,6 +83,9 @@ class Artifact:
     diagnostics: tuple[str, ...] = ()
     verification: dict[str, Any] | None = None
     sqnr: Mapping[str, float] = field(default_factory=dict)
+    c: Mapping[str, bytes] = field(default_factory=dict)
+    without_c: str = ""
+    grids: Encodings | None = None
 
     @property
     def islands(self) -> tuple[dict[str, Any], ...]:
@@ -84,6 +99,19 @@ class Artifact:
                         shares = {key: record["metrics"][f"{name}.{key}"] for key in ("macs", "elements")}
                         found.append({"name": name, "why": event["detail"].removeprefix(start), **shares})
         return tuple(found)
+
+    @property
+    def memory(self) -> dict[str, int]:
+        """Bytes that activations take while the program runs; empty where there is no plan.
+
+        `array`: the one in which all of them lie. `alive at once`: the most that are needed at any time, below which no
+        plan can be. `tensors`: the sum of all, as if each had a place of its own.
+        """
+        plan = self.program.program.memory
+        if plan is None:
+            return {}
+        total = sum_of_tensors(self.program.program, plan.batch)
+        return {"array": plan.bytes, "alive at once": plan.lower_bound, "tensors": total}
 
     def run(self, *inputs: object) -> object:
         """Run the integer program.
@@ -117,7 +145,7 @@ class Artifact:
         return [torch.from_numpy(array) for array in results]
 
     def verify(self, *inputs: object, seed: int = 0) -> Report:
-        """Compare the integer program with ONNX Runtime; the graphs do not travel with the files.
+        """Compare the integer program with C and ONNX Runtime; the graphs do not travel with the files.
 
         Args:
             inputs: The model's arguments, float; made up when there are none.
@@ -126,7 +154,9 @@ class Artifact:
         from qcompiler.verify import Forms, verify
 
         leaves = tree.match(self.input_tree, inputs) if inputs else self._synthesized(seed)
-        return verify(Forms(self.program, self.onnx), leaves, self.target, seed=seed)
+        reason = why_not_ours(self.program, self.c) if self.c else self.without_c
+        forms = Forms(self.program, self.onnx, c={} if reason else self.c, without_c=reason)
+        return verify(forms, leaves, self.target, seed=seed)
 
     def explain(self, name: str) -> str:
         """What each pass did to the captured node or module `name`, and why.
@@ -153,6 +183,20 @@ class Artifact:
             )
         return "\n".join(lines)
 
+    def encodings(self, version: str = "1.0.0") -> str:
+        """The grid of each tensor as JSON in AIMET's format, under the names of the ONNX file.
+
+        Args:
+            version: `0.6.1`, `1.0.0` (that of `encodings.json`) or `2.0.0`.
+
+        Raises:
+            EncodingsError: There is no such version.
+            ArtifactError: The folder was written by a release that knew no encodings.
+        """
+        if self.grids is None:
+            raise ArtifactError(f"the artifact holds no {ENCODINGS}", fix="Compile the model again.")
+        return encodings_files.write(self.grids, version)
+
     def files(self) -> dict[str, bytes]:
         """Name and content of every file. The same compile gives the same bytes."""
         content = {
@@ -161,7 +205,10 @@ class Artifact:
             ONNX: self.onnx,
             PROVENANCE: _json({"pipeline": self.pipeline, "passes": list(self.passes)}),
             REPORT: report_html(self).encode(),
+            **{f"{FOLDER}/{name}": data for name, data in self.c.items()},
         }
+        if self.grids is not None:
+            content[ENCODINGS] = self.encodings().encode()
         manifest = {
             "schema": SCHEMA,
             "target": json.loads(self.target.to_json()),
@@ -172,7 +219,8 @@ class Artifact:
             "islands": list(self.islands),
             # JSON has no infinity: null stands for a tensor that lost nothing.
             "sqnr_db": {name: None if ratio == math.inf else ratio for name, ratio in self.sqnr.items()},
-            "forms": ["integer program", "onnx"],
+            "forms": ["integer program", "onnx", *(["c"] if self.c else [])],
+            "without_c": self.without_c,
             "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in sorted(content.items())},
         }
         return {MANIFEST: _json(manifest), **content}
@@ -190,6 +238,7 @@ class Artifact:
             shutil.rmtree(work.artifact, ignore_errors=True)
             work.artifact.mkdir(parents=True)
             for name, data in self.files().items():
+                (work.artifact / name).parent.mkdir(exist_ok=True)
                 (work.artifact / name).write_bytes(data)
             if folder.exists():
                 shutil.rmtree(folder)
@@ -223,6 +272,8 @@ class Artifact:
         manifest = _manifest(path)
         content: dict[str, bytes] = {}
         for name, digest in cast("Mapping[str, str]", manifest["sha256"]).items():
+            if not _FILE.fullmatch(name):
+                raise ArtifactError(f"{MANIFEST} names the file {name!r}", where=str(folder))
             if not (path / name).is_file():
                 raise ArtifactError(f"{name} is missing", where=str(folder), fix="Compile the model again.")
             content[name] = (path / name).read_bytes()
@@ -231,9 +282,12 @@ class Artifact:
                     f"{name} is not what was written", where=str(folder), fix="Compile the model again."
                 )
         provenance = json.loads(content[PROVENANCE])
+        program = ProgramFiles.parse(content[PROGRAM].decode(), content[WEIGHTS])
+        grids = encodings_files.parse(content[ENCODINGS].decode(), ENCODINGS) if ENCODINGS in content else None
         return cls(
             target=Target.from_json(json.dumps(manifest["target"])),
-            program=ProgramFiles.parse(content[PROGRAM].decode(), content[WEIGHTS]),
+            program=program,
+            grids=None if grids is None else _with_types(grids, program.program),
             onnx=content[ONNX],
             input_tree=tree.from_plain(manifest["input_tree"]),
             output_tree=tree.from_plain(manifest["output_tree"]),
@@ -242,6 +296,10 @@ class Artifact:
             diagnostics=tuple(manifest["diagnostics"]),
             verification=manifest["verification"],
             sqnr={name: math.inf if ratio is None else ratio for name, ratio in manifest["sqnr_db"].items()},
+            c={
+                name.removeprefix(f"{FOLDER}/"): data for name, data in content.items() if name.startswith(f"{FOLDER}/")
+            },
+            without_c=manifest.get("without_c", ""),  # of older artifacts, which have none
         )
 
     def _synthesized(self, seed: int) -> list[Tensor]:
@@ -258,6 +316,17 @@ class Artifact:
 def load(folder: str | Path) -> Artifact:
     """Read an artifact folder; see `Artifact.load`."""
     return Artifact.load(folder)
+
+
+def _with_types(grids: Encodings, program: Program) -> Encodings:
+    """The encodings with what their file does not say: the axis of channels, and the sign of the stored type."""
+    tensors = []
+    for item in grids.tensors:
+        declared = program.tensors.get(item.name)
+        if item.is_parameter or declared is None:
+            declared = program.tensors[item.name.rstrip("_").removesuffix(encodings_files.CODES)]
+        tensors.append(encodings_files.stored_as(item, DType(declared.dtype), declared.axis))
+    return dataclasses.replace(grids, tensors=tuple(tensors))
 
 
 def _json(data: object) -> bytes:

@@ -308,20 +308,21 @@ def _wide_spread(nodes: Sequence[Node], target: Target) -> Iterator[Advice]:
 
 def _long_sums(nodes: Sequence[Node], target: Target) -> Iterator[Advice]:
     """Layers whose sums could overflow with the worst weights and inputs."""
-    limit = 2 ** (target.arithmetic.accumulator_bits - 1)
-    found = []
+    arithmetic = target.arithmetic
+    found: dict[str, int] = {}
     for node in _layers(nodes):
         weight = node.inputs[1].type.shape
         transposed = node.op.startswith("conv_transpose")
         terms = math.prod(int(size) for size in (weight[2:] if transposed else weight[1:]) if isinstance(size, int))
         terms *= int(cast("int", weight[0])) if transposed else 1
         bits = target.weight_spec(node.op, 0).bits + target.activation_spec(op=node.op).bits
-        if terms * 2 ** (bits - 1) >= limit:
-            found.append(_captured(node))
-    if found and target.arithmetic.overflow == "forbid":
+        width = arithmetic.at(node.op, target.activation_bits).accumulator_bits
+        if terms * 2 ** (bits - 1) >= 2 ** (width - 1):
+            found[_captured(node)] = width
+    if found:
         text = (
-            f"With the worst weights and inputs the sum leaves the {target.arithmetic.accumulator_bits} bits of the "
-            "accumulator. The proof at compile time takes the real weights; where it fails, use fewer bits there."
+            f"With the worst weights and inputs the sum leaves the {min(found.values())} bits of the accumulator. The "
+            "proof at compile time takes the real weights; where it fails, use fewer bits there."
         )
         yield Advice("long sums", tuple(found), text)
 

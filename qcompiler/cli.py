@@ -1,4 +1,4 @@
-"""The command line: `qcompiler check | compile | verify | run | explain | targets | passes | demo`.
+"""The command line: `qcompiler check | compile | verify | run | encodings | explain | targets | passes | demo`.
 
 Exit codes: 0 done, 1 refused or failed verification, 2 wrong usage. Results go to stdout, with `--json` as JSON;
 progress and diagnostics go to stderr.
@@ -56,7 +56,16 @@ def _target_names() -> list[str]:
 
 TargetName = Annotated[
     str,
-    typer.Option("--target", "-t", help="Name, or path of a .toml file.", autocompletion=_target_names),
+    typer.Option(
+        "--target",
+        "-t",
+        help="Name, path of a .toml file, or with --base of a runtime configuration of AIMET in .json.",
+        autocompletion=_target_names,
+    ),
+]
+Base = Annotated[
+    str | None,
+    typer.Option(help="What a runtime configuration does not say: name of a target.", autocompletion=_target_names),
 ]
 
 
@@ -116,6 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def compile(  # the field's word for it
     model: Annotated[str, typer.Argument(help="package.module:function that returns the model, or a .pt2 file.")],
     target: TargetName = "int8_dsp",
+    base: Base = None,
     changes: Changes = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Artifact folder to write.")] = None,
     calibration: Annotated[
@@ -129,6 +139,12 @@ def compile(  # the field's word for it
     ] = Normalization.unit,
     batch_size: Annotated[int, typer.Option(min=1, help="Samples per calibration batch.")] = 32,
     override: Wishes = None,
+    encodings: Annotated[
+        Path | None, typer.Option(help="Grids that are given: a file of encodings, 0.6.1, 1.0.0 or 2.0.0.")
+    ] = None,
+    ignore_unmatched: Annotated[
+        bool, typer.Option("--ignore-unmatched", help="Pass over encodings whose name no tensor has.")
+    ] = False,
     effort: Annotated[Effort, typer.Option(help="fast, default or best.")] = Effort.default,
     pipeline: Annotated[str | None, typer.Option(help="Passes as text, instead of the default ones.")] = None,
     verify: Annotated[OnFailure, typer.Option(help="What a failed verification does.")] = OnFailure.error,
@@ -143,10 +159,12 @@ def compile(  # the field's word for it
     data = None if calibration is None else _calibration(calibration, batch_size, normalize.value, subject, example)
     compiled = qcompiler.compile(
         subject,
-        _target(target, changes or []),
+        _target(target, base, changes or []),
         example_inputs=example,
         calibration_data=data,
         overrides=_overrides(override or []),
+        encodings=encodings,
+        unmatched_encodings="ignore" if ignore_unmatched else "error",
         effort=effort.value,
         pipeline=pipeline,
         verify=verify.value,
@@ -165,10 +183,14 @@ def compile(  # the field's word for it
                 "verification": None if report is None else report.to_dict(),
                 "seconds": dict(compiled.seconds),
                 "bytes": {name: len(data) for name, data in compiled.artifact.files().items()},
+                "memory": compiled.artifact.memory,
             }
         )
         return
     _print_report(report)
+    if compiled.artifact.memory:
+        sizes = ", ".join(f"{name} {size}" for name, size in compiled.artifact.memory.items())
+        typer.echo(f"bytes of activations: {sizes}")
     if output is not None:
         typer.echo(f"written to {output}")
 
@@ -177,6 +199,7 @@ def compile(  # the field's word for it
 def check(
     model: Annotated[str, typer.Argument(help="As for compile.")],
     target: TargetName = "int8_dsp",
+    base: Base = None,
     changes: Changes = None,
     override: Wishes = None,
     as_json: Json = False,
@@ -186,7 +209,7 @@ def check(
 
     subject, example = _model(model)
     found = qcompiler.check(
-        subject, _target(target, changes or []), example_inputs=example, overrides=_overrides(override or [])
+        subject, _target(target, base, changes or []), example_inputs=example, overrides=_overrides(override or [])
     )
     if as_json:
         _print_json(found.to_dict())
@@ -253,6 +276,34 @@ def run(
         typer.echo(f"written to {output}")
 
 
+class Version(enum.StrEnum):
+    """Of a file of encodings; see `backends.encodings.write`."""
+
+    v0_6_1 = "0.6.1"
+    v1_0_0 = "1.0.0"
+    v2_0_0 = "2.0.0"
+
+
+@app.command()
+def encodings(
+    artifact: Folder,
+    version: Annotated[Version, typer.Option(help="Of the format.")] = Version.v1_0_0,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to write it.")] = None,
+) -> None:
+    """Write the grid of each tensor as JSON, for AIMET and those who read its files."""
+    import qcompiler
+
+    text = qcompiler.load(artifact).encodings(version.value)
+    if output is None:
+        typer.echo(text, nl=False)
+        return
+    try:
+        output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{output} cannot be written: {error.strerror}", fix="Choose another file.") from error
+    typer.echo(f"written to {output}")
+
+
 @app.command()
 def explain(
     artifact: Folder,
@@ -270,10 +321,24 @@ def explain(
 
 
 @app.command()
-def targets(as_json: Json = False) -> None:
-    """The targets that can be named."""
+def targets(
+    name: Annotated[
+        str | None, typer.Argument(help="Name, or path of a .toml file.", autocompletion=_target_names)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """The targets that can be named; of one that is named, how it computes, and what is known and not known of it."""
     import qcompiler
 
+    if name is not None:
+        target = qcompiler.load_target(name)
+        known = {"target": target.name, "description": target.descriptor.target.description}
+        facts = [*known.items(), *target.summary(), *target.facts()]
+        if as_json:
+            _print_json({**known, "facts": facts, "descriptor": json.loads(target.to_json())})
+        else:
+            _print_table(("", ""), facts)
+        return
     rows = {name: qcompiler.load_target(name).descriptor.target.description for name in qcompiler.targets()}
     if as_json:
         _print_json(rows)
@@ -344,8 +409,8 @@ def _loaded(subject: object) -> Any:  # noqa: ANN401  # a model of any kind
     return load_model(subject)  # type: ignore[arg-type]
 
 
-def _target(name: str, changes: Iterable[str]) -> Any:  # noqa: ANN401  # a Target, imported when it is needed
-    """The target called `name` with the fields that `--set` changes."""
+def _target(name: str, base: str | None, changes: Iterable[str]) -> Any:  # noqa: ANN401  # a Target, imported late
+    """The target called `name`, on `base` if it is a configuration, with the fields that `--set` changes."""
     import qcompiler
 
     fields: dict[str, object] = {}
@@ -355,7 +420,7 @@ def _target(name: str, changes: Iterable[str]) -> Any:  # noqa: ANN401  # a Targ
             raise InputError(f"the change of the target is {text!r}", expected="FIELD=VALUE, such as per_channel=true")
         words: dict[str, object] = {"true": True, "false": False}
         fields[key] = int(value) if value.isdigit() else words.get(value.lower(), value)
-    target = qcompiler.load_target(name)
+    target = qcompiler.load_target(name, base)
     return target.override(**fields) if fields else target
 
 

@@ -45,6 +45,7 @@ class Result:
         verification: The report of the compile.
         bytes: Size of each file.
         float_bytes: Size of the parameters in float32.
+        memory: Bytes of activations while the program runs.
         seconds: By step of the compile.
         output: Where the artifact lies.
         passed: Whether the forms agree, and the integer program is within half a point of the float model.
@@ -54,6 +55,7 @@ class Result:
     verification: dict[str, Any]
     bytes: dict[str, int]
     float_bytes: int
+    memory: dict[str, int]
     seconds: dict[str, float]
     output: str
     passed: bool
@@ -74,6 +76,7 @@ class Result:
         lines.append("bytes")
         lines.append(f"  {'parameters in float32':<42}{self.float_bytes:>9}")
         lines += [f"  {name:<42}{size:>9}" for name, size in sorted(self.bytes.items())]
+        lines += [f"  {f'activations, {name}':<42}{size:>9}" for name, size in self.memory.items()]
         lines.append("seconds")
         lines += [f"  {name:<42}{value:9.2f}" for name, value in self.seconds.items()]
         lines.append(f"  {'compile, all steps':<42}{sum(self.seconds.values()):9.2f}")
@@ -131,6 +134,7 @@ def run(output: Path) -> Result:
         compiled.verification.to_dict(),
         files,
         sum(4 * p.numel() for p in model.parameters()),
+        compiled.artifact.memory,
         seconds,
         str(output),
         compiled.verification.passed and same and loss <= ALLOWED_LOSS,

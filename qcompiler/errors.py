@@ -12,6 +12,7 @@ __all__ = [
     "CalibrationError",
     "CaptureError",
     "ContractError",
+    "EncodingsError",
     "GraphError",
     "InputError",
     "NotSupportedYetError",
@@ -21,6 +22,7 @@ __all__ = [
     "PluginError",
     "QCompilerError",
     "TargetError",
+    "ToolchainError",
     "UnsupportedError",
     "VerificationError",
 ]
@@ -108,9 +110,17 @@ class VerificationError(QCompilerError):
     """The forms of the compiled model disagree."""
 
 
+class EncodingsError(QCompilerError):
+    """A file of encodings is malformed, or asks for what the model does not have or the target cannot hold."""
+
+
 class ArtifactError(QCompilerError):
     """An artifact folder is incomplete, altered or written by an unknown version."""
 
 
 class PluginError(QCompilerError):
     """A plugin could not be loaded, or two plugins claim one name."""
+
+
+class ToolchainError(QCompilerError):
+    """A program that is not ours, such as a C compiler, is missing or failed: act on the machine."""

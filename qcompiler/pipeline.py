@@ -9,7 +9,7 @@ import dataclasses
 import difflib
 import re
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -17,13 +17,16 @@ from qcompiler import plugins
 from qcompiler.errors import PipelineError
 from qcompiler.passes.absorb_bias import AbsorbBias
 from qcompiler.passes.adaround import AdaRound
+from qcompiler.passes.apply_encodings import ApplyEncodings
 from qcompiler.passes.base import Pass
 from qcompiler.passes.calibrate_activations import CalibrateActivations
 from qcompiler.passes.calibrate_weights import CalibrateWeights
 from qcompiler.passes.canonicalize import Canonicalize
+from qcompiler.passes.check_encodings import CheckEncodings
 from qcompiler.passes.correct_bias import CorrectBias
 from qcompiler.passes.cross_layer_equalization import CrossLayerEqualization
 from qcompiler.passes.eliminate_dead_code import EliminateDeadCode
+from qcompiler.passes.fit_biases import FitBiases
 from qcompiler.passes.fix_ranges import FixRanges
 from qcompiler.passes.fold_batch_norm import FoldBatchNorm
 from qcompiler.passes.fold_constants import FoldConstants
@@ -51,12 +54,15 @@ PASSES: dict[str, type[Pass]] = {
         AbsorbBias,
         Partition,
         InsertQuantizers,
+        ApplyEncodings,
         FixRanges,
         UnifyScales,
+        CheckEncodings,
         CalibrateWeights,
         AdaRound,
         CorrectBias,
         CalibrateActivations,
+        FitBiases,
         FuseRequantization,
         LowerToInteger,
     )
@@ -78,32 +84,42 @@ def structural_passes() -> tuple[tuple[Pass, ...], tuple[Pass, ...]]:
 
 
 _ACTIVATIONS = {"fast": "min_max", "default": "percentile", "best": "sqnr"}
-"""How the ranges of activations are found, by effort."""
+"""How the ranges of activations are found, by effort, where they have bits enough."""
+
+FEW_WEIGHT_BITS = 8
+"""Below this width ranges of extremes lose too much to rounding, and the mean of a layer moves with its weights."""
 
 FEW_BITS = 6
 """Below this width what rounding does to activations is no longer small beside what it does to weights."""
 
 
 def quantization_passes(
-    effort: str = "default", *, per_channel: bool = False, activation_bits: int = 8
+    effort: str = "default", *, per_channel: bool = False, weight_bits: int = 8, activation_bits: int = 8
 ) -> tuple[Pass, ...]:
     """From a captured graph to a calibrated QUANTIZED one.
 
     Args:
         effort: See `qcompiler.compile`.
         per_channel: Whether weights have a scale per channel, which makes equalization needless.
-        activation_bits: Of most activations. With fewer than `FEW_BITS`, `best` gives them the ranges of least error
-            before weights are rounded, so that these make up for the rounding of activations too.
+        weight_bits: Of most weights. With fewer than `FEW_WEIGHT_BITS`, `default` gives them the ranges of least error
+            and corrects biases, as `best` does with any.
+        activation_bits: Of most activations. With fewer than `FEW_BITS` all but `fast` give them the ranges of least
+            error; `best` does so before weights are rounded, so that these make up for the rounding of activations too.
     """
     front, placement = structural_passes()
     # Activations have one scale per tensor however many a weight has: channels far apart lose their bits there.
     equalized = (CrossLayerEqualization(),) if per_channel else (ReplaceRelu6(), CrossLayerEqualization())
-    activations = CalibrateActivations(method=_ACTIVATIONS[effort])
-    ranges: tuple[Pass, ...] = (CalibrateWeights(), activations)
-    if effort == "best" and activation_bits < FEW_BITS:
-        ranges = (CalibrateWeights(method="mse"), CalibrateActivations(method="mse"), AdaRound())
-    elif effort == "best":
-        ranges = (CalibrateWeights(method="mse"), AdaRound(), activations)
+    few_bits = effort != "fast" and activation_bits < FEW_BITS
+    activations = CalibrateActivations(method="mse" if few_bits else _ACTIVATIONS[effort])
+    few_weight_bits = effort != "fast" and weight_bits < FEW_WEIGHT_BITS
+    weights = CalibrateWeights(method="mse") if few_weight_bits or effort == "best" else CalibrateWeights()
+    ranges: tuple[Pass, ...] = (weights, activations, FitBiases())
+    if effort == "best":
+        ranges = (weights, activations, FitBiases(), AdaRound())
+        if not few_bits:
+            ranges = (weights, AdaRound(), activations, FitBiases())
+    elif few_weight_bits:
+        ranges = (weights, CorrectBias(), activations, FitBiases())
     return (
         *front,
         *(() if effort == "fast" else equalized),
@@ -116,22 +132,52 @@ def quantization_passes(
 
 
 def default_pipeline(
-    effort: str = "default", *, per_channel: bool = False, activation_bits: int = 8
+    effort: str = "default", *, per_channel: bool = False, weight_bits: int = 8, activation_bits: int = 8
 ) -> tuple[Pass, ...]:
     """From a captured graph to an INTEGER one.
 
     Args:
         effort: See `qcompiler.compile`.
         per_channel: See `quantization_passes`.
+        weight_bits: See `quantization_passes`.
         activation_bits: See `quantization_passes`.
     """
-    quantized = quantization_passes(effort, per_channel=per_channel, activation_bits=activation_bits)
+    quantized = quantization_passes(
+        effort, per_channel=per_channel, weight_bits=weight_bits, activation_bits=activation_bits
+    )
     return (*quantized, LowerToInteger(), EliminateDeadCode())
+
+
+def model_as_it_is(passes: Sequence[Pass]) -> tuple[Pass, ...]:
+    """`passes` without those that change what the tensors of a model hold: given ranges are those of the model."""
+    return tuple(item for item in passes if not isinstance(item, CrossLayerEqualization | ReplaceRelu6))
+
+
+def with_encodings(passes: Sequence[Pass], unmatched: str = "error") -> tuple[Pass, ...]:
+    """`passes` with given encodings: applied behind `insert-quantizers`, checked behind `unify-scales`.
+
+    Args:
+        passes: Where they have such passes already, these go.
+        unmatched: See `CheckEncodings`.
+    """
+    result: list[Pass] = []
+    for item in without_encodings(passes):
+        result.append(item)
+        if isinstance(item, InsertQuantizers):
+            result.append(ApplyEncodings())
+        elif isinstance(item, UnifyScales):
+            result.append(CheckEncodings(unmatched))
+    return tuple(result)
+
+
+def without_encodings(passes: Sequence[Pass]) -> tuple[Pass, ...]:
+    """`passes` without those that apply and check given encodings."""
+    return tuple(item for item in passes if not isinstance(item, ApplyEncodings | CheckEncodings))
 
 
 def lowering_passes() -> tuple[Pass, ...]:
     """From a calibrated QUANTIZED graph to an INTEGER one."""
-    return (FuseRequantization(), LowerToInteger(), EliminateDeadCode())
+    return (FitBiases(), FuseRequantization(), LowerToInteger(), EliminateDeadCode())
 
 
 LEARNED_FACTS = frozenset({"quantizers", "fixed-ranges", "ties", "weight-ranges", "activation-ranges"})
@@ -152,13 +198,16 @@ def training_passes(effort: str = "default", *, target: Target) -> tuple[Pass, .
         front, placement = structural_passes()
         ranges = (CalibrateWeights(method="mse"), CalibrateActivations(method="mse"))
         return tuple(for_training((*front, *placement, FixRanges(), UnifyScales(), *ranges)))
-    passes = quantization_passes(effort, per_channel=target.per_channel, activation_bits=target.activation_bits)
+    passes = quantization_passes(
+        effort,
+        per_channel=target.per_channel,
+        weight_bits=target.weight_bits,
+        activation_bits=target.activation_bits,
+    )
     if effort == "default":
-        few = target.activation_bits < FEW_BITS
-        better: dict[str, Pass] = {CalibrateWeights.name: CalibrateWeights(method="mse")}
-        if few:
-            better[CalibrateActivations.name] = CalibrateActivations(method="mse")
-        passes = tuple(better.get(item.name, item) for item in passes)
+        passes = tuple(
+            CalibrateWeights(method="mse") if isinstance(item, CalibrateWeights) else item for item in passes
+        )
     return tuple(for_training(passes))
 
 

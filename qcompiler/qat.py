@@ -20,6 +20,7 @@ from qcompiler.ir.rewrite import Record
 from qcompiler.ir.types import Stage
 from qcompiler.passes import Pass, PassContext, PassManager
 from qcompiler.passes.base import Override
+from qcompiler.passes.fit_biases import FitBiases
 from qcompiler.passes.fold_batch_norm import FoldBatchNorm
 from qcompiler.pipeline import LEARNED_FACTS, for_training, parse_pipeline, print_pipeline, training_passes
 from qcompiler.progress import steps
@@ -62,6 +63,7 @@ class QATModule(TrainingModule):
         pipeline: str,
         samples: Sequence[Tensor],
         diagnostics: Sequence[str],
+        name: str = "model",
     ) -> None:
         super().__init__(
             module,
@@ -75,7 +77,7 @@ class QATModule(TrainingModule):
         self.target = target
         self.diagnostics = tuple(diagnostics)
         self.records = tuple(records)
-        self._pipeline = pipeline
+        self._pipeline, self._name = pipeline, name
         self._samples = [sample.detach().cpu() for sample in samples]
 
     def start(self, context: PassContext) -> Start:
@@ -89,7 +91,11 @@ class QATModule(TrainingModule):
         context.samples = [list(self._samples)]
         done = Record(TRAINING, metrics={"steps": int(self.steps), "batch_norm": self.recipe.batch_norm})
         pipeline = f"{self._pipeline}, {TRAINING}"
-        return Start(module, self.diagnostics, LEARNED_FACTS, (*self.records, done), pipeline)
+        return Start(module, self.diagnostics, LEARNED_FACTS, (*self.records, done), pipeline, self._name)
+
+    def finish(self, module: Module) -> None:
+        """Make room for biases, as every compile does."""
+        FitBiases().run(module.main, PassContext(self.target))
 
 
 def prepare_qat(
@@ -185,6 +191,7 @@ def prepare_qat(
         pipeline=print_pipeline(chosen),
         samples=context.samples[0],
         diagnostics=start.diagnostics,
+        name=start.name,
     )
     trained.train()
     return trained

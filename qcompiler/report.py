@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qcompiler.drawing import draw
+from qcompiler.targets import Target
 
 if TYPE_CHECKING:
     from qcompiler.artifact import Artifact
@@ -43,6 +44,7 @@ def report_html(artifact: Artifact) -> str:
     sections = [
         f"<h1>Compiled for {escape(artifact.target.name)}</h1>",
         f"<p>{escape(artifact.target.descriptor.target.description)}</p>",
+        f"<details><summary>Target</summary>{_target(artifact.target)}</details>",
         *(f"<p>{escape(text)}</p>" for text in artifact.diagnostics),
         "<h2>Forms</h2>",
         _forms(artifact.verification),
@@ -64,6 +66,11 @@ def report_html(artifact: Artifact) -> str:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>qcompiler report</title>'
         f"<style>{_STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
     )
+
+
+def _target(target: Target) -> str:
+    rows = [[escape(name), escape(value)] for name, value in (*target.summary(), *target.facts())]
+    return _table(["", ""], rows)
 
 
 def _forms(verification: dict[str, Any] | None) -> str:
@@ -163,6 +170,8 @@ def _sizes(artifact: Artifact) -> str:
         ["constants, bytes", weights],
         ["weights, elements", floats],
         ["ONNX file, bytes", len(artifact.onnx)],
+        ["C source, bytes", sum(map(len, artifact.c.values()))],
+        *([f"{name}, bytes", size] for name, size in artifact.memory.items()),
     ]
     return _table(["", ""], rows)
 

@@ -54,7 +54,8 @@ def captured(request: Request, context: PassContext) -> Start:
         check_inputs(graph, first or [])
     inputs = found.inputs if first is None else first
     context.samples = [samples_of(graph, inputs, first is None, context.seed)]
-    return Start(found.module, found.diagnostics)
+    name = "model" if isinstance(request.model, ExportedProgram) else type(request.model).__name__
+    return Start(found.module, found.diagnostics, name=name)
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class Start:
         facts: What is known to hold of the graph.
         records: What was done to it before.
         pipeline: The passes that did it, as text.
+        name: Of the model.
     """
 
     module: Module
@@ -74,6 +76,7 @@ class Start:
     facts: frozenset[str] = frozenset()
     records: tuple[Record, ...] = ()
     pipeline: str = ""
+    name: str = "model"
 
 
 def load_model(model: Model) -> nn.Module | ExportedProgram:

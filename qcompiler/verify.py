@@ -6,7 +6,10 @@ The exact simulation of the quantized graph is the reference. Two experiments ar
     layer by layer    each layer reads random codes over the whole range of its grid, the same in all forms, so that no
                       layer hides behind the one in front of it
 
-The integer graph and the executor of the integer program must equal the simulation in every element of both. ONNX
+The integer graph, the executor of the integer program, and the C source, built with the compiler that is there, must
+equal the simulation in every element of both. The program runs once more on one image inside of the array that its
+memory plan lays out, freed bytes overwritten, and must give the codes that it gives with memory of its own for each
+tensor: a result on bytes that are still read shows. ONNX
 Runtime computes with its own arithmetic: fed the same integers it must stay within the bound of the target, and end to
 end, where a difference of one step in one layer may grow in the next, differences are counted. It runs twice, as
 everybody runs it and with all optimisation off, because exports exist that are right in only one of the two.
@@ -16,7 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -25,7 +28,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from qcompiler.backends.integer import Executor, ProgramFiles
+from qcompiler import csource
+from qcompiler.backends.integer import Executor, ProgramFiles, liveness
+from qcompiler.errors import ToolchainError
 from qcompiler.ir.graph import Graph, Value
 from qcompiler.ir.interpret import interpret
 from qcompiler.quant.spec import ScaleKind
@@ -152,12 +157,16 @@ class Forms:
         onnx: The ONNX file.
         quantized: The calibrated graph before lowering; None for an artifact from disk.
         integer: The lowered graph; None for an artifact from disk.
+        c: The folder of C; empty where there is none.
+        without_c: Why there is none.
     """
 
     program: ProgramFiles
     onnx: bytes | None = None
     quantized: Graph | None = None
     integer: Graph | None = None
+    c: Mapping[str, bytes] = field(default_factory=dict)
+    without_c: str = ""
 
 
 @dataclass
@@ -302,7 +311,9 @@ class _Verification:
         self.real = self.refer(None)
         # What a clamp per channel reads is no layer's result, but a step within one.
         within = {item.inputs[0] for item in self.program.instructions if item.op == "int_clamp"}
-        written = [item.output for item in self.program.instructions if item.output not in within]
+        # Nor is what lies in C where its operand does: who changes one changes both.
+        self.views = csource.views(forms.c)
+        written = [item.output for item in self.program.instructions if item.output not in (*within, *self.views)]
         activations = [name for name in written if name in self.real.limits]
         generator = np.random.default_rng(seed)
         self.codes: Tensors = {
@@ -332,22 +343,76 @@ class _Verification:
         graph = self.forms.integer
         if self.forms.quantized is None or graph is None:
             found = [Form(name, "not run", False, reason=_NO_GRAPH) for name in ("exact simulation", "integer graph")]
+            found.append(self.planned())
         else:
             found = [
                 self.exact("integer graph", lambda given: _interpret(graph, self.inputs, given)),
-                self.exact("integer program", self.execute),
+                self.exact("integer program", self.execute, planned=True),
             ]
-        found += self.runtime()
-        samples = len(self.inputs[0]) if self.inputs and self.inputs[0].dim() else 1
-        return Report(self.reference, tuple(found), samples, self.integer_macs())
+        found += [self.source(), *self.runtime()]
+        return Report(self.reference, tuple(found), self.samples, self.integer_macs())
 
-    def exact(self, name: str, run: Callable[[Tensors | None], _Run]) -> Form:
-        """A form that must equal the reference in both experiments, and in its real outputs."""
+    @property
+    def samples(self) -> int:
+        """Samples in the batch."""
+        return len(self.inputs[0]) if self.inputs and self.inputs[0].dim() else 1
+
+    def exact(self, name: str, run: Callable[[Tensors | None], _Run], *, planned: bool = False) -> Form:
+        """A form that must equal the reference in both experiments, and in its real outputs.
+
+        Args:
+            name: Of the form.
+            run: Runs it.
+            planned: Whether it is the program, whose memory plan belongs to it.
+        """
         tally = _Tally(name)
         real = run(None)
         tally.compare(self.real.codes, real.codes)
         tally.compare(self.real.outputs, real.outputs, self.steps)
         tally.compare(self.random.codes, run(self.codes).codes)
+        if planned:
+            self.compare_planned(tally)
+        return tally.form()
+
+    def planned(self) -> Form:
+        """The program in its array, where the program itself is the reference."""
+        tally = _Tally("integer program in one array")
+        self.compare_planned(tally)
+        if not tally.tensors:
+            return Form(tally.name, "not run", required=False, reason="the program has no plan of its memory")
+        return tally.form()
+
+    def compare_planned(self, tally: _Tally) -> None:
+        """Add what the program gives in the array of its plan, on as many images as that is for and random codes."""
+        plan = self.program.memory
+        if plan is None:
+            return
+        # On images taken one by one: what an island computes may round otherwise in a batch.
+        executor = Executor(self.forms.program, plan)
+        shapes = liveness.Tensors(self.program, plan.batch).shapes
+        given = zip(executor.core.given, self.inputs, strict=True)
+        inputs = [x[tuple(map(slice, shapes[name]))] for name, x in given]
+        codes = {name: array[tuple(map(slice, shapes[name]))] for name, array in self.codes.items()}
+        expected, found = _execute(self.executor, inputs, codes), _execute(executor, inputs, codes)
+        tally.compare(expected.codes, found.codes)
+        tally.compare(expected.outputs, found.outputs, self.steps)
+
+    def source(self) -> Form:
+        """The C source: built, and compared in both experiments, with its helpers for real numbers in the first."""
+        reason = csource.why_not_run() if self.forms.c else self.forms.without_c or "there is no C source"
+        if reason:
+            return Form("C", "not run", False, reason=reason)
+        tally, inputs = _Tally("C"), [x.numpy() for x in self.inputs]
+        try:
+            with csource.built(self.forms.c, 2 * self.samples * self.macs()[0]) as binary:
+                real = binary.run(inputs, real=True)
+                random = binary.run(csource.codes_of_inputs(binary, inputs, self.codes), self.codes)
+                computed = {step["tensor"]: random.codes[step["tensor"]] for step in binary.contract["steps"]}
+        except ToolchainError as error:
+            return Form("C", "not run", True, reason=error.found)
+        tally.compare(self.real.codes, real.codes)
+        tally.compare(self.real.outputs, _named(real.outputs), self.steps)
+        tally.compare(self.random.codes, computed)
         return tally.form()
 
     def runtime(self) -> list[Form]:
@@ -356,7 +421,8 @@ class _Verification:
 
         found: list[Form] = []
         inputs = [x.numpy() for x in self.inputs]
-        unsigned = {name for name, tensor in self.program.tensors.items() if str(tensor.dtype) == "u8"}
+        fed = {**{name: self.random.codes[name] for name in self.views if name in self.random.codes}, **self.codes}
+        unsigned = {name for name, tensor in self.program.tensors.items() if str(tensor.dtype) in ("u4", "u8")}
         for optimize in (True, False):
             session = "onnxruntime" if optimize else "onnxruntime unoptimized"
             if self.forms.onnx is None:
@@ -369,7 +435,7 @@ class _Verification:
             layers = onnx_qdq.Layers(self.forms.onnx, optimize=optimize, unsigned=unsigned)
             single = _Tally(f"{session}, layer by layer", bounds=self.bounds(layers, optimize))
             single.compare(self.real.codes, layers.run(inputs, self.real.codes))
-            single.compare(self.random.codes, layers.run(inputs, self.codes))
+            single.compare(self.random.codes, layers.run(inputs, fed))
             found += [single.form(), whole.form()]
         return found
 
@@ -382,11 +448,11 @@ class _Verification:
         if self.target.activation_spec().scale_kind is ScaleKind.POW2 and not (same_arithmetic and optimize):
             allowed = allowed.model_copy(update={"layer_fraction": max(allowed.layer_fraction, _TIES)})
         result: dict[str, Bound] = {}
-        two_stages = self.rounded_twice()
+        two_stages, narrow = self.rounded_twice(), self.narrowed()
         for name, operator in layers.operators.items():
             if operator in MAC_OPERATORS:
-                twice = two_stages.get(name, 0.0)
-                result[name] = Bound(allowed.layer_lsb, min(1.0, allowed.layer_fraction + twice))
+                more = two_stages.get(name, 0.0) + narrow.get(name, 0.0)
+                result[name] = Bound(allowed.layer_lsb, min(1.0, allowed.layer_fraction + more))
             elif operator in RUNTIME_EXACT and same_arithmetic and optimize:
                 result[name] = Bound()
             else:
@@ -406,13 +472,37 @@ class _Verification:
                 shares[item.output] = 2.0 ** (float(exponents.max()) - 1)
         return shares
 
+    def narrowed(self) -> dict[str, float]:
+        """By tensor, the share of elements that fewer bits of a multiplier may move over the middle of two codes.
+
+        A multiplier that is wrong by a share d moves a code c by d |c - z|, and so that many of the elements to another
+        one: at most d times the largest step.
+        """
+        shares: dict[str, float] = {}
+        for item in self.program.instructions:
+            constants = [self.forms.program.constants.get(name) for name in item.inputs]
+            if item.op not in MAC_INSTRUCTIONS or len(constants) < 5 or constants[3] is None or constants[4] is None:
+                continue
+            bits = 8 * constants[3].dtype.itemsize - 1
+            held = constants[3].astype(np.float64) * np.exp2(constants[4].astype(np.float64) - bits)
+            x, weight, out = (self.program.tensors[name] for name in (*item.inputs[:2], item.output))
+            real = x.scale[0] * np.asarray(weight.scale, np.float64) / out.scale[0]
+            wrong = float(np.abs(held / real - 1.0).max())
+            low, high = self.real.limits.get(item.output, (0, 0))
+            shares[item.output] = wrong * max(abs(low - out.zero_point[0]), abs(high - out.zero_point[0]))
+        return shares
+
     def integer_macs(self) -> float | None:
         """Share of the multiply-accumulates of one sample that ONNX Runtime does in integer kernels."""
         from qcompiler.backends import onnx_qdq
 
         if self.forms.onnx is None:
             return None
-        fused = onnx_qdq.integer_weights(self.forms.onnx)
+        total, inside = self.macs(onnx_qdq.integer_weights(self.forms.onnx))
+        return inside / total if total else None
+
+    def macs(self, weights: Collection[str] = ()) -> tuple[int, int]:
+        """Multiply-accumulates of one sample: of all layers, and of those with these weights."""
         total = inside = 0
         for item in self.program.instructions:
             if item.op in MAC_INSTRUCTIONS:
@@ -422,8 +512,8 @@ class _Verification:
                 positions = shape[1:-1] if item.op == "int_linear" else shape[2:]
                 macs = self.forms.program.constants[weight].size * math.prod(positions)
                 total += macs
-                inside += macs if weight in fused else 0
-        return inside / total if total else None
+                inside += macs if weight in weights else 0
+        return total, inside
 
 
 _NO_GRAPH = "the artifact holds the program, not the graph"

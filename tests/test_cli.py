@@ -168,7 +168,7 @@ def test_the_shell_completes_commands_and_targets() -> None:
         check=False,
         env={**os.environ, **environment},
     )
-    assert {"int8_dsp", "int8_dsp_per_channel", "int8_ort"} <= set(run.stdout.split())
+    assert {"int8_dsp", "int8_dsp_per_channel"} <= set(run.stdout.split())
 
 
 REFUSED = {

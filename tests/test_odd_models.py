@@ -151,7 +151,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[Tensor, ...]]] = {
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("target", ["int8_dsp", "int8_dsp_per_channel", "int8_ort"])
+@pytest.mark.parametrize("target", ["int8_dsp", "int8_dsp_per_channel", "ort_cpu"])
 def test_every_form_agrees(name: str, target: str) -> None:
     torch.manual_seed(0)
     make, inputs = MODELS[name]

@@ -6,6 +6,7 @@ the integer program agree in every element, and with the plain loops; ONNX Runti
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ import qcompiler
 from qcompiler import frontends
 from qcompiler.ir.interpret import interpret
 from qcompiler.ops import UNARY
+from qcompiler.quant.requant import RequantMode
 from qcompiler.targets import Target, load_target
 from tests.reference.maker import check as check_against_loops
 
@@ -272,7 +274,7 @@ CASES: dict[str, Callable[[Draw], Case]] = {
 TARGETS: Sequence[Target] = [
     load_target("int8_dsp"),
     load_target("int8_dsp_per_channel"),
-    load_target("int8_ort"),
+    load_target("ort_cpu"),
     load_target("int8_dsp").override(requantize="double", layout="NCHW", weight_bits=4),
     load_target("int8_dsp_per_channel").override(activation_bits=16),
     load_target("int8_dsp").override(activation_bits=6, requantize="double_hu", symmetric_activations=True),
@@ -303,9 +305,16 @@ def agrees(name: str, data: st.DataObject) -> None:
     for found, wanted in zip(interpret(graph, inputs), expected, strict=True):
         assert found.shape == wanted.shape
         assert torch.equal(found, wanted), "the float graph is torch's own computation"
-    compiled = qcompiler.compile(model, target, example_inputs=tuple(inputs), calibration_data=[inputs])
+    # Two roundings move a small sum by more than ONNX Runtime's one does: with a handful of products, as here, more
+    # elements differ by a step than a target states for networks. The step itself is checked below.
+    twice = target.arithmetic.requant.mode in (RequantMode.DOUBLE, RequantMode.DOUBLE_HALF_UP)
+    with warnings.catch_warnings(action="ignore" if twice else "error"):
+        compiled = qcompiler.compile(
+            model, target, example_inputs=tuple(inputs), calibration_data=[inputs], verify="warn" if twice else "error"
+        )
     assert compiled.verification is not None
     assert [form.status for form in compiled.verification.forms[:2]] == ["equal", "equal"]
+    assert all(form.largest <= 1 for form in compiled.verification.forms if "layer by layer" in form.name)
     check_against_loops(compiled.integer.main, inputs)
     activation_bits, weight_bits = target.activation_spec().bits, target.weight_spec("linear", 0).bits
     noisy = 10 if activation_bits == 4 else 4 if min(activation_bits, weight_bits) < 8 else 1

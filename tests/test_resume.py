@@ -55,7 +55,7 @@ def end_behind(monkeypatch: pytest.MonkeyPatch, layers: int, error: type[BaseExc
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_finished_layers_are_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from onnx import numpy_helper
 from qcompiler.backends import onnx_qdq
 from qcompiler.backends.integer import ProgramFiles, emit
 from qcompiler.backends.integer.program import Instruction
+from qcompiler.csource import write_c
 from qcompiler.ir.graph import Module
 from qcompiler.passes.base import PassContext
 from qcompiler.passes.manager import PassManager
@@ -45,8 +46,11 @@ def inputs() -> list[torch.Tensor]:
 
 def test_equal_forms_pass_and_say_how_much_was_compared(forms: tuple[Module, Module, ProgramFiles]) -> None:
     quantized, integer, program = forms
-    report = verify(Forms(program, onnx_qdq.emit(integer.main), quantized.main, integer.main), inputs(), TARGET)
+    source, _ = write_c(program, "mixed", [inputs()[0].numpy()], 0)
+    found = Forms(program, onnx_qdq.emit(integer.main), quantized.main, integer.main, source)
+    report = verify(found, inputs(), TARGET)
     assert report.passed
+    assert [form.name for form in report.forms[:3]] == ["integer graph", "integer program", "C"]
     assert all(form.tensors > 10 and form.elements > 10_000 for form in report.forms)
 
 

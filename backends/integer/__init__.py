@@ -1,12 +1,13 @@
-"""The integer program: format, emitter and executor."""
+"""The integer program: format, emitter, memory plan and executor."""
 
 from collections.abc import Sequence
 
 from qcompiler.backends.integer.emit import emit
 from qcompiler.backends.integer.executor import Array, Executor
-from qcompiler.backends.integer.program import Program, ProgramFiles
+from qcompiler.backends.integer.memory import plan, plan_program, sum_of_tensors
+from qcompiler.backends.integer.program import Memory, Program, ProgramFiles
 
-__all__ = ["Executor", "Program", "ProgramFiles", "emit", "run"]
+__all__ = ["Executor", "Memory", "Program", "ProgramFiles", "emit", "plan", "plan_program", "run", "sum_of_tensors"]
 
 
 def run(files: ProgramFiles, inputs: Sequence[Array]) -> list[Array]:

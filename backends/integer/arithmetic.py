@@ -27,20 +27,46 @@ def shift_right(x: Int, shift: npt.ArrayLike, ties: Literal["up", "away"]) -> In
     return np.where(x < 0, -magnitude, magnitude)
 
 
-def multiply(x: Int, significand: npt.ArrayLike, exponent: npt.ArrayLike, mode: str) -> Int:
-    """x * significand * 2^(exponent - 31), rounded as `mode` says."""
-    m, e = np.asarray(significand, np.int64), np.asarray(exponent, np.int64)
-    if mode == "single":
-        return shift_right(x * m, 31 - e, "up")
-    if mode in ("double", "double_hu"):
-        high = shift_right((x << np.maximum(e, 0)) * m, 31, "up")
-        return shift_right(high, np.maximum(-e, 0), "away" if mode == "double" else "up")
+SHIFTS = {
+    "pow2_shift": "rhup",
+    "pow2_shift_rhaz": "rhaz",
+    "pow2_shift_rne": "rne",
+    "pow2_shift_floor": "floor",
+    "pow2_shift_trunc": "trunc",
+}
+"""Modes that only shift, and how each rounds."""
+
+
+def multiply(x: Int, significand: npt.ArrayLike | None, exponent: npt.ArrayLike | None, mode: str) -> Int:
+    """x * significand * 2^(exponent - width), rounded as `mode` says; a width of 31 bits, or of 15.
+
+    Modes that only shift have no significand: x * 2^exponent.
+    """
+    if exponent is None:
+        raise ArtifactError(f"the mode {mode!r} lacks an exponent", where="program.json")
+    e = np.asarray(exponent, np.int64)
+    if mode in SHIFTS:
+        one = np.int64(1)
+        return divide(x << np.maximum(e, 0), np.left_shift(one, np.maximum(-e, 0)), SHIFTS[mode])
+    if significand is None:
+        raise ArtifactError(f"the mode {mode!r} lacks a multiplier", where="program.json")
+    m = np.asarray(significand, np.int64)
+    match mode:
+        case "single":
+            return shift_right(x * m, 31 - e, "up")
+        case "tosa16" | "s64_16":
+            return shift_right(x * m, 15 - e, "up")
+        case "nvdla_cvt":
+            return shift_right(x * m, 15 - e, "away")
+        case "double" | "double_hu":
+            high = shift_right((x << np.maximum(e, 0)) * m, 31, "up")
+            return shift_right(high, np.maximum(-e, 0), "away" if mode == "double" else "up")
     raise ArtifactError(f"the requantization mode {mode!r} is unknown", where="program.json")
 
 
 def requantize(
     acc: Int,
-    multiplier: npt.ArrayLike,
+    multiplier: npt.ArrayLike | None,
     exponent: npt.ArrayLike | None,
     mode: str,
     zero_point: int,
@@ -48,13 +74,11 @@ def requantize(
     qmax: Int,
 ) -> Int:
     """Accumulators to codes. Multipliers and limits broadcast against the last axis."""
-    if mode == "f32_rne":
+    if mode == "f32_rne" and multiplier is not None:
         product = acc.astype(np.float32) * np.asarray(multiplier, np.float32)
         low, high = ((limit - zero_point).astype(np.float32) for limit in (qmin, qmax))
         clipped = np.clip(product, low, high)
         return np.rint(clipped).astype(np.int64) + zero_point
-    if exponent is None:
-        raise ArtifactError(f"the mode {mode!r} lacks an exponent", where="program.json")
     return np.clip(multiply(acc, multiplier, exponent, mode) + zero_point, qmin, qmax)
 
 

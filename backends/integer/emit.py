@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Literal, cast
 
 import numpy as np
 
+from qcompiler.backends.integer.memory import ALIGNMENT, plan_program
 from qcompiler.backends.integer.program import ISLAND_TENSOR, Array, Instruction, Program, ProgramFiles, Scalar, Tensor
 from qcompiler.errors import UnsupportedError
-from qcompiler.ir.graph import Graph, Value
+from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.interpret import LEAVES
 from qcompiler.ir.text import print_graph
 from qcompiler.ir.types import Stage
@@ -18,29 +20,36 @@ def emit(
     graph: Graph,
     layout: Literal["NHWC", "NCHW"] = "NHWC",
     weight_layout: Literal["OHWI", "OIHW"] = "OHWI",
+    alignment: int = ALIGNMENT,
+    packing: Literal["none", "low_nibble_first", "high_nibble_first"] = "none",
 ) -> ProgramFiles:
-    """The program of `graph`.
+    """The program of `graph`, in the order that needs the least memory, with a plan of its memory for one image.
 
     Args:
         graph: At stage INTEGER.
         layout: Physical order of images.
         weight_layout: Physical order of convolution weights.
+        alignment: Of every tensor in memory, bytes.
+        packing: How files hold constants of four bits.
 
     Raises:
         UnsupportedError: The graph is not integer, or has two symbolic sizes in one shape.
     """
     if graph.stage is not Stage.INTEGER:
         raise UnsupportedError(f"a graph at stage {graph.stage} is no integer program", fix="Lower it first.")
-    tensors = {value.name: _tensor(value) for value in graph.values()}
+    values = [v for v in graph.values() if v.producer is None or v.producer.op != "expand_blocks"]
+    tensors = {value.name: _tensor(value) for value in values}
     constants: dict[str, Array] = {}
     islands: dict[str, str] = {}
     instructions: list[Instruction] = []
     for node in graph.nodes:
         if node.op in LEAVES:
             array = node.graph.module.tensors[str(node.attributes["ref"])].detach().cpu().numpy()
-            is_kernel = array.ndim == 4 and any(user.op == "int_conv2d" for user in node.output.users)
+            is_kernel = array.ndim == 4 and any(user.op == "int_conv2d" for user in _readers(node))
             constants[node.name] = array.transpose(0, 2, 3, 1) if is_kernel and weight_layout == "OHWI" else array
             continue
+        if node.op == "expand_blocks":
+            continue  # an instruction reads codes and factors apart
         if node.op == "call":
             island = graph.module.graphs[str(node.attributes["graph"])]
             islands[island.name] = print_graph(island)
@@ -54,10 +63,16 @@ def emit(
             for key, value in node.attributes.items()
             if value is not None and key not in ("shape", "function", "parameters", "scales", "dtype", "results")
         }
+        inputs = [value.name for value in node.inputs]
+        expand = node.inputs[1].producer if len(node.inputs) > 1 else None
+        if expand is not None and expand.op == "expand_blocks":
+            codes, factors = expand.inputs
+            inputs = [inputs[0], codes.name, *inputs[2:], factors.name]
+            attributes["block"] = expand.attributes["block"]
         instructions.append(
             Instruction(
                 op=node.op,
-                inputs=tuple(value.name for value in node.inputs),
+                inputs=tuple(inputs),
                 outputs=tuple(value.name for value in node.outputs),
                 attributes=cast("dict[str, Scalar | tuple[int, ...]]", attributes),
             )
@@ -65,6 +80,7 @@ def emit(
     program = Program(
         layout=layout,
         weight_layout=weight_layout,
+        packing=packing,
         inputs=tuple(value.name for value in graph.inputs),
         outputs=tuple(value.name for value in graph.outputs),
         tensors=tensors,
@@ -72,7 +88,17 @@ def emit(
         islands=islands,
         instructions=tuple(instructions),
     )
+    with contextlib.suppress(UnsupportedError):  # a model that takes no single image has no plan for one
+        program = plan_program(program, alignment=alignment)
     return ProgramFiles(program, {name: np.ascontiguousarray(array) for name, array in constants.items()})
+
+
+def _readers(leaf: Node) -> list[Node]:
+    """Who reads a constant, also through the factors of its blocks."""
+    found = []
+    for user in leaf.output.users:
+        found += [user, *user.output.users] if user.op == "expand_blocks" else [user]
+    return found
 
 
 def _tensor(value: Value) -> Tensor:

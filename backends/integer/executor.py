@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -11,16 +11,53 @@ import numpy.typing as npt
 from qcompiler.backends.integer import islands
 from qcompiler.backends.integer.islands import Island
 from qcompiler.backends.integer.kernels import KERNELS, Call
-from qcompiler.backends.integer.program import ProgramFiles, Tensor
+from qcompiler.backends.integer.liveness import NUMPY_TYPES, core_of
+from qcompiler.backends.integer.planned import Arena, Plan
+from qcompiler.backends.integer.program import Memory, ProgramFiles, Tensor
 from qcompiler.errors import ArtifactError, InputError
 
 Array: TypeAlias = npt.NDArray[Any]
 Observe: TypeAlias = Callable[[str, Array], None]
 Replace: TypeAlias = Callable[[str, Array], Array]
 
-_NUMPY = {"i4": "i1", "u4": "u1", "i8": "i1", "u8": "u1", "i16": "i2", "u16": "u2", "i32": "i4", "f32": "f4"}
-_NUMPY |= {"i64": "i8", "f16": "f2", "f64": "f8", "bool": "?"}  # of islands
 _TO_NHWC, _TO_NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
+
+
+class Storage(Protocol):
+    """Where the tensors of a run are, in their physical order. Instructions go by the name of their first result."""
+
+    def begin(self, instruction: str) -> None:
+        """Before an instruction reads."""
+
+    def read(self, name: str) -> Array:
+        """A tensor."""
+
+    def write(self, name: str, array: Array) -> None:
+        """Keep a tensor."""
+
+    def end(self, instruction: str) -> None:
+        """After an instruction has written."""
+
+
+class _Separate:
+    """Memory of its own for each tensor, until its last reader is done."""
+
+    def __init__(self, freed: Mapping[str, Sequence[str]]) -> None:
+        self.freed = freed
+        self.arrays: dict[str, Array] = {}
+
+    def begin(self, instruction: str) -> None:
+        pass
+
+    def read(self, name: str) -> Array:
+        return self.arrays[name]
+
+    def write(self, name: str, array: Array) -> None:
+        self.arrays[name] = array
+
+    def end(self, instruction: str) -> None:
+        for name in self.freed.get(instruction, ()):
+            self.arrays.pop(name, None)
 
 
 class Executor:
@@ -28,19 +65,23 @@ class Executor:
 
     Args:
         files: The program and its constants.
+        memory: A plan of its memory: all tensors of the core lie in one array of bytes then, in which freed ranges are
+            overwritten, see `planned`. Each tensor has memory of its own where there is none.
 
     Raises:
         ArtifactError: An instruction or element type is unknown.
     """
 
-    def __init__(self, files: ProgramFiles) -> None:
+    def __init__(self, files: ProgramFiles, memory: Memory | None = None) -> None:
         self.files = files
         self.program = program = files.program
+        self.core = core_of(program)
+        self._plan = None if memory is None else Plan(program, memory)
         self._constants = {name: self._logical_weight(name, array) for name, array in files.constants.items()}
         self._calls: list[Call] = []
         self._islands: dict[str, Island] = {}
-        self._last_use: dict[str, int] = {}
-        for position, instruction in enumerate(program.instructions):
+        readers: dict[str, str] = {}
+        for instruction in program.instructions:
             if instruction.op == "call":
                 name = str(instruction.attributes["graph"])
                 self._islands[name] = islands.load(files, name)
@@ -48,15 +89,20 @@ class Executor:
                 raise ArtifactError(f"the instruction {instruction.op!r} is unknown", where=instruction.output)
             inputs = tuple(program.tensors[name] for name in instruction.inputs)
             for name in instruction.outputs:
-                if program.tensors[name].dtype not in _NUMPY:
+                if program.tensors[name].dtype not in NUMPY_TYPES:
                     raise ArtifactError(f"the element type {program.tensors[name].dtype!r} is unknown", where=name)
             self._calls.append(Call(instruction, inputs, program.tensors[instruction.output]))
-            self._last_use.update(dict.fromkeys(instruction.inputs, position))
+            readers.update(dict.fromkeys(instruction.inputs, instruction.output))
+        self._freed: dict[str, list[str]] = {}
+        """By the first result of an instruction, what nothing reads after it."""
+        for name, reader in readers.items():
+            if name not in program.outputs:
+                self._freed.setdefault(reader, []).append(name)
 
     def run(
         self, inputs: Sequence[Array], observe: Observe | None = None, replace: Replace | None = None
     ) -> list[Array]:
-        """Run on one batch of any size.
+        """Run on one batch of any size, or of that of the plan.
 
         Args:
             inputs: Arrays of the declared types and logical shapes.
@@ -71,30 +117,32 @@ class Executor:
         """
         if len(inputs) != len(self.program.inputs):
             raise InputError(f"{len(inputs)} inputs were given", expected=str(len(self.program.inputs)))
-        memory: dict[str, Array] = {}
-        for name, array in zip(self.program.inputs, inputs, strict=True):
+        memory: Storage = _Separate(self._freed) if self._plan is None else Arena(self._plan)
+        for name, inner, array in zip(self.program.inputs, self.core.given, inputs, strict=True):
             _check(name, array, self.program.tensors[name])
-            memory[name] = self._store(array)
-        for position, call in enumerate(self._calls):
-            names = call.instruction.inputs
-            operands = [self._constants[n] if n in self._constants else self._load(memory[n]) for n in names]
+            if self._plan is not None and array.shape != self._plan.tensors.shapes[inner]:
+                expected = str(list(self._plan.tensors.shapes[inner]))
+                raise InputError(f"input {name!r} has shape {list(array.shape)}", expected=f"{expected}, as is planned")
+            memory.write(name, self._store(array))
+        for call in self._calls:
+            names, first = call.instruction.inputs, call.instruction.output
+            memory.begin(first)
+            operands = [self._constants[n] if n in self._constants else self._load(memory.read(n)) for n in names]
             results = self._compute(call, operands)
-            for name in dict.fromkeys(names):
-                if self._last_use[name] == position and name not in self.program.outputs:
-                    memory.pop(name, None)
             for name, result in zip(call.instruction.outputs, results, strict=True):
                 if observe is not None:
                     observe(name, result)
-                memory[name] = self._store(result if replace is None else replace(name, result))
+                memory.write(name, self._store(result if replace is None else replace(name, result)))
+            memory.end(first)
         return [
-            np.ascontiguousarray(self._load(memory[name]) if name in memory else self._constants[name])
-            for name in self.program.outputs
+            np.ascontiguousarray(self._constants[n] if n in self._constants else self._load(memory.read(n)))
+            for n in self.program.outputs
         ]
 
     def _compute(self, call: Call, operands: Sequence[Array]) -> list[Array]:
         if call.instruction.op == "call":
             return self._islands[str(call["graph"])](operands)
-        return [KERNELS[call.instruction.op](call, operands).astype(_NUMPY[call.output.dtype])]
+        return [KERNELS[call.instruction.op](call, operands).astype(NUMPY_TYPES[call.output.dtype])]
 
     def run_integer(self, codes: Sequence[Array]) -> list[Array]:
         """Run from codes to codes: what lies between the quantizers of the inputs and the dequantized outputs.
@@ -109,35 +157,31 @@ class Executor:
         Raises:
             InputError: The number of inputs, a shape, an element type or a code does not fit.
         """
-        program = self.program
-        quantizers = {call.instruction.inputs[0]: call for call in self._calls if call.instruction.op == "quantize"}
-        for call in self._calls:  # an input that an island reads is given as it is
-            if call.instruction.op != "quantize":
-                for name in call.instruction.inputs:
-                    quantizers.pop(name, None)
+        program, core = self.program, self.core
+        entry = {instruction.output for instruction in core.entry}
+        limits = {call.instruction.output: call.limits for call in self._calls if call.instruction.output in entry}
         if len(codes) != len(program.inputs):
             raise InputError(f"{len(codes)} inputs were given", expected=str(len(program.inputs)))
         given: dict[str, Array] = {}
         stand_ins: list[Array] = []
-        for name, array in zip(program.inputs, codes, strict=True):
-            quantizer = quantizers.get(name)
-            inner = name if quantizer is None else quantizer.instruction.output
+        for name, inner, array in zip(program.inputs, core.given, codes, strict=True):
             _check(inner, array, program.tensors[inner])
-            if quantizer is not None:
-                _check_codes(inner, array, *quantizer.limits)
+            if inner in limits:
+                _check_codes(inner, array, *limits[inner])
             given[inner] = array
-            stand_ins.append(np.zeros(array.shape, _NUMPY[program.tensors[name].dtype]) if inner != name else array)
-        wanted = {i.output: i.inputs[0] for i in program.instructions if i.op == "dequantize"}
+            outer = np.zeros(array.shape, NUMPY_TYPES[program.tensors[name].dtype]) if inner != name else array
+            stand_ins.append(outer)
         seen: dict[str, Array] = {}
-        keep = set(wanted.values())
+        keep = set(core.taken)
         outputs = self.run(
             stand_ins,
             lambda name, array: seen.__setitem__(name, array) if name in keep else None,
             given.get,
         )
+        found = {**self._constants, **seen, **given}
         return [
-            np.ascontiguousarray(seen[wanted[name]]) if name in wanted else array
-            for name, array in zip(program.outputs, outputs, strict=True)
+            array if name == inner else np.ascontiguousarray(found[inner])
+            for name, inner, array in zip(program.outputs, core.taken, outputs, strict=True)
         ]
 
     def _store(self, array: Array) -> Array:
@@ -167,5 +211,5 @@ def _check(name: str, array: Array, tensor: Tensor) -> None:
     )
     if not fits:
         raise InputError(f"input {name!r} has shape {list(array.shape)}", expected=str(list(tensor.shape)))
-    if array.dtype != np.dtype(_NUMPY[tensor.dtype]):
+    if array.dtype != np.dtype(NUMPY_TYPES[tensor.dtype]):
         raise InputError(f"input {name!r} has element type {array.dtype}", expected=tensor.dtype)

@@ -11,8 +11,9 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
-from qcompiler.backends.integer.program import ISLAND_TENSOR, Array, ProgramFiles
-from qcompiler.errors import ArtifactError, QCompilerError
+from qcompiler.backends.integer.program import ISLAND_TENSOR, Array, Program, ProgramFiles
+from qcompiler.errors import ArtifactError, InputError, QCompilerError
+from qcompiler.ir.dims import bind, evaluate_dim
 from qcompiler.ir.graph import Module
 from qcompiler.ir.interpret import evaluate_node, interpret_with
 from qcompiler.ir.text import parse_module
@@ -32,7 +33,7 @@ def load(files: ProgramFiles, name: str) -> Island:
         graph = parse_module(files.program.islands[name], module.tensors).graphs[name]
         verify(graph)
     except (QCompilerError, KeyError) as error:
-        raise ArtifactError(f"the island cannot be read: {error}", where=f"program.json, islands.{name}") from error
+        raise _unreadable(name, error) from error
 
     def run(arrays: Sequence[Array]) -> list[Array]:
         with torch.no_grad():
@@ -50,3 +51,24 @@ def _tensors(files: ProgramFiles, name: str) -> dict[str, torch.Tensor]:
         for key, array in files.constants.items()
         if key.startswith(prefix)
     }
+
+
+def result_shapes(program: Program, name: str, operands: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """The shapes of what the island called `name` gives for operands of given shapes.
+
+    Raises:
+        ArtifactError: Its text is no graph, or takes no such operands.
+    """
+    try:
+        graph = parse_module(program.islands[name]).graphs[name]
+        bindings: dict[str, int] = {}
+        found = [bind(value.type.shape, shape, bindings) for value, shape in zip(graph.inputs, operands, strict=True)]
+        if any(found):
+            raise InputError(f"an operand does not fit: {next(filter(None, found))}")
+        return [tuple(evaluate_dim(dim, bindings) for dim in value.type.shape) for value in graph.outputs]
+    except (QCompilerError, KeyError, ValueError) as error:
+        raise _unreadable(name, error) from error
+
+
+def _unreadable(name: str, error: Exception) -> ArtifactError:
+    return ArtifactError(f"the island cannot be read: {error}", where=f"program.json, islands.{name}")

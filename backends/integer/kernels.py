@@ -47,7 +47,7 @@ class Call:
         low, high = _limits(self.output.dtype)
         return (low if self.get("qmin") is None else self["qmin"], high if self.get("qmax") is None else self["qmax"])
 
-    def requantize(self, acc: Int, multiplier: Array, exponent: Array | None) -> Int:
+    def requantize(self, acc: Int, multiplier: Array | None, exponent: Array | None) -> Int:
         """Accumulators, channels last, to codes."""
         low, high = (np.asarray(codes, np.int64) for codes in self.limits)
         return requantize(acc, multiplier, exponent, self["mode"], self.output.zero_point[0], low, high)
@@ -64,11 +64,18 @@ def _steps(call: Call, arrays: Sequence[Array], index: int) -> Int:
 
 
 def _weight(call: Call, arrays: Sequence[Array]) -> Int:
-    """The second operand with its zero points removed: one, or one per channel."""
+    """The second operand with its zero points removed: one, or one per channel; times the factors of its blocks."""
     tensor = call.inputs[1]
     shape = [1] * arrays[1].ndim
     shape[tensor.axis or 0] = -1
     result: Int = arrays[1].astype(np.int64) - np.array(tensor.zero_point, np.int64).reshape(shape)
+    block = call.get("block")
+    if block is not None:
+        channels, inputs = (0, 1) if (tensor.axis or 0) == 0 else (1, 0)
+        rows = np.moveaxis(result, (channels, inputs), (0, 1))
+        for begin in range(0, rows.shape[1], block):
+            factor = arrays[-1][:, begin // block].astype(np.int64)
+            rows[:, begin : begin + block] *= factor.reshape(-1, 1, *[1] * (rows.ndim - 2))
     return result
 
 
@@ -87,8 +94,22 @@ def _largest(call: Call) -> int:
     return max(high - call.zero_point(0), call.zero_point(0) - low)
 
 
-def _multiplier(arrays: Sequence[Array], first: int) -> tuple[Array, Array | None]:
+def _layer_multiplier(call: Call, arrays: Sequence[Array]) -> tuple[Array | None, Array | None]:
+    """Of a layer, behind whose operands the factors of its weight's blocks may stand."""
+    return _multiplier(arrays if call.get("block") is None else arrays[:-1], 3)
+
+
+def _multiplier(arrays: Sequence[Array], first: int) -> tuple[Array | None, Array | None]:
+    """Multiplier and exponent: modes that only shift have an exponent alone, float ones a multiplier alone."""
+    if arrays[first].dtype == np.int8:
+        return None, arrays[first]
     return arrays[first], arrays[first + 1] if len(arrays) > first + 1 else None
+
+
+def _scalar_multiplier(arrays: Sequence[Array], first: int) -> tuple[Array | None, Array | None]:
+    """The same where there is one for the tensor, which need not broadcast with its last axis."""
+    multiplier, exponent = (None if part is None else part[0] for part in _multiplier(arrays, first))
+    return multiplier, exponent
 
 
 def int_conv(call: Call, arrays: Sequence[Array]) -> Array:
@@ -116,7 +137,7 @@ def int_conv(call: Call, arrays: Sequence[Array]) -> Array:
             outputs = slice(group * rows, (group + 1) * rows)
             acc[..., outputs] += part[..., channels] @ matrix[outputs].T
     total = acc.astype(np.int64) + arrays[2].astype(np.int64)
-    return np.moveaxis(call.requantize(total, *_multiplier(arrays, 3)), -1, 1)
+    return np.moveaxis(call.requantize(total, *_layer_multiplier(call, arrays)), -1, 1)
 
 
 def int_conv_transpose(call: Call, arrays: Sequence[Array]) -> Array:
@@ -146,7 +167,7 @@ def int_conv_transpose(call: Call, arrays: Sequence[Array]) -> Array:
             acc[(slice(None), *window, outputs)] += x[..., inputs] @ matrix[inputs]
     inner = [slice(p, length - p) for p, length in zip(padding, reach, strict=True)]
     total = acc[(slice(None), *inner)].astype(np.int64) + arrays[2].astype(np.int64)
-    return np.moveaxis(call.requantize(total, *_multiplier(arrays, 3)), -1, 1)
+    return np.moveaxis(call.requantize(total, *_layer_multiplier(call, arrays)), -1, 1)
 
 
 def int_linear(call: Call, arrays: Sequence[Array]) -> Array:
@@ -154,7 +175,8 @@ def int_linear(call: Call, arrays: Sequence[Array]) -> Array:
     weight = _weight(call, arrays)
     dtype = _exact_type(weight, _largest(call), call.instruction.output)
     acc = _steps(call, arrays, 0).astype(dtype) @ weight.astype(dtype).T
-    return call.requantize(acc.astype(np.int64) + arrays[2].astype(np.int64), *_multiplier(arrays, 3))
+    total = acc.astype(np.int64) + arrays[2].astype(np.int64)
+    return call.requantize(total, *_layer_multiplier(call, arrays))
 
 
 def int_add(call: Call, arrays: Sequence[Array]) -> Array:
@@ -172,9 +194,9 @@ def int_add(call: Call, arrays: Sequence[Array]) -> Array:
     total = np.zeros((), np.int64)
     for index, side in enumerate(("left", "right")):
         shifted = _steps(call, arrays, index) << call["shift"]
-        scaled = multiply(shifted, call[f"{side}_multiplier"], call[f"{side}_exponent"], call["mode"])
+        scaled = multiply(shifted, call.get(f"{side}_multiplier"), call.get(f"{side}_exponent"), call["mode"])
         total = total - scaled if side == "right" and call.get("subtract") else total + scaled
-    return call.requantize(total, call["out_multiplier"], call["out_exponent"])
+    return call.requantize(total, call.get("out_multiplier"), call.get("out_exponent"))
 
 
 def _left_is_scalar(left: Sequence[int], right: Sequence[int]) -> bool:
@@ -191,14 +213,19 @@ def int_mul(call: Call, arrays: Sequence[Array]) -> Array:
         scaled = product.astype(np.float32) * np.float32(call["product_multiplier"])
         codes: Int = np.clip(np.rint(scaled + np.float32(call.output.zero_point[0])), *call.limits).astype(np.int64)
         return codes
-    return call.requantize(product, call["product_multiplier"], call["product_exponent"])
+    return call.requantize(product, call.get("product_multiplier"), call.get("product_exponent"))
 
 
 def int_mean(call: Call, arrays: Sequence[Array]) -> Array:
-    """Sum over whole axes; the division is in the multiplier."""
+    """Sum over whole axes; the division is in the multiplier, or one with a power of two beside the divisor."""
     total = _steps(call, arrays, 0).sum(axis=tuple(call["axes"]), keepdims=bool(call["keepdim"]))
-    multiplier, exponent = _multiplier(arrays, 1)
-    return call.requantize(total, multiplier[0], None if exponent is None else exponent[0])
+    multiplier, exponent = _scalar_multiplier(arrays, 1)
+    if call.get("divisor") is None or exponent is None:
+        return call.requantize(total, multiplier, exponent)
+    power = int(exponent)
+    mean = divide(total << max(power, 0), call["divisor"] << max(-power, 0), call["rounding"])
+    codes: Int = np.clip(mean + call.output.zero_point[0], *call.limits)
+    return codes
 
 
 def _windows(size: int, out: int, kernel: int, stride: int, padding: int) -> list[tuple[int, int, int]]:
@@ -292,8 +319,7 @@ def dequantize(call: Call, arrays: Sequence[Array]) -> Array:
 
 def rescale(call: Call, arrays: Sequence[Array]) -> Array:
     """From one grid to another."""
-    multiplier, exponent = _multiplier(arrays, 1)
-    return call.requantize(_steps(call, arrays, 0), multiplier[0], None if exponent is None else exponent[0])
+    return call.requantize(_steps(call, arrays, 0), *_scalar_multiplier(arrays, 1))
 
 
 def lookup(call: Call, arrays: Sequence[Array]) -> Array:

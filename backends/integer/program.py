@@ -3,11 +3,14 @@
 `program.json` holds everything but numbers in bulk, `weights.safetensors` those. Images are stored physically in the
 order that `layout` names; sizes, axes and attributes are written in the logical order N, C, H, W. A size of -1 is the
 batch.
+
+`memory` says where in one array each tensor lies while the program runs; see `memory.plan`.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -18,9 +21,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from qcompiler.backends.integer.aliases import check_memory
 from qcompiler.errors import ArtifactError
 
 SCHEMA = "qcompiler.program/1"
+NIBBLES = ("i4", "u4")
+"""Element types of which a byte may hold two."""
 ISLAND_TENSOR = "/"
 """Between the name of an island and that of its tensor, in the name of a constant."""
 Array = npt.NDArray[np.generic]
@@ -55,12 +61,31 @@ class Instruction(_Model):
         return self.outputs[0]
 
 
+class Memory(_Model):
+    """Where in one array of bytes each tensor lies while the core of the program runs, from codes to codes."""
+
+    batch: Annotated[int, Field(ge=1)]
+    """Images that it is planned for."""
+    bytes: Annotated[int, Field(ge=0)]
+    """Size of the array."""
+    lower_bound: Annotated[int, Field(ge=0)]
+    """Largest number of bytes that are alive at once in this order of instructions: no plan can do with less."""
+    alignment: Annotated[int, Field(ge=1)]
+    """Of every offset, bytes. Each tensor has the array to itself up to the next multiple behind its end."""
+    offsets: dict[str, int]
+    """First byte of every tensor that an instruction writes or the caller gives. Constants have none, nor has what lies
+    outside of the core: real numbers that nothing but a `quantize` reads, and results that only the caller reads of a
+    `dequantize`; the codes behind and in front of those are the inputs and outputs of the core."""
+
+
 class Program(_Model):
     """The whole program but its constants."""
 
     schema_version: Annotated[Literal["qcompiler.program/1"], Field(alias="schema")] = "qcompiler.program/1"
     layout: Literal["NHWC", "NCHW"]
     weight_layout: Literal["OHWI", "OIHW"]
+    packing: Literal["none", "low_nibble_first", "high_nibble_first"] = "none"
+    """How constants of four bits are held in files: one in a byte, or two, row-major, a zero behind an odd number."""
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     tensors: dict[str, Tensor]
@@ -68,6 +93,7 @@ class Program(_Model):
     islands: dict[str, str] = {}
     """Float graphs that the instruction `call` runs, as text; their tensors are constants called `island/tensor`."""
     instructions: tuple[Instruction, ...]
+    memory: Memory | None = None
 
 
 @dataclass(frozen=True)
@@ -94,6 +120,8 @@ class ProgramFiles:
         for name in (*known, *self.program.outputs):
             if name not in self.program.tensors or name not in known:
                 raise ArtifactError(f"the tensor {name!r} is not declared or never written", where="program.json")
+        if self.program.memory is not None:
+            check_memory(self.program, self.program.memory)
 
     def program_json(self) -> str:
         """Text of `program.json`; the same program gives the same bytes."""
@@ -102,7 +130,19 @@ class ProgramFiles:
 
     def weights(self) -> bytes:
         """Bytes of `weights.safetensors`."""
-        return save({name: np.ascontiguousarray(self.constants[name]) for name in sorted(self.constants)})
+        arrays = {name: np.ascontiguousarray(self.constants[name]) for name in sorted(self.constants)}
+        if self.program.packing != "none":
+            arrays = {name: self._packed(name, array) for name, array in arrays.items()}
+        return save(arrays)
+
+    def _packed(self, name: str, array: Array) -> Array:
+        if self.program.tensors[name].dtype not in NIBBLES:
+            return array
+        codes = array.reshape(-1).view(np.uint8) & 0xF
+        pairs = np.append(codes, np.zeros(codes.size % 2, np.uint8)).reshape(-1, 2).astype(np.uint8)
+        low, high = (0, 1) if self.program.packing == "low_nibble_first" else (1, 0)
+        packed: Array = pairs[:, low] | pairs[:, high] << 4
+        return packed
 
     @classmethod
     def parse(cls, program_json: str, weights: bytes) -> ProgramFiles:
@@ -121,4 +161,32 @@ class ProgramFiles:
             constants = load(weights)
         except SafetensorError as error:
             raise ArtifactError(f"the constants cannot be read: {error}", where="weights.safetensors") from None
+        if program.packing != "none":
+            constants = {name: _unpacked(program, name, array) for name, array in constants.items()}
         return cls(program, constants)
+
+
+def _unpacked(program: Program, name: str, array: Array) -> Array:
+    """The inverse of `ProgramFiles._packed`, in the order in which the constant is stored.
+
+    Raises:
+        ArtifactError: There are not as many codes as the tensor has elements.
+    """
+    tensor = program.tensors.get(name)
+    if tensor is None or tensor.dtype not in NIBBLES:
+        return array
+    shape = tensor.shape
+    is_kernel = any(i.op == "int_conv2d" and i.inputs[1] == name for i in program.instructions)
+    if len(shape) == 4 and is_kernel and program.weight_layout == "OHWI":
+        shape = (shape[0], *shape[2:], shape[1])
+    packed = array.reshape(-1).astype(np.uint8)
+    halves = [packed & 0xF, packed >> 4]
+    codes = np.stack(halves if program.packing == "low_nibble_first" else halves[::-1], 1).reshape(-1)
+    count = math.prod(shape)
+    if codes.size != count + count % 2:
+        raise ArtifactError(f"{codes.size} codes for {count} elements", where=f"weights.safetensors, {name}")
+    codes = codes[:count].reshape(shape)
+    if tensor.dtype == "u4":
+        return codes
+    signed: Array = ((codes ^ 8).astype(np.int8) - np.int8(8)).astype(np.int8)
+    return signed

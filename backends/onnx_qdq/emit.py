@@ -15,23 +15,25 @@ and runs them as float otherwise.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx_graphsurgeon as gs
 
+from qcompiler.backends.onnx_qdq import pooling
 from qcompiler.backends.onnx_qdq.functions import FUNCTIONS
 from qcompiler.backends.onnx_qdq.islands import LEAST_OPSET, export
+from qcompiler.backends.onnx_qdq.leaves import leaf_array
 from qcompiler.errors import UnsupportedError
 from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.interpret import LEAVES
 from qcompiler.ir.types import DType, QuantParams, Stage
-from qcompiler.ops.integer import window_counts
 
 Array = npt.NDArray[np.generic]
 
@@ -39,7 +41,7 @@ UNSIGNED_SHIFT = 128
 """How much higher the codes of signed 8-bit activations are in the file."""
 
 WIDE_OPSET, WIDE_IR_VERSION = 21, 10
-"""The first versions in which QuantizeLinear takes 16-bit types."""
+"""The first versions in which QuantizeLinear takes 16-bit types, and DequantizeLinear scales of blocks."""
 
 AXES_AS_INPUT = 18
 """The first opset in which ReduceMean takes its axes as an input."""
@@ -61,10 +63,14 @@ class OnnxOptions:
     Args:
         opset: Version of the operator set.
         ir_version: Version of the file format; newer ones are refused by older runtimes.
+        activations: Signed 8-bit activations as unsigned ones, or as they are.
+        bias: Biases as integers behind a DequantizeLinear, or as real numbers.
     """
 
     opset: int = 13
     ir_version: int = 8
+    activations: Literal["unsigned", "as_is"] = "unsigned"
+    bias: Literal["int32", "float"] = "int32"
 
 
 def emit(graph: Graph, options: OnnxOptions | None = None) -> bytes:
@@ -95,9 +101,11 @@ def _raised(options: OnnxOptions, graph: Graph) -> OnnxOptions:
     results = (value for value in graph.values() if value.producer is None or value.producer.op not in LEAVES)
     if any(value.type.dtype in (DType.I16, DType.U16) for value in results):
         opset, ir_version = max(opset, WIDE_OPSET), max(ir_version, WIDE_IR_VERSION)
+    if any(node.op == "expand_blocks" for node in graph.nodes):
+        opset, ir_version = max(opset, WIDE_OPSET), max(ir_version, WIDE_IR_VERSION)
     if any(node.op == "call" for node in graph.nodes):
         opset = max(opset, LEAST_OPSET)
-    return OnnxOptions(opset, ir_version)
+    return dataclasses.replace(options, opset=opset, ir_version=ir_version)
 
 
 class _Emitter:
@@ -119,7 +127,7 @@ class _Emitter:
             self.codes[value] = tensor
             inputs.append(tensor)
         for node in self.graph.nodes:
-            if node.op in LEAVES:
+            if node.op in (*LEAVES, "expand_blocks"):
                 continue
             rule = _RULES.get(node.op)
             if rule is None:
@@ -130,7 +138,7 @@ class _Emitter:
             tensor = self.codes.get(value)
             if tensor is None or value in self.graph.inputs or any(tensor is other for other in outputs):
                 # A file has a node of its own behind each output: inputs, constants and doubles are passed on.
-                source = self.constant(f"{value.name}.value", _leaf(value)) if tensor is None else tensor
+                source = self.constant(f"{value.name}.value", leaf_array(value)) if tensor is None else tensor
                 tensor = self.add("Identity", [source], self.unused(f"{value.name}.output"))
             tensor.dtype, tensor.shape = _numpy(value), _shape(value)
             outputs.append(tensor)
@@ -165,7 +173,7 @@ class _Emitter:
 
     def activation_grid(self, name: str, quant: QuantParams, dtype: DType) -> list[gs.Constant]:
         """Scale and zero point of an activation; signed codes of up to eight bits move up to unsigned ones."""
-        if DType.of(dtype.torch) is DType.I8:
+        if DType.of(dtype.torch) is DType.I8 and self.options.activations == "unsigned":
             quant = QuantParams(quant.scale, tuple(zero + UNSIGNED_SHIFT for zero in quant.zero_point), quant.axis)
             dtype = DType.U8
         return self.grid(name, quant, dtype)
@@ -188,8 +196,13 @@ class _Emitter:
             return self.codes[value]
         name = f"{node.name}/{index}"
         source = self.codes.get(value)
+        wide = value.type.dtype is DType.I64 or (value.type.dtype is DType.I32 and self.options.bias == "float")
+        if source is None and wide:
+            return self.real_bias(value, quant)
+        if value.producer is not None and value.producer.op == "expand_blocks":
+            return self.blocks(node, index, value.producer, quant)
         if source is None:
-            source = self.weights.get(value) or self.constant(value.name + WEIGHT_CODES, _leaf(value))
+            source = self.weights.get(value) or self.constant(value.name + WEIGHT_CODES, leaf_array(value))
             self.weights[value] = source
             grid = self.grid(name, quant, value.type.dtype, with_zero=value.type.dtype is not DType.I32)
         else:
@@ -197,13 +210,35 @@ class _Emitter:
         axis = {} if quant.axis is None else {"axis": quant.axis}
         return self.add("DequantizeLinear", [source, *grid], self.unused(f"{name}.real"), **axis)
 
+    def blocks(self, node: Node, index: int, expand: Node, quant: QuantParams) -> gs.Tensor:
+        """A weight with a scale for each block: the scale of its channel times the factor of the block."""
+        codes, factors = expand.inputs
+        if codes not in self.weights:
+            self.weights[codes] = self.constant(codes.name, leaf_array(codes))
+        array, inputs = leaf_array(factors), 1 - int(cast("int", expand.attributes["axis"]))
+        scale = np.asarray(quant.scale, np.float32)[:, None] * array.astype(np.float32)
+        scale = scale if inputs == 1 else scale.T
+        shape = codes.type.shape
+        scale = np.broadcast_to(scale.reshape(*scale.shape, *[1] * (len(shape) - 2)), (*scale.shape, *shape[2:]))
+        name = f"{node.name}/{index}"
+        attributes = {"axis": inputs, "block_size": int(cast("int", expand.attributes["block"]))}
+        operands = [self.weights[codes], self.constant(f"{name}.scale", scale)]
+        return self.add("DequantizeLinear", operands, self.unused(f"{name}.real"), **attributes)
+
+    def real_bias(self, value: Value, quant: QuantParams) -> gs.Constant:
+        """A bias as the real numbers that it stands for: of more than 32 bits, which no DequantizeLinear takes."""
+        if value not in self.weights:
+            real = leaf_array(value).astype(np.float64) * np.asarray(quant.scale, np.float64)
+            self.weights[value] = self.constant(value.name, real.astype(np.float32))
+        return self.weights[value]
+
     def numbers(self, node: Node, index: int) -> gs.Constant:
         """Operand `index`, a tensor of the module, as the real numbers that its codes stand for."""
         value = node.inputs[index]
         quant = value.type.quant
         if quant is None or quant.axis is not None:
             raise UnsupportedError(f"%{value.name} has no grid of its own", where=node.where)
-        real = (_leaf(value).astype(np.float64) - quant.zero_point[0]) * quant.scale[0]
+        real = (leaf_array(value).astype(np.float64) - quant.zero_point[0]) * quant.scale[0]
         return self.constant(f"{node.name}/{index}", real.astype(np.float32))
 
     def quantized(self, node: Node, real: gs.Tensor) -> None:
@@ -221,9 +256,9 @@ class _Emitter:
         if node.op in _FUSED and dtype.bits == 8:
             # Between a layer and its quantizer a Clip would keep ONNX Runtime from multiplying integers.
             whole = self.add("QuantizeLinear", [real, *grid], self.unused(f"{node.name}.whole"))
-            shift = UNSIGNED_SHIFT if dtype is DType.I8 else 0
+            shift, stored = self.stored(dtype)
             codes = [
-                self.constant(f"{node.name}.{end}", (code + shift).astype(np.uint8))
+                self.constant(f"{node.name}.{end}", (code + shift).astype(stored))
                 for end, code in (("least", lowest), ("most", highest))
             ]
             self.codes[value] = self.clipped(whole, codes, value.name, self.unused(f"{node.name}.raised"))
@@ -236,6 +271,12 @@ class _Emitter:
         ]
         names = [self.unused(f"{node.name}.{part}") for part in ("real", "raised")]
         self.codes[value] = self.add("QuantizeLinear", [self.clipped(real, limits, *names), *grid], value.name)
+
+    def stored(self, dtype: DType) -> tuple[int, np.dtype[np.generic]]:
+        """How much higher the codes of an activation are in the file, and the type that holds them."""
+        if dtype is DType.I8 and self.options.activations == "unsigned":
+            return UNSIGNED_SHIFT, np.dtype(np.uint8)
+        return 0, dtype.numpy
 
     def limits(self, node: Node) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Lowest and highest codes of the result: numbers, or arrays that broadcast with it, one entry per channel."""
@@ -253,7 +294,7 @@ class _Emitter:
             return self.add("Clip", [tensor, *limits], name)
         return self.add("Min", [self.add("Max", [tensor, limits[0]], between), limits[1]], name)
 
-    def _ints(self, node: Node, name: str) -> list[int]:
+    def ints(self, node: Node, name: str) -> list[int]:
         return [int(item) for item in node.attributes[name]]  # type: ignore[union-attr,arg-type]
 
     def quantize(self, node: Node) -> None:
@@ -294,15 +335,15 @@ class _Emitter:
     def real_numbers(self, value: Value) -> gs.Tensor:
         """A value without codes: an input of the file, or what a node computed; a tensor of the module as constant."""
         found = self.codes.get(value)
-        return self.constant(f"{value.name}.value", _leaf(value)) if found is None else found
+        return self.constant(f"{value.name}.value", leaf_array(value)) if found is None else found
 
     def conv(self, node: Node) -> None:
         operands = [self.real(node, index) for index in range(3)]
-        padding = self._ints(node, "padding")
+        padding = self.ints(node, "padding")
         attributes = {
-            "strides": self._ints(node, "stride"),
+            "strides": self.ints(node, "stride"),
             "pads": padding,
-            "dilations": self._ints(node, "dilation"),
+            "dilations": self.ints(node, "dilation"),
             "group": int(node.attributes["groups"]),  # type: ignore[arg-type]
             "kernel_shape": [int(size) for size in node.inputs[1].type.shape[2:]],
         }
@@ -310,7 +351,7 @@ class _Emitter:
 
     def conv_transpose(self, node: Node) -> None:
         operands = [self.real(node, index) for index in range(3)]
-        stride, padding, extra = (self._ints(node, key) for key in ("stride", "padding", "output_padding"))
+        stride, padding, extra = (self.ints(node, key) for key in ("stride", "padding", "output_padding"))
         # What the output gains at its end, less padding there gives as well; ONNX Runtime takes no more than a stride.
         ends = [max(pad - more, 0) for pad, more in zip(padding, extra, strict=True)]
         rest = [max(more - pad, 0) for pad, more in zip(padding, extra, strict=True)]
@@ -324,7 +365,7 @@ class _Emitter:
             "strides": stride,
             "pads": padding + ends,
             "output_padding": rest,
-            "dilations": self._ints(node, "dilation"),
+            "dilations": self.ints(node, "dilation"),
             "group": int(node.attributes["groups"]),  # type: ignore[arg-type]
             "kernel_shape": [int(size) for size in node.inputs[1].type.shape[2:]],
         }
@@ -346,7 +387,7 @@ class _Emitter:
         self.quantized(node, self.compute(node, op, [self.real(node, 0), self.real(node, 1)]))
 
     def mean(self, node: Node) -> None:
-        axes = self._ints(node, "axes")
+        axes = self.ints(node, "axes")
         x = self.real(node, 0)
         if axes == [2, 3] and node.inputs[0].type.rank == 4 and node.attributes["keepdim"]:
             self.quantized(node, self.compute(node, "GlobalAveragePool", [x]))
@@ -379,73 +420,6 @@ class _Emitter:
         normalized = self.compute(node, "Div", [distance, self.compute(node, "Sqrt", [guarded])])
         scaled = self.compute(node, "Mul", [normalized, weight])
         self.quantized(node, self.compute(node, "Add", [scaled, bias]))
-
-    def avg_pool2d(self, node: Node) -> None:
-        if node.attributes["divisor_override"] is not None or node.attributes["ceil_mode"]:
-            self.quantized(node, self.window_sums(node))
-            return
-        pooled = self.compute(
-            node,
-            "AveragePool",
-            [self.real(node, 0)],
-            kernel_shape=self._ints(node, "kernel"),
-            strides=self._ints(node, "stride"),
-            pads=self._ints(node, "padding") * 2,
-            count_include_pad=int(bool(node.attributes["count_include_pad"])),
-        )
-        self.quantized(node, pooled)
-
-    def window_sums(self, node: Node) -> gs.Tensor:
-        """Averages that ONNX counts otherwise: means of whole windows over a border of zeros, each times a factor."""
-        kernel, stride = self._ints(node, "kernel"), self._ints(node, "stride")
-        height, width = node.inputs[0].type.shape[2:]
-        if not isinstance(height, int) or not isinstance(width, int):
-            raise UnsupportedError("average pooling with divisor_override of images of any size", where=node.where)
-        begins, ends = self._ints(node, "padding"), self.window_ends(node)
-        amounts = self.constant(f"{node.name}.pads", np.asarray([0, 0, *begins, 0, 0, *ends], np.int64))
-        bordered = self.compute(node, "Pad", [self.real(node, 0), amounts])
-        means = self.compute(node, "AveragePool", [bordered], kernel_shape=kernel, strides=stride)
-        counts = window_counts((height, width), node.attributes).numpy()
-        factors = (math.prod(kernel) / counts.astype(np.float64)).astype(np.float32)
-        factor = self.constant(f"{node.name}.factor", factors.reshape(1, 1, *factors.shape[-2:]))
-        return self.compute(node, "Mul", [means, factor])
-
-    def window_ends(self, node: Node) -> list[int]:
-        """Padding behind each axis with which as many windows fit as torch counts, which may count upwards."""
-        ends = []
-        dilation = self._ints(node, "dilation") if "dilation" in node.attributes else [1, 1]
-        for axis in range(2):
-            size, count = node.inputs[0].type.shape[2 + axis], node.output.type.shape[2 + axis]
-            stride, begin = self._ints(node, "stride")[axis], self._ints(node, "padding")[axis]
-            if not isinstance(size, int) or not isinstance(count, int):
-                ends.append(begin)
-                continue
-            span = dilation[axis] * (self._ints(node, "kernel")[axis] - 1) + 1
-            ends.append(max(0, (count - 1) * stride + span - begin - size))
-        return ends
-
-    def resample2d(self, node: Node) -> None:
-        x = self.real(node, 0)
-        if node.attributes["function"] == "adaptive_avg_pool2d":
-            rows, columns = (_leaf(value).astype(np.float64) for value in node.inputs[1:3])
-            left, right = (
-                self.constant(f"{node.name}.{name}", (weights / weights.sum(1, keepdims=True)).astype(np.float32))
-                for name, weights in (("rows", rows), ("columns", columns))
-            )
-            # Not MatMul: ONNX Runtime would quantize its constant operand.
-            self.quantized(node, self.compute(node, "Einsum", [left, x, right], equation="ih,nchw,jw->ncij"))
-            return
-        mode, corners = cast("tuple[str, bool]", node.attributes["parameters"])
-        # The batch is not known, and factors in float32 may lose a pixel: the sizes are put together when it runs.
-        shape = self.compute(node, "Shape", [x])
-        bounds = [self.constant(f"{node.name}.bound", np.asarray([bound], np.int64)) for bound in (0, 2)]
-        outer = self.compute(node, "Slice", [shape, *bounds])
-        inner = self.constant(f"{node.name}.size", np.asarray(node.output.type.shape[2:], np.int64))
-        sizes = self.compute(node, "Concat", [outer, inner], axis=0)
-        nearest = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-        linear = {"mode": "linear", "coordinate_transformation_mode": "align_corners" if corners else "half_pixel"}
-        operands = [x, gs.Variable.empty(), gs.Variable.empty(), sizes]
-        self.quantized(node, self.compute(node, "Resize", operands, **(nearest if mode == "nearest" else linear)))
 
     def lookup(self, node: Node) -> None:
         function = str(node.attributes["function"])
@@ -483,13 +457,12 @@ class _Emitter:
     def clamp(self, node: Node) -> None:
         """On codes as they are, so that they have one quantizer: that of the operand, behind which this stands."""
         dtype = DType.of(node.output.type.dtype.torch)  # as in `quantized`
-        stored = np.dtype(np.uint8) if dtype is DType.I8 else dtype.numpy
+        shift, stored = self.stored(dtype)
         # ONNX Runtime has Max and Min of 8 and of 32 bits.
         computed = stored if dtype.bits == 8 else np.dtype(np.int32)
         source = self.codes[node.inputs[0]]
         if computed != stored:
             source = self.add("Cast", [source], self.unused(f"{node.name}.wide"), to=_onnx_type(computed))
-        shift = UNSIGNED_SHIFT if dtype is DType.I8 else 0
         ends = [
             self.constant(f"{node.name}.{end}", (codes + shift).astype(computed))
             for end, codes in zip(("least", "most"), self.limits(node), strict=True)
@@ -500,18 +473,6 @@ class _Emitter:
             return
         clipped = self.clipped(source, ends, self.unused(f"{node.name}.clipped"), raised)
         self.codes[node.output] = self.add("Cast", [clipped], node.output.name, to=_onnx_type(stored))
-
-    def max_pool2d(self, node: Node) -> None:
-        pooled = self.compute(
-            node,
-            "MaxPool",
-            [self.real(node, 0)],
-            kernel_shape=self._ints(node, "kernel"),
-            strides=self._ints(node, "stride"),
-            pads=self._ints(node, "padding") + self.window_ends(node),
-            dilations=self._ints(node, "dilation"),
-        )
-        self.quantized(node, pooled)
 
     def reshape(self, node: Node) -> None:
         self.quantized(node, self.compute(node, "Reshape", [self.real(node, 0), self.sizes(node)]))
@@ -525,7 +486,7 @@ class _Emitter:
 
     def permute(self, node: Node) -> None:
         x = self.real(node, 0)
-        self.quantized(node, self.compute(node, "Transpose", [x], perm=self._ints(node, "axes")))
+        self.quantized(node, self.compute(node, "Transpose", [x], perm=self.ints(node, "axes")))
 
     def concat(self, node: Node) -> None:
         parts = [self.real(node, index) for index in range(len(node.inputs))]
@@ -544,7 +505,7 @@ class _Emitter:
         if quant is None:
             raise UnsupportedError("the result has no grid", where=node.where)
         code = float(node.attributes["value"])  # type: ignore[arg-type]
-        amounts = self.constant(f"{node.name}.pads", np.asarray(self._ints(node, "pad"), np.int64))
+        amounts = self.constant(f"{node.name}.pads", np.asarray(self.ints(node, "pad"), np.int64))
         value = self.constant(
             f"{node.name}.value", np.float32((code - quant.zero_point[0]) * np.float32(quant.scale[0]))
         )
@@ -566,26 +527,18 @@ _RULES: dict[str, Callable[[_Emitter, Node], None]] = {
     "int_mul": _Emitter.binary,
     "int_mean": _Emitter.mean,
     "int_layer_norm": _Emitter.layer_norm,
-    "int_avg_pool2d": _Emitter.avg_pool2d,
-    "int_resample2d": _Emitter.resample2d,
+    "int_avg_pool2d": pooling.avg_pool2d,
+    "int_resample2d": pooling.resample2d,
     "lookup": _Emitter.lookup,
     "rescale": _Emitter.rescale,
     "int_clamp": _Emitter.clamp,
-    "max_pool2d": _Emitter.max_pool2d,
+    "max_pool2d": pooling.max_pool2d,
     "reshape": _Emitter.reshape,
     "permute": _Emitter.permute,
     "concat": _Emitter.concat,
     "slice": _Emitter.slice,
     "pad": _Emitter.pad,
 }
-
-
-def _leaf(value: Value) -> Array:
-    node = value.producer
-    if node is None or node.op not in LEAVES:
-        raise UnsupportedError(f"%{value.name} is not emitted yet")
-    array: Array = node.graph.module.tensors[str(node.attributes["ref"])].detach().cpu().numpy()
-    return array
 
 
 def _numpy(value: Value) -> np.dtype[np.generic]:

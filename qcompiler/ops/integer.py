@@ -34,6 +34,7 @@ from qcompiler.quant.accumulator import exact_in_float64
 from qcompiler.quant.affine import along_axis
 from qcompiler.quant.arithmetic import (
     AddParameters,
+    AverageParameters,
     MulParameters,
     add_codes,
     global_average_codes,
@@ -51,16 +52,15 @@ _Convolve = Callable[[Tensor, Tensor, Tensor | None, Attributes, int], Tensor]
 
 
 def _requantization(node: Node, operands: Sequence[Tensor], first: int) -> Requantization:
-    """The multiplier in operand `first`, and the exponent behind it where the mode has one."""
-    exponent = operands[first + 1] if len(operands) > first + 1 else None
-    return Requantization(RequantMode(str(node.attributes["mode"])), operands[first], exponent)
+    """The multiplier in the operands from `first` on: as many as the mode has parts."""
+    return Requantization.of(RequantMode(str(node.attributes["mode"])), operands[first:])
 
 
 def check_requantized(types: Sequence[TensorType], attributes: Attributes, first: int, channels: Dim = 1) -> DType:
     """Check what all requantizing ops share, and give the element type of the result.
 
     Args:
-        types: Of all operands: integers, and from `first` on the multiplier and its exponent.
+        types: Of all operands: integers, and from `first` on the parts of the multiplier.
         attributes: Of the op.
         first: The operand that holds the multiplier.
         channels: How many multipliers, and limits of codes, there may be; one of each is always enough.
@@ -72,7 +72,7 @@ def check_requantized(types: Sequence[TensorType], attributes: Attributes, first
     mode = attributes["mode"]
     if mode not in set(RequantMode):
         raise GraphError(f"the mode is {mode!r}", expected="one of " + ", ".join(RequantMode))
-    parts = (DType.F32,) if mode == RequantMode.FLOAT32_RNE else (DType.I32, DType.I8)
+    parts = tuple(map(DType, RequantMode(str(mode)).form.parts))
     found = types[first:]
     shapes = {type.shape for type in found}
     if tuple(type.dtype for type in found) != parts or len(shapes) != 1 or shapes.isdisjoint({(1,), (channels,)}):
@@ -107,7 +107,7 @@ def apply(node: Node, operands: Sequence[Tensor], acc: Tensor, axis: int, first:
 
     Args:
         node: Says mode, grid and limits of the result.
-        operands: Of the node; the multiplier is number `first`, its exponent the next.
+        operands: Of the node; the parts of the multiplier begin with number `first`.
         acc: int64.
         axis: Of the channels, where there is a multiplier, or a limit of codes, for each.
         first: See `operands`.
@@ -115,13 +115,11 @@ def apply(node: Node, operands: Sequence[Tensor], acc: Tensor, axis: int, first:
     requantization = _requantization(node, operands, first)
     low, high = limits_along(node, acc, axis)
     zero_point = int(grid(node).zero_point)
-    per_channel = axis if requantization.multiplier.numel() > 1 else None
-    multiplier = requantization
+    per_channel = axis if operands[first].numel() > 1 else None
     if per_channel is None:
-        exponent = None if requantization.exponent is None else requantization.exponent.reshape(())
-        multiplier = Requantization(requantization.mode, requantization.multiplier.reshape(()), exponent)
+        requantization = requantization.reshape()
     qmin, qmax = int(low.min()), int(high.max())
-    codes = multiplier.apply(acc, zero_point=zero_point, qmin=qmin, qmax=qmax, axis=per_channel)
+    codes = requantization.apply(acc, zero_point=zero_point, qmin=qmin, qmax=qmax, axis=per_channel)
     return _finish(node, codes.clamp(low, high) if low.dim() or high.dim() else codes)
 
 
@@ -228,10 +226,12 @@ def _infer_binary(types: Sequence[TensorType], attributes: Attributes) -> tuple[
 def _scalar(attributes: Attributes, name: str) -> Requantization:
     """The multiplier `name` held in attributes."""
     mode = RequantMode(str(attributes["mode"]))
-    if mode is RequantMode.FLOAT32_RNE:
-        return Requantization(mode, torch.tensor(float(cast("float", attributes[f"{name}_multiplier"]))), None)
-    multiplier, exponent = (int(cast("int", attributes[f"{name}_{part}"])) for part in ("multiplier", "exponent"))
-    return Requantization(mode, torch.tensor(multiplier, dtype=torch.int32), torch.tensor(exponent, dtype=torch.int8))
+    multiplier, exponent = (attributes[f"{name}_{part}"] for part in ("multiplier", "exponent"))
+    wide = torch.float32 if mode is RequantMode.FLOAT32_RNE else torch.int32
+    parts = zip((multiplier, exponent), (wide, torch.int8), strict=True)
+    return Requantization.of(
+        mode, [torch.tensor(cast("float", part), dtype=dtype) for part, dtype in parts if part is not None]
+    )
 
 
 def _float32(value: Attribute) -> Tensor | None:
@@ -243,7 +243,7 @@ def _add(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
     parameters = AddParameters(
         left=_scalar(a, "left"),
         right=_scalar(a, "right"),
-        out=None if a["out_multiplier"] is None else _scalar(a, "out"),
+        out=_scalar(a, "out") if (a["out_multiplier"], a["out_exponent"]) != (None, None) else None,
         left_zero_point=int(grid(node, 0).zero_point),
         right_zero_point=int(grid(node, 1).zero_point),
         out_zero_point=int(grid(node).zero_point),
@@ -303,17 +303,25 @@ register(
 
 
 def _infer_mean(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
+    if attributes["divisor"] is not None:
+        check_rounding(attributes)
+        mode = str(attributes["mode"])
+        if integer(attributes, "divisor") < 1 or (mode in set(RequantMode) and not RequantMode(mode).is_shift):
+            raise GraphError(
+                f"the divisor is {attributes['divisor']} for mode '{mode}'",
+                expected="at least 1, with a multiplier that is a power of two",
+            )
     return (TensorType(check_requantized(types, attributes, 1), mean_shape(types, attributes)),)
 
 
 def _mean(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    requantization = _requantization(node, operands, 1)
-    exponent = None if requantization.exponent is None else requantization.exponent.reshape(())
+    divisor = cast("int | None", node.attributes["divisor"])
+    rounding = Rounding(str(node.attributes["rounding"] or Rounding.NEAREST_EVEN))
     qmin, qmax = codes_limits(node)
     codes = global_average_codes(
         operands[0].to(torch.int64),
         ints(node.attributes, "axes"),
-        Requantization(requantization.mode, requantization.multiplier.reshape(()), exponent),
+        AverageParameters(_requantization(node, operands, 1).reshape(), divisor, rounding),
         in_zero_point=int(grid(node, 0).zero_point),
         out_zero_point=int(grid(node).zero_point),
         qmin=qmin,
@@ -327,12 +335,12 @@ register(
     OpDef(
         name="int_mean",
         operands=("x", "multiplier", "exponent?"),
-        attributes={"axes": REQUIRED, "keepdim": False, **REQUANTIZED},
+        attributes={"axes": REQUIRED, "keepdim": False, "divisor": None, "rounding": None, **REQUANTIZED},
         infer=_infer_mean,
         evaluate=_mean,
         stages=INTEGER_ONLY,
         traits=REQUANTIZES,
-        summary="requantize(sum (x - z_x)) with the division in the multiplier.",
+        summary="requantize(sum (x - z_x)) with the division in the multiplier, or sum * 2^e / divisor, rounded once.",
     )
 )
 

@@ -19,9 +19,11 @@ from qcompiler.ops.common import (
     check_integer,
     check_rounding,
     code_limits,
+    integer,
     like_first,
 )
 from qcompiler.quant import affine
+from qcompiler.quant.blocks import block_axis, block_count, expand_factors
 from qcompiler.quant.rounding import Rounding, round_float
 from qcompiler.quant.spec import QuantSpec
 
@@ -31,28 +33,58 @@ def _infer_fake_quantize(types: Sequence[TensorType], attributes: Attributes) ->
     spec, rank = attributes["spec"], types[0].rank
     if not isinstance(spec, QuantSpec):
         raise GraphError(f"the specification is {spec!r}", expected="a QuantSpec")
-    if spec.block is not None:
-        raise GraphError(
-            f"a quantizer {spec} of {types[0]}",
-            expected="one scale per tensor or per index of an axis: no integer operator sums block by block",
-        )
     if spec.axis is not None and not -rank <= spec.axis < rank:
         raise GraphError(f"a quantizer {spec} of {types[0]}", expected=f"an axis from {-rank} to {rank - 1}")
     code_limits(attributes, spec.qmin, spec.qmax)
     channels = () if spec.axis is None else (types[0].shape[spec.axis],)
-    for type in types[1:]:
+    for type in types[1:3]:
         if type.shape != channels:
             raise GraphError(f"a quantizer {spec} of {types[0]} has a parameter {type}", expected=f"shape {channels}")
+    _check_factors(types, spec)
     return (types[0],)
 
 
+def _check_factors(types: Sequence[TensorType], spec: QuantSpec) -> None:
+    """A grid with blocks has a factor for each of them, and no other grid has any."""
+    found = [str(type) for type in types[3:]]
+    if spec.block is None:
+        if found:
+            raise GraphError(f"a quantizer {spec} has factors {found[0]}", expected="none without blocks")
+        return
+    x = types[0]
+    possible = spec.signed and spec.symmetric and spec.axis in (0, 1) and x.rank > 1
+    size = x.shape[block_axis(spec.axis or 0)] if possible else None
+    if not isinstance(size, int) or not isinstance(x.shape[spec.axis or 0], int):
+        raise GraphError(
+            f"a quantizer {spec} of {x}", expected="a signed symmetric one, channels and inputs on the first two axes"
+        )
+    expected = f"u8[{x.shape[spec.axis or 0]}, {block_count(size, spec.block)}]"
+    if found != [expected]:
+        raise GraphError(f"a quantizer {spec} of {x} has factors {', '.join(found) or 'nowhere'}", expected=expected)
+
+
 def _fake_quantize(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    x, scale, zero_point = operands
+    x, scale, zero_point = operands[:3]
     if not is_calibrated(scale):
         return (x,)
     a = node.attributes
+    spec = cast("QuantSpec", a["spec"])
     qmin, qmax = (cast("int | None", a[key]) for key in ("qmin", "qmax"))
-    return (affine.fake_quantize(x, scale, zero_point, cast("QuantSpec", a["spec"]), qmin, qmax),)
+    factors = spread_factors(spec, x, operands[3:])
+    return (affine.fake_quantize(x, scale, zero_point, spec, qmin, qmax, factors),)
+
+
+def spread_factors(spec: QuantSpec, x: Tensor, factors: Sequence[Tensor]) -> Tensor | None:
+    """A factor for each element of `x`, int32; None where the grid has no blocks.
+
+    Args:
+        spec: Of the quantizer.
+        x: What it quantizes.
+        factors: [C, blocks], alone, or nothing.
+    """
+    if spec.block is None or spec.axis is None:
+        return None
+    return expand_factors(factors[0].to(torch.int32), x.shape, spec.axis, spec.block)
 
 
 def is_calibrated(scale: Tensor) -> bool:
@@ -63,12 +95,12 @@ def is_calibrated(scale: Tensor) -> bool:
 register(
     OpDef(
         name="fake_quantize",
-        operands=("x", "scale", "zero_point"),
+        operands=("x", "scale", "zero_point", "factors?"),
         attributes={"spec": REQUIRED, "qmin": None, "qmax": None},
         infer=_infer_fake_quantize,
         evaluate=_fake_quantize,
         stages=QUANTIZED_ONLY,
-        summary="x on the grid of scale and zero point; the identity while the scale is NaN.",
+        summary="x on a grid in steps of scale, or of scale * factor; the identity while the scale is NaN.",
     )
 )
 
@@ -76,6 +108,8 @@ register(
 def _infer_fake_quantize_bias(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
     check_float(types[:1])
     check_rounding(attributes)
+    if not 2 <= integer(attributes, "bits") <= 64:
+        raise GraphError(f"a bias of {attributes['bits']} bits", expected="2 to 64")
     if types[1].shape not in ((), types[0].shape):
         raise GraphError(f"the bias is {types[0]} and its scale {types[1]}", expected="one scale, or one per element")
     return (types[0],)
@@ -95,7 +129,7 @@ register(
     OpDef(
         name="fake_quantize_bias",
         operands=("bias", "scale"),
-        attributes={"rounding": REQUIRED},
+        attributes={"rounding": REQUIRED, "bits": 32},
         infer=_infer_fake_quantize_bias,
         evaluate=_fake_quantize_bias,
         stages=QUANTIZED_ONLY,
@@ -177,6 +211,34 @@ def _dequantize(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
     params = grid(node, 0)
     return (affine.dequantize(operands[0].to(torch.int32), params.scale, params.zero_point, params.axis),)
 
+
+def _infer_expand_blocks(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
+    check_integer(types)
+    (x, factors), axis, block = types, integer(attributes, "axis"), integer(attributes, "block")
+    size = x.shape[block_axis(axis)] if axis in (0, 1) and x.rank > 1 else None
+    if block < 1 or not isinstance(size, int) or factors.shape != (x.shape[axis], block_count(size, block)):
+        raise GraphError(f"{factors} for blocks of {block} of {x} along axis {axis}", expected="[channels, blocks]")
+    return (TensorType(DType.I16, x.shape),)
+
+
+def _expand_blocks(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    codes, factors = (operand.to(torch.int16) for operand in operands)
+    axis, block = integer(node.attributes, "axis"), integer(node.attributes, "block")
+    return (codes * expand_factors(factors, codes.shape, axis, block),)
+
+
+register(
+    OpDef(
+        name="expand_blocks",
+        operands=("codes", "factors"),
+        attributes={"axis": REQUIRED, "block": REQUIRED},
+        infer=_infer_expand_blocks,
+        evaluate=_expand_blocks,
+        stages=INTEGER_ONLY,
+        traits=frozenset({Trait.REQUANTIZES}),
+        summary="codes * factor of their block: the weight of a layer; programs hold both apart.",
+    )
+)
 
 register(
     OpDef(

@@ -12,6 +12,7 @@ from qcompiler.errors import CalibrationError, GraphError
 from qcompiler.ir.graph import Node, Value
 from qcompiler.ir.interpret import LEAVES
 from qcompiler.ir.registry import Trait
+from qcompiler.ops.quantization import spread_factors
 from qcompiler.quant.affine import AffineParams, quantize
 from qcompiler.quant.spec import QuantSpec
 
@@ -41,6 +42,17 @@ def quantizer_of(value: Value) -> Node | None:
     return node if node is not None and node.op == "fake_quantize" else None
 
 
+def quantizer_behind(node: Node) -> Node | None:
+    """The quantizer that alone reads the result of `node`, or of the activations right behind it."""
+    while len(node.outputs) == 1 and len(node.output.users) == 1 and not node.graph.is_output(node.output):
+        node = next(iter(node.output.users))
+        if node.op == "fake_quantize":
+            return node
+        if not node.definition.has(Trait.ACTIVATION) and node.op != "clamp_channels":
+            return None
+    return None
+
+
 def grid(quantizer: Node) -> tuple[AffineParams, QuantSpec]:
     """Scale, zero point and specification of a calibrated quantizer.
 
@@ -48,10 +60,22 @@ def grid(quantizer: Node) -> tuple[AffineParams, QuantSpec]:
         CalibrationError: It has no range yet.
     """
     spec = cast("QuantSpec", quantizer.attributes["spec"])
-    scale, zero_point = (leaf_tensor(value) for value in quantizer.inputs[1:])
+    scale, zero_point = (leaf_tensor(value) for value in quantizer.inputs[1:3])
     if not bool(torch.isfinite(scale).all()):
         raise CalibrationError("the quantizer has no range yet", where=quantizer.where, fix="Calibrate first.")
     return AffineParams(scale, zero_point, spec.axis if scale.dim() else None), spec
+
+
+def weight_codes(quantizer: Node, weight: Tensor) -> Tensor:
+    """The integers that stand for a weight in sums of products, int64: codes, times the factors of their blocks.
+
+    Raises:
+        CalibrationError: The quantizer has no range yet.
+    """
+    params, spec = grid(quantizer)
+    factors = spread_factors(spec, weight, [leaf_tensor(value) for value in quantizer.inputs[3:]])
+    codes = quantize(weight, params.scale, params.zero_point, spec, factors=factors).to(torch.int64)
+    return codes if factors is None else codes * factors
 
 
 def code_limits(quantizer: Node) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from qcompiler.errors import InputError
 
-__all__ = ["accumulator_bounds", "exact_in_float64", "fits", "partial_sum_bound"]
+__all__ = ["accumulator_bounds", "exact_in_float64", "fits", "folded_bias", "partial_sum_bound", "partial_sum_bounds"]
 
 
 def accumulator_bounds(weight_codes: Tensor, bias: Tensor | None, low: int, high: int) -> tuple[Tensor, Tensor]:
@@ -38,8 +38,7 @@ def accumulator_bounds(weight_codes: Tensor, bias: Tensor | None, low: int, high
 def partial_sum_bound(weight_codes: Tensor, low: int, high: int) -> Tensor:
     """Bound of |sum| for every partial sum, in any order: sum |w| * max(|low|, |high|).
 
-    Saturating accumulators and float kernels with a free order of summation need this one; an accumulator that wraps
-    needs only the bounds of the final sum.
+    Float kernels with a free order of summation need this one.
 
     Args:
         weight_codes: int64 [out, ...], zero points removed.
@@ -50,6 +49,44 @@ def partial_sum_bound(weight_codes: Tensor, low: int, high: int) -> Tensor:
         int64 [out].
     """
     return weight_codes.to(torch.int64).flatten(1).abs().sum(dim=1) * max(abs(low), abs(high))
+
+
+def partial_sum_bounds(weight_codes: Tensor, bias: Tensor | None, low: int, high: int) -> tuple[Tensor, Tensor]:
+    """Smallest and largest of all partial sums of each output channel: any products, with or without the bias.
+
+    A saturating accumulator is exact only if it never saturates on the way; one that wraps needs no more than the
+    bounds of the final sum.
+
+    Args:
+        weight_codes: int64 [out, ...], zero points removed.
+        bias: int64 [out], or None for no bias.
+        low: Smallest number that the multiplier reads.
+        high: Largest number that the multiplier reads.
+
+    Returns:
+        Minimum and maximum, int64 [out] each; 0, the empty sum, lies between them.
+
+    Raises:
+        InputError: low is above high.
+    """
+    minimum, maximum = accumulator_bounds(weight_codes, None, min(low, 0), max(high, 0))
+    if bias is None:
+        return minimum, maximum
+    return minimum + bias.to(torch.int64).clamp(max=0), maximum + bias.to(torch.int64).clamp(min=0)
+
+
+def folded_bias(weight_codes: Tensor, bias: Tensor, zero_point: int) -> Tensor:
+    """The bias b - z_x * sum w of a kernel that multiplies raw input codes.
+
+    Args:
+        weight_codes: int64 [out, ...], zero points removed.
+        bias: int64 [out].
+        zero_point: Of the input.
+
+    Returns:
+        int64 [out].
+    """
+    return bias.to(torch.int64) - zero_point * weight_codes.to(torch.int64).flatten(1).sum(dim=1)
 
 
 def exact_in_float64(weight_codes: Tensor, low: int, high: int, axis: int = 0) -> bool:
@@ -65,6 +102,8 @@ def exact_in_float64(weight_codes: Tensor, low: int, high: int, axis: int = 0) -
 
 
 def fits(minimum: Tensor, maximum: Tensor, bits: int) -> bool:
-    """Whether every value from minimum to maximum is a signed integer of `bits` bits (at most 63)."""
+    """Whether every value from minimum to maximum is a signed integer of `bits` bits; 64 hold every int64."""
+    if bits >= 64:
+        return True
     limit = 1 << (bits - 1)
     return bool(((minimum >= -limit) & (maximum < limit)).all())

@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from qcompiler.errors import CalibrationError, InputError, NotSupportedYetError
+from qcompiler.errors import CalibrationError, InputError
 from qcompiler.quant.rounding import Rounding, round_float
 from qcompiler.quant.spec import QuantSpec, ScaleKind
 
@@ -23,6 +23,7 @@ __all__ = [
     "bias_scale",
     "dequantize",
     "fake_quantize",
+    "next_power_of_two",
     "qparams_from_range",
     "quantize",
     "quantize_bias",
@@ -113,7 +114,7 @@ def qparams_from_range(low: Tensor | float, high: Tensor | float, spec: QuantSpe
         exact = (high - low) / (spec.qmax - spec.qmin)
     exact = torch.where(exact == 0.0, torch.ones_like(exact), exact.clamp(min=SMALLEST_SCALE))
     if spec.scale_kind is ScaleKind.POW2:
-        exact = _next_power_of_two(exact)
+        exact = next_power_of_two(exact)
     scale = exact.to(torch.float32)
     if not bool(torch.isfinite(scale).all()):
         raise CalibrationError(f"a range up to {float(high.max())} needs a scale beyond float32")
@@ -130,6 +131,7 @@ def quantize(
     spec: QuantSpec,
     qmin: int | None = None,
     qmax: int | None = None,
+    factors: Tensor | None = None,
 ) -> Tensor:
     """Map real numbers to codes: q = clamp(round(x / scale) + zero_point, qmin, qmax).
 
@@ -143,15 +145,18 @@ def quantize(
         spec: The grid.
         qmin: Lowest code, where it is not the grid's (a fused activation).
         qmax: Highest code, where it is not the grid's.
+        factors: Of a grid with blocks: what each scale is multiplied by, to broadcast with `x`.
 
     Returns:
         int32 codes in the shape of `x`.
 
     Raises:
-        NotSupportedYetError: The grid has blocks.
+        InputError: The grid has blocks, and there are no factors.
     """
-    low, high = _limits(spec, qmin, qmax)
+    low, high = _limits(spec, qmin, qmax, factors)
     scale, zero_point = along_axis(scale, x.dim(), spec.axis), along_axis(zero_point, x.dim(), spec.axis)
+    if factors is not None:
+        scale = scale * factors
     steps = round_float(x.to(torch.float32) / scale, spec.rounding).nan_to_num_(nan=0.0)
     if spec.bits <= _FLOAT32_EXACT_BITS:
         return _clamp_steps(steps, zero_point, low, high).to(torch.int32) + zero_point
@@ -183,8 +188,9 @@ def fake_quantize(
     spec: QuantSpec,
     qmin: int | None = None,
     qmax: int | None = None,
+    factors: Tensor | None = None,
 ) -> Tensor:
-    """Quantize and dequantize, differentiably; forward equals `dequantize(quantize(x))` bit for bit.
+    """Quantize and dequantize, differentiably; forward equals `dequantize(quantize(x) * factors)` bit for bit.
 
     With v = x / scale and k = clamp(round(v), qmin - zero_point, qmax - zero_point), forward is y = k * scale. The
     gradients take the rounding as the identity (straight-through) and are exact otherwise:
@@ -199,18 +205,30 @@ def fake_quantize(
         spec: The grid.
         qmin: Lowest code, where it is not the grid's (a fused activation).
         qmax: Highest code, where it is not the grid's.
+        factors: Of a grid with blocks: what each scale is multiplied by, to broadcast with `x`.
 
     Returns:
         float32 tensor in the shape of `x`.
 
     Raises:
-        InputError: The grid is wider than 16 bits, beyond which float32 does not hold the codes.
-        NotSupportedYetError: The grid has blocks.
+        InputError: The grid is wider than 16 bits, beyond which float32 does not hold the codes; or it has blocks, and
+            there are no factors.
 
     Source:
         Esser et al. 2020, "Learned Step Size Quantization", section 2.
     """
-    low, high = _limits(spec, qmin, qmax)
+    if factors is not None:
+        codes = quantize(x.detach(), scale.detach(), zero_point, spec, qmin, qmax, factors)
+        exact = dequantize(codes * factors, scale.detach(), zero_point, spec.axis)
+        if not torch.is_grad_enabled() or not (x.requires_grad or scale.requires_grad):
+            return exact
+        # The gradients are those of the grid in steps of scale * factor, whose float32 products round once more.
+        steps = along_axis(scale, x.dim(), spec.axis) * factors
+        limits = (spec.qmin if qmin is None else qmin, spec.qmax if qmax is None else qmax)
+        zeros = torch.zeros((), dtype=torch.int32)
+        near: Tensor = _FakeQuantize.apply(x, steps.expand(x.shape), zeros, spec.rounding, *limits)
+        return near + (exact - near).detach()
+    low, high = _limits(spec, qmin, qmax, None)
     scale, zero_point = along_axis(scale, x.dim(), spec.axis), along_axis(zero_point, x.dim(), spec.axis)
     if spec.bits > _FLOAT32_EXACT_BITS:
         raise InputError(f"fake quantization to {spec.bits} bits", expected=f"at most {_FLOAT32_EXACT_BITS} bits")
@@ -310,12 +328,11 @@ def _clamp_steps(steps: Tensor, zero_point: Tensor, low: int, high: int) -> Tens
     return steps.clamp((low - zero_point).to(steps.dtype), (high - zero_point).to(steps.dtype))
 
 
-def _limits(spec: QuantSpec, qmin: int | None, qmax: int | None) -> tuple[int, int]:
-    """The codes to clamp to: the given ones, else those of the grid, which must have one scale per index at most."""
-    if spec.block is not None:
-        raise NotSupportedYetError(
-            f"quantization in blocks of {spec.block}", fix="Use one scale per tensor or per index of an axis."
-        )
+def _limits(spec: QuantSpec, qmin: int | None, qmax: int | None, factors: Tensor | None) -> tuple[int, int]:
+    """The codes to clamp to: the given ones, else those of the grid."""
+    if (spec.block is None) != (factors is None):
+        found = f"no factors for blocks of {spec.block}" if factors is None else "factors for a grid without blocks"
+        raise InputError(found, expected="factors where there are blocks")
     return spec.qmin if qmin is None else qmin, spec.qmax if qmax is None else qmax
 
 
@@ -339,7 +356,7 @@ def _check_range(low: Tensor, high: Tensor, spec: QuantSpec) -> None:
         )
 
 
-def _next_power_of_two(x: Tensor) -> Tensor:
+def next_power_of_two(x: Tensor) -> Tensor:
     """The smallest power of two that is not below x, for positive x."""
     fraction, exponent = torch.frexp(x)
     exponent = exponent - (fraction == 0.5).to(exponent.dtype)

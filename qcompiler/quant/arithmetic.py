@@ -6,8 +6,8 @@ those multipliers. The exact evaluation of a graph and the integer graph call th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -19,8 +19,10 @@ from qcompiler.errors import InputError
 from qcompiler.quant.affine import AffineParams
 from qcompiler.quant.fma import fused_multiply_add
 from qcompiler.quant.requant import (
+    Precision,
     Requantization,
     RequantMode,
+    RequantSpec,
     prepare_requantization,
     real_multiplier,
 )
@@ -29,11 +31,12 @@ from qcompiler.quant.rounding import Rounding, divide, round_float
 __all__ = [
     "AddParameters",
     "Arithmetic",
+    "AverageParameters",
     "MulParameters",
     "RealFunction",
     "add_codes",
     "add_parameters",
-    "average_multiplier",
+    "average_parameters",
     "global_average_codes",
     "left_is_scalar",
     "lookup_table",
@@ -57,18 +60,32 @@ class Arithmetic:
         table_rounding: How the entries of lookup tables are rounded.
         average_rounding: How a window's sum is divided by its number of elements.
         accumulator_bits: Width of the accumulator.
-        overflow: What the accumulator does beyond its width; "forbid" asks for a proof that it never happens.
+        overflow: What the accumulator does beyond its width. Sums are proven to stay inside in any case: final ones for
+            "forbid" and "wrap", all partial ones for "saturate".
         add_shift: Bits both operands of an addition are shifted left before they are rescaled; fewer where the result
-            would not fit 31 bits: 14 for 16-bit codes.
+            would leave 31 bits: 15 for symmetric 16-bit codes.
+        bias_bits: Width of a stored bias.
+        zero_point_folding: Who takes the input's zero point out of the products: the "hardware", or the "compiler",
+            which stores b - z_x * sum w as the bias.
+        table_precision: In which float type the entries of tables are computed before they are rounded.
+        special: What differs for an op, by its name and the width in which its input codes are held, 8 or 16 bits.
     """
 
-    requant: RequantMode
+    requant: RequantSpec
     bias_rounding: Rounding
     table_rounding: Rounding
     average_rounding: Rounding
     accumulator_bits: int = 32
     overflow: Literal["forbid", "wrap", "saturate"] = "forbid"
     add_shift: int = 20
+    bias_bits: int = 32
+    zero_point_folding: Literal["compiler", "hardware"] = "hardware"
+    table_precision: Precision = "float64"
+    special: Mapping[tuple[str, int], Arithmetic] = field(default_factory=dict)
+
+    def at(self, op: str, bits: int) -> Arithmetic:
+        """How `op` is computed on codes of `bits` bits."""
+        return self.special.get((op, 16 if bits > 8 else 8), self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,12 +155,14 @@ def add_parameters(
         subtract: The difference instead of the sum.
 
     Returns:
-        The constants: with L = min(add_shift, 30 - bits of `largest`) and S = 2 * max(s_left, s_right), in float64, the
-        multipliers s_left / S, s_right / S and S / (2^L * s_out); in float32 arithmetic r_a = f32(s_left / s_out),
-        r_b = f32(s_right / s_out) and the offset k = f32(z_out - fma(r_a, z_left, f32(r_b * z_right))).
+        The constants: with L the largest number up to add_shift for which largest * 2^L <= 2^30, and
+        S = 2 * max(s_left, s_right), the multipliers s_left / S, s_right / S and S / (2^L * s_out); in float32
+        arithmetic r_a = f32(s_left / s_out), r_b = f32(s_right / s_out) and the offset
+        k = f32(z_out - fma(r_a, z_left, f32(r_b * z_right))).
     """
     zeros = _zero_point(left), _zero_point(right), _zero_point(out)
-    mode = arithmetic.requant
+    spec = arithmetic.requant
+    mode = spec.mode
     if mode is RequantMode.FLOAT32_RNE:
         a, b = left.scale / out.scale, right.scale / out.scale
         b = -b if subtract else b
@@ -160,13 +179,13 @@ def add_parameters(
             scalar_left_offset=zeros[2] - fused_multiply_add(b, right_zero, a * left_zero),
             subtract=subtract,
         )
-    left_scale, right_scale = left.scale.to(torch.float64), right.scale.to(torch.float64)
+    left_scale, right_scale = left.scale.to(spec.dtype), right.scale.to(spec.dtype)
     common = 2.0 * torch.maximum(left_scale, right_scale)
-    shift = min(arithmetic.add_shift, 30 - largest.bit_length())
+    shift = min(arithmetic.add_shift, 30 - max(largest - 1, 0).bit_length())
     return AddParameters(
-        left=prepare_requantization(left_scale / common, mode),
-        right=prepare_requantization(right_scale / common, mode),
-        out=prepare_requantization(common / (2.0**shift * out.scale.to(torch.float64)), mode),
+        left=prepare_requantization(left_scale / common, spec),
+        right=prepare_requantization(right_scale / common, spec),
+        out=prepare_requantization(common / (2.0**shift * out.scale.to(spec.dtype)), spec),
         left_zero_point=zeros[0],
         right_zero_point=zeros[1],
         out_zero_point=zeros[2],
@@ -259,24 +278,51 @@ def mul_codes(a: Tensor, b: Tensor, parameters: MulParameters, *, qmin: int, qma
     """
     product = (a - parameters.left_zero_point) * (b - parameters.right_zero_point)
     if parameters.product.mode is RequantMode.FLOAT32_RNE:
-        shifted = product.to(torch.float32) * parameters.product.multiplier + float(parameters.out_zero_point)
+        shifted = product.to(torch.float32) * parameters.product.factor + float(parameters.out_zero_point)
         return torch.round(shifted).clamp(qmin, qmax).to(torch.int64)
     return parameters.product.apply(product, zero_point=parameters.out_zero_point, qmin=qmin, qmax=qmax)
 
 
-def average_multiplier(input_scale: Tensor, output_scale: Tensor, count: int, mode: RequantMode) -> Requantization:
+@dataclass(frozen=True, eq=False)
+class AverageParameters:
+    """Constants of an average over whole axes, made by `average_parameters`.
+
+    Args:
+        multiplier: Of the sum, or of the quotient where there is a divisor.
+        divisor: What the sum is divided by; None where the division is in the multiplier.
+        rounding: How the quotient is rounded.
+    """
+
+    multiplier: Requantization
+    divisor: int | None
+    rounding: Rounding
+
+
+def average_parameters(
+    input_scale: Tensor, output_scale: Tensor, count: int, arithmetic: Arithmetic
+) -> AverageParameters:
     """The multiplier s_x / (s_y * n) of an average over n codes.
 
-    FLOAT32_RNE computes f32(s_x / f32(s_y * n)), as ONNX Runtime's QLinearGlobalAveragePool does.
+    FLOAT32_RNE computes f32(s_x / f32(s_y * n)), as ONNX Runtime's QLinearGlobalAveragePool does. Where multipliers are
+    powers of two, n stays a divisor.
+
+    Args:
+        input_scale: float32, one element.
+        output_scale: float32, one element.
+        count: n.
+        arithmetic: How the target computes.
     """
-    dtype = torch.float32 if mode is RequantMode.FLOAT32_RNE else torch.float64
-    return prepare_requantization(input_scale.to(dtype) / (output_scale.to(dtype) * count), mode)
+    spec = arithmetic.requant
+    shifts = spec.mode.is_shift
+    real = input_scale.to(spec.dtype) / (output_scale.to(spec.dtype) * (1 if shifts else count))
+    multiplier = prepare_requantization(real, spec)
+    return AverageParameters(multiplier, count if shifts else None, arithmetic.average_rounding)
 
 
 def global_average_codes(
     q: Tensor,
     dims: tuple[int, ...],
-    multiplier: Requantization,
+    parameters: AverageParameters,
     *,
     in_zero_point: int,
     out_zero_point: int,
@@ -284,12 +330,14 @@ def global_average_codes(
     qmax: int,
     keepdim: bool = True,
 ) -> Tensor:
-    """Average over whole axes, the division folded into the multiplier: requantize(sum(q - z_in)).
+    """Average over whole axes: requantize(sum(q - z_in)), the division folded into the multiplier.
+
+    With a divisor n and a multiplier 2^e there is one division, and one rounding: of sum(q - z_in) * 2^e / n.
 
     Args:
         q: int64 codes.
         dims: Axes that are averaged.
-        multiplier: From `average_multiplier`, with n the number of elements along `dims`.
+        parameters: From `average_parameters`, with n the number of elements along `dims`.
         in_zero_point: Zero point of `q`.
         out_zero_point: Zero point of the result.
         qmin: Lowest output code.
@@ -300,7 +348,14 @@ def global_average_codes(
         int64 codes.
     """
     total = (q - in_zero_point).sum(dim=dims, keepdim=keepdim)
-    return multiplier.apply(total, zero_point=out_zero_point, qmin=qmin, qmax=qmax)
+    multiplier, divisor = parameters.multiplier, parameters.divisor
+    if divisor is None:
+        return multiplier.apply(total, zero_point=out_zero_point, qmin=qmin, qmax=qmax)
+    if multiplier.exponent is None:
+        raise InputError("an average with a divisor and a float multiplier", expected="a power of two")
+    power = int(multiplier.exponent)
+    quotient = divide(total << max(power, 0), divisor << max(-power, 0), parameters.rounding)
+    return (quotient + out_zero_point).clamp(qmin, qmax)
 
 
 def windowed_average_codes(
@@ -361,14 +416,15 @@ def lookup_table(
 ) -> Tensor:
     """Tabulate a function over all input codes: t[q] = clamp(round(f(s_in * (q - z_in)) / s_out) + z_out).
 
-    Computed in float64 at compile time, so that no target needs a math library and none can differ. In float32
-    arithmetic the argument, the function value and the quotient are each rounded to float32, as ONNX Runtime does.
+    Computed in float64 at compile time, so that no target needs a math library and none can differ. With a
+    `table_precision` of float32 the argument, the function value and the quotient are each rounded to float32, as ONNX
+    Runtime does.
 
     Args:
         function: The real function, elementwise on a float64 array.
         source: Parameters of the input, per tensor.
         target: Parameters of the output, per tensor.
-        arithmetic: Gives the rounding of the entries; FLOAT32_RNE always rounds half to even.
+        arithmetic: Gives the rounding of the entries, and the float type in which they are computed.
         in_qmin: Lowest input code.
         in_qmax: Highest input code.
         out_qmin: Lowest output code.
@@ -381,17 +437,15 @@ def lookup_table(
         InputError: The function gives NaN for an input code.
     """
     steps = torch.arange(in_qmin, in_qmax + 1, dtype=torch.int64) - _zero_point(source)
-    if arithmetic.requant is RequantMode.FLOAT32_RNE:
+    if arithmetic.table_precision == "float32":
         real = (steps.to(torch.float32) * source.scale).to(torch.float64)
         quotient = _evaluate(function, real).to(torch.float32) / target.scale
-        rounding = Rounding.NEAREST_EVEN
     else:
         quotient = _evaluate(function, steps * source.scale.to(torch.float64)) / target.scale.to(torch.float64)
-        rounding = arithmetic.table_rounding
     if bool(torch.isnan(quotient).any()):
         code = in_qmin + int(torch.nonzero(torch.isnan(quotient))[0])
         raise InputError(f"a table function gives NaN for the input code {code}", expected="a number for every code")
-    entries = round_float(quotient.to(torch.float64), rounding) + _zero_point(target)
+    entries = round_float(quotient.to(torch.float64), arithmetic.table_rounding) + _zero_point(target)
     return entries.clamp(out_qmin, out_qmax).to(torch.int64)
 
 
@@ -401,8 +455,8 @@ def _add_codes_float32(a: Tensor, b: Tensor, parameters: AddParameters, qmin: in
         first, second, offset = second, first, parameters.scalar_left_offset
     if offset is None:
         raise InputError("addition parameters with neither an output multiplier nor an offset")
-    partial = fused_multiply_add(second[0].to(torch.float32), second[1].multiplier, offset)
-    total = fused_multiply_add(first[0].to(torch.float32), first[1].multiplier, partial)
+    partial = fused_multiply_add(second[0].to(torch.float32), second[1].factor, offset)
+    total = fused_multiply_add(first[0].to(torch.float32), first[1].factor, partial)
     return torch.round(total).clamp(qmin, qmax).to(torch.int64)
 
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from qcompiler.errors import InputError
-from qcompiler.quant.affine import AffineParams, quantize_bias
+from qcompiler.quant.affine import AffineParams, next_power_of_two, quantize_bias
 from qcompiler.quant.arithmetic import Arithmetic
 from qcompiler.quant.requant import Requantization, prepare_requantization, real_multiplier
 from qcompiler.quant.rounding import Rounding, divide, round_float
@@ -110,6 +110,8 @@ def layer_norm_parameters(
     weight_scale = torch.nextafter(
         weight_scale, torch.tensor(math.inf)
     )  # float32 may have rounded below what is needed
+    if arithmetic.requant.mode.is_shift:
+        weight_scale = next_power_of_two(weight_scale)
     bias_scale = weight_scale * 2.0**-fraction
     codes = round_float(weight64 / weight_scale.to(torch.float64), Rounding.NEAREST_EVEN).to(torch.int64)
     multiplier = real_multiplier(bias_scale, torch.tensor(1.0), target.scale, arithmetic.requant)

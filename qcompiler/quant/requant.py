@@ -1,27 +1,38 @@
-"""Requantization: from an int32 accumulator to the codes of the next tensor.
+"""Requantization: from an accumulator to the codes of the next tensor.
 
-The real multiplier m = s_x * s_w / s_y is applied in one of four arithmetics that are in everyday use and differ by at
-most one code. With the integer multiplier m = M * 2^(e - 31), M in [2^30, 2^31), l = max(e, 0) and r = max(-e, 0):
+The real multiplier m = s_x * s_w / s_y is applied in one of the arithmetics that are in everyday use. With an integer
+significand M of P bits, m = M * 2^(e - P), M in [2^(P-1), 2^P), l = max(e, 0) and r = max(-e, 0):
 
-    single      (x * M + 2^(30 - e)) >> (31 - e)                       one rounding, half up; x * M in 64 bits
-    double      h = (((x << l) * M) + 2^30) >> 31                      half up ...
-                round_half_away(h / 2^r)                               ... then half away from zero
-    double_hu   the same h, then (h + 2^(r - 1)) >> r                  half up both times
-    f32_rne     rne(clamp(f32(f32(x) * f32(m))))                       float32 product, half to even
+    single       P = 31    (x * M + 2^(30 - e)) >> (31 - e)                   one rounding, half up; x * M in 64 bits
+    double       P = 31    h = (((x << l) * M) + 2^30) >> 31                  half up ...
+                           round_half_away(h / 2^r)                           ... then half away from zero
+    double_hu    P = 31    the same h, then (h + 2^(r - 1)) >> r              half up both times
+    tosa16       P = 15    (x * M + 2^(14 - e)) >> (15 - e)                   half up; x in 48 bits
+    s64_16       P = 15    the same formula, M reduced from the 31 bits of the modes above
+    nvdla_cvt    P = 15    round_half_away(x * M / 2^(15 - e))                no left shift
+    f32_rne                rne(clamp(f32(f32(x) * f32(m))))                   float32 product, half to even
+    pow2_shift             (x + 2^(r - 1)) >> r, or x << e                    m = 2^e only; half up
+
+`pow2_shift` has four more forms, named after the rounding of the shift: `pow2_shift_rhaz`, `_rne`, `_floor`, `_trunc`.
 
 `single` rounds the exact product once. The two-stage forms round the 32-bit high word first, so a value just below a
 tie can be carried over it; on negative ties half up and half away choose different codes. `f32_rne` keeps only 24 bits
 of x and of m.
 
 Source:
-    `double`: gemmlowp fixedpoint.h (SaturatingRoundingDoublingHighMul, RoundingDivideByPOT), TOSA DOUBLE_ROUND.
-    `single`: TOSA SINGLE_ROUND, TFLite with single rounding. `f32_rne`: ONNX Runtime MlasRequantizeOutput.
+    `double`: gemmlowp fixedpoint.h (SaturatingRoundingDoublingHighMul, RoundingDivideByPOT), and TOSA DOUBLE_ROUND,
+    whose formula gives the same integers for every x that it allows: `tosa_double` is another name of it.
+    `single`: TOSA SINGLE_ROUND, TFLite with single rounding. `tosa16`: TOSA RESCALE with scale32 = false, and LLVM
+    QuantUtils.cpp for M. `s64_16`: TFLite Micro common.cc, MultiplyByQuantizedMultiplier of an int64.
+    `nvdla_cvt`: nvdla.org, hw/v1/ias/precision, convertor. `f32_rne`: ONNX Runtime MlasRequantizeOutput.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -31,9 +42,12 @@ from qcompiler.quant.affine import along_axis
 from qcompiler.quant.rounding import Rounding, round_float, shift_right
 
 __all__ = [
+    "ALIASES",
     "MAX_EXPONENT",
     "MIN_EXPONENT",
+    "Form",
     "RequantMode",
+    "RequantSpec",
     "Requantization",
     "decompose",
     "multiply_by_quantized_multiplier",
@@ -44,7 +58,10 @@ __all__ = [
 
 MIN_EXPONENT = -31
 MAX_EXPONENT = 30
-"""Exponents of integer multipliers; outside, a multiplier becomes 0 or saturates."""
+"""Exponents of 31-bit significands; below, a multiplier becomes 0, above, it saturates."""
+
+Precision: TypeAlias = Literal["float64", "float32"]
+"""In which float type a real multiplier is computed."""
 
 
 class RequantMode(StrEnum):
@@ -53,7 +70,135 @@ class RequantMode(StrEnum):
     SINGLE = "single"
     DOUBLE = "double"
     DOUBLE_HALF_UP = "double_hu"
+    TOSA16 = "tosa16"
+    S64_16 = "s64_16"
+    NVDLA = "nvdla_cvt"
     FLOAT32_RNE = "f32_rne"
+    POW2_SHIFT = "pow2_shift"
+    POW2_SHIFT_HALF_AWAY = "pow2_shift_rhaz"
+    POW2_SHIFT_NEAREST_EVEN = "pow2_shift_rne"
+    POW2_SHIFT_FLOOR = "pow2_shift_floor"
+    POW2_SHIFT_TRUNCATE = "pow2_shift_trunc"
+
+    @classmethod
+    def _missing_(cls, value: object) -> RequantMode | None:
+        return ALIASES.get(value) if isinstance(value, str) else None
+
+    @property
+    def form(self) -> Form:
+        """What its multipliers are made of."""
+        return _FORMS[self]
+
+    @property
+    def is_shift(self) -> bool:
+        """Whether it multiplies by powers of two only."""
+        return self in _SHIFT_ROUNDING
+
+
+ALIASES = {"tosa_double": RequantMode.DOUBLE}
+"""Other names under which a mode is known."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """What the multipliers of a mode are made of.
+
+    Args:
+        parts: Element types of the tensors that hold one: significand and exponent, a float32, or an exponent alone.
+        significand_bits: P of the module text; 0 where there is no significand.
+        min_exponent: Smallest exponent e.
+        max_exponent: Largest exponent e.
+    """
+
+    parts: tuple[str, ...]
+    significand_bits: int
+    min_exponent: int
+    max_exponent: int
+
+
+_WIDE = Form(("i32", "i8"), 31, MIN_EXPONENT, MAX_EXPONENT)
+_SHIFT = Form(("i8",), 0, -62, 62)
+_FORMS = {
+    RequantMode.SINGLE: _WIDE,
+    RequantMode.DOUBLE: _WIDE,
+    RequantMode.DOUBLE_HALF_UP: _WIDE,
+    RequantMode.TOSA16: Form(("i16", "i8"), 15, -47, 13),  # a right shift of 15 - e in 2..62
+    RequantMode.S64_16: Form(("i16", "i8"), 15, -31, 7),  # as TFLite Micro asserts
+    RequantMode.NVDLA: Form(("i16", "i8"), 15, -16, 15),  # a right shift of 15 - e in 0..31: 5 bits
+    RequantMode.FLOAT32_RNE: Form(("f32",), 0, -125, 128),  # normal numbers
+    RequantMode.POW2_SHIFT: _SHIFT,
+    RequantMode.POW2_SHIFT_HALF_AWAY: _SHIFT,
+    RequantMode.POW2_SHIFT_NEAREST_EVEN: _SHIFT,
+    RequantMode.POW2_SHIFT_FLOOR: _SHIFT,
+    RequantMode.POW2_SHIFT_TRUNCATE: _SHIFT,
+}
+_SHIFT_ROUNDING = {
+    RequantMode.POW2_SHIFT: Rounding.HALF_UP,
+    RequantMode.POW2_SHIFT_HALF_AWAY: Rounding.HALF_AWAY,
+    RequantMode.POW2_SHIFT_NEAREST_EVEN: Rounding.NEAREST_EVEN,
+    RequantMode.POW2_SHIFT_FLOOR: Rounding.FLOOR,
+    RequantMode.POW2_SHIFT_TRUNCATE: Rounding.TRUNCATE,
+}
+
+
+@dataclass(frozen=True)
+class RequantSpec:
+    """A mode, and how wide the multipliers are that the hardware holds for it.
+
+    Args:
+        mode: The arithmetic.
+        multiplier_bits: Bits of the signed integer M; None for all that the mode has. Fewer bits leave zeros behind.
+        max_left_shift: Largest exponent e of a multiplier, 0 for none above 1; None for that of the mode.
+        max_right_shift: Largest -e; None for that of the mode.
+        precision: In which float type m is computed before it is decomposed; `f32_rne` always takes float32.
+
+    Raises:
+        InputError: Something that the mode cannot have.
+    """
+
+    mode: RequantMode
+    multiplier_bits: int | None = None
+    max_left_shift: int | None = None
+    max_right_shift: int | None = None
+    precision: Precision = "float64"
+
+    def __post_init__(self) -> None:
+        form, most = self.mode.form, self.mode.form.significand_bits + 1
+        if self.multiplier_bits is not None and not (form.significand_bits and 2 <= self.multiplier_bits <= most):
+            raise InputError(
+                f"multipliers of {self.multiplier_bits} bits for requantization mode '{self.mode}'",
+                expected=f"2..{most} bits" if form.significand_bits else "no integer multiplier",
+            )
+        for name, shift, limit in (
+            ("left", self.max_left_shift, form.max_exponent),
+            ("right", self.max_right_shift, -form.min_exponent),
+        ):
+            if shift is not None and not 0 <= shift <= limit:
+                raise InputError(
+                    f"a {name} shift of up to {shift} bits for requantization mode '{self.mode}'",
+                    expected=f"0..{limit} bits",
+                )
+
+    @classmethod
+    def of(cls, item: RequantSpec | RequantMode) -> RequantSpec:
+        """A mode alone stands for its widest multipliers."""
+        return cls(item) if isinstance(item, RequantMode) else item
+
+    @property
+    def min_exponent(self) -> int:
+        """Smallest exponent of a multiplier."""
+        return self.mode.form.min_exponent if self.max_right_shift is None else -self.max_right_shift
+
+    @property
+    def max_exponent(self) -> int:
+        """Largest exponent of a multiplier."""
+        return self.mode.form.max_exponent if self.max_left_shift is None else self.max_left_shift
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The float type in which a multiplier is computed."""
+        narrow = self.mode is RequantMode.FLOAT32_RNE or self.precision == "float32"
+        return torch.float32 if narrow else torch.float64
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,13 +207,44 @@ class Requantization:
 
     Args:
         mode: The arithmetic.
-        multiplier: One element or [C]: int32 significand in [2^30, 2^31), or the float32 multiplier for FLOAT32_RNE.
-        exponent: int8 in -31..30 in the shape of `multiplier`; None for FLOAT32_RNE.
+        multiplier: One element or [C]: significands of the mode's type, or the float32 multiplier of FLOAT32_RNE; None
+            where multipliers are powers of two.
+        exponent: int8 in the shape of `multiplier`; None for FLOAT32_RNE.
+        real: The real multiplier that it stands for, float64 or float32, where it was made from one.
     """
 
     mode: RequantMode
-    multiplier: Tensor
+    multiplier: Tensor | None
     exponent: Tensor | None
+    real: Tensor | None = None
+
+    @classmethod
+    def of(cls, mode: RequantMode, parts: Sequence[Tensor]) -> Requantization:
+        """From the tensors that `parts` gives."""
+        if mode.is_shift:
+            return cls(mode, None, parts[0])
+        return cls(mode, parts[0], parts[1] if len(parts) > 1 else None)
+
+    @property
+    def parts(self) -> tuple[Tensor, ...]:
+        """The tensors that a program holds, of the types that the mode's form names."""
+        return tuple(part for part in (self.multiplier, self.exponent) if part is not None)
+
+    @property
+    def factor(self) -> Tensor:
+        """The multiplier of a mode that has one.
+
+        Raises:
+            InputError: It multiplies by powers of two.
+        """
+        if self.multiplier is None:
+            raise InputError(f"no multiplier for requantization mode '{self.mode}'")
+        return self.multiplier
+
+    def reshape(self, *sizes: int) -> Requantization:
+        """All parts in another shape."""
+        multiplier, exponent = (None if p is None else p.reshape(sizes) for p in (self.multiplier, self.exponent))
+        return Requantization(self.mode, multiplier, exponent)
 
     def apply(self, acc: Tensor, *, zero_point: int, qmin: int, qmax: int, axis: int | None = None) -> Tensor:
         """`requantize` with this multiplier."""
@@ -81,85 +257,125 @@ class Requantization:
         return multiply_by_quantized_multiplier(x, self.multiplier, self.exponent, self.mode)
 
 
-def real_multiplier(input_scale: Tensor, weight_scale: Tensor, output_scale: Tensor, mode: RequantMode) -> Tensor:
+def real_multiplier(
+    input_scale: Tensor, weight_scale: Tensor, output_scale: Tensor, spec: RequantSpec | RequantMode
+) -> Tensor:
     """The real number m = s_x * s_w / s_y an accumulator is multiplied by.
 
     Args:
         input_scale: float32, one element.
         weight_scale: float32, one element or [C].
         output_scale: float32, one element.
-        mode: FLOAT32_RNE computes f32(f32(s_x * s_w) / s_y); the integer modes compute in float64.
+        spec: Says in which float type: f32(f32(s_x * s_w) / s_y) in float32.
 
     Returns:
-        float32 for FLOAT32_RNE, else float64; in the shape of `weight_scale`.
+        float32 or float64, in the shape of `weight_scale`.
     """
-    dtype = torch.float32 if mode is RequantMode.FLOAT32_RNE else torch.float64
+    dtype = RequantSpec.of(spec).dtype
     return input_scale.to(dtype) * weight_scale.to(dtype) / output_scale.to(dtype)
 
 
-def decompose(multiplier: Tensor) -> tuple[Tensor, Tensor]:
-    """Write real multipliers as significand * 2^(exponent - 31), the significand rounded half away to 31 bits.
+def decompose(multiplier: Tensor, spec: RequantSpec | RequantMode = RequantMode.SINGLE) -> tuple[Tensor, Tensor]:
+    """Write real multipliers as significand * 2^(exponent - P), the significand rounded half away to P bits.
 
-    A multiplier below the range of exponents becomes (0, 0), one above it (2^31 - 1, 30).
+    Above the range of exponents a multiplier saturates. Below it, it becomes (0, 0) where TFLite does so, at 2^-32;
+    where the hardware shifts less far than that, the significand is shifted right in its place, as TOSA's is.
 
     Args:
-        multiplier: float64, finite and not negative.
+        multiplier: Finite and not negative.
+        spec: Of a mode with significands.
 
     Returns:
-        significand int32 in [2^30, 2^31) and exponent int8 in -31..30, in the shape of `multiplier`.
+        significand in the type of the mode and exponent int8, in the shape of `multiplier`.
 
     Raises:
         InputError: A multiplier is negative or not finite.
 
     Source:
-        TFLite Micro quantization_util.cc, QuantizeMultiplier.
+        TFLite Micro quantization_util.cc, QuantizeMultiplier, and common.cc for `s64_16`; LLVM QuantUtils.cpp.
     """
+    spec = RequantSpec.of(spec)
+    form = spec.mode.form
     if not bool((torch.isfinite(multiplier) & (multiplier >= 0.0)).all()):
         raise InputError(f"requantization multipliers {multiplier.tolist()}", expected="finite and not negative")
+    reduced = spec.mode is RequantMode.S64_16
+    bits = 31 if reduced else form.significand_bits
+    kept = bits if spec.multiplier_bits is None or reduced else spec.multiplier_bits - 1
     fraction, exponent = torch.frexp(multiplier.to(torch.float64))
-    significand = round_float(fraction * 2.0**31, Rounding.HALF_AWAY).to(torch.int64)
-    carried = significand == 1 << 31
-    significand = torch.where(carried, 1 << 30, significand)
+    significand = round_float(fraction * 2.0**kept, Rounding.HALF_AWAY).to(torch.int64)
+    carried = significand == 1 << kept
+    significand = torch.where(carried, 1 << (kept - 1), significand) << (bits - kept)
     exponent = exponent.to(torch.int64) + carried.to(torch.int64)
-    too_small, too_large = exponent < MIN_EXPONENT, exponent > MAX_EXPONENT
-    significand = torch.where(too_small, 0, torch.where(too_large, (1 << 31) - 1, significand))
-    exponent = torch.where(too_small, 0, exponent.clamp(max=MAX_EXPONENT))
-    return significand.to(torch.int32), exponent.to(torch.int8)
+    if reduced:
+        significand = ((significand + (1 << 15)) >> 16).clamp(max=(1 << 15) - 1)
+        lost = 0 if spec.multiplier_bits is None else 16 - spec.multiplier_bits
+        significand = (significand >> lost) << lost
+    excess = (spec.min_exponent - exponent).clamp(0, 62)
+    flushed = (exponent < MIN_EXPONENT) & (spec.mode is not RequantMode.TOSA16)
+    too_large = exponent > spec.max_exponent
+    most = (1 << form.significand_bits) - 1
+    significand = torch.where(flushed, 0, torch.where(too_large, most, significand >> excess))
+    exponent = torch.where(significand == 0, 0, exponent.clamp(spec.min_exponent, spec.max_exponent))
+    return significand.to(torch.int32 if form.significand_bits > 15 else torch.int16), exponent.to(torch.int8)
 
 
-def prepare_requantization(multiplier: Tensor, mode: RequantMode) -> Requantization:
-    """Bring a real multiplier into the form that `mode` applies: float32, or significand and exponent."""
-    if mode is RequantMode.FLOAT32_RNE:
-        return Requantization(mode, multiplier.to(torch.float32), None)
-    significand, exponent = decompose(multiplier)
-    return Requantization(mode, significand, exponent)
+def prepare_requantization(multiplier: Tensor, spec: RequantSpec | RequantMode) -> Requantization:
+    """Bring a real multiplier into the form that a mode applies: float32, significand and exponent, or a shift.
+
+    Raises:
+        InputError: A multiplier is no power of two where the mode has no other, or as `decompose` does.
+    """
+    spec = RequantSpec.of(spec)
+    if spec.mode is RequantMode.FLOAT32_RNE:
+        return Requantization(spec.mode, multiplier.to(torch.float32), None, multiplier)
+    if not spec.mode.is_shift:
+        return Requantization(spec.mode, *decompose(multiplier, spec), multiplier)
+    fraction, exponent = torch.frexp(multiplier.to(torch.float64))
+    odd = (fraction != 0.5).reshape(-1)
+    if bool(odd.any()):
+        raise InputError(
+            f"the multiplier {float(multiplier.reshape(-1)[odd][0])}",
+            expected=f"a power of two, as requantization mode '{spec.mode}' multiplies by nothing else",
+            fix="Use scales that are powers of two for weights and activations",
+        )
+    shift = (exponent.to(torch.int64) - 1).clamp(spec.min_exponent, spec.max_exponent)
+    return Requantization(spec.mode, None, shift.to(torch.int8), multiplier)
 
 
 def multiply_by_quantized_multiplier(
-    x: Tensor, significand: Tensor, exponent: Tensor | None, mode: RequantMode
+    x: Tensor, significand: Tensor | None, exponent: Tensor | None, mode: RequantMode
 ) -> Tensor:
     """Multiply integers by real multipliers and round: the formulas of the module text, without zero point and clamp.
 
     Args:
-        x: int64 tensor with values of int32.
-        significand: int32 significands, or float32 multipliers for FLOAT32_RNE; broadcasts with `x`.
-        exponent: int8 exponents in the shape of `significand`; None for FLOAT32_RNE.
+        x: int64 tensor with values of int32; of 48 bits for TOSA16 and S64_16.
+        significand: As `Requantization` has it; broadcasts with `x`.
+        exponent: int8 in the shape of `significand`; None for FLOAT32_RNE.
         mode: The arithmetic.
 
     Returns:
         int64 tensor. For FLOAT32_RNE the product must stay below 2^63.
 
     Raises:
-        InputError: The exponents do not belong to the mode, or x << exponent leaves int32 in a two-stage mode.
+        InputError: The parts do not belong to the mode, or x << exponent leaves int32 in a two-stage mode.
     """
-    if mode is RequantMode.FLOAT32_RNE:
-        return torch.round(x.to(torch.float32) * significand).to(torch.int64)
+    found = tuple(part for part in (significand, exponent) if part is not None)
+    if len(found) != len(mode.form.parts) or (mode.is_shift and exponent is None):
+        raise InputError(
+            f"no {'significand' if significand is None else 'exponent'} for requantization mode '{mode}'",
+            expected="significand and exponent, or that of both which the mode has",
+        )
     if exponent is None:
-        raise InputError(f"no exponent for requantization mode '{mode}'", expected="integer significand and exponent")
-    wide, powers = significand.to(torch.int64), exponent.to(torch.int64)
-    if mode is RequantMode.SINGLE:
-        return shift_right(x * wide, 31 - powers, Rounding.HALF_UP)
+        return torch.round(x.to(torch.float32) * found[0]).to(torch.int64)
+    powers = exponent.to(torch.int64)
     left, right = powers.clamp(min=0), (-powers).clamp(min=0)
+    if significand is None:
+        return shift_right(x << left, right, _SHIFT_ROUNDING[mode])
+    wide = significand.to(torch.int64)
+    if mode in (RequantMode.SINGLE, RequantMode.TOSA16, RequantMode.S64_16):
+        return shift_right(x * wide, mode.form.significand_bits - powers, Rounding.HALF_UP)
+    if mode is RequantMode.NVDLA:
+        return shift_right(x * wide, mode.form.significand_bits - powers, Rounding.HALF_AWAY)
     shifted = x << left
     if bool((left > 0).any()) and bool(((shifted < -(1 << 31)) | (shifted >= 1 << 31)).any()):
         raise InputError(
@@ -173,7 +389,7 @@ def multiply_by_quantized_multiplier(
 
 def requantize(
     acc: Tensor,
-    multiplier: Tensor,
+    multiplier: Tensor | None,
     exponent: Tensor | None,
     mode: RequantMode,
     *,
@@ -185,8 +401,9 @@ def requantize(
     """Turn accumulators into codes: clamp(round(acc * m) + zero_point, qmin, qmax).
 
     Args:
-        acc: int64 tensor with values of int32, zero points of the inputs removed and the bias added.
-        multiplier: int32 significands, or float32 multipliers for FLOAT32_RNE: one element or [C].
+        acc: int64 tensor with values of int32, or of 48 bits where the mode takes them; zero points of the inputs
+            removed and the bias added.
+        multiplier: As `Requantization` has it: one element or [C].
         exponent: int8 exponents in the shape of `multiplier`; None for FLOAT32_RNE.
         mode: The arithmetic.
         zero_point: Zero point of the output.
@@ -200,10 +417,9 @@ def requantize(
     Raises:
         InputError: As `multiply_by_quantized_multiplier`.
     """
-    multiplier = along_axis(multiplier, acc.dim(), axis)
-    if mode is RequantMode.FLOAT32_RNE:
+    multiplier, powers = (None if p is None else along_axis(p, acc.dim(), axis) for p in (multiplier, exponent))
+    if mode is RequantMode.FLOAT32_RNE and multiplier is not None:
         # Clamping before rounding is the same as after it, the limits being integers: the conversion stays in range.
         product = (acc.to(torch.float32) * multiplier).clamp(qmin - zero_point, qmax - zero_point)
         return torch.round(product).to(torch.int64) + zero_point
-    powers = None if exponent is None else along_axis(exponent, acc.dim(), axis)
     return (multiply_by_quantized_multiplier(acc, multiplier, powers, mode) + zero_point).clamp(qmin, qmax)

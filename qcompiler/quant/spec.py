@@ -48,9 +48,11 @@ class QuantSpec:
         symmetric: The zero point is always 0.
         narrow: Drop the lowest code, so that a signed grid is symmetric about 0.
         axis: The tensor axis with one scale per index; None means one scale for the tensor. It may count from the end.
-        block: Number of neighbours along `axis` that share a scale; None means that each index has its own.
+        block: Inputs of a channel, along the other of the first two axes, that share an integer factor of the channel's
+            scale; None means that there are no factors. For signed symmetric grids with the channels on axis 0 or 1.
         scale_kind: Which scales are allowed.
         rounding: How x / scale becomes an integer.
+        factor_bits: Width of the unsigned factors, where there are blocks.
 
     Raises:
         InputError: The fields do not describe a grid.
@@ -64,6 +66,7 @@ class QuantSpec:
     block: int | None = None
     scale_kind: ScaleKind = ScaleKind.FLOAT
     rounding: Rounding = Rounding.NEAREST_EVEN
+    factor_bits: int = 4
 
     def __post_init__(self) -> None:
         highest = _STORAGE_BITS[self.signed][-1]
@@ -82,6 +85,8 @@ class QuantSpec:
             )
         if self.block is not None and self.block < 1:
             raise InputError(f"block={self.block}", expected="a positive block size")
+        if not 1 <= self.factor_bits <= 8:
+            raise InputError(f"factor_bits={self.factor_bits}", expected="1..8")
         # Accepting the plain strings keeps files and calls short; the fields always hold the enums.
         object.__setattr__(self, "scale_kind", _member(ScaleKind, self.scale_kind))
         object.__setattr__(self, "rounding", _member(Rounding, self.rounding))
@@ -104,13 +109,15 @@ class QuantSpec:
 
     @property
     def per_channel(self) -> bool:
-        """Whether there is more than one scale: per index of an axis, or per block along it."""
+        """Whether there is more than one scale: one per index of an axis."""
         return self.axis is not None
 
     def __str__(self) -> str:
         words = [f"{'s' if self.signed else 'u'}{self.bits}"]
         words += ["symmetric"] * self.symmetric + ["narrow"] * self.narrow
         words += [f"{key}={value}" for key, value in (("axis", self.axis), ("block", self.block)) if value is not None]
+        if self.block is not None and self.factor_bits != 4:
+            words.append(f"factor={self.factor_bits}")
         if self.scale_kind is not ScaleKind.FLOAT:
             words.append(f"scale={self.scale_kind}")
         if self.rounding is not Rounding.NEAREST_EVEN:
@@ -138,7 +145,9 @@ class QuantSpec:
         settings: dict[str, str] = {}
         for word in words[1:]:
             key, separator, value = word.partition("=")
-            known = key in ("axis", "block", "scale", "rounding") if separator else key in ("symmetric", "narrow")
+            known = (
+                key in ("axis", "block", "factor", "scale", "rounding") if separator else key in ("symmetric", "narrow")
+            )
             if not known or key in flags or key in settings:
                 raise ParseError(f"unknown or repeated word '{word}'", where=f"quantizer '{text}'", expected=_SYNTAX)
             if separator:
@@ -153,6 +162,7 @@ class QuantSpec:
                 narrow="narrow" in flags,
                 axis=int(settings["axis"]) if "axis" in settings else None,
                 block=int(settings["block"]) if "block" in settings else None,
+                factor_bits=int(settings.get("factor", 4)),
                 scale_kind=_member(ScaleKind, settings.get("scale", ScaleKind.FLOAT)),
                 rounding=_member(Rounding, settings.get("rounding", Rounding.NEAREST_EVEN)),
             )

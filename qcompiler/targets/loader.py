@@ -9,10 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from qcompiler.errors import PluginError, TargetError
+from qcompiler.targets.aimet_config import read_aimet_config
+from qcompiler.targets.lines import Spot, find_spots
+from qcompiler.targets.schema import SCHEMA
 from qcompiler.targets.target import Target
 
 ENTRY_POINT_GROUP = "qcompiler.targets"
 _KEYED_LISTS = {"op": "names", "tie": "ops"}
+
+RENAMED = {"int8_ort": "ort_cpu"}
+"""Former names of shipped targets, which still load."""
 
 
 def targets() -> list[str]:
@@ -24,16 +30,33 @@ def targets() -> list[str]:
     return sorted(_sources())
 
 
-def load_target(target: str | Path | Target) -> Target:
-    """A target by name, by path of a TOML file, or as it is.
+def load_target(target: str | Path | Target, base: str | Path | Target | None = None) -> Target:
+    """A target by name, by path of a TOML file, or as it is; or a runtime configuration of AIMET on a base.
+
+    Args:
+        target: Name, path of a `.toml` file or of a `.json` runtime configuration, or a target.
+        base: What a runtime configuration does not say; for nothing else.
 
     Raises:
-        TargetError: The name or file is unknown, or the descriptor is malformed or contradictory.
+        TargetError: The name or file is unknown, or the descriptor is malformed or contradictory; a runtime
+            configuration without a base, or a base without one.
     """
+    is_configuration = not isinstance(target, Target) and str(target).endswith(".json")
+    if is_configuration and base is None:
+        raise TargetError(
+            "a runtime configuration does not say how the hardware computes",
+            where=Path(str(target)).name,
+            fix='Name the target that does: load_target("config.json", base="int8_dsp"), or --base int8_dsp.',
+        )
+    if base is not None:
+        if not is_configuration:
+            raise TargetError(f"base is given for {target!r}", expected="a runtime configuration in JSON")
+        return read_aimet_config(str(target), base)
     if isinstance(target, Target):
         return target
     path = _find(str(target))
-    return Target.of(_read(path, ()), path.name)
+    data, spot = _read(path, ())
+    return Target.of(data, path.name, spot)
 
 
 def _sources() -> dict[str, Path]:
@@ -50,58 +73,95 @@ def _sources() -> dict[str, Path]:
     return found
 
 
-def _find(name: str, beside: Path | None = None) -> Path:
+def _find(name: str, beside: Path | None = None, where: Spot | None = None) -> Path:
+    place = None if where is None else str(where)
     if name.endswith(".toml"):
         path = Path(name) if beside is None else beside / name
-        if not path.is_file():
-            raise TargetError(f"there is no file {name!r}", expected="a descriptor in TOML")
+        try:
+            found = path.is_file()
+        except (OSError, ValueError):  # a name that no file can have
+            found = False
+        if not found:
+            raise TargetError(f"there is no file {name!r}", where=place, expected="a descriptor in TOML")
         return path
     sources = _sources()
+    name = RENAMED.get(name, name)
     if name in sources:
         return sources[name]
     near = difflib.get_close_matches(name, sources, n=3)
     raise TargetError(
         f"there is no target {name!r}",
+        where=place,
         expected="one of " + ", ".join(sorted(sources)) + ", or the path of a .toml file",
         fix=f"Did you mean {', '.join(near)}?" if near else None,
     )
 
 
-def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+def _read(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Any], Spot]:
+    """The content of a file with all that it extends, and where each key of it stands."""
     if path in seen:
         raise TargetError("descriptors extend each other in a circle", where=" -> ".join(p.name for p in (*seen, path)))
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        text = path.read_text(encoding="utf-8")
+        data = tomllib.loads(text)
+    except UnicodeDecodeError as error:
         raise TargetError(f"not TOML: {error}", where=path.name) from error
+    except (ValueError, RecursionError) as error:  # what is no TOML; numbers of thousands of digits; too deep
+        raise _no_toml(error, path.name) from error
     except OSError as error:
         raise TargetError(f"the descriptor cannot be read: {error.strerror}", where=path.name) from error
+    spot = find_spots(text, path.name)
+    if data.get("schema") != SCHEMA:
+        found = f"the schema is {data['schema']!r}" if "schema" in data else "no schema is named"
+        raise TargetError(found, where=str(spot.find(("schema",))), expected=f"schema = {SCHEMA!r}")
     base = data.pop("extends", None)
     if base is None:
-        return data
+        return data, spot
+    place = spot.children.pop("extends")
     if not isinstance(base, str):
-        raise TargetError(f"extends is {base!r}", where=path.name, expected="the name or path of a descriptor")
-    merged = _read(_find(base, path.parent), (*seen, path))
-    _merge(merged, data)
-    return merged
+        raise TargetError(f"extends is {base!r}", where=str(place), expected="the name or path of a descriptor")
+    merged, merged_spot = _read(_find(base, path.parent, place), (*seen, path))
+    _merge(merged, merged_spot, data, spot)
+    return merged, merged_spot
 
 
-def _merge(base: dict[str, Any], child: dict[str, Any]) -> None:
+def _no_toml(error: BaseException, file: str) -> TargetError:
+    """The message of the reader, with its line where it names one."""
+    text = str(error) if isinstance(error, ValueError) else "it is nested too deeply"
+    message, _, place = text.partition(" (at line ")
+    line = place.partition(",")[0]
+    where = f"{file}:{line}" if line.isdigit() else file
+    return TargetError(f"not TOML: {message if line.isdigit() else text}", where=where)
+
+
+def _merge(base: dict[str, Any], base_spot: Spot, child: dict[str, Any], spot: Spot) -> None:
     """Lay `child` over `base`: tables merge, rules replace those for the same ops, everything else is replaced."""
     for key, value in child.items():
+        mine = spot.children.get(key, spot)
         if isinstance(value, dict) and isinstance(base.get(key), dict):
-            _merge(base[key], value)
+            _merge(base[key], base_spot.children.setdefault(key, mine), value, mine)
         elif key in _KEYED_LISTS and isinstance(value, list) and isinstance(base.get(key), list):
-            base[key] = _without(base[key], value, _KEYED_LISTS[key]) + value
+            kept, places = _without(base[key], base_spot.children[key], value, _KEYED_LISTS[key])
+            rows = [*places, *(mine.find((index,)) for index in range(len(value)))]
+            base[key] = kept + value
+            base_spot.children[key] = Spot(mine.file, mine.line, dict(enumerate(rows)))
         else:
             base[key] = value
+            base_spot.children[key] = mine
 
 
-def _without(rules: list[Any], replacing: list[Any], field: str) -> list[Any]:
-    replaced = {name for rule in replacing if isinstance(rule, dict) for name in rule.get(field, ())}
-    kept = []
-    for rule in rules:
-        names = [name for name in rule[field] if name not in replaced]
-        if names:
-            kept.append({**rule, field: names})
-    return kept
+def _without(rules: list[Any], spot: Spot, replacing: list[Any], field: str) -> tuple[list[Any], list[Spot]]:
+    """The rules for other ops than those of `replacing`, and where they stand."""
+    replaced = [name for rule in replacing for name in _named(rule, field)]
+    kept, places = [], []
+    for index, rule in enumerate(rules):
+        names = [name for name in _named(rule, field) if name not in replaced]
+        if names or not _named(rule, field):
+            kept.append({**rule, field: names} if names else rule)
+            places.append(spot.find((index,)))
+    return kept, places
+
+
+def _named(rule: object, field: str) -> list[object]:
+    names = rule.get(field) if isinstance(rule, dict) else None
+    return names if isinstance(names, list) else []

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-import difflib
+import dataclasses
 import hashlib
 import json
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from pydantic import ValidationError
 
 from qcompiler.errors import TargetError
 from qcompiler.quant.arithmetic import Arithmetic
-from qcompiler.quant.requant import RequantMode
 from qcompiler.quant.spec import QuantSpec
+from qcompiler.targets.facts import facts, summary
+from qcompiler.targets.findings import describe, nearest
+from qcompiler.targets.limits import Geometry, beyond
+from qcompiler.targets.lines import Spot
+from qcompiler.targets.overrides import overridden
 from qcompiler.targets.schema import (
-    BLOCKS,
+    Combination,
     Descriptor,
-    FixedGrid,
     Layout,
+    Multiplier,
     NumberType,
     Onnx,
     OpRule,
+    Packing,
     Simulation,
+    Tables,
     Tie,
     Verification,
 )
@@ -60,17 +66,42 @@ class Target:
         return self.descriptor.onnx
 
     @property
+    def table(self) -> Tables:
+        """Limits of lookup tables."""
+        return self.descriptor.table
+
+    @property
+    def packing(self) -> Packing:
+        """How weights of four bits are stored."""
+        for name in (self.descriptor.defaults.weight, *self.descriptor.defaults.other_weights):
+            if self.descriptor.dtypes[name].packing != "none":
+                return self.descriptor.dtypes[name].packing
+        return "none"
+
+    @property
     def arithmetic(self) -> Arithmetic:
-        """How it computes."""
+        """How it computes: `at` says what differs for an op."""
         d = self.descriptor
-        return Arithmetic(
-            requant=d.requantize.mode,
+        base = Arithmetic(
+            requant=d.requantize.spec(),
             bias_rounding=d.rounding.bias,
             table_rounding=d.rounding.table,
             average_rounding=d.rounding.average,
             accumulator_bits=d.accumulator.bits,
             overflow=d.accumulator.overflow,
+            add_shift=d.elementwise.add_shift,
+            bias_bits=d.bias.bits,
+            zero_point_folding=d.bias.zero_point_folding,
+            table_precision=d.table.precision,
         )
+        special: dict[tuple[str, int], Arithmetic] = {}
+        for rule in d.op:
+            for bits in (8, 16):
+                pair = next((p for p in rule.combinations if _storage(d.dtypes[p.activation]) == bits), None)
+                found = _special(base, rule, pair)
+                if found != base:
+                    special.update({(name, bits): found for name in rule.names})
+        return dataclasses.replace(base, special=special)
 
     @property
     def simulation(self) -> Simulation | None:
@@ -85,17 +116,24 @@ class Target:
     def per_channel_table(self, function: str) -> bool:
         """Whether each channel may have a table of its own for `function`."""
         rule = self.op_rule(function)
-        return rule is not None and rule.kind == "table" and bool(rule.per_channel)
+        possible = rule is not None and rule.kind == "table" and bool(rule.per_channel)
+        return possible and self.descriptor.table.per_channel
 
     def op_rule(self, op: str) -> OpRule | None:
-        """The rule for an op, None when the integer core does not have it."""
+        """The rule for an op, None when there is none."""
         if op == "clamp_channels" and not self.descriptor.requantize.per_channel_clamp:
             return None
         return next((rule for rule in self.descriptor.op if _named(op) in rule.names), None)
 
     def supports(self, op: str) -> bool:
         """Whether the integer core computes `op`."""
-        return self.op_rule(op) is not None
+        rule = self.op_rule(op)
+        return rule is not None and rule.kind != "float"
+
+    def beyond(self, op: str, geometry: Geometry) -> str:
+        """Which size of an op is beyond what the core has; empty where none is."""
+        rule = self.op_rule(op)
+        return "" if rule is None or rule.limits is None else beyond(rule.limits, geometry)
 
     def absorbs(self, op: str, follower: str) -> bool:
         """Whether `follower` belongs to the same supergroup right behind `op`."""
@@ -112,7 +150,12 @@ class Target:
     @property
     def per_channel(self) -> bool:
         """Whether weights have a scale per output channel."""
-        return self.descriptor.dtypes[self.descriptor.defaults.weight].granularity == "per_channel"
+        return self.descriptor.dtypes[self.descriptor.defaults.weight].granularity != "per_tensor"
+
+    @property
+    def weight_bits(self) -> int:
+        """Width of weights where nothing says otherwise."""
+        return self.descriptor.dtypes[self.descriptor.defaults.weight].bits
 
     @property
     def activation_bits(self) -> int:
@@ -125,7 +168,8 @@ class Target:
         Raises:
             TargetError: The target has no activations of `bits` bits.
         """
-        return self._spec(self.descriptor.defaults.activation, bits, None)
+        number = self._number("activation", bits)
+        return self._spec(number, bits, None)
 
     def weight_spec(self, op: str, axis: int, bits: int | None = None) -> QuantSpec:
         """The grid of the weight of `op`, whose output channels are along `axis`.
@@ -133,17 +177,47 @@ class Target:
         Raises:
             TargetError: The target has no weights of `bits` bits.
         """
-        number = self.descriptor.dtypes[self.descriptor.defaults.weight]
+        number = self._number("weight", bits)
         rule = self.op_rule(op)
-        per_channel = number.granularity == "per_channel"
+        per_channel = number.granularity != "per_tensor"
         if rule is not None and rule.per_channel is not None:
             per_channel = rule.per_channel
-        return self._spec(self.descriptor.defaults.weight, bits, axis if per_channel else None)
+        spec = self._spec(number, bits, axis if per_channel else None)
+        if number.granularity != "per_block" or not per_channel:
+            return spec
+        return dataclasses.replace(spec, block=number.block, factor_bits=number.factor_bits)
 
-    def _spec(self, name: str, bits: int | None, axis: int | None) -> QuantSpec:
-        number = self.descriptor.dtypes[name]
-        if bits is not None:
-            _check_bits(number, bits, f"dtypes.{name} of {self.name}")
+    def unmultiplied(self, op: str, activation_bits: int, weight_bits: int) -> str:
+        """Why `op` does not multiply activations and weights of these widths; empty where it does."""
+        rule = self.op_rule(op)
+        if rule is None or not rule.combinations:
+            return ""
+        dtypes = self.descriptor.dtypes
+        pairs = [(pair.activation, pair.weight) for pair in rule.combinations]
+        if any(activation_bits in dtypes[a].widths and weight_bits in dtypes[w].widths for a, w in pairs):
+            return ""
+        known = ", ".join(f"{a} x {w}" for a, w in pairs)
+        return f"{op} of {activation_bits}-bit activations and {weight_bits}-bit weights, where {self.name} has {known}"
+
+    def _number(self, role: str, bits: int | None) -> NumberType:
+        """The number type for activations, or weights, of a width."""
+        defaults, dtypes = self.descriptor.defaults, self.descriptor.dtypes
+        activation = role == "activation"
+        name = defaults.activation if activation else defaults.weight
+        others = defaults.other_activations if activation else defaults.other_weights
+        if bits is None:
+            return dtypes[name]
+        for candidate in (name, *others):
+            if bits in dtypes[candidate].widths:
+                return dtypes[candidate]
+        widths = sorted(width for candidate in (name, *others) for width in dtypes[candidate].widths)
+        raise TargetError(
+            f"{bits} bits are asked for",
+            where=f"dtypes.{name} of {self.name}",
+            expected="one of " + ", ".join(map(str, widths)) + " bits",
+        )
+
+    def _spec(self, number: NumberType, bits: int | None, axis: int | None) -> QuantSpec:
         return QuantSpec(
             bits=bits or number.bits,
             signed=number.signed,
@@ -154,13 +228,37 @@ class Target:
             rounding=self.descriptor.rounding.quantize,
         )
 
+    def check_ops(self, kinds: Mapping[str, str], known: Collection[str]) -> None:
+        """Refuse rules for what is no operator, or of another kind than they say.
+
+        Args:
+            kinds: Kind of each operator that integer cores may have.
+            known: All operators.
+
+        Raises:
+            TargetError: The first such rule.
+        """
+        for rule in self.descriptor.op:
+            for op in rule.names:
+                if rule.kind == "float":
+                    continue  # also functions that have no operator here
+                if op not in known or op not in kinds:
+                    found = f"the rule of {self.name} for {op!r} is for no operator"
+                    if op in known:
+                        found = f"{self.name} has a rule for {op}, which has no integer form"
+                    raise TargetError(found, where="key op.names", fix=nearest(op, kinds) or "Take it out.")
+                if rule.kind != kinds[op]:
+                    raise TargetError(
+                        f"the kind of {op} is {rule.kind!r} in {self.name}", where="key op.kind", expected=kinds[op]
+                    )
+
     def override(self, **changes: object) -> Target:
         """A target that differs in some fields.
 
         Args:
-            changes: Any of weight_bits, activation_bits, per_channel, symmetric_activations, signed_activations,
-                power_of_two (scales of weights and activations), requantize, per_channel_clamp, per_channel_tables
-                (of functions without a fixed grid), layout, fallback.
+            changes: Any of weight_bits, activation_bits, per_channel, block (inputs of a weight that share a factor),
+                symmetric_activations, signed_activations, power_of_two (scales of weights and activations),
+                requantize, per_channel_clamp, per_channel_tables (of functions without a fixed grid), layout, fallback.
 
         Returns:
             A target whose name lists the changes, such as `int8_dsp[weight_bits=4]`. A grid that the target fixes for
@@ -170,49 +268,20 @@ class Target:
         Raises:
             TargetError: An unknown keyword, or a value that the target cannot have.
         """
-        data: dict[str, Any] = self.descriptor.model_dump(mode="json", by_alias=True)
-        weight = data["dtypes"][data["defaults"]["weight"]]
-        activation = data["dtypes"][data["defaults"]["activation"]]
-        for key, value in changes.items():
-            match key, value:
-                case (("weight_bits" | "activation_bits"), int()) if not isinstance(value, bool):
-                    name = getattr(self.descriptor.defaults, key.removesuffix("_bits"))
-                    _check_bits(self.descriptor.dtypes[name], value, f"dtypes.{name} of {self.name}")
-                    (weight if key == "weight_bits" else activation)["bits"] = value
-                case "per_channel", bool():
-                    weight["granularity"] = "per_channel" if value else "per_tensor"
-                case "symmetric_activations", bool():
-                    activation["symmetric"] = value
-                case "signed_activations", bool():
-                    _move_fixed_grids(data, int(activation["signed"]) - int(value))
-                    activation["signed"] = value
-                    activation["narrow"] = activation["narrow"] and value
-                case "power_of_two", bool():
-                    weight["scale"] = activation["scale"] = "pow2" if value else "float"
-                case "requantize", str():
-                    if value not in set(RequantMode):
-                        raise TargetError(
-                            f"the requantization mode is {value!r}", expected="one of " + ", ".join(RequantMode)
-                        )
-                    data["requantize"]["mode"] = value
-                case "per_channel_clamp", bool():
-                    data["requantize"]["per_channel_clamp"] = value
-                case "per_channel_tables", bool():
-                    for rule in data["op"]:
-                        if rule["kind"] == "table" and rule["out_fixed"] is None:
-                            rule["per_channel"] = value
-                case "fallback", "refuse" | "float":
-                    data["partition"]["fallback"] = value
-                case "layout", "NHWC" | "NCHW":
-                    data["layout"]["activations"] = value
-                case _:
-                    raise _bad_override(key, value)
-        _drop_fixed_grids(data, activation)
+        data = overridden(self.descriptor, changes)
         text = ", ".join(f"{key}={value}" for key, value in changes.items())
         data["target"]["name"] = (
             f"{self.name.removesuffix(']')}, {text}]" if "[" in self.name else f"{self.name}[{text}]"
         )
         return Target.of(data, f"{self.name}.override")
+
+    def summary(self) -> list[tuple[str, str]]:
+        """Names and values of how it computes, as people read them."""
+        return summary(self.descriptor)
+
+    def facts(self) -> list[tuple[str, str]]:
+        """Names and values of what changes no integer: memories, speed, sources, and what is not known."""
+        return facts(self.descriptor)
 
     def to_json(self) -> str:
         """The whole descriptor, canonical: sorted keys, no blanks."""
@@ -228,13 +297,18 @@ class Target:
         """
         try:
             data = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise TargetError(f"the descriptor is no JSON: {error}") from error
         return cls.of(data, "JSON")
 
     @classmethod
-    def of(cls, data: object, where: str) -> Target:
+    def of(cls, data: object, where: str, spot: Spot | None = None) -> Target:
         """Check plain data against the schema.
+
+        Args:
+            data: As TOML or JSON gives it.
+            where: What it is, for messages.
+            spot: Where each key of it stands.
 
         Raises:
             TargetError: The first thing that is wrong, with its key and the nearest known one.
@@ -242,7 +316,7 @@ class Target:
         try:
             return cls(Descriptor.model_validate(data))
         except ValidationError as error:
-            raise describe(error, where) from None
+            raise describe(error, where, spot) from None
 
     def digest(self) -> str:
         """sha256 of `to_json`."""
@@ -254,73 +328,21 @@ def _named(op: str) -> str:
     return "clamp" if op == "clamp_channels" else op
 
 
-_OVERRIDES = {
-    "weight_bits": "a number of bits",
-    "activation_bits": "a number of bits",
-    "per_channel": "True or False",
-    "symmetric_activations": "True or False",
-    "signed_activations": "True or False",
-    "power_of_two": "True or False",
-    "requantize": "one of " + ", ".join(RequantMode),
-    "per_channel_clamp": "True or False",
-    "per_channel_tables": "True or False",
-    "layout": "NHWC or NCHW",
-    "fallback": "refuse or float",
-}
+def _storage(number: NumberType) -> int:
+    """Bits in which the codes of an activation are held."""
+    return 16 if max(number.widths) > 8 else 8
 
 
-def _move_fixed_grids(data: dict[str, Any], direction: int) -> None:
-    """Shift the codes of fixed grids by half of their number: 1 as they become unsigned, -1 as they become signed."""
-    for rule in data["op"]:
-        if rule["out_fixed"] is not None:
-            rule["out_fixed"]["zero_point"] += direction * 2 ** (rule["out_fixed"]["bits"] - 1)
-
-
-def _drop_fixed_grids(data: dict[str, Any], activation: dict[str, Any]) -> None:
-    """Leave to calibration what is no grid of the activations any more."""
-    number = NumberType.model_validate(activation)
-    for rule in data["op"]:
-        if rule["out_fixed"] is not None and FixedGrid.model_validate(rule["out_fixed"]).misfit(number):
-            rule["out_fixed"] = None
-
-
-def _bad_override(key: str, value: object) -> TargetError:
-    if key in _OVERRIDES:
-        return TargetError(f"{key} is {value!r}", where="Target.override", expected=_OVERRIDES[key])
-    if key == "block":
-        return TargetError(BLOCKS, where="Target.override")
-    near = difflib.get_close_matches(key, _OVERRIDES, n=1)
-    return TargetError(
-        f"there is no override {key!r}",
-        expected="one of " + ", ".join(_OVERRIDES),
-        fix=f"Did you mean {near[0]}?" if near else None,
-    )
-
-
-def _check_bits(number: NumberType, bits: int, where: str) -> None:
-    allowed = sorted({number.bits, *number.allowed_bits})
-    if bits not in allowed:
-        raise TargetError(
-            f"{bits} bits are asked for", where=where, expected="one of " + ", ".join(map(str, allowed)) + " bits"
-        )
-
-
-def describe(error: ValidationError, where: str) -> TargetError:
-    """The first finding of pydantic as a sentence."""
-    finding = error.errors()[0]
-    key = ".".join(str(part) for part in finding["loc"])
-    if finding["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(finding["loc"][-1]), _known_keys(), n=1)
-        return TargetError(
-            f"there is no key {key!r}", where=where, fix=f"Did you mean {near[0]!r}?" if near else "Remove it."
-        )
-    place = f"{where}, key {key}" if key else where
-    return TargetError(finding["msg"].removeprefix("Value error, "), where=place)
-
-
-def _known_keys() -> list[str]:
-    schema = Descriptor.model_json_schema(by_alias=True)
-    keys = set(schema["properties"])
-    for definition in schema["$defs"].values():
-        keys.update(definition.get("properties", {}))
-    return sorted(keys)
+def _special(base: Arithmetic, rule: OpRule, pair: Combination | None) -> Arithmetic:
+    """The arithmetic of a rule for one width of activations."""
+    requantize: Multiplier | None = rule.requantize
+    if pair is not None and pair.requantize is not None:
+        requantize = pair.requantize
+    if requantize is not None:
+        base = dataclasses.replace(base, requant=requantize.spec())
+    if pair is not None and pair.accumulator is not None:
+        base = dataclasses.replace(base, accumulator_bits=pair.accumulator.bits, overflow=pair.accumulator.overflow)
+    if pair is not None and pair.bias is not None:
+        bias = pair.bias
+        base = dataclasses.replace(base, bias_bits=bias.bits, zero_point_folding=bias.zero_point_folding)
+    return base

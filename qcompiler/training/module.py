@@ -165,12 +165,17 @@ class TrainingModule(nn.Module):
                 expected="a target that is a piece of hardware",
                 fix="Train for the target that you compile for.",
             )
-        blueprint = self._blueprint
-        copy = blueprint.graph.clone()
-        copy.tensors = deployed_tensors(
-            self, blueprint.fixed, blueprint.paths, blueprint.weights, blueprint.activations
-        )
+        copy = self._blueprint.graph.clone()
+        copy.tensors = self._deployed()
+        self.finish(copy)
         return copy
+
+    def finish(self, module: Module) -> None:
+        """What lowering would do to the numbers of the graph that ships, done here, so that both have the same.
+
+        Args:
+            module: With its tensors; some may be replaced.
+        """
 
     def regularization(self) -> Tensor:
         """What the recipe adds to the loss, float32 []: over weights and regularizers, penalty times strength now."""
@@ -309,6 +314,7 @@ class TrainingModule(nn.Module):
             # Made anew for each call: whoever moves a weight, by whatever means, is believed.
             shipped.tensors = self._deployed()
             try:
+                self.finish(shipped)
                 results = simulate(shipped.main, leaves, self._arithmetic)
             finally:
                 shipped.tensors = {}

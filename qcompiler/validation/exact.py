@@ -30,6 +30,7 @@ from qcompiler.ir.registry import Trait
 from qcompiler.ir.types import Stage
 from qcompiler.ops import SCALED, UNARY, prelu_function, unary_of
 from qcompiler.ops.integer import window_counts, window_sums
+from qcompiler.ops.quantization import spread_factors
 from qcompiler.ops.quantizers import activation_bounds, channel_limits, clamped_limits
 from qcompiler.ops.resampling import resampling_weights
 from qcompiler.quant.accumulator import exact_in_float64
@@ -39,7 +40,7 @@ from qcompiler.quant.arithmetic import (
     RealFunction,
     add_codes,
     add_parameters,
-    average_multiplier,
+    average_parameters,
     global_average_codes,
     lookup_table,
     mul_codes,
@@ -57,12 +58,13 @@ Requantize: TypeAlias = Callable[[AffineParams, int, int], Tensor]
 
 @dataclass(frozen=True)
 class Codes:
-    """int64 codes and their grid."""
+    """int64 codes, their grid, the limits between which they lie, and the width that they have on it."""
 
     codes: Tensor
     params: AffineParams
     qmin: int
     qmax: int
+    bits: int
 
     def real(self) -> Tensor:
         """float32 values."""
@@ -153,6 +155,8 @@ def output_codes(graph: Graph, inputs: Sequence[Tensor], arithmetic: Arithmetic)
 def _evaluate(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
     if node.op in LEAVES:
         return evaluate_node(node, [])[0]
+    bits = max((item.bits for item in operands[:2] if isinstance(item, Codes)), default=8)
+    arithmetic = arithmetic.at(_COMPUTES.get(node.op, node.op), bits)
     rule = _RULES.get(node.op)
     if rule is not None:
         return rule(node, operands, arithmetic)
@@ -166,31 +170,38 @@ def _evaluate(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> 
 
 
 def _fake_quantize(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
-    x, scale, zero_point = operands
+    x, scale, zero_point = operands[:3]
     spec = cast("QuantSpec", node.attributes["spec"])
     params = _params(node, scale, zero_point, spec)
     qmin = cast("int", _default(node.attributes["qmin"], spec.qmin))
     qmax = cast("int", _default(node.attributes["qmax"], spec.qmax))
     if isinstance(x, Tensor):
-        codes = quantize(x, params.scale, params.zero_point, spec, qmin, qmax).to(torch.int64)
-        return Codes(codes, params, qmin, qmax)
+        factors = spread_factors(spec, x, [_real(node, item) for item in operands[3:]])
+        codes = quantize(x, params.scale, params.zero_point, spec, qmin, qmax, factors).to(torch.int64)
+        if factors is None:
+            return Codes(codes, params, qmin, qmax, spec.bits)
+        # In sums of products a weight is its code times the factor of its block.
+        largest = int(factors.max())
+        return Codes(codes * factors, params, qmin * largest, qmax * largest, spec.bits)
     if isinstance(x, Codes):
         x = _rescale(x, arithmetic)
     low, high = clamped_limits(x.low, x.high, params, spec, qmin, qmax)
     if x.channels is None:
-        return Codes(x.requantize(params, low, high), params, low, high)
+        return Codes(x.requantize(params, low, high), params, low, high, spec.bits)
     least, most, axis = x.channels
     limits = [torch.tensor(codes) for codes in channel_limits(least, most, params, spec, low, high)]
     low, high = int(limits[0].min()), int(limits[1].max())
     codes = x.requantize(params, low, high)
-    return Codes(codes.clamp(*(along_axis(ends, codes.dim(), axis) for ends in limits)), params, low, high)
+    limited = codes.clamp(*(along_axis(ends, codes.dim(), axis) for ends in limits))
+    return Codes(limited, params, low, high, spec.bits)
 
 
 def _fake_quantize_bias(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
     bias, scale = _real(node, operands[0]), _real(node, operands[1])
     params = AffineParams(scale, torch.zeros_like(scale, dtype=torch.int32), 0 if scale.dim() else None)
-    limit = 2**31
-    return Codes(quantize_bias(bias, scale, arithmetic.bias_rounding), params, -limit, limit - 1)
+    bits = cast("int", node.attributes["bits"])
+    limit = 2 ** (bits - 1)
+    return Codes(quantize_bias(bias, scale, arithmetic.bias_rounding, bits), params, -limit, limit - 1, bits)
 
 
 def _mac(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
@@ -245,7 +256,7 @@ def _mean(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exac
         return global_average_codes(
             x.codes,
             axes,
-            average_multiplier(x.params.scale, out.scale, count, arithmetic.requant),
+            average_parameters(x.params.scale, out.scale, count, arithmetic),
             in_zero_point=int(x.params.zero_point),
             out_zero_point=int(out.zero_point),
             qmin=qmin,
@@ -266,7 +277,7 @@ def _avg_pool2d(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -
     average = windowed_average_codes(
         total, count, arithmetic.average_rounding, zero_point=int(x.params.zero_point), qmin=x.qmin, qmax=x.qmax
     )
-    return Codes(average, x.params, x.qmin, x.qmax)
+    return Codes(average, x.params, x.qmin, x.qmax, x.bits)
 
 
 def _resample(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
@@ -280,7 +291,7 @@ def _resample(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> 
     average = windowed_average_codes(
         total, divisor, arithmetic.average_rounding, zero_point=int(x.params.zero_point), qmin=x.qmin, qmax=x.qmax
     )
-    return Codes(average, x.params, x.qmin, x.qmax)
+    return Codes(average, x.params, x.qmin, x.qmax, x.bits)
 
 
 def _layer_norm(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
@@ -377,7 +388,8 @@ def _movement(node: Node, operands: Sequence[Exact]) -> Exact:
         ):
             raise GraphError(f"the operands of {node.op} are on different grids", where=node.where)
     codes = _move(node, [item.codes for item in items])
-    return Codes(codes, first.params, min(i.qmin for i in items), max(i.qmax for i in items))
+    low, high = min(i.qmin for i in items), max(i.qmax for i in items)
+    return Codes(codes, first.params, low, high, max(i.bits for i in items))
 
 
 def _move(node: Node, codes: list[Tensor]) -> Tensor:
@@ -399,7 +411,7 @@ def _pad(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact
         return functional.pad(codes, torch_pad, value=min(max(code, qmin), qmax))
 
     if isinstance(x, Codes):
-        return Codes(filled(x.codes, x.params, x.qmin, x.qmax), x.params, x.qmin, x.qmax)
+        return dataclasses.replace(x, codes=filled(x.codes, x.params, x.qmin, x.qmax))
     inner = _per_tensor(node, x)
 
     def requantize(out: AffineParams, qmin: int, qmax: int) -> Tensor:
@@ -460,6 +472,9 @@ def _params(node: Node, scale: Exact, zero_point: Exact, spec: QuantSpec) -> Aff
 def _default(value: Attribute, default: int) -> Attribute:
     return default if value is None else value
 
+
+_COMPUTES = dict.fromkeys(("fake_quantize", "relu", "clamp", "clamp_channels"), "rescale")
+"""What a quantizer or an activation does with codes."""
 
 _RULES: dict[str, Callable[[Node, Sequence[Exact], Arithmetic], Exact]] = {
     "fake_quantize": _fake_quantize,

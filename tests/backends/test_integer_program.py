@@ -64,7 +64,7 @@ def differences(module: Module, files: ProgramFiles, inputs: torch.Tensor) -> di
 
 
 @pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
-@pytest.mark.parametrize("target", ["int8_dsp", "int8_dsp_per_channel", "int8_ort"])
+@pytest.mark.parametrize("target", ["int8_dsp", "int8_dsp_per_channel", "ort_cpu"])
 def test_executor_equals_graph_on_every_tensor_of_a_mixed_network(target: str, layout: Literal["NHWC", "NCHW"]) -> None:
     module = build("mixed", target)
     files = emit(module.main, layout, "OHWI" if layout == "NHWC" else "OIHW")

@@ -20,12 +20,12 @@ from tests.backends.test_integer_program import Mixed, build
 from tests.passes.test_default_pipeline import capture
 
 EXACT = {"", "Conv", "Gemm", "GlobalAveragePool", "Sigmoid"}
-"""Operators whose kernels in ONNX Runtime int8_ort reproduces; the empty one quantizes the input."""
+"""Operators whose kernels in ONNX Runtime ort_cpu reproduces; the empty one quantizes the input."""
 
 
 @pytest.mark.parametrize("network", ["resnet18", "mobilenet_v2", "mixed"])
-def test_int8_ort_equals_the_kernels_of_onnx_runtime(network: str) -> None:
-    module = build(network, "int8_ort")
+def test_ort_cpu_equals_the_kernels_of_onnx_runtime(network: str) -> None:
+    module = build(network, "ort_cpu")
     model = emit(module.main)
     sizes = module.main.inputs[0].type.shape[1:]
     x = torch.randn(7, *(int(size) for size in sizes), generator=torch.Generator().manual_seed(1))
@@ -43,7 +43,7 @@ def test_int8_ort_equals_the_kernels_of_onnx_runtime(network: str) -> None:
 
 @pytest.mark.parametrize("network", ["resnet18", "mobilenet_v2"])
 def test_every_product_runs_in_an_integer_kernel(network: str) -> None:
-    for target in ("int8_ort", "int8_dsp", "int8_dsp_per_channel"):
+    for target in ("ort_cpu", "int8_dsp", "int8_dsp_per_channel"):
         module = build(network, target)
         weights = {node.inputs[1].name for node in module.main.nodes if node.op in ("int_conv2d", "int_linear")}
         assert integer_weights(emit(module.main)) == weights
@@ -85,7 +85,7 @@ def test_processors_whose_kernels_saturate_are_told_apart(
 
 
 def test_a_session_that_asks_for_precision_gives_the_same_codes(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = build("mixed", "int8_ort")
+    module = build("mixed", "ort_cpu")
     x = torch.randn(2, 3, 33, 29, generator=torch.Generator().manual_seed(1)).numpy()
     plain, _ = run_observed(emit(module.main), [x])
     monkeypatch.setattr(runtime, "saturates", lambda: True)
@@ -125,7 +125,7 @@ FUNCTION_MODULES = {
 }
 
 
-@pytest.mark.parametrize("target", ["int8_dsp", "int8_ort"])
+@pytest.mark.parametrize("target", ["int8_dsp", "ort_cpu"])
 @pytest.mark.parametrize("name", FUNCTION_MODULES)
 def test_functions_are_written_in_operators_of_opset_13(name: str, target: str) -> None:
     torch.manual_seed(0)

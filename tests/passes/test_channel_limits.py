@@ -403,7 +403,7 @@ FORMS = {
     "single": TARGET,
     "double": TARGET.override(requantize="double", layout="NCHW"),
     "half up": TARGET.override(requantize="double_hu", symmetric_activations=True),
-    "runtime": load_target("int8_ort"),
+    "runtime": load_target("ort_cpu"),
     "narrow": TARGET.override(activation_bits=6),
     "wide": TARGET.override(activation_bits=16),
 }

@@ -273,7 +273,7 @@ def test_a_target_with_one_table_for_all_channels_stops_there(place: str) -> Non
         run_alone(Partition(), scaled, context)
 
 
-@pytest.mark.parametrize("target", ["int8_dsp", "int8_ort"])
+@pytest.mark.parametrize("target", ["int8_dsp", "ort_cpu"])
 def test_a_gate_keeps_its_range(target: str) -> None:
     """Channels of a sigmoid are alike already; factors would drive them apart."""
     net, x = network("excited"), image()
@@ -323,7 +323,7 @@ FORMS = {
     "single": TARGET,
     "double": TARGET.override(requantize="double", layout="NCHW"),
     "half up": TARGET.override(requantize="double_hu", symmetric_activations=True),
-    "runtime": load_target("int8_ort"),
+    "runtime": load_target("ort_cpu"),
     "per channel": load_target("int8_dsp_per_channel"),
     "narrow": TARGET.override(activation_bits=6),
     "wide": TARGET.override(activation_bits=16),

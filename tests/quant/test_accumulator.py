@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qcompiler.errors import InputError
-from qcompiler.quant.accumulator import accumulator_bounds, fits, partial_sum_bound
+from qcompiler.quant.accumulator import accumulator_bounds, fits, folded_bias, partial_sum_bound, partial_sum_bounds
 
 
 @given(weights=st.lists(st.integers(-9, 9), min_size=3, max_size=3), low=st.integers(-4, 2), size=st.integers(0, 4))
@@ -39,3 +39,27 @@ def test_width_is_decided_exactly() -> None:
     assert fits(*limits, 8) and not fits(limits[0] - 1, limits[1], 8) and not fits(limits[0], limits[1] + 1, 8)
     with pytest.raises(InputError):
         accumulator_bounds(weights, None, 1, 0)
+
+
+@given(
+    weights=st.lists(st.integers(-9, 9), min_size=1, max_size=4),
+    bias=st.integers(-40, 40),
+    low=st.integers(-4, 4),
+    size=st.integers(0, 4),
+)
+@settings(deadline=None, max_examples=60)
+def test_partial_sums_reach_their_bounds(weights: list[int], bias: int, low: int, size: int) -> None:
+    """Any of the products, with or without the bias: also where the inputs cannot be 0."""
+    codes = range(low, low + size + 1)
+    products = [[0, *(w * x for x in codes)] for w in weights]
+    sums = [sum(chosen) + start for chosen in itertools.product(*products) for start in (0, bias)]
+    minimum, maximum = partial_sum_bounds(torch.tensor([weights]), torch.tensor([bias]), low, low + size)
+    assert (minimum.item(), maximum.item()) == (min(sums), max(sums))
+
+
+def test_the_bias_of_raw_codes() -> None:
+    weights, bias = torch.tensor([[3, -5, 7], [1, 1, 1]]), torch.tensor([10, -1])
+    folded = folded_bias(weights, bias, -128)
+    x = torch.tensor([-128, 0, 127])
+    assert torch.equal(weights @ x + folded, weights @ (x + 128) + bias)
+    assert torch.equal(folded_bias(weights, bias, 0), bias)

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qcompiler.errors import CalibrationError, InputError, NotSupportedYetError
+from qcompiler.errors import CalibrationError, InputError
 from qcompiler.quant.affine import (
     SMALLEST_SCALE,
     AffineParams,
@@ -187,5 +187,5 @@ def test_what_has_no_codes_or_no_gradient_is_refused_by_name() -> None:
     with pytest.raises(InputError, match="32 bits"):
         fake_quantize(x, one, zero, QuantSpec(32))
     for function in (quantize, fake_quantize):
-        with pytest.raises(NotSupportedYetError, match="blocks of 2"):
+        with pytest.raises(InputError, match="no factors for blocks of 2"):
             function(x, one, zero, QuantSpec(8, axis=0, block=2))

@@ -15,7 +15,7 @@ from qcompiler.quant.arithmetic import (
     Arithmetic,
     add_codes,
     add_parameters,
-    average_multiplier,
+    average_parameters,
     global_average_codes,
     left_is_scalar,
     lookup_table,
@@ -25,13 +25,13 @@ from qcompiler.quant.arithmetic import (
     rescale_multiplier,
     windowed_average_codes,
 )
-from qcompiler.quant.requant import RequantMode
+from qcompiler.quant.requant import RequantMode, RequantSpec
 from qcompiler.quant.rounding import Rounding
 from tests.reference.requant import MODES, ROUNDINGS, reference_decompose, reference_mbqm
 
 
 def arithmetic(mode: str, table: Rounding = Rounding.HALF_AWAY) -> Arithmetic:
-    return Arithmetic(RequantMode(mode), Rounding.HALF_AWAY, table, Rounding.HALF_AWAY)
+    return Arithmetic(RequantSpec(RequantMode(mode)), Rounding.HALF_AWAY, table, Rounding.HALF_AWAY)
 
 
 def params(scale: float, zero_point: int) -> AffineParams:
@@ -84,7 +84,7 @@ def test_mul_and_rescale_apply_one_multiplier(mode: str) -> None:
 def test_global_average_folds_the_count(mode: str) -> None:
     q = torch.randint(-128, 128, (2, 6, 7, 7), generator=torch.Generator().manual_seed(0))
     source, target = params(0.05, -11), params(0.021, 4)
-    multiplier = average_multiplier(source.scale, target.scale, 49, RequantMode(mode))
+    multiplier = average_parameters(source.scale, target.scale, 49, arithmetic(mode))
     actual = global_average_codes(
         q, (2, 3), multiplier, in_zero_point=-11, out_zero_point=4, qmin=-128, qmax=127, keepdim=False
     )

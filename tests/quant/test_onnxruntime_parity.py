@@ -20,18 +20,30 @@ from qcompiler.quant.arithmetic import (
     Arithmetic,
     add_codes,
     add_parameters,
-    average_multiplier,
+    average_parameters,
     global_average_codes,
     lookup_table,
     mul_codes,
     mul_parameters,
 )
-from qcompiler.quant.requant import RequantMode, prepare_requantization, real_multiplier, requantize
+from qcompiler.quant.requant import (
+    RequantMode,
+    RequantSpec,
+    prepare_requantization,
+    real_multiplier,
+    requantize,
+)
 from qcompiler.quant.rounding import Rounding
 
 Array = npt.NDArray[np.generic]
 TYPES = {"s8": (TensorProto.INT8, np.int8, -128, 127), "u8": (TensorProto.UINT8, np.uint8, 0, 255)}
-FLOAT32 = Arithmetic(RequantMode.FLOAT32_RNE, Rounding.NEAREST_EVEN, Rounding.NEAREST_EVEN, Rounding.NEAREST_EVEN)
+FLOAT32 = Arithmetic(
+    RequantSpec(RequantMode.FLOAT32_RNE),
+    Rounding.NEAREST_EVEN,
+    Rounding.NEAREST_EVEN,
+    Rounding.NEAREST_EVEN,
+    table_precision="float32",
+)
 needs_x86 = pytest.mark.skipif(
     platform.machine().lower() not in ("x86_64", "amd64"), reason="the elementwise kernels are those of x86"
 )
@@ -234,7 +246,7 @@ def test_global_average(kind: str) -> None:
         }
         inputs = ["x", "x_scale", "x_zero", "y_scale", "y_zero"]
         expected = run_node("QLinearGlobalAveragePool", inputs, constants, {"x": x}, "com.microsoft")
-        multiplier = average_multiplier(source.scale, target.scale, height * width, RequantMode.FLOAT32_RNE)
+        multiplier = average_parameters(source.scale, target.scale, height * width, FLOAT32)
         actual = global_average_codes(
             widened(x),
             (2, 3),

@@ -72,6 +72,9 @@ def test_contradictory_grids_are_refused() -> None:
         QuantSpec(8, block=32)
     with pytest.raises(InputError, match="block=0"):
         QuantSpec(8, axis=0, block=0)
+    with pytest.raises(InputError, match="factor_bits=9"):
+        QuantSpec(4, axis=0, block=32, factor_bits=9)
+    assert str(QuantSpec.parse("s4 symmetric axis=0 block=32 factor=8")) == "s4 symmetric axis=0 block=32 factor=8"
 
 
 @pytest.mark.parametrize(

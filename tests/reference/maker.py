@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from qcompiler.backends.integer import Executor, emit
 from qcompiler.ir.graph import Attribute, Graph, Module, Node, Value
 from qcompiler.ir.interpret import LEAVES, interpret
 from qcompiler.ir.types import DType, QuantParams, Stage, TensorType
-from qcompiler.quant.requant import RequantMode, prepare_requantization
+from qcompiler.quant.requant import Requantization, RequantMode, prepare_requantization
 from tests.reference import operators
 from tests.reference.operators import Grid
 
@@ -105,10 +106,20 @@ class Maker:
     def multiplier(self, count: int, low: float, high: float) -> list[Value]:
         """Multipliers from 2^low to 2^high: random ones, and powers of two, which make ties."""
         real = [self.random.choice([2.0 ** self.random.uniform(low, high), 2.0 ** round(low)]) for _ in range(count)]
+        return [self.leaf(part.reshape(-1)) for part in self.prepared(*real).parts]
+
+    def prepared(self, *real: float) -> Requantization:
+        """Multipliers in the maker's mode, those that only shift by the next power of two."""
+        if self.mode.is_shift:
+            real = tuple(2.0 ** round(math.log2(value)) for value in real)
         dtype = torch.float32 if self.mode is RequantMode.FLOAT32_RNE else torch.float64
-        item = prepare_requantization(torch.tensor(real, dtype=dtype), self.mode)
-        parts = [item.multiplier] if item.exponent is None else [item.multiplier, item.exponent]
-        return [self.leaf(part.reshape(-1)) for part in parts]
+        return prepare_requantization(torch.tensor(real, dtype=dtype), self.mode)
+
+    def scalar(self, name: str, real: float) -> dict[str, Attribute]:
+        """The attributes of one multiplier."""
+        item = self.prepared(real)
+        multiplier, exponent = (None if part is None else part.item() for part in (item.multiplier, item.exponent))
+        return {f"{name}_multiplier": multiplier, f"{name}_exponent": exponent}
 
     def limits(self, dtype: DType) -> dict[str, Attribute]:
         """The whole grid or, half of the time, less of it."""

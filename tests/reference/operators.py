@@ -14,6 +14,7 @@ from typing import Any
 
 from tests.reference.requant import (
     ROUNDINGS,
+    SHIFT_MODES,
     half_even,
     reference_float32,
     reference_mbqm,
@@ -80,6 +81,8 @@ def requantize(acc: int, multiplier: Any, exponent: Any, out: Grid, attributes: 
     low, high = limits(attributes, index)
     if attributes["mode"] == "f32_rne":
         return reference_requantize_float32(acc, float(multiplier), out.zero_point, low, high)
+    if attributes["mode"] in SHIFT_MODES and exponent is None:
+        multiplier, exponent = 0, multiplier  # the only operand
     scaled = reference_mbqm(acc, int(multiplier), int(exponent), attributes["mode"])
     return int(min(max(scaled + out.zero_point, low), high))
 
@@ -177,14 +180,14 @@ def int_add(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list
 
         def on_common_scale(operand: Grid, index: Index, side: str) -> int:
             step = operand.step(broadcast(operand, index)) << attributes["shift"]
-            return reference_mbqm(
-                step, attributes[f"{side}_multiplier"], attributes[f"{side}_exponent"], attributes["mode"]
-            )
+            significand = attributes[f"{side}_multiplier"] or 0
+            return reference_mbqm(step, significand, attributes[f"{side}_exponent"], attributes["mode"])
 
         def element(index: Index) -> int:
             left, right = on_common_scale(a, index, "left"), on_common_scale(b, index, "right")
             total = left - right if attributes["subtract"] else left + right
-            return requantize(total, attributes["out_multiplier"], attributes["out_exponent"], out, attributes)
+            significand = attributes["out_multiplier"] or 0
+            return requantize(total, significand, attributes["out_exponent"], out, attributes)
 
         return fill(out, element)
 
@@ -214,13 +217,14 @@ def int_mul(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list
         if attributes["mode"] == "f32_rne":
             scaled = float32(float32(product) * float32(attributes["product_multiplier"]))
             return clip(half_even(float32(scaled + out.zero_point)), attributes)
-        return requantize(product, attributes["product_multiplier"], attributes["product_exponent"], out, attributes)
+        significand = attributes["product_multiplier"] or 0
+        return requantize(product, significand, attributes["product_exponent"], out, attributes)
 
     return fill(out, element)
 
 
 def int_mean(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list[Any]:
-    """sum of (x - z_x) over whole axes; the division is in the multiplier."""
+    """sum of (x - z_x) over whole axes; the division is in the multiplier, or stands beside a power of two."""
     x = operands[0]
     axes = attributes["axes"]
 
@@ -236,6 +240,9 @@ def int_mean(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> lis
                 i = next(rest)
                 kept.append(range(i, i + 1))
         total = sum(x.step(place) for place in itertools.product(*kept))
+        if attributes.get("divisor"):
+            quotient = total * Fraction(2) ** channel(operands, 1, 0) / attributes["divisor"]
+            return clip(ROUNDINGS[attributes["rounding"]](quotient) + out.zero_point, attributes)
         return requantize(total, channel(operands, 1, 0), channel(operands, 2, 0), out, attributes)
 
     return fill(out, element)

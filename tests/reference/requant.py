@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 
 MODES = ("single", "double", "double_hu")
+"""Modes with significands of 31 bits."""
+
+NARROW_MODES = ("tosa16", "s64_16", "nvdla_cvt")
+"""Modes with significands of 15 bits."""
+
+SHIFT_MODES = {
+    "pow2_shift": "rhup",
+    "pow2_shift_rhaz": "rhaz",
+    "pow2_shift_rne": "rne",
+    "pow2_shift_floor": "floor",
+    "pow2_shift_trunc": "trunc",
+}
+"""Modes that multiply by a power of two, and how they round."""
 
 
 def half_up(x: Fraction) -> int:
@@ -31,7 +45,7 @@ def truncate(x: Fraction) -> int:
     return x.__floor__() if x >= 0 else x.__ceil__()
 
 
-ROUNDINGS = {
+ROUNDINGS: dict[str, Callable[[Fraction], int]] = {
     "rne": half_even,
     "rhaz": half_away,
     "rhup": half_up,
@@ -60,6 +74,22 @@ def reference_decompose(multiplier: float) -> tuple[int, int]:
     return significand, exponent
 
 
+def reference_decompose_narrow(multiplier: float, mode: str) -> tuple[int, int]:
+    """Significand in [2^14, 2^15) and exponent with multiplier = significand * 2^(exponent - 15), within the range."""
+    if mode == "s64_16":  # TFLite Micro: from the 31 bits, carried to no 16th bit
+        wide, exponent = reference_decompose(multiplier)
+        return ((wide + 2**15) >> 16 if wide < 0x7FFF0000 else 0x7FFF), exponent
+    exact, exponent = Fraction(multiplier), 0
+    while exact >= 1:
+        exact, exponent = exact / 2, exponent + 1
+    while exact < Fraction(1, 2):
+        exact, exponent = exact * 2, exponent - 1
+    significand = half_away(exact * 2**15)
+    if significand == 2**15:
+        significand, exponent = 2**14, exponent + 1
+    return significand, exponent
+
+
 def saturating_rounding_doubling_high_mul(a: int, b: int) -> int:
     """gemmlowp's first stage, with its sign-dependent nudge and its truncating division."""
     if a == b == -(2**31):
@@ -77,7 +107,12 @@ def rounding_divide_by_pot(value: int, exponent: int) -> int:
 
 
 def reference_mbqm(x: int, significand: int, exponent: int, mode: str) -> int:
-    """MultiplyByQuantizedMultiplier in the integer modes."""
+    """MultiplyByQuantizedMultiplier in the integer modes; those that only shift have no significand."""
+    if mode in SHIFT_MODES:
+        return ROUNDINGS[SHIFT_MODES[mode]](x * Fraction(2) ** exponent)
+    if mode in NARROW_MODES:
+        product = x * significand * Fraction(2) ** (exponent - 15)
+        return half_away(product) if mode == "nvdla_cvt" else half_up(product)
     if mode == "single":
         return (x * significand + (1 << (30 - exponent))) >> (31 - exponent)
     left, right = max(exponent, 0), max(-exponent, 0)

@@ -19,6 +19,7 @@ from qcompiler.ir.graph import Module
 from qcompiler.ir.interpret import interpret
 from qcompiler.ir.types import DType, QuantParams
 from qcompiler.passes.base import PassContext
+from qcompiler.passes.fit_biases import FitBiases
 from qcompiler.passes.manager import PassManager
 from qcompiler.pipeline import default_pipeline
 from qcompiler.quant.accumulator import accumulator_bounds, exact_in_float64, partial_sum_bound
@@ -138,10 +139,12 @@ class Function(nn.Module):
         return self.function(*inputs)
 
 
-def lowered(model: nn.Module, *inputs: Tensor, **changes: object) -> Module:
+def lowered(model: nn.Module, *inputs: Tensor, fit: bool = False, **changes: object) -> Module:
+    """`fit`: with biases that are made to fit."""
     module = frontends.capture(model.eval(), inputs).module
     context = PassContext(load_target("int8_dsp").override(**changes), calibration=[list(inputs)])
-    PassManager(default_pipeline()).run(module, context)
+    passes = [item for item in default_pipeline() if fit or not isinstance(item, FitBiases)]
+    PassManager(passes).run(module, context)
     return module
 
 
@@ -207,6 +210,16 @@ def test_an_accumulator_that_may_overflow_is_refused_by_name(case: str) -> None:
     make, message = REFUSED[case]
     with pytest.raises(UnsupportedError, match=message):
         make()
+
+
+@pytest.mark.parametrize("bias", [66310.0, -1e5, 1e9])
+def test_a_bias_is_made_to_fit(bias: float) -> None:
+    x = ends(4)
+    module = lowered(layer(4, bias), x, fit=True)
+    found = interpret(module.main, [x])[0]
+    step = (abs(bias) + 4.0) / 255
+    torch.testing.assert_close(found, torch.tensor([[bias], [bias + 4.0]]), rtol=0, atol=step)
+    assert np.array_equal(Executor(emit(module.main)).run([x.numpy()])[0], found.numpy())
 
 
 def test_a_product_of_33_bits_is_exact_where_requantization_has_64() -> None:

@@ -19,7 +19,9 @@ from qcompiler.quant.rounding import Rounding
 from tests.reference.maker import CODES, Maker, expected_by_loops
 from tests.reference.requant import half_even, reference_float32
 
-INTEGER_MODES = [mode for mode in RequantMode if mode is not RequantMode.FLOAT32_RNE]
+WIDE_MODES = [mode for mode in RequantMode if mode.form.significand_bits == 31]
+NARROW_MODES = [mode for mode in RequantMode if mode.form.significand_bits == 15]
+SHIFT_MODES = [mode for mode in RequantMode if mode.is_shift]
 ROUNDINGS = [str(rounding) for rounding in Rounding]
 UNIT = QuantParams((1.0,), (0,))
 MODES = st.sampled_from(RequantMode)
@@ -129,7 +131,7 @@ def requantized_edges(mode: RequantMode, parts: list[torch.Tensor], shift: int =
     return make, node
 
 
-@pytest.mark.parametrize("mode", INTEGER_MODES)
+@pytest.mark.parametrize("mode", WIDE_MODES)
 def test_every_multiplier_meets_accumulators_at_the_edges_of_int32(mode: RequantMode) -> None:
     significands = [2**30, 2**30 + 1, 1_518_500_250, 2**31 - 2, 2**31 - 1]
     pairs = [(0, 0), *itertools.product(significands, range(-31, 1 if mode is not RequantMode.SINGLE else 31))]
@@ -139,10 +141,37 @@ def test_every_multiplier_meets_accumulators_at_the_edges_of_int32(mode: Requant
     ]
     make, node = requantized_edges(mode, parts)
     values = make.check()
-    others = [other for other in INTEGER_MODES if other is not mode]
+    others = [other for other in WIDE_MODES if other is not mode]
     found = values[node.name].reshape(-1).tolist()
     for other in others if mode is not RequantMode.SINGLE else []:
         assert found != expected_by_loops(node, values, mode=str(other)), "cases that do not tell the modes apart"
+
+
+@pytest.mark.parametrize("mode", NARROW_MODES)
+def test_every_narrow_multiplier_meets_them(mode: RequantMode) -> None:
+    significands = [1, 2**14, 2**14 + 1, 23_171, 2**15 - 2, 2**15 - 1]
+    exponents = range(mode.form.min_exponent, mode.form.max_exponent + 1)
+    pairs = [(0, 0), *itertools.product(significands, exponents)]
+    parts = [
+        torch.tensor([m for m, _ in pairs], dtype=torch.int16),
+        torch.tensor([e for _, e in pairs], dtype=torch.int8),
+    ]
+    make, node = requantized_edges(mode, parts)
+    values = make.check()
+    if mode is RequantMode.NVDLA:
+        halves_up = expected_by_loops(node, values, mode="tosa16")
+        assert values[node.name].reshape(-1).tolist() != halves_up, "cases that do not tell the modes apart"
+
+
+@pytest.mark.parametrize("mode", SHIFT_MODES)
+def test_every_shift_meets_them(mode: RequantMode) -> None:
+    exponents = torch.arange(-62, 31, dtype=torch.int8)  # as far as an accumulator of 32 bits stays in 62
+    make, node = requantized_edges(mode, [exponents])
+    values = make.check()
+    for other in SHIFT_MODES:
+        if other is not mode:
+            others = expected_by_loops(node, values, mode=str(other))
+            assert values[node.name].reshape(-1).tolist() != others, "cases that do not tell the modes apart"
 
 
 @pytest.mark.parametrize("mode", [RequantMode.DOUBLE, RequantMode.DOUBLE_HALF_UP])
@@ -171,8 +200,17 @@ def test_ties_of_both_signs(mode: RequantMode, zero_point: int) -> None:
     values = make.check()
     steps = codes.to(torch.int64) - zero_point
     first = (steps + 1) // 2
+    half_up, half_away = (steps + 2) // 4, torch.sign(steps) * ((steps.abs() + 2) // 4)
     by_hand = {
-        RequantMode.SINGLE: (steps + 2) // 4,
+        RequantMode.SINGLE: half_up,
+        RequantMode.TOSA16: half_up,
+        RequantMode.S64_16: half_up,
+        RequantMode.NVDLA: half_away,
+        RequantMode.POW2_SHIFT: half_up,
+        RequantMode.POW2_SHIFT_HALF_AWAY: half_away,
+        RequantMode.POW2_SHIFT_NEAREST_EVEN: torch.round(steps / 4).to(torch.int64),
+        RequantMode.POW2_SHIFT_FLOOR: steps // 4,
+        RequantMode.POW2_SHIFT_TRUNCATE: torch.trunc(steps / 4).to(torch.int64),
         RequantMode.DOUBLE: torch.sign(first) * ((first.abs() + 1) // 2),
         RequantMode.DOUBLE_HALF_UP: (first + 1) // 2,
         RequantMode.FLOAT32_RNE: torch.round(steps / 4).to(torch.int64),
@@ -205,9 +243,7 @@ def test_binary_operators_of_any_element_type(data: st.DataObject) -> None:
 
 def scalar_multiplier(make: Maker, name: str, low: float, high: float) -> dict[str, Attribute]:
     """A multiplier as attributes."""
-    parts = [make.graph.module.tensors[str(leaf.producer.attributes["ref"])] for leaf in make.multiplier(1, low, high)]  # type: ignore[union-attr]  # constants
-    number = parts[0].item()
-    return {f"{name}_multiplier": number, f"{name}_exponent": int(parts[1]) if len(parts) > 1 else None}
+    return make.scalar(name, make.random.choice([2.0 ** make.random.uniform(low, high), 2.0 ** round(low)]))
 
 
 def sum_attributes(make: Maker, largest: int, out: DType, subtract: bool) -> dict[str, Attribute]:

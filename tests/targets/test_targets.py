@@ -11,14 +11,15 @@ from qcompiler.errors import TargetError
 from qcompiler.quant.requant import RequantMode
 from qcompiler.targets import Target, load_target
 
+ROOMY = ("int8_dsp", "int8_dsp_per_channel", "ort_cpu")
+"""Targets on which channels may have limits and tables of their own."""
 BASE = Path(str(qcompiler.__file__)).parent / "targets" / "int8_dsp.toml"
 
 
 def test_the_shipped_targets_say_what_they_compute() -> None:
-    assert qcompiler.targets() == ["int8_dsp", "int8_dsp_per_channel", "int8_ort"]
-    dsp, channel, runtime = map(load_target, qcompiler.targets())
-    assert dsp.arithmetic.requant is RequantMode.SINGLE
-    assert runtime.arithmetic.requant is RequantMode.FLOAT32_RNE
+    dsp, channel, runtime = map(load_target, ROOMY)
+    assert dsp.arithmetic.requant.mode is RequantMode.SINGLE
+    assert runtime.arithmetic.requant.mode is RequantMode.FLOAT32_RNE
     assert (dsp.arithmetic.overflow, runtime.arithmetic.overflow) == ("forbid", "wrap")
     assert str(dsp.activation_spec()) == "s8"
     assert str(dsp.weight_spec("conv2d", 0)) == "s8 symmetric narrow"
@@ -26,7 +27,12 @@ def test_the_shipped_targets_say_what_they_compute() -> None:
     assert channel.arithmetic == dsp.arithmetic
 
 
-@pytest.mark.parametrize("name", ["int8_dsp", "int8_dsp_per_channel", "int8_ort"])
+def test_a_former_name_still_loads() -> None:
+    assert load_target("int8_ort") == load_target("ort_cpu")
+    assert "int8_ort" not in qcompiler.targets()
+
+
+@pytest.mark.parametrize("name", qcompiler.targets())
 def test_json_is_the_whole_descriptor(name: str) -> None:
     target = load_target(name)
     assert Target.from_json(target.to_json()) == target
@@ -46,7 +52,7 @@ def test_a_chip_with_known_arithmetic_is_one_file(tmp_path: Path) -> None:
     text = EXTENDS + '[requantize]\nmode = "double"\n[[op]]\nnames = ["add"]\nkind = "elementwise"\n'
     target = load_target(write(tmp_path, text))
     assert target.name == "chip"
-    assert target.arithmetic.requant is RequantMode.DOUBLE
+    assert target.arithmetic.requant.mode is RequantMode.DOUBLE
     assert target.supports("add")
     assert target.supports("mul"), "rules for other ops stay"
 
@@ -106,7 +112,7 @@ def test_override() -> None:
 
 def test_limits_per_channel_follow_the_rule_for_clamp(tmp_path: Path) -> None:
     for name in qcompiler.targets():
-        assert load_target(name).per_channel_clamp
+        assert load_target(name).per_channel_clamp == (name in (*ROOMY, "pow2_mcu", "w4a8_npu", "w4a8_npu_blocks"))
     target = load_target("int8_dsp").override(per_channel_clamp=False)
     assert target.name == "int8_dsp[per_channel_clamp=False]"
     assert not target.per_channel_clamp
@@ -120,7 +126,9 @@ def test_limits_per_channel_follow_the_rule_for_clamp(tmp_path: Path) -> None:
 
 def test_tables_per_channel_are_a_matter_of_their_rules(tmp_path: Path) -> None:
     for name in qcompiler.targets():
-        assert load_target(name).per_channel_table("silu")
+        assert load_target(name).per_channel_table("silu") == (
+            name in (*ROOMY, "pow2_mcu", "w4a8_npu", "w4a8_npu_blocks")
+        )
         assert not load_target(name).per_channel_table("sigmoid")
         assert not load_target(name).per_channel_table("relu"), "no table"
         assert not load_target(name).per_channel_table("nothing")
@@ -148,3 +156,142 @@ def test_tables_per_channel_are_a_matter_of_their_rules(tmp_path: Path) -> None:
 def test_overrides_that_make_no_sense_are_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(TargetError, match=message):
         load_target("int8_dsp").override(**changes)
+
+
+W4 = """
+[dtypes.w8]
+allowed_bits = [8]
+[dtypes.w4]
+bits = 4
+symmetric = true
+packing = "low_nibble_first"
+[defaults]
+other_weights = ["w4"]
+"""
+MAC = '[[op]]\nnames = ["linear"]\nkind = "mac"\n'
+CONTRADICTIONS = {
+    "two types of one width": (
+        '[dtypes.b]\nbits = 8\n[defaults]\nother_activations = ["b"]\n',
+        "a8 and b both have 8 bits",
+    ),
+    "another type that is none": ('[defaults]\nother_weights = ["w2"]\n', "'w2' is not one of dtypes"),
+    "a type that nobody uses": ("[dtypes.a16]\nbits = 16\n", "no default names the number type 'a16'"),
+    "packed bytes": ('[dtypes.w8]\npacking = "low_nibble_first"\n', "two codes of 4 bits into a byte, not 8"),
+    "packed activations": (
+        '[dtypes.a8]\nbits = 4\nallowed_bits = []\npacking = "low_nibble_first"\n',
+        "only weights are packed",
+    ),
+    "scales without multipliers": (
+        '[dtypes.w8]\ngranularity = "per_channel"\n[requantize]\nper_channel = false\n',
+        "one multiplier for all of them",
+    ),
+    "a rule with scales without multipliers": (
+        f"[requantize]\nper_channel = false\n{MAC}per_channel = true\n",
+        "linear has a scale per channel",
+    ),
+    "channels of nothing": (
+        '[[op]]\nnames = ["add"]\nkind = "elementwise"\nper_channel = true\n',
+        "neither a weight nor a table",
+    ),
+    "a fixed grid of what moves": (
+        '[[op]]\nnames = ["pad"]\nkind = "movement"\nout_fixed = { scale = 1.0, zero_point = 0 }\n',
+        "keeps the grid of what it moves",
+    ),
+    "an island about which nothing is said": (
+        '[[op]]\nnames = ["softmax"]\nkind = "float"\n',
+        "nothing is said of its results",
+    ),
+    "an island with limits": (
+        '[[op]]\nnames = ["softmax"]\nkind = "float"\nout_fixed = { scale = 1.0, zero_point = 0 }\nlimits = { terms = 3 }\n',
+        "where limits means nothing",
+    ),
+    "limits the wrong way round": (f"{MAC}limits = {{ stride = [3, 1] }}\n", "stride is from 3 to 1"),
+    "a table that requantizes": (
+        '[[op]]\nnames = ["tanh"]\nkind = "table"\nrequantize = { mode = "single" }\n',
+        "tanh is not requantized",
+    ),
+    "pairs of what has no weight": (
+        '[[op]]\nnames = ["add"]\nkind = "elementwise"\ncombinations = [{ activation = "a8", weight = "w8" }]\n',
+        "add has no weight",
+    ),
+    "pairs of other types": (
+        f'{MAC}combinations = [{{ activation = "w8", weight = "w8" }}]\n',
+        "'w8' is none of the target's number types for activations",
+    ),
+    "pairs of one width in two arithmetics": (
+        W4
+        + MAC
+        + 'combinations = [{ activation = "a8", weight = "w8" }, '
+        + '{ activation = "a8", weight = "w4", accumulator = { bits = 24 } }]\n',
+        "which only that width decides",
+    ),
+    "shifts of any scale": ('[requantize]\nmode = "pow2_shift"\n', "scales may be other than powers of two"),
+    "shifts of any scale in a rule": (
+        f'{MAC}requantize = {{ mode = "pow2_shift_rhaz" }}\n',
+        "scales may be other than powers of two",
+    ),
+    "a convertor without zero points": ('[requantize]\nmode = "nvdla_cvt"\n', "adds no zero point"),
+    "a multiplier that the mode has not": (
+        '[requantize]\nmode = "tosa16"\nmultiplier_bits = 32\n',
+        "multipliers of 32 bits for requantization mode 'tosa16'",
+    ),
+    "a shift that the mode has not": ("[requantize]\nmax_right_shift = 40\n", "a right shift of up to 40 bits"),
+    "a table on an accumulator": (
+        '[[supergroup]]\nsteps = [["conv2d"], ["tanh"]]\n',
+        "tanh is not computed on accumulators",
+    ),
+    "an addition on an accumulator": (
+        '[[supergroup]]\nsteps = [["conv2d"], ["add"], ["relu"]]\n',
+        "add is not computed on accumulators",
+    ),
+    "an activation behind a table": (
+        '[[supergroup]]\nsteps = [["tanh"], ["relu"]]\n',
+        "tanh ends in no accumulator",
+    ),
+    "a supergroup of an op without a rule": ('[[supergroup]]\nsteps = [["matmul"], ["relu"]]\n', "which has no rule"),
+    "two memories of one name": (
+        '[[memory]]\nname = "m"\nbytes = 1\n[[memory]]\nname = "m"\nbytes = 2\n',
+        "two memories are called 'm'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CONTRADICTIONS)
+def test_what_cannot_be_honoured_is_refused_when_it_is_read(case: str, tmp_path: Path) -> None:
+    text, message = CONTRADICTIONS[case]
+    with pytest.raises(TargetError) as caught:
+        load_target(write(tmp_path, EXTENDS + text))
+    assert message in str(caught.value)
+
+
+def test_widths_choose_among_number_types() -> None:
+    target = load_target("cmsis_nn")
+    assert str(target.activation_spec(bits=16)) == "s16 symmetric rounding=rhaz"
+    assert target.weight_spec("conv2d", 0, bits=4).bits == 4
+    with pytest.raises(TargetError, match="one of 8, 16 bits"):
+        target.activation_spec(bits=4)
+    assert target.unmultiplied("conv2d", 8, 4) == "" == target.unmultiplied("add", 16, 4)
+    assert "where cmsis_nn has a8 x w8, a8 x w4, a16 x w8" in target.unmultiplied("conv2d", 16, 4)
+    wide = target.override(activation_bits=16)
+    assert (wide.activation_bits, str(wide.activation_spec(bits=8))) == (16, "s8 rounding=rhaz")
+    assert wide.packing == "low_nibble_first"
+    assert target.override(weight_bits=4).weight_spec("conv2d", 0).bits == 4
+    with pytest.raises(TargetError, match="one of 4, 8 bits"):
+        target.override(weight_bits=5)
+
+
+def test_arithmetic_follows_the_op_and_the_width() -> None:
+    arithmetic = load_target("cmsis_nn").arithmetic
+    conv8, conv16, add16 = arithmetic.at("conv2d", 8), arithmetic.at("conv2d", 16), arithmetic.at("add", 16)
+    assert (conv8.requant.mode, conv8.accumulator_bits, conv8.bias_bits) == (RequantMode.DOUBLE, 32, 32)
+    assert (conv16.requant.mode, conv16.accumulator_bits, conv16.bias_bits) == (RequantMode.S64_16, 64, 64)
+    assert (add16.requant.mode, add16.accumulator_bits) == (RequantMode.DOUBLE, 32)
+    again = load_target("cmsis_nn").override(requantize="single").arithmetic
+    assert {again.at("conv2d", bits).requant.mode for bits in (8, 16)} == {RequantMode.SINGLE}
+    narrow = load_target("nvdla").arithmetic.requant
+    assert (narrow.multiplier_bits, narrow.min_exponent, narrow.max_exponent) == (16, -16, 15)
+
+
+def test_another_name_of_a_mode(tmp_path: Path) -> None:
+    target = load_target(write(tmp_path, EXTENDS + '[requantize]\nmode = "tosa_double"\n'))
+    assert target.arithmetic.requant.mode is RequantMode.DOUBLE

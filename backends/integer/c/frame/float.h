@@ -1,0 +1,16 @@
+/* Real numbers for ${n}. Optional: nothing else needs it. Written by qcompiler. */
+#ifndef ${N}_FLOAT_H
+#define ${N}_FLOAT_H
+
+#include "${n}.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+${prototypes}
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,34 @@
+/* ${title} Written by qcompiler.
+
+   One call for each instruction, in order. Shapes are written N, C, H, W; memory holds images as ${layout}. */
+#include "${n}.h"
+
+#include "kernels.h"
+#include "weights.h"
+
+#if defined(_MSC_VER)
+#define ALIGNED __declspec(align(${alignment}))
+#elif defined(__GNUC__)
+#define ALIGNED __attribute__((aligned(${alignment})))
+#else
+#define ALIGNED /* kernels need no more than elements do */
+#endif
+
+/* With ${N}_TRACE somebody is told of the result of every step. */
+#ifdef ${N}_TRACE
+void ${n}_trace(int32_t step, void *codes);
+#define TRACE(step, codes) ${n}_trace(step, codes)
+#else
+#define TRACE(step, codes) ((void)(codes))
+#endif
+
+static ALIGNED ${element} arena[${length}];
+
+/* Where tensors lie in the arena. */
+${places}
+/* What the calls take. */
+${structures}void ${n}_run(void)
+{
+${calls}}
+
+${accessors}

@@ -1,0 +1,328 @@
+"""Convolutions and linear layers in C: which kernel, how its weights are packed, which accumulator.
+
+The kernel of a call is chosen by `_conv`, `_linear` and `_conv_transpose`; the packing of the weights belongs to the
+kernel. A faster kernel for one machine is one more choice there, and one more template.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from qcompiler.backends.integer.c.memory import NUMPY
+from qcompiler.backends.integer.c.text import Value, sizes
+from qcompiler.backends.integer.c.writer import (
+    Step,
+    Writer,
+    accumulator,
+    dtype_limits,
+    largest_step,
+    real_multiplier,
+)
+from qcompiler.backends.integer.kernels import Call
+from qcompiler.backends.integer.program import Array
+from qcompiler.errors import UnsupportedError
+
+Int = npt.NDArray[np.int64]
+
+
+class Mac:
+    """A layer that sums products, before its kernel is chosen.
+
+    Args:
+        writer: Collects the C.
+        step: The instruction.
+        transposed: Whether the first axis of the weight is that of the input channels.
+    """
+
+    def __init__(self, writer: Writer, step: Step, *, transposed: bool = False) -> None:
+        self.writer, self.step, self.item = writer, step, step.item
+        self.call: Call = writer.call_of(step.item)
+        self.weight_name, self.bias_name = step.item.inputs[1:3]
+        stored = writer.operand(step.item, 1)
+        self.bias: Int = writer.operand(step.item, 2).astype(np.int64)
+        logical = self._logical(stored)
+        tensor = self.call.inputs[1]
+        zeros = np.array(tensor.zero_point or (0,), np.int64)
+        shape = [1] * logical.ndim
+        shape[tensor.axis or 0] = -1
+        self.weight: Int = logical.astype(np.int64) - zeros.reshape(shape)
+        """[out, in / groups, kernel...], or [in, out / groups, kernel...] where transposed; zero points removed."""
+        if transposed:
+            groups = int(self.call["groups"])
+            inputs, per_group, *kernel = self.weight.shape
+            split = self.weight.reshape(groups, inputs // groups, per_group, *kernel)
+            order = (0, 2, 1, *range(3, 3 + len(kernel)))
+            self.weight = split.transpose(order).reshape(groups * per_group, inputs // groups, *kernel)
+
+    def _logical(self, stored: Array) -> Array:
+        kernels = {item.inputs[1] for item in self.writer.program.instructions if item.op == "int_conv2d"}
+        last = self.writer.program.weight_layout == "OHWI" and self.weight_name in kernels
+        return stored.transpose(0, 3, 1, 2) if last else stored
+
+    @property
+    def channels(self) -> int:
+        """Of the result."""
+        return len(self.weight)
+
+    def types(self, *, folded: bool) -> dict[str, str]:
+        """What the kernel is over.
+
+        Args:
+            folded: Whether it multiplies codes, with their zero point in the bias, or codes less their zero point.
+        """
+        x = self.call.inputs[0]
+        largest = max(map(abs, dtype_limits(x.dtype))) if folded else largest_step(x)
+        rows = np.abs(self.weight).reshape(self.channels, -1).sum(axis=1)
+        start = self.folded_bias() if folded else self.bias
+        bound = max((int(row) * largest + abs(int(b)) for row, b in zip(rows, start, strict=True)), default=0)
+        return {
+            "X": self.writer.ctype(self.item.inputs[0]),
+            "Y": self.writer.ctype(self.item.output),
+            "W": self._weight_type(),
+            "ACC": accumulator(bound),
+            "MODE": str(self.call["mode"]),
+        }
+
+    def _weight_type(self) -> str:
+        for ctype in ("int8_t", "int16_t"):
+            limits = np.iinfo(NUMPY[ctype])
+            if limits.min <= self.weight.min(initial=0) and self.weight.max(initial=0) <= limits.max:
+                return ctype
+        raise UnsupportedError("a weight less its zero point leaves 16 bits", where=f"%{self.item.output}")
+
+    def folded_bias(self) -> Int:
+        """The bias of a kernel that multiplies codes as they are."""
+        folded: Int = self.bias - self.call.zero_point(0) * self.weight.reshape(self.channels, -1).sum(axis=1)
+        return folded
+
+    def weights(self, packed: Array, types: dict[str, str], order: str) -> str:
+        """The symbol of the packed weights; notes what they are."""
+        declared = self.call.inputs[1]
+        self.step.notes.append(f"weight {declared.dtype}{sizes(declared.shape)}")
+        return self.writer.constant(self.weight_name, packed, types["W"], f"{order} weights of %{self.item.output}")
+
+    def biases(self, types: dict[str, str], *, folded: bool) -> str:
+        """The symbol of the bias."""
+        bias = self.folded_bias() if folded else self.bias
+        what = "bias with the zero point of the input" if folded else "bias"
+        return self.writer.constant(self.bias_name, bias, types["ACC"], f"{what}, of %{self.item.output}")
+
+    def requantizer(self) -> dict[str, Value]:
+        """Members of the structure that requantizes channel by channel; notes the multipliers."""
+        writer, item = self.writer, self.item
+        multiplier = writer.operand(item, 3)
+        exponent = writer.operand(item, 4) if len(item.inputs) > 4 else None
+        self.step.notes.append(real_multiplier(multiplier, exponent))
+        ctype = "float" if exponent is None else "int32_t"
+        parts: dict[str, Value] = {
+            "multiplier": writer.constant(item.inputs[3], multiplier, ctype, f"multipliers of %{item.output}")
+        }
+        if exponent is not None:
+            parts["exponent"] = writer.constant(item.inputs[4], exponent, "int8_t", f"exponents of %{item.output}")
+        low, high = (np.broadcast_to(np.asarray(end, np.int64), (self.channels,)) for end in self.call.limits)
+        each = any(isinstance(end, tuple | list) for end in self.call.limits)
+        limits: dict[str, Value] = {"lows": "0", "highs": "0"}
+        if each:
+            for key, end in (("lows", low), ("highs", high)):
+                limits[key] = writer.constant(f"{item.output}.{key}", end, "int32_t", f"{key} of %{item.output}")
+        return {
+            **parts,
+            "next": int(multiplier.size > 1),
+            "zero_point": self.call.output.zero_point[0],
+            "low": int(low.min()),
+            "high": int(high.max()),
+            **limits,
+        }
+
+    def finish(self, template: str, types: dict[str, str], members: dict[str, Value]) -> None:
+        """Write the call."""
+        members["to"] = self.requantizer()
+        self.writer.emit(self.step, template, types, self.item.inputs[:1], members)
+
+
+def conv(writer: Writer, step: Step) -> None:
+    """`int_conv1d`, `int_conv2d`, `int_conv3d`."""
+    layer = Mac(writer, step)
+    call, (_, channels, *size) = layer.call, layer.call.inputs[0].shape
+    if len(size) != 2 or writer.layout != "NHWC":
+        _channels_first(layer, call.inputs[0].shape[0], size, list(call.output.shape[2:]))
+    elif layer.weight.shape[1] == 1 and channels == layer.channels > 1:
+        _depthwise(layer)
+    else:
+        _channels_last(layer)
+
+
+def _window(call: Call) -> dict[str, Value]:
+    """Members that say how a window of two axes lies on the image."""
+    x, y = call.inputs[0].shape, call.output.shape
+    stride, dilation, padding = call["stride"], call["dilation"], call["padding"]
+    return {
+        "batch": x[0],
+        "height": x[2],
+        "width": x[3],
+        "channels": x[1],
+        "out_height": y[2],
+        "out_width": y[3],
+        "stride_y": stride[0],
+        "stride_x": stride[1],
+        "dilation_y": dilation[0],
+        "dilation_x": dilation[1],
+        "top": padding[0],
+        "left": padding[1],
+    }
+
+
+def _channels_last(layer: Mac) -> None:
+    call, types = layer.call, layer.types(folded=True)
+    _, depth, height, width = layer.weight.shape
+    x = call.inputs[0]
+    outside: Value = "0"
+    if any(call["padding"]):
+        row = np.full(depth, x.zero_point[0], np.int64)
+        note = f"what %{layer.item.output} reads outside of its input"
+        outside = layer.writer.constant(f"{layer.item.output}.outside", row, types["X"], note)
+    layer.finish(
+        "conv_channels_last",
+        types,
+        {
+            **_window(call),
+            "out_channels": layer.channels,
+            "kernel_height": height,
+            "kernel_width": width,
+            "groups": int(call["groups"]),
+            "weight": layer.weights(layer.weight.transpose(0, 2, 3, 1), types, "[out][height][width][in]"),
+            "bias": layer.biases(types, folded=True),
+            "outside": outside,
+        },
+    )
+
+
+def _depthwise(layer: Mac) -> None:
+    types = layer.types(folded=False)
+    layer.finish(
+        "depthwise_channels_last",
+        types,
+        {
+            **_window(layer.call),
+            "kernel_height": layer.weight.shape[2],
+            "kernel_width": layer.weight.shape[3],
+            "zero_point": layer.call.zero_point(0),
+            "weight": layer.weights(layer.weight[:, 0].transpose(1, 2, 0), types, "[height][width][channel]"),
+            "bias": layer.biases(types, folded=False),
+        },
+    )
+
+
+def _channels_first(layer: Mac, batch: int, size: Sequence[int], out_size: Sequence[int]) -> None:
+    """Over up to three axes; pixels that nothing joins are one axis."""
+    call, types = layer.call, layer.types(folded=False)
+    kernel = layer.weight.shape[2:]
+    rank = len(size)
+
+    def over(name: str, default: int) -> list[int]:
+        value = call.get(name)
+        return [default] * rank if value is None else [int(item) for item in value][:rank]
+
+    stride, dilation, padding = over("stride", 1), over("dilation", 1), over("padding", 0)
+    if math.prod(kernel) == 1 and not any(padding) and set(stride) <= {1} and list(size) == list(out_size):
+        size, out_size, kernel = [math.prod(size)], [math.prod(size)], (1,)
+        stride, dilation, padding = [1], [1], [0]
+
+    def three(values: Sequence[int], default: int) -> list[int]:
+        return [default] * (3 - len(values)) + list(values)
+
+    groups = int(call.get("groups") or 1)
+    if layer.channels // groups < _BLOCK // 2:
+        template, packed, order = "conv_channels_first", layer.weight, "[out][in][kernel]"
+    else:
+        template, packed, order = "conv_channels_first_blocks", _blocks(layer, groups), "[out / 16][kernel][in][16]"
+    layer.finish(
+        template,
+        types,
+        {
+            "batch": batch,
+            "channels": layer.weight.shape[1] * groups,
+            "out_channels": layer.channels,
+            "size": three(size, 1),
+            "out_size": three(out_size, 1),
+            "kernel": three(kernel, 1),
+            "stride": three(stride, 1),
+            "dilation": three(dilation, 1),
+            "padding": three(padding, 0),
+            "groups": groups,
+            "zero_point": call.zero_point(0),
+            "weight": layer.weights(packed, types, order),
+            "bias": layer.biases(types, folded=False),
+        },
+    )
+
+
+_BLOCK = 16
+"""Output channels that `conv_channels_first_blocks` computes side by side; few of them are faster row by row."""
+
+
+def _blocks(layer: Mac, groups: int) -> Int:
+    """[out, in, kernel...] to [groups, blocks, kernel, in, 16], the last block of a group filled up with zeros."""
+    rows, inputs = layer.channels // groups, layer.weight.shape[1]
+    blocks = -(-rows // _BLOCK)
+    split = layer.weight.reshape(groups, rows, inputs, -1)
+    padded = np.pad(split, ((0, 0), (0, blocks * _BLOCK - rows), (0, 0), (0, 0)))
+    return padded.reshape(groups, blocks, _BLOCK, inputs, -1).transpose(0, 1, 4, 3, 2)
+
+
+def conv_transpose(writer: Writer, step: Step) -> None:
+    """`int_conv_transpose1d` to `3d`."""
+    layer = Mac(writer, step, transposed=True)
+    call, types = layer.call, layer.types(folded=False)
+    x, y = call.inputs[0].shape, call.output.shape
+    rank = len(x) - 2
+
+    def three(values: Sequence[int], default: int) -> list[int]:
+        return [default] * (3 - rank) + [int(value) for value in values]
+
+    members: dict[str, Value] = {
+        "batch": x[0],
+        "channels": x[1],
+        "out_channels": layer.channels,
+        "size": three(x[2:], 1),
+        "out_size": three(y[2:], 1),
+        "kernel": three(layer.weight.shape[2:], 1),
+        "stride": three(call["stride"], 1),
+        "dilation": three(call["dilation"], 1),
+        "padding": three(call["padding"], 0),
+        "groups": int(call["groups"]),
+        "zero_point": call.zero_point(0),
+    }
+    for letter, tensor in (("x", step.item.inputs[0]), ("y", step.item.output)):
+        distances = writer.steps(tensor)
+        members |= {f"{letter}_image": distances[0], f"{letter}_channel": distances[1]}
+        members[f"{letter}_step"] = three(distances[2:], 0)
+    packed = np.moveaxis(layer.weight, 1, -1)
+    members |= {"weight": layer.weights(packed, types, "[out][kernel][in]"), "bias": layer.biases(types, folded=False)}
+    layer.finish("conv_transpose", types, members)
+
+
+def linear(writer: Writer, step: Step) -> None:
+    """`int_linear`: over the last axis, which is not the innermost one in memory where four axes are an image."""
+    layer = Mac(writer, step)
+    shape = layer.call.inputs[0].shape
+    if len(shape) == 4 and writer.layout == "NHWC" and shape[1] > 1:
+        # [a, b, c, in] lies in memory as [a][c][in][b]: a product for each a and c, over columns b.
+        _channels_first(layer, shape[0] * shape[2], [shape[1]], [shape[1]])
+        return
+    types = layer.types(folded=True)
+    layer.finish(
+        "linear",
+        types,
+        {
+            "rows": math.prod(shape[:-1]),
+            "inputs": shape[-1],
+            "outputs": layer.channels,
+            "weight": layer.weights(layer.weight, types, f"{sizes(layer.weight.shape)}"),
+            "bias": layer.biases(types, folded=True),
+        },
+    )

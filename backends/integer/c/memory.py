@@ -1,0 +1,99 @@
+"""Where codes go in and come out, and what a memory plan is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from qcompiler.backends.integer.program import Instruction, Program
+from qcompiler.errors import UnsupportedError
+
+CTYPES = {"i4": "int8_t", "u4": "uint8_t", "i8": "int8_t", "u8": "uint8_t", "i16": "int16_t", "u16": "uint16_t"}
+"""How C holds codes; those of four bits take a byte."""
+NUMPY = {"int8_t": "i1", "uint8_t": "u1", "int16_t": "i2", "uint16_t": "u2", "int32_t": "i4", "int64_t": "i8"}
+NUMPY |= {"float": "f4"}
+SIZES = {name: np.dtype(code).itemsize for name, code in NUMPY.items()}
+"""Bytes of an element."""
+
+
+class Memory(Protocol):
+    """A memory plan."""
+
+    @property
+    def batch(self) -> int:
+        """Images in the arena at once."""
+
+    @property
+    def bytes(self) -> int:
+        """Size of the arena."""
+
+    @property
+    def lower_bound(self) -> int:
+        """The size that no plan can be below, in bytes."""
+
+    @property
+    def alignment(self) -> int:
+        """Of the arena and of every tensor, in bytes: a power of two."""
+
+    @property
+    def offsets(self) -> Mapping[str, int]:
+        """Where each tensor begins, in bytes."""
+
+
+@dataclass(frozen=True)
+class Ends:
+    """The codes with which a program begins and ends.
+
+    Args:
+        inputs: For each input of the program the tensor that holds its codes; None for one that nothing reads.
+        outputs: For each output the tensor that holds its codes.
+    """
+
+    inputs: tuple[str | None, ...]
+    outputs: tuple[str, ...]
+
+
+def find_ends(program: Program) -> Ends:
+    """Where codes go in and come out.
+
+    Raises:
+        UnsupportedError: The program runs a float island, quantizes one input twice, or gives real numbers.
+    """
+    for item in program.instructions:
+        if item.op == "call":
+            island = item.attributes.get("graph")
+            raise UnsupportedError(
+                f"the program runs the float island @{island}, and C is written for the integer core alone",
+                where=f"%{item.output}",
+                fix="Keep the model in integers, or run the island between two programs.",
+            )
+    readers: dict[str, list[Instruction]] = {}
+    for item in program.instructions:
+        for name in dict.fromkeys(item.inputs):
+            readers.setdefault(name, []).append(item)
+    inputs: list[str | None] = []
+    for name in program.inputs:
+        quantizers = [item for item in readers.get(name, ()) if item.op == "quantize"]
+        if len(quantizers) > 1:
+            raise UnsupportedError(
+                f"the input %{name} is quantized on {len(quantizers)} grids", expected="one grid for each input"
+            )
+        if quantizers:
+            inputs.append(quantizers[0].output)
+        elif program.tensors[name].dtype in CTYPES:
+            inputs.append(name)
+        elif name in readers or name in program.outputs:
+            raise UnsupportedError(f"the input %{name} is read as real numbers", expected="codes")
+        else:
+            inputs.append(None)
+    made = {item.output: item for item in program.instructions}
+    outputs = []
+    for name in program.outputs:
+        codes = made[name].inputs[0] if name in made and made[name].op == "dequantize" else name
+        if program.tensors[codes].dtype not in CTYPES:
+            raise UnsupportedError(f"the output %{name} is real numbers", expected="codes of 4, 8 or 16 bits")
+        outputs.append(codes)
+    return Ends(tuple(inputs), tuple(outputs))

@@ -1,0 +1,52 @@
+//: over X Y MODE
+//: needs place root divide requantize
+//: header
+typedef struct {
+    int32_t rows;                                /* how often `count` elements are normalized together */
+    int32_t rank, size[${RANK}], step[${RANK}];               /* of the axes in front; distances of neighbours in x and y */
+    int32_t count;
+    int32_t inner_rank, inner_size[${RANK}], inner_step[${RANK}];
+    int32_t x_zero_point;
+    int64_t epsilon;                             /* eps * count^2 / scale^2 */
+    int32_t fraction;                            /* bits of the accumulator behind the point */
+    const int16_t *weight;                       /* [count] */
+    const int32_t *bias;                         /* [count] */
+    ${requantize}_t to;
+} ${f}_t;
+
+/* y = requantize(round(t * weight / 2^8) + bias), t = round((n s - sum) 2^(fraction + 8) / root(n sum s^2 - sum^2 + e)),
+   where s = x - x_zero_point. */
+void ${f}(
+    ${Y} *restrict y, const ${X} *restrict x, const ${f}_t *call);
+//: body
+void ${f}(
+    ${Y} *restrict y, const ${X} *restrict x, const ${f}_t *call)
+{
+    const int64_t n = call->count;
+    for (int32_t row = 0; row < call->rows; ++row) {
+        const int32_t start = place(row, call->rank, call->size, call->step);
+        int64_t sum = 0, squares = 0, radicand, unit, divisor;
+        for (int32_t i = 0; i < call->count; ++i) {
+            const int64_t step = x[start + place(i, call->inner_rank, call->inner_size, call->inner_step)]
+                - call->x_zero_point;
+            sum += step;
+            squares += step * step;
+        }
+        radicand = n * squares - sum * sum + call->epsilon;
+        radicand = radicand > 1 ? radicand : 1;
+        /* The root gets 30 bits: the radicand is multiplied by 4, and what it divides by 2, as often as needed. */
+        unit = (int64_t)1 << (call->fraction + 8);
+        while (radicand < (int64_t)1 << 58) {
+            radicand *= 4;
+            unit *= 2;
+        }
+        divisor = root(radicand);
+        for (int32_t i = 0; i < call->count; ++i) {
+            const int32_t at = start + place(i, call->inner_rank, call->inner_size, call->inner_step);
+            const int64_t step = x[at] - call->x_zero_point;
+            const int64_t normalized = ${divide}((n * step - sum) * unit, divisor);
+            const int64_t acc = ${divide}(normalized * call->weight[i], 256) + call->bias[i];
+            y[at] = (${Y})${requantize}(&call->to, acc);
+        }
+    }
+}

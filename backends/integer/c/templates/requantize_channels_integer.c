@@ -1,0 +1,23 @@
+//: over MODE
+//: needs multiply
+//: header
+/* From the accumulator of a channel to its code: round(x * multiplier * 2^(exponent - 31)) + zero_point. */
+typedef struct {
+    const int32_t *multiplier; /* 0, or 2^30 to 2^31 - 1 */
+    const int8_t *exponent;    /* -31 to 30 */
+    int32_t next;              /* 1 where each channel has a multiplier, 0 where they share one */
+    int32_t zero_point;
+    int32_t low;
+    int32_t high;
+    const int32_t *lows;       /* limits of each channel in place of low and high, or none */
+    const int32_t *highs;
+} ${f}_t;
+//: body
+static int32_t ${f}(const ${f}_t *to, int32_t channel, int64_t x)
+{
+    const int32_t at = channel * to->next;
+    const int64_t code = ${multiply}(x, to->multiplier[at], to->exponent[at]) + to->zero_point;
+    const int32_t low = to->lows ? to->lows[channel] : to->low;
+    const int32_t high = to->highs ? to->highs[channel] : to->high;
+    return code < low ? low : code > high ? high : (int32_t)code;
+}

@@ -1,0 +1,245 @@
+"""What the rules of instructions write to: constants, kernels, calls."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from qcompiler.backends.integer.c.library import Library
+from qcompiler.backends.integer.c.memory import CTYPES, NUMPY, SIZES, Ends, Memory
+from qcompiler.backends.integer.c.names import Names
+from qcompiler.backends.integer.c.shapes import Shape, physical_axes, steps_of
+from qcompiler.backends.integer.c.text import Value, comment, sizes, structure
+from qcompiler.backends.integer.kernels import Call
+from qcompiler.backends.integer.program import Array, Instruction, ProgramFiles, Tensor
+from qcompiler.errors import ArtifactError, UnsupportedError
+
+INT32_LIMIT = 2**31
+
+
+@dataclass(frozen=True)
+class Constant:
+    """An array of weights.c.
+
+    Args:
+        symbol: Its name in C.
+        ctype: Element type.
+        array: Its elements in the order of memory.
+        note: What it is.
+    """
+
+    symbol: str
+    ctype: str
+    array: Array
+    note: str
+
+
+@dataclass
+class Step:
+    """The C of one instruction.
+
+    Args:
+        item: The instruction.
+        structures: Constants that its calls take.
+        lines: Statements.
+        notes: What a reader wants to know beside the shapes.
+        writes: The bytes of the arena that it writes; None for all of the result.
+        elementwise: Whether it computes from front to back, each element from that of each operand at the same place,
+            so that the result may lie where an operand of its sizes does.
+    """
+
+    item: Instruction
+    structures: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    writes: list[slice] | None = None
+    elementwise: bool = False
+
+
+class Writer:
+    """Collects the C of one program.
+
+    Args:
+        files: The program.
+        name: Prefix of everything that other files see.
+        memory: Where tensors lie.
+        shapes: Sizes of all tensors.
+        ends: Where codes go in and come out.
+    """
+
+    def __init__(self, files: ProgramFiles, name: str, memory: Memory, shapes: Mapping[str, Shape], ends: Ends) -> None:
+        self.files, self.program, self.name, self.memory, self.ends = files, files.program, name, memory, ends
+        self.shapes = shapes
+        self.library = Library(name)
+        self.names = Names()
+        self.constants: dict[tuple[str, bytes], Constant] = {}
+        self.placed: dict[str, str] = {}
+        """By tensor that lies in the arena, in the order of first use, its variable."""
+        self._symbols = Names()
+        self._uses: dict[str, int] = {}
+
+    @property
+    def layout(self) -> str:
+        """Order of images in memory."""
+        return self.program.layout
+
+    def call_of(self, item: Instruction) -> Call:
+        """The instruction with the types around it, sizes those of the batch."""
+        tensors = self.program.tensors
+        operands = [tensors[name].model_copy(update={"shape": self.shapes[name]}) for name in item.inputs]
+        result = tensors[item.output].model_copy(update={"shape": self.shapes[item.output]})
+        return Call(item, tuple(operands), result)
+
+    def ctype(self, tensor: str) -> str:
+        """Element type of C of a tensor of codes.
+
+        Raises:
+            UnsupportedError: It holds something else.
+        """
+        dtype = self.program.tensors[tensor].dtype
+        if dtype not in CTYPES:
+            raise UnsupportedError(f"%{tensor} is {dtype}", expected="codes of 4, 8 or 16 bits")
+        return CTYPES[dtype]
+
+    def steps(self, tensor: str) -> tuple[int, ...]:
+        """Distance in memory of neighbours along each axis, in the order of the graph."""
+        return steps_of(self.shapes[tensor], self.layout)
+
+    def bytes_of(self, tensor: str, first: int = 0, elements: int | None = None) -> slice:
+        """The bytes of the arena in which a tensor lies.
+
+        Args:
+            tensor: Codes that are not constant.
+            first: First element, where only some are meant.
+            elements: How many.
+
+        Raises:
+            ArtifactError: It has no place, leaves the arena, or is not aligned as its elements need.
+        """
+        if tensor not in self.memory.offsets:
+            raise ArtifactError("the memory plan has no place for a tensor", where=f"%{tensor}")
+        begin, size = self.memory.offsets[tensor], SIZES[self.ctype(tensor)]
+        end = begin + math.prod(self.shapes[tensor]) * size
+        if begin < 0 or end > self.memory.bytes or begin % size:
+            raise ArtifactError(
+                f"the memory plan puts a tensor at {begin} to {end}",
+                where=f"%{tensor}",
+                expected=f"a place in {self.memory.bytes} bytes, aligned to {size}",
+            )
+        if elements is None:
+            return slice(begin, end)
+        return slice(begin + first * size, begin + (first + elements) * size)
+
+    def same_place(self, a: str, b: str, a_first: int = 0, b_first: int = 0) -> bool:
+        """Whether element `a_first` of a tensor lies where element `b_first` of another one does."""
+        if a in self.files.constants or b in self.files.constants:
+            return False
+        return self.bytes_of(a, a_first, 1) == self.bytes_of(b, b_first, 1)
+
+    def pointer(self, tensor: str) -> str:
+        """The expression of C for the first element of a tensor of codes."""
+        if tensor in self.files.constants:
+            array = self.files.constants[tensor]
+            axes = physical_axes(array.ndim, self.layout)
+            note = f"codes {sizes(array.shape)} of %{tensor}"
+            return self.constant(tensor, array.transpose(axes), self.ctype(tensor), note)
+        return self.placed.setdefault(tensor, f"t_{self.names(tensor)}")
+
+    def constant(self, source: str, array: Array, ctype: str, note: str) -> str:
+        """The symbol of an array; one that is there already serves again.
+
+        Args:
+            source: The tensor of the program that it is made from, which gives it its name.
+            array: Elements in the order of memory.
+            ctype: Element type in C, which holds them all.
+            note: What it is.
+        """
+        packed = np.ascontiguousarray(array).astype(NUMPY[ctype])
+        key = (ctype, hashlib.sha256(repr(packed.shape).encode() + packed.tobytes()).digest())
+        if key not in self.constants:
+            self._uses[source] = uses = self._uses.get(source, 0) + 1
+            symbol = self._symbols(source if uses == 1 else f"{source}#{uses}")
+            self.constants[key] = Constant(f"{self.name}_{symbol}", ctype, packed, comment(note))
+        return self.constants[key].symbol
+
+    def operand(self, item: Instruction, index: int) -> Array:
+        """A constant operand, as the program holds it.
+
+        Raises:
+            UnsupportedError: It is computed.
+        """
+        name = item.inputs[index]
+        if name not in self.files.constants:
+            raise UnsupportedError(
+                f"operand {index} of {item.op}, %{name}, is computed", where=f"%{item.output}", expected="a constant"
+            )
+        return self.files.constants[name]
+
+    def emit(
+        self,
+        step: Step,
+        template: str,
+        types: Mapping[str, str],
+        operands: Sequence[str],
+        members: Mapping[str, Value],
+    ) -> None:
+        """Add a call of a kernel.
+
+        Args:
+            step: The instruction that it belongs to.
+            template: Of the kernel.
+            types: What the template is over.
+            operands: Tensors that it reads.
+            members: Of its structure.
+        """
+        function = self.library.use(template, **types)
+        suffix = f"_{len(step.structures)}" if step.structures else ""
+        name = f"c_{self.names(step.item.output + suffix.replace('_', '#'))}"
+        step.structures.append(structure(f"{function}_t", name, members))
+        arguments = [self.pointer(tensor) for tensor in (step.item.output, *operands)]
+        step.lines.append(f"{function}({', '.join(arguments)}, &{name});")
+
+
+def requantizer(call: Call, multiplier: float, exponent: int | None) -> dict[str, Value]:
+    """Members of the structure that requantizes with one multiplier.
+
+    Args:
+        call: Gives grid and limits of the result.
+        multiplier: Significand, or float32.
+        exponent: None in float arithmetic.
+    """
+    low, high = call.limits
+    parts: dict[str, Value] = {"multiplier": float(multiplier) if exponent is None else int(multiplier)}
+    if exponent is not None:
+        parts["exponent"] = int(exponent)
+    return parts | {"zero_point": call.output.zero_point[0], "low": int(low), "high": int(high)}
+
+
+def real_multiplier(multiplier: Array, exponent: Array | None) -> str:
+    """The numbers that accumulators are multiplied by, for a comment."""
+    real = np.asarray(multiplier, np.float64)
+    if exponent is not None:
+        real = real * np.exp2(np.asarray(exponent, np.float64) - 31)
+    low, high = float(real.min()), float(real.max())
+    return f"multiplier {low:.6g}" if real.size == 1 else f"multipliers {low:.6g} to {high:.6g}, one per channel"
+
+
+def accumulator(bound: int) -> str:
+    """The narrowest type of accumulators that holds every sum whose magnitude is at most `bound`."""
+    return "int32_t" if bound < INT32_LIMIT else "int64_t"
+
+
+def dtype_limits(dtype: str) -> tuple[int, int]:
+    """Smallest and largest code of an element type."""
+    bits = int(dtype[1:])
+    return (0, 2**bits - 1) if dtype[0] == "u" else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+
+
+def largest_step(tensor: Tensor) -> int:
+    """Largest magnitude of a code less its zero point."""
+    low, high = dtype_limits(tensor.dtype)
+    return max(high - tensor.zero_point[0], tensor.zero_point[0] - low)

@@ -1,0 +1,216 @@
+"""Rigid groups of rectangles in the plane of time and bytes, placed so that none overlap and the height is small.
+
+A group is several rectangles at fixed distances, such as results that lie on one another. The least height is
+NP-complete to find; attempts are made until a lower bound is met:
+
+1. in order of time, at the bottom or at the top of an array that is as high as the bound: exact for a chain, of which
+   two neighbours are alive at a time;
+2. in other orders, each group as low as it can be;
+3. from the best of these on, what surrounds the highest group is placed anew, from the bottom up but for a few moves.
+
+Source: orders by size and by the bytes alive at once are those of Pisarchyk and Lee 2020, arXiv:2001.03288, section 5.
+The third step is a hill climb over orders of placement, as compilers for small machines have it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+STEPS = 40_000
+"""Groups that the third step places in all: half a second or so."""
+ACCEPT = 0.02
+"""Share of the moves for the worse that are made all the same."""
+
+
+@dataclass(frozen=True)
+class Rectangle:
+    """Bytes that are taken for some time.
+
+    Args:
+        begin: First time, 0 or later.
+        end: Last time; it is taken too.
+        low: First byte, counted from where the group begins.
+        high: Behind the last byte.
+    """
+
+    begin: int
+    end: int
+    low: int
+    high: int
+
+
+Group: TypeAlias = Sequence[Rectangle]
+"""Its lowest byte is 0."""
+Array: TypeAlias = npt.NDArray[np.int64]
+
+
+class Placement:
+    """Searches first bytes for groups. The same groups get the same bytes.
+
+    Args:
+        groups: What is to be placed.
+        least: A height below which nobody can get.
+    """
+
+    def __init__(self, groups: Sequence[Group], least: int) -> None:
+        self.least = least
+        parts = [(part, index) for index, group in enumerate(groups) for part in group]
+        parts.sort(key=lambda item: (item[0].begin, item[1]))
+        self.begin, self.end, self.low, self.high = (
+            np.array([getattr(part, name) for part, _ in parts], np.int64) for name in ("begin", "end", "low", "high")
+        )
+        self.parts: list[list[int]] = [[] for _ in groups]
+        """Of each group, its rectangles among all, which are in order of time."""
+        for place, (_, index) in enumerate(parts):
+            self.parts[index].append(place)
+        self.owners = np.array([index for _, index in parts], np.int64)
+        """Of each rectangle, its group."""
+        self.reach = np.maximum.accumulate(self.end)
+        """Of each rectangle, the last time at which one up to it is there."""
+        begun, ended = np.searchsorted(self.begin, self.end, "right"), np.searchsorted(self.reach, self.begin, "left")
+        self.windows = [slice(*pair) for pair in zip(ended.tolist(), begun.tolist(), strict=True)]
+        """Of each rectangle, where among all those are that are there at the same time."""
+        self.heights = [max(part.high for part in group) for group in groups]
+        self.begins = [min(part.begin for part in group) for group in groups]
+        self.lengths = [max(part.end for part in group) - min(part.begin for part in group) + 1 for group in groups]
+        self.pressures = self._pressures()
+        """For each group, the most bytes that are taken at once while it is there."""
+        self.best: Array = np.zeros(0, np.int64)
+        """Of every rectangle the first byte of its group, in the best placement so far."""
+        self.top = 0
+        """Height of that."""
+
+    @property
+    def offsets(self) -> list[int]:
+        """First byte of each group in the best placement so far."""
+        return [int(self.best[parts[0]]) for parts in self.parts]
+
+    @property
+    def done(self) -> bool:
+        """Whether the bound is met."""
+        return len(self.best) == len(self.begin) and self.top <= self.least
+
+    def _keep(self, offsets: Array) -> None:
+        top = int((offsets + self.high).max(initial=0))
+        if len(self.best) < len(offsets) or top < self.top:
+            self.best, self.top = offsets, top
+
+    def attempt(self) -> None:
+        """Steps 1 and 2."""
+        for order, both_ends in self._orders():
+            if self.done:
+                return
+            offsets = np.full(len(self.begin), -1, np.int64)
+            self._place(order, offsets, both_ends)
+            self._keep(offsets)
+
+    def climb(self, seed: int = 0, steps: int = STEPS) -> None:
+        """Step 3.
+
+        Args:
+            seed: Of the moves.
+            steps: See `STEPS`.
+        """
+        generator = random.Random(seed)  # noqa: S311  # no secret: a search that is the same each time
+        offsets = self.best
+        while steps > 0 and not self.done:
+            tops = offsets + self.high
+            top = int(tops.max())
+            group = int(self.owners[generator.choice((tops == top).nonzero()[0])])
+            order = self._moved(group, offsets, generator)
+            steps -= len(order)
+            new = offsets.copy()
+            for other in order:
+                new[self.parts[other]] = -1
+            self._place(order, new, both_ends=False)
+            if int((new + self.high).max()) <= top or generator.random() < ACCEPT:
+                offsets = new
+                self._keep(offsets)
+
+    def _moved(self, group: int, offsets: Array, generator: random.Random) -> list[int]:
+        """What surrounds `group` in time, from the bottom up but for one or two beside it that have moved down."""
+        begin, end = self.begins[group], self.begins[group] + self.lengths[group] - 1
+        there = self._beside(begin, end)
+        pile = list(dict.fromkeys(self.owners[there].tolist()))
+        for _ in range(generator.choice((0, 1, 2))):
+            begin, end = int(self.begin[there].min()), int(self.end[there].max())
+            there = self._beside(begin, end)
+        there = there[offsets[there].argsort(kind="stable")]
+        order = list(dict.fromkeys(self.owners[there].tolist()))
+        for _ in range(generator.choice((1, 1, 2))):
+            place = order.index(group if generator.random() < 0.5 else generator.choice(pile))
+            # To the very bottom now and then: among many the choice would seldom fall on it.
+            to = 0 if generator.random() < 0.25 else generator.randrange(place + 1)
+            order.insert(to, order.pop(place))
+        return order
+
+    def _beside(self, begin: int, end: int) -> Array:
+        """Rectangles that are there at any time from `begin` to `end`."""
+        first = int(np.searchsorted(self.reach, begin, "left"))
+        behind = int(np.searchsorted(self.begin, end, "right"))
+        return (self.end[first:behind] >= begin).nonzero()[0] + first
+
+    def _orders(self) -> Iterator[tuple[list[int], bool]]:
+        """Orders of placement, and whether they use both ends of the array."""
+        size, length, pressure = self.heights, self.lengths, self.pressures
+        groups = range(len(size))
+        yield sorted(groups, key=lambda g: (self.begins[g], -size[g])), True
+        yield sorted(groups, key=lambda g: (-pressure[g], -length[g], -size[g])), True
+        yield sorted(groups, key=lambda g: (-pressure[g], -size[g])), False
+        yield sorted(groups, key=lambda g: (-pressure[g], -length[g], -size[g])), False
+        yield sorted(groups, key=lambda g: (-size[g], -length[g])), False
+        yield sorted(groups, key=lambda g: (-pressure[g], -length[g] * size[g])), False
+
+    def _place(self, order: Sequence[int], offsets: Array, both_ends: bool) -> None:
+        """Give first bytes to one group after the other.
+
+        Args:
+            order: The groups.
+            offsets: Of every rectangle that of its group, negative for those that have none.
+            both_ends: Whether a group that cannot be at the bottom is put to the top of the array, if it can be there.
+        """
+        for group in order:
+            low, high = self._excluded(group, offsets)
+            offset = _lowest(low, high)
+            at_the_top = self.least - self.heights[group]
+            if both_ends and 0 < offset != at_the_top >= 0 and not ((low < at_the_top) & (at_the_top < high)).any():
+                offset = at_the_top
+            offsets[self.parts[group]] = offset
+
+    def _excluded(self, group: int, offsets: Array) -> tuple[Array, Array]:
+        """Open intervals in which the first byte of `group` cannot be: beside rectangles whose groups have one."""
+        low, high = [], []
+        for part in self.parts[group]:
+            window = self.windows[part]
+            there = ((self.end[window] >= self.begin[part]) & (offsets[window] >= 0)).nonzero()[0] + window.start
+            taken = offsets[there]
+            low.append(taken + self.low[there] - self.high[part])
+            high.append(taken + self.high[there] - self.low[part])
+        return (low[0], high[0]) if len(low) == 1 else (np.concatenate(low), np.concatenate(high))
+
+    def _pressures(self) -> list[int]:
+        change = np.zeros(int(self.end.max(initial=-1)) + 2, np.int64)
+        np.add.at(change, self.begin, self.high - self.low)
+        np.subtract.at(change, self.end + 1, self.high - self.low)
+        taken = change.cumsum()
+        most = [int(taken[b : e + 1].max()) for b, e in zip(self.begin.tolist(), self.end.tolist(), strict=True)]
+        return [max(most[part] for part in parts) for parts in self.parts]
+
+
+def _lowest(low: Array, high: Array) -> int:
+    """The first number from 0 on that is in none of the open intervals."""
+    if not len(low):
+        return 0
+    order = low.argsort(kind="stable")
+    # Up to where those intervals reach that begin first: one that begins behind that leaves a gap.
+    reached = np.maximum(np.maximum.accumulate(high[order]), 0)
+    gaps = (low[order][1:] >= reached[:-1]).nonzero()[0]
+    if low[order[0]] >= 0:
+        return 0
+    return int(reached[gaps[0] if len(gaps) else -1])

@@ -1,0 +1,309 @@
+"""The order of instructions in which the fewest bytes are alive at once.
+
+Instructions that all others come before or after cut the program into segments, whose orders do not depend on one
+another. A segment is searched best first over the sets of instructions that have run: the bytes that are alive follow
+from the set alone, so that of all orders that lead to a set only the one with the smallest peak goes on. The search
+ends at the optimum, or after some work; then the best of three orders is taken: the one given, the one that goes depth
+first, and the best of those few that were followed at a time. Segments that do not
+decide about the peak of the program keep the order that they have, and so does one for which no better order is found.
+
+Source: Ahn et al. 2020, arXiv:2003.02369, section 3: the search over sets, and cuts. That an instruction which frees at
+least as much as it writes never has to wait is a shortcut of ours: the bytes alive after a set are a submodular
+function of it, so that running such an instruction earlier makes no later moment worse.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import heapq
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from qcompiler.backends.integer.bound import Regions
+from qcompiler.backends.integer.liveness import Core
+
+WORK = 300_000
+"""What the exact search of one segment may look at: each step to a set of instructions, and each region that it may
+free, counts one. A second or so."""
+WIDEST_BEAM, MOST_CANDIDATES = 32, 64
+"""Beyond it: sets of equal size that are gone on with, if that costs no more work than before, and instructions that
+may follow each of them, those first that stand first in the order given."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """An order of instructions.
+
+    Args:
+        order: Numbers of the instructions.
+        lower_bound: The largest number of bytes that are alive at once.
+        exact: Whether it is known that no order has a smaller one.
+    """
+
+    order: tuple[int, ...]
+    lower_bound: int
+    exact: bool
+
+
+def schedule(regions: Regions, work: int = WORK) -> Schedule:
+    """Find an order whose bound is never above that of the order given.
+
+    Args:
+        regions: Of the program.
+        work: See `WORK`.
+    """
+    core = regions.tensors.core
+    order = list(range(len(core.instructions)))
+    alive = regions.alive(order)
+    before = _before(core)
+    segments = [_Segment(regions, before, span, alive) for span in _segments(before)]
+    loose = {time for segment in segments for time in segment.span}
+    # What no order changes: both ends, and the instructions that cut.
+    proven = max(alive[0], alive[-1], *(alive[time + 1] for time in order if time not in loose))
+    proven = max((proven, *(segment.least for segment in segments)))
+    reached = proven
+    for segment in sorted(segments, key=lambda segment: segment.peak, reverse=True):
+        if segment.peak <= reached:
+            break
+        found = segment.search(reached, work)
+        order[segment.span.start : segment.span.stop] = found.order
+        reached = max(reached, found.lower_bound)
+        if found.exact:
+            proven = max(proven, found.lower_bound)
+    return Schedule(tuple(order), reached, reached == proven)
+
+
+def _before(core: Core) -> list[list[int]]:
+    """For each instruction, those that write what it reads."""
+    writers = {name: time for time, item in enumerate(core.instructions) for name in item.outputs}
+    return [sorted({writers[name] for name in item.inputs if name in writers}) for item in core.instructions]
+
+
+def _segments(before: list[list[int]]) -> Iterator[range]:
+    """Runs of two instructions or more between those that have one place in all orders.
+
+    An instruction has one place when all in front of it are among its ancestors, which is so when each of them is read
+    by another one up to it; and when all behind it are among its descendants, which is the same mirrored.
+    """
+    count = len(before)
+    soonest, latest = [count] * count, [-1] * count
+    for time, sources in enumerate(before):
+        for source in sources:
+            soonest[source] = min(soonest[source], time)
+            latest[time] = max(latest[time], source)
+    cuts = [True] * count
+    limit = -1
+    for time in range(count):
+        cuts[time] &= limit <= time
+        limit = max(limit, soonest[time])
+    limit = count
+    for time in reversed(range(count)):
+        cuts[time] &= limit >= time
+        limit = min(limit, latest[time])
+    begin = 0
+    for time in (*(time for time, cut in enumerate(cuts) if cut), count):
+        if time - begin > 1:
+            yield range(begin, time)
+        begin = time + 1
+
+
+@dataclass(frozen=True)
+class _State:
+    """What is known after a set of instructions has run in the best order.
+
+    Args:
+        done: The set; bit i is the instruction number i of the segment.
+        ready: Those that can run next.
+        alive: Bytes.
+        peak: Of the order so far.
+    """
+
+    done: int
+    ready: int
+    alive: int
+    peak: int
+
+
+class _Segment:
+    """Instructions of which several orders are possible."""
+
+    def __init__(self, regions: Regions, before: list[list[int]], span: range, alive: list[int]) -> None:
+        self.span = span
+        self.peak = max(alive[time + 1] for time in span)
+        """Of the order given."""
+        first = span.start
+        self.after: list[list[int]] = [[] for _ in span]
+        """Instructions that read what each of them writes."""
+        self.needs = [0] * len(span)
+        """Instructions that have to run before each of them, as bits."""
+        for time in span:
+            for source in before[time]:
+                if source in span:
+                    self.needs[time - first] |= 1 << (source - first)
+                    self.after[source - first].append(time - first)
+        self.writes = [sum(regions.size[region] for region in regions.writes[time]) for time in span]
+        self.saving = [regions.saving[time] for time in span]
+        self.frees: list[list[tuple[int, int]]] = [[] for _ in span]
+        """For each instruction, what it may free: users as bits, and bytes."""
+        self.reuses: list[list[int]] = [[] for _ in span]
+        """For each instruction, users of an operand on which its result may lie, itself among them."""
+        users: dict[int, int] = {}
+        """Of each region that can die here, as bits."""
+        for time in span:
+            for region in (*regions.writes[time], *regions.reads[time]):
+                if region not in users and not regions.kept[region] and regions.users[region][-1:] < (span.stop,):
+                    users[region] = sum(1 << (user - first) for user in regions.users[region] if user in span)
+                if region in users:
+                    self.frees[time - first].append((users[region], regions.size[region]))
+            for reuse in regions.reuses[time]:
+                if all(region in users for region in reuse.regions):
+                    union = 0
+                    for region in reuse.regions:
+                        union |= users[region]
+                    self.reuses[time - first].append(union)
+        self.work = 0
+        """What has been looked at."""
+        self.alive = self._alive_before(regions, alive)
+        self.least = self._least(regions, users)
+
+    def _alive_before(self, regions: Regions, alive: list[int]) -> int:
+        """Bytes that are alive when the first instruction is about to run."""
+        time = self.span.start
+        last = any(not users & ~1 for users in self.reuses[0])
+        return alive[time + 1] - self.writes[0] + self.saving[0] * last
+
+    def _least(self, regions: Regions, users: dict[int, int]) -> int:
+        """A bound for all orders: while an instruction runs, what it reads and writes is alive."""
+        here = {region for time in self.span for region in regions.writes[time]}
+        read = {region for time in self.span for region in regions.reads[time]}
+        staying = self.alive - sum(regions.size[region] for region in read if region in users and region not in here)
+        return staying + max(
+            self.writes[place]
+            - (self.saving[place] if self.reuses[place] else 0)
+            + sum(regions.size[region] for region in regions.reads[time] if region in users or region in here)
+            for place, time in enumerate(self.span)
+        )
+
+    def start(self, reached: int) -> _State:
+        """Before anything has run; nobody gains by a peak below `reached`."""
+        ready = sum(1 << place for place, needs in enumerate(self.needs) if not needs)
+        return _State(0, ready, self.alive, max(reached, self.alive))
+
+    def following(self, state: _State, most: int) -> list[tuple[int, _State]]:
+        """Instructions that may run next, `most` at most, and what comes of it; one alone where it need not wait."""
+        found: list[tuple[int, _State]] = []
+        ready = state.ready
+        while ready and len(found) < most:
+            bit = ready & -ready
+            ready ^= bit
+            place = bit.bit_length() - 1
+            new = self._after(state, place)
+            found.append((place, new))
+            if new.peak == state.peak and new.alive <= state.alive:
+                return found[-1:]
+        return found
+
+    def _after(self, state: _State, place: int) -> _State:
+        """What comes of running one instruction more."""
+        self.work += 1 + len(self.frees[place])
+        done = state.done | 1 << place
+        alive = state.alive + self.writes[place]
+        last = any(not users & ~done for users in self.reuses[place])
+        peak = max(state.peak, alive - self.saving[place] * last)
+        alive -= sum(size for users, size in self.frees[place] if not users & ~done)
+        opened = sum(1 << other for other in self.after[place] if not self.needs[other] & ~done)
+        return _State(done, state.ready & ~(1 << place) | opened, alive, peak)
+
+    def search(self, reached: int, work: int) -> Schedule:
+        """The best order, or one that is no worse than the given one where that is too much work."""
+        start = self.start(reached)
+        found = self._follow(start, self._depth_first())
+        limit = min(self.peak, found.lower_bound)
+        if limit <= reached:
+            return dataclasses.replace(found, exact=True)
+        best = {0: start.peak}
+        came: dict[int, tuple[int, int]] = {}
+        heap = [(start.peak, 0, 0, start)]
+        pushed = 0  # among equals the one found first, so that the outcome is always the same
+        while heap:
+            peak, depth, _, state = heapq.heappop(heap)
+            if peak > best[state.done]:
+                continue
+            if -depth == len(self.span):
+                return Schedule(self._order(came, state.done), peak, exact=True)
+            for place, new in self.following(state, len(self.span)):
+                if new.peak < min(limit, best.get(new.done, limit)):
+                    best[new.done] = new.peak
+                    came[new.done] = (state.done, place)
+                    pushed += 1
+                    heapq.heappush(heap, (new.peak, depth - 1, pushed, new))
+            if self.work > work:
+                found = self._beam(start, work, limit) or found
+                break
+        given = Schedule(tuple(self.span), self.peak, exact=False)
+        return dataclasses.replace(min(given, found, key=lambda item: item.lower_bound), exact=not heap)
+
+    def _follow(self, start: _State, places: list[int]) -> Schedule:
+        """Run in a given order."""
+        state = start
+        for place in places:
+            state = self._after(state, place)
+        return Schedule(tuple(self.span.start + place for place in places), state.peak, exact=False)
+
+    def _depth_first(self) -> list[int]:
+        """What an instruction reads, right in front of it: first what needs most room beyond that of its result.
+
+        Source: Sethi and Ullman 1970, doi:10.1145/321607.321620, which is exact for a tree of equal results.
+        """
+        room = [0] * len(self.span)
+        """Bytes that each instruction needs with all that it follows from, taken for a tree."""
+        before: list[list[int]] = [[] for _ in self.span]
+        for place in range(len(self.span)):
+            for other in self.after[place]:
+                before[other].append(place)
+        for place, sources in enumerate(before):
+            sources.sort(key=lambda other: (self.writes[other] - room[other], other))
+            there = 0
+            for other in sources:
+                room[place] = max(room[place], there + room[other])
+                there += self.writes[other]
+            room[place] = max(room[place], there + self.writes[place])
+        result: dict[int, None] = {}
+        waiting = [(place, iter(before[place])) for place in reversed(range(len(self.span))) if not self.after[place]]
+        while waiting:
+            place, sources_left = waiting[-1]
+            coming = next((other for other in sources_left if other not in result), None)
+            if coming is None:
+                result[waiting.pop()[0]] = None
+            else:
+                waiting.append((coming, iter(before[coming])))
+        return list(result)
+
+    def _beam(self, start: _State, work: int, limit: int) -> Schedule | None:
+        """The best order of those that lead from one of the most promising sets to the next; None at `limit`."""
+        came: dict[int, tuple[int, int]] = {}
+        level = [start]
+        begun = self.work
+        for size in range(len(self.span)):
+            before = self.work
+            best: dict[int, _State] = {}
+            for state in level:
+                for place, new in self.following(state, MOST_CANDIDATES):
+                    if new.peak < min(limit, best[new.done].peak if new.done in best else limit):
+                        best[new.done] = new
+                        came[new.done] = (state.done, place)
+            if not best:
+                return None
+            each = (self.work - before) / len(level)
+            left = (work - (self.work - begun)) / (len(self.span) - size)
+            width = max(1, min(WIDEST_BEAM, int(left / each)))
+            level = sorted(best.values(), key=lambda state: (state.peak, state.alive))[:width]
+        return Schedule(self._order(came, level[0].done), level[0].peak, exact=False)
+
+    def _order(self, came: dict[int, tuple[int, int]], done: int) -> tuple[int, ...]:
+        """The way that led to a set."""
+        places = []
+        while done:
+            done, place = came[done]
+            places.append(self.span.start + place)
+        return tuple(reversed(places))

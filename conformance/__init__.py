@@ -1,0 +1,1 @@
+"""The compiler's integer arithmetic against programs that others wrote."""

@@ -1,0 +1,185 @@
+"""Put quantizers on grids that are given, so that calibration leaves them alone.
+
+    fq(x, NaN, 0) {s8}, "x.q": 8 bits, scale s, offset o        becomes        fq(x, s, -o - 128) {s8}
+
+A width that is not the quantizer's own is taken over where the target has it. A value that is only moved, such as the
+result of a max pooling, is on the grid of what it is moved from; where another grid is given for it, a quantizer is put
+behind it, which lowers to a rescale:
+
+    max_pool2d(fq(x, s, z))        becomes        fq(max_pool2d(fq(x, s, z)), s', z')
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import ClassVar, cast
+
+import torch
+
+from qcompiler.errors import EncodingsError, TargetError
+from qcompiler.ir.graph import Graph, Node
+from qcompiler.ir.registry import Trait
+from qcompiler.ir.rewrite import Rewriter
+from qcompiler.ir.types import Stage
+from qcompiler.ops.quantizers import is_leaf, leaf_tensor, quantizer_of
+from qcompiler.passes.base import Pass, PassContext
+from qcompiler.passes.encoding_names import Names, Role
+from qcompiler.passes.fixed_grids import fixed_grid, is_dictated
+from qcompiler.passes.own_grids import put_quantizer_behind
+from qcompiler.quant.affine import along_axis
+from qcompiler.quant.encoding import Encoding, Encodings
+from qcompiler.quant.spec import QuantSpec
+from qcompiler.targets import Target
+from qcompiler.validation.contracts import THRESHOLDS, Contract
+
+
+@dataclass(frozen=True)
+class ApplyEncodings(Pass):
+    """Grids from the encodings of the context, by name. What no encoding names stays as it is.
+
+    Biases are left alone: their grid follows from those of input and weight. `check-encodings` compares it, and tells
+    which names belong to nothing.
+
+    Raises:
+        EncodingsError: Two encodings ask for different grids of one tensor, or the target has no such grid.
+    """
+
+    name: ClassVar[str] = "apply-encodings"
+    stages: ClassVar[frozenset[Stage]] = frozenset({Stage.QUANTIZED})
+    requires: ClassVar[frozenset[str]] = frozenset({"quantizers"})
+    establishes: ClassVar[frozenset[str]] = frozenset({"encodings"})
+    invalidates: ClassVar[frozenset[str]] = frozenset({"fixed-ranges", "ties"})
+
+    @property
+    def contract(self) -> Contract:
+        """Values are rounded to the given grids."""
+        return THRESHOLDS["calibrate"]
+
+    def run(self, graph: Graph, context: PassContext) -> None:
+        """See the module text."""
+        target = context.require_target(self.name)
+        encodings = context.require_encodings(self.name)
+        _Application(graph, encodings, target, context.rewriter(graph)).run()
+
+
+class _Application:
+    def __init__(self, graph: Graph, encodings: Encodings, target: Target, rewriter: Rewriter) -> None:
+        self.graph = graph
+        self.target = target
+        self.rewriter = rewriter
+        self.given: dict[Node, Encoding] = {}
+        """What each quantizer has been given."""
+        self.moved: dict[Node, Encoding] = {}
+        self.behind: dict[Node, Encoding] = {}
+        names = Names(graph, encodings.by_name)
+        self.places = [(item, place) for item in encodings.tensors for place in names.find(item.name)]
+
+    def run(self) -> None:
+        for item, place in self.places:
+            if place.role in (Role.ACTIVATION, Role.PARAMETER):
+                self._give(place.node, item)
+            elif place.role in (Role.MOVED, Role.BEHIND):
+                table = self.moved if place.role is Role.MOVED else self.behind
+                _check_same(table.setdefault(place.node, item), item)
+        for node in self.graph.nodes:
+            if node.definition.has(Trait.MOVEMENT):
+                self._move(node)
+
+    def _move(self, node: Node) -> None:
+        """Decide on which grid a moved value is: that of what it is moved from, or one of its own."""
+        if node in self.behind:
+            self._insert(node, self.behind[node])
+            return
+        item = self.moved.get(node)
+        if item is None:
+            return
+        sources = list(dict.fromkeys(filter(None, (quantizer_of(value) for value in node.inputs))))
+        loose = [source for source in sources if not is_dictated(source, self.target)]
+        for source in loose:
+            if source not in self.given:
+                self._give(source, item)
+        # What the target dictates gives way to the others by a rescale: see `unify-scales`.
+        grids = [self.given[source] for source in loose] or [self._dictated(source) for source in sources]
+        if any(not grid.same_grid(item) for grid in grids):
+            self._insert(node, item)
+
+    def _dictated(self, quantizer: Node) -> Encoding:
+        """The grid that the target fixes for `quantizer`."""
+        fixed, spec = fixed_grid(quantizer, self.target), cast("QuantSpec", quantizer.attributes["spec"])
+        assert fixed is not None, "asked for what is dictated"
+        zero_point = fixed.zero_point - spec.qmin + int(spec.narrow)
+        return Encoding(quantizer.name, spec.bits, (fixed.scale,), (zero_point,))
+
+    def _insert(self, node: Node, item: Encoding) -> None:
+        """Put a quantizer behind `node`, for all that read it."""
+        spec = self._in_width(item, self.target.activation_spec(), weight_of=None)
+        quantizer = put_quantizer_behind(node, spec, self.rewriter)
+        self.rewriter.note(quantizer, "a grid of its own is given")
+        self._give(quantizer, item)
+
+    def _give(self, quantizer: Node, item: Encoding) -> None:
+        """Put `quantizer` on the grid of `item`."""
+        if quantizer in self.given:
+            _check_same(self.given[quantizer], item)
+            return
+        self.given[quantizer] = item
+        value, layer = quantizer.inputs[0], _layer(quantizer)
+        spec = self._in_width(item, cast("QuantSpec", quantizer.attributes["spec"]), layer.op if layer else None)
+        channels = None if spec.axis is None else cast("int", value.type.shape[spec.axis])
+        if item.axis is not None:
+            item = dataclasses.replace(item, axis=item.axis % max(value.type.rank, 1))
+        scale, zero_point = item.on(spec, channels, self.target.name)
+        self.rewriter.set_attributes(quantizer, spec=spec)
+        self.rewriter.write_tensor(quantizer.inputs[1], scale)
+        self.rewriter.write_tensor(quantizer.inputs[2], zero_point)
+        shared = ", one scale for all channels" if channels is not None and not item.per_channel else ""
+        self.rewriter.note(quantizer, f"the grid given for {item.name!r}{shared}")
+        if spec.narrow and not item.narrow and layer is not None:
+            self._count_lowest(quantizer, spec)
+
+    def _in_width(self, item: Encoding, own: QuantSpec, weight_of: str | None) -> QuantSpec:
+        """The grid of the quantizer, in the width that is given.
+
+        Raises:
+            EncodingsError: The target has no such width there, or an override asked for another one.
+        """
+        if item.bits == own.bits:
+            return own
+        default = self.target.activation_spec() if weight_of is None else self.target.weight_spec(weight_of, 0)
+        if own.bits != default.bits:
+            raise item.misfit(f"{item.bits} bits", f"the {own.bits} bits that an override asks for")
+        try:
+            if weight_of is None:
+                self.target.activation_spec(bits=item.bits)
+            else:
+                self.target.weight_spec(weight_of, 0, bits=item.bits)
+        except TargetError as error:
+            raise item.misfit(f"{item.bits} bits", f"{error.expected}, which {self.target.name} has there") from None
+        return dataclasses.replace(own, bits=item.bits)
+
+    def _count_lowest(self, quantizer: Node, spec: QuantSpec) -> None:
+        """Tell how many weights have the code that a file's grid has, and the target's has not."""
+        weight, scale = leaf_tensor(quantizer.inputs[0]), leaf_tensor(quantizer.inputs[1])
+        steps = weight.to(torch.float64) / along_axis(scale.to(torch.float64), weight.dim(), spec.axis)
+        count = int((steps < spec.qmin - 0.5).sum())
+        if count:
+            verb = "weight is" if count == 1 else "weights are"
+            reason = f"{count} {verb} on code {spec.qmin - 1} of the given grid; {self.target.name} has {spec.qmin} on"
+            self.rewriter.refuse(quantizer, reason)
+
+
+def _check_same(first: Encoding, second: Encoding) -> None:
+    if not first.same_grid(second):
+        raise EncodingsError(
+            f"the encodings of {first.name!r} and {second.name!r} are for one tensor and differ",
+            expected="one grid",
+            fix="Leave one of them out.",
+        )
+
+
+def _layer(quantizer: Node) -> Node | None:
+    """The layer whose weight is quantized; None where it is no weight."""
+    reader = next(iter(quantizer.output.users), None)
+    is_weight = reader is not None and reader.definition.has(Trait.MAC) and reader.inputs[1] is quantizer.output
+    return reader if is_weight and is_leaf(quantizer.inputs[0]) else None

@@ -1,0 +1,163 @@
+"""Hold a graph against the encodings that were given for it, before the rest is calibrated.
+
+Every name stands for a tensor, every tensor is on the grid that is given for it, and where there is no data nothing is
+left to calibrate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from qcompiler.errors import EncodingsError, InputError
+from qcompiler.ir.graph import Graph, Node
+from qcompiler.ir.types import Stage
+from qcompiler.ops.quantization import is_calibrated
+from qcompiler.ops.quantizers import grid, is_leaf, leaf_tensor, quantizer_of
+from qcompiler.passes.base import Pass, PassContext
+from qcompiler.passes.encoding_names import Names, Place, Role
+from qcompiler.passes.fixed_grids import fixed_grid, is_dictated
+from qcompiler.quant.encoding import BIAS_BITS, Encoding
+from qcompiler.targets import Target
+
+SHOWN = 8
+"""Names that a message lists; it counts the others."""
+
+
+@dataclass(frozen=True)
+class CheckEncodings(Pass):
+    """Refuse encodings that could not be honoured.
+
+    Args:
+        unmatched: What names of the file do that no tensor has: `error`, or `ignore`, and then the record lists them.
+
+    Raises:
+        EncodingsError: A name is unknown; a tensor ended on another grid, because the target dictates or derives it;
+            or there is no data, and encodings are missing.
+        InputError: `unmatched` is something else.
+    """
+
+    name: ClassVar[str] = "check-encodings"
+    stages: ClassVar[frozenset[Stage]] = frozenset({Stage.QUANTIZED})
+    requires: ClassVar[frozenset[str]] = frozenset({"encodings", "fixed-ranges", "ties"})
+    unmatched: str = "error"
+
+    def __post_init__(self) -> None:
+        if self.unmatched not in ("error", "ignore"):
+            raise InputError(f"unmatched={self.unmatched!r}", expected="error or ignore")
+
+    def run(self, graph: Graph, context: PassContext) -> None:
+        """See the module text."""
+        target = context.require_target(self.name)
+        encodings = context.require_encodings(self.name)
+        names = Names(graph, encodings.by_name)
+        places = {item.name: names.find(item.name) for item in encodings.tensors}
+        unknown = [name for name, found in places.items() if not found]
+        if unknown and self.unmatched == "error":
+            listed = _listed([f"{name!r} ({names.explain(name)})" for name in unknown])
+            raise EncodingsError(
+                f"{len(unknown)} of {len(encodings.tensors)} encodings belong to no tensor: {listed}",
+                expected="names of the ONNX file of an artifact, of the model, or of its modules",
+                fix="Correct the names, or ignore them: unmatched_encodings='ignore', on the command line "
+                "--ignore-unmatched.",
+            )
+        missing = [node.name for node in graph.nodes if _is_open(node)]
+        if missing and context.calibration is None:
+            raise EncodingsError(
+                f"{len(missing)} tensors have no encoding, and there is no data: {_listed(missing)}",
+                expected="an encoding for each, or data",
+                fix="Give calibration_data, from which the ranges of these tensors are found.",
+            )
+        for item in encodings.tensors:
+            for place in places[item.name]:
+                _check(item, place, target)
+        metrics = context.record.metrics
+        metrics.update({"given": len(encodings.tensors) - len(unknown), "calibrated": len(missing)})
+        if unknown:
+            metrics["unmatched"] = _listed(unknown)
+
+
+def _is_open(node: Node) -> bool:
+    """Whether `node` is a quantizer of an activation whose range is to be found."""
+    is_activation = node.op == "fake_quantize" and not is_leaf(node.inputs[0])
+    return is_activation and not is_calibrated(leaf_tensor(node.inputs[1]))
+
+
+def _listed(items: list[str]) -> str:
+    rest = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
+    return ", ".join(items[:SHOWN]) + rest
+
+
+def _check(item: Encoding, place: Place, target: Target) -> None:
+    """Refuse a tensor that is on another grid than that of `item`."""
+    if place.role is Role.BIAS:
+        _check_bias(item, place.node)
+        return
+    candidates = _quantizers(place)
+    if any(_is_on(quantizer, item, target) for quantizer in candidates):
+        return
+    quantizer = candidates[0] if candidates else None
+    fixed = None if quantizer is None else fixed_grid(quantizer, target)
+    if quantizer is not None and fixed is not None and is_dictated(quantizer, target):
+        half = item.half if target.activation_spec().signed else 0
+        raise item.misfit(
+            f"scale {item.scale[0]!r} and zero point {item.zero_point[0]}",
+            f"scale {fixed.scale!r} and zero point {fixed.zero_point + half}, which {target.name} dictates there",
+        )
+    raise item.misfit(
+        f"scale {item.scale[0]!r} and zero point {item.zero_point[0]}",
+        "the grid of what it is made from: elements are only moved there" if quantizer is not None else "a quantizer",
+    )
+
+
+def _quantizers(place: Place) -> list[Node]:
+    """The quantizers on whose grid a tensor may be."""
+    node = place.node
+    if place.role in (Role.ACTIVATION, Role.PARAMETER):
+        return [node]
+    own = [user for user in node.output.users if user.op == "fake_quantize"]
+    source = quantizer_of(node.inputs[0])
+    found = [] if source is None or place.role is Role.BEHIND else [source]
+    return found if place.role is Role.AVERAGE else found + own
+
+
+def _is_on(quantizer: Node, item: Encoding, target: Target) -> bool:
+    if not is_calibrated(leaf_tensor(quantizer.inputs[1])):
+        return False
+    params, spec = grid(quantizer)
+    channels = int(params.scale.shape[0]) if params.scale.dim() else None
+    try:
+        scale, zero_point = item.on(spec, channels, target.name)
+    except EncodingsError:
+        return False
+    return torch.equal(scale, params.scale) and torch.equal(zero_point, params.zero_point)
+
+
+def _check_bias(item: Encoding, layer: Node) -> None:
+    """A bias is in steps of the accumulator, which are those of input times weight."""
+    source, weight = quantizer_of(layer.inputs[0]), layer.inputs[1].producer
+    if item.bits != BIAS_BITS or any(zero != item.half for zero in item.zero_point):
+        raise item.misfit(
+            f"{item.bits} bits and zero point {item.zero_point[0]}",
+            f"{BIAS_BITS} signed bits with zero point 0: a bias is added to the accumulator",
+        )
+    if source is None or weight is None or weight.op != "fake_quantize":
+        return
+    factors = [leaf_tensor(quantizer.inputs[1]) for quantizer in (source, weight)]
+    open_ones = [q.name for q, factor in zip((source, weight), factors, strict=True) if not is_calibrated(factor)]
+    if open_ones:
+        raise EncodingsError(
+            f"the bias {item.name!r} has an encoding, but {' and '.join(open_ones)} have none",
+            expected="those of input and weight too, of which it is the product",
+            fix="Leave that of the bias out.",
+        )
+    expected = (factors[0] * factors[1]).reshape(-1)
+    given = torch.tensor(item.scale, dtype=torch.float32)
+    if given.numel() not in (1, expected.numel()) or not torch.equal(given.expand_as(expected), expected):
+        raise item.misfit(
+            f"the scale {item.scale[0]!r}",
+            f"{float(expected[0])!r}, the product of the scales of input and weight",
+            fix="Leave the encoding of the bias out.",
+        )

@@ -1,0 +1,205 @@
+"""What a name in a file of encodings stands for in a QUANTIZED graph.
+
+Names are looked for in three ways, the first that knows the name wins:
+
+    1. as in the ONNX file of an artifact: `features.0.2.q`, `features.0.0.weight.q.codes`, `features.0.2.q.bias.codes`
+    2. as in the model: inputs (`x`), parameters (`features.0.0.weight`), module paths and nodes (`features.0.2`)
+    3. as torch.onnx.export calls tensors after modules: `/features/features.0/features.0.0/Conv_output_0`
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from qcompiler.ir.graph import Graph, Node, Value
+from qcompiler.ir.interpret import LEAVES
+from qcompiler.ir.registry import Trait
+from qcompiler.ops.quantizers import is_leaf, quantizer_behind
+from qcompiler.passes.equalization import leaf_of
+from qcompiler.targets.onnx_types import OPS
+
+AVERAGES = ("avg_pool2d", "adaptive_avg_pool2d", "resize")
+"""Ops whose integer form is on the grid of its input, with a name of its own where its quantizer has another grid."""
+
+_BOOKKEEPING = (*LEAVES, "fake_quantize", "fake_quantize_bias", "scale_product", "call")
+_EXPORTED = re.compile(r"(?P<scope>(?:/[^/]+)*)/(?P<type>[A-Za-z]+?)(?:_(?P<index>\d+))?_output_0")
+
+
+class Role(StrEnum):
+    """How a grid is given to a place."""
+
+    ACTIVATION = "activation"
+    """The node is a quantizer of a value."""
+    PARAMETER = "parameter"
+    """The node is a quantizer of a tensor of the model."""
+    MOVED = "moved"
+    """The node only moves elements: on the grid of what it moves, or with a quantizer behind it."""
+    BEHIND = "behind"
+    """The quantizer behind a node that only moves elements, which may not be there yet."""
+    AVERAGE = "average"
+    """The result of an average before its own quantizer: on the grid of its input."""
+    BIAS = "bias"
+    """The bias of the layer that is the node."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a grid belongs."""
+
+    role: Role
+    node: Node
+
+
+class Names:
+    """The names that a graph knows.
+
+    Args:
+        graph: At stage QUANTIZED.
+        given: All names of the file.
+    """
+
+    def __init__(self, graph: Graph, given: Collection[str]) -> None:
+        self._given = frozenset(given)
+        self._artifact: dict[str, list[Place]] = {}
+        self._model: dict[str, list[Place]] = {}
+        self._captured: dict[str, list[Place]] = {}
+        """By names of captured nodes, of which the last one that stands for it has the result."""
+        self._paths: dict[str, list[Node]] = {}
+        self._reasons: dict[str, str] = {}
+        self._outputs = [value.name for value in graph.outputs]
+        for value in graph.inputs:
+            _add(self._model, [value.name], _quantizers(value))
+        for node in graph.nodes:
+            self._enter(node)
+
+    def find(self, name: str) -> list[Place]:
+        """The places that `name` stands for: several where layers share a parameter; none where it is not known."""
+        if name in self._artifact:
+            return list(self._artifact[name])
+        if len(self._runs(name)) > 1:
+            return []
+        for table in (self._model, self._captured):
+            if table.get(name):
+                return list(table[name])
+        return self._module(name) or self._exported(name)
+
+    def explain(self, name: str) -> str:
+        """Why nothing was found: a reason, or the nearest names."""
+        if name in self._reasons:
+            return self._reasons[name]
+        runs = self._runs(name)
+        if len(runs) > 1:
+            known = [place.node.name for node in runs for place in self._results(node)]
+            return f"it runs several times: name {' or '.join(known[:3])}"
+        match = _EXPORTED.fullmatch(name)
+        if match is not None:
+            kin = [
+                node.name for nodes in self._paths.values() for node in nodes if node.op in _spellings(match["type"])
+            ]
+            return f"of that kind there are {', '.join(kin[:3])}" if kin else "there is no operator of that kind"
+        near = difflib.get_close_matches(name, dict.fromkeys([*self._model, *self._captured, *self._artifact]), n=3)
+        return f"did you mean {' or '.join(near)}?" if near else f"outputs here are {', '.join(self._outputs)}"
+
+    def _enter(self, node: Node) -> None:
+        if node.op == "fake_quantize" and is_leaf(node.inputs[0]):
+            place = Place(Role.PARAMETER, node)
+            _add(self._artifact, [node.name, f"{node.name}.codes"], [place])
+            _add(self._model, _parameter_names(node.inputs[0], node.output.users, "weight"), [place])
+        elif node.op == "fake_quantize":
+            # `.int` is what stands in front of limits per channel, on the same grid.
+            _add(self._artifact, [node.name, f"{node.name}.int"], [Place(Role.ACTIVATION, node)])
+        elif node.op == "call":
+            for value in node.outputs:
+                _add(self._model, [value.name], _quantizers(value))
+        elif node.op not in _BOOKKEEPING:
+            self._enter_operator(node)
+
+    def _enter_operator(self, node: Node) -> None:
+        places = self._results(node)
+        if node.definition.has(Trait.MOVEMENT):
+            _add(self._artifact, [node.name], places)
+            _add(self._artifact, [f"{node.name}.q"], [Place(Role.BEHIND, node)])
+        if node.op in AVERAGES and (not places or places[0].node.name in self._given):
+            _add(self._artifact, [node.name], [Place(Role.AVERAGE, node)])
+        if not places:
+            follower = next(iter(node.output.users), None)
+            beside = f" with {follower.name}" if follower is not None else ""
+            reason = f"nothing is quantized there: it is one step{beside}"
+            self._reasons.update(dict.fromkeys((node.name, *node.origins), reason))
+        _add(self._model, [node.name], places)
+        self._captured.update(dict.fromkeys(node.origins, places))
+        self._paths.setdefault(node.location.path, []).append(node)
+        if node.definition.has(Trait.MAC):
+            bias, behind = Place(Role.BIAS, node), quantizer_behind(node)
+            if behind is not None:
+                _add(self._artifact, [f"{behind.name}.bias", f"{behind.name}.bias.codes"], [bias])
+            if len(node.inputs) > 2:
+                _add(self._model, _parameter_names(leaf_of(node.inputs[2]), [node], "bias"), [bias])
+
+    def _results(self, node: Node) -> list[Place]:
+        if node.definition.has(Trait.MOVEMENT):
+            return [Place(Role.MOVED, node)]
+        return _quantizers(node.output)
+
+    def _runs(self, path: str) -> list[Node]:
+        """The last node of a module, once for each time that the module runs."""
+        nodes = self._paths.get(path, []) if path else []
+        return [node for node in nodes if node.op == nodes[-1].op]
+
+    def _module(self, path: str) -> list[Place]:
+        """A module gives what its last node gives."""
+        return self._results(self._runs(path)[-1]) if self._runs(path) else []
+
+    def _exported(self, name: str) -> list[Place]:
+        """`/layer1/layer1.0/conv1/Conv_output_0`: module `layer1.0.conv1`, its first Conv."""
+        match = _EXPORTED.fullmatch(name)
+        if match is None or match["type"] not in OPS:
+            return []
+        nodes = self._paths.get(_module_path(match["scope"].split("/")[1:]), [])
+        fitting = [node for node in nodes if node.op in _spellings(match["type"])] or (nodes if len(nodes) == 1 else [])
+        index = int(match["index"] or 0)
+        return self._results(fitting[index]) if index < len(fitting) else []
+
+
+def _spellings(type: str) -> tuple[str, ...]:
+    """Our operators for an operator of ONNX, as equalization may have changed them."""
+    return (*OPS.get(type, ()), *(("clamp_channels",) if type == "Clip" else ()))
+
+
+def _add(table: dict[str, list[Place]], names: Iterable[str], places: list[Place]) -> None:
+    for name in dict.fromkeys(names):
+        known = table.setdefault(name, [])
+        known += [place for place in places if place not in known]
+
+
+def _quantizers(value: Value) -> list[Place]:
+    """The quantizers that read `value`: one, or one for some of its readers."""
+    return [Place(Role.ACTIVATION, user) for user in value.users if user.op == "fake_quantize"]
+
+
+def _parameter_names(leaf: Value, readers: Iterable[Node], role: str) -> Iterator[str]:
+    if leaf.producer is not None and "ref" in leaf.producer.attributes:
+        yield str(leaf.producer.attributes["ref"])
+    for layer in readers:
+        if layer.definition.has(Trait.MAC):
+            yield f"{layer.name}.{role}"
+            if layer.location.path:
+                yield f"{layer.location.path}.{role}"
+
+
+def _module_path(scopes: list[str]) -> str:
+    """Each scope is the name of a child, or the path of one that has no name of its own: `layer1`, `layer1.0`."""
+    path = ""
+    for scope in scopes:
+        last = path.rpartition(".")[2]
+        if path and scope.startswith(f"{last}."):
+            path = f"{path.removesuffix(last)}{scope}"
+        elif path and scope.startswith(f"{path}."):
+            path = scope
+        else:
+            path = f"{path}.{scope}" if path else scope
+    return path

@@ -1,0 +1,116 @@
+"""Proofs that a lowered layer cannot overflow, from its real weights; what cannot be proven is refused by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from qcompiler.errors import InputError, UnsupportedError
+from qcompiler.ir.graph import Node
+from qcompiler.quant.accumulator import accumulator_bounds, fits, folded_bias, partial_sum_bounds
+from qcompiler.quant.arithmetic import Arithmetic
+from qcompiler.quant.requant import Requantization, prepare_requantization
+from qcompiler.quant.requant_limits import requantization_misfit
+
+
+@dataclass(frozen=True)
+class Proofs:
+    """What must hold of one node.
+
+    Args:
+        node: For the messages.
+        arithmetic: How the target computes it.
+        target: Its name.
+    """
+
+    node: Node
+    arithmetic: Arithmetic
+    target: str
+
+    def prepared(self, real: Tensor) -> Requantization:
+        """The multiplier for real ones.
+
+        Raises:
+            UnsupportedError: The mode has no such multiplier.
+        """
+        try:
+            return prepare_requantization(real, self.arithmetic.requant)
+        except InputError as error:
+            raise UnsupportedError(error.found, where=self.node.where, expected=error.expected, fix=error.fix) from None
+
+    def layer(self, codes: Tensor, bias: Tensor, steps: tuple[int, int], zero_point: int, item: Requantization) -> None:
+        """Sums of products with the bias, and their requantization.
+
+        Args:
+            codes: int64 [out, ...], zero points removed.
+            bias: int64 [out].
+            steps: Smallest and largest input, zero point removed.
+            zero_point: Of the input.
+            item: The multiplier.
+
+        Raises:
+            UnsupportedError: The accumulator, or the bias with the zero point folded into it, may overflow.
+        """
+        arithmetic = self.arithmetic
+        kernel_bias, low, high = bias, *steps
+        if arithmetic.zero_point_folding == "compiler":
+            kernel_bias = folded_bias(codes, bias, zero_point)
+            low, high = low + zero_point, high + zero_point
+            if not fits(kernel_bias, kernel_bias, arithmetic.bias_bits):
+                raise UnsupportedError(
+                    f"a bias is {int(kernel_bias[kernel_bias.abs().argmax()])} with the input's zero point in it",
+                    where=self.node.where,
+                    expected=f"what fits into the {arithmetic.bias_bits} bits of a bias of {self.target}",
+                    fix="Give the channel larger weights, or the layer a larger input range.",
+                )
+        if arithmetic.overflow == "saturate":
+            self.sums(*partial_sum_bounds(codes, kernel_bias, low, high))
+        self.sums(*accumulator_bounds(codes, bias, *steps), item)
+
+    def sums(self, minimum: Tensor, maximum: Tensor, item: Requantization | None = None) -> None:
+        """Sums from minimum to maximum, one each or one per channel.
+
+        Raises:
+            UnsupportedError: The accumulator may overflow, or as `requantization` does.
+        """
+        bits = self.arithmetic.accumulator_bits
+        if not fits(minimum, maximum, bits):
+            extreme = max(int(maximum.max()), -int(minimum.min()))
+            raise UnsupportedError(
+                f"the accumulator can reach {extreme}",
+                where=self.node.where,
+                expected=f"at most {2 ** (bits - 1) - 1}: the accumulator of {self.target} has {bits} bits",
+                fix="Use fewer bits for this layer's input or weight.",
+            )
+        if item is not None:
+            self.requantization(minimum, maximum, item)
+
+    def steps(self, steps: tuple[int, int], count: int, item: Requantization | None = None) -> None:
+        """`sums` of up to `count` inputs, each from steps[0] to steps[1], which have 0 between them."""
+        low, high = (torch.tensor(step * count) for step in steps)
+        self.sums(low, high, item)
+
+    def bounded(self, largest: int, *items: Requantization | None) -> None:
+        """`requantization` of numbers from -largest to largest, and `sums` of them, by several multipliers."""
+        bound = torch.tensor(largest)
+        self.sums(-bound, bound)
+        for item in items:
+            if item is not None:
+                self.requantization(-bound, bound, item)
+
+    def requantization(self, minimum: Tensor, maximum: Tensor, item: Requantization) -> None:
+        """The way from an accumulator to a code.
+
+        Raises:
+            UnsupportedError: The multiplier is out of the hardware's range, or a product leaves its register.
+        """
+        found = requantization_misfit(item, self.arithmetic.requant, minimum, maximum)
+        if found:
+            raise UnsupportedError(
+                found,
+                where=self.node.where,
+                expected=f"numbers that requantization mode '{item.mode}' of {self.target} can hold",
+                fix="Use fewer bits for what this layer reads, or more for what it gives.",
+            )

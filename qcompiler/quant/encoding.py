@@ -1,0 +1,165 @@
+"""Encodings: grids of named tensors, as quantization tools hand them to one another.
+
+An encoding counts codes from 0, whatever the sign of the type that stores them:
+
+    real = scale * (q - zero_point),   q in 0 .. 2^bits - 1
+
+A signed code c is q - 2^(bits - 1), so that a symmetric signed grid has its zero point at 2^(bits - 1). Files of the
+versions below 2 write `offset = -zero_point`; files of version 2 write the zero point of the stored type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from qcompiler.errors import EncodingsError
+from qcompiler.quant.affine import SMALLEST_SCALE
+from qcompiler.quant.spec import QuantSpec, ScaleKind
+
+__all__ = ["BIAS_BITS", "Encoding", "Encodings"]
+
+BIAS_BITS = 32
+"""Width of a bias, which is on the grid of the accumulator."""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """The grid of one tensor.
+
+    Args:
+        name: The tensor.
+        bits: Width of a code.
+        scale: One per tensor or per channel, positive.
+        zero_point: As many, counted from the lowest code.
+        symmetric: Whether the grid was chosen symmetric about zero.
+        signed: Whether codes are stored in two's complement, `zero_point` moved accordingly.
+        per_channel: Whether there is one scale per index of `axis`.
+        axis: The channel axis; None for one scale, and where a file does not say.
+        narrow: Whether the lowest code is left out.
+        is_parameter: Whether the tensor belongs to the model; None where a file does not say.
+    """
+
+    name: str
+    bits: int
+    scale: tuple[float, ...]
+    zero_point: tuple[int, ...]
+    symmetric: bool = False
+    signed: bool = False
+    per_channel: bool = False
+    axis: int | None = None
+    narrow: bool = False
+    is_parameter: bool | None = None
+
+    @property
+    def half(self) -> int:
+        """What separates counting from the lowest code from two's complement."""
+        return 1 << (self.bits - 1)
+
+    @property
+    def offset(self) -> tuple[int, ...]:
+        """The zero points as files below version 2 write them: negated."""
+        return tuple(-zero for zero in self.zero_point)
+
+    @property
+    def stored_zero_point(self) -> tuple[int, ...]:
+        """The zero points of the stored type."""
+        return tuple(zero - self.half if self.signed else zero for zero in self.zero_point)
+
+    def same_grid(self, other: Encoding) -> bool:
+        """Whether both stand for the same real numbers."""
+        mine, theirs = ((item.bits, _float32(item.scale), item.zero_point, item.narrow) for item in (self, other))
+        return mine == theirs
+
+    def on(self, spec: QuantSpec, channels: int | None, owner: str) -> tuple[Tensor, Tensor]:
+        """Scale and zero point for a quantizer.
+
+        Args:
+            spec: Its grid, of the same width.
+            channels: Number of indices along its axis, None without one.
+            owner: Whose grid it is, such as the name of a target, for messages.
+
+        Returns:
+            scale (float32) and zero point (int32): no dimension, or [channels].
+
+        Raises:
+            EncodingsError: `spec` has no such grid: another width, channels, symmetry, scale or zero point.
+        """
+        if self.bits != spec.bits:
+            raise self.misfit(f"{self.bits} bits", f"{spec.bits} bits, which {owner} has there")
+        count = 1 if channels is None else channels
+        if self.per_channel and channels is None:
+            raise self.misfit(f"{len(self.scale)} scales, one per channel", f"the one scale that {owner} has there")
+        if len(self.scale) not in {1, count} or (self.per_channel and len(self.scale) != count):
+            raise self.misfit(f"{len(self.scale)} scales", f"one, or one for each of {count} channels")
+        if self.axis is not None and spec.axis is not None and self.axis != spec.axis:
+            raise self.misfit(f"scales along axis {self.axis}", f"axis {spec.axis}, that of the output channels")
+        scale = torch.tensor(_float32(self.scale), dtype=torch.float32)
+        if not bool((torch.isfinite(scale) & (scale >= SMALLEST_SCALE)).all()):
+            raise self.misfit(f"the scale {_worst(self.scale)}", f"float32 numbers from {SMALLEST_SCALE:.3g} on")
+        if spec.scale_kind is ScaleKind.POW2 and bool((torch.frexp(scale).mantissa != 0.5).any()):
+            odd = float(scale[torch.frexp(scale).mantissa != 0.5][0])
+            raise self.misfit(f"the scale {odd!r}", f"powers of two, as {owner} has there")
+        zero = [point - self.half if spec.signed else point for point in self.zero_point]
+        low = -self.half if spec.signed else 0
+        high = low + 2 * self.half - 1
+        outside = [point for point in zero if not low <= point <= high]
+        if outside:
+            raise self.misfit(f"the zero point {outside[0]}", f"one of the codes of {owner}, {low} to {high}")
+        if spec.symmetric and any(zero):
+            found = f"the zero point {next(filter(None, zero))} of an asymmetric grid"
+            raise self.misfit(found, f"0, for {owner} is symmetric there")
+        zero_point = torch.tensor(zero, dtype=torch.int32)
+        if channels is None:
+            return scale[0], zero_point[0]
+        return scale.expand(count).contiguous(), zero_point.expand(count).contiguous()
+
+    def misfit(self, found: str, expected: str, fix: str | None = None) -> EncodingsError:
+        """The error that this encoding asks for what cannot be."""
+        return EncodingsError(f"the encoding of {self.name!r} has {found}", expected=expected, fix=fix)
+
+
+@dataclass(frozen=True)
+class Encodings:
+    """What a file of encodings says.
+
+    Args:
+        tensors: One encoding per tensor, in the order of the file.
+        version: Of the format of the file.
+        excluded: Layers and nodes that stay in float.
+        quantizer_args: Defaults with which the encodings were found, for the reader.
+        producer: Who wrote it: `package`, `version`, and for this package the `pipeline`.
+    """
+
+    tensors: tuple[Encoding, ...]
+    version: str
+    excluded: tuple[str, ...] = ()
+    quantizer_args: Mapping[str, object] = field(default_factory=dict)
+    producer: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        seen: set[str] = set()
+        for item in self.tensors:
+            if item.name in seen:
+                raise EncodingsError(f"two encodings are for {item.name!r}", expected="one per tensor")
+            seen.add(item.name)
+
+    @property
+    def by_name(self) -> dict[str, Encoding]:
+        """The encodings by the name of their tensor."""
+        return {item.name: item for item in self.tensors}
+
+
+def _float32(values: tuple[float, ...]) -> tuple[float, ...]:
+    numbers: list[float] = torch.tensor(values, dtype=torch.float64).to(torch.float32).tolist()
+    return tuple(numbers)
+
+
+def _worst(scales: tuple[float, ...]) -> float:
+    return next(
+        (scale for scale, small in zip(scales, _float32(scales), strict=True) if not SMALLEST_SCALE <= small < 1e39),
+        scales[0],
+    )

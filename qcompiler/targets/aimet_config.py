@@ -1,0 +1,469 @@
+"""Read a runtime configuration of AIMET as a target.
+
+Such a file says which tensors are quantized, how symmetric, per tensor or per channel, in which widths, and which
+operators run in one step. Of the arithmetic it says nothing: that, and each key that is absent, is the base's. A key
+that is there is honoured or refused by its name; nothing is passed over.
+
+    defaults.params.is_symmetric              weights: symmetric
+    defaults.ops.is_symmetric                 activations: symmetric
+    defaults.strict_symmetric                 what is symmetric: narrow
+    defaults.per_channel_quantization         weights: granularity; op_type.X: that of one op
+    defaults.supported_kernels                bits and allowed_bits of activations and weights
+    defaults.hw_version                       version of the target
+    op_type.X.is_output_quantized             averages: whether they are tied to the grid of their input
+    op_type.X.encoding_constraints            out_fixed
+    supergroups                               supergroups
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from qcompiler.errors import TargetError
+from qcompiler.quant.affine import qparams_from_range
+from qcompiler.quant.spec import QuantSpec, ScaleKind
+from qcompiler.targets.onnx_types import ELSEWHERE, OPS
+from qcompiler.targets.target import Target
+
+__all__ = ["read_aimet_config"]
+
+FOLDED = ("BatchNormalization", "Dropout", "Identity")
+"""Types of which nothing is left when quantizers are placed."""
+
+PASSES = ("MatmulAdd", "LayerNormalization", "RMSNormalization")
+"""Patterns that are one operator here from the start."""
+
+
+def read_aimet_config(path: str | Path, base: str | Path | Target, *, ignore: Collection[str] = ()) -> Target:
+    """The target that a runtime configuration describes.
+
+    Args:
+        path: A JSON file.
+        base: What the file does not say: a target, its name, or the path of its descriptor.
+        ignore: Keys of the file that shall have no effect, such as `op_type.LayerNormalization` or `supergroups.3`:
+            those that cannot be honoured, and are not needed.
+
+    Raises:
+        TargetError: The file cannot be read, holds an unknown key or type of operator, or asks for what the base
+            cannot be made to do; all such keys are listed.
+    """
+    from qcompiler.targets.loader import load_target  # which reads files of this kind too
+
+    where = Path(path).name
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise TargetError(f"the configuration cannot be read: {reason}", where=where) from None
+    except json.JSONDecodeError as error:
+        raise TargetError(f"the configuration is no JSON: {error}", where=where) from None
+    try:
+        file = _File.model_validate(data)
+    except ValidationError as error:
+        raise _describe(error, where) from None
+    return _Reading(file, load_target(base), where, ignore).target()
+
+
+def _flag(value: object) -> object:
+    """Booleans are the words True and False."""
+    words: dict[object, bool] = {"True": True, "False": False}
+    if isinstance(value, bool):
+        return value
+    if not isinstance(value, str) or value not in words:
+        raise ValueError('expected "True" or "False"')
+    return words[value]
+
+
+Flag = Annotated[bool, BeforeValidator(_flag)]
+
+
+class _Closed(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Width(_Closed):
+    bitwidth: Literal[4, 8, 16, 32]
+    dtype: Literal["int", "float"]
+
+
+class _Kernel(_Closed):
+    activation: _Width
+    param: _Width | None = None
+
+
+class _Ops(_Closed):
+    is_input_quantized: Flag | None = None
+    is_output_quantized: Flag | None = None
+    is_symmetric: Flag | None = None
+
+
+class _Param(_Closed):
+    is_quantized: Flag | None = None
+    is_symmetric: Flag | None = None
+
+
+class _Defaults(_Closed):
+    ops: _Ops = _Ops()
+    params: _Param = _Param()
+    strict_symmetric: Flag | None = None
+    unsigned_symmetric: Flag | None = None
+    per_channel_quantization: Flag | None = None
+    supported_kernels: Annotated[tuple[_Kernel, ...], Field(min_length=1)] | None = None
+    hw_version: str | None = None
+
+
+class _Constraints(_Closed):
+    min: float
+    max: float | None = None
+
+
+class _OpType(_Ops):
+    per_channel_quantization: Flag | None = None
+    supported_kernels: Annotated[tuple[_Kernel, ...], Field(min_length=1)] | None = None
+    params: dict[str, _Param] = {}
+    encoding_constraints: _Constraints | None = None
+
+
+class _Supergroup(_Closed):
+    op_list: Annotated[tuple[str, ...], Field(min_length=2)]
+
+
+class _Input(_Closed):
+    is_input_quantized: Flag | None = None
+
+
+class _Output(_Closed):
+    is_output_quantized: Flag | None = None
+
+
+class _File(_Closed):
+    defaults: _Defaults = _Defaults()
+    params: dict[str, _Param] = {}
+    op_type: dict[str, _OpType] = {}
+    supergroups: tuple[_Supergroup, ...] | None = None
+    supergroup_pass_list: tuple[str, ...] = ()
+    model_input: _Input = _Input()
+    model_output: _Output = _Output()
+
+
+class _Reading:
+    """One file laid over a base."""
+
+    def __init__(self, file: _File, base: Target, where: str, ignore: Collection[str]) -> None:
+        self.file = file
+        self.base = base
+        self.where = where
+        self.ignore = dict.fromkeys(ignore, False)
+        """Key -> whether there was something to ignore."""
+        self.problems: dict[str, list[str]] = {}
+        """Reason -> the keys that cannot be honoured for it."""
+        symmetric = file.defaults.ops.is_symmetric
+        changed = base if symmetric is None else base.override(symmetric_activations=symmetric)
+        self.data: dict[str, Any] = changed.descriptor.model_dump(mode="json", by_alias=True)
+        names, dtypes = self.data["defaults"], self.data["dtypes"]
+        if names["weight"] == names["activation"]:
+            names["weight"] = f"{names['activation']}_weight"
+            dtypes[names["weight"]] = dict(dtypes[names["activation"]])
+        self.activation: dict[str, Any] = dtypes[names["activation"]]
+        self.weight: dict[str, Any] = dtypes[names["weight"]]
+
+    def target(self) -> Target:
+        """The target.
+
+        Raises:
+            TargetError: Some keys are refused.
+        """
+        self._defaults()
+        self._params()
+        for name, rule in self.file.op_type.items():
+            self._op_type(name, rule)
+        layers = [rule for rule in self.data["op"] if rule["kind"] == "mac"]
+        if all(rule["per_channel"] for rule in layers):
+            self.weight["granularity"] = "per_channel"  # said op by op, it is the rule
+        if self.file.supergroups is not None:
+            groups = [self._supergroup(index, group) for index, group in enumerate(self.file.supergroups)]
+            self.data["supergroup"] = [{"steps": steps} for steps in groups if steps]
+        for index, name in enumerate(self.file.supergroup_pass_list):
+            if name not in PASSES:
+                self._refuse(f"supergroup_pass_list.{index}", f"no pattern {name!r}; known are {', '.join(PASSES)}")
+        self._refuse_false("model_input.is_input_quantized", self.file.model_input.is_input_quantized, "inputs")
+        self._refuse_false("model_output.is_output_quantized", self.file.model_output.is_output_quantized, "outputs")
+        idle = [key for key, used in self.ignore.items() if not used]
+        if idle:
+            raise TargetError(
+                f"ignore names {idle[0]!r}, where nothing is refused", where=self.where, fix="Leave it out."
+            )
+        if self.problems:
+            count = sum(map(len, self.problems.values()))
+            listed = [f"{', '.join(keys)}: {reason}" for reason, keys in self.problems.items()]
+            raise TargetError(
+                f"{count} key{'s' * (count > 1)} of the configuration cannot be honoured: " + "; ".join(listed),
+                where=self.where,
+                expected=f"what {self.base.name} can be made to do",
+                fix="Choose another base, or say that a key is not needed: read_aimet_config(..., ignore=[...]).",
+            )
+        identity = self.data["target"]
+        stem = re.sub(r"[^A-Za-z0-9_.\-]", "_", self.where.removesuffix(".json")) or "config"
+        identity["name"] = f"{stem}[base={self.base.name}]"
+        identity["description"] = f"runtime configuration {self.where} on {self.base.name}"
+        identity["version"] = self.file.defaults.hw_version or identity["version"]
+        return Target.of(self.data, self.where)
+
+    def _refuse(self, key: str, reason: str) -> None:
+        """Remember that `key` cannot be honoured, unless it shall be ignored."""
+        for ignored in self.ignore:
+            if key == ignored or key.startswith(f"{ignored}."):
+                self.ignore[ignored] = True
+                return
+        self.problems.setdefault(reason, []).append(key)
+
+    def _refuse_false(self, key: str, flag: bool | None, what: str) -> None:
+        if flag is False:
+            self._refuse(key, f"{what} in float, where the integer core has codes")
+
+    def _defaults(self) -> None:
+        given = self.file.defaults
+        self._refuse_false("defaults.ops.is_output_quantized", given.ops.is_output_quantized, "activations")
+        self._refuse_false("defaults.ops.is_input_quantized", given.ops.is_input_quantized, "activations")
+        if given.strict_symmetric is not None:
+            self.weight["narrow"] = given.strict_symmetric
+            if self.activation["symmetric"] and self.activation["signed"]:
+                self.activation["narrow"] = given.strict_symmetric
+        if given.unsigned_symmetric:
+            self._refuse(
+                "defaults.unsigned_symmetric",
+                "symmetric tensors without negative values would be unsigned; all of a kind have one sign here",
+            )
+        if given.per_channel_quantization is not None:
+            self.weight["granularity"] = "per_channel" if given.per_channel_quantization else "per_tensor"
+        if given.supported_kernels is not None:
+            widths = self._widths("defaults.supported_kernels", given.supported_kernels)
+            for number, bits in zip((self.activation, self.weight), widths, strict=True):
+                if bits:
+                    number["bits"] = number["bits"] if number["bits"] in bits else bits[0]
+                    number["allowed_bits"] = sorted(bits)
+
+    def _widths(self, key: str, kernels: Sequence[_Kernel]) -> tuple[list[int], list[int]]:
+        """Widths of activations and of weights, in the order of the file; those of refused kernels are left out."""
+        pairs: list[tuple[int, int]] = []
+        limits = [{number["bits"], *number["allowed_bits"]} for number in (self.activation, self.weight)]
+        for index, kernel in enumerate(kernels):
+            place = f"{key}.{index}"
+            if kernel.param is None:
+                self._refuse(place, "a kernel without param")
+            elif "float" in (kernel.activation.dtype, kernel.param.dtype):
+                self._refuse(place, "a kernel in floating point, which the integer core has not")
+            else:
+                pair = (kernel.activation.bitwidth, kernel.param.bitwidth)
+                lacking = [
+                    f"{what} of {bits} bits"
+                    for what, bits, known in zip(("activations", "weights"), pair, limits, strict=True)
+                    if bits not in known
+                ]
+                if lacking:
+                    self._refuse(place, f"{' and '.join(lacking)}, which {self.base.name} has not")
+                else:
+                    pairs.append(pair)
+        activations, weights = (
+            (list(dict.fromkeys(column)) for column in zip(*pairs, strict=True)) if pairs else ([], [])
+        )
+        absent = [(a, w) for a in activations for w in weights if (a, w) not in pairs]
+        if absent:
+            a, w = absent[0]
+            self._refuse(key, f"not activations of {a} with weights of {w} bits: here every pair of widths goes")
+        return activations, weights
+
+    def _params(self) -> None:
+        """Weights and biases: what `params` says of them, else what `defaults.params` says."""
+        rules = {"defaults.params": self.file.defaults.params}
+        rules.update({f"params.{name}": rule for name, rule in self.file.params.items()})
+        for field, refuse in (("is_quantized", self._unquantized), ("is_symmetric", self._asymmetric)):
+            key = "params.weight" if getattr(rules.get("params.weight"), field, None) is not None else "defaults.params"
+            if getattr(rules[key], field) is False:
+                refuse(f"{key}.{field}")
+        for name, rule in self.file.params.items():
+            if name == "bias":
+                self._bias(f"params.{name}", rule)
+            elif name != "weight" and rule.is_quantized:
+                self._refuse(f"params.{name}.is_quantized", "the integer core has weights and biases alone")
+
+    def _unquantized(self, key: str) -> None:
+        self._refuse(key, "weights in float, where the integer core has codes")
+
+    def _asymmetric(self, key: str) -> None:
+        self._refuse(key, "weights with a zero point, which costs a sum over the input per output")
+
+    def _bias(self, key: str, rule: _Param) -> None:
+        """A bias is an integer of 32 bits in steps of the accumulator, whether `is_quantized` says so or not."""
+        if rule.is_quantized and rule.is_symmetric is False:
+            self._refuse(f"{key}.is_symmetric", "a bias with a zero point, where it is in steps of the accumulator")
+
+    def _op_type(self, name: str, given: _OpType) -> None:
+        key = f"op_type.{name}"
+        if not self._is_known(key, name):
+            return
+        before = sum(map(len, self.problems.values()))
+        for op in self._ops(name):
+            kind = self._kind(op)
+            self._refuse_false(f"{key}.is_input_quantized", given.is_input_quantized, "inputs")
+            self._output(f"{key}.is_output_quantized", op, kind, given.is_output_quantized)
+            if given.is_symmetric not in (None, self.activation["symmetric"]):
+                self._refuse(f"{key}.is_symmetric", "another symmetry than that of all activations")
+            self._per_channel(f"{key}.per_channel_quantization", op, kind, given.per_channel_quantization)
+            for parameter, rule in given.params.items():
+                self._parameter(f"{key}.params.{parameter}", parameter, op, kind, rule)
+            if given.supported_kernels is not None:
+                self._kernels_of_one(f"{key}.supported_kernels", given.supported_kernels)
+            if given.encoding_constraints is not None:
+                self._constrain(f"{key}.encoding_constraints", op, kind, given.encoding_constraints)
+            if sum(map(len, self.problems.values())) > before:
+                return  # once for all operators of a type
+
+    def _is_known(self, key: str, name: str) -> bool:
+        if name in OPS or name in ELSEWHERE:
+            return True
+        near = difflib.get_close_matches(name, [*OPS, *ELSEWHERE], n=1)
+        self._refuse(key, f"no type of operator {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        return False
+
+    def _ops(self, name: str) -> list[str]:
+        """Our operators for a type that the base computes in integers. What it says of all others cannot apply."""
+        return [op for op in OPS.get(name, ()) if name not in FOLDED and self.base.supports(op)]
+
+    def _kind(self, op: str) -> str:
+        rule = self.base.op_rule(op)
+        return "" if rule is None else rule.kind
+
+    def _output(self, key: str, op: str, kind: str, flag: bool | None) -> None:
+        if kind == "average" and flag is not None:
+            self._untie(op)
+            if not flag:
+                self.data["tie"].append({"ops": [op], "tensors": "inputs_and_output"})
+        elif flag and kind == "movement":
+            self._refuse(key, f"{op} only moves elements, whose grid stays that of the input")
+        elif kind != "movement":
+            self._refuse_false(key, flag, f"results of {op}")
+
+    def _untie(self, op: str) -> None:
+        ties = [{**tie, "ops": [other for other in tie["ops"] if other != op]} for tie in self.data["tie"]]
+        self.data["tie"] = [tie for tie in ties if tie["ops"]]
+
+    def _per_channel(self, key: str, op: str, kind: str, flag: bool | None) -> None:
+        if flag is None:
+            return
+        if kind == "mac":
+            self._rule(op)["per_channel"] = flag
+        elif op == "prelu" and not flag:
+            self._refuse(key, "one scale for all slopes, which are exact in tables here")
+        elif kind == "normalization" and flag:
+            self._refuse(key, f"a scale per channel for {op}, whose constants have one")
+
+    def _parameter(self, key: str, name: str, op: str, kind: str, rule: _Param) -> None:
+        """What is said of one parameter of one operator."""
+        if kind in ("mac", "normalization") and name == "bias":
+            self._bias(key, rule)
+        elif kind in ("mac", "normalization") and name == "weight":
+            if rule.is_quantized is False:
+                self._unquantized(f"{key}.is_quantized")
+            if rule.is_symmetric is False:
+                self._asymmetric(f"{key}.is_symmetric")
+        elif op == "prelu" and name == "weight":
+            if rule.is_quantized:
+                self._refuse(f"{key}.is_quantized", "slopes of few bits, which are exact in tables here")
+        else:
+            self._refuse(key, f"{op} has no parameter {name!r}")
+
+    def _kernels_of_one(self, key: str, kernels: Sequence[_Kernel]) -> None:
+        """The widths of one operator are those of all."""
+        pairs = {
+            (kernel.activation.bitwidth, kernel.param.bitwidth if kernel.param else None)
+            for kernel in kernels
+            if kernel.activation.dtype == "int" and (kernel.param is None or kernel.param.dtype == "int")
+        }
+        activations, weights = ({number["bits"], *number["allowed_bits"]} for number in (self.activation, self.weight))
+        whole = {(a, w) for a in activations for w in (weights if all(pair[1] for pair in pairs) else {None})}
+        if len(pairs) != len(kernels) or pairs != whole:
+            self._refuse(key, "widths of its own, where all operators have the same")
+
+    def _constrain(self, key: str, op: str, kind: str, given: _Constraints) -> None:
+        """A range that is given from both ends is a grid; that of a ReLU begins at 0 by itself."""
+        if given.max is None:
+            if op != "relu" or given.min != 0 or self.activation["symmetric"]:
+                self._refuse(key, "one end of a range, while calibration finds the other")
+            return
+        if kind == "movement" or not given.min < given.max:
+            self._refuse(key, f"{op} only moves elements" if kind == "movement" else "min is not below max")
+            return
+        number = self.activation
+        spec = QuantSpec(
+            number["bits"],
+            signed=number["signed"],
+            symmetric=number["symmetric"],
+            narrow=number["narrow"],
+            scale_kind=ScaleKind(number["scale"]),
+        )
+        if spec.symmetric and not spec.signed and given.min < 0:
+            self._refuse(key, "a range below 0, where activations are unsigned and symmetric")
+            return
+        scale, zero_point = qparams_from_range(given.min, given.max, spec)
+        rule = self._rule(op)
+        rule["out_fixed"] = {"scale": float(scale), "zero_point": int(zero_point), "bits": spec.bits}
+        if kind == "table" and rule["per_channel"]:
+            rule["per_channel"] = False  # one grid for all channels: their tables cannot differ by a factor
+
+    def _rule(self, op: str) -> dict[str, Any]:
+        """The rule for `op` alone."""
+        for position, rule in enumerate(self.data["op"]):
+            if op in rule["names"]:
+                if len(rule["names"]) > 1:
+                    own = {**rule, "names": [op]}
+                    rule["names"] = [name for name in rule["names"] if name != op]
+                    self.data["op"].insert(position + 1, own)
+                    return own
+                break
+        found: dict[str, Any] = next(rule for rule in self.data["op"] if op in rule["names"])
+        return found
+
+    def _supergroup(self, index: int, group: _Supergroup) -> list[list[str]]:
+        """The steps of a supergroup; empty where nothing is left of it, or it cannot apply."""
+        key = f"supergroups.{index}.op_list"
+        known = [self._is_known(f"{key}.{position}", name) for position, name in enumerate(group.op_list)]
+        if not all(known):
+            return []
+        steps: list[list[str]] = []
+        for name in group.op_list:
+            if name in FOLDED:
+                continue
+            ops = self._ops(name)
+            if not ops:
+                return []
+            if self._kind(ops[0]) != "movement":  # activations move up over what only moves elements
+                steps.append(ops)
+        if any(op not in ("relu", "clamp") for ops in steps[1:] for op in ops):
+            self._refuse(key, "no quantizer in front of what reads codes; Relu and Clip alone join in")
+            return []
+        return steps if len(steps) > 1 else []
+
+
+def _describe(error: ValidationError, where: str) -> TargetError:
+    finding = error.errors()[0]
+    key = ".".join(str(part) for part in finding["loc"])
+    if finding["type"] != "extra_forbidden":
+        return TargetError(f"{key}: {finding['msg'].removeprefix('Value error, ')}", where=where)
+    near = difflib.get_close_matches(str(finding["loc"][-1]), _keys(), n=1)
+    hint = f"Did you mean {near[0]!r}?" if near else "Remove it."
+    return TargetError(f"there is no key {key!r} in a runtime configuration", where=where, fix=hint)
+
+
+def _keys() -> list[str]:
+    models: Iterable[type[BaseModel]] = (
+        _File, _Defaults, _OpType, _Param, _Kernel, _Width, _Supergroup, _Constraints, _Input, _Output,
+    )  # fmt: skip
+    return sorted({name for model in models for name in model.model_fields})

@@ -1,0 +1,257 @@
+"""What the fields of a descriptor mean for one another: everything that can be refused before a model is there.
+
+Each finding names the key that it is about, so that the loader can give its line.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from qcompiler.quant.requant import RequantMode
+from qcompiler.quant.spec import ScaleKind
+from qcompiler.targets.schema import Combination, Descriptor, FixedGrid, NumberType, OpRule
+
+Key = tuple[str | int, ...]
+
+FOLLOWS = {
+    "clamp_channels": "the rule for clamp: set requantize.per_channel_clamp",
+    "scaled_unary": "the rules for tables: set their per_channel",
+}
+"""Ops that are not named by rules, and what says whether the core has them."""
+
+ACTIVATIONS = ("relu", "clamp")
+"""What a requantization takes in: nothing else is computed on an accumulator."""
+
+
+@dataclass(frozen=True)
+class Contradiction:
+    """Why a descriptor cannot be honoured.
+
+    Args:
+        key: Path of the key that it is about.
+        reason: A sentence without a full stop.
+    """
+
+    key: Key
+    reason: str
+
+
+def contradictions(d: Descriptor) -> Iterator[Contradiction]:
+    """Everything that is wrong with a descriptor whose fields are of the right types.
+
+    Args:
+        d: The descriptor.
+
+    Yields:
+        Findings, the more basic ones first; each may rest on those before it being absent.
+    """
+    for rule in _RULES:
+        yield from rule(d)
+
+
+def _names(d: Descriptor) -> Iterator[Contradiction]:
+    """Number types that are not there; widths that two of them claim."""
+    for role in ("activation", "weight"):
+        name, others = getattr(d.defaults, role), getattr(d.defaults, _OTHERS[role])
+        if name not in d.dtypes:
+            reason = f"defaults.{role} is {name!r}, which is not one of dtypes {sorted(d.dtypes)}"
+            yield Contradiction(("defaults", role), reason)
+            return
+        taken = dict.fromkeys(d.dtypes[name].widths, name)
+        for index, other in enumerate(others):
+            key = ("defaults", _OTHERS[role], index)
+            if other not in d.dtypes:
+                yield Contradiction(key, f"{other!r} is not one of dtypes {sorted(d.dtypes)}")
+                return
+            for width in d.dtypes[other].widths:
+                if width in taken:
+                    yield Contradiction(key, f"{taken[width]} and {other} both have {width} bits")
+                    return
+                taken[width] = other
+
+
+_OTHERS = {"activation": "other_activations", "weight": "other_weights"}
+
+
+def _grids(d: Descriptor) -> Iterator[Contradiction]:
+    """Grids that nothing computes with."""
+    for name in (d.defaults.weight, *d.defaults.other_weights):
+        weight = d.dtypes[name]
+        if not weight.symmetric:
+            reason = "weights must be symmetric: a weight zero point costs a sum over the input per output"
+            yield Contradiction(("dtypes", name, "symmetric"), reason)
+        if not weight.signed:
+            reason = "weights must be signed: a symmetric grid of unsigned codes holds no negative weight"
+            yield Contradiction(("dtypes", name, "signed"), reason)
+        if weight.granularity != "per_tensor" and not d.requantize.per_channel:
+            reason = f"{name} has a scale per channel, and requantization one multiplier for all of them"
+            yield Contradiction(("dtypes", name, "granularity"), reason)
+    for name in (d.defaults.activation, *d.defaults.other_activations):
+        if d.dtypes[name].granularity != "per_tensor":
+            reason = "activations per channel are refused: their scale cannot leave the sum over channels"
+            yield Contradiction(("dtypes", name, "granularity"), reason)
+        if d.dtypes[name].packing != "none":
+            yield Contradiction(("dtypes", name, "packing"), "only weights are packed")
+    used = {d.defaults.activation, d.defaults.weight, *d.defaults.other_activations, *d.defaults.other_weights}
+    for name in d.dtypes:
+        if name not in used:
+            yield Contradiction(("dtypes", name), f"no default names the number type {name!r}")
+
+
+def _rules(d: Descriptor) -> Iterator[Contradiction]:
+    """Rules for ops: one for each, and each of them possible."""
+    seen: set[str] = set()
+    for index, rule in enumerate(d.op):
+        for place, name in enumerate(rule.names):
+            if name in FOLLOWS:
+                yield Contradiction(("op", index, "names", place), f"{name} follows {FOLLOWS[name]}")
+            if name in seen:
+                yield Contradiction(("op", index, "names", place), f"two rules are for the op {name!r}")
+            seen.add(name)
+        for key, reason in _rule(d, rule):
+            yield Contradiction(("op", index, *key), reason)
+    lists: list[tuple[Key, tuple[str, ...]]] = []
+    for index, group in enumerate(d.supergroup):
+        lists += [(("supergroup", index, "steps", place), step) for place, step in enumerate(group.steps)]
+    lists += [(("tie", index, "ops"), tie.ops) for index, tie in enumerate(d.tie)]
+    for key, names in lists:
+        for place, name in enumerate(names):
+            if name not in seen:
+                yield Contradiction((*key, place), f"a supergroup or tie names the op {name!r}, which has no rule")
+
+
+def _rule(d: Descriptor, rule: OpRule) -> Iterator[tuple[Key, str]]:
+    """One rule by itself."""
+    first = rule.names[0]
+    if rule.kind == "table" and rule.per_channel and rule.out_fixed is not None:
+        yield ("per_channel",), f"{first} has a table per channel, and one grid that is fixed for all of them"
+    if rule.per_channel and rule.kind == "mac" and not d.requantize.per_channel:
+        yield ("per_channel",), f"{first} has a scale per channel, and requantization one multiplier for all of them"
+    if rule.per_channel is not None and rule.kind not in ("mac", "table"):
+        yield ("per_channel",), f"{first} has neither a weight nor a table"
+    if rule.out_fixed is not None:
+        number = next((n for n in _activations(d) if rule.out_fixed.bits in n.widths), _activations(d)[0])
+        reason = fixed_grid_misfit(rule.out_fixed, number)
+        if reason:
+            yield ("out_fixed",), f"out_fixed of {first}: {reason}"
+        if rule.kind == "movement":
+            yield ("out_fixed",), f"{first} keeps the grid of what it moves"
+    if rule.kind == "float":
+        for field in ("per_channel", "limits", "requantize", "combinations"):
+            if getattr(rule, field):
+                yield (field,), f"{first} runs in float, where {field} means nothing"
+        if rule.out_fixed is None:
+            yield ("kind",), f"{first} runs in float, and nothing is said of its results: leave the rule out"
+    if rule.limits is not None:
+        for field in ("kernel", "stride", "dilation"):
+            ends = getattr(rule.limits, field)
+            if ends is not None and ends[0] > ends[1]:
+                yield ("limits", field), f"{field} is from {ends[0]} to {ends[1]}"
+    if rule.requantize is not None and rule.kind in ("movement", "table"):
+        yield ("requantize",), f"{first} is not requantized"
+    yield from _combinations(d, rule)
+
+
+def _combinations(d: Descriptor, rule: OpRule) -> Iterator[tuple[Key, str]]:
+    """Pairs of number types, and arithmetic that follows from the width of the activation alone."""
+    if rule.combinations and rule.kind != "mac":
+        yield ("combinations",), f"{rule.names[0]} has no weight"
+        return
+    known = {
+        "activation": (d.defaults.activation, *d.defaults.other_activations),
+        "weight": (d.defaults.weight, *d.defaults.other_weights),
+    }
+    special: dict[bool, Combination] = {}
+    for index, pair in enumerate(rule.combinations):
+        for role, names in known.items():
+            if getattr(pair, role) not in names:
+                reason = f"{getattr(pair, role)!r} is none of the target's number types for {role}s, {list(names)}"
+                yield ("combinations", index, role), reason
+                return
+        wide = max(d.dtypes[pair.activation].widths) > 8
+        mine, other = pair, special.setdefault(wide, pair)
+        fields = ("requantize", "accumulator", "bias")
+        if any(getattr(mine, field) != getattr(other, field) for field in fields):
+            reason = "pairs with activations of one storage width differ in arithmetic, which only that width decides"
+            yield ("combinations", index), reason
+
+
+def fixed_grid_misfit(grid: FixedGrid, number: NumberType) -> str:
+    """Why results of `number` cannot be on `grid`; empty where they can."""
+    low, high = number.model_copy(update={"bits": grid.bits}).limits
+    if not low <= grid.zero_point <= high:
+        return f"zero_point is outside of {low} to {high}"
+    if number.symmetric and grid.zero_point:
+        return f"zero_point is {grid.zero_point} where the grid of activations is symmetric"
+    if number.scale is ScaleKind.POW2 and math.frexp(grid.scale)[0] != 0.5:
+        return f"scale is {grid.scale}, which is no power of two as those of activations are"
+    return ""
+
+
+def _arithmetic(d: Descriptor) -> Iterator[Contradiction]:
+    """Modes that need other grids, accumulators that hold no product."""
+    numbers = [d.dtypes[name] for name in _used(d)]
+    places: list[tuple[Key, RequantMode]] = [(("requantize", "mode"), d.requantize.mode)]
+    for index, rule in enumerate(d.op):
+        if rule.requantize is not None:
+            places.append((("op", index, "requantize", "mode"), rule.requantize.mode))
+        for place, pair in enumerate(rule.combinations):
+            if pair.requantize is not None:
+                places.append((("op", index, "combinations", place, "requantize", "mode"), pair.requantize.mode))
+    for key, mode in places:
+        if mode.is_shift and any(number.scale is not ScaleKind.POW2 for number in numbers):
+            yield Contradiction(key, f"the mode {mode} only shifts, and scales may be other than powers of two")
+        if mode is RequantMode.NVDLA and not all(number.symmetric for number in numbers):
+            reason = f"the mode {mode} adds no zero point to a result, and activations may have one"
+            yield Contradiction(key, reason)
+    weight = max(max(d.dtypes[name].widths) for name in (d.defaults.weight, *d.defaults.other_weights))
+    activation = d.dtypes[d.defaults.activation]
+    product = 2 ** (activation.bits + weight - 1)
+    if d.accumulator.bits < 64 and product > 2 ** (d.accumulator.bits - 1) - 1:
+        reason = f"an accumulator of {d.accumulator.bits} bits does not hold one product"
+        yield Contradiction(("accumulator", "bits"), reason)
+
+
+def _groups(d: Descriptor) -> Iterator[Contradiction]:
+    """Supergroups that would leave an accumulator to an op that reads codes."""
+    kinds = {name: rule.kind for rule in d.op for name in rule.names}
+    for index, group in enumerate(d.supergroup):
+        for place, name in enumerate(group.steps[0]):
+            if kinds[name] in ("movement", "table", "float"):
+                reason = f"{name} ends in no accumulator that an activation could be taken into"
+                yield Contradiction(("supergroup", index, "steps", 0, place), reason)
+        for later, step in enumerate(group.steps[1:], start=1):
+            for place, name in enumerate(step):
+                if name not in ACTIVATIONS:
+                    reason = (
+                        f"{name} is not computed on accumulators: only {' and '.join(ACTIVATIONS)} join a supergroup"
+                    )
+                    yield Contradiction(("supergroup", index, "steps", later, place), reason)
+
+
+def _memories(d: Descriptor) -> Iterator[Contradiction]:
+    names: set[str] = set()
+    for index, memory in enumerate(d.memory):
+        if memory.name in names:
+            yield Contradiction(("memory", index, "name"), f"two memories are called {memory.name!r}")
+        names.add(memory.name)
+
+
+def _activations(d: Descriptor) -> list[NumberType]:
+    return [d.dtypes[name] for name in (d.defaults.activation, *d.defaults.other_activations)]
+
+
+def _used(d: Descriptor) -> list[str]:
+    return [d.defaults.activation, d.defaults.weight, *d.defaults.other_activations, *d.defaults.other_weights]
+
+
+_RULES: tuple[Callable[[Descriptor], Iterator[Contradiction]], ...] = (
+    _names,
+    _grids,
+    _rules,
+    _arithmetic,
+    _groups,
+    _memories,
+)

@@ -1,0 +1,149 @@
+"""A thousand damaged descriptors: each loads, or is refused with the one error that descriptors have."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import qcompiler
+from qcompiler.errors import TargetError
+from qcompiler.targets import Target, load_target
+
+FOLDER = Path(str(qcompiler.__file__)).parent / "targets"
+SHIPPED = {path.stem: path.read_text(encoding="utf-8") for path in sorted(FOLDER.glob("*.toml"))}
+COUNT = 1000
+
+VALUES = [
+    "true", "false", "0", "-1", "1", "2", "3", "8", "16", "32", "64", "65536", "9223372036854775808", "9" * 400, "1e400",
+    "inf", "-inf", "nan", "0.5", "-0.25", "1_000", "0xFF", "1979-05-27", "07:32:00", "1979-05-27T07:32:00Z", "{}", "[]",
+    "[[]]", "{ a = 1 }", "[1, 'x', {}]", '""', '"x"', "'single'", "'pow2_shift'", "'nvdla_cvt'", "'tosa_double'", "'pow2'",
+    "'per_channel'", "'per_block'", "'rne'", "'float'", "'wrap'", "'low_nibble_first'", "'conv2d'", "['conv2d', 'conv2d']",
+    "'ünïcode ☃ \U0001f600'", '"""\n[x]\n"""', "'a8'", "'int8_dsp'", "'../x.toml'", "'" + "x" * 5000 + ".toml'",
+    "[" * 200 + "]" * 200, "'\\u0000.toml'", '"\\u0000.toml"', "'.toml'", "'/.toml'",
+]  # fmt: skip
+WORDS = sorted(
+    {word for text in SHIPPED.values() for word in re.findall(r"[A-Za-z_0-9]+", text)} | {"block", "☃", '"a b"'}
+)
+
+Mutation = Callable[[list[str], random.Random], None]
+
+
+def lines_with(lines: list[str], pattern: str) -> list[int]:
+    return [index for index, line in enumerate(lines) if re.search(pattern, line)]
+
+
+def drop_a_line(lines: list[str], source: random.Random) -> None:
+    del lines[source.randrange(len(lines))]
+
+
+def repeat_a_line(lines: list[str], source: random.Random) -> None:
+    lines.insert(source.randrange(len(lines)), source.choice(lines))
+
+
+def rename_a_key(lines: list[str], source: random.Random) -> None:
+    index = source.choice(lines_with(lines, "=") or [0])
+    lines[index] = re.sub(r"^\s*[\w.]+", lambda _: source.choice(WORDS), lines[index], count=1)
+
+
+def retype_a_value(lines: list[str], source: random.Random) -> None:
+    index = source.choice(lines_with(lines, "= ") or [0])
+    lines[index] = lines[index].partition("=")[0] + "= " + source.choice(VALUES)
+
+
+def swap_two_values(lines: list[str], source: random.Random) -> None:
+    first, second = (source.choice(lines_with(lines, "= ") or [0]) for _ in range(2))
+    parts = [lines[index].partition("=") for index in (first, second)]
+    lines[first], lines[second] = ("".join([*parts[i][:2], parts[1 - i][2]]) for i in (0, 1))
+
+
+def change_a_header(lines: list[str], source: random.Random) -> None:
+    index = source.choice(lines_with(lines, r"^\[") or [0])
+    word = source.choice(WORDS)
+    lines[index] = source.choice([f"[{word}]", f"[[{word}]]", f"[op.{word}]", "[", lines[index].replace("[", "[[")])
+
+
+def swap_a_word(lines: list[str], source: random.Random) -> None:
+    index = source.randrange(len(lines))
+    words = re.findall(r"[A-Za-z_0-9]+", lines[index])
+    if words:
+        lines[index] = lines[index].replace(source.choice(words), source.choice(WORDS))
+
+
+def add_a_key(lines: list[str], source: random.Random) -> None:
+    lines.insert(source.randrange(len(lines) + 1), f"{source.choice(WORDS)} = {source.choice(VALUES)}")
+
+
+def cut_the_text(lines: list[str], source: random.Random) -> None:
+    text = "\n".join(lines)
+    lines[:] = text[: source.randrange(len(text))].split("\n")
+
+
+def change_a_character(lines: list[str], source: random.Random) -> None:
+    index = source.randrange(len(lines))
+    place = source.randrange(len(lines[index]) + 1)
+    character = source.choice(
+        ["[", "]", "=", '"', "'", "{", "}", ",", "#", "\\", "\t", "\x00", "\ufeff", "é", "\U0001f600"]
+    )
+    lines[index] = lines[index][:place] + character + lines[index][place + source.randrange(2) :]
+
+
+MUTATIONS: tuple[Mutation, ...] = (
+    drop_a_line,
+    repeat_a_line,
+    rename_a_key,
+    retype_a_value,
+    swap_two_values,
+    change_a_header,
+    swap_a_word,
+    add_a_key,
+    cut_the_text,
+    change_a_character,
+)
+
+
+def outcome(path: Path) -> str:
+    """`loaded`, or the reason why not."""
+    try:
+        target = load_target(path)
+    except TargetError as error:
+        return "refused" if error.found and error.where else f"refused without a place: {error}"
+    # What loads can be asked everything, and written down.
+    assert Target.from_json(target.to_json()) == target
+    assert target.arithmetic.at("conv2d", 16).accumulator_bits <= 64
+    assert target.summary() and target.facts()
+    target.activation_spec(), target.weight_spec("conv2d", 0), target.packing
+    return "loaded"
+
+
+def test_a_thousand_mutations_load_or_are_refused(tmp_path: Path) -> None:
+    source = random.Random(20)
+    found: dict[str, int] = {"loaded": 0, "refused": 0}
+    path = tmp_path / "chip.toml"
+    for _ in range(COUNT):
+        lines = source.choice(list(SHIPPED.values())).split("\n")
+        for _ in range(source.choice([1, 1, 1, 2, 4])):
+            source.choice(MUTATIONS)(lines or [""], source)
+        text = "\n".join(lines)
+        path.write_text(text, encoding="utf-8")
+        try:
+            found[outcome(path)] += 1
+        except Exception as error:
+            error.add_note(text)
+            raise
+    assert found["loaded"] > COUNT / 20 and found["refused"] > COUNT / 2, found
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\x00", b"\xff\xfe", b"\xef\xbb\xbfschema = 'qcompiler.hw/1'", b"a = " + b"[" * 3000, b"a = " + b"9" * 5000],
+)
+def test_bytes_that_are_no_descriptor(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "chip.toml"
+    path.write_bytes(content)
+    with pytest.raises(TargetError) as caught:
+        load_target(path)
+    assert (caught.value.where or "").startswith("chip.toml")
