@@ -38,3 +38,14 @@ def test_a_number_is_a_schedule() -> None:
     schedule = Constant(2.0)
     assert as_schedule(schedule) is schedule
     assert isinstance(schedule, Schedule)
+
+
+def test_a_constant_may_begin_later() -> None:
+    schedule = Constant(2.0, begin=0.3)
+    assert [schedule(step, 10) for step in (0, 2, 3, 10)] == [0.0, 0.0, 2.0, 2.0]
+    assert Constant(2.0, begin=0.5, before=7.0)(1, 4) == 7.0
+    assert Constant(2.0)(0, None) == 2.0
+    with pytest.raises(InputError, match="total_steps"):
+        schedule(0, None)
+    with pytest.raises(InputError, match="begin"):
+        Constant(1.0, begin=-0.1)
