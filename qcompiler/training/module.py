@@ -214,6 +214,44 @@ class TrainingModule(nn.Module):
         """The quantized weights by the name of their layer."""
         return {item.layer: item for item in self._blueprint.weights}
 
+    def quantizer(self, layer: str) -> Quantizer:
+        """The quantizer of the weight of a layer; see `weights`."""
+        return self._quantizer(self.weights[layer])
+
+    @torch.no_grad()
+    def put_on_codes(self, layer: str, mask: Tensor, codes: Tensor) -> int:
+        """Move latent weights of a layer to the middle of given codes.
+
+        Args:
+            layer: See `weights`.
+            mask: bool in the shape of the weight, which ones.
+            codes: float32 integers in the shape of the weight; only those of the mask count.
+
+        Returns:
+            How many of its codes are others than before.
+
+        Raises:
+            InputError: The range of the weight follows its values, and would put other weights on other codes.
+        """
+        item = self.weights[layer]
+        quantizer, latent = self._quantizer(item), tensor_at(self, item.source)
+        tensor = self._quantized_tensor(item)
+        before, kept = quantizer.codes(tensor), latent.clone()
+        wanted = torch.where(mask, codes, before)
+        scale, _ = quantizer.grid(tensor)
+        middle = codes * along_axis(scale, latent.dim(), quantizer.spec.axis)
+        gain = self._gain(item)
+        middle = middle if gain is None else middle / gain
+        latent.copy_(torch.where(mask, middle, latent))
+        if not torch.equal(quantizer.codes(self._quantized_tensor(item)), wanted):
+            latent.copy_(kept)
+            raise InputError(
+                f"the codes of the weight of {layer!r} cannot be chosen: its range follows its values, or they are frozen",
+                expected="a range that learns or stays",
+                fix="Use method='lsq', or freezing.",
+            )
+        return int((wanted != before).sum())
+
     def oscillations(self) -> dict[str, Oscillations]:
         """What is known of the movements of codes, by the name of the layer; empty where nobody tracks them."""
         found = {item.layer: self._quantizer(item).oscillation for item in self._tracked}
@@ -329,12 +367,16 @@ class TrainingModule(nn.Module):
 
     def _quantized_tensor(self, item: QuantizedWeight) -> Tensor:
         """What the quantizer of a weight reads, with gradients."""
-        tensor = tensor_at(self, item.source)
+        tensor, gain = tensor_at(self, item.source), self._gain(item)
+        return tensor if gain is None else tensor * gain
+
+    def _gain(self, item: QuantizedWeight) -> Tensor | None:
+        """What stands between a latent weight and its quantizer, as it broadcasts; None for nothing."""
         if item.normalized is None or item.normalized.style == "keep":
-            return tensor
+            return None
         norm = cast("BatchNorm", self.get_submodule(item.normalized.norm))
         gain = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-        return tensor * along_axis(gain, tensor.dim(), item.normalized.axis)
+        return along_axis(gain, tensor_at(self, item.source).dim(), item.normalized.axis)
 
     def _track(self) -> None:
         """Give the quantizers of weights with few bits their state of oscillations."""
