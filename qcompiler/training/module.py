@@ -192,10 +192,11 @@ class TrainingModule(nn.Module):
         """A weight as regularizers see it; see `weights`."""
         quantizer, tensor = self._quantizer(weight), self._quantized_tensor(weight)
         scale, _ = quantizer.grid(tensor)
-        oscillation = quantizer.oscillation
+        scale = along_axis(scale, tensor.dim(), quantizer.spec.axis)
+        factors, oscillation = quantizer.steps_per_code(tensor), quantizer.oscillation
         return Latent(
             tensor,
-            along_axis(scale, tensor.dim(), quantizer.spec.axis),
+            scale if factors is None else scale * factors,
             quantizer.codes(tensor),
             quantizer.spec.qmin,
             quantizer.spec.qmax,
