@@ -16,7 +16,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,7 @@ def _optimizers(module: qcompiler.QATModule, way: Way) -> list[torch.optim.Optim
 
 
 def train(module: qcompiler.QATModule, way: Way, data: Data, seed: int) -> list[float]:
-    """Train; the mean loss of the task of each epoch, None where it is no number."""
+    """Train; the mean loss of the task of each epoch, nats."""
     generator = torch.Generator().manual_seed(seed)
     optimizers = _optimizers(module, way)
     schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(item, data.steps) for item in optimizers]
@@ -221,7 +221,7 @@ class _Epochs:
     def __init__(self, make: Callable[[], Sequence[tuple[Tensor, Tensor]]]) -> None:
         self.make = make
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         return iter(self.make())
 
 

@@ -49,8 +49,7 @@ class Curves:
             y = y_axis.place(value)
             parts.append(f'<path class="grid" d="M{left},{y:.1f}H{right}"/>')
             parts.append(_text(left - 6, y + 4, _number(value), anchor="end"))
-        for value in x_axis.ticks():
-            parts.append(_text(x_axis.place(value), bottom + 16, _number(value), anchor="middle"))
+        parts += [_text(x_axis.place(x), bottom + 16, _number(x), anchor="middle") for x in x_axis.ticks()]
         parts.append(f'<path class="axis" d="M{left},{top}V{bottom}H{right}"/>')
         parts.append(_text((left + right) / 2, bottom + 32, self.horizontal, anchor="middle"))
         for index, (name, curve) in enumerate(self.curves.items()):

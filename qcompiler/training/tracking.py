@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import torch
 
 from qcompiler.errors import InputError
-from qcompiler.training.plots import Bars
 from qcompiler.training.module import TrainingModule
 from qcompiler.training.oscillations import OSCILLATING, Oscillations
+from qcompiler.training.plots import Bars
 
 __all__ = ["LayerOscillations", "oscillating", "oscillation_plot", "oscillation_scalars", "oscillation_statistics"]
 
@@ -104,9 +104,9 @@ def together(layers: Mapping[str, LayerOscillations]) -> LayerOscillations:
 
 
 def oscillation_scalars(module: TrainingModule, threshold: float = OSCILLATING) -> dict[str, float]:
-    """Numbers by name, for any logger: `oscillating/<layer>`, `frozen/<layer>` in [0, 1], `frequency/<layer>` in [0, 1].
+    """Numbers in [0, 1] by name, for any logger: `oscillating/<layer>`, `frozen/<layer>`, `frequency/<layer>`.
 
-    The layers together are called `all`. The arguments and errors are those of `oscillation_statistics`.
+    The first two are shares of weights, the last one is the mean frequency of those that are free. The layers together are called `all`. The arguments and errors are those of `oscillation_statistics`.
     """
     layers = oscillation_statistics(module, threshold)
     found = {}

@@ -57,11 +57,11 @@ def penalty(regularizer: Regularizer, item: Latent) -> tuple[float, Tensor]:
 def places(item: Latent) -> list[tuple[tuple[int, ...], float, float, float]]:
     """Index, weight, scale and code of every weight that is not frozen, as plain numbers."""
     scale = item.scale.detach().expand(SHAPE)
-    found = []
-    for index in itertools.product(*map(range, SHAPE)):
-        if item.frozen is None or not item.frozen[index]:
-            found.append((index, item.weight[index].item(), scale[index].item(), item.codes[index].item()))
-    return found
+    return [
+        (index, item.weight[index].item(), scale[index].item(), item.codes[index].item())
+        for index in itertools.product(*map(range, SHAPE))
+        if item.frozen is None or not item.frozen[index]
+    ]
 
 
 @pytest.mark.parametrize("per_channel", [False, True])
@@ -148,7 +148,12 @@ def test_any_regularizer_goes_with_any_estimator(regularizer: Regularizer, metho
     options: dict[str, Any] = {"freezing": Freezing(0.5)} if isinstance(regularizer, Dampening) else {}
     target = qcompiler.load_target("lsq_paper").override(weight_bits=3, activation_bits=4)
     module = qcompiler.prepare_qat(
-        small(), target, calibration_data=[INPUTS], method=method, regularizers=[Weighted(regularizer, 100.0)], **options
+        small(),
+        target,
+        calibration_data=[INPUTS],
+        method=method,
+        regularizers=[Weighted(regularizer, 100.0)],
+        **options,
     )
     optimizer = torch.optim.SGD(module.parameter_groups(1e-3, scale_lr=0.0))  # the grid stays, and weights come to it
     losses = []
