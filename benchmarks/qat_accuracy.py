@@ -99,8 +99,8 @@ def prepare(place: Place, way: Way, data: Data) -> qcompiler.QATModule:
 
 def _optimizers(module: qcompiler.QATModule, way: Way) -> list[torch.optim.Optimizer]:
     if way.rate is not None:
-        return [torch.optim.Adam(module.parameter_groups(way.rate, scale_lr=way.rate, weight_decay=0.0))]
-    groups = module.parameter_groups(RATE, scale_lr=SCALE_RATE, weight_decay=DECAY)
+        return [torch.optim.Adam(map(dict, module.parameter_groups(way.rate, scale_lr=way.rate, weight_decay=0.0)))]
+    groups = [dict(group) for group in module.parameter_groups(RATE, scale_lr=SCALE_RATE, weight_decay=DECAY)]
     scales = [group for group in groups if group["name"] in ("scales", "ranges")]
     others = [group for group in groups if group not in scales]
     return [torch.optim.SGD(others, momentum=MOMENTUM), torch.optim.Adam(scales)]

@@ -49,8 +49,8 @@ def section(run: Run, done: Done) -> str:
         {run.scenes:,} scenes {run.epochs} times, in batches of {run.batch}. The scheme is that of the papers (target
         `lsq_paper`): one scale per tensor, inputs and weights of layers quantized, first and last layer with 8 bits,
         batch norms in float. Figures are top-1 accuracy on {run.images:,} images of the {run.split} split, percent
-        (chance: {100 / CLASSES:.1f}), before and after batch norms were estimated anew from 50 batches. A weight oscillates if the frequency of its
-        oscillations is above 0.005 (momentum 0.001); frozen weights do not."""
+        (chance: {100 / CLASSES:.1f}), before and after batch norms were estimated anew from 50 batches.
+        A weight oscillates if the frequency of its oscillations is above 0.005 (momentum 0.001); frozen weights do not."""
     lines = [
         "## Accuracy of quantization-aware training",
         "",
@@ -142,8 +142,8 @@ def _divergences(done: Done) -> list[str]:
 
 def _twin(done: Done) -> list[str]:
     about = f"""Table 9 of the white paper: {TWIN.network} {TWIN.width}, one scale per weight, batch norms folded,
-        target `int8_dsp`; accuracy of the integer program, of whose elements on the test images so many differ from what the
-        module computes in eval mode."""
+        target `int8_dsp`; accuracy of the integer program, of whose elements on the test images so many differ from
+        what the module computes in eval mode."""
     lines = ["### Training needs equalization", "", *textwrap.wrap(" ".join(about.split()), WIDTH), ""]
     lines += _header("at first", "trained", "differing")
     for way in TWIN_WAYS:
