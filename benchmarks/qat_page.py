@@ -49,8 +49,8 @@ def section(run: Run, done: Done) -> str:
         {run.scenes:,} scenes {run.epochs} times, in batches of {run.batch}. The scheme is that of the papers (target
         `lsq_paper`): one scale per tensor, inputs and weights of layers quantized, first and last layer with 8 bits,
         batch norms in float. Figures are top-1 accuracy on {run.images:,} images of the {run.split} split, percent
-        (chance: {100 / CLASSES:.1f}), before and after batch norms were estimated anew from 50 batches.
-        A weight oscillates if the frequency of its oscillations is above 0.005 (momentum 0.001); frozen weights do not."""
+        (chance: {100 / CLASSES:.1f}), before and after batch norms were estimated anew from 50 batches. A weight
+        oscillates if the frequency of its oscillations is above 0.005 (momentum 0.001); frozen weights do not."""
     lines = [
         "## Accuracy of quantization-aware training",
         "",
