@@ -20,7 +20,7 @@ from qcompiler.training.estimators import (
 )
 from qcompiler.training.regularizers import BinRegularization, Dampening, L2ToGrid, Regularizer
 
-STEPS, LAST = 500, 400
+STEPS, LAST = 360, 300
 
 
 def is_still(trace: Trace) -> bool:
@@ -57,7 +57,7 @@ def test_no_multiplicative_estimator_stops_it(estimator: Estimator) -> None:
 
 @pytest.mark.parametrize(
     ("strength", "stops"),
-    [(0.1, False), (0.24, False), (0.26, True), (0.7, True)],  # of d / s = 0.25
+    [(0.24, False), (0.26, True)],  # of d / s = 0.25
 )
 @pytest.mark.parametrize("regularizer", [Dampening("sum"), L2ToGrid("sum"), BinRegularization()], ids=repr)
 def test_an_additive_penalty_stops_it_once_it_is_stronger_than_d_over_s(
@@ -89,7 +89,7 @@ def test_freezing_stops_it_at_the_code_of_most_steps() -> None:
 
 def test_of_the_plot_dampening_and_freezing_alone_settle() -> None:
     for name, way in WAYS.items():
-        trace = regress(way, steps=400, lr=0.02, start=0.5, momentum=0.02)
+        trace = regress(way, steps=300, lr=0.02, start=0.5, momentum=0.02)
         assert is_still(trace.last(100)) == (name in ("dampening", "freezing"))
         assert len(set(trace.codes)) == 2
 
