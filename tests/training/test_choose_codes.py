@@ -169,6 +169,7 @@ def test_penalty_is_annealed() -> None:
     assert first is not None and last is not None
     assert float(first) == pytest.approx(2.0 * (1 - 0.5**20))
     assert float(last) == pytest.approx(2.0 * (1 - 0.5**2))
-    for options in ({"steps": 0}, {"begin": 1.0}):
-        with pytest.raises(InputError):
-            BinaryOptimization(**options)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="steps"):
+        BinaryOptimization(steps=0)
+    with pytest.raises(InputError, match="begin"):
+        BinaryOptimization(begin=1.0)
