@@ -16,7 +16,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,15 +99,15 @@ def prepare(place: Place, way: Way, data: Data) -> qcompiler.QATModule:
 
 def _optimizers(module: qcompiler.QATModule, way: Way) -> list[torch.optim.Optimizer]:
     if way.rate is not None:
-        return [torch.optim.Adam(module.parameter_groups(way.rate, scale_lr=way.rate, weight_decay=0.0))]
-    groups = module.parameter_groups(RATE, scale_lr=SCALE_RATE, weight_decay=DECAY)
+        return [torch.optim.Adam(map(dict, module.parameter_groups(way.rate, scale_lr=way.rate, weight_decay=0.0)))]
+    groups = [dict(group) for group in module.parameter_groups(RATE, scale_lr=SCALE_RATE, weight_decay=DECAY)]
     scales = [group for group in groups if group["name"] in ("scales", "ranges")]
     others = [group for group in groups if group not in scales]
     return [torch.optim.SGD(others, momentum=MOMENTUM), torch.optim.Adam(scales)]
 
 
 def train(module: qcompiler.QATModule, way: Way, data: Data, seed: int) -> list[float]:
-    """Train; the mean loss of the task of each epoch, None where it is no number."""
+    """Train; the mean loss of the task of each epoch, nats."""
     generator = torch.Generator().manual_seed(seed)
     optimizers = _optimizers(module, way)
     schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(item, data.steps) for item in optimizers]
@@ -221,7 +221,7 @@ class _Epochs:
     def __init__(self, make: Callable[[], Sequence[tuple[Tensor, Tensor]]]) -> None:
         self.make = make
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         return iter(self.make())
 
 

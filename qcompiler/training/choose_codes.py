@@ -256,8 +256,8 @@ def _softly(module: TrainingModule, found: dict[str, TwoCodes], variables: dict[
         module.exact = exact
         for hook in hooks:
             hook.remove()
-        for item, mode in modes.items():
-            item.training = mode
+        for inner, mode in modes.items():
+            inner.training = mode
         with torch.no_grad():
             for norm, (mean, variance, count) in zip(norms, kept, strict=True):
                 norm.running_mean.copy_(mean)

@@ -247,7 +247,7 @@ class TrainingModule(nn.Module):
         if not torch.equal(quantizer.codes(self._quantized_tensor(item)), wanted):
             latent.copy_(kept)
             raise InputError(
-                f"the codes of the weight of {layer!r} cannot be chosen: its range follows its values, or they are frozen",
+                f"codes of the weight of {layer!r} cannot be chosen: its range follows its values, or they are frozen",
                 expected="a range that learns or stays",
                 fix="Use method='lsq', or freezing.",
             )

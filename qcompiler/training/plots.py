@@ -30,6 +30,7 @@ class Curves:
         curves: Points (x, y) by name. Points that are not finite end a line; the next ones begin another.
         width: Pixels.
         height: Pixels.
+        numbered: Whether the vertical axis has numbers.
     """
 
     title: str
@@ -37,6 +38,7 @@ class Curves:
     curves: Mapping[str, Sequence[tuple[float, float]]]
     width: int = 640
     height: int = 260
+    numbered: bool = True
 
     def svg(self) -> str:
         """An `svg` document."""
@@ -45,12 +47,11 @@ class Curves:
         x_axis = _Axis.of([x for x, _ in points], left, right)
         y_axis = _Axis.of([y for _, y in points], bottom, top)
         parts = [_text(left, 18, self.title)]
-        for value in y_axis.ticks():
+        for value in y_axis.ticks() if self.numbered else ():
             y = y_axis.place(value)
             parts.append(f'<path class="grid" d="M{left},{y:.1f}H{right}"/>')
             parts.append(_text(left - 6, y + 4, _number(value), anchor="end"))
-        for value in x_axis.ticks():
-            parts.append(_text(x_axis.place(value), bottom + 16, _number(value), anchor="middle"))
+        parts += [_text(x_axis.place(x), bottom + 16, _number(x), anchor="middle") for x in x_axis.ticks()]
         parts.append(f'<path class="axis" d="M{left},{top}V{bottom}H{right}"/>')
         parts.append(_text((left + right) / 2, bottom + 32, self.horizontal, anchor="middle"))
         for index, (name, curve) in enumerate(self.curves.items()):

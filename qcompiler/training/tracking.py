@@ -104,9 +104,10 @@ def together(layers: Mapping[str, LayerOscillations]) -> LayerOscillations:
 
 
 def oscillation_scalars(module: TrainingModule, threshold: float = OSCILLATING) -> dict[str, float]:
-    """Numbers by name, for any logger: `oscillating/<layer>`, `frozen/<layer>` in [0, 1], `frequency/<layer>` in [0, 1].
+    """Numbers in [0, 1] by name, for any logger: `oscillating/<layer>`, `frozen/<layer>`, `frequency/<layer>`.
 
-    The layers together are called `all`. The arguments and errors are those of `oscillation_statistics`.
+    The first two are shares of weights, the last one is the mean frequency of those that are free. The layers
+    together are called `all`. The arguments and errors are those of `oscillation_statistics`.
     """
     layers = oscillation_statistics(module, threshold)
     found = {}

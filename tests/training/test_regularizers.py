@@ -57,11 +57,11 @@ def penalty(regularizer: Regularizer, item: Latent) -> tuple[float, Tensor]:
 def places(item: Latent) -> list[tuple[tuple[int, ...], float, float, float]]:
     """Index, weight, scale and code of every weight that is not frozen, as plain numbers."""
     scale = item.scale.detach().expand(SHAPE)
-    found = []
-    for index in itertools.product(*map(range, SHAPE)):
-        if item.frozen is None or not item.frozen[index]:
-            found.append((index, item.weight[index].item(), scale[index].item(), item.codes[index].item()))
-    return found
+    return [
+        (index, item.weight[index].item(), scale[index].item(), item.codes[index].item())
+        for index in itertools.product(*map(range, SHAPE))
+        if item.frozen is None or not item.frozen[index]
+    ]
 
 
 @pytest.mark.parametrize("per_channel", [False, True])
@@ -155,7 +155,9 @@ def test_any_regularizer_goes_with_any_estimator(regularizer: Regularizer, metho
         regularizers=[Weighted(regularizer, 100.0)],
         **options,
     )
-    optimizer = torch.optim.SGD(module.parameter_groups(1e-3, scale_lr=0.0))  # the grid stays, and weights come to it
+    optimizer = torch.optim.SGD(
+        map(dict, module.parameter_groups(1e-3, scale_lr=0.0))
+    )  # the grid stays, and weights come to it
     losses = []
     for _ in range(4):
         optimizer.zero_grad()
@@ -172,4 +174,4 @@ def test_any_regularizer_goes_with_any_estimator(regularizer: Regularizer, metho
 def test_an_unknown_reduction_is_refused() -> None:
     for kind in (Dampening, L2ToGrid):
         with pytest.raises(errors.InputError, match="kernel_mean"):
-            kind("median")
+            kind("median")  # type: ignore[arg-type]
