@@ -255,7 +255,8 @@ def batch_norm_divergence(
     """How far the running statistics are from those of data: KL divergence, nats, by the name of the batch norm.
 
     A large number says that oscillating weights, or too few steps, left running statistics that belong to other
-    weights. Nothing is changed. `print` shows a table, the worst first. The arguments are those of `reestimate_batch_norm`.
+    weights. Nothing is changed. `print` shows a table, the worst first. The arguments are those of
+    `reestimate_batch_norm`.
 
     Raises:
         InputError: The module has no batch norms that learn.
