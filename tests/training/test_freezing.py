@@ -70,14 +70,14 @@ def test_a_frozen_code_is_an_integer_that_no_scale_moves() -> None:
 def test_a_frozen_weight_goes_on_receiving_gradients_without_effect_and_its_scale_learns() -> None:
     module = prepare(freezing=Freezing(Constant(0.5), FAST))
     frozen_state(module)
-    loss = functional.cross_entropy(module(INPUTS), LABELS)  # type: ignore[arg-type]
+    loss = functional.cross_entropy(module(INPUTS), LABELS)
     loss.backward()
     scale = module.quantizer("point.0").scale
     assert scale.grad is not None and bool((scale.grad != 0).any())
     changed = module.get_parameter("point.0.weight")
     with torch.no_grad():
         changed.add_(1.0)
-        again = functional.cross_entropy(module(INPUTS), LABELS)  # type: ignore[arg-type]
+        again = functional.cross_entropy(module(INPUTS), LABELS)
     assert again.item() == pytest.approx(loss.item())
 
 
@@ -112,4 +112,4 @@ def test_tracking_alone_never_changes_what_is_computed() -> None:
         state.frozen.fill_(True)  # as if a checkpoint of a run with freezing were looked at
     for item in (module, plain):
         learn(item, 3, lr=0.05)
-    assert torch.equal(module(INPUTS), plain(INPUTS))  # type: ignore[arg-type]
+    assert torch.equal(module(INPUTS), plain(INPUTS))
