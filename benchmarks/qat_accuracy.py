@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks.qat_page import section
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -28,7 +29,6 @@ from torch.nn import functional as F
 import qcompiler
 from benchmarks.networks import load, weights_digest
 from benchmarks.pages import PERFORMANCE, write_section
-from benchmarks.qat_page import section
 from benchmarks.qat_tables import BASELINE, CHOICES, QUICK, TWIN, WHOLE, Cell, Place, Run, Way, cells
 from benchmarks.rendered import SPLITS, Scenes, split
 from benchmarks.train import SMOOTHING, accuracy, turned

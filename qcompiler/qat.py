@@ -216,6 +216,8 @@ def reestimate_batch_norm(
 ) -> int:
     """Set the running statistics of batch norms to the mean over batches of the statistics of each.
 
+    Every process of a distributed run calls it, each with batches of its own: all end with the same statistics.
+
     Before every evaluation: `module.before_evaluation(lambda: reestimate_batch_norm(module, batches))`.
 
     Args:
@@ -223,10 +225,10 @@ def reestimate_batch_norm(
         batches: Training data: tensors, tuples or dicts that bind to the model's arguments; of a tuple batch, a model
             of one input takes the first element.
         forward: How the module is called for a batch, where batches do not bind themselves.
-        limit: Batches that are read at most.
+        limit: Batches that each process reads at most.
 
     Returns:
-        The number of batches read.
+        The number of batches read, by all processes.
 
     Raises:
         InputError: The module has no batch norms that learn.

@@ -9,9 +9,10 @@ and two ways to train it:
 
     keep     y = batch_norm(conv(x, q(w)) + b)            the scale of a channel ends as |g| times that of w: exact,
                                                           where each channel has a scale of its own
-    double   z = conv(x, w) + b gives mean_B and var_B    w_f = w gamma / sqrt(var + eps), with the running variance,
-             y = conv(x, q(w_f)) c + beta                 so that the quantized weight does not jump from batch to
-                 + (b - mean_B) gamma / sqrt(var_B + eps) batch; c = sqrt(var + eps) / sqrt(var_B + eps) corrects it
+    double   z = conv(x, w) + b gives mean_B and var_B    w_f = w gamma / sqrt(var + eps), with the running variance at
+             y = conv(x, q(w_f)) c + beta                 the last step, so that the quantized weight does not jump from
+                 + (b - mean_B) gamma / sqrt(var_B + eps) batch to batch; c = sqrt(var + eps) / sqrt(var_B + eps)
+                                                          corrects it
 
 Source: Nagel et al. 2021, arXiv:2106.08295, section 4.2 (static folding, double forward, per-channel); Krishnamoorthi
 2018, arXiv:1806.08342, section 3.2.2 (the correction); Jacob et al. 2018, arXiv:1712.05877, section 3.2.
@@ -19,10 +20,10 @@ Source: Nagel et al. 2021, arXiv:2106.08295, section 4.2 (static folding, double
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +59,7 @@ class BatchNorm(nn.Module):
     running_mean: Tensor
     running_var: Tensor
     num_batches_tracked: Tensor
+    folded_var: Tensor
 
     def __init__(
         self,
@@ -80,6 +82,9 @@ class BatchNorm(nn.Module):
         self.register_buffer("running_mean", mean.detach().clone())
         self.register_buffer("running_var", variance.detach().clone())
         self.register_buffer("num_batches_tracked", torch.zeros((), dtype=torch.int64, device=mean.device))
+        # What `double` folds, a copy that no forward moves: torch.compile (2.15) computes again in the backward what
+        # follows from a buffer, and finds there what the forward has made of it.
+        self.register_buffer("folded_var", variance.detach().clone(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize x, [N, C, ...]."""
@@ -99,18 +104,19 @@ class BatchNorm(nn.Module):
             gain of the weight, correction and shift of the result: w_f = w * gain, y = conv(x, q(w_f)) * correction +
             shift; [C] each.
         """
-        running = torch.sqrt(self.running_var + self.eps)
+        folded = torch.sqrt(self.folded_var + self.eps)
         if self.training:
             with torch.autocast(z.device.type, enabled=False):
                 wide = z.to(torch.float32)
                 variance, mean = torch.var_mean(wide, [0, *range(2, z.dim())], correction=0)
             self._move(mean, variance, z.numel() // z.shape[1])
             deviation = torch.sqrt(variance + self.eps)
-            correction = running / deviation
+            correction = folded / deviation
         else:
-            mean, deviation, correction = self.running_mean, running, torch.ones_like(running)
+            mean, deviation = self.running_mean, torch.sqrt(self.running_var + self.eps)
+            folded, correction = deviation, torch.ones_like(deviation)
         offset = -mean if bias is None else bias - mean
-        return self.weight / running, correction, self.bias + offset * self.weight / deviation
+        return self.weight / folded, correction, self.bias + offset * self.weight / deviation
 
     def folded(self, weight: Tensor, bias: Tensor | None, axis: int) -> tuple[Tensor, Tensor, Tensor]:
         """Weight and bias of the layer with this batch norm folded in, and g; by the running statistics.
@@ -132,6 +138,26 @@ class BatchNorm(nn.Module):
             beta + (own - mean) * gain,
             gain,
         )
+
+    @property
+    def gain(self) -> Tensor:
+        """gamma / sqrt(var + eps), [C], with the variance that `double` folds."""
+        return self.weight / torch.sqrt(self.folded_var + self.eps)
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Fold the running variance as it is now, from the next forward on."""
+        self.folded_var.copy_(self.running_var)
+
+    def train(self, mode: bool = True) -> BatchNorm:
+        """As of every module."""
+        super().train(mode)
+        self.refresh()
+        return self
+
+    def _load_from_state_dict(self, *arguments: Any, **keywords: Any) -> None:  # noqa: ANN401  # torch's own signature
+        super()._load_from_state_dict(*arguments, **keywords)
+        self.refresh()
 
     def _share(self) -> float:
         """The share of this batch in the running statistics."""
@@ -167,10 +193,10 @@ def reestimate(
         module: Holds the batch norms.
         batches: Inputs.
         forward: Runs the module, in float, on one of them.
-        limit: Batches that are read at most; 50 in the code of Nagel et al. 2022, 100 in AIMET.
+        limit: Batches that each process reads at most; 50 in the code of Nagel et al. 2022, 100 in AIMET.
 
     Returns:
-        The number of batches read.
+        The number of batches read, by all processes of a distributed run.
 
     Raises:
         CalibrationError: There is none.
@@ -188,18 +214,47 @@ def reestimate(
             found = [(n.running_mean.to(torch.float64), n.running_var.to(torch.float64)) for n in norms]
             sums = [(a + c, b + d) for (a, b), (c, d) in zip(sums, found, strict=True)] if sums else found
             count += 1
+    # A process without a batch adds nothing, and hears of the others.
+    flat = [tensor for pair in sums for tensor in pair] if count else [_nothing(n) for n in norms for _ in range(2)]
+    *flat, batches_read = sum_over_processes([*flat, torch.tensor(count, dtype=torch.float64)])
+    count = int(batches_read)
     if not count:
         raise CalibrationError("there is no batch to estimate batch norms from", expected="at least one")
     with torch.no_grad():
-        for norm, (mean, variance) in zip(norms, sums, strict=True):
+        for norm, mean, variance in zip(norms, flat[::2], flat[1::2], strict=True):
             norm.running_mean.copy_(mean / count)
             norm.running_var.copy_(variance / count)
+            norm.refresh()
     return count
 
 
 def batch_norms(module: nn.Module) -> dict[str, BatchNorm]:
     """The batch norms that learn in `module`, by name."""
     return {name: item for name, item in module.named_modules() if isinstance(item, BatchNorm)}
+
+
+def process_count() -> int:
+    """How many processes learn together; 1 where torch.distributed is not set up."""
+    running = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_world_size() if running else 1
+
+
+def sum_over_processes(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The sums over all processes, alike in all of them to the bit; in one message, in float64.
+
+    Args:
+        tensors: Of any shapes and types; on the device of the first one.
+    """
+    if process_count() == 1:
+        return list(tensors)
+    flat = torch.cat([tensor.to(tensors[0].device, torch.float64).reshape(-1) for tensor in tensors])
+    torch.distributed.all_reduce(flat)
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    return [part.reshape(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
+
+
+def _nothing(norm: BatchNorm) -> Tensor:
+    return torch.zeros_like(norm.running_mean, dtype=torch.float64)
 
 
 @contextmanager
@@ -292,3 +347,4 @@ def statistics_divergence(
             for name, norm in norms.items():
                 norm.running_mean.copy_(before[name][0])
                 norm.running_var.copy_(before[name][1])
+                norm.refresh()

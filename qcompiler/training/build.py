@@ -163,6 +163,7 @@ class _Builder:
         if self.style != "fold":
             self._take_out_all(weights, norms)
         paths = self._quantizers(quantizers, weights)
+        # Scales, zero points and factors: quantizers hold them.
         grids = {_ref(value) for node in quantizers for value in node.inputs[1:]}
         self._tensors(grids)
         normalized = {item.layer.name: item.normalized for item in weights.values() if item.normalized is not None}
@@ -280,6 +281,7 @@ class _Builder:
                 scale,
                 leaf_tensor(first.inputs[2]),
                 gradient_scale=method.gradient_scale,
+                factors=leaf_tensor(first.inputs[3]) if len(first.inputs) > 3 else None,
             )
             paths[ref] = self._place(self._quantizer_name(ref), quantizer)
         return paths
@@ -336,6 +338,7 @@ class _Builder:
             shipped,
             scale,
             _ref(item.quantizer.inputs[2]),
+            _ref(item.quantizer.inputs[3]) if len(item.quantizer.inputs) > 3 else None,
             output_axis(item.layer),
             None if source is None else _ref(source.inputs[1]),
             None if item.bias is None else _ref(item.bias),

@@ -39,6 +39,7 @@ class QuantizedWeight:
         weight: Name of the tensor in the graph.
         scale: Name of its scale.
         zero_point: Name of its zero point.
+        factors: Name of the factors of its blocks; None where it has none.
         axis: Of the output channels, None where no axis is theirs alone.
         input_scale: Name of the scale of the layer's input; None where it is not quantized.
         bias: Name of the bias; None for none.
@@ -52,6 +53,7 @@ class QuantizedWeight:
     weight: str
     scale: str
     zero_point: str
+    factors: str | None
     axis: int | None
     input_scale: str | None = None
     bias: str | None = None
@@ -164,8 +166,12 @@ def _deploy_weight(root: nn.Module, item: QuantizedWeight, tensors: dict[str, Te
         # Where next to nothing is left of a channel, its grid is that of its bias, and its codes shrink accordingly.
         ratio = along_axis(exact / grown, codes.dim(), axis)
         codes = round_float(codes.to(torch.float64) * ratio, Rounding.NEAREST_EVEN).to(torch.float32)
-    tensors[item.weight] = codes * along_axis(scale, codes.dim(), axis)
+    real = codes * along_axis(scale, codes.dim(), axis)
+    steps = quantizer.steps_per_code(codes)
+    tensors[item.weight] = real if steps is None else real * steps
     tensors[item.scale], tensors[item.zero_point] = scale, zero_point
+    if item.factors is not None and quantizer.factors is not None:
+        tensors[item.factors] = quantizer.factors
 
 
 def _floor(item: QuantizedWeight, scale: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:

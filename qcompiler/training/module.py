@@ -19,7 +19,7 @@ from qcompiler.ir import tree
 from qcompiler.ir.graph import Module
 from qcompiler.quant.affine import along_axis
 from qcompiler.quant.arithmetic import Arithmetic
-from qcompiler.training.batch_norm import BatchNorm, Style, batch_norms
+from qcompiler.training.batch_norm import BatchNorm, Style, batch_norms, process_count, sum_over_processes
 from qcompiler.training.build import Blueprint, build
 from qcompiler.training.deploy import QuantizedWeight, deployed_tensors, tensor_at
 from qcompiler.training.freezing import Freezing, Tracking, freeze
@@ -192,10 +192,11 @@ class TrainingModule(nn.Module):
         """A weight as regularizers see it; see `weights`."""
         quantizer, tensor = self._quantizer(weight), self._quantized_tensor(weight)
         scale, _ = quantizer.grid(tensor)
-        oscillation = quantizer.oscillation
+        scale = along_axis(scale, tensor.dim(), quantizer.spec.axis)
+        factors, oscillation = quantizer.steps_per_code(tensor), quantizer.oscillation
         return Latent(
             tensor,
-            along_axis(scale, tensor.dim(), quantizer.spec.axis),
+            scale if factors is None else scale * factors,
             quantizer.codes(tensor),
             quantizer.spec.qmin,
             quantizer.spec.qmax,
@@ -281,6 +282,8 @@ class TrainingModule(nn.Module):
                 freeze(quantizer.oscillation, threshold)
         self.steps.add_(1)
         self._agree()
+        for norm in batch_norms(self).values():
+            norm.refresh()
 
     def parameter_groups(
         self, lr: float = 0.01, *, scale_lr: float = 1e-5, weight_decay: float = 2.5e-5
@@ -375,8 +378,7 @@ class TrainingModule(nn.Module):
         if item.normalized is None or item.normalized.style == "keep":
             return None
         norm = cast("BatchNorm", self.get_submodule(item.normalized.norm))
-        gain = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-        return along_axis(gain, tensor_at(self, item.source).dim(), item.normalized.axis)
+        return along_axis(norm.gain, tensor_at(self, item.source).dim(), item.normalized.axis)
 
     def _track(self) -> None:
         """Give the quantizers of weights with few bits their state of oscillations."""
@@ -396,17 +398,12 @@ class TrainingModule(nn.Module):
 
     def _agree(self) -> None:
         """The mean of the running statistics over all processes, everywhere."""
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-            return
-        count = torch.distributed.get_world_size()
         tensors = [t for norm in batch_norms(self).values() for t in (norm.running_mean, norm.running_var)]
+        count = process_count()
         if count == 1 or not tensors:
             return
-        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-        torch.distributed.all_reduce(flat)
-        flat /= count
-        for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
-            tensor.copy_(part.reshape(tensor.shape))
+        for tensor, total in zip(tensors, sum_over_processes(tensors), strict=True):
+            tensor.copy_(total / count)
 
 
 def _device(module: nn.Module) -> torch.device:

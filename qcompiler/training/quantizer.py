@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from qcompiler.quant.affine import SMALLEST_SCALE, along_axis
+from qcompiler.quant.blocks import expand_factors
 from qcompiler.quant.rounding import Rounding, round_float, round_float_
 from qcompiler.quant.spec import QuantSpec
 from qcompiler.training.estimators import Estimator
@@ -325,6 +326,7 @@ class Quantizer(nn.Module):
         scale: float32, calibrated: [] or [C].
         zero_point: int32 in the same shape.
         gradient_scale: See `Plan`.
+        factors: uint8 [C, blocks], of a grid with blocks: they stay as calibrated.
 
     Attributes:
         oscillation: What is known of the movements of a weight's codes, None where nobody tracks them. Where it says
@@ -333,6 +335,7 @@ class Quantizer(nn.Module):
 
     scale: Tensor
     zero_point: Tensor
+    factors: Tensor | None
 
     def __init__(
         self,
@@ -343,8 +346,10 @@ class Quantizer(nn.Module):
         zero_point: Tensor,
         *,
         gradient_scale: bool = False,
+        factors: Tensor | None = None,
     ) -> None:
         super().__init__()
+        self.register_buffer("factors", None if factors is None else factors.detach().clone())
         self.spec, self.ranges, self.estimator = spec, ranges, estimator
         self.gradient_scale = gradient_scale
         self.oscillation: Oscillations | None = None
@@ -357,7 +362,18 @@ class Quantizer(nn.Module):
         Args:
             x: What is quantized, for ranges that follow it.
         """
-        return self.ranges.grid(self, self.spec, x)
+        steps = self.steps_per_code(x)
+        return self.ranges.grid(self, self.spec, x if steps is None else x / steps)
+
+    def steps_per_code(self, x: Tensor) -> Tensor | None:
+        """The factor of each element of a weight in blocks, float32, as it broadcasts; None where there are no blocks.
+
+        Args:
+            x: What is quantized.
+        """
+        if self.factors is None or self.spec.axis is None or self.spec.block is None:
+            return None
+        return expand_factors(self.factors.to(torch.float32), x.shape, self.spec.axis, self.spec.block)
 
     def forward(
         self,
@@ -381,20 +397,23 @@ class Quantizer(nn.Module):
         if isinstance(low, Tensor) or isinstance(high, Tensor):
             assert isinstance(low, Tensor)
             assert isinstance(high, Tensor)
-            y = fake_quantize(x, scale, zero_point, self._plan, Clamp(axis=axis), low, high)
-        else:
-            clamp = None if low is None and high is None else Clamp(low, high)
-            y = fake_quantize(x, scale, zero_point, self._plan, clamp)
+            return fake_quantize(x, scale, zero_point, self._plan, Clamp(axis=axis), low, high)
+        steps = self.steps_per_code(x)
+        clamp = None if low is None and high is None else Clamp(low, high)
+        y = fake_quantize(x if steps is None else x / steps, scale, zero_point, self._plan, clamp)
         if self.oscillation is not None and self.oscillation.freezes:
             y = self.oscillation.override(y, along_axis(scale, x.dim(), self.spec.axis))
-        return y
+        return y if steps is None else y * steps
 
     @torch.no_grad()
     def codes(self, x: Tensor) -> Tensor:
         """float32 codes of x, zero point removed, rounded to the nearest; frozen ones as they are frozen."""
         scale, zero_point = self.grid(x)
-        steps = x.to(torch.float32) / _scale(scale, x.dim(), self._plan)
-        codes = _clamped(round_float_(steps, self.spec.rounding), zero_point, x.dim(), self._plan)
+        factors = self.steps_per_code(x)
+        wide = x.to(torch.float32) if factors is None else x.to(torch.float32) / factors
+        codes = _clamped(
+            round_float_(wide / _scale(scale, x.dim(), self._plan), self.spec.rounding), zero_point, x.dim(), self._plan
+        )
         if self.oscillation is not None and self.oscillation.freezes:
             codes = self.oscillation.override(codes, torch.ones((), device=codes.device))
         return codes

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import qcompiler
+from qcompiler.qat import qat_module
 from qcompiler.training.batch_norm import Style
 
 INPUTS = torch.randn(8, 3, 6, 6, generator=torch.Generator().manual_seed(0))
@@ -39,7 +40,7 @@ def gradients(module: nn.Module, run: nn.Module) -> tuple[Tensor, dict[str, Tens
         ("inductor", "int8_dsp", "fold", "lsq"),
         ("aot_eager", "int8_dsp_per_channel", "keep", "lsq+"),
         ("aot_eager", "int8_dsp_per_channel", "double", "min_max"),
-        ("aot_eager", "int8_ort", "fold", "ewgs"),
+        ("aot_eager", "ort_cpu", "fold", "ewgs"),
     ],
 )
 def test_one_graph_gives_the_same_results_and_gradients(backend: str, target: str, style: Style, method: str) -> None:
@@ -58,8 +59,9 @@ def test_one_graph_gives_the_same_results_and_gradients(backend: str, target: st
         assert float((gradient - own[name]).abs().max()) <= bound, name
     for name, buffer in module.named_buffers():
         torch.testing.assert_close(other.get_buffer(name), buffer, rtol=1e-5, atol=1e-5)
-    other.eval()
+    # Kernels that are not those of torch.compile compute on codes: a break in the graph, which fullgraph= forbids.
+    compiled = torch.compile(other.eval(), backend=backend)
     exact = qcompiler.compile(other).run(INPUTS)
     assert isinstance(exact, Tensor)
     assert torch.equal(compiled(INPUTS), exact), "eval mode is exact behind torch.compile, too"
-    assert qcompiler.qat_module(compiled) is other if hasattr(qcompiler, "qat_module") else True
+    assert qat_module(compiled) is other

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import json
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -67,7 +68,7 @@ def target_of(name: str, bits: int) -> qcompiler.Target:
 
 CASES = [
     (name, bits, style)
-    for name, bits in itertools.product(("int8_dsp", "int8_dsp per_channel", "int8_ort"), (4, 8))
+    for name, bits in itertools.product(("int8_dsp", "int8_dsp per_channel", "ort_cpu"), (4, 8))
     for style in (("fold", "keep", "double") if "per_channel" in name else ("fold",))
 ]
 
@@ -88,9 +89,47 @@ def test_eval_mode_is_what_is_compiled_bit_for_bit(name: str, bits: int, style: 
         assert torch.equal(found, form)
 
 
+@pytest.mark.parametrize("name", [name for name in qcompiler.targets() if name != "lsq_paper"])
+def test_every_deployable_target_ships_what_eval_mode_computes(name: str) -> None:
+    module = prepare(name)
+    learn(module, 2)
+    found = result(module.eval())
+    compiled = qcompiler.compile(module, verify="off")
+    assert torch.equal(found, compiled.run(INPUTS))  # type: ignore[arg-type]
+
+
+def test_a_bias_that_does_not_fit_ships_as_eval_mode_computes() -> None:
+    # 20 bits for biases, and one that is huge beside its weights.
+    target = qcompiler.load_target("int8_dsp")
+    data = json.loads(target.to_json())
+    data["bias"]["bits"] = 20
+    target = qcompiler.Target.of(data, "a test")
+    model = small()
+    with torch.no_grad():
+        model.head.weight.mul_(0.1)
+    module = prepare(target, model)
+    with torch.no_grad():
+        module.get_parameter("head.bias").add_(50.0)
+    found = result(module.eval())
+    scale = module.get_submodule("head.weight_quantizer").deployed(model.head.weight)[0]  # type: ignore[operator]
+    shipped = module.quantized().tensors["head.weight.scale"]
+    assert float(shipped) > 1.5 * float(scale)
+    assert torch.equal(found, qcompiler.compile(module).run(INPUTS))  # type: ignore[arg-type]
+
+
+def test_a_compiled_module_has_every_form() -> None:
+    module = prepare()
+    learn(module)
+    compiled = qcompiler.compile(module)
+    assert "small.h" in compiled.artifact.c
+    grids = json.loads(compiled.encodings())
+    assert len(grids["param_encodings"]) >= 4
+    assert "pipeline" not in grids.get("producer", {}), "no passes lead from the model to weights that learned"
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_learns_and_compiles(method: str) -> None:
-    module = prepare(target_of("int8_ort", 4), method=method)
+    module = prepare(target_of("ort_cpu", 4), method=method)
     losses = learn(module, 6)
     assert losses[-1] < losses[0]
     assert all(parameter.grad is not None for parameter in module.parameters())
@@ -338,8 +377,8 @@ def test_arguments_go_by_position_and_by_name() -> None:
 def test_compile_takes_a_learned_module_as_it_was_prepared() -> None:
     module = prepare()
     assert qcompiler.compile(module, "int8_dsp").target.name == "int8_dsp"
-    with pytest.raises(errors.InputError, match="trained for int8_dsp is compiled for int8_ort"):
-        qcompiler.compile(module, "int8_ort")
+    with pytest.raises(errors.InputError, match="trained for int8_dsp is compiled for ort_cpu"):
+        qcompiler.compile(module, "ort_cpu")
     with pytest.raises(errors.InputError, match="prepare_qat"):
         qcompiler.compile(module, calibration_data=[INPUTS])
     compiled = qcompiler.compile(torch.nn.parallel.DataParallel(module).module)
