@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 import hashlib
 import json
+import math
 import statistics
 import sys
 import time
@@ -21,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.qat_page import section
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -29,6 +29,7 @@ from torch.nn import functional as F
 import qcompiler
 from benchmarks.networks import load, weights_digest
 from benchmarks.pages import PERFORMANCE, write_section
+from benchmarks.qat_page import section
 from benchmarks.qat_tables import BASELINE, CHOICES, QUICK, TWIN, WHOLE, Cell, Place, Run, Way, cells
 from benchmarks.rendered import SPLITS, Scenes, split
 from benchmarks.train import SMOOTHING, accuracy, turned
@@ -43,8 +44,10 @@ __all__ = ["Data", "Json", "Store", "main", "measure", "prepare", "train"]
 OUTPUT = Path(__file__).resolve().parents[1] / "out" / "benchmarks" / "qat_accuracy"
 SECTION = "accuracy of quantization-aware training"
 CALIBRATION = 512
-RATE, SCALE_RATE, DECAY, MOMENTUM = 0.01, 1e-3, 2.5e-5, 0.9
-"""SGD with momentum for the model, Adam for scales, both to 0 by a cosine. Rates chosen on the validation split."""
+RATE, SCALE_RATE, DECAY, MOMENTUM = 0.05, 1e-3, 2.5e-5, 0.9
+"""SGD with momentum for the model, Adam for scales. Rates chosen on the validation split."""
+FLOOR = 0.02
+"""Share of the rates that is left at the end of their cosine."""
 REESTIMATION = 50
 """Batches from which batch norms are estimated anew."""
 LOSS_SCENES = 6_400
@@ -110,7 +113,11 @@ def train(module: qcompiler.QATModule, way: Way, data: Data, seed: int) -> list[
     """Train; the mean loss of the task of each epoch, nats."""
     generator = torch.Generator().manual_seed(seed)
     optimizers = _optimizers(module, way)
-    schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(item, data.steps) for item in optimizers]
+
+    def decay(step: int) -> float:
+        return FLOOR + (1.0 - FLOOR) * (1.0 + math.cos(math.pi * min(1.0, step / data.steps))) / 2.0
+
+    schedules = [torch.optim.lr_scheduler.LambdaLR(item, decay) for item in optimizers]
     batch, count = data.run.batch, len(data.train.labels)
     per_epoch = count // batch
     losses = []
@@ -241,7 +248,7 @@ def _logits(module: nn.Module, images: Tensor) -> Tensor:
 
 
 def _digest(cell: Cell, run: Run) -> str:
-    settings = (RATE, SCALE_RATE, DECAY, MOMENTUM, SMOOTHING, REESTIMATION, CALIBRATION)
+    settings = (RATE, SCALE_RATE, FLOOR, DECAY, MOMENTUM, SMOOTHING, REESTIMATION, CALIBRATION)
     what = (cell, dataclasses.replace(run, whole=True), settings, SPLITS, weights_digest(cell.place.network))
     return hashlib.sha256(repr(what).encode()).hexdigest()[:12]
 

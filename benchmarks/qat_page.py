@@ -123,6 +123,8 @@ def _choices(done: Done) -> list[str]:
     lines.append(_row(f"sampled {len(samples)} times, mean (standard deviation)", spread))
     lines.append(row("the sample of least loss", best))
     lines.append(row(f"optimised, {found['optimised']['moved']} codes moved", found["optimised"]))
+    frozen = FREEZING[-1]
+    lines.append(_row(f"for comparison: {frozen.name}", [NOTHING, _figure(done, ABLATION, frozen, "after")]))
     return [*lines, ""]
 
 

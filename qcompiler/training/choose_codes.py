@@ -171,7 +171,8 @@ def optimize_codes(
     """Choose the codes of all oscillating weights at once by the loss of the task.
 
     Nothing else learns: parameters, their gradients and running statistics stay as they are. Batch norms normalize with
-    the batch meanwhile, since their running statistics belong to other codes.
+    the batch meanwhile, since their running statistics belong to other codes. Of a distributed run, one process
+    chooses: gradients are not shared.
 
     Args:
         module: That tracked oscillations while it learned.

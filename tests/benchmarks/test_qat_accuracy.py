@@ -117,7 +117,9 @@ def test_the_page_of_nothing_has_all_tables_and_one_of_everything_all_figures() 
     assert [line for line in empty.splitlines() if line.startswith("#")] == [
         line for line in full.splitlines() if line.startswith("#")
     ]
-    assert "–" in empty and "–" not in full and " of 3)" not in full
+    assert full.count("–") == 1, "nobody knows the loss of what is there for comparison"
+    assert empty.count("–") > 100
+    assert " of 3)" not in full
     assert "| LSQ + freezing | 50.00 ± 0.00 | 62.50 ± 0.00 | 1.00 ± 0.00 | 25.00 ± 0.00 |" in full
     assert "| sampled 2 times, mean (standard deviation) | 0.4500 (0.0707) | 75.00 (0.00) |" in full
     assert "| mobilenet | W3A3 | `norm` | 0.5000 | 0.2500 |" in full
