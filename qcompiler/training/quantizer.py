@@ -138,6 +138,7 @@ class _Context(Protocol):
 
     plan: Plan
     clamp: Clamp | None
+    is_plain: bool
     needs_input_grad: tuple[bool, ...]
 
     @property
@@ -161,6 +162,13 @@ class _FakeQuantize(torch.autograd.Function):
         highs: Tensor | None,
     ) -> Tensor:
         s = _scale(scale, x.dim(), plan)
+        if _is_plain(x, s, zero_point, plan, lows):
+            low, high = limits_with(clamp, s, plan)
+            y = round_float_(x / s, plan.rounding).clamp_(low, high).mul_(s)
+            # What reads y keeps it in most networks, so that it costs no memory.
+            ctx.save_for_backward(x, s, None, None, None, y)
+            ctx.plan, ctx.clamp, ctx.is_plain = plan, clamp, True
+            return y
         wide = _limited(x.to(torch.float32), clamp, lows, highs)
         v = wide / s if wide is x else wide.div_(s)
         if plan.by_chance:
@@ -170,7 +178,7 @@ class _FakeQuantize(torch.autograd.Function):
         y = _clamped(codes, zero_point, x.dim(), plan).mul_(s).to(x.dtype)
         # Chance cannot be repeated: its result is kept.
         ctx.save_for_backward(x, s, zero_point, lows, highs, y if plan.by_chance else None)
-        ctx.plan, ctx.clamp = plan, clamp
+        ctx.plan, ctx.clamp, ctx.is_plain = plan, clamp, False
         return y
 
     @staticmethod
@@ -178,6 +186,9 @@ class _FakeQuantize(torch.autograd.Function):
         x, s, zero_point, lows, highs, result = ctx.saved_tensors
         assert x is not None
         assert s is not None
+        if ctx.is_plain:
+            assert result is not None
+            return (*_plain_gradients(ctx, gradient, x, s, result), None, None, None, None, None)
         plan, dim = ctx.plan, x.dim()
         wide, g = x.to(torch.float32), gradient.to(torch.float32)
         limited = _limited(wide, ctx.clamp, lows, highs)
@@ -222,6 +233,82 @@ class _FakeQuantize(torch.autograd.Function):
                 inside = _masked_(inside, wide, -math.inf if low is None else low, math.inf if high is None else high)
             input_gradient = (inside if factor is None else inside.mul_(factor)).to(x.dtype)
         return input_gradient, scale_gradient, zero_point_gradient, None, None, None, None
+
+
+def _is_plain(x: Tensor, s: Tensor, zero_point: Tensor | None, plan: Plan, lows: Tensor | None) -> bool:
+    """Whether thresholds can be compared with x itself: one scale, here and now, and nothing but LSQ.
+
+    Kernels on a processor wait for memory, and half as many passes over a tensor are half the time. Elsewhere the value
+    of a scale is not at hand: a compiler has none yet, and a GPU would have to be waited for.
+    """
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and type(s) is Tensor
+        and plan.axis is None
+        and zero_point is None
+        and lows is None
+        and plan.estimator.is_constant
+        and plan.rounding_gradient
+        and not plan.by_chance
+        and not torch.compiler.is_compiling()
+    )
+
+
+def limits_with(clamp: Clamp | None, s: Tensor, plan: Plan) -> tuple[float, float]:
+    """The codes between which a clamp and the grid leave a value: rounding and division are monotone.
+
+    Args:
+        clamp: In front of the quantizer.
+        s: The scale, float32, one element.
+        plan: Of the quantizer.
+    """
+    low, high = float(plan.low), float(plan.high)
+    if clamp is not None:
+        ends = [low if clamp.low is None else clamp.low, high if clamp.high is None else clamp.high]
+        codes = round_float_(torch.tensor(ends) / s.reshape(()), plan.rounding).tolist()
+        # A clamp that lies beyond the grid leaves its nearest code.
+        least = low if clamp.low is None else min(max(codes[0], low), high)
+        most = high if clamp.high is None else min(max(codes[1], low), high)
+        return least, most
+    return low, high
+
+
+def _plain_gradients(ctx: _Context, g: Tensor, x: Tensor, s: Tensor, y: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients of x and of the scale, with y what the quantizer gave.
+
+    dx = g where x is between all limits,     ds = sum g (y - x_in) / s,     x_in = x inside of the grid, else 0
+    """
+    plan, clamp = ctx.plan, ctx.clamp
+    scale = np.float32(s.item())
+    below, above = _threshold(plan.below, scale), -_threshold(-plan.above, scale)
+    low = -math.inf if clamp is None or clamp.low is None else clamp.low
+    high = math.inf if clamp is None or clamp.high is None else clamp.high
+    input_gradient = _masked(g, x, max(below, low), min(above, high)) if ctx.needs_input_grad[0] else None
+    if not ctx.needs_input_grad[1]:
+        return input_gradient, None
+    # What an activation clamps to 0 is 0 and stays it. A limit within the grid counts as what it is.
+    if (low == 0.0 or not below < low < above) and not below < high < above:
+        inside = _masked(x, x, max(below, low), min(above, high))
+    else:
+        inside = x.clamp(None if low == -math.inf else low, None if high == math.inf else high)
+        if not (below < low and high < above):
+            inside = _masked_(inside, inside, below, above)
+    # On the way to it, (y - x_in) / s is the error of rounding in steps: LSQ's k - v.
+    scale_gradient = _inner(torch.sub(y, inside, out=inside), g, plan) / s.reshape(())
+    if plan.gradient_scale:
+        scale_gradient = scale_gradient * (1.0 / math.sqrt(max(1, x.numel()) * plan.qmax))
+    return input_gradient, scale_gradient.reshape(s.shape)
+
+
+def _threshold(limit: float, scale: np.float32) -> float:
+    """The largest float32 x for which x / scale, rounded to float32, is at most `limit`."""
+    x = np.float32(limit * float(scale))
+    while x / scale <= limit:
+        x = np.nextafter(x, np.float32(math.inf))
+    while x / scale > limit:
+        x = np.nextafter(x, np.float32(-math.inf))
+    return float(x)
 
 
 _TINY = 2.0**-126

@@ -16,6 +16,7 @@ from torch import Tensor
 from qcompiler.quant.affine import dequantize, quantize
 from qcompiler.quant.rounding import Rounding
 from qcompiler.quant.spec import QuantSpec
+from qcompiler.training import quantizer
 from qcompiler.training.estimators import (
     EWGS,
     PSG,
@@ -271,3 +272,39 @@ def test_copies_and_state_bring_their_zero_point_along() -> None:
     assert not torch.equal(of(first), of(second))
     second.load_state_dict(first.state_dict())
     assert torch.equal(of(first), of(second))
+
+
+@pytest.mark.parametrize("clamp", [None, (0.0, None), (0.0, 6.0), (-1.0, 1.0), (None, 0.5), (1.0, None), (-50.0, 50.0)])
+@pytest.mark.parametrize("spec", [(-128, 127, 0), (-128, 127, -128), (-128, 127, 5), (0, 15, 0), (-4, 3, 0)])
+def test_thresholds_on_x_are_those_on_codes(
+    spec: tuple[int, int, int], clamp: tuple[float | None, float | None] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The short way of processors against the one for all: results and masks to the bit, around every threshold."""
+    qmin, qmax, zero_point = spec
+    plan = Plan(qmin, qmax, StraightThrough(), zero_point, gradient_scale=True)
+    limits = None if clamp is None else Clamp(*clamp)
+    for scale in (0.1, 0.037, 1.0, 3.3, 1e-3, 6 / 255):
+        codes = torch.arange(plan.low - 3, plan.high + 4).float()
+        x = torch.cat(
+            [codes * scale, (codes + 0.5) * scale, torch.tensor([0.0, -0.0, 6.0, -1.0, 1.0, 0.5, -50.0, 50.0])]
+        )
+        x = torch.cat([x, *(torch.nextafter(x, torch.tensor(end)) for end in (math.inf, -math.inf))])
+        g = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+        found = []
+        for is_plain in (True, False):
+            with monkeypatch.context() as patch:
+                if not is_plain:
+                    patch.setattr(quantizer, "_is_plain", lambda *arguments: False)
+                leaf, s = x.clone().requires_grad_(), torch.tensor(scale, requires_grad=True)
+                y = fake_quantize(leaf, s, None, plan, limits)
+                y.backward(g)
+                assert y.grad_fn is not None
+                assert y.grad_fn.is_plain == is_plain  # type: ignore[attr-defined]
+                found.append((y.detach(), leaf.grad, s.grad))
+        (y, dx, ds), (expected, expected_dx, expected_ds) = found
+        assert torch.equal(y, expected)
+        assert dx is not None and expected_dx is not None and torch.equal(dx, expected_dx)
+        assert ds is not None and expected_ds is not None
+        # A sum of as many products in another order.
+        bound = 1e-6 * float((g.abs() * qmax).norm()) / math.sqrt(x.numel() * qmax)
+        assert float((ds - expected_ds).abs()) <= bound
