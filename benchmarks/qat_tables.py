@@ -183,7 +183,7 @@ class Run:
 
 
 WHOLE = Run()
-QUICK = Run(epochs=1, scenes=6_400, images=1_000, split="validation", samples=2, choosing=50, whole=False)
+QUICK = Run(epochs=1, scenes=3_200, images=1_000, split="validation", samples=2, choosing=50, whole=False)
 
 
 def cells(run: Run) -> Iterator[Cell]:
