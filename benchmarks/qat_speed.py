@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 OUTPUT = ROOT / "out" / "benchmarks"
 SECTION = "time of a training step"
 NETWORKS = ("mobilenet_v2", "resnet18")
+MODES = ("eager", "compiled")
 PEERS = {"aimet-torch": "aimet-torch", "torchao PT2E": "torchao", "Brevitas": "brevitas"}
 """Toolkits that get an environment, and what is installed there."""
 EAGER, COMPILED = 1.35, 1.10
@@ -86,8 +87,8 @@ def cell(job: Job) -> Json:
 def jobs(options: argparse.Namespace) -> Iterator[Job]:
     """All cells."""
     size, batch, rounds = (64, 2, 1) if options.quick else (224, 16, options.rounds)
-    for network in options.networks:
-        for compiled in (False, True):
+    for compiled in [mode == "compiled" for mode in options.modes]:
+        for network in options.networks:
             for toolkit in options.toolkits:
                 for memory in (False, True):
                     yield Job(toolkit, network, size, batch, rounds, options.threads, compiled, memory)
@@ -96,14 +97,14 @@ def jobs(options: argparse.Namespace) -> Iterator[Job]:
 def section(cells: dict[str, Json], wanted: Sequence[Job], options: argparse.Namespace) -> str:
     """The text of the page."""
     found = {(j.toolkit, j.network, j.compiled, j.memory): cells[key(j)] for j in wanted}
-    columns = [(network, compiled) for network in options.networks for compiled in (False, True)]
+    columns = [(network, mode == "compiled") for network in options.networks for mode in options.modes]
     head = [f"{name}, {'compiled' if compiled else 'eager'}: time / memory" for name, compiled in columns]
     first = wanted[0]
     torch_version = next((cell["torch"] for cell in found.values() if "torch" in cell), "")
     lines = [
         "## Time and memory of a training step",
         "",
-        "Made by `python -m benchmarks.qat_speed`: zero_grad, forward, cross entropy, backward and SGD with momentum on",
+        "Made by `python -m benchmarks.qat_speed`: zero_grad, forward, cross entropy, backward and SGD with momentum,",
         f"{first.batch} images of {first.size}x{first.size}, {first.threads} thread(s), {platform.machine()}, torch",
         f"{torch_version}. Each number is over the bare float step in the same process, in turns: the shortest of",
         f"{first.rounds}, in {CLOCKS[first.threads == 1]}, and the bytes that forward and backward need beyond model",
@@ -145,6 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="small images, one step, no peers; writes no page")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
     parser.add_argument("--toolkits", nargs="+", choices=TOOLKITS, default=tuple(TOOLKITS))
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES, help="the page has columns for these")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--fresh", action="store_true", help="forget what is finished")

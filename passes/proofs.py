@@ -67,6 +67,9 @@ class Proofs:
                 )
         if arithmetic.overflow == "saturate":
             self.sums(*partial_sum_bounds(codes, kernel_bias, low, high))
+        elif arithmetic.overflow == "forbid":
+            # Codes as they are, where the zero point is in the bias: an unfinished sum lacks some, so 0 is among them.
+            self.sums(*accumulator_bounds(codes, kernel_bias, min(low, 0), max(high, 0)))
         self.sums(*accumulator_bounds(codes, bias, *steps), item)
 
     def sums(self, minimum: Tensor, maximum: Tensor, item: Requantization | None = None) -> None:

@@ -7,6 +7,7 @@ from qcompiler.artifact import Artifact, load
 from qcompiler.checkup import Checkup, check
 from qcompiler.errors import QCompilerError
 from qcompiler.qat import QATModule, batch_norm_divergence, prepare_qat, reestimate_batch_norm
+from qcompiler.roofline import Estimate
 from qcompiler.targets import Target, load_target, targets
 from qcompiler.verify import Report
 
@@ -14,6 +15,7 @@ __all__ = [
     "Artifact",
     "Checkup",
     "Compiled",
+    "Estimate",
     "QATModule",
     "QCompilerError",
     "Report",

@@ -38,6 +38,7 @@ from qcompiler.ir import tree
 from qcompiler.ir.types import DType
 from qcompiler.quant.encoding import Encodings
 from qcompiler.report import report_html
+from qcompiler.roofline import Estimate, estimate
 from qcompiler.targets import Target
 from qcompiler.workfolder import WorkFolder
 
@@ -112,6 +113,14 @@ class Artifact:
             return {}
         total = sum_of_tensors(self.program.program, plan.batch)
         return {"array": plan.bytes, "alive at once": plan.lower_bound, "tensors": total}
+
+    @property
+    def estimate(self) -> Estimate:
+        """Cycles, time, bytes moved and energy for one image, estimated from the figures of the descriptor: `roofline`.
+
+        What the descriptor does not say is absent, and its `reasons` say so.
+        """
+        return estimate(self.program, self.target)
 
     def run(self, *inputs: object) -> object:
         """Run the integer program.

@@ -184,6 +184,7 @@ def compile(  # the field's word for it
                 "seconds": dict(compiled.seconds),
                 "bytes": {name: len(data) for name, data in compiled.artifact.files().items()},
                 "memory": compiled.artifact.memory,
+                "estimate": compiled.artifact.estimate.to_dict(),
             }
         )
         return
@@ -191,6 +192,7 @@ def compile(  # the field's word for it
     if compiled.artifact.memory:
         sizes = ", ".join(f"{name} {size}" for name, size in compiled.artifact.memory.items())
         typer.echo(f"bytes of activations: {sizes}")
+    typer.echo(str(compiled.artifact.estimate))
     if output is not None:
         typer.echo(f"written to {output}")
 
@@ -302,6 +304,32 @@ def encodings(
     except OSError as error:
         raise InputError(f"{output} cannot be written: {error.strerror}", fix="Choose another file.") from error
     typer.echo(f"written to {output}")
+
+
+@app.command()
+def estimate(artifact: Folder, as_json: Json = False) -> None:
+    """Cycles, time and bytes moved by instruction, estimated from the figures of the target: nothing is measured."""
+    import qcompiler
+
+    found = qcompiler.load(artifact).estimate
+    if as_json:
+        _print_json(found.to_dict())
+        return
+    rows = [
+        (
+            layer.name,
+            layer.op,
+            layer.macs,
+            sum(layer.bytes.values()),
+            "?" if layer.compute_cycles is None else layer.compute_cycles,
+            ", ".join(f"{name} {cycles}" for name, cycles in layer.memory_cycles.items()) or "?",
+            "?" if layer.cycles is None else layer.cycles,
+            layer.bound,
+        )
+        for layer in found.layers
+    ]
+    _print_table(("tensor", "operation", "products", "bytes", "compute", "memory", "cycles", "bound by"), rows)
+    typer.echo(str(found))
 
 
 @app.command()

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from qcompiler.backends.integer import Executor, ProgramFiles, c
 from qcompiler.backends.integer.c.ends import CONTRACT
 from qcompiler.backends.integer.c.memory import NUMPY
+from qcompiler.backends.integer.liveness import core_of
 from qcompiler.errors import QCompilerError, ToolchainError, UnsupportedError
 
 Array = npt.NDArray[np.generic]
@@ -52,23 +53,21 @@ def write_c(files: ProgramFiles, name: str, samples: Sequence[Array], seed: int)
 
 
 def _vectors(files: ProgramFiles, samples: Sequence[Array], batch: int, seed: int) -> list[c.Vector]:
-    program = files.program
-    quantizers = {item.inputs[0]: item for item in program.instructions if item.op == "quantize"}
+    program, core = files.program, core_of(files.program)
+    # What something beside a quantizer reads too, such as an island, the caller gives in real numbers.
+    quantizers = {item.output: item for item in core.entry}
     codes: dict[str, Array] = {}
     real = [
         array[:batch] if -1 in program.tensors[name].shape[:1] else array
         for name, array in zip(program.inputs, samples, strict=True)
     ]
     Executor(files).run(real, codes.__setitem__)
-    first = [
-        codes[quantizers[name].output] if name in quantizers else array
-        for name, array in zip(program.inputs, real, strict=True)
-    ]
+    first = [codes[inner] if inner in quantizers else array for inner, array in zip(core.given, real, strict=True)]
     generator = np.random.default_rng(seed)
     second = []
-    for name, array in zip(program.inputs, first, strict=True):
-        if name in quantizers:
-            low, high = (quantizers[name].attributes[end] for end in ("qmin", "qmax"))
+    for inner, array in zip(core.given, first, strict=True):
+        if inner in quantizers:
+            low, high = (quantizers[inner].attributes[end] for end in ("qmin", "qmax"))
             array = generator.integers(low, high, array.shape, array.dtype, endpoint=True)  # type: ignore[arg-type]
         second.append(array)
     return c.record(files, [first, second])

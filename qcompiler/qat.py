@@ -27,7 +27,7 @@ from qcompiler.progress import steps
 from qcompiler.quant.spec import QuantSpec
 from qcompiler.request import Model, Request, Start, captured, load_model
 from qcompiler.targets import Target, load_target
-from qcompiler.training.batch_norm import Divergence, Style, reestimate, statistics_divergence
+from qcompiler.training.batch_norm import Divergences, Style, reestimate, statistics_divergence
 from qcompiler.training.freezing import Freezing, Tracking
 from qcompiler.training.methods import Methods
 from qcompiler.training.module import Recipe, TrainingModule
@@ -251,11 +251,12 @@ def batch_norm_divergence(
     *,
     forward: Callable[[nn.Module, object], object] | None = None,
     limit: int | None = 50,
-) -> dict[str, Divergence]:
+) -> Divergences:
     """How far the running statistics are from those of data: KL divergence, nats, by the name of the batch norm.
 
     A large number says that oscillating weights, or too few steps, left running statistics that belong to other
-    weights. Nothing is changed. The arguments are those of `reestimate_batch_norm`.
+    weights. Nothing is changed. `print` shows a table, the worst first. The arguments are those of
+    `reestimate_batch_norm`.
 
     Raises:
         InputError: The module has no batch norms that learn.

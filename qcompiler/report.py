@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qcompiler.drawing import draw
+from qcompiler.roofline import Estimate
 from qcompiler.targets import Target
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ def report_html(artifact: Artifact) -> str:
         _passes(artifact.passes),
         "<h2>Sizes</h2>",
         _sizes(artifact),
+        "<h2>Estimate</h2>",
+        _estimate(artifact.estimate),
     ]
     body = "\n".join(sections)
     return (
@@ -174,6 +177,29 @@ def _sizes(artifact: Artifact) -> str:
         *([f"{name}, bytes", size] for name, size in artifact.memory.items()),
     ]
     return _table(["", ""], rows)
+
+
+def _estimate(found: Estimate) -> str:
+    """A roofline from the figures of the descriptor, which is no measurement."""
+    text = "For one image, from the figures of the target's descriptor. Nothing was measured; a real core takes longer."
+    parts = [f"<p>{escape(line)}</p>" for line in (text, *str(found).splitlines())]
+    rows = []
+    for layer in found.layers:
+        memory = ", ".join(f"{name} {cycles}" for name, cycles in layer.memory_cycles.items())
+        share = "" if not found.cycles or layer.cycles is None else f"{100 * layer.cycles / found.cycles:.1f} %"
+        cells: list[object] = [layer.macs, layer.bytes["activations"], layer.bytes["constants"]]
+        cells += [_figure(layer.compute_cycles), _number(memory), _figure(layer.cycles), _number(share)]
+        intensity = "" if layer.intensity is None else f"{layer.intensity:.3g}"
+        rows.append([escape(layer.name), escape(layer.op), *cells, _number(intensity), layer.bound])
+    head = ["tensor", "operation", "products", "activations, bytes", "constants, bytes", "compute cycles"]
+    head += ["memory cycles", "cycles", "of all", "products per byte", "bound by"]
+    if rows:
+        parts.append(f"<details><summary>By instruction</summary>{_table(head, rows)}</details>")
+    return "".join(parts)
+
+
+def _figure(count: int | None) -> str:
+    return _number("?" if count is None else str(count))
 
 
 def _decibels(ratio: float) -> str:

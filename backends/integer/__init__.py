@@ -3,11 +3,23 @@
 from collections.abc import Sequence
 
 from qcompiler.backends.integer.emit import emit
-from qcompiler.backends.integer.executor import Array, Executor
+from qcompiler.backends.integer.executor import Array, Executor, Sums
 from qcompiler.backends.integer.memory import plan, plan_program, sum_of_tensors
-from qcompiler.backends.integer.program import Memory, Program, ProgramFiles
+from qcompiler.backends.integer.program import Instruction, Memory, Program, ProgramFiles
 
-__all__ = ["Executor", "Memory", "Program", "ProgramFiles", "emit", "plan", "plan_program", "run", "sum_of_tensors"]
+__all__ = [
+    "Executor",
+    "Instruction",
+    "Memory",
+    "Program",
+    "ProgramFiles",
+    "Sums",
+    "emit",
+    "plan",
+    "plan_program",
+    "run",
+    "sum_of_tensors",
+]
 
 
 def run(files: ProgramFiles, inputs: Sequence[Array]) -> list[Array]:

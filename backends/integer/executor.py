@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy.typing as npt
 
 from qcompiler.backends.integer import islands
 from qcompiler.backends.integer.islands import Island
-from qcompiler.backends.integer.kernels import KERNELS, Call
+from qcompiler.backends.integer.kernels import KERNELS, LAYERS, Call, channels_second, layer_multiplier
 from qcompiler.backends.integer.liveness import NUMPY_TYPES, core_of
 from qcompiler.backends.integer.planned import Arena, Plan
 from qcompiler.backends.integer.program import Memory, ProgramFiles, Tensor
@@ -58,6 +59,27 @@ class _Separate:
     def end(self, instruction: str) -> None:
         for name in self.freed.get(instruction, ()):
             self.arrays.pop(name, None)
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What a layer has before it requantizes.
+
+    Args:
+        call: Its instruction, and the types around it.
+        sums: The accumulators, int64, channels last.
+        multiplier: One, or one per channel; None for modes that only shift.
+        exponent: The same; None for float multipliers.
+    """
+
+    call: Call
+    sums: Array
+    multiplier: Array | None
+    exponent: Array | None
+
+    def logical(self, array: Array) -> Array:
+        """Something in the shape of `sums` in the logical order of the result."""
+        return channels_second(self.call, array)
 
 
 class Executor:
@@ -183,6 +205,30 @@ class Executor:
             array if name == inner else np.ascontiguousarray(found[inner])
             for name, inner, array in zip(program.outputs, core.taken, outputs, strict=True)
         ]
+
+    def sums(self, name: str, codes: Mapping[str, Array]) -> Sums | None:
+        """The accumulators of a layer.
+
+        Args:
+            name: Of its result.
+            codes: What it reads, by name, in logical order.
+
+        Returns:
+            None where `name` is not the result of a layer, or what it reads is not given.
+        """
+        call = next((item for item in self._calls if item.instruction.output == name), None)
+        if call is None or call.instruction.op not in LAYERS:
+            return None
+        found = {**self._constants, **codes}
+        if any(operand not in found for operand in call.instruction.inputs):
+            return None
+        arrays = [found[operand] for operand in call.instruction.inputs]
+        return Sums(call, LAYERS[call.instruction.op](call, arrays), *layer_multiplier(call, arrays))
+
+    def clamped(self, name: str, codes: Array) -> Array:
+        """What the instruction `int_clamp` that gives `name` makes of `codes`."""
+        call = next(item for item in self._calls if item.instruction.output == name)
+        return KERNELS["int_clamp"](call, [codes])
 
     def _store(self, array: Array) -> Array:
         """Into physical order."""

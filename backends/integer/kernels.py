@@ -94,8 +94,8 @@ def _largest(call: Call) -> int:
     return max(high - call.zero_point(0), call.zero_point(0) - low)
 
 
-def _layer_multiplier(call: Call, arrays: Sequence[Array]) -> tuple[Array | None, Array | None]:
-    """Of a layer, behind whose operands the factors of its weight's blocks may stand."""
+def layer_multiplier(call: Call, arrays: Sequence[Array]) -> tuple[Array | None, Array | None]:
+    """Multiplier and exponent of a layer, behind whose operands the factors of its weight's blocks may stand."""
     return _multiplier(arrays if call.get("block") is None else arrays[:-1], 3)
 
 
@@ -112,7 +112,7 @@ def _scalar_multiplier(arrays: Sequence[Array], first: int) -> tuple[Array | Non
     return multiplier, exponent
 
 
-def int_conv(call: Call, arrays: Sequence[Array]) -> Array:
+def _conv_sums(call: Call, arrays: Sequence[Array]) -> Int:
     """Convolution over one to three axes: one matrix product per tap and group; depthwise by taps alone."""
     weight = _weight(call, arrays)
     out_channels, per_group, *kernel = weight.shape
@@ -136,11 +136,11 @@ def int_conv(call: Call, arrays: Sequence[Array]) -> Array:
             channels = slice(group * per_group, (group + 1) * per_group)
             outputs = slice(group * rows, (group + 1) * rows)
             acc[..., outputs] += part[..., channels] @ matrix[outputs].T
-    total = acc.astype(np.int64) + arrays[2].astype(np.int64)
-    return np.moveaxis(call.requantize(total, *_layer_multiplier(call, arrays)), -1, 1)
+    total: Int = acc.astype(np.int64) + arrays[2].astype(np.int64)
+    return total
 
 
-def int_conv_transpose(call: Call, arrays: Sequence[Array]) -> Array:
+def _conv_transpose_sums(call: Call, arrays: Sequence[Array]) -> Int:
     """Transposed convolution over one to three axes: each tap adds a scaled copy of the input to the output."""
     weight = _weight(call, arrays)
     in_channels, per_group, *kernel = weight.shape
@@ -166,17 +166,28 @@ def int_conv_transpose(call: Call, arrays: Sequence[Array]) -> Array:
             outputs = slice(group * per_group, (group + 1) * per_group)
             acc[(slice(None), *window, outputs)] += x[..., inputs] @ matrix[inputs]
     inner = [slice(p, length - p) for p, length in zip(padding, reach, strict=True)]
-    total = acc[(slice(None), *inner)].astype(np.int64) + arrays[2].astype(np.int64)
-    return np.moveaxis(call.requantize(total, *_layer_multiplier(call, arrays)), -1, 1)
+    total: Int = acc[(slice(None), *inner)].astype(np.int64) + arrays[2].astype(np.int64)
+    return total
 
 
-def int_linear(call: Call, arrays: Sequence[Array]) -> Array:
+def _linear_sums(call: Call, arrays: Sequence[Array]) -> Int:
     """x W^T."""
     weight = _weight(call, arrays)
     dtype = _exact_type(weight, _largest(call), call.instruction.output)
     acc = _steps(call, arrays, 0).astype(dtype) @ weight.astype(dtype).T
-    total = acc.astype(np.int64) + arrays[2].astype(np.int64)
-    return call.requantize(total, *_layer_multiplier(call, arrays))
+    total: Int = acc.astype(np.int64) + arrays[2].astype(np.int64)
+    return total
+
+
+def layer(call: Call, arrays: Sequence[Array]) -> Array:
+    """A layer: its sums of products, requantized."""
+    sums = LAYERS[call.instruction.op](call, arrays)
+    return channels_second(call, call.requantize(sums, *layer_multiplier(call, arrays)))
+
+
+def channels_second(call: Call, array: Array) -> Array:
+    """What a layer gives, from channels last to logical order."""
+    return array if call.instruction.op == "int_linear" else np.moveaxis(array, -1, 1)
 
 
 def int_add(call: Call, arrays: Sequence[Array]) -> Array:
@@ -374,16 +385,21 @@ def pad(call: Call, arrays: Sequence[Array]) -> Array:
 
 
 Kernel: TypeAlias = Callable[[Call, Sequence[Array]], Array]
+LAYERS: Mapping[str, Callable[[Call, Sequence[Array]], Int]] = {
+    "int_conv1d": _conv_sums,
+    "int_conv2d": _conv_sums,
+    "int_conv3d": _conv_sums,
+    "int_conv_transpose1d": _conv_transpose_sums,
+    "int_conv_transpose2d": _conv_transpose_sums,
+    "int_conv_transpose3d": _conv_transpose_sums,
+    "int_linear": _linear_sums,
+}
+"""Instructions that sum products: their accumulators, bias included and channels last."""
+
 KERNELS: Mapping[str, Kernel] = {
     "quantize": quantize,
     "dequantize": dequantize,
-    "int_conv1d": int_conv,
-    "int_conv2d": int_conv,
-    "int_conv3d": int_conv,
-    "int_conv_transpose1d": int_conv_transpose,
-    "int_conv_transpose2d": int_conv_transpose,
-    "int_conv_transpose3d": int_conv_transpose,
-    "int_linear": int_linear,
+    **dict.fromkeys(LAYERS, layer),
     "int_add": int_add,
     "int_mul": int_mul,
     "int_mean": int_mean,

@@ -387,6 +387,28 @@ def multiply_by_quantized_multiplier(
     return shift_right(high, right, Rounding.HALF_AWAY if mode is RequantMode.DOUBLE else Rounding.HALF_UP)
 
 
+def rounding_reach(exponent: Tensor, mode: RequantMode) -> Tensor:
+    """How far the result of a multiplication may lie from the exact product, in steps of the result.
+
+    Half a step where there is one rounding to nearest, a whole one where there is none to nearest. With two, the first
+    is by half a unit of 2^-r steps, r the right shift of the second:  1/2 + 2^-(r + 1).
+
+    Args:
+        exponent: int8 exponents, any shape.
+        mode: One with integer multipliers, or with shifts.
+
+    Returns:
+        float64 in the shape of `exponent`.
+    """
+    if mode in (RequantMode.POW2_SHIFT_FLOOR, RequantMode.POW2_SHIFT_TRUNCATE):
+        return torch.ones(exponent.shape, dtype=torch.float64)
+    half = torch.full(exponent.shape, 0.5, dtype=torch.float64)
+    if mode in (RequantMode.DOUBLE, RequantMode.DOUBLE_HALF_UP):
+        right = exponent.to(torch.float64).neg()
+        return half + torch.where(right > 0, torch.exp2(-right - 1), 0.0)
+    return half
+
+
 def requantize(
     acc: Tensor,
     multiplier: Tensor | None,

@@ -1,8 +1,7 @@
 """Hardware descriptors: schema, loader and the descriptors that ship with the compiler."""
 
-from qcompiler.targets.aimet_config import read_aimet_config
 from qcompiler.targets.loader import load_target, targets
 from qcompiler.targets.schema import Descriptor
 from qcompiler.targets.target import Target
 
-__all__ = ["Descriptor", "Target", "load_target", "read_aimet_config", "targets"]
+__all__ = ["Descriptor", "Target", "load_target", "targets"]

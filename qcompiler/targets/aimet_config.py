@@ -207,7 +207,7 @@ class _Reading:
                 f"{count} key{'s' * (count > 1)} of the configuration cannot be honoured: " + "; ".join(listed),
                 where=self.where,
                 expected=f"what {self.base.name} can be made to do",
-                fix="Choose another base, or say that a key is not needed: read_aimet_config(..., ignore=[...]).",
+                fix="Choose another base, or say that a key is not needed: load_target(..., base=..., ignore=[...]).",
             )
         identity = self.data["target"]
         stem = re.sub(r"[^A-Za-z0-9_.\-]", "_", self.where.removesuffix(".json")) or "config"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
+from collections.abc import Collection
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
@@ -30,12 +31,16 @@ def targets() -> list[str]:
     return sorted(_sources())
 
 
-def load_target(target: str | Path | Target, base: str | Path | Target | None = None) -> Target:
+def load_target(
+    target: str | Path | Target, base: str | Path | Target | None = None, *, ignore: Collection[str] = ()
+) -> Target:
     """A target by name, by path of a TOML file, or as it is; or a runtime configuration of AIMET on a base.
 
     Args:
         target: Name, path of a `.toml` file or of a `.json` runtime configuration, or a target.
         base: What a runtime configuration does not say; for nothing else.
+        ignore: Keys of a runtime configuration that shall have no effect, such as `op_type.LayerNormalization` or
+            `supergroups.3`: those that cannot be honoured, and are not needed.
 
     Raises:
         TargetError: The name or file is unknown, or the descriptor is malformed or contradictory; a runtime
@@ -51,7 +56,9 @@ def load_target(target: str | Path | Target, base: str | Path | Target | None = 
     if base is not None:
         if not is_configuration:
             raise TargetError(f"base is given for {target!r}", expected="a runtime configuration in JSON")
-        return read_aimet_config(str(target), base)
+        return read_aimet_config(str(target), base, ignore=ignore)
+    if ignore:
+        raise TargetError(f"ignore is given for {target!r}", expected="a runtime configuration in JSON")
     if isinstance(target, Target):
         return target
     path = _find(str(target))

@@ -22,7 +22,7 @@ SCHEMA = "qcompiler.hw/1"
 
 @dataclass(frozen=True)
 class By:
-    """Who honours a field: a file and the word by which it reads the field, `passes/fix_ranges.py: out_fixed`.
+    """Who honours a field: a file and the word by which it reads the field, `passes/fixed_grids.py: out_fixed`.
 
     Facts that change nothing in the integers, such as the size of a memory, are honoured by those who report them.
     """
@@ -193,8 +193,8 @@ class Accumulator(_Model):
     bits: Annotated[Annotated[Int, Field(ge=16, le=64)], By("passes/proofs.py: accumulator_bits")] = 32
     """Its width."""
     overflow: Annotated[Literal["forbid", "wrap", "saturate"], By("passes/proofs.py: overflow")] = "forbid"
-    """What happens beyond it. That it never does is proven per channel, or the compile is refused: for final sums, and
-    with `saturate` for every partial sum."""
+    """What happens beyond it. That no result is wrong for it is proven per channel, or the compile is refused: with
+    `wrap` for final sums, with `forbid` for all that begin with the bias, with `saturate` for every partial sum."""
 
 
 class Bias(_Model):
@@ -231,11 +231,11 @@ class Tables(_Model):
 class FixedGrid(_Model):
     """A grid that the hardware dictates for a result."""
 
-    scale: Annotated[Annotated[Real, Field(gt=0)], By("passes/fix_ranges.py: out_fixed.scale")]
+    scale: Annotated[Annotated[Real, Field(gt=0)], By("passes/fix_ranges.py: fixed.scale")]
     """Size of a step."""
-    zero_point: Annotated[Int, By("passes/fix_ranges.py: out_fixed.zero_point")]
+    zero_point: Annotated[Int, By("passes/fix_ranges.py: fixed.zero_point")]
     """Code of 0."""
-    bits: Annotated[Width, By("passes/fix_ranges.py: out_fixed.bits")] = 8
+    bits: Annotated[Width, By("passes/fixed_grids.py: grid.bits")] = 8
     """Width of the results that it is for; of others the grid is found by calibration."""
 
 
@@ -279,7 +279,7 @@ class OpRule(_Model):
     per_channel: Annotated[Bool | None, By("qcompiler/targets/target.py: rule.per_channel")] = None
     """Whether weights may have one scale per channel; as the number type says where it is not said. Of tables: whether
     each channel may have one of its own, so that equalization goes through; not where it is not said."""
-    out_fixed: Annotated[FixedGrid | None, By("passes/fix_ranges.py: out_fixed")] = None
+    out_fixed: Annotated[FixedGrid | None, By("passes/fixed_grids.py: out_fixed")] = None
     """The grid of the results, which beats calibration."""
     limits: Annotated[Limits | None, By("qcompiler/targets/target.py: rule.limits")] = None
     """Sizes that they may have."""
@@ -316,7 +316,7 @@ class Layout(_Model):
     """Of convolution weights."""
     alignment: Annotated[Annotated[Int, Field(ge=1, le=4096)], By("qcompiler/api.py: layout.alignment")] = 16
     """Activations begin at multiples of it, bytes: a power of two."""
-    channel_multiple: Annotated[Annotated[Int, Field(ge=1, le=4096)], _REPORT] = 1
+    channel_multiple: Annotated[Annotated[Int, Field(ge=1, le=4096)], By("qcompiler/roofline.py: channel_multiple")] = 1
     """Channels that are computed at a time."""
 
     @model_validator(mode="after")
@@ -329,37 +329,47 @@ class Layout(_Model):
 class Memory(_Model):
     """One memory."""
 
-    name: Annotated[Text, _REPORT]
-    """Such as sram."""
-    bytes: Annotated[Annotated[Count, Field(ge=1)], _REPORT]
+    name: Annotated[Text, By("qcompiler/roofline.py: memory.name")]
+    """Such as sram. Memories are tried in the order of the file."""
+    bytes: Annotated[Annotated[Count, Field(ge=1)], By("qcompiler/roofline.py: memory.bytes")]
     """Its size."""
-    holds: Annotated[Annotated[tuple[Literal["activations", "constants"], ...], Field(min_length=1)], _REPORT] = (
+    holds: Annotated[
+        Annotated[tuple[Literal["activations", "constants"], ...], Field(min_length=1)],
+        By("qcompiler/roofline.py: memory.holds"),
+    ] = (
         "activations",
         "constants",
     )
     """What may lie in it."""
-    bytes_per_cycle: Annotated[Annotated[Real, Field(gt=0)] | None, _REPORT] = None
+    bytes_per_cycle: Annotated[Annotated[Real, Field(gt=0)] | None, By("qcompiler/roofline.py: bytes_per_cycle")] = None
     """Bandwidth."""
-    latency_cycles: Annotated[Count | None, _REPORT] = None
-    """Of one transfer."""
-    burst_bytes: Annotated[Annotated[Count, Field(ge=1)] | None, _REPORT] = None
+    latency_cycles: Annotated[Count | None, By("qcompiler/roofline.py: latency_cycles")] = None
+    """Before the first byte of a transfer, of which each tensor is one."""
+    burst_bytes: Annotated[Annotated[Count, Field(ge=1)] | None, By("qcompiler/roofline.py: burst_bytes")] = None
     """Least that one transfer moves."""
-    picojoules_per_byte: Annotated[Annotated[Real, Field(ge=0)] | None, _REPORT] = None
+    picojoules_per_byte: Annotated[
+        Annotated[Real, Field(ge=0)] | None, By("qcompiler/roofline.py: picojoules_per_byte")
+    ] = None
     """Energy."""
 
 
 class Compute(_Model):
     """How fast the core is, for estimates."""
 
-    clock_hz: Annotated[Annotated[Real, Field(gt=0)] | None, _REPORT] = None
+    clock_hz: Annotated[Annotated[Real, Field(gt=0)] | None, By("qcompiler/roofline.py: clock_hz")] = None
     """Cycles per second."""
     macs_per_cycle: Annotated[
-        dict[Annotated[Text, Field(pattern=r"^(4|8|16)x(4|8|16)$")], Annotated[Int, Field(ge=1, lt=2**31)]], _REPORT
+        dict[Annotated[Text, Field(pattern=r"^(4|8|16)x(4|8|16)$")], Annotated[Int, Field(ge=1, lt=2**31)]],
+        By("qcompiler/roofline.py: macs_per_cycle"),
     ] = {}
     """By width of activation and weight, `8x8`: multiply-accumulates."""
-    elementwise_per_cycle: Annotated[Annotated[Int, Field(ge=1, lt=2**31)] | None, _REPORT] = None
+    elementwise_per_cycle: Annotated[
+        Annotated[Int, Field(ge=1, lt=2**31)] | None, By("qcompiler/roofline.py: elementwise_per_cycle")
+    ] = None
     """Elements of everything else."""
-    picojoules_per_mac: Annotated[Annotated[Real, Field(ge=0)] | None, _REPORT] = None
+    picojoules_per_mac: Annotated[
+        Annotated[Real, Field(ge=0)] | None, By("qcompiler/roofline.py: picojoules_per_mac")
+    ] = None
     """Energy."""
 
 
@@ -369,7 +379,7 @@ class Verification(_Model):
     layer_lsb: Annotated[Annotated[Int, Field(ge=0, lt=2**16)], By("qcompiler/verify.py: layer_lsb")] = 1
     """Steps of the result's grid."""
     layer_fraction: Annotated[Annotated[Real, Field(ge=0, le=1)], By("qcompiler/verify.py: layer_fraction")] = 0.005
-    """Share of the elements that may differ at all."""
+    """Share of the elements that may differ at all, beside those that one rounding in place of the mode's explains."""
 
 
 class Partition(_Model):

@@ -32,7 +32,7 @@ from torch.nn import functional
 from qcompiler.errors import CalibrationError
 from qcompiler.quant.affine import along_axis
 
-__all__ = ["BatchNorm", "Style", "kl_divergence", "reestimate", "statistics_divergence"]
+__all__ = ["BatchNorm", "Divergence", "Divergences", "Style", "kl_divergence", "reestimate", "statistics_divergence"]
 
 Style: TypeAlias = Literal["fold", "double", "keep"]
 
@@ -288,6 +288,17 @@ class Divergence:
     mean: float
 
 
+class Divergences(dict[str, Divergence]):
+    """By the name of the batch norm; as text it is a table, the worst first."""
+
+    def __str__(self) -> str:
+        width = max((len(name) for name in self), default=0)
+        worst = sorted(self.items(), key=lambda pair: -pair[1].largest)
+        rows = [f"{'batch norm':<{width}}  largest, nats  mean, nats"]
+        rows += [f"{name:<{width}}  {item.largest:13.4f}  {item.mean:10.4f}" for name, item in worst]
+        return "\n".join(rows)
+
+
 def kl_divergence(mean: Tensor, variance: Tensor, other_mean: Tensor, other_variance: Tensor) -> Tensor:
     """D_KL(N(mean, variance) || N(other_mean, other_variance)), nats, element by element.
 
@@ -311,7 +322,7 @@ def statistics_divergence(
     batches: Iterable[object],
     forward: Callable[[nn.Module, object], object],
     limit: int | None = None,
-) -> dict[str, Divergence]:
+) -> Divergences:
     """The divergence between the statistics of data and the running ones, per batch norm; nothing is changed.
 
     What oscillations do to a network shows here first, most in layers with few weights per output channel: depthwise
@@ -335,7 +346,7 @@ def statistics_divergence(
     before = {name: (n.running_mean.clone(), n.running_var.clone()) for name, n in norms.items()}
     try:
         reestimate(module, batches, forward, limit)
-        found = {}
+        found = Divergences()
         for name, norm in norms.items():
             eps = norm.eps
             wide = [item.to(torch.float64) for item in (norm.running_mean, norm.running_var, *before[name])]

@@ -116,7 +116,9 @@ def deployed_tensors(
         weights: Its weight quantizers.
         activations: Its other quantizers.
     """
-    tensors = {**fixed, **{name: tensor_at(root, path).detach() for name, path in paths.items()}}
+    place = next((tensor.device for tensor in (*root.parameters(), *root.buffers())), torch.device("cpu"))
+    tensors = {name: tensor.to(place) for name, tensor in fixed.items()}
+    tensors |= {name: tensor_at(root, path).detach() for name, path in paths.items()}
     nothing = torch.empty(0)
     for item in activations:
         tensors[item.scale], tensors[item.zero_point] = _quantizer(root, item.quantizer).deployed(nothing)

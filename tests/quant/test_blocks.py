@@ -122,7 +122,7 @@ def lowered(block: int | None, **changes: object) -> tuple[Module, Tensor, Tenso
 def test_the_program_has_the_integers_of_the_graph(block: int, mode: str) -> None:
     module, x, expected = lowered(block, requantize=mode)
     found = interpret(module.main, [x])[0]
-    programs = emit(module.main, "NCHW", "OIHW"), emit(module.main, "NHWC", "OHWI", "low_nibble_first")
+    programs = emit(module.main, "NCHW", "OIHW"), emit(module.main, "NHWC", "OHWI", packing="low_nibble_first")
     for files in programs:
         again = ProgramFiles.parse(files.program_json(), files.weights())
         assert np.array_equal(Executor(again).run([x.numpy()])[0], found.numpy())

@@ -412,6 +412,13 @@ def concat(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list[
     return fill(out, element)
 
 
+def expand_blocks(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list[Any]:
+    """Codes times the factor of their block: [channels, blocks] of inputs, which lie along the other axis."""
+    codes, factors = operands
+    axis, block = attributes["axis"], attributes["block"]
+    return fill(out, lambda i: codes.at(i) * factors.at((i[axis], i[1 - axis] // block)))
+
+
 def slice_(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list[Any]:
     """Every step-th element of an axis, from start on."""
 
@@ -458,6 +465,7 @@ OPERATORS: dict[str, Callable[[Sequence[Grid], Attributes, Grid], list[Any]]] = 
     "reshape": reshape,
     "permute": permute,
     "concat": concat,
+    "expand_blocks": expand_blocks,
     "slice": slice_,
     "pad": pad,
 }

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from qcompiler.errors import GraphError
 from qcompiler.ir.graph import Attribute
 from qcompiler.ir.registry import Trait, known_ops
-from qcompiler.ir.types import DType, QuantParams, Stage
+from qcompiler.ir.types import DType, QuantParams, Stage, TensorType
 from qcompiler.quant.requant import RequantMode
 from qcompiler.quant.rounding import Rounding
 from tests.backends.test_integer_program import build
@@ -52,6 +52,28 @@ def test_convolution(case: int, mode: RequantMode, batch: int) -> None:
     operands += make.multiplier(1 if axis is None else filters, -11, -6)
     geometry: dict[str, Attribute] = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
     make.apply(f"int_conv{len(kernel)}d", operands, geometry)
+    make.check()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("op", ["int_conv2d", "int_conv1d", "int_conv_transpose2d", "int_linear"])
+@pytest.mark.parametrize("block", [1, 3, 5, 8])
+def test_weights_with_a_factor_per_block_of_inputs(op: str, mode: RequantMode, block: int) -> None:
+    """Blocks that divide the inputs, that do not, and one that holds them all."""
+    make = Maker(block, mode)
+    rank = {"int_conv1d": 1, "int_linear": 0}.get(op, 2)
+    x = make.input((2, *([8, 4, 3][: rank + 1])))
+    axis = 1 if "transpose" in op else 0
+    sizes = (8, 6) if axis else (6, 8)
+    codes = torch.randint(-7, 8, (*sizes, *(3, 2)[:rank]), generator=make.generator).to(torch.int8)
+    factors = torch.randint(1, 16, (6, -(-8 // block)), generator=make.generator).to(torch.uint8)
+    params, wide = (QuantParams((0.01,) * 6, (0,) * 6, place) for place in (axis, 0))
+    leaf = make.leaf(codes, params, DType.I4)
+    attributes: dict[str, Attribute] = {"axis": axis, "block": block}
+    types = [TensorType(DType.I16, tuple(codes.shape), params)]
+    expanded = make.graph.append("expand_blocks", [leaf, make.leaf(factors)], attributes, types=types).output
+    bias = torch.randint(-(2**14), 2**14, (6,), generator=make.generator).to(torch.int32)
+    make.apply(op, [x, expanded, make.leaf(bias, wide), *make.multiplier(6, -11, -6)], {})
     make.check()
 
 

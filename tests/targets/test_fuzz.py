@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import random
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -147,3 +150,55 @@ def test_bytes_that_are_no_descriptor(content: bytes, tmp_path: Path) -> None:
     with pytest.raises(TargetError) as caught:
         load_target(path)
     assert (caught.value.where or "").startswith("chip.toml")
+
+
+CONFIGURATION = json.loads((Path(__file__).parent / "default_config.json").read_text(encoding="utf-8"))
+JSON_VALUES: list[Any] = [
+    None, True, False, "True", "False", "true", 0, 1, -1, 3, 8, 16, 32, 1.5, float("inf"), float("nan"), 1e308, 5e-324,
+    10**400, "x", "\0", "é" * 100, "Conv", [], {}, [[]], {"a": 1}, ["Conv"], ["Conv", "Relu"],
+]  # fmt: skip
+KEYS = ["Conv", "Gemm", "LayerNormalization", "op_type", "defaults", "params", "is_symmetric", "min", "max", "bogus"]
+
+
+def places(node: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Paths of all values within `node`."""
+    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    return [place for key, child in children for place in ((*path, key), *places(child, (*path, key)))]
+
+
+def mutated(source: random.Random) -> str:
+    """A runtime configuration with a few values changed, removed or renamed; one in twenty is cut."""
+    data = copy.deepcopy(CONFIGURATION)
+    for _ in range(source.choice([1, 1, 2, 4])):
+        *outer, last = source.choice(places(data) or [("defaults",)])
+        at = data
+        for key in outer:
+            at = at[key]
+        kind = source.randrange(3)
+        if kind == 0:
+            at[last] = source.choice(JSON_VALUES)
+        elif kind == 1 or isinstance(at, list):
+            del at[last]
+        else:
+            at[source.choice(KEYS)] = at.pop(last)
+    text = json.dumps(data)
+    return text[: source.randrange(len(text))] if source.random() < 0.05 else text
+
+
+def test_mutations_of_a_runtime_configuration_load_or_are_refused(tmp_path: Path) -> None:
+    source = random.Random(21)
+    path = tmp_path / "config.json"
+    found = {"loaded": 0, "refused": 0}
+    for _ in range(COUNT // 2):
+        path.write_text(mutated(source), encoding="utf-8")
+        try:
+            target = load_target(path, base=source.choice(["int8_dsp", "cmsis_nn", "ort_cpu", "pow2_mcu"]))
+        except TargetError:
+            found["refused"] += 1
+        except Exception as error:
+            error.add_note(path.read_text(encoding="utf-8"))
+            raise
+        else:
+            assert Target.from_json(target.to_json()) == target
+            found["loaded"] += 1
+    assert min(found.values()) > COUNT / 50, found

@@ -295,3 +295,12 @@ def test_arithmetic_follows_the_op_and_the_width() -> None:
 def test_another_name_of_a_mode(tmp_path: Path) -> None:
     target = load_target(write(tmp_path, EXTENDS + '[requantize]\nmode = "tosa_double"\n'))
     assert target.arithmetic.requant.mode is RequantMode.DOUBLE
+
+
+def test_the_function_targets_hides_nothing_public() -> None:
+    """`qcompiler.targets` is the function; what its package offers is to be had from `qcompiler`."""
+    import sys
+
+    offered = set(sys.modules["qcompiler.targets"].__all__) - {"Descriptor"}
+    assert offered <= set(qcompiler.__all__)
+    assert callable(qcompiler.targets)

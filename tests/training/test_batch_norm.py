@@ -203,6 +203,7 @@ def test_divergence_finds_the_layer_whose_statistics_are_wrong() -> None:
     # log 2 + 1/8 - 1/2 for a deviation that is twice too large
     assert after["point.1"].largest == pytest.approx(0.3181, abs=1e-3)
     assert after["stem.1"].largest < 1e-6
+    assert str(after).splitlines()[1].split()[0] == "point.1", "a table, the worst first"
     assert all(torch.equal(item, state[name]) for name, item in module.state_dict().items())
 
 

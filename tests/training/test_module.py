@@ -15,6 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call
 from torch.nn import functional
 
 import qcompiler
@@ -232,6 +234,27 @@ def test_mixed_precision_quantizes_in_float32(dtype: torch.dtype) -> None:
     exact = result(module)
     with torch.autocast("cpu", dtype):
         assert torch.equal(result(module), exact), "codes know of no precision"
+
+
+@pytest.mark.parametrize(
+    ("target", "options"),
+    [
+        ("int8_dsp", {"freezing": Freezing()}),
+        ("int8_dsp_per_channel", {"batch_norm": "keep", "method": "lsq+"}),
+        ("int8_dsp_per_channel", {"batch_norm": "double", "method": "min_max"}),
+        ("w4a8_npu_blocks", {"method": "pact"}),
+    ],
+)
+def test_nothing_stays_behind_on_another_device(target: str, options: dict[str, Any]) -> None:
+    module = prepare(target, small(dropout=0.3), **options)
+    with FakeTensorMode():  # a device that is not here: it has shapes, and refuses to meet tensors of another one
+        places = {
+            name: torch.empty(item.shape, dtype=item.dtype, device="cuda")
+            for name, item in (*module.named_parameters(), *module.named_buffers())
+        }
+        found = functional_call(module, places, (torch.empty(INPUTS.shape, device="cuda"),))
+        assert isinstance(found, Tensor)
+        assert found.device.type == "cuda"
 
 
 def test_copies_learn_apart() -> None:
