@@ -155,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"  learning rate {lr:<5} {regress(Way(), steps=600, lr=lr).last(400).frequency:.3f}")
     print("oscillations per step in the end, learning rate 0.05")
     for name, way in WAYS.items():
-        print(f"  {name:<17} {regress(way, steps=800, lr=0.05).last(400).frequency:.3f}")
+        print(f"  {name:<17} {regress(way, steps=800, lr=0.05).last(200).frequency:.3f}")
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(plot(), encoding="utf-8")
     print(f"drawn: {options.output.name}")
