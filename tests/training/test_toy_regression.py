@@ -82,9 +82,9 @@ def test_freezing_stops_it_at_the_code_of_most_steps() -> None:
     for optimum, code in ((0.75, 1), (0.25, 0)):
         trace = regress(Way(threshold=0.45), steps=STEPS, lr=0.02, optimum=optimum, start=0.5)
         assert set(trace.codes[:200]) == {0, 1}
-        assert set(trace.last(200).codes) == {code}
+        assert set(trace.last(100).codes) == {code}
     free = regress(Way(threshold=0.55), steps=STEPS, lr=0.02, start=0.5)
-    assert not is_still(free.last(200))
+    assert not is_still(free.last(100))
 
 
 def test_of_the_plot_dampening_and_freezing_alone_settle() -> None:
