@@ -152,12 +152,15 @@ class Estimate:
         """One sentence, and one for each reason."""
         moved = f"{self.macs} multiply-accumulates, {sum(self.bytes.values())} bytes moved"
         if self.cycles is None:
-            return "\n".join((f"estimate for one image: {moved}; no cycles", *(f"  {text}" for text in self.reasons)))
+            known = [layer.compute_cycles for layer in self.layers if layer.macs and layer.compute_cycles is not None]
+            partly = f" but {sum(known)} to compute {len(known)} layers" if known else ""
+            text = f"estimate for one image: {moved}; no cycles{partly}"
+            return "\n".join((text, *(f"  {reason}" for reason in self.reasons)))
         spent = ", ".join(f"{100 * count / self.cycles:.0f} % {name}" for name, count in self.bound_by.items())
         time = "" if self.seconds is None else f" = {1e3 * self.seconds:.4g} ms"
         energy = "" if self.picojoules is None else f", {self.picojoules / 1e6:.4g} uJ"
         text = f"estimate for one image: {self.cycles} cycles{time} ({spent}){energy}; {moved}"
-        return "\n".join((text, *(f"  {text}" for text in self.reasons)))
+        return "\n".join((text, *(f"  {reason}" for reason in self.reasons)))
 
 
 def estimate(files: ProgramFiles, target: Target) -> Estimate:
@@ -182,6 +185,11 @@ class _Estimation:
         self.tensors = Tensors(files.program, batch)
         self.homes = find_homes(self.tensors, alignment)
         self.reasons: dict[str, None] = {}
+        compute = self.d.compute
+        self.says_nothing = not (self.d.memory or compute.macs_per_cycle or compute.elementwise_per_cycle)
+        if self.says_nothing:
+            text = f"the descriptor of {target.name} has no figures: neither [compute] nor [[memory]]"
+            self.reasons[text] = None
         self.places = self._places(arena)
 
     def result(self) -> Estimate:
@@ -191,7 +199,8 @@ class _Estimation:
         return Estimate(self.target.name, layers, tuple(self.reasons), self.d.compute.clock_hz)
 
     def _miss(self, reason: str) -> None:
-        self.reasons[reason] = None
+        if not self.says_nothing:
+            self.reasons[reason] = None
 
     def _places(self, arena: int) -> dict[str, Memory]:
         """The memory in which activations are, and the one of constants."""

@@ -116,7 +116,7 @@ def again(compiled: qcompiler.Compiled, folder: Path, text: str) -> Estimate:
 
 
 MISSING = {
-    "nothing": ("", {"compute.macs_per_cycle does not have them", "no memory that holds"}),
+    "nothing": ("", {"the descriptor of chip has no figures: neither [compute] nor [[memory]]"}),
     "no memory": (SPEEDS, {"no memory cycles of activations", "no memory cycles of constants"}),
     "no bandwidth": (SPEEDS + SRAM + FLASH.replace("bytes_per_cycle = 0.5\n", ""), {"memory flash has no bytes_per_cycle"}),
     "too small": (SPEEDS + SRAM.replace("8192", "512") + FLASH, {"activations: they take 704 bytes, for which no memory"}),
@@ -136,7 +136,10 @@ def test_what_is_not_said_is_not_estimated(case: str, compiled: qcompiler.Compil
     assert found.macs == 18_944 and found.bytes["activations"] == 2_250, "what the program alone says"
     for reason in reasons:
         assert any(reason in item for item in found.reasons), found.reasons
+    partly = all(layer.compute_cycles is not None for layer in found.layers if layer.macs)
+    assert ("no cycles but 1184 to compute 2 layers" in str(found)) == partly
     assert "no cycles" in str(found)
+    assert len(found.reasons) <= 2 * len(reasons)
 
 
 def test_cycles_without_a_clock(compiled: qcompiler.Compiled, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ class Arithmetic:
         average_rounding: How a window's sum is divided by its number of elements.
         accumulator_bits: Width of the accumulator.
         overflow: What the accumulator does beyond its width. Sums are proven to stay inside in any case: final ones for
-            "forbid" and "wrap", all partial ones for "saturate".
+            "wrap", all that begin with the bias for "forbid", all partial ones for "saturate".
         add_shift: Bits both operands of an addition are shifted left before they are rescaled; fewer where the result
             would leave 31 bits: 15 for symmetric 16-bit codes.
         bias_bits: Width of a stored bias.
