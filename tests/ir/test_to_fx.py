@@ -47,7 +47,8 @@ class Attention(nn.Module):
         n = x.shape[0]
         parts = self.qkv(self.norm(x)).reshape(n, 6, 3, 2, 4).permute(2, 0, 3, 1, 4)
         weights = (parts[0] @ parts[1].transpose(-2, -1) * 0.5).softmax(-1)
-        return (weights @ parts[2]).transpose(1, 2).reshape(n, 6, 8)
+        found: Tensor = (weights @ parts[2]).transpose(1, 2).reshape(n, 6, 8)
+        return found
 
 
 class Images(nn.Module):
