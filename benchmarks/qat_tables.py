@@ -195,8 +195,9 @@ def cells(run: Run) -> Iterator[Cell]:
         yield from (Cell(TWIN, way) for way in TWIN_WAYS[1::2])
         return
     found: dict[Cell, None] = {}
-    for way in (BASELINE, _FROZEN, _DAMPED, *METHODS):
-        found[Cell(LOW, way)] = None
+    for seed in range(LOW.seeds):
+        found |= dict.fromkeys(Cell(LOW, way, seed) for way in (BASELINE, _FROZEN, _DAMPED))
+    found |= dict.fromkeys(Cell(LOW, way) for way in METHODS)
     found |= dict.fromkeys([*(Cell(TWIN, way) for way in TWIN_WAYS), Cell(ABLATION, BASELINE), Cell(ABLATION, CHOICES)])
     for place in PLACES:
         found |= dict.fromkeys(Cell(place, way) for way in METHODS)
