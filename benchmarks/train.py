@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from benchmarks.networks import NETWORKS, weights_of
 from benchmarks.rendered import FAMILIES, Scenes, split
 
-__all__ = ["accuracy", "is_segmenter", "main", "score", "train"]
+__all__ = ["accuracy", "is_segmenter", "main", "score", "train", "turned"]
 
 BATCH_SIZE = 128
 EVALUATION_BATCH = 500
@@ -50,7 +50,7 @@ def train(name: str, scenes: Scenes, *, seed: int = 0, epochs: int | None = None
         begun, total = time.perf_counter(), 0.0
         order = torch.randperm(len(targets), generator=generator)
         for batch in order[: batches * BATCH_SIZE].split(BATCH_SIZE):
-            images, wanted = _turned(scenes.images[batch], targets[batch], generator)
+            images, wanted = turned(scenes.images[batch], targets[batch], generator)
             loss = F.cross_entropy(model(images), wanted, label_smoothing=SMOOTHING)
             optimizer.zero_grad()
             loss.backward()
@@ -61,7 +61,7 @@ def train(name: str, scenes: Scenes, *, seed: int = 0, epochs: int | None = None
     return model.eval()
 
 
-def _turned(images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def turned(images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """A batch by one of the eight symmetries of the square, one for all: shapes stand at any angle anyway."""
     turns, mirrored = torch.randint(4, (2,), generator=generator).tolist()
     axes = [-1] if mirrored % 2 else []

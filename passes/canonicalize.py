@@ -1,6 +1,6 @@
 """One spelling for each computation.
 
-identity(x), dropout(x) at inference        ->  x
+identity(x), dropout(x) at inference        ->  x             a dropout stays with `keep_dropout`
 reshape(reshape(x)), permute(permute(x))    ->  one of them, or none
 adaptive_avg_pool2d(x, 1)                   ->  mean(x, axes H W, keepdim)
 adaptive_avg_pool2d(x), windows divide      ->  avg_pool2d(x)
@@ -39,12 +39,17 @@ from qcompiler.validation.contracts import Close, Contract
 
 @dataclass(frozen=True)
 class Canonicalize(Pass):
-    """Rewrite each node into its canonical spelling, until nothing changes."""
+    """Rewrite each node into its canonical spelling, until nothing changes.
+
+    Args:
+        keep_dropout: Leave dropouts in the graph, for a model that goes on learning. They are gone before lowering.
+    """
 
     name: ClassVar[str] = "canonicalize"
     stages: ClassVar[frozenset[Stage]] = frozenset({Stage.FLOAT, Stage.CANONICAL})
     becomes: ClassVar[Stage | None] = Stage.CANONICAL
     establishes: ClassVar[frozenset[str]] = frozenset({"canonical"})
+    keep_dropout: bool = False
 
     @property
     def contract(self) -> Contract:
@@ -58,7 +63,7 @@ class Canonicalize(Pass):
         while changed:
             changed = False
             for node in graph.nodes:
-                rule = _RULES.get(node.op)
+                rule = _RULES.get(node.op) if not (self.keep_dropout and node.op == "dropout") else None
                 changed |= rule is not None and rule(node, rewriter)
 
 

@@ -68,6 +68,8 @@ def _move_up(node: Node, rewriter: Rewriter) -> Node | None:
         return None
     if mover is None or not mover.definition.has(Trait.MOVEMENT) or len(mover.inputs) != 1 or mover.op == "pad":
         return None
+    if mover.op == "dropout" and node.op != "relu":
+        return None  # what is scaled up afterwards may leave the interval
     if only_user(mover) is not node:
         rewriter.refuse(node, f"{mover.name} is read by other nodes too")
         return None

@@ -34,6 +34,13 @@ from qcompiler.passes.overrides import Overrides
 from qcompiler.quant.blocks import block_axis, block_count
 from qcompiler.quant.spec import QuantSpec
 from qcompiler.targets import Target
+from qcompiler.targets.schema import Simulation
+
+_NOT_NEGATIVE = frozenset({"relu", "sigmoid", "hardsigmoid", "softplus", "exp", "abs", "sqrt", "rsqrt"})
+"""Ops whose results are at least 0."""
+_MEANS = ("mean", "avg_pool2d", "adaptive_avg_pool2d", "resize")
+_KEEPS_SIGN = ("add", "mul", *_MEANS)
+"""Ops whose results are at least 0 where all of their operands are."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,11 @@ class InsertQuantizers(Pass):
         target = context.require_target(self.name)
         overrides = Overrides.resolve(context.overrides, graph)
         graph.stage = Stage.QUANTIZED  # quantizers are legal from here on
-        _Placement(graph, target, overrides, context.rewriter(graph)).run()
+        placement = _Placement(graph, target, overrides, context.rewriter(graph))
+        if target.simulation is None:
+            placement.run()
+        else:
+            placement.run_layer_inputs(target.simulation)
 
 
 class _Placement:
@@ -91,6 +102,23 @@ class _Placement:
                 self._quantize_parameters(node)
             self._propagate_or_quantize(node)
 
+    def run_layer_inputs(self, scheme: Simulation) -> None:
+        """Quantizers on what layers read, and nowhere else: the scheme of a target for simulation."""
+        layers = [node for node in self.graph.nodes if node.definition.has(Trait.MAC)]
+        for index, node in enumerate(layers):
+            is_first, is_last = index == 0, index == len(layers) - 1
+            bits = scheme.first_last_bits if is_first or is_last else None
+            for position, value in enumerate(node.inputs if node.op == "matmul" else node.inputs[:1]):
+                if is_first and scheme.first_input == "float":
+                    continue
+                own = self.overrides.activation_bits(node) or (bits if is_last else None)
+                spec = self.target.activation_spec(op=node.op, bits=own)
+                spec = dataclasses.replace(spec, signed=not _is_never_negative(value))
+                stem = f"{node.name}.input" if position == 0 else f"{node.name}.input{position}"
+                self._quantize(value, spec, before=node, like=node, stem=stem, only=[node])
+            if node.op != "matmul":
+                self._quantize_weight(node, self.overrides.weight_bits(node) or bits)
+
     def _is_plain_constant(self, node: Node, index: int) -> bool:
         """Whether operand `index` is a tensor of the module that is read like an activation."""
         leaf = node.inputs[index].producer
@@ -101,20 +129,7 @@ class _Placement:
     def _quantize_parameters(self, node: Node) -> None:
         if node.op == "matmul":
             return
-        transposed = node.op.startswith("conv_transpose")
-        spec = self.target.weight_spec(node.op, 1 if transposed else 0, bits=self.overrides.weight_bits(node))
-        if transposed and node.attributes["groups"] != 1 and spec.axis is not None:
-            # Along that axis the weight has one entry for as many output channels as there are groups.
-            spec = dataclasses.replace(spec, axis=None, block=None)
-            self.rewriter.refuse(node, "one weight scale for all channels: a transposed convolution in groups")
-        source = quantizer_of(node.inputs[0])
-        bits = self.target.activation_bits if source is None else cast("QuantSpec", source.attributes["spec"]).bits
-        why = self.target.unmultiplied(node.op, bits, spec.bits)
-        if why:
-            fix = "Ask for other widths of this layer, or of what it reads."
-            raise UnsupportedError(why, where=node.where, expected="a pair that the core multiplies", fix=fix)
-        weight = node.inputs[1]
-        quantized = self._quantize(weight, spec, before=node, like=node, stem=f"{node.name}.weight", only=[node])
+        quantized = self._quantize_weight(node, self.overrides.weight_bits(node))
         if len(node.inputs) < 3:
             return
         scale = self.rewriter.insert(
@@ -124,7 +139,7 @@ class _Placement:
             like=node,
             name=f"{node.name}.bias.scale",
         )
-        arithmetic = self.target.arithmetic.at(node.op, bits)
+        arithmetic = self.target.arithmetic.at(node.op, self._bits_read(node))
         bias = self.rewriter.insert(
             "fake_quantize_bias",
             [node.inputs[2], scale.output],
@@ -134,6 +149,26 @@ class _Placement:
             name=f"{node.name}.bias.q",
         )
         self.rewriter.replace_input(node, 2, bias.output)
+
+    def _quantize_weight(self, node: Node, bits: int | None) -> Value:
+        """Put a quantizer on the weight of a layer whose input has one."""
+        transposed = node.op.startswith("conv_transpose")
+        spec = self.target.weight_spec(node.op, 1 if transposed else 0, bits=bits)
+        if transposed and node.attributes["groups"] != 1 and spec.axis is not None:
+            # Along that axis the weight has one entry for as many output channels as there are groups.
+            spec = dataclasses.replace(spec, axis=None, block=None)
+            self.rewriter.refuse(node, "one weight scale for all channels: a transposed convolution in groups")
+        why = self.target.unmultiplied(node.op, self._bits_read(node), spec.bits)
+        if why:
+            fix = "Ask for other widths of this layer, or of what it reads."
+            raise UnsupportedError(why, where=node.where, expected="a pair that the core multiplies", fix=fix)
+        weight = node.inputs[1]
+        return self._quantize(weight, spec, before=node, like=node, stem=f"{node.name}.weight", only=[node])
+
+    def _bits_read(self, node: Node) -> int:
+        """Width of what a layer reads."""
+        source = quantizer_of(node.inputs[0])
+        return self.target.activation_bits if source is None else cast("QuantSpec", source.attributes["spec"]).bits
 
     def _quantize_results(self, call: Node) -> None:
         """What leaves a float island for the integer core; outputs of the model stay real numbers."""
@@ -196,3 +231,20 @@ class _Placement:
         self.scales[node.output] = scale
         self.rewriter.note(node, f"a quantizer {spec}")
         return node.output
+
+
+def _is_never_negative(value: Value) -> bool:
+    """Whether the graph says that all elements of `value` are at least 0."""
+    node = value.producer
+    if node is None or node.op in LEAVES:
+        return False
+    if node.op in _NOT_NEGATIVE:
+        return True
+    if node.op == "clamp":
+        return float(cast("float", node.attributes["min"])) >= 0.0
+    if node.op == "pad" and float(cast("float", node.attributes["value"])) < 0.0:
+        return False
+    if node.op in _KEEPS_SIGN or node.definition.has(Trait.MOVEMENT) or node.op == "fake_quantize":
+        operands = node.inputs[:1] if node.op == "fake_quantize" else node.inputs
+        return all(map(_is_never_negative, operands))
+    return False

@@ -98,10 +98,12 @@ def why_float(node: Node, target: Target, overrides: Overrides) -> str:
         target: The hardware.
         overrides: The user's wishes.
     """
-    if node.op in LEAVES:
+    if node.op in (*LEAVES, "dropout"):  # a dropout is nothing at inference
         return ""
     if overrides.wants_float(node):
         return "float is asked for"
+    if target.simulation is not None and node.op != "custom":
+        return ""  # what is no layer is in float anyway
     if node.op == "custom":
         return str(node.attributes["reason"]) or f"the torch function {function_name(node)!r} has no operator here"
     if node.op == SCALED:

@@ -25,24 +25,6 @@ def analyze(
     raise NotSupportedYetError("qcompiler.analyze", fix="Use Compiled.verify and the report.")
 
 
-def prepare_qat(
-    model: nn.Module,
-    target: str | Path | Target,
-    *,
-    example_inputs: object = None,
-    calibration_data: Iterable[object] | None = None,
-    method: str | None = None,
-) -> nn.Module:
-    """Make a module for quantization-aware training.
-
-    Raises:
-        NotSupportedYetError: Always.
-    """
-    raise NotSupportedYetError(
-        "qcompiler.prepare_qat", fix="Compiled.module() is differentiable in train mode; its ranges stay as calibrated."
-    )
-
-
 def prepare_quantized_training(
     model: nn.Module,
     target: str | Path | Target = "int8_dsp",

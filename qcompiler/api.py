@@ -11,21 +11,18 @@ from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.export import ExportedProgram
 
 from qcompiler.artifact import Artifact
 from qcompiler.backends import encodings as grids
 from qcompiler.backends import integer
-from qcompiler.batches import Batches, Forward
+from qcompiler.batches import Forward
 from qcompiler.calibration.journal import Journal
 from qcompiler.calibration.processes import processes
-from qcompiler.calibration.spool import reiterable
 from qcompiler.calibration.store import DEFAULT_MEMORY
 from qcompiler.csource import write_c
-from qcompiler.errors import InputError, NotSupportedYetError, PipelineError, QCompilerError, VerificationError
-from qcompiler.frontends import capture
+from qcompiler.errors import InputError, PipelineError, QCompilerError, UnsupportedError, VerificationError
 from qcompiler.ir import tree
-from qcompiler.ir.graph import Graph, Module
+from qcompiler.ir.graph import Module
 from qcompiler.ir.interpret import check_inputs
 from qcompiler.ir.rewrite import Record
 from qcompiler.ir.types import Stage
@@ -37,6 +34,7 @@ from qcompiler.passes.calibrate_activations import CalibrateActivations
 from qcompiler.passes.check_encodings import CheckEncodings
 from qcompiler.pipeline import (
     default_pipeline,
+    lowering_passes,
     model_as_it_is,
     parse_pipeline,
     print_pipeline,
@@ -44,8 +42,10 @@ from qcompiler.pipeline import (
     without_encodings,
 )
 from qcompiler.progress import Steps, steps
+from qcompiler.qat import QATModule, qat_module
 from qcompiler.quant.encoding import Encodings
 from qcompiler.report import write_report
+from qcompiler.request import Model, Request, Start, captured, load_model
 from qcompiler.targets import Target, load_target
 from qcompiler.validation.exact import Codes, simulate
 from qcompiler.validation.layers import layer_sqnr
@@ -55,13 +55,9 @@ from qcompiler.workfolder import WorkFolder
 
 __all__ = ["Compiled", "compile"]
 
-Model: TypeAlias = nn.Module | ExportedProgram | str | Path
 Effort: TypeAlias = Literal["fast", "default", "best"]
 OnFailure: TypeAlias = Literal["error", "warn", "off"]
 Unmatched: TypeAlias = Literal["error", "ignore"]
-
-SAMPLES = 4
-"""Samples on which the contracts of passes are validated and the forms are compared."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +150,7 @@ class Compiled:
 
 def compile(  # the field's word for it
     model: Model,
-    target: str | Path | Target = "int8_dsp",
+    target: str | Path | Target | None = None,
     *,
     example_inputs: object = None,
     calibration_data: Iterable[object] | None = None,
@@ -179,8 +175,9 @@ def compile(  # the field's word for it
     one process with as many threads; the first one writes.
 
     Args:
-        model: A module in eval mode, a GraphModule, an ExportedProgram, or the path of a saved one (`.pt2`).
-        target: Name, path of a TOML file, or a target.
+        model: A module in eval mode, a GraphModule, an ExportedProgram, or the path of a saved one (`.pt2`); or what
+            `prepare_qat` made, which brings target, ranges and widths along: what it computes in eval mode is compiled.
+        target: Name, path of a TOML file, or a target; `int8_dsp` when None.
         example_inputs: A tensor, tuple or dict; looked for in the calibration data and in the model when absent.
         calibration_data: Batches that bind to the forward signature; of a tuple batch, a model of one input takes the
             first element. None: ranges follow from batch norms.
@@ -209,9 +206,19 @@ def compile(  # the field's word for it
     """
     if verify not in ("error", "warn", "off"):
         raise InputError(f"verify is {verify!r}", expected='"error", "warn" or "off"')
-    hardware = load_target(target)
+    learned = qat_module(model)
     given = grids.load(encodings) if isinstance(encodings, str | Path) else encodings
-    chosen = _passes(effort, passes, pipeline, hardware, has_data=calibration_data is not None, given=given)
+    if learned is not None:
+        _check_learned(learned, target, (example_inputs, calibration_data, forward, overrides, given, passes, pipeline))
+        hardware, chosen = learned.target, lowering_passes()
+    else:
+        hardware = load_target("int8_dsp" if target is None else target)
+        chosen = _passes(effort, passes, pipeline, hardware, has_data=calibration_data is not None, given=given)
+    if hardware.simulation is not None:
+        raise UnsupportedError(
+            f"the target {hardware.name} is for simulation only: {hardware.simulation.reason}",
+            fix="Compile for a target that is a piece of hardware, such as int8_dsp.",
+        )
     if given is not None:
         chosen = _with_encodings(chosen, unmatched_encodings, own=passes is not None or pipeline is not None)
     if memory < 0:
@@ -219,8 +226,8 @@ def compile(  # the field's word for it
     if output is not None:
         Artifact.check_destination(output)
     work = None if output is None else WorkFolder(output)
-    model = load_model(model)
-    if forward is not None and (calibration_data is None or not isinstance(model, nn.Module)):
+    source = load_model(model)
+    if forward is not None and (calibration_data is None or not isinstance(source, nn.Module)):
         raise InputError("forward= is given without calibration data and a module to call", fix="Leave it out.")
     with processes() as group, steps(len(chosen) + 3, show=group.rank == 0) as progress:
         context = PassContext(
@@ -234,8 +241,12 @@ def compile(  # the field's word for it
             progress=progress.within,
         )
         try:
-            request = _Request(model, example_inputs, calibration_data, forward, device)
-            compiled = _compiled(request, chosen, context, verify, progress)
+            if learned is not None:
+                start = learned.start(context)
+            else:
+                start = captured(Request(source, example_inputs, calibration_data, forward, device), context)
+            progress.finished("capture")
+            compiled = _compiled(start, chosen, context, verify, progress)
             if output is not None and group.rank == 0:
                 compiled.save(output)
             group.gather(None)  # the files are there for all
@@ -247,25 +258,26 @@ def compile(  # the field's word for it
     return compiled
 
 
-@dataclass(frozen=True)
-class _Request:
-    """Arguments of `compile` that say what the model is and what it gets."""
-
-    model: nn.Module | ExportedProgram
-    example_inputs: object
-    calibration_data: Iterable[object] | None
-    forward: Forward | None
-    device: torch.device | str | None
+def _check_learned(model: QATModule, target: str | Path | Target | None, others: tuple[object, ...]) -> None:
+    """Refuse arguments that were settled when the model was prepared for training."""
+    if any(item is not None for item in others):
+        raise InputError(
+            "a module of prepare_qat is compiled with arguments that it was prepared with",
+            expected="none of example_inputs, calibration_data, forward, overrides, encodings, passes and pipeline",
+            fix="Give them to prepare_qat.",
+        )
+    if target is not None and load_target(target).digest() != model.target.digest():
+        raise InputError(
+            f"a module that was trained for {model.target.name} is compiled for {load_target(target).name}",
+            fix="Leave target= out, or prepare the model for the other target.",
+        )
 
 
 def _compiled(
-    request: _Request, chosen: Sequence[Pass], context: PassContext, verify: OnFailure, progress: Steps
+    start: Start, chosen: Sequence[Pass], context: PassContext, verify: OnFailure, progress: Steps
 ) -> Compiled:
-    """Capture, run the passes, emit, verify."""
-    hardware = context.require_target("compile")
-    module, captured = _captured(request, context)
-    progress.finished("capture")
-
+    """Run the passes, emit, verify."""
+    hardware, module = context.require_target("compile"), start.module
     quantized: list[Module] = []
     canonical: list[Module] = []
     following = iter([*chosen[1:], None])
@@ -278,14 +290,13 @@ def _compiled(
             canonical[:] = [module.clone()]
         progress.finished(item.name)
 
-    records = PassManager(chosen, between=between).run(module, context)
+    records = [*start.records, *PassManager(chosen, start.facts, between).run(module, context)]
     if module.main.stage is not Stage.INTEGER or not quantized:
         raise PipelineError(f"the pipeline ends at stage {module.main.stage}", fix="End it with lower-to-integer.")
     samples = [x.cpu() for x in context.samples[0]]
-    name = "model" if isinstance(request.model, ExportedProgram) else type(request.model).__name__
     ratios = layer_sqnr(canonical[0].main, quantized[0].main, samples, hardware.arithmetic) if canonical else {}
-    artifact = _emit(module, quantized[0], hardware, records, chosen, captured)
-    files, reason = write_c(artifact.program, name, [x.numpy() for x in samples], context.seed)
+    artifact = _emit(module, quantized[0], hardware, records, chosen, start)
+    files, reason = write_c(artifact.program, start.name, [x.numpy() for x in samples], context.seed)
     artifact = dataclasses.replace(artifact, c=files, without_c=reason)
     artifact = dataclasses.replace(artifact, sqnr={name: float(f"{ratio:.2f}") for name, ratio in ratios.items()})
     diagnostics = (*artifact.diagnostics, *_given_summary(records), *_island_summary(artifact))
@@ -313,26 +324,6 @@ def _compiled(
         artifact.diagnostics,
         progress.seconds,
     )
-
-
-def _captured(request: _Request, context: PassContext) -> tuple[Module, Sequence[str]]:
-    """The model as a module, with what the capture has to say; the data goes into the context."""
-    first, source, example_inputs = None, None, request.example_inputs
-    if request.calibration_data is not None:
-        source = Batches(request.model, request.calibration_data, request.forward, request.device)
-        once = iter(request.calibration_data) is request.calibration_data
-        context.calibration = reiterable(source, once=once)
-        first = next(iter(context.calibration))
-        if example_inputs is None:
-            example_inputs = source.example
-    captured = capture(request.model, example_inputs, device=request.device)
-    graph = captured.module.main
-    if source is not None:
-        source.graph = graph
-        check_inputs(graph, first or [])
-    inputs = captured.inputs if first is None else first
-    context.samples = [_samples(graph, inputs, first is None, context.seed)]
-    return captured.module, captured.diagnostics
 
 
 def _passes(
@@ -379,62 +370,26 @@ def _with_encodings(chosen: Sequence[Pass], unmatched: Unmatched, *, own: bool) 
     return tuple(CheckEncodings(unmatched) if isinstance(item, CheckEncodings) else item for item in chosen)
 
 
-def load_model(model: Model) -> nn.Module | ExportedProgram:
-    """The model itself, read from disk where a path is given.
-
-    Raises:
-        InputError: The path leads to no exported program.
-    """
-    if not isinstance(model, str | Path):
-        return model
-    path = Path(model)
-    if path.suffix == ".onnx":
-        raise NotSupportedYetError("a model from an ONNX file", where=str(model), fix="Give the PyTorch model.")
-    if path.suffix != ".pt2":
-        raise InputError(
-            f"the model is the path {str(model)!r}",
-            expected="a module, an ExportedProgram, or the path of a .pt2 file that torch.export.save wrote",
-        )
-    if not path.is_file():
-        raise InputError(f"there is no file {str(model)!r}", expected="an exported program")
-    try:
-        return torch.export.load(path)
-    except Exception as error:  # whatever the archive reader raises
-        raise InputError(
-            f"the file {str(model)!r} is no exported program: {error}", fix="Write it with torch.export.save."
-        ) from error
-
-
-def _samples(graph: Graph, tensors: list[Tensor], synthesize: bool, seed: int) -> list[Tensor]:
-    """A small batch; normal numbers where there is no data."""
-    generator = torch.Generator().manual_seed(seed)
-    result = []
-    for value, tensor in zip(graph.inputs, tensors, strict=True):
-        free = bool(value.type.shape) and not isinstance(value.type.shape[0], int)
-        if synthesize and tensor.is_floating_point():
-            shape = (SAMPLES, *tensor.shape[1:]) if free else tuple(tensor.shape)
-            tensor = torch.randn(shape, generator=generator).to(tensor)
-        result.append(tensor[:SAMPLES] if free else tensor)
-    return result
-
-
 def _emit(
     module: Module,
     quantized: Module,
     hardware: Target,
     records: list[Record],
     chosen: Sequence[Pass],
-    diagnostics: Sequence[str],
+    start: Start,
 ) -> Artifact:
     from qcompiler.backends import onnx_qdq  # onnx and onnxruntime take a while to import
 
     graph = module.main
     layout = hardware.layout
     program = integer.emit(graph, layout.activations, layout.weights, layout.alignment, hardware.packing)
+    diagnostics = list(start.diagnostics)
     if program.program.memory is None:
         diagnostics = [*diagnostics, "No memory is planned: the model takes no single image."]
     # The encodings are the same, be they found or given: so is what is said of them.
-    about = grids.About(print_pipeline(without_encodings(chosen)), _quantizer_args(hardware, chosen))
+    # Where weights have learned since, no passes lead from the model to them.
+    passes = "" if start.records else print_pipeline(without_encodings(chosen))
+    about = grids.About(passes, _quantizer_args(hardware, chosen))
     return Artifact(
         target=hardware,
         program=program,
@@ -442,7 +397,7 @@ def _emit(
         grids=grids.collect(graph, calibrated=quantized.main, about=about),
         input_tree=graph.input_tree,
         output_tree=graph.output_tree,
-        pipeline=print_pipeline(chosen),
+        pipeline=", ".join(filter(None, (start.pipeline, print_pipeline(chosen)))),
         passes=tuple(dataclasses.asdict(record) for record in records),
         diagnostics=tuple(diagnostics),
     )

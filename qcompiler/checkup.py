@@ -17,7 +17,6 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from qcompiler.api import load_model
 from qcompiler.frontends import capture
 from qcompiler.ir.graph import Graph, Node
 from qcompiler.ir.interpret import LEAVES
@@ -34,6 +33,7 @@ from qcompiler.passes.overrides import Overrides
 from qcompiler.passes.partition import why_float
 from qcompiler.pipeline import structural_passes
 from qcompiler.quant.spec import QuantSpec
+from qcompiler.request import load_model
 from qcompiler.targets import Target, load_target
 
 Fate = Literal["quantized", "fused", "folded", "moved", "removed", "float", "refused"]

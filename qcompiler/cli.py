@@ -432,7 +432,7 @@ def _model(text: str) -> tuple[Any, object]:
 
 
 def _loaded(subject: object) -> Any:  # noqa: ANN401  # a model of any kind
-    from qcompiler.api import load_model
+    from qcompiler.request import load_model
 
     return load_model(subject)  # type: ignore[arg-type]
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
-
 import torch
 from torch import nn
 
 from qcompiler.ir import tree
 from qcompiler.ir.graph import Module
+from qcompiler.ir.homes import home_of
 from qcompiler.ir.interpret import interpret
 from qcompiler.quant.arithmetic import Arithmetic
 from qcompiler.validation.exact import Codes, simulate
@@ -33,7 +32,7 @@ class QuantizedModule(nn.Module):
         trainable = {str(n.attributes["ref"]) for n in nodes if n.op == "parameter"}
         self._homes: dict[str, tuple[nn.Module, str]] = {}
         for name, tensor in self._module.tensors.items():
-            home, leaf = _home(self, name, self._module.tensors)
+            home, leaf = home_of(self, name, self._module.tensors)
             value = tensor.detach().clone()
             if name in trainable and value.is_floating_point():
                 home.register_parameter(leaf, nn.Parameter(value))
@@ -58,18 +57,3 @@ class QuantizedModule(nn.Module):
         with torch.no_grad():
             results = simulate(graph, leaves, self._arithmetic)
         return tree.unflatten(graph.output_tree, [x.real() if isinstance(x, Codes) else x for x in results])
-
-
-def _home(root: nn.Module, name: str, taken: Container[str]) -> tuple[nn.Module, str]:
-    """The module that holds the tensor called `name`, made where it is missing, and the last part of the name.
-
-    `conv.weight` and `conv.weight.q.scale` cannot both be: the path through a tensor gets an underscore.
-    """
-    *path, leaf = name.split(".")
-    home = root
-    for length, part in enumerate(path, start=1):
-        part = f"{part}_" if ".".join(path[:length]) in taken or hasattr(nn.Module, part) else part
-        if part not in dict(home.named_children()):
-            home.add_module(part, nn.Module())
-        home = home.get_submodule(part)
-    return home, f"{leaf}_" if hasattr(nn.Module, leaf) else leaf

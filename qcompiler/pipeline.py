@@ -38,6 +38,7 @@ from qcompiler.passes.partition import Partition
 from qcompiler.passes.replace_relu6 import ReplaceRelu6
 from qcompiler.passes.smooth_activations import SmoothActivations
 from qcompiler.passes.unify_scales import UnifyScales
+from qcompiler.targets import Target
 
 PASSES: dict[str, type[Pass]] = {
     item.name: item
@@ -172,6 +173,56 @@ def with_encodings(passes: Sequence[Pass], unmatched: str = "error") -> tuple[Pa
 def without_encodings(passes: Sequence[Pass]) -> tuple[Pass, ...]:
     """`passes` without those that apply and check given encodings."""
     return tuple(item for item in passes if not isinstance(item, ApplyEncodings | CheckEncodings))
+
+
+def lowering_passes() -> tuple[Pass, ...]:
+    """From a calibrated QUANTIZED graph to an INTEGER one."""
+    return (FitBiases(), FuseRequantization(), LowerToInteger(), EliminateDeadCode())
+
+
+LEARNED_FACTS = frozenset({"quantizers", "fixed-ranges", "ties", "weight-ranges", "activation-ranges"})
+"""What holds of a graph that has learned, as `lowering_passes` finds it."""
+
+
+def training_passes(effort: str = "default", *, target: Target) -> tuple[Pass, ...]:
+    """From a captured graph to one that learns: a calibrated QUANTIZED one.
+
+    Ranges of weights have the least error, from which training starts best with few bits; else these are the passes of
+    `quantization_passes`. A target for simulation has a scheme of its own, which nothing is equalized for.
+
+    Args:
+        effort: See `qcompiler.compile`; `fast` keeps ranges of extremes.
+        target: What the graph is for.
+    """
+    if target.simulation is not None:
+        front, placement = structural_passes()
+        ranges = (CalibrateWeights(method="mse"), CalibrateActivations(method="mse"))
+        return tuple(for_training((*front, *placement, FixRanges(), UnifyScales(), *ranges)))
+    passes = quantization_passes(
+        effort,
+        per_channel=target.per_channel,
+        weight_bits=target.weight_bits,
+        activation_bits=target.activation_bits,
+    )
+    if effort == "default":
+        passes = tuple(
+            CalibrateWeights(method="mse") if isinstance(item, CalibrateWeights) else item for item in passes
+        )
+    return tuple(for_training(passes))
+
+
+def for_training(passes: typing.Iterable[Pass]) -> Iterator[Pass]:
+    """The passes that a graph goes through before it learns: dropouts stay, and nothing is fused into code limits.
+
+    A fused activation has limits in codes, which a scale that learns would move.
+    """
+    for item in passes:
+        if isinstance(item, LowerToInteger):
+            return
+        if isinstance(item, Canonicalize):
+            yield dataclasses.replace(item, keep_dropout=True)
+        elif not isinstance(item, FuseRequantization):
+            yield item
 
 
 def known_passes() -> dict[str, type[Pass]]:

@@ -195,7 +195,7 @@ def _distribution(node: Node, operands: Sequence[Distribution | None]) -> Distri
     if node.op == "reshape":
         return _reshape(node, x)
     if node.definition.has(Trait.MOVEMENT):
-        keeps_channels = node.op == "pad" or (node.op == "slice" and node.attributes["axis"] != 1)
+        keeps_channels = node.op in ("pad", "dropout") or (node.op == "slice" and node.attributes["axis"] != 1)
         return x if x.moments.mean.numel() == 1 or keeps_channels else None
     if node.op in ("linear", "conv1d", "conv2d", "conv3d"):  # a transposed one sums other taps at each position
         return _mac(node, x)

@@ -123,14 +123,18 @@ def _dropout(b: Builder, input: Operand, p: float = 0.5, training: bool = True, 
         raise b.unsupported(
             f"{b.function} is active in a model in eval mode", "Pass training=self.training, or use nn.Dropout."
         )
-    return b.node("dropout", [input], p=float(p), training=False)
+    return b.node("dropout", [input], p=float(p), mode=_DROPOUT_MODES.get(b.function, "channels"), training=False)
+
+
+_DROPOUT_MODES = {"dropout": "elements", "alpha_dropout": "alpha", "feature_alpha_dropout": "alpha_channels"}
+"""Of the functions that do not leave out whole channels."""
 
 
 @rule("torchvision.ops.stochastic_depth.stochastic_depth")
 def _stochastic_depth(b: Builder, input: Operand, p: float, mode: str, training: bool = True) -> Operand:
     if training:
         raise b.unsupported("stochastic_depth is active in a model in eval mode", "Pass training=self.training.")
-    return input
+    return b.node("dropout", [input], p=float(p), mode="rows" if mode == "row" else "batch", training=False)
 
 
 @rule("contiguous", "clone", "detach", "data", "alias", "lift_fresh_copy", "lift_fresh", "requires_grad")

@@ -2,6 +2,7 @@
 
 from qcompiler.ops import (
     custom,
+    dropout,
     elementwise,
     integer,
     leaves,
@@ -20,6 +21,7 @@ __all__ = [
     "UNARY",
     "UnaryFunction",
     "custom",
+    "dropout",
     "elementwise",
     "integer",
     "leaves",

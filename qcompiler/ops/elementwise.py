@@ -154,27 +154,6 @@ register(
 )
 
 
-def _infer_dropout(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
-    if not 0.0 <= real(attributes, "p") <= 1.0:
-        raise GraphError(f"p is {attributes['p']}", expected="a probability")
-    return (types[0],)
-
-
-def _dropout(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    return (functional.dropout(operands[0], real(node.attributes, "p"), bool(node.attributes["training"])),)
-
-
-register(
-    OpDef(
-        name="dropout",
-        operands=("x",),
-        attributes={"p": 0.5, "training": False},
-        infer=_infer_dropout,
-        evaluate=_dropout,
-        stages=FLOAT_STAGES,
-        summary="Zeroes elements while training; the identity at inference.",
-    )
-)
 register(
     OpDef(
         name="identity",

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from qcompiler.errors import InputError
 
-__all__ = ["MAX_SHIFT", "Rounding", "divide", "round_float", "shift_right"]
+__all__ = ["MAX_SHIFT", "Rounding", "divide", "round_float", "round_float_", "shift_right"]
 
 MAX_SHIFT = 62
 """Largest shift of `shift_right`: 2^62 is the largest power of two that int64 holds."""
@@ -57,6 +57,17 @@ def round_float(x: Tensor, mode: Rounding) -> Tensor:
     up = fraction >= 0.5
     down = fraction <= -0.5 if mode is Rounding.HALF_AWAY else fraction < -0.5
     return whole + up.to(x.dtype) - down.to(x.dtype)
+
+
+def round_float_(x: Tensor, mode: Rounding) -> Tensor:
+    """`round_float` in the memory of `x`, which must not be needed any more; returns the result."""
+    if mode is Rounding.NEAREST_EVEN:
+        return x.round_()
+    if mode is Rounding.FLOOR:
+        return x.floor_()
+    if mode is Rounding.TRUNCATE:
+        return x.trunc_()
+    return round_float(x, mode)
 
 
 def shift_right(x: Tensor, shift: Tensor | int, mode: Rounding) -> Tensor:

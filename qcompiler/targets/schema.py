@@ -404,6 +404,21 @@ class Onnx(_Model):
     """Biases as integers behind a DequantizeLinear, or as the real numbers that these stand for."""
 
 
+class Simulation(_Model):
+    """A scheme to train and to evaluate in, for which there is no hardware.
+
+    Quantizers stand on the inputs of layers and on their weights; what a layer gives, additions and batch norms are in
+    float, and so are biases. Activations that cannot be negative, behind a ReLU or a sigmoid, have unsigned codes.
+    """
+
+    reason: Annotated[Annotated[Text, Field(min_length=1)], By("qcompiler/api.py: simulation.reason")]
+    """Why nothing can be compiled for it."""
+    first_last_bits: Annotated[Width | None, By("passes/insert_quantizers.py: first_last_bits")] = None
+    """Bits of the weights of the first and the last layer, and of the input of the last; None: as of the others."""
+    first_input: Annotated[Literal["float", "quantized"], By("passes/insert_quantizers.py: first_input")] = "quantized"
+    """What the first layer reads."""
+
+
 class Descriptor(_Model):
     """A whole descriptor, `extends` resolved."""
 
@@ -429,6 +444,8 @@ class Descriptor(_Model):
     partition: Annotated[Partition, By("qcompiler/targets/target.py: descriptor.partition")] = Partition()
     verify: Annotated[Verification, By("qcompiler/targets/target.py: descriptor.verify")] = Verification()
     onnx: Annotated[Onnx, By("qcompiler/targets/target.py: descriptor.onnx")] = Onnx()
+    simulation: Annotated[Simulation | None, By("qcompiler/targets/target.py: descriptor.simulation")] = None
+    """Of a target that is no hardware: how it is simulated."""
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Descriptor:

@@ -27,6 +27,7 @@ from qcompiler.targets.schema import (
     Onnx,
     OpRule,
     Packing,
+    Simulation,
     Tables,
     Tie,
     Verification,
@@ -101,6 +102,11 @@ class Target:
                 if found != base:
                     special.update({(name, bits): found for name in rule.names})
         return dataclasses.replace(base, special=special)
+
+    @property
+    def simulation(self) -> Simulation | None:
+        """The scheme of a target that is no hardware; None for hardware."""
+        return self.descriptor.simulation
 
     @property
     def per_channel_clamp(self) -> bool:

@@ -1,0 +1,318 @@
+"""`python -m benchmarks.qat_accuracy`: what training with quantization gives, method by method, and what oscillates.
+
+Networks start from their committed weights. Each finished training is a file under out/benchmarks/qat_accuracy, so that
+a run that was ended goes on where it was. The name of the file knows the training, its data and the weights, but not
+the sources of the compiler: after a change of those, `--fresh` trains all of them anew.
+
+One process with one thread takes about four hours on an otherwise idle machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import qcompiler
+from benchmarks.networks import load, weights_digest
+from benchmarks.pages import PERFORMANCE, write_section
+from benchmarks.qat_page import section
+from benchmarks.qat_tables import BASELINE, CHOICES, QUICK, TWIN, WHOLE, Cell, Place, Run, Way, cells
+from benchmarks.rendered import SPLITS, Scenes, split
+from benchmarks.train import SMOOTHING, accuracy, turned
+from qcompiler.passes.correct_bias import CorrectBias
+from qcompiler.pipeline import model_as_it_is, training_passes
+from qcompiler.training.choose_codes import BinaryOptimization, optimize_codes, sample_codes
+from qcompiler.training.freezing import Tracking
+from qcompiler.training.tracking import oscillation_statistics, together
+
+__all__ = ["Data", "Json", "Store", "main", "measure", "prepare", "train"]
+
+OUTPUT = Path(__file__).resolve().parents[1] / "out" / "benchmarks" / "qat_accuracy"
+SECTION = "accuracy of quantization-aware training"
+CALIBRATION = 512
+RATE, SCALE_RATE, DECAY, MOMENTUM = 0.05, 1e-3, 2.5e-5, 0.9
+"""SGD with momentum for the model, Adam for scales. Rates chosen on the validation split."""
+FLOOR = 0.02
+"""Share of the rates that is left at the end of their cosine."""
+REESTIMATION = 50
+"""Batches from which batch norms are estimated anew."""
+LOSS_SCENES = 6_400
+"""Training scenes of which table 3 gives the loss."""
+RUN_BATCH = 50
+
+Json = dict[str, Any]
+
+
+class Data:
+    """The scenes of a run.
+
+    Args:
+        run: Which.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.train = Scenes(*(part[: run.scenes] for part in split("train")))
+        self.test = Scenes(*(part[: run.images] for part in split(run.split)))
+        self.calibration = list(split("calibration").images[:CALIBRATION].split(64))
+
+    @property
+    def steps(self) -> int:
+        """Of a training."""
+        return self.run.epochs * (len(self.train.labels) // self.run.batch)
+
+    def few(self) -> list[Tensor]:
+        """Batches from which batch norms are estimated anew."""
+        return list(self.train.images[: REESTIMATION * self.run.batch].split(self.run.batch))
+
+
+def prepare(place: Place, way: Way, data: Data) -> qcompiler.QATModule:
+    """The module that learns: for the paper's scheme, or of a twin for hardware with one scale per weight."""
+    weight_bits, activation_bits = place.bits
+    hardware = place == TWIN
+    target = qcompiler.load_target("int8_dsp" if hardware else "lsq_paper")
+    target = target.override(weight_bits=weight_bits, activation_bits=activation_bits, per_channel=False)
+    passes = tuple(item for item in training_passes(target=target) if not isinstance(item, CorrectBias))
+    return qcompiler.prepare_qat(
+        load(place.network),
+        target,
+        calibration_data=data.calibration,
+        method=way.method,
+        regularizers=way.regularizers,
+        freezing=way.freezing,
+        tracking=None if hardware else Tracking(largest_bits=weight_bits if weight_bits < 8 else 7),
+        total_steps=data.steps,
+        passes=passes if way.equalized else model_as_it_is(passes),
+    )
+
+
+def _optimizers(module: qcompiler.QATModule, way: Way) -> list[torch.optim.Optimizer]:
+    if way.rate is not None:
+        return [torch.optim.Adam(map(dict, module.parameter_groups(way.rate, scale_lr=way.rate, weight_decay=0.0)))]
+    groups = [dict(group) for group in module.parameter_groups(RATE, scale_lr=SCALE_RATE, weight_decay=DECAY)]
+    scales = [group for group in groups if group["name"] in ("scales", "ranges")]
+    others = [group for group in groups if group not in scales]
+    return [torch.optim.SGD(others, momentum=MOMENTUM), torch.optim.Adam(scales)]
+
+
+def train(module: qcompiler.QATModule, way: Way, data: Data, seed: int) -> list[float]:
+    """Train; the mean loss of the task of each epoch, nats."""
+    generator = torch.Generator().manual_seed(seed)
+    optimizers = _optimizers(module, way)
+
+    def decay(step: int) -> float:
+        return FLOOR + (1.0 - FLOOR) * (1.0 + math.cos(math.pi * min(1.0, step / data.steps))) / 2.0
+
+    schedules = [torch.optim.lr_scheduler.LambdaLR(item, decay) for item in optimizers]
+    batch, count = data.run.batch, len(data.train.labels)
+    per_epoch = count // batch
+    losses = []
+    module.train()
+    for _ in range(data.run.epochs):
+        total = 0.0
+        for chosen in torch.randperm(count, generator=generator)[: per_epoch * batch].split(batch):
+            images, labels = turned(data.train.images[chosen], data.train.labels[chosen], generator)
+            loss = F.cross_entropy(_logits(module, images), labels, label_smoothing=SMOOTHING)
+            total += loss.item()
+            if way.regularizers:
+                loss = loss + module.regularization()
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            loss.backward()
+            for optimizer, schedule in zip(optimizers, schedules, strict=True):
+                optimizer.step()
+                schedule.step()
+            module.step()
+        losses.append(round(total / per_epoch, 5))
+    return losses
+
+
+def measure(cell: Cell, data: Data, folder: Path) -> Json:
+    """Train and look at what came out."""
+    begun = time.perf_counter()
+    if cell.way == CHOICES:
+        return _choose(cell, data, folder) | {"seconds": round(time.perf_counter() - begun)}
+    module = prepare(cell.place, cell.way, data)
+    name = cell.place.network
+    result: Json = {"at first": accuracy(name, module.eval(), data.test)}
+    result["loss"] = train(module, cell.way, data, cell.seed)
+    module.eval()
+    result["before"] = accuracy(name, module, data.test)
+    if cell.place == TWIN:
+        result["differing"] = _differing(module, data.test.images)
+    else:
+        result |= _movements(module)
+        found = qcompiler.batch_norm_divergence(module, data.few())
+        result["divergence"] = {norm: [item.largest, item.mean] for norm, item in found.items()}
+        qcompiler.reestimate_batch_norm(module, data.few())
+        result["after"] = accuracy(name, module, data.test)
+    if cell.way == BASELINE and cell.seed == 0:
+        save_file(module.state_dict(), _state(cell, data, folder))
+    return result | {"seconds": round(time.perf_counter() - begun)}
+
+
+def _movements(module: qcompiler.QATModule) -> Json:
+    if not module.oscillations():
+        return {}
+    layers = oscillation_statistics(module)
+    whole = together(layers)
+    shares = {layer: round(item.share, 6) for layer, item in layers.items()}
+    return {"oscillating": whole.share, "frozen": whole.frozen_share, "layers": shares}
+
+
+def _differing(module: qcompiler.QATModule, images: Tensor) -> int:
+    """Elements in which the integer program is not what the module computes in eval mode."""
+    compiled = qcompiler.compile(module, verify="off")
+    parts = ((_logits(module, part), compiled.run(part)) for part in images.split(RUN_BATCH))
+    return sum(int((ours != theirs).sum()) for ours, theirs in parts if isinstance(theirs, Tensor))
+
+
+def _state(cell: Cell, data: Data, folder: Path) -> Path:
+    return folder / f"{cell.name}-{_digest(dataclasses.replace(cell, way=BASELINE), data.run)}.safetensors"
+
+
+def _choose(cell: Cell, data: Data, folder: Path) -> Json:
+    """Table 3: what choosing the codes of oscillating weights afterwards gives."""
+    source = Cell(cell.place, BASELINE, cell.seed)
+    module = prepare(source.place, source.way, data)
+    path = _state(source, data, folder)
+    if path.exists():
+        module.load_state_dict(load_file(path))
+    else:
+        train(module, source.way, data, source.seed)
+    learned = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+    def look() -> Json:
+        qcompiler.reestimate_batch_norm(module, data.few())
+        return {
+            "loss": _loss_of(module.eval(), data.train),
+            "accuracy": accuracy(cell.place.network, module, data.test),
+        }
+
+    result: Json = {"as it is": look(), "samples": []}
+    for seed in range(data.run.samples):
+        module.load_state_dict(learned)
+        moved = sample_codes(module, seed=seed)
+        result["samples"].append(look() | {"moved": moved})
+    module.load_state_dict(learned)
+    generator = torch.Generator().manual_seed(cell.seed)
+
+    def batches() -> Sequence[tuple[Tensor, Tensor]]:
+        order = torch.randperm(len(data.train.labels), generator=generator)[: data.run.choosing * data.run.batch]
+        return [(data.train.images[part], data.train.labels[part]) for part in order.split(data.run.batch)]
+
+    def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return F.cross_entropy(_logits(model, batch[0]), batch[1])
+
+    moved = optimize_codes(module, _Epochs(batches), loss, BinaryOptimization(steps=data.run.choosing))
+    return result | {"optimised": look() | {"moved": moved}}
+
+
+class _Epochs:
+    """Batches in another order each time."""
+
+    def __init__(self, make: Callable[[], Sequence[tuple[Tensor, Tensor]]]) -> None:
+        self.make = make
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return iter(self.make())
+
+
+@torch.no_grad()
+def _loss_of(module: nn.Module, scenes: Scenes) -> float:
+    """Mean cross-entropy, nats."""
+    parts = zip(scenes.images[:LOSS_SCENES].split(500), scenes.labels[:LOSS_SCENES].split(500), strict=True)
+    return statistics.fmean(
+        value for x, y in parts for value in F.cross_entropy(_logits(module, x), y, reduction="none").tolist()
+    )
+
+
+def _logits(module: nn.Module, images: Tensor) -> Tensor:
+    found = module(images)
+    assert isinstance(found, Tensor)
+    return found
+
+
+def _digest(cell: Cell, run: Run) -> str:
+    settings = (RATE, SCALE_RATE, FLOOR, DECAY, MOMENTUM, SMOOTHING, REESTIMATION, CALIBRATION)
+    what = (cell, dataclasses.replace(run, whole=True), settings, SPLITS, weights_digest(cell.place.network))
+    return hashlib.sha256(repr(what).encode()).hexdigest()[:12]
+
+
+class Store:
+    """Finished trainings, a file each.
+
+    Args:
+        folder: Where.
+        fresh: Whether those that are there count for nothing.
+    """
+
+    def __init__(self, folder: Path, *, fresh: bool = False) -> None:
+        self.folder, self.fresh = folder, fresh
+
+    def path(self, cell: Cell, run: Run) -> Path:
+        """The file of a training."""
+        return self.folder / f"{cell.name}-{_digest(cell, run)}.json"
+
+    def get(self, cell: Cell, run: Run, make: Callable[[], Json]) -> Json:
+        """A result, made if it is not there."""
+        path = self.path(cell, run)
+        if self.fresh or not path.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            # Through a file beside it: a run that is killed leaves none, or a whole one.
+            beside = path.with_suffix(".new")
+            beside.write_text(json.dumps(make(), indent=1) + "\n", encoding="utf-8")
+            beside.replace(path)
+        found: Json = json.loads(path.read_text(encoding="utf-8"))
+        return found
+
+    def done(self, run: Run) -> dict[Cell, Json]:
+        """Those of a run that are finished."""
+        paths = {cell: self.path(cell, run) for cell in cells(run)}
+        return {cell: json.loads(path.read_text(encoding="utf-8")) for cell, path in paths.items() if path.exists()}
+
+
+def _line(cell: Cell, found: Json) -> str:
+    figures = [f"{key} {found[key]:.2%}" for key in ("before", "after", "oscillating", "frozen") if key in found]
+    return f"{cell.name:<58}{'  '.join(figures)}  {found['seconds']} s"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train what is missing, print the tables, and write the page if all of it was trained."""
+    parser = argparse.ArgumentParser(prog="benchmarks.qat_accuracy", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a row of each kind, one short epoch, validation split")
+    parser.add_argument("--page", action="store_true", help="train nothing: the tables of what is finished")
+    parser.add_argument("--only", default="", help="cells whose name holds this text")
+    parser.add_argument("--fresh", action="store_true", help="forget finished trainings")
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="folder of the finished trainings")
+    options = parser.parse_args(arguments)
+    run, store = QUICK if options.quick else WHOLE, Store(options.output, fresh=options.fresh)
+    if not options.page:
+        data = Data(run)
+        for cell in (cell for cell in cells(run) if options.only in cell.name):
+            found = store.get(cell, run, lambda cell=cell: measure(cell, data, store.folder))  # type: ignore[misc]
+            print(_line(cell, found), file=sys.stderr, flush=True)
+    done = store.done(run)
+    text = section(run, done)
+    print(text)
+    if run == WHOLE and len(done) == len(list(cells(run))):
+        write_section(PERFORMANCE, SECTION, text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,175 @@
+"""The page of `qat_accuracy`: the tables of the papers in small, as far as their trainings are finished."""
+
+from __future__ import annotations
+
+import statistics
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.ptq_page import WIDTH, figure
+from benchmarks.qat_tables import (
+    ABLATION,
+    BASELINE,
+    CHOICES,
+    DAMPENING,
+    FREEZING,
+    LOW,
+    METHODS,
+    PLACES,
+    TWIN,
+    TWIN_WAYS,
+    WIDTHS_OF_TABLE_2,
+    Cell,
+    Place,
+    Run,
+    Way,
+)
+from benchmarks.rendered import CLASSES
+
+__all__ = ["section"]
+
+Done = Mapping[Cell, Mapping[str, Any]]
+COLUMNS = ("before", "after", "oscillating, %", "frozen, %")
+KEYS = ("before", "after", "oscillating", "frozen")
+"""What a training gave, for those columns."""
+NOTHING = "–"
+"""Of a cell that is not there."""
+
+
+def section(run: Run, done: Done) -> str:
+    """All of it, Markdown.
+
+    Args:
+        run: Which.
+        done: What each finished training gave.
+    """
+    about = f"""Made by `python -m benchmarks.qat_accuracy`. Networks and pictures are those of the accuracy of
+        post-training quantization above; each training starts from the committed weights and runs over
+        {run.scenes:,} scenes {run.epochs} times, in batches of {run.batch}. The scheme is that of the papers (target
+        `lsq_paper`): one scale per tensor, inputs and weights of layers quantized, first and last layer with 8 bits,
+        batch norms in float. Figures are top-1 accuracy on {run.images:,} images of the {run.split} split, percent
+        (chance: {100 / CLASSES:.1f}), before and after batch norms were estimated anew from 50 batches. A weight
+        oscillates if the frequency of its oscillations is above 0.005 (momentum 0.001); frozen weights do not."""
+    lines = [
+        "## Accuracy of quantization-aware training",
+        "",
+        *textwrap.wrap(" ".join(about.split()), WIDTH),
+        "",
+        *_methods(done),
+        *_widths(done),
+        *_choices(done),
+        *_ablation(done, "Dampening", "Table 4 of the paper on oscillations", DAMPENING),
+        *_ablation(done, "Freezing", "Table 5 of the paper on oscillations", FREEZING),
+        *_divergences(done),
+        *_twin(done),
+    ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _methods(done: Done) -> list[str]:
+    lines = ["### Methods", "", "Table 6 of the paper on oscillations."]
+    for place in PLACES:
+        seeds = f", {place.seeds} seeds: mean and 95 % confidence interval (Student's t)" if place.seeds > 1 else ""
+        lines += ["", f"**{place.network} {place.width}**{seeds}", "", *_header(*COLUMNS)]
+        for way in METHODS:
+            lines.append(_row(way.name, [_figure(done, place, way, key) for key in KEYS]))
+    return [*lines, ""]
+
+
+def _widths(done: Done) -> list[str]:
+    lines = [
+        "### Before and after batch norms are estimated anew",
+        "",
+        "Table 2 of the paper on oscillations: LSQ.",
+        "",
+    ]
+    lines += ["| network | width | before | after | oscillating, % |", "|---|---|---:|---:|---:|"]
+    for place in WIDTHS_OF_TABLE_2:
+        figures = [_figure(done, place, BASELINE, key) for key in ("before", "after", "oscillating")]
+        lines.append(_row(f"{place.network} | {place.width}", figures))
+    return [*lines, ""]
+
+
+def _ablation(done: Done, title: str, about: str, ways: Sequence[Way]) -> list[str]:
+    lines = [f"### {title}", "", f"{about}: {ABLATION.network} {ABLATION.width}.", ""]
+    lines += _header(*COLUMNS)
+    for way in (BASELINE, *ways):
+        figures = [_figure(done, ABLATION, way, key) for key in KEYS]
+        lines.append(_row(way.name, figures))
+    return [*lines, ""]
+
+
+def _choices(done: Done) -> list[str]:
+    about = f"""Table 3 of the paper on oscillations: {ABLATION.network} {ABLATION.width}, LSQ; loss on training scenes,
+        nats, and accuracy, after batch norms were estimated anew."""
+    lines = ["### Codes chosen after training", "", *textwrap.wrap(" ".join(about.split()), WIDTH), ""]
+    lines += _header("loss", "accuracy")
+    found = done.get(Cell(ABLATION, CHOICES))
+    if found is None:
+        return [*lines, _row("not finished", [NOTHING, NOTHING]), ""]
+    samples = found["samples"]
+    best = min(samples, key=lambda item: item["loss"])
+
+    def row(name: str, item: Mapping[str, float]) -> str:
+        return _row(name, [f"{item['loss']:.4f}", f"{100 * item['accuracy']:.2f}"])
+
+    losses, accuracies = ([item[key] for item in samples] for key in ("loss", "accuracy"))
+    lines.append(row("LSQ", found["as it is"]))
+    spread = [
+        f"{statistics.fmean(values) * unit:.{digits}f} ({statistics.stdev(values) * unit:.{digits}f})"
+        for values, unit, digits in ((losses, 1, 4), (accuracies, 100, 2))
+    ]
+    lines.append(_row(f"sampled {len(samples)} times, mean (standard deviation)", spread))
+    lines.append(row("the sample of least loss", best))
+    lines.append(row(f"optimised, {found['optimised']['moved']} codes moved", found["optimised"]))
+    frozen = FREEZING[-1]
+    lines.append(_row(f"for comparison: {frozen.name}", [NOTHING, _figure(done, ABLATION, frozen, "after")]))
+    return [*lines, ""]
+
+
+def _divergences(done: Done) -> list[str]:
+    """The largest of the divergences, by layer."""
+    lines = ["### Statistics of batch norms", "", "Table 1 of the paper on oscillations: KL divergence of the running"]
+    lines[-1] += " statistics from those of data, nats."
+    lines += ["", "| network | width | batch norm | largest | mean |", "|---|---|---|---:|---:|"]
+    for place in (*WIDTHS_OF_TABLE_2[1:2], ABLATION, LOW):
+        found = done.get(Cell(place, BASELINE))
+        if found is None:
+            continue
+        for name, (largest, mean) in sorted(found["divergence"].items(), key=lambda item: -item[1][0])[:3]:
+            lines.append(f"| {place.network} | {place.width} | `{name}` | {largest:.4f} | {mean:.4f} |")
+    return [*lines, ""]
+
+
+def _twin(done: Done) -> list[str]:
+    about = f"""Table 9 of the white paper: {TWIN.network} {TWIN.width}, one scale per weight, batch norms folded,
+        target `int8_dsp`; accuracy of the integer program, of whose elements on the test images so many differ from
+        what the module computes in eval mode."""
+    lines = ["### Training needs equalization", "", *textwrap.wrap(" ".join(about.split()), WIDTH), ""]
+    lines += _header("at first", "trained", "differing")
+    for way in TWIN_WAYS:
+        found = done.get(Cell(TWIN, way))
+        if found is None:
+            lines.append(_row(way.name, [NOTHING] * 3))
+        else:
+            figures = [f"{100 * found[key]:.2f}" for key in ("at first", "before")]
+            lines.append(_row(way.name, [*figures, str(found["differing"])]))
+    return [*lines, ""]
+
+
+def _figure(done: Done, place: Place, way: Way, key: str) -> str:
+    """Mean over the seeds of a place, and its interval; percent."""
+    found = [done.get(Cell(place, way, seed)) for seed in range(place.seeds)]
+    if any(item is None or key not in item for item in found):
+        known = [item[key] for item in found if item is not None and key in item]
+        return NOTHING if not known else f"{100 * statistics.fmean(known):.2f} ({len(known)} of {place.seeds})"
+    return str(figure([item[key] for item in found if item is not None]))
+
+
+def _header(*columns: str) -> list[str]:
+    return [f"| | {' | '.join(columns)} |", "|---" + "|---:" * len(columns) + "|"]
+
+
+def _row(name: str, figures: Sequence[str]) -> str:
+    return f"| {name} | {' | '.join(figures)} |"

@@ -1,0 +1,208 @@
+"""What is measured of quantization-aware training: ways to train, networks, widths, and in which tables they stand.
+
+The tables are those of Nagel et al. 2022, arXiv:2203.11086 (oscillations), in small, and table 9 of Nagel et al. 2021,
+arXiv:2106.08295 (the white paper).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from qcompiler.training.freezing import Freezing
+from qcompiler.training.regularizers import BinRegularization, Dampening, Weighted
+from qcompiler.training.schedules import Constant, Cosine
+
+__all__ = [
+    "ABLATION",
+    "BASELINE",
+    "CHOICES",
+    "DAMPENING",
+    "FREEZING",
+    "LOW",
+    "METHODS",
+    "PLACES",
+    "QUICK",
+    "TWIN",
+    "TWIN_WAYS",
+    "WHOLE",
+    "WIDTHS_OF_TABLE_2",
+    "Cell",
+    "Place",
+    "Run",
+    "Way",
+    "cells",
+]
+
+STRENGTH = 0.1
+"""Of dampening at the end: that of the paper's code."""
+THRESHOLDS = (0.04, 0.005)
+"""Of freezing, at first and at last. The paper ends at 0.011; here trainings are short, and one weight in a thousand is
+above that, so that it ends where a weight begins to count as one that oscillates."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to train.
+
+    Args:
+        name: In the tables.
+        method: Of the quantizers.
+        regularizers: On weights.
+        freezing: Of codes.
+        rate: Of Adam for everything, instead of the rates of `benchmarks.qat_accuracy`.
+        equalized: Whether channels are equalized before training, where the target is hardware.
+    """
+
+    name: str
+    method: str = "lsq"
+    regularizers: tuple[Weighted, ...] = ()
+    freezing: Freezing | None = None
+    rate: float | None = None
+    equalized: bool = True
+
+
+def _damped(strength: float | Cosine) -> tuple[Weighted, ...]:
+    return (Weighted(Dampening(), strength),)
+
+
+BASELINE = Way("LSQ")
+_DAMPED = Way("LSQ + dampening", regularizers=_damped(Cosine(0.0, STRENGTH)))
+_FROZEN = Way("LSQ + freezing", freezing=Freezing(Cosine(*THRESHOLDS, before=0.0)))
+METHODS = (
+    BASELINE,
+    Way("EWGS", "ewgs"),
+    Way("PSG", "psg"),
+    Way("DSQ", "dsq"),
+    Way("LSQ + bin regularization", regularizers=(Weighted(BinRegularization(), Constant(1.0, begin=0.3)),)),
+    _DAMPED,
+    _FROZEN,
+)
+"""Table 6."""
+DAMPENING = (
+    *(Way(f"dampening {value:g}", regularizers=_damped(value)) for value in (STRENGTH / 10, STRENGTH, STRENGTH * 10)),
+    *(
+        Way(f"dampening cos(0, {value:g})", regularizers=_damped(Cosine(0.0, value)))
+        for value in (STRENGTH / 10, STRENGTH, STRENGTH * 10)
+    ),
+)
+"""Table 4."""
+FREEZING = (
+    *(Way(f"freezing {value:g}", freezing=Freezing(Constant(value, begin=0.25))) for value in (0.01, 0.0075, 0.005)),
+    *(
+        Way(f"freezing cos({first:g}, {last:g})", freezing=Freezing(Cosine(first, last, before=0.0)))
+        for first, last in ((0.04, 0.0075), THRESHOLDS)
+    ),
+)
+"""Table 5."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A network at a width.
+
+    Args:
+        network: Of `benchmarks.networks`.
+        width: Such as W4A8: bits of weights and of activations; the first and the last layer have eight.
+        seeds: How many runs.
+    """
+
+    network: str
+    width: str
+    seeds: int = 1
+
+    @property
+    def bits(self) -> tuple[int, int]:
+        """Of weights and of activations."""
+        weights, activations = self.width.removeprefix("W").split("A")
+        return int(weights), int(activations)
+
+
+LOW = Place("mobilenet", "W3A3", seeds=3)
+PLACES = (LOW, Place("mobilenet", "W4A4"), Place("resnet", "W4A4"), Place("mobilenet", "W4A8"))
+"""Of table 6."""
+ABLATION = Place("mobilenet", "W3A8")
+"""Of tables 3 to 5: where activations cost next to nothing, as where the paper leaves them in float."""
+WIDTHS_OF_TABLE_2 = (
+    Place("resnet", "W4A8"),
+    Place("resnet", "W3A8"),
+    Place("mobilenet", "W8A8"),
+    Place("mobilenet", "W4A8"),
+    ABLATION,
+)
+TWIN = Place("mobilenet_hard", "W4A8")
+TWIN_WAYS = tuple(
+    Way(f"{word} equalization, rate {rate:g}", rate=rate, equalized=word == "with")
+    for word in ("without", "with")
+    for rate in (1e-3, 1e-4)
+)
+"""Table 9 of the white paper: for the target int8_dsp, one scale per weight, batch norms folded, Adam at two rates."""
+CHOICES = Way("codes chosen afterwards")
+"""Table 3: begins with what the baseline of the ablation learned."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training."""
+
+    place: Place
+    way: Way
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """Of its file."""
+        words = "".join(c if c.isalnum() or c == "." else " " for c in self.way.name).split()
+        return f"{self.place.network}-{self.place.width}-{'_'.join(words)}-{self.seed}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is measured, on what.
+
+    Args:
+        epochs: Of a training.
+        scenes: Training scenes, the first ones.
+        batch: Scenes of a step.
+        images: Of the split that accuracy is measured on.
+        split: Which.
+        samples: Of table 3.
+        choosing: Steps of the optimisation of table 3.
+        whole: All cells; else a row of each kind.
+    """
+
+    epochs: int = 8
+    scenes: int = 24_000
+    batch: int = 64
+    images: int = 5_000
+    split: str = "test"
+    samples: int = 10
+    choosing: int = 2_000
+    whole: bool = True
+
+
+WHOLE = Run()
+QUICK = Run(epochs=1, scenes=3_200, images=1_000, split="validation", samples=2, choosing=50, whole=False)
+
+
+def cells(run: Run) -> Iterator[Cell]:
+    """What there is to train; what says most comes first, so that an unfinished run says something."""
+    if not run.whole:
+        for way in METHODS:
+            yield Cell(LOW, way)
+        yield from (Cell(ABLATION, BASELINE), Cell(ABLATION, CHOICES))
+        yield from (Cell(ABLATION, DAMPENING[-1]), Cell(ABLATION, FREEZING[-1]), Cell(PLACES[2], _FROZEN))
+        yield from (Cell(TWIN, way) for way in TWIN_WAYS[1::2])
+        return
+    found: dict[Cell, None] = {}
+    for seed in range(LOW.seeds):
+        found |= dict.fromkeys(Cell(LOW, way, seed) for way in (BASELINE, _FROZEN, _DAMPED))
+    found |= dict.fromkeys(Cell(LOW, way) for way in METHODS)
+    found |= dict.fromkeys([*(Cell(TWIN, way) for way in TWIN_WAYS), Cell(ABLATION, BASELINE), Cell(ABLATION, CHOICES)])
+    for place in PLACES:
+        found |= dict.fromkeys(Cell(place, way) for way in METHODS)
+    found |= dict.fromkeys(Cell(place, BASELINE) for place in WIDTHS_OF_TABLE_2)
+    for seed in range(LOW.seeds):
+        found |= dict.fromkeys(Cell(LOW, way, seed) for way in METHODS)
+    found |= dict.fromkeys(Cell(ABLATION, way) for way in (*DAMPENING, *FREEZING))
+    yield from found

@@ -1,0 +1,28 @@
+"""Where the tensors of a graph live in a torch module: under their own names, so that a state_dict finds them again."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+
+from torch import nn
+
+
+def home_of(root: nn.Module, name: str, taken: Container[str]) -> tuple[nn.Module, str]:
+    """The module that holds the tensor called `name`, made where it is missing, and its attribute there.
+
+    `conv.weight` and `conv.weight.q.scale` cannot both be: the path through a tensor gets an underscore, and so does a
+    part that torch uses itself, such as `forward`.
+
+    Args:
+        root: The outermost module.
+        name: Parts separated by dots.
+        taken: Names of all tensors.
+    """
+    *path, leaf = name.split(".")
+    home = root
+    for length, part in enumerate(path, start=1):
+        part = f"{part}_" if ".".join(path[:length]) in taken or hasattr(nn.Module, part) else part
+        if part not in dict(home.named_children()):
+            home.add_module(part, nn.Module())
+        home = home.get_submodule(part)
+    return home, f"{leaf}_" if hasattr(nn.Module, leaf) else leaf

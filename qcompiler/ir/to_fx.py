@@ -1,0 +1,159 @@
+"""A graph as torch calls: the same operators, written down once instead of interpreted at every run.
+
+The evaluation of each operator runs on stand-ins that record what it does with them, as torch.fx traces a model. What
+it asks of a tensor's type is answered from the graph; what it cannot do without a tensor, such as reading sizes into
+Python, becomes a call of the evaluation itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+from torch import Tensor, fx
+
+from qcompiler.ir.dims import Dim
+from qcompiler.ir.graph import Graph, Node
+from qcompiler.ir.interpret import interpret_with
+from qcompiler.ir.types import TensorType
+
+
+class Recorded(fx.Proxy):
+    """Stands for a tensor, whose type is that of a value of the graph, or unknown inside of an evaluation."""
+
+    type: TensorType | None = None
+
+    def dim(self) -> int:
+        """Number of dimensions.
+
+        Raises:
+            TraceError: The type is unknown.
+        """
+        if self.type is None:
+            raise fx.proxy.TraceError("the number of dimensions of an intermediate result is not known")
+        return self.type.rank
+
+    def is_floating_point(self) -> bool:
+        """Whether elements are floating point.
+
+        Raises:
+            TraceError: The type is unknown.
+        """
+        if self.type is None:
+            raise fx.proxy.TraceError("the type of an intermediate result is not known")
+        return self.type.dtype.is_float
+
+
+class Recorder(fx.proxy.GraphAppendingTracer):
+    """Writes down torch calls.
+
+    Args:
+        graph: Where they go.
+    """
+
+    def proxy(self, node: fx.Node) -> Recorded:
+        """The stand-in for the result of a call."""
+        return Recorded(node, self)
+
+    def input(self, name: str, type: TensorType) -> Recorded:
+        """Append an input."""
+        return self._of(self.create_proxy("placeholder", _identifier(name), (), {}), type)
+
+    def attribute(self, path: str, type: TensorType | None = None) -> Recorded:
+        """Read a tensor or a module of the root by its path."""
+        return self._of(self.create_proxy("get_attr", path, (), {}), type)
+
+    def module(self, path: str, *arguments: object) -> Recorded:
+        """Call a module of the root."""
+        return cast("Recorded", self.create_proxy("call_module", path, arguments, {}))
+
+    def method(self, name: str, owner: Recorded, *arguments: object) -> Recorded:
+        """Call a method."""
+        return cast("Recorded", self.create_proxy("call_method", name, (owner, *arguments), {}))
+
+    def function(self, function: Callable[..., object], *arguments: object) -> Recorded:
+        """Call a function."""
+        return cast("Recorded", self.create_proxy("call_function", function, arguments, {}))
+
+    def evaluate(self, node: Node, operands: Sequence[Recorded]) -> tuple[Recorded, ...]:
+        """What `node` computes, by the evaluation of its operator; optional operands may be left out."""
+        for value, operand in zip(node.inputs, operands, strict=False):
+            operand.type = value.type
+        mark = next(iter(reversed(self.graph.nodes)), None)
+        if node.op == "reshape":
+            results: tuple[Recorded, ...] = (self._reshape(node, operands[0]),)
+        else:
+            try:
+                results = cast("Any", node.definition.evaluate)(node, operands)
+            except Exception:  # noqa: BLE001  # an evaluation that needs the tensors themselves
+                self._forget_since(mark)
+                results = self._call(node, operands)
+        for value, result in zip(node.outputs, results, strict=True):
+            result.type = value.type
+        return results
+
+    def _reshape(self, node: Node, x: Recorded) -> Recorded:
+        shape = cast("tuple[Dim, ...]", node.attributes["shape"])
+        symbolic = [axis for axis, size in enumerate(shape) if not isinstance(size, int)]
+        if len(symbolic) > 1:
+            return self._call(node, [x])[0]
+        return cast("Recorded", x.reshape([size if isinstance(size, int) else -1 for size in shape]))
+
+    def _call(self, node: Node, operands: Sequence[Recorded]) -> tuple[Recorded, ...]:
+        evaluate = node.definition.evaluate
+
+        def run(*tensors: Tensor) -> tuple[Tensor, ...]:
+            return evaluate(node, tensors)
+
+        run.__name__ = _identifier(f"evaluate_{node.op}_{node.name}")
+        called: Any = self.function(run, *operands)
+        return tuple(cast("Recorded", called[index]) for index in range(len(node.outputs)))
+
+    def _forget_since(self, mark: fx.Node | None) -> None:
+        for call in reversed(list(self.graph.nodes)):
+            if call is mark:
+                return
+            self.graph.erase_node(call)
+
+    @staticmethod
+    def _of(proxy: object, type: TensorType | None) -> Recorded:
+        found = cast("Recorded", proxy)
+        found.type = type
+        return found
+
+
+def record(
+    graph: Graph, rule: Callable[[Recorder, Node, Sequence[Any]], tuple[Any, ...]]
+) -> tuple[fx.Graph, Callable[..., list[Tensor]]]:
+    """Write down what `graph` computes.
+
+    Args:
+        graph: At any float stage.
+        rule: From a node and what stands for its operands to what stands for its results. These are `Recorded`, or
+            anything else that the rules of its users understand; outputs must be `Recorded`.
+
+    Returns:
+        The calls, and the function that makes them: it takes the root, whose tensors and modules they read, and the
+        inputs, flat, and returns the outputs, flat.
+    """
+    calls = fx.Graph()
+    recorder = Recorder(calls)
+    inputs = [recorder.input(value.name, value.type) for value in graph.inputs]
+    outputs = interpret_with(graph, inputs, lambda node, operands: rule(recorder, node, operands))
+    calls.output([recorder.create_arg(output) for output in outputs])
+    calls.lint()
+    return calls, compiled(calls)
+
+
+def compiled(calls: fx.Graph) -> Callable[..., list[Tensor]]:
+    """The function that `calls` describe: of the root and of the inputs."""
+    code = calls.python_code(root_module="self")
+    names: dict[str, Any] = dict(code.globals)
+    # torch registers the source under its name, so that tracebacks and torch.compile show the lines.
+    fx.graph_module._exec_with_source(code.src, names)
+    return cast("Callable[..., list[Tensor]]", names["forward"])
+
+
+def _identifier(name: str) -> str:
+    text = "".join(character if character.isalnum() else "_" for character in name)
+    return text if text[:1].isalpha() else f"_{text}"

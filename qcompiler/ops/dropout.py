@@ -1,0 +1,76 @@
+"""What is left out by chance while a model learns: elements, channels, samples. At inference it is the identity."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from qcompiler.errors import GraphError
+from qcompiler.ir.graph import Node
+from qcompiler.ir.registry import Attributes, OpDef, Trait, register
+from qcompiler.ir.types import TensorType
+from qcompiler.ops.common import FLOAT_STAGES, real
+
+Drop = Callable[[Tensor, float], Tensor]
+
+
+def _samples(x: Tensor, p: float, shape: Sequence[int]) -> Tensor:
+    kept = torch.empty(shape, dtype=x.dtype, device=x.device).bernoulli_(1.0 - p)
+    return x * (kept / (1.0 - p) if p < 1.0 else kept)
+
+
+_MODES: dict[str, Drop] = {
+    "elements": lambda x, p: functional.dropout(x, p, True),
+    "channels": lambda x, p: torch.feature_dropout(x, p, True),
+    "alpha": lambda x, p: functional.alpha_dropout(x, p, True),
+    "alpha_channels": lambda x, p: functional.feature_alpha_dropout(x, p, True),
+    "rows": lambda x, p: _samples(x, p, [x.shape[0]] + [1] * (x.dim() - 1)),
+    "batch": lambda x, p: _samples(x, p, [1] * x.dim()),
+}
+
+DROPOUT_MODES = tuple(_MODES)
+"""Elements; channels, of axis 1; the same two to a value that keeps mean and variance behind SELU; samples one by one
+(stochastic depth); the whole batch at once."""
+
+
+def drop(x: Tensor, p: float, mode: str) -> Tensor:
+    """Leave out parts of `x` with probability `p`, and scale the rest so that the mean stays.
+
+    Args:
+        x: [N, ...].
+        p: In [0, 1].
+        mode: One of `DROPOUT_MODES`.
+    """
+    return _MODES[mode](x, p)
+
+
+def _infer(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
+    if not 0.0 <= real(attributes, "p") <= 1.0:
+        raise GraphError(f"p is {attributes['p']}", expected="a probability")
+    if attributes["mode"] not in _MODES:
+        raise GraphError(f"the mode is {attributes['mode']!r}", expected="one of " + ", ".join(_MODES))
+    return (types[0],)
+
+
+def _evaluate(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    if not node.attributes["training"]:
+        return (operands[0],)
+    return (drop(operands[0], real(node.attributes, "p"), str(node.attributes["mode"])),)
+
+
+register(
+    OpDef(
+        name="dropout",
+        operands=("x",),
+        attributes={"p": 0.5, "mode": "elements", "training": False},
+        infer=_infer,
+        evaluate=_evaluate,
+        stages=FLOAT_STAGES,
+        # While nothing is dropped, elements pass as they are, codes included.
+        traits=frozenset({Trait.MOVEMENT}),
+        summary="Zeroes elements, channels or samples while training; the identity at inference.",
+    )
+)

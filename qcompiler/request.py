@@ -1,0 +1,118 @@
+"""What the user hands over, a model, examples, data, and what becomes of it: a graph and batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from qcompiler.batches import Batches, Forward
+from qcompiler.calibration.spool import reiterable
+from qcompiler.errors import InputError, NotSupportedYetError
+from qcompiler.frontends import capture
+from qcompiler.ir.graph import Graph, Module
+from qcompiler.ir.interpret import check_inputs
+from qcompiler.ir.rewrite import Record
+from qcompiler.passes import PassContext
+
+Model: TypeAlias = nn.Module | ExportedProgram | str | Path
+
+SAMPLES = 4
+"""Samples on which the contracts of passes are validated and the forms are compared."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """Arguments that say what the model is and what it gets."""
+
+    model: nn.Module | ExportedProgram
+    example_inputs: object
+    calibration_data: Iterable[object] | None
+    forward: Forward | None
+    device: torch.device | str | None
+
+
+def captured(request: Request, context: PassContext) -> Start:
+    """The model as a graph; the data goes into the context."""
+    first, source, example_inputs = None, None, request.example_inputs
+    if request.calibration_data is not None:
+        source = Batches(request.model, request.calibration_data, request.forward, request.device)
+        once = iter(request.calibration_data) is request.calibration_data
+        context.calibration = reiterable(source, once=once)
+        first = next(iter(context.calibration))
+        if example_inputs is None:
+            example_inputs = source.example
+    found = capture(request.model, example_inputs, device=request.device)
+    graph = found.module.main
+    if source is not None:
+        source.graph = graph
+        check_inputs(graph, first or [])
+    inputs = found.inputs if first is None else first
+    context.samples = [samples_of(graph, inputs, first is None, context.seed)]
+    name = "model" if isinstance(request.model, ExportedProgram) else type(request.model).__name__
+    return Start(found.module, found.diagnostics, name=name)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a pipeline begins.
+
+    Args:
+        module: The graph.
+        diagnostics: Sentences for the user.
+        facts: What is known to hold of the graph.
+        records: What was done to it before.
+        pipeline: The passes that did it, as text.
+        name: Of the model.
+    """
+
+    module: Module
+    diagnostics: Sequence[str] = ()
+    facts: frozenset[str] = frozenset()
+    records: tuple[Record, ...] = ()
+    pipeline: str = ""
+    name: str = "model"
+
+
+def load_model(model: Model) -> nn.Module | ExportedProgram:
+    """The model itself, read from disk where a path is given.
+
+    Raises:
+        InputError: The path leads to no exported program.
+    """
+    if not isinstance(model, str | Path):
+        return model
+    path = Path(model)
+    if path.suffix == ".onnx":
+        raise NotSupportedYetError("a model from an ONNX file", where=str(model), fix="Give the PyTorch model.")
+    if path.suffix != ".pt2":
+        raise InputError(
+            f"the model is the path {str(model)!r}",
+            expected="a module, an ExportedProgram, or the path of a .pt2 file that torch.export.save wrote",
+        )
+    if not path.is_file():
+        raise InputError(f"there is no file {str(model)!r}", expected="an exported program")
+    try:
+        return torch.export.load(path)
+    except Exception as error:  # whatever the archive reader raises
+        raise InputError(
+            f"the file {str(model)!r} is no exported program: {error}", fix="Write it with torch.export.save."
+        ) from error
+
+
+def samples_of(graph: Graph, tensors: list[Tensor], synthesize: bool, seed: int) -> list[Tensor]:
+    """A small batch; normal numbers where there is no data."""
+    generator = torch.Generator().manual_seed(seed)
+    result = []
+    for value, tensor in zip(graph.inputs, tensors, strict=True):
+        free = bool(value.type.shape) and not isinstance(value.type.shape[0], int)
+        if synthesize and tensor.is_floating_point():
+            shape = (SAMPLES, *tensor.shape[1:]) if free else tuple(tensor.shape)
+            tensor = torch.randn(shape, generator=generator).to(tensor)
+        result.append(tensor[:SAMPLES] if free else tensor)
+    return result

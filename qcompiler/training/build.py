@@ -1,0 +1,372 @@
+"""From a calibrated QUANTIZED graph to a module that learns: where its tensors live, and which quantizers it has."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, fx, nn
+
+from qcompiler.calibration.observers import make_observer
+from qcompiler.errors import CalibrationError, InputError
+from qcompiler.ir.graph import Module, Node, Value
+from qcompiler.ir.homes import home_of
+from qcompiler.ir.interpret import LEAVES
+from qcompiler.ir.registry import Trait
+from qcompiler.ops.dropout import drop
+from qcompiler.ops.quantization import is_calibrated
+from qcompiler.ops.quantizers import is_leaf, leaf_tensor, quantizer_of
+from qcompiler.quant.affine import qparams_from_range
+from qcompiler.quant.spec import QuantSpec, ScaleKind
+from qcompiler.training.batch_norm import BatchNorm, Style
+from qcompiler.training.deploy import QuantizedActivation, QuantizedWeight, deployable
+from qcompiler.training.methods import Methods, Role, resolve
+from qcompiler.training.program import Normalized, Places, Program, write_program
+from qcompiler.training.quantizer import Quantizer
+from qcompiler.training.ranges import FixedRange
+from qcompiler.training.unfold import FoldedNorm, norms_of, output_axis, unfold
+
+__all__ = ["Blueprint", "Dropout", "build"]
+
+
+class Dropout(nn.Module):
+    """Leaves out parts of a tensor while training; see `ops.dropout`.
+
+    Args:
+        p: Probability.
+        mode: One of `DROPOUT_MODES`.
+    """
+
+    def __init__(self, p: float, mode: str) -> None:
+        super().__init__()
+        self.p, self.mode = p, mode
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x, [N, ...], or what is left of it."""
+        return drop(x, self.p, self.mode) if self.training and self.p else x
+
+    def extra_repr(self) -> str:
+        """One line for `repr`."""
+        return f"p={self.p}, mode={self.mode}"
+
+
+@dataclass(frozen=True, eq=False)
+class Blueprint:
+    """What a module that learns knows of its graph. It never changes, and copies of the module share it.
+
+    Args:
+        graph: What ships, at stage QUANTIZED, without dropouts; the values of its tensors are out of date.
+        fixed: Tensors that the module does not hold.
+        paths: Where it holds the others, by name in the graph.
+        weights: Its weight quantizers.
+        activations: Its other quantizers.
+        calls: The forward as torch calls.
+        program: The same as a function.
+    """
+
+    graph: Module
+    fixed: Mapping[str, Tensor]
+    paths: Mapping[str, str]
+    weights: tuple[QuantizedWeight, ...]
+    activations: tuple[QuantizedActivation, ...]
+    calls: fx.Graph
+    program: Program
+
+    def __deepcopy__(self, memo: object) -> Blueprint:
+        return self
+
+
+def build(
+    root: nn.Module,
+    module: Module,
+    methods: Methods,
+    style: Style,
+    norms: Sequence[FoldedNorm],
+    *,
+    dictated: Collection[str] = (),
+    still: Collection[str] = (),
+    float_norms: bool = False,
+) -> Blueprint:
+    """Give `root` the tensors and quantizers of a graph.
+
+    Args:
+        root: A module without any.
+        module: At stage QUANTIZED, calibrated, activations in front of their quantizers, dropouts in place.
+        methods: How quantizers learn.
+        style: What becomes of batch norms.
+        norms: Those of the model, as they were before they were folded.
+        dictated: Names of quantizers whose grid the target dictates: it never learns.
+        still: Names of parameters of the model that ask for no gradient.
+        float_norms: `keep` leaves batch norms in float for good, so that weights may have one scale for all channels.
+
+    Raises:
+        CalibrationError: A quantizer has no range.
+        InputError: A method does not exist or does not fit a grid, or `keep` meets weights of one scale.
+    """
+    return _Builder(root, module, methods, style, dictated, still, float_norms).run(norms)
+
+
+@dataclass
+class _Weight:
+    """A weight quantizer in the graph."""
+
+    quantizer: Node
+    layer: Node
+    normalized: Normalized | None = None
+    own_bias: str | None = None
+
+    @property
+    def spec(self) -> QuantSpec:
+        return cast("QuantSpec", self.quantizer.attributes["spec"])
+
+    @property
+    def ref(self) -> str:
+        """Name of the weight."""
+        return _ref(self.quantizer.inputs[0])
+
+    @property
+    def bias(self) -> Value | None:
+        """The bias behind its quantizer."""
+        maker = self.layer.inputs[2].producer if len(self.layer.inputs) > 2 else None
+        if maker is not None and maker.op == "fake_quantize_bias":
+            return maker.inputs[0]
+        return self.layer.inputs[2] if len(self.layer.inputs) > 2 and is_leaf(self.layer.inputs[2]) else None
+
+
+class _Builder:
+    def __init__(
+        self,
+        root: nn.Module,
+        module: Module,
+        methods: Methods,
+        style: Style,
+        dictated: Collection[str],
+        still: Collection[str],
+        float_norms: bool,
+    ) -> None:
+        self.root, self.module, self.graph = root, module, module.main
+        self.methods, self.style, self.float_norms = methods, style, float_norms
+        self.dictated, self.still = frozenset(dictated), frozenset(still)
+        self.taken = set(module.tensors)
+        self.paths: dict[str, str] = {}
+        """Where tensors are held, by name."""
+        self.absorbed: set[str] = set()
+        """Names of biases that follow from batch norms."""
+        self.grids: dict[str, Tensor] = {}
+        """Scales other than those of the graph, by name."""
+
+    def run(self, norms: Sequence[FoldedNorm]) -> Blueprint:
+        quantizers = [node for node in self.graph.nodes if node.op == "fake_quantize"]
+        weights = self._weights()
+        if self.style != "fold":
+            self._take_out_all(weights, norms)
+        paths = self._quantizers(quantizers, weights)
+        # Scales, zero points and factors: quantizers hold them.
+        grids = {_ref(value) for node in quantizers for value in node.inputs[1:]}
+        self._tensors(grids)
+        normalized = {item.layer.name: item.normalized for item in weights.values() if item.normalized is not None}
+        calls, program = write_program(self.graph, Places(self.paths, paths, self._dropouts(), normalized))
+
+        shipped = deployable(self.module)
+        own = {
+            node.name: _ref(node.inputs[0])
+            for node in shipped.main.nodes
+            if node.op == "fake_quantize" and _is_leaf(node)
+        }
+        quantized = tuple(self._quantized(item, own[node.name], paths) for node, item in weights.items())
+        activations = {
+            _ref(node.inputs[1]): QuantizedActivation(
+                paths[_ref(node.inputs[1])], _ref(node.inputs[1]), _ref(node.inputs[2])
+            )
+            for node in quantizers
+            if node not in weights
+        }
+        made = {item.weight for item in quantized} | self.absorbed
+        kept = {name: path for name, path in self.paths.items() if name in shipped.tensors and name not in made}
+        known = {*made, *kept, *grids}
+        fixed = {name: tensor for name, tensor in shipped.tensors.items() if name not in known}
+        shipped.tensors = {}
+        return Blueprint(shipped, fixed, kept, quantized, tuple(activations.values()), calls, program)
+
+    def _weights(self) -> dict[Node, _Weight]:
+        """By quantizer."""
+        found = {}
+        for node in self.graph.nodes:
+            quantizer = node.inputs[1].producer if node.definition.has(Trait.MAC) and node.op != "matmul" else None
+            if quantizer is not None and quantizer.op == "fake_quantize" and _is_leaf(quantizer):
+                found[quantizer] = _Weight(quantizer, node)
+        return found
+
+    def _take_out_all(self, weights: Mapping[Node, _Weight], norms: Sequence[FoldedNorm]) -> None:
+        """Take batch norms out of the layers whose weight and bias are their own."""
+        layers = {item.layer: item for item in weights.values()}
+        for layer, norm in norms_of(self.graph, norms).items():
+            item = layers.get(layer)
+            if item is None or item.bias is None:
+                continue
+            if any(sum(value.users.values()) != 1 for value in (item.quantizer.inputs[0], item.bias)):
+                continue
+            if self.style == "keep":
+                self._check_keep(item)
+            self._take_out(item, norm)
+
+    def _check_keep(self, item: _Weight) -> None:
+        if self.float_norms:
+            return
+        if item.spec.axis is None:
+            expected = "a scale per output channel, into which the batch norm goes in the end"
+        elif item.spec.scale_kind is ScaleKind.POW2:
+            expected = "scales of any size: what a batch norm makes of a power of two is none"
+        else:
+            return
+        raise InputError(
+            f"batch_norm='keep' for the weight quantizer '{item.spec}'",
+            where=item.quantizer.where,
+            expected=expected,
+            fix="Use another target, such as one with per_channel=True, or batch_norm='fold'.",
+        )
+
+    def _take_out(self, item: _Weight, norm: FoldedNorm) -> None:
+        assert item.bias is not None
+        axis, bias_ref, tensors = cast("int", output_axis(item.layer)), _ref(item.bias), self.module.tensors
+        parts = unfold(item.layer, norm, tensors[item.ref], tensors[bias_ref], axis)
+        self._hold(item.ref, parts.weight, "parameter")
+        self.absorbed.add(bias_ref)
+        if norm.bias is not None:
+            item.own_bias = self._hold(bias_ref, norm.bias, "parameter")
+        if self.style == "keep":
+            self.grids[_ref(item.quantizer.inputs[1])] = self._grid_of(item, parts.weight, parts.gain)
+        module = BatchNorm(
+            parts.gamma, parts.beta, parts.mean, parts.variance, norm.eps, norm.momentum, learns=norm.learns
+        )
+        item.normalized = Normalized(self._place(norm.name, module), self.style, axis)
+
+    def _grid_of(self, item: _Weight, weight: Tensor, gain: Tensor) -> Tensor:
+        """The scale of a weight whose batch norm is out of it: the codes stay, where each channel has its own."""
+        if item.spec.axis is None:
+            observer = make_observer("mse", item.spec, item.quantizer.name)
+            observer.update(weight, index=0)
+            return qparams_from_range(*observer.range(), item.spec)[0]
+        scale = leaf_tensor(item.quantizer.inputs[1]).to(torch.float64)
+        largest = weight.movedim(item.spec.axis, 0).flatten(1).abs().amax(1).to(torch.float64)
+        spare = torch.where(largest > 0, largest / item.spec.qmax, torch.ones_like(largest))
+        size = gain.abs()
+        return torch.where(size > 0, scale / size.clamp(min=torch.finfo(torch.float32).tiny), spare).to(torch.float32)
+
+    def _quantizers(self, nodes: Sequence[Node], weights: Mapping[Node, _Weight]) -> dict[str, str]:
+        """Make one quantizer per scale; their paths."""
+        groups: dict[str, list[Node]] = {}
+        for node in nodes:
+            groups.setdefault(_ref(node.inputs[1]), []).append(node)
+        paths = {}
+        for ref, members in groups.items():
+            first = members[0]
+            scale = self.grids.get(ref, leaf_tensor(first.inputs[1]))
+            if not is_calibrated(scale):
+                raise CalibrationError(
+                    "the quantizer has no range yet",
+                    where=first.where,
+                    fix="Give calibration_data, and passes that find ranges.",
+                )
+            role: Role = "weights" if first in weights else "activations"
+            names = tuple(dict.fromkeys(name for node in members for name in _names(node, weights.get(node))))
+            method = resolve(self.methods, role, names)
+            ranges = FixedRange() if any(node.name in self.dictated for node in members) else method.ranges
+            quantizer = Quantizer(
+                cast("QuantSpec", first.attributes["spec"]),
+                ranges,
+                method.estimator,
+                scale,
+                leaf_tensor(first.inputs[2]),
+                gradient_scale=method.gradient_scale,
+                factors=leaf_tensor(first.inputs[3]) if len(first.inputs) > 3 else None,
+            )
+            paths[ref] = self._place(self._quantizer_name(ref), quantizer)
+        return paths
+
+    def _quantizer_name(self, ref: str) -> str:
+        """`conv.weight.scale` -> `conv.weight_quantizer`; `conv.scale_1` -> `conv.quantizer_1`."""
+        stem, _, rest = ref.rpartition(".scale")
+        return f"{stem}_quantizer{rest}" if stem in self.taken else f"{stem}.quantizer{rest}"
+
+    def _tensors(self, grids: Collection[str]) -> None:
+        for graph in self.module.graphs.values():
+            for node in graph.nodes:
+                # A scale that gave way to a shared one is still there, and nobody reads it.
+                is_read = node.op in LEAVES and (node.output.users or graph.is_output(node.output))
+                ref = _ref(node.output) if is_read else ""
+                if ref and ref not in grids and ref not in self.paths and ref not in self.absorbed:
+                    self._hold(ref, self.module.tensors[ref], node.op)
+
+    def _hold(self, ref: str, tensor: Tensor, op: str) -> str:
+        """Make `tensor` a parameter or a buffer under its own name; its path."""
+        home, leaf = home_of(self.root, ref, self.taken)
+        value = tensor.detach().clone()
+        if op == "parameter" and value.is_floating_point():
+            home.register_parameter(leaf, nn.Parameter(value, requires_grad=ref not in self.still))
+        else:
+            home.register_buffer(leaf, value)
+        self.paths[ref] = _path_of(self.root, home, leaf)
+        return self.paths[ref]
+
+    def _place(self, name: str, module: nn.Module) -> str:
+        """Make `module` a part of the root under a name like `name`; its path."""
+        home, leaf = home_of(self.root, name, self.taken)
+        while hasattr(home, leaf):
+            leaf = f"{leaf}_"
+        home.add_module(leaf, module)
+        return _path_of(self.root, home, leaf)
+
+    def _dropouts(self) -> dict[str, str]:
+        found = {}
+        for graph in self.module.graphs.values():
+            for node in graph.nodes:
+                if node.op == "dropout":
+                    p, mode = float(cast("float", node.attributes["p"])), str(node.attributes["mode"])
+                    found[node.name] = self._place(node.name, Dropout(p, mode))
+        return found
+
+    def _quantized(self, item: _Weight, shipped: str, quantizers: Mapping[str, str]) -> QuantizedWeight:
+        scale = _ref(item.quantizer.inputs[1])
+        source = quantizer_of(item.layer.inputs[0])
+        return QuantizedWeight(
+            item.layer.name,
+            quantizers[scale],
+            self.paths[item.ref],
+            shipped,
+            scale,
+            _ref(item.quantizer.inputs[2]),
+            _ref(item.quantizer.inputs[3]) if len(item.quantizer.inputs) > 3 else None,
+            output_axis(item.layer),
+            None if source is None else _ref(source.inputs[1]),
+            None if item.bias is None else _ref(item.bias),
+            item.own_bias,
+            item.normalized,
+        )
+
+
+def _ref(value: Value) -> str:
+    leaf = value.producer
+    assert leaf is not None
+    return str(leaf.attributes["ref"])
+
+
+def _is_leaf(quantizer: Node) -> bool:
+    return is_leaf(quantizer.inputs[0])
+
+
+def _names(quantizer: Node, weight: _Weight | None) -> list[str]:
+    """Under which a method may be asked for."""
+    source = weight.layer if weight is not None else quantizer.inputs[0].producer
+    own = [quantizer.name, quantizer.inputs[0].name]
+    if source is None:
+        return own
+    found = [source.name, *source.origins, source.location.path, *(() if weight is None else (weight.ref,))]
+    return [name for name in (*found, *own) if name]
+
+
+def _path_of(root: nn.Module, home: nn.Module, leaf: str) -> str:
+    name = next(name for name, module in root.named_modules() if module is home)
+    return f"{name}.{leaf}" if name else leaf

@@ -1,0 +1,410 @@
+"""A quantized graph as a module that learns.
+
+In train mode a forward computes in float with fake quantization, differentiable in every weight and every range. In
+eval mode it computes on integer codes with the target's arithmetic, on the graph that ships: what `compile` makes of
+the module gives the same bits. Parameters and buffers have the names that they have in the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from qcompiler.errors import InputError, UnsupportedError
+from qcompiler.ir import tree
+from qcompiler.ir.graph import Module
+from qcompiler.quant.affine import along_axis
+from qcompiler.quant.arithmetic import Arithmetic
+from qcompiler.training.batch_norm import BatchNorm, Style, batch_norms, process_count, sum_over_processes
+from qcompiler.training.build import Blueprint, build
+from qcompiler.training.deploy import QuantizedWeight, deployed_tensors, tensor_at
+from qcompiler.training.freezing import Freezing, Tracking, freeze
+from qcompiler.training.groups import ParameterGroup, parameter_groups
+from qcompiler.training.methods import Methods
+from qcompiler.training.oscillations import Oscillations
+from qcompiler.training.quantizer import Quantizer
+from qcompiler.training.regularizers import Latent, Weighted
+from qcompiler.training.schedules import as_schedule
+from qcompiler.training.unfold import FoldedNorm
+from qcompiler.validation.exact import Codes, simulate
+
+__all__ = ["Recipe", "TrainingModule"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a module learns.
+
+    Args:
+        method: Of the quantizers; see `training.methods.resolve`.
+        batch_norm: What becomes of batch norms behind layers; see `training.batch_norm`. `fold`: they are part of the
+            weights.
+        regularizers: Penalties on weights.
+        freezing: Freeze codes that oscillate.
+        tracking: Follow oscillations without freezing.
+        total_steps: Optimizer steps in all, for schedules.
+    """
+
+    method: Methods = "lsq"
+    batch_norm: Style = "fold"
+    regularizers: tuple[Weighted, ...] = ()
+    freezing: Freezing | None = None
+    tracking: Tracking | None = None
+    total_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch_norm not in ("fold", "double", "keep"):
+            raise InputError(f"batch_norm is {self.batch_norm!r}", expected='"fold", "double" or "keep"')
+        if self.total_steps is not None and self.total_steps < 1:
+            raise InputError(f"total_steps={self.total_steps}", expected="at least 1")
+
+
+@dataclass(frozen=True)
+class _Hook:
+    """A call that belongs to one module: its copies do not have it."""
+
+    call: Callable[[], object] | None = None
+
+    def __deepcopy__(self, memo: object) -> _Hook:
+        return _Hook()
+
+
+class TrainingModule(nn.Module):
+    """Learns in train mode, is exact in eval mode.
+
+    It trains in any loop: `step()` follows each optimizer step, and `regularization()` is added to the loss where the
+    recipe has regularizers. Everything that it needs to go on is in its `state_dict`, which a module made by the same
+    call takes in.
+
+    Args:
+        module: At stage QUANTIZED, calibrated, activations in front of their quantizers, dropouts in place.
+        arithmetic: Of the target.
+        recipe: How it learns.
+        norms: Batch norms as they were before they were folded; see `training.unfold.norms_behind_layers`.
+        dictated: Names of quantizers whose grid the target dictates.
+        still: Names of parameters that ask for no gradient.
+        simulation: Why there is no integer program, where the target has none: eval mode is in float then.
+
+    Attributes:
+        exact: Whether eval mode computes on integer codes. False: in float, as train mode does, which is faster and
+            differs by a step here and there.
+        steps: int64 [], optimizer steps so far.
+    """
+
+    steps: Tensor
+
+    def __init__(
+        self,
+        module: Module,
+        arithmetic: Arithmetic,
+        recipe: Recipe,
+        norms: Sequence[FoldedNorm] = (),
+        *,
+        dictated: Collection[str] = (),
+        still: Collection[str] = (),
+        simulation: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.exact = simulation is None
+        self._simulation = simulation
+        self._arithmetic = arithmetic
+        self._blueprint: Blueprint = build(
+            self,
+            module,
+            recipe.method,
+            recipe.batch_norm,
+            norms,
+            dictated=dictated,
+            still=still,
+            float_norms=simulation is not None,
+        )
+        graph = self._blueprint.graph.main
+        self._expected = tuple(
+            (value.name, value.type.dtype.torch, tuple(d if isinstance(d, int) else None for d in value.type.shape))
+            for value in graph.inputs
+        )
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64, device=_device(self)))
+        self._tracked: tuple[QuantizedWeight, ...] = ()
+        self._track()
+        self._before = _Hook()
+        self._unseen = True
+
+    def forward(self, *arguments: object, **keywords: object) -> object:
+        """The model's outputs in its own output tree.
+
+        Args:
+            arguments: The model's arguments, by position.
+            keywords: Others, by name.
+
+        Raises:
+            InputError: They do not fit the model.
+        """
+        leaves = self._bound(arguments, keywords)
+        if self.training:
+            return self._nested(self._blueprint.program(self, *leaves))
+        return self._evaluated(leaves)
+
+    def fake_quantized(self, *arguments: object, **keywords: object) -> object:
+        """The evaluation of train mode whatever the mode: in float, dropouts and batch norms as their modes say."""
+        return self._nested(self._blueprint.program(self, *self._bound(arguments, keywords)))
+
+    def quantized(self) -> Module:
+        """The graph that ships, at stage QUANTIZED, with what was learned so far.
+
+        Raises:
+            UnsupportedError: The target is for simulation only.
+        """
+        if self._simulation is not None:
+            raise UnsupportedError(
+                f"there is no integer program: {self._simulation}",
+                expected="a target that is a piece of hardware",
+                fix="Train for the target that you compile for.",
+            )
+        copy = self._blueprint.graph.clone()
+        copy.tensors = self._deployed()
+        self.finish(copy)
+        return copy
+
+    def finish(self, module: Module) -> None:
+        """What lowering would do to the numbers of the graph that ships, done here, so that both have the same.
+
+        Args:
+            module: With its tensors; some may be replaced.
+        """
+
+    def regularization(self) -> Tensor:
+        """What the recipe adds to the loss, float32 []: over weights and regularizers, penalty times strength now."""
+        total = torch.zeros((), device=self.steps.device)
+        step = int(self.steps)
+        for weighted in self.recipe.regularizers:
+            strength = weighted.at(step, self.recipe.total_steps)
+            if strength:
+                parts = [weighted.regularizer(self.latent(item)) for item in self._blueprint.weights]
+                total = total + strength * sum(parts, torch.zeros_like(total))
+        return total
+
+    def latent(self, weight: QuantizedWeight) -> Latent:
+        """A weight as regularizers see it; see `weights`."""
+        quantizer, tensor = self._quantizer(weight), self._quantized_tensor(weight)
+        scale, _ = quantizer.grid(tensor)
+        scale = along_axis(scale, tensor.dim(), quantizer.spec.axis)
+        factors, oscillation = quantizer.steps_per_code(tensor), quantizer.oscillation
+        return Latent(
+            tensor,
+            scale if factors is None else scale * factors,
+            quantizer.codes(tensor),
+            quantizer.spec.qmin,
+            quantizer.spec.qmax,
+            0 if weight.axis is None else weight.axis,
+            quantizer.spec.bits,
+            oscillation.frozen if oscillation is not None and oscillation.freezes else None,
+        )
+
+    @property
+    def arguments(self) -> int:
+        """How many arguments the model takes."""
+        return len(self._blueprint.graph.main.input_names)
+
+    @property
+    def weights(self) -> dict[str, QuantizedWeight]:
+        """The quantized weights by the name of their layer."""
+        return {item.layer: item for item in self._blueprint.weights}
+
+    def quantizer(self, layer: str) -> Quantizer:
+        """The quantizer of the weight of a layer; see `weights`."""
+        return self._quantizer(self.weights[layer])
+
+    @torch.no_grad()
+    def put_on_codes(self, layer: str, mask: Tensor, codes: Tensor) -> int:
+        """Move latent weights of a layer to the middle of given codes.
+
+        Args:
+            layer: See `weights`.
+            mask: bool in the shape of the weight, which ones.
+            codes: float32 integers in the shape of the weight; only those of the mask count.
+
+        Returns:
+            How many of its codes are others than before.
+
+        Raises:
+            InputError: The range of the weight follows its values, and would put other weights on other codes.
+        """
+        item = self.weights[layer]
+        quantizer, latent = self._quantizer(item), tensor_at(self, item.source)
+        tensor = self._quantized_tensor(item)
+        before, kept = quantizer.codes(tensor), latent.clone()
+        wanted = torch.where(mask, codes, before)
+        scale, _ = quantizer.grid(tensor)
+        middle = codes * along_axis(scale, latent.dim(), quantizer.spec.axis)
+        gain = self._gain(item)
+        middle = middle if gain is None else middle / gain
+        latent.copy_(torch.where(mask, middle, latent))
+        if not torch.equal(quantizer.codes(self._quantized_tensor(item)), wanted):
+            latent.copy_(kept)
+            raise InputError(
+                f"codes of the weight of {layer!r} cannot be chosen: its range follows its values, or they are frozen",
+                expected="a range that learns or stays",
+                fix="Use method='lsq', or freezing.",
+            )
+        return int((wanted != before).sum())
+
+    def oscillations(self) -> dict[str, Oscillations]:
+        """What is known of the movements of codes, by the name of the layer; empty where nobody tracks them."""
+        found = {item.layer: self._quantizer(item).oscillation for item in self._tracked}
+        return {layer: item for layer, item in found.items() if item is not None}
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """To be called after each optimizer step, by every process of a distributed run.
+
+        Counts the step, turns round scales that stepped over 0, follows the codes of tracked weights and freezes those
+        that oscillate, and gives all processes the mean of their batch-norm statistics.
+        """
+        positive: list[Tensor] = [
+            item.get_parameter(name)
+            for item in self.modules()
+            if isinstance(item, Quantizer)
+            for name in item.ranges.positive
+        ]
+        if positive:
+            torch._foreach_abs_(positive)
+        recipe, now = self.recipe, int(self.steps)
+        threshold = as_schedule(recipe.freezing.threshold)(now, recipe.total_steps) if recipe.freezing else 0.0
+        for item in self._tracked:
+            quantizer = self._quantizer(item)
+            if quantizer.oscillation is not None:
+                quantizer.oscillation.update(quantizer.codes(self._quantized_tensor(item)))
+                freeze(quantizer.oscillation, threshold)
+        self.steps.add_(1)
+        self._agree()
+        for norm in batch_norms(self).values():
+            norm.refresh()
+
+    def parameter_groups(
+        self, lr: float = 0.01, *, scale_lr: float = 1e-5, weight_decay: float = 2.5e-5
+    ) -> list[ParameterGroup]:
+        """Parameters by what they are, for optimizers; see `training.groups.parameter_groups`."""
+        return parameter_groups(self, lr, scale_lr=scale_lr, weight_decay=weight_decay)
+
+    def before_evaluation(self, call: Callable[[], object] | None) -> None:
+        """Call `call` before the first evaluation in eval mode after something was learned; None: nothing.
+
+        Args:
+            call: Mostly one that estimates batch norms anew. Copies of the module do not have it.
+        """
+        self._before = _Hook(call)
+
+    def train(self, mode: bool = True) -> TrainingModule:
+        """As of every module."""
+        self._unseen = self._unseen or mode
+        super().train(mode)
+        return self
+
+    def extra_repr(self) -> str:
+        """One line for `repr`."""
+        return f"{self.recipe}"
+
+    def _bound(self, arguments: tuple[object, ...], keywords: dict[str, object]) -> list[Tensor]:
+        graph = self._blueprint.graph.main
+        if keywords:
+            arguments = (*arguments, *self._by_name(len(arguments), keywords))
+        leaves = tree.match(graph.input_tree, arguments)
+        for tensor, (name, dtype, shape) in zip(leaves, self._expected, strict=True):
+            fits = tensor.dim() == len(shape) and all(
+                size is None or size == found for size, found in zip(shape, tensor.shape, strict=True)
+            )
+            if not fits or (tensor.dtype != dtype and not tensor.is_floating_point()):
+                expected = ", ".join("any" if size is None else str(size) for size in shape)
+                raise InputError(
+                    f"input {name!r} is {tensor.dtype} {list(tensor.shape)}", expected=f"{dtype} [{expected}]"
+                )
+        return leaves
+
+    def _by_name(self, given: int, keywords: dict[str, object]) -> list[object]:
+        names = self._blueprint.graph.main.input_names[given:]
+        unknown = [name for name in keywords if name not in names]
+        missing = [name for name in names if name not in keywords]
+        if unknown or missing:
+            raise InputError(
+                f"the arguments {', '.join(unknown) or 'given'} do not fit",
+                expected=", ".join(self._blueprint.graph.main.input_names),
+            )
+        return [keywords[name] for name in names]
+
+    def _nested(self, results: Sequence[object]) -> object:
+        return tree.unflatten(self._blueprint.graph.main.output_tree, results)
+
+    def _evaluated(self, leaves: list[Tensor]) -> object:
+        """Eval mode: on the tensors as they are now."""
+        if self._unseen and self._before.call is not None:
+            self._unseen = False
+            self._before.call()
+        if not self.exact:
+            return self._nested(self._blueprint.program(self, *leaves))
+        return self._exactly(leaves)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _exactly(self, leaves: list[Tensor]) -> object:
+        shipped = self._blueprint.graph
+        with torch.no_grad(), torch.autocast(leaves[0].device.type, enabled=False):
+            # Made anew for each call: whoever moves a weight, by whatever means, is believed.
+            shipped.tensors = self._deployed()
+            try:
+                self.finish(shipped)
+                results = simulate(shipped.main, leaves, self._arithmetic)
+            finally:
+                shipped.tensors = {}
+        return self._nested([item.real() if isinstance(item, Codes) else item for item in results])
+
+    def _deployed(self) -> dict[str, Tensor]:
+        blueprint = self._blueprint
+        return deployed_tensors(self, blueprint.fixed, blueprint.paths, blueprint.weights, blueprint.activations)
+
+    def _quantizer(self, item: QuantizedWeight) -> Quantizer:
+        return cast("Quantizer", self.get_submodule(item.quantizer))
+
+    def _quantized_tensor(self, item: QuantizedWeight) -> Tensor:
+        """What the quantizer of a weight reads, with gradients."""
+        tensor, gain = tensor_at(self, item.source), self._gain(item)
+        return tensor if gain is None else tensor * gain
+
+    def _gain(self, item: QuantizedWeight) -> Tensor | None:
+        """What stands between a latent weight and its quantizer, as it broadcasts; None for nothing."""
+        if item.normalized is None or item.normalized.style == "keep":
+            return None
+        norm = cast("BatchNorm", self.get_submodule(item.normalized.norm))
+        return along_axis(norm.gain, tensor_at(self, item.source).dim(), item.normalized.axis)
+
+    def _track(self) -> None:
+        """Give the quantizers of weights with few bits their state of oscillations."""
+        freezing = self.recipe.freezing
+        tracking = freezing.tracking if freezing is not None else self.recipe.tracking
+        if tracking is None:
+            return
+        chosen = []
+        for item in self._blueprint.weights:
+            quantizer = self._quantizer(item)
+            if quantizer.spec.bits <= tracking.largest_bits:
+                codes = quantizer.codes(self._quantized_tensor(item))
+                quantizer.oscillation = Oscillations(codes, tracking.momentum)
+                quantizer.oscillation.freezes = freezing is not None
+                chosen.append(item)
+        self._tracked = tuple(chosen)
+
+    def _agree(self) -> None:
+        """The mean of the running statistics over all processes, everywhere."""
+        tensors = [t for norm in batch_norms(self).values() for t in (norm.running_mean, norm.running_var)]
+        count = process_count()
+        if count == 1 or not tensors:
+            return
+        for tensor, total in zip(tensors, sum_over_processes(tensors), strict=True):
+            tensor.copy_(total / count)
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next((tensor.device for tensor in (*module.parameters(), *module.buffers())), torch.device("cpu"))

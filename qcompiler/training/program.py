@@ -1,0 +1,250 @@
+"""The forward of a model that trains, written down once as torch calls.
+
+    x ─► fake_quantize(s, z)            q = self.x.quantizer;  s, z = q.grid(x);  x_q = q(x, s, z)
+    conv ─► relu ─► fake_quantize       one call: the quantizer clamps first, and the result of the ReLU is never kept
+    conv with a batch norm that learns  see `training.batch_norm`
+
+Where the graph says that two quantizers share a grid, they share the module that holds it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, cast
+
+from torch import Tensor, fx
+
+from qcompiler.ir.graph import Graph, Node
+from qcompiler.ir.interpret import LEAVES, interpret_with
+from qcompiler.ir.registry import Trait
+from qcompiler.ir.to_fx import Recorded, Recorder, record
+from qcompiler.ops.quantizers import activation_bounds
+from qcompiler.training.batch_norm import Style
+from qcompiler.training.quantizer import fake_quantize_bias
+
+__all__ = ["Normalized", "Places", "Program", "write_program"]
+
+Program: TypeAlias = Callable[..., list[Tensor]]
+
+
+@dataclass(frozen=True)
+class Normalized:
+    """A layer whose batch norm learns.
+
+    Args:
+        norm: Path of the batch norm.
+        style: How.
+        axis: Of the output channels of its weight.
+    """
+
+    norm: str
+    style: Style
+    axis: int
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the module that runs the program keeps what the graph names.
+
+    Args:
+        tensors: Path by name of the tensor; those that are absent nobody reads.
+        quantizers: Path by name of the scale.
+        dropouts: Path by name of the node.
+        normalized: By name of the layer.
+    """
+
+    tensors: Mapping[str, str]
+    quantizers: Mapping[str, str]
+    dropouts: Mapping[str, str] = field(default_factory=dict)
+    normalized: Mapping[str, Normalized] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """A scale that a quantizer holds."""
+
+    ref: str
+
+
+@dataclass(frozen=True)
+class _Product:
+    """The scale of a bias."""
+
+    left: _Scale
+    right: _Scale
+
+
+@dataclass(frozen=True)
+class _Clamped:
+    """What an activation clamps, for the quantizer behind it."""
+
+    x: Recorded
+    low: float | Recorded | None
+    high: float | Recorded | None
+    axis: int | None = None
+
+
+@dataclass(frozen=True)
+class _Latent:
+    """A weight that is quantized later: its batch norm comes first."""
+
+    weight: Recorded
+    scale: _Scale
+
+
+class _Nothing:
+    """A tensor that no call reads."""
+
+
+_NOTHING = _Nothing()
+Item: TypeAlias = "Recorded | _Scale | _Product | _Clamped | _Latent | _Nothing"
+
+
+def write_program(graph: Graph, places: Places) -> tuple[fx.Graph, Program]:
+    """Write down the forward of `graph`.
+
+    Args:
+        graph: At stage QUANTIZED, dropouts included.
+        places: Of the module that runs it.
+
+    Returns:
+        The calls, and the function of the module and of its inputs, flat, that gives the outputs, flat.
+    """
+    return record(graph, _Rules(graph, places))
+
+
+class _Rules:
+    """What stands for the results of each node."""
+
+    def __init__(self, graph: Graph, places: Places) -> None:
+        self.places = places
+        self.grids: dict[str, tuple[Recorded, Recorded]] = {}
+        self.quantizers: dict[str, Recorded] = {}
+        self.late: set[Node] = set()
+        """Weight quantizers that wait for a batch norm."""
+        self.plain: set[Node] = set()
+        """Biases that are quantized once the batch norm is folded."""
+        for node in graph.nodes:
+            found = places.normalized.get(node.name)
+            if found is None or not node.definition.has(Trait.MAC):
+                continue
+            producers = [value.producer for value in node.inputs]
+            if found.style == "double" and producers[1] is not None:
+                self.late.add(producers[1])
+            if len(producers) > 2 and producers[2] is not None:
+                self.plain.add(producers[2])
+
+    def __call__(self, recorder: Recorder, node: Node, operands: Sequence[Item]) -> tuple[Item, ...]:
+        if node.op in LEAVES:
+            return (self._leaf(recorder, node),)
+        match node.op:
+            case "scale_product":
+                return (_Product(cast("_Scale", operands[0]), cast("_Scale", operands[1])),)
+            case "fake_quantize":
+                return (self._fake_quantize(recorder, node, operands),)
+            case "fake_quantize_bias":
+                return (self._bias(recorder, node, operands),)
+            case "dropout" if node.name in self.places.dropouts:
+                return (recorder.module(self.places.dropouts[node.name], operands[0]),)
+            case "call":
+                return self._call(recorder, node, operands)
+        if node.definition.has(Trait.ACTIVATION) and _is_read_by_a_quantizer(node):
+            low, high = activation_bounds(node)
+            x = cast("Recorded", operands[0])
+            return (_Clamped(x, None if low == -math.inf else low, None if high == math.inf else high),)
+        if node.op == "clamp_channels" and _is_read_by_a_quantizer(node):
+            x, lows, highs = cast("Sequence[Recorded]", operands)
+            return (_Clamped(x, lows, highs, cast("int", node.attributes["axis"])),)
+        if node.name in self.places.normalized and node.definition.has(Trait.MAC):
+            return (self._normalized(recorder, node, operands),)
+        return recorder.evaluate(node, [item for item in operands if isinstance(item, Recorded)])
+
+    def _leaf(self, recorder: Recorder, node: Node) -> Item:
+        ref = str(node.attributes["ref"])
+        if ref in self.places.quantizers:
+            return _Scale(ref)
+        path = self.places.tensors.get(ref)
+        return _NOTHING if path is None else recorder.attribute(path, node.output.type)
+
+    def _quantizer(self, recorder: Recorder, scale: _Scale) -> Recorded:
+        if scale.ref not in self.quantizers:
+            self.quantizers[scale.ref] = recorder.attribute(self.places.quantizers[scale.ref])
+        return self.quantizers[scale.ref]
+
+    def _grid(self, recorder: Recorder, scale: _Scale, x: Recorded) -> tuple[Recorded, Recorded]:
+        if scale.ref not in self.grids:
+            pair: Any = recorder.method("grid", self._quantizer(recorder, scale), x)
+            self.grids[scale.ref] = (pair[0], pair[1])
+        return self.grids[scale.ref]
+
+    def _fake_quantize(self, recorder: Recorder, node: Node, operands: Sequence[Item]) -> Item:
+        x, scale = operands[0], cast("_Scale", operands[1])
+        if node in self.late:
+            return _Latent(cast("Recorded", x), scale)
+        limits: tuple[object, ...] = ()
+        if isinstance(x, _Clamped):
+            limits = (x.low, x.high) if x.axis is None else (x.low, x.high, x.axis)
+            x = x.x
+        grid = self._grid(recorder, scale, cast("Recorded", x))
+        # A call of the module, not of a method, so that hooks of the user's see it.
+        result: Any = recorder.module(self.places.quantizers[scale.ref], x, *grid, *limits)
+        result.type = node.output.type
+        return cast("Recorded", result)
+
+    def _bias(self, recorder: Recorder, node: Node, operands: Sequence[Item]) -> Item:
+        bias, scale = operands
+        if isinstance(bias, _Nothing) or node in self.plain:
+            return bias
+        product = cast("_Product", scale)
+        # Both grids are there: the input and the weight of the layer are quantized in front of its bias.
+        left, right = (self.grids[item.ref][0] for item in (product.left, product.right))
+        rounding = str(node.attributes["rounding"])
+        result = recorder.function(fake_quantize_bias, bias, left, right, rounding)
+        result.type = node.output.type
+        return result
+
+    def _normalized(self, recorder: Recorder, node: Node, operands: Sequence[Item]) -> Item:
+        found = self.places.normalized[node.name]
+        x = cast("Recorded", operands[0])
+        bias = operands[2] if len(operands) > 2 and isinstance(operands[2], Recorded) else None
+        own = [] if bias is None else [bias]
+        if found.style == "keep":
+            z = recorder.evaluate(node, [x, cast("Recorded", operands[1]), *own])[0]
+            result: Any = recorder.module(found.norm, z)
+        else:
+            latent = cast("_Latent", operands[1])
+            z = recorder.evaluate(node, [x, latent.weight, *own])[0]
+            parts: Any = recorder.method("split", recorder.attribute(found.norm), z, bias)
+            gain, correction, shift = (parts[index] for index in range(3))
+            folded = cast("Any", latent.weight) * gain.reshape(_spread(latent.weight.dim(), found.axis))
+            grid = self._grid(recorder, latent.scale, folded)
+            quantized = recorder.module(self.places.quantizers[latent.scale.ref], folded, *grid)
+            y: Any = recorder.evaluate(node, [x, quantized])[0]
+            spread = _spread(node.output.type.rank, 1)
+            result = y * correction.reshape(spread) + shift.reshape(spread)
+        result.type = node.output.type
+        return cast("Recorded", result)
+
+    def _call(self, recorder: Recorder, node: Node, operands: Sequence[Item]) -> tuple[Item, ...]:
+        # Contiguous as in every other evaluation of a float island.
+        inputs: list[Item] = []
+        for value, item in zip(node.inputs, operands, strict=True):
+            contiguous = recorder.method("contiguous", cast("Recorded", item))
+            contiguous.type = value.type
+            inputs.append(contiguous)
+        called = node.graph.module.graphs[str(node.attributes["graph"])]
+        return tuple(interpret_with(called, inputs, lambda inner, items: self(recorder, inner, items)))
+
+
+def _spread(rank: int, axis: int) -> list[int]:
+    """The shape in which one number per channel broadcasts."""
+    return [-1 if index == axis % rank else 1 for index in range(rank)]
+
+
+def _is_read_by_a_quantizer(node: Node) -> bool:
+    """Whether one quantizer, and nothing else, reads the result."""
+    value = node.output
+    users = list(value.users)
+    return len(users) == 1 and users[0].op == "fake_quantize" and not node.graph.is_output(value)
