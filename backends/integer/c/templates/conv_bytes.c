@@ -99,10 +99,12 @@ static void ${f}_vectors(
     const int32_t segments = joined ? call->kernel_height : call->kernel_height * call->kernel_width;
     const int32_t length = joined ? call->kernel_width * depth : depth, quads = (length + 3) / 4;
     const int32_t pixels = call->batch * call->out_height * call->out_width;
+    const int32_t size = HEAD + 4 * PANEL * quads * segments; /* of a panel */
     const lanes flip = splat((${X})-1 < 0 ? (int32_t)0x80808080u : 0);
     /* Whether each pixel is made of the one at the same place. */
     const int32_t is_flat = segments == 1 && call->kernel_width == 1 && depth % 4 == 0 && call->stride_y == 1
-        && call->stride_x == 1 && !call->top && !call->left && call->out_height == call->height && call->out_width == call->width;
+        && call->stride_x == 1 && !call->top && !call->left && call->out_height == call->height
+        && call->out_width == call->width;
     static const uint8_t *codes[TILES][TAPS * ROWS];
     static uint8_t edge[TILES][LINES * ROWS * LINE];
 
@@ -111,7 +113,7 @@ static void ${f}_vectors(
         place_of_pixel at = {0, 0, 0};
         for (int32_t first = 0; first < pixels; first += TILES * ROWS) {
             const int32_t some = pixels - first < TILES * ROWS ? pixels - first : TILES * ROWS;
-            int8_t *panel = panel_of_layer + group * ((rows + PANEL - 1) / PANEL) * (HEAD + 4 * PANEL * quads * segments);
+            int8_t *panel = panel_of_layer + group * ((rows + PANEL - 1) / PANEL) * size;
             for (int32_t pixel = 0, tile_at = 0; pixel < some; pixel += ROWS, ++tile_at) {
                 const int32_t n = some - pixel < ROWS ? some - pixel : ROWS;
                 if (is_flat) {
@@ -123,7 +125,7 @@ static void ${f}_vectors(
                     ${f}_find(codes[tile_at], edge[tile_at], x, call, skipped, &at, n, joined);
                 }
             }
-            for (int32_t o = begin; o < end; o += PANEL, panel += HEAD + 4 * PANEL * quads * segments) {
+            for (int32_t o = begin; o < end; o += PANEL, panel += size) {
                 const int32_t count = end - o < PANEL ? end - o : PANEL;
                 ${f}_head head;
                 memcpy(&head, panel, sizeof head);
