@@ -223,18 +223,16 @@ def theirs(name: str, images: int, seed: int) -> Json:
     python = folder / "bin" / "python"
     try:
         if not python.exists():
-            subprocess.run(  # noqa: S603
-                [sys.executable, "-m", "venv", str(folder)], check=True, capture_output=True, text=True
-            )
+            subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, capture_output=True, text=True)
             packages = ["aimet-torch", "safetensors"]
             command = [str(python), "-m", "pip", "install", "--quiet", *packages]
-            subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603
+            subprocess.run(command, check=True, capture_output=True, text=True)
         output, data = folder / "result.json", folder / "images.safetensors"
         output.unlink(missing_ok=True)
         save_file({"images": drawn(images, seed)}, data)
         command = [str(python), "-m", "benchmarks.adaround_aimet", name, str(data), str(seed), str(output)]
         root = Path(__file__).parents[1]
-        subprocess.run(command, check=True, capture_output=True, text=True, cwd=root)  # noqa: S603
+        subprocess.run(command, check=True, capture_output=True, text=True, cwd=root)
     except subprocess.CalledProcessError as failed:
         return {"skipped": f"{' '.join(failed.cmd[:4])}: {failed.stderr.strip().splitlines()[-1:]}"}
     result: Json = json.loads(output.read_text(encoding="utf-8"))

@@ -67,7 +67,7 @@ def in_a_process(name: str, images: int) -> Json:
     """The same in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.memory", "--one", name, "--images", str(images)]
     root = Path(__file__).parents[1]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=root)  # noqa: S603
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=root)
     result: Json = json.loads(done.stdout.splitlines()[-1])
     return result
 

@@ -29,7 +29,7 @@ from qcompiler.ir.graph import Value
 from qcompiler.ir.interpret import interpret
 from qcompiler.targets import Target, load_target
 
-__all__ = ["BOARDS", "MACHINES", "TARGETS", "Board", "Machine", "lines"]
+__all__ = ["BOARDS", "MACHINES", "ON_DIGITS", "TARGETS", "Board", "Machine", "lines"]
 
 Array = npt.NDArray[Any]
 
@@ -37,9 +37,17 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "single": lambda: load_target("int8_dsp"),
     "double": lambda: load_target("int8_dsp_per_channel").override(requantize="double"),
     "double_hu": lambda: load_target("int8_dsp").override(requantize="double_hu"),
-    "f32_rne": lambda: load_target("int8_ort"),
+    "f32_rne": lambda: load_target("ort_cpu"),
 }
-"""One target for each arithmetic."""
+"""One target for each arithmetic in which all small networks run."""
+ON_DIGITS: dict[str, Callable[[], Target]] = {
+    "tosa16": lambda: load_target("hexagon_htp_a16w8"),
+    "s64_16": lambda: load_target("int16x8"),
+    "nvdla_cvt": lambda: load_target("nvdla"),
+    "pow2_shift": lambda: load_target("pow2_mcu"),
+    "blocks": lambda: load_target("w4a8_npu_blocks"),
+}
+"""And in which the digits network does: 16-bit codes, saturating sums, shifts alone, 4-bit weights with factors."""
 NAME = "network"
 NOISE = 8
 """Images of noise beside those that the network is for: they reach both ends of the grid."""
@@ -69,6 +77,7 @@ class Machine:
 
 MACHINES = {
     "host": Machine("cc"),
+    "native": Machine("cc", cflags=("-O3", "-march=native")),  # on vectors, where this processor has them
     "aarch64": Machine("aarch64-linux-gnu-gcc", ("qemu-aarch64",), ("-O2", "-static")),
     "arm": Machine("arm-linux-gnueabihf-gcc", ("qemu-arm",), ("-O2", "-static")),
     "riscv64": Machine("riscv64-linux-gnu-gcc", ("qemu-riscv64",), ("-O2", "-static")),
@@ -130,7 +139,7 @@ def _noise(images: Tensor) -> Tensor:
 
 @functools.cache
 def _case(target: str, name: str) -> _Case:
-    found, network = compiled(partial(_make, name), TARGETS[target]())
+    found, network = compiled(partial(_make, name), {**TARGETS, **ON_DIGITS}[target]())
     images = network.images if name in LARGE else torch.cat([network.images, _noise(network.images)])
     files = found.artifact.program
     by_executor: dict[str, Array] = {}
@@ -218,16 +227,18 @@ def _run(command: Sequence[str], failures: int = 0) -> str:
 def lines() -> list[Line]:
     """A line for each arithmetic and machine, for each microcontroller, and for each large network."""
     found = [
-        Line(f"c/{target}/{name}", partial(check, target, SMALL, machine), machine.needs)
-        for target in TARGETS
+        Line(f"c/{target}/{name}", partial(check, target, networks, machine), machine.needs)
+        for targets, networks in ((TARGETS, SMALL), (ON_DIGITS, ("digits",)))
+        for target in targets
         for name, machine in MACHINES.items()
     ]
     found += [
         Line(f"c/{target}/{name}", partial(check_board, target, "digits", board), BOARD_NEEDS)
-        for target in TARGETS
+        for target in (*TARGETS, *ON_DIGITS)
         for name, board in BOARDS.items()
     ]
-    for name, machine in (("mobilenet_v2", "host"), ("mobilenet_v2", "aarch64"), ("resnet18", "host")):
+    wanted = (("mobilenet_v2", "host"), ("mobilenet_v2", "aarch64"), ("resnet18", "host"))
+    for name, machine in (*wanted, ("mobilenet_v2", "native"), ("resnet18", "native")):
         chosen = MACHINES[machine]
         found.append(Line(f"c/single/{name}/{machine}", partial(check, "single", [name], chosen), chosen.needs))
     return found

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,8 @@ __all__ = ["lines"]
 
 Array = npt.NDArray[Any]
 
-TARGET = Path(__file__).with_name("litert.toml")
+TARGET = "tflite_int8"
+"""Whose arithmetic is that of the reference kernels."""
 SEEDS = (0, 1, 2)
 IMAGES, SIDE, CHANNELS = 24, 16, 16
 
@@ -46,17 +46,16 @@ EXACT = (
     "TANH",
     "CONCATENATION",
     "QUANTIZE",
-)
-"""Operators that compute what requantization in two stages, and tables, say."""
-MEASURED = (
-    # Rounds the exact product once, half away from zero.
     "FULLY_CONNECTED",
+)
+"""Operators that compute what the target says."""
+MEASURED = (
     # Rounds the mean of the codes half away from code 0, where ours is half away from the zero point.
     "AVERAGE_POOL_2D",
 )
-"""Operators that differ at ties."""
-_SINGLE = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "ADD", "SUB", "MUL", "MEAN", "QUANTIZE")
-"""Operators that requantize, and how far one rounding is from them."""
+"""Operators that differ from it at ties."""
+_SINGLE = ("CONV_2D", "DEPTHWISE_CONV_2D", "ADD", "SUB", "MUL", "MEAN", "QUANTIZE")
+"""Operators that requantize, and how far one rounding for all of them is from theirs."""
 
 
 class _Operators(nn.Module):
@@ -96,7 +95,11 @@ class _Operators(nn.Module):
 
 @lru_cache(maxsize=2)
 def _results(mode: str) -> dict[str, Tally]:
-    """By operator, the comparison on every instruction that LiteRT has, for a mode of requantization."""
+    """By operator, the comparison on every instruction that LiteRT has.
+
+    Args:
+        mode: Of requantization, in place of those of the target; empty for these.
+    """
     tallies = {name: Tally() for name in (*EXACT, *MEASURED)}
     for seed in SEEDS:
         requests, arrays, found = _requests(mode, seed)
@@ -115,7 +118,9 @@ def _requests(mode: str, seed: int) -> tuple[list[Any], dict[str, Array], list[d
     """Models for the worker, the arrays of all, and what our implementations give."""
     generator = np.random.default_rng(seed)
     images = torch.from_numpy(generator.normal(size=(IMAGES, 3, SIDE, SIDE)).astype(np.float32))
-    target = load_target(TARGET).override(requantize=mode)
+    target = load_target(TARGET)
+    if mode:
+        target = target.override(requantize=mode)
     compiled = qcompiler.compile(_Operators(seed).eval(), target, calibration_data=[images], verify="off")
     files = compiled.artifact.program
     executor, graph = Executor(files), compiled.integer.main
@@ -187,10 +192,10 @@ def _check(mode: str, operators: Sequence[str]) -> Tally:
 
 
 def lines() -> list[Line]:
-    """One line for each operator in the arithmetic that is its own, and for those that differ from one rounding."""
-    exact = [Line(f"litert/double/{name}", partial(_check, "double", [name]), ("litert",)) for name in EXACT]
-    measured = [("double", name) for name in MEASURED] + [("single", name) for name in _SINGLE]
+    """One line for each operator in the arithmetic of the target, and for those that differ from one rounding."""
+    exact = [Line(f"litert/{TARGET}/{name}", partial(_check, "", [name]), ("litert",)) for name in EXACT]
+    measured = [(TARGET, "", name) for name in MEASURED] + [("single", "single", name) for name in _SINGLE]
     return exact + [
-        Line(f"litert/{mode}/{name}", partial(_check, mode, [name]), ("litert",), exact=False)
-        for mode, name in measured
+        Line(f"litert/{label}/{name}", partial(_check, mode, [name]), ("litert",), exact=False)
+        for label, mode, name in measured
     ]

@@ -14,7 +14,7 @@ from conformance.networks import IMAGES, SEED, Network, compiled, digits, small,
 
 __all__ = ["TARGET", "lines"]
 
-TARGET = "int8_ort"
+TARGET = "ort_cpu"
 """Whose arithmetic is ONNX Runtime's."""
 CHANNELS = 12
 FUNCTIONS = (

@@ -43,7 +43,7 @@ TABLE = {
     "ort_cpu": ("s8", "s8 symmetric narrow", "f32_rne", 32, 32),
     "pow2_mcu": ("s8 symmetric scale=pow2", "s8 symmetric narrow scale=pow2", "pow2_shift", 32, 32),
     "tensorrt": ("s8 symmetric", "s8 symmetric narrow axis=0", "f32_rne", 32, 32),
-    "tflite_int8": ("s8", "s8 symmetric narrow axis=0", "single", 32, 32),
+    "tflite_int8": ("s8", "s8 symmetric narrow axis=0", "double", 32, 32),
     "tosa_int": ("s8", "s8 symmetric narrow axis=0", "single", 32, 32),
     "w4a8_npu": ("s8", "s4 symmetric narrow axis=0", "single", 32, 32),
     "w4a8_npu_blocks": ("s8", "s4 symmetric narrow axis=0 block=32", "single", 32, 32),

@@ -8,13 +8,14 @@ from torch import Tensor, nn
 
 import qcompiler
 from qcompiler import errors
+from qcompiler.quant.spec import QuantSpec
 from qcompiler.training.batch_norm import BatchNorm
 from qcompiler.training.quantizer import Quantizer
 from tests.training.networks import INPUTS, small
 
 
-def quantizers(module: nn.Module) -> dict[str, str]:
-    return {name: str(item.spec) for name, item in module.named_modules() if isinstance(item, Quantizer)}
+def quantizers(module: nn.Module) -> dict[str, QuantSpec]:
+    return {name: item.spec for name, item in module.named_modules() if isinstance(item, Quantizer)}
 
 
 def test_quantizers_stand_on_what_layers_read() -> None:
@@ -30,15 +31,14 @@ def test_quantizers_stand_on_what_layers_read() -> None:
         "point.0.input.quantizer",
         "head.input.quantizer",
     }
-    bits = {name: module.get_submodule(name).spec.bits for name in found}  # type: ignore[union-attr]
+    bits = {name: spec.bits for name, spec in found.items()}
     assert {name for name, width in bits.items() if width == 8} == {
         "stem.0.weight_quantizer",
         "head.weight_quantizer",
         "head.input.quantizer",
     }
     assert set(bits.values()) == {3, 8}
-    for name in found:
-        spec = module.get_submodule(name).spec
+    for name, spec in found.items():
         assert spec.symmetric
         assert spec.axis is None
         # Behind a ReLU there is no sign to spend a bit on; what the head reads has both.

@@ -7,12 +7,22 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from qcompiler.backends.integer.c.library import mode_of
 from qcompiler.backends.integer.c.memory import SIZES
 from qcompiler.backends.integer.c.shapes import broadcast, check_rank, merged, physical_axes
 from qcompiler.backends.integer.c.text import Value
-from qcompiler.backends.integer.c.writer import Step, Writer, accumulator, dtype_limits, real_multiplier, requantizer
+from qcompiler.backends.integer.c.writer import (
+    Scale,
+    Step,
+    Writer,
+    accumulator,
+    dtype_limits,
+    requantizer,
+    scale_in,
+    scale_of,
+)
 from qcompiler.backends.integer.kernels import Call
-from qcompiler.errors import UnsupportedError
+from qcompiler.errors import ArtifactError, UnsupportedError
 
 
 def _types(writer: Writer, step: Step) -> dict[str, str]:
@@ -20,6 +30,11 @@ def _types(writer: Writer, step: Step) -> dict[str, str]:
     call = writer.call_of(step.item)
     types = {"A": writer.ctype(a), "B": writer.ctype(b), "Y": writer.ctype(step.item.output)}
     return {**types, "MODE": str(call["mode"]), "ACC": "int64_t"}
+
+
+def _of_bytes(types: dict[str, str]) -> bool:
+    """Whether vectors compute it, where there are some."""
+    return types["MODE"] == "single" and {types["A"], types["B"], types["Y"]} <= {"int8_t", "uint8_t"}
 
 
 def _walk(writer: Writer, step: Step, operands: Sequence[str]) -> dict[str, Value]:
@@ -52,14 +67,15 @@ def add(writer: Writer, step: Step) -> None:
     """`int_add`."""
     step.elementwise = True
     item, call, types = step.item, writer.call_of(step.item), _types(writer, step)
-    if types["MODE"] == "f32_rne":
+    form = mode_of(types["MODE"]).form
+    if form == "float":
         _add_float(writer, step, call, types)
         return
-    left, right, out = ((call[f"{side}_multiplier"], call[f"{side}_exponent"]) for side in ("left", "right", "out"))
-    step.notes += [f"{side}: {_real(*parts)}" for side, parts in (("a", left), ("b", right), ("sum", out))]
+    left, right, out = (scale_in(call, side) for side in ("left", "right", "out"))
+    step.notes += [f"{side}: {scale.text()}" for side, scale in (("a", left), ("b", right), ("sum", out))]
     writer.emit(
         step,
-        "add",
+        ("add_bytes" if _of_bytes(types) else "add") if form == "integer" else "add_shift",
         types,
         item.inputs,
         {
@@ -67,18 +83,12 @@ def add(writer: Writer, step: Step) -> None:
             "a_zero_point": call.zero_point(0),
             "b_zero_point": call.zero_point(1),
             "shift": int(call["shift"]),
-            "a_multiplier": int(left[0]),
-            "a_exponent": int(left[1]),
-            "b_multiplier": int(right[0]),
-            "b_exponent": int(right[1]),
+            **left.members("a_"),
+            **right.members("b_"),
             "sign": -1 if call.get("subtract") else 1,
-            "to": requantizer(call, *out),
+            "to": requantizer(call, out),
         },
     )
-
-
-def _real(multiplier: object, exponent: object) -> str:
-    return real_multiplier(np.asarray(multiplier), None if exponent is None else np.asarray(exponent))
 
 
 def _add_float(writer: Writer, step: Step, call: Call, types: dict[str, str]) -> None:
@@ -117,25 +127,26 @@ def mul(writer: Writer, step: Step) -> None:
     """`int_mul`."""
     step.elementwise = True
     item, call, types = step.item, writer.call_of(step.item), _types(writer, step)
-    multiplier, exponent = call["product_multiplier"], call.get("product_exponent")
-    step.notes.append(_real(multiplier, exponent))
+    scale = scale_in(call, "product")
+    step.notes.append(scale.text())
     members: dict[str, Value] = {
         **_walk(writer, step, item.inputs),
         "a_zero_point": call.zero_point(0),
         "b_zero_point": call.zero_point(1),
     }
-    if types["MODE"] == "f32_rne":
-        writer.emit(step, "mul_f32_rne", types, item.inputs, {**members, **requantizer(call, multiplier, None)})
+    if mode_of(types["MODE"]).form == "float":
+        writer.emit(step, "mul_f32_rne", types, item.inputs, {**members, **requantizer(call, scale)})
         return
-    writer.emit(step, "mul", types, item.inputs, {**members, "to": requantizer(call, multiplier, exponent)})
+    template = "mul_bytes" if _of_bytes(types) else "mul"
+    writer.emit(step, template, types, item.inputs, {**members, "to": requantizer(call, scale)})
 
 
 def rescale(writer: Writer, step: Step) -> None:
     """`rescale`."""
     step.elementwise = True
     item, call = step.item, writer.call_of(step.item)
-    multiplier, exponent = scalar_multiplier(writer, step, 1)
-    types = {"X": writer.ctype(item.inputs[0]), "Y": writer.ctype(item.output), "MODE": str(call["mode"])}
+    scale = _scalar(writer, step, call, 1)
+    types = {"X": writer.ctype(item.inputs[0]), "Y": writer.ctype(item.output), "MODE": scale.mode}
     writer.emit(
         step,
         "rescale",
@@ -144,17 +155,18 @@ def rescale(writer: Writer, step: Step) -> None:
         {
             "count": math.prod(call.output.shape),
             "x_zero_point": call.zero_point(0),
-            "to": requantizer(call, multiplier, exponent),
+            "to": requantizer(call, scale),
         },
     )
 
 
-def scalar_multiplier(writer: Writer, step: Step, first: int) -> tuple[float, int | None]:
-    """The one multiplier in operand `first`, and the exponent behind it or None; notes it."""
-    multiplier = writer.operand(step.item, first)
-    exponent = writer.operand(step.item, first + 1) if len(step.item.inputs) > first + 1 else None
-    step.notes.append(real_multiplier(multiplier.reshape(-1)[:1], None if exponent is None else exponent[:1]))
-    return multiplier.reshape(-1)[0].item(), None if exponent is None else int(exponent.reshape(-1)[0])
+def _scalar(writer: Writer, step: Step, call: Call, first: int) -> Scale:
+    """The one multiplier in the operands from `first` on; notes it."""
+    parts = scale_of(writer, call, first)
+    multiplier, exponent = (None if p is None else p.reshape(-1)[:1] for p in (parts.multiplier, parts.exponent))
+    scale = Scale(parts.mode, multiplier, exponent)
+    step.notes.append(scale.text())
+    return scale
 
 
 def channel_box(writer: Writer, tensor: str, axis: int) -> dict[str, Value]:
@@ -223,28 +235,33 @@ def mean(writer: Writer, step: Step) -> None:
     *outer, (inner, next_one) = summed
     count = math.prod(shape[a] for a in axes)
     bound = count * max(abs(limit - x.zero_point[0]) for limit in dtype_limits(x.dtype))
-    multiplier, exponent = scalar_multiplier(writer, step, 1)
-    types = {"X": writer.ctype(item.inputs[0]), "Y": writer.ctype(item.output), "MODE": str(call["mode"])}
-    writer.emit(
-        step,
-        "mean",
-        {**types, "ACC": accumulator(bound)},
-        item.inputs[:1],
-        {
-            "count": math.prod(call.output.shape),
-            "rank": len(kept),
-            "size": [size for size, _ in kept] or [0],
-            "step": [distance for _, distance in kept] or [0],
-            "summed": math.prod(size for size, _ in outer),
-            "sum_rank": len(outer),
-            "sum_size": [size for size, _ in outer] or [0],
-            "sum_step": [distance for _, distance in outer] or [0],
-            "inner": inner,
-            "next": next_one,
-            "x_zero_point": x.zero_point[0],
-            "to": requantizer(call, multiplier, exponent),
-        },
-    )
+    scale = _scalar(writer, step, call, 1)
+    types = {"X": writer.ctype(item.inputs[0]), "Y": writer.ctype(item.output), "MODE": scale.mode}
+    members: dict[str, Value] = {
+        "count": math.prod(call.output.shape),
+        "rank": len(kept),
+        "size": [size for size, _ in kept] or [0],
+        "step": [distance for _, distance in kept] or [0],
+        "summed": math.prod(size for size, _ in outer),
+        "sum_rank": len(outer),
+        "sum_size": [size for size, _ in outer] or [0],
+        "sum_step": [distance for _, distance in outer] or [0],
+        "inner": inner,
+        "next": next_one,
+        "x_zero_point": x.zero_point[0],
+    }
+    if call.get("divisor") is None:
+        members |= {"run": kept[-1][0] if kept and kept[-1][1] == 1 else 1, "to": requantizer(call, scale)}
+        writer.emit(step, "mean", {**types, "ACC": accumulator(bound)}, item.inputs[:1], members)
+        return
+    if scale.multiplier is not None or scale.exponent is None:
+        raise ArtifactError(f"a divisor with a multiplier of the mode {scale.mode!r}", where=f"%{item.output}")
+    power, (low, high) = int(scale.exponent[0]), call.limits
+    factor, divisor = 1 << max(power, 0), int(call["divisor"]) << max(-power, 0)
+    members |= {"factor": factor, "divisor": divisor}
+    members |= {"zero_point": call.output.zero_point[0], "low": int(low), "high": int(high)}
+    types |= {"ACC": accumulator(max(bound * factor, divisor)), "ROUNDING": str(call["rounding"])}
+    writer.emit(step, "mean_divided", types, item.inputs[:1], members)
 
 
 def layer_norm(writer: Writer, step: Step) -> None:
@@ -258,8 +275,8 @@ def layer_norm(writer: Writer, step: Step) -> None:
         check_rank(box, item)
     if int(np.abs(weight.astype(np.int64)).max(initial=0)) >= 2**15:
         raise UnsupportedError("a weight of a normalization leaves 16 bits", where=f"%{item.output}")
-    multiplier, exponent = scalar_multiplier(writer, step, 3)
-    types = {"X": writer.ctype(item.inputs[0]), "Y": writer.ctype(item.output), "MODE": str(call["mode"])}
+    scale = _scalar(writer, step, call, 3)
+    types = {"X": writer.ctype(item.inputs[0]), "Y": writer.ctype(item.output), "MODE": scale.mode}
     writer.emit(
         step,
         "layer_norm",
@@ -279,6 +296,6 @@ def layer_norm(writer: Writer, step: Step) -> None:
             "fraction": int(call["fraction"]),
             "weight": writer.constant(item.inputs[1], weight, "int16_t", f"weights of %{item.output}"),
             "bias": writer.constant(item.inputs[2], bias, "int32_t", f"bias of %{item.output}"),
-            "to": requantizer(call, multiplier, exponent),
+            "to": requantizer(call, scale),
         },
     )

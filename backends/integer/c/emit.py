@@ -11,7 +11,7 @@ from qcompiler.backends.integer.c.memory import Memory, find_ends
 from qcompiler.backends.integer.c.model import model_source, weights_header, weights_source
 from qcompiler.backends.integer.c.overlaps import check_memory
 from qcompiler.backends.integer.c.real import float_header, float_source
-from qcompiler.backends.integer.c.rules import ENDS, RULES
+from qcompiler.backends.integer.c.rules import ENDS, RULES, WITHOUT_C
 from qcompiler.backends.integer.c.shapes import shapes_for_batch
 from qcompiler.backends.integer.c.text import comment
 from qcompiler.backends.integer.c.vectors import Vector, vector_files
@@ -40,7 +40,7 @@ def emit(files: ProgramFiles, name: str, memory: Memory, vectors: Sequence[Vecto
     if not (name.isidentifier() and name.isascii()) or name.startswith("_"):
         raise InputError(f"the name {name!r} is no identifier of C", fix="Make one with model_identifier.")
     for item in files.program.instructions:
-        if item.op not in (*RULES, *ENDS, "call"):
+        if item.op not in (*RULES, *ENDS, *WITHOUT_C):
             raise UnsupportedError(f"C has no kernel for {item.op!r}", where=f"%{item.output}")
     ends = find_ends(files.program)
     shapes = shapes_for_batch(files, memory.batch)

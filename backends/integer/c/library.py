@@ -17,26 +17,48 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from string import Template
+from typing import Literal
 
 from qcompiler.backends.integer.c.shapes import MAX_RANK
 from qcompiler.errors import ArtifactError, UnsupportedError
 
 SHORT = {"int8_t": "i8", "uint8_t": "u8", "int16_t": "i16", "uint16_t": "u16", "int32_t": "i32", "int64_t": "i64"}
+_HEAD = 2048
+"""Bytes in front of each panel of weights, see `templates/panels.c`."""
 _USUAL = {"W": "int8_t", "ACC": "int32_t"}
 """Types that names do not mention."""
 
-MODES: Mapping[str, Mapping[str, str]] = {
-    **{
-        mode: {
-            "multiply": f"multiply_{mode}",
-            "requantize": "requantize_integer",
-            "requantize_channels": "requantize_channels_integer",
-        }
-        for mode in ("single", "double", "double_hu")
-    },
-    "f32_rne": {"requantize": "requantize_float", "requantize_channels": "requantize_channels_float"},
+
+@dataclass(frozen=True)
+class Mode:
+    """How C requantizes in one mode.
+
+    Args:
+        form: `integer`, significand and exponent; `shift`, an exponent alone; `float`, a float32.
+        multiply: Template that multiplies and rounds; none where the multiplier is a float.
+        significand: Element type of an array of significands.
+        width: Bits of a significand.
+        lanes: Template that requantizes vectors; that of most does it number by number.
+    """
+
+    form: Literal["integer", "shift", "float"]
+    multiply: str = ""
+    significand: str = ""
+    width: int = 0
+    lanes: str = "requantize_four"
+
+
+MODES: Mapping[str, Mode] = {
+    "single": Mode("integer", "multiply_single", "int32_t", 31, "requantize_four_single"),
+    **{mode: Mode("integer", f"multiply_{mode}", "int32_t", 31) for mode in ("double", "double_hu")},
+    "tosa16": Mode("integer", "multiply_narrow", "int16_t", 15),
+    "s64_16": Mode("integer", "multiply_narrow", "int16_t", 15),
+    "nvdla_cvt": Mode("integer", "multiply_nvdla_cvt", "int16_t", 15),
+    "pow2_shift": Mode("shift", "shift_rhup"),
+    **{f"pow2_shift_{rounding}": Mode("shift", f"shift_{rounding}") for rounding in ("rhaz", "rne", "floor", "trunc")},
+    "f32_rne": Mode("float", lanes="requantize_four_float"),
 }
-"""For each requantization mode the templates that play its roles."""
+"""Every requantization mode; a test fails when there is one more."""
 ROUNDINGS = ("rne", "rhaz", "rhup", "floor", "trunc")
 """Roundings of divisions."""
 
@@ -78,6 +100,7 @@ class Library:
         self.name = name
         self._headers: dict[str, str] = {}
         self._bodies: dict[str, str] = {}
+        self._panels = 0
 
     def use(self, template: str, **types: str) -> str:
         """The name of an instance, which is written once.
@@ -97,13 +120,33 @@ class Library:
         if function in self._bodies:
             return function
         names = {need: self.use(_role(need, types), **types) for need in source.needs}
-        values = {**types, **names, "f": function, "n": self.name, "RANK": str(MAX_RANK)}
+        values = {**types, **names, "f": function, "n": self.name, "N": self.name.upper(), "RANK": str(MAX_RANK)}
+        if types.get("Y") in ("int8_t", "uint8_t"):  # names of instructions of vectors
+            sign, kind = ("", "epi8") if types["Y"] == "int8_t" else ("us", "epu8")
+            values |= {"packs": f"pack{sign or 's'}_epi16", "min": f"min_{kind}", "max": f"max_{kind}"}
         if "X" in types:  # a code less its zero point
             values["STEP"] = "int16_t" if types["X"] in ("int8_t", "uint8_t") else "int32_t"
+        if "MODE" in chosen:
+            mode = mode_of(types["MODE"])
+            values |= {"M": mode.significand, "WIDTH": str(mode.width)}
         if source.header:
             self._headers[function] = Template(source.header).substitute(values)
         self._bodies[function] = Template(source.body).substitute(values)
         return function
+
+    def reserve_panels(self, panels: int, size: int) -> int:
+        """Room for weights in the order of vectors.
+
+        Args:
+            panels: How many.
+            size: Bytes of their weights.
+
+        Returns:
+            The first byte.
+        """
+        begin = self._panels
+        self._panels += panels * _HEAD + size
+        return begin
 
     @property
     def has_floats(self) -> bool:
@@ -134,24 +177,41 @@ class Library:
         lines = [f"/* The kernels of {self.name}. Written by qcompiler. */", '#include "kernels.h"', ""]
         if self.has_floats:
             lines += ["#include <float.h>", ""]
+        if self._panels:
+            lines += [f"#define PANELS_BYTES {self._panels}", ""]
         return "\n".join([*lines, *self._bodies.values()])
 
 
 def _stem(template: str) -> str:
-    """`requantize_integer` and `requantize_float` serve modes, which their instances are named after."""
-    return template.removesuffix("_integer").replace("_float", "_f32_rne")
+    """The templates of forms serve modes, which their instances are named after."""
+    if template.startswith("requantize"):
+        return template.removesuffix("_integer").removesuffix("_shift").replace("_float", "_f32_rne")
+    return template
 
 
 def _role(need: str, types: Mapping[str, str]) -> str:
-    if need == "divide":
+    if need == "requantize_lanes":
+        return mode_of(types["MODE"]).lanes
+    if need in ("divide", "shift"):
         if types["ROUNDING"] not in ROUNDINGS:
             raise UnsupportedError(f"C has no rounding {types['ROUNDING']!r}", expected=", ".join(ROUNDINGS))
-        return f"divide_{types['ROUNDING']}"
+        return f"{need}_{types['ROUNDING']}"
     if need not in ("multiply", "requantize", "requantize_channels"):
         return need
-    mode = types["MODE"]
-    if mode not in MODES:
-        raise UnsupportedError(f"C has no requantization mode {mode!r}", expected=", ".join(MODES))
-    if need not in MODES[mode]:
-        raise ArtifactError(f"the mode {mode!r} has no {need}", where="program.json")
-    return MODES[mode][need]
+    mode = mode_of(types["MODE"])
+    if need != "multiply":
+        return f"{need}_{mode.form}"
+    if not mode.multiply:
+        raise ArtifactError(f"the mode {types['MODE']!r} multiplies no integers", where="program.json")
+    return mode.multiply
+
+
+def mode_of(name: str) -> Mode:
+    """How C requantizes in the mode of this name.
+
+    Raises:
+        UnsupportedError: It does not.
+    """
+    if name not in MODES:
+        raise UnsupportedError(f"C has no requantization mode {name!r}", expected=", ".join(MODES))
+    return MODES[name]

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from qcompiler.backends.integer.c.library import mode_of
 from qcompiler.backends.integer.c.memory import NUMPY
 from qcompiler.backends.integer.c.text import Value, sizes
 from qcompiler.backends.integer.c.writer import (
@@ -20,7 +21,7 @@ from qcompiler.backends.integer.c.writer import (
     accumulator,
     dtype_limits,
     largest_step,
-    real_multiplier,
+    scale_of,
 )
 from qcompiler.backends.integer.kernels import Call
 from qcompiler.backends.integer.program import Array
@@ -50,13 +51,25 @@ class Mac:
         shape = [1] * logical.ndim
         shape[tensor.axis or 0] = -1
         self.weight: Int = logical.astype(np.int64) - zeros.reshape(shape)
-        """[out, in / groups, kernel...], or [in, out / groups, kernel...] where transposed; zero points removed."""
+        """[out, in / groups, kernel...], or [in, out / groups, kernel...] where transposed; zero points removed, and
+        times the factors of its blocks of inputs."""
+        self.block: int | None = self.call.get("block")
+        if self.block is not None:
+            self._expand(self.block, tensor.axis or 0)
         if transposed:
             groups = int(self.call["groups"])
             inputs, per_group, *kernel = self.weight.shape
             split = self.weight.reshape(groups, inputs // groups, per_group, *kernel)
             order = (0, 2, 1, *range(3, 3 + len(kernel)))
             self.weight = split.transpose(order).reshape(groups * per_group, inputs // groups, *kernel)
+
+    def _expand(self, block: int, axis: int) -> None:
+        """Multiply each weight by the factor of its block, which the last operand holds: [channels, blocks]."""
+        factors = self.writer.operand(self.item, len(self.item.inputs) - 1).astype(np.int64)
+        size = self.weight.shape[1 - axis]
+        each = factors[:, np.arange(size) // block]
+        each = each if axis == 0 else each.T
+        self.weight = self.weight * each.reshape(*each.shape, *[1] * (self.weight.ndim - 2))
 
     def _logical(self, stored: Array) -> Array:
         kernels = {item.inputs[1] for item in self.writer.program.instructions if item.op == "int_conv2d"}
@@ -88,11 +101,11 @@ class Mac:
         }
 
     def _weight_type(self) -> str:
-        for ctype in ("int8_t", "int16_t"):
+        for ctype in ("int8_t", "int16_t", "int32_t"):
             limits = np.iinfo(NUMPY[ctype])
             if limits.min <= self.weight.min(initial=0) and self.weight.max(initial=0) <= limits.max:
                 return ctype
-        raise UnsupportedError("a weight less its zero point leaves 16 bits", where=f"%{self.item.output}")
+        raise UnsupportedError("a weight less its zero point leaves 32 bits", where=f"%{self.item.output}")
 
     def folded_bias(self) -> Int:
         """The bias of a kernel that multiplies codes as they are."""
@@ -102,7 +115,8 @@ class Mac:
     def weights(self, packed: Array, types: dict[str, str], order: str) -> str:
         """The symbol of the packed weights; notes what they are."""
         declared = self.call.inputs[1]
-        self.step.notes.append(f"weight {declared.dtype}{sizes(declared.shape)}")
+        blocks = "" if self.block is None else f", a factor for each {self.block} inputs"
+        self.step.notes.append(f"weight {declared.dtype}{sizes(declared.shape)}{blocks}")
         return self.writer.constant(self.weight_name, packed, types["W"], f"{order} weights of %{self.item.output}")
 
     def biases(self, types: dict[str, str], *, folded: bool) -> str:
@@ -114,15 +128,16 @@ class Mac:
     def requantizer(self) -> dict[str, Value]:
         """Members of the structure that requantizes channel by channel; notes the multipliers."""
         writer, item = self.writer, self.item
-        multiplier = writer.operand(item, 3)
-        exponent = writer.operand(item, 4) if len(item.inputs) > 4 else None
-        self.step.notes.append(real_multiplier(multiplier, exponent))
-        ctype = "float" if exponent is None else "int32_t"
-        parts: dict[str, Value] = {
-            "multiplier": writer.constant(item.inputs[3], multiplier, ctype, f"multipliers of %{item.output}")
-        }
-        if exponent is not None:
-            parts["exponent"] = writer.constant(item.inputs[4], exponent, "int8_t", f"exponents of %{item.output}")
+        scale = scale_of(writer, self.call, 3)
+        self.step.notes.append(scale.text())
+        parts: dict[str, Value] = {}
+        if scale.multiplier is not None:
+            ctype = mode_of(scale.mode).significand or "float"
+            note = f"multipliers of %{item.output}"
+            parts["multiplier"] = writer.constant(item.inputs[3], scale.multiplier, ctype, note)
+        if scale.exponent is not None:
+            source = item.inputs[3 if scale.multiplier is None else 4]
+            parts["exponent"] = writer.constant(source, scale.exponent, "int8_t", f"exponents of %{item.output}")
         low, high = (np.broadcast_to(np.asarray(end, np.int64), (self.channels,)) for end in self.call.limits)
         each = any(isinstance(end, tuple | list) for end in self.call.limits)
         limits: dict[str, Value] = {"lows": "0", "highs": "0"}
@@ -131,16 +146,27 @@ class Mac:
                 limits[key] = writer.constant(f"{item.output}.{key}", end, "int32_t", f"{key} of %{item.output}")
         return {
             **parts,
-            "next": int(multiplier.size > 1),
+            "next": int(any(part is not None and part.size > 1 for part in (scale.multiplier, scale.exponent))),
             "zero_point": self.call.output.zero_point[0],
             "low": int(low.min()),
             "high": int(high.max()),
             **limits,
         }
 
-    def finish(self, template: str, types: dict[str, str], members: dict[str, Value]) -> None:
-        """Write the call."""
+    def finish(
+        self, template: str, types: dict[str, str], members: dict[str, Value], panels: tuple[int, int] | None = None
+    ) -> None:
+        """Write the call.
+
+        Args:
+            template: Of the kernel.
+            types: What it is over.
+            members: Of its structure, but for those that requantize.
+            panels: Of a kernel that keeps weights in the order of vectors: how many panels, and bytes of their weights.
+        """
         members["to"] = self.requantizer()
+        if panels is not None:
+            members = {"panels": self.writer.library.reserve_panels(*panels), "plain": members}
         self.writer.emit(self.step, template, types, self.item.inputs[:1], members)
 
 
@@ -185,26 +211,39 @@ def _channels_last(layer: Mac) -> None:
         row = np.full(depth, x.zero_point[0], np.int64)
         note = f"what %{layer.item.output} reads outside of its input"
         outside = layer.writer.constant(f"{layer.item.output}.outside", row, types["X"], note)
-    layer.finish(
-        "conv_channels_last",
-        types,
-        {
-            **_window(call),
-            "out_channels": layer.channels,
-            "kernel_height": height,
-            "kernel_width": width,
-            "groups": int(call["groups"]),
-            "weight": layer.weights(layer.weight.transpose(0, 2, 3, 1), types, "[out][height][width][in]"),
-            "bias": layer.biases(types, folded=True),
-            "outside": outside,
-        },
-    )
+    members: dict[str, Value] = {
+        **_window(call),
+        "out_channels": layer.channels,
+        "kernel_height": height,
+        "kernel_width": width,
+        "groups": int(call["groups"]),
+        "weight": layer.weights(layer.weight.transpose(0, 2, 3, 1), types, "[out][height][width][in]"),
+        "bias": layer.biases(types, folded=True),
+        "outside": outside,
+    }
+    if _of_bytes(types):
+        groups = int(call["groups"])
+        panels = groups * -(-(layer.channels // groups) // _PANEL)
+        layer.finish(
+            "conv_bytes", types, members, panels=(panels, panels * _PANEL * height * -(-width * depth // 4) * 4)
+        )
+    else:
+        layer.finish("conv_channels_last", types, members)
+
+
+def _of_bytes(types: dict[str, str]) -> bool:
+    codes = ("int8_t", "uint8_t")
+    return types["X"] in codes and types["Y"] in codes and types["W"] == "int8_t" and types["ACC"] == "int32_t"
+
+
+_PANEL = 32
+"""Output channels that `conv_bytes` computes at once, on the machine with the most."""
 
 
 def _depthwise(layer: Mac) -> None:
     types = layer.types(folded=False)
     layer.finish(
-        "depthwise_channels_last",
+        "depthwise_bytes" if _of_bytes(types) else "depthwise_channels_last",
         types,
         {
             **_window(layer.call),
@@ -303,7 +342,13 @@ def conv_transpose(writer: Writer, step: Step) -> None:
         members[f"{letter}_step"] = three(distances[2:], 0)
     packed = np.moveaxis(layer.weight, 1, -1)
     members |= {"weight": layer.weights(packed, types, "[out][kernel][in]"), "bias": layer.biases(types, folded=False)}
-    layer.finish("conv_transpose", types, members)
+    if _of_bytes(types):
+        # Each place of the stride has panels of its own; its taps are some of those of the kernel.
+        panels, places = -(-layer.channels // _PANEL), math.prod(int(size) for size in call["stride"])
+        size = panels * _PANEL * layer.weight[0].size
+        layer.finish("conv_transpose_bytes", types, members, panels=(panels * places, size))
+    else:
+        layer.finish("conv_transpose", types, members)
 
 
 def linear(writer: Writer, step: Step) -> None:
@@ -316,7 +361,7 @@ def linear(writer: Writer, step: Step) -> None:
         return
     types = layer.types(folded=True)
     layer.finish(
-        "linear",
+        "linear_bytes" if _of_bytes(types) else "linear",
         types,
         {
             "rows": math.prod(shape[:-1]),

@@ -25,6 +25,21 @@ _HALVES = {
 }
 
 
+_LIMITED = """/* Real numbers are quantized in parts, in two loops: compilers turn one that does both into branches. */
+enum { PART = 256 };
+
+/* Steps of the grid between the limits, or one more: beyond them the code is a limit anyhow, and an int32_t holds the
+   rest. NaN counts as 0. */
+static float limited(float steps, int32_t zero_point, int32_t low, int32_t high)
+{
+    const float least = (float)(low - zero_point - 1), most = (float)(high - zero_point + 1);
+    const float number = steps == steps ? steps : 0.0f;
+    const float raised = number < least ? least : number;
+    return raised > most ? most : raised;
+}
+"""
+
+
 def float_header(name: str, ends: Sequence[End]) -> str:
     """The header of the helpers."""
     parts = []
@@ -50,7 +65,8 @@ def float_source(name: str, ends: Sequence[End]) -> str:
         UnsupportedError: A quantizer rounds in a way that C has not.
     """
     roundings = list(dict.fromkeys(end.rounding for end in ends if end.rounding))
-    parts = [_code_function(rounding) for rounding in roundings]
+    parts = [_LIMITED] if roundings else []
+    parts += [_code_function(rounding) for rounding in roundings]
     for end in ends:
         stem = f"{name.upper()}_{end.label.upper()}"
         if end.rounding:
@@ -58,9 +74,15 @@ def float_source(name: str, ends: Sequence[End]) -> str:
             parts.append(
                 f"void {name}_quantize_{end.label}(const float *real)\n{{\n"
                 f"    {end.ctype} *codes = {name}_{end.label}();\n"
-                f"    for (int32_t i = 0; i < {stem}_SIZE; ++i) {{\n"
-                f"        const float quotient = real[i] / {stem}_SCALE;\n"
-                f"        codes[i] = ({end.ctype})code_{end.rounding}(quotient, {limits});\n"
+                f"    for (int32_t i = 0; i < {stem}_SIZE; i += PART) {{\n"
+                f"        float steps[PART];\n"
+                f"        const int32_t count = {stem}_SIZE - i < PART ? {stem}_SIZE - i : PART;\n"
+                f"        for (int32_t k = 0; k < count; ++k) {{\n"
+                f"            steps[k] = limited(real[i + k] / {stem}_SCALE, {limits});\n"
+                "        }\n"
+                f"        for (int32_t k = 0; k < count; ++k) {{\n"
+                f"            codes[i + k] = ({end.ctype})code_{end.rounding}(steps[k], {limits});\n"
+                "        }\n"
                 "    }\n}\n"
             )
         elif end.kind == "output" and end.scale:
@@ -78,24 +100,20 @@ def _code_function(rounding: str) -> str:
     if rounding not in ROUNDED:
         raise UnsupportedError(f"C has no rounding {rounding!r}", expected=", ".join(ROUNDED))
     lines = [
-        f"/* A quotient, rounded {_HALVES[rounding]}, plus the zero point, between low and high.",
-        "   NaN counts as 0. */",
-        f"static int32_t code_{rounding}(float quotient, int32_t zero_point, int32_t low, int32_t high)",
+        f"/* Steps of the grid, rounded {_HALVES[rounding]}, plus the zero point, between low and high. */",
+        f"static int32_t code_{rounding}(float steps, int32_t zero_point, int32_t low, int32_t high)",
         "{",
-        "    /* One more than the limits: beyond them the code is a limit anyhow, and an int32_t holds the rest. */",
-        "    const float least = (float)(low - zero_point - 1), most = (float)(high - zero_point + 1);",
-        "    const float number = quotient == quotient ? quotient : 0.0f;",
-        "    const float inside = number < least ? least : number > most ? most : number;",
-        "    const int32_t whole = (int32_t)inside; /* towards zero */",
+        "    const int32_t whole = (int32_t)steps; /* towards zero */",
     ]
     if rounding != "trunc":
-        lines.append("    const float rest = inside - (float)whole; /* exact */")
+        lines.append("    const float rest = steps - (float)whole; /* exact */")
     if rounding == "rne":
         lines.append("    const int32_t odd = whole & 1, up = (rest > 0.5f) | ((rest == 0.5f) & odd);")
         lines.append("    const int32_t down = (rest < -0.5f) | ((rest == -0.5f) & odd);")
     lines += [
         f"    const int32_t code = {ROUNDED[rounding]} + zero_point;",
-        "    return code < low ? low : code > high ? high : code;",
+        "    const int32_t at_least = code < low ? low : code;",
+        "    return at_least > high ? high : at_least;",
         "}",
         "",
     ]

@@ -34,3 +34,8 @@ RULES: Mapping[str, Rule] = {
 
 ENDS = ("quantize", "dequantize")
 """Where real numbers become codes and codes real numbers: beside the core, in the optional file of helpers."""
+
+WITHOUT_C: Mapping[str, str] = {
+    "call": "it runs a float island, and C is written for the integer core alone",
+}
+"""Instructions that no C is written for, and why: a program that has one is refused by name."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from qcompiler.backends.integer.c.library import Library
+from qcompiler.backends.integer.c.library import Library, mode_of
 from qcompiler.backends.integer.c.memory import CTYPES, NUMPY, SIZES, Ends, Memory
 from qcompiler.backends.integer.c.names import Names
 from qcompiler.backends.integer.c.shapes import Shape, physical_axes, steps_of
@@ -18,7 +18,7 @@ from qcompiler.backends.integer.kernels import Call
 from qcompiler.backends.integer.program import Array, Instruction, ProgramFiles, Tensor
 from qcompiler.errors import ArtifactError, UnsupportedError
 
-INT32_LIMIT = 2**31
+INT32_LIMIT, INT64_LIMIT = 2**31, 2**63
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,10 @@ class Writer:
 
         Raises:
             UnsupportedError: It is computed.
+            ArtifactError: There is none.
         """
+        if index >= len(item.inputs):
+            raise ArtifactError(f"{item.op} lacks operand {index}", where=f"%{item.output}")
         name = item.inputs[index]
         if name not in self.files.constants:
             raise UnsupportedError(
@@ -204,32 +207,83 @@ class Writer:
         step.lines.append(f"{function}({', '.join(arguments)}, &{name});")
 
 
-def requantizer(call: Call, multiplier: float, exponent: int | None) -> dict[str, Value]:
-    """Members of the structure that requantizes with one multiplier.
+@dataclass(frozen=True)
+class Scale:
+    """What numbers are multiplied by on their way to codes, in the form of a requantization mode.
 
     Args:
-        call: Gives grid and limits of the result.
-        multiplier: Significand, or float32.
-        exponent: None in float arithmetic.
+        mode: The mode.
+        multiplier: Significands, or float32; None where there are none but powers of two.
+        exponent: None where there is a float32.
     """
+
+    mode: str
+    multiplier: Array | None
+    exponent: Array | None
+
+    def text(self) -> str:
+        """The real numbers, for a comment."""
+        real: Array = np.ones((), np.float64) if self.multiplier is None else np.asarray(self.multiplier, np.float64)
+        if self.exponent is not None:
+            real = real * np.exp2(np.asarray(self.exponent, np.float64) - mode_of(self.mode).width)
+        low, high = float(np.min(real)), float(np.max(real))
+        return f"multiplier {low:.6g}" if real.size == 1 else f"multipliers {low:.6g} to {high:.6g}, one per channel"
+
+    def members(self, prefix: str = "") -> dict[str, Value]:
+        """Those of a structure that has one multiplier."""
+        parts: dict[str, Value] = {}
+        if self.multiplier is not None:
+            number = self.multiplier.reshape(-1)[0].item()
+            parts[f"{prefix}multiplier"] = float(number) if self.exponent is None else int(number)
+        if self.exponent is not None:
+            parts[f"{prefix}exponent"] = int(self.exponent.reshape(-1)[0])
+        return parts
+
+
+def scale_of(writer: Writer, call: Call, first: int) -> Scale:
+    """The multipliers in the operands of an instruction from `first` on.
+
+    Raises:
+        UnsupportedError: C has not its mode, or they are computed.
+    """
+    mode = str(call["mode"])
+    form = mode_of(mode).form
+    multiplier = None if form == "shift" else writer.operand(call.instruction, first)
+    exponent = None if form == "float" else writer.operand(call.instruction, first + (form == "integer"))
+    return Scale(mode, multiplier, exponent)
+
+
+def scale_in(call: Call, name: str) -> Scale:
+    """The multiplier in the attributes of an instruction: `left` for `left_multiplier` and `left_exponent`.
+
+    Raises:
+        UnsupportedError: C has not its mode.
+        ArtifactError: There is none.
+    """
+    mode = str(call["mode"])
+    form = mode_of(mode).form
+    parts = [call.get(f"{name}_{part}") for part in ("multiplier", "exponent")]
+    for part, unused in zip(parts, ("shift", "float"), strict=True):
+        if (part is None) != (form == unused):
+            raise ArtifactError(f"no {name} multiplier of the mode {mode!r}", where=f"%{call.instruction.output}")
+    multiplier, exponent = (None if part is None else np.asarray(part) for part in parts)
+    return Scale(mode, multiplier, exponent)
+
+
+def requantizer(call: Call, scale: Scale) -> dict[str, Value]:
+    """Members of the structure that requantizes with one multiplier, to the grid and the limits of the result."""
     low, high = call.limits
-    parts: dict[str, Value] = {"multiplier": float(multiplier) if exponent is None else int(multiplier)}
-    if exponent is not None:
-        parts["exponent"] = int(exponent)
-    return parts | {"zero_point": call.output.zero_point[0], "low": int(low), "high": int(high)}
-
-
-def real_multiplier(multiplier: Array, exponent: Array | None) -> str:
-    """The numbers that accumulators are multiplied by, for a comment."""
-    real = np.asarray(multiplier, np.float64)
-    if exponent is not None:
-        real = real * np.exp2(np.asarray(exponent, np.float64) - 31)
-    low, high = float(real.min()), float(real.max())
-    return f"multiplier {low:.6g}" if real.size == 1 else f"multipliers {low:.6g} to {high:.6g}, one per channel"
+    return {**scale.members(), "zero_point": call.output.zero_point[0], "low": int(low), "high": int(high)}
 
 
 def accumulator(bound: int) -> str:
-    """The narrowest type of accumulators that holds every sum whose magnitude is at most `bound`."""
+    """The narrowest type of accumulators that holds every sum whose magnitude is at most `bound`.
+
+    Raises:
+        UnsupportedError: None does.
+    """
+    if bound >= INT64_LIMIT:
+        raise UnsupportedError(f"a sum can reach {bound}", expected=f"less than {INT64_LIMIT}")
     return "int32_t" if bound < INT32_LIMIT else "int64_t"
 
 

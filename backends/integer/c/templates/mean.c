@@ -7,6 +7,7 @@ typedef struct {
     int32_t summed;                            /* elements of x for each of y, but for those along the last axis */
     int32_t sum_rank, sum_size[${RANK}], sum_step[${RANK}];
     int32_t inner, next;                       /* the last axis that is summed */
+    int32_t run;                               /* elements of y side by side, of elements of x side by side */
     int32_t x_zero_point;
     ${requantize}_t to;
 } ${f}_t;
@@ -18,15 +19,28 @@ void ${f}(
 void ${f}(
     ${Y} *restrict y, const ${X} *restrict x, const ${f}_t *call)
 {
-    for (int32_t i = 0; i < call->count; ++i) {
+    enum { PART = 64 };
+    for (int32_t i = 0, n; i < call->count; i += n) {
         const ${X} *from = x + place(i, call->rank, call->size, call->step);
-        ${ACC} sum = 0;
+        const int32_t left = call->run - i % call->run;
+        ${ACC} sum[PART] = {0};
+        n = left < PART ? left : PART;
         for (int32_t k = 0; k < call->summed; ++k) {
             const ${X} *codes = from + place(k, call->sum_rank, call->sum_size, call->sum_step);
+            if (n == 1) {
+                for (int32_t j = 0; j < call->inner; ++j) {
+                    sum[0] += codes[j * call->next] - call->x_zero_point;
+                }
+                continue;
+            }
             for (int32_t j = 0; j < call->inner; ++j) {
-                sum += codes[j * call->next] - call->x_zero_point;
+                for (int32_t c = 0; c < n; ++c) {
+                    sum[c] += codes[j * call->next + c] - call->x_zero_point;
+                }
             }
         }
-        y[i] = (${Y})${requantize}(&call->to, sum);
+        for (int32_t c = 0; c < n; ++c) {
+            y[i + c] = (${Y})${requantize}(&call->to, sum[c]);
+        }
     }
 }

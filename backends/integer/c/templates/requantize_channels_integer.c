@@ -1,10 +1,10 @@
 //: over MODE
 //: needs multiply
 //: header
-/* From the accumulator of a channel to its code: round(x * multiplier * 2^(exponent - 31)) + zero_point. */
+/* From the accumulator of a channel to its code: round(x * multiplier * 2^(exponent - ${WIDTH})) + zero_point. */
 typedef struct {
-    const int32_t *multiplier; /* 0, or 2^30 to 2^31 - 1 */
-    const int8_t *exponent;    /* -31 to 30 */
+    const ${M} *multiplier; /* below 2^${WIDTH} */
+    const int8_t *exponent;
     int32_t next;              /* 1 where each channel has a multiplier, 0 where they share one */
     int32_t zero_point;
     int32_t low;

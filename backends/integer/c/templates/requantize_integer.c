@@ -1,10 +1,10 @@
 //: over MODE
 //: needs multiply
 //: header
-/* From accumulators to codes: round(x * multiplier * 2^(exponent - 31)) + zero_point, between low and high. */
+/* From accumulators to codes: round(x * multiplier * 2^(exponent - ${WIDTH})) + zero_point, between low and high. */
 typedef struct {
-    int32_t multiplier; /* 0, or 2^30 to 2^31 - 1 */
-    int32_t exponent;   /* -31 to 30 */
+    int32_t multiplier; /* below 2^${WIDTH} */
+    int32_t exponent;
     int32_t zero_point;
     int32_t low;
     int32_t high;

@@ -1,5 +1,5 @@
 //: over X ACC ROUNDING
-//: needs divide
+//: needs divide shift
 //: header
 typedef struct {
     int32_t batch, channels;
@@ -21,27 +21,46 @@ void ${f}(
 void ${f}(
     ${X} *restrict y, const ${X} *restrict x, const ${f}_t *call)
 {
+    enum { PART = 64 };
+    const int32_t next = call->x_channel;
     for (int32_t at = 0; at < call->batch * call->out_height * call->out_width; ++at) {
         const int32_t ox = at % call->out_width, oy = at / call->out_width % call->out_height;
         const int32_t image = at / call->out_width / call->out_height;
         const ${ACC} divisor = (${ACC})call->line_divisor[oy] * call->pixel_divisor[ox];
         const int32_t *line_weight = call->line_weight + oy * call->line_taps;
         const int32_t *pixel_weight = call->pixel_weight + ox * call->pixel_taps;
-        for (int32_t c = 0; c < call->channels; ++c) {
-            const ${X} *from = x + image * call->x_image + c * call->x_channel
-                + call->line[oy] * call->x_line + call->pixel[ox] * call->x_pixel;
-            ${X} *to = y + image * call->y_image + oy * call->y_line + ox * call->y_pixel + c * call->y_channel;
-            ${ACC} sum = 0, code;
+        const ${X} *from = x + image * call->x_image + call->line[oy] * call->x_line + call->pixel[ox] * call->x_pixel;
+        ${X} *to = y + image * call->y_image + oy * call->y_line + ox * call->y_pixel;
+        int32_t power = 0;
+        while (((${ACC})1 << power) < divisor && power < 30) {
+            ++power;
+        }
+        for (int32_t c = 0; c < call->channels; c += PART) {
+            const int32_t n = call->channels - c < PART ? call->channels - c : PART;
+            ${ACC} sum[PART] = {0};
             for (int32_t i = 0; i < call->line_taps; ++i) {
-                ${ACC} along = 0;
                 for (int32_t j = 0; j < call->pixel_taps; ++j) {
-                    const ${ACC} step = from[i * call->x_line + j * call->x_pixel] - call->zero_point;
-                    along += step * pixel_weight[j];
+                    const ${X} *codes = from + i * call->x_line + j * call->x_pixel + c * next;
+                    const ${ACC} weight = (${ACC})line_weight[i] * pixel_weight[j];
+                    for (int32_t k = 0; k < n; ++k) {
+                        sum[k] += (codes[k * next] - call->zero_point) * weight;
+                    }
                 }
-                sum += along * line_weight[i];
             }
-            code = ${divide}(sum, divisor) + call->zero_point;
-            *to = (${X})(code < call->low ? call->low : code > call->high ? call->high : code);
+            /* Shifts take a tenth of the time of divisions. */
+            if (((${ACC})1 << power) == divisor) {
+                for (int32_t k = 0; k < n; ++k) {
+                    sum[k] = (${ACC})${shift}(sum[k], -power);
+                }
+            } else {
+                for (int32_t k = 0; k < n; ++k) {
+                    sum[k] = ${divide}(sum[k], divisor);
+                }
+            }
+            for (int32_t k = 0; k < n; ++k) {
+                const ${ACC} code = sum[k] + call->zero_point, raised = code < call->low ? call->low : code;
+                to[(c + k) * call->y_channel] = (${X})(raised > call->high ? call->high : raised);
+            }
         }
     }
 }

@@ -19,7 +19,13 @@ SANITIZED = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
 
 def differing(
-    files: ProgramFiles, inputs: Sequence[Array], work: Path, cflags: Sequence[str] = ("-O0", *STRICT), batch: int = 1
+    files: ProgramFiles,
+    inputs: Sequence[Array],
+    work: Path,
+    cflags: Sequence[str] = ("-O0", *STRICT),
+    batch: int = 1,
+    plan: c.Memory | None = None,
+    cc: str | None = None,
 ) -> dict[str, int]:
     """Elements of each result that the C of a program gives otherwise than its executor, where there are any.
 
@@ -29,8 +35,10 @@ def differing(
         work: Where to build.
         cflags: Of the compiler.
         batch: Images in the arena at once.
+        plan: Of the memory; a place of its own for each tensor where there is none.
+        cc: The compiler; the usual one where there is none.
     """
-    binary = c.Binary(c.emit(files, "model", separate(files, batch)), work, cflags=cflags, trace=True)
+    binary = c.Binary(c.emit(files, "model", plan or separate(files, batch)), work, cc=cc, cflags=cflags, trace=True)
     trace = binary.run(inputs)
     expected = codes_of(files, inputs)
     assert set(trace.codes) == set(expected)

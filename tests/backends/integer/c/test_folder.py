@@ -70,6 +70,26 @@ def test_make_test_passes_and_honours_cc_and_cflags(target: str, folders: Mappin
     assert "no-such-compiler" in missing.stderr
 
 
+@pytest.mark.parametrize("target", NAMES)
+@pytest.mark.parametrize("cflags", ["-O1 -march=native", "-O1 -march=native -D{}_PORTABLE"])
+def test_make_test_passes_as_this_processor_has_it(
+    target: str, cflags: str, folders: Mapping[str, Path], tmp_path: Path
+) -> None:
+    folder, name = copied(folders[target], tmp_path), NAMES[target]
+    result = shell("make", "test", f"CFLAGS={cflags.format(name.upper())}", folder=folder)
+    assert result.returncode == 0, result.stderr
+    assert re.search(rf"{name}: 0 of \d+ codes differ", result.stdout)
+    vectors = subprocess.run(["nm", str(folder / "kernels.o")], capture_output=True, text=True, check=True).stdout
+    has_kernels = target == "int8_dsp"  # the other one has its images as NCHW
+    assert ("_vectors" in vectors) == (has_kernels and "PORTABLE" not in cflags and has_vectors())
+
+
+def has_vectors() -> bool:
+    """Whether the compiler may use the vectors that kernels are written for."""
+    command = ["cc", "-march=native", "-dM", "-E", "-x", "c", "/dev/null"]
+    return "__AVX2__" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
 def test_make_test_fails_when_a_weight_is_another(folders: Mapping[str, Path], tmp_path: Path) -> None:
     folder = copied(folders["int8_dsp"], tmp_path)
     source = (folder / "weights.c").read_text(encoding="utf-8")

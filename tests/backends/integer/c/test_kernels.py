@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
-from qcompiler.backends.integer import Executor, c
+from qcompiler.backends.integer import Executor, c, emit
 from qcompiler.ir.graph import Attribute, Value
 from qcompiler.ir.types import DType, QuantParams, TensorType
 from qcompiler.quant.requant import RequantMode
-from tests.backends.integer.c.builds import SANITIZED, STRICT, UNDEFINED, differing
+from tests.backends.integer.c.builds import SANITIZED, STRICT, UNDEFINED, differing, random_codes
 from tests.backends.integer.c.corpus import TESTS, Case, collect, merge
 from tests.backends.integer.c.plans import Plan, separate
+from tests.quant.test_blocks import lowered
 from tests.reference.maker import CODES, Maker
 
 LAYOUTS = ("NHWC", "NCHW")
@@ -27,6 +29,14 @@ LAYOUTS = ("NHWC", "NCHW")
 def test_cases_of_the_reference(group: str, layout: str, tmp_path: Path) -> None:
     files, inputs = merge(collect(TESTS[group]), layout)
     assert not differing(files, inputs, tmp_path)
+
+
+@pytest.mark.skipif(shutil.which("clang") is None, reason="needs clang")
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_another_compiler_warns_of_nothing(layout: str, tmp_path: Path) -> None:
+    cases = [case for mode in RequantMode for case in sizes_where_kernels_change(mode)[::7]]
+    files, inputs = merge([*cases, *collect(TESTS["elementwise"])[::5]], layout)
+    assert not differing(files, inputs, tmp_path, ("-O2", *STRICT), cc="clang")
 
 
 @pytest.mark.slow
@@ -117,44 +127,108 @@ def sizes_where_kernels_change(mode: RequantMode) -> list[Case]:
 
 @pytest.mark.parametrize(
     ("mode", "layout"),
-    [("single", "NHWC"), ("single", "NCHW"), ("double", "NHWC"), ("double_hu", "NCHW"), ("f32_rne", "NCHW")],
+    [
+        ("single", "NHWC"),
+        ("single", "NCHW"),
+        ("double", "NHWC"),
+        ("double_hu", "NCHW"),
+        ("f32_rne", "NCHW"),
+        ("tosa16", "NHWC"),
+        ("nvdla_cvt", "NCHW"),
+        ("pow2_shift_rne", "NHWC"),
+    ],
 )
 def test_sizes_where_kernels_change(mode: str, layout: str, tmp_path: Path) -> None:
     files, inputs = merge(sizes_where_kernels_change(RequantMode(mode)), layout)
     assert not differing(files, inputs, tmp_path, ("-O0", *UNDEFINED))
 
 
-def wide_sums() -> list[Case]:
-    """Sums of codes of 16 bits that leave 32 bits, and stay where their products with a multiplier have 64."""
+def wide_sums(mode: RequantMode) -> list[Case]:
+    """Sums of codes of 16 bits, and biases, that leave 32 bits and stay where their products with a multiplier have 64."""
     cases: list[Case] = []
+    # Significands of 15 bits and powers of two leave room for sums of 48 bits, those of 31 bits for 33.
+    wide = mode.form.significand_bits < 31
     for seed, (shape, weight, attributes) in enumerate(
         [
             ((1, 44, 2, 3), (5, 44, 3, 3), geometry(2, padding=(1, 1, 1, 1))),
             ((1, 44, 9), (9, 44, 9), geometry(1, padding=(4, 4))),
             ((2, 400), (3, 400), {}),
             ((1, 40, 20, 20), (40, 1, 20, 20), geometry(2, groups=40)),
+            ((1, 30, 4, 5), (30, 3, 3, 3), {**geometry(2), "padding": (1, 1), "output_padding": (0, 0)}),
         ]
     ):
-        make = Maker(seed)
+        transposed = "output_padding" in attributes
+        make = Maker(seed, mode)
         low, high = -128, 127
         codes = make.random.choice([low, high]) * torch.ones(weight, dtype=torch.int8)
-        ends = torch.tensor([2**29, -(2**29), 0]).repeat(weight[0])[: weight[0]].to(torch.int32)
+        ends = torch.tensor([2**29, -(2**29), 0], dtype=torch.int64)
+        if wide:
+            ends = torch.tensor([2**44, -(2**44), 2**33 + 1], dtype=torch.int64)
+        filters = weight[1] if transposed else weight[0]
+        bias = ends.repeat(filters)[:filters].to(torch.int64 if wide else torch.int32)
         extreme = torch.full(shape, 32767 if seed % 2 else -32768, dtype=torch.int16)
         quant = QuantParams((0.01,), (-32768 if seed % 2 else 32767,))
         x = make.input(shape, DType.I16, quant, extreme)
-        operands: list[Value] = [x, make.leaf(codes, QuantParams((0.01,), (0,))), make.leaf(ends)]
-        operands += make.multiplier(weight[0], -22, -21)
-        op = f"int_conv{len(weight) - 2}d" if len(weight) > 2 else "int_linear"
+        axis = 1 if transposed else 0
+        weights = make.leaf(codes, QuantParams((0.01,) * filters, (0,) * filters, axis))
+        operands: list[Value] = [x, weights, make.leaf(bias)]
+        operands += make.multiplier(filters, *((-31, -30) if wide else (-22, -21)))
+        rank = len(weight) - 2
+        op = f"int_conv{'_transpose' if transposed else ''}{rank}d" if rank else "int_linear"
         node = make.apply(op, operands, {**attributes, "qmin": -32768, "qmax": 32767}, DType.I16)
         node.output.type = TensorType(DType.I16, node.output.type.shape, QuantParams((0.01,), (0,)))
         cases.append((make.graph, [extreme.numpy()]))
     return cases
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_sums_beyond_32_bits(layout: str, tmp_path: Path) -> None:
-    files, inputs = merge(wide_sums(), layout)
+@pytest.mark.parametrize(
+    ("mode", "layout"),
+    [
+        ("single", "NHWC"),
+        ("single", "NCHW"),
+        ("tosa16", "NCHW"),
+        ("s64_16", "NHWC"),
+        ("pow2_shift_rhaz", "NHWC"),
+        ("f32_rne", "NCHW"),
+    ],
+)
+def test_sums_beyond_32_bits(mode: str, layout: str, tmp_path: Path) -> None:
+    files, inputs = merge(wide_sums(RequantMode(mode)), layout)
     assert all(abs(int(code)) < 32767 for array in Executor(files).run(inputs) for code in array.flat), "no limit hides"
+    assert not differing(files, inputs, tmp_path, ("-O0", *STRICT, *UNDEFINED))
+
+
+@pytest.mark.parametrize(
+    ("block", "mode", "layout"), [(4, "single", "NHWC"), (3, "f32_rne", "NCHW"), (1, "tosa16", "NHWC")]
+)
+def test_weights_with_a_factor_for_each_block_of_inputs(block: int, mode: str, layout: str, tmp_path: Path) -> None:
+    """A convolution, one in groups, a transposed one and a linear layer; the last block of inputs is a short one."""
+    module, *_ = lowered(block, requantize=mode)
+    files = emit(module.main, layout, "OHWI" if layout == "NHWC" else "OIHW")  # type: ignore[arg-type]  # a layout
+    assert sum("block" in item.attributes for item in files.program.instructions) == 4
+    assert not differing(files, random_codes(files, 2), tmp_path, ("-O0", *STRICT, *UNDEFINED))
+    text = c.emit(files, "model", separate(files))["model.c"].decode()
+    assert text.count(f"a factor for each {block} inputs") == 4
+
+
+def test_weights_of_16_bits_less_their_zero_points(tmp_path: Path) -> None:
+    """They leave 16 bits, and products of them 32."""
+    cases: list[Case] = []
+    for seed, (shape, weight, attributes) in enumerate(
+        [
+            ((1, 5, 4, 4), (3, 5, 2, 2), geometry(2)),
+            ((2, 9), (5, 9), {}),
+            ((1, 4, 4, 4), (4, 1, 3, 3), geometry(2, groups=4)),
+        ]
+    ):
+        make = Maker(seed)
+        codes = torch.randint(0, 65536, weight, generator=make.generator).to(torch.uint16)
+        operands = [make.input(shape), make.leaf(codes, QuantParams((0.01,), (3,)))]
+        operands += [make.leaf(torch.zeros(weight[0], dtype=torch.int32)), *make.multiplier(weight[0], -20, -19)]
+        rank = len(weight) - 2
+        make.apply(f"int_conv{rank}d" if rank else "int_linear", operands, attributes)
+        cases.append((make.graph, [x.numpy() for x in make.inputs]))
+    files, inputs = merge(cases, "NHWC")
     assert not differing(files, inputs, tmp_path, ("-O0", *STRICT, *UNDEFINED))
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from qcompiler.backends.integer.c.library import MODES, ROUNDINGS
+from qcompiler.backends.integer.c.memory import CTYPES, NUMPY
 from qcompiler.backends.integer.c.real import ROUNDED
-from qcompiler.backends.integer.c.rules import ENDS, RULES
+from qcompiler.backends.integer.c.rules import ENDS, RULES, WITHOUT_C
 from qcompiler.backends.integer.kernels import KERNELS
 from qcompiler.ir.types import DType
 from qcompiler.quant.requant import RequantMode
@@ -14,6 +15,8 @@ from tests.reference.maker import CODES
 
 def test_every_instruction_of_the_executor_has_c() -> None:
     assert {*RULES, *ENDS} == set(KERNELS)
+    assert not {*RULES, *ENDS} & set(WITHOUT_C)
+    assert all(WITHOUT_C.values()), "a reason each"
 
 
 def test_every_mode_and_rounding_has_c() -> None:
@@ -21,7 +24,14 @@ def test_every_mode_and_rounding_has_c() -> None:
     assert set(ROUNDINGS) == set(ROUNDED) == {str(rounding) for rounding in Rounding}
 
 
-def test_every_element_type_of_codes_has_one_of_c() -> None:
-    from qcompiler.backends.integer.c.memory import CTYPES
+def test_c_holds_the_multipliers_that_a_mode_has() -> None:
+    for mode in RequantMode:
+        form, ours = mode.form, MODES[str(mode)]
+        assert ours.width == form.significand_bits
+        held = {"integer": (ours.significand, "int8_t"), "shift": ("int8_t",), "float": ("float",)}[ours.form]
+        numpy = {"i8": "i1", "i16": "i2", "i32": "i4", "f32": "f4"}
+        assert tuple(NUMPY[ctype] for ctype in held) == tuple(numpy[part] for part in form.parts)
 
+
+def test_every_element_type_of_codes_has_one_of_c() -> None:
     assert {DType(name) for name in CTYPES} == set(CODES)

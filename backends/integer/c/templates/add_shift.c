@@ -1,0 +1,37 @@
+//: over A B Y MODE
+//: needs place multiply requantize
+//: header
+typedef struct {
+    int32_t outer, inner;      /* elements of y: all axes but the last, and along the last */
+    int32_t rank;              /* of the outer axes */
+    int32_t size[${RANK}];
+    int32_t a_step[${RANK}], a_next; /* distances of neighbours along each axis: 0 where one element serves all */
+    int32_t b_step[${RANK}], b_next;
+    int32_t a_zero_point, b_zero_point;
+    int32_t shift;             /* bits that both are shifted left before they are brought to one scale */
+    int32_t a_exponent, b_exponent;
+    int32_t sign;              /* 1 to add, -1 to subtract */
+    ${requantize}_t to;
+} ${f}_t;
+
+/* y = requantize(a on a common scale + b on a common scale). y may be a or b. */
+void ${f}(
+    ${Y} *y, const ${A} *a, const ${B} *b, const ${f}_t *call);
+//: body
+void ${f}(
+    ${Y} *y, const ${A} *a, const ${B} *b, const ${f}_t *call)
+{
+    const ${f}_t own = *call;
+    const int64_t unit = (int64_t)1 << own.shift;
+    for (int32_t i = 0; i < own.outer; ++i) {
+        const ${A} *left = a + place(i, own.rank, call->size, call->a_step);
+        const ${B} *right = b + place(i, own.rank, call->size, call->b_step);
+        for (int32_t j = 0; j < own.inner; ++j) {
+            const int64_t p = (left[j * own.a_next] - own.a_zero_point) * unit;
+            const int64_t q = (right[j * own.b_next] - own.b_zero_point) * unit;
+            const int64_t sum = ${multiply}(p, own.a_exponent)
+                + own.sign * ${multiply}(q, own.b_exponent);
+            y[i * own.inner + j] = (${Y})${requantize}(&own.to, sum);
+        }
+    }
+}

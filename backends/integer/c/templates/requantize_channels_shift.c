@@ -1,0 +1,21 @@
+//: over MODE
+//: needs multiply
+//: header
+/* From the accumulator of a channel to its code: round(x * 2^exponent) + zero_point. */
+typedef struct {
+    const int8_t *exponent;
+    int32_t next;         /* 1 where each channel has an exponent, 0 where they share one */
+    int32_t zero_point;
+    int32_t low;
+    int32_t high;
+    const int32_t *lows;  /* limits of each channel in place of low and high, or none */
+    const int32_t *highs;
+} ${f}_t;
+//: body
+static int32_t ${f}(const ${f}_t *to, int32_t channel, int64_t x)
+{
+    const int64_t code = ${multiply}(x, to->exponent[channel * to->next]) + to->zero_point;
+    const int32_t low = to->lows ? to->lows[channel] : to->low;
+    const int32_t high = to->highs ? to->highs[channel] : to->high;
+    return code < low ? low : code > high ? high : (int32_t)code;
+}

@@ -1,0 +1,16 @@
+//: over MODE
+//: needs multiply
+//: header
+/* From accumulators to codes: round(x * 2^exponent) + zero_point, between low and high. */
+typedef struct {
+    int32_t exponent;
+    int32_t zero_point;
+    int32_t low;
+    int32_t high;
+} ${f}_t;
+//: body
+static int32_t ${f}(const ${f}_t *to, int64_t x)
+{
+    const int64_t code = ${multiply}(x, to->exponent) + to->zero_point;
+    return code < to->low ? to->low : code > to->high ? to->high : (int32_t)code;
+}
