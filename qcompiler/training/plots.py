@@ -23,12 +23,6 @@ __all__ = ["Bars", "Curves"]
 
 _INCH = 72.0
 """Points, which are the pixels of an SVG that matplotlib writes."""
-_RC = {
-    "svg.hashsalt": "qcompiler",  # else the ids of its parts are drawn by chance
-    "svg.fonttype": "none",  # text stays text: it can be searched, and read aloud
-    "font.size": 9.0,
-    "path.simplify": False,  # what is a staircase stays one
-}
 _NO_METADATA = {"Creator": None, "Date": None, "Format": None, "Type": None}
 _GREY = "#888888"
 
@@ -126,18 +120,25 @@ def _drawn(width: float, height: float, draw: Callable[[Figure], None]) -> str:
     """What `draw` puts on an empty sheet of so many pixels."""
     try:
         import matplotlib as mpl
-        from matplotlib.backends.backend_svg import FigureCanvasSVG
         from matplotlib.figure import Figure
     except ImportError as error:
         raise InputError(
             "plots are drawn by matplotlib, which is not installed", fix="pip install 'qcompiler[plots]'"
         ) from error
-    # As matplotlib comes, whatever this machine or its user has set.
-    with mpl.rc_context({**mpl.rcParamsDefault, **_RC}):
+    with mpl.rc_context():
+        mpl.rcdefaults()  # whatever this machine or its user has set
+        mpl.rcParams.update(
+            {
+                "svg.hashsalt": "qcompiler",  # else the ids of its parts are drawn by chance
+                "svg.fonttype": "none",  # text stays text: it can be searched, and read aloud
+                "font.size": 9.0,
+                "path.simplify": False,  # what is a staircase stays one
+            }
+        )
         figure = Figure(figsize=(width / _INCH, height / _INCH), layout="constrained")
         draw(figure)
         text = io.StringIO()
-        FigureCanvasSVG(figure).print_svg(text, metadata=_NO_METADATA)
+        figure.savefig(text, format="svg", metadata=_NO_METADATA)
     # matplotlib ends some lines with a blank.
     return "".join(f"{line.rstrip()}\n" for line in text.getvalue().splitlines())
 

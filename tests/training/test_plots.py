@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import subprocess
 import sys
@@ -91,10 +92,11 @@ def test_without_the_library_the_error_says_what_to_install(monkeypatch: pytest.
     assert "qcompiler[plots]" in str(caught.value)
 
 
-def test_nothing_selects_a_display() -> None:
+def test_no_display_is_looked_for() -> None:
     code = (
         "import sys; from qcompiler.training.plots import Bars; Bars('t', ('a',), {'k': (1.0,)}).svg();"
-        "print('matplotlib.pyplot' in sys.modules)"
+        "import matplotlib; print(matplotlib.get_backend(auto_select=False), 'matplotlib.pyplot' in sys.modules)"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout == "False\n"
+    environment = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert run.stdout == "None False\n"
