@@ -139,21 +139,27 @@ def test_every_method_learns_and_compiles(method: str) -> None:
     assert torch.equal(found, qcompiler.compile(module).run(INPUTS))  # type: ignore[arg-type]
 
 
-def test_training_of_the_digits_lowers_the_loss() -> None:
+def test_training_of_the_digits_wins_back_half_of_what_quantization_costs() -> None:
     data = load_data()
-    target = qcompiler.load_target("int8_dsp").override(weight_bits=3)
-    module = qcompiler.prepare_qat(load_digits_net(), target, calibration_data=[data.calibration_images[:128]])
-    optimizer = torch.optim.SGD(module.parameters(), lr=0.01, momentum=0.9)
-    losses = []
     images, labels = data.train_images[:128], data.train_labels[:128]
-    for _ in range(6):
+    model = load_digits_net()
+    target = qcompiler.load_target("int8_dsp").override(weight_bits=3)
+    module = qcompiler.prepare_qat(model, target, calibration_data=[data.calibration_images[:128]])
+
+    @torch.no_grad()
+    def loss_of(learned: nn.Module) -> float:
+        # In eval mode: the model has a dropout, with which the losses of steps are drawn by chance.
+        return float(functional.cross_entropy(result(learned.eval(), images), labels))
+
+    float_loss, before = loss_of(model), loss_of(module)
+    module.train()
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.03, momentum=0.9)
+    for _ in range(12):
         optimizer.zero_grad()
-        loss = functional.cross_entropy(module(images), labels)
-        loss.backward()
+        functional.cross_entropy(module(images), labels).backward()
         optimizer.step()
         module.step()
-        losses.append(float(loss.detach()))
-    assert losses[-1] < 0.7 * losses[0]
+    assert loss_of(module) < (float_loss + before) / 2
 
 
 def test_names_are_those_of_the_model() -> None:
