@@ -389,7 +389,6 @@ def test_a_saved_exported_program_compiles(tmp_path: Path) -> None:
 def test_what_later_work_brings_is_refused_by_name() -> None:
     for call in (
         lambda: qcompiler.analyze(load_digits_net(), "int8_dsp", [], lambda m: 0.0),
-        lambda: qcompiler.prepare_qat(load_digits_net(), "int8_dsp"),
         lambda: qcompiler.prepare_quantized_training(load_digits_net()),
     ):
         with pytest.raises(errors.NotSupportedYetError, match="not supported yet"):

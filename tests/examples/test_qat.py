@@ -50,4 +50,4 @@ def test_three_bits_end_in_an_artifact(tmp_path: Path, capsys: pytest.CaptureFix
     logits = compiled.run(images)
     assert isinstance(logits, torch.Tensor)
     assert f"{(logits.argmax(1) == labels).double().mean().item():.2%}" == accuracies[2]
-    assert (tmp_path / "artifact-oscillations.svg").read_text().startswith("<svg")
+    assert "<svg" in (tmp_path / "artifact-oscillations.svg").read_text(encoding="utf-8")
