@@ -96,7 +96,7 @@ def test_every_deployable_target_ships_what_eval_mode_computes(name: str) -> Non
     module = prepare(name)
     learn(module, 2)
     found = result(module.eval())
-    compiled = qcompiler.compile(module, verify="off")
+    compiled = qcompiler.compile(module)
     assert torch.equal(found, compiled.run(INPUTS))  # type: ignore[arg-type]
 
 
@@ -153,7 +153,7 @@ def test_training_of_the_digits_lowers_the_loss() -> None:
         optimizer.step()
         module.step()
         losses.append(float(loss.detach()))
-    assert losses[-1] < 0.7 * losses[0]
+    assert losses[-1] < 0.8 * losses[0]
 
 
 def test_names_are_those_of_the_model() -> None:
