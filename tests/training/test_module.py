@@ -156,6 +156,16 @@ def test_training_of_the_digits_lowers_the_loss() -> None:
     assert losses[-1] < 0.8 * losses[0]
 
 
+@pytest.mark.parametrize(
+    ("bits", "method", "learns"),
+    [(8, "lsq", False), (4, "lsq", True), (8, {"x": "lsq"}, True), (8, {"weights": "lsq"}, False)],
+)
+def test_the_range_of_a_fine_input_learns_where_it_is_named(bits: int, method: Any, learns: bool) -> None:
+    module = prepare(target_of("int8_dsp", bits), method=method)
+    assert ("x.quantizer.scale" in dict(module.named_parameters())) is learns
+    assert "x.quantizer.scale" in module.state_dict()
+
+
 def test_names_are_those_of_the_model() -> None:
     model = small()
     folded, kept = prepare(model=model), prepare("int8_dsp_per_channel", model, batch_norm="keep")
