@@ -139,7 +139,7 @@ def _drawn(width: float, height: float, draw: Callable[[Figure], None]) -> str:
         draw(figure)
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata=_NO_METADATA)
-    # Without the lines in front of the picture, so that it may stand in a page; matplotlib ends some lines with a blank.
+    # Without what stands in front of the picture, so that it may be put into a page, and without blanks at line ends.
     _, opening, rest = text.getvalue().partition("<svg")
     return "".join(f"{line.rstrip()}\n" for line in (opening + rest).splitlines())
 
