@@ -96,7 +96,7 @@ def test_every_deployable_target_ships_what_eval_mode_computes(name: str) -> Non
     module = prepare(name)
     learn(module, 2)
     found = result(module.eval())
-    compiled = qcompiler.compile(module, verify="off")
+    compiled = qcompiler.compile(module)
     assert torch.equal(found, compiled.run(INPUTS))  # type: ignore[arg-type]
 
 
