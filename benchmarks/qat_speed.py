@@ -65,7 +65,7 @@ def run(command: Sequence[str], environment: Mapping[str, str] | None = None, ti
         subprocess.CalledProcessError: It fails.
         subprocess.TimeoutExpired: It takes longer than `timeout=`.
     """
-    return subprocess.run(  # noqa: S603
+    return subprocess.run(
         command, check=True, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=timeout
     ).stdout
 

@@ -22,7 +22,7 @@ from qcompiler.quant.affine import qparams_from_range
 from qcompiler.quant.spec import QuantSpec, ScaleKind
 from qcompiler.training.batch_norm import BatchNorm, Style
 from qcompiler.training.deploy import QuantizedActivation, QuantizedWeight, deployable
-from qcompiler.training.methods import Methods, Role, resolve
+from qcompiler.training.methods import Methods, Role, is_named, resolve
 from qcompiler.training.program import Normalized, Places, Program, write_program
 from qcompiler.training.quantizer import Quantizer
 from qcompiler.training.ranges import FixedRange
@@ -273,7 +273,10 @@ class _Builder:
             role: Role = "weights" if first in weights else "activations"
             names = tuple(dict.fromkeys(name for node in members for name in _names(node, weights.get(node))))
             method = resolve(self.methods, role, names)
-            ranges = FixedRange() if any(node.name in self.dictated for node in members) else method.ranges
+            stays = any(node.name in self.dictated for node in members) or (
+                _reads_the_model_input(members) and not is_named(self.methods, names)
+            )
+            ranges = FixedRange() if stays else method.ranges
             quantizer = Quantizer(
                 cast("QuantSpec", first.attributes["spec"]),
                 ranges,
@@ -355,6 +358,22 @@ def _ref(value: Value) -> str:
 
 def _is_leaf(quantizer: Node) -> bool:
     return is_leaf(quantizer.inputs[0])
+
+
+FINE_BITS = 8
+"""From here on, the range of an input of the model stays as calibrated.
+
+What it reads never changes while the model learns, and its gradient is all that asks for the gradient of the input: on
+images of 224 x 224 that is a tenth of a step of ResNet-18.
+"""
+
+
+def _reads_the_model_input(members: Sequence[Node]) -> bool:
+    """Whether all of these quantizers put inputs of the model on fine grids."""
+    return all(
+        node.inputs[0].producer is None and cast("QuantSpec", node.attributes["spec"]).bits >= FINE_BITS
+        for node in members
+    )
 
 
 def _names(quantizer: Node, weight: _Weight | None) -> list[str]:

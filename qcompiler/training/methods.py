@@ -31,7 +31,7 @@ from qcompiler.training.ranges import (
     RecomputedRange,
 )
 
-__all__ = ["METHODS", "Method", "Methods", "Role", "Wish", "resolve"]
+__all__ = ["METHODS", "Method", "Methods", "Role", "Wish", "is_named", "resolve"]
 
 Role: TypeAlias = Literal["weights", "activations"]
 
@@ -107,6 +107,18 @@ def resolve(methods: Methods, role: Role, names: Sequence[str]) -> Method:
         if pattern not in ("weights", "activations") and matches(pattern, names):
             chosen = wish
     return _method(chosen, role)
+
+
+def is_named(methods: Methods, names: Sequence[str]) -> bool:
+    """Whether one of these names, not just the role, was given a method.
+
+    Args:
+        methods: See `resolve`.
+        names: The same.
+    """
+    if not isinstance(methods, Mapping):
+        return False
+    return any(name not in ("weights", "activations") and matches(name, names) for name in methods)
 
 
 def matches(pattern: str, names: Sequence[str]) -> bool:

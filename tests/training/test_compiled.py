@@ -37,10 +37,10 @@ def gradients(module: nn.Module, run: nn.Module) -> tuple[Tensor, dict[str, Tens
 @pytest.mark.parametrize(
     ("backend", "target", "style", "method"),
     [
-        ("inductor", "int8_dsp", "fold", "lsq"),
+        pytest.param("inductor", "int8_dsp", "fold", "lsq", marks=pytest.mark.slow),
         ("aot_eager", "int8_dsp_per_channel", "keep", "lsq+"),
-        ("aot_eager", "int8_dsp_per_channel", "double", "min_max"),
-        ("aot_eager", "ort_cpu", "fold", "ewgs"),
+        pytest.param("aot_eager", "int8_dsp_per_channel", "double", "min_max", marks=pytest.mark.slow),
+        pytest.param("aot_eager", "ort_cpu", "fold", "ewgs", marks=pytest.mark.slow),
     ],
 )
 def test_one_graph_gives_the_same_results_and_gradients(backend: str, target: str, style: Style, method: str) -> None:

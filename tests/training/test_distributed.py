@@ -53,7 +53,9 @@ dist.destroy_process_group()
 """
 
 
-@pytest.mark.parametrize("style", ["fold", "keep", "double"])
+@pytest.mark.parametrize(
+    "style", [pytest.param("fold", marks=pytest.mark.slow), "keep", pytest.param("double", marks=pytest.mark.slow)]
+)
 def test_two_processes_agree_to_the_bit(style: str, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(LEARN, encoding="utf-8")

@@ -68,8 +68,12 @@ def target_of(name: str, bits: int) -> qcompiler.Target:
     return base.override(weight_bits=bits, activation_bits=bits, per_channel=per_channel)
 
 
+# One of each style, and one of each kind of target, in every run.
+QUICK = (("int8_dsp", 8, "fold"), ("int8_dsp per_channel", 4, "keep"), ("int8_dsp per_channel", 8, "double"))
+QUICK_TARGETS = ("ort_cpu", "hexagon_htp_a16w4", "pow2_mcu", "w4a8_npu_blocks")
+QUICK_METHODS = ("lsq", "ewgs", "min_max", "pact", "stochastic")
 CASES = [
-    (name, bits, style)
+    pytest.param(name, bits, style, marks=() if (name, bits, style) in QUICK else pytest.mark.slow)
     for name, bits in itertools.product(("int8_dsp", "int8_dsp per_channel", "ort_cpu"), (4, 8))
     for style in (("fold", "keep", "double") if "per_channel" in name else ("fold",))
 ]
@@ -91,7 +95,14 @@ def test_eval_mode_is_what_is_compiled_bit_for_bit(name: str, bits: int, style: 
         assert torch.equal(found, form)
 
 
-@pytest.mark.parametrize("name", [name for name in qcompiler.targets() if name != "lsq_paper"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in QUICK_TARGETS else pytest.mark.slow)
+        for name in qcompiler.targets()
+        if name != "lsq_paper"
+    ],
+)
 def test_every_deployable_target_ships_what_eval_mode_computes(name: str) -> None:
     module = prepare(name)
     learn(module, 2)
@@ -129,7 +140,9 @@ def test_a_compiled_module_has_every_form() -> None:
     assert "pipeline" not in grids.get("producer", {}), "no passes lead from the model to weights that learned"
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", [pytest.param(name, marks=() if name in QUICK_METHODS else pytest.mark.slow) for name in METHODS]
+)
 def test_every_method_learns_and_compiles(method: str) -> None:
     module = prepare(target_of("ort_cpu", 4), method=method)
     losses = learn(module, 6)
@@ -160,6 +173,16 @@ def test_training_of_the_digits_wins_back_half_of_what_quantization_costs() -> N
         optimizer.step()
         module.step()
     assert loss_of(module) < (float_loss + before) / 2
+
+
+@pytest.mark.parametrize(
+    ("bits", "method", "learns"),
+    [(8, "lsq", False), (4, "lsq", True), (8, {"x": "lsq"}, True), (8, {"weights": "lsq"}, False)],
+)
+def test_the_range_of_a_fine_input_learns_where_it_is_named(bits: int, method: Any, learns: bool) -> None:
+    module = prepare(target_of("int8_dsp", bits), method=method)
+    assert ("x.quantizer.scale" in dict(module.named_parameters())) is learns
+    assert "x.quantizer.scale" in module.state_dict()
 
 
 def test_names_are_those_of_the_model() -> None:

@@ -73,7 +73,9 @@ class Run:
         self.losses = list(state["losses"])
 
 
-@pytest.mark.parametrize("style", ["fold", "keep", "double"])
+@pytest.mark.parametrize(
+    "style", [pytest.param("fold", marks=pytest.mark.slow), "keep", pytest.param("double", marks=pytest.mark.slow)]
+)
 def test_a_checkpoint_of_any_step_goes_on_with_the_same_losses(style: Style, tmp_path: Path) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
