@@ -70,11 +70,6 @@ class Data:
         self.test = Scenes(*(part[: run.images] for part in split(run.split)))
         self.calibration = list(split("calibration").images[:CALIBRATION].split(64))
 
-    @property
-    def steps(self) -> int:
-        """Of a training."""
-        return self.run.epochs * (len(self.train.labels) // self.run.batch)
-
     def few(self) -> list[Tensor]:
         """Batches from which batch norms are estimated anew."""
         return list(self.train.images[: REESTIMATION * self.run.batch].split(self.run.batch))
@@ -86,6 +81,9 @@ def prepare(place: Place, way: Way, data: Data) -> qcompiler.QATModule:
     hardware = place == TWIN
     target = qcompiler.load_target("int8_dsp" if hardware else "lsq_paper")
     target = target.override(weight_bits=weight_bits, activation_bits=activation_bits, per_channel=False)
+    freezing, momentum = way.freezing, data.run.momentum
+    if freezing is not None:
+        freezing = dataclasses.replace(freezing, tracking=dataclasses.replace(freezing.tracking, momentum=momentum))
     passes = tuple(item for item in training_passes(target=target) if not isinstance(item, CorrectBias))
     return qcompiler.prepare_qat(
         load(place.network),
@@ -93,9 +91,9 @@ def prepare(place: Place, way: Way, data: Data) -> qcompiler.QATModule:
         calibration_data=data.calibration,
         method=way.method,
         regularizers=way.regularizers,
-        freezing=way.freezing,
-        tracking=None if hardware else Tracking(largest_bits=weight_bits if weight_bits < 8 else 7),
-        total_steps=data.steps,
+        freezing=freezing,
+        tracking=None if hardware else Tracking(momentum, largest_bits=weight_bits if weight_bits < 8 else 7),
+        total_steps=data.run.steps,
         passes=passes if way.equalized else model_as_it_is(passes),
     )
 
@@ -115,7 +113,7 @@ def train(module: qcompiler.QATModule, way: Way, data: Data, seed: int) -> list[
     optimizers = _optimizers(module, way)
 
     def decay(step: int) -> float:
-        return FLOOR + (1.0 - FLOOR) * (1.0 + math.cos(math.pi * min(1.0, step / data.steps))) / 2.0
+        return FLOOR + (1.0 - FLOOR) * (1.0 + math.cos(math.pi * min(1.0, step / data.run.steps))) / 2.0
 
     schedules = [torch.optim.lr_scheduler.LambdaLR(item, decay) for item in optimizers]
     batch, count = data.run.batch, len(data.train.labels)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.ptq_page import WIDTH, figure
@@ -24,6 +25,7 @@ from benchmarks.qat_tables import (
     Place,
     Run,
     Way,
+    cells,
 )
 from benchmarks.rendered import CLASSES
 
@@ -37,8 +39,29 @@ NOTHING = "–"
 """Of a cell that is not there."""
 
 
+@dataclass(frozen=True)
+class _Found:
+    """What a run has to show.
+
+    Args:
+        done: What each finished training gave.
+        planned: The trainings of the run: the tables have no other rows.
+    """
+
+    done: Done
+    planned: frozenset[Cell]
+
+    def ways(self, place: Place, ways: Sequence[Way]) -> list[Way]:
+        """Those that are trained at a place."""
+        return [way for way in ways if Cell(place, way) in self.planned]
+
+    def seeds(self, place: Place, way: Way) -> list[int]:
+        """Of the trainings of a row."""
+        return [seed for seed in range(place.seeds) if Cell(place, way, seed) in self.planned]
+
+
 def section(run: Run, done: Done) -> str:
-    """All of it, Markdown.
+    """All of it, Markdown. A quick run has the tables and rows that it trains for.
 
     Args:
         run: Which.
@@ -50,34 +73,39 @@ def section(run: Run, done: Done) -> str:
         `lsq_paper`): one scale per tensor, inputs and weights of layers quantized, first and last layer with 8 bits,
         batch norms in float. Figures are top-1 accuracy on {run.images:,} images of the {run.split} split, percent
         (chance: {100 / CLASSES:.1f}), before and after batch norms were estimated anew from 50 batches. A weight
-        oscillates if the frequency of its oscillations is above 0.005 (momentum 0.001); frozen weights do not."""
+        oscillates if the frequency of its oscillations is above 0.005 (momentum {run.momentum:g}); frozen weights
+        do not."""
+    found = _Found(done, frozenset(cells(run)))
     lines = [
         "## Accuracy of quantization-aware training",
         "",
         *textwrap.wrap(" ".join(about.split()), WIDTH),
         "",
-        *_methods(done),
-        *_widths(done),
-        *_choices(done),
-        *_ablation(done, "Dampening", "Table 4 of the paper on oscillations", DAMPENING),
-        *_ablation(done, "Freezing", "Table 5 of the paper on oscillations", FREEZING),
-        *_divergences(done),
-        *_twin(done),
+        *_methods(found),
+        *_widths(found),
+        *_choices(found),
+        *_ablation(found, "Dampening", "Table 4 of the paper on oscillations", DAMPENING),
+        *_ablation(found, "Freezing", "Table 5 of the paper on oscillations", FREEZING),
+        *_divergences(found),
+        *_twin(found),
     ]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _methods(done: Done) -> list[str]:
+def _methods(found: _Found) -> list[str]:
     lines = ["### Methods", "", "Table 6 of the paper on oscillations."]
     for place in PLACES:
-        seeds = f", {place.seeds} seeds: mean and 95 % confidence interval (Student's t)" if place.seeds > 1 else ""
+        ways = found.ways(place, METHODS)
+        if not ways:
+            continue
+        count = len(found.seeds(place, ways[0]))
+        seeds = f", {count} seeds: mean and 95 % confidence interval (Student's t)" if count > 1 else ""
         lines += ["", f"**{place.network} {place.width}**{seeds}", "", *_header(*COLUMNS)]
-        for way in METHODS:
-            lines.append(_row(way.name, [_figure(done, place, way, key) for key in KEYS]))
+        lines += [_row(way.name, [_figure(found, place, way, key) for key in KEYS]) for way in ways]
     return [*lines, ""]
 
 
-def _widths(done: Done) -> list[str]:
+def _widths(found: _Found) -> list[str]:
     lines = [
         "### Before and after batch norms are estimated anew",
         "",
@@ -85,86 +113,88 @@ def _widths(done: Done) -> list[str]:
         "",
     ]
     lines += ["| network | width | before | after | oscillating, % |", "|---|---|---:|---:|---:|"]
-    for place in WIDTHS_OF_TABLE_2:
-        figures = [_figure(done, place, BASELINE, key) for key in ("before", "after", "oscillating")]
+    for place in (place for place in WIDTHS_OF_TABLE_2 if found.ways(place, [BASELINE])):
+        figures = [_figure(found, place, BASELINE, key) for key in ("before", "after", "oscillating")]
         lines.append(_row(f"{place.network} | {place.width}", figures))
     return [*lines, ""]
 
 
-def _ablation(done: Done, title: str, about: str, ways: Sequence[Way]) -> list[str]:
+def _ablation(found: _Found, title: str, about: str, ways: Sequence[Way]) -> list[str]:
     lines = [f"### {title}", "", f"{about}: {ABLATION.network} {ABLATION.width}.", ""]
     lines += _header(*COLUMNS)
-    for way in (BASELINE, *ways):
-        figures = [_figure(done, ABLATION, way, key) for key in KEYS]
+    for way in found.ways(ABLATION, (BASELINE, *ways)):
+        figures = [_figure(found, ABLATION, way, key) for key in KEYS]
         lines.append(_row(way.name, figures))
     return [*lines, ""]
 
 
-def _choices(done: Done) -> list[str]:
+def _choices(found: _Found) -> list[str]:
     about = f"""Table 3 of the paper on oscillations: {ABLATION.network} {ABLATION.width}, LSQ; loss on training scenes,
         nats, and accuracy, after batch norms were estimated anew."""
     lines = ["### Codes chosen after training", "", *textwrap.wrap(" ".join(about.split()), WIDTH), ""]
     lines += _header("loss", "accuracy")
-    found = done.get(Cell(ABLATION, CHOICES))
-    if found is None:
+    chosen = found.done.get(Cell(ABLATION, CHOICES))
+    if chosen is None:
         return [*lines, _row("not finished", [NOTHING, NOTHING]), ""]
-    samples = found["samples"]
+    samples = chosen["samples"]
     best = min(samples, key=lambda item: item["loss"])
 
     def row(name: str, item: Mapping[str, float]) -> str:
         return _row(name, [f"{item['loss']:.4f}", f"{100 * item['accuracy']:.2f}"])
 
     losses, accuracies = ([item[key] for item in samples] for key in ("loss", "accuracy"))
-    lines.append(row("LSQ", found["as it is"]))
+    lines.append(row("LSQ", chosen["as it is"]))
     spread = [
         f"{statistics.fmean(values) * unit:.{digits}f} ({statistics.stdev(values) * unit:.{digits}f})"
         for values, unit, digits in ((losses, 1, 4), (accuracies, 100, 2))
     ]
     lines.append(_row(f"sampled {len(samples)} times, mean (standard deviation)", spread))
     lines.append(row("the sample of least loss", best))
-    lines.append(row(f"optimised, {found['optimised']['moved']} codes moved", found["optimised"]))
+    lines.append(row(f"optimised, {chosen['optimised']['moved']} codes moved", chosen["optimised"]))
     frozen = FREEZING[-1]
-    lines.append(_row(f"for comparison: {frozen.name}", [NOTHING, _figure(done, ABLATION, frozen, "after")]))
+    lines.append(_row(f"for comparison: {frozen.name}", [NOTHING, _figure(found, ABLATION, frozen, "after")]))
     return [*lines, ""]
 
 
-def _divergences(done: Done) -> list[str]:
+def _divergences(found: _Found) -> list[str]:
     """The largest of the divergences, by layer."""
     lines = ["### Statistics of batch norms", "", "Table 1 of the paper on oscillations: KL divergence of the running"]
     lines[-1] += " statistics from those of data, nats."
     lines += ["", "| network | width | batch norm | largest | mean |", "|---|---|---|---:|---:|"]
     for place in (*WIDTHS_OF_TABLE_2[1:2], ABLATION, LOW):
-        found = done.get(Cell(place, BASELINE))
-        if found is None:
+        trained = found.done.get(Cell(place, BASELINE))
+        if trained is None:
             continue
-        for name, (largest, mean) in sorted(found["divergence"].items(), key=lambda item: -item[1][0])[:3]:
+        for name, (largest, mean) in sorted(trained["divergence"].items(), key=lambda item: -item[1][0])[:3]:
             lines.append(f"| {place.network} | {place.width} | `{name}` | {largest:.4f} | {mean:.4f} |")
     return [*lines, ""]
 
 
-def _twin(done: Done) -> list[str]:
+def _twin(found: _Found) -> list[str]:
     about = f"""Table 9 of the white paper: {TWIN.network} {TWIN.width}, one scale per weight, batch norms folded,
         target `int8_dsp`; accuracy of the integer program, of whose elements on the test images so many differ from
         what the module computes in eval mode."""
     lines = ["### Training needs equalization", "", *textwrap.wrap(" ".join(about.split()), WIDTH), ""]
     lines += _header("at first", "trained", "differing")
-    for way in TWIN_WAYS:
-        found = done.get(Cell(TWIN, way))
-        if found is None:
+    for way in found.ways(TWIN, TWIN_WAYS):
+        trained = found.done.get(Cell(TWIN, way))
+        if trained is None:
             lines.append(_row(way.name, [NOTHING] * 3))
         else:
-            figures = [f"{100 * found[key]:.2f}" for key in ("at first", "before")]
-            lines.append(_row(way.name, [*figures, str(found["differing"])]))
+            figures = [f"{100 * trained[key]:.2f}" for key in ("at first", "before")]
+            lines.append(_row(way.name, [*figures, str(trained["differing"])]))
     return [*lines, ""]
 
 
-def _figure(done: Done, place: Place, way: Way, key: str) -> str:
-    """Mean over the seeds of a place, and its interval; percent."""
-    found = [done.get(Cell(place, way, seed)) for seed in range(place.seeds)]
-    if any(item is None or key not in item for item in found):
-        known = [item[key] for item in found if item is not None and key in item]
-        return NOTHING if not known else f"{100 * statistics.fmean(known):.2f} ({len(known)} of {place.seeds})"
-    return str(figure([item[key] for item in found if item is not None]))
+def _figure(found: _Found, place: Place, way: Way, key: str) -> str:
+    """Mean over the seeds of a row, and its interval; percent."""
+    trained = [found.done.get(Cell(place, way, seed)) for seed in found.seeds(place, way)]
+    known = [item[key] for item in trained if item is not None and key in item]
+    if not known:
+        return NOTHING
+    if len(known) < len(trained):
+        return f"{100 * statistics.fmean(known):.2f} ({len(known)} of {len(trained)})"
+    return str(figure(known))
 
 
 def _header(*columns: str) -> list[str]:

@@ -180,6 +180,16 @@ class Run:
     choosing: int = 2_000
     whole: bool = True
 
+    @property
+    def steps(self) -> int:
+        """Of a training."""
+        return self.epochs * (self.scenes // self.batch)
+
+    @property
+    def momentum(self) -> float:
+        """Of the frequencies of oscillations: that of the paper, or more where a training has few steps to look at."""
+        return max(0.001, 0.5 / self.steps)
+
 
 WHOLE = Run()
 QUICK = Run(epochs=1, scenes=3_200, images=1_000, split="validation", samples=2, choosing=50, whole=False)

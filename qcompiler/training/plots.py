@@ -139,8 +139,9 @@ def _drawn(width: float, height: float, draw: Callable[[Figure], None]) -> str:
         draw(figure)
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata=_NO_METADATA)
-    # matplotlib ends some lines with a blank.
-    return "".join(f"{line.rstrip()}\n" for line in text.getvalue().splitlines())
+    # Without what stands in front of the picture, so that it may be put into a page, and without blanks at line ends.
+    _, opening, rest = text.getvalue().partition("<svg")
+    return "".join(f"{line.rstrip()}\n" for line in (opening + rest).splitlines())
 
 
 def _plain(text: str) -> str:

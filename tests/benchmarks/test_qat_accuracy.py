@@ -126,6 +126,9 @@ def test_the_page_of_nothing_has_all_tables_and_one_of_everything_all_figures() 
     assert max(map(len, full.splitlines())) <= 120
     part = {cell: found for cell, found in done.items() if cell.seed < 2}
     assert "| LSQ | 50.00 (2 of 3) |" in section(WHOLE, part)
+    assert "| LSQ | 50.00 |" in section(QUICK, part), "a quick run has one seed"
+    assert " of 1)" not in section(QUICK, part)
+    assert section(QUICK, {cell: done[cell] for cell in cells(QUICK)}).count("–") == 1, "and no empty rows"
 
 
 def test_main_prints_the_page_and_leaves_the_documentation_alone(
