@@ -46,8 +46,6 @@ SECTION = "accuracy of quantization-aware training"
 CALIBRATION = 512
 RATE, SCALE_RATE, DECAY, MOMENTUM = 0.05, 1e-3, 2.5e-5, 0.9
 """SGD with momentum for the model, Adam for scales. Rates chosen on the validation split."""
-FLOOR = 0.02
-"""Share of the rates that is left at the end of their cosine."""
 REESTIMATION = 50
 """Batches from which batch norms are estimated anew."""
 LOSS_SCENES = 6_400
@@ -107,13 +105,14 @@ def _optimizers(module: qcompiler.QATModule, way: Way) -> list[torch.optim.Optim
     return [torch.optim.SGD(others, momentum=MOMENTUM), torch.optim.Adam(scales)]
 
 
-def train(module: qcompiler.QATModule, way: Way, data: Data, seed: int) -> list[float]:
+def train(module: qcompiler.QATModule, cell: Cell, data: Data) -> list[float]:
     """Train; the mean loss of the task of each epoch, nats."""
-    generator = torch.Generator().manual_seed(seed)
+    way, floor = cell.way, cell.place.floor
+    generator = torch.Generator().manual_seed(cell.seed)
     optimizers = _optimizers(module, way)
 
     def decay(step: int) -> float:
-        return FLOOR + (1.0 - FLOOR) * (1.0 + math.cos(math.pi * min(1.0, step / data.run.steps))) / 2.0
+        return floor + (1.0 - floor) * (1.0 + math.cos(math.pi * min(1.0, step / data.run.steps))) / 2.0
 
     schedules = [torch.optim.lr_scheduler.LambdaLR(item, decay) for item in optimizers]
     batch, count = data.run.batch, len(data.train.labels)
@@ -147,7 +146,7 @@ def measure(cell: Cell, data: Data, folder: Path) -> Json:
     module = prepare(cell.place, cell.way, data)
     name = cell.place.network
     result: Json = {"at first": accuracy(name, module.eval(), data.test)}
-    result["loss"] = train(module, cell.way, data, cell.seed)
+    result["loss"] = train(module, cell, data)
     module.eval()
     result["before"] = accuracy(name, module, data.test)
     if cell.place == TWIN:
@@ -191,7 +190,7 @@ def _choose(cell: Cell, data: Data, folder: Path) -> Json:
     if path.exists():
         module.load_state_dict(load_file(path))
     else:
-        train(module, source.way, data, source.seed)
+        train(module, source, data)
     learned = {name: tensor.clone() for name, tensor in module.state_dict().items()}
 
     def look() -> Json:
@@ -246,7 +245,7 @@ def _logits(module: nn.Module, images: Tensor) -> Tensor:
 
 
 def _digest(cell: Cell, run: Run) -> str:
-    settings = (RATE, SCALE_RATE, FLOOR, DECAY, MOMENTUM, SMOOTHING, REESTIMATION, CALIBRATION)
+    settings = (RATE, SCALE_RATE, DECAY, MOMENTUM, SMOOTHING, REESTIMATION, CALIBRATION)
     what = (cell, dataclasses.replace(run, whole=True), settings, SPLITS, weights_digest(cell.place.network))
     return hashlib.sha256(repr(what).encode()).hexdigest()[:12]
 

@@ -14,7 +14,10 @@ from benchmarks.qat_tables import (
     BASELINE,
     CHOICES,
     DAMPENING,
+    FLOOR,
     FREEZING,
+    HELD,
+    HELD_WAYS,
     LOW,
     METHODS,
     PLACES,
@@ -94,13 +97,14 @@ def section(run: Run, done: Done) -> str:
 
 def _methods(found: _Found) -> list[str]:
     lines = ["### Methods", "", "Table 6 of the paper on oscillations."]
-    for place in PLACES:
-        ways = found.ways(place, METHODS)
+    for place, methods in ((PLACES[0], METHODS), (HELD, HELD_WAYS), *((place, METHODS) for place in PLACES[1:])):
+        ways = found.ways(place, methods)
         if not ways:
             continue
         count = len(found.seeds(place, ways[0]))
         seeds = f", {count} seeds: mean and 95 % confidence interval (Student's t)" if count > 1 else ""
-        lines += ["", f"**{place.network} {place.width}**{seeds}", "", *_header(*COLUMNS)]
+        held = f", rates end at {place.floor:.0%} in place of {FLOOR:.0%}" if place.floor != FLOOR else ""
+        lines += ["", f"**{place.network} {place.width}**{held}{seeds}", "", *_header(*COLUMNS)]
         lines += [_row(way.name, [_figure(found, place, way, key) for key in KEYS]) for way in ways]
     return [*lines, ""]
 

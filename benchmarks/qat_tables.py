@@ -18,7 +18,10 @@ __all__ = [
     "BASELINE",
     "CHOICES",
     "DAMPENING",
+    "FLOOR",
     "FREEZING",
+    "HELD",
+    "HELD_WAYS",
     "LOW",
     "METHODS",
     "PLACES",
@@ -34,6 +37,8 @@ __all__ = [
     "cells",
 ]
 
+FLOOR = 0.02
+"""Share of the rates that is left at the end of their cosine."""
 STRENGTH = 0.1
 """Of dampening at the end: that of the paper's code."""
 THRESHOLDS = (0.04, 0.005)
@@ -69,6 +74,7 @@ def _damped(strength: float | Cosine) -> tuple[Weighted, ...]:
 BASELINE = Way("LSQ")
 _DAMPED = Way("LSQ + dampening", regularizers=_damped(Cosine(0.0, STRENGTH)))
 _FROZEN = Way("LSQ + freezing", freezing=Freezing(Cosine(*THRESHOLDS, before=0.0)))
+HELD_WAYS = (BASELINE, _DAMPED, _FROZEN)
 METHODS = (
     BASELINE,
     Way("EWGS", "ewgs"),
@@ -105,11 +111,13 @@ class Place:
         network: Of `benchmarks.networks`.
         width: Such as W4A8: bits of weights and of activations; the first and the last layer have eight.
         seeds: How many runs.
+        floor: Share of the rates that is left at the end of their cosine.
     """
 
     network: str
     width: str
     seeds: int = 1
+    floor: float = FLOOR
 
     @property
     def bits(self) -> tuple[int, int]:
@@ -119,6 +127,8 @@ class Place:
 
 
 LOW = Place("mobilenet", "W3A3", seeds=3)
+HELD = Place("mobilenet", "W3A3", seeds=3, floor=0.2)
+"""The same with rates that end where those of the paper begin, so that weights flip to the end."""
 PLACES = (LOW, Place("mobilenet", "W4A4"), Place("resnet", "W4A4"), Place("mobilenet", "W4A8"))
 """Of table 6."""
 ABLATION = Place("mobilenet", "W3A8")
@@ -153,7 +163,8 @@ class Cell:
     def name(self) -> str:
         """Of its file."""
         words = "".join(c if c.isalnum() or c == "." else " " for c in self.way.name).split()
-        return f"{self.place.network}-{self.place.width}-{'_'.join(words)}-{self.seed}"
+        held = "" if self.place.floor == FLOOR else f"-floor_{self.place.floor:g}"
+        return f"{self.place.network}-{self.place.width}{held}-{'_'.join(words)}-{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -212,6 +223,8 @@ def cells(run: Run) -> Iterator[Cell]:
     for place in PLACES:
         found |= dict.fromkeys(Cell(place, way) for way in METHODS)
     found |= dict.fromkeys(Cell(place, BASELINE) for place in WIDTHS_OF_TABLE_2)
+    for seed in range(HELD.seeds):
+        found |= dict.fromkeys(Cell(HELD, way, seed) for way in HELD_WAYS)
     for seed in range(LOW.seeds):
         found |= dict.fromkeys(Cell(LOW, way, seed) for way in METHODS)
     found |= dict.fromkeys(Cell(ABLATION, way) for way in (*DAMPENING, *FREEZING))

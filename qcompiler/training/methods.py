@@ -70,7 +70,7 @@ METHODS: dict[str, dict[Role, Method]] = {
     "lsq+": {"weights": _LSQ, "activations": _learning(StraightThrough(), LearnedOffset())},
     "min_max": {"weights": Method(ranges=LearnedEnds()), "activations": Method(ranges=LearnedEnds())},
     "pact": {"weights": Method(ranges=RecomputedRange()), "activations": Method(ranges=LearnedClip())},
-    "ewgs": {"weights": _learning(EWGS()), "activations": _learning(EWGS())},
+    "ewgs": {"weights": _learning(EWGS()), "activations": _LSQ},
     "psg": {"weights": _learning(PSG()), "activations": _LSQ},
     "dsq": {
         "weights": _learning(DifferentiableSoftQuantization()),
@@ -82,9 +82,11 @@ METHODS: dict[str, dict[Role, Method]] = {
 """By name, for weights and for activations.
 
 Estimators other than straight-through learn their ranges as LSQ does; what a paper defines for weights alone has LSQ
-for activations, and PACT, which is for activations, has weights whose range is that of their values. LSQ divides the
-gradients of scales as its paper says, so that one learning rate serves weights and scales; the code of Nagel et al.
-2022 does not, `lsq_unscaled`, and gives scales to Adam, for which it makes no difference.
+for activations, and so has EWGS, whose default is that of the code of Nagel et al. 2022 for weights: activations are of
+one sign mostly, and with 3 bits the sign of the gradient then pulls their scales one way, until nothing learns.
+PACT, which is for activations, has weights whose range is that of their values. LSQ divides the gradients of scales as
+its paper says, so that one learning rate serves weights and scales; the code of Nagel et al. 2022 does not,
+`lsq_unscaled`, and gives scales to Adam, for which it makes no difference.
 """
 
 

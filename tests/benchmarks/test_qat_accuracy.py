@@ -20,6 +20,8 @@ from benchmarks.qat_tables import (
     CHOICES,
     DAMPENING,
     FREEZING,
+    HELD,
+    HELD_WAYS,
     LOW,
     METHODS,
     PLACES,
@@ -49,6 +51,7 @@ def test_every_cell_of_the_tables_is_trained_once() -> None:
     found = list(cells(WHOLE))
     assert len(set(found)) == len(found) == len({cell.name for cell in found})
     wanted = {Cell(place, way, seed) for place in PLACES for way in METHODS for seed in range(place.seeds)}
+    wanted |= {Cell(HELD, way, seed) for way in HELD_WAYS for seed in range(HELD.seeds)}
     wanted |= {Cell(place, BASELINE) for place in WIDTHS_OF_TABLE_2} | {Cell(ABLATION, CHOICES)}
     wanted |= {Cell(ABLATION, way) for way in (*DAMPENING, *FREEZING)} | {Cell(TWIN, way) for way in TWIN_WAYS}
     assert set(found) == wanted
