@@ -171,9 +171,12 @@ def _movements(module: qcompiler.QATModule) -> Json:
     return {"oscillating": whole.share, "frozen": whole.frozen_share, "layers": shares}
 
 
-def _differing(module: qcompiler.QATModule, images: Tensor) -> int:
-    """Elements in which the integer program is not what the module computes in eval mode."""
-    compiled = qcompiler.compile(module, verify="off")
+def _differing(module: qcompiler.QATModule, images: Tensor) -> int | str:
+    """Elements in which the integer program is not what the module computes in eval mode, or why there is none."""
+    try:
+        compiled = qcompiler.compile(module, verify="off")
+    except qcompiler.errors.CalibrationError as refused:
+        return refused.found
     parts = ((_logits(module, part), compiled.run(part)) for part in images.split(RUN_BATCH))
     return sum(int((ours != theirs).sum()) for ours, theirs in parts if isinstance(theirs, Tensor))
 

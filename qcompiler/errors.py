@@ -103,7 +103,7 @@ class ContractError(QCompilerError):
 
 
 class CalibrationError(QCompilerError):
-    """Ranges could not be found: no data, empty data, or values that are not finite."""
+    """Ranges could not be found, or were lost: no data, values that are not finite, a scale that became 0."""
 
 
 class VerificationError(QCompilerError):

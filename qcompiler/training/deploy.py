@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from qcompiler.errors import CalibrationError
 from qcompiler.ir.graph import Graph, Module, Node
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ops.quantizers import is_leaf
@@ -22,7 +23,7 @@ from qcompiler.training.batch_norm import BatchNorm
 from qcompiler.training.program import Normalized
 from qcompiler.training.quantizer import Quantizer
 
-__all__ = ["QuantizedActivation", "QuantizedWeight", "deployable", "deployed_tensors"]
+__all__ = ["QuantizedActivation", "QuantizedWeight", "check_scales", "deployable", "deployed_tensors"]
 
 _LARGEST_BIAS = 2.0**30
 """Steps that a bias may have: half of what its 32 bits hold, so that no rounding on the way leaves them."""
@@ -125,6 +126,32 @@ def deployed_tensors(
     for weight in weights:
         _deploy_weight(root, weight, tensors)
     return tensors
+
+
+def check_scales(
+    tensors: Mapping[str, Tensor], weights: Sequence[QuantizedWeight], activations: Sequence[QuantizedActivation]
+) -> None:
+    """Refuse grids that training has destroyed, while it is known what destroyed them.
+
+    Args:
+        tensors: Of the graph that ships.
+        weights: Its weight quantizers; the smallest scale is theirs where a channel is 0.
+        activations: Its other quantizers.
+
+    Raises:
+        CalibrationError: A scale is not finite, or one of an activation is no longer above `SMALLEST_SCALE`.
+    """
+    fix = "Train again with lower rates, of the scales above all: parameter_groups(lr, scale_lr=...)."
+    scales = {weight.quantizer: tensors[weight.scale] for weight in weights}
+    activation_scales = {item.quantizer: tensors[item.scale] for item in activations}
+    for where, scale in (scales | activation_scales).items():
+        if not bool(torch.isfinite(scale).all()):
+            found = f"training has left the scale {scale[~scale.isfinite()][0].item()}"
+            raise CalibrationError(found, where=where, expected="a finite number", fix=fix)
+    for where, scale in activation_scales.items():
+        if bool((scale <= SMALLEST_SCALE).any()):
+            found = "training has left the scale 0: everything in front of it is 0, or its steps were too large"
+            raise CalibrationError(found, where=where, expected="a number above 0", fix=fix)
 
 
 def tensor_at(root: nn.Module, path: str) -> Tensor:

@@ -21,7 +21,7 @@ from qcompiler.quant.affine import along_axis
 from qcompiler.quant.arithmetic import Arithmetic
 from qcompiler.training.batch_norm import BatchNorm, Style, batch_norms, process_count, sum_over_processes
 from qcompiler.training.build import Blueprint, build
-from qcompiler.training.deploy import QuantizedWeight, deployed_tensors, tensor_at
+from qcompiler.training.deploy import QuantizedWeight, check_scales, deployed_tensors, tensor_at
 from qcompiler.training.freezing import Freezing, Tracking, freeze
 from qcompiler.training.groups import ParameterGroup, parameter_groups
 from qcompiler.training.methods import Methods
@@ -158,6 +158,7 @@ class TrainingModule(nn.Module):
 
         Raises:
             UnsupportedError: The target is for simulation only.
+            CalibrationError: Training has left a scale that is 0 or not finite.
         """
         if self._simulation is not None:
             raise UnsupportedError(
@@ -167,6 +168,8 @@ class TrainingModule(nn.Module):
             )
         copy = self._blueprint.graph.clone()
         copy.tensors = self._deployed()
+        blueprint = self._blueprint
+        check_scales(copy.tensors, blueprint.weights, blueprint.activations)
         self.finish(copy)
         return copy
 

@@ -185,6 +185,17 @@ def test_the_range_of_a_fine_input_learns_where_it_is_named(bits: int, method: A
     assert "x.quantizer.scale" in module.state_dict()
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [(0.0, "training has left the scale 0.*head.quantizer.*scale_lr"), (float("nan"), "the scale nan.*finite")],
+)
+def test_a_range_that_training_has_destroyed_is_refused_by_name(value: float, message: str) -> None:
+    module = prepare()
+    module.get_parameter("head.quantizer.scale").data.fill_(value)
+    with pytest.raises(errors.CalibrationError, match=message):
+        qcompiler.compile(module)
+
+
 def test_names_are_those_of_the_model() -> None:
     model = small()
     folded, kept = prepare(model=model), prepare("int8_dsp_per_channel", model, batch_norm="keep")
