@@ -91,13 +91,6 @@ def why_not_ours(files: ProgramFiles, folder: Mapping[str, bytes]) -> str:
     return ""
 
 
-def views(files: Mapping[str, bytes]) -> frozenset[str]:
-    """Tensors that lie, wholly or in part, where what they are made from does."""
-    if not files:
-        return frozenset()
-    return frozenset(step["tensor"] for step in json.loads(files[CONTRACT])["steps"] if step["is_view"])
-
-
 def codes_of_inputs(binary: c.Binary, real: Sequence[Array], codes: Mapping[str, Array]) -> list[Array]:
     """The inputs of a program in codes.
 

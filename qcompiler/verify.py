@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from qcompiler import csource
-from qcompiler.backends.integer import Executor, ProgramFiles, liveness
+from qcompiler.backends.integer import Executor, ProgramFiles, aliases, liveness
 from qcompiler.errors import ToolchainError
 from qcompiler.ir.graph import Graph, Value
 from qcompiler.ir.interpret import interpret
@@ -330,8 +330,8 @@ class _Verification:
         self.real = self.refer(None)
         # What a clamp per channel reads is no layer's result, but a step within one.
         within = {item.inputs[0] for item in self.program.instructions if item.op == "int_clamp"}
-        # Nor is what lies in C where its operand does: who changes one changes both.
-        self.views = csource.views(forms.c)
+        # Nor is what lies where its operand does: who changes one changes both.
+        self.views = self.shown()
         written = [item.output for item in self.program.instructions if item.output not in (*within, *self.views)]
         activations = [name for name in written if name in self.real.limits]
         generator = np.random.default_rng(seed)
@@ -346,6 +346,14 @@ class _Verification:
             for item in self.program.instructions
             if item.output == name and item.op == "dequantize"
         }
+
+    def shown(self) -> frozenset[str]:
+        """Results that lie where their operand does, by the plan of memory."""
+        plan = self.program.memory
+        if plan is None:
+            return frozenset()
+        tensors = liveness.Tensors(self.program, plan.batch)
+        return aliases.shown(tensors, aliases.find_homes(tensors, plan.alignment))
 
     def refer(self, given: Tensors | None) -> _Run:
         """Run the reference."""

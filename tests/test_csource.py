@@ -14,7 +14,7 @@ import torch
 
 import qcompiler
 from qcompiler import csource
-from qcompiler.backends.integer import ProgramFiles
+from qcompiler.backends.integer import ProgramFiles, aliases, liveness
 from qcompiler.errors import ArtifactError
 from qcompiler.verify import Forms, Report, verify
 from tests.backends.integer.c.test_networks import Inverted
@@ -60,8 +60,13 @@ class Parts(torch.nn.Module):
 def test_tensors_that_lie_where_others_do() -> None:
     torch.manual_seed(0)
     compiled = qcompiler.compile(Parts().eval(), "int8_dsp", calibration_data=[torch.randn(4, 16)])
-    views = csource.views(compiled.artifact.c)
+    program = compiled.artifact.program.program
+    assert program.memory is not None
+    tensors = liveness.Tensors(program, program.memory.batch)
+    views = aliases.shown(tensors, aliases.find_homes(tensors, program.memory.alignment))
     assert len(views) >= 4
+    contract = json.loads(compiled.artifact.c["contract.json"])
+    assert views == {step["tensor"] for step in contract["steps"] if step["is_view"]}
     text = compiled.artifact.c["model.c"].decode()
     assert text.count("in its place already") == len(views)
     assert compiled.verification is not None

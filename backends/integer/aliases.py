@@ -68,6 +68,16 @@ def overwritable(tensors: Tensors, homes: Homes, instruction: Instruction) -> li
     ]
 
 
+def shown(tensors: Tensors, homes: Homes) -> frozenset[str]:
+    """Results that lie, wholly or in part, where an operand does that may live on: who writes one changes both."""
+    return frozenset(
+        item.output
+        for item in tensors.core.instructions
+        if item.op not in OVERWRITES
+        and any(name in homes and homes[name][0] == homes[item.output][0] for name in item.inputs)
+    )
+
+
 def find_homes(tensors: Tensors, alignment: int) -> Homes:
     """Which tensors are views of others, wherever the plan can make them so.
 

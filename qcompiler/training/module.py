@@ -166,6 +166,7 @@ class TrainingModule(nn.Module):
                 expected="a target that is a piece of hardware",
                 fix="Train for the target that you compile for.",
             )
+        self._before_a_look()
         copy = self._blueprint.graph.clone()
         copy.tensors = self._deployed()
         blueprint = self._blueprint
@@ -284,6 +285,7 @@ class TrainingModule(nn.Module):
                 quantizer.oscillation.update(quantizer.codes(self._quantized_tensor(item)))
                 freeze(quantizer.oscillation, threshold)
         self.steps.add_(1)
+        self._unseen = True
         self._agree()
         for norm in batch_norms(self).values():
             norm.refresh()
@@ -295,10 +297,11 @@ class TrainingModule(nn.Module):
         return parameter_groups(self, lr, scale_lr=scale_lr, weight_decay=weight_decay)
 
     def before_evaluation(self, call: Callable[[], object] | None) -> None:
-        """Call `call` before the first evaluation in eval mode after something was learned; None: nothing.
+        """Call `call` before the first look at what was learned, in eval mode or by `compile`; None: nothing.
 
         Args:
-            call: Mostly one that estimates batch norms anew. Copies of the module do not have it.
+            call: Mostly one that estimates batch norms anew. Copies of the module do not have it. Where it speaks with
+                other processes, as that one does in a distributed run, all of them have to look.
         """
         self._before = _Hook(call)
 
@@ -344,12 +347,16 @@ class TrainingModule(nn.Module):
 
     def _evaluated(self, leaves: list[Tensor]) -> object:
         """Eval mode: on the tensors as they are now."""
-        if self._unseen and self._before.call is not None:
-            self._unseen = False
-            self._before.call()
+        self._before_a_look()
         if not self.exact:
             return self._nested(self._blueprint.program(self, *leaves))
         return self._exactly(leaves)
+
+    def _before_a_look(self) -> None:
+        """What `before_evaluation` asks for, once."""
+        if self._unseen and self._before.call is not None:
+            self._unseen = False
+            self._before.call()
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _exactly(self, leaves: list[Tensor]) -> object:

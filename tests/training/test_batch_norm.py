@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import cast
 
 import pytest
 import torch
@@ -176,6 +177,24 @@ def test_reestimation_before_each_evaluation() -> None:
     assert calls == [1], "a copy has no such call"
     module.eval()(INPUTS[:2])
     assert calls == [1, 1]
+
+
+def test_reestimation_before_what_was_learned_ships() -> None:
+    module = prepared("keep")
+    calls: list[int] = []
+    module.before_evaluation(lambda: calls.append(qcompiler.reestimate_batch_norm(module, [INPUTS])))
+    module.train()(INPUTS)
+    compiled = qcompiler.compile(module)
+    assert torch.equal(cast("Tensor", compiled.run(INPUTS)), module.eval()(INPUTS))
+    assert calls == [1], "evaluation sees what ships"
+    module.train()
+    module(INPUTS)
+    module.step()
+    qcompiler.compile(module)
+    module(INPUTS)
+    module.step()
+    module.eval()(INPUTS)
+    assert calls == [1, 1, 1], "a step is something to learn from, whatever the mode"
 
 
 def test_divergence_is_the_standard_one() -> None:
