@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import sysconfig
@@ -79,9 +80,16 @@ def cell(job: Job) -> Json:
     except subprocess.TimeoutExpired:
         return {"skipped": f"no end after {PATIENCE_S} s"}
     except subprocess.CalledProcessError as failed:
-        return {"skipped": f"{' '.join(map(str, failed.cmd[1:4]))}: {failed.stderr.strip().splitlines()[-1:]}"}
+        return {"skipped": reason(failed.stderr)}
     found: Json = json.loads(text.strip().splitlines()[-1])
     return found
+
+
+def reason(trace: str) -> str:
+    """The line of an error message that says what the error was: the last one that begins with the name of one."""
+    lines = trace.strip().splitlines() or ["no message"]
+    named = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Unsupported)\b", line)]
+    return (named or lines)[-1]
 
 
 def jobs(options: argparse.Namespace) -> Iterator[Job]:
