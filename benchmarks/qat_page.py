@@ -77,7 +77,8 @@ def section(run: Run, done: Done) -> str:
         batch norms in float. Figures are top-1 accuracy on {run.images:,} images of the {run.split} split, percent
         (chance: {100 / CLASSES:.1f}), before and after batch norms were estimated anew from 50 batches. A weight
         oscillates if the frequency of its oscillations is above 0.005 (momentum {run.momentum:g}); frozen weights
-        do not."""
+        do not. Two rows of one seed that are nearer than half a point are not told apart; what else is to be said of
+        the differences stands in [decision 26](decisions/0026-oscillations-in-short-trainings.md)."""
     found = _Found(done, frozenset(cells(run)))
     lines = [
         "## Accuracy of quantization-aware training",
