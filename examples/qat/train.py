@@ -17,6 +17,7 @@ from torch.nn import functional as F
 import qcompiler
 from benchmarks.networks import load
 from benchmarks.rendered import Scenes, split
+from benchmarks.train import SMOOTHING, turned
 from qcompiler.training.freezing import Freezing
 from qcompiler.training.schedules import Cosine
 from qcompiler.training.tracking import oscillation_plot, oscillation_scalars
@@ -42,16 +43,17 @@ def prepare(bits: int, calibration: list[Tensor], steps: int) -> qcompiler.QATMo
 
 
 def batches(scenes: Scenes, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images and labels of an epoch, in an order of its own."""
-    order = torch.randperm(len(scenes.labels), generator=torch.Generator().manual_seed(seed))
+    """Images and labels of an epoch, in an order of its own, each batch turned or mirrored."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(scenes.labels), generator=generator)
     for chosen in order[: len(order) // BATCH * BATCH].split(BATCH):
-        yield scenes.images[chosen], scenes.labels[chosen]
+        yield turned(scenes.images[chosen], scenes.labels[chosen], generator)
 
 
 def train(module: qcompiler.QATModule, scenes: Scenes, epochs: int, log: Log) -> None:
     """SGD for weights and batch norms, Adam for scales, both down to 0 along a cosine."""
     steps = epochs * (len(scenes.labels) // BATCH)
-    groups = [dict(group) for group in module.parameter_groups(lr=0.01, scale_lr=1e-3)]
+    groups = [dict(group) for group in module.parameter_groups(lr=0.05, scale_lr=1e-3)]
     scales = [group for group in groups if group["name"] == "scales"]
     others = [group for group in groups if group["name"] != "scales"]
     optimizers = [torch.optim.SGD(others, momentum=0.9), torch.optim.Adam(scales)]
@@ -60,7 +62,7 @@ def train(module: qcompiler.QATModule, scenes: Scenes, epochs: int, log: Log) ->
     for epoch in range(epochs):
         module.train()
         for images, labels in track(list(batches(scenes, seed=epoch)), f"epoch {epoch + 1} of {epochs}"):
-            loss = F.cross_entropy(module(images), labels) + module.regularization()
+            loss = F.cross_entropy(module(images), labels, label_smoothing=SMOOTHING) + module.regularization()
             for optimizer in optimizers:
                 optimizer.zero_grad()
             loss.backward()
