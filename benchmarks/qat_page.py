@@ -178,7 +178,7 @@ def _divergences(found: _Found) -> list[str]:
 def _twin(found: _Found) -> list[str]:
     about = f"""Table 9 of the white paper: {TWIN.network} {TWIN.width}, one scale per weight, batch norms folded,
         target `int8_dsp`; accuracy of the integer program, of whose elements on the test images so many differ from
-        what the module computes in eval mode."""
+        what the module computes in eval mode; "refused" where training has destroyed a range, which compile says."""
     lines = ["### Training needs equalization", "", *textwrap.wrap(" ".join(about.split()), WIDTH), ""]
     lines += _header("at first", "trained", "differing")
     for way in found.ways(TWIN, TWIN_WAYS):
@@ -187,7 +187,8 @@ def _twin(found: _Found) -> list[str]:
             lines.append(_row(way.name, [NOTHING] * 3))
         else:
             figures = [f"{100 * trained[key]:.2f}" for key in ("at first", "before")]
-            lines.append(_row(way.name, [*figures, str(trained["differing"])]))
+            differing = trained["differing"]
+            lines.append(_row(way.name, [*figures, str(differing) if isinstance(differing, int) else "refused"]))
     return [*lines, ""]
 
 
