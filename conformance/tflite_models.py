@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from qcompiler.backends.integer import Program, ProgramFiles
 from qcompiler.backends.integer.program import Instruction, Tensor
+from qcompiler.errors import UnsupportedError
 
 __all__ = ["OPERATORS", "model"]
 
@@ -80,7 +81,8 @@ class _Model:
         six = int(np.floor(np.float32(6.0) / np.float32(self.output.scale[0]) + 0.5)) + zero_point
         if limits == (max(low, zero_point), min(high, six)):
             return 3
-        raise NotImplementedError(f"limits {limits} of {self.instruction.output}")
+        expected = "no limits, those of ReLU or those of ReLU6"
+        raise UnsupportedError(f"limits {limits}", where=self.instruction.output, expected=expected)
 
     def finish(self, code: str, kind: str, shape: Sequence[int], version: int = 2, **fields: object) -> Json:
         physical = [shape[axis] for axis in _NHWC] if len(shape) == 4 else list(shape)
@@ -119,7 +121,7 @@ def _conv2d(model: _Model, shape: Sequence[int]) -> Json:
         model.add("b", model.operands[2], model.types[2], constant=True)
         return model.finish("CONV_2D", "Conv2DOptions", shape, 3, **fields)
     if weight.shape[3] != 1 or groups != model.operands[0].shape[3]:
-        raise NotImplementedError("grouped convolutions that are not depthwise")
+        raise UnsupportedError(f"{groups} groups", where=model.instruction.output, expected="one, or depthwise")
     model.add("w", weight.transpose(3, 1, 2, 0), model.types[1], constant=True, axis=3)
     model.add("b", model.operands[2], model.types[2], constant=True)
     fields["depthMultiplier"] = weight.shape[0] // groups
@@ -151,7 +153,7 @@ def _add(model: _Model, shape: Sequence[int]) -> Json:
 def _pool(code: str) -> Callable[[_Model, Sequence[int]], Json]:
     def write(model: _Model, shape: Sequence[int]) -> Json:
         if any(model.attribute("padding")):
-            raise NotImplementedError("pooling with padding")
+            raise UnsupportedError("pooling with padding", where=model.instruction.output, expected="none")
         model.add("x", model.operands[0], model.types[0])
         kernel, stride = model.attribute("kernel"), model.attribute("stride")
         sizes = {"filterHeight": kernel[0], "filterWidth": kernel[1], "strideH": stride[0], "strideW": stride[1]}
@@ -220,10 +222,10 @@ def model(
         function: What a table holds: `sigmoid`, `tanh`.
 
     Raises:
-        NotImplementedError: LiteRT has no such operator, or this file does not write it.
+        UnsupportedError: LiteRT has no such operator, or this file does not write it.
     """
     name = function or instruction.op
     if name not in OPERATORS:
-        raise NotImplementedError(f"{name} as a LiteRT operator")
+        raise UnsupportedError(f"no LiteRT operator stands for {name}", where=instruction.output)
     building = _Model(files.program, instruction, operands)
     return OPERATORS[name](building, shape), building.arrays
