@@ -33,6 +33,7 @@ from qcompiler.passes.base import Override
 from qcompiler.passes.calibrate_activations import CalibrateActivations
 from qcompiler.passes.check_encodings import CheckEncodings
 from qcompiler.pipeline import (
+    asked_passes,
     default_pipeline,
     lowering_passes,
     model_as_it_is,
@@ -335,14 +336,9 @@ def _passes(
     has_data: bool,
     given: Encodings | None,
 ) -> tuple[Pass, ...]:
-    if effort not in ("fast", "default", "best"):
-        raise InputError(f"effort is {effort!r}", expected='"fast", "default" or "best"')
-    if passes is not None and pipeline is not None:
-        raise InputError("both passes= and pipeline= are given", fix="Give one of them.")
-    if pipeline is not None:
-        return parse_pipeline(pipeline)
-    if passes is not None:
-        return tuple(passes)
+    asked = asked_passes(effort, passes, pipeline)
+    if asked is not None:
+        return asked
     if given is not None and given.producer.get("pipeline"):
         return parse_pipeline(given.producer["pipeline"])
     if effort == "best" and not has_data:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pydantic import TypeAdapter, ValidationError
 
 from qcompiler import plugins
-from qcompiler.errors import PipelineError
+from qcompiler.errors import InputError, PipelineError
 from qcompiler.passes.absorb_bias import AbsorbBias
 from qcompiler.passes.adaround import AdaRound
 from qcompiler.passes.apply_encodings import ApplyEncodings
@@ -146,6 +146,27 @@ def default_pipeline(
         effort, per_channel=per_channel, weight_bits=weight_bits, activation_bits=activation_bits
     )
     return (*quantized, LowerToInteger(), EliminateDeadCode())
+
+
+def asked_passes(effort: str, passes: Sequence[Pass] | None, pipeline: str | None) -> tuple[Pass, ...] | None:
+    """The passes that a caller names, None where the effort chooses them.
+
+    Args:
+        effort: "fast", "default" or "best".
+        passes: The passes themselves.
+        pipeline: The text of a pipeline.
+
+    Raises:
+        InputError: The effort is none, or passes and pipeline are given both.
+        PipelineError: The text is no pipeline.
+    """
+    if effort not in ("fast", "default", "best"):
+        raise InputError(f"effort is {effort!r}", expected='"fast", "default" or "best"')
+    if passes is not None and pipeline is not None:
+        raise InputError("both passes= and pipeline= are given", fix="Give one of them.")
+    if pipeline is not None:
+        return parse_pipeline(pipeline)
+    return None if passes is None else tuple(passes)
 
 
 def model_as_it_is(passes: Sequence[Pass]) -> tuple[Pass, ...]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, cast
 
@@ -22,7 +23,7 @@ from qcompiler.passes import Pass, PassContext, PassManager
 from qcompiler.passes.base import Override
 from qcompiler.passes.fit_biases import FitBiases
 from qcompiler.passes.fold_batch_norm import FoldBatchNorm
-from qcompiler.pipeline import LEARNED_FACTS, for_training, parse_pipeline, print_pipeline, training_passes
+from qcompiler.pipeline import LEARNED_FACTS, asked_passes, for_training, print_pipeline, training_passes
 from qcompiler.progress import steps
 from qcompiler.quant.spec import QuantSpec
 from qcompiler.request import Model, Request, Start, captured, load_model
@@ -236,13 +237,8 @@ def reestimate_batch_norm(
 
     Source: Nagel et al. 2022, arXiv:2203.11086, section 3.1 and its code (50 batches); AIMET (100).
     """
-    subject = _subject(module)
-    exact = subject.exact
-    try:
-        subject.exact = False
+    with _in_float(module) as subject:
         return reestimate(subject, batches, forward or _called, limit)
-    finally:
-        subject.exact = exact
 
 
 def batch_norm_divergence(
@@ -262,16 +258,13 @@ def batch_norm_divergence(
         InputError: The module has no batch norms that learn.
         CalibrationError: There is no batch.
     """
-    subject = _subject(module)
-    exact = subject.exact
-    try:
-        subject.exact = False
+    with _in_float(module) as subject:
         return statistics_divergence(subject, batches, forward or _called, limit)
-    finally:
-        subject.exact = exact
 
 
-def _subject(module: nn.Module) -> QATModule:
+@contextmanager
+def _in_float(module: nn.Module) -> Iterator[QATModule]:
+    """The module of `prepare_qat`, whose batch norms see data: on integer codes they are part of the weights."""
     subject = qat_module(module)
     if subject is None:
         raise InputError(f"the module is a {type(module).__name__}", expected="a module of prepare_qat")
@@ -280,7 +273,12 @@ def _subject(module: nn.Module) -> QATModule:
             "the batch norms of this module are part of its weights",
             fix='Prepare it with batch_norm="keep" or "double".',
         )
-    return subject
+    exact = subject.exact
+    try:
+        subject.exact = False
+        yield subject
+    finally:
+        subject.exact = exact
 
 
 def _called(module: nn.Module, batch: object) -> object:
@@ -313,14 +311,9 @@ def _parameters(model: object) -> list[tuple[str, nn.Parameter]]:
 def _passes(
     effort: str, passes: Sequence[Pass] | None, pipeline: str | None, target: Target, *, has_data: bool
 ) -> tuple[Pass, ...]:
-    if effort not in ("fast", "default", "best"):
-        raise InputError(f"effort is {effort!r}", expected='"fast", "default" or "best"')
-    if passes is not None and pipeline is not None:
-        raise InputError("both passes= and pipeline= are given", fix="Give one of them.")
-    if pipeline is not None:
-        return tuple(for_training(parse_pipeline(pipeline)))
-    if passes is not None:
-        return tuple(for_training(passes))
+    asked = asked_passes(effort, passes, pipeline)
+    if asked is not None:
+        return tuple(for_training(asked))
     if effort == "best" and not has_data:
         raise InputError("effort='best' is asked for without calibration_data", fix="Give some, or effort='default'.")
     return training_passes(effort, target=target)
