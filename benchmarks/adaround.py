@@ -37,11 +37,12 @@ from benchmarks.train import accuracy, score
 from qcompiler.frontends import capture
 from qcompiler.ir.graph import Graph, Node
 from qcompiler.ir.interpret import evaluate_node, interpret
-from qcompiler.ops.quantizers import channel_axis, grid, leaf_tensor
+from qcompiler.ops.layers import Layer, leaf_of
+from qcompiler.ops.quantizers import grid, leaf_tensor
 from qcompiler.passes import PassContext, PassManager
 from qcompiler.passes.adaround import AdaRound
 from qcompiler.passes.adaround_activation import activation_behind
-from qcompiler.passes.equalization import leaf_of, parameter_readers
+from qcompiler.passes.equalization import parameter_readers
 from qcompiler.passes.two_models import LayerInputs, read_batches, run_both
 from qcompiler.pipeline import default_pipeline
 from qcompiler.quant.affine import along_axis
@@ -112,7 +113,7 @@ def quantized(model: nn.Module) -> tuple[Graph, PassContext]:
 
 def errors(node: Node, inputs: LayerInputs, weight: Tensor, shift: Tensor | None) -> Tensor:
     """Squared error of each held-out image, without and with the activation: float64 [2, images]."""
-    activation, axis = activation_behind(node) or (lambda x, axis: x), channel_axis(node)
+    activation, axis = activation_behind(node) or (lambda x, axis: x), Layer(node).output_axis
     bias = [leaf_tensor(leaf_of(value)) for value in node.inputs[2:]]
     ours = [bias[0] + shift.to(bias[0].dtype)] if shift is not None else bias
     found = []

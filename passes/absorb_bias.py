@@ -32,7 +32,8 @@ from qcompiler.errors import InputError, PassError
 from qcompiler.ir.graph import Graph, Node
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
-from qcompiler.ops.quantizers import channel_axis, leaf_tensor
+from qcompiler.ops.layers import Layer, leaf_of
+from qcompiler.ops.quantizers import leaf_tensor
 from qcompiler.passes.base import Pass, PassContext
 from qcompiler.passes.channel_limits import CLAMPS, keeps_caps, limits_of, set_limits
 from qcompiler.passes.equalization import (
@@ -40,11 +41,8 @@ from qcompiler.passes.equalization import (
     Consumer,
     Group,
     PerChannel,
-    by_channels,
     forget_ranges,
     groups,
-    groups_of,
-    leaf_of,
 )
 from qcompiler.validation.contracts import THRESHOLDS, Contract
 
@@ -140,7 +138,7 @@ class AbsorbBias(Pass):
                     fix="Give calibration_data, or leave the pass out.",
                 )
             return known | {node: torch.zeros(_channels(node), dtype=torch.float64) for node in rest}
-        observers = {node: MinMaxObserver(node.name, axis=channel_axis(node)) for node in rest}
+        observers = {node: MinMaxObserver(node.name, axis=Layer(node).output_axis) for node in rest}
         shown = {node.output: observer for node, observer in observers.items()}
         _, seen = observe(graph, context.calibration, shown, context.processes, context.progress)
         return known | {node: seen[node.output].range()[0].to(torch.float64) for node in rest}
@@ -169,7 +167,7 @@ def _shift_limits(node: Node, shift: Tensor, axis: int, rewriter: Rewriter) -> N
 
 
 def _channels(layer: Node) -> int:
-    return cast("int", layer.output.type.shape[channel_axis(layer)])
+    return Layer(layer).outputs
 
 
 def _shifts(group: Group, rewriter: Rewriter, *, padded: bool) -> bool:
@@ -182,25 +180,23 @@ def _shifts(group: Group, rewriter: Rewriter, *, padded: bool) -> bool:
         if averages_padding or node.op == "pad" or not (moves_it or node.op.endswith(("pool2d", "resize"))):
             reason = reason or f"{node.name} on the way does not keep a shift"
     for consumer in group.consumers:
-        transposed = consumer.node.op.startswith("conv_transpose")
-        if transposed or (not padded and _pads(consumer.node)):
-            reason = reason or f"{consumer.node.name} {'sums fewer taps at its border' if transposed else 'pads'}"
+        layer = Layer(consumer.node)
+        if layer.transposed or (not padded and layer.pads):
+            why = "sums fewer taps at its border" if layer.transposed else "pads"
+            reason = reason or f"{consumer.node.name} {why}"
     if reason:
         rewriter.refuse(group.producer, reason)
     return not reason
-
-
-def _pads(layer: Node) -> bool:
-    return any(cast("tuple[int, ...]", layer.attributes.get("padding", ())))
 
 
 def _through(consumer: Consumer, c: Tensor) -> tuple[Tensor, float]:
     """W2 c per output channel, and the most of it that a border does not get: what meets the padding."""
     own = consumer.channels != FOREIGN
     shift = torch.where(own, c[consumer.channels.clamp(min=0)], 0.0)
-    weight = by_channels(consumer.node, leaf_tensor(leaf_of(consumer.node.inputs[1])).to(torch.float64))
-    per_tap = (weight * shift.reshape(groups_of(consumer.node), 1, -1, 1)).sum(2)  # [groups, outputs, taps]
-    border = float(per_tap.abs().sum(2).max()) if _pads(consumer.node) else 0.0
+    layer = Layer(consumer.node)
+    weight = layer.rows().to(torch.float64)
+    per_tap = (weight * shift.reshape(layer.groups, 1, -1, 1)).sum(2)  # [groups, outputs, taps]
+    border = float(per_tap.abs().sum(2).max()) if layer.pads else 0.0
     return per_tap.sum(2).reshape(-1), border
 
 

@@ -31,12 +31,13 @@ from torch import Tensor
 from qcompiler.errors import InputError, PassError
 from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.types import Stage
+from qcompiler.ops.layers import leaf_of
 from qcompiler.ops.quantizers import grid, leaf_tensor
 from qcompiler.passes.adaround_activation import Behind, activation_behind
 from qcompiler.passes.adaround_moments import Samples, round_layer
 from qcompiler.passes.adaround_sgd import Descent, descend
 from qcompiler.passes.base import Pass, PassContext
-from qcompiler.passes.equalization import leaf_of, parameter_readers
+from qcompiler.passes.equalization import parameter_readers
 from qcompiler.passes.patches import rows_of, weight_of
 from qcompiler.passes.two_models import LayerInputs, read_batches, run_both
 from qcompiler.quant.affine import along_axis

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from qcompiler.ir.graph import Node
 from qcompiler.ir.interpret import evaluate_node
-from qcompiler.ops.quantizers import channel_axis, leaf_tensor
+from qcompiler.ops.layers import Layer, leaf_of
+from qcompiler.ops.quantizers import leaf_tensor
 from qcompiler.passes.adaround_activation import activation_behind
-from qcompiler.passes.equalization import leaf_of
 from qcompiler.passes.two_models import LayerInputs
 
 ZETA, GAMMA = 1.1, -0.1
@@ -81,7 +81,7 @@ def descend(
     weight = leaf_tensor(leaf_of(node.inputs[1])).to(torch.float32)
     rest = [leaf_tensor(leaf_of(value)) for value in node.inputs[2:]]
     activation, generator = activation_behind(node) or (lambda x, axis: x), torch.Generator().manual_seed(seed)
-    channels = channel_axis(node)
+    channels = Layer(node).output_axis
     wanted_parts, quantized_parts = [], []
     for index in range(inputs.count):
         pair = inputs.anywhere(index)

@@ -27,9 +27,10 @@ from qcompiler.errors import InputError, PassError
 from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ir.types import Stage
+from qcompiler.ops.layers import Layer, leaf_of
 from qcompiler.ops.quantizers import grid, leaf_tensor, weight_codes
 from qcompiler.passes.base import Pass, PassContext
-from qcompiler.passes.equalization import by_channels, groups_of, is_layer, leaf_of, parameter_readers
+from qcompiler.passes.equalization import parameter_readers
 from qcompiler.passes.two_models import LayerInputs, read_batches, run_both
 from qcompiler.quant.affine import dequantize
 from qcompiler.validation.contracts import THRESHOLDS, Contract
@@ -94,7 +95,7 @@ def _empirical(graph: Graph, context: PassContext, images: int, rewriter: Rewrit
 
         def sums(index: int) -> list[Tensor]:
             results = inputs.results(index)
-            axis = results.real.dim() - 1 if node.op == "linear" else 1
+            axis = Layer(node).output_axis
             rows = [tensor.movedim(axis, 0).flatten(1) for tensor in (results.quantized, results.real)]
             count = torch.tensor(rows[0].shape[1], dtype=torch.float64)
             return [count, *(row.sum(1, dtype=torch.float64) for row in rows)]
@@ -108,7 +109,7 @@ def _empirical(graph: Graph, context: PassContext, images: int, rewriter: Rewrit
 def _analytic(graph: Graph, input_range: tuple[float, float], rewriter: Rewriter) -> None:
     means, readers = activation_means(graph, input_range), parameter_readers(graph)
     for node in graph.nodes:
-        if not is_layer(node) or node.inputs[1].producer is None or node.inputs[1].producer.op != "fake_quantize":
+        if Layer.of(node) is None or node.inputs[1].producer is None or node.inputs[1].producer.op != "fake_quantize":
             continue
         if not _has_own_bias(node, readers, rewriter):
             continue
@@ -121,9 +122,9 @@ def _analytic(graph: Graph, input_range: tuple[float, float], rewriter: Rewriter
         params, _ = grid(node.inputs[1].producer)
         codes = weight_codes(node.inputs[1].producer, weight)
         error = dequantize(codes, params.scale, params.zero_point, params.axis).to(torch.float64) - weight
-        parts = by_channels(node, error).sum(3)  # [groups, outputs, inputs]
+        parts = Layer(node).rows(error).sum(3)  # [groups, outputs, inputs]
         channels = parts.shape[0] * parts.shape[2]
-        expected = mean.to(torch.float64).expand(channels).reshape(groups_of(node), 1, -1)
+        expected = mean.to(torch.float64).expand(channels).reshape(Layer(node).groups, 1, -1)
         _subtract(node, (parts * expected).sum(2).reshape(-1), rewriter)
 
 

@@ -37,7 +37,7 @@ from torch import Tensor
 from qcompiler.errors import InputError
 from qcompiler.ir.graph import Graph, Node
 from qcompiler.ir.rewrite import Rewriter
-from qcompiler.ops.quantizers import leaf_tensor
+from qcompiler.ops.layers import Layer
 from qcompiler.passes.base import Pass, PassContext
 from qcompiler.passes.channel_limits import CLAMPS, keeps_caps, limits_of, set_limits
 from qcompiler.passes.channel_tables import scales_of, set_scales
@@ -45,11 +45,8 @@ from qcompiler.passes.equalization import (
     FOREIGN,
     Consumer,
     Group,
-    by_channels,
     forget_ranges,
     groups,
-    groups_of,
-    leaf_of,
     scale_layer,
 )
 from qcompiler.validation.contracts import THRESHOLDS, Contract
@@ -134,7 +131,7 @@ class _Layer:
 
     def __init__(self, node: Node, classes: Tensor) -> None:
         self.node = node
-        weight = by_channels(node, leaf_tensor(leaf_of(node.inputs[1])))
+        weight = Layer(node).rows()
         count, outputs, inputs = weight.shape[:3]
         magnitudes = weight.abs().amax(3).permute(1, 0, 2).reshape(outputs, count * inputs)
         numbers, self.classes = torch.unique(classes, return_inverse=True)
@@ -171,7 +168,7 @@ class _Layer:
 
     def write(self, rewriter: Rewriter) -> None:
         """Multiply the parameters by the factors."""
-        scale_layer(self.node, rewriter, outputs=self.rows.reshape(-1), inputs=self.columns[self.classes])
+        scale_layer(Layer(self.node), rewriter, outputs=self.rows.reshape(-1), inputs=self.columns[self.classes])
 
 
 def _largest_of(rows: Tensor, numbers: Tensor, count: int) -> Tensor:
@@ -187,7 +184,7 @@ def _layers(found: Sequence[Group]) -> dict[Node, _Layer]:
         classes.setdefault(group.producer, _apart(group.producer))
         for consumer in group.consumers:
             node, channels = consumer.node, consumer.channels
-            if bool((channels.unique(return_counts=True)[1] > 1).any()) and groups_of(node) == 1:
+            if bool((channels.unique(return_counts=True)[1] > 1).any()) and Layer(node).groups == 1:
                 own = channels != FOREIGN
                 numbers = (len(channels) * (number + 1)) + channels
                 classes[node] = torch.where(own, numbers, classes.get(node, _apart(node)))
@@ -198,8 +195,7 @@ def _layers(found: Sequence[Group]) -> dict[Node, _Layer]:
 
 def _apart(node: Node) -> Tensor:
     """Each input channel in a class of its own."""
-    weight = by_channels(node, leaf_tensor(leaf_of(node.inputs[1])))
-    return torch.arange(weight.shape[0] * weight.shape[2])
+    return torch.arange(Layer(node).inputs)
 
 
 def _equalize(group: Group, layers: dict[Node, _Layer]) -> float:

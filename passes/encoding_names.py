@@ -18,8 +18,8 @@ from enum import StrEnum
 from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.interpret import LEAVES
 from qcompiler.ir.registry import Trait
+from qcompiler.ops.layers import leaf_of
 from qcompiler.ops.quantizers import is_leaf, quantizer_behind
-from qcompiler.passes.equalization import leaf_of
 from qcompiler.targets.onnx_types import OPS
 
 AVERAGES = ("avg_pool2d", "adaptive_avg_pool2d", "resize")

@@ -29,8 +29,9 @@ from qcompiler.errors import GraphError
 from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
+from qcompiler.ops.layers import Layer, leaf_of
 from qcompiler.ops.quantization import is_calibrated
-from qcompiler.ops.quantizers import activation_bounds, channel_axis, is_leaf, leaf_tensor
+from qcompiler.ops.quantizers import activation_bounds, is_leaf, leaf_tensor
 from qcompiler.passes.channel_tables import function_of
 
 FOREIGN = -1
@@ -91,69 +92,32 @@ class Refused(Exception):  # noqa: N818  # no error: it ends a search
     """The channels of a layer cannot be rescaled; the text says why."""
 
 
-def is_layer(node: Node) -> bool:
-    """Whether `node` multiplies with a weight of the model, and adds a bias of the model if any."""
-    is_mac = node.definition.has(Trait.MAC) and node.op != "matmul"
-    return is_mac and all(is_leaf(leaf_of(value)) for value in node.inputs[1:])
-
-
-def leaf_of(value: Value) -> Value:
-    """The parameter behind `value`: what its quantizer reads, or `value` itself."""
-    producer = value.producer
-    is_quantizer = producer is not None and producer.op in ("fake_quantize", "fake_quantize_bias")
-    return cast("Node", producer).inputs[0] if is_quantizer else value
-
-
-def is_transposed(layer: Node) -> bool:
-    """Whether the weight of `layer` has its input channels first."""
-    return layer.op.startswith("conv_transpose")
-
-
-def groups_of(layer: Node) -> int:
-    """Groups of a convolution; 1 for a linear layer."""
-    return cast("int", layer.attributes.get("groups", 1))
-
-
-def by_channels(layer: Node, weight: Tensor) -> Tensor:
-    """A view of a weight as [groups, outputs per group, inputs per group, kernel]."""
-    groups = groups_of(layer)
-    if is_transposed(layer):
-        split = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
-        return split.transpose(1, 2)
-    return weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
-
-
 def scale_layer(
-    layer: Node, rewriter: Rewriter, *, outputs: Tensor | None = None, inputs: Tensor | None = None
+    layer: Layer, rewriter: Rewriter, *, outputs: Tensor | None = None, inputs: Tensor | None = None
 ) -> None:
     """Multiply a layer's parameters, and what is known of its result, by factors; rounded once.
 
     Args:
-        layer: A layer; see `is_layer`.
+        layer: A layer.
         rewriter: Writes.
         outputs: float64 [output channels], for weight, bias and statistics; None: 1.
         inputs: float64 [input channels], for the weight; None: 1.
     """
-    leaf, count = leaf_of(layer.inputs[1]), groups_of(layer)
-    weight = leaf_tensor(leaf)
-    one = torch.ones(count, dtype=torch.float64)
+    weight = layer.weight_tensor()
+    one = torch.ones(layer.groups, dtype=torch.float64)
     rows, columns = (one if factors is None else factors for factors in (outputs, inputs))
-    factors = rows.reshape(count, -1, 1, 1) * columns.reshape(count, 1, -1, 1)
-    sizes = by_channels(layer, weight).shape[:3]
-    factors = factors.expand(*sizes, 1)
-    if is_transposed(layer):
-        factors = factors.transpose(1, 2)
-    shape = (*weight.shape[:2], *[1] * (weight.dim() - 2))
-    rewriter.write_tensor(leaf, (weight.to(torch.float64) * factors.reshape(shape)).to(weight.dtype))
+    factors = rows.reshape(layer.groups, -1, 1, 1) * columns.reshape(layer.groups, 1, -1, 1)
+    rewriter.write_tensor(
+        layer.weight, layer.from_rows(layer.rows(weight.to(torch.float64)) * factors).to(weight.dtype)
+    )
     if outputs is None:
         return
-    if len(layer.inputs) > 2:
-        bias = leaf_of(layer.inputs[2])
-        tensor = leaf_tensor(bias)
-        rewriter.write_tensor(bias, (tensor.to(torch.float64) * outputs).to(tensor.dtype))
-    statistics = layer.attributes.get("statistics")
+    if layer.bias is not None:
+        tensor = leaf_tensor(layer.bias)
+        rewriter.write_tensor(layer.bias, (tensor.to(torch.float64) * outputs).to(tensor.dtype))
+    statistics = layer.node.attributes.get("statistics")
     if isinstance(statistics, str):
-        tensors = layer.graph.module.tensors
+        tensors = layer.node.graph.module.tensors
         tensors[statistics] = (tensors[statistics].to(torch.float64) * outputs).to(torch.float32)
 
 
@@ -170,7 +134,7 @@ def producer_axis(node: Node) -> int:
         if len(axes) != 1:
             raise Refused("its constant is not one number per channel")
         return node.output.type.rank + axes[0]
-    return node.output.type.rank - 1 if node.op == "layer_norm" else channel_axis(node)
+    return node.output.type.rank - 1 if node.op == "layer_norm" else Layer(node).output_axis
 
 
 def constant_factor(node: Node) -> Value | None:
@@ -202,7 +166,7 @@ def groups(
     graph: Graph,
     refused: Callable[[Node, str], None] | None = None,
     *,
-    may_produce: Callable[[Node], bool] = is_layer,
+    may_produce: Callable[[Node], object] = Layer.of,
     caps: bool = False,
     tables: Callable[[str], bool] | None = None,
 ) -> Iterator[Group]:
@@ -257,8 +221,9 @@ def _group(
     follow(producer.output)
     while waiting:  # in the order of the graph: a concat comes after all of its parts
         _, node = heapq.heappop(waiting)
-        if is_layer(node) and node.inputs[0] in maps:
-            consumers.append(Consumer(node, _channels_read(node, maps[node.inputs[0]])))
+        layer = Layer.of(node)
+        if layer is not None and node.inputs[0] in maps:
+            consumers.append(Consumer(node, _channels_read(layer, maps[node.inputs[0]])))
             continue
         if node.op in ("clamp", "clamp_channels"):
             caps.append(_cap(node, maps[node.inputs[0]], capped=capped))
@@ -274,12 +239,11 @@ def _group(
     return Group(producer, tuple(consumers), tuple(between), tuple(caps), tuple(tables))
 
 
-def _channels_read(layer: Node, numbers: Tensor) -> Tensor:
+def _channels_read(layer: Layer, numbers: Tensor) -> Tensor:
     """The producer's channel of each input channel of `layer`."""
-    axis = numbers.dim() - 1 if layer.op == "linear" else 1
-    rows = numbers.movedim(axis, 0).flatten(1)
+    rows = numbers.movedim(layer.input_axis, 0).flatten(1)
     if bool((rows != rows[:, :1]).any()):
-        raise Refused(f"{layer.name} reads several channels as one")
+        raise Refused(f"{layer.node.name} reads several channels as one")
     return rows[:, 0]
 
 

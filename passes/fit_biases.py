@@ -23,11 +23,11 @@ from torch import Tensor
 from qcompiler.ir.graph import Graph, Node
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.types import Stage
+from qcompiler.ops.layers import Layer, leaf_of
 from qcompiler.ops.quantization import is_calibrated
 from qcompiler.ops.quantizers import code_limits, grid, leaf_tensor, quantizer_of, weight_codes
 from qcompiler.passes.base import Pass, PassContext, only_user
 from qcompiler.passes.channel_limits import CLAMPS
-from qcompiler.passes.equalization import by_channels, leaf_of
 from qcompiler.quant.affine import next_power_of_two
 from qcompiler.quant.arithmetic import Arithmetic
 from qcompiler.quant.requant import RequantSpec
@@ -134,5 +134,5 @@ def _products(node: Node, source: Node, weight: Node) -> tuple[Tensor, Tensor]:
     zero_point = int(params.zero_point)
     reach = max(abs(low - zero_point), abs(high - zero_point))
     codes = weight_codes(weight, leaf_tensor(leaf_of(node.inputs[1])))
-    total = by_channels(node, codes).abs().sum((2, 3), dtype=torch.int64).reshape(-1).to(torch.float64)
+    total = Layer(node).rows(codes).abs().sum((2, 3), dtype=torch.int64).reshape(-1).to(torch.float64)
     return total * reach, total

@@ -6,9 +6,10 @@ With g = gamma / sqrt(var + eps) and h = beta - mean * g, per channel, batch_nor
     conv(batch_norm(x), W, b)  ->  conv(x, W g, b + sum W h)      in channels scaled; only without padding
     batch_norm(x)              ->  conv(x, g, h), depthwise 1x1   a per-channel affine, nothing to fold into
 
-`conv` is any convolution, transposed convolution or linear layer. The node that takes a batch norm in keeps what the
-batch norm knew of the distribution of its output, N(beta, gamma^2) per channel, under its attribute `statistics`:
-data-free ranges, bias absorption and analytic bias correction read it.
+`conv` is any convolution, transposed convolution or linear layer whose channels lie along axis 1, as those of the batch
+norm do: a linear layer on more than two axes has its channels along the last. The node that takes a batch norm in keeps
+what the batch norm knew of the distribution of its output, N(beta, gamma^2) per channel, under its attribute
+`statistics`: data-free ranges, bias absorption and analytic bias correction read it.
 
 Source: Nagel et al. 2021, arXiv:2106.08295, section 3.1 (batch normalization folding).
 """
@@ -24,24 +25,28 @@ from torch import Tensor
 from qcompiler.errors import PassError
 from qcompiler.ir.dims import product
 from qcompiler.ir.graph import Graph, Node
-from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ir.types import Stage
-from qcompiler.ops.quantizers import is_leaf, leaf_tensor
+from qcompiler.ops.layers import Layer
+from qcompiler.ops.quantizers import leaf_tensor
 from qcompiler.passes.base import Pass, PassContext, only_user
 from qcompiler.validation.contracts import THRESHOLDS, Contract
 
 AFFINE = "a batch norm with nothing to fold into, as a depthwise 1x1 convolution"
 """What the record says of one that stays a layer of its own."""
 
+CHANNEL_AXIS = 1
+"""The axis along which the channels of a batch norm lie."""
+
 
 @dataclass(frozen=True)
 class FoldBatchNorm(Pass):
     """Leave no batch norm in the graph.
 
-    Refuses: the fold into the following layer when that layer pads, because the padding is zero behind the batch norm
-    and would have to be -h / g in front of it; when it is a transposed convolution, whose border positions sum fewer
-    taps; and when the batch norm has other users. Such a batch norm becomes a per-channel affine.
+    Refuses: the fold into a layer whose channels lie along another axis than those of the batch norm; the fold into the
+    following layer when that layer pads, because the padding is zero behind the batch norm and would have to be -h / g
+    in front of it; when it is a transposed convolution, whose border positions sum fewer taps; and when the batch norm
+    has other users. Such a batch norm becomes a per-channel affine.
     """
 
     name: ClassVar[str] = "fold-batch-norm"
@@ -89,52 +94,49 @@ class _Affine:
 
 
 def _fold_backward(node: Node, rewriter: Rewriter) -> bool:
-    layer = node.inputs[0].producer
-    if layer is None or not _is_layer(layer):
+    layer = Layer.of(node.inputs[0].producer)
+    if layer is None:
         return False
-    if only_user(layer) is not node:
-        rewriter.refuse(node, f"{layer.name} also feeds {_others(layer, node)}, so the fold would change that")
+    if layer.output_axis != CHANNEL_AXIS:
+        rewriter.refuse(node, f"the channels of {layer.node.name} lie along axis {layer.output_axis}, its own along 1")
+        return False
+    if only_user(layer.node) is not node:
+        others = _others(layer.node, node)
+        rewriter.refuse(node, f"{layer.node.name} also feeds {others}, so the fold would change that")
         return False
     affine = _Affine.of(node)
     weight, bias = _parameters(layer)
-    axis = _out_axis(layer)
-    if axis == 1:  # transposed convolution: [in, out / groups, k...]; group i makes the i-th block of out channels
-        groups = cast("int", layer.attributes["groups"])
-        gain = affine.gain.reshape(groups, 1, -1)
-        folded = (weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1) * gain.unsqueeze(-1)).reshape(
-            weight.shape
-        )
-    else:
-        folded = weight * affine.gain.reshape(-1, *[1] * (weight.dim() - 1))
-    _set_parameters(layer, folded, bias * affine.gain + affine.shift, rewriter)
-    _keep_statistics(layer, node, affine, rewriter)
-    layer.origins = tuple(dict.fromkeys(layer.origins + node.origins))
-    rewriter.note(layer, f"took in the batch norm {node.name} that followed it")
-    rewriter.replace(node, layer.output)
+    gain = affine.gain.reshape(layer.groups, -1, 1, 1)
+    _set_parameters(layer, weight * gain, bias * affine.gain + affine.shift, rewriter)
+    _keep_statistics(layer.node, node, affine, rewriter)
+    layer.node.origins = tuple(dict.fromkeys(layer.node.origins + node.origins))
+    rewriter.note(layer.node, f"took in the batch norm {node.name} that followed it")
+    rewriter.replace(node, layer.node.output)
     return True
 
 
 def _fold_forward(node: Node, rewriter: Rewriter) -> bool:
-    layer = only_user(node)
-    if layer is None or not _is_layer(layer) or layer.inputs[0] is not node.output:
+    layer = Layer.of(only_user(node))
+    if layer is None or layer.node.inputs[0] is not node.output:
         return False
-    if _out_axis(layer) == 1:
-        rewriter.refuse(node, f"border positions of the transposed convolution {layer.name} sum fewer taps")
+    name = layer.node.name
+    if layer.input_axis != CHANNEL_AXIS:
+        rewriter.refuse(
+            node, f"{name} reads channels along axis {layer.input_axis}, those of the batch norm lie along 1"
+        )
         return False
-    if any(cast("tuple[int, ...]", layer.attributes.get("padding", ()))):
-        rewriter.refuse(node, f"{layer.name} pads with zeros behind the batch norm; in front of it that is no zero")
+    if layer.transposed:
+        rewriter.refuse(node, f"border positions of the transposed convolution {name} sum fewer taps")
+        return False
+    if layer.pads:
+        rewriter.refuse(node, f"{name} pads with zeros behind the batch norm; in front of it that is no zero")
         return False
     affine = _Affine.of(node)
     weight, bias = _parameters(layer)
-    groups = cast("int", layer.attributes.get("groups", 1))
-    # Row o of the weight reads the in channels of its group.
-    grouped = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
-    gain, shift = (v.reshape(groups, 1, -1, 1) for v in (affine.gain, affine.shift))
-    _set_parameters(
-        layer, (grouped * gain).reshape(weight.shape), bias + (grouped * shift).sum((2, 3)).reshape(-1), rewriter
-    )
-    layer.origins = tuple(dict.fromkeys(layer.origins + node.origins))
-    rewriter.note(layer, f"took in the batch norm {node.name} that preceded it")
+    gain, shift = (v.reshape(layer.groups, 1, -1, 1) for v in (affine.gain, affine.shift))
+    _set_parameters(layer, weight * gain, bias + (weight * shift).sum((2, 3)).reshape(-1), rewriter)
+    layer.node.origins = tuple(dict.fromkeys(layer.node.origins + node.origins))
+    rewriter.note(layer.node, f"took in the batch norm {node.name} that preceded it")
     rewriter.replace(node, node.inputs[0])
     return True
 
@@ -162,31 +164,20 @@ def _to_affine(node: Node, rewriter: Rewriter) -> None:
     rewriter.replace(node, result)
 
 
-def _is_layer(node: Node) -> bool:
-    has_constant_weight = len(node.inputs) > 1 and is_leaf(node.inputs[1])
-    constant_bias = len(node.inputs) < 3 or is_leaf(node.inputs[2])
-    return node.definition.has(Trait.MAC) and node.op != "matmul" and has_constant_weight and constant_bias
+def _parameters(layer: Layer) -> tuple[Tensor, Tensor]:
+    """Weight as rows, [groups, outputs, inputs, taps], and bias, [outputs]; float64."""
+    bias = layer.bias_tensor()
+    bias = torch.zeros(layer.outputs) if bias is None else bias
+    return layer.rows().to(torch.float64), bias.to(torch.float64)
 
 
-def _out_axis(layer: Node) -> int:
-    return 1 if layer.op.startswith("conv_transpose") else 0
-
-
-def _parameters(layer: Node) -> tuple[Tensor, Tensor]:
-    weight = leaf_tensor(layer.inputs[1]).to(torch.float64)
-    if len(layer.inputs) > 2:
-        return weight, leaf_tensor(layer.inputs[2]).to(torch.float64)
-    channels = weight.shape[0] if _out_axis(layer) == 0 else weight.shape[1] * cast("int", layer.attributes["groups"])
-    return weight, torch.zeros(channels, dtype=torch.float64)
-
-
-def _set_parameters(layer: Node, weight: Tensor, bias: Tensor, rewriter: Rewriter) -> None:
-    weight, bias = weight.to(torch.float32), bias.to(torch.float32)
-    rewriter.replace_input(layer, 1, rewriter.set_tensor(layer.inputs[1], weight, before=layer, like=layer))
-    if len(layer.inputs) > 2:
-        rewriter.replace_input(layer, 2, rewriter.set_tensor(layer.inputs[2], bias, before=layer, like=layer))
+def _set_parameters(layer: Layer, rows: Tensor, bias: Tensor, rewriter: Rewriter) -> None:
+    node, weight, bias = layer.node, layer.from_rows(rows).to(torch.float32), bias.to(torch.float32)
+    rewriter.replace_input(node, 1, rewriter.set_tensor(node.inputs[1], weight, before=node, like=node))
+    if layer.bias is not None:
+        rewriter.replace_input(node, 2, rewriter.set_tensor(node.inputs[2], bias, before=node, like=node))
     else:
-        rewriter.add_input(layer, rewriter.leaf("parameter", bias, ref=f"{layer.name}.bias", before=layer, like=layer))
+        rewriter.add_input(node, rewriter.leaf("parameter", bias, ref=f"{node.name}.bias", before=node, like=node))
 
 
 def _keep_statistics(layer: Node, node: Node, affine: _Affine, rewriter: Rewriter) -> None:

@@ -9,6 +9,7 @@ from typing import cast
 from qcompiler.ir.dims import Dim
 from qcompiler.ir.graph import Node
 from qcompiler.ir.registry import Trait
+from qcompiler.ops.layers import Layer, is_weighted
 from qcompiler.targets.limits import Geometry
 
 
@@ -21,19 +22,13 @@ def geometry_of(node: Node) -> Geometry:
         kernel = _ints(node, "kernel")
         terms = math.prod(kernel) if kernel else None
         return Geometry(kernel, _ints(node, "stride"), _ints(node, "dilation"), terms=terms)
-    weight = node.inputs[1].type.shape
-    if not node.op.startswith("conv"):
-        return Geometry(terms=_product(weight[1:]))
-    groups, kernel = cast("int", node.attributes["groups"]), tuple(cast("int", size) for size in weight[2:])
-    transposed = node.op.startswith("conv_transpose")
-    channels = cast("int", weight[0] if transposed else cast("int", weight[1]) * groups)
+    if not is_weighted(node):
+        return Geometry(terms=_product(node.inputs[1].type.shape[1:]))
+    layer = Layer(node)
+    if layer.is_linear:
+        return Geometry(terms=layer.terms)
     return Geometry(
-        kernel,
-        _ints(node, "stride"),
-        _ints(node, "dilation"),
-        groups=groups,
-        channels=channels,
-        terms=channels // groups * math.prod(kernel),
+        layer.kernel, layer.stride, layer.dilation, groups=layer.groups, channels=layer.inputs, terms=layer.terms
     )
 
 

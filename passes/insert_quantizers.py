@@ -28,6 +28,7 @@ from qcompiler.ir.interpret import LEAVES
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ir.types import Stage
+from qcompiler.ops.layers import Layer, is_weighted
 from qcompiler.ops.quantizers import quantizer_of
 from qcompiler.passes.base import Pass, PassContext, only_user
 from qcompiler.passes.overrides import Overrides
@@ -122,7 +123,7 @@ class _Placement:
     def _is_plain_constant(self, node: Node, index: int) -> bool:
         """Whether operand `index` is a tensor of the module that is read like an activation."""
         leaf = node.inputs[index].producer
-        is_weight = node.definition.has(Trait.MAC) and node.op != "matmul"
+        is_weight = is_weighted(node)
         is_parameter = index > 0 and (is_weight or node.definition.has(Trait.PARAMETRIC))
         return leaf is not None and leaf.op in LEAVES and not is_parameter and node.inputs[index].type.dtype.is_float
 
@@ -152,9 +153,9 @@ class _Placement:
 
     def _quantize_weight(self, node: Node, bits: int | None) -> Value:
         """Put a quantizer on the weight of a layer whose input has one."""
-        transposed = node.op.startswith("conv_transpose")
-        spec = self.target.weight_spec(node.op, 1 if transposed else 0, bits=bits)
-        if transposed and node.attributes["groups"] != 1 and spec.axis is not None:
+        layer = Layer(node)
+        spec = self.target.weight_spec(node.op, layer.weight_axis, bits=bits)
+        if layer.transposed and layer.groups != 1 and spec.axis is not None:
             # Along that axis the weight has one entry for as many output channels as there are groups.
             spec = dataclasses.replace(spec, axis=None, block=None)
             self.rewriter.refuse(node, "one weight scale for all channels: a transposed convolution in groups")

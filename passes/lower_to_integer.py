@@ -27,8 +27,9 @@ from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ir.types import DType, QuantParams, Stage, TensorType
 from qcompiler.ops import SCALED, UNARY, prelu_function, unary_of
+from qcompiler.ops.layers import Layer, is_weighted
 from qcompiler.ops.quantization import spread_factors
-from qcompiler.ops.quantizers import channel_axis, channel_bounds, channel_limits, code_limits, grid, leaf_tensor
+from qcompiler.ops.quantizers import channel_bounds, channel_limits, code_limits, grid, leaf_tensor
 from qcompiler.ops.resampling import resampling_weights
 from qcompiler.passes.base import Pass, PassContext
 from qcompiler.passes.proofs import Proofs
@@ -266,10 +267,7 @@ class _Lowering:
         codes = _weight(weight).to(torch.int64)
         codes = codes - along_axis(scales.zero_point, codes.dim(), scales.axis)
         x_scale = self._params(x)
-        if node.op.startswith("conv_transpose"):  # [in, out / groups, ...] to one row per output channel
-            groups = cast("int", node.attributes["groups"])
-            split = codes.reshape(groups, codes.shape[0] // groups, codes.shape[1], -1)
-            codes = split.transpose(1, 2).reshape(groups * codes.shape[1], -1)
+        codes = Layer(node).rows(codes).flatten(2).flatten(0, 1)  # one row per output channel
         channels = codes.shape[0]
         proofs = self._proofs(node)
         bias = torch.zeros(channels, dtype=torch.int64)
@@ -405,7 +403,7 @@ class _Lowering:
         whole = dataclasses.replace(out, qmin=min(low), qmax=max(high))
         limited = dataclasses.replace(whole, channels=(low, high))
         layer = source.producer
-        if layer is not None and layer.definition.has(Trait.MAC) and axis == channel_axis(layer):
+        if layer is not None and is_weighted(layer) and axis == Layer(layer).output_axis:
             return self._computed(source, limited)
         return self._insert("int_clamp", [self._computed(source, whole)], {"axis": axis}, limited, node)
 

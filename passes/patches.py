@@ -16,27 +16,25 @@ from torch import Tensor
 from torch.nn import functional
 
 from qcompiler.ir.graph import Node
+from qcompiler.ops.layers import Layer
 from qcompiler.ops.mac import pad_amounts
-from qcompiler.ops.quantizers import leaf_tensor
-from qcompiler.passes.equalization import by_channels, groups_of, is_transposed, leaf_of
 
 
 def rows_of(node: Node, weight: Tensor) -> Tensor:
     """A weight, or something else in its shape, as [groups, outputs per group, K]."""
-    return by_channels(node, weight).transpose(2, 3).flatten(2)
+    return Layer(node).rows(weight).transpose(2, 3).flatten(2)
 
 
 def weight_of(node: Node, rows: Tensor) -> Tensor:
     """The inverse of `rows_of`, in the shape of the weight of `node`."""
-    weight = leaf_tensor(leaf_of(node.inputs[1]))
-    groups, outputs, inputs, taps = by_channels(node, weight).shape
-    split = rows.reshape(groups, outputs, taps, inputs).transpose(2, 3)
-    return (split.transpose(1, 2) if is_transposed(node) else split).reshape(weight.shape)
+    layer = Layer(node)
+    groups, outputs, inputs, taps = layer.rows().shape
+    return layer.from_rows(rows.reshape(groups, outputs, taps, inputs).transpose(2, 3))
 
 
 def positions(node: Node, x: Tensor) -> int:
     """Number of positions of what the layer gives for the input `x`."""
-    if node.op == "linear":
+    if Layer(node).is_linear:
         return x.numel() // x.shape[-1]
     return len(x) * math.prod(_output_size(node, x))
 
@@ -52,13 +50,13 @@ def patches(node: Node, x: Tensor, chosen: Tensor) -> Tensor:
     Returns:
         [groups, S, K] in the type of `x`.
     """
-    if node.op == "linear":
+    if Layer(node).is_linear:
         return x.reshape(-1, x.shape[-1])[chosen].unsqueeze(0)
-    size, groups = _output_size(node, x), groups_of(node)
+    size, groups = _output_size(node, x), Layer(node).groups
     padded = _prepared(node, x)
     kernel, stride, dilation = _geometry(node)
     taps = torch.stack(torch.meshgrid(*(torch.arange(k) for k in kernel), indexing="ij")).flatten(1)  # [rank, T]
-    if is_transposed(node):
+    if Layer(node).transposed:
         taps = torch.tensor(kernel).unsqueeze(1) - 1 - taps
     pixels = math.prod(size)
     at, place = (chosen // pixels).unsqueeze(1), (chosen % pixels).unsqueeze(1)
@@ -79,16 +77,16 @@ def _output_size(node: Node, x: Tensor) -> list[int]:
 
 def _geometry(node: Node) -> tuple[list[int], list[int], list[int]]:
     """Kernel, stride and dilation of the convolution over the prepared input."""
-    kernel = [int(size) for size in leaf_tensor(leaf_of(node.inputs[1])).shape[2:]]
-    stride, dilation = (list(cast("tuple[int, ...]", node.attributes[key])) for key in ("stride", "dilation"))
-    return kernel, [1] * len(kernel) if is_transposed(node) else stride, dilation
+    layer = Layer(node)
+    steps = [1] * len(layer.kernel) if layer.transposed else list(layer.stride)
+    return list(layer.kernel), steps, list(layer.dilation)
 
 
 def _padding(node: Node) -> tuple[list[int], list[int]]:
     """What is put around the input, or around the spread input of a transposed convolution, at both ends."""
     padding = cast("tuple[int, ...]", node.attributes["padding"])
     kernel, _, dilation = _geometry(node)
-    if not is_transposed(node):
+    if not Layer(node).transposed:
         return list(padding[: len(kernel)]), list(padding[len(kernel) :])
     extra = cast("tuple[int, ...]", node.attributes["output_padding"])
     begins = [d * (k - 1) - p for k, d, p in zip(kernel, dilation, padding, strict=True)]
@@ -97,14 +95,14 @@ def _padding(node: Node) -> tuple[list[int], list[int]]:
 
 def _prepared_size(node: Node, x: Tensor) -> list[int]:
     begins, ends = _padding(node)
-    steps = cast("tuple[int, ...]", node.attributes["stride"]) if is_transposed(node) else [1] * len(begins)
+    steps = cast("tuple[int, ...]", node.attributes["stride"]) if Layer(node).transposed else [1] * len(begins)
     sizes = zip(x.shape[2:], steps, begins, ends, strict=True)
     return [(size - 1) * step + 1 + begin + end for size, step, begin, end in sizes]
 
 
 def _prepared(node: Node, x: Tensor) -> Tensor:
     """The input with its padding; that of a transposed convolution as an ordinary one reads it, zeros in between."""
-    if is_transposed(node):
+    if Layer(node).transposed:
         stride = cast("tuple[int, ...]", node.attributes["stride"])
         sizes = [(size - 1) * step + 1 for size, step in zip(x.shape[2:], stride, strict=True)]
         spread = x.new_zeros(*x.shape[:2], *sizes)

@@ -33,18 +33,16 @@ from qcompiler.calibration.runner import observe
 from qcompiler.errors import InputError, PassError
 from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.rewrite import Rewriter
+from qcompiler.ops.layers import Layer, leaf_of
 from qcompiler.ops.quantizers import is_leaf, leaf_tensor
 from qcompiler.passes.base import Pass, PassContext
 from qcompiler.passes.equalization import (
     FOREIGN,
     Consumer,
     Group,
-    by_channels,
     constant_factor,
     forget_ranges,
     groups,
-    is_layer,
-    leaf_of,
     producer_axis,
     scale_layer,
 )
@@ -106,7 +104,7 @@ class SmoothActivations(Pass):
             smoothed: Magnitudes = {}
             for consumer in group.consumers:
                 value, factor = consumer.node.inputs[0], _factor(consumer, s)
-                scale_layer(consumer.node, rewriter, inputs=factor)
+                scale_layer(Layer(consumer.node), rewriter, inputs=factor)
                 smoothed[value] = magnitudes[value] / factor
             magnitudes.update(smoothed)
             names = ", ".join(consumer.node.name for consumer in group.consumers)
@@ -133,7 +131,7 @@ def _has_factors(node: Node) -> bool:
     """Whether a factor per channel of the result can go into parameters of `node`."""
     if node.op == "layer_norm":
         return all(is_leaf(leaf_of(value)) for value in node.inputs[1:])
-    return constant_factor(node) is not None if node.op == "mul" else is_layer(node)
+    return constant_factor(node) is not None if node.op == "mul" else Layer.of(node) is not None
 
 
 def _axes(group: Group) -> dict[Value, set[int]]:
@@ -141,7 +139,7 @@ def _axes(group: Group) -> dict[Value, set[int]]:
     axes: dict[Value, set[int]] = {}
     for consumer in group.consumers:
         value = consumer.node.inputs[0]
-        axes.setdefault(value, set()).add(value.type.rank - 1 if consumer.node.op == "linear" else 1)
+        axes.setdefault(value, set()).add(Layer(consumer.node).input_axis)
     return axes
 
 
@@ -167,8 +165,7 @@ def _observed(
 
 def _column_ranges(consumer: Consumer) -> Tensor:
     """max|W| of each input channel, float64."""
-    weight = by_channels(consumer.node, leaf_tensor(leaf_of(consumer.node.inputs[1])))
-    return weight.abs().amax((1, 3)).reshape(-1).to(torch.float64)
+    return Layer(consumer.node).rows().abs().amax((1, 3)).reshape(-1).to(torch.float64)
 
 
 def _factor(consumer: Consumer, s: Tensor) -> Tensor:
@@ -178,8 +175,9 @@ def _factor(consumer: Consumer, s: Tensor) -> Tensor:
 
 def _divide(producer: Node, s: Tensor, rewriter: Rewriter) -> None:
     """Divide the channels that `producer` gives."""
-    if is_layer(producer):
-        scale_layer(producer, rewriter, outputs=1.0 / s)
+    layer = Layer.of(producer)
+    if layer is not None:
+        scale_layer(layer, rewriter, outputs=1.0 / s)
         return
     factor = constant_factor(producer)
     for value in producer.inputs[1:] if factor is None else [factor]:

@@ -25,8 +25,8 @@ from qcompiler.errors import CalibrationError
 from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.hashing import tensor_digest
 from qcompiler.ir.interpret import LEAVES, evaluate_node
+from qcompiler.ops.layers import Layer
 from qcompiler.passes.base import PassContext
-from qcompiler.passes.equalization import is_layer
 
 QUANTIZERS = ("fake_quantize", "fake_quantize_bias")
 
@@ -110,7 +110,7 @@ class LayerInputs:
         )
 
 
-Layer = Callable[[Node, LayerInputs], None]
+Visit = Callable[[Node, LayerInputs], None]
 """Called for each layer whose weight is a parameter and quantized; may change its parameters."""
 
 
@@ -139,7 +139,7 @@ def read_batches(graph: Graph, context: PassContext, images: int) -> Given:
     return Given(count, held, store, hashlib.sha256(" ".join(hashes).encode()).hexdigest() if hashes else "")
 
 
-def run_both(graph: Graph, given: Given, layer: Layer, context: PassContext) -> None:
+def run_both(graph: Graph, given: Given, layer: Visit, context: PassContext) -> None:
     """Walk over a QUANTIZED graph with both models.
 
     In the quantized model the weights of layers are quantized, and activations where their quantizers have a range.
@@ -147,7 +147,7 @@ def run_both(graph: Graph, given: Given, layer: Layer, context: PassContext) -> 
     Args:
         graph: Weights calibrated.
         given: The data; used up.
-        layer: See `Layer`.
+        layer: See `Visit`.
         context: Processes and progress.
     """
     original = dict(graph.module.tensors)
@@ -181,7 +181,7 @@ def _segments(graph: Graph) -> list[list[Node]]:
     for node in graph.nodes:
         if node.op in LEAVES or (node.op in QUANTIZERS and _is_parameter(node.output)):
             continue
-        if is_layer(node) and _is_parameter(node.inputs[1]) and not _is_leaf(node.inputs[1]):
+        if Layer.of(node) is not None and _is_parameter(node.inputs[1]) and not _is_leaf(node.inputs[1]):
             segments.append([])
         segments[-1].append(node)
     return segments

@@ -24,7 +24,8 @@ from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Record
 from qcompiler.ops import SCALED, UNARY
 from qcompiler.ops.custom import function_name
-from qcompiler.ops.quantizers import is_leaf, leaf_tensor
+from qcompiler.ops.layers import Layer, is_weighted
+from qcompiler.ops.quantizers import is_leaf
 from qcompiler.ops.work import elements, multiply_accumulates
 from qcompiler.passes import PassContext, PassManager
 from qcompiler.passes.base import Override
@@ -288,10 +289,10 @@ def _wide_spread(nodes: Sequence[Node], target: Target) -> Iterator[Advice]:
     """Layers whose channels differ so much in range that one scale serves the small ones badly."""
     found: dict[str, float] = {}
     for node in _layers(nodes):
-        axis = 1 if node.op.startswith("conv_transpose") else 0
-        if target.weight_spec(node.op, axis).axis is not None:
+        layer = Layer(node)
+        if target.weight_spec(node.op, layer.weight_axis).axis is not None:
             continue
-        ranges = leaf_tensor(node.inputs[1]).abs().transpose(0, axis).flatten(1).amax(1)
+        ranges = layer.weight_tensor().abs().transpose(0, layer.weight_axis).flatten(1).amax(1)
         ranges = ranges[ranges > 0]
         if ranges.numel() > 1 and float(ranges.max() / ranges.median()) >= SPREAD:
             found[_captured(node)] = float(ranges.max() / ranges.median())
@@ -311,10 +312,7 @@ def _long_sums(nodes: Sequence[Node], target: Target) -> Iterator[Advice]:
     arithmetic = target.arithmetic
     found: dict[str, int] = {}
     for node in _layers(nodes):
-        weight = node.inputs[1].type.shape
-        transposed = node.op.startswith("conv_transpose")
-        terms = math.prod(int(size) for size in (weight[2:] if transposed else weight[1:]) if isinstance(size, int))
-        terms *= int(cast("int", weight[0])) if transposed else 1
+        terms = Layer(node).terms
         bits = target.weight_spec(node.op, 0).bits + target.activation_spec(op=node.op).bits
         width = arithmetic.at(node.op, target.activation_bits).accumulator_bits
         if terms * 2 ** (bits - 1) >= 2 ** (width - 1):
@@ -389,7 +387,7 @@ def _reads_an_input(node: Node) -> bool:
 
 def _layers(nodes: Sequence[Node]) -> Iterator[Node]:
     """Convolutions and linear layers with a weight of the model."""
-    return (node for node in nodes if node.definition.has(Trait.MAC) and is_leaf(node.inputs[1]))
+    return (node for node in nodes if is_weighted(node) and is_leaf(node.inputs[1]))
 
 
 def _captured(node: Node) -> str:

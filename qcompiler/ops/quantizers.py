@@ -92,11 +92,6 @@ def activation_bounds(node: Node) -> tuple[float, float]:
     return float(cast("float", node.attributes["min"])), float(cast("float", node.attributes["max"]))
 
 
-def channel_axis(layer: Node) -> int:
-    """The axis of the output channels of a convolution or a linear layer."""
-    return layer.output.type.rank - 1 if layer.op == "linear" else 1
-
-
 def channel_bounds(node: Node) -> tuple[Tensor, Tensor]:
     """The real intervals that a `clamp_channels` node clamps to, [C] each."""
     low, high = (leaf_tensor(value) for value in node.inputs[1:])

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.registry import Trait
+from qcompiler.ops.layers import Layer
 from qcompiler.ops.quantizers import is_leaf, leaf_tensor
 from qcompiler.quant.affine import along_axis
 
@@ -125,11 +126,10 @@ def norms_of(graph: Graph, norms: Sequence[FoldedNorm]) -> Mapping[Node, FoldedN
 
 def output_axis(layer: Node) -> int | None:
     """The axis of the weight along which the output channels lie; None where no axis is theirs alone."""
-    if layer.op == "linear" and layer.output.type.rank != 2:
+    view = Layer(layer)
+    if view.output_axis != 1:
         return None  # its channels are not along axis 1, that of a batch norm
-    if not layer.op.startswith("conv_transpose"):
-        return 0
-    return 1 if layer.attributes["groups"] == 1 else None
+    return view.weight_axis if not view.transposed or view.groups == 1 else None
 
 
 def unfold(layer: Node, norm: FoldedNorm, weight: Tensor, bias: Tensor, axis: int) -> Unfolded:

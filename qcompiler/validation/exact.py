@@ -30,6 +30,7 @@ from qcompiler.ir.registry import Trait
 from qcompiler.ir.types import Stage
 from qcompiler.ops import SCALED, UNARY, prelu_function, unary_of
 from qcompiler.ops.integer import window_counts, window_sums
+from qcompiler.ops.layers import Layer, is_weighted
 from qcompiler.ops.quantization import spread_factors
 from qcompiler.ops.quantizers import activation_bounds, channel_limits, clamped_limits
 from qcompiler.ops.resampling import resampling_weights
@@ -210,12 +211,13 @@ def _mac(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact
     if isinstance(x, Tensor) and isinstance(weight, Tensor):
         return evaluate_node(node, cast("Sequence[Tensor]", operands))[0]
     x, weight = _codes(node, x), _codes(node, weight)
+    layer = Layer(node) if is_weighted(node) else None
     low, high = (code - int(x.params.zero_point) for code in (x.qmin, x.qmax))
-    if not exact_in_float64(weight.steps(), low, high, int(node.op.startswith("conv_transpose"))):
+    if not exact_in_float64(weight.steps(), low, high, int(layer is not None and layer.transposed)):
         raise GraphError("a sum of products may leave float64", where=node.where, expected="less than 2^53")
     terms = [x.steps().to(torch.float64), weight.steps().to(torch.float64)]
     acc = node.definition.evaluate(node, terms)[0].to(torch.int64)
-    axis = acc.dim() - 1 if node.op in ("linear", "matmul") else 1
+    axis = acc.dim() - 1 if layer is None else layer.output_axis
     if bias is not None:
         acc = acc + along_axis(_codes(node, bias).codes, acc.dim(), axis)
     per_channel = weight.params.axis is not None

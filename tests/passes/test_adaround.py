@@ -16,11 +16,11 @@ from qcompiler.errors import CalibrationError, InputError, PassError
 from qcompiler.ir.graph import Module
 from qcompiler.ir.interpret import interpret
 from qcompiler.ir.rewrite import Record
+from qcompiler.ops.layers import leaf_of
 from qcompiler.ops.quantizers import leaf_tensor
 from qcompiler.passes import Pass, PassContext, PassManager, adaround, adaround_moments
 from qcompiler.passes.adaround import AdaRound
 from qcompiler.passes.calibrate_weights import CalibrateWeights
-from qcompiler.passes.equalization import leaf_of
 from qcompiler.passes.patches import patches, positions, rows_of, weight_of
 from qcompiler.quant.rounding_search import Moments, round_to_data, rounding_error
 from qcompiler.targets import load_target

@@ -17,6 +17,7 @@ from qcompiler.errors import InputError, PassError, PipelineError
 from qcompiler.ir.graph import Graph, Module, Value
 from qcompiler.ir.interpret import evaluate_node, interpret
 from qcompiler.ir.rewrite import Record
+from qcompiler.ops.layers import leaf_of
 from qcompiler.ops.quantizers import leaf_tensor
 from qcompiler.passes import Pass, PassContext, PassManager
 from qcompiler.passes.absorb_bias import AbsorbBias
@@ -24,7 +25,6 @@ from qcompiler.passes.calibrate_activations import CalibrateActivations
 from qcompiler.passes.calibrate_weights import CalibrateWeights
 from qcompiler.passes.correct_bias import CorrectBias
 from qcompiler.passes.cross_layer_equalization import CrossLayerEqualization
-from qcompiler.passes.equalization import leaf_of
 from qcompiler.passes.fix_ranges import FixRanges
 from qcompiler.passes.fuse_requantization import FuseRequantization
 from qcompiler.passes.insert_quantizers import InsertQuantizers

@@ -1,0 +1,154 @@
+"""Weighted layers: convolutions, transposed convolutions and linear layers, each seen in one way.
+
+    weight of a convolution                [out, in / groups, kernel...]
+    weight of a transposed convolution     [in, out / groups, kernel...]
+    weight of a linear layer               [out, in]
+    rows of any of them                    [groups, out per group, in per group, taps]
+
+The channels of a convolution lie along axis 1 of its input and of its result, those of a linear layer along the last
+axis. A product of two activations is no layer: it has no weight.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import cast
+
+from torch import Tensor
+
+from qcompiler.ir.graph import Node, Value
+from qcompiler.ir.registry import Trait
+from qcompiler.ops.quantizers import is_leaf, leaf_tensor
+
+
+def leaf_of(value: Value) -> Value:
+    """The parameter of `value`: what its quantizer reads, or `value` itself."""
+    producer = value.producer
+    is_quantizer = producer is not None and producer.op in ("fake_quantize", "fake_quantize_bias")
+    return cast("Node", producer).inputs[0] if is_quantizer else value
+
+
+def is_weighted(node: Node) -> bool:
+    """Whether `node` multiplies its input with a weight, its second operand, wherever that comes from."""
+    return node.definition.has(Trait.MAC) and node.op != "matmul"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A view of a weighted node of a FLOAT, CANONICAL or QUANTIZED graph.
+
+    Args:
+        node: A node for which `is_weighted` holds.
+    """
+
+    node: Node
+
+    @classmethod
+    def of(cls, node: Node | None) -> Layer | None:
+        """The layer that `node` is; None where it is none, or where weight or bias are no tensors of the model."""
+        if node is None or not is_weighted(node):
+            return None
+        return cls(node) if all(is_leaf(leaf_of(value)) for value in node.inputs[1:]) else None
+
+    @property
+    def weight(self) -> Value:
+        """The weight itself, without its quantizer."""
+        return leaf_of(self.node.inputs[1])
+
+    @property
+    def bias(self) -> Value | None:
+        """The bias itself, without its quantizer; None where there is none."""
+        return leaf_of(self.node.inputs[2]) if len(self.node.inputs) > 2 else None
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether the layer is a product with one matrix at each position."""
+        return self.node.op == "linear"
+
+    @property
+    def transposed(self) -> bool:
+        """Whether the layer is a transposed convolution."""
+        return self.node.op.startswith("conv_transpose")
+
+    @property
+    def groups(self) -> int:
+        """Groups of a convolution; 1 for a linear layer."""
+        return cast("int", self.node.attributes.get("groups", 1))
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        """Size of the window; empty for a linear layer."""
+        return self._sizes[2:]
+
+    @property
+    def stride(self) -> tuple[int, ...]:
+        """Step of the window; empty for a linear layer."""
+        return cast("tuple[int, ...]", self.node.attributes.get("stride", ()))
+
+    @property
+    def dilation(self) -> tuple[int, ...]:
+        """Distance of the taps; empty for a linear layer."""
+        return cast("tuple[int, ...]", self.node.attributes.get("dilation", ()))
+
+    @property
+    def padding(self) -> tuple[int, ...]:
+        """All begins, then all ends; of a transposed convolution one number per axis; empty for a linear layer."""
+        return cast("tuple[int, ...]", self.node.attributes.get("padding", ()))
+
+    @property
+    def pads(self) -> bool:
+        """Whether some windows read zeros from outside of the input."""
+        return any(self.padding)
+
+    @property
+    def weight_axis(self) -> int:
+        """The axis of the weight with the output channels, those of one group where it is a transposed convolution."""
+        return 1 if self.transposed else 0
+
+    @property
+    def input_axis(self) -> int:
+        """The axis of the input along which its channels lie."""
+        return self.node.inputs[0].type.rank - 1 if self.is_linear else 1
+
+    @property
+    def output_axis(self) -> int:
+        """The axis of the result along which its channels lie."""
+        return self.node.output.type.rank - 1 if self.is_linear else 1
+
+    @property
+    def inputs(self) -> int:
+        """Number of input channels."""
+        return self._sizes[0] if self.transposed else self._sizes[1] * self.groups
+
+    @property
+    def outputs(self) -> int:
+        """Number of output channels."""
+        return self._sizes[1] * self.groups if self.transposed else self._sizes[0]
+
+    @property
+    def terms(self) -> int:
+        """Products in the sum of one element of the result."""
+        return self.inputs // self.groups * math.prod(self.kernel)
+
+    def weight_tensor(self) -> Tensor:
+        """The weight in its own shape."""
+        return leaf_tensor(self.weight)
+
+    def bias_tensor(self) -> Tensor | None:
+        """The bias, [outputs]; None where there is none."""
+        return None if self.bias is None else leaf_tensor(self.bias)
+
+    def rows(self, weight: Tensor | None = None) -> Tensor:
+        """A view of the weight, or of another tensor of its shape, as [groups, outputs, inputs, taps] of a group."""
+        tensor = self.weight_tensor() if weight is None else weight
+        split = tensor.reshape(self.groups, tensor.shape[0] // self.groups, tensor.shape[1], -1)
+        return split.transpose(1, 2) if self.transposed else split
+
+    def from_rows(self, rows: Tensor) -> Tensor:
+        """The inverse of `rows`: [groups, outputs, inputs, taps] in the shape of the weight."""
+        return (rows.transpose(1, 2) if self.transposed else rows).reshape(self._sizes)
+
+    @property
+    def _sizes(self) -> tuple[int, ...]:
+        return cast("tuple[int, ...]", self.node.inputs[1].type.shape)
