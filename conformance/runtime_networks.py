@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.rendered import render
 from conformance.lines import Line, Tally
@@ -63,19 +63,47 @@ def _averages() -> Network:
     return _stack(nn.Sequential(nn.ReLU(), nn.AvgPool2d(2)), nn.Sequential(nn.ReLU(), nn.AvgPool2d(3, 2, 1)))
 
 
+class _Elementwise(nn.Module):
+    """Sums, differences and products of activations: of one shape, of a gate per channel, and of constants."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(SEED)
+        self.left, self.right = (nn.Conv2d(3, CHANNELS, size, padding=size // 2) for size in (3, 1))
+        self.shift = nn.Parameter(torch.rand(CHANNELS, 1, 1, generator=generator) - 0.5)
+        self.gain = nn.Parameter(torch.rand(CHANNELS, 1, 1, generator=generator) + 0.5)
+        with torch.no_grad():
+            for layer in (self.left, self.right):
+                layer.weight.copy_(torch.rand(layer.weight.shape, generator=generator) - 0.5)
+                layer.bias.zero_()  # type: ignore[union-attr]  # it has one
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, 3, H, W] -> [N, CHANNELS]."""
+        left, right = self.left(x), self.right(x)
+        total, difference = torch.relu(left + right), left - right
+        gate = torch.sigmoid(difference.mean((2, 3), keepdim=True))
+        product = total * difference * gate
+        result: Tensor = ((product - gate) * self.gain + self.shift - total).mean((2, 3))
+        return result
+
+
+def _elementwise() -> Network:
+    return Network(_Elementwise().eval(), render(IMAGES, SEED).images)
+
+
 EXACT: dict[str, Callable[[], Network]] = {
     **{name: partial(without_shortcuts, name) for name in ("mobilenet", "mobilenet_hard", "resnet", "efficientnet")},
     "unet": partial(small, "unet"),
     "tables": _tables,
     "pools": _pools,
+    "additions": digits,
+    "elementwise": _elementwise,
 }
-"""Convolutions, also depthwise and transposed ones, linear layers, products, concatenations, maxima, global averages,
-resizing, and functions of tables."""
+"""Convolutions, also depthwise and transposed ones, linear layers, sums, differences, products, concatenations, maxima,
+global averages, resizing, and functions of tables."""
 MEASURED: dict[str, Callable[[], Network]] = {
     # It averages real numbers in float32, and adds the zero point before it rounds.
     "window_averages": _averages,
-    # Its kernel sums in another order on each kind of processor.
-    "additions": digits,
 }
 """What has other results there, at ties and next to them."""
 

@@ -35,6 +35,7 @@ from qcompiler.passes.base import Pass, PassContext
 from qcompiler.passes.proofs import Proofs
 from qcompiler.quant.affine import AffineParams, along_axis, quantize, quantize_bias
 from qcompiler.quant.arithmetic import (
+    ELEMENTWISE_FLOAT32,
     Arithmetic,
     RealFunction,
     add_parameters,
@@ -315,6 +316,12 @@ class _Lowering:
 
     def add(self, node: Node, out: _Output) -> Value:
         a, b = (self.lowered[value] for value in node.inputs)
+        if self._proofs(node).arithmetic.elementwise == ELEMENTWISE_FLOAT32:
+            parts = ("left", "right", "out")
+            unused = dict.fromkeys(f"{name}_{part}" for name in parts for part in ("multiplier", "exponent"))
+            offsets = dict.fromkeys(("offset", "scalar_left_offset"))
+            said: dict[str, Attribute] = {"mode": ELEMENTWISE_FLOAT32, "shift": 0, "subtract": node.op == "sub"}
+            return self._insert("int_add", [a, b], {**said, **unused, **offsets}, out, node)
         largest = max(abs(step) for value in (a, b) for step in self._steps(value))
         grids, subtract = (self._params(a), self._params(b)), node.op == "sub"
         proofs = self._proofs(node)
@@ -332,6 +339,9 @@ class _Lowering:
     def mul(self, node: Node, out: _Output) -> Value:
         a, b = (self.lowered[value] for value in node.inputs)
         proofs = self._proofs(node)
+        if proofs.arithmetic.elementwise == ELEMENTWISE_FLOAT32:
+            unused = {"product_multiplier": None, "product_exponent": None}
+            return self._insert("int_mul", [a, b], {"mode": ELEMENTWISE_FLOAT32, **unused}, out, node)
         constants = mul_parameters(self._params(a), self._params(b), out.params, proofs.arithmetic)
         products = torch.outer(*(torch.tensor(self._steps(value)) for value in (a, b)))
         # One product is no sum: it may have 33 bits where requantization multiplies in 64.

@@ -35,6 +35,7 @@ from qcompiler.backends.integer import Executor, ProgramFiles, aliases, liveness
 from qcompiler.errors import ToolchainError
 from qcompiler.ir.graph import Graph, Value
 from qcompiler.ir.interpret import interpret
+from qcompiler.quant.arithmetic import ELEMENTWISE_FLOAT32
 from qcompiler.rounded_once import RoundedOnce
 from qcompiler.targets import Target
 from qcompiler.validation.exact import Codes, Exact, simulate
@@ -475,8 +476,11 @@ class _Verification:
         if not optimize:  # sums in float32 round
             allowed = allowed.model_copy(update={"layer_fraction": max(allowed.layer_fraction, _FLOAT_FRACTION)})
         result: dict[str, Bound] = {}
+        in_float32 = {i.output for i in self.program.instructions if i.attributes.get("mode") == ELEMENTWISE_FLOAT32}
         for name, operator in layers.operators.items():
-            if operator in MAC_OPERATORS:
+            if name in in_float32:
+                result[name] = Bound()  # the same operations, each rounded
+            elif operator in MAC_OPERATORS:
                 result[name] = Bound(allowed.layer_lsb, allowed.layer_fraction)
             elif operator in RUNTIME_EXACT and same_arithmetic and optimize:
                 result[name] = Bound()

@@ -105,6 +105,13 @@ def divide(x: Int, divisor: npt.ArrayLike, rounding: str) -> Int:
     return result
 
 
+def average(total: Int, count: npt.ArrayLike, rounding: str, zero_point: int) -> Int:
+    """total / count + zero_point, where `total` sums codes less their zero point; `rhaz_raw` rounds the raw mean."""
+    if rounding == "rhaz_raw":
+        return divide(total + np.asarray(count, np.int64) * zero_point, count, "rhaz")
+    return divide(total, count, rounding) + zero_point
+
+
 def round_real(x: npt.NDArray[np.float64], rounding: str) -> npt.NDArray[np.float64]:
     """Real numbers to integers."""
     match rounding:

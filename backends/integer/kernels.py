@@ -14,7 +14,15 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from qcompiler.backends.integer.arithmetic import Int, divide, fused_multiply_add, multiply, requantize, round_real
+from qcompiler.backends.integer.arithmetic import (
+    Int,
+    average,
+    divide,
+    fused_multiply_add,
+    multiply,
+    requantize,
+    round_real,
+)
 from qcompiler.backends.integer.program import Instruction, Tensor
 from qcompiler.errors import ArtifactError
 
@@ -193,6 +201,8 @@ def channels_second(call: Call, array: Array) -> Array:
 def int_add(call: Call, arrays: Sequence[Array]) -> Array:
     """Addition: both operands on one scale in integers, or ONNX Runtime's float32 form."""
     low, high = call.limits
+    if call["mode"] == "f32":
+        return _in_float32(call, arrays, np.subtract if call.get("subtract") else np.add)
     if call["mode"] == "f32_rne":
         order = (("left", arrays[0]), ("right", arrays[1]))
         offset = call["offset"]
@@ -210,6 +220,17 @@ def int_add(call: Call, arrays: Sequence[Array]) -> Array:
     return call.requantize(total, call.get("out_multiplier"), call.get("out_exponent"))
 
 
+def _in_float32(call: Call, arrays: Sequence[Array], operation: np.ufunc) -> Array:
+    """Dequantize, compute and quantize, each step rounded to float32."""
+    real = operation(
+        *(_steps(call, arrays, i).astype(np.float32) * np.float32(call.inputs[i].scale[0]) for i in range(2))
+    )
+    low, high = (np.float32(limit - call.output.zero_point[0]) for limit in call.limits)
+    quotient = np.clip(real / np.float32(call.output.scale[0]), low, high)
+    codes: Int = np.rint(quotient).astype(np.int64) + call.output.zero_point[0]
+    return codes
+
+
 def _left_is_scalar(left: Sequence[int], right: Sequence[int]) -> bool:
     rank = max(len(left), len(right))
     sizes = zip((1,) * (rank - len(left)) + tuple(left), (1,) * (rank - len(right)) + tuple(right), strict=True)
@@ -219,6 +240,8 @@ def _left_is_scalar(left: Sequence[int], right: Sequence[int]) -> bool:
 
 def int_mul(call: Call, arrays: Sequence[Array]) -> Array:
     """Product of codes without their zero points."""
+    if call["mode"] == "f32":
+        return _in_float32(call, arrays, np.multiply)
     product = _steps(call, arrays, 0) * _steps(call, arrays, 1)
     if call["mode"] == "f32_rne":
         scaled = product.astype(np.float32) * np.float32(call["product_multiplier"])
@@ -234,8 +257,8 @@ def int_mean(call: Call, arrays: Sequence[Array]) -> Array:
     if call.get("divisor") is None or exponent is None:
         return call.requantize(total, multiplier, exponent)
     power = int(exponent)
-    mean = divide(total << max(power, 0), call["divisor"] << max(-power, 0), call["rounding"])
-    codes: Int = np.clip(mean + call.output.zero_point[0], *call.limits)
+    dividend, divisor = total << max(power, 0), call["divisor"] << max(-power, 0)
+    codes: Int = np.clip(average(dividend, divisor, call["rounding"], call.output.zero_point[0]), *call.limits)
     return codes
 
 
@@ -261,8 +284,9 @@ def int_avg_pool2d(call: Call, arrays: Sequence[Array]) -> Array:
         for j, (left, right, full_w) in enumerate(columns):
             count = full_h * full_w if call["count_include_pad"] else (bottom - top) * (right - left)
             total = x[:, :, top:bottom, left:right].sum(axis=(2, 3))
-            result[:, :, i, j] = divide(total, call.get("divisor_override") or count, call["rounding"])
-    codes: Int = np.clip(result + call.output.zero_point[0], *call.limits)
+            divisor = call.get("divisor_override") or count
+            result[:, :, i, j] = average(total, divisor, call["rounding"], call.output.zero_point[0])
+    codes: Int = np.clip(result, *call.limits)
     return codes
 
 
@@ -273,7 +297,8 @@ def int_resample2d(call: Call, arrays: Sequence[Array]) -> Array:
     if bound >= FLOAT64_EXACT:
         raise ArtifactError(f"partial sums can reach {bound}", where=call.instruction.output)
     total = (rows @ _steps(call, arrays, 0).astype(np.float64) @ columns.T).astype(np.int64)
-    codes: Int = np.clip(divide(total, arrays[3], call["rounding"]) + call.output.zero_point[0], *call.limits)
+    mean = average(total, arrays[3].astype(np.int64), call["rounding"], call.output.zero_point[0])
+    codes: Int = np.clip(mean, *call.limits)
     return codes
 
 

@@ -34,6 +34,7 @@ from qcompiler.errors import UnsupportedError
 from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.interpret import LEAVES
 from qcompiler.ir.types import DType, QuantParams, Stage
+from qcompiler.quant.arithmetic import ELEMENTWISE_FLOAT32
 
 Array = npt.NDArray[np.generic]
 
@@ -384,7 +385,15 @@ class _Emitter:
 
     def binary(self, node: Node) -> None:
         op = "Mul" if node.op == "int_mul" else "Sub" if node.attributes["subtract"] else "Add"
-        self.quantized(node, self.compute(node, op, [self.real(node, 0), self.real(node, 1)]))
+        operands = [self.real(node, 0), self.real(node, 1)]
+        if node.attributes["mode"] != ELEMENTWISE_FLOAT32 or op == "Sub":
+            self.quantized(node, self.compute(node, op, operands))
+        elif op == "Add":
+            # ONNX Runtime takes an Add between quantizers, and a Mul, into kernels of other arithmetic. It has none for
+            # Sub, nor for Sum.
+            self.quantized(node, self.compute(node, "Sum", operands))
+        else:
+            self.quantized(node, self.compute(node, "Sum", [self.compute(node, op, operands)]))
 
     def mean(self, node: Node) -> None:
         axes = self.ints(node, "axes")

@@ -9,7 +9,7 @@ from qcompiler.errors import GraphError
 from qcompiler.ir.dims import Dim, Shape, as_dim
 from qcompiler.ir.graph import Attribute
 from qcompiler.ir.types import DType, Stage, TensorType
-from qcompiler.quant.rounding import Rounding
+from qcompiler.quant.rounding import AverageRounding, Rounding
 
 FLOAT_STAGES = frozenset({Stage.FLOAT, Stage.CANONICAL, Stage.QUANTIZED})
 """Ops on real numbers; in an integer graph they stand only inside a called float graph."""
@@ -133,10 +133,12 @@ def channel_code_limits(
     return found[0], found[1]
 
 
-def check_rounding(attributes: Mapping[str, Attribute]) -> None:
-    """Refuse an attribute `rounding` that names no mode."""
-    if attributes["rounding"] not in set(Rounding):
-        raise GraphError(f"the rounding is {attributes['rounding']!r}", expected="one of " + ", ".join(Rounding))
+def check_rounding(
+    attributes: Mapping[str, Attribute], modes: type[Rounding] | type[AverageRounding] = Rounding
+) -> None:
+    """Refuse an attribute `rounding` that names none of `modes`."""
+    if attributes["rounding"] not in set(modes):
+        raise GraphError(f"the rounding is {attributes['rounding']!r}", expected="one of " + ", ".join(modes))
 
 
 def window_size(

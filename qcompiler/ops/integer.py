@@ -33,16 +33,19 @@ from qcompiler.ops.quantization import codes_limits, grid
 from qcompiler.quant.accumulator import exact_in_float64
 from qcompiler.quant.affine import along_axis
 from qcompiler.quant.arithmetic import (
+    ELEMENTWISE_FLOAT32,
     AddParameters,
     AverageParameters,
+    FloatOperation,
     MulParameters,
     add_codes,
+    elementwise_float32,
     global_average_codes,
     mul_codes,
     windowed_average_codes,
 )
 from qcompiler.quant.requant import Requantization, RequantMode
-from qcompiler.quant.rounding import Rounding
+from qcompiler.quant.rounding import AverageRounding
 
 _RESULT: dict[str, object] = {"dtype": REQUIRED, "qmin": None, "qmax": None}
 REQUANTIZED: dict[str, object] = {"mode": REQUIRED, **_RESULT}
@@ -218,9 +221,18 @@ register(
 
 def _infer_binary(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
     check_integer(types)
-    if attributes["mode"] not in set(RequantMode):
-        raise GraphError(f"the mode is {attributes['mode']!r}", expected="one of " + ", ".join(RequantMode))
+    modes = (*RequantMode, ELEMENTWISE_FLOAT32)
+    if attributes["mode"] not in modes:
+        raise GraphError(f"the mode is {attributes['mode']!r}", expected="one of " + ", ".join(modes))
     return (TensorType(result_dtype(attributes), broadcast(types[0].shape, types[1].shape)),)
+
+
+def _in_float32(node: Node, operands: Sequence[Tensor], operation: FloatOperation) -> tuple[Tensor, ...]:
+    """The result of the mode `f32`, which needs no multiplier: the grids say all."""
+    qmin, qmax = codes_limits(node)
+    codes = [operand.to(torch.int64) for operand in operands]
+    grids = [grid(node, 0), grid(node, 1)]
+    return _finish(node, elementwise_float32(operation, codes, grids, grid(node), qmin=qmin, qmax=qmax))
 
 
 def _scalar(attributes: Attributes, name: str) -> Requantization:
@@ -240,6 +252,8 @@ def _float32(value: Attribute) -> Tensor | None:
 
 def _add(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
     a = node.attributes
+    if a["mode"] == ELEMENTWISE_FLOAT32:
+        return _in_float32(node, operands, "sub" if a["subtract"] else "add")
     parameters = AddParameters(
         left=_scalar(a, "left"),
         right=_scalar(a, "right"),
@@ -258,6 +272,8 @@ def _add(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
 
 
 def _mul(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    if node.attributes["mode"] == ELEMENTWISE_FLOAT32:
+        return _in_float32(node, operands, "mul")
     parameters = MulParameters(
         product=_scalar(node.attributes, "product"),
         left_zero_point=int(grid(node, 0).zero_point),
@@ -285,7 +301,7 @@ register(
         evaluate=_add,
         stages=INTEGER_ONLY,
         traits=REQUANTIZES,
-        summary="Both operands brought to one scale, added or subtracted, requantized.",
+        summary="Both operands on one scale, added or subtracted, requantized; or in float32 (mode f32).",
     )
 )
 register(
@@ -297,14 +313,14 @@ register(
         evaluate=_mul,
         stages=INTEGER_ONLY,
         traits=REQUANTIZES,
-        summary="requantize((a - z_a)(b - z_b)).",
+        summary="requantize((a - z_a)(b - z_b)), or the product in float32 (mode f32).",
     )
 )
 
 
 def _infer_mean(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
     if attributes["divisor"] is not None:
-        check_rounding(attributes)
+        check_rounding(attributes, AverageRounding)
         mode = str(attributes["mode"])
         if integer(attributes, "divisor") < 1 or (mode in set(RequantMode) and not RequantMode(mode).is_shift):
             raise GraphError(
@@ -316,7 +332,7 @@ def _infer_mean(types: Sequence[TensorType], attributes: Attributes) -> tuple[Te
 
 def _mean(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
     divisor = cast("int | None", node.attributes["divisor"])
-    rounding = Rounding(str(node.attributes["rounding"] or Rounding.NEAREST_EVEN))
+    rounding = AverageRounding(str(node.attributes["rounding"] or AverageRounding.NEAREST_EVEN))
     qmin, qmax = codes_limits(node)
     codes = global_average_codes(
         operands[0].to(torch.int64),
@@ -368,7 +384,7 @@ def window_sums(x: Tensor, attributes: Attributes) -> Tensor:
 
 def _infer_avg_pool2d(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
     check_integer(types)
-    check_rounding(attributes)
+    check_rounding(attributes, AverageRounding)
     return (TensorType(result_dtype(attributes), pool_shape(types, attributes)),)
 
 
@@ -381,7 +397,7 @@ def _avg_pool2d(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
     codes = windowed_average_codes(
         window_sums(x, node.attributes),
         window_counts((height, width), node.attributes),
-        Rounding(str(node.attributes["rounding"])),
+        AverageRounding(str(node.attributes["rounding"])),
         zero_point=int(grid(node).zero_point),
         qmin=qmin,
         qmax=qmax,
@@ -411,7 +427,7 @@ def _infer_resample2d(types: Sequence[TensorType], attributes: Attributes) -> tu
             f"operands {', '.join(map(str, types))}", expected="[N, C, H, W], [out_h, H], [out_w, W], [out_h, out_w]"
         )
     check_integer(types)
-    check_rounding(attributes)
+    check_rounding(attributes, AverageRounding)
     return (TensorType(result_dtype(attributes), (*x.shape[:2], rows.shape[0], columns.shape[0])),)
 
 
@@ -423,7 +439,7 @@ def _resample2d(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
     codes = windowed_average_codes(
         (rows @ x @ columns.T).to(torch.int64),
         operands[3].to(torch.int64),
-        Rounding(str(node.attributes["rounding"])),
+        AverageRounding(str(node.attributes["rounding"])),
         zero_point=int(grid(node).zero_point),
         qmin=qmin,
         qmax=qmax,

@@ -26,17 +26,20 @@ from qcompiler.quant.requant import (
     prepare_requantization,
     real_multiplier,
 )
-from qcompiler.quant.rounding import Rounding, divide, round_float
+from qcompiler.quant.rounding import AverageRounding, Rounding, divide, round_float
 
 __all__ = [
+    "ELEMENTWISE_FLOAT32",
     "AddParameters",
     "Arithmetic",
     "AverageParameters",
+    "FloatOperation",
     "MulParameters",
     "RealFunction",
     "add_codes",
     "add_parameters",
     "average_parameters",
+    "elementwise_float32",
     "global_average_codes",
     "left_is_scalar",
     "lookup_table",
@@ -48,6 +51,9 @@ __all__ = [
 ]
 
 RealFunction: TypeAlias = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
+FloatOperation: TypeAlias = Literal["add", "sub", "mul"]
+ELEMENTWISE_FLOAT32 = "f32"
+"""The mode of additions, subtractions and products that `elementwise_float32` computes."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,8 @@ class Arithmetic:
         bias_rounding: How bias / bias_scale becomes an integer.
         table_rounding: How the entries of lookup tables are rounded.
         average_rounding: How a window's sum is divided by its number of elements.
+        elementwise: How additions, subtractions and products are computed: "requantize", by the multipliers of the
+            mode; "f32", on dequantized operands in float32, each step rounded.
         accumulator_bits: Width of the accumulator.
         overflow: What the accumulator does beyond its width. Sums are proven to stay inside in any case: final ones for
             "wrap", all that begin with the bias for "forbid", all partial ones for "saturate".
@@ -74,10 +82,11 @@ class Arithmetic:
     requant: RequantSpec
     bias_rounding: Rounding
     table_rounding: Rounding
-    average_rounding: Rounding
+    average_rounding: AverageRounding
     accumulator_bits: int = 32
     overflow: Literal["forbid", "wrap", "saturate"] = "forbid"
     add_shift: int = 20
+    elementwise: Literal["requantize", "f32"] = "requantize"
     bias_bits: int = 32
     zero_point_folding: Literal["compiler", "hardware"] = "hardware"
     table_precision: Precision = "float64"
@@ -283,6 +292,43 @@ def mul_codes(a: Tensor, b: Tensor, parameters: MulParameters, *, qmin: int, qma
     return parameters.product.apply(product, zero_point=parameters.out_zero_point, qmin=qmin, qmax=qmax)
 
 
+def elementwise_float32(
+    operation: FloatOperation,
+    operands: Sequence[Tensor],
+    grids: Sequence[AffineParams],
+    out: AffineParams,
+    *,
+    qmin: int,
+    qmax: int,
+) -> Tensor:
+    """Add, subtract or multiply in float32: dequantize both operands, compute, quantize. Each step is rounded.
+
+        x = f32(s_a * (a - z_a));  y = f32(s_b * (b - z_b));  q = clamp(rne(f32(f32(x op y) / s_out)) + z_out)
+
+    This is what ONNX Runtime computes where it has no kernel on codes, and with all optimization off, on every
+    processor. Its own kernels on codes (QLinearAdd, QLinearMul) have another formula on each processor.
+
+    Args:
+        operation: What is computed.
+        operands: int64 codes of at most 16 bits, which broadcast.
+        grids: Parameters of both operands, per tensor.
+        out: Parameters of the result, per tensor.
+        qmin: Lowest output code.
+        qmax: Highest output code.
+
+    Returns:
+        int64 codes in the broadcast shape.
+    """
+    x, y = (
+        (codes - _zero_point(grid)).to(torch.float32) * grid.scale for codes, grid in zip(operands, grids, strict=True)
+    )
+    real = x + y if operation == "add" else x - y if operation == "sub" else x * y
+    zero_point = _zero_point(out)
+    # Limits before the integer: a quotient may be infinite.
+    steps = torch.round((real / out.scale).clamp(qmin - zero_point, qmax - zero_point))
+    return steps.to(torch.int64) + zero_point
+
+
 @dataclass(frozen=True, eq=False)
 class AverageParameters:
     """Constants of an average over whole axes, made by `average_parameters`.
@@ -295,7 +341,7 @@ class AverageParameters:
 
     multiplier: Requantization
     divisor: int | None
-    rounding: Rounding
+    rounding: AverageRounding
 
 
 def average_parameters(
@@ -354,12 +400,12 @@ def global_average_codes(
     if multiplier.exponent is None:
         raise InputError("an average with a divisor and a float multiplier", expected="a power of two")
     power = int(multiplier.exponent)
-    quotient = divide(total << max(power, 0), divisor << max(-power, 0), parameters.rounding)
-    return (quotient + out_zero_point).clamp(qmin, qmax)
+    dividend, whole = total << max(power, 0), divisor << max(-power, 0)
+    return _average(dividend, whole, parameters.rounding, out_zero_point).clamp(qmin, qmax)
 
 
 def windowed_average_codes(
-    total: Tensor, count: Tensor | int, rounding: Rounding, *, zero_point: int, qmin: int, qmax: int
+    total: Tensor, count: Tensor | int, rounding: AverageRounding, *, zero_point: int, qmin: int, qmax: int
 ) -> Tensor:
     """Average over windows where input and output share scale and zero point: divide(sum(q - z), n) + z.
 
@@ -374,7 +420,14 @@ def windowed_average_codes(
     Returns:
         int64 codes in the shape of `total`.
     """
-    return (divide(total, count, rounding) + zero_point).clamp(qmin, qmax)
+    return _average(total, count, rounding, zero_point).clamp(qmin, qmax)
+
+
+def _average(total: Tensor, count: Tensor | int, rounding: AverageRounding, zero_point: int) -> Tensor:
+    """total / count + zero_point, rounded before or after the zero point is added."""
+    if rounding.is_raw:
+        return divide(total + count * zero_point, count, rounding.rounding)
+    return divide(total, count, rounding.rounding) + zero_point
 
 
 def rescale_multiplier(source: AffineParams, target: AffineParams, arithmetic: Arithmetic) -> Requantization:

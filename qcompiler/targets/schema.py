@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from qcompiler.errors import InputError
 from qcompiler.quant.requant import Precision, RequantMode, RequantSpec
-from qcompiler.quant.rounding import Rounding
+from qcompiler.quant.rounding import AverageRounding, Rounding
 from qcompiler.quant.spec import ScaleKind
 
 SCHEMA = "qcompiler.hw/1"
@@ -183,8 +183,9 @@ class Roundings(_Model):
     """Of biases to steps of the accumulator."""
     table: Annotated[Rounding, By("qcompiler/targets/target.py: rounding.table")]
     """Of the entries of tables."""
-    average: Annotated[Rounding, By("qcompiler/targets/target.py: rounding.average")]
-    """Of the sum of a window divided by its number of elements."""
+    average: Annotated[AverageRounding, By("qcompiler/targets/target.py: rounding.average")]
+    """Of the sum of a window divided by its number of elements: of codes less their zero point or, as `rhaz_raw`, of
+    raw codes, halves away from code 0."""
 
 
 class Accumulator(_Model):
@@ -209,8 +210,11 @@ class Bias(_Model):
 
 
 class Elementwise(_Model):
-    """Additions."""
+    """Additions, subtractions and products of two activations."""
 
+    mode: Annotated[Literal["requantize", "f32"], By("qcompiler/quant/arithmetic.py: elementwise")] = "requantize"
+    """`requantize`: by the multipliers of the requantization; `f32`: both operands are dequantized, the operation is
+    computed and its result quantized in float32, each step rounded."""
     add_shift: Annotated[Annotated[Int, Field(ge=0, le=30)], By("qcompiler/quant/arithmetic.py: add_shift")] = 20
     """Bits that both operands are shifted left before they are brought to one scale; as many less as 30 bits ask."""
 

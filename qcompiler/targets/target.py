@@ -90,6 +90,7 @@ class Target:
             accumulator_bits=d.accumulator.bits,
             overflow=d.accumulator.overflow,
             add_shift=d.elementwise.add_shift,
+            elementwise=d.elementwise.mode,
             bias_bits=d.bias.bits,
             zero_point_folding=d.bias.zero_point_folding,
             table_precision=d.table.precision,

@@ -38,10 +38,12 @@ from qcompiler.quant.accumulator import exact_in_float64
 from qcompiler.quant.affine import AffineParams, along_axis, dequantize, quantize, quantize_bias
 from qcompiler.quant.arithmetic import (
     Arithmetic,
+    FloatOperation,
     RealFunction,
     add_codes,
     add_parameters,
     average_parameters,
+    elementwise_float32,
     global_average_codes,
     lookup_table,
     mul_codes,
@@ -237,6 +239,10 @@ def _binary(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Ex
     a, b = _codes(node, operands[0]), _codes(node, operands[1])
 
     def requantize(out: AffineParams, qmin: int, qmax: int) -> Tensor:
+        if arithmetic.elementwise == "f32":
+            operation = cast("FloatOperation", node.op)
+            grids = (a.params, b.params)
+            return elementwise_float32(operation, (a.codes, b.codes), grids, out, qmin=qmin, qmax=qmax)
         if node.op in ("add", "sub"):
             largest = max(item.largest_step() for item in (a, b))
             sums = add_parameters(a.params, b.params, out, arithmetic, largest=largest, subtract=node.op == "sub")

@@ -15,9 +15,11 @@ from qcompiler.quant.affine import AffineParams
 from qcompiler.quant.arithmetic import Arithmetic
 from qcompiler.quant.layer_norm import layer_norm_accumulator, layer_norm_codes, layer_norm_parameters
 from qcompiler.quant.requant import RequantMode, RequantSpec
-from qcompiler.quant.rounding import Rounding
+from qcompiler.quant.rounding import AverageRounding, Rounding
 
-ARITHMETIC = Arithmetic(RequantSpec(RequantMode.SINGLE), Rounding.NEAREST_EVEN, Rounding.HALF_AWAY, Rounding.HALF_AWAY)
+ARITHMETIC = Arithmetic(
+    RequantSpec(RequantMode.SINGLE), Rounding.NEAREST_EVEN, Rounding.HALF_AWAY, AverageRounding.HALF_AWAY
+)
 
 
 def params(scale: float, zero_point: int = 0) -> AffineParams:

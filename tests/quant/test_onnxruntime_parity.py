@@ -5,22 +5,29 @@ The elementwise kernels differ between instruction sets; these formulas are thos
 
 from __future__ import annotations
 
+import itertools
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+import qcompiler
+from qcompiler.backends.onnx_qdq.runtime import Session
 from qcompiler.quant.affine import AffineParams
 from qcompiler.quant.arithmetic import (
     Arithmetic,
+    FloatOperation,
     add_codes,
     add_parameters,
     average_parameters,
+    elementwise_float32,
     global_average_codes,
     lookup_table,
     mul_codes,
@@ -33,7 +40,7 @@ from qcompiler.quant.requant import (
     real_multiplier,
     requantize,
 )
-from qcompiler.quant.rounding import Rounding
+from qcompiler.quant.rounding import AverageRounding, Rounding
 
 Array = npt.NDArray[np.generic]
 TYPES = {"s8": (TensorProto.INT8, np.int8, -128, 127), "u8": (TensorProto.UINT8, np.uint8, 0, 255)}
@@ -41,7 +48,7 @@ FLOAT32 = Arithmetic(
     RequantSpec(RequantMode.FLOAT32_RNE),
     Rounding.NEAREST_EVEN,
     Rounding.NEAREST_EVEN,
-    Rounding.NEAREST_EVEN,
+    AverageRounding.NEAREST_EVEN,
     table_precision="float32",
 )
 needs_x86 = pytest.mark.skipif(
@@ -96,6 +103,94 @@ def binary(
         constants[f"{name}_zero"] = side.zero_point.numpy().astype(TYPES[kind][1])
     inputs = ["a", "a_scale", "a_zero", "b", "b_scale", "b_zero", "y_scale", "y_zero"]
     return run_node(operator, inputs, constants, {"a": a, "b": b}, "com.microsoft")
+
+
+FLOAT_OPERATORS: dict[FloatOperation, tuple[str, ...]] = {"add": ("Sum",), "sub": ("Sub",), "mul": ("Mul", "Sum")}
+"""How the exported file has them, so that no kernel on codes takes them in."""
+BROADCASTS = [
+    ((37,), (37,)),
+    ((1,), (64,)),
+    ((64,), (1,)),
+    ((3, 1, 7), (2, 1, 5, 1)),
+    ((2, 8, 3, 3), (8, 1, 1)),
+    ((), (5,)),
+]
+
+
+@pytest.mark.parametrize("optimized", [True, False])
+@pytest.mark.parametrize("constant", [None, 0, 1])
+def test_float32_elementwise_operators_on_random_grids(constant: int | None, optimized: bool) -> None:
+    """Hundreds of operators in one file: both kinds of codes, all broadcasts, an operand that is constant."""
+    generator = np.random.default_rng(5)
+    nodes, initializers, inputs, feeds = [], [], [], {}
+    expected = {}
+    for index, (operation, kind, shapes) in enumerate(itertools.product(FLOAT_OPERATORS, TYPES, BROADCASTS * 6)):
+        element, code, low, high = TYPES[kind]
+        left, right, out = drawn(generator, kind)
+        if index % 2:  # other ratios than simple ones
+            left, right = (
+                params(float(generator.uniform(0.002, 0.05)), int(side.zero_point)) for side in (left, right)
+            )
+        if operation == "mul":
+            out = params(float(left.scale * right.scale) * 2 * int(generator.integers(1, 150)), int(out.zero_point))
+        codes = [generator.integers(low, high + 1, shape).astype(code) for shape in shapes]
+        real = []
+        for place, (side, name) in enumerate(zip((left, right), "ab", strict=True)):
+            names = [f"{index}{name}{part}" for part in ("", "scale", "zero")]
+            if place == constant:
+                initializers.append(numpy_helper.from_array(codes[place], names[0]))
+            else:
+                inputs.append(helper.make_tensor_value_info(names[0], element, codes[place].shape))
+                feeds[names[0]] = codes[place]
+            initializers.append(numpy_helper.from_array(side.scale.numpy(), names[1]))
+            initializers.append(numpy_helper.from_array(side.zero_point.numpy().astype(code), names[2]))
+            nodes.append(helper.make_node("DequantizeLinear", names, [f"{index}{name}real"]))
+            real.append(f"{index}{name}real")
+        for step, operator in enumerate(FLOAT_OPERATORS[operation]):
+            nodes.append(helper.make_node(operator, real, [f"{index}real{step}"]))
+            real = [f"{index}real{step}"]
+        initializers.append(numpy_helper.from_array(out.scale.numpy(), f"{index}scale"))
+        initializers.append(numpy_helper.from_array(out.zero_point.numpy().astype(code), f"{index}zero"))
+        nodes.append(helper.make_node("QuantizeLinear", [*real, f"{index}scale", f"{index}zero"], [f"{index}y"]))
+        expected[f"{index}y"] = (
+            elementwise_float32(operation, [widened(c) for c in codes], [left, right], out, qmin=low, qmax=high),
+            element,
+        )
+    outputs = [helper.make_tensor_value_info(name, element, None) for name, (_, element) in expected.items()]
+    graph = helper.make_graph(nodes, "grids", inputs, outputs, initializers)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    found = Session(model.SerializeToString(), optimize=optimized).run_named(feeds)
+    assert len(found) > 200
+    for (name, (codes_of_ours, _)), array in zip(expected.items(), found, strict=True):
+        assert codes_of_ours.tolist() == array.astype(np.int64).tolist(), name
+
+
+@pytest.mark.parametrize("operation", FLOAT_OPERATORS)
+def test_no_kernel_on_codes_takes_in_elementwise_operators(operation: FloatOperation, tmp_path: Path) -> None:
+    """The emitted file as ONNX Runtime really runs it, and the same result with all its optimization off."""
+    computed: dict[FloatOperation, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]]
+    computed = {"add": torch.add, "sub": torch.sub, "mul": torch.mul}
+    compute = computed[operation]
+
+    class Two(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.constant = torch.nn.Parameter(torch.linspace(0.5, 2, 9))
+
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return compute(compute(x, y), self.constant)
+
+    x, y = (torch.randn(shape, generator=torch.Generator().manual_seed(3)) for shape in ((4, 8, 9, 9), (4, 8, 1, 1)))
+    compiled = qcompiler.compile(Two().eval(), "ort_cpu", calibration_data=[(x, y)])
+    file = (compiled.save(tmp_path / "out") / "model.onnx").read_bytes()
+    Session(file, optimized=tmp_path / "run.onnx")
+    kernels = {node.op_type for node in onnx.load(str(tmp_path / "run.onnx")).graph.node}
+    assert not {name for name in kernels if name.startswith("QLinear")}
+    report = compiled.verify(x, y)
+    for session in ("onnxruntime", "onnxruntime unoptimized"):
+        for part in ("layer by layer", "end to end"):
+            form = report.form(f"{session}, {part}")
+            assert form.elements and not form.differing, str(form)
 
 
 def all_pairs(kind: str) -> tuple[Array, Array]:

@@ -143,6 +143,20 @@ class Maker:
         self.graph.set_outputs([node.output])
         return node
 
+    def elementwise_float32(
+        self, operation: str, a: Value, b: Value, quant: QuantParams, dtype: DType = DType.I8
+    ) -> Node:
+        """Append an addition, a subtraction or a product in the mode f32, whose result is on the grid `quant`."""
+        names = ("product",) if operation == "mul" else ("left", "right", "out")
+        unused = {f"{name}_{part}": None for name in names for part in ("multiplier", "exponent")}
+        sums: dict[str, Attribute] = {"shift": 0, "offset": None, "scalar_left_offset": None}
+        sums["subtract"] = operation == "sub"
+        op = "int_mul" if operation == "mul" else "int_add"
+        attributes = {**unused, **(sums if operation != "mul" else {}), "mode": "f32"}
+        node = self.requantized(op, [a, b], attributes, dtype)
+        node.output.type = TensorType(dtype, node.output.type.shape, quant)
+        return node
+
     def check(self) -> dict[str, Array]:
         """`check` on what was built."""
         return check(self.graph, self.inputs)

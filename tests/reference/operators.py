@@ -15,6 +15,7 @@ from typing import Any
 from tests.reference.requant import (
     ROUNDINGS,
     SHIFT_MODES,
+    half_away,
     half_even,
     reference_float32,
     reference_mbqm,
@@ -173,9 +174,32 @@ def float32(value: float | Fraction) -> Fraction:
     return reference_float32(Fraction(value))
 
 
+def in_float32(
+    operands: Sequence[Grid], attributes: Attributes, out: Grid, compute: Callable[[Fraction, Fraction], Fraction]
+) -> list[Any]:
+    """The real numbers of both operands, computed and divided by the scale of the result, each step rounded."""
+
+    def element(index: Index) -> int:
+        x, y = (float32(g.step(broadcast(g, index)) * Fraction(g.scale)) for g in operands)
+        return clip(half_even(float32(float32(compute(x, y)) / Fraction(out.scale))) + out.zero_point, attributes)
+
+    return fill(out, element)
+
+
+def average(total: int | Fraction, count: int, rounding: str, zero_point: int) -> int:
+    """The code of total / count, where `total` sums codes less their zero point; or that of the mean of raw codes."""
+    mean = Fraction(total) / count
+    if rounding == "rhaz_raw":
+        return half_away(mean + zero_point)
+    return ROUNDINGS[rounding](mean) + zero_point
+
+
 def int_add(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list[Any]:
     """Both operands on a common scale, added or subtracted, and requantized; or two fused multiply-adds in float32."""
     a, b = operands
+    if attributes["mode"] == "f32":
+        sign = -1 if attributes["subtract"] else 1
+        return in_float32(operands, attributes, out, lambda x, y: x + sign * y)
     if attributes["mode"] != "f32_rne":
 
         def on_common_scale(operand: Grid, index: Index, side: str) -> int:
@@ -211,6 +235,8 @@ def int_add(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list
 def int_mul(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list[Any]:
     """(a - z_a) * (b - z_b), requantized; in float32 the zero point is added before rounding."""
     a, b = operands
+    if attributes["mode"] == "f32":
+        return in_float32(operands, attributes, out, lambda x, y: x * y)
 
     def element(index: Index) -> int:
         product = a.step(broadcast(a, index)) * b.step(broadcast(b, index))
@@ -241,8 +267,8 @@ def int_mean(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> lis
                 kept.append(range(i, i + 1))
         total = sum(x.step(place) for place in itertools.product(*kept))
         if attributes.get("divisor"):
-            quotient = total * Fraction(2) ** channel(operands, 1, 0) / attributes["divisor"]
-            return clip(ROUNDINGS[attributes["rounding"]](quotient) + out.zero_point, attributes)
+            scaled = total * Fraction(2) ** channel(operands, 1, 0)
+            return clip(average(scaled, attributes["divisor"], attributes["rounding"], out.zero_point), attributes)
         return requantize(total, channel(operands, 1, 0), channel(operands, 2, 0), out, attributes)
 
     return fill(out, element)
@@ -263,8 +289,8 @@ def int_avg_pool2d(operands: Sequence[Grid], attributes: Attributes, out: Grid) 
         inside = [(r, s) for r in rows for s in columns if 0 <= r < height and 0 <= s < width]
         count = len(rows) * len(columns) if attributes["count_include_pad"] else len(inside)
         total = sum(x.step((n, c, r, s)) for r, s in inside)
-        mean = Fraction(total, attributes.get("divisor_override") or count)
-        return clip(ROUNDINGS[attributes["rounding"]](mean) + x.zero_point, attributes)
+        divisor = attributes.get("divisor_override") or count
+        return clip(average(total, divisor, attributes["rounding"], x.zero_point), attributes)
 
     return fill(out, element)
 
@@ -281,9 +307,7 @@ def int_resample2d(operands: Sequence[Grid], attributes: Attributes, out: Grid) 
             for h in range(height)
             for w in range(width)
         )
-        return clip(
-            ROUNDINGS[attributes["rounding"]](Fraction(total, int(divisor.at((i, j))))) + x.zero_point, attributes
-        )
+        return clip(average(total, int(divisor.at((i, j))), attributes["rounding"], x.zero_point), attributes)
 
     return fill(out, element)
 

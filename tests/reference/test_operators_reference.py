@@ -16,13 +16,13 @@ from qcompiler.ir.graph import Attribute
 from qcompiler.ir.registry import Trait, known_ops
 from qcompiler.ir.types import DType, QuantParams, Stage, TensorType
 from qcompiler.quant.requant import RequantMode
-from qcompiler.quant.rounding import Rounding
+from qcompiler.quant.rounding import AverageRounding
 from tests.backends.test_integer_program import build
 from tests.reference import operators, requant
 from tests.reference.maker import Maker, check
 
 MODES = tuple(RequantMode)
-ROUNDINGS = [str(rounding) for rounding in Rounding]
+ROUNDINGS = [str(rounding) for rounding in AverageRounding]
 CONVOLUTIONS: list[tuple[int, int, int, tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = [
     # channels, filters, groups, kernel, stride, padding (top, left, bottom, right), dilation
     (3, 4, 1, (3, 3), (1, 1), (1, 1, 1, 1), (1, 1)),
@@ -203,6 +203,26 @@ def test_multiplication(mode: RequantMode, shapes: tuple[tuple[int, ...], tuple[
     make = Maker(5, mode)
     a, b = (make.input(shape, make.random.choice([DType.I8, DType.U8, DType.I16])) for shape in shapes)
     make.apply("int_mul", [a, b], make.scalar("product", 2.0**-7))
+    make.check()
+
+
+@pytest.mark.parametrize("shapes", SHAPES)
+@pytest.mark.parametrize("operation", ["add", "sub", "mul"])
+@pytest.mark.parametrize("exact", [True, False])
+def test_elementwise_operators_in_float32(
+    operation: str, shapes: tuple[tuple[int, ...], tuple[int, ...]], exact: bool
+) -> None:
+    """On scales in simple ratios, where many results are ties, and on others."""
+    make = Maker(len(operation) + len(shapes[0]))
+    grids = [
+        QuantParams((0.25 if exact else make.random.uniform(0.01, 0.1),), (make.random.randint(-100, 100),))
+        for _ in range(3)
+    ]
+    grids[2] = QuantParams(
+        (float(torch.tensor(grids[2].scale[0] * (2 if exact else 0.3)).float()),), grids[2].zero_point
+    )
+    a, b = (make.input(shape, DType.I8, quant) for shape, quant in zip(shapes, grids, strict=False))
+    make.elementwise_float32(operation, a, b, grids[2])
     make.check()
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from qcompiler.backends.integer.c.library import mode_of
+from qcompiler.backends.integer.c.library import RAW, mode_of
 from qcompiler.backends.integer.c.memory import SIZES
 from qcompiler.backends.integer.c.shapes import broadcast, check_rank, merged, physical_axes
 from qcompiler.backends.integer.c.text import Value
@@ -67,6 +67,9 @@ def add(writer: Writer, step: Step) -> None:
     """`int_add`."""
     step.elementwise = True
     item, call, types = step.item, writer.call_of(step.item), _types(writer, step)
+    if types["MODE"] == "f32":
+        _in_float32(writer, step, call, {**types, "OPERATION": "sub" if call.get("subtract") else "add"})
+        return
     form = mode_of(types["MODE"]).form
     if form == "float":
         _add_float(writer, step, call, types)
@@ -115,6 +118,22 @@ def _add_float(writer: Writer, step: Step, call: Call, types: dict[str, str]) ->
     )
 
 
+def _in_float32(writer: Writer, step: Step, call: Call, types: dict[str, str]) -> None:
+    low, high = call.limits
+    scales = [float(tensor.scale[0]) for tensor in (*call.inputs, call.output)]
+    step.notes.append("scales {:.6g} and {:.6g} to {:.6g}".format(*scales))
+    members = {
+        **_walk(writer, step, step.item.inputs),
+        "a_zero_point": call.zero_point(0),
+        "b_zero_point": call.zero_point(1),
+        **dict(zip(("a_scale", "b_scale", "scale"), scales, strict=True)),
+        "zero_point": call.output.zero_point[0],
+        "low": int(low),
+        "high": int(high),
+    }
+    writer.emit(step, "elementwise_f32", types, step.item.inputs, members)
+
+
 def _left_is_scalar(left: Sequence[int], right: Sequence[int]) -> bool:
     """Whether ONNX Runtime's kernels exchange the operands."""
     rank = len(broadcast(tuple(left), tuple(right)))
@@ -127,6 +146,9 @@ def mul(writer: Writer, step: Step) -> None:
     """`int_mul`."""
     step.elementwise = True
     item, call, types = step.item, writer.call_of(step.item), _types(writer, step)
+    if types["MODE"] == "f32":
+        _in_float32(writer, step, call, {**types, "OPERATION": "mul"})
+        return
     scale = scale_in(call, "product")
     step.notes.append(scale.text())
     members: dict[str, Value] = {
@@ -260,7 +282,10 @@ def mean(writer: Writer, step: Step) -> None:
     factor, divisor = 1 << max(power, 0), int(call["divisor"]) << max(-power, 0)
     members |= {"factor": factor, "divisor": divisor}
     members |= {"zero_point": call.output.zero_point[0], "low": int(low), "high": int(high)}
-    types |= {"ACC": accumulator(max(bound * factor, divisor)), "ROUNDING": str(call["rounding"])}
+    largest = max(bound * factor, divisor)
+    if str(call["rounding"]).endswith(RAW):
+        largest += divisor * abs(call.output.zero_point[0])
+    types |= {"ACC": accumulator(largest), "ROUNDING": str(call["rounding"])}
     writer.emit(step, "mean_divided", types, item.inputs[:1], members)
 
 

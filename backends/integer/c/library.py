@@ -61,6 +61,10 @@ MODES: Mapping[str, Mode] = {
 """Every requantization mode; a test fails when there is one more."""
 ROUNDINGS = ("rne", "rhaz", "rhup", "floor", "trunc")
 """Roundings of divisions."""
+RAW = "_raw"
+"""Ends the name of a rounding of averages that is a rounding of raw codes."""
+SIGNS = {"add": "+", "sub": "-", "mul": "*"}
+"""Operations of float32, and how C writes them."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,11 @@ class Library:
             values |= {"packs": f"pack{sign or 's'}_epi16", "min": f"min_{kind}", "max": f"max_{kind}"}
         if "X" in types:  # a code less its zero point
             values["STEP"] = "int16_t" if types["X"] in ("int8_t", "uint8_t") else "int32_t"
+        if "ROUNDING" in chosen:
+            divisor = "call->divisor" if template == "mean_divided" else "divisor"
+            values |= _average(types["ROUNDING"], f"({types['ACC']}){divisor}")
+        if "OPERATION" in chosen:
+            values["SIGN"] = SIGNS[types["OPERATION"]]
         if "MODE" in chosen:
             mode = mode_of(types["MODE"])
             values |= {"M": mode.significand, "WIDTH": str(mode.width)}
@@ -182,6 +191,21 @@ class Library:
         return "\n".join([*lines, *self._bodies.values()])
 
 
+def _average(rounding: str, divisor: str) -> dict[str, str]:
+    """Add the zero point after the division of a sum, or before it, where the mean of raw codes is rounded.
+
+    Args:
+        rounding: Name of the rounding.
+        divisor: C expression of the divisor.
+
+    Returns:
+        Texts by name of placeholder.
+    """
+    if rounding.endswith(RAW):
+        return {"raw_sum": f" + {divisor} * call->zero_point", "then": "", "about": "; halves away from code 0"}
+    return {"raw_sum": "", "then": " + call->zero_point", "about": ""}
+
+
 def _stem(template: str) -> str:
     """The templates of forms serve modes, which their instances are named after."""
     if template.startswith("requantize"):
@@ -193,9 +217,10 @@ def _role(need: str, types: Mapping[str, str]) -> str:
     if need == "requantize_lanes":
         return mode_of(types["MODE"]).lanes
     if need in ("divide", "shift"):
-        if types["ROUNDING"] not in ROUNDINGS:
+        rounding = types["ROUNDING"].removesuffix(RAW)
+        if rounding not in ROUNDINGS:
             raise UnsupportedError(f"C has no rounding {types['ROUNDING']!r}", expected=", ".join(ROUNDINGS))
-        return f"{need}_{types['ROUNDING']}"
+        return f"{need}_{rounding}"
     if need not in ("multiply", "requantize", "requantize_channels"):
         return need
     mode = mode_of(types["MODE"])

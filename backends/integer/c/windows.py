@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from qcompiler.backends.integer.c.library import RAW
 from qcompiler.backends.integer.c.text import Value
 from qcompiler.backends.integer.c.writer import Step, Writer, accumulator, largest_step
 from qcompiler.backends.integer.kernels import Call
@@ -44,7 +45,11 @@ def avg_pool(writer: Writer, step: Step) -> None:
     sizes, distances = _images(writer, step, call)
     kernel = call["kernel"]
     low, high = call.limits
+    # Raw codes are averaged with the zero point times the divisor in the sum.
     bound = kernel[0] * kernel[1] * largest_step(call.inputs[0])
+    if str(call["rounding"]).endswith(RAW):
+        divisor = int(call.get("divisor_override") or kernel[0] * kernel[1])
+        bound += divisor * abs(call.output.zero_point[0])
     types = {"X": writer.ctype(item.inputs[0]), "ACC": accumulator(bound), "ROUNDING": str(call["rounding"])}
     writer.emit(
         step,
@@ -97,6 +102,8 @@ def resample(writer: Writer, step: Step) -> None:
         ):
             members[key] = writer.constant(f"{source}.{key}", array, "int32_t", f"{what} of %{item.output}")
     bound = int(np.abs(rows).sum(axis=1).max() * np.abs(columns).sum(axis=1).max()) * largest_step(call.inputs[0])
+    if str(call["rounding"]).endswith(RAW):
+        bound += int(divisor.max()) * abs(call.output.zero_point[0])
     low, high = call.limits
     types = {"X": writer.ctype(item.inputs[0]), "ACC": accumulator(bound), "ROUNDING": str(call["rounding"])}
     zero_point = call.output.zero_point[0]

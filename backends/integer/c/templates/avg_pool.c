@@ -15,7 +15,7 @@ typedef struct {
     int32_t low, high;
 } ${f}_t;
 
-/* y = divide(sum of x - zero_point over a window) + zero_point. */
+/* y = divide(sum of x - zero_point over a window) + zero_point${about}. */
 void ${f}(
     ${X} *restrict y, const ${X} *restrict x, const ${f}_t *call);
 //: body
@@ -44,7 +44,7 @@ void ${f}(
                     sum += from[iy * call->x_line + ix * call->x_pixel] - call->zero_point;
                 }
             }
-            code = ${divide}(sum, divisor) + call->zero_point;
+            code = ${divide}(sum${raw_sum}, divisor)${then};
             *to = (${X})(code < call->low ? call->low : code > call->high ? call->high : code);
         }
     }

@@ -29,7 +29,7 @@ void ${f}(
                 sum += codes[j * call->next] - call->x_zero_point;
             }
         }
-        code = ${divide}(sum * call->factor, call->divisor) + call->zero_point;
+        code = ${divide}(sum * call->factor${raw_sum}, call->divisor)${then};
         y[i] = (${Y})(code < call->low ? call->low : code > call->high ? call->high : code);
     }
 }

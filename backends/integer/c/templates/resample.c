@@ -50,15 +50,15 @@ void ${f}(
             /* Shifts take a tenth of the time of divisions. */
             if (((${ACC})1 << power) == divisor) {
                 for (int32_t k = 0; k < n; ++k) {
-                    sum[k] = (${ACC})${shift}(sum[k], -power);
+                    sum[k] = (${ACC})${shift}(sum[k]${raw_sum}, -power);
                 }
             } else {
                 for (int32_t k = 0; k < n; ++k) {
-                    sum[k] = ${divide}(sum[k], divisor);
+                    sum[k] = ${divide}(sum[k]${raw_sum}, divisor);
                 }
             }
             for (int32_t k = 0; k < n; ++k) {
-                const ${ACC} code = sum[k] + call->zero_point, raised = code < call->low ? call->low : code;
+                const ${ACC} code = sum[k]${then}, raised = code < call->low ? call->low : code;
                 to[(c + k) * call->y_channel] = (${X})(raised > call->high ? call->high : raised);
             }
         }

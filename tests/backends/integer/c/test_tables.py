@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from qcompiler.backends.integer.c.library import MODES, ROUNDINGS
+from qcompiler.backends.integer.c.library import MODES, RAW, ROUNDINGS
 from qcompiler.backends.integer.c.memory import CTYPES, NUMPY
 from qcompiler.backends.integer.c.real import ROUNDED
 from qcompiler.backends.integer.c.rules import ENDS, RULES, WITHOUT_C
 from qcompiler.backends.integer.kernels import KERNELS
 from qcompiler.ir.types import DType
 from qcompiler.quant.requant import RequantMode
-from qcompiler.quant.rounding import Rounding
+from qcompiler.quant.rounding import AverageRounding, Rounding
 from tests.reference.maker import CODES
 
 
@@ -21,6 +21,8 @@ def test_every_instruction_of_the_executor_has_c() -> None:
 
 def test_every_mode_and_rounding_has_c() -> None:
     assert set(MODES) == {str(mode) for mode in RequantMode}
+    assert {rounding.rounding for rounding in AverageRounding} == set(ROUNDINGS)
+    assert {str(rounding) for rounding in AverageRounding if rounding.is_raw} == {f"rhaz{RAW}"}
     assert set(ROUNDINGS) == set(ROUNDED) == {str(rounding) for rounding in Rounding}
 
 

@@ -1,0 +1,41 @@
+//: over A B Y OPERATION
+//: needs place round_even
+//: header
+typedef struct {
+    int32_t outer, inner;      /* elements of y: all axes but the last, and along the last */
+    int32_t rank;              /* of the outer axes */
+    int32_t size[${RANK}];
+    int32_t a_step[${RANK}], a_next; /* distances of neighbours along each axis: 0 where one element serves all */
+    int32_t b_step[${RANK}], b_next;
+    int32_t a_zero_point, b_zero_point;
+    float a_scale, b_scale, scale;
+    int32_t zero_point;
+    int32_t low, high;
+} ${f}_t;
+
+/* y = round((a_scale * (a - a_zero_point) ${SIGN} b_scale * (b - b_zero_point)) / scale) + zero_point between low and
+   high, each step a float. y may be a or b. */
+void ${f}(
+    ${Y} *y, const ${A} *a, const ${B} *b, const ${f}_t *call);
+//: body
+void ${f}(
+    ${Y} *y, const ${A} *a, const ${B} *b, const ${f}_t *call)
+{
+    const ${f}_t own = *call;
+    const float least = (float)(own.low - own.zero_point), most = (float)(own.high - own.zero_point);
+    for (int32_t i = 0; i < own.outer; ++i) {
+        const ${A} *left = a + place(i, own.rank, call->size, call->a_step);
+        const ${B} *right = b + place(i, own.rank, call->size, call->b_step);
+        for (int32_t j = 0; j < own.inner; ++j) {
+            const float p = (float)(left[j * own.a_next] - own.a_zero_point) * own.a_scale;
+            const float q = (float)(right[j * own.b_next] - own.b_zero_point) * own.b_scale;
+            /* No more than the largest numbers: this changes nothing but infinities, and it stands between products
+               and sum, so that no compiler fuses them into one rounding. */
+            const float x = p < -FLT_MAX ? -FLT_MAX : p > FLT_MAX ? FLT_MAX : p;
+            const float z = q < -FLT_MAX ? -FLT_MAX : q > FLT_MAX ? FLT_MAX : q;
+            const float steps = (x ${SIGN} z) / own.scale;
+            const float inside = steps < least ? least : steps > most ? most : steps;
+            y[i * own.inner + j] = (${Y})(round_even(inside) + own.zero_point);
+        }
+    }
+}
