@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -394,9 +395,18 @@ def _emit(
         input_tree=graph.input_tree,
         output_tree=graph.output_tree,
         pipeline=", ".join(filter(None, (start.pipeline, print_pipeline(chosen)))),
-        passes=tuple(dataclasses.asdict(record) for record in records),
+        passes=tuple(map(_plain, records)),
         diagnostics=tuple(diagnostics),
     )
+
+
+def _plain(record: Record) -> dict[str, object]:
+    """A record as JSON holds it, which has no number for what is not finite."""
+    metrics = {
+        key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in record.metrics.items()
+    }
+    return {**dataclasses.asdict(record), "metrics": metrics}
 
 
 _SCHEMES = {
@@ -449,5 +459,11 @@ def _island_summary(artifact: Artifact) -> list[str]:
 
 def _forms(artifact: Artifact, quantized: Module, lowered: Module) -> Forms:
     return Forms(
-        artifact.program, artifact.onnx, quantized.main, lowered.main, c=artifact.c, without_c=artifact.without_c
+        artifact.program,
+        artifact.onnx,
+        quantized.main,
+        lowered.main,
+        c=artifact.c,
+        without_c=artifact.without_c,
+        read_back=artifact.read_back,
     )

@@ -25,7 +25,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -33,9 +33,11 @@ from torch import Tensor
 from qcompiler.backends import encodings as encodings_files
 from qcompiler.backends.integer import Executor, Program, ProgramFiles, sum_of_tensors
 from qcompiler.csource import FOLDER, why_not_ours
-from qcompiler.errors import ArtifactError, InputError
+from qcompiler.errors import ArtifactError, EncodingsError, InputError, QCompilerError, TargetError
+from qcompiler.files import decode, read_file
 from qcompiler.ir import tree
 from qcompiler.ir.types import DType
+from qcompiler.manifest import SCHEMA, Manifest, Provenance, read_checked
 from qcompiler.quant.encoding import Encodings
 from qcompiler.report import report_html
 from qcompiler.roofline import Estimate, estimate
@@ -43,13 +45,13 @@ from qcompiler.targets import Target
 from qcompiler.workfolder import WorkFolder
 
 if TYPE_CHECKING:
-    from qcompiler.verify import Report
+    from qcompiler.verify import ReadBack, Report
 
-SCHEMA = "qcompiler.artifact/1"
 MANIFEST, PROGRAM, WEIGHTS, ONNX = "manifest.json", "program.json", "weights.safetensors", "model.onnx"
 PROVENANCE, REPORT, ENCODINGS = "provenance.json", "report.html", "encodings.json"
-_FILE = re.compile(rf"({FOLDER}/)?\w[\w.-]*", re.ASCII)
-"""Names that a manifest may hold: none leads out of the folder."""
+_REQUIRED = (PROGRAM, WEIGHTS, ONNX, PROVENANCE)
+_C_FILE = re.compile(rf"{FOLDER}/\w[\w.-]*", re.ASCII)
+"""Names of files of C: none leads out of the folder."""
 SAMPLES = 4
 """Batch of the inputs that verification makes up."""
 
@@ -164,7 +166,8 @@ class Artifact:
 
         leaves = tree.match(self.input_tree, inputs) if inputs else self._synthesized(seed)
         reason = why_not_ours(self.program, self.c) if self.c else self.without_c
-        forms = Forms(self.program, self.onnx, c={} if reason else self.c, without_c=reason)
+        c = {} if reason else self.c
+        forms = Forms(self.program, self.onnx, c=c, without_c=reason, read_back=self.read_back)
         return verify(forms, leaves, self.target, seed=seed)
 
     def explain(self, name: str) -> str:
@@ -275,41 +278,97 @@ class Artifact:
         """Read a folder that `save` wrote.
 
         Raises:
-            ArtifactError: A file is missing, altered or of an unknown version.
+            ArtifactError: A file is missing, altered, of an unknown version, or holds what no artifact holds.
         """
         path = Path(folder)
-        manifest = _manifest(path)
-        content: dict[str, bytes] = {}
-        for name, digest in cast("Mapping[str, str]", manifest["sha256"]).items():
-            if not _FILE.fullmatch(name):
-                raise ArtifactError(f"{MANIFEST} names the file {name!r}", where=str(folder))
-            if not (path / name).is_file():
-                raise ArtifactError(f"{name} is missing", where=str(folder), fix="Compile the model again.")
-            content[name] = (path / name).read_bytes()
-            if hashlib.sha256(content[name]).hexdigest() != digest:
-                raise ArtifactError(
-                    f"{name} is not what was written", where=str(folder), fix="Compile the model again."
+        if not (path / MANIFEST).exists():
+            raise ArtifactError(f"{path} holds no {MANIFEST}", expected="a folder that save() wrote")
+        content = {MANIFEST: read_file(path / MANIFEST, where=str(path))}
+        try:
+            named = read_checked(Manifest, content[MANIFEST], MANIFEST)[0].sha256
+            for name, digest in named.items():
+                _check_name(name)
+                if not (path / name).exists():
+                    raise ArtifactError(f"{name} is missing", fix="Compile the model again.")
+                content[name] = read_file(path / name, where=str(path))
+                if hashlib.sha256(content[name]).hexdigest() != digest:
+                    raise ArtifactError(f"{name} is not what was written", fix="Compile the model again.")
+            return cls.parse(content)
+        except ArtifactError as error:
+            raise _within(path, error) from error.__cause__
+
+    @classmethod
+    def parse(cls, content: Mapping[str, bytes]) -> Artifact:
+        """The artifact whose files are `content`, which is what `files` gives.
+
+        Raises:
+            ArtifactError: A file is missing, or holds what no artifact holds; the hashes are not looked at.
+        """
+        known, plain = read_checked(Manifest, content[MANIFEST], MANIFEST)
+        missing = [name for name in _REQUIRED if name not in content]
+        if missing:
+            raise ArtifactError(f"{missing[0]} is missing", where=MANIFEST, fix="Compile the model again.")
+        provenance = read_checked(Provenance, content[PROVENANCE], PROVENANCE)[1]
+        program = ProgramFiles.parse(decode(content[PROGRAM], PROGRAM), content[WEIGHTS])
+        from qcompiler.backends import onnx_qdq  # onnx and onnxruntime take a while to import
+
+        onnx_qdq.check_file(content[ONNX], ONNX)
+        try:
+            target = Target.of(plain["target"], MANIFEST)
+        except TargetError as error:
+            raise ArtifactError(f"the target: {error}", where=MANIFEST) from None
+        grids = None
+        if ENCODINGS in content:
+            try:
+                grids = _with_types(
+                    encodings_files.parse(decode(content[ENCODINGS], ENCODINGS), ENCODINGS), program.program
                 )
-        provenance = json.loads(content[PROVENANCE])
-        program = ProgramFiles.parse(content[PROGRAM].decode(), content[WEIGHTS])
-        grids = encodings_files.parse(content[ENCODINGS].decode(), ENCODINGS) if ENCODINGS in content else None
-        return cls(
-            target=Target.from_json(json.dumps(manifest["target"])),
+            except EncodingsError as error:
+                raise ArtifactError(str(error), where=ENCODINGS) from None
+        prefix = f"{FOLDER}/"
+        artifact = cls(
+            target=target,
             program=program,
-            grids=None if grids is None else _with_types(grids, program.program),
+            grids=grids,
             onnx=content[ONNX],
-            input_tree=tree.from_plain(manifest["input_tree"]),
-            output_tree=tree.from_plain(manifest["output_tree"]),
+            input_tree=_tree(plain["input_tree"], "input_tree", len(program.program.inputs)),
+            output_tree=_tree(plain["output_tree"], "output_tree", len(program.program.outputs)),
             pipeline=provenance["pipeline"],
             passes=tuple(provenance["passes"]),
-            diagnostics=tuple(manifest["diagnostics"]),
-            verification=manifest["verification"],
-            sqnr={name: math.inf if ratio is None else ratio for name, ratio in manifest["sqnr_db"].items()},
-            c={
-                name.removeprefix(f"{FOLDER}/"): data for name, data in content.items() if name.startswith(f"{FOLDER}/")
-            },
-            without_c=manifest.get("without_c", ""),  # of older artifacts, which have none
+            diagnostics=known.diagnostics,
+            verification=plain["verification"],
+            sqnr={name: math.inf if ratio is None else ratio for name, ratio in known.sqnr_db.items()},
+            c={name.removeprefix(prefix): data for name, data in content.items() if name.startswith(prefix)},
+            without_c=known.without_c,
         )
+        if not (isinstance(artifact.input_tree, tuple) and artifact.input_tree[0] == "tuple"):
+            raise ArtifactError("input_tree is no tuple of arguments", where=MANIFEST)
+        return artifact
+
+    def read_back(self) -> ReadBack:
+        """The artifact as its own files give it, and in what they differ from those that it then writes.
+
+        Nothing of an artifact is outside its files, so that what a reader drops, or takes for something else, shows in
+        the files that are written again.
+        """
+        from qcompiler.verify import ReadBack
+
+        first = self.files()
+        try:
+            loaded = Artifact.parse(first)
+            second = loaded.files()
+            # The text that is kept does not say the axis and the stored type of an encoding; this one does.
+            grids = [None if item.grids is None else item.encodings("2.0.0").encode() for item in (self, loaded)]
+        except QCompilerError as error:
+            return ReadBack(None, (str(error),))
+        faults = [
+            f"{name}: {difference(first.get(name), second.get(name))}"
+            for name in sorted({*first, *second}, key=lambda name: name == MANIFEST)  # which has the hashes of all
+            if first.get(name) != second.get(name)
+        ]
+        if grids[0] != grids[1]:
+            faults.append(f"{ENCODINGS}, version 2.0.0: {difference(*grids)}")
+        return ReadBack(loaded.program, tuple(faults))
 
     def _synthesized(self, seed: int) -> list[Tensor]:
         """Normal numbers for each input of the program."""
@@ -333,26 +392,71 @@ def _with_types(grids: Encodings, program: Program) -> Encodings:
     for item in grids.tensors:
         declared = program.tensors.get(item.name)
         if item.is_parameter or declared is None:
-            declared = program.tensors[item.name.rstrip("_").removesuffix(encodings_files.CODES)]
+            declared = program.tensors.get(item.name.rstrip("_").removesuffix(encodings_files.CODES))
+        if declared is None:
+            raise ArtifactError(f"{item.name!r} is no tensor of the program", where=ENCODINGS)
         tensors.append(encodings_files.stored_as(item, DType(declared.dtype), declared.axis))
     return dataclasses.replace(grids, tensors=tuple(tensors))
 
 
+def _check_name(name: str) -> None:
+    """Refuse a file that no artifact has, such as one outside of its folder.
+
+    Raises:
+        ArtifactError: `name` is such a file.
+    """
+    if name not in (*_REQUIRED, ENCODINGS, REPORT) and not _C_FILE.fullmatch(name):
+        raise ArtifactError(f"{MANIFEST} names the file {name!r}", expected="files of an artifact")
+
+
+def _within(folder: Path, error: ArtifactError) -> ArtifactError:
+    """The same error with the folder as its place."""
+    place = str(folder) if error.where is None or error.where == str(folder) else f"{folder}, {error.where}"
+    return ArtifactError(error.found, where=place, expected=error.expected, fix=error.fix)
+
+
+def _tree(data: object, key: str, count: int) -> tree.Tree:
+    """The nesting of `count` tensors.
+
+    Raises:
+        ArtifactError: It is none, or its leaves are not the numbers from 0 to `count` - 1.
+    """
+    try:
+        found = tree.from_plain(data)
+    except InputError as error:
+        raise ArtifactError(f"{key}: {error}", where=MANIFEST) from None
+    if tree.leaves(found) != list(range(count)):
+        raise ArtifactError(f"{key} has the leaves {tree.leaves(found)}", where=MANIFEST, expected=f"0 to {count - 1}")
+    return found
+
+
+def difference(old: bytes | None, new: bytes | None) -> str:
+    """The first place in which two contents of a file differ: the key where both are JSON, else the byte."""
+    if old is None or new is None:
+        return "it is missing in what was read" if new is None else "it is in what was read alone"
+    try:
+        return f"{_key_that_differs(json.loads(old), json.loads(new))} was not read as it was written"
+    except ValueError:
+        pairs = zip(old, new, strict=False)
+        place = next((index for index, (a, b) in enumerate(pairs) if a != b), min(len(old), len(new)))
+        return f"byte {place} was not read as it was written"
+
+
+def _key_that_differs(old: object, new: object) -> str:
+    """The path of the first key whose values differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted({*old, *new} - {"sha256"}):
+            if key not in old or key not in new:
+                return str(key)
+            if old[key] != new[key]:
+                return f"{key}.{_key_that_differs(old[key], new[key])}".rstrip(".")
+    if isinstance(old, list) and isinstance(new, list):
+        for index, (a, b) in enumerate(zip(old, new, strict=False)):
+            if a != b:
+                return f"{index}.{_key_that_differs(a, b)}".rstrip(".")
+        return str(min(len(old), len(new))) if len(old) != len(new) else ""
+    return ""
+
+
 def _json(data: object) -> bytes:
     return (json.dumps(data, sort_keys=True, indent=1) + "\n").encode()
-
-
-def _manifest(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    except OSError:
-        raise ArtifactError(f"{path} holds no {MANIFEST}", expected="a folder that save() wrote") from None
-    except ValueError as error:
-        raise ArtifactError(f"{MANIFEST} cannot be read: {error}", where=str(path)) from None
-    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-        raise ArtifactError(f"{MANIFEST} is of another version", where=str(path), expected=f"schema {SCHEMA}")
-    keys = ("target", "input_tree", "output_tree", "diagnostics", "verification", "sqnr_db", "sha256")
-    missing = [key for key in keys if key not in data]
-    if missing or not {PROGRAM, WEIGHTS, ONNX, PROVENANCE} <= set(data["sha256"]):
-        raise ArtifactError(f"{MANIFEST} is incomplete", where=str(path), fix="Compile the model again.")
-    return data

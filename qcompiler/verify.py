@@ -7,13 +7,14 @@ The exact simulation of the quantized graph is the reference. Two experiments ar
                       layer hides behind the one in front of it
 
 The integer graph, the executor of the integer program, and the C source, built with the compiler that is there, must
-equal the simulation in every element of both. The program runs once more on one image inside of the array that its
-memory plan lays out, freed bytes overwritten, and must give the codes that it gives with memory of its own for each
-tensor: a result on bytes that are still read shows. ONNX Runtime computes with its own arithmetic: fed the same
-integers it must stay within the bound of the target, but for elements that its one rounding explains (see
-`rounded_once`). End to end, where a difference of one step in one layer may grow in the next, differences are
-counted. It runs twice, as everybody runs it and with all optimisation off, because exports exist that are right in
-only one of the two.
+equal the simulation in every element of both. The artifact is written to memory and read back: the program that the
+bytes hold must give the same codes, and nothing may be lost on the way. The program runs once more on one image inside
+of the array that its memory plan lays out, freed bytes overwritten, and must give the codes that it gives with memory
+of its own for each tensor: a result on bytes that are still read shows. ONNX Runtime computes with its own arithmetic:
+fed the same integers it must stay within the bound of the target, but for elements that its one rounding explains (see
+`rounded_once`). End to end, where a difference of one step in one layer may grow in the next, differences are counted.
+It runs twice, as everybody runs it and with all optimisation off, because exports exist that are right in only one of
+the two.
 """
 
 from __future__ import annotations
@@ -105,6 +106,8 @@ class Form:
     def __str__(self) -> str:
         if self.status == "not run":
             return f"{self.name}: not run ({self.reason})"
+        if self.status == "differs" and not self.tensors:
+            return f"{self.name}: {self.first}"
         text = f"{self.name}: {self.differing} of {self.elements} elements differ in {self.tensors} tensors"
         return text if not self.differing else f"{text}, by {self.largest} at most, first in %{self.first}"
 
@@ -152,6 +155,19 @@ class Report:
 
 
 @dataclass(frozen=True)
+class ReadBack:
+    """An artifact as its files give it.
+
+    Args:
+        program: The integer program that was read; None where the files cannot be read.
+        faults: What was lost or changed on the way, as sentences that name file and key.
+    """
+
+    program: ProgramFiles | None
+    faults: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Forms:
     """What there is of a model.
 
@@ -162,6 +178,7 @@ class Forms:
         integer: The lowered graph; None for an artifact from disk.
         c: The folder of C; empty where there is none.
         without_c: Why there is none.
+        read_back: Writes the artifact to memory and reads it; None for a program alone.
     """
 
     program: ProgramFiles
@@ -170,6 +187,7 @@ class Forms:
     integer: Graph | None = None
     c: Mapping[str, bytes] = field(default_factory=dict)
     without_c: str = ""
+    read_back: Callable[[], ReadBack] | None = None
 
 
 @dataclass
@@ -221,10 +239,10 @@ class _Tally:
             if not bound.allows(count, old.size, distance) and rounded is not None and old.shape == new.shape:
                 others = rounded(name, reference=old)
                 if others is not None:
-                    # What is explained may be far: a multiplier of 15 bits is some steps off at the end of 16 bits.
-                    unexplained = (new != old) & (new != others)
-                    count = int(np.count_nonzero(unexplained))
-                    distance = math.ceil(distances[unexplained].max(initial=0) - 1e-3)
+                    # A multiplier of 15 bits is some steps off at the end of 16 bits. An element that has neither code
+                    # is as far as it is from the nearer one: both roundings are right.
+                    nearest = np.minimum(distances, np.abs(new.astype(np.float64) - others))
+                    count, distance = int(np.count_nonzero(nearest)), math.ceil(nearest.max(initial=0))
             if not bound.allows(count, old.size, distance):
                 self.beyond = self.beyond or name
 
@@ -377,6 +395,8 @@ class _Verification:
                 self.exact("integer graph", lambda given: _interpret(graph, self.inputs, given)),
                 self.exact("integer program", self.execute, planned=True),
             ]
+        if self.forms.read_back is not None:
+            found.append(self.read_back(self.forms.read_back))
         found += [self.source(), *self.runtime()]
         return Report(self.reference, tuple(found), self.samples, self.integer_macs())
 
@@ -401,6 +421,15 @@ class _Verification:
         if planned:
             self.compare_planned(tally)
         return tally.form()
+
+    def read_back(self, read_back: Callable[[], ReadBack]) -> Form:
+        """The program of the artifact as it is read from its bytes, which must hold all that was written."""
+        name = "artifact read back"
+        found = read_back()
+        if found.program is None or found.faults:
+            return Form(name, "differs", True, differing=len(found.faults), first=found.faults[0])
+        executor = Executor(found.program)
+        return self.exact(name, lambda given: _execute(executor, self.inputs, given))
 
     def planned(self) -> Form:
         """The program in its array, where the program itself is the reference."""

@@ -90,6 +90,8 @@ def _integer(graph: Graph, calibrated: Graph | None) -> Iterator[Encoding]:
         quant = value.type.quant
         if quant is None or _is_normalization(value):
             continue
+        if value.producer is not None and value.producer.op == "expand_blocks":
+            continue  # no tensor of the program or of the ONNX file: its codes and factors are
         spec = specs.get(value.name) or _spec_of_limited(value, specs)
         if value.producer is not None and value.producer.op in LEAVES:
             yield _encoding(_initializer(value.name, taken), quant, value.type.dtype, spec, is_parameter=True)

@@ -21,7 +21,9 @@ _SLACK = 0.5
 _ROUNDED = 2.0**-20
 """The same as a share of the ends, which other tools compute in float32."""
 
-Bits = Annotated[int, Field(ge=2, le=32)]
+MOST_BITS = 64
+"""Of a code: biases of activations of 16 bits are held in 64."""
+Bits = Annotated[int, Field(ge=2, le=MOST_BITS)]
 
 
 class _Closed(BaseModel):
@@ -251,9 +253,11 @@ def _encoding(
 
 def _from_quantize_linear(item: _QuantizeLinear, where: str) -> Encoding:
     match = _DTYPE.fullmatch(item.output_dtype)
-    if match is None or not 2 <= int(match["bits"]) <= 32:
+    if match is None or not 2 <= int(match["bits"]) <= MOST_BITS:
         raise EncodingsError(
-            f"output_dtype is {item.output_dtype!r}", where=where, expected="int2 to int32, or uint2 to uint32"
+            f"output_dtype is {item.output_dtype!r}",
+            where=where,
+            expected=f"int2 to int{MOST_BITS}, or uint2 to uint{MOST_BITS}",
         )
     for key in ("block_size", "per_block_int_scale", "per_channel_float_scale"):
         if getattr(item, key) is not None:

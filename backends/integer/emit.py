@@ -90,7 +90,8 @@ def emit(
     )
     with contextlib.suppress(UnsupportedError):  # a model that takes no single image has no plan for one
         program = plan_program(program, alignment=alignment)
-    return ProgramFiles(program, {name: np.ascontiguousarray(array) for name, array in constants.items()})
+    # Not `ascontiguousarray`, which gives a tensor without axes one.
+    return ProgramFiles(program, {name: np.asarray(array, order="C") for name, array in constants.items()})
 
 
 def _readers(leaf: Node) -> list[Node]:

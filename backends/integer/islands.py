@@ -17,6 +17,7 @@ from qcompiler.ir.dims import bind, evaluate_dim
 from qcompiler.ir.graph import Module
 from qcompiler.ir.interpret import evaluate_node, interpret_with
 from qcompiler.ir.text import parse_module
+from qcompiler.ir.types import DType, TensorType
 from qcompiler.ir.verify import verify
 
 Island: TypeAlias = Callable[[Sequence[Array]], list[Array]]
@@ -59,13 +60,33 @@ def result_shapes(program: Program, name: str, operands: Sequence[tuple[int, ...
     Raises:
         ArtifactError: Its text is no graph, or takes no such operands.
     """
+    return [shape for _, shape in _results(program, name, [(None, shape) for shape in operands])]
+
+
+def result_types(program: Program, name: str, operands: Sequence[TensorType]) -> list[TensorType]:
+    """The types of what the island called `name` gives for operands of given types, whose sizes are numbers.
+
+    Raises:
+        ArtifactError: Its text is no graph, or takes no such operands.
+    """
+    given = [(item.dtype, tuple(int(size) for size in item.shape)) for item in operands]
+    return [TensorType(dtype, shape) for dtype, shape in _results(program, name, given)]
+
+
+def _results(
+    program: Program, name: str, operands: Sequence[tuple[DType | None, tuple[int, ...]]]
+) -> list[tuple[DType, tuple[int, ...]]]:
     try:
         graph = parse_module(program.islands[name]).graphs[name]
         bindings: dict[str, int] = {}
-        found = [bind(value.type.shape, shape, bindings) for value, shape in zip(graph.inputs, operands, strict=True)]
-        if any(found):
-            raise InputError(f"an operand does not fit: {next(filter(None, found))}")
-        return [tuple(evaluate_dim(dim, bindings) for dim in value.type.shape) for value in graph.outputs]
+        for value, (dtype, shape) in zip(graph.inputs, operands, strict=True):
+            fault = bind(value.type.shape, shape, bindings)
+            if fault or dtype not in (None, value.type.dtype):
+                raise InputError(f"an operand does not fit: {fault or f'{dtype} for {value.type}'}")
+        return [
+            (value.type.dtype, tuple(evaluate_dim(dim, bindings) for dim in value.type.shape))
+            for value in graph.outputs
+        ]
     except (QCompilerError, KeyError, ValueError) as error:
         raise _unreadable(name, error) from error
 

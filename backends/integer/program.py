@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from qcompiler.backends.integer.aliases import check_memory
+from qcompiler.backends.integer.check import check_program
 from qcompiler.errors import ArtifactError
 
 SCHEMA = "qcompiler.program/1"
@@ -104,22 +105,7 @@ class ProgramFiles:
     constants: Mapping[str, Array]
 
     def __post_init__(self) -> None:
-        known = {*self.program.inputs, *self.program.constants}
-        for name in self.program.constants:
-            if name not in self.constants:
-                raise ArtifactError(f"the constant {name!r} is missing", where="weights.safetensors")
-        for instruction in self.program.instructions:
-            for name in instruction.inputs:
-                if name not in known:
-                    raise ArtifactError(
-                        f"{name!r} is read before it is written", where=f"instruction {instruction.output}"
-                    )
-            if instruction.op == "call" and instruction.attributes.get("graph") not in self.program.islands:
-                raise ArtifactError("the island is missing", where=f"instruction {instruction.output}")
-            known.update(instruction.outputs)
-        for name in (*known, *self.program.outputs):
-            if name not in self.program.tensors or name not in known:
-                raise ArtifactError(f"the tensor {name!r} is not declared or never written", where="program.json")
+        check_references(self.program, self.constants)
         if self.program.memory is not None:
             check_memory(self.program, self.program.memory)
 
@@ -130,7 +116,8 @@ class ProgramFiles:
 
     def weights(self) -> bytes:
         """Bytes of `weights.safetensors`."""
-        arrays = {name: np.ascontiguousarray(self.constants[name]) for name in sorted(self.constants)}
+        # Not `ascontiguousarray`, which gives a tensor without axes one.
+        arrays = {name: np.asarray(self.constants[name], order="C") for name in sorted(self.constants)}
         if self.program.packing != "none":
             arrays = {name: self._packed(name, array) for name, array in arrays.items()}
         return save(arrays)
@@ -152,7 +139,7 @@ class ProgramFiles:
             ArtifactError: The files are damaged, do not belong together, or are of another version.
         """
         try:
-            program = Program.model_validate_json(program_json)
+            program = Program.model_validate_json(program_json, strict=True)
         except ValidationError as error:
             finding = error.errors()[0]
             place = ".".join(str(part) for part in finding["loc"])
@@ -163,7 +150,31 @@ class ProgramFiles:
             raise ArtifactError(f"the constants cannot be read: {error}", where="weights.safetensors") from None
         if program.packing != "none":
             constants = {name: _unpacked(program, name, array) for name, array in constants.items()}
+        check_references(program, constants)
+        check_program(program, constants)
         return cls(program, constants)
+
+
+def check_references(program: Program, constants: Mapping[str, Array]) -> None:
+    """Check that every tensor is declared, and written before it is read.
+
+    Raises:
+        ArtifactError: One is not, or a constant or an island is missing.
+    """
+    known = {*program.inputs, *program.constants}
+    for name in program.constants:
+        if name not in constants:
+            raise ArtifactError(f"the constant {name!r} is missing", where="weights.safetensors")
+    for instruction in program.instructions:
+        for name in instruction.inputs:
+            if name not in known:
+                raise ArtifactError(f"{name!r} is read before it is written", where=f"instruction {instruction.output}")
+        if instruction.op == "call" and instruction.attributes.get("graph") not in program.islands:
+            raise ArtifactError("the island is missing", where=f"instruction {instruction.output}")
+        known.update(instruction.outputs)
+    for name in (*known, *program.outputs):
+        if name not in program.tensors or name not in known:
+            raise ArtifactError(f"the tensor {name!r} is not declared or never written", where="program.json")
 
 
 def _unpacked(program: Program, name: str, array: Array) -> Array:

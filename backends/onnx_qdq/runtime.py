@@ -75,7 +75,7 @@ class Session:
         try:
             self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the runtime's exceptions share no base of their own
-            raise VerificationError(f"ONNX Runtime {ort.__version__} refuses the file: {error}") from error
+            raise VerificationError(f"ONNX Runtime {ort.__version__} refuses the file: {_one_line(error)}") from error
         self.inputs = tuple(item.name for item in self._session.get_inputs())
         self.outputs = tuple(item.name for item in self._session.get_outputs())
 
@@ -90,8 +90,12 @@ class Session:
         try:
             results: list[Array] = self._session.run(None, dict(inputs))
         except Exception as error:
-            raise InputError(f"ONNX Runtime does not run on these inputs: {error}") from error
+            raise InputError(f"ONNX Runtime does not run on these inputs: {_one_line(error)}") from error
         return results
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 @functools.lru_cache(maxsize=1)

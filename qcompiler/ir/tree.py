@@ -65,6 +65,18 @@ def unflatten(tree: Tree, leaves: Sequence[object]) -> object:
     raise InputError(f"{tree!r} is not a tree")
 
 
+def leaves(tree: Tree) -> list[int]:
+    """The positions of the leaves, from the first to the last."""
+    match tree:
+        case int():
+            return [tree]
+        case ["dict", items]:
+            return [place for _, item in items for place in leaves(item)]  # type: ignore[misc,arg-type]
+        case [_, items]:
+            return [place for item in items for place in leaves(item)]  # type: ignore[arg-type]
+    return []
+
+
 def single(count: int = 1) -> Tree:
     """The tree of one leaf, or of a tuple of `count` leaves."""
     leaves: list[Tree] = list(range(count))

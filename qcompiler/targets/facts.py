@@ -82,7 +82,8 @@ def _facts(d: Descriptor) -> Iterator[tuple[str, str]]:
     compute = d.compute
     if compute.clock_hz is not None:
         yield "clock", f"{compute.clock_hz / 1e6:g} MHz"
-    for widths, count in compute.macs_per_cycle.items():
+    # From the narrow to the wide: the order of a file is lost where its keys are sorted.
+    for widths, count in sorted(compute.macs_per_cycle.items(), key=lambda item: tuple(map(int, item[0].split("x")))):
         yield f"multiply-accumulates per cycle, {widths} bits", str(count)
     if compute.elementwise_per_cycle is not None:
         yield "other elements per cycle", str(compute.elementwise_per_cycle)

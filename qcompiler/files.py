@@ -1,0 +1,150 @@
+"""Reading files that may be anything: each failure is one typed error that names the file, and no read blocks.
+
+Everything that the compiler reads from disk comes through `read_file`, and JSON through `parse_json`, which is stricter
+than Python's: no number that JSON does not have, no key twice, no nesting without end.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import stat
+from pathlib import Path
+
+from qcompiler.errors import ArtifactError, QCompilerError
+
+DEEPEST = 200
+"""Levels of lists and objects in JSON. Inputs of a model nest by two levels per container; recursion ends near 1000."""
+WIDEST_INTEGER = 64
+"""Bits of a number in JSON: nothing that is written has more."""
+_UNKNOWN_MEMORY = 2**38
+"""Bytes that a machine is taken to have where the system does not say."""
+
+_KINDS = (
+    (stat.S_ISDIR, "a directory"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def machine_memory() -> int:
+    """Bytes of memory of this machine."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return _UNKNOWN_MEMORY
+
+
+def read_file(path: str | Path, kind: type[QCompilerError] = ArtifactError, where: str | None = None) -> bytes:
+    """The bytes of a regular file.
+
+    Args:
+        path: The file.
+        kind: Class of the error.
+        where: Place for messages, when `path` is one of several files.
+
+    Raises:
+        QCompilerError: Of the class `kind`. There is no such file, it is a directory, a pipe, a socket or a device, it
+            may not be read, or it is larger than the memory of this machine.
+    """
+    name = str(path) if where is None else Path(path).name
+    try:
+        check_regular(Path(path).stat(), name, kind, where)
+        # A pipe that takes the place of the file in between is opened without waiting for its writer.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with os.fdopen(descriptor, "rb") as file:
+            status = os.fstat(file.fileno())
+            check_regular(status, name, kind, where)
+            if status.st_size > machine_memory():
+                raise kind(
+                    f"{name} has {status.st_size} bytes", where=where, expected="less than this machine's memory"
+                )
+            return file.read()
+    except FileNotFoundError:
+        raise kind(f"there is no file {name!r}", where=where) from None
+    except OSError as error:
+        raise kind(f"{name} cannot be read: {error.strerror}", where=where) from None
+    except ValueError as error:  # a name with a NUL in it, or with what the file system cannot say
+        raise kind(f"{name!r} is no name of a file: {error}", where=where) from None
+
+
+def check_regular(
+    status: os.stat_result, name: str, kind: type[QCompilerError] = ArtifactError, where: str | None = None
+) -> None:
+    """Refuse what is no regular file.
+
+    Raises:
+        QCompilerError: Of the class `kind`.
+    """
+    if not stat.S_ISREG(status.st_mode):
+        found = next((text for test, text in _KINDS if test(status.st_mode)), "no file")
+        raise kind(f"{name} is {found}", where=where, expected="a regular file")
+
+
+def decode(data: bytes, name: str, kind: type[QCompilerError] = ArtifactError) -> str:
+    """The text of UTF-8.
+
+    Raises:
+        QCompilerError: Of the class `kind`, with the first byte that is none.
+    """
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise kind(f"byte {error.start} is no UTF-8", where=name) from None
+
+
+def parse_json(data: bytes | str, name: str, kind: type[QCompilerError] = ArtifactError) -> object:
+    """What JSON says.
+
+    Args:
+        data: The text.
+        name: The file, for messages.
+        kind: Class of the error.
+
+    Raises:
+        QCompilerError: Of the class `kind`. It is no UTF-8 or no JSON, has a number that is not finite or too large, a
+            key twice, or is nested too deeply.
+    """
+    text = decode(data, name, kind) if isinstance(data, bytes) else data
+
+    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        found: dict[str, object] = {}
+        for key, value in pairs:
+            if key in found:
+                raise kind(f"the key {key!r} stands there twice", where=name)
+            found[key] = value
+        return found
+
+    def integer(digits: str) -> int:
+        if len(digits) > WIDEST_INTEGER or int(digits).bit_length() > WIDEST_INTEGER:
+            raise kind(f"a number has {len(digits)} digits", where=name, expected=f"at most {WIDEST_INTEGER} bits")
+        return int(digits)
+
+    def real(digits: str) -> float:
+        number = float(digits)
+        if not math.isfinite(number):
+            raise kind(f"the number {digits[:20]} is not finite", where=name)
+        return number
+
+    try:
+        found: object = json.loads(
+            text, object_pairs_hook=unique, parse_int=integer, parse_float=real, parse_constant=real
+        )
+    except json.JSONDecodeError as error:
+        raise kind(f"it cannot be read: no JSON: {error}", where=name) from None
+    except RecursionError:
+        raise kind("it is nested too deeply", where=name, expected=f"at most {DEEPEST} levels") from None
+    level: list[object] = [found]
+    for _ in range(DEEPEST):
+        level = [
+            child
+            for node in level
+            if isinstance(node, dict | list)
+            for child in (node.values() if isinstance(node, dict) else node)
+        ]
+        if not level:
+            return found
+    raise kind("it is nested too deeply", where=name, expected=f"at most {DEEPEST} levels")
