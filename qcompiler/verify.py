@@ -241,7 +241,7 @@ class _Tally:
                 if others is not None:
                     # A multiplier of 15 bits is some steps off at the end of 16 bits. An element that has neither code
                     # is as far as it is from the nearer one: both roundings are right.
-                    nearest = np.minimum(distances, np.abs(new.astype(np.float64) - others))
+                    nearest = np.minimum(distances, np.abs(new.astype(np.float64) - others.astype(np.float64)))
                     count, distance = int(np.count_nonzero(nearest)), math.ceil(nearest.max(initial=0))
             if not bound.allows(count, old.size, distance):
                 self.beyond = self.beyond or name

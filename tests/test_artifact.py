@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -112,7 +113,7 @@ def other_weights(patch: pytest.MonkeyPatch) -> None:
         found = parse(text, weights)
         name = found.program.instructions[1].inputs[1]
         array = found.constants[name].copy()
-        array.flat[0] ^= 1
+        array.reshape(-1).view(np.uint8)[0] ^= 1
         return dataclasses.replace(found, constants={**found.constants, name: array})
 
     patch.setattr(ProgramFiles, "parse", altered)

@@ -272,7 +272,7 @@ def _check_instruction(program: Program, tensors: Tensors, instruction: Instruct
         factors = operands.pop() if operands else None
         weight = operands[1].shape if len(operands) > 1 else ()
         channels, inputs = (weight[1], weight[0]) if "transpose" in instruction.op else (*weight[:2], 0, 0)[:2]
-        blocks = -(-int(inputs) // block) if isinstance(block, int) else 0  # type: ignore[call-overload]
+        blocks = -(-int(inputs) // block) if isinstance(block, int) else 0
         if factors is None or factors.shape != (channels, blocks):
             found = f"the factors are {factors}"
             raise ArtifactError(found, where=where, expected=f"[{channels}, {blocks}], for blocks of {block}")
