@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -82,6 +83,83 @@ def test_make_test_passes_as_this_processor_has_it(
     vectors = subprocess.run(["nm", str(folder / "kernels.o")], capture_output=True, text=True, check=True).stdout
     has_kernels = target == "int8_dsp"  # the other one has its images as NCHW
     assert ("_vectors" in vectors) == (has_kernels and "PORTABLE" not in cflags and has_vectors())
+
+
+STALE: dict[str, tuple[dict[str, str], str]] = {
+    "options": ({"CFLAGS": "-O0 -DOTHER"}, "-DOTHER -c kernels.c"),
+    "options with quotes": ({"CFLAGS": """-O0 -DTEXT='"a b"'"""}, "-c kernels.c"),
+    "the compiler": ({"CFLAGS": "-O0", "CC": "./compiler"}, "./compiler -std=c99"),
+    "options of the linker": ({"CFLAGS": "-O0", "LDFLAGS": "-Wl,-s"}, "-Wl,-s"),
+}
+"""What may be another in a second build, and a text that only building again prints."""
+
+
+@pytest.mark.parametrize("case", STALE)
+def test_nothing_old_is_tested(case: str, folders: Mapping[str, Path], tmp_path: Path) -> None:
+    folder = copied(folders["int8_dsp"], tmp_path)
+    compiler = folder / "compiler"
+    compiler.write_text('#!/bin/sh\nexec cc "$@"\n', encoding="utf-8")
+    compiler.chmod(0o755)
+    variables, built = STALE[case]
+
+    def make(**given: str) -> subprocess.CompletedProcess[str]:
+        return shell("make", "test", *(f"{name}={value}" for name, value in given.items()), folder=folder)
+
+    first, again, other = make(CFLAGS="-O0"), make(CFLAGS="-O0"), make(**variables)
+    for result in (first, again, other):
+        assert result.returncode == 0, result.stderr
+        assert "first: 0 of" in result.stdout
+    assert "kernels.c" in first.stdout
+    assert "kernels.c" not in again.stdout, "what is the same is not built again"
+    assert built in other.stdout
+    broken = make(**{**variables, "CC": "false"})
+    assert broken.returncode != 0
+    assert "codes differ" not in broken.stdout
+
+
+def test_sources_with_old_dates_are_built_again(folders: Mapping[str, Path], tmp_path: Path) -> None:
+    """As a file system, an archive or a copy of another folder gives them."""
+    folder = copied(folders["int8_dsp"], tmp_path)
+    assert shell("make", "test", "CFLAGS=-O0", folder=folder).returncode == 0
+    source = folder / "weights.c"
+    text = source.read_text(encoding="utf-8")
+    changed, count = re.subn(
+        r"(first_head_weight_q\[24\] = \{\n *)(-?\d+)", lambda m: f"{m[1]}{-int(m[2]) or 99}", text
+    )
+    assert count == 1
+    source.write_text(changed, encoding="utf-8")
+    os.utime(source, (1e9, 1e9))
+    result = shell("make", "test", "CFLAGS=-O0", folder=folder)
+    assert result.returncode != 0
+    assert re.search(r"first: [1-9]\d* of \d+ codes differ", result.stdout)
+
+
+def test_a_build_folder_of_cmake_with_other_options_is_refused(folders: Mapping[str, Path], tmp_path: Path) -> None:
+    if shutil.which("cmake") is None:
+        pytest.skip("needs cmake")
+    folder = copied(folders["int8_dsp"], tmp_path)
+    assert shell("cmake", "-B", "out", folder=folder, CFLAGS="-O0").returncode == 0
+    assert shell("cmake", "-B", "out", folder=folder).returncode == 0, "nothing is said"
+    assert shell("cmake", "-B", "out", folder=folder, CFLAGS="-O0").returncode == 0
+    for name, value in (("CFLAGS", "-O2"), ("CC", "clang"), ("LDFLAGS", "-s")):
+        refused = shell("cmake", "-B", "out", folder=folder, **{name: value})
+        assert refused.returncode != 0
+        assert f"{name} is '{value}', and this build folder" in " ".join(refused.stderr.split())
+
+
+def test_the_command_of_the_page_for_a_microcontroller(folders: Mapping[str, Path], tmp_path: Path) -> None:
+    absent = [name for name in ("arm-none-eabi-gcc", "qemu-system-arm") if shutil.which(name) is None]
+    if absent:
+        pytest.skip(f"needs {' and '.join(absent)}")
+    page = (Path(__file__).parents[4] / "docs" / "howto" / "ship_the_c.md").read_text(encoding="utf-8")
+    (board,) = re.findall(r"^```c\n(.*?)^```", page[page.index("## On a microcontroller") :], re.M | re.S)[:1]
+    (command,) = [text for text in re.findall(r"^```sh\n(.*?)^```", page, re.M | re.S) if "arm-none-eabi" in text]
+    folder = copied(folders["int8_dsp"], tmp_path)
+    (folder / "board.c").write_text(board, encoding="utf-8")
+    result = shell("sh", "-c", command.replace("out/shipped/c", "."), folder=folder)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert re.search(r"first: 0 of \d+ codes differ", result.stdout)
+    assert "warning" not in result.stderr
 
 
 def has_vectors() -> bool:
