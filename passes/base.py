@@ -32,7 +32,7 @@ from qcompiler.calibration.journal import Journal
 from qcompiler.calibration.processes import Processes
 from qcompiler.calibration.spool import reiterable
 from qcompiler.calibration.store import DEFAULT_MEMORY
-from qcompiler.errors import PassError
+from qcompiler.errors import InputError, PassError
 from qcompiler.ir.graph import Graph, Node
 from qcompiler.ir.rewrite import Record, Rewriter
 from qcompiler.ir.types import Stage
@@ -43,6 +43,20 @@ from qcompiler.validation.contracts import Contract, Exact
 Override: TypeAlias = "int | str | Mapping[str, int]"
 Progress: TypeAlias = Callable[[str, float, float], None]
 """Called with what is worked on now, the work done so far, and all work, in any one unit."""
+
+
+LARGEST_SEED = 2**63 - 1
+"""Of a generator of torch; one of NumPy takes any that is not negative."""
+
+
+def check_seed(seed: object) -> None:
+    """Refuse a seed that one of the generators refuses.
+
+    Raises:
+        InputError: It is no integer, negative or too large.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= LARGEST_SEED:
+        raise InputError(f"the seed is {seed!r}", expected="an integer from 0 to 2^63 - 1")
 
 
 @dataclass
@@ -78,6 +92,7 @@ class PassContext:
     record: Record = field(default_factory=lambda: Record(""))
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
         self.generator = torch.Generator().manual_seed(self.seed)
         if self.calibration is not None:
             self.calibration = reiterable(self.calibration, once=isinstance(self.calibration, Iterator))

@@ -38,6 +38,7 @@ from qcompiler.files import decode, read_file
 from qcompiler.ir import tree
 from qcompiler.ir.types import DType
 from qcompiler.manifest import SCHEMA, Manifest, Provenance, read_checked
+from qcompiler.passes.base import check_seed
 from qcompiler.quant.encoding import Encodings
 from qcompiler.report import report_html
 from qcompiler.roofline import Estimate, estimate
@@ -164,6 +165,7 @@ class Artifact:
         """
         from qcompiler.verify import Forms, verify
 
+        check_seed(seed)
         leaves = tree.match(self.input_tree, inputs) if inputs else self._synthesized(seed)
         reason = why_not_ours(self.program, self.c) if self.c else self.without_c
         c = {} if reason else self.c

@@ -6,15 +6,19 @@ progress and diagnostics go to stderr.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import enum
 import importlib
+import io
 import json
+import os
 import re
 import sys
+import traceback
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
@@ -33,6 +37,9 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
 )
+
+LARGEST = 2**31 - 1
+"""Of numbers on the command line."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Folder = Annotated[Path, typer.Argument(help="An artifact folder.")]
@@ -103,22 +110,77 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     warnings.showwarning = _show_warning
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that is no text in the encoding of the terminal is shown
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = _run(arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:  # nothing reads any more
+        _discard(sys.stdout)
+        return 1
+    except OSError as error:
+        _discard(sys.stdout)
+        _say(f"error: the results cannot be written: {error.strerror}")
+        return 1
+    return code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    """Run the command line, but for what becomes of its results; see `main`."""
     try:
         stopped = app(arguments, standalone_mode=False)
     except QCompilerError as error:
-        typer.echo(f"error: {error}", err=True)
+        _say(f"error: {error}")
         for note in getattr(error, "__notes__", ()):
-            typer.echo(f"  {note}", err=True)
+            _say(f"  {note}")
         return 1
-    except typer.Abort:
-        typer.echo("aborted", err=True)
+    except (typer.Abort, KeyboardInterrupt):
+        _say("aborted")
         return 1
-    except Exception as error:  # usage errors of the parser: all have `show` and an exit code
-        if not hasattr(error, "show"):
-            raise
-        error.show()
-        return 2
+    except MemoryError:
+        _say("error: there is not enough memory. Give fewer samples, or a smaller --batch-size.")
+        return 1
+    except BrokenPipeError:
+        raise
+    except Exception as error:  # usage errors of the parser, which all have `show`; and our own defects
+        if hasattr(error, "show"):
+            error.show()
+            return 2
+        if isinstance(error, OSError) and error.filename is None:
+            raise  # of a stream
+        _say(_defect(error))
+        return 1
     return stopped if isinstance(stopped, int) else 0  # what typer.Exit carried
+
+
+DEBUG = "QCOMPILER_DEBUG"
+"""Environment variable: with any value, a defect of ours shows its traceback."""
+
+
+def _defect(error: Exception) -> str:
+    """The text for an exception that nothing should raise."""
+    if os.environ.get(DEBUG):
+        return "".join(traceback.format_exception(error)).rstrip()
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return (
+        f"error: this is a defect in qcompiler: {text} (at {Path(frame.filename).name}:{frame.lineno}). "
+        f"Please report it, with the traceback that {DEBUG}=1 shows."
+    )
+
+
+def _say(text: str) -> None:
+    """Print to stderr, whether or not somebody reads it."""
+    with contextlib.suppress(OSError):
+        typer.echo(text, err=True)
+
+
+def _discard(stream: TextIO | None) -> None:
+    """Let what is still buffered go nowhere, so that the interpreter does not complain at its end."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # type: ignore[union-attr]
 
 
 @app.command()
@@ -137,7 +199,7 @@ def compile(  # the field's word for it
     normalize: Annotated[
         Normalization, typer.Option(help="Of images: pixels 0 to 1, -1 to 1, or as for ImageNet.")
     ] = Normalization.unit,
-    batch_size: Annotated[int, typer.Option(min=1, help="Samples per calibration batch.")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, max=LARGEST, help="Samples per calibration batch.")] = 32,
     override: Wishes = None,
     encodings: Annotated[
         Path | None, typer.Option(help="Grids that are given: a file of encodings, 0.6.1, 1.0.0 or 2.0.0.")
@@ -148,8 +210,10 @@ def compile(  # the field's word for it
     effort: Annotated[Effort, typer.Option(help="fast, default or best.")] = Effort.default,
     pipeline: Annotated[str | None, typer.Option(help="Passes as text, instead of the default ones.")] = None,
     verify: Annotated[OnFailure, typer.Option(help="What a failed verification does.")] = OnFailure.error,
-    seed: Annotated[int, typer.Option(help="Of all random numbers.")] = 0,
-    memory: Annotated[int, typer.Option(help="Mebibytes of activations kept in memory; more goes to disk.")] = 1024,
+    seed: Annotated[int, typer.Option(min=0, help="Of all random numbers.")] = 0,
+    memory: Annotated[
+        int, typer.Option(min=0, max=LARGEST, help="Mebibytes of activations kept in memory; more goes to disk.")
+    ] = 1024,
     as_json: Json = False,
 ) -> None:
     """Compile a model and verify the result."""
@@ -231,7 +295,7 @@ def check(
 def verify(
     artifact: Folder,
     inputs: Annotated[Path | None, typer.Option(help="Inputs to compare on; made up when absent.")] = None,
-    seed: Annotated[int, typer.Option(help="Of what is made up.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of what is made up.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Check the hashes of an artifact, and run its forms against each other."""
@@ -268,7 +332,10 @@ def run(
     if output is not None:
         if output.suffix != ".npz":
             raise InputError(f"the output is {output.name!r}", expected="a name that ends in .npz")
-        np.savez(output, allow_pickle=False, **arrays)
+        try:
+            np.savez(output, allow_pickle=False, **arrays)
+        except OSError as error:
+            raise InputError(f"{output} cannot be written: {error.strerror}", fix="Choose another file.") from error
     if as_json:
         _print_json({name: array.tolist() for name, array in arrays.items()})
     elif output is None:
@@ -423,12 +490,31 @@ def _model(text: str) -> tuple[Any, object]:
     sys.path.insert(0, "")
     try:
         item = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"{text!r} cannot be imported: {error}", fix="Run from the folder of the module.") from error
+    except QCompilerError:
+        raise
+    except (Exception, SystemExit) as error:  # whatever the user's module raises
+        raise InputError(
+            f"{text!r} cannot be imported: {_one_line(error)}", fix="Run from the folder of the module."
+        ) from error
     finally:
         sys.path.remove("")
-    result = item() if callable(item) and not hasattr(item, "forward") else item
+    try:
+        result = item() if callable(item) and not hasattr(item, "forward") else item
+    except QCompilerError:
+        raise
+    except (Exception, SystemExit) as error:  # whatever the user's function raises
+        frames = traceback.extract_tb(error.__traceback__)
+        place = next((frame for frame in reversed(frames[1:])), None)
+        raise InputError(
+            f"{text!r} raises {type(error).__name__}: {_one_line(error)}",
+            where=None if place is None else f"{place.filename}:{place.lineno}, in {place.name}",
+            expected="a function without arguments that returns the model",
+        ) from error
     return result if isinstance(result, tuple) and len(result) == 2 else (result, None)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
 
 
 def _loaded(subject: object) -> Any:  # noqa: ANN401  # a model of any kind
@@ -447,12 +533,13 @@ def _target(name: str, base: str | None, changes: Iterable[str]) -> Any:  # noqa
         if not equals or not key:
             raise InputError(f"the change of the target is {text!r}", expected="FIELD=VALUE, such as per_channel=true")
         words: dict[str, object] = {"true": True, "false": False}
-        fields[key] = int(value) if value.isdigit() else words.get(value.lower(), value)
+        fields[key] = int(value) if _NUMBER.fullmatch(value) else words.get(value.lower(), value)
     target = qcompiler.load_target(name, base)
     return target.override(**fields) if fields else target
 
 
-_WIDTHS = re.compile(r"a(?P<a>\d+)w(?P<w>\d+)")
+_NUMBER = re.compile(r"[0-9]{1,18}")
+_WIDTHS = re.compile(r"a(?P<a>[0-9]{1,9})w(?P<w>[0-9]{1,9})")
 
 
 def _overrides(texts: Iterable[str]) -> dict[str, Override]:
@@ -468,7 +555,7 @@ def _overrides(texts: Iterable[str]) -> dict[str, Override]:
         if widths is not None:
             result[pattern] = {"activation_bits": int(widths["a"]), "weight_bits": int(widths["w"])}
         else:
-            result[pattern] = int(value) if value.isdigit() else value
+            result[pattern] = int(value) if _NUMBER.fullmatch(value) else value
     return result
 
 

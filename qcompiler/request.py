@@ -14,6 +14,7 @@ from torch.export import ExportedProgram
 from qcompiler.batches import Batches, Forward
 from qcompiler.calibration.spool import reiterable
 from qcompiler.errors import InputError, NotSupportedYetError
+from qcompiler.exported import load_exported
 from qcompiler.frontends import capture
 from qcompiler.ir.graph import Graph, Module
 from qcompiler.ir.interpret import check_inputs
@@ -95,14 +96,7 @@ def load_model(model: Model) -> nn.Module | ExportedProgram:
             f"the model is the path {str(model)!r}",
             expected="a module, an ExportedProgram, or the path of a .pt2 file that torch.export.save wrote",
         )
-    if not path.is_file():
-        raise InputError(f"there is no file {str(model)!r}", expected="an exported program")
-    try:
-        return torch.export.load(path)
-    except Exception as error:  # whatever the archive reader raises
-        raise InputError(
-            f"the file {str(model)!r} is no exported program: {error}", fix="Write it with torch.export.save."
-        ) from error
+    return load_exported(path)
 
 
 def samples_of(graph: Graph, tensors: list[Tensor], synthesize: bool, seed: int) -> list[Tensor]:

@@ -36,6 +36,7 @@ from qcompiler.backends.integer import Executor, ProgramFiles, aliases, liveness
 from qcompiler.errors import ToolchainError
 from qcompiler.ir.graph import Graph, Value
 from qcompiler.ir.interpret import interpret
+from qcompiler.passes.base import check_seed
 from qcompiler.quant.arithmetic import ELEMENTWISE_FLOAT32
 from qcompiler.rounded_once import RoundedOnce
 from qcompiler.targets import Target
@@ -267,7 +268,9 @@ def verify(forms: Forms, inputs: Sequence[Tensor], target: Target, *, seed: int 
 
     Raises:
         VerificationError: A form cannot be run at all.
+        InputError: The seed is none.
     """
+    check_seed(seed)
     return _Verification(forms, inputs, target, seed).report()
 
 

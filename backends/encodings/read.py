@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from qcompiler.backends.encodings.write import VERSIONS
 from qcompiler.errors import EncodingsError
+from qcompiler.files import decode, parse_json, read_file
 from qcompiler.quant.encoding import Encoding, Encodings
 
 _DTYPE = re.compile(r"(?P<unsigned>u?)int(?P<bits>\d+)")
@@ -104,12 +104,7 @@ def load(path: str | Path) -> Encodings:
     Raises:
         EncodingsError: It cannot be read; or see `parse`.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise EncodingsError(f"the encodings cannot be read: {reason}", where=Path(path).name) from None
-    return parse(text, Path(path).name)
+    return parse(decode(read_file(path, EncodingsError), Path(path).name, EncodingsError), Path(path).name)
 
 
 def parse(text: str, where: str = "encodings") -> Encodings:
@@ -123,10 +118,7 @@ def parse(text: str, where: str = "encodings") -> Encodings:
         EncodingsError: It is no JSON, of another version, has an unknown key, contradicts itself, or has blocks or
             floating-point numbers, which no grid here has.
     """
-    try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise EncodingsError(f"the encodings are no JSON: {error}", where=where) from None
+    data = parse_json(text, where, EncodingsError)
     version = data.get("version") if isinstance(data, dict) else None
     if version not in VERSIONS:
         raise EncodingsError(f"encodings of version {version!r}", where=where, expected="one of " + ", ".join(VERSIONS))

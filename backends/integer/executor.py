@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
@@ -16,11 +17,14 @@ from qcompiler.backends.integer.liveness import NUMPY_TYPES, core_of
 from qcompiler.backends.integer.planned import Arena, Plan
 from qcompiler.backends.integer.program import Memory, ProgramFiles, Tensor
 from qcompiler.errors import ArtifactError, InputError
+from qcompiler.files import machine_memory
 
 Array: TypeAlias = npt.NDArray[Any]
 Observe: TypeAlias = Callable[[str, Array], None]
 Replace: TypeAlias = Callable[[str, Array], Array]
 
+KERNEL_BYTES = 8
+"""Of one element while it is computed: kernels work on int64 and float64."""
 _TO_NHWC, _TO_NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
 
 
@@ -139,9 +143,11 @@ class Executor:
         """
         if len(inputs) != len(self.program.inputs):
             raise InputError(f"{len(inputs)} inputs were given", expected=str(len(self.program.inputs)))
+        for name, array in zip(self.program.inputs, inputs, strict=True):
+            _check(name, array, self.program.tensors[name])
+        self._check_memory(inputs)
         memory: Storage = _Separate(self._freed) if self._plan is None else Arena(self._plan)
         for name, inner, array in zip(self.program.inputs, self.core.given, inputs, strict=True):
-            _check(name, array, self.program.tensors[name])
             if self._plan is not None and array.shape != self._plan.tensors.shapes[inner]:
                 expected = str(list(self._plan.tensors.shapes[inner]))
                 raise InputError(f"input {name!r} has shape {list(array.shape)}", expected=f"{expected}, as is planned")
@@ -161,10 +167,35 @@ class Executor:
             for n in self.program.outputs
         ]
 
+    def _check_memory(self, inputs: Sequence[Array]) -> None:
+        """Refuse a batch of which one tensor alone does not fit this machine, before any of it is computed.
+
+        Raises:
+            InputError: A tensor is too large.
+        """
+        names = zip(self.program.inputs, inputs, strict=True)
+        free = [math.prod(array.shape) for name, array in names if -1 in self.program.tensors[name].shape]
+        counts = [math.prod(abs(n) for n in self.program.tensors[name].shape) for name in self.program.inputs]
+        batch = max((size // max(count, 1) for size, count in zip(free, counts, strict=False)), default=1)
+        for name, tensor in self.program.tensors.items():
+            size = math.prod(abs(n) for n in tensor.shape) * (batch if -1 in tensor.shape else 1) * KERNEL_BYTES
+            if size > machine_memory():
+                raise InputError(
+                    f"the tensor {name!r} takes {size} bytes while it is computed",
+                    expected=f"at most the {machine_memory()} bytes of memory of this machine",
+                    fix="Give fewer samples at a time.",
+                )
+
     def _compute(self, call: Call, operands: Sequence[Array]) -> list[Array]:
-        if call.instruction.op == "call":
-            return self._islands[str(call["graph"])](operands)
-        return [KERNELS[call.instruction.op](call, operands).astype(NUMPY_TYPES[call.output.dtype])]
+        try:
+            if call.instruction.op == "call":
+                return self._islands[str(call["graph"])](operands)
+            return [KERNELS[call.instruction.op](call, operands).astype(NUMPY_TYPES[call.output.dtype])]
+        except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ArtifactError(
+                f"the instruction {call.instruction.op} cannot be run: {reason}", where=call.instruction.output
+            ) from error
 
     def run_integer(self, codes: Sequence[Array]) -> list[Array]:
         """Run from codes to codes: what lies between the quantizers of the inputs and the dequantized outputs.

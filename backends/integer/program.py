@@ -24,6 +24,7 @@ from safetensors.numpy import load, save
 from qcompiler.backends.integer.aliases import check_memory
 from qcompiler.backends.integer.check import check_program
 from qcompiler.errors import ArtifactError
+from qcompiler.files import parse_json
 
 SCHEMA = "qcompiler.program/1"
 NIBBLES = ("i4", "u4")
@@ -138,6 +139,7 @@ class ProgramFiles:
         Raises:
             ArtifactError: The files are damaged, do not belong together, or are of another version.
         """
+        parse_json(program_json, "program.json")  # which refuses what pydantic takes: keys twice, NaN, depth
         try:
             program = Program.model_validate_json(program_json, strict=True)
         except ValidationError as error:
@@ -146,7 +148,7 @@ class ProgramFiles:
             raise ArtifactError(f"not an integer program: {finding['msg']}", where=f"program.json, {place}") from None
         try:
             constants = load(weights)
-        except SafetensorError as error:
+        except (SafetensorError, KeyError, ValueError) as error:  # KeyError: an element type that NumPy has not
             raise ArtifactError(f"the constants cannot be read: {error}", where="weights.safetensors") from None
         if program.packing != "none":
             constants = {name: _unpacked(program, name, array) for name, array in constants.items()}

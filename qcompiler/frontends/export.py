@@ -42,14 +42,14 @@ def export(model: nn.Module, binding: Binding, dynamic: bool) -> Trace:
     if dynamic:
         batched = [{0: torch.export.Dim.AUTO} if x.dim() and x.shape[0] == batch else None for x in tensors]
         shapes = dict(binding.nest(batched).arguments)
-    with _quiet():
+    with quiet_torch():
         program = torch.export.export(model, call.args, call.kwargs, dynamic_shapes=shapes, strict=False)
     return trace_program(program, model)
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """torch.export logs what it then raises."""
+def quiet_torch() -> Iterator[None]:
+    """Without the log of torch.export, which logs what it then raises."""
     logger = logging.getLogger("torch")
     children = [logging.getLogger(name) for name in list(logging.root.manager.loggerDict) if name.startswith("torch.")]
     before = [(item, item.disabled) for item in (logger, *children)]

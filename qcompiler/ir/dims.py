@@ -23,6 +23,10 @@ Dim: TypeAlias = "int | sympy.Expr"
 Shape: TypeAlias = "tuple[Dim, ...]"
 
 
+LONGEST = 4000
+"""Characters of a size in text."""
+LARGEST_POWER = 16
+"""Exponent in a size: expanded, a power of a sum has as many terms as it is large."""
 _SYMBOL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -148,6 +152,8 @@ def parse_dim(text: str) -> Dim:
     try:
         if _INTEGER.fullmatch(text):
             return int(text)
+        if len(text) > LONGEST:
+            raise _no_dimension(text)
         found = as_dim(_from_ast(ast.parse(text.strip(), mode="eval").body, text))
     # A ValueError comes of a number of thousands of digits or of a zero byte, the others of thousands of brackets.
     except (SyntaxError, ValueError, RecursionError, MemoryError, InputError):
@@ -188,7 +194,7 @@ def _from_ast(node: ast.expr, text: str) -> sympy.Expr:
                     return a / b
                 case ast.FloorDiv():
                     return a // b
-                case ast.Pow() if a.free_symbols and b.is_Integer:  # a power of numbers may never end
+                case ast.Pow() if a.free_symbols and b.is_Integer and abs(b) <= LARGEST_POWER:  # more may never end
                     return a**b
         case ast.Call(func=ast.Name(id="floor"), args=[argument]):
             return sympy.floor(_from_ast(argument, text))

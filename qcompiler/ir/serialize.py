@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from qcompiler.errors import ArtifactError, QCompilerError
+from qcompiler.files import decode, parse_json, read_file
 from qcompiler.ir.graph import Module
 from qcompiler.ir.hashing import module_hash
 from qcompiler.ir.rewrite import Event, Record
@@ -91,21 +92,20 @@ def load_module(path: str | Path) -> tuple[Module, list[Record]]:
     folder = Path(path)
     content: dict[str, bytes] = {}
     for name in (TEXT, TENSORS, PROVENANCE, HASH):
-        try:
-            content[name] = (folder / name).read_bytes()
-        except OSError:
-            raise ArtifactError(f"{name} is missing", where=str(path), expected="a folder of save_module") from None
+        if not (folder / name).exists():
+            raise ArtifactError(f"{name} is missing", where=str(path), expected="a folder of save_module")
+        content[name] = read_file(folder / name, where=str(path))
     reading = TENSORS
     try:
         # Sorted: safetensors gives them in an order that changes from process to process.
         tensors = dict(sorted(load(content[TENSORS]).items()))
         reading = PROVENANCE
-        records = _records(json.loads(content[PROVENANCE]))
+        records = _records(parse_json(content[PROVENANCE], PROVENANCE))
         reading = TEXT
-        module = parse_module(content[TEXT].decode(), tensors)
+        module = parse_module(decode(content[TEXT], TEXT), tensors)
         found = module_hash(module)
-    # A JSON value of another form than ours fails with a TypeError or a KeyError.
-    except (SafetensorError, QCompilerError, ValueError, TypeError, KeyError) as error:
+    # KeyError: an element type that torch has not.
+    except (SafetensorError, QCompilerError, ValueError, KeyError) as error:
         raise ArtifactError(f"{reading} cannot be read: {error}", where=str(path)) from error
     written = content[HASH].decode(errors="replace").strip()
     if found != written:
@@ -116,13 +116,35 @@ def load_module(path: str | Path) -> tuple[Module, list[Record]]:
 
 
 def _records(data: object) -> list[Record]:
+    """What passes did, from plain data.
+
+    Raises:
+        ArtifactError: A record has another form than ours.
+    """
     if not isinstance(data, list):
-        raise TypeError("it is no list")
-    return [
-        Record(
-            item["pass_name"],
-            [Event(**{**event, "origins": tuple(event["origins"])}) for event in item["events"]],
-            item["metrics"],
-        )
-        for item in data
-    ]
+        raise ArtifactError("it is no list of records")
+    return [_record(item, f"record {index}") for index, item in enumerate(data)]
+
+
+def _record(item: object, where: str) -> Record:
+    if not isinstance(item, dict) or set(item) != {"pass_name", "events", "metrics"}:
+        raise ArtifactError(f"the {where} has another form", expected="pass_name, events and metrics")
+    name, events, metrics = item["pass_name"], item["events"], item["metrics"]
+    plain = isinstance(metrics, dict) and all(isinstance(value, str | int | float) for value in metrics.values())
+    if not (isinstance(name, str) and isinstance(events, list) and plain):
+        raise ArtifactError(f"the {where} has another form", expected="a name, a list and a table of numbers")
+    return Record(name, [_event(event, where) for event in events], metrics)
+
+
+_TEXTS = ("kind", "node", "where", "detail")
+
+
+def _event(item: object, where: str) -> Event:
+    fits = isinstance(item, dict) and set(item) == {*_TEXTS, "origins"} and isinstance(item["origins"], list)
+    if (
+        not isinstance(item, dict)
+        or not fits
+        or not all(isinstance(text, str) for text in (*(item[key] for key in _TEXTS), *item["origins"]))
+    ):
+        raise ArtifactError(f"an event of {where} has another form", expected=", ".join((*_TEXTS, "origins")))
+    return Event(**{key: item[key] for key in _TEXTS}, origins=tuple(item["origins"]))

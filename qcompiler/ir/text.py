@@ -15,6 +15,7 @@ Numbers are Python's: `inf` and `nan` among them. Sizes with symbols stand in `d
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -173,7 +174,8 @@ class _Parser:
             self.skip_lines()
             if self.accept("return"):
                 outputs = [] if self.at_line_end() else self.several(self.value)
-                graph.set_outputs(outputs, tree.single(len(outputs)) if results is None else results)
+                nesting = tree.single(len(outputs)) if results is None else results
+                self.checked(functools.partial(graph.set_outputs, outputs, nesting))
                 self.end_of_line()
                 self.skip_lines()
                 self.expect("}")
@@ -268,7 +270,7 @@ class _Parser:
         self.position = end
         quant = self.quant() if self.accept("q(") else None
         layout = self.token(_WORD, "an order of axes") if self.accept("@") else None
-        return TensorType(dtype, shape, quant, layout)
+        return self.checked(lambda: TensorType(dtype, shape, quant, layout))
 
     def quant(self) -> QuantParams:
         scales: list[float] = []
@@ -419,6 +421,10 @@ class _Parser:
         except (QCompilerError, ValueError, RecursionError) as error:
             self.position = start
             raise self.error(str(error), expected) from None
+        except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError) as error:
+            # The rules of operators take attributes of the right kinds for granted.
+            self.position = start
+            raise self.error(f"it does not fit together: {type(error).__name__}: {error}", expected) from None
 
     def fail(self, expected: str) -> NoReturn:
         rest = self.text[self.position : self.position + 20].partition("\n")[0]

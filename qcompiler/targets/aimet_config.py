@@ -18,7 +18,6 @@ that is there is honoured or refused by its name; nothing is passed over.
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from qcompiler.errors import TargetError
+from qcompiler.files import parse_json, read_file
 from qcompiler.quant.affine import qparams_from_range
 from qcompiler.quant.spec import QuantSpec, ScaleKind
 from qcompiler.targets.onnx_types import ELSEWHERE, OPS
@@ -57,13 +57,7 @@ def read_aimet_config(path: str | Path, base: str | Path | Target, *, ignore: Co
     from qcompiler.targets.loader import load_target  # which reads files of this kind too
 
     where = Path(path).name
-    try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise TargetError(f"the configuration cannot be read: {reason}", where=where) from None
-    except json.JSONDecodeError as error:
-        raise TargetError(f"the configuration is no JSON: {error}", where=where) from None
+    data = parse_json(read_file(path, TargetError), where, TargetError)
     try:
         file = _File.model_validate(data)
     except ValidationError as error:
