@@ -93,7 +93,7 @@ def decode(data: bytes, name: str, kind: type[QCompilerError] = ArtifactError) -
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise kind(f"byte {error.start} is no UTF-8", where=name) from None
+        raise kind(f"it is not UTF-8: byte {error.start}", where=name) from None
 
 
 def parse_json(data: bytes | str, name: str, kind: type[QCompilerError] = ArtifactError) -> object:
