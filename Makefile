@@ -7,12 +7,13 @@ bin := .venv/bin
 ready := .venv/ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint bench conformance conformance-tools
+.PHONY: help setup demo test test-all fuzz lint bench conformance conformance-tools
 
 help:
 	@echo "make demo      compile the digits example and verify it"
 	@echo "make test      all tests that take seconds (WORKERS=$(WORKERS) processes)"
 	@echo "make test-all  every test, with coverage"
+	@echo "make fuzz      random models for all targets; FUZZ='--seeds 0:200 --minutes 10 --targets ort_cpu,tosa_int'"
 	@echo "make lint      ruff and mypy"
 	@echo "make bench     the benchmarks"
 	@echo "make conformance-tools, then make conformance"
@@ -42,6 +43,10 @@ test: $(ready)
 
 test-all: $(ready)
 	@$(bin)/python -m pytest -n $(WORKERS) --durations=25 --cov=qcompiler --cov=./passes --cov=./backends
+
+# Finished pairs of model and target stay in out/fuzz: the same call goes on from there.
+fuzz: $(ready)
+	@OMP_NUM_THREADS=1 $(bin)/python -m tests.fuzz $(FUZZ)
 
 lint: $(ready)
 	@$(bin)/ruff check .
