@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -18,10 +20,17 @@ from qcompiler.backends import encodings as grids
 from qcompiler.backends import integer
 from qcompiler.batches import Forward
 from qcompiler.calibration.journal import Journal
-from qcompiler.calibration.processes import processes
+from qcompiler.calibration.processes import Processes, processes
 from qcompiler.calibration.store import DEFAULT_MEMORY
 from qcompiler.csource import write_c
-from qcompiler.errors import InputError, PipelineError, QCompilerError, UnsupportedError, VerificationError
+from qcompiler.errors import (
+    ArtifactError,
+    InputError,
+    PipelineError,
+    QCompilerError,
+    UnsupportedError,
+    VerificationError,
+)
 from qcompiler.ir import tree
 from qcompiler.ir.graph import Module
 from qcompiler.ir.interpret import check_inputs
@@ -48,12 +57,12 @@ from qcompiler.qat import QATModule, qat_module
 from qcompiler.quant.encoding import Encodings
 from qcompiler.report import write_report
 from qcompiler.request import Model, Request, Start, captured, load_model
+from qcompiler.storage.destination import Destination
 from qcompiler.targets import Target, load_target
 from qcompiler.validation.exact import Codes, simulate
 from qcompiler.validation.layers import layer_sqnr
 from qcompiler.verify import Forms, Report
 from qcompiler.verify import verify as verify_forms
-from qcompiler.workfolder import WorkFolder
 
 __all__ = ["Compiled", "compile"]
 
@@ -200,8 +209,9 @@ def compile(  # the field's word for it
         seed: Of all random numbers.
         memory: Mebibytes of activations that adaptive rounding and bias correction keep in memory; more goes to disk.
         device: Where calibration runs; where the model is when None.
-        output: Folder for the artifact; it appears by one rename after verification. What long steps finish is kept
-            beside it, in `<output>.work`: the same call goes on from there when it was ended before.
+        output: Folder for the artifact; it appears, or takes the place of the artifact there, in one step after
+            verification. Anything else there is refused before a pass runs. What long steps finish is kept next to it,
+            in `<output>.work`: the same call goes on from there when it was ended before.
 
     Raises:
         QCompilerError: One subclass per kind of cause; nothing is written then.
@@ -225,13 +235,15 @@ def compile(  # the field's word for it
         chosen = _with_encodings(chosen, unmatched_encodings, own=passes is not None or pipeline is not None)
     if memory < 0:
         raise InputError(f"memory={memory}", expected="mebibytes, 0 or more")
-    if output is not None:
-        Artifact.check_destination(output)
-    work = None if output is None else WorkFolder(output)
+    destination = None if output is None else Artifact.destination(output)
     source = load_model(model)
     if forward is not None and (calibration_data is None or not isinstance(source, nn.Module)):
         raise InputError("forward= is given without calibration data and a module to call", fix="Leave it out.")
-    with processes() as group, steps(len(chosen) + 3, show=group.rank == 0) as progress:
+    with (
+        processes() as group,
+        _held(destination, group),
+        steps(len(chosen) + 3, show=group.rank == 0) as progress,
+    ):
         context = PassContext(
             hardware,
             overrides={**dict.fromkeys(given.excluded if given else (), "float"), **(overrides or {})},
@@ -239,7 +251,7 @@ def compile(  # the field's word for it
             seed=seed,
             memory=memory,
             processes=group,
-            journal=Journal(None if work is None else work.finished, group),
+            journal=Journal(None if destination is None else destination.finished, group),
             progress=progress.within,
         )
         try:
@@ -249,15 +261,43 @@ def compile(  # the field's word for it
                 start = captured(Request(source, example_inputs, calibration_data, forward, device), context)
             progress.finished("capture")
             compiled = _compiled(start, chosen, context, verify, progress)
-            if output is not None and group.rank == 0:
-                compiled.save(output)
-            group.gather(None)  # the files are there for all
+        except ArtifactError:
+            raise  # The disk is at fault, and not the call: the next try goes on from what is finished.
         except QCompilerError:
-            # What was finished serves nobody who has to change the call first.
-            if work is not None and group.rank == 0:
-                work.remove()
+            # The caller must change the arguments, so what is finished is useless.
+            if destination is not None and group.rank == 0:
+                destination.discard_finished()
             raise
+        if destination is not None:
+            _in_first(group, functools.partial(_write, destination, compiled.artifact))
     return compiled
+
+
+@contextlib.contextmanager
+def _held(destination: Destination | None, group: Processes) -> Iterator[None]:
+    """Check and lock the output in the first process, for as long as the block runs; a refusal reaches all."""
+    with contextlib.ExitStack() as stack:
+        if destination is not None:
+            _in_first(group, functools.partial(stack.enter_context, destination))
+        yield
+
+
+def _in_first(group: Processes, action: Callable[[], object]) -> None:
+    """Run `action` in the first process. Its error is raised in all, so that none waits for the others."""
+    errors: list[QCompilerError] = []
+    if group.rank == 0:
+        try:
+            action()
+        except QCompilerError as error:
+            errors.append(error)
+    told = group.gather(errors)[0]
+    if told:
+        raise (errors or told)[0]
+
+
+def _write(destination: Destination, artifact: Artifact) -> None:
+    destination.replace(artifact.files())
+    destination.discard_finished()
 
 
 def _check_learned(model: QATModule, target: str | Path | Target | None, others: tuple[object, ...]) -> None:

@@ -9,8 +9,8 @@
           provenance.json   what each pass did and refused
           report.html       the same for the eye
 
-Writing happens in `out.work/` (see `workfolder`); `out/` appears by one rename. Loading needs neither the model's class
-nor pickle. The same compile gives the same bytes: no file holds a time or a path.
+Writing happens in `out.work/`, and `out/` is replaced in one step: see `storage.destination`. Loading needs neither the
+model's class nor pickle. The same compile gives the same bytes: no file holds a time or a path.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import hashlib
 import json
 import math
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,8 +41,9 @@ from qcompiler.passes.base import check_seed
 from qcompiler.quant.encoding import Encodings
 from qcompiler.report import report_html
 from qcompiler.roofline import Estimate, estimate
+from qcompiler.storage.destination import Destination, read_whole
+from qcompiler.storage.occupant import Kind
 from qcompiler.targets import Target
-from qcompiler.workfolder import WorkFolder
 
 if TYPE_CHECKING:
     from qcompiler.verify import ReadBack, Report
@@ -53,6 +53,8 @@ PROVENANCE, REPORT, ENCODINGS = "provenance.json", "report.html", "encodings.jso
 _REQUIRED = (PROGRAM, WEIGHTS, ONNX, PROVENANCE)
 _C_FILE = re.compile(rf"{FOLDER}/\w[\w.-]*", re.ASCII)
 """Names of files of C: none leads out of the folder."""
+_USUAL = frozenset({MANIFEST, *_REQUIRED, REPORT, ENCODINGS, FOLDER})
+"""Names at the top of the folder."""
 SAMPLES = 4
 """Batch of the inputs that verification makes up."""
 
@@ -240,49 +242,43 @@ class Artifact:
         return {MANIFEST: _json(manifest), **content}
 
     def save(self, output: str | Path) -> Path:
-        """Write the folder; an artifact that is there already is replaced.
+        """Write the folder; an artifact that is there already is replaced in one step, or not at all.
+
+        Returns:
+            The folder, with links and `..` resolved.
 
         Raises:
-            ArtifactError: `output` exists and is no artifact, so that nothing of the user's is overwritten, or it
-                cannot be written.
+            ArtifactError: `output` exists and holds anything but an artifact as it was written, so that nothing of the
+                user's is lost; another process writes it; or it cannot be written.
         """
-        self.check_destination(output)
-        folder, work = Path(output), WorkFolder(output)
-        try:
-            shutil.rmtree(work.artifact, ignore_errors=True)
-            work.artifact.mkdir(parents=True)
-            for name, data in self.files().items():
-                (work.artifact / name).parent.mkdir(exist_ok=True)
-                (work.artifact / name).write_bytes(data)
-            if folder.exists():
-                shutil.rmtree(folder)
-            work.artifact.replace(folder)
-        except OSError as error:
-            raise ArtifactError(f"{folder} cannot be written: {error}", fix="Choose another folder.") from error
-        finally:
-            work.remove()
-        return folder
+        with self.destination(output) as destination:
+            return destination.replace(self.files())
 
     @staticmethod
-    def check_destination(output: str | Path) -> None:
+    def destination(output: str | Path) -> Destination:
+        """The folder `output` as a place for an artifact."""
+        return Destination(output, Kind("an artifact", MANIFEST, _named_files, _USUAL))
+
+    @classmethod
+    def check_destination(cls, output: str | Path) -> None:
         """Refuse a folder that holds something else.
 
         Raises:
-            ArtifactError: It exists and is no artifact, or a work folder beside it is none of ours.
+            ArtifactError: It holds anything but an artifact as it was written, or a work folder next to it does.
         """
-        folder = Path(output)
-        if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ArtifactError(f"{folder} exists and is no artifact", fix="Choose another folder, or remove it.")
-        WorkFolder(output).check()
+        cls.destination(output).check()
 
     @classmethod
     def load(cls, folder: str | Path) -> Artifact:
-        """Read a folder that `save` wrote.
+        """Read a folder that `save` wrote, also while another process replaces it.
 
         Raises:
             ArtifactError: A file is missing, altered, of an unknown version, or holds what no artifact holds.
         """
-        path = Path(folder)
+        return read_whole(cls.destination(folder), cls._read)
+
+    @classmethod
+    def _read(cls, path: Path) -> Artifact:
         if not (path / MANIFEST).exists():
             raise ArtifactError(f"{path} holds no {MANIFEST}", expected="a folder that save() wrote")
         content = {MANIFEST: read_file(path / MANIFEST, where=str(path))}
@@ -462,3 +458,23 @@ def _key_that_differs(old: object, new: object) -> str:
 
 def _json(data: object) -> bytes:
     return (json.dumps(data, sort_keys=True, indent=1) + "\n").encode()
+
+
+def _named_files(manifest: bytes) -> dict[str, str]:
+    """The sha256 of each file by the manifest, and that of the manifest as `save` writes it.
+
+    Raises:
+        ValueError: It is the manifest of something else, such as a web application.
+    """
+    try:
+        data = json.loads(manifest)
+        as_written = _json(data)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    files = data.get("sha256") if isinstance(data, dict) else None
+    if not isinstance(files, dict) or not str(data.get("schema")).startswith("qcompiler.artifact/"):
+        raise ValueError("it is no manifest of an artifact")
+    return {
+        MANIFEST: hashlib.sha256(as_written).hexdigest(),
+        **{name: str(digest) for name, digest in files.items() if name != MANIFEST},
+    }

@@ -13,6 +13,7 @@ from qcompiler.errors import CalibrationError, InputError
 from qcompiler.frontends.examples import bind_example, signature_of
 from qcompiler.ir.graph import Graph
 from qcompiler.ir.interpret import check_inputs
+from qcompiler.storage.tensors import row_major
 
 Forward: TypeAlias = Callable[[nn.Module, object], object]
 
@@ -54,6 +55,7 @@ class Batches:
         for index, item in enumerate(self.data):
             try:
                 tensors = [x.to(self.device) if self.device is not None else x for x in self._bind(item)]
+                tensors = [row_major(x) for x in tensors]  # the user's own strides must not show in any number
                 if self.graph is not None:
                     check_inputs(self.graph, tensors)
             except InputError as error:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from qcompiler.errors import InputError, NotSupportedYetError, QCompilerError
+from qcompiler.storage.files import write_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -332,10 +333,9 @@ def run(
     if output is not None:
         if output.suffix != ".npz":
             raise InputError(f"the output is {output.name!r}", expected="a name that ends in .npz")
-        try:
-            np.savez(output, allow_pickle=False, **arrays)
-        except OSError as error:
-            raise InputError(f"{output} cannot be written: {error.strerror}", fix="Choose another file.") from error
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, **arrays)
+        write_file(output, buffer.getvalue())
     if as_json:
         _print_json({name: array.tolist() for name, array in arrays.items()})
     elif output is None:
@@ -366,10 +366,7 @@ def encodings(
     if output is None:
         typer.echo(text, nl=False)
         return
-    try:
-        output.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{output} cannot be written: {error.strerror}", fix="Choose another file.") from error
+    write_file(output, text.encode())
     typer.echo(f"written to {output}")
 
 

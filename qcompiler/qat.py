@@ -27,6 +27,7 @@ from qcompiler.pipeline import LEARNED_FACTS, asked_passes, for_training, print_
 from qcompiler.progress import steps
 from qcompiler.quant.spec import QuantSpec
 from qcompiler.request import Model, Request, Start, captured, load_model
+from qcompiler.storage.tensors import row_major
 from qcompiler.targets import Target, load_target
 from qcompiler.training.batch_norm import Divergences, Style, reestimate, statistics_divergence
 from qcompiler.training.freezing import Freezing, Tracking
@@ -88,7 +89,7 @@ class QATModule(TrainingModule):
             UnsupportedError: The target is for simulation only.
         """
         module = self.quantized()
-        module.tensors = {name: tensor.cpu() for name, tensor in module.tensors.items()}
+        module.tensors = {name: row_major(tensor.cpu()) for name, tensor in module.tensors.items()}
         context.samples = [list(self._samples)]
         done = Record(TRAINING, metrics={"steps": int(self.steps), "batch_norm": self.recipe.batch_norm})
         pipeline = f"{self._pipeline}, {TRAINING}"

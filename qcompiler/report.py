@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from qcompiler.drawing import draw
 from qcompiler.roofline import Estimate
+from qcompiler.storage.files import write_file
 from qcompiler.targets import Target
 
 if TYPE_CHECKING:
@@ -34,10 +35,12 @@ svg .name { font-weight: 600 }
 
 
 def write_report(artifact: Artifact, path: str | Path) -> Path:
-    """Write `report_html` to `path`."""
-    destination = Path(path)
-    destination.write_text(report_html(artifact), encoding="utf-8")
-    return destination
+    """Write `report_html` to `path`.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
+    return write_file(path, report_html(artifact).encode())
 
 
 def report_html(artifact: Artifact) -> str:

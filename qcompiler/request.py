@@ -20,6 +20,7 @@ from qcompiler.ir.graph import Graph, Module
 from qcompiler.ir.interpret import check_inputs
 from qcompiler.ir.rewrite import Record
 from qcompiler.passes import PassContext
+from qcompiler.storage.tensors import row_major
 
 Model: TypeAlias = nn.Module | ExportedProgram | str | Path
 
@@ -108,5 +109,5 @@ def samples_of(graph: Graph, tensors: list[Tensor], synthesize: bool, seed: int)
         if synthesize and tensor.is_floating_point():
             shape = (SAMPLES, *tensor.shape[1:]) if free else tuple(tensor.shape)
             tensor = torch.randn(shape, generator=generator).to(tensor)
-        result.append(tensor[:SAMPLES] if free else tensor)
+        result.append(row_major(tensor[:SAMPLES] if free else tensor))
     return result

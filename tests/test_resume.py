@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -13,11 +16,15 @@ import torch
 from torch import Tensor, nn
 
 import qcompiler
+from qcompiler.calibration import journal as journal_file
 from qcompiler.calibration.journal import Journal
 from qcompiler.errors import ArtifactError, QCompilerError
 from qcompiler.frontends import capture
 from qcompiler.passes import adaround
 from qcompiler.pipeline import default_pipeline, print_pipeline
+from qcompiler.storage.destination import Destination
+from qcompiler.storage.tensors import ALIGNMENT, write_tensors
+from tests.support.faults import DISK_FULL
 
 ROOT = Path(__file__).parents[1]
 
@@ -119,13 +126,94 @@ def test_a_piece_that_was_torn_is_done_again(tmp_path: Path) -> None:
     net, batches = network()
     key = journal.key(capture(net, batches[0]).module, "step")
     piece = {"a": torch.arange(3), "b": torch.ones(2, 2)}
-    assert journal.piece(key, "one", lambda: piece) is piece
-    again = journal.piece(key, "one", dict)
-    assert {name: tensor.tolist() for name, tensor in again.items()} == {"a": [0, 1, 2], "b": [[1, 1], [1, 1]]}
+    values = {"a": [0, 1, 2], "b": [[1, 1], [1, 1]]}
+    for make in (lambda: piece, dict):  # made, then read
+        assert {name: tensor.tolist() for name, tensor in journal.piece(key, "one", make).items()} == values
     (path,) = tmp_path.iterdir()
     path.write_bytes(path.read_bytes()[:-5])
-    assert journal.piece(key, "one", lambda: piece) is piece
+    assert set(journal.piece(key, "one", lambda: piece)) == {"a", "b"}
     assert journal.found == 1
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 4, 4), (7, 3, 1, 1), (1, 6, 3, 3), (4,), ()])
+def test_a_piece_has_one_form_whether_it_was_made_or_read(shape: tuple[int, ...], tmp_path: Path) -> None:
+    journal, tensor = Journal(tmp_path), torch.arange(math.prod(shape), dtype=torch.float32).reshape(shape)
+    given = tensor.to(memory_format=torch.channels_last) if len(shape) == 4 else tensor
+    made = journal.piece("key", "one", lambda: {"odd": torch.zeros(3, dtype=torch.uint8), "weight": given})
+    read = journal.piece("key", "one", dict)
+    for found in (made["weight"], read["weight"]):
+        assert torch.equal(found, tensor)
+        assert found.stride() == torch.empty(shape).stride()
+        assert found.data_ptr() % ALIGNMENT == 0
+    assert journal.found == 1
+
+
+def test_a_disk_that_is_full_ends_a_compile_with_a_reason_and_keeps_what_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled(tmp_path / "whole")
+    written: list[Path] = []
+    original = write_tensors
+
+    def full(path: Path, tensors: Mapping[str, Tensor]) -> None:
+        written.append(path)
+        if len(written) > 3:
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "fsync", lambda _: DISK_FULL("fsync"))
+                original(path, tensors)
+        original(path, tensors)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal_file, "write_tensors", full)
+        with pytest.raises(ArtifactError, match=r"cannot be written: .*No space left.*Make room"):
+            compiled(tmp_path / "out")
+    begun = end_behind(monkeypatch, 100)
+    compiled(tmp_path / "out")
+    assert len(begun) == 2
+    assert files(tmp_path / "out") == files(tmp_path / "whole")
+
+
+def test_a_disk_that_is_full_at_the_end_keeps_what_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Destination, "_put_in_place", lambda _: DISK_FULL("rename"))
+        with pytest.raises(ArtifactError, match=r"out cannot be written: No space left"):
+            compiled(tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out.work").iterdir()] == ["finished"]
+    begun = end_behind(monkeypatch, 100)
+    compiled(tmp_path / "out")
+    assert begun == []
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_resumed_after_any_piece_the_bytes_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled(tmp_path / "whole")
+    expected = files(tmp_path / "whole")
+    for pieces in range(5):
+        with monkeypatch.context() as patch:
+            end_behind(patch, pieces)
+            with pytest.raises(Ended):
+                compiled(tmp_path / "out")
+        compiled(tmp_path / "out")
+        assert files(tmp_path / "out") == expected, f"ended after {pieces} pieces"
+
+
+@pytest.mark.parametrize("effort", ["default", "best"])
+def test_the_order_in_memory_of_weights_and_data_does_not_show(effort: str, tmp_path: Path) -> None:
+    net, batches = network()
+    options: dict[str, object] = {"effort": effort, "overrides": {"0": {"weight_bits": 4, "activation_bits": 8}}}
+    plain = qcompiler.compile(net, "int8_dsp", calibration_data=batches, **options)  # type: ignore[arg-type]
+    last = copy.deepcopy(net).to(memory_format=torch.channels_last)
+    for parameter in last.parameters():  # as a file gives them: where the bytes before them end
+        parameter.data = unaligned(parameter.data)
+    data = [unaligned(batch.to(memory_format=torch.channels_last)) for batch in batches]
+    other = qcompiler.compile(last, "int8_dsp", calibration_data=data, **options)  # type: ignore[arg-type]
+    assert plain.artifact.files() == other.artifact.files()
+
+
+def unaligned(tensor: Tensor) -> Tensor:
+    """The same numbers and strides, one element behind where an allocator would begin."""
+    room = torch.empty(tensor.untyped_storage().nbytes() // tensor.element_size() + 1, dtype=tensor.dtype)
+    return room.as_strided(tensor.shape, tensor.stride(), 1).copy_(tensor)
 
 
 KILLED = """

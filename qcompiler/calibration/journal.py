@@ -8,17 +8,16 @@ other options is ever taken.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from qcompiler.calibration.processes import Processes
 from qcompiler.ir.graph import Module
 from qcompiler.ir.hashing import module_hash
+from qcompiler.storage.tensors import read_tensors, row_major, write_tensors
 
 
 class Journal:
@@ -47,33 +46,32 @@ class Journal:
             key: From `key`.
             name: Which piece of the step.
             make: Gives tensors by name; called in all processes or in none.
+
+        Returns:
+            The tensors in one form, whether they were made or read: see `storage.tensors`.
+
+        Raises:
+            ArtifactError: The piece cannot be written.
         """
         if self.folder is None:
-            return make()
+            return _plain(make())
         path = self.folder / f"{_digest(key, name)}.safetensors"
         first = self.processes.rank == 0
-        there = _read(path) if first else {}
+        there = read_tensors(path) if first else {}
         names = self.processes.gather(list(there))[0]
         if names:
             self.found += 1
             tensors = self.processes.share([there[name] for name in names] if first else None, 0)
             return dict(zip(names, tensors, strict=True))
-        made = make()
+        made = _plain(make())
         if first:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            beside = path.with_suffix(".new")
-            save_file({name: tensor.contiguous() for name, tensor in made.items()}, beside)
-            beside.replace(path)
+            write_tensors(path, made)
         return made
+
+
+def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: row_major(tensor) for name, tensor in tensors.items()}
 
 
 def _digest(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file; none where there is no such file, or one that a machine without power left."""
-    try:
-        return dict(sorted(load_file(path).items())) if path.is_file() else {}
-    except SafetensorError:
-        return {}

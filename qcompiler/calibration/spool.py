@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from qcompiler.storage.tensors import read_tensors, write_tensors
 
 
 class Spool:
@@ -33,7 +34,7 @@ class Spool:
     def __iter__(self) -> Iterator[list[Tensor]]:
         position = 0
         while position < self._count or self._fetch():
-            tensors = load_file(self._file(position))
+            tensors = read_tensors(self._file(position))
             yield [tensors[str(index)].to(device) for index, device in enumerate(self._devices[position])]
             position += 1
 
@@ -46,11 +47,7 @@ class Spool:
         except StopIteration:
             self._source = None
             return False
-        # Contiguous clones: safetensors refuses strides, such as channels last, and tensors that share memory.
-        save_file(
-            {str(i): x.detach().cpu().clone(memory_format=torch.contiguous_format) for i, x in enumerate(batch)},
-            self._file(self._count),
-        )
+        write_tensors(self._file(self._count), {str(i): x for i, x in enumerate(batch)})
         self._devices.append([x.device for x in batch])
         self._count += 1
         return True

@@ -9,8 +9,9 @@ from itertools import count
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from qcompiler.storage.tensors import read_tensors, row_major, write_tensors
 
 MEBIBYTE = 1 << 20
 
@@ -34,7 +35,7 @@ class Store:
 
     def keep(self, tensor: Tensor) -> Kept:
         """A handle for `tensor`; what it takes up is free again when the handle is gone."""
-        tensor = tensor.detach().contiguous()
+        tensor = row_major(tensor.detach())
         size = tensor.numel() * tensor.element_size()
         if size <= self._room:
             self._room -= size
@@ -45,7 +46,7 @@ class Store:
             self._folder = Path(tempfile.mkdtemp(prefix="qcompiler-"))
             weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         path = self._folder / f"{next(self._numbers)}.safetensors"
-        save_file({"x": tensor.cpu()}, path)
+        write_tensors(path, {"x": tensor})
         self.spilled += size
         kept = Kept(None, path, tensor.device)
         weakref.finalize(kept, path.unlink, missing_ok=True)
@@ -66,4 +67,4 @@ class Kept:
         if self._tensor is not None:
             return self._tensor
         assert self._path is not None
-        return load_file(self._path)["x"].to(self._device)
+        return read_tensors(self._path)["x"].to(self._device)

@@ -15,6 +15,7 @@ from qcompiler.frontends.trace import Leaf
 from qcompiler.ir.dims import Shape
 from qcompiler.ir.graph import Attribute, Graph, Location, Value
 from qcompiler.ir.types import DType
+from qcompiler.storage.tensors import row_major
 
 Operand: TypeAlias = "Value | Leaf"
 Rule: TypeAlias = Callable[..., object]
@@ -184,7 +185,7 @@ class Builder:
         if id(item) not in self._leaves:
             module = self.graph.module
             ref = item.ref or module.unique_tensor_name(f"{user}.constant" if user else "constant")
-            module.tensors[ref] = item.tensor.detach()
+            module.tensors[ref] = row_major(item.tensor.detach())
             attributes: dict[str, Attribute] = {
                 "ref": ref,
                 "dtype": str(DType.of(item.tensor.dtype)),

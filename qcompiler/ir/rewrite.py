@@ -16,6 +16,7 @@ from qcompiler.errors import GraphError
 from qcompiler.ir.graph import Attribute, Graph, Location, Node, Value
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.types import DType, TensorType
+from qcompiler.storage.tensors import row_major
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class Rewriter:
         """Add `tensor` to the module under a name like `ref`, and the leaf node that reads it."""
         module = self.graph.module
         name = module.unique_tensor_name(ref)
-        module.tensors[name] = tensor
+        module.tensors[name] = row_major(tensor)
         dtype = type.dtype if type is not None else DType.of(tensor.dtype)
         node = self.graph.append(
             op_name,
@@ -212,7 +213,7 @@ class Rewriter:
                 where=leaf.where,
                 expected=f"{old.dtype} {list(old.shape)}",
             )
-        self.graph.module.tensors[ref] = tensor
+        self.graph.module.tensors[ref] = row_major(tensor)
 
     def note(self, node: Node, detail: str) -> None:
         """Record that something was done to `node`."""

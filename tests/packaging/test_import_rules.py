@@ -19,12 +19,13 @@ SOURCES = {
 # import everything; a folder without a row here is an error: give it one.
 ALLOWED: dict[str, tuple[str, ...]] = {
     "errors": (),
+    "storage": (),
     "quant": (),
-    "ir": ("quant.spec",),
+    "ir": ("quant.spec", "storage"),
     "ops": ("ir", "quant"),
     "targets": ("ir.types", "quant"),
-    "frontends": ("ir", "ops"),
-    "calibration": ("ir", "ops", "quant"),
+    "frontends": ("ir", "ops", "storage"),
+    "calibration": ("ir", "ops", "quant", "storage"),
     "validation": ("ir", "ops", "quant"),
     "training": ("calibration", "ir", "ops", "quant", "validation"),
     "passes": ("calibration", "ir", "ops", "quant", "targets", "training", "validation"),

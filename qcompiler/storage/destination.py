@@ -1,0 +1,420 @@
+"""The folder that the user names as output: checked first, locked while it is made, and replaced in one step.
+
+    out/                  the whole old content until the new one is whole and on disk, then the whole new one
+    out.work/lock         held by the process that writes, and gone with it, however it ends
+             finished/    the journal of a compile that runs, or that was ended
+             artifact/    the new content while it is written; after the exchange, the old one while it is removed
+             commit.json  where names cannot be exchanged: `artifact/` is whole and shall be `out/`
+             aside/       where names cannot be exchanged: the old content
+
+Where the system can exchange two names (`exchange`), a process that is killed at any instruction leaves the old or the
+new content under `out/`. Elsewhere two renames are needed, and the record of the commit stands from before the first
+to after the second: whoever comes next, reader or writer, completes them.
+
+    artifact/  ─►  commit.json  ─►  out/ to aside/  ─►  artifact/ to out/  ─►  no commit.json  ─►  no aside/
+
+Files are removed one by one, and only those that the marker of their folder names, with the hash that it names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+from filelock import FileLock, Timeout
+
+from qcompiler.errors import ArtifactError
+from qcompiler.storage.exchange import exchange
+from qcompiler.storage.files import NEW, sync_folder, write_all, write_new
+from qcompiler.storage.occupant import SHOWN, Kind, content, entries, is_mount, listed, refuse_occupied, sha256
+
+T = TypeVar("T")
+
+LOCK, FINISHED, STAGED, ASIDE, COMMIT = "lock", "finished", "artifact", "aside", "commit.json"
+
+PIECE = re.compile(rf"[0-9a-f]{{32}}(\.safetensors|{re.escape(NEW)})")
+"""Names in the journal; see `calibration.journal`."""
+
+HOLDER = re.compile(r"(p?r?o?c?e?s?s?|process (\d*|\d+ (o|on|on \S*)))\n?")
+"""Content of a lock file: who holds it, or a beginning of that."""
+
+PATIENCE = 1.0
+"""Seconds in which a lock is asked for: a reader that completes a commit holds it for less."""
+
+CHECKS = 3
+"""Looks at an output while other processes may end there, before it is refused."""
+
+ATTEMPTS = 20
+"""Reads of a folder that other processes keep replacing, before the last failure is reported."""
+
+
+def resolved(path: str | Path) -> Path:
+    """The folder that `path` leads to: links followed, `..` applied to names that do not exist too.
+
+    Raises:
+        ArtifactError: There is no such path on this system.
+    """
+    try:
+        return Path(os.path.realpath(path))
+    except (OSError, ValueError) as error:  # ValueError: a null byte; OSError: the working directory is gone
+        raise ArtifactError(f"{str(path)!r} is no path: {error}", fix="Choose another output.") from error
+
+
+class Destination:
+    """An output folder.
+
+    As a context manager it is locked from checking it to replacing it.
+
+    Args:
+        output: The path as the user gave it.
+        kind: What will be written.
+
+    Raises:
+        ArtifactError: `output` is no path, or the root.
+    """
+
+    def __init__(self, output: str | Path, kind: Kind) -> None:
+        self.kind, self.folder = kind, resolved(output)
+        if self.folder == self.folder.parent:
+            raise ArtifactError(f"{self.folder} is the root of the file system", fix="Choose a folder within it.")
+        self.work = self.folder.with_name(f"{self.folder.name}.work")
+        self._lock: FileLock | None = None
+        self._made: list[Path] = []
+
+    @property
+    def finished(self) -> Path:
+        """Folder for the journal."""
+        return self.work / FINISHED
+
+    def check(self) -> None:
+        """Refuse an output whose replacement would lose something.
+
+        Raises:
+            ArtifactError: There is something else than what the compiler writes, or the folder cannot be looked at.
+        """
+        with _typed(self.folder):
+            refuse_occupied(self.folder, self.kind)
+            self._check_work()
+
+    def _check_work(self) -> None:
+        """Refuse a work folder with anything in it that the compiler did not put there."""
+        if not os.path.lexists(self.work):
+            return
+        if self.work.is_symlink() or not self.work.is_dir() or is_mount(self.work):
+            foreign = ["it is no plain folder"]
+        else:
+            foreign = list(self._foreign_work())
+        if foreign:
+            raise ArtifactError(
+                f"{self.work} exists and is no work folder of a compile: {listed(foreign)}",
+                expected="nothing there, or what a compile that was ended left",
+                fix="Choose another output, or move what is yours out of it.",
+            )
+
+    def _foreign_work(self) -> Iterator[str]:
+        for entry in entries(self.work):
+            place, plain = self.work / entry.name, entry.is_dir(follow_symlinks=False)
+            if entry.name == FINISHED and plain:
+                for piece in entries(place):
+                    if not PIECE.fullmatch(piece.name) or not piece.is_file(follow_symlinks=False):
+                        yield f"{FINISHED}/{piece.name}"
+            elif entry.name in (STAGED, ASIDE) and plain:
+                yield from (f"{entry.name}/{name}" for name in self.kind.foreign(place, unfinished=True))
+            elif entry.name == LOCK and entry.is_file(follow_symlinks=False):
+                if not HOLDER.fullmatch(_text(place)):
+                    yield LOCK
+            elif entry.name == COMMIT and entry.is_file(follow_symlinks=False):
+                if _replaced(place) is None:
+                    yield COMMIT
+            elif not (entry.name == COMMIT + NEW and entry.is_file(follow_symlinks=False)):
+                yield entry.name
+
+    def __enter__(self) -> Destination:
+        """Check, lock, and complete or undo what a process that was ended left.
+
+        Raises:
+            ArtifactError: The output is refused, another process writes it, or it cannot be written.
+        """
+        for attempt in range(CHECKS):
+            try:
+                self.check()
+                break
+            except ArtifactError:
+                # What is seen while another process writes is no refusal, nor what it has removed a moment ago.
+                self._refuse_held()
+                if attempt == CHECKS - 1:
+                    raise
+        try:
+            with _typed(self.folder):
+                self._acquire()
+                self._recover()
+        except BaseException:
+            self._release()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Unlock; the work folder goes where nothing is left in it."""
+        self._release()
+
+    def replace(self, files: Mapping[str, bytes]) -> Path:
+        """Write `files`; whatever happens, the whole old or the whole new content is there.
+
+        Args:
+            files: Content by path within the folder, the marker included.
+
+        Returns:
+            The folder.
+
+        Raises:
+            ArtifactError: The output holds what was not there when it was checked, or it cannot be written. The old
+                content is still there then.
+        """
+        assert self._lock is not None, "the destination is locked"
+        self.check()
+        with _typed(self.folder):
+            self._remove(STAGED)
+            try:
+                self._stage(files)
+                self._put_in_place()
+            except BaseException:
+                if not (self.work / COMMIT).exists():
+                    with contextlib.suppress(OSError, ArtifactError):
+                        self._remove(STAGED)
+                raise
+            # The new content is in place. What cannot be removed now, the next call removes or names.
+            with contextlib.suppress(OSError, ArtifactError):
+                self._remove(STAGED)
+                self._remove(ASIDE)
+        return self.folder
+
+    def discard_finished(self) -> None:
+        """Remove the journal."""
+        with contextlib.suppress(OSError):
+            for entry in entries(self.finished):
+                if PIECE.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                    os.unlink(entry.path)
+            os.rmdir(self.finished)
+
+    def _stage(self, files: Mapping[str, bytes]) -> None:
+        staged, marker = self.work / STAGED, self.kind.marker
+        self._make(staged)
+        # The marker first: it says of every other file, whole or not, whose it is.
+        write_new({staged / marker: files[marker]})
+        rest = {staged / name: data for name, data in sorted(files.items()) if name != marker}
+        folders = sorted({place.parent for place in rest} | {staged})
+        for folder in folders:
+            folder.mkdir(exist_ok=True)
+        write_new(rest)
+        for folder in (*reversed(folders), self.work):
+            sync_folder(folder)
+
+    def _put_in_place(self) -> None:
+        staged = self.work / STAGED
+        if not self.folder.exists() or not entries(self.folder):
+            os.rename(staged, self.folder)
+        elif exchange(staged, self.folder):
+            self._look_again()
+        else:
+            record = {"schema": "qcompiler.commit/1", "replaced": sha256(self.folder / self.kind.marker)}
+            write_new({self.work / COMMIT: json.dumps(record).encode()})
+            sync_folder(self.work)
+            self._complete()
+        sync_folder(self.folder.parent)
+
+    def _look_again(self) -> None:
+        """Put the old content back where the user has written into it since it was checked."""
+        foreign = list(self.kind.foreign(self.work / STAGED))[: SHOWN + 1]
+        if foreign and exchange(self.work / STAGED, self.folder):
+            raise ArtifactError(
+                f"{self.folder} holds files of yours: {listed(foreign)}",
+                expected="only files that its manifest names, as they were written",
+                fix="Move them elsewhere, or choose another output.",
+            )
+
+    def _recover(self) -> None:
+        """Complete a commit, and remove what was not committed."""
+        if _replaced(self.work / COMMIT) is not None:
+            self._complete()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.work / (COMMIT + NEW))
+        self._remove(STAGED)
+        self._remove(ASIDE)
+
+    def _complete(self) -> None:
+        """The two renames of a commit, or what is left of them."""
+        staged, aside = self.work / STAGED, self.work / ASIDE
+        marker = sha256(self.folder / self.kind.marker)
+        if staged.exists() and marker in (None, _replaced(self.work / COMMIT)):
+            refuse_occupied(self.folder, self.kind)
+            if marker is not None:
+                self._remove(ASIDE)
+                try:
+                    os.rename(self.folder, aside)
+                except OSError as error:
+                    if error.errno != errno.EXDEV:
+                        raise
+                    # A layered file system whose lower layer holds the folder: it cannot move.
+                    self._remove_known(self.folder)
+            os.rename(staged, self.folder)
+            sync_folder(self.folder.parent)
+        os.unlink(self.work / COMMIT)
+
+    def _remove(self, part: str) -> None:
+        """Remove a part of the work folder that holds content, old or unfinished."""
+        if (self.work / part).is_dir():
+            self._remove_known(self.work / part, unfinished=True)
+
+    def _remove_known(self, folder: Path, *, unfinished: bool = False) -> None:
+        foreign = list(self.kind.foreign(folder, unfinished=unfinished))
+        if foreign:
+            raise ArtifactError(
+                f"{folder} holds files of yours: {listed(foreign)}", fix="Move them elsewhere, and try again."
+            )
+        for place, folders, files in os.walk(folder, topdown=False):
+            # The marker last: as long as anything is there, it says whose that is.
+            for name in sorted(files, key=lambda name: name == self.kind.marker and Path(place) == folder):
+                os.unlink(Path(place) / name)
+            for name in folders:
+                with contextlib.suppress(FileNotFoundError):
+                    os.rmdir(Path(place) / name)
+        os.rmdir(folder)
+
+    def _make(self, folder: Path) -> None:
+        """Make a folder and those above it, remembering which ones."""
+        missing = [item for item in (folder, *folder.parents) if not item.exists()]
+        for item in reversed(missing):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(item)
+                self._made.append(item)
+
+    def _acquire(self) -> None:
+        place = self.work / LOCK
+        lock = FileLock(place, thread_local=False)
+        for attempt in range(ATTEMPTS):
+            self._make(self.work)
+            try:
+                lock.acquire(timeout=PATIENCE)
+                break
+            except Timeout:
+                raise self._held() from None
+            except FileNotFoundError:  # the holder before us has just removed the folder
+                if attempt == ATTEMPTS - 1:
+                    raise
+        self._lock = lock
+        descriptor = os.open(place, os.O_WRONLY | os.O_TRUNC)
+        try:
+            write_all(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        finally:
+            os.close(descriptor)
+
+    def _held(self) -> ArtifactError:
+        holder = _text(self.work / LOCK).strip()
+        return ArtifactError(
+            f"{self.folder} is being written by {holder if HOLDER.fullmatch(holder) and holder else 'another process'}",
+            expected="one writer at a time",
+            fix="Wait until it has ended, or choose another output.",
+        )
+
+    def _refuse_held(self) -> None:
+        """Say so where another process is writing."""
+        place = self.work / LOCK
+        if not place.is_file() or not HOLDER.fullmatch(_text(place)):
+            return
+        lock = FileLock(place, thread_local=False)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            raise self._held() from None
+        except OSError:
+            return
+        lock.release()
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(self.work / LOCK)  # while it is held: who opened it before finds that it is gone
+            lock, self._lock = self._lock, None
+            lock.release()
+        for folder in dict.fromkeys((self.work, *reversed(self._made))):
+            with contextlib.suppress(OSError):  # not empty, or not there
+                os.rmdir(folder)
+        self._made = []
+
+
+def read_whole(destination: Destination, read: Callable[[Path], T]) -> T:
+    """Read a folder that another process may replace meanwhile: the old content or the new one, never a mixture.
+
+    A commit that a process did not live to complete is completed, or read where it lies if nothing may be written.
+
+    Args:
+        destination: The folder.
+        read: Reads it, and fails where its parts do not belong together.
+
+    Raises:
+        ArtifactError: `read` fails on a folder that stays the same.
+    """
+    for attempt in range(ATTEMPTS):
+        before, folder = _identities(destination), destination.folder
+        if _replaced(destination.work / COMMIT) is not None:
+            with contextlib.suppress(ArtifactError), destination:
+                pass
+            if not folder.exists():
+                folder = destination.work / STAGED
+        try:
+            return read(folder)
+        except (ArtifactError, OSError):
+            if attempt == ATTEMPTS - 1 or before == _identities(destination):
+                raise
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _identities(destination: Destination) -> list[tuple[int, int, int] | None]:
+    """What says whether something was replaced: of the folder, and of what may take its place."""
+    found: list[tuple[int, int, int] | None] = []
+    for place in (destination.folder, destination.work / COMMIT, destination.work / STAGED):
+        try:
+            status = place.stat()
+        except OSError:
+            found.append(None)
+        else:
+            # A folder that is made anew may have the number of one that is gone: hence the time.
+            found.append((status.st_dev, status.st_ino, status.st_mtime_ns))
+    return found
+
+
+def _replaced(commit: Path) -> str | None:
+    """The sha256 of the marker that a commit replaces; None where there is no record of a commit."""
+    try:
+        record = json.loads(_text(commit))
+    except ValueError:
+        return None
+    is_ours = isinstance(record, dict) and record.get("schema") == "qcompiler.commit/1"
+    return str(record.get("replaced")) if is_ours else None
+
+
+def _text(path: Path) -> str:
+    """The content of a small file; "" where there is none."""
+    return (content(path) or b"").decode(errors="replace")
+
+
+@contextlib.contextmanager
+def _typed(folder: Path) -> Iterator[None]:
+    """Turn errors of the system into the compiler's own."""
+    try:
+        yield
+    except OSError as error:
+        place = f" ({error.filename})" if error.filename and str(error.filename) != str(folder) else ""
+        raise ArtifactError(
+            f"{folder} cannot be written: {error.strerror or error}{place}", fix="Choose another output."
+        ) from error

@@ -1,0 +1,107 @@
+"""Writing single files: a reader sees the old content or the new content, never a part of either."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from qcompiler.errors import InputError
+
+NEW = ".new"
+"""Ending of a file that is being written; it gets its real name when it is whole and on disk."""
+
+
+def write_file(path: str | Path, data: bytes) -> Path:
+    """Write a file that the user names; a file that is there already is replaced by one rename.
+
+    A link stays, and the file that it leads to is replaced. A device or a pipe, such as `/dev/stdout`, is written to.
+
+    Raises:
+        InputError: The file cannot be written; what was there is still there.
+    """
+    try:
+        place = Path(os.path.realpath(path))
+        if place.exists() and not place.is_file():
+            if place.is_dir():
+                raise InputError(f"{path} is a folder", expected="the name of a file")
+            with place.open("wb") as device:
+                device.write(data)
+            return Path(path)
+        _replace(place, data)
+    except (OSError, ValueError) as error:  # ValueError: a path that holds a null byte
+        raise InputError(f"{path} cannot be written: {_reason(error)}", fix="Choose another file.") from error
+    return Path(path)
+
+
+def _replace(place: Path, data: bytes) -> None:
+    descriptor, name = tempfile.mkstemp(prefix=f".{place.name[:100]}.", suffix=NEW, dir=place.parent)
+    try:
+        try:
+            write_all(descriptor, data)
+            os.chmod(descriptor, _mode(place))
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(name, place)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
+    sync_folder(place.parent)
+
+
+def _mode(place: Path) -> int:
+    """Permissions of the file that is replaced, or those that a new file would get."""
+    if place.exists():
+        return stat.S_IMODE(place.stat().st_mode)
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
+def write_new(files: Mapping[Path, bytes]) -> None:
+    """Write files, each of which appears when it is whole and on disk; those that are there already are replaced."""
+    for path, data in files.items():
+        beside = path.with_name(path.name + NEW)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(beside)
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            write_all(descriptor, data)
+        finally:
+            os.close(descriptor)
+    # All of them are written before the first is brought to disk: most file systems take the others along.
+    for path in files:
+        sync(path.with_name(path.name + NEW))
+    for path in files:
+        os.replace(path.with_name(path.name + NEW), path)
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write all of `data`: the system may take a part at a time."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def sync(path: Path) -> None:
+    """Bring the content of a file, or the names in a folder, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring renames within `folder` to disk, where the system can."""
+    with contextlib.suppress(OSError):  # Windows opens no folders; some network file systems synchronize none
+        sync(folder)
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)

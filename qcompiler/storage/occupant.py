@@ -1,0 +1,184 @@
+"""Looking at a folder before it is replaced: which files in it the compiler wrote, and which are the user's."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from qcompiler.errors import ArtifactError
+from qcompiler.storage.files import NEW
+
+SHOWN = 5
+"""Files that a refusal names; of a folder with more it says that there are more."""
+
+
+MOUNTS = Path("/proc/self/mountinfo")
+"""List of what is mounted where, on Linux."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of folder that the compiler writes.
+
+    Args:
+        noun: The kind in messages, with its article: `an artifact`.
+        marker: The file that names all others. It is written first and removed last.
+        known: Function from the content of the marker to the sha256 of each other file, by its path within the folder,
+            in hex; that of the marker too where its content tells that it was altered. Raises ValueError for a marker
+            that the compiler did not write.
+        usual: Names that such a folder has at its top, for folders that have lost their marker.
+    """
+
+    noun: str
+    marker: str
+    known: Callable[[bytes], Mapping[str, str]]
+    usual: frozenset[str]
+
+    def named(self, folder: Path) -> dict[str, str]:
+        """The sha256 of each file that `folder` shall hold, the marker included; {} where it has no valid marker."""
+        data = content(folder / self.marker)
+        if data is None:
+            return {}
+        try:
+            return {self.marker: hashlib.sha256(data).hexdigest(), **self.known(data)}
+        except ValueError:
+            return {}
+
+    def foreign(self, folder: Path, *, unfinished: bool = False) -> Iterator[str]:
+        """Paths within `folder`, in order, that are not what the compiler wrote.
+
+        Args:
+            folder: A folder that exists.
+            unfinished: Whether the folder was being written: the ending `.new` is allowed then.
+        """
+        named = self.named(folder)
+        folders = {str(parent) for name in named for parent in Path(name).parents}
+
+        def walk(place: Path, prefix: str) -> Iterator[str]:
+            for entry in entries(place):
+                name = f"{prefix}{entry.name}"
+                if entry.is_dir(follow_symlinks=False):
+                    inside = place / entry.name
+                    if is_mount(inside):
+                        yield f"{name}/ (a mount point)"
+                    elif name in folders or (unfinished and not entries(inside)):
+                        yield from walk(inside, f"{name}/")
+                    else:
+                        yield f"{name}/"
+                elif name in named:
+                    if sha256(place / entry.name) != named[name]:
+                        yield f"{name} (altered)"
+                elif not (unfinished and name.endswith(NEW) and name.removesuffix(NEW) in {*named, self.marker}):
+                    yield name
+
+        return walk(folder, "")
+
+
+def sha256(path: Path) -> str | None:
+    """Of the content of a regular file, in hex; None where there is none."""
+    data = content(path)
+    return None if data is None else hashlib.sha256(data).hexdigest()
+
+
+def refuse_occupied(folder: Path, kind: Kind) -> None:
+    """Refuse to replace what is at `folder`, unless it is nothing, an empty folder, or what the compiler wrote.
+
+    Raises:
+        ArtifactError: It is something else, or its replacement would move a place that others count on.
+    """
+    if not os.path.lexists(folder):
+        return
+    if not folder.is_dir():
+        raise ArtifactError(
+            f"{folder} exists and is no {_bare(kind)}: it is no folder", fix="Choose another output, or remove it."
+        )
+    _refuse_place(folder)
+    foreign = list(itertools.islice(kind.foreign(folder), SHOWN + 1))
+    if not foreign:
+        return
+    shown = listed(foreign)
+    if kind.named(folder):
+        fix = "Move them elsewhere, or choose another output."
+        if all(name.startswith("c/") for name in foreign):
+            fix = f"Move them elsewhere, or choose another output; what make built, `make -C {folder}/c clean` removes."
+        raise ArtifactError(
+            f"{folder} is {kind.noun} that holds files of yours: {shown}",
+            expected="only files that its manifest names, as they were written",
+            fix=fix,
+        )
+    names = {entry.name for entry in entries(folder)}
+    if names <= kind.usual:
+        raise ArtifactError(
+            f"{folder} holds a part of {kind.noun} ({shown}) without its {kind.marker}",
+            expected=f"{kind.noun} as it was written; a process that was ended may have left the part",
+            fix=f"Remove {folder}.",
+        )
+    raise ArtifactError(
+        f"{folder} exists and is no {_bare(kind)}: it holds {shown}", fix="Choose another output, or remove it."
+    )
+
+
+def _refuse_place(folder: Path) -> None:
+    """Refuse folders that must keep their identity."""
+    reason = ""
+    if is_mount(folder):
+        reason = "is a mount point, which cannot be replaced"
+    elif _is_above(folder, Path.cwd):
+        reason = "is the working directory, or holds it"
+    elif _is_above(folder, Path.home):
+        reason = "is the home folder, or holds it"
+    if reason:
+        raise ArtifactError(f"{folder} {reason}", fix="Choose a folder within it.")
+
+
+def _is_above(folder: Path, place: Callable[[], Path]) -> bool:
+    # FileNotFoundError: the working directory was removed. RuntimeError: nothing says where the home folder is.
+    with contextlib.suppress(OSError, RuntimeError):
+        return Path(os.path.realpath(place())).is_relative_to(folder)
+    return False
+
+
+def is_mount(folder: Path) -> bool:
+    """Whether something is mounted at `folder`, be it of the same device."""
+    if os.path.ismount(folder):
+        return True
+    try:
+        lines = MOUNTS.read_bytes().splitlines()
+    except OSError:
+        return False
+    # The fifth field is the mount point; spaces, tabs, line ends and backslashes are written as octal numbers.
+    wanted = os.fsencode(folder)
+    for escaped in (b"\\", b" ", b"\t", b"\n"):
+        wanted = wanted.replace(escaped, b"\\%03o" % escaped[0])
+    return any(line.split(b" ", 5)[4:5] == [wanted] for line in lines)
+
+
+def listed(names: list[str]) -> str:
+    """Names for a message, at most `SHOWN` of them."""
+    return ", ".join(names[:SHOWN]) + (", and more" if len(names) > SHOWN else "")
+
+
+def _bare(kind: Kind) -> str:
+    return kind.noun.partition(" ")[2]
+
+
+def entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What is in `folder`, by name."""
+    with os.scandir(folder) as found:
+        return sorted(found, key=lambda entry: entry.name)
+
+
+def content(path: Path) -> bytes | None:
+    """The content of a regular file; None where there is none."""
+    try:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            return None
+        return path.read_bytes()
+    except OSError:
+        return None
