@@ -509,10 +509,11 @@ class _Verification:
             allowed = allowed.model_copy(update={"layer_fraction": max(allowed.layer_fraction, _FLOAT_FRACTION)})
         result: dict[str, Bound] = {}
         in_float32 = {i.output for i in self.program.instructions if i.attributes.get("mode") == ELEMENTWISE_FLOAT32}
+        sums = {i.output for i in self.program.instructions if i.op in MAC_INSTRUCTIONS}
         for name, operator in layers.operators.items():
             if name in in_float32:
                 result[name] = Bound()  # the same operations, each rounded
-            elif operator in MAC_OPERATORS:
+            elif operator in MAC_OPERATORS or name in sums:
                 result[name] = Bound(allowed.layer_lsb, allowed.layer_fraction)
             elif operator in RUNTIME_EXACT and same_arithmetic and optimize:
                 result[name] = Bound()

@@ -28,7 +28,7 @@ import onnx_graphsurgeon as gs
 
 from qcompiler.backends.onnx_qdq import pooling
 from qcompiler.backends.onnx_qdq.functions import FUNCTIONS
-from qcompiler.backends.onnx_qdq.islands import LEAST_OPSET, export
+from qcompiler.backends.onnx_qdq.islands import LEAST_OPSET, export, keep_softmax_apart
 from qcompiler.backends.onnx_qdq.leaves import leaf_array
 from qcompiler.errors import UnsupportedError
 from qcompiler.ir.graph import Graph, Node, Value
@@ -233,6 +233,21 @@ class _Emitter:
             self.weights[value] = self.constant(value.name, real.astype(np.float32))
         return self.weights[value]
 
+    def biased(self, node: Node, op: str, operands: Sequence[gs.Tensor], inner: int, **attributes: object) -> gs.Tensor:
+        """A layer with its bias, the third of `operands`; `inner` axes of its result follow the axis of the channels.
+
+        ONNX Runtime quantizes a bias that is a float constant to 32 bits in steps of s_x * s_w, beyond which it wraps.
+        A larger bias is added apart, by the operator that no optimization takes into the layer: Add after Gemm, Sum
+        after a convolution.
+        """
+        value = node.inputs[2]
+        if value.type.dtype is not DType.I64 or int(np.abs(leaf_array(value)).max(initial=0)) < 2**31:
+            return self.compute(node, op, operands, **attributes)
+        real = operands[2].values.reshape(-1, *[1] * inner)
+        bias = self.constant(f"{value.name}.apart", real)
+        layer = self.compute(node, op, operands[:2], **attributes)
+        return self.compute(node, "Add" if op == "Gemm" else "Sum", [layer, bias])
+
     def numbers(self, node: Node, index: int) -> gs.Constant:
         """Operand `index`, a tensor of the module, as the real numbers that its codes stand for."""
         value = node.inputs[index]
@@ -312,6 +327,9 @@ class _Emitter:
         """A float island: the operators that torch's exporter writes for it."""
         graph = node.graph.module.graphs[str(node.attributes["graph"])]
         island = export(graph, self.options.opset, node.where)
+        for position, value in enumerate(node.outputs):
+            if any(user.op == "quantize" and not _is_grid_of_softmax(user.output) for user in value.users):
+                keep_softmax_apart(island, island.outputs[position])
         given = dict(zip(map(id, island.inputs), (self.real_numbers(value) for value in node.inputs), strict=True))
         wanted: dict[int, Value] = {}
         for tensor, value in zip(island.outputs, node.outputs, strict=True):
@@ -348,7 +366,8 @@ class _Emitter:
             "group": int(node.attributes["groups"]),  # type: ignore[arg-type]
             "kernel_shape": [int(size) for size in node.inputs[1].type.shape[2:]],
         }
-        self.quantized(node, self.compute(node, "Conv", operands, **attributes))
+        rank = len(node.inputs[1].type.shape) - 2
+        self.quantized(node, self.biased(node, "Conv", operands, rank, **attributes))
 
     def conv_transpose(self, node: Node) -> None:
         operands = [self.real(node, index) for index in range(3)]
@@ -370,17 +389,18 @@ class _Emitter:
             "group": int(node.attributes["groups"]),  # type: ignore[arg-type]
             "kernel_shape": [int(size) for size in node.inputs[1].type.shape[2:]],
         }
-        self.quantized(node, self.compute(node, "ConvTranspose", operands, **attributes))
+        rank = len(node.inputs[1].type.shape) - 2
+        self.quantized(node, self.biased(node, "ConvTranspose", operands, rank, **attributes))
 
     def linear(self, node: Node) -> None:
         x, weight, bias = (self.real(node, index) for index in range(3))
         if node.inputs[0].type.rank == 2:
-            self.quantized(node, self.compute(node, "Gemm", [x, weight, bias], transB=1))
+            self.quantized(node, self.biased(node, "Gemm", [x, weight, bias], 0, transB=1))
             return
         # Gemm takes matrices. ONNX Runtime moves the reshapes out of the way and multiplies integers all the same.
         rows = self.constant(f"{node.name}.rows", np.asarray([-1, node.inputs[0].type.shape[-1]], np.int64))
         matrix = self.compute(node, "Reshape", [x, rows])
-        product = self.compute(node, "Gemm", [matrix, weight, bias], transB=1)
+        product = self.biased(node, "Gemm", [matrix, weight, bias], 0, transB=1)
         self.quantized(node, self.compute(node, "Reshape", [product, self.sizes(node)]))
 
     def binary(self, node: Node) -> None:
@@ -552,6 +572,12 @@ _RULES: dict[str, Callable[[_Emitter, Node], None]] = {
 
 def _numpy(value: Value) -> np.dtype[np.generic]:
     return value.type.dtype.numpy
+
+
+def _is_grid_of_softmax(value: Value) -> bool:
+    """Whether codes are on the grid of 1/256 from the lowest code on."""
+    quant = value.type.quant
+    return quant is not None and (quant.scale, quant.zero_point) == ((2.0**-8,), (value.type.dtype.limits[0],))
 
 
 def _onnx_type(dtype: np.dtype[np.generic]) -> int:

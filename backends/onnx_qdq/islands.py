@@ -25,6 +25,9 @@ Surgeon: TypeAlias = Any
 LEAST_OPSET = 18
 """The first opset that torch's exporter writes."""
 
+_MOVES = ("Cast", "Expand", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
+"""Operators through which ONNX Runtime moves quantizers, and those that it takes away."""
+
 _BATCH = 3
 """Size at which symbols are traced: neither 0 nor 1, which torch treats in ways of their own."""
 
@@ -71,6 +74,28 @@ def export(graph: Graph, opset: int, where: str) -> Surgeon:
     assert program is not None
     model = inliner.inline_local_functions(program.model_proto)
     return gs.import_onnx(model)
+
+
+def keep_softmax_apart(island: Surgeon, output: gs.Tensor) -> None:
+    """Put a Sum of one operand between a Softmax and the quantizer of its result.
+
+    ONNX Runtime's QLinearSoftmax is right on the grid of 1/256 alone: with another scale its codes wrap, or lie several
+    steps away. The optimizer finds the two also through what only moves elements.
+
+    Args:
+        island: The graph, which is changed where a Softmax gives the output.
+        output: An output of the graph that is quantized.
+    """
+    maker = output.inputs[0] if output.inputs else None
+    while maker is not None and maker.op in _MOVES and maker.inputs[0].inputs:
+        maker = maker.inputs[0].inputs[0]
+    if maker is None or maker.op != "Softmax":
+        return
+    (result,) = maker.outputs
+    apart = gs.Variable(f"{result.name}.apart", dtype=result.dtype)
+    maker.outputs = [apart]
+    position = next(index for index, item in enumerate(island.nodes) if item is maker)
+    island.nodes.insert(position + 1, gs.Node("Sum", inputs=[apart], outputs=[result]))
 
 
 class _Runner(nn.Module):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +17,15 @@ from qcompiler.backends.onnx_qdq import Layers, emit, integer_weights, run, run_
 from qcompiler.backends.onnx_qdq.functions import FUNCTIONS
 from qcompiler.errors import InputError, UnsupportedError, VerificationError
 from qcompiler.ir.interpret import LEAVES, interpret
+from qcompiler.ir.types import DType
 from qcompiler.ops import UNARY
+from qcompiler.targets import load_target
+from qcompiler.verify import Report
 from tests.backends.test_integer_program import Mixed, build
 from tests.passes.test_default_pipeline import capture
 
-EXACT = {"", "Conv", "Gemm", "GlobalAveragePool", "Sigmoid"}
-"""Operators whose kernels in ONNX Runtime ort_cpu reproduces; the empty one quantizes the input."""
+EXACT = {"", "Conv", "Gemm", "GlobalAveragePool", "Sigmoid", "Sum"}
+"""Operators whose kernels in ONNX Runtime ort_cpu reproduces; the empty one quantizes the input, sums are of two tensors."""
 
 
 @pytest.mark.parametrize("network", ["resnet18", "mobilenet_v2", "mixed"])
@@ -163,3 +168,122 @@ def test_a_clamp_behind_a_layer_costs_no_integer_kernel() -> None:
     clips = [node for node in onnx.load_from_string(compiled.artifact.onnx).graph.node if node.op_type == "Clip"]
     assert [node.output[0] for node in clips] == ["relu.q"]
     assert compiled.verification.form("onnxruntime, layer by layer").tensors == 2 * 4
+
+
+def report(compiled: qcompiler.Compiled) -> Report:
+    """What the verification during the compile found."""
+    assert compiled.verification is not None
+    return compiled.verification
+
+
+LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
+    "conv1d": (nn.Conv1d(3, 4, 3), (3, 9)),
+    "conv2d": (nn.Conv2d(3, 4, 3, stride=2), (3, 8, 8)),
+    "depthwise": (nn.Conv2d(4, 4, 3, groups=4, padding=1), (4, 5, 6)),
+    "conv3d": (nn.Conv3d(3, 4, 2), (3, 4, 4, 4)),
+    "conv_transpose1d": (nn.ConvTranspose1d(3, 4, 3, stride=2), (3, 6)),
+    "conv_transpose2d": (nn.ConvTranspose2d(3, 4, 3, stride=2), (3, 6, 6)),
+    "conv_transpose3d": (nn.ConvTranspose3d(3, 4, 2, stride=2), (3, 3, 3, 3)),
+    "linear": (nn.Linear(12, 5), (12,)),
+    "linear of rows": (nn.Linear(12, 5), (3, 12)),
+}
+
+
+class _EachOnItsOwn(nn.Module):
+    """All layers side by side, each with an input of its own and a bias that is `factor` times as large."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.layers = nn.ModuleList()
+        for layer, _ in LAYERS.values():
+            layer = copy.deepcopy(layer)
+            with torch.no_grad():
+                for name, parameter in layer.named_parameters():
+                    drawn = torch.rand(parameter.shape, generator=generator) - 0.5
+                    parameter.copy_(drawn * factor if name == "bias" else drawn)
+            self.layers.append(layer)
+
+    def forward(
+        self,
+        a: torch.Tensor,
+        b: torch.Tensor,
+        c: torch.Tensor,
+        d: torch.Tensor,
+        e: torch.Tensor,
+        f: torch.Tensor,
+        g: torch.Tensor,
+        h: torch.Tensor,
+        i: torch.Tensor,
+    ) -> list[torch.Tensor]:
+        return [layer(x) for layer, x in zip(self.layers, (a, b, c, d, e, f, g, h, i), strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("target", "factor"),
+    [
+        ("int16x8", 1e4),
+        *(
+            pytest.param(target, factor, marks=pytest.mark.slow)
+            for target in ("int16x8", "cmsis_nn", "ethos_u55", "tosa_int", "hexagon_htp_a16w8")
+            for factor in (1.0, 1e2, 1e4, 1e6, 1e9)
+        ),
+    ],
+)
+def test_biases_of_more_than_32_bits(target: str, factor: float) -> None:
+    """ONNX Runtime would quantize them to 32 bits, where they wrap."""
+    chosen = load_target(target)
+    if chosen.activation_bits == 8:
+        chosen = chosen.override(activation_bits=16)
+    generator = torch.Generator().manual_seed(1)
+    inputs = tuple(torch.randn(4, *shape, generator=generator) for _, shape in LAYERS.values())
+    compiled = qcompiler.compile(_EachOnItsOwn(factor).eval(), chosen, calibration_data=[inputs])
+    biases = [node.inputs[2] for node in compiled.integer.main.nodes if node.op.startswith(("int_conv", "int_linear"))]
+    wide = [value for value in biases if value.type.dtype is DType.I64]
+    assert len(biases) == len(LAYERS) and (wide or chosen.arithmetic.bias_bits == 32)
+    for session in ("onnxruntime", "onnxruntime unoptimized"):
+        assert report(compiled).form(f"{session}, layer by layer").largest <= 1
+
+
+class _Softmax(nn.Module):
+    """A softmax, what moves its result, and what scales it."""
+
+    def __init__(self, move: str, spread: float) -> None:
+        super().__init__()
+        self.move, self.spread = move, spread
+        self.conv = nn.Conv2d(3, 12, 3, padding=1)
+        with torch.no_grad():
+            generator = torch.Generator().manual_seed(2)
+            self.conv.weight.copy_(torch.rand(self.conv.weight.shape, generator=generator) - 0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.softmax(self.conv(x).mean((2, 3)) * self.spread, 1)
+        if self.move == "reshape":
+            x = x.reshape(-1, 3, 4)
+        if self.move == "transpose":
+            x = x.reshape(-1, 3, 4).transpose(1, 2)
+        return x * 3
+
+
+FAST = {("ort_cpu", "", 30.0), ("ort_cpu", "reshape", 0.1), ("int8_dsp", "transpose", 0.1), ("openvino", "", 0.1)}
+
+
+@pytest.mark.parametrize(
+    ("target", "move", "spread"),
+    [
+        pytest.param(*case, marks=[] if case in FAST else pytest.mark.slow)
+        for case in itertools.product(
+            ["ort_cpu", "int8_dsp", "openvino", "tflite_int8"], ["", "reshape", "transpose"], [0.1, 30.0]
+        )
+    ],
+)
+def test_a_softmax_on_any_grid(target: str, move: str, spread: float) -> None:
+    """ONNX Runtime's QLinearSoftmax wraps on fine grids: nearly equal classes have them, one sure class has not."""
+    x = torch.rand(8, 3, 6, 6, generator=torch.Generator().manual_seed(3)) - 0.5
+    model = _Softmax(move, spread).eval()
+    compiled = qcompiler.compile(model, load_target(target).override(fallback="float"), calibration_data=[x])
+    for session in ("onnxruntime", "onnxruntime unoptimized"):
+        form = report(compiled).form(f"{session}, layer by layer")
+        assert form.elements and form.largest <= 1, str(form)
+    scales = [t.scale for name, t in compiled.artifact.program.program.tensors.items() if name.startswith("softmax.q")]
+    assert (scales[0] == (1 / 256,)) == (target in ("ort_cpu", "tflite_int8"))
