@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from qcompiler.passes import adaround
 from qcompiler.pipeline import default_pipeline, print_pipeline
 from qcompiler.storage.destination import Destination
 from qcompiler.storage.tensors import ALIGNMENT, write_tensors
+from tests.support import kills
 from tests.support.faults import DISK_FULL
 
 ROOT = Path(__file__).parents[1]
@@ -186,27 +188,40 @@ def test_a_disk_that_is_full_at_the_end_keeps_what_is_finished(tmp_path: Path, m
 
 
 def test_resumed_after_any_piece_the_bytes_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    compiled(tmp_path / "whole")
-    expected = files(tmp_path / "whole")
+    net, batches = kills.network()
+
+    def compile_into(output: Path) -> dict[str, bytes]:
+        qcompiler.compile(net, "int8_dsp", calibration_data=batches, effort="best", verify="off", output=output)
+        return files(output)
+
+    expected = compile_into(tmp_path / "whole")
     for pieces in range(5):
         with monkeypatch.context() as patch:
-            end_behind(patch, pieces)
+            begun = end_behind(patch, pieces)
             with pytest.raises(Ended):
-                compiled(tmp_path / "out")
-        compiled(tmp_path / "out")
-        assert files(tmp_path / "out") == expected, f"ended after {pieces} pieces"
+                compile_into(tmp_path / "out")
+        assert len(begun) == pieces + 1
+        assert compile_into(tmp_path / "out") == expected, f"ended after {pieces} pieces"
 
 
 @pytest.mark.parametrize("effort", ["default", "best"])
-def test_the_order_in_memory_of_weights_and_data_does_not_show(effort: str, tmp_path: Path) -> None:
-    net, batches = network()
-    options: dict[str, object] = {"effort": effort, "overrides": {"0": {"weight_bits": 4, "activation_bits": 8}}}
-    plain = qcompiler.compile(net, "int8_dsp", calibration_data=batches, **options)  # type: ignore[arg-type]
+def test_the_order_in_memory_of_weights_and_data_does_not_show(effort: Literal["default", "best"]) -> None:
+    net, batches = kills.network()
     last = copy.deepcopy(net).to(memory_format=torch.channels_last)
-    for parameter in last.parameters():  # as a file gives them: where the bytes before them end
+    for parameter in last.parameters():  # where a file has them: right after other bytes
         parameter.data = unaligned(parameter.data)
     data = [unaligned(batch.to(memory_format=torch.channels_last)) for batch in batches]
-    other = qcompiler.compile(last, "int8_dsp", calibration_data=data, **options)  # type: ignore[arg-type]
+    plain, other = (
+        qcompiler.compile(
+            model,
+            "int8_dsp",
+            calibration_data=given,
+            effort=effort,
+            verify="off",
+            overrides={"0": {"activation_bits": 8, "weight_bits": 4}},  # biases are corrected too
+        )
+        for model, given in ((net, batches), (last, data))
+    )
     assert plain.artifact.files() == other.artifact.files()
 
 

@@ -3,13 +3,13 @@
 model.qir/  module.txt            all graphs in their text form
             tensors.safetensors   what the leaves refer to
             provenance.json       what each pass did
-            hash                  `module_hash` of it
+            hash                  `module_hash` of it, and the sha256 of each of the other files
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,27 +23,28 @@ from qcompiler.ir.graph import Module
 from qcompiler.ir.hashing import module_hash
 from qcompiler.ir.rewrite import Event, Record
 from qcompiler.ir.text import parse_module, print_module
+from qcompiler.storage.destination import Destination, read_whole
+from qcompiler.storage.occupant import Kind
 
 TEXT, TENSORS, PROVENANCE, HASH = "module.txt", "tensors.safetensors", "provenance.json", "hash"
 
 
 def save_module(module: Module, path: str | Path, records: Sequence[Record] = ()) -> Path:
-    """Write `module`; it appears under `path` by one rename. The same module gives the same bytes.
+    """Write `module`; it appears under `path` in one step. The same module gives the same bytes.
 
     Args:
         module: What to write.
-        path: A folder that ends in `.qir`; one that is there already is replaced.
+        path: A folder that ends in `.qir`; a module that is there already is replaced.
         records: What passes did to it.
 
     Raises:
-        ArtifactError: The path has another ending, holds something else, or cannot be written.
+        ArtifactError: The path has another ending, holds anything but a module as it was written, or cannot be
+            written.
         GraphError: A node refers to a tensor that the module does not hold.
     """
     folder = Path(path)
     if folder.suffix != ".qir":
         raise ArtifactError(f"{folder} is no name for a module", expected="a name that ends in .qir")
-    if folder.exists() and not (folder / TEXT).is_file():
-        raise ArtifactError(f"{folder} exists and holds no module", fix="Choose another name, or remove it.")
     # Clones: safetensors refuses tensors that share memory.
     tensors = {name: module.tensors[name].detach().cpu().clone().contiguous() for name in sorted(module.tensors)}
     provenance = json.dumps([asdict(record) for record in records], indent=1, sort_keys=True) + "\n"
@@ -51,33 +52,26 @@ def save_module(module: Module, path: str | Path, records: Sequence[Record] = ()
         TEXT: print_module(module).encode(),
         TENSORS: save(tensors),
         PROVENANCE: provenance.encode(),
-        HASH: f"{module_hash(module)}\n".encode(),
     }
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as work:
-            # One level down, where the folder gets the usual permissions.
-            new = Path(work) / "new"
-            new.mkdir()
-            for name, data in content.items():
-                (new / name).write_bytes(data)
-            _put_in_place(new, folder, aside=Path(work) / "old")
-    except OSError as error:
-        raise ArtifactError(f"{folder} cannot be written: {error}") from error
-    return folder
+    hashes = [f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in content.items()]
+    content[HASH] = "".join([f"{module_hash(module)}\n", *hashes]).encode()
+    with Destination(folder, KIND) as destination:
+        return destination.replace(content)
 
 
-def _put_in_place(new: Path, folder: Path, aside: Path) -> None:
-    """Rename `new` to `folder`; what is there goes `aside`, and comes back should that fail."""
-    if not folder.exists():
-        new.rename(folder)
-        return
-    folder.rename(aside)
-    try:
-        new.rename(folder)
-    except OSError:
-        aside.rename(folder)
-        raise
+def _named_files(hashes: bytes) -> dict[str, str]:
+    """The sha256 of each file by the file of hashes.
+
+    Raises:
+        ValueError: It names none, as those of older releases.
+    """
+    lines = [line.split("  ") for line in hashes.decode().splitlines()[1:]]
+    if not lines or any(len(line) != 2 for line in lines):
+        raise ValueError("it names no files")
+    return {name: digest for digest, name in lines if name != HASH}
+
+
+KIND = Kind("a module", HASH, _named_files, frozenset({TEXT, TENSORS, PROVENANCE, HASH}))
 
 
 def load_module(path: str | Path) -> tuple[Module, list[Record]]:
@@ -89,7 +83,11 @@ def load_module(path: str | Path) -> tuple[Module, list[Record]]:
     Raises:
         ArtifactError: A file is missing or damaged, or the hash is another.
     """
-    folder = Path(path)
+    return read_whole(Destination(path, KIND), _read)
+
+
+def _read(path: Path) -> tuple[Module, list[Record]]:
+    folder = path
     content: dict[str, bytes] = {}
     for name in (TEXT, TENSORS, PROVENANCE, HASH):
         if not (folder / name).exists():
@@ -107,7 +105,7 @@ def load_module(path: str | Path) -> tuple[Module, list[Record]]:
     # KeyError: an element type that torch has not.
     except (SafetensorError, QCompilerError, ValueError, KeyError) as error:
         raise ArtifactError(f"{reading} cannot be read: {error}", where=str(path)) from error
-    written = content[HASH].decode(errors="replace").strip()
+    written = content[HASH].decode(errors="replace").partition("\n")[0].strip()
     if found != written:
         raise ArtifactError(
             f"the module is not the one that was written: its hash is {found}", where=str(path), expected=written

@@ -115,8 +115,8 @@ def refuse_occupied(folder: Path, kind: Kind) -> None:
     names = {entry.name for entry in entries(folder)}
     if names <= kind.usual:
         raise ArtifactError(
-            f"{folder} holds a part of {kind.noun} ({shown}) without its {kind.marker}",
-            expected=f"{kind.noun} as it was written; a process that was ended may have left the part",
+            f"{folder} holds a part of {kind.noun} ({shown}) without a {kind.marker} that names its files",
+            expected=f"{kind.noun} as it was written; an older release that was ended may have left the part",
             fix=f"Remove {folder}.",
         )
     raise ArtifactError(

@@ -72,11 +72,28 @@ def test_what_is_missing_or_damaged_is_named(name: str, tmp_path: Path) -> None:
 def test_nothing_of_the_users_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "mine.qir").mkdir()
     (tmp_path / "mine.qir" / "thesis.txt").write_text("years of work")
-    with pytest.raises(ArtifactError, match="holds no module"):
+    with pytest.raises(ArtifactError, match=r"is no module: it holds thesis\.txt"):
         save_module(one(), tmp_path / "mine.qir")
     with pytest.raises(ArtifactError, match=r"\.qir"):
         save_module(one(), tmp_path / "mine")
     assert (tmp_path / "mine.qir" / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("name", ["notes.txt", TEXT, "provenance.json"])
+def test_what_the_user_put_into_a_module_is_named(name: str, tmp_path: Path) -> None:
+    folder = save_module(one(), tmp_path / "m.qir")
+    with (folder / name).open("a") as file:
+        file.write("# mine\n")
+    with pytest.raises(ArtifactError, match=f"a module that holds files of yours: {name}"):
+        save_module(one(), folder)
+    assert "# mine" in (folder / name).read_text()
+
+
+def test_a_module_is_replaced(tmp_path: Path) -> None:
+    save_module(build("mixed", "int8_dsp"), tmp_path / "m.qir")
+    save_module(one(), tmp_path / "m.qir")
+    assert module_hash(load_module(tmp_path / "m.qir")[0]) == module_hash(one())
+    assert [path.name for path in tmp_path.iterdir()] == ["m.qir"]
 
 
 def test_the_hash_is_that_of_what_is_computed() -> None:
