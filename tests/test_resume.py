@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -229,6 +229,41 @@ def unaligned(tensor: Tensor) -> Tensor:
     """The same numbers and strides, one element behind where an allocator would begin."""
     room = torch.empty(tensor.untyped_storage().nbytes() // tensor.element_size() + 1, dtype=tensor.dtype)
     return room.as_strided(tensor.shape, tensor.stride(), 1).copy_(tensor)
+
+
+def test_a_second_compile_into_the_same_output_is_told_so(tmp_path: Path) -> None:
+    net, batches = network()
+    told: list[str] = []
+
+    def data() -> Iterator[Tensor]:
+        with pytest.raises(ArtifactError, match=f"is being written by process {os.getpid()} on") as caught:
+            compiled(tmp_path / "out", effort="fast")
+        told.append(str(caught.value))
+        yield from batches
+
+    qcompiler.compile(net, "int8_dsp", calibration_data=data(), effort="fast", output=tmp_path / "out")
+    assert len(told) == 1
+    assert qcompiler.load(tmp_path / "out").target.name == "int8_dsp"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_an_output_is_refused_before_a_batch_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, batches = network()
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "thesis.tex").write_text("years of work")
+    monkeypatch.chdir(tmp_path)
+
+    read: list[Tensor] = []
+
+    def data() -> Iterator[Tensor]:
+        for batch in batches:
+            read.append(batch)
+            yield batch
+
+    with pytest.raises(ArtifactError, match=r"results exists and is no artifact: it holds thesis\.tex"):
+        qcompiler.compile(net, "int8_dsp", calibration_data=data(), output="build/../results")
+    assert not read
+    assert files(tmp_path) == {"results/thesis.tex": b"years of work"}
 
 
 KILLED = """
