@@ -178,7 +178,8 @@ def kill(
     generator = random.Random(seed)
     before = dict(old.artifact.files())
     old.save(folder / "measured")
-    found = Found(*measured(action, folder / "measured"))
+    # The shortest of some: later moments would find that the call has ended.
+    found = Found(*min(measured(action, folder / "measured") for _ in range(3)))
     done = 0
     while done < count:
         output = folder / f"{seed}-{done}" / "out"
