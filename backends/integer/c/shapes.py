@@ -167,8 +167,13 @@ def check_rank(box: Sequence[object], item: Instruction) -> None:
 def reshaped(x: Shape, y: Shape, layout: str) -> list[tuple[int, ...]] | None:
     """The box that a `reshape` moves: size, step in x and step in y of each axis; None where axes cross.
 
-    Both are walked in the order of the graph, from the innermost axis on, in the largest parts that both have.
+    Both are walked in the order of the graph, from the innermost axis on, in the largest parts that both have. Where no
+    byte moves, the runs of bytes are the box, even if axes cross, as from [4, 6] to [6, 4] row by row: the plan may
+    make that a view.
     """
+    runs = [merged(shape, steps_of(shape, layout)) for shape in (x, y)]
+    if runs[0] == runs[1]:
+        return [(size, step, step) for size, step in runs[0]]
     walks = [
         [(size, step) for size, step in zip(shape, steps_of(shape, layout), strict=True) if size != 1]
         for shape in (x, y)

@@ -108,7 +108,7 @@ class _Random:
     def files(self, count: int) -> ProgramFiles:
         builder = self.builder
         for _ in range(self.random.choice((1, 1, 2))):
-            shape = tuple(self.random.choice(sizes) for sizes in ((1, 3, 16), (1, 2, 4), (1, 3, 4)))
+            shape = tuple(self.random.choice(sizes) for sizes in ((1, 3, 16), (1, 2, 4, 5), (1, 3, 4)))
             if self.random.random() < 0.5:
                 self.codes.append(builder.input(shape))
             else:
@@ -196,8 +196,14 @@ class _Random:
     def reshape(self, x: str) -> str:
         shape = self.builder.shape(x)
         size = int(np.prod(shape))
-        new = self.random.choice(((size,), (1, 1, size), (size, 1, 1), (shape[0], size // shape[0], 1)))
+        first, second = self.factor(size), self.factor(size)
+        crossing = (first, size // first), (second, size // second, 1), (first, 1, size // first)
+        new = self.random.choice(((size,), (1, 1, size), (size, 1, 1), (shape[0], size // shape[0], 1), *crossing))
         return self.builder.add("reshape", [x], new, self.builder.dtype(x))
+
+    def factor(self, size: int) -> int:
+        """A number that divides `size`: sizes of different factors cross."""
+        return self.random.choice([number for number in range(1, size + 1) if size % number == 0])
 
     def permute(self, x: str) -> str | None:
         shape = self.builder.shape(x)
