@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -435,18 +434,9 @@ def _emit(
         input_tree=graph.input_tree,
         output_tree=graph.output_tree,
         pipeline=", ".join(filter(None, (start.pipeline, print_pipeline(chosen)))),
-        passes=tuple(map(_plain, records)),
+        passes=tuple(record.plain() for record in records),
         diagnostics=tuple(diagnostics),
     )
-
-
-def _plain(record: Record) -> dict[str, object]:
-    """A record as JSON holds it, which has no number for what is not finite."""
-    metrics = {
-        key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in record.metrics.items()
-    }
-    return {**dataclasses.asdict(record), "metrics": metrics}
 
 
 _SCHEMES = {

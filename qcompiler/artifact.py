@@ -33,7 +33,7 @@ from qcompiler.backends import encodings as encodings_files
 from qcompiler.backends.integer import Executor, Program, ProgramFiles, sum_of_tensors
 from qcompiler.csource import FOLDER, why_not_ours
 from qcompiler.errors import ArtifactError, EncodingsError, InputError, QCompilerError, TargetError
-from qcompiler.files import decode, read_file
+from qcompiler.files import decode, exists, read_file
 from qcompiler.ir import tree
 from qcompiler.ir.types import DType
 from qcompiler.manifest import SCHEMA, Manifest, Provenance, read_checked
@@ -279,14 +279,14 @@ class Artifact:
 
     @classmethod
     def _read(cls, path: Path) -> Artifact:
-        if not (path / MANIFEST).exists():
+        if not exists(path / MANIFEST):
             raise ArtifactError(f"{path} holds no {MANIFEST}", expected="a folder that save() wrote")
         content = {MANIFEST: read_file(path / MANIFEST, where=str(path))}
         try:
             named = read_checked(Manifest, content[MANIFEST], MANIFEST)[0].sha256
             for name, digest in named.items():
                 _check_name(name)
-                if not (path / name).exists():
+                if not exists(path / name):
                     raise ArtifactError(f"{name} is missing", fix="Compile the model again.")
                 content[name] = read_file(path / name, where=str(path))
                 if hashlib.sha256(content[name]).hexdigest() != digest:

@@ -22,7 +22,14 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from qcompiler.errors import InputError, NotSupportedYetError, QCompilerError
+from qcompiler.errors import (
+    CaptureError,
+    InputError,
+    NotSupportedYetError,
+    QCompilerError,
+    UnsupportedError,
+    VerificationError,
+)
 from qcompiler.storage.files import write_file
 
 if TYPE_CHECKING:
@@ -133,9 +140,10 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         stopped = app(arguments, standalone_mode=False)
     except QCompilerError as error:
-        _say(f"error: {error}")
-        for note in getattr(error, "__notes__", ()):
-            _say(f"  {note}")
+        notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
+        # Some messages show lines of code to write; in all others a line ends where a name of the user's has an end.
+        shows_lines = isinstance(error, CaptureError | UnsupportedError | VerificationError)
+        _say(f"error: {error}{notes}" if shows_lines else f"error: {_one_line(error)}{notes}")
         return 1
     except (typer.Abort, KeyboardInterrupt):
         _say("aborted")
@@ -149,8 +157,11 @@ def _run(arguments: Sequence[str] | None) -> int:
         if hasattr(error, "show"):
             error.show()
             return 2
-        if isinstance(error, OSError) and error.filename is None:
-            raise  # of a stream
+        if isinstance(error, OSError):
+            if error.filename is None:
+                raise  # of a stream
+            _say(f"error: {str(error.filename)[:200]!r} cannot be used: {error.strerror}")
+            return 1
         _say(_defect(error))
         return 1
     return stopped if isinstance(stopped, int) else 0  # what typer.Exit carried

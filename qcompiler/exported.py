@@ -225,8 +225,9 @@ def _payloads(members: Mapping[str, bytes], folder: str, config: str, where: str
 def _check_sizes(meta: object, stored: int, key: str, where: str) -> None:
     """Refuse a tensor that would take more memory than there is, whatever its strides make of its bytes."""
     sizes = meta.get("sizes") if isinstance(meta, dict) else None
-    numbers = [item.get("as_int") if isinstance(item, dict) else None for item in sizes or ()]
-    if not isinstance(sizes, list) or not all(isinstance(n, int) and n >= 0 for n in numbers):
+    items = sizes if isinstance(sizes, list) else [None]
+    numbers = [item.get("as_int") if isinstance(item, dict) else None for item in items]
+    if not all(isinstance(n, int) and n >= 0 for n in numbers):
         _refuse(f"the sizes of {key!r} are {sizes}", where, expected="numbers")
     count = math.prod(n for n in numbers if isinstance(n, int))
     if 8 * count > machine_memory() or (count and not stored):

@@ -38,6 +38,15 @@ def machine_memory() -> int:
         return _UNKNOWN_MEMORY
 
 
+def exists(path: str | Path) -> bool:
+    """Whether there is something under that name; False for a name that nothing can have."""
+    try:
+        Path(path).stat()
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 def read_file(path: str | Path, kind: type[QCompilerError] = ArtifactError, where: str | None = None) -> bytes:
     """The bytes of a regular file.
 

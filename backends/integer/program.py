@@ -158,7 +158,7 @@ class ProgramFiles:
 
 
 def check_references(program: Program, constants: Mapping[str, Array]) -> None:
-    """Check that every tensor is declared, and written before it is read.
+    """Check that every tensor is declared, written once, and written before it is read.
 
     Raises:
         ArtifactError: One is not, or a constant or an island is missing.
@@ -173,7 +173,10 @@ def check_references(program: Program, constants: Mapping[str, Array]) -> None:
                 raise ArtifactError(f"{name!r} is read before it is written", where=f"instruction {instruction.output}")
         if instruction.op == "call" and instruction.attributes.get("graph") not in program.islands:
             raise ArtifactError("the island is missing", where=f"instruction {instruction.output}")
-        known.update(instruction.outputs)
+        for name in instruction.outputs:
+            if name in known:
+                raise ArtifactError(f"{name!r} is written twice", where=f"instruction {instruction.output}")
+            known.add(name)
     for name in (*known, *program.outputs):
         if name not in program.tensors or name not in known:
             raise ArtifactError(f"the tensor {name!r} is not declared or never written", where="program.json")

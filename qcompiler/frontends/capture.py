@@ -180,7 +180,12 @@ def _trace(model: nn.Module, binding: Binding, dynamic: bool) -> tuple[Trace, Ro
 
 
 def _capture_program(program: ExportedProgram, binding: Binding, device: torch.device | str | None) -> Capture:
-    model = program.module()
+    try:
+        model = program.module()
+    except Exception as error:  # whatever torch finds wrong in a program that was changed
+        raise InputError(
+            f"the exported program cannot be run: {_first_line(error)}", fix="Export the model again."
+        ) from error
     target = _device(model, binding, None)
     if device is not None and _parsed(device) != target:
         raise InputError(

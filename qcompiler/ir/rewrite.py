@@ -7,8 +7,10 @@ done and what was refused: that record is the provenance of a compile.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -45,6 +47,14 @@ class Record:
     pass_name: str
     events: list[Event] = field(default_factory=list)
     metrics: dict[str, float | int | str] = field(default_factory=dict)
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON holds it, which has no number for what is not finite: that is text."""
+        metrics = {
+            key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in self.metrics.items()
+        }
+        return {**dataclasses.asdict(self), "metrics": metrics}
 
 
 class Rewriter:

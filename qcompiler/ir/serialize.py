@@ -11,14 +11,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from qcompiler.errors import ArtifactError, QCompilerError
-from qcompiler.files import decode, parse_json, read_file
+from qcompiler.files import decode, exists, parse_json, read_file
 from qcompiler.ir.graph import Module
 from qcompiler.ir.hashing import module_hash
 from qcompiler.ir.rewrite import Event, Record
@@ -47,7 +46,7 @@ def save_module(module: Module, path: str | Path, records: Sequence[Record] = ()
         raise ArtifactError(f"{folder} is no name for a module", expected="a name that ends in .qir")
     # Clones: safetensors refuses tensors that share memory.
     tensors = {name: module.tensors[name].detach().cpu().clone().contiguous() for name in sorted(module.tensors)}
-    provenance = json.dumps([asdict(record) for record in records], indent=1, sort_keys=True) + "\n"
+    provenance = json.dumps([record.plain() for record in records], indent=1, sort_keys=True) + "\n"
     content = {
         TEXT: print_module(module).encode(),
         TENSORS: save(tensors),
@@ -90,7 +89,7 @@ def _read(path: Path) -> tuple[Module, list[Record]]:
     folder = path
     content: dict[str, bytes] = {}
     for name in (TEXT, TENSORS, PROVENANCE, HASH):
-        if not (folder / name).exists():
+        if not exists(folder / name):
             raise ArtifactError(f"{name} is missing", where=str(path), expected="a folder of save_module")
         content[name] = read_file(folder / name, where=str(path))
     reading = TENSORS
