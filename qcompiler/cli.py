@@ -164,9 +164,14 @@ def _run(arguments: Sequence[str] | None) -> int:
             return 1
         _say(_defect(error))
         return 1
+    if stopped == INTERRUPTED:
+        _say("aborted")
+        return 1
     return stopped if isinstance(stopped, int) else 0  # what typer.Exit carried
 
 
+INTERRUPTED = 130
+"""Exit code of typer for an interrupt from the keyboard."""
 DEBUG = "QCOMPILER_DEBUG"
 """Environment variable: with any value, a defect of ours shows its traceback."""
 

@@ -21,6 +21,8 @@ Array = npt.NDArray[np.generic]
 
 FOLDER = "c"
 """Of an artifact."""
+LONGEST_NAME = 100
+"""Of a model whose C is built here: it is part of the names of files."""
 LARGEST = 32 * 2**20
 """Bytes of constants up to which C is written: as text they take four times as much, and a compiler a minute."""
 
@@ -82,8 +84,11 @@ def why_not_ours(files: ProgramFiles, folder: Mapping[str, bytes]) -> str:
     try:
         if plan is None:
             return "the program has no memory plan"
-        expected = c.emit(files, str(json.loads(folder[CONTRACT])["name"]), plan)
-    except (QCompilerError, ValueError, KeyError, TypeError) as error:
+        name = str(json.loads(folder[CONTRACT])["name"])
+        if len(name) > LONGEST_NAME:
+            return f"{FOLDER}/{CONTRACT} names a model of {len(name)} characters"
+        expected = c.emit(files, name, plan)
+    except (QCompilerError, ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
         return f"{FOLDER}/{CONTRACT} does not belong to the program: {error}"
     for name, content in expected.items():
         if name not in c.VECTOR_FILES and folder.get(name) != content:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from qcompiler import cli
 
 DATA = load_data()
 MODEL = "examples.digits.model:load_digits_net"
+HERE = "tests.support.bad_inputs"
 
 
 @pytest.fixture(scope="module")
@@ -183,22 +185,94 @@ REFUSED = {
     "an ONNX file": (["compile", "model.onnx"], "not supported yet"),
     "a change that is none": (["compile", MODEL, "--set", "per_channel"], "FIELD=VALUE"),
     "a change of no known field": (["check", MODEL, "--set", "per_chanel=true"], "Did you mean per_channel"),
+    "a digit that is no number": (["check", MODEL, "--set", "weight_bits=²"], "weight_bits"),
+    "a number of thousands of digits": (["check", MODEL, "--set", f"weight_bits={'9' * 5000}"], "weight_bits"),
+    "a width that is no number": (["check", MODEL, "--override", "features.0=a8w٤"], "a8w"),
+    "a function that raises": (["compile", f"{HERE}:raises"], "raises KeyError: 'no such"),
+    "a function that ends": (["compile", f"{HERE}:leaves"], "raises SystemExit: 3"),
+    "a function that takes arguments": (["compile", f"{HERE}:takes"], "without arguments"),
+    "a number for a model": (["compile", f"{HERE}:NUMBER"], "int"),
+    "a module that is relative": (["compile", "..x:y"], "cannot be imported"),
+    "a folder in place of a file": (["compile", MODEL, "--encodings", "{folder}"], "is a directory"),
+    "a pipe in place of a file": (["compile", MODEL, "--calibration", "{pipe}"], "is a pipe"),
+    "a pipe in place of encodings": (["compile", MODEL, "--encodings", "{pipe}"], "is a pipe"),
+    "a name that no file can have": (["verify", "x" * 5000], "manifest.json"),
+    "a name of two lines": (["verify", "a\nb"], "a b holds no manifest.json"),
     "a target that is unknown": (["compile", MODEL, "--target", "int9"], "int8_dsp"),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_refusals_end_with_1_and_say_why_on_stderr(case: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_refusals_end_with_1_and_say_why_on_stderr(
+    case: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     command, words = REFUSED[case]
-    assert cli.main(command) == 1
+    (tmp_path / "folder.npz").mkdir()
+    os.mkfifo(tmp_path / "pipe.npz")
+    places = {"{folder}": str(tmp_path / "folder.npz"), "{pipe}": str(tmp_path / "pipe.npz")}
+    assert cli.main([places.get(word, word) for word in command]) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
     assert words in captured.err
 
 
+def test_a_function_that_raises_is_told_with_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["compile", f"{HERE}:raises"]) == 1
+    assert re.search(r"bad_inputs\.py:\d+, in raises", capsys.readouterr().err)
+
+
+def test_a_defect_of_ours_is_called_one(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    import qcompiler
+
+    def broken() -> list[str]:
+        raise ZeroDivisionError("of ours")
+
+    monkeypatch.setattr(qcompiler, "targets", broken)
+    monkeypatch.delenv(cli.DEBUG, raising=False)
+    assert cli.main(["targets"]) == 1
+    text = capsys.readouterr().err
+    assert text.startswith("error: this is a defect in qcompiler: ZeroDivisionError: of ours (at test_cli.py:")
+    assert text.count("\n") == 1
+    monkeypatch.setenv(cli.DEBUG, "1")
+    assert cli.main(["targets"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
-    "command", [["nonsense"], ["compile"], ["verify", "a", "b"], ["compile", MODEL, "--effort", "x"]]
+    "case",
+    [
+        "a closed pipe",
+        "an interrupt",
+        *(pytest.param(case, marks=pytest.mark.slow) for case in ("a full disk", "no stdout")),
+    ],
+)
+def test_results_that_go_nowhere_end_in_one_line(case: str) -> None:
+    code = "import sys, qcompiler.cli as cli; sys.exit(cli.main(['targets']))"
+    if case == "an interrupt":
+        code = f"import os, signal, qcompiler; qcompiler.targets = lambda: os.kill(os.getpid(), signal.SIGINT); {code}"
+    command = [sys.executable, "-c", code]
+    if case == "a full disk":
+        with Path("/dev/full").open("w") as full:
+            run = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        assert (run.returncode, run.stderr) == (1, "error: the results cannot be written: No space left on device\n")
+        return
+    shell = {"a closed pipe": " | true; exit ${PIPESTATUS[0]}", "no stdout": " >&-", "an interrupt": ""}[case]
+    run = subprocess.run(["bash", "-c", '"$@"' + shell, "bash", *command], capture_output=True, text=True, check=False)
+    assert run.returncode == {"a closed pipe": 1, "no stdout": 0, "an interrupt": 1}[case], run.stderr
+    assert run.stderr == ("aborted\n" if case == "an interrupt" else "")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["nonsense"],
+        ["compile"],
+        ["verify", "a", "b"],
+        ["compile", MODEL, "--effort", "x"],
+        ["verify", "a", "--seed", "-1"],
+    ],
 )
 def test_wrong_usage_ends_with_2(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(command) == 2
