@@ -187,8 +187,9 @@ def _typed(error: QCompilerError, case: Case) -> Verdict:
     name, found, text = type(error).__name__, error.found, _first_line(error)
     outcome = Outcome.INTERNAL
     if isinstance(error, VerificationError):
-        outcome, text = _disagreement(case, text)
-    elif isinstance(error, ContractError | CalibrationError):
+        outcome, name, text = _disagreement(case, text)
+        return Verdict(outcome, name, text, case.target if text.startswith("onnxruntime") else "")
+    if isinstance(error, ContractError | CalibrationError):
         outcome = Outcome.FALSE_ALARM  # the float model gives finite numbers
     elif isinstance(error, CaptureError):
         outcome = Outcome.FALSE_ALARM if "captured graph" in found else Outcome.REFUSED
@@ -201,17 +202,19 @@ def _typed(error: QCompilerError, case: Case) -> Verdict:
     return Verdict(outcome, name, text, "" if outcome in (Outcome.REFUSED, Outcome.FALSE_ALARM) else _place(error))
 
 
-def _disagreement(case: Case, text: str) -> tuple[Outcome, str]:
-    """The class of a failed verification, and the first form that fails."""
+def _disagreement(case: Case, text: str) -> tuple[Outcome, str, str]:
+    """The class of a failed verification, its name, and the first form that fails."""
+    name = VerificationError.__name__
     try:
         compiled = _compile(case, verify="off")
         report = compiled.verify()
     except QCompilerError:
-        return Outcome.FALSE_ALARM, text
+        return Outcome.FALSE_ALARM, name, text
     for form in report.forms:
         if form.required and form.status in ("differs", "not run"):
-            return Outcome.UNTYPED if form.status == "not run" else Outcome.FALSE_ALARM, f"{form}"[:400]
-    return Outcome.FALSE_ALARM, text
+            outcome = Outcome.UNTYPED if form.status == "not run" else Outcome.FALSE_ALARM
+            return outcome, name, f"{form}"[:400]
+    return Outcome.FALSE_ALARM, name, text
 
 
 def _compared(case: Case, compiled: Compiled, found: object) -> str:
