@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -11,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from qcompiler.calibration.observers import make_observer
 from qcompiler.errors import CalibrationError, InputError
+from qcompiler.ir.dims import Dim, evaluate_dim, symbols_of
 from qcompiler.ir.graph import Module, Node, Value
 from qcompiler.ir.homes import home_of
 from qcompiler.ir.interpret import LEAVES
@@ -284,6 +286,7 @@ class _Builder:
                 scale,
                 leaf_tensor(first.inputs[2]),
                 gradient_scale=method.gradient_scale,
+                shared=_shared(members),
                 factors=leaf_tensor(first.inputs[3]) if len(first.inputs) > 3 else None,
             )
             paths[ref] = self._place(self._quantizer_name(ref), quantizer)
@@ -348,6 +351,37 @@ class _Builder:
             item.own_bias,
             item.normalized,
         )
+
+
+def _shared(members: Sequence[Node]) -> int:
+    """The number of elements that share one scale of these quantizers, without counting the batch.
+
+    LSQ counts the weights of a layer, and the features of its input: the elements of one sample (Esser et al. 2020,
+    arXiv:1902.08153, section 2.2). Tensors that are quantized with one scale, such as the parts of a concatenation, are
+    counted together.
+    """
+    axis = cast("QuantSpec", members[0].attributes["spec"]).axis
+    batch = _fixed_batch(members[0])
+    count = 0
+    for value in {id(node.inputs[0]): node.inputs[0] for node in members}.values():
+        shape = [_at_one_sample(dim) for dim in value.type.shape]
+        if batch > 1 and not is_leaf(value) and shape and shape[0] % batch == 0:
+            shape[0] //= batch
+        count += math.prod(shape) // (1 if axis is None else shape[axis])
+    return max(1, count)
+
+
+def _fixed_batch(node: Node) -> int:
+    """The batch size of a model that was captured for one batch size alone; 1 where sizes follow the batch."""
+    shapes = [value.type.shape for value in node.graph.inputs]
+    if any(symbols_of(dim) for shape in shapes for dim in shape):
+        return 1
+    leading = {_at_one_sample(shape[0]) for shape in shapes if shape}
+    return leading.pop() if len(leading) == 1 else 1
+
+
+def _at_one_sample(dim: Dim) -> int:
+    return max(1, evaluate_dim(dim, {item.name: 1 for item in symbols_of(dim)}))
 
 
 def _ref(value: Value) -> str:

@@ -43,8 +43,8 @@ class Method:
     Args:
         estimator: Gradients through rounding.
         ranges: What of the grid learns.
-        gradient_scale: Divide the gradients of the grid by sqrt(N qmax), N the elements that share it. Source: Esser et
-            al. 2020, section 2.2.
+        gradient_scale: Divide the gradients of the grid by sqrt(N p): N elements of one sample, or weights, share a
+            scale, and p = qmax - zero point steps of it are above 0. Source: Esser et al. 2020, section 2.2.
     """
 
     estimator: Estimator = field(default_factory=StraightThrough)

@@ -22,11 +22,13 @@ from qcompiler.quant.arithmetic import Arithmetic
 from qcompiler.training.batch_norm import BatchNorm, Style, batch_norms, process_count, sum_over_processes
 from qcompiler.training.build import Blueprint, build
 from qcompiler.training.deploy import QuantizedWeight, check_scales, deployed_tensors, tensor_at
+from qcompiler.training.finite import check_finite
 from qcompiler.training.freezing import Freezing, Tracking, freeze
 from qcompiler.training.groups import ParameterGroup, parameter_groups
 from qcompiler.training.methods import Methods
 from qcompiler.training.oscillations import Oscillations
 from qcompiler.training.quantizer import Quantizer
+from qcompiler.training.ranges import hold_signs
 from qcompiler.training.regularizers import Latent, Weighted
 from qcompiler.training.schedules import as_schedule
 from qcompiler.training.unfold import FoldedNorm
@@ -266,17 +268,14 @@ class TrainingModule(nn.Module):
     def step(self) -> None:
         """To be called after each optimizer step, by every process of a distributed run.
 
-        Counts the step, turns round scales that stepped over 0, follows the codes of tracked weights and freezes those
-        that oscillate, and gives all processes the mean of their batch-norm statistics.
+        Counts the step, keeps scales above 0, follows the codes of tracked weights and freezes those that oscillate,
+        and gives all processes the mean of their batch-norm statistics.
+
+        Raises:
+            CalibrationError: A scale or a weight has become NaN or infinite.
         """
-        positive: list[Tensor] = [
-            item.get_parameter(name)
-            for item in self.modules()
-            if isinstance(item, Quantizer)
-            for name in item.ranges.positive
-        ]
-        if positive:
-            torch._foreach_abs_(positive)
+        check_finite(self, int(self.steps) + 1)
+        hold_signs([(item, item.ranges) for item in self.modules() if isinstance(item, Quantizer)])
         recipe, now = self.recipe, int(self.steps)
         threshold = as_schedule(recipe.freezing.threshold)(now, recipe.total_steps) if recipe.freezing else 0.0
         for item in self._tracked:

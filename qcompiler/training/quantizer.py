@@ -32,7 +32,7 @@ from qcompiler.quant.rounding import Rounding, round_float, round_float_
 from qcompiler.quant.spec import QuantSpec
 from qcompiler.training.estimators import Estimator
 from qcompiler.training.oscillations import Oscillations
-from qcompiler.training.ranges import Ranges
+from qcompiler.training.ranges import Ranges, renew_limits
 
 __all__ = ["Clamp", "Plan", "Quantizer", "fake_quantize", "fake_quantize_bias"]
 
@@ -50,8 +50,10 @@ class Plan:
         rounding: To the nearest, of which kind.
         rounding_gradient: Whether what rounding does inside the grid counts for the scale: k - phi v instead of 0.
         by_chance: Whether rounding goes up or down by chance.
-        gradient_scale: Whether the gradients of scale and zero point are divided by sqrt(N qmax), N the elements that
-            share a scale.
+        gradient_scale: Whether the gradients of scale and zero point are divided by sqrt(N p), N the elements that
+            share a scale and p = qmax - zero point the steps above 0, at least 1: a grid learns at one rate however
+            its codes are stored. Source: Esser et al. 2020, arXiv:1902.08153, section 2.2.
+        shared: N; None: the elements of the tensor, for each scale.
     """
 
     qmin: int
@@ -63,6 +65,7 @@ class Plan:
     rounding_gradient: bool = True
     gradient_scale: bool = False
     by_chance: bool = False
+    shared: int | None = None
     low: int = field(init=False)
     high: int = field(init=False)
     below: float = field(init=False)
@@ -220,9 +223,9 @@ class _FakeQuantize(torch.autograd.Function):
                 taken = taken.mul_(factor)
             scale_gradient = _inner(codes.sub_(taken), g, plan)
         if plan.gradient_scale:
-            share = 1.0 / math.sqrt(max(1, x.numel() // s.numel()) * plan.qmax)
-            scale_gradient = None if scale_gradient is None else scale_gradient * share
-            zero_point_gradient = None if zero_point_gradient is None else zero_point_gradient * share
+            factor_of_lsq = gradient_factor(plan, x.numel() // s.numel(), zero_point)
+            scale_gradient = None if scale_gradient is None else scale_gradient * factor_of_lsq
+            zero_point_gradient = None if zero_point_gradient is None else zero_point_gradient * factor_of_lsq
 
         input_gradient = None
         if ctx.needs_input_grad[0]:
@@ -233,6 +236,23 @@ class _FakeQuantize(torch.autograd.Function):
                 inside = _masked_(inside, wide, -math.inf if low is None else low, math.inf if high is None else high)
             input_gradient = (inside if factor is None else inside.mul_(factor)).to(x.dtype)
         return input_gradient, scale_gradient, zero_point_gradient, None, None, None, None
+
+
+def gradient_factor(plan: Plan, elements: int, zero_point: Tensor | None) -> float | Tensor:
+    """LSQ's g = 1 / sqrt(N p), by which the gradients of a scale and of its zero point are multiplied.
+
+    Args:
+        plan: Plan of the quantizer.
+        elements: N where the plan does not give it.
+        zero_point: Learned zero points, [] or [C]; None: that of the plan.
+
+    Returns:
+        A number, or one per zero point.
+    """
+    count = max(1, elements if plan.shared is None else plan.shared)
+    if zero_point is None:
+        return 1.0 / math.sqrt(count * max(1, plan.high))
+    return (plan.qmax - zero_point).clamp(min=1.0).mul_(count).rsqrt_()
 
 
 def _is_plain(x: Tensor, s: Tensor, zero_point: Tensor | None, plan: Plan, lows: Tensor | None) -> bool:
@@ -297,7 +317,7 @@ def _plain_gradients(ctx: _Context, g: Tensor, x: Tensor, s: Tensor, y: Tensor) 
     # On the way to it, (y - x_in) / s is the error of rounding in steps: LSQ's k - v.
     scale_gradient = _inner(torch.sub(y, inside, out=inside), g, plan) / s.reshape(())
     if plan.gradient_scale:
-        scale_gradient = scale_gradient * (1.0 / math.sqrt(max(1, x.numel()) * plan.qmax))
+        scale_gradient = scale_gradient * gradient_factor(plan, x.numel(), None)
     return input_gradient, scale_gradient.reshape(s.shape)
 
 
@@ -404,6 +424,28 @@ class _FakeQuantizeBias(torch.autograd.Function):
         return gradient, None, None, None
 
 
+def _with_gradient_times(scale: Tensor, factor: float | Tensor) -> Tensor:
+    """`scale`, whose gradient is multiplied by `factor` on its way back."""
+    return cast("Tensor", _ScaledGradient.apply(scale, factor)) if torch.is_grad_enabled() else scale
+
+
+class _ScaledGradientContext(Protocol):
+    factor: float | Tensor
+
+
+class _ScaledGradient(torch.autograd.Function):
+    """The identity. A function of its own: s factor + (s - s factor) is not always s in float32."""
+
+    @staticmethod
+    def forward(ctx: _ScaledGradientContext, scale: Tensor, factor: float | Tensor) -> Tensor:
+        ctx.factor = factor
+        return scale.view_as(scale)
+
+    @staticmethod
+    def backward(ctx: _ScaledGradientContext, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient * ctx.factor, None
+
+
 class Quantizer(nn.Module):
     """Puts a tensor on a grid that may learn.
 
@@ -417,6 +459,7 @@ class Quantizer(nn.Module):
         scale: float32, calibrated: [] or [C].
         zero_point: int32 in the same shape.
         gradient_scale: See `Plan`.
+        shared: See `Plan`.
         factors: uint8 [C, blocks], of a grid with blocks: they stay as calibrated.
 
     Attributes:
@@ -437,12 +480,13 @@ class Quantizer(nn.Module):
         zero_point: Tensor,
         *,
         gradient_scale: bool = False,
+        shared: int | None = None,
         factors: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.register_buffer("factors", None if factors is None else factors.detach().clone())
         self.spec, self.ranges, self.estimator = spec, ranges, estimator
-        self.gradient_scale = gradient_scale
+        self.gradient_scale, self.shared = gradient_scale, shared
         self.oscillation: Oscillations | None = None
         ranges.register(self, spec, scale.detach().clone(), zero_point.detach().clone())
         self._plan = self._planned()
@@ -493,7 +537,8 @@ class Quantizer(nn.Module):
         clamp = None if low is None and high is None else Clamp(low, high)
         y = fake_quantize(x if steps is None else x / steps, scale, zero_point, self._plan, clamp)
         if self.oscillation is not None and self.oscillation.freezes:
-            y = self.oscillation.override(y, along_axis(scale, x.dim(), self.spec.axis))
+            factor = gradient_factor(self._plan, x.numel() // scale.numel(), zero_point) if self.gradient_scale else 1.0
+            y = self.oscillation.override(y, along_axis(_with_gradient_times(scale, factor), x.dim(), self.spec.axis))
         return y if steps is None else y * steps
 
     @torch.no_grad()
@@ -515,13 +560,21 @@ class Quantizer(nn.Module):
         scale, zero_point = self.grid(x)
         if zero_point is None:
             zero_point = torch.full_like(scale, float(self._plan.zero_point))
+        for name in self.ranges.scales:
+            # No step of an optimizer makes a scale exactly 0. Something else wrote it, and compile refuses it by name.
+            scale = scale.masked_fill(self.get_parameter(name) == 0, 0.0)
         return scale.clamp(min=SMALLEST_SCALE), zero_point.to(torch.int32)
 
     def train(self, mode: bool = True) -> Quantizer:
         """As of every module; chance rounds while training only."""
         super().train(mode)
-        self._plan = self._planned()
+        self._renew()
         return self
+
+    def _renew(self) -> None:
+        """Take in what was set from outside."""
+        self._plan = self._planned()
+        renew_limits(self, self.ranges)
 
     def _planned(self) -> Plan:
         zero_point = 0
@@ -537,11 +590,12 @@ class Quantizer(nn.Module):
             self.ranges.rounding_gradient,
             self.gradient_scale,
             self.estimator.stochastic and self.training,
+            self.shared,
         )
 
     def _load_from_state_dict(self, *arguments: Any, **keywords: Any) -> None:  # noqa: ANN401  # torch's own signature
         super()._load_from_state_dict(*arguments, **keywords)
-        self._plan = self._planned()
+        self._renew()
 
     def extra_repr(self) -> str:
         """One line for `repr`."""

@@ -88,23 +88,6 @@ def test_symmetric_ends_have_the_gradient_of_aimet() -> None:
     assert float(gradient) == pytest.approx(float(expected), rel=1e-4)
 
 
-def test_offset_has_the_gradient_of_lsq_plus() -> None:
-    spec = QuantSpec(4)
-    quantizer, plain = make(LearnedOffset(), spec, 0.2, -3), make(LearnedScale(), spec, 0.2, -3)
-    x, g = sample()
-    for item in (quantizer, plain):
-        item(x, *item.grid(x)).backward(g)
-    position = x / 0.2 - 3
-    outside = (position < -8) | (position > 7)
-    assert bool(outside.any())
-    gradients = [quantizer.get_parameter(name).grad for name in ("offset", "scale")]
-    assert gradients[0] is not None
-    assert gradients[1] is not None
-    assert float(gradients[0]) == pytest.approx(float((g * outside).sum()), rel=1e-4)
-    assert plain.scale.grad is not None
-    torch.testing.assert_close(gradients[1], plain.scale.grad, rtol=1e-5, atol=1e-6)
-
-
 def test_clip_has_the_gradient_of_pact() -> None:
     quantizer = make(LearnedClip(), QuantSpec(4, signed=False), 0.1, 0)
     x, g = sample()
