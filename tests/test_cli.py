@@ -251,7 +251,10 @@ def test_a_defect_of_ours_is_called_one(capsys: pytest.CaptureFixture[str], monk
 def test_results_that_go_nowhere_end_in_one_line(case: str) -> None:
     code = "import sys, qcompiler.cli as cli; sys.exit(cli.main(['targets']))"
     if case == "an interrupt":
-        code = f"import os, signal, qcompiler; qcompiler.targets = lambda: os.kill(os.getpid(), signal.SIGINT); {code}"
+        # A shell in the background starts its children with the signal ignored: a terminal does not.
+        heard = "signal.signal(signal.SIGINT, signal.default_int_handler)"
+        kill = "qcompiler.targets = lambda: os.kill(os.getpid(), signal.SIGINT)"
+        code = f"import os, signal, qcompiler; {heard}; {kill}; {code}"
     command = [sys.executable, "-c", code]
     if case == "a full disk":
         with Path("/dev/full").open("w") as full:

@@ -158,7 +158,7 @@ def test_foreign_source_is_never_run(compiled: qcompiler.Compiled, tmp_path: Pat
 def test_a_manifest_cannot_name_files_elsewhere(name: str, compiled: qcompiler.Compiled, tmp_path: Path) -> None:
     folder = compiled.save(tmp_path / "out")
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    manifest["sha256"][name] = ""
+    manifest["sha256"][name] = "0" * 64
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     with pytest.raises(ArtifactError, match=r"manifest\.json names the file"):
         qcompiler.load(folder)

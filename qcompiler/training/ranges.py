@@ -97,7 +97,7 @@ def hold_signs(holders: Sequence[tuple[nn.Module, Ranges]]) -> None:
                     limits.append(limit)
         if parameters:
             push = torch._foreach_maximum_ if above else torch._foreach_minimum_
-            push(parameters, torch._foreach_mul(limits, -1.0 / _LEAST))
+            push(parameters, torch._foreach_mul(limits, -1.0 / _LEAST))  # noqa: SLF001  # one kernel for all
             torch._foreach_abs_(parameters)
             if not above:
                 torch._foreach_neg_(parameters)
