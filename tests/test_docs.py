@@ -39,7 +39,8 @@ def registries() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p) and p.name != "README.md"], ids=lambda page: page.stem)
-def test_the_blocks_of_a_page_run(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_blocks_of_a_page_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # outputs of an earlier run, with what was built in them, are refused
     module = types.ModuleType(f"docs_{page.stem}")
     monkeypatch.setitem(sys.modules, module.__name__, module)  # dataclasses look their module up
     for block in blocks(page):

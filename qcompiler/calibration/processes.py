@@ -26,6 +26,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
+from qcompiler.storage.tensors import row_major
+
 T = TypeVar("T")
 
 SHARDS = 8
@@ -106,7 +108,7 @@ class Processes:
         described = shapes[0]
         assert isinstance(described, list)
         result = (
-            [x.contiguous() for x in tensors]
+            [row_major(x) for x in tensors]
             if tensors is not None
             else [torch.empty(shape, dtype=dtype) for shape, dtype in described]
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from qcompiler.storage.tensors import read_tensors, write_tensors
+from qcompiler.storage.tensors import read_temporary, write_tensors
 
 
 class Spool:
@@ -34,7 +34,7 @@ class Spool:
     def __iter__(self) -> Iterator[list[Tensor]]:
         position = 0
         while position < self._count or self._fetch():
-            tensors = read_tensors(self._file(position))
+            tensors = read_temporary(self._file(position))
             yield [tensors[str(index)].to(device) for index, device in enumerate(self._devices[position])]
             position += 1
 
@@ -47,7 +47,7 @@ class Spool:
         except StopIteration:
             self._source = None
             return False
-        write_tensors(self._file(self._count), {str(i): x for i, x in enumerate(batch)})
+        write_tensors(self._file(self._count), {str(i): x for i, x in enumerate(batch)}, temporary=True)
         self._devices.append([x.device for x in batch])
         self._count += 1
         return True

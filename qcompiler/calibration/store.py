@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from qcompiler.storage.tensors import read_tensors, row_major, write_tensors
+from qcompiler.storage.tensors import read_temporary, row_major, write_tensors
 
 MEBIBYTE = 1 << 20
 
@@ -46,7 +46,7 @@ class Store:
             self._folder = Path(tempfile.mkdtemp(prefix="qcompiler-"))
             weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         path = self._folder / f"{next(self._numbers)}.safetensors"
-        write_tensors(path, {"x": tensor})
+        write_tensors(path, {"x": tensor}, temporary=True)
         self.spilled += size
         kept = Kept(None, path, tensor.device)
         weakref.finalize(kept, path.unlink, missing_ok=True)
@@ -67,4 +67,4 @@ class Kept:
         if self._tensor is not None:
             return self._tensor
         assert self._path is not None
-        return read_tensors(self._path)["x"].to(self._device)
+        return read_temporary(self._path)["x"].to(self._device)

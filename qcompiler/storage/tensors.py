@@ -38,19 +38,26 @@ def row_major(tensor: Tensor) -> Tensor:
     return torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, temporary: bool = False) -> None:
     """Write a file, which appears when it is whole and on disk.
+
+    Args:
+        path: The file; its folder is made where it is missing.
+        tensors: Its content.
+        temporary: Whether nothing but this process will read it: then it need not reach the disk.
 
     Raises:
         ArtifactError: It cannot be written, for want of room for one.
     """
-    beside = path.with_suffix(NEW)
-    # Clones: safetensors refuses tensors that share memory.
-    plain = {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
-    }
+    plain = {name: row_major(tensor.detach().cpu()) for name, tensor in tensors.items()}
+    if len(plain) > 1:  # safetensors refuses tensors that share memory
+        plain = {name: tensor.clone() for name, tensor in plain.items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if temporary:
+            save_file(plain, path)
+            return
+        beside = path.with_suffix(NEW)
         save_file(plain, beside)
         sync(beside)
         os.replace(beside, path)
@@ -67,3 +74,17 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except SafetensorError:  # left by a machine that lost power
         return {}
     return {name: row_major(tensor) for name, tensor in sorted(found.items())}
+
+
+def read_temporary(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file that this process has written before.
+
+    Raises:
+        ArtifactError: The file is gone or was torn.
+    """
+    found = read_tensors(path)
+    if not found:
+        raise ArtifactError(
+            f"the temporary file {path} is gone", fix="Set TMPDIR to a folder in which nothing else removes files."
+        )
+    return found

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import gc
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
+from qcompiler.calibration.spool import Spool
 from qcompiler.calibration.store import Store
+from qcompiler.errors import ArtifactError
+from qcompiler.storage import tensors as tensor_files
 
 
 def test_what_exceeds_the_memory_lies_on_disk_and_comes_back_the_same(
@@ -42,3 +49,22 @@ def test_types_and_empty_shapes_survive_the_disk(dtype: torch.dtype) -> None:
         found = store.keep(tensor).load()
         assert (found.dtype, found.shape) == (dtype, tensor.shape)
         assert torch.equal(found, tensor)
+
+
+@pytest.mark.parametrize("keep", [lambda x: Store(0).keep(x), lambda x: list(Spool([[x]]))], ids=["store", "spool"])
+def test_a_full_disk_is_named(keep: Callable[[Tensor], object], monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tensor_files, "save_file", full)
+    with pytest.raises(ArtifactError, match=r"cannot be written: .*No space left on device. Make room"):
+        keep(torch.zeros(3))
+
+
+def test_a_temporary_file_that_others_removed_is_named() -> None:
+    store = Store(0)
+    kept = store.keep(torch.zeros(3))
+    assert kept._path is not None
+    kept._path.unlink()
+    with pytest.raises(ArtifactError, match=r"the temporary file .* is gone\. Set TMPDIR"):
+        kept.load()

@@ -8,10 +8,11 @@ import json
 import os
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,15 @@ def read(output: Path) -> dict[str, bytes]:
     return read_whole(Artifact.destination(output), whole)
 
 
+@pytest.fixture
+def memory_path() -> Iterator[Path]:
+    """A folder in memory, where there is one: disks take longest to remove thousands of files."""
+    memory = Path("/dev/shm")  # noqa: S108 - the folder within it has a name of its own
+    usable = memory.is_dir() and os.access(memory, os.W_OK)
+    with tempfile.TemporaryDirectory(dir=memory if usable else None) as folder:
+        yield Path(folder)
+
+
 def calls_of(tmp_path: Path, before: Mapping[str, bytes] | None, *, exchanging: bool) -> list[str]:
     """The calls of one replacement that nothing disturbs."""
     if before is not None:
@@ -82,17 +92,17 @@ WAYS = pytest.mark.parametrize("exchanging", [True, False], ids=["exchange", "co
 @WAYS
 @pytest.mark.parametrize("before", [OLD, None], ids=["over an old one", "new"])
 def test_ended_at_any_call_the_whole_old_or_new_content_is_there(
-    before: dict[str, bytes] | None, exchanging: bool, tmp_path: Path
+    before: dict[str, bytes] | None, exchanging: bool, memory_path: Path
 ) -> None:
     if exchanging and exchange._renameat2() is None:
         pytest.skip("the system has no exchange of names")
-    names = calls_of(tmp_path, before, exchanging=exchanging)
+    names = calls_of(memory_path, before, exchanging=exchanging)
     if before is not None:
         assert ("exchange" in names) is exchanging
     seen = set()
     for at in range(len(names)):
         for number in range(2):  # a second end during the next call, at its first steps: those that put things right
-            output = tmp_path / f"{at}" / f"{number}" / "out"
+            output = memory_path / f"{at}" / f"{number}" / "out"
             if before is not None:
                 write(output, before)
             with pytest.raises(Ended), faulty(at, end, exchanging=exchanging):
@@ -117,12 +127,12 @@ def test_ended_at_any_call_the_whole_old_or_new_content_is_there(
 @pytest.mark.parametrize("fault", [DISK_FULL, BROKEN], ids=["full disk", "broken disk"])
 @pytest.mark.parametrize("for_good", [True, False], ids=["from then on", "once"])
 def test_an_error_at_any_call_is_typed_and_loses_nothing(
-    fault: Callable[[str], None], for_good: bool, exchanging: bool, tmp_path: Path
+    fault: Callable[[str], None], for_good: bool, exchanging: bool, memory_path: Path
 ) -> None:
-    names = calls_of(tmp_path, OLD, exchanging=exchanging)
+    names = calls_of(memory_path, OLD, exchanging=exchanging)
     refused = 0
     for at in range(len(names)):
-        output = tmp_path / f"{at}" / "out"
+        output = memory_path / f"{at}" / "out"
         write(output, OLD)
         where = f"error at call {at}, {names[at]}"
         try:
@@ -410,8 +420,8 @@ def test_the_lock_goes_with_its_process(tmp_path: Path) -> None:
 
 
 @WAYS
-def test_readers_see_the_old_or_the_new_content_while_it_is_replaced(exchanging: bool, tmp_path: Path) -> None:
-    output, failures, done = write(tmp_path / "out", OLD), list[str](), threading.Event()
+def test_readers_see_the_old_or_the_new_content_while_it_is_replaced(exchanging: bool, memory_path: Path) -> None:
+    output, failures, done = write(memory_path / "out", OLD), list[str](), threading.Event()
 
     def keep_reading() -> None:
         while not done.is_set():
