@@ -226,3 +226,17 @@ def test_a_difference_names_its_place() -> None:
     assert difference(b'{"a": 1}', b"{}").startswith("a was not read")
     assert difference(b"abc", b"abd").startswith("byte 2")
     assert difference(None, b"") == "it is in what was read alone"
+
+
+class Halves(nn.Module):
+    """Each sample becomes two of the result, whose real numbers lie behind the integer core."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x * 2).reshape(-1, 17, 4, 1)
+
+
+def test_results_of_several_times_the_batch_are_read_back() -> None:
+    x = torch.randn(6, 136, generator=torch.Generator().manual_seed(0))
+    compiled = qcompiler.compile(Halves().eval(), "int8_dsp", calibration_data=[x])
+    assert compiled.verification is not None
+    assert compiled.verification.form("artifact read back").status == "equal"

@@ -253,7 +253,12 @@ def _tensors(program: Program) -> Tensors:
 def _type(tensors: Tensors, name: str) -> TensorType:
     """The type of a tensor, with sizes for the batch."""
     declared = tensors.program.tensors[name]
-    shape = tuple(tensors.batch if size == -1 else size for size in tensors.shape(name))
+    shape = tensors.shape(name)
+    # Real numbers behind the core have the sizes of their codes, which may be a multiple of the batch.
+    codes = next((tensors.shape(item.inputs[0]) for item in tensors.core.exit if item.output == name), ())
+    if len(codes) == len(shape):
+        shape = tuple(known if size == -1 else size for size, known in zip(shape, codes, strict=True))
+    shape = tuple(tensors.batch if size == -1 else size for size in shape)
     quant = QuantParams(declared.scale, declared.zero_point, declared.axis) if declared.scale else None
     return TensorType(DType(declared.dtype), shape, quant)
 
