@@ -317,3 +317,27 @@ def test_onnx_runtime_gives_what_the_program_gives(attention: tuple[nn.Module, q
         real = compiled.run(x)
         assert isinstance(real, tuple)
         assert float(np.abs(found[0] - real[0].numpy()).max()) < 0.05
+
+
+class Indices(nn.Module):
+    """Rows of a table by indices that are computed between codes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(5, 5)
+        self.linear = nn.Linear(5, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.table(functional.relu(x).long().clamp(max=1))
+        return self.linear(rows).flatten(0, 1)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("target", ["int8_dsp", "nvdla", "int16x8"])
+def test_an_island_that_takes_only_some_codes_is_verified_on_those_of_the_model(target: str) -> None:
+    """No table has the rows that random codes name; and the batch of the output is eight times that of the input."""
+    x = torch.randn(2, 8, 2, generator=torch.Generator().manual_seed(72)) + 5
+    hardware = qcompiler.load_target(target).override(fallback="float")
+    compiled = qcompiler.compile(Indices().eval(), hardware, calibration_data=[x])
+    assert compiled.verification is not None and compiled.verification.passed
+    result = compiled.run(x)
+    assert isinstance(result, Tensor) and result.shape == (16, 2, 8)

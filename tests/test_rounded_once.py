@@ -120,6 +120,47 @@ def test_a_share_alone_would_refuse_them(monkeypatch: pytest.MonkeyPatch) -> Non
     assert refused > 0
 
 
+class Taps(nn.Module):
+    """Two weights of four bits and no bias: many sums lie on a tie."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 7, (1, 2), bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(nn.functional.hardtanh(x))  # type: ignore[no-any-return]
+
+
+def test_ties_of_sums_in_float32_are_found_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = 0
+    for seed in range(6):
+        torch.manual_seed(seed)
+        model, x = Taps().eval(), torch.randn(4, 1, 1, 7)
+        options = {"calibration_data": [x], "overrides": {"conv": {"weight_bits": 4}}}
+        compiled = qcompiler.compile(model, "ort_cpu", **options)  # type: ignore[arg-type]  # of several types
+        assert compiled.verification is not None and compiled.verification.passed
+        with monkeypatch.context() as patch:
+            patch.setattr("qcompiler.rounded_once._FEW", 0.0)
+            refused += not compiled.verify().passed
+    assert refused > 0, "a share alone would do"
+
+
+@pytest.mark.parametrize("place", [1, 2, 3])
+def test_a_fault_is_no_tie_of_float32(place: int) -> None:
+    """Of a target that rounds as ONNX Runtime does: weight, bias, multiplier."""
+    torch.manual_seed(0)
+    model, x = nn.Conv2d(3, 4, 3).eval(), torch.randn(4, 3, 8, 8)
+    compiled = qcompiler.compile(model, "ort_cpu", calibration_data=[x])
+    files, constants = compiled.artifact.program, dict(compiled.artifact.program.constants)
+    layer = next(item for item in files.program.instructions if item.op == "int_conv2d")
+    array = constants[layer.inputs[place]]
+    constants[layer.inputs[place]] = np.asarray(
+        array.astype(np.float64) * 1.02 + (60 if place == 2 else 0), array.dtype
+    )
+    report = verify(Forms(ProgramFiles(files.program, constants), compiled.artifact.onnx), [x], compiled.target)
+    assert report.form("onnxruntime unoptimized, layer by layer").status == "differs"
+
+
 def changed(place: int, change: Callable[[np.ndarray], np.ndarray]) -> Callable[[ProgramFiles], ProgramFiles]:
     """A fault in an operand of the transposed convolution."""
 

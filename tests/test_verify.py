@@ -11,7 +11,9 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
+from torch import Tensor, nn
 
+import qcompiler
 from qcompiler.backends import onnx_qdq
 from qcompiler.backends.integer import ProgramFiles, emit
 from qcompiler.backends.integer.program import Instruction
@@ -21,7 +23,7 @@ from qcompiler.passes.base import PassContext
 from qcompiler.passes.manager import PassManager
 from qcompiler.pipeline import default_pipeline, quantization_passes
 from qcompiler.targets import load_target
-from qcompiler.verify import Forms, verify
+from qcompiler.verify import Forms, _Verification, verify
 from tests.backends.test_integer_program import Mixed
 from tests.passes.test_default_pipeline import capture
 
@@ -178,3 +180,23 @@ def test_a_file_that_means_two_things_is_caught(
     assert default.first == name
     if fault is stale_bias_scale:
         assert report.form("onnxruntime unoptimized, layer by layer").status in ("equal", "within bound")
+
+
+class Steep(nn.Module):
+    """A function whose argument passes thousands of its periods: one step of 16 bits is a tenth of one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cos(x * 1000.0)
+
+
+def test_a_steep_function_in_float32_may_be_off_as_its_argument_is() -> None:
+    x = torch.randn(2, 1, 3, generator=torch.Generator().manual_seed(16))
+    for model, target, bound in [(Steep(), "int16x8", 24), (Steep(), "int8_dsp", 0), (nn.Tanh(), "int16x8", 0)]:
+        compiled = qcompiler.compile(model.eval(), target, calibration_data=[x])
+        assert compiled.verification is not None and compiled.verification.passed
+        artifact = compiled.artifact
+        verification = _Verification(Forms(artifact.program, artifact.onnx), [x], compiled.target, 0)
+        table = next(item for item in artifact.program.program.instructions if item.op == "lookup")
+        assert verification.steepness(table.output) <= bound
+        if bound:
+            assert verification.steepness(table.output) > 1

@@ -240,7 +240,10 @@ def _tensors(program: Program) -> Tensors:
     reason = ""
     for batch in range(1, LARGEST_BATCH + 1) if program.memory is None else (program.memory.batch,):
         try:
-            return Tensors(program, batch)
+            found = Tensors(program, batch)
+            # Of an output only its codes lie in the array. Its batch need not be that of the inputs.
+            found.shapes.update({item.output: found.shape(item.inputs[0]) for item in found.core.exit})
+            return found
         except UnsupportedError as error:
             reason = reason or str(error)
         except QCompilerError as error:

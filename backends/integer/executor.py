@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from qcompiler.backends.integer import islands
 from qcompiler.backends.integer.islands import Island
-from qcompiler.backends.integer.kernels import KERNELS, LAYERS, Call, channels_second, layer_multiplier
+from qcompiler.backends.integer.kernels import KERNELS, LAYERS, Call, channels_second, layer_multiplier, layer_reach
 from qcompiler.backends.integer.liveness import NUMPY_TYPES, core_of
 from qcompiler.backends.integer.planned import Arena, Plan
 from qcompiler.backends.integer.program import Memory, ProgramFiles, Tensor
@@ -74,12 +74,16 @@ class Sums:
         sums: The accumulators, int64, channels last.
         multiplier: One, or one per channel; None for modes that only shift.
         exponent: The same; None for float multipliers.
+        terms: Products of one sum, and its bias.
+        magnitude: Bound on the sum of the magnitudes of these terms.
     """
 
     call: Call
     sums: Array
     multiplier: Array | None
     exponent: Array | None
+    terms: int
+    magnitude: int
 
     def logical(self, array: Array) -> Array:
         """Something in the shape of `sums` in the logical order of the result."""
@@ -254,7 +258,8 @@ class Executor:
         if any(operand not in found for operand in call.instruction.inputs):
             return None
         arrays = [found[operand] for operand in call.instruction.inputs]
-        return Sums(call, LAYERS[call.instruction.op](call, arrays), *layer_multiplier(call, arrays))
+        sums = LAYERS[call.instruction.op](call, arrays)
+        return Sums(call, sums, *layer_multiplier(call, arrays), *layer_reach(call, arrays))
 
     def clamped(self, name: str, codes: Array) -> Array:
         """What the instruction `int_clamp` that gives `name` makes of `codes`."""

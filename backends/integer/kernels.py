@@ -114,6 +114,14 @@ def _multiplier(arrays: Sequence[Array], first: int) -> tuple[Array | None, Arra
     return arrays[first], arrays[first + 1] if len(arrays) > first + 1 else None
 
 
+def layer_reach(call: Call, arrays: Sequence[Array]) -> tuple[int, int]:
+    """Terms of each sum of a layer, its bias among them, and a bound on the sum of their magnitudes."""
+    weight, bias = _weight(call, arrays), np.abs(arrays[2].astype(np.int64))
+    terms = weight.size // max(1, bias.size)
+    largest = [int(np.abs(item).max(initial=0)) for item in (weight, _steps(call, arrays, 0), bias)]
+    return terms + 1, terms * largest[0] * largest[1] + largest[2]
+
+
 def _scalar_multiplier(arrays: Sequence[Array], first: int) -> tuple[Array | None, Array | None]:
     """The same where there is one for the tensor, which need not broadcast with its last axis."""
     multiplier, exponent = (None if part is None else part[0] for part in _multiplier(arrays, first))
