@@ -34,7 +34,7 @@ def c_program(folder: Path, images: Array) -> tuple[Run, str]:
     name, (given,), taken = contract["name"], contract["inputs"], contract["outputs"][0]
     library = ctypes.CDLL(str(folder / "model.so"))
     order = (0, 2, 3, 1) if contract["layout"] == "NHWC" else (0, 1, 2, 3)
-    x = np.ascontiguousarray(images[:1].transpose(order), np.float32)
+    x = np.asarray(images[:1].transpose(order), np.float32, order="C")
     axes = order if len(taken["shape"]) == 4 else range(len(taken["shape"]))
     y = np.zeros([taken["shape"][axis] for axis in axes], np.float32)
     quantize, run = getattr(library, f"{name}_quantize_input_{given['index']}"), getattr(library, f"{name}_run")
@@ -97,7 +97,7 @@ def openvino_int8(folder: Path, images: Array) -> tuple[Run, str]:
     compiled = openvino.compile_model(
         quantized, "CPU", {"INFERENCE_NUM_THREADS": 1, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
     )
-    request, x = compiled.create_infer_request(), np.ascontiguousarray(images[:1])
+    request, x = compiled.create_infer_request(), np.asarray(images[:1], order="C")
 
     def once() -> Array:
         return np.asarray(request.infer([x], share_inputs=True, share_outputs=True)[0])

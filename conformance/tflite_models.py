@@ -41,7 +41,7 @@ class _Model:
 
     @staticmethod
     def physical(array: Array) -> Array:
-        return np.ascontiguousarray(array.transpose(_NHWC)) if array.ndim == 4 else array
+        return np.asarray(array.transpose(_NHWC), order="C") if array.ndim == 4 else array
 
     def add(self, name: str, array: Array, like: Tensor, *, constant: bool = False, axis: int = 0) -> None:
         """An operand: an activation, or a constant of the model."""

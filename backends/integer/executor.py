@@ -167,7 +167,7 @@ class Executor:
                 memory.write(name, self._store(result if replace is None else replace(name, result)))
             memory.end(first)
         return [
-            np.ascontiguousarray(self._constants[n] if n in self._constants else self._load(memory.read(n)))
+            np.asarray(self._constants[n] if n in self._constants else self._load(memory.read(n)), order="C")
             for n in self.program.outputs
         ]
 
@@ -237,7 +237,7 @@ class Executor:
         )
         found = {**self._constants, **seen, **given}
         return [
-            array if name == inner else np.ascontiguousarray(found[inner])
+            array if name == inner else np.asarray(found[inner], order="C")
             for name, inner, array in zip(program.outputs, core.taken, outputs, strict=True)
         ]
 
@@ -270,7 +270,7 @@ class Executor:
         """Into physical order."""
         if array.ndim == 4 and self.program.layout == "NHWC":
             array = array.transpose(_TO_NHWC)
-        return np.ascontiguousarray(array)
+        return np.asarray(array, order="C")
 
     def _load(self, array: Array) -> Array:
         """A view in logical order."""

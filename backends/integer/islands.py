@@ -39,7 +39,7 @@ def load(files: ProgramFiles, name: str) -> Island:
     def run(arrays: Sequence[Array]) -> list[Array]:
         with torch.no_grad():
             # Contiguous, as the interpreter has them: what a kernel of torch sums follows the order of the strides.
-            inputs = [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]
+            inputs = [torch.from_numpy(np.asarray(array, order="C")) for array in arrays]
             return [tensor.contiguous().numpy() for tensor in interpret_with(graph, inputs, evaluate_node)]
 
     return run

@@ -111,7 +111,7 @@ class Arena:
             self.outside[name] = array
             return
         begin = self.plan.spans[name][0]
-        self.bytes[begin : begin + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        self.bytes[begin : begin + array.nbytes] = np.asarray(array, order="C").reshape(-1).view(np.uint8)
 
     def _overwrite(self, spans: Iterable[Span]) -> None:
         for begin, end in spans:

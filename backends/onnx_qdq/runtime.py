@@ -88,7 +88,9 @@ class Session:
     def run_named(self, inputs: Mapping[str, Array]) -> list[Array]:
         """The outputs for arrays by input name."""
         try:
-            results: list[Array] = self._session.run(None, dict(inputs))
+            # Arithmetic on arrays without axes gives NumPy scalars, which the runtime does not take.
+            given = {name: np.asarray(array) for name, array in inputs.items()}
+            results: list[Array] = self._session.run(None, given)
         except Exception as error:
             raise InputError(f"ONNX Runtime does not run on these inputs: {_one_line(error)}") from error
         return results

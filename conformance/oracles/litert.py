@@ -78,7 +78,7 @@ def build(description: Json, arrays: dict[str, Any]) -> bytes:
         buffer = 0
         if "data" in tensor:
             held = schema.BufferT()
-            held.data = np.frombuffer(np.ascontiguousarray(arrays[tensor["data"]]).tobytes(), np.uint8)
+            held.data = np.frombuffer(np.asarray(arrays[tensor["data"]], order="C").tobytes(), np.uint8)
             model.buffers.append(held)
             buffer = len(model.buffers) - 1
         places[name] = len(graph.tensors)

@@ -201,7 +201,7 @@ class Binary:
             array = array.take(at, axis)
         order = physical_axes(array.ndim, self.contract["layout"])
         kind = np.dtype("f4" if real else NUMPY[item["type"]]).newbyteorder("<")
-        return np.ascontiguousarray(array.transpose(order)).astype(kind).tobytes()
+        return np.asarray(array.transpose(order), order="C").astype(kind).tobytes()
 
     def _parse(self, data: bytes, runs: int, images: int, *, real: bool) -> Trace:
         ends, steps = self.contract["outputs"], self.contract["steps"] if self.trace else []

@@ -86,7 +86,7 @@ def filled(items: Sequence[str], indent: str, first: str | None = None) -> str:
 
 def elements(array: Array) -> str:
     """The elements of an array, separated by commas, in lines."""
-    flat = np.ascontiguousarray(array).reshape(-1)
+    flat = np.asarray(array, order="C").reshape(-1)
     if flat.dtype.itemsize == 1:
         table, first = _BYTES[flat.dtype.str[1:]], -128 if flat.dtype.kind == "i" else 0
         words = [table[at] for at in (flat.astype(np.int16) - first).tolist()]

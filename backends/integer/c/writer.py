@@ -158,7 +158,7 @@ class Writer:
             ctype: Element type in C, which holds them all.
             note: What it is.
         """
-        packed = np.ascontiguousarray(array).astype(NUMPY[ctype])
+        packed = np.asarray(array, order="C").astype(NUMPY[ctype])
         key = (ctype, hashlib.sha256(repr(packed.shape).encode() + packed.tobytes()).digest())
         if key not in self.constants:
             self._uses[source] = uses = self._uses.get(source, 0) + 1
