@@ -30,10 +30,11 @@ from qcompiler.errors import (
     UnsupportedError,
     VerificationError,
 )
-from qcompiler.ir import tree
+from qcompiler.ir import calls
 from qcompiler.ir.graph import Module
 from qcompiler.ir.interpret import check_inputs
 from qcompiler.ir.rewrite import Record
+from qcompiler.ir.settings import own_defaults
 from qcompiler.ir.types import Stage
 from qcompiler.module import QuantizedModule
 from qcompiler.passes import Pass, PassContext, PassManager
@@ -96,23 +97,32 @@ class Compiled:
     diagnostics: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
 
-    def simulate(self, *inputs: object) -> object:
+    @own_defaults()
+    def simulate(self, *inputs: object, **named: object) -> object:
         """Exact evaluation on integer codes: what the device will compute, in the model's own output tree.
 
         Args:
-            inputs: The model's arguments, float.
+            inputs: The model's arguments by position, float: tensors, or NumPy arrays.
+            named: Others, by name.
+
+        Returns:
+            The outputs: tensors where tensors were given, arrays where arrays were.
 
         Raises:
-            InputError: They do not fit the model.
+            InputError: The inputs do not fit the model, mix tensors and arrays, or hold an empty batch.
         """
         graph = self.quantized.main
+        call = calls.bind(graph.input_tree, graph.input_names, inputs, named)
         with torch.no_grad():
-            results = simulate(graph, tree.match(graph.input_tree, inputs), self.target.arithmetic)
-        return tree.unflatten(graph.output_tree, [item.real() if isinstance(item, Codes) else item for item in results])
+            results = simulate(graph, call.tensors, self.target.arithmetic)
+        return call.results(graph.output_tree, [item.real() if isinstance(item, Codes) else item for item in results])
 
-    def run(self, *inputs: object) -> object:
-        """The integer program in its executor, outputs dequantized, in the model's own output tree."""
-        return self.artifact.run(*inputs)
+    def run(self, *inputs: object, **named: object) -> object:
+        """The integer program in its executor, outputs dequantized, in the model's own output tree.
+
+        The arguments are those of `simulate`.
+        """
+        return self.artifact.run(*inputs, **named)
 
     def run_integer(self, *codes: Tensor) -> list[Tensor]:
         """The integer program from codes to codes; see `Artifact.run_integer`."""
@@ -125,6 +135,7 @@ class Compiled:
         """
         return QuantizedModule(self.quantized, self.target.arithmetic).eval()
 
+    @own_defaults()
     def verify(self, *inputs: object, seed: int = 0) -> Report:
         """Compare the forms on `inputs`, or on those of the compile.
 
@@ -133,7 +144,9 @@ class Compiled:
             seed: Of the random codes.
         """
         graph = self.quantized.main
-        given = tree.match(graph.input_tree, inputs) if inputs else list(self.inputs)
+        given = list(self.inputs)
+        if inputs:
+            given = calls.bind(graph.input_tree, graph.input_names, inputs, {}).tensors
         check_inputs(graph, given)
         return verify_forms(_forms(self.artifact, self.quantized, self.integer), given, self.target, seed=seed)
 
@@ -158,6 +171,7 @@ class Compiled:
         return self.artifact.save(output)
 
 
+@own_defaults()
 def compile(  # the field's word for it
     model: Model,
     target: str | Path | Target | None = None,
@@ -432,6 +446,7 @@ def _emit(
         onnx=onnx_qdq.emit(graph, onnx_qdq.OnnxOptions(**hardware.onnx.model_dump())),
         grids=grids.collect(graph, calibrated=quantized.main, about=about),
         input_tree=graph.input_tree,
+        input_names=tuple(graph.input_names),
         output_tree=graph.output_tree,
         pipeline=", ".join(filter(None, (start.pipeline, print_pipeline(chosen)))),
         passes=tuple(record.plain() for record in records),

@@ -21,11 +21,13 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -34,7 +36,8 @@ from qcompiler.backends.integer import Executor, Program, ProgramFiles, sum_of_t
 from qcompiler.csource import FOLDER, why_not_ours
 from qcompiler.errors import ArtifactError, EncodingsError, InputError, QCompilerError, TargetError
 from qcompiler.files import decode, exists, read_file
-from qcompiler.ir import tree
+from qcompiler.ir import calls, tree
+from qcompiler.ir.settings import own_defaults
 from qcompiler.ir.types import DType
 from qcompiler.manifest import SCHEMA, Manifest, Provenance, read_checked
 from qcompiler.passes.base import check_seed
@@ -77,6 +80,7 @@ class Artifact:
         c: Files of the folder `c/`; none where C cannot be written.
         without_c: Why there are none.
         grids: The encodings of all tensors, None in a folder of a release that did not write them.
+        input_names: Names of the model's arguments; none in a folder of a release that did not write them.
     """
 
     target: Target
@@ -92,6 +96,7 @@ class Artifact:
     c: Mapping[str, bytes] = field(default_factory=dict)
     without_c: str = ""
     grids: Encodings | None = None
+    input_names: tuple[str, ...] = ()
 
     @property
     def islands(self) -> tuple[dict[str, Any], ...]:
@@ -127,21 +132,25 @@ class Artifact:
         """
         return estimate(self.program, self.target)
 
-    def run(self, *inputs: object) -> object:
+    @own_defaults()
+    def run(self, *inputs: object, **named: object) -> object:
         """Run the integer program.
 
         Args:
-            inputs: The model's arguments, float.
+            inputs: The model's arguments by position, float: tensors, or NumPy arrays.
+            named: Others, by name.
 
         Returns:
-            Dequantized outputs in the model's own tree.
+            Dequantized outputs in the model's own tree: tensors where tensors were given, arrays where arrays were. An
+            artifact that was loaded has no classes of the model: it gives a namedtuple of the same fields for a
+            NamedTuple or a dataclass, and a plain tuple, list or dict for other classes of these.
 
         Raises:
-            InputError: The inputs do not fit the model.
+            InputError: The inputs do not fit the model, mix tensors and arrays, or hold an empty batch.
         """
-        leaves = tree.match(self.input_tree, inputs)
-        results = Executor(self.program).run([x.detach().cpu().numpy() for x in leaves])
-        return tree.unflatten(self.output_tree, [torch.from_numpy(array) for array in results])
+        call = calls.bind(self.input_tree, self.input_names, inputs, named)
+        results = Executor(self.program).run(_arrays(call.tensors))
+        return call.results(self.output_tree, [torch.from_numpy(array) for array in results])
 
     def run_integer(self, *codes: Tensor) -> list[Tensor]:
         """Run the integer program from codes to codes.
@@ -155,9 +164,12 @@ class Artifact:
         Raises:
             InputError: Their number, a shape or an element type does not fit.
         """
-        results = Executor(self.program).run_integer([x.detach().cpu().numpy() for x in codes])
+        if any(not x.numel() for x in codes):
+            raise InputError("the codes hold an empty batch", expected="at least one sample")
+        results = Executor(self.program).run_integer(_arrays(codes))
         return [torch.from_numpy(array) for array in results]
 
+    @own_defaults()
     def verify(self, *inputs: object, seed: int = 0) -> Report:
         """Compare the integer program with C and ONNX Runtime; the graphs do not travel with the files.
 
@@ -168,7 +180,9 @@ class Artifact:
         from qcompiler.verify import Forms, verify
 
         check_seed(seed)
-        leaves = tree.match(self.input_tree, inputs) if inputs else self._synthesized(seed)
+        leaves = self._synthesized(seed)
+        if inputs:
+            leaves = calls.bind(self.input_tree, self.input_names, inputs, {}).tensors
         reason = why_not_ours(self.program, self.c) if self.c else self.without_c
         c = {} if reason else self.c
         forms = Forms(self.program, self.onnx, c=c, without_c=reason, read_back=self.read_back)
@@ -229,6 +243,7 @@ class Artifact:
             "schema": SCHEMA,
             "target": json.loads(self.target.to_json()),
             "input_tree": self.input_tree,
+            "input_names": list(self.input_names),
             "output_tree": self.output_tree,
             "diagnostics": list(self.diagnostics),
             "verification": self.verification,
@@ -330,6 +345,7 @@ class Artifact:
             grids=grids,
             onnx=content[ONNX],
             input_tree=_tree(plain["input_tree"], "input_tree", len(program.program.inputs)),
+            input_names=known.input_names,
             output_tree=_tree(plain["output_tree"], "output_tree", len(program.program.outputs)),
             pipeline=provenance["pipeline"],
             passes=tuple(provenance["passes"]),
@@ -377,6 +393,24 @@ class Artifact:
             shape = [SAMPLES if size == -1 else size for size in declared.shape]
             tensors.append(torch.randn(shape, generator=generator).to(DType(declared.dtype).torch))
         return tensors
+
+
+def _arrays(tensors: Sequence[Tensor]) -> list[npt.NDArray[np.generic]]:
+    """The same numbers for NumPy.
+
+    Raises:
+        InputError: NumPy has no such tensors.
+    """
+    found = []
+    for index, tensor in enumerate(tensors):
+        try:
+            found.append(tensor.detach().cpu().numpy())
+        except (TypeError, RuntimeError, NotImplementedError):
+            kind = str(tensor.dtype if tensor.layout == torch.strided else tensor.layout).removeprefix("torch.")
+            raise InputError(
+                f"input {index} is a {kind} tensor", expected="a dense tensor of the model's type"
+            ) from None
+    return found
 
 
 def load(folder: str | Path) -> Artifact:

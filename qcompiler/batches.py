@@ -11,8 +11,11 @@ from torch.export import ExportedProgram
 
 from qcompiler.errors import CalibrationError, InputError
 from qcompiler.frontends.examples import bind_example, signature_of
+from qcompiler.frontends.precision import as_float32
+from qcompiler.ir import tree
 from qcompiler.ir.graph import Graph
 from qcompiler.ir.interpret import check_inputs
+from qcompiler.ir.settings import callers_defaults
 from qcompiler.storage.tensors import row_major
 
 Forward: TypeAlias = Callable[[nn.Module, object], object]
@@ -47,17 +50,19 @@ class Batches:
         self.model, self.data, self.forward, self.device = model, data, forward, device
         self.graph: Graph | None = None
         """What each batch is checked against, once it is known."""
-        self.example: dict[str, object] = {}
-        """The arguments of the model by name, for the batch that was read last."""
+        self.example: object = None
+        """The call of the model for the batch that was read last."""
+        self._given: list[torch.dtype] = []
+        """Its element types, before floating-point ones became float32."""
 
     def __iter__(self) -> Iterator[list[Tensor]]:
         index = -1
-        for index, item in enumerate(self.data):
+        for index, item in enumerate(_in_callers_defaults(self.data)):
             try:
                 tensors = [x.to(self.device) if self.device is not None else x for x in self._bind(item)]
                 tensors = [row_major(x) for x in tensors]  # the user's own strides must not show in any number
                 if self.graph is not None:
-                    check_inputs(self.graph, tensors)
+                    self.check(tensors)
             except InputError as error:
                 raise InputError(
                     error.found,
@@ -78,12 +83,44 @@ class Batches:
             if recorder.call is None:
                 raise InputError("forward= did not call the model")
             positional, keywords = recorder.call
-            item = dict(signature_of(self.model).bind(*positional, **keywords).arguments)
-        elif isinstance(item, tuple | list) and len(item) > 1 and len(signature_of(self.model).parameters) == 1:
+            item = signature_of(self.model).bind(*positional, **keywords)
+        elif isinstance(item, tuple | list) and len(item) > 1 and self._takes_one():
             item = item[0]
         binding = bind_example(self.model, item)
-        self.example = dict(binding.bound.arguments)
-        return binding.tensors
+        self.example = binding.bound
+        self._given = [x.dtype for x in binding.tensors]
+        return as_float32(binding.tensors)
+
+    def _takes_one(self) -> bool:
+        parameters = list(signature_of(self.model).parameters.values())
+        return len(parameters) == 1 and parameters[0].kind is not parameters[0].VAR_POSITIONAL
+
+    def check(self, tensors: list[Tensor]) -> None:
+        """Check the batch that was read last against the graph.
+
+        Raises:
+            InputError: A shape differs, or an element type, be it of the graph or as the model itself takes it.
+        """
+        assert self.graph is not None
+        outside = dict(tree.leaf_types(self.graph.input_tree))
+        for index, (tensor, given) in enumerate(zip(tensors, self._given, strict=True)):
+            expected = outside.get(index)
+            if given != tensor.dtype and (expected is None or given != expected.torch):
+                tensors = [*tensors[:index], tensor.to(given), *tensors[index + 1 :]]
+        check_inputs(self.graph, tensors)
+
+
+def _in_callers_defaults(data: Iterable[object]) -> Iterator[object]:
+    """The batches of `data`, made with the defaults of torch that the caller has set."""
+    with callers_defaults():
+        batches = iter(data)
+    end = object()
+    while True:
+        with callers_defaults():
+            item = next(batches, end)
+        if item is end:
+            return
+        yield item
 
 
 class _Recorder(nn.Module):

@@ -66,6 +66,7 @@ class Manifest(_Closed):
     input_tree: Any
     """Checked by `ir.tree.from_plain`."""
     output_tree: Any
+    input_names: tuple[str, ...] = ()
     diagnostics: tuple[str, ...]
     verification: Verification | None
     islands: tuple[Island, ...] = ()

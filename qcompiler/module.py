@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from qcompiler.ir import tree
+from qcompiler.ir import calls
 from qcompiler.ir.graph import Module
 from qcompiler.ir.homes import home_of
 from qcompiler.ir.interpret import interpret
+from qcompiler.ir.settings import own_defaults
 from qcompiler.quant.arithmetic import Arithmetic
 from qcompiler.validation.exact import Codes, simulate
 
@@ -40,20 +41,22 @@ class QuantizedModule(nn.Module):
                 home.register_buffer(leaf, value)
             self._homes[name] = (home, leaf)
 
-    def forward(self, *inputs: object) -> object:
+    @own_defaults()
+    def forward(self, *inputs: object, **named: object) -> object:
         """The model's outputs in its own output tree.
 
         Args:
-            inputs: The model's arguments.
+            inputs: The model's arguments, by position.
+            named: Others, by name.
 
         Raises:
             InputError: They do not fit the model.
         """
         graph = self._module.main
         self._module.tensors = {name: getattr(home, leaf) for name, (home, leaf) in self._homes.items()}
-        leaves = tree.match(graph.input_tree, inputs)
+        call = calls.bind(graph.input_tree, graph.input_names, inputs, named)
         if self.training:
-            return tree.unflatten(graph.output_tree, interpret(graph, leaves))
+            return call.results(graph.output_tree, interpret(graph, call.tensors))
         with torch.no_grad():
-            results = simulate(graph, leaves, self._arithmetic)
-        return tree.unflatten(graph.output_tree, [x.real() if isinstance(x, Codes) else x for x in results])
+            results = simulate(graph, call.tensors, self._arithmetic)
+        return call.results(graph.output_tree, [x.real() if isinstance(x, Codes) else x for x in results])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +15,12 @@ from qcompiler.batches import Forward
 from qcompiler.calibration.processes import processes
 from qcompiler.calibration.store import DEFAULT_MEMORY
 from qcompiler.errors import InputError, PipelineError
+from qcompiler.frontends.capture import copy_model
+from qcompiler.frontends.given import check_kind
+from qcompiler.frontends.wrappers import unwrap
 from qcompiler.ir.graph import Graph, Module
 from qcompiler.ir.rewrite import Record
+from qcompiler.ir.settings import own_defaults
 from qcompiler.ir.types import Stage
 from qcompiler.passes import Pass, PassContext, PassManager
 from qcompiler.passes.base import Override
@@ -100,6 +103,7 @@ class QATModule(TrainingModule):
         FitBiases().run(module.main, PassContext(self.target))
 
 
+@own_defaults()
 def prepare_qat(
     model: Model,
     target: str | Path | Target = "int8_dsp",
@@ -156,7 +160,8 @@ def prepare_qat(
         QCompilerError: One subclass per kind of cause.
     """
     hardware = load_target(target)
-    source = _in_eval_mode(load_model(model))
+    unwrapped, notes = unwrap(load_model(model))
+    source = _in_eval_mode(check_kind(unwrapped))
     if forward is not None and (calibration_data is None or not isinstance(source, nn.Module)):
         raise InputError("forward= is given without calibration data and a module to call", fix="Leave it out.")
     chosen = _passes(effort, passes, pipeline, hardware, has_data=calibration_data is not None)
@@ -192,7 +197,7 @@ def prepare_qat(
         records=records,
         pipeline=print_pipeline(chosen),
         samples=context.samples[0],
-        diagnostics=start.diagnostics,
+        diagnostics=[*notes, *start.diagnostics],
         name=start.name,
     )
     trained.train()
@@ -302,7 +307,7 @@ def _in_eval_mode(model: nn.Module | ExportedProgram) -> nn.Module | ExportedPro
     """`model`, or a copy of it in eval mode."""
     if not isinstance(model, nn.Module) or not any(item.training for item in model.modules()):
         return model
-    return copy.deepcopy(model).eval()
+    return copy_model(model).eval()
 
 
 def _parameters(model: object) -> list[tuple[str, nn.Parameter]]:

@@ -16,8 +16,10 @@ from qcompiler.calibration.spool import reiterable
 from qcompiler.errors import InputError, NotSupportedYetError
 from qcompiler.exported import load_exported
 from qcompiler.frontends import capture
+from qcompiler.frontends.finite import check_finite
+from qcompiler.frontends.given import check_kind, parse_device
+from qcompiler.frontends.wrappers import unwrap
 from qcompiler.ir.graph import Graph, Module
-from qcompiler.ir.interpret import check_inputs
 from qcompiler.ir.rewrite import Record
 from qcompiler.passes import PassContext
 from qcompiler.storage.tensors import row_major
@@ -41,23 +43,32 @@ class Request:
 
 def captured(request: Request, context: PassContext) -> Start:
     """The model as a graph; the data goes into the context."""
+    unwrapped, notes = unwrap(request.model)
+    model = check_kind(unwrapped)
+    device = None if request.device is None else parse_device(request.device)
     first, source, example_inputs = None, None, request.example_inputs
     if request.calibration_data is not None:
-        source = Batches(request.model, request.calibration_data, request.forward, request.device)
+        source = Batches(model, request.calibration_data, request.forward, device)
         once = iter(request.calibration_data) is request.calibration_data
         context.calibration = reiterable(source, once=once)
         first = next(iter(context.calibration))
         if example_inputs is None:
             example_inputs = source.example
-    found = capture(request.model, example_inputs, device=request.device)
+    found = capture(model, example_inputs, device=device)
     graph = found.module.main
-    if source is not None:
+    if source is not None and first is not None:
         source.graph = graph
-        check_inputs(graph, first or [])
+        source.check(first)
     inputs = found.inputs if first is None else first
     context.samples = [samples_of(graph, inputs, first is None, context.seed)]
-    name = "model" if isinstance(request.model, ExportedProgram) else type(request.model).__name__
-    return Start(found.module, found.diagnostics, name=name)
+    if first is None:
+        fix = "Give calibration_data on which it gives finite numbers."
+        check_finite(graph, context.samples[0], "inputs that are drawn at random", fix)
+    else:
+        fix = "Run the model in torch on this batch and look at this call, or leave the batch out."
+        check_finite(graph, context.samples[0], "the first batch of the calibration data", fix)
+    name = "model" if isinstance(model, ExportedProgram) else type(model).__name__
+    return Start(found.module, [*notes, *found.diagnostics], name=name)
 
 
 @dataclass(frozen=True)

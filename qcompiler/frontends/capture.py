@@ -21,9 +21,15 @@ from qcompiler.frontends import fx as fx_route
 from qcompiler.frontends.compare import compare
 from qcompiler.frontends.convert import BATCH_BOUNDS, build
 from qcompiler.frontends.examples import WAYS, Binding, bind_example, find_example_inputs
+from qcompiler.frontends.finite import check_result, is_finite
+from qcompiler.frontends.given import check_kind, check_mode, parse_device
 from qcompiler.frontends.locations import failing_line
+from qcompiler.frontends.precision import OTHER_FLOATS, Float32, as_float32, convert, types_of
 from qcompiler.frontends.trace import Trace
+from qcompiler.frontends.wrappers import unwrap
+from qcompiler.ir import tree
 from qcompiler.ir.graph import Module
+from qcompiler.ir.settings import own_defaults
 
 Route: TypeAlias = Literal["fx", "export", "given"]
 
@@ -69,27 +75,122 @@ def capture(
         CaptureError: The model can be traced in no way, or the graph does not compute what the model does.
         UnsupportedError: The model calls a function that has no operator.
     """
-    _check_kind(model)
+    unwrapped, notes = unwrap(model)
+    model = check_kind(unwrapped)
     binding = bind_example(model, find_example_inputs(model) if example_inputs is None else example_inputs)
-    with _undisturbed(), torch.no_grad():
+    with _undisturbed(), own_defaults(), torch.no_grad():
         if isinstance(model, ExportedProgram):
-            return _capture_program(model, binding, device)
-        _check_mode(model)
-        target = _device(model, binding, device)
-        binding = _moved(binding, target)
-        with torch.random.fork_rng(devices=[target] if target.type == "cuda" else []), _plain(target):
-            own = _copy(model).to(target)
-            reference = _Reference(_copy(own, share_parameters=True), binding)
-            dynamic = reference.batches is not None
-            trace, route = _trace(own, binding, dynamic)
+            found = _capture_program(model, binding, device)
+        else:
+            found = _capture_module(model, binding, device)
+    found.diagnostics[:0] = notes
+    return found
+
+
+def _capture_module(model: nn.Module, given: Binding, device: torch.device | str | None) -> Capture:
+    check_mode(model)
+    target = _device(model, given, device)
+    given = given.with_tensors([x.to(target) for x in given.tensors])
+    with torch.random.fork_rng(devices=[target] if target.type == "cuda" else []), _plain(target):
+        own = copy_model(model).to(target)
+        precision = _Precision(own, given, target)
+        with precision.mode:
+            reference = _Reference(copy_model(own, share_parameters=True), precision.binding)
+        precision.look(own)
+        reference.is_float32 = precision.differs
+        dynamic = reference.batches is not None
+        with precision.mode if precision.differs else contextlib.nullcontext():
+            trace, route = _trace(own, precision.binding, dynamic)
             try:
-                return _finish(trace, route, reference)
+                found = _finish(trace, route, reference)
             except UnsupportedError as error:
-                taken_apart = _taken_apart(_copy(own), route, reference, dynamic)
+                taken_apart = _taken_apart(copy_model(own), route, reference, dynamic)
                 if taken_apart is None:
                     raise
                 taken_apart.diagnostics.append(f"Captured by torch.export, for by torch.fx {error.found}.")
-                return taken_apart
+                found = taken_apart
+        precision.note(found)
+    return found
+
+
+def _capture_program(program: ExportedProgram, given: Binding, device: torch.device | str | None) -> Capture:
+    try:
+        model = program.module()
+    except Exception as error:  # whatever torch finds wrong in a program that was changed
+        raise InputError(
+            f"the exported program cannot be run: {_first_line(error)}", fix="Export the model again."
+        ) from error
+    target = _device(model, given, None)
+    if device is not None and parse_device(device) != target:
+        raise InputError(
+            f"the exported program lives on {target}, not on {device}",
+            fix="Export the model from the device where it shall run.",
+        )
+    with torch.random.fork_rng(devices=[target] if target.type == "cuda" else []), _plain(target):
+        trace = export_route.trace_program(program, None)
+        found = _finish(trace, "given", _Reference(model, given, trace.bounds or BATCH_BOUNDS))
+    tensors = found.module.tensors
+    for name in tensors:
+        tensors[name] = tensors[name].clone()
+    return found
+
+
+class _Precision:
+    """The floating-point types of a model, which becomes one of float32.
+
+    Args:
+        model: A model of ours to keep: its tensors become float32.
+        given: The call as the caller makes it.
+        device: Where the model runs.
+
+    Raises:
+        InputError: The model does not run on these inputs as it is.
+    """
+
+    def __init__(self, model: nn.Module, given: Binding, device: torch.device) -> None:
+        self.given, self.mode = given, Float32(device)
+        self.types = types_of(model)
+        self.differs = bool(self.types) or any(x.dtype in OTHER_FLOATS for x in given.tensors)
+        self.result: object = None
+        """What the model gives in its own types; None where torch cannot tell."""
+        if self.differs:
+            self.result = self._result(copy_model(model))
+            convert(model)
+        self.binding = given.with_tensors(as_float32(given.tensors))
+
+    def _result(self, model: nn.Module) -> object:
+        try:
+            return _run(model, self.given)
+        except InputError as error:
+            # torch lacks some functions for halves on the CPU: the model may be made for another device.
+            if "not implemented for" not in str(error.__cause__):
+                raise
+            return None
+
+    def look(self, model: nn.Module) -> None:
+        """After a run in float32: whether the forward asks for other types."""
+        if self.mode.found and not self.differs:
+            self.differs, self.result = True, self._result(copy_model(model))
+
+    def note(self, found: Capture) -> None:
+        """Let the trees of the graph tell the types that the caller gives and gets."""
+        if not self.differs:
+            return
+        graph = found.module.main
+        inputs = [x.dtype if x.dtype in OTHER_FLOATS else None for x in self.given.tensors]
+        graph.input_tree = tree.with_types(graph.input_tree, inputs)
+        if self.result is None:
+            common = next((x for x in inputs if x is not None), None)
+            outputs = [common if value.type.dtype.is_float else None for value in graph.outputs]
+        else:
+            leaves, _ = tree.flatten(self.result, "model's result", values=True)
+            outputs = [x.dtype if x.dtype in OTHER_FLOATS else None for x in leaves]
+        graph.set_outputs(graph.outputs, tree.with_types(graph.output_tree, outputs))
+        names = [str(x).removeprefix("torch.") for x in (*inputs, *outputs) if x is not None]
+        found.diagnostics.append(
+            f"The model computes in {' and '.join(dict.fromkeys([*self.types, *names, *self.mode.found]))}; "
+            "it is compiled in float32, and what goes in and comes out keeps its type."
+        )
 
 
 def _taken_apart(model: nn.Module, route: Route, reference: _Reference, dynamic: bool) -> Capture | None:
@@ -111,19 +212,26 @@ class _Reference:
 
     def __init__(self, model: nn.Module, binding: Binding, bounds: tuple[int, int] = BATCH_BOUNDS) -> None:
         self.model, self.binding, self.bounds = model, binding, bounds
+        self.is_float32 = False
+        """Whether other floating-point types are float32 here."""
+        held = {name: x.clone() for name, x in model.named_buffers()}
         self.results = [(binding.tensors, _run(model, binding))]
+        check_result(model, binding, self.results[0][1])
         self.batches: tuple[int, int] | None = None
         self.why_fixed = "no input has a batch axis"
-        batch = binding.batch
-        if batch is None:
-            return
+        if binding.batch is not None:
+            self._find_batches(binding.batch)
+        self.written = [name for name, x in model.named_buffers() if name not in held or not torch.equal(x, held[name])]
+        """Buffers to which the forward writes."""
+
+    def _find_batches(self, batch: int) -> None:
         for other in (batch + 1, batch - 1):
             if other and self._runs(other):
                 self.batches = (batch, other)
                 break
         else:
             return
-        low, high = bounds
+        low, high = self.bounds
         if low in self.batches:
             third = max(self.batches) + 1
             self.bounds = (low, high if third <= high and self._runs(third) else max(self.batches))
@@ -133,18 +241,37 @@ class _Reference:
     def _runs(self, batch: int) -> bool:
         tensors = self.binding.resized(batch)
         try:
-            self.results.append((tensors, self.binding.call(self.model, tensors)))
+            result = self.binding.call(self.model, tensors)
         except Exception as error:  # whatever the model raises on a batch size that it was not made for
             self.why_fixed = _first_line(error)
             return False
+        if not is_finite(result):
+            self.why_fixed = f"it gives NaN or infinity at {batch}"
+            return False
+        self.results.append((tensors, result))
         return True
 
 
 def _finish(trace: Trace, route: Route, reference: _Reference) -> Capture:
     binding = reference.binding
+    trace.is_float32 = reference.is_float32
     module, diagnostics = build(trace, binding, reference.batches, reference.bounds)
     for tensors, result in reference.results:
-        compare(module.main, reference.model, binding, tensors, result)
+        try:
+            compare(module.main, reference.model, binding, tensors, result)
+        except CaptureError as error:
+            if not reference.written:
+                raise
+            raise CaptureError(
+                f"the result of the model depends on {reference.written[0]!r}, to which its forward writes",
+                where=error.where,
+                expected="a forward that does the same at every call",
+                fix="Return the new value instead of keeping it.",
+            ) from error
+    if reference.written:
+        names = ", ".join(map(repr, reference.written))
+        diagnostics.append(f"The forward writes to {names}, which no result depends on: the writes are left out.")
+    module.main.set_outputs(module.main.outputs, _own_nesting(reference.results[0][1]))
     if reference.batches is None:
         size = "" if binding.batch is None else f" to {binding.batch}"
         diagnostics.insert(
@@ -179,26 +306,24 @@ def _trace(model: nn.Module, binding: Binding, dynamic: bool) -> tuple[Trace, Ro
         ) from error
 
 
-def _capture_program(program: ExportedProgram, binding: Binding, device: torch.device | str | None) -> Capture:
+def _own_nesting(result: object) -> tree.Tree:
+    """How the model's result nests, in its own classes.
+
+    Raises:
+        CaptureError: A class of it cannot be made from what it holds.
+    """
+    leaves, nesting = tree.flatten(result, "model's result", values=True)
     try:
-        model = program.module()
-    except Exception as error:  # whatever torch finds wrong in a program that was changed
-        raise InputError(
-            f"the exported program cannot be run: {_first_line(error)}", fix="Export the model again."
-        ) from error
-    target = _device(model, binding, None)
-    if device is not None and _parsed(device) != target:
-        raise InputError(
-            f"the exported program lives on {target}, not on {device}",
-            fix="Export the model from the device where it shall run.",
+        again, found = tree.flatten(tree.unflatten(nesting, leaves), "model's result", values=True)
+        reason = "" if found == nesting and len(again) == len(leaves) else "it holds something else then"
+    except Exception as error:  # whatever the constructor of the user's class raises
+        reason = _first_line(error)
+    if reason:
+        raise CaptureError(
+            f"the model returns a {type(result).__name__} that cannot be made from its fields: {reason}",
+            expected="tensors in tuples, lists, dicts, NamedTuples and dataclasses",
         )
-    with torch.random.fork_rng(devices=[target] if target.type == "cuda" else []), _plain(target):
-        trace = export_route.trace_program(program, None)
-        captured = _finish(trace, "given", _Reference(model, binding, trace.bounds or BATCH_BOUNDS))
-    tensors = captured.module.tensors
-    for name in tensors:
-        tensors[name] = tensors[name].clone()
-    return captured
+    return nesting
 
 
 def _run(model: nn.Module, binding: Binding) -> object:
@@ -238,46 +363,10 @@ def _run(model: nn.Module, binding: Binding) -> object:
     return result
 
 
-def _check_kind(model: object) -> None:
-    if isinstance(model, ExportedProgram):
-        return
-    if isinstance(model, torch.jit.ScriptModule):
-        raise InputError("the model is a TorchScript module", fix="Give the module it was made from.")
-    if not isinstance(model, nn.Module):
-        what = model.__name__ if isinstance(model, type) else type(model).__name__
-        raise InputError(
-            f"the model is {'the class' if isinstance(model, type) else 'a'} {what}",
-            expected="an nn.Module, a GraphModule or an ExportedProgram",
-        )
-    if hasattr(model, "_orig_mod"):
-        raise InputError(
-            "the model is wrapped by torch.compile", fix="Give the module that was wrapped: model._orig_mod."
-        )
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if nn.parameter.is_lazy(tensor):
-            raise InputError(f"the parameter {name!r} has no shape yet", fix="Run the model once on real inputs.")
-        if tensor.is_meta:
-            raise InputError(
-                f"the parameter {name!r} is on the meta device and has no values", fix="Load the weights first."
-            )
-
-
-def _check_mode(model: nn.Module) -> None:
-    # A graph of torch calls has no mode of its own, nor have the bare modules that only hold the tensors of one.
-    training = [
-        name or "the model itself"
-        for name, module in model.named_modules()
-        if module.training and not isinstance(module, fx.GraphModule) and type(module) is not nn.Module
-    ]
-    if training:
-        shown = ", ".join(training[:3]) + (f" and {len(training) - 3} more" if len(training) > 3 else "")
-        raise InputError(f"modules are in train mode: {shown}", expected="eval mode", fix="Call model.eval() first.")
-
-
 def _device(model: nn.Module, binding: Binding, device: torch.device | str | None) -> torch.device:
     """Where to run: `device`, or where both the model and the example already are."""
     if device is not None:
-        return _parsed(device)
+        return parse_device(device)
     homes: dict[torch.device, str] = {}
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         homes.setdefault(tensor.device, name)
@@ -294,26 +383,7 @@ def _device(model: nn.Module, binding: Binding, device: torch.device | str | Non
     return home
 
 
-def _parsed(device: torch.device | str) -> torch.device:
-    """The device itself, with its index.
-
-    Raises:
-        InputError: There is no such device here.
-    """
-    try:
-        return torch.empty(0, device=device).device
-    except Exception as error:  # torch raises RuntimeError or AssertionError, by the kind of device
-        raise InputError(
-            f"the device is {str(device)!r}: {_first_line(error)}", expected="a device of this machine"
-        ) from error
-
-
-def _moved(binding: Binding, device: torch.device) -> Binding:
-    tensors = [x.to(device) for x in binding.tensors]
-    return Binding(binding.nest(tensors), tensors, binding.tree)
-
-
-def _copy(model: nn.Module, share_parameters: bool = False) -> nn.Module:
+def copy_model(model: nn.Module, share_parameters: bool = False) -> nn.Module:
     """A deep copy whose forward may do what it likes.
 
     Raises:

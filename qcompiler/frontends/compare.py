@@ -49,7 +49,7 @@ def compare(graph: Graph, model: nn.Module, binding: Binding, tensors: Sequence[
     Raises:
         CaptureError: They differ; the first module that differs is named.
     """
-    expected, expected_tree = tree.flatten(result, "model's result")
+    expected, expected_tree = tree.flatten(result, "model's result", values=True)
     values: list[tuple[str, Tensor]] = []
 
     def observe(value: Value, tensor: Tensor) -> None:
@@ -61,7 +61,7 @@ def compare(graph: Graph, model: nn.Module, binding: Binding, tensors: Sequence[
         found = interpret(graph, [x.clone() for x in tensors])
     except InputError as error:
         raise CaptureError(f"the captured graph refuses{batch}: {error.found}", expected=error.expected) from error
-    if expected_tree == graph.output_tree and all(map(is_close, found, expected)):
+    if tree.same_nesting(expected_tree, graph.output_tree) and all(map(is_close, found, expected)):
         return
     interpret(graph, [x.clone() for x in tensors], observe)
     where, described = _first_difference(values, model, binding, tensors)

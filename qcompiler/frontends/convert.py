@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any, cast
 
 import torch
@@ -18,6 +19,7 @@ from qcompiler.errors import CaptureError, UnsupportedError
 from qcompiler.frontends.builder import Builder, Observed, Refusal
 from qcompiler.frontends.custom import FIELDS, keep
 from qcompiler.frontends.examples import Binding
+from qcompiler.frontends.precision import plain_dtype
 from qcompiler.frontends.rules import RULES
 from qcompiler.frontends.table import plain_name, unknown
 from qcompiler.frontends.trace import Leaf, Recorder, Result, Shares, Trace, location, record
@@ -75,6 +77,8 @@ class _Conversion:
         self.environment: dict[fx.Node, object] = {}
         self.named: set[fx.Node] = set()
         """Nodes that a parameter or a buffer takes part in."""
+        self.written: dict[str, Refusal] = {}
+        """Parameters and buffers to which a call has written: reading one afterwards is refused."""
         self.diagnostics: list[str] = []
 
     def run(self) -> tuple[Module, list[str]]:
@@ -104,7 +108,7 @@ class _Conversion:
             graph.bounds[BATCH] = (low, high)
             if (low, high) != BATCH_BOUNDS:
                 self.diagnostics.append(f"The graph holds for batch sizes from {low} to {high}, as the model does.")
-        graph.input_tree, graph.input_names = self.binding.tree, self.binding.names
+        graph.input_tree, graph.input_names = self.binding.tree, self.binding.labels
         return [
             graph.add_input(name, TensorType(DType.of(x.dtype), self._shape(tuple(x.shape), tuple(y.shape), name)))
             for name, x, y in zip(self.binding.tensor_names(), self.runs[0], self.runs[-1], strict=True)
@@ -170,9 +174,10 @@ class _Conversion:
 
     def _attribute(self, node: fx.Node) -> object:
         try:
-            return self.trace.attribute(str(node.target))
+            leaf = self.trace.attribute(str(node.target))
         except CaptureError as error:
             return Refusal(error)
+        return self.written.get(leaf.ref, leaf)
 
     def _call(self, node: fx.Node) -> None:
         place = location(node)
@@ -183,22 +188,19 @@ class _Conversion:
                 result = tuple(result)  # what a model returns keeps its form
             self.environment[node] = result
         except (CaptureError, UnsupportedError) as error:
-            if node.name in self.first.writes:
+            if node.name in self.first.writes and not self._writes_to_model(node):
                 raise
             self.environment[node] = Refusal(error)
+            self._note_write(node, None, where)
         else:
             self._note_write(node, result, where)
 
     def _converted(self, node: fx.Node, place: Location, where: str) -> object:
         """What the call of `node` gives: operands, numbers, and refusals of what cannot be used."""
         function = plain_name(node.target)
-        if node.name in self.first.reads and self.first.results[node.name] is not None:
-            raise CaptureError(
-                f"{function} reads a number from the values of the model's inputs",
-                where=where,
-                expected="a forward that does the same for all values of its inputs",
-                fix="Keep it a tensor: leave out item(), float() and the like.",
-            )
+        self._check_reads(node, function, where)
+        if is_dataclass(node.target):
+            return dict(self._resolve(node.kwargs))  # the model itself tells the class: see `capture`
         observed = self._merge(self.first.results[node.name], self.last.results[node.name], where)
         if not _tensors(observed):
             return self._written_part(node, function, where) if node.name in self.first.writes else observed
@@ -207,7 +209,7 @@ class _Conversion:
         if function in ("getattr", "getitem") and isinstance(node.args[0], fx.Node):
             held, key = self.environment[node.args[0]], self._resolve(node.args[1])
             if isinstance(held, list | tuple | dict):  # another part of it may stand for what cannot be used
-                return operator.getitem(held, FIELDS.get(key, key) if function == "getattr" else key)
+                return _part(held, key, named=function == "getattr")
         arguments, keywords = self._resolve(node.args), self._resolve(node.kwargs)
         if function == "getattr":
             function, arguments = str(arguments[1]), arguments[:1]
@@ -233,6 +235,15 @@ class _Conversion:
                 raise
             self.builder.location = place
             return keep(self.builder, node, arguments, keywords, observed, error)
+
+    def _check_reads(self, node: fx.Node, function: str, where: str) -> None:
+        if node.name in self.first.reads and self.first.results[node.name] is not None:
+            raise CaptureError(
+                f"{function} reads a number from the values of the model's inputs",
+                where=where,
+                expected="a forward that does the same for all values of its inputs",
+                fix="Keep it a tensor: leave out item(), float() and the like.",
+            )
 
     def _written_part(self, node: fx.Node, function: str, where: str) -> Leaf:
         """The tensor after a call that wrote to a part of it and gives nothing itself, such as `x[0] = 1`."""
@@ -261,14 +272,20 @@ class _Conversion:
         write = self.first.writes.get(node.name)
         if write is None:
             return
-        target = self.environment[write.target]
-        if isinstance(target, Leaf) and write.target.op in ("get_attr", "placeholder"):
-            raise UnsupportedError(
-                f"the forward writes to {target.ref or 'a constant'!r}",
-                where=where,
-                expected="a forward that leaves the model as it is: batch norms in eval mode, for one",
-                fix="Compute the new value in the forward and return it instead.",
+        if self._writes_to_model(node):
+            held = self.environment[write.target]
+            name = held.ref if isinstance(held, Leaf) else ""
+            refusal = Refusal(
+                UnsupportedError(
+                    f"the forward writes to {name or 'a constant'!r} and reads what it wrote",
+                    where=where,
+                    expected="a forward that leaves the model as it is: batch norms in eval mode, for one",
+                    fix="Compute the new value in the forward and return it instead.",
+                )
             )
+            self.written[name] = refusal
+            self.environment |= dict.fromkeys([node, write.target, *write.shares], refusal)
+            return
         view = Refusal(
             UnsupportedError(
                 f"{plain_name(node.target)} writes in place to memory that another tensor sees too",
@@ -278,6 +295,13 @@ class _Conversion:
         )
         for other, shares in write.shares.items():
             self.environment[other] = _rewritten(self.environment[other], shares, result, view)
+
+    def _writes_to_model(self, node: fx.Node) -> bool:
+        """Whether a call that writes does so to a parameter or buffer; a second write finds it refused already."""
+        target = self.first.writes[node.name].target
+        return isinstance(self.environment[target], Leaf | Refusal) and (
+            target.op == "get_attr" or target.name in self.trace.leaves
+        )
 
     def _constant(self, item: Any) -> Any:
         held = item.constant if isinstance(item, Observed) else None
@@ -289,7 +313,13 @@ class _Conversion:
         Raises:
             QCompilerError: One of them stands for what cannot be used.
         """
-        return _map(item, lambda part: _map(self.environment[part], _usable) if isinstance(part, fx.Node) else part)
+
+        def resolved(part: Any) -> Any:
+            if isinstance(part, fx.Node):
+                return _map(self.environment[part], _usable)
+            return plain_dtype(part) if self.trace.is_float32 else part
+
+        return _map(item, resolved)
 
     def _outputs(self, result: object) -> None:
         values: list[Value] = []
@@ -298,6 +328,8 @@ class _Conversion:
             match item:
                 case None:
                     return None
+                case bool() | int() | float():
+                    return ("value", item)
                 case Mapping():
                     return ("dict", [(str(key), walk(part, f"{path}[{key!r}]")) for key, part in item.items()])
                 case list() | tuple():
@@ -306,16 +338,25 @@ class _Conversion:
                 case Value() | Leaf():
                     values.append(self.builder.value(item))
                     return len(values) - 1
+            if is_dataclass(item) and not isinstance(item, type):
+                return walk({part.name: getattr(item, part.name) for part in fields(item)}, path)
             kind = type(item).__name__ if not hasattr(item, "free_symbols") else "size that follows the batch"
             raise CaptureError(
                 f"the model returns a {kind}",
                 where=f"result{path}",
-                expected="tensors in tuples, lists and dicts",
+                expected="tensors in tuples, lists, dicts, NamedTuples and dataclasses",
                 fix="Leave it out of what forward returns, or make it a tensor.",
             )
 
         output_tree = walk(result, "")
         self.graph.set_outputs(values, output_tree)
+
+
+def _part(held: Any, key: Any, *, named: bool) -> object:
+    """An item of a container, or what stands under a name in it."""
+    if named and hasattr(held, "_fields"):
+        return getattr(held, key)
+    return operator.getitem(held, FIELDS.get(key, key) if named else key)
 
 
 def _usable(item: Any) -> Any:

@@ -19,6 +19,9 @@ _FOUND_BATCH = 2
 """Batch of inputs made from a size alone. Not 1: torch treats sizes of 1 in ways of their own."""
 
 
+_STARS = {inspect._ParameterKind.VAR_POSITIONAL: "*", inspect._ParameterKind.VAR_KEYWORD: "**"}
+
+
 @dataclass(frozen=True)
 class Binding:
     """Arguments of a call of the model.
@@ -39,6 +42,12 @@ class Binding:
         return list(self.bound.arguments)
 
     @property
+    def labels(self) -> list[str]:
+        """The names as they stand in the signature: `*name` and `**name` for what takes any number of arguments."""
+        kinds = {name: parameter.kind for name, parameter in self.bound.signature.parameters.items()}
+        return [_STARS.get(kinds[name], "") + name for name in self.names]
+
+    @property
     def batch(self) -> int | None:
         """The first size of the first tensor that has one."""
         return next((int(x.shape[0]) for x in self.tensors if x.dim()), None)
@@ -51,6 +60,10 @@ class Binding:
             self.bound.signature,
             dict(zip(self.names, nested, strict=True)),
         )
+
+    def with_tensors(self, tensors: list[Tensor]) -> Binding:
+        """The call with other tensors."""
+        return Binding(self.nest(tensors), tensors, self.tree)
 
     def call(self, model: nn.Module, tensors: Sequence[Tensor]) -> object:
         """Run `model` on copies of `tensors`: a forward may write to its arguments."""
@@ -68,19 +81,13 @@ class Binding:
         """A name for each tensor: that of the parameter, with the path inside of it after a dot."""
         names: dict[int, str] = {}
 
-        def walk(item: object, name: str) -> None:
-            match item:
-                case int():
-                    names[item] = name
-                case ("dict", list() as parts):
-                    for key, part in parts:
-                        walk(part, f"{name}.{key}")
-                case (_, list() as parts):
-                    for index, part in enumerate(parts):
-                        walk(part, f"{name}.{index}")
+        def walk(item: tree.Tree, name: str) -> None:
+            if isinstance(item, int):
+                names[item] = name
+            for key, part in tree.children(item):
+                walk(part, f"{name}.{key}")
 
-        nested = self.tree[1] if isinstance(self.tree, tuple) else []
-        for name, item in zip(self.names, nested, strict=True):
+        for name, (_, item) in zip(self.names, tree.children(self.tree), strict=True):
             walk(item, name)
         return [names[index] for index in range(len(self.tensors))]
 
@@ -108,7 +115,7 @@ def bind_example(model: nn.Module | ExportedProgram, example_inputs: object) -> 
     Args:
         model: The model.
         example_inputs: A tensor, a tuple or list of arguments, or a dict: arguments by name when its keys are names of
-            parameters, else the only argument of a forward that takes one.
+            parameters, else the only argument of a forward that takes one. Or arguments that are bound already.
 
     Raises:
         InputError: The inputs are of another kind, do not fit the signature, hold no tensor, something that is no
@@ -143,6 +150,8 @@ def bind_example(model: nn.Module | ExportedProgram, example_inputs: object) -> 
 
 def _spread(signature: inspect.Signature, example: object) -> tuple[tuple[object, ...], dict[str, object]]:
     match example:
+        case inspect.BoundArguments():
+            return example.args, example.kwargs
         case Tensor():
             return (example,), {}
         case tuple() | list():
@@ -151,6 +160,8 @@ def _spread(signature: inspect.Signature, example: object) -> tuple[tuple[object
             parameters = signature.parameters.values()
             positional = [p for p in parameters if p.kind not in (p.KEYWORD_ONLY, p.VAR_KEYWORD)]
             required = [p for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
+            if any(p.kind is p.VAR_KEYWORD for p in parameters):  # any name fits, but for an argument that has to be
+                positional = [p for p in positional if p in required and p.kind is not p.VAR_POSITIONAL]
             if positional and len(required) <= 1 and not any(key in signature.parameters for key in example):
                 return (dict(example),), {}
             return (), {str(key): value for key, value in example.items()}

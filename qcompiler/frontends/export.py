@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -47,6 +47,25 @@ def export(model: nn.Module, binding: Binding, dynamic: bool) -> Trace:
     return trace_program(program, model)
 
 
+def _written(program: ExportedProgram) -> str | None:
+    """What `program` writes to, but for buffers whose new value takes no part in its results, such as counters."""
+    specs = program.graph_signature.output_specs
+    (output,) = program.graph.find_nodes(op="output")
+    ends = list(zip(specs, cast("Sequence[object]", output.args[0]), strict=True))
+    needed: set[fx.Node] = set()
+    open_ones = [end for spec, end in ends if spec.kind is OutputKind.USER_OUTPUT and isinstance(end, fx.Node)]
+    while open_ones:
+        node = open_ones.pop()
+        if node not in needed:
+            needed.add(node)
+            open_ones += node.all_input_nodes
+    for spec, end in ends:
+        unused = spec.kind is OutputKind.BUFFER_MUTATION and end not in needed
+        if spec.kind is not OutputKind.USER_OUTPUT and not unused:
+            return str(spec.target)
+    return None
+
+
 @contextlib.contextmanager
 def quiet_torch() -> Iterator[None]:
     """Without the log of torch.export, which logs what it then raises."""
@@ -73,10 +92,10 @@ def trace_program(program: ExportedProgram, model: nn.Module | None) -> Trace:
         UnsupportedError: The program writes to buffers, or takes arguments that are no tensors.
     """
     signature = program.graph_signature
-    written = [str(spec.target) for spec in signature.output_specs if spec.kind is not OutputKind.USER_OUTPUT]
-    if written:
+    written = _written(program)
+    if written is not None:
         raise UnsupportedError(
-            f"the program writes to {written[0]!r}",
+            f"the program writes to {written!r}",
             expected="a program that leaves the model as it is: batch norms exported in eval mode, for one",
             fix="Compute the new value in the forward and return it instead.",
         )
@@ -104,8 +123,11 @@ def trace_program(program: ExportedProgram, model: nn.Module | None) -> Trace:
         flat = _pytree.tree_flatten((call.args, call.kwargs))[0]
         return dict(zip(flat_names, flat, strict=True))
 
+    results = [index for index, spec in enumerate(signature.output_specs) if spec.kind is OutputKind.USER_OUTPUT]
+
     def nest(result: Any) -> object:
-        return _pytree.tree_unflatten(list(result), cast("_pytree.TreeSpec", program.call_spec.out_spec))
+        leaves = [result[index] for index in results]
+        return _pytree.tree_unflatten(leaves, cast("_pytree.TreeSpec", program.call_spec.out_spec))
 
     containers = containers_of(model) if model is not None else _containers_in(program.graph)
     return Trace(

@@ -46,6 +46,23 @@ class _Tracer(fx.Tracer):
 
 
 @contextlib.contextmanager
+def _kept(model: nn.Module) -> Iterator[None]:
+    """A forward that keeps something in its module would keep traced values: what was there comes back."""
+    held = [(m, dict(vars(m)), dict(m._parameters), dict(m._buffers)) for m in model.modules()]
+    try:
+        yield
+    finally:
+        for module, attributes, parameters, buffers in held:
+            for name in [name for name, item in vars(module).items() if isinstance(item, fx.Proxy)]:
+                del vars(module)[name]
+            vars(module).update(attributes)
+            for name, parameter in parameters.items():
+                module._parameters[name] = parameter
+            for name, buffer in buffers.items():
+                module._buffers[name] = buffer
+
+
+@contextlib.contextmanager
 def _without_rank_checks(model: nn.Module) -> Iterator[None]:
     """Batch norms check the rank of their input, which branches on a traced value; the shapes are checked later."""
     norms = [m for m in model.modules() if isinstance(m, _NormBase) and "_check_input_dim" not in vars(m)]
@@ -80,7 +97,7 @@ def trace(model: nn.Module, bound: inspect.BoundArguments) -> Trace:
         for name, parameter in parameters.items()
         if given.get(name) is None and name not in starred
     }
-    with _without_rank_checks(model):
+    with _kept(model), _without_rank_checks(model):
         graph = _Tracer(sys._getframe(0)).trace(model, concrete_args=defaults or None)
     placeholders = {n.name: _parameter(str(n.target), parameters) for n in graph.nodes if n.op == "placeholder"}
 

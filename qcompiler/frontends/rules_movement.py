@@ -60,7 +60,10 @@ def _matrix_transposed(b: Builder, input: Operand) -> object:
 
 @rule("cat")
 def _cat(b: Builder, tensors: Sequence[Operand], dim: int = 0) -> Value:
-    return b.node("concat", list(tensors), axis=axis_of(tensors[0], dim))
+    axis = axis_of(tensors[0], dim)
+    if any(not isinstance(x.type.shape[axis], int) for x in tensors):
+        raise b.unsupported(f"tensors are joined along axis {axis}, the batch", "Join along an axis of fixed size.")
+    return b.node("concat", list(tensors), axis=axis)
 
 
 @rule("stack")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -53,6 +53,7 @@ class Trace:
         nest: The model's result from what the output node holds.
         bounds: Smallest and largest batch for which the tracer vouches; None for any.
         constants: Tensors that have no name in the model, by their id.
+        is_float32: Whether other floating-point types are float32 where it runs; see `frontends.precision`.
     """
 
     root: nn.Module
@@ -64,6 +65,7 @@ class Trace:
     nest: Callable[[Any], object]
     bounds: tuple[int, int] | None = None
     constants: dict[int, Leaf] = field(default_factory=dict)
+    is_float32: bool = False
 
     def leaf(self, tensor: Tensor) -> Leaf:
         """The leaf for a tensor that the model holds, one for all uses."""
@@ -194,6 +196,8 @@ class Recorder(fx.Interpreter):
 
     def _reads_values(self, n: fx.Node) -> bool:
         """Whether the numbers that `n` gives depend on more than the shapes and types of tensors."""
+        if is_dataclass(n.target):
+            return False
         if any(node.name in self.reads for node in n.all_input_nodes):
             return True
         if n.op not in ("call_function", "call_method"):

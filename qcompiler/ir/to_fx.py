@@ -7,13 +7,16 @@ Python, becomes a call of the evaluation itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, cast
 
 from torch import Tensor, fx
 
 from qcompiler.ir.dims import Dim
-from qcompiler.ir.graph import Graph, Node
+from qcompiler.ir.graph import Graph, Module, Node
 from qcompiler.ir.interpret import interpret_with
 from qcompiler.ir.types import TensorType
 
@@ -42,6 +45,25 @@ class Recorded(fx.Proxy):
         if self.type is None:
             raise fx.proxy.TraceError("the type of an intermediate result is not known")
         return self.type.dtype.is_float
+
+
+class _Evaluation:
+    """The evaluation of a node as a function, which can be pickled with its graph."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.__name__ = self.__qualname__ = _identifier(f"evaluate_{node.op}_{node.name}")
+        self.__module__ = __name__
+
+    def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return self.node.definition.evaluate(self.node, tensors)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _evaluation, (self.node.graph.module, self.node.graph.name, self.node.name)
+
+
+def _evaluation(module: Module, graph: str, name: str) -> _Evaluation:
+    return _Evaluation(next(node for node in module.graphs[graph].nodes if node.name == name))
 
 
 class Recorder(fx.proxy.GraphAppendingTracer):
@@ -100,13 +122,7 @@ class Recorder(fx.proxy.GraphAppendingTracer):
         return cast("Recorded", x.reshape([size if isinstance(size, int) else -1 for size in shape]))
 
     def _call(self, node: Node, operands: Sequence[Recorded]) -> tuple[Recorded, ...]:
-        evaluate = node.definition.evaluate
-
-        def run(*tensors: Tensor) -> tuple[Tensor, ...]:
-            return evaluate(node, tensors)
-
-        run.__name__ = _identifier(f"evaluate_{node.op}_{node.name}")
-        called: Any = self.function(run, *operands)
+        called: Any = self.function(_Evaluation(node), *operands)
         return tuple(cast("Recorded", called[index]) for index in range(len(node.outputs)))
 
     def _forget_since(self, mark: fx.Node | None) -> None:
@@ -147,11 +163,37 @@ def record(
 
 def compiled(calls: fx.Graph) -> Callable[..., list[Tensor]]:
     """The function that `calls` describe: of the root and of the inputs."""
-    code = calls.python_code(root_module="self")
-    names: dict[str, Any] = dict(code.globals)
-    # torch registers the source under its name, so that tracebacks and torch.compile show the lines.
-    fx.graph_module._exec_with_source(code.src, names)
-    return cast("Callable[..., list[Tensor]]", names["forward"])
+    return Source.of(calls).function()
+
+
+@dataclass(frozen=True)
+class Source:
+    """The text of recorded calls, from which another process makes the function anew.
+
+    Args:
+        text: In Python, a function `forward`.
+        names: The functions and other objects that the text calls by name.
+        modules: The modules that it calls by name, by the names under which they are imported.
+    """
+
+    text: str
+    names: Mapping[str, object]
+    modules: Mapping[str, str]
+
+    @classmethod
+    def of(cls, calls: fx.Graph) -> Source:
+        """The text of `calls`."""
+        code = calls.python_code(root_module="self")
+        modules = {name: item.__name__ for name, item in code.globals.items() if isinstance(item, ModuleType)}
+        return cls(code.src, {name: item for name, item in code.globals.items() if name not in modules}, modules)
+
+    def function(self) -> Callable[..., list[Tensor]]:
+        """The function of the root and of the inputs."""
+        names: dict[str, Any] = dict(self.names)
+        names |= {name: importlib.import_module(path) for name, path in self.modules.items()}
+        # torch registers the source under its name, so that tracebacks and torch.compile show the lines.
+        fx.graph_module._exec_with_source(self.text, names)
+        return cast("Callable[..., list[Tensor]]", names["forward"])
 
 
 def _identifier(name: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from qcompiler.calibration.observers import make_observer
 from qcompiler.errors import CalibrationError, InputError
@@ -17,6 +17,7 @@ from qcompiler.ir.graph import Module, Node, Value
 from qcompiler.ir.homes import home_of
 from qcompiler.ir.interpret import LEAVES
 from qcompiler.ir.registry import Trait
+from qcompiler.ir.to_fx import Source
 from qcompiler.ops.dropout import drop
 from qcompiler.ops.quantization import is_calibrated
 from qcompiler.ops.quantizers import is_leaf, leaf_tensor, quantizer_of
@@ -64,7 +65,7 @@ class Blueprint:
         paths: Where it holds the others, by name in the graph.
         weights: Its weight quantizers.
         activations: Its other quantizers.
-        calls: The forward as torch calls.
+        source: The forward as torch calls, in text.
         program: The same as a function.
     """
 
@@ -73,11 +74,18 @@ class Blueprint:
     paths: Mapping[str, str]
     weights: tuple[QuantizedWeight, ...]
     activations: tuple[QuantizedActivation, ...]
-    calls: fx.Graph
+    source: Source
     program: Program
 
     def __deepcopy__(self, memo: object) -> Blueprint:
         return self
+
+    def __getstate__(self) -> dict[str, object]:
+        # A function that was made from text cannot be pickled: the text makes it again.
+        return {name: item for name, item in vars(self).items() if name != "program"}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        vars(self).update(state, program=cast("Source", state["source"]).function())
 
 
 def build(
@@ -190,7 +198,7 @@ class _Builder:
         known = {*made, *kept, *grids}
         fixed = {name: tensor for name, tensor in shipped.tensors.items() if name not in known}
         shipped.tensors = {}
-        return Blueprint(shipped, fixed, kept, quantized, tuple(activations.values()), calls, program)
+        return Blueprint(shipped, fixed, kept, quantized, tuple(activations.values()), Source.of(calls), program)
 
     def _weights(self) -> dict[Node, _Weight]:
         """By quantizer."""

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from qcompiler.errors import InputError, UnsupportedError
-from qcompiler.ir import tree
+from qcompiler.ir import calls
 from qcompiler.ir.graph import Module
+from qcompiler.ir.settings import own_defaults
 from qcompiler.quant.affine import along_axis
 from qcompiler.quant.arithmetic import Arithmetic
 from qcompiler.training.batch_norm import BatchNorm, Style, batch_norms, process_count, sum_over_processes
@@ -71,8 +72,8 @@ class _Hook:
 
     call: Callable[[], object] | None = None
 
-    def __deepcopy__(self, memo: object) -> _Hook:
-        return _Hook()
+    def __reduce__(self) -> tuple[object, ...]:
+        return _Hook, ()
 
 
 class TrainingModule(nn.Module):
@@ -146,14 +147,15 @@ class TrainingModule(nn.Module):
         Raises:
             InputError: They do not fit the model.
         """
-        leaves = self._bound(arguments, keywords)
+        call = self._bound(arguments, keywords)
         if self.training:
-            return self._nested(self._blueprint.program(self, *leaves))
-        return self._evaluated(leaves)
+            return self._nested(call, self._blueprint.program(self, *call.tensors))
+        return self._evaluated(call)
 
     def fake_quantized(self, *arguments: object, **keywords: object) -> object:
         """The evaluation of train mode whatever the mode: in float, dropouts and batch norms as their modes say."""
-        return self._nested(self._blueprint.program(self, *self._bound(arguments, keywords)))
+        call = self._bound(arguments, keywords)
+        return self._nested(call, self._blueprint.program(self, *call.tensors))
 
     def quantized(self) -> Module:
         """The graph that ships, at stage QUANTIZED, with what was learned so far.
@@ -314,12 +316,10 @@ class TrainingModule(nn.Module):
         """One line for `repr`."""
         return f"{self.recipe}"
 
-    def _bound(self, arguments: tuple[object, ...], keywords: dict[str, object]) -> list[Tensor]:
+    def _bound(self, arguments: tuple[object, ...], keywords: dict[str, object]) -> calls.Call:
         graph = self._blueprint.graph.main
-        if keywords:
-            arguments = (*arguments, *self._by_name(len(arguments), keywords))
-        leaves = tree.match(graph.input_tree, arguments)
-        for tensor, (name, dtype, shape) in zip(leaves, self._expected, strict=True):
+        call = calls.bind(graph.input_tree, graph.input_names, arguments, keywords)
+        for tensor, (name, dtype, shape) in zip(call.tensors, self._expected, strict=True):
             fits = tensor.dim() == len(shape) and all(
                 size is None or size == found for size, found in zip(shape, tensor.shape, strict=True)
             )
@@ -328,28 +328,17 @@ class TrainingModule(nn.Module):
                 raise InputError(
                     f"input {name!r} is {tensor.dtype} {list(tensor.shape)}", expected=f"{dtype} [{expected}]"
                 )
-        return leaves
+        return call
 
-    def _by_name(self, given: int, keywords: dict[str, object]) -> list[object]:
-        names = self._blueprint.graph.main.input_names[given:]
-        unknown = [name for name in keywords if name not in names]
-        missing = [name for name in names if name not in keywords]
-        if unknown or missing:
-            raise InputError(
-                f"the arguments {', '.join(unknown) or 'given'} do not fit",
-                expected=", ".join(self._blueprint.graph.main.input_names),
-            )
-        return [keywords[name] for name in names]
+    def _nested(self, call: calls.Call, results: Sequence[object]) -> object:
+        return call.results(self._blueprint.graph.main.output_tree, results)
 
-    def _nested(self, results: Sequence[object]) -> object:
-        return tree.unflatten(self._blueprint.graph.main.output_tree, results)
-
-    def _evaluated(self, leaves: list[Tensor]) -> object:
+    def _evaluated(self, call: calls.Call) -> object:
         """Eval mode: on the tensors as they are now."""
         self._before_a_look()
         if not self.exact:
-            return self._nested(self._blueprint.program(self, *leaves))
-        return self._exactly(leaves)
+            return self._nested(call, self._blueprint.program(self, *call.tensors))
+        return self._exactly(call)
 
     def _before_a_look(self) -> None:
         """What `before_evaluation` asks for, once."""
@@ -358,9 +347,9 @@ class TrainingModule(nn.Module):
             self._before.call()
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _exactly(self, leaves: list[Tensor]) -> object:
-        shipped = self._blueprint.graph
-        with torch.no_grad(), torch.autocast(leaves[0].device.type, enabled=False):
+    def _exactly(self, call: calls.Call) -> object:
+        shipped, leaves = self._blueprint.graph, call.tensors
+        with torch.no_grad(), own_defaults(), torch.autocast(leaves[0].device.type, enabled=False):
             # Made anew for each call: whoever moves a weight, by whatever means, is believed.
             shipped.tensors = self._deployed()
             try:
@@ -368,7 +357,7 @@ class TrainingModule(nn.Module):
                 results = simulate(shipped.main, leaves, self._arithmetic)
             finally:
                 shipped.tensors = {}
-        return self._nested([item.real() if isinstance(item, Codes) else item for item in results])
+        return self._nested(call, [item.real() if isinstance(item, Codes) else item for item in results])
 
     def _deployed(self) -> dict[str, Tensor]:
         blueprint = self._blueprint

@@ -141,7 +141,7 @@ def _difference(old: Tensor, new: Tensor) -> float:
 
 
 def _bound(contract: Close, old: Tensor) -> float:
-    return contract.atol + contract.rtol * float(old.abs().max())
+    return contract.atol + contract.rtol * float(old.to(torch.float64).abs().max())
 
 
 def _broken(what: str, index: int, found: str, expected: str) -> ContractError:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections import OrderedDict, namedtuple
-from typing import Any
+import pickle
+from collections import OrderedDict, defaultdict
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple, cast
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -13,6 +16,7 @@ from hypothesis import strategies as st
 
 from qcompiler.errors import InputError
 from qcompiler.ir import tree
+from qcompiler.ir.types import DType
 
 nested = st.recursive(
     st.one_of(st.none(), st.builds(lambda: torch.zeros(1))),
@@ -49,11 +53,99 @@ def test_leaves_are_numbered_in_order() -> None:
     assert shape == ("dict", [("z", 0), ("a", ("list", [1, ("tuple", [2, None])]))])
 
 
-def test_kinds_of_containers_are_those_of_text() -> None:
-    pair = namedtuple("pair", "x y")  # what a user's forward may return
-    leaves, shape = tree.flatten([OrderedDict(b=torch.ones(1)), pair(torch.ones(1), None)])
-    assert shape == ("list", [("dict", [("b", 0)]), ("tuple", [1, None])])
-    assert tree.unflatten(shape, leaves) == [{"b": leaves[0]}, (leaves[1], None)]
+class Pair(NamedTuple):
+    x: object
+    y: object
+
+
+@dataclass
+class Boxes:
+    at: object
+    score: object
+    kept: object = field(default=None, init=False)
+
+
+class Stack(list[object]):
+    pass
+
+
+@dataclass
+class Output(OrderedDict[str, object]):
+    """As those of transformers: a dict and a dataclass, whose fields without a value are no entries."""
+
+    logits: object = None
+    state: object = None
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            if getattr(self, item.name) is not None:
+                self[item.name] = getattr(self, item.name)
+
+
+def _ones() -> torch.Tensor:
+    return torch.ones(1)
+
+
+OWN: dict[str, object] = {
+    "NamedTuple": Pair(torch.ones(1), None),
+    "dataclass": Boxes(torch.ones(1), [torch.zeros(2)]),
+    "torch.max": torch.max(torch.ones(2, 3), 1),
+    "OrderedDict": OrderedDict(b=torch.ones(1)),
+    "defaultdict": defaultdict(_ones, b=torch.ones(1)),
+    "list": Stack([torch.ones(1), torch.zeros(1)]),
+    "dict and dataclass": Output(logits=torch.ones(1)),
+    "nested": {"a": Pair(Boxes(torch.ones(1), None), OrderedDict(z=Stack([torch.zeros(1)])))},
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_classes_of_the_model_come_back(name: str) -> None:
+    value = OWN[name]
+    leaves, shape = tree.flatten(value)
+    for copy in (shape, pickle.loads(pickle.dumps(shape))):  # noqa: S301  # of our own making
+        again = tree.unflatten(copy, leaves)
+        assert type(again) is type(value)
+        assert repr(again) == repr(value)
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_without_the_class_fields_keep_their_names(name: str) -> None:
+    value = OWN[name]
+    leaves, shape = tree.flatten(value)
+    read = tree.from_plain(json.loads(json.dumps(shape)))
+    assert read == shape, "the class takes no part in the text"
+    plain = tree.unflatten(read, leaves)
+    if isinstance(value, Pair | Boxes | torch.return_types.max):
+        names = {"torch.max": ("values", "indices"), "NamedTuple": ("x", "y")}.get(name, ("at", "score", "kept"))
+        assert isinstance(plain, tuple)
+        assert getattr(plain, "_fields", ()) == names
+        assert [getattr(plain, field) for field in names] == [getattr(value, field) for field in names]
+    elif isinstance(value, dict) and name != "nested":
+        assert type(plain) is dict
+        assert list(plain) == list(value)
+    assert tree.match(("tuple", [shape]), (plain,)) == leaves, "and serves as an argument"
+
+
+def test_numbers_stand_for_themselves_where_they_may() -> None:
+    value = (torch.ones(1), 3, [True, 0.5])
+    leaves, shape = tree.flatten(value, values=True)
+    assert tree.unflatten(tree.from_plain(json.loads(json.dumps(shape))), leaves) == value
+    with pytest.raises(InputError, match="holds a float"):
+        tree.flatten((torch.ones(1), float("nan")), values=True)
+
+
+def test_leaves_have_the_types_of_the_caller() -> None:
+    _, shape = tree.flatten([torch.ones(2), OrderedDict(b=torch.ones(1))])
+    typed = tree.with_types(shape, [torch.float16, None])
+    assert list(tree.leaf_types(typed)) == [(0, DType.F16), (1, None)]
+    assert tree.from_plain(json.loads(json.dumps(typed))) == typed
+    x, y = tree.match(("tuple", [typed]), ([torch.ones(2).half(), OrderedDict(b=torch.ones(1))],))
+    assert x.dtype == y.dtype == torch.float32
+    result = cast("list[Any]", tree.unflatten(typed, [x, y]))
+    assert result[0].dtype == torch.float16
+    assert type(result[1]) is OrderedDict
+    arrays = cast("list[Any]", tree.unflatten(("list", [("bf16", 0), ("f16", 1)]), [x, y], arrays=True))
+    assert [array.dtype for array in arrays] == [np.float32, np.float16], "NumPy has no bfloat16"
 
 
 @pytest.mark.parametrize(
@@ -72,7 +164,11 @@ def test_other_things_are_refused(value: object, message: str) -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [True, 1.5, "x", [], ["set", [0]], ["list", 0], ["dict", [0]], ["dict", [["k"]]], {"a": 0}, ["list", [True]]],
+    [
+        *(True, 1.5, "x", [], ["set", [0]], ["list", 0], ["dict", [0]], ["dict", [["k"]]], {"a": 0}, ["list", [True]]),
+        *(["record", ["R", ["list", [0]]]], ["record", [1, ["dict", []]]], ["container", ["C", 0]], ["value", "x"]),
+        *(["value", float("nan")], ["f32", 0], ["f16", True], ["f16", [0]]),
+    ],
 )
 def test_what_is_no_tree_is_refused(data: object) -> None:
     with pytest.raises(InputError, match="is not a tree"):
@@ -83,7 +179,8 @@ def test_a_call_nests_as_the_model_does() -> None:
     x, y = torch.zeros(1), torch.ones(1)
     shape: Any = ("tuple", [("dict", [("a", 0), ("b", None)]), ("list", [1])])
     assert tree.match(shape, ({"a": x, "b": None}, [y])) == [x, y]
-    for arguments in ((x, y), ({"a": x, "b": None}, (y,)), ({"a": x}, [y]), ({"b": None, "a": x}, [y])):
+    assert tree.match(shape, ({"b": None, "a": x}, [y])) == [x, y], "keys come in any order"
+    for arguments in ((x, y), ({"a": x, "b": None}, (y,)), ({"a": x}, [y]), ({"c": None, "a": x}, [y])):
         with pytest.raises(InputError, match=r"nest as .*; expected \(\{a: tensor, b: None\}, \[tensor\]\)"):
             tree.match(shape, arguments)
 

@@ -1,0 +1,39 @@
+"""Wrappers around a model that add nothing to what it computes."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
+
+_WRAPPERS = (DataParallel, DistributedDataParallel, AveragedModel)
+
+
+def unwrap(model: object) -> tuple[object, list[str]]:
+    """The model inside of DataParallel, DistributedDataParallel, AveragedModel and torch.compile, at any depth.
+
+    Args:
+        model: A model, or anything else, which stays as it is.
+
+    Returns:
+        The model, and one sentence per wrapper that was taken off.
+    """
+    notes: list[str] = []
+    while (inner := _inside(model)) is not None:
+        notes.append(f"{_name(model)} is taken off: the model inside, a {type(inner).__name__}, is compiled.")
+        model = inner
+    return model, notes
+
+
+def _inside(model: object) -> nn.Module | None:
+    if isinstance(model, nn.Module) and isinstance(getattr(model, "_orig_mod", None), nn.Module):
+        inner = model._orig_mod
+    elif isinstance(model, _WRAPPERS):
+        inner = model.module
+    else:
+        return None
+    return inner if isinstance(inner, nn.Module) else None
+
+
+def _name(model: object) -> str:
+    return "torch.compile" if hasattr(model, "_orig_mod") else type(model).__name__

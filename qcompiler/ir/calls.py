@@ -1,0 +1,82 @@
+"""A call of a compiled model: arguments by position or by name, tensors or NumPy arrays, as flat tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from qcompiler.errors import InputError
+from qcompiler.ir import tree
+
+
+@dataclass(frozen=True)
+class Call:
+    """The arguments of a call.
+
+    Args:
+        tensors: All tensors of the arguments, flat, in the element types of the graph.
+        arrays: Whether they were given as NumPy arrays; the results are arrays then.
+    """
+
+    tensors: list[Tensor]
+    arrays: bool
+
+    def results(self, output_tree: tree.Tree, leaves: Sequence[object]) -> object:
+        """The model's result, nested as its own, in tensors or arrays as the arguments were.
+
+        Args:
+            output_tree: Nesting of the model's outputs.
+            leaves: The outputs, flat.
+        """
+        return tree.unflatten(output_tree, leaves, arrays=self.arrays)
+
+
+def bind(
+    input_tree: tree.Tree, names: Sequence[str], arguments: tuple[object, ...], keywords: Mapping[str, object]
+) -> Call:
+    """Bind the arguments of a call as the model's forward would.
+
+    Args:
+        input_tree: Nesting of the arguments: a tuple with one entry per argument.
+        names: Their names; `*name` and `**name` for those that take any number. Empty where they are not known.
+        arguments: By position. Parameters that the forward takes by name only are accepted by position, too, in their
+            order.
+        keywords: By name.
+
+    Raises:
+        InputError: They do not fit the names or the nesting, mix tensors and arrays, or hold an empty batch.
+    """
+    if keywords or any(name.startswith("*") for name in names):
+        arguments = _in_order(names, arguments, keywords)
+    tensors, arrays = tree.match_arrays(input_tree, arguments)
+    for index, tensor in enumerate(tensors):
+        if not tensor.numel():
+            raise InputError(f"input {index} is empty: {list(tensor.shape)}", expected="at least one sample")
+    return Call(tensors, arrays)
+
+
+def _in_order(
+    names: Sequence[str], arguments: tuple[object, ...], keywords: Mapping[str, object]
+) -> tuple[object, ...]:
+    """One value for each name."""
+    left, rest = list(arguments), dict(keywords)
+    values: dict[str, object] = {}
+    for name in names:
+        if name.startswith("**"):
+            values[name], rest = rest, {}
+        elif name.startswith("*"):
+            values[name], left = tuple(left), []
+        elif left:
+            values[name] = left.pop(0)
+        elif name in rest:
+            values[name] = rest.pop(name)
+    missing = [name for name in names if name not in values]
+    if left or rest or missing:
+        wrong = [*(f"{len(left)} more" for _ in left[:1]), *map(repr, rest), *(f"no {name!r}" for name in missing)]
+        raise InputError(
+            f"the arguments do not fit: {', '.join(wrong)}",
+            expected=", ".join(names) or "arguments by position: their names are not known",
+        )
+    return tuple(values[name] for name in names)
