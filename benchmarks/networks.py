@@ -1,9 +1,10 @@
-"""Five small networks for the pictures of `rendered`, and twins of two of them that are hard to quantize.
+"""Six small networks for the pictures of `rendered`, and twins of two of them that are hard to quantize.
 
     mobilenet        inverted residuals, ReLU6: 24 layers
     mobilenet_relu   the same with ReLU, trained as such: what its hard twin is made of
     resnet           basic blocks
     efficientnet     inverted residuals with squeeze-and-excite and SiLU
+    mobilenet_v3     inverted residuals with ReLU, then with hardswish; gates that are hard sigmoids
     unet             encoder and decoder with concatenations: one transposed convolution, one resize
 
 All have batch norms. Their weights are committed beside this file and are never trained again: what a table says about
@@ -38,17 +39,31 @@ def conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int
 
 
 class SqueezeExcite(nn.Module):
-    """Each channel times a gate that follows from the means of all: x * sigmoid(W2 silu(W1 mean(x)))."""
+    """Each channel times a gate that follows from the means of all: x * gate(W2 activation(W1 mean(x))).
 
-    def __init__(self, channels: int, squeezed: int) -> None:
+    Args:
+        channels: Number of channels of the input.
+        squeezed: Number of channels between the two layers.
+        activation: Function after the first layer.
+        gate: Function after the second layer, 0 to 1.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        squeezed: int,
+        activation: Callable[[Tensor], Tensor] = F.silu,
+        gate: Callable[[Tensor], Tensor] = torch.sigmoid,
+    ) -> None:
         super().__init__()
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.reduce = nn.Conv2d(channels, squeezed, 1)
         self.expand = nn.Conv2d(squeezed, channels, 1)
+        self.activation, self.gate = activation, gate
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> the same shape."""
-        return x * torch.sigmoid(self.expand(F.silu(self.reduce(self.pool(x)))))
+        return x * self.gate(self.expand(self.activation(self.reduce(self.pool(x)))))
 
 
 class Block(nn.Module):
@@ -72,17 +87,28 @@ class Block(nn.Module):
         return y if self.activation is None else self.activation(y)
 
 
+Excite = Callable[[int, int], SqueezeExcite]
+"""Makes the squeeze-and-excite of a block: of the channels between its layers, and of its input."""
+
+
 def inverted_residual(
-    inputs: int, outputs: int, stride: int, expansion: int, activation: type[nn.Module], *, excite: bool = False
+    inputs: int,
+    outputs: int,
+    stride: int,
+    expansion: int,
+    activation: type[nn.Module],
+    *,
+    excite: Excite | None = None,
+    kernel: int = 3,
 ) -> Block:
-    """Expand 1x1, depthwise 3x3, squeeze and excite, project 1x1 (Sandler et al. 2018, arXiv:1801.04381)."""
+    """Expand 1x1, depthwise, squeeze and excite, project 1x1 (Sandler et al. 2018, arXiv:1801.04381)."""
     hidden = inputs * expansion
     body = nn.Sequential(
         *conv_bn(inputs, hidden, 1),
         activation(),
-        *conv_bn(hidden, hidden, 3, stride, groups=hidden),
+        *conv_bn(hidden, hidden, kernel, stride, groups=hidden),
         activation(),
-        *([SqueezeExcite(hidden, max(4, inputs // 4))] if excite else []),
+        *([excite(hidden, inputs)] if excite else []),
         *conv_bn(hidden, outputs, 1),
     )
     return Block(body, nn.Identity() if stride == 1 and inputs == outputs else None)
@@ -101,7 +127,11 @@ def _classifier(features: list[nn.Module], channels: int) -> nn.Sequential:
 
 
 def _mobile(
-    stages: tuple[tuple[int, int, int, int], ...], stem: int, head: int, activation: type[nn.Module], *, excite: bool
+    stages: tuple[tuple[int, int, int, int], ...],
+    stem: int,
+    head: int,
+    activation: type[nn.Module],
+    excite: Excite | None = None,
 ) -> nn.Sequential:
     """Stages are (expansion, output channels, blocks, stride of the first)."""
     features: list[nn.Module] = [*conv_bn(3, stem, 3, 2), activation()]
@@ -117,7 +147,7 @@ def _mobile(
 
 def mobilenet(activation: type[nn.Module] = nn.ReLU6) -> nn.Sequential:
     """16x16 -> 8x8 -> 4x4 pixels, 12 to 240 channels."""
-    return _mobile(((3, 12, 1, 1), (4, 20, 3, 2), (6, 40, 3, 2)), 12, 160, activation, excite=False)
+    return _mobile(((3, 12, 1, 1), (4, 20, 3, 2), (6, 40, 3, 2)), 12, 160, activation)
 
 
 def resnet() -> nn.Sequential:
@@ -128,7 +158,31 @@ def resnet() -> nn.Sequential:
 
 def efficientnet() -> nn.Sequential:
     """16x16 -> 8x8 -> 4x4 pixels, 12 to 240 channels."""
-    return _mobile(((3, 12, 1, 1), (4, 20, 2, 2), (6, 40, 2, 2)), 12, 160, nn.SiLU, excite=True)
+    stages = ((3, 12, 1, 1), (4, 20, 2, 2), (6, 40, 2, 2))
+    return _mobile(stages, 12, 160, nn.SiLU, lambda hidden, inputs: SqueezeExcite(hidden, max(4, inputs // 4)))
+
+
+def mobilenet_v3() -> nn.Sequential:
+    """16x16 -> 8x8 -> 4x4 pixels, 12 to 160 channels; ReLU at first, hardswish later (Howard et al. 2019).
+
+    Source: arXiv:1905.02244, table 2: gates on the first block and on all with kernels of 5x5, whose inner layer has a
+    quarter of the channels; a hidden layer after the mean.
+    """
+
+    def excite(hidden: int, inputs: int) -> SqueezeExcite:  # squeezes from the wide side
+        return SqueezeExcite(hidden, hidden // 4, F.relu, F.hardsigmoid)
+
+    blocks = [
+        inverted_residual(12, 12, 1, 3, nn.ReLU, excite=excite),
+        inverted_residual(12, 20, 2, 4, nn.ReLU),
+        inverted_residual(20, 20, 1, 4, nn.ReLU),
+        inverted_residual(20, 40, 2, 4, nn.Hardswish, excite=excite, kernel=5),
+        inverted_residual(40, 40, 1, 4, nn.Hardswish, excite=excite, kernel=5),
+        inverted_residual(40, 40, 1, 4, nn.Hardswish, excite=excite, kernel=5),
+    ]
+    stem, last = [*conv_bn(3, 12, 3, 2), nn.Hardswish()], [*conv_bn(40, 120, 1), nn.Hardswish()]
+    mean = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(*stem, *blocks, *last, *mean, nn.Linear(120, 64), nn.Hardswish(), nn.Linear(64, CLASSES))
 
 
 class UNet(nn.Module):
@@ -161,6 +215,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "mobilenet_relu": lambda: mobilenet(nn.ReLU),
     "resnet": resnet,
     "efficientnet": efficientnet,
+    "mobilenet_v3": mobilenet_v3,
     "unet": UNet,
 }
 TWINS: dict[str, str] = {"mobilenet_hard": "mobilenet_relu", "resnet_hard": "resnet"}

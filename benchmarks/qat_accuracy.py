@@ -1,10 +1,12 @@
 """`python -m benchmarks.qat_accuracy`: what training with quantization gives, method by method, and what oscillates.
 
-Networks start from their committed weights. Each finished training is a file under out/benchmarks/qat_accuracy, so that
-a run that was ended goes on where it was. The name of the file knows the training, its data and the weights, but not
-the sources of the compiler: after a change of those, `--fresh` trains all of them anew.
+Networks start from their committed weights. Each finished training is a file in out/benchmarks/qat_accuracy, so that
+the same call continues a run that was ended. `--collect` writes finished trainings to benchmarks/results, which is
+committed, and the page. The key of a result knows the training, its data, the weights and `NUMERICS`, but not the
+sources of the compiler.
 
-One process with one thread takes about four hours on an otherwise idle machine.
+A training takes about three minutes on one core, the whole run about five hours; one call ends within 100 minutes. Two
+processes share a run with `--shard 1/2` and `--shard 2/2`.
 """
 
 from __future__ import annotations
@@ -12,14 +14,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import hashlib
-import json
 import math
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -30,6 +30,7 @@ import qcompiler
 from benchmarks.networks import load, weights_digest
 from benchmarks.pages import PERFORMANCE, write_section
 from benchmarks.qat_page import section
+from benchmarks.qat_results import COMMITTED, EARLIER, Earlier, Json, Store
 from benchmarks.qat_tables import BASELINE, CHOICES, QUICK, TWIN, WHOLE, Cell, Place, Run, Way, cells
 from benchmarks.rendered import SPLITS, Scenes, split
 from benchmarks.train import SMOOTHING, accuracy, turned
@@ -39,7 +40,7 @@ from qcompiler.training.choose_codes import BinaryOptimization, optimize_codes, 
 from qcompiler.training.freezing import Tracking
 from qcompiler.training.tracking import oscillation_statistics, together
 
-__all__ = ["Data", "Json", "Store", "main", "measure", "prepare", "train"]
+__all__ = ["NUMERICS", "Data", "key", "main", "measure", "prepare", "train"]
 
 OUTPUT = Path(__file__).resolve().parents[1] / "out" / "benchmarks" / "qat_accuracy"
 SECTION = "accuracy of quantization-aware training"
@@ -51,8 +52,15 @@ REESTIMATION = 50
 LOSS_SCENES = 6_400
 """Training scenes of which table 3 gives the loss."""
 RUN_BATCH = 50
+MINUTES = 100.0
+"""Time that one call takes at most."""
+NUMERICS = 2
+"""Version of what the compiler computes in training: to be raised with every change of `qcompiler.training` after which
+the same training gives other numbers, rounding aside. `tests/benchmarks/test_qat_accuracy.py` holds some of them.
 
-Json = dict[str, Any]
+1: the gradients of scales are divided by sqrt(N qmax), N counts the batch.
+2: decision 27.
+"""
 
 
 class Data:
@@ -182,7 +190,7 @@ def _differing(module: qcompiler.QATModule, images: Tensor) -> int | str:
 
 
 def _state(cell: Cell, data: Data, folder: Path) -> Path:
-    return folder / f"{cell.name}-{_digest(dataclasses.replace(cell, way=BASELINE), data.run)}.safetensors"
+    return folder / f"{cell.name}-{key(dataclasses.replace(cell, way=BASELINE), data.run)}.safetensors"
 
 
 def _choose(cell: Cell, data: Data, folder: Path) -> Json:
@@ -247,43 +255,13 @@ def _logits(module: nn.Module, images: Tensor) -> Tensor:
     return found
 
 
-def _digest(cell: Cell, run: Run) -> str:
-    settings = (RATE, SCALE_RATE, DECAY, MOMENTUM, SMOOTHING, REESTIMATION, CALIBRATION)
+def key(cell: Cell, run: Run) -> str:
+    """Key of a result: 12 hexadecimal digits that know the training, its data, the weights and the numerics."""
+    settings = (NUMERICS, RATE, SCALE_RATE, DECAY, MOMENTUM, SMOOTHING, REESTIMATION, CALIBRATION)
+    # How many seeds a row has, and of how many rows a run, changes no training.
+    cell = dataclasses.replace(cell, place=dataclasses.replace(cell.place, seeds=1))
     what = (cell, dataclasses.replace(run, whole=True), settings, SPLITS, weights_digest(cell.place.network))
     return hashlib.sha256(repr(what).encode()).hexdigest()[:12]
-
-
-class Store:
-    """Finished trainings, a file each.
-
-    Args:
-        folder: Where.
-        fresh: Whether those that are there count for nothing.
-    """
-
-    def __init__(self, folder: Path, *, fresh: bool = False) -> None:
-        self.folder, self.fresh = folder, fresh
-
-    def path(self, cell: Cell, run: Run) -> Path:
-        """The file of a training."""
-        return self.folder / f"{cell.name}-{_digest(cell, run)}.json"
-
-    def get(self, cell: Cell, run: Run, make: Callable[[], Json]) -> Json:
-        """A result, made if it is not there."""
-        path = self.path(cell, run)
-        if self.fresh or not path.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            # Through a file beside it: a run that is killed leaves none, or a whole one.
-            beside = path.with_suffix(".new")
-            beside.write_text(json.dumps(make(), indent=1) + "\n", encoding="utf-8")
-            beside.replace(path)
-        found: Json = json.loads(path.read_text(encoding="utf-8"))
-        return found
-
-    def done(self, run: Run) -> dict[Cell, Json]:
-        """Those of a run that are finished."""
-        paths = {cell: self.path(cell, run) for cell in cells(run)}
-        return {cell: json.loads(path.read_text(encoding="utf-8")) for cell, path in paths.items() if path.exists()}
 
 
 def _line(cell: Cell, found: Json) -> str:
@@ -291,25 +269,60 @@ def _line(cell: Cell, found: Json) -> str:
     return f"{cell.name:<58}{'  '.join(figures)}  {found['seconds']} s"
 
 
+def _shard(text: str) -> tuple[int, int]:
+    """Index, from 0, and number of the parts of a run."""
+    part, _, parts = text.partition("/")
+    if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a part of a run: expected 1/2 for the first of two")
+    return int(part) - 1, int(parts)
+
+
+def _train_missing(chosen: Sequence[Cell], run: Run, store: Store, minutes: float) -> int:
+    """Train until the time is over.
+
+    Returns:
+        Number of trainings that are still missing.
+    """
+    begun, data, longest = time.monotonic(), None, 0.0
+    for index, cell in enumerate(chosen):
+        if store.fresh or store.find(cell, run) is None:
+            if time.monotonic() - begun + longest > 60.0 * minutes:
+                return sum(store.find(other, run) is None for other in chosen[index:])
+            data = data or Data(run)
+            found = store.get(cell, run, lambda cell=cell, data=data: measure(cell, data, store.folder))  # type: ignore[misc]
+            longest = max(longest, found["seconds"])
+            print(_line(cell, found), file=sys.stderr, flush=True)
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train what is missing, print the tables, and write the page if all of it was trained."""
     parser = argparse.ArgumentParser(prog="benchmarks.qat_accuracy", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a row of each kind, one short epoch, validation split")
     parser.add_argument("--page", action="store_true", help="train nothing: the tables of what is finished")
+    parser.add_argument("--collect", action="store_true", help="train nothing: write what is finished to be committed")
     parser.add_argument("--only", default="", help="cells whose name holds this text")
+    parser.add_argument("--shard", type=_shard, default=(0, 1), metavar="I/N", help="the I-th of N parts of the cells")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="begin no training that may end later")
     parser.add_argument("--fresh", action="store_true", help="forget finished trainings")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="folder of the finished trainings")
     options = parser.parse_args(arguments)
-    run, store = QUICK if options.quick else WHOLE, Store(options.output, fresh=options.fresh)
-    if not options.page:
-        data = Data(run)
-        for cell in (cell for cell in cells(run) if options.only in cell.name):
-            found = store.get(cell, run, lambda cell=cell: measure(cell, data, store.folder))  # type: ignore[misc]
-            print(_line(cell, found), file=sys.stderr, flush=True)
+    torch.set_num_threads(1)  # sums of other threads come in another order
+    run = QUICK if options.quick else WHOLE
+    store = Store(options.output, key, rows=COMMITTED, fresh=options.fresh)
+    if not (options.page or options.collect):
+        part, parts = options.shard
+        chosen = [cell for cell in cells(run) if options.only in cell.name][part::parts]
+        missing = _train_missing(chosen, run, store, options.minutes)
+        if missing:
+            print(f"{missing} of {len(chosen)} trainings are missing: the same call continues", file=sys.stderr)
     done = store.done(run)
-    text = section(run, done)
+    text = section(run, done, Earlier.read(EARLIER))
     print(text)
-    if run == WHOLE and len(done) == len(list(cells(run))):
+    if options.collect or (run == WHOLE and len(done) == len(list(cells(run)))):
+        dropped = store.collect()
+        if dropped:
+            print(f"{dropped} results were dropped: no training of this run has their key", file=sys.stderr)
         write_section(PERFORMANCE, SECTION, text)
     return 0
 

@@ -20,6 +20,7 @@ __all__ = [
     "DAMPENING",
     "FLOOR",
     "FREEZING",
+    "GATED",
     "HELD",
     "HELD_WAYS",
     "LOW",
@@ -131,6 +132,12 @@ HELD = Place("mobilenet", "W3A3", seeds=3, floor=0.2)
 """The same with rates that end where those of the paper begin, so that weights flip to the end."""
 PLACES = (LOW, Place("mobilenet", "W4A4"), Place("resnet", "W4A4"), Place("mobilenet", "W4A8"))
 """Of table 6."""
+GATED = tuple(
+    Place(network, width, seeds=seeds)
+    for network in ("mobilenet_v3", "efficientnet")
+    for width, seeds in (("W4A4", 1), ("W3A3", 3))
+)
+"""Networks with squeeze and excite: tables 7 and 8."""
 ABLATION = Place("mobilenet", "W3A8")
 """Of tables 3 to 5: where activations cost next to nothing, as where the paper leaves them in float."""
 WIDTHS_OF_TABLE_2 = (
@@ -214,15 +221,18 @@ def cells(run: Run) -> Iterator[Cell]:
         yield from (Cell(ABLATION, BASELINE), Cell(ABLATION, CHOICES))
         yield from (Cell(ABLATION, DAMPENING[-1]), Cell(ABLATION, FREEZING[-1]), Cell(PLACES[2], _FROZEN))
         yield from (Cell(TWIN, way) for way in TWIN_WAYS[1::2])
+        yield from (Cell(place, _DAMPED) for place in GATED[1::2])
         return
     found: dict[Cell, None] = {}
     for seed in range(LOW.seeds):
         found |= dict.fromkeys(Cell(LOW, way, seed) for way in (BASELINE, _FROZEN, _DAMPED))
+    found |= dict.fromkeys(Cell(place, way) for place in GATED for way in HELD_WAYS)
     found |= dict.fromkeys(Cell(LOW, way) for way in METHODS)
     found |= dict.fromkeys([*(Cell(TWIN, way) for way in TWIN_WAYS), Cell(ABLATION, BASELINE), Cell(ABLATION, CHOICES)])
     for place in PLACES:
         found |= dict.fromkeys(Cell(place, way) for way in METHODS)
     found |= dict.fromkeys(Cell(place, BASELINE) for place in WIDTHS_OF_TABLE_2)
+    found |= dict.fromkeys(Cell(place, way, n) for place in GATED for n in range(place.seeds) for way in HELD_WAYS)
     for seed in range(HELD.seeds):
         found |= dict.fromkeys(Cell(HELD, way, seed) for way in HELD_WAYS)
     for seed in range(LOW.seeds):

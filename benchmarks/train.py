@@ -26,8 +26,15 @@ WEIGHT_DECAY = 0.02
 SMOOTHING = 0.05
 WARMUP = 0.15
 """Share of the steps during which the learning rate rises."""
-EPOCHS = {"mobilenet": 14, "mobilenet_relu": 14, "resnet": 20, "efficientnet": 14, "unet": 8}
-LEARNING_RATE = {"mobilenet": 0.01, "mobilenet_relu": 0.01, "resnet": 0.006, "efficientnet": 0.008, "unet": 0.006}
+EPOCHS = {"mobilenet": 14, "mobilenet_relu": 14, "resnet": 20, "efficientnet": 14, "mobilenet_v3": 14, "unet": 8}
+LEARNING_RATE = {
+    "mobilenet": 0.01,
+    "mobilenet_relu": 0.01,
+    "resnet": 0.006,
+    "efficientnet": 0.008,
+    "mobilenet_v3": 0.008,
+    "unet": 0.006,
+}
 
 
 def is_segmenter(name: str) -> bool:

@@ -64,6 +64,7 @@ SMALL: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int], int, int]]
     "resnet": (lambda: load("resnet"), (3, 32, 32), 12288, 12288),
     "resnet_hard": (lambda: load("resnet_hard"), (3, 32, 32), 12288, 12288),
     "efficientnet": (lambda: load("efficientnet"), (3, 32, 32), 21504, 21504),
+    "mobilenet_v3": (lambda: load("mobilenet_v3"), (3, 32, 32), 21504, 21504),
     "unet": (lambda: load("unet"), (3, 32, 32), 49152, 32768),
 }
 """Network, shape of an image, and bytes: in NHWC, and in NCHW, where operands of concat need not be copied."""
