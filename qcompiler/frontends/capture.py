@@ -56,6 +56,7 @@ def capture(
     example_inputs: object = None,
     *,
     device: torch.device | str | None = None,
+    precision: Literal["float32", "own"] = "float32",
 ) -> Capture:
     """Turn `model` into a graph that computes the same.
 
@@ -69,6 +70,8 @@ def capture(
         example_inputs: A tensor, a tuple of arguments or a dict of them by name; what the model tells of itself when
             None, see `find_example_inputs`.
         device: Where to run and to hold the tensors of the graph; where the model is when None.
+        precision: `float32` converts halves and doubles. `own` keeps the types of a module, which serves comparisons in
+            float64; quantization needs float32.
 
     Raises:
         InputError: The model is in train mode, or the example inputs are missing or do not fit.
@@ -82,18 +85,18 @@ def capture(
         if isinstance(model, ExportedProgram):
             found = _capture_program(model, binding, device)
         else:
-            found = _capture_module(model, binding, device)
+            found = _capture_module(model, binding, device, keep=precision == "own")
     found.diagnostics[:0] = notes
     return found
 
 
-def _capture_module(model: nn.Module, given: Binding, device: torch.device | str | None) -> Capture:
+def _capture_module(model: nn.Module, given: Binding, device: torch.device | str | None, *, keep: bool) -> Capture:
     check_mode(model)
     target = _device(model, given, device)
     given = given.with_tensors([x.to(target) for x in given.tensors])
     with torch.random.fork_rng(devices=[target] if target.type == "cuda" else []), _plain(target):
         own = copy_model(model).to(target)
-        precision = _Precision(own, given, target)
+        precision = _Precision(own, given, target, keep=keep)
         with precision.mode:
             reference = _Reference(copy_model(own, share_parameters=True), precision.binding)
         precision.look(own)
@@ -142,17 +145,29 @@ class _Precision:
         model: A model of ours to keep: its tensors become float32.
         given: The call as the caller makes it.
         device: Where the model runs.
+        keep: Whether the model keeps its types.
 
     Raises:
         InputError: The model does not run on these inputs as it is.
     """
 
-    def __init__(self, model: nn.Module, given: Binding, device: torch.device) -> None:
-        self.given, self.mode = given, Float32(device)
+    def __init__(self, model: nn.Module, given: Binding, device: torch.device, *, keep: bool) -> None:
+        self.given, self.binding = given, given
+        self.found: dict[str, None] = {}
+        """Types that the forward asks for."""
+        self.differs = False
+        self.result: object = None
+        """Results of the model in its own types; None where torch cannot compute them."""
+        self.types: list[str] = []
+        self.mode: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+        if not keep:
+            self._convert(model, Float32(device))
+
+    def _convert(self, model: nn.Module, mode: Float32) -> None:
+        given = self.given
+        self.mode, self.found = mode, mode.found
         self.types = types_of(model)
         self.differs = bool(self.types) or any(x.dtype in OTHER_FLOATS for x in given.tensors)
-        self.result: object = None
-        """What the model gives in its own types; None where torch cannot tell."""
         if self.differs:
             self.result = self._result(copy_model(model))
             convert(model)
@@ -169,7 +184,7 @@ class _Precision:
 
     def look(self, model: nn.Module) -> None:
         """After a run in float32: whether the forward asks for other types."""
-        if self.mode.found and not self.differs:
+        if self.found and not self.differs:
             self.differs, self.result = True, self._result(copy_model(model))
 
     def note(self, found: Capture) -> None:
@@ -188,7 +203,7 @@ class _Precision:
         graph.set_outputs(graph.outputs, tree.with_types(graph.output_tree, outputs))
         names = [str(x).removeprefix("torch.") for x in (*inputs, *outputs) if x is not None]
         found.diagnostics.append(
-            f"The model computes in {' and '.join(dict.fromkeys([*self.types, *names, *self.mode.found]))}; "
+            f"The model computes in {' and '.join(dict.fromkeys([*self.types, *names, *self.found]))}; "
             "it is compiled in float32, and what goes in and comes out keeps its type."
         )
 

@@ -54,7 +54,7 @@ PLACES = ["canonical", "quantized"]
 def run(
     model: nn.Module, passes: Sequence[Pass], x: Tensor, target: Target = TARGET, *, calibrate: bool = True
 ) -> tuple[Module, list[Record]]:
-    captured = frontends.capture(model.eval(), x).module
+    captured = frontends.capture(model.eval(), x, precision="own").module
     context = PassContext(target, [[x]], [[x]] if calibrate else None)
     return captured, PassManager([*FRONT, *passes]).run(captured, context)
 

@@ -47,7 +47,7 @@ STRAIGHT = sorted(name for name, function in UNARY.items() if function.straight)
 
 
 def run(model: nn.Module, passes: Sequence[Pass], x: Tensor, target: Target = TARGET) -> tuple[Module, list[Record]]:
-    captured = frontends.capture(model.eval(), x).module
+    captured = frontends.capture(model.eval(), x, precision="own").module
     return captured, PassManager([*FRONT, *passes]).run(captured, PassContext(target, [[x]], [[x]]))
 
 
