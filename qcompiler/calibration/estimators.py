@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from qcompiler.calibration.histogram import Histogram
+from qcompiler.calibration.least_squares import least_squares
 from qcompiler.errors import InputError
 from qcompiler.quant.affine import qparams_from_range
 from qcompiler.quant.rounding import round_float
@@ -31,6 +31,7 @@ __all__ = [
     "narrow",
     "percentile",
     "search",
+    "sparse_percentile",
     "sqnr",
 ]
 
@@ -46,12 +47,17 @@ _OCTAVES = 8
 """Thresholds are tried down to 2^-8 of the observed ones: an outlier may be 256 times the range worth covering."""
 _COARSE = 4
 """First thresholds per octave, 19 % apart."""
-_FINE = 64
-"""Final thresholds per octave, 1.1 % apart: as close as the hundred linear steps usual in the literature at the wide
-end, and just as close relative to the threshold at the narrow end, where a linear grid is coarse."""
+_FINER = (16, 64)
+"""Thresholds per octave of those around the best, in turns; in the end 1.1 % apart: as close as the hundred linear
+steps usual in the literature at the wide end, and just as close relative to the threshold at the narrow end, where a
+linear grid is coarse."""
 _ELEMENTS = 1 << 19
 """Of what is compared at a time: bounds the memory of a search whatever the number of channels. Of 2^15 to 2^22 the
 fastest: what is made of them stays in a processor's cache."""
+_AROUND = 4
+"""Bins to each side that tell how dense the data is there."""
+_OUTSTANDING = 16.0
+"""Times the density that no smooth one rises within so few bins, and some sixteen times what chance adds to 1."""
 _LOGITS = 1 << 29
 """Quantized for one comparison of all candidates, which takes some three seconds: 500 rows of 1,000 classes at the
 least, all 4,096 that an observer keeps by default where there are up to 120 classes."""
@@ -101,6 +107,34 @@ def percentile(histogram: Histogram, percent: float) -> tuple[Tensor, Tensor]:
     )
 
 
+def sparse_percentile(histogram: Histogram, percent: float) -> tuple[Tensor, Tensor]:
+    """`percentile`, of the values that are not zero where both of its ends fall among exact zeros.
+
+    No range is needed for zeros. Where there are more of them than are kept, a range of zeros alone would give up all
+    that there is.
+
+    Args:
+        histogram: The data.
+        percent: In (50, 100].
+
+    Returns:
+        low and high, float32 [C].
+
+    Raises:
+        InputError: `percent` is out of range.
+    """
+    low, high = percentile(histogram, percent)
+    if percent == 100.0:
+        return low, high
+    count, below = histogram.count, (histogram.counts * (histogram.edges[:, :-1] < 0.0)).sum(1)
+    rank = torch.ceil((count - 1).to(torch.float64) * (percent / 100.0)).to(torch.int64)
+    only_zeros = (below <= count - 1 - rank) & (rank < below + histogram.zeros) & (histogram.zeros < count)
+    if not bool(only_zeros.any()):
+        return low, high
+    filled = torch.where(only_zeros, torch.zeros_like(histogram.zeros), histogram.zeros)
+    return percentile(replace(histogram, zeros=filled), percent)
+
+
 def check_percent(percent: float) -> None:
     """Refuse what `percentile` cannot use.
 
@@ -114,17 +148,18 @@ def check_percent(percent: float) -> None:
 def mse(histogram: Histogram, spec: QuantSpec) -> tuple[Tensor, Tensor]:
     """The range with the smallest mean squared quantization error, clipping and rounding together.
 
-    The distance of a value from its nearest grid point changes by at most as much as the value itself, and each value
-    is within half a bin width w of the point that stands for it. So for a spec that rounds to the nearest, the true
-    root mean squared error of any candidate is within w / 2 of the one compared here, and that of the result is at most
-    w above that of any other candidate, the observed range among them.
+    See `least_squares`. The distance of a value from its nearest grid point changes by at most as much as the value
+    itself, and each value is within half a bin width w of the point that stands for it; zeros, extremes and integers
+    are that point. So for a spec that rounds to the nearest, the true root mean squared error of any candidate is
+    within w / 2 of the one compared here, and that of the result is at most w above that of any other candidate, the
+    observed range among them.
 
     Args:
         histogram: The data.
         spec: The grid; its bits decide how much clipping pays.
 
     Returns:
-        low and high, float32 [C], within the observed range.
+        low and high, float32 [C]; up to twice as wide as the observed range.
 
     Raises:
         CalibrationError: The grid cannot hold the data, such as negative values on a symmetric unsigned grid.
@@ -132,7 +167,7 @@ def mse(histogram: Histogram, spec: QuantSpec) -> tuple[Tensor, Tensor]:
     Source:
         Nagel et al. 2021, arXiv:2106.08295, section 3.1 (range setting by mean squared error).
     """
-    return search(histogram, spec, lambda points, found, weights, _: _weighted(_errors(found, points), weights))
+    return sqnr(histogram, spec, 1.0)
 
 
 def sqnr(histogram: Histogram, spec: QuantSpec, clipping: float = 3.0) -> tuple[Tensor, Tensor]:
@@ -146,7 +181,7 @@ def sqnr(histogram: Histogram, spec: QuantSpec, clipping: float = 3.0) -> tuple[
         clipping: Weight of what is clipped; 1 is `mse`.
 
     Returns:
-        low and high, float32 [C], within the observed range.
+        low and high, float32 [C]; up to twice as wide as the observed range.
 
     Raises:
         CalibrationError: The grid cannot hold the data.
@@ -157,6 +192,9 @@ def sqnr(histogram: Histogram, spec: QuantSpec, clipping: float = 3.0) -> tuple[
     """
     if not 0.0 <= clipping < float("inf"):
         raise InputError(f"clipping={clipping}", expected="a weight, at least 0")
+    found = least_squares(histogram, spec, clipping)
+    if found is not None:
+        return found
 
     def cost(points: Tensor, found: Tensor, weights: Tensor, clipped: Tensor) -> Tensor:
         errors = _errors(found, points)
@@ -174,6 +212,11 @@ def entropy(histogram: Histogram, spec: QuantSpec) -> tuple[Tensor, Tensor]:
     of the points within the range that share a code, spread evenly over them. A range holds as many points as the
     grid has codes, or half of all: of fewer, each with a code of its own, nothing is ever lost.
 
+    Both are distributions of the values that are not zero: every grid has a code for zero, whose mass is never spread
+    over others. Values that occur far more often than those around them (a cap, saturated values, integers) are no
+    part of a density either: within a code their mass is spread evenly over them alone, and that of the other points
+    over those.
+
     Args:
         histogram: The data.
         spec: The grid.
@@ -187,7 +230,11 @@ def entropy(histogram: Histogram, spec: QuantSpec) -> tuple[Tensor, Tensor]:
     Source:
         Migacz 2017, "8-bit inference with TensorRT" (GTC); here over thresholds of both ends.
     """
-    return search(histogram, spec, partial(_divergence, levels=spec.qmax - spec.qmin + 1))
+    if not bool(histogram.counts.any()):
+        return histogram.low.clone(), histogram.high.clone()
+    nonzero = replace(histogram, zeros=torch.zeros_like(histogram.zeros))
+    points = _Distribution(nonzero, replace(spec, axis=0, block=None))
+    return narrow(histogram.low, histogram.high, symmetric=spec.symmetric, cheapest=points.cheapest)
 
 
 def cross_entropy(rows: Tensor, weights: Tensor, low: Tensor, high: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
@@ -257,7 +304,7 @@ def narrow(low: Tensor, high: Tensor, *, symmetric: bool, cheapest: Cheapest) ->
     """Shrink observed ranges to the cheapest candidates, the widest on ties.
 
     On a symmetric grid, and for data of one sign, only the wider side matters: both ends shrink together. Otherwise the
-    ends shrink independently. First over coarse thresholds, then over fine ones around the best.
+    ends shrink independently. First over coarse thresholds, then over finer and finer ones around the best.
 
     Args:
         low: Smallest values, float32 [C].
@@ -270,18 +317,16 @@ def narrow(low: Tensor, high: Tensor, *, symmetric: bool, cheapest: Cheapest) ->
     """
     together = (low >= 0.0) | (high <= 0.0) | symmetric
     coarse = _fractions(range(_OCTAVES * _COARSE + 1), _COARSE)
-    near = _fractions(range(-_FINE // _COARSE, _FINE // _COARSE + 1), _FINE)
     low, high = low.clone(), high.clone()
-    for members, first, then in (
-        (together, torch.stack([coarse, coarse], 1), torch.stack([near, near], 1)),
-        (~together, torch.cartesian_prod(coarse, coarse), torch.cartesian_prod(near, near)),
-    ):
+    for members, paired in ((together, _both), (~together, _all_pairs)):
         channels = members.nonzero().squeeze(1)
         if not len(channels):
             continue
-        best = cheapest(channels, first.expand(len(channels), -1, -1))
-        # One coarse step to each side; never beyond the observed ends.
-        best = cheapest(channels, (then * best.unsqueeze(1)).clamp(max=1.0))
+        best, before = cheapest(channels, paired(coarse).expand(len(channels), -1, -1)), _COARSE
+        for after in _FINER:
+            # One of the steps before to each side; never beyond the observed ends.
+            near = _fractions(range(-after // before, after // before + 1), after)
+            best, before = cheapest(channels, (paired(near) * best.unsqueeze(1)).clamp(max=1.0)), after
         low[channels], high[channels] = _scaled(low[channels], best[:, 0]), _scaled(high[channels], best[:, 1])
     return low, high
 
@@ -311,7 +356,7 @@ class _Points:
         highs = _scaled(self.high[channels].unsqueeze(1), fractions[..., 1])
         scale, zero_point = qparams_from_range(lows.reshape(-1), highs.reshape(-1), spec)
         steps, zeros = scale.to(torch.float64).reshape(*shape, 1), zero_point.reshape(*shape, 1)
-        points, weights = (item[channels].unsqueeze(1) for item in (self.points, self.weights))
+        points = self.points[channels].unsqueeze(1)
         least = max(1, _ELEMENTS // points.shape[2])
         costs = []
         for step, zero in zip(steps.split(least, 1), zeros.split(least, 1), strict=True):
@@ -319,9 +364,43 @@ class _Points:
             low, high = spec.qmin - zero, spec.qmax - zero
             limited = codes.clamp(spec.qmin, spec.qmax) if spec.symmetric else codes.clamp(low, high)
             clipped = limited != codes
-            costs.append(self.cost(points, limited.mul_(step), weights, clipped))
+            costs.append(self._costs(channels, limited.mul_(step), clipped))
         best = torch.cat(costs, 1).argmin(1)
         return fractions[torch.arange(len(best)), best]
+
+    def _costs(self, channels: Tensor, found: Tensor, clipped: Tensor) -> Tensor:
+        points, weights = (item[channels].unsqueeze(1) for item in (self.points, self.weights))
+        return self.cost(points, found, weights, clipped)
+
+
+class _Distribution(_Points):
+    """The data, compared by `_divergence`."""
+
+    def __init__(self, histogram: Histogram, spec: QuantSpec) -> None:
+        super().__init__(histogram, spec, _divergence)
+        self.repeated = _repeated(self.points, self.weights, histogram)
+
+    def _costs(self, channels: Tensor, found: Tensor, clipped: Tensor) -> Tensor:
+        weights, repeated = (item[channels].unsqueeze(1) for item in (self.weights, self.repeated))
+        return _divergence(None, found, weights, clipped, self.spec.qmax - self.spec.qmin + 1, repeated)
+
+
+def _repeated(points: Tensor, weights: Tensor, histogram: Histogram) -> Tensor:
+    """Which points [C, P] stand for one value that occurs again and again, rather than for a piece of a density.
+
+    All of data that consists of multiples of the bin width; the extremes where they occur more often than the bins at
+    their side; and whatever stands out `_OUTSTANDING` times above the mean of `_AROUND` bins to each side.
+    """
+    column = (torch.floor(points / histogram.width.unsqueeze(1)) - histogram.first.unsqueeze(1)).to(torch.int64)
+    column = column.clamp(0, histogram.bins - 1)
+    # Counts without the extremes: what an extreme is compared with is what lies next to it.
+    _, counts = histogram.points()
+    window = functional.pad(counts.to(torch.float64).cumsum(1), (_AROUND + 1, _AROUND), mode="replicate")
+    window[:, : _AROUND + 1] = 0.0
+    others = window[:, 2 * _AROUND + 1 :] - window[:, : -2 * _AROUND - 1] - counts
+    mean = others.gather(1, column) / (2 * _AROUND)
+    stands_out = weights >= _OUTSTANDING * mean.clamp(min=1.0)
+    return histogram.aligned.unsqueeze(1) | stands_out
 
 
 def _grids(low: Tensor, high: Tensor, fractions: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
@@ -329,6 +408,16 @@ def _grids(low: Tensor, high: Tensor, fractions: Tensor, spec: QuantSpec) -> tup
     lows, highs = _scaled(low, fractions[:, 0]), _scaled(high, fractions[:, 1])
     scale, zero_point = qparams_from_range(lows, highs, replace(spec, axis=0, block=None))
     return scale.to(torch.float64).reshape(-1, 1, 1), zero_point.reshape(-1, 1, 1)
+
+
+def _both(ends: Tensor) -> Tensor:
+    """The same for both ends, [K, 2]."""
+    return torch.stack([ends, ends], 1)
+
+
+def _all_pairs(ends: Tensor) -> Tensor:
+    """Each for one end with each for the other, [K * K, 2]."""
+    return torch.cartesian_prod(ends, ends)
 
 
 def _fractions(steps: range, per_octave: int) -> Tensor:
@@ -351,15 +440,23 @@ def _weighted(errors: Tensor, weights: Tensor) -> Tensor:
     return (errors @ weights.transpose(1, 2)).squeeze(2)
 
 
-def _divergence(_points: Tensor, found: Tensor, weights: Tensor, clipped: Tensor, levels: int = 0) -> Tensor:
+def _divergence(
+    _points: Tensor | None,
+    found: Tensor,
+    weights: Tensor,
+    clipped: Tensor,
+    levels: int = 0,
+    repeated: Tensor | None = None,
+) -> Tensor:
     """KL(P || Q) of `entropy`; infinite where fewer than `levels` points, and than half of them, are inside.
 
     A point with a code of its own diverges from nothing, so that a range of two points would be perfect.
 
     With the weights w' of the points inside, which have what is clipped added at their ends, and m, n the mass and the
-    number of the points that share a code, it is
+    number of the points of one kind (`repeated` or not) that share a code, it is
 
-        (sum of w' log w' over points  -  sum of m' log(m / n) over codes) / sum of m'  +  log(sum of m / sum of m')
+        (sum of w' log w' over points  -  sum of m' log(m / n) over codes and kinds) / sum of m'
+            +  log(sum of m / sum of m')
 
     Codes stand side by side, so that their sums are differences of running ones, which no candidate changes.
     """
@@ -367,11 +464,11 @@ def _divergence(_points: Tensor, found: Tensor, weights: Tensor, clipped: Tensor
     rows = channels * candidates
     at = torch.arange(rows) // candidates
     weight = weights.squeeze(1)
-    inside = ~clipped & (weights > 0)
     # Clipped are the points in front of the first and behind the last one inside.
+    inside = ~clipped & (weights > 0)
     count, start = inside.sum(2).reshape(-1), inside.to(torch.int8).argmax(2).reshape(-1)
     behind = start + count
-    running, entropies = (functional.pad(x.cumsum(1), (1, 0)) for x in (weight, torch.special.xlogy(weight, weight)))
+    running, entropies = _running(weight), _running(torch.special.xlogy(weight, weight))
     whole, below = running[at, -1], running[at, start]
     kept = running[at, behind] - below
     above = whole - below - kept
@@ -383,9 +480,14 @@ def _divergence(_points: Tensor, found: Tensor, weights: Tensor, clipped: Tensor
     changes = row[1:] != row[:-1]
     opening, closing = functional.pad(changes, (1, 0), value=True), functional.pad(changes, (0, 1), value=True)
     before = torch.where(opening, start[row], functional.pad(last[:-1] + 1, (1, 0)))
-    mass = running[at[row], last + 1] - running[at[row], before]
-    spread = mass / (last + 1 - before)
-    coded = torch.zeros(rows, dtype=torch.float64).index_add_(0, row, torch.special.xlogy(mass, spread))
+    alone = torch.zeros_like(weight) if repeated is None else repeated.squeeze(1).to(torch.float64)
+    coded, spreads = torch.zeros(rows, dtype=torch.float64), []
+    for kind in (1.0 - alone, alone):
+        held, number = _running(weight * kind), _running(kind)
+        mass = held[at[row], last + 1] - held[at[row], before]
+        spread = mass / (number[at[row], last + 1] - number[at[row], before]).clamp(min=1.0)
+        coded.index_add_(0, row, torch.special.xlogy(mass, spread))
+        spreads.append(spread)
     # What is clipped joins the outermost points inside.
     alive = (count > 0).nonzero().squeeze(1)
     one = count[alive] == 1
@@ -393,10 +495,17 @@ def _divergence(_points: Tensor, found: Tensor, weights: Tensor, clipped: Tensor
         (start, below[alive] + one * above[alive], opening),
         (behind - 1, ~one * above[alive], closing),
     ):
-        alone = weight[at[alive], index[alive]]
-        own[alive] += torch.special.xlogy(alone + outside, alone + outside) - torch.special.xlogy(alone, alone)
-        coded[alive] += outside * spread[run].log()
+        place = at[alive], index[alive]
+        mass = weight[place]
+        own[alive] += torch.special.xlogy(mass + outside, mass + outside) - torch.special.xlogy(mass, mass)
+        spread = torch.where(alone[place] > 0.0, spreads[1][run], spreads[0][run])
+        coded[alive] += outside * spread.log()
     result = (own - coded) / whole.clamp(min=1.0) + (kept.clamp(min=1.0) / whole.clamp(min=1.0)).log()
     half = (weight > 0).sum(1)[at] / 2
     told = (count > 0) & (count >= half.clamp(max=float(levels)))
     return torch.where(told, result.where(result > _NOTHING, 0.0), float("inf")).reshape(channels, candidates)
+
+
+def _running(x: Tensor) -> Tensor:
+    """Sums of the first 0, 1, 2, .. along the last axis."""
+    return functional.pad(x.cumsum(1), (1, 0))

@@ -24,6 +24,9 @@ _FLOAT32_BITS = 24
 _CHUNK = 1 << 17
 """Elements binned at a time, whatever the batch size: the temporary copies stay in a processor's cache."""
 
+_FEW = 64
+"""Values of a chunk that are looked at before all of them."""
+
 _FINEST_IN_FLOAT32 = -126
 """Scaling by 2^126 at most, and never down, is exact in float32: nothing overflows or falls below the subnormals."""
 
@@ -40,16 +43,21 @@ class Histogram:
         k(a, b) = the smallest k >= k0 with i(b, k) - i(a, k) + 1 <= bins,
         k0 = max(-149, e - 24), where 2^(e-1) <= max(|a|, |b|) < 2^e.
 
-    Exact zeros, which rectified data is full of and which every grid represents without error, are counted apart.
+    Values that occur again and again are kept exactly, not only to within a bin: zeros, which rectified data is full of
+    and which every grid represents without error; the extremes, which clipped data is full of; and data whose values
+    are all multiples of the bin width, such as integers.
 
-    **Merging is exact.** Let H(D) be the histogram of a multiset D: minimum, maximum, number of zeros and the counts
-    n_i = #{x in D, x != 0 : i(x, k) = i}. Then `H(D).merge(H(E))` equals H(D + E) bit for bit, because
+    **Merging is exact.** Let H(D) be the histogram of a multiset D: minimum, maximum, the numbers of their occurrences
+    and of zeros, the counts n_i = #{x in D, x != 0 : i(x, k) = i}, and whether all values are multiples of 2^k. Then
+    `H(D).merge(H(E))` equals H(D + E) bit for bit, because
 
-    1. minimum, maximum and number of zeros of D + E follow from those of D and E;
+    1. minimum, maximum and the numbers of zeros and extremes of D + E follow from those of D and E;
     2. k(D + E) >= k(D), k(E): k0 cannot fall when the range widens, nor can i(b, k) - i(a, k), so that every k refused
        for D is refused for D + E. Bins are only ever joined, never split;
     3. joining is exact: floor(floor(x / 2^k) / 2^d) = floor(x / 2^(k+d)), so that bin i at k + d holds exactly the
-       values of the 2^d bins j at k with j >> d = i, and integer sums do not round.
+       values of the 2^d bins j at k with j >> d = i, and integer sums do not round;
+    4. a multiple of 2^(k+d) is one of 2^k. So the values are multiples of 2^(k+d) when they are of 2^k, which is known,
+       and all filled bins j at k have 2^d as a divisor.
 
     Hence any order, split or grouping of the same data, over any number of processes, ends in the same H, and merging
     is associative and commutative. The bin width is below 2 * (b - a) / (bins - 1), or the spacing of float32 at b or
@@ -60,12 +68,16 @@ class Histogram:
         zeros: int64 [C], number of values equal to 0.
         low: float32 [C], smallest value.
         high: float32 [C], largest value.
+        ends: int64 [C, 2], number of values equal to `low`, and of values equal to `high`; 0 where that end is 0.
+        aligned: bool [C], whether all values are multiples of the bin width.
     """
 
     counts: Tensor
     zeros: Tensor
     low: Tensor
     high: Tensor
+    ends: Tensor
+    aligned: Tensor
 
     @classmethod
     def of(cls, values: Tensor, bins: int = DEFAULT_BINS, extremes: tuple[Tensor, Tensor] | None = None) -> Histogram:
@@ -100,15 +112,28 @@ class Histogram:
         exact = torch.float32 if in_float32 else torch.float64
         per_width, start = _power_of_two(-exponent).to(exact), first.to(exact)
         nonzero = torch.zeros(channels, dtype=torch.int64, device=values.device)
+        ends = torch.zeros(channels, 2, dtype=torch.int64, device=values.device)
+        counted = [(0, low, low != 0.0), (1, high, high != 0.0)]
+        aligned = torch.ones(channels, dtype=torch.bool, device=values.device)
         # Where there are many channels, as many columns as bins: adding up the counts must not take the time.
         for part in values.split(min(_CHUNK, max(_CHUNK // channels, bins)), dim=1):
-            index = (part.to(exact) * per_width).floor_().sub_(start).to(torch.int32)
+            scaled = part.to(exact) * per_width
+            for some in (scaled[:, :_FEW], scaled):  # of most activations the first few tell that they are not
+                if bool(aligned.any()):
+                    aligned &= (some == some.floor()).all(1)
+            index = scaled.floor_().sub_(start).to(torch.int32)
             counts += torch.bincount(index.add_(row).reshape(-1), minlength=channels * bins)
             # Ones add up exactly in float32 within a chunk, and without the branches of `count_nonzero`, which are
             # mispredicted on rectified data and cost more than all the rest.
             nonzero += part.sign().abs_().sum(1).to(torch.int64)
+            for place, end, counts_here in counted:
+                if bool(counts_here.any()):
+                    # As floats, which is several times as fast as booleans.
+                    equal = torch.eq(part, end.to(part.device).unsqueeze(1), out=torch.empty_like(part))
+                    ends[:, place] += equal.sum(1).to(torch.int64) * counts_here.to(part.device)
         counts, zeros = counts.reshape(channels, bins).cpu(), values.shape[1] - nonzero.cpu()
-        return cls(_add_zeros(counts, -zeros, first.squeeze(1).cpu()), zeros, low, high)
+        counts = _add_zeros(counts, -zeros, first.squeeze(1).cpu())
+        return cls(counts, zeros, low, high, ends.cpu(), aligned.cpu())
 
     @property
     def bins(self) -> int:
@@ -147,6 +172,11 @@ class Histogram:
         return index.to(torch.float64) * self.width.unsqueeze(1)
 
     @property
+    def extremes(self) -> Tensor:
+        """`ends` with each value in it once: those of constants are the lowest ones, and no highest ones."""
+        return torch.stack([self.ends[:, 0], self.ends[:, 1] * (self.low < self.high)], 1)
+
+    @property
     def counts_with_zeros(self) -> Tensor:
         """int64 [C, bins]: the counts with the zeros back in their bin, [0, width)."""
         return _add_zeros(self.counts, self.zeros, self.first)
@@ -165,31 +195,50 @@ class Histogram:
         low, high = torch.minimum(self.low, other.low), torch.maximum(self.high, other.high)
         exponent, first = _layout(low, high, self.bins)
         counts = self._joined(exponent, first) + other._joined(exponent, first)
-        return Histogram(counts, self.zeros + other.zeros, low, high)
+        kept = [torch.stack([item.low == low, item.high == high], 1) * item.ends for item in (self, other)]
+        aligned = self._aligned(exponent) & other._aligned(exponent)
+        return Histogram(counts, self.zeros + other.zeros, low, high, kept[0] + kept[1], aligned)
 
     def cells(self) -> tuple[Tensor, Tensor]:
-        """What each channel holds, as few weighted points: the centres of its non-empty bins, and 0.
+        """What each channel holds, as few weighted points: its bins that are not empty, its extremes, and 0.
 
-        A centre outside [low, high] is moved to that end, so that no value is more than half a bin width from the point
-        that stands for it.
+        The point of a bin is its lower edge where all values are multiples of the bin width, else its centre, moved to
+        the end of [low, high] if it is outside: no value is more than half a bin width from the point that stands for
+        it, and zeros, extremes and multiples are exact.
 
         Returns:
-            Points and their weights, float64 [C, P] each, with P the most that a channel has: at most bins + 1. Where a
+            Points and their weights, float64 [C, P] each, with P the most that a channel has: at most bins + 3. Where a
             channel has fewer, the rest are zeros without weight.
         """
+        points, counts = self.points()
         low, high = (end.to(torch.float64).unsqueeze(1) for end in (self.low, self.high))
-        centres = torch.minimum(torch.maximum(self.edges[:, :-1] + 0.5 * self.width.unsqueeze(1), low), high)
-        points = torch.cat([centres, centres.new_zeros(self.channels, 1)], 1)
-        weights = torch.cat([self.counts, self.zeros.unsqueeze(1)], 1)
+        points = torch.cat([points, low, high, low.new_zeros(self.channels, 1)], 1)
+        weights = torch.cat([counts, self.extremes, self.zeros.unsqueeze(1)], 1)
         filled = weights > 0
         most = int(filled.sum(1).max())
         order = filled.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :most]
         weights = weights.gather(1, order).to(torch.float64)
         return torch.where(weights > 0, points.gather(1, order), 0.0), weights
 
+    def points(self) -> tuple[Tensor, Tensor]:
+        """The point of each bin, as `cells` has it, float64 [C, bins], and the count without the extremes."""
+        low, high = (end.to(torch.float64).unsqueeze(1) for end in (self.low, self.high))
+        edges, width = self.edges[:, :-1], self.width.unsqueeze(1)
+        centres = torch.minimum(torch.maximum(edges + 0.5 * width, low), high)
+        ends = torch.stack([self.low, self.high], 1).to(torch.float64)
+        column = (torch.floor(ends / width) - self.first.unsqueeze(1)).to(torch.int64).clamp(0, self.bins - 1)
+        counts = self.counts.scatter_add(1, column, -self.extremes)
+        return torch.where(self.aligned.unsqueeze(1), edges, centres), counts
+
     @cached_property
     def _bin_layout(self) -> tuple[Tensor, Tensor]:
         return _layout(self.low, self.high, self.bins)
+
+    def _aligned(self, exponent: Tensor) -> Tensor:
+        """Whether all values are multiples of a wider bin."""
+        shift = (exponent - self.exponent).clamp(max=_LARGEST_SHIFT).unsqueeze(1)
+        index = self.first.unsqueeze(1) + torch.arange(self.bins)
+        return self.aligned & ((self.counts == 0) | ((index >> shift) << shift == index)).all(1)
 
     def _joined(self, exponent: Tensor, first: Tensor) -> Tensor:
         """The counts after joining neighbours into the bins of a wider range that starts at bin `first`."""

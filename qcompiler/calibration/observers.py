@@ -17,7 +17,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from qcompiler.calibration.estimators import check_percent, cross_entropy, entropy, mse, percentile, sqnr
+from qcompiler.calibration.estimators import check_percent, cross_entropy, entropy, mse, sparse_percentile, sqnr
 from qcompiler.calibration.histogram import DEFAULT_BINS, Histogram, check_bins
 from qcompiler.errors import CalibrationError, InputError
 from qcompiler.quant.spec import QuantSpec
@@ -275,7 +275,7 @@ class HistogramObserver(Observer):
 
 @dataclass(eq=False)
 class PercentileObserver(HistogramObserver):
-    """The range without the most extreme values of either side; see `estimators.percentile`.
+    """The range without the most extreme values of either side; see `estimators.sparse_percentile`.
 
     Resolution: each end lies at most one bin width outside the exact percentile, and never beyond the observed values.
 
@@ -293,7 +293,7 @@ class PercentileObserver(HistogramObserver):
         check_percent(self.percentile)
 
     def _estimate(self, state: State, /) -> tuple[Tensor, Tensor]:
-        return percentile(_as_histogram(state), self.percentile)
+        return sparse_percentile(_as_histogram(state), self.percentile)
 
 
 @dataclass(eq=False)
@@ -564,4 +564,4 @@ def _as_state(histogram: Histogram) -> State:
 
 
 def _as_histogram(state: State) -> Histogram:
-    return Histogram(state["counts"], state["zeros"], state["low"], state["high"])
+    return Histogram(**{part.name: state[part.name] for part in fields(Histogram)})
