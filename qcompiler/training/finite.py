@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import groupby
 
 import torch
 from torch import Tensor, nn
 
 from qcompiler.errors import CalibrationError
+from qcompiler.training.batch_norm import BatchNorm
 from qcompiler.training.quantizer import Quantizer
 
 __all__ = ["check_finite"]
@@ -15,18 +17,22 @@ __all__ = ["check_finite"]
 
 @torch.no_grad()
 def check_finite(module: nn.Module, step: int) -> None:
-    """Refuse to go on with parameters that are not finite.
+    """Refuse to go on with parameters or running statistics that are not finite.
 
-    All parameters are read once, and one small tensor is waited for: a few milliseconds for ten million weights.
+    All of them are read once, and one small tensor is waited for: a few milliseconds for ten million weights.
+    Statistics can break alone: a forward moves them, also where a loss scaler leaves out the step of the optimizer.
 
     Args:
         module: The module that learns.
         step: Number of the optimizer step that was just made, from 1.
 
     Raises:
-        CalibrationError: A parameter holds NaN or infinity; parameters of quantizers are named first.
+        CalibrationError: A parameter or a running statistic holds NaN or infinity; parameters of quantizers are named
+            first, statistics last.
     """
-    named = [(name, p) for name, p in module.named_parameters() if p.is_floating_point() and p.numel()]
+    statistics = dict(_statistics(module))
+    candidates = [*module.named_parameters(), *statistics.items()]
+    named = [(name, tensor) for name, tensor in candidates if tensor.is_floating_point() and tensor.numel()]
     if all(bool(torch.stack(largest).isfinite().all()) for largest in _largest([p for _, p in named])):
         return
     broken = [(name, p) for name, p in named if not bool(p.isfinite().all())]
@@ -34,8 +40,11 @@ def check_finite(module: nn.Module, step: int) -> None:
     broken.sort(key=lambda item: _owner(item[0]) not in quantizers)
     name, parameter = broken[0]
     owner = _owner(name)
-    what = f"the {name.rpartition('.')[2]} of the quantizer" if owner in quantizers else "a parameter"
-    more = f", and {len(broken) - 1} other parameters are not finite" if len(broken) > 1 else ""
+    if owner in quantizers:
+        what = f"the {name.rpartition('.')[2]} of the quantizer"
+    else:
+        what = "a running statistic" if name in statistics else "a parameter"
+    more = f", and {len(broken) - 1} other tensors are not finite" if len(broken) > 1 else ""
     raise CalibrationError(
         f"step {step} of training made {what} {parameter[~parameter.isfinite()][0].item()}{more}",
         where=owner if owner in quantizers else name,
@@ -45,9 +54,17 @@ def check_finite(module: nn.Module, step: int) -> None:
     )
 
 
-def _largest(parameters: list[Tensor]) -> list[list[Tensor]]:
+def _statistics(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Running means and variances. Other buffers are constants of the model; masks among them may hold infinities."""
+    for name, item in module.named_modules():
+        if isinstance(item, BatchNorm):
+            for leaf in ("running_mean", "running_var"):
+                yield f"{name}.{leaf}" if name else leaf, getattr(item, leaf)
+
+
+def _largest(tensors: list[Tensor]) -> list[list[Tensor]]:
     """The largest magnitudes, float32, by device and type, which one call handles together."""
-    ordered = sorted(parameters, key=_kind)
+    ordered = sorted(tensors, key=_kind)
     found: dict[str, list[Tensor]] = {}
     for (device, _), group in groupby(ordered, key=_kind):
         norms = torch._foreach_norm(list(group), ord=float("inf"))  # noqa: SLF001  # one kernel for all

@@ -274,7 +274,7 @@ class TrainingModule(nn.Module):
         and gives all processes the mean of their batch-norm statistics.
 
         Raises:
-            CalibrationError: A scale or a weight has become NaN or infinite.
+            CalibrationError: A scale, a weight or a running statistic has become NaN or infinite.
         """
         check_finite(self, int(self.steps) + 1)
         hold_signs([(item, item.ranges) for item in self.modules() if isinstance(item, Quantizer)])
