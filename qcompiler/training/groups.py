@@ -26,19 +26,22 @@ class ParameterGroup(TypedDict):
 
 
 def parameter_groups(
-    module: nn.Module, lr: float = 0.01, *, scale_lr: float = 1e-5, weight_decay: float = 2.5e-5
+    module: nn.Module, lr: float = 0.01, *, scale_lr: float | None = None, weight_decay: float = 2.5e-5
 ) -> list[ParameterGroup]:
-    """The parameters of `module` that learn, each in one group; groups without any are left out.
+    """The parameters of `module` that learn, each in one group; empty groups are left out.
 
-    The rates are those of Nagel et al. 2022 for MobileNetV2 (section 5): SGD with momentum 0.9 for the model, and Adam
-    at 1e-5 for the scales, which live in an optimizer of their own. With Adam for everything one rate will do.
+    One rate serves all parameters: with the factor of LSQ, a step is about the same share of a scale as of a weight
+    (decision 27). `scale_lr` is for scales with an optimizer of their own. Nagel et al. 2022 (section 5) train weights
+    with SGD at 0.01 or 0.0033 and scales with Adam at 1e-5, over millions of steps. A training of thousands of steps
+    leaves such scales where they are; there 1e-3 moves them.
 
     Args:
-        module: Of `prepare_qat`.
-        lr: Of weights, biases and batch norms.
-        scale_lr: Of scales and ranges.
-        weight_decay: Of weights, and of ranges whose method asks for it; of nothing else.
+        module: Result of `prepare_qat`.
+        lr: Learning rate of weights, biases and batch norms.
+        scale_lr: Learning rate of scales and ranges; None for `lr`.
+        weight_decay: Weight decay of weights, and of ranges whose method asks for it; 0 for all others.
     """
+    scale_lr = lr if scale_lr is None else scale_lr
     groups: dict[str, ParameterGroup] = {}
 
     def add(name: str, parameter: nn.Parameter, rate: float, decay: float) -> None:

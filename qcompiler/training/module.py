@@ -292,7 +292,7 @@ class TrainingModule(nn.Module):
             norm.refresh()
 
     def parameter_groups(
-        self, lr: float = 0.01, *, scale_lr: float = 1e-5, weight_decay: float = 2.5e-5
+        self, lr: float = 0.01, *, scale_lr: float | None = None, weight_decay: float = 2.5e-5
     ) -> list[ParameterGroup]:
         """Parameters by what they are, for optimizers; see `training.groups.parameter_groups`."""
         return parameter_groups(self, lr, scale_lr=scale_lr, weight_decay=weight_decay)

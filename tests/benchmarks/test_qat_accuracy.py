@@ -140,13 +140,12 @@ def test_committed_rows_count_as_finished(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("method", "moved"),
     [
-        ("lsq", 0.015087),
-        ("lsq+", 0.015083),
-        ("lsq_unscaled", 0.10109),
-        ("ewgs", 0.016120),
-        ("psg", 0.040952),
-        ("dsq", 0.016680),
-        ("min_max", 0.050485),
+        ("lsq", 0.0086857),
+        ("lsq+", 0.0087668),
+        ("lsq_unscaled", 0.07507),
+        ("ewgs", 0.0093629),
+        ("psg", 0.035227),
+        ("min_max", 0.034761),
     ],
 )
 def test_a_change_of_what_training_computes_asks_for_new_numerics(method: str, moved: float) -> None:
@@ -156,7 +155,7 @@ def test_a_change_of_what_training_computes_asks_for_new_numerics(method: str, m
     before = [p.detach().clone() for p in ranges]
     optimizer = torch.optim.SGD(module.parameters(), lr=0.01)
     module.train()
-    for _ in range(3):
+    for _ in range(2):
         logits = module(INPUTS)
         assert isinstance(logits, torch.Tensor)
         optimizer.zero_grad()
@@ -164,7 +163,7 @@ def test_a_change_of_what_training_computes_asks_for_new_numerics(method: str, m
         optimizer.step()
         module.step()
     found = sum(float((p.detach() - start).abs().sum()) for p, start in zip(ranges, before, strict=True))
-    # Float sums in another order may turn a code of four bits. Numerics 1 gave 0.013977 for lsq, 7 % less.
+    # Float sums in another order may turn a code of four bits; numerics 1 gave 7 % less for lsq.
     message = (
         "if this was meant, raise benchmarks.qat_accuracy.NUMERICS, or its committed rows are those of another training"
     )

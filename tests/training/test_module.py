@@ -225,6 +225,30 @@ def test_parameter_groups_hold_each_parameter_once() -> None:
     torch.optim.SGD(groups)  # type: ignore[arg-type]  # torch takes them as they are
 
 
+@pytest.mark.parametrize("method", ["lsq", "lsq+", "min_max", "pact"])
+def test_parameter_groups_train_as_one_rate_for_all_does(method: str) -> None:
+    trained = []
+    for grouped in (True, False):
+        module = prepare("int8_dsp", method=method)
+        first = {name: p.detach().clone() for name, p in module.named_parameters()}
+        parameters = [dict(group) for group in module.parameter_groups(0.02, weight_decay=0.0)]
+        optimizer = torch.optim.SGD(parameters if grouped else module.parameters(), lr=0.02, momentum=0.9)
+        module.train()
+        for _ in range(3):
+            optimizer.zero_grad()
+            logits = module(INPUTS)
+            assert isinstance(logits, Tensor)
+            functional.cross_entropy(logits, LABELS).backward()
+            optimizer.step()
+            module.step()
+        trained.append(dict(module.named_parameters()))
+        moved = [
+            name for name, p in module.named_parameters() if "quantizer" in name and not torch.equal(p, first[name])
+        ]
+        assert len(moved) >= 3, "ranges stay where they were"
+    assert all(torch.equal(trained[0][name], trained[1][name]) for name in trained[0])
+
+
 LOAD = """
 import sys, torch
 from safetensors.torch import load_file, save_file
