@@ -6,6 +6,7 @@ adaptive_avg_pool2d(x, 1)                   ->  mean(x, axes H W, keepdim)
 adaptive_avg_pool2d(x), windows divide      ->  avg_pool2d(x)
 adaptive_avg_pool2d(x), resize(x), same size ->  x
 avg_pool2d(x) over the whole image          ->  mean(x, axes H W, keepdim)
+avg_pool2d(x), a sum of n divided by d      ->  mul(avg_pool2d(x), n / d)
 conv(pad(x, zeros))                         ->  conv(x) with more padding
 clamp(x, 0, inf)                            ->  relu(x)
 clamp(x, -inf, inf)                         ->  x
@@ -24,6 +25,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, cast
+
+import torch
 
 from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.interpret import LEAVES
@@ -136,7 +139,34 @@ def _resize(node: Node, rewriter: Rewriter) -> bool:
 def _avg_pool2d(node: Node, rewriter: Rewriter) -> bool:
     attributes = node.attributes
     whole = attributes["kernel"] == node.inputs[0].type.shape[-2:] and attributes["padding"] == (0, 0)
-    return whole and attributes["divisor_override"] is None and _to_mean(node, rewriter)
+    if attributes["divisor_override"] is not None:
+        return _to_mean_of_windows(node, rewriter)
+    return whole and _to_mean(node, rewriter)
+
+
+def _to_mean_of_windows(node: Node, rewriter: Rewriter) -> bool:
+    """A sum divided by another number than its terms leaves the range of what it sums; a mean does not."""
+    x, attributes = node.inputs[0], node.attributes
+    kernel, stride, padding = (cast("tuple[int, int]", attributes[key]) for key in ("kernel", "stride", "padding"))
+    terms = math.prod(kernel)
+    factor = terms / cast("int", attributes["divisor_override"])
+    sizes, counts = x.type.shape[2:], node.output.type.shape[2:]
+    if factor == 1.0 or not all(isinstance(size, int) for size in (*sizes, *counts)):
+        return False
+    # A window counted upwards may end behind the padding, where torch counts no zeros: they are put there.
+    covered = [(cast("int", count) - 1) * s + k for count, s, k in zip(counts, stride, kernel, strict=True)]
+    ends = [max(0, c - cast("int", size) - p) for c, size, p in zip(covered, sizes, padding, strict=True)]
+    if any(end > p for end, p in zip(ends, padding, strict=True)):
+        pad = (0, 0, *padding, 0, 0, *ends)
+        x = rewriter.insert("pad", [x], {"pad": pad, "value": 0.0}, before=node, like=node).output
+        padding = (0, 0)
+    window = {"kernel": kernel, "stride": stride, "padding": padding}
+    pool = rewriter.insert("avg_pool2d", [x], window, before=node, like=node)
+    leaf = rewriter.leaf("constant", torch.tensor([factor]), ref=f"{node.name}.factor", before=node, like=node)
+    product = rewriter.insert("mul", [pool.output, leaf], before=node, like=node)
+    rewriter.note(product, f"a sum of {terms} divided by {attributes['divisor_override']}, as a mean times a constant")
+    rewriter.replace(node, product.output)
+    return True
 
 
 def _to_mean(node: Node, rewriter: Rewriter) -> bool:

@@ -25,7 +25,8 @@ from typing import NoReturn, cast
 import torch
 from torch import Tensor
 
-from qcompiler.errors import GraphError
+from qcompiler.errors import GraphError, InputError
+from qcompiler.ir.dims import evaluate_dim, symbols_of
 from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
@@ -36,6 +37,9 @@ from qcompiler.passes.channel_tables import function_of
 
 FOREIGN = -1
 """Channel number of elements that come from elsewhere: other parts of a concat, a border."""
+
+SAMPLES = 2
+"""Samples for which channels are followed: with one, what moves elements from sample to sample would not show."""
 
 SPATIAL_MEANS = ("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "resize")
 """Ops that keep the channels and mix pixels with weights that are not negative."""
@@ -196,10 +200,30 @@ def groups(
         yield group
 
 
+def _shape(value: Value, graph: Graph) -> list[int]:
+    """The sizes of `value` for a few samples, which lie in it as any number of them do.
+
+    Raises:
+        Refused: There are no such sizes.
+    """
+    names = sorted({symbol.name for size in value.type.shape for symbol in symbols_of(size)})
+    bindings = {}
+    for index, name in enumerate(names):
+        low, high = graph.bounds.get(name, (1, SAMPLES + index))
+        bindings[name] = min(max(low, SAMPLES + index), high)
+    try:
+        sizes = [evaluate_dim(size, bindings) for size in value.type.shape]
+    except (GraphError, InputError) as error:
+        raise Refused(f"%{value.name} has no size for {SAMPLES} samples") from error
+    if min(sizes, default=1) < 1:
+        raise Refused(f"%{value.name} is empty for {SAMPLES} samples")
+    return sizes
+
+
 def _group(
     producer: Node, positions: Mapping[Node, int], *, capped: bool, tabled: Callable[[str], bool] | None
 ) -> Group:
-    shape = [size if isinstance(size, int) else 1 for size in producer.output.type.shape]
+    shape = _shape(producer.output, producer.graph)
     axis = producer_axis(producer)
     numbers = torch.arange(shape[axis]).reshape([-1 if a == axis else 1 for a in range(len(shape))]).expand(shape)
     maps = {producer.output: numbers}
@@ -317,7 +341,7 @@ def _through(node: Node, maps: dict[Value, Tensor]) -> Tensor:
 def _over_pixels(node: Node, numbers: Tensor) -> Tensor:
     if bool((numbers != numbers[:, :, :1, :1]).any()):
         raise Refused(f"{node.name} mixes pixels of several channels")
-    sizes = [size if isinstance(size, int) else 1 for size in node.output.type.shape]
+    sizes = _shape(node.output, node.graph)
     return numbers[:, :, :1, :1].expand(-1, -1, *sizes[2:])
 
 
@@ -335,16 +359,15 @@ def _product(node: Node, maps: dict[Value, Tensor]) -> Tensor:
     (first, *others) = (maps[value] for value in node.inputs if value in maps)
     if others:
         raise Refused(f"{node.name} multiplies the channels with one another")
-    return first.expand([size if isinstance(size, int) else 1 for size in node.output.type.shape])
+    return first.expand(_shape(node.output, node.graph))
 
 
 def _moved(node: Node, maps: dict[Value, Tensor]) -> Tensor:
     if node.op == "pad" and node.attributes["value"] != 0.0:
         raise Refused(f"{node.name} pads with {node.attributes['value']}, which no factor leaves alone")
-    operands = []
-    for value in node.inputs:
-        shape = [size if isinstance(size, int) else 1 for size in value.type.shape]
-        operands.append(maps[value] if value in maps else torch.full(shape, FOREIGN))
+    operands = [
+        maps[value] if value in maps else torch.full(_shape(value, node.graph), FOREIGN) for value in node.inputs
+    ]
     # Numbers are moved as they are, one up: a border of zeros is FOREIGN then.
     try:
         moved = node.definition.evaluate(node, [(item + 1).to(torch.float64) for item in operands])[0]

@@ -4,9 +4,10 @@
 
     x ─► fq ─► conv(fq(W), fq_bias(b)) ─► relu ─► fq ─► y
 
-Every value that an integer op reads comes out of a quantizer, directly or through ops that only move elements. Nothing
-is quantized between the members of a supergroup of the target, such as a convolution and its activation. Weights get
-the target's weight grid along their output-channel axis; a bias gets the product of the scales of input and weight.
+Every value that an integer op reads comes out of a quantizer, directly or through ops that only move elements; a border
+that may lie outside of the range of what it is put around gets one as well. Nothing is quantized between the members
+of a supergroup of the target, such as a convolution and its activation. Weights get the target's weight grid along
+their output-channel axis; a bias gets the product of the scales of input and weight.
 A float island reads and gives real numbers: what it reads is dequantized, what it gives to integer ops is quantized.
 All scales start as NaN, which stands for "not calibrated" and lets values pass, so that this pass is exact.
 
@@ -28,6 +29,7 @@ from qcompiler.ir.interpret import LEAVES
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ir.types import Stage
+from qcompiler.ops.borders import leaves_range
 from qcompiler.ops.layers import Layer, is_weighted
 from qcompiler.ops.quantizers import quantizer_of
 from qcompiler.passes.base import Pass, PassContext, only_user
@@ -184,7 +186,9 @@ class _Placement:
         bits = self.overrides.activation_bits(node) or self.wishes.get(node)
         if node.definition.has(Trait.MOVEMENT):
             self.scales[value] = self.scales[node.inputs[0]]
-            if bits is not None:
+            if leaves_range(node):
+                self._quantize_border(node, bits)
+            elif bits is not None:
                 self.rewriter.refuse(node, f"{bits} bits were asked for, but {node.op} keeps the grid of its input")
             return
         follower = only_user(node)
@@ -194,6 +198,14 @@ class _Placement:
             return  # the quantizer comes after the last member of the supergroup
         spec = self.target.activation_spec(op=node.op, bits=bits)
         self._quantize(value, spec, before=node.following, like=node, stem=node.name)
+
+    def _quantize_border(self, node: Node, bits: int | None) -> None:
+        """A grid that reaches as far as a border does; what the border is put around is brought to it later."""
+        source = quantizer_of(node.inputs[0])
+        own = self.target.activation_spec(op=node.op, bits=bits)
+        spec = own if source is None or bits is not None else cast("QuantSpec", source.attributes["spec"])
+        quantized = self._quantize(node.output, spec, before=node.following, like=node, stem=node.name)
+        self.rewriter.note(cast("Node", quantized.producer), f"what {node.name} adds may lie outside of its operand")
 
     def _quantize(
         self,

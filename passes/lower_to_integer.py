@@ -27,9 +27,18 @@ from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ir.types import DType, QuantParams, Stage, TensorType
 from qcompiler.ops import SCALED, UNARY, prelu_function, unary_of
+from qcompiler.ops.borders import border, leaves_range
 from qcompiler.ops.layers import Layer, is_weighted
 from qcompiler.ops.quantization import spread_factors
-from qcompiler.ops.quantizers import channel_bounds, channel_limits, code_limits, grid, leaf_tensor
+from qcompiler.ops.quantizers import (
+    border_code,
+    channel_bounds,
+    channel_limits,
+    code_limits,
+    grid,
+    leaf_tensor,
+    with_zero,
+)
 from qcompiler.ops.resampling import resampling_weights
 from qcompiler.passes.base import Pass, PassContext
 from qcompiler.passes.proofs import Proofs
@@ -166,9 +175,18 @@ class _Lowering:
         source = quantizer.inputs[0]
         if source in self.lowered:
             lowered = self.lowered[source]
+            low, high = self.limits[lowered]
             same = QuantParams.of(out.params.scale, out.params.zero_point, out.params.axis) == lowered.type.quant
-            if same and self.limits[lowered] == (out.qmin, out.qmax) and DType(out.spec.dtype) is lowered.type.dtype:
-                return lowered  # an average is on the grid already that its quantizer shares
+            if same and DType(out.spec.dtype) is lowered.type.dtype:
+                if (low, high) == (out.qmin, out.qmax):
+                    return lowered  # an average is on the grid already that its quantizer shares
+                if (
+                    source.producer is not None
+                    and leaves_range(source.producer)
+                    and out.qmin <= low <= high <= out.qmax
+                ):
+                    self.limits[lowered] = (out.qmin, out.qmax)
+                    return lowered  # so is a border, whose operand was brought to this grid
         return self._computed(source, out)
 
     def _computed(self, source: Value, out: _Output) -> Value:
@@ -494,22 +512,19 @@ class _Lowering:
     def _movement(self, node: Node) -> Value:
         operands = [self.lowered[value] for value in node.inputs]
         attributes = dict(node.attributes)
+        limits = [self.limits[value] for value in operands]
         if node.op == "pad":
-            params = self._params(operands[0])
-            low, high = self.limits[operands[0]]
-            real = torch.tensor(float(cast("float", node.attributes["value"])))
-            code = quantize(real, params.scale, params.zero_point, QuantSpec(bits=32))
-            attributes["value"] = float(min(max(int(code), low), high))
+            code = border_code(node, self._params(operands[0]), limits[0])
+            attributes["value"] = float(code)
+            if border(node) is not None:
+                limits.append((code, code))
         moved = self.rewriter.insert(node.op, operands, attributes, before=node, like=node, name=f"{node.name}.int")
-        self.limits[moved.output] = (
-            min(self.limits[v][0] for v in operands),
-            max(self.limits[v][1] for v in operands),
-        )
+        self.limits[moved.output] = (min(low for low, _ in limits), max(high for _, high in limits))
         return moved.output
 
     def _avg_pool2d(self, node: Node) -> Value:
         x = self.lowered[node.inputs[0]]
-        low, high = self.limits[x]
+        low, high = with_zero(node, self._params(x), self.limits[x])
         proofs = self._proofs(node)
         proofs.steps(self._steps(x), math.prod(cast("tuple[int, ...]", node.attributes["kernel"])))
         attributes = {

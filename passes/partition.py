@@ -5,7 +5,8 @@
                                                                      @layer_norm: x ─► layer_norm ─► softmax
 
 An island is as large as it can be without a path that leaves it and comes back; what only moves elements between two
-parts of one goes along, and so does an activation right behind it. Quantizers are placed around the call later, so
+parts of one goes along, and so does an activation right behind it. Integers, indices and masks are never on a grid: all
+that computes them belongs to an island, see `exact_values`. Quantizers are placed around the call later, so
 that it stands between a dequantize and a quantize. A target that runs nothing in float refuses, and says what to do.
 """
 
@@ -23,11 +24,13 @@ from qcompiler.ir.registry import Trait, known_ops
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ir.types import Stage
 from qcompiler.ops import SCALED
+from qcompiler.ops.borders import border, has_no_code, leaves_range
 from qcompiler.ops.custom import function_name, registration
 from qcompiler.ops.kinds import integer_kinds
 from qcompiler.ops.work import elements, multiply_accumulates
 from qcompiler.passes.base import Pass, PassContext
 from qcompiler.passes.channel_limits import CLAMPS
+from qcompiler.passes.exact_values import integer_exact
 from qcompiler.passes.geometry import geometry_of
 from qcompiler.passes.overrides import Overrides
 from qcompiler.targets import Target
@@ -71,7 +74,11 @@ class Partition(Pass):
         if target.fallback == "refuse":
             node, why = next(iter(outside.items()))
             raise _refusal(node, why, target)
+        if target.simulation is None:
+            for node, why in integer_exact(graph).items():
+                outside.setdefault(node, why)
         inside = {*outside, *_movement_between(graph, outside)}
+        inside.update(_borders_in_front(graph, inside))
         inside.update(_clamps_behind(graph, inside))
         total = [max(1, sum(map(count, graph.nodes))) for count in (multiply_accumulates, elements)]
         for members in convex_partitions(graph, inside.__contains__):
@@ -104,6 +111,8 @@ def why_float(node: Node, target: Target, overrides: Overrides) -> str:
         return "float is asked for"
     if target.simulation is not None and node.op != "custom":
         return ""  # what is no layer is in float anyway
+    if has_no_code(node):
+        return f"its border is {border(node)}, for which there is no code"
     if node.op == "custom":
         return str(node.attributes["reason"]) or f"the torch function {function_name(node)!r} has no operator here"
     if node.op == SCALED:
@@ -160,6 +169,16 @@ def _movement_between(graph: Graph, outside: Collection[Node]) -> list[Node]:
             if any(user in outside or user in touching for user in users):
                 touching.add(node)
     return [node for node in movement if node in behind and node in ahead and node in touching]
+
+
+def _borders_in_front(graph: Graph, inside: Collection[Node]) -> list[Node]:
+    """Borders that islands alone read: the grid of one that lies far outside would swallow what it is put around."""
+    found: list[Node] = []
+    for node in graph.reversed_nodes:
+        users = list(node.outputs[0].users)
+        if leaves_range(node) and users and all(user in inside for user in users) and not graph.is_output(node.output):
+            found.append(node)
+    return found
 
 
 def _clamps_behind(graph: Graph, inside: Collection[Node]) -> list[Node]:

@@ -9,6 +9,10 @@ Calibration then finds one range for all of them. A quantizer whose grid is fixe
 the operand passes through a second quantizer, which lowers to a rescale. Where the grids of all operands are fixed and
 differ, they go to that of the result, which gets a quantizer; one operand alone keeps its grid, on which the op
 computes.
+
+A border that may lie outside of the range of its operand is tied on every target, and its result leads: the operand is
+brought to the grid of the result, and becomes a copy where others read it too, whose range has nothing to do with the
+border.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ from qcompiler.ir.graph import Graph, Node
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ir.types import Stage
+from qcompiler.ops.borders import leaves_range
 from qcompiler.ops.quantization import is_calibrated
 from qcompiler.ops.quantizers import leaf_tensor, quantizer_of
 from qcompiler.passes.base import Pass, PassContext
@@ -54,12 +59,15 @@ class UnifyScales(Pass):
         rewriter = context.rewriter(graph)
         ties: list[list[Node]] = []
         for node in graph.nodes:
-            if target.tie(node.op) is None:
+            widened = leaves_range(node)
+            if target.tie(node.op) is None and not widened:
                 continue
             members = [quantizer_of(value) for value in node.inputs]
             follower = _own_quantizer(node)
             known = [member for member in members if member is not None]
-            leader = _leader(known, follower, target)
+            leader = follower if widened else _leader(known, follower, target)
+            if widened and leader is None:
+                leader = follower = put_quantizer_behind(node, target.activation_spec(op=node.op), rewriter)
             if leader is None and _differ(known):
                 leader = follower = put_quantizer_behind(node, target.activation_spec(op=node.op), rewriter)
                 rewriter.note(leader, f"the grids of all that {node.name} reads are fixed, and differ")
@@ -69,13 +77,14 @@ class UnifyScales(Pass):
                 for value in leader.inputs[1:]:
                     if value.producer is not None:
                         rewriter.move(value.producer, before=node)  # copies of the operands read it
+            apart = {m for m in known if _cannot_join(m, leader) or (widened and not _is_read_alone(m, node))}
             copies = [
                 _insert_rescale(node, index, member, leader, rewriter)
                 for index, member in enumerate(members)
-                if member is not None and _cannot_join(member, leader)
+                if member is not None and member in apart
             ]
             quantizers = [m for m in (*members, follower) if m is not None]
-            ties.append([q for q in quantizers if not _cannot_join(q, leader)] + copies)
+            ties.append([q for q in quantizers if q not in apart and not _cannot_join(q, leader)] + copies)
         for group in connected_groups(graph, ties):
             _share(group, rewriter)
         for node in graph.nodes:
@@ -95,6 +104,16 @@ def _follow(node: Node, rewriter: Rewriter) -> None:
 def _own_quantizer(node: Node) -> Node | None:
     users = list(node.output.users)
     return users[0] if len(users) == 1 and users[0].op == "fake_quantize" else None
+
+
+def _is_read_alone(quantizer: Node, node: Node) -> bool:
+    """Whether `node`, through ops that move elements, is all that reads `quantizer`."""
+    value = node.inputs[0]
+    while len(value.users) == 1 and not node.graph.is_output(value) and value.producer is not None:
+        if value.producer is quantizer:
+            return True
+        value = value.producer.inputs[0]
+    return False
 
 
 def _leader(members: Sequence[Node], follower: Node | None, target: Target) -> Node | None:
@@ -144,7 +163,8 @@ def _insert_rescale(node: Node, index: int, member: Node, like: Node, rewriter: 
         name=f"{node.inputs[index].name}.rescaled",
     )
     rewriter.replace_input(node, index, second.output)
-    rewriter.note(second, f"the grid of {member.name} cannot change, so {node.name} reads a rescaled copy")
+    why = f"the grid of {member.name} " + ("cannot change" if _cannot_join(member, like) else "serves others as well")
+    rewriter.note(second, f"{why}, so {node.name} reads a rescaled copy")
     return second
 
 

@@ -15,6 +15,7 @@ model's class nor pickle. The same compile gives the same bytes: no file holds a
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import hashlib
@@ -60,6 +61,8 @@ _USUAL = frozenset({MANIFEST, *_REQUIRED, REPORT, ENCODINGS, FOLDER})
 """Names at the top of the folder."""
 SAMPLES = 4
 """Batch of the inputs that verification makes up."""
+WHOLE_NUMBERS = (16, 2, 1)
+"""Bounds below which made-up indices lie, from the first that a program accepts: the last are zeros alone."""
 
 
 @dataclass(frozen=True)
@@ -385,13 +388,34 @@ class Artifact:
         return ReadBack(loaded.program, tuple(faults))
 
     def _synthesized(self, seed: int) -> list[Tensor]:
-        """Normal numbers for each input of the program."""
+        """Inputs of the program: normal numbers, and whole numbers that the program accepts as indices and masks.
+
+        Nothing in the files says how many rows a table has that is looked up somewhere in an island, so the program is
+        asked: whole numbers are drawn below `WHOLE_NUMBERS`, and below less where it fails on them.
+        """
+        tensors = self._drawn(seed, WHOLE_NUMBERS[0])
+        if all(tensor.is_floating_point() for tensor in tensors):
+            return tensors
+        executor = Executor(self.program)
+        for bound in WHOLE_NUMBERS:
+            tensors = self._drawn(seed, bound)
+            with contextlib.suppress(ArtifactError):
+                executor.run([tensor.numpy() for tensor in tensors])
+                return tensors
+        return tensors
+
+    def _drawn(self, seed: int, bound: int) -> list[Tensor]:
+        """Normal numbers, and whole numbers from 0 to below `bound`."""
         generator = torch.Generator().manual_seed(seed)
         tensors = []
         for name in self.program.program.inputs:
             declared = self.program.program.tensors[name]
-            shape = [SAMPLES if size == -1 else size for size in declared.shape]
-            tensors.append(torch.randn(shape, generator=generator).to(DType(declared.dtype).torch))
+            shape, dtype = [SAMPLES if size == -1 else size for size in declared.shape], DType(declared.dtype)
+            if dtype.is_float:
+                tensors.append(torch.randn(shape, generator=generator).to(dtype.torch))
+            else:
+                most = 2 if dtype is DType.BOOL else bound
+                tensors.append(torch.randint(most, shape, generator=generator).to(dtype.torch))
         return tensors
 
 

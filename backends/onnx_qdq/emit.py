@@ -26,7 +26,7 @@ import numpy.typing as npt
 import onnx
 import onnx_graphsurgeon as gs
 
-from qcompiler.backends.onnx_qdq import pooling
+from qcompiler.backends.onnx_qdq import blocks, pooling
 from qcompiler.backends.onnx_qdq.functions import FUNCTIONS
 from qcompiler.backends.onnx_qdq.islands import LEAST_OPSET, export, keep_softmax_apart
 from qcompiler.backends.onnx_qdq.leaves import leaf_array
@@ -43,6 +43,9 @@ UNSIGNED_SHIFT = 128
 
 WIDE_OPSET, WIDE_IR_VERSION = 21, 10
 """The first versions in which QuantizeLinear takes 16-bit types, and DequantizeLinear scales of blocks."""
+CLIP_TOLERANCE = 2.0**-20
+"""ONNX Runtime drops a Clip in front of a quantizer whose grid ends within 2^-23, relative to nothing, of the limits,
+and so do all grids for numbers of 1e-12. There is some room to that."""
 
 AXES_AS_INPUT = 18
 """The first opset in which ReduceMean takes its axes as an input."""
@@ -201,7 +204,7 @@ class _Emitter:
         if source is None and wide:
             return self.real_bias(value, quant)
         if value.producer is not None and value.producer.op == "expand_blocks":
-            return self.blocks(node, index, value.producer, quant)
+            return self.weight_in_blocks(node, index, value.producer, quant)
         if source is None:
             source = self.weights.get(value) or self.constant(value.name + WEIGHT_CODES, leaf_array(value))
             self.weights[value] = source
@@ -211,17 +214,21 @@ class _Emitter:
         axis = {} if quant.axis is None else {"axis": quant.axis}
         return self.add("DequantizeLinear", [source, *grid], self.unused(f"{name}.real"), **axis)
 
-    def blocks(self, node: Node, index: int, expand: Node, quant: QuantParams) -> gs.Tensor:
+    def weight_in_blocks(self, node: Node, index: int, expand: Node, quant: QuantParams) -> gs.Tensor:
         """A weight with a scale for each block: the scale of its channel times the factor of the block."""
         codes, factors = expand.inputs
+        name = f"{node.name}/{index}"
+        array, inputs = leaf_array(factors), 1 - int(cast("int", expand.attributes["axis"]))
+        products = blocks.products(expand)
+        if blocks.seem_channels(node, quant, array) and np.abs(products).max() <= blocks.INT8_MOST:
+            if codes not in self.weights:
+                self.weights[codes] = self.constant(codes.name, products.astype(np.int8))
+            grid = self.grid(name, quant, DType.I8, with_zero=True)
+            real = self.unused(f"{name}.real")
+            return self.add("DequantizeLinear", [self.weights[codes], *grid], real, axis=1 - inputs)
         if codes not in self.weights:
             self.weights[codes] = self.constant(codes.name, leaf_array(codes))
-        array, inputs = leaf_array(factors), 1 - int(cast("int", expand.attributes["axis"]))
-        scale = np.asarray(quant.scale, np.float32)[:, None] * array.astype(np.float32)
-        scale = scale if inputs == 1 else scale.T
-        shape = codes.type.shape
-        scale = np.broadcast_to(scale.reshape(*scale.shape, *[1] * (len(shape) - 2)), (*scale.shape, *shape[2:]))
-        name = f"{node.name}/{index}"
+        scale = blocks.scales(quant, array, inputs, tuple(int(cast("int", size)) for size in codes.type.shape))
         attributes = {"axis": inputs, "block_size": int(cast("int", expand.attributes["block"]))}
         operands = [self.weights[codes], self.constant(f"{name}.scale", scale)]
         return self.add("DequantizeLinear", operands, self.unused(f"{name}.real"), **attributes)
@@ -286,7 +293,10 @@ class _Emitter:
             for end, code in (("min", lowest), ("max", highest))
         ]
         names = [self.unused(f"{node.name}.{part}") for part in ("real", "raised")]
-        self.codes[value] = self.add("QuantizeLinear", [self.clipped(real, limits, *names), *grid], value.name)
+        cut = [int(abs(code - end).max()) for code, end in zip((lowest, highest), dtype.limits, strict=True)]
+        near = min((size for size in cut if size), default=0) * quant.scale[0] <= CLIP_TOLERANCE
+        clipped = self.clipped(real, limits, *names, apart=near)
+        self.codes[value] = self.add("QuantizeLinear", [clipped, *grid], value.name)
 
     def stored(self, dtype: DType) -> tuple[int, np.dtype[np.generic]]:
         """How much higher the codes of an activation are in the file, and the type that holds them."""
@@ -304,9 +314,14 @@ class _Emitter:
             found.append(codes.reshape(-1, *[1] * (rank - axis - 1)) if codes.ndim else codes)
         return found[0], found[1]
 
-    def clipped(self, tensor: gs.Tensor, limits: Sequence[gs.Constant], name: str, between: str) -> gs.Tensor:
-        """`tensor` between two limits. Clip takes a pair of numbers only, Max and Min broadcast."""
-        if not any(limit.values.ndim for limit in limits):
+    def clipped(
+        self, tensor: gs.Tensor, limits: Sequence[gs.Constant], name: str, between: str, *, apart: bool = False
+    ) -> gs.Tensor:
+        """`tensor` between two limits. Clip takes a pair of numbers only, Max and Min broadcast.
+
+        With `apart` it is Max and Min in any case, which no optimization takes into a quantizer.
+        """
+        if not apart and not any(limit.values.ndim for limit in limits):
             return self.add("Clip", [tensor, *limits], name)
         return self.add("Min", [self.add("Max", [tensor, limits[0]], between), limits[1]], name)
 

@@ -86,14 +86,26 @@ class Session:
         return self.run_named(dict(zip(self.inputs, inputs, strict=True)))
 
     def run_named(self, inputs: Mapping[str, Array]) -> list[Array]:
-        """The outputs for arrays by input name."""
+        """The outputs for arrays by input name.
+
+        Raises:
+            InputError: The arrays do not fit the inputs of the file.
+            VerificationError: ONNX Runtime fails while it runs the file.
+        """
         try:
             # Arithmetic on arrays without axes gives NumPy scalars, which the runtime does not take.
             given = {name: np.asarray(array) for name, array in inputs.items()}
             results: list[Array] = self._session.run(None, given)
-        except Exception as error:
-            raise InputError(f"ONNX Runtime does not run on these inputs: {_one_line(error)}") from error
+        except Exception as error:  # the runtime's exceptions share no base of their own
+            if type(error).__name__ in _OF_INPUTS:
+                raise InputError(f"ONNX Runtime does not run on these inputs: {_one_line(error)}") from error
+            found = f"ONNX Runtime {ort.__version__} fails while it runs the file: {_one_line(error)}"
+            raise VerificationError(found) from error
         return results
+
+
+_OF_INPUTS = ("InvalidArgument", "TypeError", "ValueError")
+"""Exceptions of ONNX Runtime that are about what it is given."""
 
 
 def _one_line(error: Exception) -> str:
@@ -115,7 +127,8 @@ def saturates() -> bool:
 
 def _as_in_the_graph(name: str, codes: Array, unsigned: Collection[str]) -> Codes:
     """Codes as the graph counts them: those of signed activations, which the file has unsigned, move back."""
-    moved: Codes = codes.astype(np.int64) - _shift(name, codes.dtype, unsigned)
+    # numpy makes a number of a difference without axes.
+    moved: Codes = np.asarray(codes.astype(np.int64) - _shift(name, codes.dtype, unsigned))
     return moved
 
 
@@ -182,7 +195,8 @@ class Layers:
         feeds: dict[str, Array] = dict(zip(self._session.inputs, inputs, strict=False))
         for name in self.tensors:
             dtype = onnx.helper.tensor_dtype_to_np_dtype(self._types[name])
-            feeds[name] = (codes[name].astype(np.int64) + _shift(name, dtype, self._unsigned)).astype(dtype)
+            shifted = codes[name].astype(np.int64) + _shift(name, dtype, self._unsigned)
+            feeds[name] = np.asarray(shifted, dtype)  # numpy makes a number of a sum without axes
         results = self._session.run_named(feeds)
         found = zip(self.tensors, results, strict=True)
         return {name: _as_in_the_graph(name, array, self._unsigned) for name, array in found}

@@ -23,6 +23,7 @@ from qcompiler.calibration.gaussian import Gaussian
 from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.interpret import LEAVES, interpret_with
 from qcompiler.ir.registry import Trait
+from qcompiler.ops.borders import border
 from qcompiler.ops.quantizers import activation_bounds, channel_bounds, leaf_tensor
 
 DEFAULT_INPUT_RANGE = (-3.0, 3.0)
@@ -159,6 +160,9 @@ def _span(node: Node, ranges: Mapping[Value, tuple[float, float]]) -> tuple[floa
     spans = [ranges[value] for value in operands if value in ranges]
     if len(spans) < len(operands):
         return None
+    value = border(node)
+    if value is not None and math.isfinite(value):
+        spans.append((value, value))
     low, high = min(low for low, _ in spans), max(high for _, high in spans)
     if node.op == "clamp_channels":
         ends = [torch.tensor(end).clamp(*channel_bounds(node)) for end in (low, high)]

@@ -85,6 +85,30 @@ def code_limits(quantizer: Node) -> tuple[int, int]:
     return (spec.qmin if low is None else cast("int", low), spec.qmax if high is None else cast("int", high))
 
 
+def border_code(pad: Node, params: AffineParams, limits: tuple[int, int]) -> int:
+    """The code of the border that `pad` adds, among all codes of the grid of its operand.
+
+    Args:
+        pad: A `pad` of a QUANTIZED graph.
+        params: The grid.
+        limits: Lowest and highest code of the operand, where no quantizer tells those of its grid.
+    """
+    source = quantizer_of(pad.inputs[0])
+    spec = None if source is None else cast("QuantSpec", source.attributes["spec"])
+    low, high = limits if spec is None else (spec.qmin, spec.qmax)
+    real = torch.tensor(float(cast("float", pad.attributes["value"])))
+    wide = QuantSpec(bits=32)  # whatever the grid holds: the limits are applied afterwards
+    return min(max(int(quantize(real, params.scale, params.zero_point, wide)), low), high)
+
+
+def with_zero(pool: Node, params: AffineParams, limits: tuple[int, int]) -> tuple[int, int]:
+    """Lowest and highest code of an average over windows, from those of its operand: zeros of the padding may count."""
+    if not (any(cast("tuple[int, ...]", pool.attributes["padding"])) and pool.attributes["count_include_pad"]):
+        return limits
+    zero_point = int(params.zero_point)
+    return min(limits[0], zero_point), max(limits[1], zero_point)
+
+
 def activation_bounds(node: Node) -> tuple[float, float]:
     """The real interval that a `relu` or `clamp` node clamps to."""
     if node.op == "relu":

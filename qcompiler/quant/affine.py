@@ -90,7 +90,7 @@ def qparams_from_range(low: Tensor | float, high: Tensor | float, spec: QuantSpe
         symmetric unsigned   s = high / qmax,                    z = 0
 
     s is rounded to float32 before z is computed from it; a power-of-two scale is rounded up. A range of only 0 gets
-    scale 1, and no scale is below `SMALLEST_SCALE`.
+    the grid of 0 to 1, whose steps are as fine as those of its neighbours, and no scale is below `SMALLEST_SCALE`.
 
     Args:
         low: Lower end: a number or 0-d tensor, or [C] for one range per channel.
@@ -109,10 +109,10 @@ def qparams_from_range(low: Tensor | float, high: Tensor | float, spec: QuantSpe
     _check_range(low, high, spec)
     low, high = low.clamp(max=0.0), high.clamp(min=0.0)
     if spec.symmetric:
-        exact = torch.maximum(-low, high) / spec.qmax
+        steps, reach = spec.qmax, torch.maximum(-low, high)
     else:
-        exact = (high - low) / (spec.qmax - spec.qmin)
-    exact = torch.where(exact == 0.0, torch.ones_like(exact), exact.clamp(min=SMALLEST_SCALE))
+        steps, reach = spec.qmax - spec.qmin, high - low
+    exact = torch.where(reach == 0.0, torch.ones_like(reach) / steps, (reach / steps).clamp(min=SMALLEST_SCALE))
     if spec.scale_kind is ScaleKind.POW2:
         exact = next_power_of_two(exact)
     scale = exact.to(torch.float32)

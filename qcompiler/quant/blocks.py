@@ -78,8 +78,9 @@ def block_factors(low: Tensor, high: Tensor, spec: QuantSpec, channels: int) -> 
     """
     reach = torch.maximum(-low, high).to(torch.float64).reshape(channels, -1).clamp(min=0.0)
     most = (1 << spec.factor_bits) - 1
-    exact = reach.amax(1) / (spec.qmax * most)
-    exact = torch.where(exact == 0.0, torch.ones_like(exact), exact.clamp(min=SMALLEST_SCALE))
+    widest, steps = reach.amax(1), spec.qmax * most
+    # As in `qparams_from_range`: a channel of zeros has the grid of 0 to 1.
+    exact = torch.where(widest == 0.0, torch.ones_like(widest) / steps, (widest / steps).clamp(min=SMALLEST_SCALE))
     if spec.scale_kind is ScaleKind.POW2:
         exact = next_power_of_two(exact)
     scale = exact.to(torch.float32)

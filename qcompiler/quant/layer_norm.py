@@ -36,6 +36,8 @@ WEIGHT_LIMIT = 2**15 - 1
 GUARD_BITS = 8
 """Bits that the product with the weight has behind those of the accumulator: without them 16-bit results lose two."""
 
+NEGLIGIBLE = 2.0**-14
+"""Share of the variance in v + e that may be left out of account: a normalized value keeps as many bits beside it."""
 RADICAND_BITS = 60
 """Bits of v + e after the shift, at most: its root then has 30, and nothing leaves 64 bits."""
 
@@ -94,8 +96,9 @@ def layer_norm_parameters(
     """
     count = weight.numel()
     scale = float(source.scale)
-    epsilon = int(round_float(torch.tensor(eps * count**2 / scale**2, dtype=torch.float64), Rounding.NEAREST_EVEN))
-    radicand = (count * largest) ** 2 + epsilon
+    variance = (count * largest) ** 2
+    epsilon, halvings = _epsilon(eps * count**2 / scale**2, variance)
+    radicand = variance + epsilon
     if radicand >= 2**RADICAND_BITS:
         raise InputError(
             f"n^2 times the variance of {count} elements can reach {radicand}",
@@ -104,7 +107,7 @@ def layer_norm_parameters(
         )
     # |t| <= sqrt(n) 2^(f+8) <= 2^23, so that |t w| / 2^8 <= 2^30; the bias gets as much.
     fraction = (30 - (count - 1).bit_length()) // 2
-    weight64, bias64 = weight.detach().to(torch.float64), bias.detach().to(torch.float64)
+    weight64, bias64 = weight.detach().to(torch.float64) * 2.0**-halvings, bias.detach().to(torch.float64)
     needed = max(float(weight64.abs().max()) / WEIGHT_LIMIT, float(bias64.abs().max()) * 2.0**fraction / 2.0**30)
     weight_scale = torch.tensor(needed or 1.0, dtype=torch.float32)
     weight_scale = torch.nextafter(
@@ -124,6 +127,22 @@ def layer_norm_parameters(
         fraction=fraction,
         out=prepare_requantization(multiplier, arithmetic.requant),
     )
+
+
+def _epsilon(exact: float, variance: int) -> tuple[int, int]:
+    """e as an integer, and by how many powers of two the normalized values are larger for it.
+
+    Where the elements are so small that the variance does not count beside e, normalized values would have few bits
+    left, or none: 1 / sqrt(v + e) is 2^-k / sqrt(v + e 4^-k) up to v 4^k / e, which `NEGLIGIBLE` bounds.
+
+    Args:
+        exact: e.
+        variance: The largest v.
+    """
+    halvings = 0
+    while exact > 4.0 * variance / NEGLIGIBLE:
+        exact, halvings = exact / 4.0, halvings + 1
+    return int(round_float(torch.tensor(exact, dtype=torch.float64), Rounding.NEAREST_EVEN)), halvings
 
 
 def layer_norm_accumulator(steps: Tensor, weight: Tensor, bias: Tensor, epsilon: int, fraction: int) -> Tensor:

@@ -23,16 +23,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from qcompiler.errors import CalibrationError, GraphError
+from qcompiler.errors import CalibrationError, GraphError, InputError, UnsupportedError
 from qcompiler.ir.graph import Attribute, Graph, Node, Value
 from qcompiler.ir.interpret import LEAVES, check_inputs, evaluate_node, interpret, interpret_with
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.types import Stage
 from qcompiler.ops import SCALED, UNARY, prelu_function, unary_of
+from qcompiler.ops.borders import border
 from qcompiler.ops.integer import window_counts, window_sums
 from qcompiler.ops.layers import Layer, is_weighted
 from qcompiler.ops.quantization import spread_factors
-from qcompiler.ops.quantizers import activation_bounds, channel_limits, clamped_limits
+from qcompiler.ops.quantizers import activation_bounds, border_code, channel_limits, clamped_limits, with_zero
 from qcompiler.ops.resampling import resampling_weights
 from qcompiler.quant.accumulator import exact_in_float64
 from qcompiler.quant.affine import AffineParams, along_axis, dequantize, quantize, quantize_bias
@@ -282,10 +283,11 @@ def _avg_pool2d(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -
     height, width = x.codes.shape[2:]
     total = window_sums(x.steps(), node.attributes)
     count = window_counts((height, width), node.attributes)
+    qmin, qmax = with_zero(node, x.params, (x.qmin, x.qmax))
     average = windowed_average_codes(
-        total, count, arithmetic.average_rounding, zero_point=int(x.params.zero_point), qmin=x.qmin, qmax=x.qmax
+        total, count, arithmetic.average_rounding, zero_point=int(x.params.zero_point), qmin=qmin, qmax=qmax
     )
-    return Codes(average, x.params, x.qmin, x.qmax, x.bits)
+    return Codes(average, x.params, qmin, qmax, x.bits)
 
 
 def _resample(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
@@ -310,7 +312,10 @@ def _layer_norm(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -
     eps = float(cast("float", node.attributes["eps"]))
 
     def requantize(out: AffineParams, qmin: int, qmax: int) -> Tensor:
-        constants = layer_norm_parameters(x.params, weight, bias, eps, out, arithmetic, largest=x.largest_step())
+        try:
+            constants = layer_norm_parameters(x.params, weight, bias, eps, out, arithmetic, largest=x.largest_step())
+        except InputError as error:
+            raise UnsupportedError(error.found, where=node.where, expected=error.expected, fix=error.fix) from None
         zero_point = int(out.zero_point)
         return layer_norm_codes(x.steps(), constants, out_zero_point=zero_point, qmin=qmin, qmax=qmax)
 
@@ -411,21 +416,11 @@ def _pad(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact
     pad = cast("tuple[int, ...]", node.attributes["pad"])
     half = len(pad) // 2
     torch_pad = [size for axis in reversed(range(half)) for size in (pad[axis], pad[half + axis])]
-    value = float(cast("float", node.attributes["value"]))
-
-    def filled(codes: Tensor, params: AffineParams, qmin: int, qmax: int) -> Tensor:
-        spec = QuantSpec(bits=32)  # the limits are applied by the clamp below
-        code = int(quantize(torch.tensor(value), params.scale, params.zero_point, spec))
-        return functional.pad(codes, torch_pad, value=min(max(code, qmin), qmax))
-
     if isinstance(x, Codes):
-        return dataclasses.replace(x, codes=filled(x.codes, x.params, x.qmin, x.qmax))
-    inner = _per_tensor(node, x)
-
-    def requantize(out: AffineParams, qmin: int, qmax: int) -> Tensor:
-        return filled(inner.requantize(out, qmin, qmax), out, qmin, qmax)
-
-    return Pending(requantize, inner.low, inner.high)
+        code = border_code(node, x.params, (x.qmin, x.qmax))
+        qmin, qmax = (min(x.qmin, code), max(x.qmax, code)) if border(node) is not None else (x.qmin, x.qmax)
+        return dataclasses.replace(x, codes=functional.pad(x.codes, torch_pad, value=code), qmin=qmin, qmax=qmax)
+    raise GraphError(f"{node.op} is given an accumulator", where=node.where, expected="a quantizer in front of it")
 
 
 def _per_tensor(node: Node, x: Pending) -> Pending:

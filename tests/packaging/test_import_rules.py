@@ -42,6 +42,7 @@ SHARED = {
         "channel_limits",
         "channel_tables",
         "encoding_names",
+        "exact_values",
         "equalization",
         "fixed_grids",
         "manager",

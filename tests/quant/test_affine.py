@@ -76,7 +76,8 @@ def test_parameters_by_hand() -> None:
 def test_degenerate_ranges() -> None:
     spec = QuantSpec.parse("s8 symmetric axis=0")
     scale, zero_point = qparams_from_range(torch.tensor([0.0, -1e-38, -1.0]), torch.tensor([0.0, 1e-38, 1.0]), spec)
-    assert scale.tolist()[:2] == [1.0, SMALLEST_SCALE] and zero_point.tolist() == [0, 0, 0]
+    of_zero = torch.tensor(1.0 / 127).item()  # the grid of 0 to 1
+    assert scale.tolist()[:2] == [of_zero, SMALLEST_SCALE] and zero_point.tolist() == [0, 0, 0]
     smallest = torch.tensor(SMALLEST_SCALE)
     assert bias_scale(smallest, smallest).item() >= torch.finfo(torch.float32).tiny
 
