@@ -53,10 +53,9 @@ from qcompiler.pipeline import (
     without_encodings,
 )
 from qcompiler.progress import Steps, steps
-from qcompiler.qat import QATModule, qat_module
 from qcompiler.quant.encoding import Encodings
 from qcompiler.report import write_report
-from qcompiler.request import Model, Request, Start, captured, load_model
+from qcompiler.request import Model, Prepared, Request, Start, captured, load_model, prepared
 from qcompiler.storage.destination import Destination
 from qcompiler.targets import Target, load_target
 from qcompiler.validation.exact import Codes, simulate
@@ -231,7 +230,7 @@ def compile(  # the field's word for it
     """
     if verify not in ("error", "warn", "off"):
         raise InputError(f"verify is {verify!r}", expected='"error", "warn" or "off"')
-    learned = qat_module(model)
+    learned = prepared(model)
     given = grids.load(encodings) if isinstance(encodings, str | Path) else encodings
     if learned is not None:
         _check_learned(learned, target, (example_inputs, calibration_data, forward, overrides, given, passes, pipeline))
@@ -313,7 +312,7 @@ def _write(destination: Destination, artifact: Artifact) -> None:
     destination.discard_finished()
 
 
-def _check_learned(model: QATModule, target: str | Path | Target | None, others: tuple[object, ...]) -> None:
+def _check_learned(model: Prepared, target: str | Path | Target | None, others: tuple[object, ...]) -> None:
     """Refuse arguments that were settled when the model was prepared for training."""
     if any(item is not None for item in others):
         raise InputError(

@@ -200,6 +200,23 @@ def _discard(stream: TextIO | None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # type: ignore[union-attr]
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib import metadata
+
+        typer.echo(f"qcompiler {metadata.version('qcompiler')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Compile PyTorch models to verified integer programs."""
+
+
 @app.command()
 def compile(  # the field's word for it
     model: Annotated[str, typer.Argument(help="package.module:function that returns the model, or a .pt2 file.")],

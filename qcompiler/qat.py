@@ -29,7 +29,7 @@ from qcompiler.passes.fold_batch_norm import FoldBatchNorm
 from qcompiler.pipeline import LEARNED_FACTS, asked_passes, for_training, print_pipeline, training_passes
 from qcompiler.progress import steps
 from qcompiler.quant.spec import QuantSpec
-from qcompiler.request import Model, Request, Start, captured, load_model
+from qcompiler.request import Model, Prepared, Request, Start, captured, load_model, prepared
 from qcompiler.storage.tensors import row_major
 from qcompiler.targets import Target, load_target
 from qcompiler.training.batch_norm import Divergences, Style, reestimate, statistics_divergence
@@ -45,7 +45,7 @@ TRAINING = "quantization-aware-training"
 """What the record of a compile calls the training."""
 
 
-class QATModule(TrainingModule):
+class QATModule(TrainingModule, Prepared):
     """A model that learns for a target; made by `prepare_qat`, taken by `compile`.
 
     See `TrainingModule` for what it does.
@@ -206,12 +206,8 @@ def prepare_qat(
 
 def qat_module(model: object) -> QATModule | None:
     """The module of `prepare_qat` that `model` is or wraps: DistributedDataParallel, torch.compile; else None."""
-    for name in ("_orig_mod", "module", "_orig_mod"):
-        if isinstance(model, QATModule):
-            break
-        if isinstance(model, nn.Module) and isinstance(getattr(model, name, None), nn.Module):
-            model = getattr(model, name)
-    return model if isinstance(model, QATModule) else None
+    found = prepared(model)
+    return found if isinstance(found, QATModule) else None
 
 
 def reestimate_batch_norm(

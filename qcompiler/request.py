@@ -23,6 +23,7 @@ from qcompiler.ir.graph import Graph, Module
 from qcompiler.ir.rewrite import Record
 from qcompiler.passes import PassContext
 from qcompiler.storage.tensors import row_major
+from qcompiler.targets import Target
 
 Model: TypeAlias = nn.Module | ExportedProgram | str | Path
 
@@ -90,6 +91,30 @@ class Start:
     records: tuple[Record, ...] = ()
     pipeline: str = ""
     name: str = "model"
+
+
+class Prepared(nn.Module):
+    """A module that was made for a target and brings its own quantized graph, such as that of `prepare_qat`.
+
+    Attributes:
+        target: What it was prepared for.
+    """
+
+    target: Target
+
+    def start(self, context: PassContext) -> Start:
+        """What `compile` begins with."""
+        raise NotImplementedError
+
+
+def prepared(model: object) -> Prepared | None:
+    """The prepared module that `model` is or wraps: DistributedDataParallel, torch.compile; else None."""
+    for name in ("_orig_mod", "module", "_orig_mod"):
+        if isinstance(model, Prepared):
+            break
+        if isinstance(model, nn.Module) and isinstance(getattr(model, name, None), nn.Module):
+            model = getattr(model, name)
+    return model if isinstance(model, Prepared) else None
 
 
 def load_model(model: Model) -> nn.Module | ExportedProgram:

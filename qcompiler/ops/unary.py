@@ -13,7 +13,6 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy import special
 from torch import Tensor
 from torch.nn import functional
 
@@ -98,7 +97,24 @@ def _gelu(x: Array, approximate: str) -> Array:
     if approximate == "tanh":
         inner: Array = np.sqrt(2.0 / np.pi) * (x + 0.044715 * x**3)
         return 0.5 * x * (1.0 + np.tanh(inner))
-    return x * special.ndtr(x)
+    from scipy import special  # half a second, for tables alone
+
+    found: Array = x * special.ndtr(x)
+    return found
+
+
+def _sigmoid(x: Array) -> Array:
+    from scipy import special
+
+    found: Array = special.expit(x)
+    return found
+
+
+def _erf(x: Array) -> Array:
+    from scipy import special
+
+    found: Array = special.erf(x)
+    return found
 
 
 def _softplus(x: Array) -> Array:
@@ -135,9 +151,9 @@ _SELU_SCALE, _SELU_ALPHA = 1.0507009873554804934193349852946, 1.6732632423543772
 """Klambauer et al. 2017, arXiv:1706.02515, as torch has them."""
 
 for _name, _function in {
-    "sigmoid": UnaryFunction(torch.sigmoid, special.expit),
+    "sigmoid": UnaryFunction(torch.sigmoid, _sigmoid),
     "tanh": UnaryFunction(torch.tanh, np.tanh),
-    "silu": UnaryFunction(functional.silu, lambda x: x * special.expit(x), straight=True),
+    "silu": UnaryFunction(functional.silu, lambda x: x * _sigmoid(x), straight=True),
     "hardswish": UnaryFunction(functional.hardswish, lambda x: x * _relu6(x + 3.0) / 6.0, straight=True),
     "hardsigmoid": UnaryFunction(functional.hardsigmoid, lambda x: _relu6(x + 3.0) / 6.0),
     "gelu": UnaryFunction(functional.gelu, _gelu, {"approximate": "none"}, straight=True),
@@ -171,7 +187,7 @@ for _name, _function in {
     "sqrt": UnaryFunction(torch.sqrt, lambda x: np.sqrt(np.maximum(x, 0.0))),
     "rsqrt": UnaryFunction(torch.rsqrt, _rsqrt),
     "reciprocal": UnaryFunction(torch.reciprocal, _reciprocal),
-    "erf": UnaryFunction(torch.erf, special.erf),
+    "erf": UnaryFunction(torch.erf, _erf),
     "sin": UnaryFunction(torch.sin, np.sin),
     "cos": UnaryFunction(torch.cos, np.cos),
     "atan": UnaryFunction(torch.atan, np.arctan),

@@ -18,8 +18,8 @@ from torch import Tensor
 from qcompiler.errors import InputError
 from qcompiler.quant.affine import AffineParams
 from qcompiler.quant.fma import fused_multiply_add
+from qcompiler.quant.modes import Precision
 from qcompiler.quant.requant import (
-    Precision,
     Requantization,
     RequantMode,
     RequantSpec,

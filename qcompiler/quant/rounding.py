@@ -7,63 +7,16 @@ which turns 0.49999997 into 1.
 
 from __future__ import annotations
 
-from enum import StrEnum
-
 import torch
 from torch import Tensor
 
 from qcompiler.errors import InputError
+from qcompiler.quant.modes import AverageRounding, Rounding
 
 __all__ = ["MAX_SHIFT", "AverageRounding", "Rounding", "divide", "round_float", "round_float_", "shift_right"]
 
 MAX_SHIFT = 62
 """Largest shift of `shift_right`: 2^62 is the largest power of two that int64 holds."""
-
-
-class Rounding(StrEnum):
-    """How a real number becomes an integer; the modes differ on ties only, except the last two."""
-
-    NEAREST_EVEN = "rne"
-    """To the nearest, ties to the even neighbour (the IEEE 754 default; ONNX)."""
-    HALF_AWAY = "rhaz"
-    """To the nearest, ties away from zero (C `round`; TFLite quantize, gemmlowp RoundingDivideByPOT)."""
-    HALF_UP = "rhup"
-    """To the nearest, ties toward plus infinity: floor(x + 1/2) (add-and-shift hardware)."""
-    FLOOR = "floor"
-    """Toward minus infinity (a plain arithmetic right shift)."""
-    TRUNCATE = "trunc"
-    """Toward zero (C integer division)."""
-
-
-class AverageRounding(StrEnum):
-    """How an average of codes becomes a code.
-
-    Averages are rounded after the zero point is taken away, in the modes of `Rounding`, but for the last mode. Only
-    modes that distinguish the two sides of zero, or even from odd numbers, depend on that.
-    """
-
-    NEAREST_EVEN = "rne"
-    """To the nearest, ties to the code an even number of steps from the zero point."""
-    HALF_AWAY = "rhaz"
-    """To the nearest, ties away from the zero point."""
-    HALF_UP = "rhup"
-    """To the nearest, ties up."""
-    FLOOR = "floor"
-    """Down."""
-    TRUNCATE = "trunc"
-    """Toward the zero point."""
-    HALF_AWAY_RAW = "rhaz_raw"
-    """To the nearest, ties away from code 0: raw codes are averaged, whatever their zero point (TFLite, CMSIS-NN)."""
-
-    @property
-    def rounding(self) -> Rounding:
-        """The mode in which a quotient is rounded."""
-        return Rounding(self.value.removesuffix("_raw"))
-
-    @property
-    def is_raw(self) -> bool:
-        """Whether the quotient that is rounded is a code, rather than a number of steps from the zero point."""
-        return self.value.endswith("_raw")
 
 
 def round_float(x: Tensor, mode: Rounding) -> Tensor:

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import TypeVar
 
 from qcompiler.errors import InputError, ParseError
-from qcompiler.quant.rounding import Rounding
+from qcompiler.quant.modes import Rounding
 
 __all__ = ["QuantSpec", "ScaleKind"]
 

@@ -27,7 +27,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from qcompiler.errors import TargetError
 from qcompiler.files import parse_json, read_file
-from qcompiler.quant.affine import qparams_from_range
 from qcompiler.quant.spec import QuantSpec, ScaleKind
 from qcompiler.targets.onnx_types import ELSEWHERE, OPS
 from qcompiler.targets.target import Target
@@ -406,6 +405,8 @@ class _Reading:
         if spec.symmetric and not spec.signed and given.min < 0:
             self._refuse(key, "a range below 0, where activations are unsigned and symmetric")
             return
+        from qcompiler.quant.affine import qparams_from_range  # loads torch, which few configurations need
+
         scale, zero_point = qparams_from_range(given.min, given.max, spec)
         rule = self._rule(op)
         rule["out_fixed"] = {"scale": float(scale), "zero_point": int(zero_point), "bits": spec.bits}

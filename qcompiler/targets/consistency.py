@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from qcompiler.quant.requant import RequantMode
+from qcompiler.quant.modes import RequantMode
 from qcompiler.quant.spec import ScaleKind
 from qcompiler.targets.schema import Combination, Descriptor, FixedGrid, NumberType, OpRule
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from qcompiler.quant.requant import RequantMode
+from qcompiler.quant.modes import RequantMode
 from qcompiler.quant.spec import ScaleKind
 from qcompiler.targets.schema import Descriptor, Memory, Multiplier, NumberType
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from qcompiler.errors import PluginError, TargetError
-from qcompiler.targets.aimet_config import read_aimet_config
 from qcompiler.targets.lines import Spot, find_spots
 from qcompiler.targets.schema import SCHEMA
 from qcompiler.targets.target import Target
@@ -56,6 +55,9 @@ def load_target(
     if base is not None:
         if not is_configuration:
             raise TargetError(f"base is given for {target!r}", expected="a runtime configuration in JSON")
+        # Its schema takes as long to build as that of descriptors, and few ask for it.
+        from qcompiler.targets.aimet_config import read_aimet_config
+
         return read_aimet_config(str(target), base, ignore=ignore)
     if ignore:
         raise TargetError(f"ignore is given for {target!r}", expected="a runtime configuration in JSON")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from qcompiler.errors import TargetError
-from qcompiler.quant.requant import RequantMode
+from qcompiler.quant.modes import RequantMode
 from qcompiler.targets.consistency import fixed_grid_misfit
 from qcompiler.targets.schema import Descriptor, FixedGrid, NumberType
 

@@ -13,8 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
 from pydantic_core import PydanticCustomError
 
 from qcompiler.errors import InputError
-from qcompiler.quant.requant import Precision, RequantMode, RequantSpec
-from qcompiler.quant.rounding import AverageRounding, Rounding
+from qcompiler.quant.modes import AverageRounding, Precision, RequantMode, RequantSpec, Rounding
 from qcompiler.quant.spec import ScaleKind
 
 SCHEMA = "qcompiler.hw/1"

@@ -7,11 +7,11 @@ import hashlib
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from qcompiler.errors import TargetError
-from qcompiler.quant.arithmetic import Arithmetic
 from qcompiler.quant.spec import QuantSpec
 from qcompiler.targets.facts import facts, summary
 from qcompiler.targets.findings import describe, nearest
@@ -19,10 +19,8 @@ from qcompiler.targets.limits import Geometry, beyond
 from qcompiler.targets.lines import Spot
 from qcompiler.targets.overrides import overridden
 from qcompiler.targets.schema import (
-    Combination,
     Descriptor,
     Layout,
-    Multiplier,
     NumberType,
     Onnx,
     OpRule,
@@ -32,6 +30,9 @@ from qcompiler.targets.schema import (
     Tie,
     Verification,
 )
+
+if TYPE_CHECKING:
+    from qcompiler.quant.arithmetic import Arithmetic
 
 
 @dataclass(frozen=True)
@@ -81,28 +82,10 @@ class Target:
     @property
     def arithmetic(self) -> Arithmetic:
         """How it computes: `at` says what differs for an op."""
-        d = self.descriptor
-        base = Arithmetic(
-            requant=d.requantize.spec(),
-            bias_rounding=d.rounding.bias,
-            table_rounding=d.rounding.table,
-            average_rounding=d.rounding.average,
-            accumulator_bits=d.accumulator.bits,
-            overflow=d.accumulator.overflow,
-            add_shift=d.elementwise.add_shift,
-            elementwise=d.elementwise.mode,
-            bias_bits=d.bias.bits,
-            zero_point_folding=d.bias.zero_point_folding,
-            table_precision=d.table.precision,
-        )
-        special: dict[tuple[str, int], Arithmetic] = {}
-        for rule in d.op:
-            for bits in (8, 16):
-                pair = next((p for p in rule.combinations if _storage(d.dtypes[p.activation]) == bits), None)
-                found = _special(base, rule, pair)
-                if found != base:
-                    special.update({(name, bits): found for name in rule.names})
-        return dataclasses.replace(base, special=special)
+        # Integer arithmetic loads torch, which reading and listing targets do without.
+        from qcompiler.targets.arithmetic import arithmetic_of
+
+        return arithmetic_of(self.descriptor)
 
     @property
     def simulation(self) -> Simulation | None:
@@ -327,23 +310,3 @@ class Target:
 def _named(op: str) -> str:
     """The op whose rules and supergroups are those of `op`."""
     return "clamp" if op == "clamp_channels" else op
-
-
-def _storage(number: NumberType) -> int:
-    """Bits in which the codes of an activation are held."""
-    return 16 if max(number.widths) > 8 else 8
-
-
-def _special(base: Arithmetic, rule: OpRule, pair: Combination | None) -> Arithmetic:
-    """The arithmetic of a rule for one width of activations."""
-    requantize: Multiplier | None = rule.requantize
-    if pair is not None and pair.requantize is not None:
-        requantize = pair.requantize
-    if requantize is not None:
-        base = dataclasses.replace(base, requant=requantize.spec())
-    if pair is not None and pair.accumulator is not None:
-        base = dataclasses.replace(base, accumulator_bits=pair.accumulator.bits, overflow=pair.accumulator.overflow)
-    if pair is not None and pair.bias is not None:
-        bias = pair.bias
-        base = dataclasses.replace(base, bias_bits=bias.bits, zero_point_folding=bias.zero_point_folding)
-    return base

@@ -1,0 +1,224 @@
+"""The modes of integer arithmetic: rounding, averages, requantization. Imports no numerics.
+
+A description of a target holds modes, so that reading one needs neither torch nor NumPy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from qcompiler.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "ALIASES",
+    "MAX_EXPONENT",
+    "MIN_EXPONENT",
+    "AverageRounding",
+    "Form",
+    "Precision",
+    "RequantMode",
+    "RequantSpec",
+    "Rounding",
+]
+
+MIN_EXPONENT = -31
+MAX_EXPONENT = 30
+"""Exponents of 31-bit significands; below, a multiplier becomes 0, above, it saturates."""
+
+Precision: TypeAlias = Literal["float64", "float32"]
+"""In which float type a real multiplier is computed."""
+
+
+class Rounding(StrEnum):
+    """How a real number becomes an integer; the modes differ on ties only, except the last two."""
+
+    NEAREST_EVEN = "rne"
+    """To the nearest, ties to the even neighbour (the IEEE 754 default; ONNX)."""
+    HALF_AWAY = "rhaz"
+    """To the nearest, ties away from zero (C `round`; TFLite quantize, gemmlowp RoundingDivideByPOT)."""
+    HALF_UP = "rhup"
+    """To the nearest, ties toward plus infinity: floor(x + 1/2) (add-and-shift hardware)."""
+    FLOOR = "floor"
+    """Toward minus infinity (a plain arithmetic right shift)."""
+    TRUNCATE = "trunc"
+    """Toward zero (C integer division)."""
+
+
+class AverageRounding(StrEnum):
+    """How an average of codes becomes a code.
+
+    Averages are rounded after the zero point is taken away, in the modes of `Rounding`, but for the last mode. Only
+    modes that distinguish the two sides of zero, or even from odd numbers, depend on that.
+    """
+
+    NEAREST_EVEN = "rne"
+    """To the nearest, ties to the code an even number of steps from the zero point."""
+    HALF_AWAY = "rhaz"
+    """To the nearest, ties away from the zero point."""
+    HALF_UP = "rhup"
+    """To the nearest, ties up."""
+    FLOOR = "floor"
+    """Down."""
+    TRUNCATE = "trunc"
+    """Toward the zero point."""
+    HALF_AWAY_RAW = "rhaz_raw"
+    """To the nearest, ties away from code 0: raw codes are averaged, whatever their zero point (TFLite, CMSIS-NN)."""
+
+    @property
+    def rounding(self) -> Rounding:
+        """The mode in which a quotient is rounded."""
+        return Rounding(self.value.removesuffix("_raw"))
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether the quotient that is rounded is a code, rather than a number of steps from the zero point."""
+        return self.value.endswith("_raw")
+
+
+class RequantMode(StrEnum):
+    """How an accumulator is multiplied by a real multiplier; the formulas are in the module text."""
+
+    SINGLE = "single"
+    DOUBLE = "double"
+    DOUBLE_HALF_UP = "double_hu"
+    TOSA16 = "tosa16"
+    S64_16 = "s64_16"
+    NVDLA = "nvdla_cvt"
+    FLOAT32_RNE = "f32_rne"
+    POW2_SHIFT = "pow2_shift"
+    POW2_SHIFT_HALF_AWAY = "pow2_shift_rhaz"
+    POW2_SHIFT_NEAREST_EVEN = "pow2_shift_rne"
+    POW2_SHIFT_FLOOR = "pow2_shift_floor"
+    POW2_SHIFT_TRUNCATE = "pow2_shift_trunc"
+
+    @classmethod
+    def _missing_(cls, value: object) -> RequantMode | None:
+        return ALIASES.get(value) if isinstance(value, str) else None
+
+    @property
+    def form(self) -> Form:
+        """What its multipliers are made of."""
+        return _FORMS[self]
+
+    @property
+    def is_shift(self) -> bool:
+        """Whether it multiplies by powers of two only."""
+        return self in _SHIFT_ROUNDING
+
+    @property
+    def shift_rounding(self) -> Rounding:
+        """The rounding of a right shift, in modes that multiply by powers of two only."""
+        return _SHIFT_ROUNDING[self]
+
+
+ALIASES = {"tosa_double": RequantMode.DOUBLE}
+"""Other names under which a mode is known."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """What the multipliers of a mode are made of.
+
+    Args:
+        parts: Element types of the tensors that hold one: significand and exponent, a float32, or an exponent alone.
+        significand_bits: P of the module text; 0 where there is no significand.
+        min_exponent: Smallest exponent e.
+        max_exponent: Largest exponent e.
+    """
+
+    parts: tuple[str, ...]
+    significand_bits: int
+    min_exponent: int
+    max_exponent: int
+
+
+_WIDE = Form(("i32", "i8"), 31, MIN_EXPONENT, MAX_EXPONENT)
+_SHIFT = Form(("i8",), 0, -62, 62)
+_FORMS = {
+    RequantMode.SINGLE: _WIDE,
+    RequantMode.DOUBLE: _WIDE,
+    RequantMode.DOUBLE_HALF_UP: _WIDE,
+    RequantMode.TOSA16: Form(("i16", "i8"), 15, -47, 13),  # a right shift of 15 - e in 2..62
+    RequantMode.S64_16: Form(("i16", "i8"), 15, -31, 7),  # as TFLite Micro asserts
+    RequantMode.NVDLA: Form(("i16", "i8"), 15, -16, 15),  # a right shift of 15 - e in 0..31: 5 bits
+    RequantMode.FLOAT32_RNE: Form(("f32",), 0, -125, 128),  # normal numbers
+    RequantMode.POW2_SHIFT: _SHIFT,
+    RequantMode.POW2_SHIFT_HALF_AWAY: _SHIFT,
+    RequantMode.POW2_SHIFT_NEAREST_EVEN: _SHIFT,
+    RequantMode.POW2_SHIFT_FLOOR: _SHIFT,
+    RequantMode.POW2_SHIFT_TRUNCATE: _SHIFT,
+}
+_SHIFT_ROUNDING = {
+    RequantMode.POW2_SHIFT: Rounding.HALF_UP,
+    RequantMode.POW2_SHIFT_HALF_AWAY: Rounding.HALF_AWAY,
+    RequantMode.POW2_SHIFT_NEAREST_EVEN: Rounding.NEAREST_EVEN,
+    RequantMode.POW2_SHIFT_FLOOR: Rounding.FLOOR,
+    RequantMode.POW2_SHIFT_TRUNCATE: Rounding.TRUNCATE,
+}
+
+
+@dataclass(frozen=True)
+class RequantSpec:
+    """A mode, and how wide the multipliers are that the hardware holds for it.
+
+    Args:
+        mode: The arithmetic.
+        multiplier_bits: Bits of the signed integer M; None for all that the mode has. Fewer bits leave zeros behind.
+        max_left_shift: Largest exponent e of a multiplier, 0 for none above 1; None for that of the mode.
+        max_right_shift: Largest -e; None for that of the mode.
+        precision: In which float type m is computed before it is decomposed; `f32_rne` always takes float32.
+
+    Raises:
+        InputError: Something that the mode cannot have.
+    """
+
+    mode: RequantMode
+    multiplier_bits: int | None = None
+    max_left_shift: int | None = None
+    max_right_shift: int | None = None
+    precision: Precision = "float64"
+
+    def __post_init__(self) -> None:
+        form, most = self.mode.form, self.mode.form.significand_bits + 1
+        if self.multiplier_bits is not None and not (form.significand_bits and 2 <= self.multiplier_bits <= most):
+            raise InputError(
+                f"multipliers of {self.multiplier_bits} bits for requantization mode '{self.mode}'",
+                expected=f"2..{most} bits" if form.significand_bits else "no integer multiplier",
+            )
+        for name, shift, limit in (
+            ("left", self.max_left_shift, form.max_exponent),
+            ("right", self.max_right_shift, -form.min_exponent),
+        ):
+            if shift is not None and not 0 <= shift <= limit:
+                raise InputError(
+                    f"a {name} shift of up to {shift} bits for requantization mode '{self.mode}'",
+                    expected=f"0..{limit} bits",
+                )
+
+    @classmethod
+    def of(cls, item: RequantSpec | RequantMode) -> RequantSpec:
+        """A mode alone stands for its widest multipliers."""
+        return cls(item) if isinstance(item, RequantMode) else item
+
+    @property
+    def min_exponent(self) -> int:
+        """Smallest exponent of a multiplier."""
+        return self.mode.form.min_exponent if self.max_right_shift is None else -self.max_right_shift
+
+    @property
+    def max_exponent(self) -> int:
+        """Largest exponent of a multiplier."""
+        return self.mode.form.max_exponent if self.max_left_shift is None else self.max_left_shift
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The float type in which a multiplier is computed."""
+        import torch  # here alone: reading a target does not load torch
+
+        narrow = self.mode is RequantMode.FLOAT32_RNE or self.precision == "float32"
+        return torch.float32 if narrow else torch.float64
