@@ -138,14 +138,14 @@ class Multiplier(_Model):
     mode: Annotated[RequantMode, By("qcompiler/quant/requant.py: self.mode")]
     """The arithmetic; `tosa_double` is another name of `double`."""
     multiplier_bits: Annotated[
-        Annotated[Int, Field(ge=2, le=32)] | None, By("qcompiler/quant/requant.py: self.multiplier_bits")
+        Annotated[Int, Field(ge=2, le=32)] | None, By("qcompiler/quant/modes.py: self.multiplier_bits")
     ] = None
     """Bits of a signed integer multiplier; all that the mode has where it is not said."""
-    max_left_shift: Annotated[Count | None, By("qcompiler/quant/requant.py: self.max_left_shift")] = None
+    max_left_shift: Annotated[Count | None, By("qcompiler/quant/modes.py: self.max_left_shift")] = None
     """Largest e of a multiplier f * 2^e with f in [1/2, 1): 0 where none may be above 1."""
-    max_right_shift: Annotated[Count | None, By("qcompiler/quant/requant.py: self.max_right_shift")] = None
+    max_right_shift: Annotated[Count | None, By("qcompiler/quant/modes.py: self.max_right_shift")] = None
     """Largest -e."""
-    multiplier_precision: Annotated[Precision, By("qcompiler/quant/requant.py: self.precision")] = "float64"
+    multiplier_precision: Annotated[Precision, By("qcompiler/quant/modes.py: self.precision")] = "float64"
     """Float type in which s_x * s_w / s_y is computed; `f32_rne` has float32 always."""
 
     @model_validator(mode="after")
@@ -178,11 +178,11 @@ class Roundings(_Model):
 
     quantize: Annotated[Rounding, By("qcompiler/targets/target.py: rounding.quantize")]
     """Of real numbers to codes."""
-    bias: Annotated[Rounding, By("qcompiler/targets/target.py: rounding.bias")]
+    bias: Annotated[Rounding, By("qcompiler/targets/arithmetic.py: rounding.bias")]
     """Of biases to steps of the accumulator."""
-    table: Annotated[Rounding, By("qcompiler/targets/target.py: rounding.table")]
+    table: Annotated[Rounding, By("qcompiler/targets/arithmetic.py: rounding.table")]
     """Of the entries of tables."""
-    average: Annotated[AverageRounding, By("qcompiler/targets/target.py: rounding.average")]
+    average: Annotated[AverageRounding, By("qcompiler/targets/arithmetic.py: rounding.average")]
     """Of the sum of a window divided by its number of elements: of codes less their zero point or, as `rhaz_raw`, of
     raw codes, halves away from code 0."""
 
@@ -264,11 +264,11 @@ class Combination(_Model):
     """Number type of the input."""
     weight: Annotated[Text, By("qcompiler/targets/target.py: pair.weight")]
     """Number type of the weight."""
-    requantize: Annotated[Multiplier | None, By("qcompiler/targets/target.py: pair.requantize")] = None
+    requantize: Annotated[Multiplier | None, By("qcompiler/targets/arithmetic.py: pair.requantize")] = None
     """In place of that of the rule."""
-    accumulator: Annotated[Accumulator | None, By("qcompiler/targets/target.py: pair.accumulator")] = None
+    accumulator: Annotated[Accumulator | None, By("qcompiler/targets/arithmetic.py: pair.accumulator")] = None
     """In place of that of the target."""
-    bias: Annotated[Bias | None, By("qcompiler/targets/target.py: pair.bias")] = None
+    bias: Annotated[Bias | None, By("qcompiler/targets/arithmetic.py: pair.bias")] = None
     """In place of that of the target."""
 
 
@@ -286,7 +286,7 @@ class OpRule(_Model):
     """The grid of the results, which beats calibration."""
     limits: Annotated[Limits | None, By("qcompiler/targets/target.py: rule.limits")] = None
     """Sizes that they may have."""
-    requantize: Annotated[Multiplier | None, By("qcompiler/targets/target.py: rule.requantize")] = None
+    requantize: Annotated[Multiplier | None, By("qcompiler/targets/arithmetic.py: rule.requantize")] = None
     """In place of that of the target."""
     combinations: Annotated[tuple[Combination, ...], By("qcompiler/targets/target.py: rule.combinations")] = ()
     """Pairs that layers may multiply; any of the target's number types where none is named."""
@@ -432,12 +432,12 @@ class Descriptor(_Model):
     target: Annotated[Identity, By("qcompiler/targets/target.py: descriptor.target")]
     dtypes: Annotated[dict[Text, NumberType], By("qcompiler/targets/target.py: descriptor.dtypes")]
     defaults: Annotated[Defaults, By("qcompiler/targets/target.py: descriptor.defaults")]
-    requantize: Annotated[Requantize, By("qcompiler/targets/target.py: d.requantize")]
-    rounding: Annotated[Roundings, By("qcompiler/targets/target.py: d.rounding")]
-    accumulator: Annotated[Accumulator, By("qcompiler/targets/target.py: d.accumulator")] = Accumulator()
-    bias: Annotated[Bias, By("qcompiler/targets/target.py: d.bias")] = Bias()
-    elementwise: Annotated[Elementwise, By("qcompiler/targets/target.py: d.elementwise")] = Elementwise()
-    table: Annotated[Tables, By("qcompiler/targets/target.py: d.table")] = Tables()
+    requantize: Annotated[Requantize, By("qcompiler/targets/arithmetic.py: descriptor.requantize")]
+    rounding: Annotated[Roundings, By("qcompiler/targets/arithmetic.py: descriptor.rounding")]
+    accumulator: Annotated[Accumulator, By("qcompiler/targets/arithmetic.py: descriptor.accumulator")] = Accumulator()
+    bias: Annotated[Bias, By("qcompiler/targets/arithmetic.py: descriptor.bias")] = Bias()
+    elementwise: Annotated[Elementwise, By("qcompiler/targets/arithmetic.py: descriptor.elementwise")] = Elementwise()
+    table: Annotated[Tables, By("qcompiler/targets/arithmetic.py: descriptor.table")] = Tables()
     op: Annotated[Annotated[tuple[OpRule, ...], Field(min_length=1)], By("qcompiler/targets/target.py: descriptor.op")]
     supergroup: Annotated[tuple[Supergroup, ...], By("qcompiler/targets/target.py: descriptor.supergroup")] = ()
     tie: Annotated[tuple[Tie, ...], By("qcompiler/targets/target.py: descriptor.tie")] = ()
