@@ -32,7 +32,7 @@ from qcompiler.errors import InputError, PassError
 from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.types import Stage
 from qcompiler.ops.layers import leaf_of
-from qcompiler.ops.quantizers import grid, leaf_tensor
+from qcompiler.ops.quantizers import grid, leaf_tensor, weight_steps
 from qcompiler.passes.adaround_activation import Behind, activation_behind
 from qcompiler.passes.adaround_moments import Samples, round_layer
 from qcompiler.passes.adaround_sgd import Descent, descend
@@ -40,7 +40,6 @@ from qcompiler.passes.base import Pass, PassContext
 from qcompiler.passes.equalization import parameter_readers
 from qcompiler.passes.patches import rows_of, weight_of
 from qcompiler.passes.two_models import LayerInputs, read_batches, run_both
-from qcompiler.quant.affine import along_axis
 from qcompiler.validation.contracts import THRESHOLDS, Contract
 
 METHODS = ("gram", "sgd")
@@ -48,7 +47,7 @@ METHODS = ("gram", "sgd")
 
 @dataclass(frozen=True)
 class AdaRound(Pass):
-    """Adaptive rounding of calibrated weights, of 2 to 8 bits, per tensor or per channel.
+    """Adaptive rounding of calibrated weights, of 2 to 8 bits, per tensor, per channel or per block of inputs.
 
     Refuses: layers that share their weight with others.
 
@@ -132,21 +131,24 @@ class AdaRound(Pass):
 
     def round(self, node: Node, inputs: LayerInputs, readers: Mapping[Value, int], seed: int) -> dict[str, Tensor]:
         """The weight, its error over that of rounding to nearest, and with `gram` what the bias should take over."""
-        params, spec = grid(cast("Node", node.inputs[1].producer))
+        quantizer = cast("Node", node.inputs[1].producer)
         weight = leaf_tensor(leaf_of(node.inputs[1])).to(torch.float32)
-        scale, limits = along_axis(params.scale, weight.dim(), params.axis), (spec.qmin, spec.qmax)
+        scale, (_, spec) = weight_steps(quantizer, weight), grid(quantizer)
+        limits = (spec.qmin, spec.qmax)
         if self.method == "sgd":
             options = Descent(self.iterations, self.batch_size, self.learning_rate, self.regularization)
             codes, ratio = descend(node, inputs, scale, limits, options, _seed(seed, node.name))
             return {"weight": codes * scale, "ratio": torch.tensor(ratio)}
         rows, steps = (rows_of(node, part) for part in (weight, scale.expand(weight.shape)))
+        if spec.block is None:
+            steps = steps[:, :, :1]  # one for all weights of a row
         has_bias = len(node.inputs) > 2 and readers[leaf_of(node.inputs[2])] == 1
         samples = Samples(node, inputs, self.positions, seed)
         bias = leaf_tensor(leaf_of(node.inputs[2])) if len(node.inputs) > 2 else torch.zeros(rows.shape[:2])
         behind = Behind(bias.to(torch.float32).reshape(len(rows), 1, -1), activation_behind(node), has_bias)
-        found = round_layer(samples, rows, steps[:, :, :1], limits, behind)
+        found = round_layer(samples, rows, steps, limits, behind)
         result = {
-            "weight": weight_of(node, found.codes * steps[:, :, :1]),
+            "weight": weight_of(node, found.codes * steps),
             "ratio": torch.tensor(found.error, dtype=torch.float64),
         }
         return result | ({"shift": found.shift.reshape(-1)} if has_bias else {})
@@ -156,8 +158,6 @@ def _refusal(node: Node, readers: Mapping[Value, int]) -> str:
     maker = node.inputs[1].producer
     if maker is None or maker.op != "fake_quantize":
         return "its weight is not quantized"
-    if len(maker.inputs) > 3:
-        return "its weight has a factor for each block of inputs: it is rounded to nearest"
     return "its weight is that of another layer too" if readers[leaf_of(node.inputs[1])] > 1 else ""
 
 

@@ -125,7 +125,7 @@ def refine(
         batch: Gives the patches of a batch in both models, float32 [groups, S, K].
         behind: Bias and activation.
         rows: Weights w, float32 [groups, R, K].
-        scale: float32 [groups, R, 1].
+        scale: Step of each weight, float32 [groups, R, 1] or [groups, R, K].
         limits: Lowest and highest code.
         codes: As found without the activation, float32 [groups, R, K].
         shift: What the bias takes over so far, float64 [groups, R].
@@ -152,7 +152,7 @@ def refine(
         alone = (groups * outputs, 1, length)
         found = round_to_data(
             rows.reshape(alone),
-            scale.reshape(-1, 1, 1),
+            scale.reshape(groups * outputs, 1, -1),
             *limits,
             Moments.of(gram.reshape(-1, length, length)),
             (drift - along).to(torch.float32).reshape(alone),

@@ -93,7 +93,7 @@ def round_layer(samples: Samples, rows: Tensor, scale: Tensor, limits: tuple[int
     Args:
         samples: What it reads.
         rows: Its weights, float32 [groups, R, K].
-        scale: float32 [groups, R, 1].
+        scale: Step of each weight, float32 [groups, R, 1] or [groups, R, K].
         limits: Lowest and highest code.
         behind: Its activation, and its bias, which takes over the mean of the error: what is around it counts then.
     """
@@ -231,9 +231,10 @@ def _by_blocks(
 
         gram, drift, quartic = (total / size for total in processes.sum(count, products))
         gram = shrunk(gram, quartic, size)
-        found = _shared(processes, Moments.of(gram), rows[:, :, block], scale, drift.to(torch.float32), limits)
+        steps = scale.expand_as(rows)[:, :, block]
+        found = _shared(processes, Moments.of(gram), rows[:, :, block], steps, drift.to(torch.float32), limits)
         codes[:, :, block] = found
-        moved = (found * scale - rows[:, :, block]).transpose(1, 2)
+        moved = (found * steps - rows[:, :, block]).transpose(1, 2)
         for index, x in inputs.items():
             residual[index] += x[:, :, block] @ moved
     return codes, torch.stack([error(None), *errors])

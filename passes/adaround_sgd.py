@@ -69,7 +69,7 @@ def descend(
     Args:
         node: The layer.
         inputs: What it reads: all images, in memory.
-        scale: float32, broadcasts with the weight.
+        scale: Step of each weight, float32, broadcasts with the weight.
         limits: Lowest and highest code.
         options: Of the descent.
         seed: Of the choice of images.

@@ -76,6 +76,8 @@ class PassContext:
         processes: Those that work on this compile; each sees all data and works on its share.
         journal: What is finished, where a compile can go on after it was ended.
         progress: Told by long passes how far they are.
+        start: Tensors of the module at the first `start-candidate`; None before it.
+        candidates: Tensors of the candidates that were set aside, see `start-candidate`.
     """
 
     target: Target | None = None
@@ -90,6 +92,8 @@ class PassContext:
     journal: Journal = field(default_factory=Journal)
     progress: Progress = lambda name, done, total: None
     record: Record = field(default_factory=lambda: Record(""))
+    start: dict[str, Tensor] | None = None
+    candidates: list[dict[str, Tensor]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         check_seed(self.seed)

@@ -208,7 +208,8 @@ def compile(  # the field's word for it
             not bind themselves.
         effort: `fast`: ranges are the smallest and largest value seen. `default`: channels are equalized; weights of
             fewer than eight bits get the ranges of least error and corrected biases. `best`: weights are rounded to
-            data; needs `calibration_data`. With both, activations of fewer than six bits get the ranges of least error.
+            data, and what `default` does is kept where the outputs come nearer to the float model that way; needs
+            `calibration_data`. With both, activations of fewer than six bits get the ranges of least error.
         overrides: Widths by node name, module path, glob or op: `{"features.0": 16}`.
         encodings: Grids that are given, as a file of version 0.6.1, 1.0.0 or 2.0.0: they win over calibration, which
             finds what the file leaves out, if there is data. A file of this package names the passes that led to it,

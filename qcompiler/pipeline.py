@@ -37,7 +37,9 @@ from qcompiler.passes.lower_to_integer import LowerToInteger
 from qcompiler.passes.partition import Partition
 from qcompiler.passes.replace_relu6 import ReplaceRelu6
 from qcompiler.passes.smooth_activations import SmoothActivations
+from qcompiler.passes.start_candidate import StartCandidate
 from qcompiler.passes.unify_scales import UnifyScales
+from qcompiler.passes.weigh_candidates import WeighCandidates
 from qcompiler.targets import Target
 
 PASSES: dict[str, type[Pass]] = {
@@ -58,11 +60,13 @@ PASSES: dict[str, type[Pass]] = {
         FixRanges,
         UnifyScales,
         CheckEncodings,
+        StartCandidate,
         CalibrateWeights,
         AdaRound,
         CorrectBias,
         CalibrateActivations,
         FitBiases,
+        WeighCandidates,
         FuseRequantization,
         LowerToInteger,
     )
@@ -101,25 +105,24 @@ def quantization_passes(
     Args:
         effort: See `qcompiler.compile`.
         per_channel: Whether weights have a scale per channel, which makes equalization needless.
-        weight_bits: Of most weights. With fewer than `FEW_WEIGHT_BITS`, `default` gives them the ranges of least error
-            and corrects biases, as `best` does with any.
-        activation_bits: Of most activations. With fewer than `FEW_BITS` all but `fast` give them the ranges of least
-            error; `best` does so before weights are rounded, so that these make up for the rounding of activations too.
+        weight_bits: Bits of most weights. With fewer than `FEW_WEIGHT_BITS`, `default` gives them the ranges of least
+            error and corrects biases, as `best` does with any.
+        activation_bits: Bits of most activations. With fewer than `FEW_BITS` all but `fast` give them the ranges of
+            least error; `best` does so before weights are rounded, so that these make up for the rounding of
+            activations too.
     """
+    rounded = _ranges(effort, weight_bits, activation_bits)
+    if effort == "best":
+        plain = _ranges("default", weight_bits, activation_bits)
+        # What `default` does is a candidate too: `best` is never worse than that.
+        rounded = (StartCandidate(), *rounded, StartCandidate(), *plain, WeighCandidates())
+    return _quantization_passes(effort, per_channel, rounded)
+
+
+def _quantization_passes(effort: str, per_channel: bool, ranges: tuple[Pass, ...]) -> tuple[Pass, ...]:
     front, placement = structural_passes()
     # Activations have one scale per tensor however many a weight has: channels far apart lose their bits there.
     equalized = (CrossLayerEqualization(),) if per_channel else (ReplaceRelu6(), CrossLayerEqualization())
-    few_bits = effort != "fast" and activation_bits < FEW_BITS
-    activations = CalibrateActivations(method="mse" if few_bits else _ACTIVATIONS[effort])
-    few_weight_bits = effort != "fast" and weight_bits < FEW_WEIGHT_BITS
-    weights = CalibrateWeights(method="mse") if few_weight_bits or effort == "best" else CalibrateWeights()
-    ranges: tuple[Pass, ...] = (weights, activations, FitBiases())
-    if effort == "best":
-        ranges = (weights, activations, FitBiases(), AdaRound())
-        if not few_bits:
-            ranges = (weights, AdaRound(), activations, FitBiases())
-    elif few_weight_bits:
-        ranges = (weights, CorrectBias(), activations, FitBiases())
     return (
         *front,
         *(() if effort == "fast" else equalized),
@@ -129,6 +132,21 @@ def quantization_passes(
         *ranges,
         FuseRequantization(),
     )
+
+
+def _ranges(effort: str, weight_bits: int, activation_bits: int) -> tuple[Pass, ...]:
+    """The passes that find ranges, round weights and correct biases."""
+    few_bits = effort != "fast" and activation_bits < FEW_BITS
+    activations = CalibrateActivations(method="mse" if few_bits else _ACTIVATIONS[effort])
+    few_weight_bits = effort != "fast" and weight_bits < FEW_WEIGHT_BITS
+    weights = CalibrateWeights(method="mse") if few_weight_bits or effort == "best" else CalibrateWeights()
+    if effort == "best" and few_bits:
+        return (weights, activations, FitBiases(), AdaRound())
+    if effort == "best":
+        return (weights, AdaRound(), activations, FitBiases())
+    if few_weight_bits:
+        return (weights, CorrectBias(), activations, FitBiases())
+    return (weights, activations, FitBiases())
 
 
 def default_pipeline(
@@ -219,12 +237,9 @@ def training_passes(effort: str = "default", *, target: Target) -> tuple[Pass, .
         front, placement = structural_passes()
         ranges = (CalibrateWeights(method="mse"), CalibrateActivations(method="mse"))
         return tuple(for_training((*front, *placement, FixRanges(), UnifyScales(), *ranges)))
-    passes = quantization_passes(
-        effort,
-        per_channel=target.per_channel,
-        weight_bits=target.weight_bits,
-        activation_bits=target.activation_bits,
-    )
+    # Training changes the weights of whatever it starts from: candidates are not weighed.
+    ranges = _ranges(effort, target.weight_bits, target.activation_bits)
+    passes = _quantization_passes(effort, target.per_channel, ranges)
     if effort == "default":
         passes = tuple(
             CalibrateWeights(method="mse") if isinstance(item, CalibrateWeights) else item for item in passes

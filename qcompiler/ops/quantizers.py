@@ -13,7 +13,7 @@ from qcompiler.ir.graph import Node, Value
 from qcompiler.ir.interpret import LEAVES
 from qcompiler.ir.registry import Trait
 from qcompiler.ops.quantization import spread_factors
-from qcompiler.quant.affine import AffineParams, quantize
+from qcompiler.quant.affine import AffineParams, along_axis, quantize
 from qcompiler.quant.spec import QuantSpec
 
 
@@ -76,6 +76,20 @@ def weight_codes(quantizer: Node, weight: Tensor) -> Tensor:
     factors = spread_factors(spec, weight, [leaf_tensor(value) for value in quantizer.inputs[3:]])
     codes = quantize(weight, params.scale, params.zero_point, spec, factors=factors).to(torch.int64)
     return codes if factors is None else codes * factors
+
+
+def weight_steps(quantizer: Node, weight: Tensor) -> Tensor:
+    """The distance of two neighbouring codes of each weight, float32, to broadcast with `weight`.
+
+    The scale of the tensor or of the channel; in a grid with blocks, that times the factor of the block.
+
+    Raises:
+        CalibrationError: The quantizer has no range yet.
+    """
+    params, spec = grid(quantizer)
+    scale = along_axis(params.scale, weight.dim(), params.axis)
+    factors = spread_factors(spec, weight, [leaf_tensor(value) for value in quantizer.inputs[3:]])
+    return scale if factors is None else scale * factors
 
 
 def code_limits(quantizer: Node) -> tuple[int, int]:

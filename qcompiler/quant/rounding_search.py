@@ -5,15 +5,21 @@ the quantized one, both with their means taken out (a bias makes up for those), 
 
     E (s q x^ - w x)^2  =  d G d  +  2 d c  +  E (w x^ - w x)^2        G = E[x^ x^T],  c = E[(w x^ - w x) x^]
 
-so that images are needed once, for G and c, and a trial costs no image at all. Rows are solved side by side, and so are
-the groups of a convolution, each with its own G:
+so that images are needed once, for G and c, and a trial costs no image at all. The step s is that of a row, or of each
+weight: grids with blocks of inputs have one for each block. Rows are solved side by side, and so are the groups of a
+convolution, each with its own G:
 
-    up to 10 weights    all 2^K roundings are tried: the best one
+    up to 16 weights    all 2^K roundings are tried: the best one
     more                rounding with error compensation, weight by weight, the remaining ones taking over what each one
-                        lost; then single flips, as long as they lower the error
+                        lost; then single flips, as long as they lower the error; then flips of two weights at once,
+                        until neither a flip nor a pair of flips lowers it
+
+All roundings of a short row are tried as those of its two halves a and b, with M = 2 diag(step) G diag(step) between
+them: E(a, b) = E(a) + E(b) + a M b is one product of two matrices, 256 by 256 for 16 weights.
 
 Sources: Nagel et al. 2020, arXiv:2004.10568, equation 13 (the quadratic form of adaptive rounding); Frantar et al.
-2022, arXiv:2210.17323, section 3 (error compensation along the Cholesky factor of the inverse).
+2022, arXiv:2210.17323, section 3 (error compensation along the Cholesky factor of the inverse). Pairs of flips are the
+usual second neighbourhood of quadratic problems over zeros and ones; which of them can help at all is our own bound.
 """
 
 from __future__ import annotations
@@ -25,11 +31,11 @@ from torch import Tensor
 
 __all__ = ["Moments", "round_to_data", "rounding_error"]
 
-ENUMERATED = 10
-"""Most weights of a row of which all roundings are tried: 1024 of them."""
+ENUMERATED = 16
+"""Most weights of a row of which all roundings are tried: 65,536 of them, about a millisecond a row."""
 
-CHOICES = 1 << 22
-"""Weights of all tried roundings that are in memory at once."""
+CHOICES = 1 << 20
+"""Errors of tried roundings that are in memory at once: 8 MiB."""
 
 DAMPING = 1e-3
 """Of the mean of the diagonal, added before it is inverted: else directions that no input has would decide."""
@@ -46,13 +52,25 @@ BLOCK = 64
 SWEEPS = 30
 """Most visits of every weight by single flips."""
 
+PAIR_SWEEPS = 30
+"""Most visits of every weight by pairs of flips; rows in which a sweep changes nothing are left out of the next one."""
+
+ALL_PARTNERS = 512
+"""Longest rows of which all pairs are looked at."""
+
+PARTNERS = 64
+"""Weights that each weight of a longer row is paired with: those whose inputs are correlated most with its own."""
+
+NOTICEABLE = 1e-5
+"""Least gain of a pair, as a share of the squared errors of its two flips: less may be rounding of float32 alone."""
+
 
 @dataclass(frozen=True)
 class Moments:
     """Second moments of the inputs of some groups, and what error compensation needs of them.
 
     Args:
-        gram: G of the module text, float32 [groups, K, K].
+        gram: G of the module text, [groups, K, K]: float64 for short rows, else float32.
         inverse: Of G with enough on its diagonal to have one; None for short rows.
         factor: Upper triangular U with U^T U = `inverse`; None for short rows.
     """
@@ -69,7 +87,7 @@ class Moments:
             gram: float64 [groups, K, K], symmetric, no eigenvalue below zero but for rounding.
         """
         if gram.shape[1] <= ENUMERATED:
-            return Moments(gram.to(torch.float32), None, None)
+            return Moments(gram, None, None)
         damping = DAMPING * gram.diagonal(dim1=1, dim2=2).mean(1).clamp(min=0.0) + 1e-30  # [groups]
         damped = gram.clone()
         damped.diagonal(dim1=1, dim2=2).add_(damping.unsqueeze(1))
@@ -105,7 +123,7 @@ def round_to_data(
 
     Args:
         weight: w, float32 [groups, R, K].
-        scale: s, the size of a step: float32 [groups, R, 1], positive.
+        scale: s, the size of a step: float32 [groups, R, 1] or [groups, R, K], positive.
         qmin: Lowest code.
         qmax: Highest code.
         moments: With G of the module text.
@@ -127,14 +145,14 @@ def round_to_data(
         starts.append(start)
     elif weight.shape[2] <= TWO_STARTS:
         starts.append(nearest)
-    found = torch.stack([problem.flipped(start) for start in starts])
-    best = torch.stack([problem.error(codes) for codes in found]).argmin(0)
-    return found.gather(0, best[None, :, :, None].expand(1, *weight.shape))[0]
+    flipped = torch.stack([problem.flipped(start) for start in starts])
+    best = problem.best_of(flipped)
+    return problem.best_of(torch.stack([best, problem.paired(best)]))
 
 
 def rounding_error(codes: Tensor, weight: Tensor, scale: Tensor, gram: Tensor, drift: Tensor) -> Tensor:
     """d G d + 2 d c per row: the mean squared error, less what it would be without rounding; [groups, R]."""
-    difference = codes * scale - weight
+    difference = (codes * scale - weight).to(gram.dtype)
     return ((difference @ gram + 2.0 * drift) * difference).sum(-1)
 
 
@@ -152,33 +170,43 @@ class _Problem:
     def error(self, codes: Tensor) -> Tensor:
         return rounding_error(codes, self.weight, self.scale, self.gram, self.drift)
 
+    def best_of(self, found: Tensor) -> Tensor:
+        """The codes of least error for each row among several, [choices, groups, R, K]; the first of equals."""
+        best = torch.stack([self.error(codes) for codes in found]).argmin(0)
+        return found.gather(0, best[None, :, :, None].expand(1, *found.shape[1:]))[0]
+
     def enumerated(self) -> Tensor:
         """The best of all choices."""
-        count = self.low.shape[2]
-        choices = ((torch.arange(2**count).unsqueeze(1) >> torch.arange(count)) & 1).to(torch.bool)
-        best, least = self.low, self.error(self.low)
-        for part in choices.split(max(1, CHOICES // self.low.numel())):
-            codes = torch.where(part.reshape(-1, 1, 1, count), self.high, self.low)  # [choices, groups, R, K]
-            smallest, index = self.error(codes).min(0)
-            better = smallest < least
-            least = torch.where(better, smallest, least)
-            taken = codes.gather(0, index[None, :, :, None].expand(1, *self.low.shape))[0]
-            best = torch.where(better.unsqueeze(2), taken, best)
-        return best
+        groups, outputs, count = self.low.shape
+        gram = self.gram.to(torch.float64)
+        # In float64: with correlated inputs the least error is a small difference of large terms.
+        steps = ((self.high - self.low) * self.scale).to(torch.float64)
+        lowest = (self.low * self.scale - self.weight).to(torch.float64)
+        slopes = 2.0 * steps * (lowest @ gram + self.drift.to(torch.float64))
+        halves = [_choices(count // 2), _choices(count - count // 2)]
+        size = max(1, CHOICES >> count)
+        taken = torch.empty(groups * outputs, count, dtype=torch.bool)
+        rows = torch.arange(groups * outputs)
+        for part in rows.split(size):
+            step, slope = steps.flatten(0, 1)[part], slopes.flatten(0, 1)[part]
+            curvature = step.unsqueeze(2) * gram[part // outputs] * step.unsqueeze(1)  # [rows, K, K]
+            taken[part] = _best_choice(slope, curvature, *halves)
+        return torch.where(taken.reshape(self.low.shape), self.high, self.low)
 
     def compensated(self, wanted: Tensor, factor: Tensor) -> Tensor:
         """Round weight by weight; those to come move so that the sum stays."""
-        wanted, codes, steps = wanted.clone(), torch.empty_like(wanted), self.scale.squeeze(2)
+        wanted, codes = wanted.clone(), torch.empty_like(wanted)
+        steps = self.scale.expand_as(wanted)
         for begin in range(0, wanted.shape[2], BLOCK):
             block = slice(begin, min(begin + BLOCK, wanted.shape[2]))
             part, below, above = wanted[:, :, block], self.low[:, :, block], self.high[:, :, block]
-            inner = factor[:, block, block]
+            inner, step = factor[:, block, block], steps[:, :, block]
             lost = torch.empty_like(part)
             for k in range(part.shape[2]):
-                up = part[:, :, k] / steps - below[:, :, k] >= 0.5
+                up = part[:, :, k] / step[:, :, k] - below[:, :, k] >= 0.5
                 code = torch.where(up, above[:, :, k], below[:, :, k])
                 codes[:, :, begin + k] = code
-                lost[:, :, k] = (part[:, :, k] - code * steps) / inner[:, k, k].unsqueeze(1)
+                lost[:, :, k] = (part[:, :, k] - code * step[:, :, k]) / inner[:, k, k].unsqueeze(1)
                 part[:, :, k:] -= lost[:, :, k : k + 1] * inner[:, k : k + 1, k:]
             wanted[:, :, block.stop :] -= lost @ factor[:, block, block.stop :]
         return codes
@@ -186,6 +214,7 @@ class _Problem:
     def flipped(self, codes: Tensor) -> Tensor:
         """Flip single weights to their other code as long as the error falls."""
         codes, both, gram = codes.clone(), self.low + self.high, self.gram
+        scale = self.scale.expand_as(codes)
         slope = (codes * self.scale - self.weight) @ gram + self.drift  # half the derivative of the error
         diagonal = gram.diagonal(dim1=1, dim2=2).unsqueeze(1)
         for _ in range(SWEEPS):
@@ -193,7 +222,7 @@ class _Problem:
             for begin in range(0, codes.shape[2], BLOCK):
                 block = slice(begin, begin + BLOCK)
                 now, near = codes[:, :, block], slope[:, :, block].clone()
-                changes = (both[:, :, block] - 2.0 * now) * self.scale
+                changes = (both[:, :, block] - 2.0 * now) * scale[:, :, block]
                 gains = changes * (2.0 * near + changes * diagonal[:, :, block]) < 0.0
                 columns: list[int] = gains.flatten(0, 1).any(0).nonzero().flatten().tolist()
                 if not columns:
@@ -215,3 +244,133 @@ class _Problem:
             if flips * STILL <= codes.numel():
                 break
         return codes
+
+    def paired(self, codes: Tensor) -> Tensor:
+        """Flip two weights at once, or one, as long as the error falls.
+
+        With a[i] for what flipping i alone adds to the error, a pair adds a[i] + a[j] + 2 c[i] c[j] G[i, j]. Where no
+        flip helps alone, one of the two has a < |c[i] c[j] G[i, j]|: only such weights are looked at, with all partners
+        or, in long rows, with those of the most correlated inputs.
+        """
+        groups, outputs, count = codes.shape
+        scale = self.scale.expand_as(codes)
+        slope = ((codes * scale - self.weight) @ self.gram + self.drift).flatten(0, 1)
+        changes = ((self.low + self.high - 2.0 * codes) * scale).flatten(0, 1)  # c: what a flip adds to the weight
+        pairs = _Pairs(slope, changes, self.gram, torch.arange(groups).repeat_interleave(outputs))
+        flips = torch.zeros(groups * outputs, count, dtype=torch.bool)
+        live = torch.arange(groups * outputs)
+        for _ in range(PAIR_SWEEPS):
+            visited = pairs.promising(live)
+            moved = torch.zeros(len(live), dtype=torch.bool)
+            columns: list[int] = visited.any(0).nonzero().flatten().tolist()
+            for k in columns:
+                at = visited[:, k].nonzero().flatten()
+                taken, partner = pairs.best_with(k, live[at])
+                at, partner = at[taken], partner[taken]
+                moved[at] = True
+                pairs.flip(live[at], torch.full_like(partner, k), flips)
+                two = partner != k
+                pairs.flip(live[at[two]], partner[two], flips)
+            live = live[moved]
+            if not len(live):
+                break
+        return torch.where(flips.reshape(codes.shape), self.low + self.high - codes, codes)
+
+
+def _choices(count: int) -> Tensor:
+    """All rows of `count` zeros and ones, float64 [2^count, count]."""
+    return ((torch.arange(2**count).unsqueeze(1) >> torch.arange(count)) & 1).to(torch.float64)
+
+
+def _best_choice(slope: Tensor, curvature: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """The zeros and ones r with the least slope r + r curvature r, for each row.
+
+    Args:
+        slope: float64 [rows, K].
+        curvature: float64 [rows, K, K], symmetric.
+        first: All choices for the first of the K, [A, h].
+        second: All choices for the rest, [B, K - h].
+
+    Returns:
+        bool [rows, K].
+    """
+    half = first.shape[1]
+
+    def errors(choices: Tensor, part: slice) -> Tensor:
+        quadratic = ((choices @ curvature[:, part, part]) * choices).sum(2)
+        return quadratic + slope[:, part] @ choices.T
+
+    total = (first @ (2.0 * curvature[:, :half, half:])) @ second.T  # [rows, A, B]
+    total += errors(first, slice(None, half)).unsqueeze(2)
+    total += errors(second, slice(half, None)).unsqueeze(1)
+    least = total.flatten(1).argmin(1)
+    a, b = least // len(second), least % len(second)
+    return torch.cat([first[a], second[b]], 1) > 0.5
+
+
+class _Pairs:
+    """Rows in which weights are flipped one by one and in pairs.
+
+    Args:
+        slope: Half the derivative of the error by each weight, float32 [rows, K]; kept up to date.
+        changes: What flipping each weight adds to it, float32 [rows, K]; 0 where both codes are one; kept up to date.
+        gram: G, [groups, K, K].
+        group: The group of each row, int64 [rows].
+    """
+
+    def __init__(self, slope: Tensor, changes: Tensor, gram: Tensor, group: Tensor) -> None:
+        self.slope, self.changes, self.gram, self.group = slope, changes.clone(), gram, group
+        self.diagonal = gram.diagonal(dim1=1, dim2=2)
+        beside = gram.abs()
+        beside.diagonal(dim1=1, dim2=2).zero_()
+        self.strongest = beside.amax(2)
+        self.partners: Tensor | None = None
+        if gram.shape[1] > ALL_PARTNERS:
+            size = self.diagonal.clamp(min=0.0).sqrt() + 1e-30
+            self.partners = (beside / size.unsqueeze(1)).topk(PARTNERS, dim=2).indices  # [groups, K, PARTNERS]
+
+    def promising(self, rows: Tensor) -> Tensor:
+        """The weights of some rows that may be one of a pair that helps, or help alone: bool [rows, K]."""
+        changes, group = self.changes[rows], self.group[rows]
+        alone = changes * (2.0 * self.slope[rows] + changes * self.diagonal[group])
+        reach = changes.abs()
+        return (alone < reach * reach.amax(1, keepdim=True) * self.strongest[group]) & (reach > 0.0)
+
+    def best_with(self, k: int, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The best partner of weight `k` in some rows, `k` where it is best alone, and whether the error falls."""
+        group = self.group[rows]
+        own = self.changes[rows, k]
+        square = own.square() * self.diagonal[group, k]
+        alone = 2.0 * own * self.slope[rows, k] + square
+        if self.partners is None:
+            others, slope, changes = None, self.slope[rows], self.changes[rows]
+            along, diagonal = self._of_groups(self.gram[:, k], group), self._of_groups(self.diagonal, group)
+        else:
+            others = self.partners[group, k]  # [rows, PARTNERS]
+            at = rows.unsqueeze(1)
+            slope, changes = self.slope[at, others], self.changes[at, others]
+            along, diagonal = self.gram[group.unsqueeze(1), k, others], self.diagonal[group.unsqueeze(1), others]
+        squares = changes.square() * diagonal
+        # Of k itself, the sum below says what flipping it twice would change: nothing may come of that.
+        together = torch.addcmul(slope, own.unsqueeze(1), along).mul_(changes).mul_(2.0).add_(squares)
+        if others is None:
+            together[:, k] = 0.0
+        least, place = together.min(1)
+        partner = place if others is None else others.gather(1, place.unsqueeze(1)).squeeze(1)
+        noise = NOTICEABLE * (square + squares.gather(1, place.unsqueeze(1)).squeeze(1)).clamp(min=0.0)
+        paired = least < -noise
+        gain = alone + torch.where(paired, least, 0.0)
+        return gain < -noise, torch.where(paired, partner, k)
+
+    def flip(self, rows: Tensor, weights: Tensor, flips: Tensor) -> None:
+        """Flip one weight in each of some rows, and note it in `flips`."""
+        if not len(rows):
+            return
+        change = self.changes[rows, weights].unsqueeze(1)
+        self.slope[rows] += change * self.gram[self.group[rows], weights]
+        self.changes[rows, weights] *= -1.0
+        flips[rows, weights] ^= True
+
+    def _of_groups(self, values: Tensor, group: Tensor) -> Tensor:
+        """The row of `values`, [groups, K], for each of some rows; one for all where there is one group."""
+        return values if len(values) == 1 else values[group]

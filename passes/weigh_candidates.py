@@ -1,0 +1,122 @@
+"""Keep the candidate whose outputs come nearest to those of the float model on calibration data.
+
+    noise of a candidate  =  mean over outputs of  sum (y^ - y)^2 / sum y^2        y^: what the integer program gives
+
+Rounding to data, ranges and bias correction each lower the error of one layer or one tensor. Whether the outputs of a
+network gain is another question: errors add up, and a range with less error in a tensor may clip what matters later.
+So the last word has the whole network, evaluated exactly. See `start-candidate` for what a candidate is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from qcompiler.errors import InputError, PassError
+from qcompiler.ir.graph import Graph
+from qcompiler.ir.types import Stage
+from qcompiler.passes.base import Pass, PassContext
+from qcompiler.passes.two_models import read_batches
+from qcompiler.validation.contracts import THRESHOLDS, Contract
+from qcompiler.validation.noise import float_outputs, squared_errors
+
+Tensors = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class WeighCandidates(Pass):
+    """Compare what was set aside, and the graph as it is now, with the float model; go on with the best.
+
+    Records the signal-to-noise ratio of each candidate in dB, in the order in which they were made, and the number of
+    the one that is kept. An earlier candidate gives way only to one that is better by `margin`.
+
+    Args:
+        images: Calibration images that are used at most: whole batches, until so many were read.
+        margin: dB by which a later candidate must be better: what is rounded to data looks better on that data.
+
+    Raises:
+        InputError: An option is out of range.
+        PassError: There is no data, nothing was set aside, or the graph changed in between.
+    """
+
+    name: ClassVar[str] = "weigh-candidates"
+    stages: ClassVar[frozenset[Stage]] = frozenset({Stage.QUANTIZED})
+    requires: ClassVar[frozenset[str]] = frozenset({"weight-ranges", "activation-ranges"})
+    images: int = 128
+    margin: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.images < 1:
+            raise InputError(f"images={self.images}", expected="at least 1")
+        if not 0.0 <= self.margin < math.inf:
+            raise InputError(f"margin={self.margin}", expected="dB, 0 or more")
+
+    @property
+    def contract(self) -> Contract:
+        """The noise of another candidate."""
+        return THRESHOLDS["calibrate"]
+
+    def run(self, graph: Graph, context: PassContext) -> None:
+        """See the module text."""
+        if context.calibration is None:
+            raise PassError("candidates are weighed without data", fix="Give calibration_data, or leave the pass out.")
+        if context.start is None or not context.candidates:
+            raise PassError("there is one candidate only", fix="Run start-candidate before each candidate.")
+        tensors = graph.module.tensors
+        candidates: list[Tensors] = [*context.candidates, dict(tensors)]
+        if any(item.keys() != tensors.keys() for item in (context.start, *candidates)):
+            raise PassError(
+                "the graph was changed between start-candidate and weigh-candidates",
+                fix="Only passes that write tensors may run in between: ranges, rounding, bias correction.",
+            )
+        noises = self._noises(graph, context, context.start, candidates)
+        kept = 0
+        for number, noise in enumerate(noises):
+            # Only what is better is taken: a candidate whose outputs are not finite never is.
+            if noise < noises[kept] * 10.0 ** (-self.margin / 10.0) or math.isnan(noises[kept]):
+                kept = number
+        tensors.update(candidates[kept])
+        context.candidates[:] = [candidates[kept]]
+        figures = {f"candidate_{number}_db": round(_decibels(noise), 2) for number, noise in enumerate(noises)}
+        context.record.metrics.update(figures, kept=kept)
+
+    def _noises(self, graph: Graph, context: PassContext, start: Tensors, candidates: Sequence[Tensors]) -> list[float]:
+        """The noise of each candidate."""
+        arithmetic = context.require_target(self.name).arithmetic
+        given = read_batches(graph, context, self.images)
+        tensors = graph.module.tensors
+
+        def sums(index: int) -> list[Tensor]:
+            """Per output, the square of the signal and of the error of each candidate: [1 + candidates, outputs]."""
+            inputs = [given.held[value][index].load().real for value in graph.inputs]
+            tensors.update(start)
+            wanted = float_outputs(graph, inputs)
+            rows = [[_power(item) for item in wanted]]
+            for candidate in candidates:
+                tensors.update(candidate)
+                rows.append(squared_errors(graph, inputs, wanted, arithmetic))
+            return [torch.tensor(rows, dtype=torch.float64)]
+
+        with torch.no_grad():
+            total = context.processes.sum(given.count, sums)[0]
+        signal, errors = total[0], total[1:]
+        silent = signal == 0.0  # of a constant 0, or of integers: any error counts as it is
+        ratios = errors / torch.where(silent, torch.ones_like(signal), signal)
+        return [float(row.mean()) for row in ratios]
+
+
+def _power(output: Tensor) -> float:
+    if not output.is_floating_point():
+        return 0.0
+    return float(torch.where(output.isfinite(), output, 0.0).to(torch.float64).square().sum())
+
+
+def _decibels(noise: float) -> float:
+    if math.isnan(noise):
+        return -math.inf
+    return -10.0 * math.log10(noise) if noise > 0.0 else math.inf

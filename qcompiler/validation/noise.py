@@ -1,0 +1,57 @@
+"""How far a quantized graph is from the float model that it stands for, at its outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from qcompiler.ir.graph import Graph, Node
+from qcompiler.ir.interpret import evaluate_node, interpret_with
+from qcompiler.quant.arithmetic import Arithmetic
+from qcompiler.validation.exact import Codes, simulate
+
+__all__ = ["float_outputs", "squared_errors"]
+
+_QUANTIZERS = ("fake_quantize", "fake_quantize_bias")
+
+
+def float_outputs(graph: Graph, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """The outputs of a QUANTIZED graph with the tensors that it has, as if it had no quantizers.
+
+    Args:
+        graph: Calibrated or not.
+        inputs: Float tensors, one per graph input.
+    """
+
+    def rule(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        return (operands[0],) if node.op in _QUANTIZERS else evaluate_node(node, operands)
+
+    return interpret_with(graph, list(inputs), rule)
+
+
+def squared_errors(
+    graph: Graph, inputs: Sequence[Tensor], wanted: Sequence[Tensor], arithmetic: Arithmetic
+) -> list[float]:
+    """Sums of squared differences between what the integer program gives and what is wanted, one per output.
+
+    Integer and boolean outputs, and elements that are not finite in the float model, count as 0.
+
+    Args:
+        graph: At stage QUANTIZED, calibrated.
+        inputs: Float tensors, one per graph input.
+        wanted: The outputs of the float model.
+        arithmetic: How the target computes.
+    """
+    found = simulate(graph, inputs, arithmetic)
+    errors = []
+    for output, reference in zip(found, wanted, strict=True):
+        real = output.real() if isinstance(output, Codes) else output
+        assert isinstance(real, Tensor), "an output waits for no quantizer"
+        if not reference.is_floating_point() or not real.is_floating_point():
+            errors.append(0.0)
+            continue
+        difference = real.to(torch.float64) - reference.to(torch.float64)
+        errors.append(float(torch.where(reference.isfinite(), difference, 0.0).square().sum()))
+    return errors
