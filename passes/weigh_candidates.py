@@ -25,8 +25,6 @@ from qcompiler.passes.two_models import read_batches
 from qcompiler.validation.contracts import THRESHOLDS, Contract
 from qcompiler.validation.noise import float_outputs, squared_errors
 
-Tensors = Mapping[str, Tensor]
-
 
 @dataclass(frozen=True)
 class WeighCandidates(Pass):
@@ -68,7 +66,7 @@ class WeighCandidates(Pass):
         if context.start is None or not context.candidates:
             raise PassError("there is one candidate only", fix="Run start-candidate before each candidate.")
         tensors = graph.module.tensors
-        candidates: list[Tensors] = [*context.candidates, dict(tensors)]
+        candidates: list[dict[str, Tensor]] = [*context.candidates, dict(tensors)]
         if any(item.keys() != tensors.keys() for item in (context.start, *candidates)):
             raise PassError(
                 "the graph was changed between start-candidate and weigh-candidates",
@@ -85,7 +83,13 @@ class WeighCandidates(Pass):
         figures = {f"candidate_{number}_db": round(_decibels(noise), 2) for number, noise in enumerate(noises)}
         context.record.metrics.update(figures, kept=kept)
 
-    def _noises(self, graph: Graph, context: PassContext, start: Tensors, candidates: Sequence[Tensors]) -> list[float]:
+    def _noises(
+        self,
+        graph: Graph,
+        context: PassContext,
+        start: Mapping[str, Tensor],
+        candidates: Sequence[Mapping[str, Tensor]],
+    ) -> list[float]:
         """The noise of each candidate."""
         arithmetic = context.require_target(self.name).arithmetic
         given = read_batches(graph, context, self.images)

@@ -235,7 +235,7 @@ def training_passes(effort: str = "default", *, target: Target) -> tuple[Pass, .
     """
     if target.simulation is not None:
         front, placement = structural_passes()
-        ranges = (CalibrateWeights(method="mse"), CalibrateActivations(method="mse"))
+        ranges: tuple[Pass, ...] = (CalibrateWeights(method="mse"), CalibrateActivations(method="mse"))
         return tuple(for_training((*front, *placement, FixRanges(), UnifyScales(), *ranges)))
     # Training changes the weights of whatever it starts from: candidates are not weighed.
     ranges = _ranges(effort, target.weight_bits, target.activation_bits)

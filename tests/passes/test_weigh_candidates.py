@@ -22,6 +22,7 @@ from qcompiler.passes.start_candidate import StartCandidate
 from qcompiler.passes.weigh_candidates import WeighCandidates
 from qcompiler.pipeline import default_pipeline, parse_pipeline, print_pipeline, structural_passes
 from qcompiler.targets import Target, load_target, targets
+from qcompiler.validation.contracts import THRESHOLDS, Contract
 from qcompiler.validation.exact import Codes, simulate
 from qcompiler.validation.noise import float_outputs, squared_errors
 from tests.passes.test_equalization import FRONT, QUANTIZED, Net, measured
@@ -41,12 +42,13 @@ class Spoil(Pass):
         rewriter = context.rewriter(graph)
         for node in graph.nodes:
             layer = Layer.of(node)
-            if layer is not None and layer.bias is not None:
-                rewriter.write_tensor(layer.bias, layer.bias_tensor() + self.amount)  # type: ignore[operator]
+            bias = None if layer is None else layer.bias_tensor()
+            if layer is not None and layer.bias is not None and bias is not None:
+                rewriter.write_tensor(layer.bias, bias + self.amount)
 
     @property
-    def contract(self):  # type: ignore[no-untyped-def]  # noqa: ANN201
-        return CalibrateWeights().contract
+    def contract(self) -> Contract:
+        return THRESHOLDS["calibrate"]
 
 
 def network() -> tuple[nn.Module, Tensor]:
