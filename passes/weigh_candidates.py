@@ -80,7 +80,7 @@ class WeighCandidates(Pass):
                 kept = number
         tensors.update(candidates[kept])
         context.candidates[:] = [candidates[kept]]
-        figures = {f"candidate_{number}_db": round(_decibels(noise), 2) for number, noise in enumerate(noises)}
+        figures = {f"candidate_{number}_db": float(f"{_decibels(noise):.2f}") for number, noise in enumerate(noises)}
         context.record.metrics.update(figures, kept=kept)
 
     def _noises(
