@@ -34,6 +34,9 @@ Action = Callable[[Path], object]
 LONGEST = 300.0
 """Seconds after which a child that was not killed counts as one that hangs."""
 
+DRAWS = 3
+"""Moments drawn per kill at most: where more processes ended before it, the moments are wrong."""
+
 
 @dataclass
 class Found:
@@ -41,19 +44,21 @@ class Found:
 
     Args:
         seconds: Of one call that nothing disturbs.
-        calls: Calls of the system in it that change the disk.
+        calls: Calls of the system in it that change the disk, by whether an artifact was there before and whether the
+            system can exchange names.
         counts: How often each outcome was seen.
         faults: What must not happen.
     """
 
     seconds: float
-    calls: int
+    calls: Mapping[tuple[bool, bool], int]
     counts: collections.Counter[str] = field(default_factory=collections.Counter)
     faults: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         outcomes = ", ".join(f"{count} {name}" for name, count in sorted(self.counts.items()))
-        lines = [f"one call takes {self.seconds:.2f} s and {self.calls} calls of the system that change the disk"]
+        calls = " or ".join(str(number) for number in sorted(set(self.calls.values())))
+        lines = [f"one call takes {self.seconds:.2f} s and {calls} calls of the system that change the disk"]
         return "\n".join([*lines, outcomes, f"{len(self.faults)} faults", *self.faults])
 
 
@@ -140,12 +145,12 @@ def killed_at(at: int, action: Callable[[], object], *, exchanging: bool) -> Cal
     return run
 
 
-def measured(action: Action, output: Path) -> tuple[float, int]:
+def measured(action: Action, output: Path, *, exchanging: bool) -> tuple[float, int]:
     """Seconds of one call, and its calls of the system."""
     reading, writing = os.pipe()
 
     def run() -> None:
-        with faulty() as calls:
+        with faulty(exchanging=exchanging) as calls:
             action(output)
         os.write(writing, str(len(calls.names)).encode())
 
@@ -161,7 +166,7 @@ def measured(action: Action, output: Path) -> tuple[float, int]:
 def kill(
     action: Action, old: qcompiler.Compiled, new: Files, count: int, seed: int, folder: Path, *, over: float = 1.0
 ) -> Found:
-    """Kill `action` so many times.
+    """Kill `action` so many times; what ended before its kill is drawn again and counts as none.
 
     Args:
         action: Writes the new artifact into a folder.
@@ -177,16 +182,24 @@ def kill(
     """
     generator = random.Random(seed)
     before = dict(old.artifact.files())
-    old.save(folder / "measured")
-    # The shortest of some: later moments would find that the call has ended.
-    found = Found(*min(measured(action, folder / "measured") for _ in range(3)))
+    cases = [(exists, exchanging) for exists in (True, False)[: 1 + (over < 1)] for exchanging in (True, False)]
+    calls, times = {}, []
+    for exists, exchanging in cases:
+        output = folder / f"measured-{exists}-{exchanging}" / "out"
+        if exists:
+            old.save(output)
+        seconds, calls[exists, exchanging] = measured(action, output, exchanging=exchanging)
+        times.append(seconds)
+    found = Found(min(times), calls)  # the shortest: later moments would find that the call has ended
     done = 0
-    while done < count:
-        output = folder / f"{seed}-{done}" / "out"
+    for draw in range(DRAWS * count):
+        if done == count:
+            break
+        output = folder / f"{seed}-{draw}" / "out"
         exists, exchanging, by_call = generator.random() < over, generator.random() < 0.5, generator.random() < 0.5
         if exists:
             old.save(output)
-        call = generator.randrange(found.calls) if by_call else -1
+        call = generator.randrange(calls[exists, exchanging]) if by_call else -1
         moment = generator.uniform(0.0, 1.05 * found.seconds)
         child = fork(killed_at(call, lambda output=output: action(output), exchanging=exchanging))  # type: ignore[misc]
         if not by_call:
@@ -195,12 +208,11 @@ def kill(
                 os.kill(child, signal.SIGKILL)
         code = ended(child)
         place = f"call {call}" if by_call else f"{moment:.3f} s"
-        where = f"run {done} of seed {seed}, killed at {place}, {'exchange' if exchanging else 'commit'}: "
+        where = f"run {draw} of seed {seed}, killed at {place}, {'exchange' if exchanging else 'commit'}: "
         if code != -signal.SIGKILL:
             found.counts["ended before the kill, drawn anew"] += 1
             if code or files(output) != new:
                 found.faults.append(f"{where}the call ended with {code}")
-            done += by_call  # else this would not end where a call takes no time
             continue
         done += 1
         found.counts["killed at a call" if by_call else "killed at a moment"] += 1
@@ -212,6 +224,9 @@ def kill(
             found.faults.append(f"{where}the next call gives something else")
         if [path.name for path in output.parent.iterdir()] != ["out"]:
             found.faults.append(f"{where}something is left over")
+    if done < count:
+        found.faults.append(f"only {done} of {count} processes were killed before their end")
+    found.counts["killed"] = done
     return found
 
 
