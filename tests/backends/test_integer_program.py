@@ -74,12 +74,13 @@ def test_executor_equals_graph_on_every_tensor_of_a_mixed_network(target: str, l
         assert not any(counts.values()), {name: count for name, count in counts.items() if count}
 
 
-@pytest.mark.parametrize("batch", [1, 7])
 @pytest.mark.parametrize("network", ["resnet18", "mobilenet_v2"])
-def test_executor_equals_graph_on_real_networks(network: str, batch: int) -> None:
+def test_executor_equals_graph_on_real_networks(network: str) -> None:
     module = build(network, "int8_dsp")
-    counts = differences(module, emit(module.main), torch.randn(batch, 3, 64, 64))
-    assert not any(counts.values()), {name: count for name, count in counts.items() if count}
+    files = emit(module.main)
+    for batch in (1, 7):
+        counts = differences(module, files, torch.randn(batch, 3, 64, 64))
+        assert not any(counts.values()), {name: count for name, count in counts.items() if count}
 
 
 def test_a_changed_weight_changes_the_result() -> None:

@@ -238,7 +238,7 @@ def test_results_over_their_operands(layout: str, tmp_path: Path) -> None:
     ops = {"int_add", "int_mul", "lookup", "int_clamp", "rescale"}
     found_cases = collect([*TESTS["elementwise"], *TESTS["requantize"]])
     cases = [case for case in found_cases if ops & {node.op for node in case[0].nodes}]
-    files, inputs = merge(cases, layout)
+    files, inputs = merge(cases[LAYOUTS.index(layout) :: 2], layout)  # each case in one of the two
     plan = separate(files)
     offsets, shared = dict(plan.offsets), 0
     for item in files.program.instructions:
@@ -251,7 +251,7 @@ def test_results_over_their_operands(layout: str, tmp_path: Path) -> None:
                 offsets[item.output] = offsets[name]
                 shared += 1
                 break
-    assert shared > 100
+    assert shared > 50
     files_of_c = c.emit(files, "model", Plan(1, plan.bytes, plan.alignment, offsets))
     binary = c.Binary(files_of_c, tmp_path, cflags=("-O2",))
     found, expected = binary.run(inputs).outputs, Executor(files).run(inputs)

@@ -99,8 +99,18 @@ def layers(mode: RequantMode) -> list[Case]:
     return cases + transposed(mode)
 
 
-@pytest.mark.parametrize("mode", ["single", "f32_rne", "double"])
-@pytest.mark.parametrize("name", SETS)
+MODES = ("single", "f32_rne", "double")
+QUICK = dict(zip(SETS, MODES, strict=True))
+"""Of the kinds of requantization one for each set of instructions: `single` runs under the sanitizers with all of them."""
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        pytest.param(name, mode, marks=[] if QUICK[name] == mode else [pytest.mark.slow])
+        for name, mode in itertools.product(SETS, MODES)
+    ],
+)
 def test_layers(name: str, mode: str, tmp_path: Path) -> None:
     flags = options(name)
     files, inputs = merge(layers(RequantMode(mode)), "NHWC")
