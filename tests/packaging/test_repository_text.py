@@ -39,6 +39,16 @@ def test_no_file_names_a_machine_or_an_index() -> None:
     assert not found, "\n".join(found)
 
 
+def test_no_link_leaves_the_repository() -> None:
+    """A link to an environment of one machine, once tracked, takes the place of the environment at the next checkout."""
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("needs git and a checkout to know the files of the repository")
+    links = [path for path in repository_files() if path.is_symlink()]
+    assert links, "those of qcompiler/ at least"
+    outside = [str(path.relative_to(ROOT)) for path in links if not path.resolve().is_relative_to(ROOT)]
+    assert not outside
+
+
 @pytest.mark.parametrize("folder", ["home", "root", "Users"])
 def test_recognizes_a_path_of_one_machine(folder: str) -> None:
     assert machine_specific(f"see /{folder}/someone/model.onnx")
