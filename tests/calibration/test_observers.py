@@ -71,31 +71,27 @@ import sys, torch
 from safetensors.torch import load_file, save_file
 from qcompiler.calibration.observers import make_observer
 from qcompiler.quant.spec import QuantSpec
-observer = make_observer(sys.argv[1], QuantSpec.parse("s8"), "x")
-for name, batch in load_file(sys.argv[2]).items():
-    observer.update(batch, index=int(name))
-save_file(observer.state(), sys.argv[3])
+given, found, *methods = sys.argv[1:]
+for method in methods:
+    observer = make_observer(method, QuantSpec.parse("s8"), "x")
+    for name, batch in load_file(given).items():
+        observer.update(batch, index=int(name))
+    save_file(observer.state(), found + method)
 """
 
 
-@pytest.mark.parametrize("method", ["percentile", "moving_average", "cross_entropy"])
-def test_two_processes_find_what_one_finds(method: str, tmp_path: Path) -> None:
-    data = batches(3)
-    whole = seen(make_observer(method, SPEC, "x"), list(enumerate(data)))
-    parts = []
+def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
+    data, methods = batches(3), ["percentile", "moving_average", "cross_entropy"]
     for number, indices in enumerate(([0, 3], [1, 2, 4])):
-        save_file({str(i): data[i] for i in indices}, tmp_path / f"in{number}")
-        command = [
-            sys.executable,
-            "-c",
-            _PROCESS,
-            method,
-            str(tmp_path / f"in{number}"),
-            str(tmp_path / f"out{number}"),
-        ]
+        given = tmp_path / f"given {number}"
+        save_file({str(i): data[i] for i in indices}, given)
+        command = [sys.executable, "-c", _PROCESS, str(given), str(tmp_path / f"found {number} "), *methods]
         subprocess.run(command, check=True)
-        parts.append(make_observer(method, SPEC, "x").from_state(load_file(tmp_path / f"out{number}")))
-    assert same(parts[0].merge(parts[1]), whole)
+    for method in methods:
+        whole = seen(make_observer(method, SPEC, "x"), list(enumerate(data)))
+        states = [load_file(tmp_path / f"found {number} {method}") for number in range(2)]
+        first, second = (make_observer(method, SPEC, "x").from_state(state) for state in states)
+        assert same(first.merge(second), whole), method
 
 
 def test_ranges_are_those_of_the_definitions() -> None:
