@@ -65,30 +65,28 @@ def test_all_forms_of_the_digits_network_are_one(digits: qcompiler.Compiled) -> 
     assert abs(accuracy(torch.from_numpy(runtime)) - expected) <= 0.005
 
 
-@pytest.mark.parametrize("batch", [1, 7])
 @pytest.mark.parametrize("network", ["digits", "resnet18", "mobilenet_v2"])
-def test_no_element_differs(network: str, batch: int, digits: qcompiler.Compiled) -> None:
-    generator = torch.Generator().manual_seed(batch)
-    if network == "digits":
-        compiled, x = digits, DATA.test_images[:batch]
-    else:
-        x = torch.randn(batch, 3, 64, 64, generator=generator)
-        compiled = qcompiler.compile(
-            settled(network), calibration_data=[torch.randn(8, 3, 64, 64, generator=generator)]
-        )
-    report = compiled.verify(x)
-    for name in ("integer graph", "integer program", "C"):
-        form = report.form(name)
-        assert (form.status, form.differing, form.required) == ("equal", 0, True)
-        assert form.tensors > 50
-    for name in ("onnxruntime, layer by layer", "onnxruntime unoptimized, layer by layer"):
-        form = report.form(name)
-        assert form.status in ("equal", "within bound")
-        assert form.largest <= 1
-        assert form.differing < 0.005 * form.elements
-    assert report.integer_macs is not None
-    assert report.integer_macs >= 0.95
-    assert same(compiled.run(x), compiled.simulate(x))
+def test_no_element_differs(network: str, digits: qcompiler.Compiled) -> None:
+    generator = torch.Generator().manual_seed(0)
+    compiled = digits
+    if network != "digits":
+        data = [torch.randn(8, 3, 64, 64, generator=generator)]
+        compiled = qcompiler.compile(settled(network), calibration_data=data, verify="off")
+    for batch in (1, 7):
+        x = torch.randn(batch, 3, 64, 64, generator=generator) if network != "digits" else DATA.test_images[:batch]
+        report = compiled.verify(x)
+        for name in ("integer graph", "integer program", "C"):
+            form = report.form(name)
+            assert (form.status, form.differing, form.required) == ("equal", 0, True)
+            assert form.tensors > 50
+        for name in ("onnxruntime, layer by layer", "onnxruntime unoptimized, layer by layer"):
+            form = report.form(name)
+            assert form.status in ("equal", "within bound")
+            assert form.largest <= 1
+            assert form.differing < 0.005 * form.elements
+        assert report.integer_macs is not None
+        assert report.integer_macs >= 0.95
+        assert same(compiled.run(x), compiled.simulate(x))
 
 
 def test_a_batch_normalized_network_needs_nothing_else() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -46,22 +48,62 @@ def installed(folder: Path, name: str, groups: dict[str, dict[str, str]]) -> Non
     (info / "entry_points.txt").write_text("\n".join(lines))
 
 
-def run(code: str, *paths: Path) -> subprocess.CompletedProcess[str]:
-    bootstrap = f"import sys; sys.path[:0] = {[str(path) for path in paths]!r}\n"
-    return subprocess.run([sys.executable, "-c", bootstrap + code], capture_output=True, text=True, check=False)
+_FORKED = """
+import json, os, sys, traceback
+import torch
+for name, (code, paths) in json.load(sys.stdin).items():
+    child = os.fork()
+    if not child:
+        with open(f"{name}.out", "w") as out, open(f"{name}.err", "w") as err:
+            os.dup2(out.fileno(), 1), os.dup2(err.fileno(), 2)
+            sys.path[:0] = paths
+            status = 0
+            try:
+                exec(compile(code, name, "exec"), {"__name__": "__main__"})
+            except BaseException:
+                traceback.print_exc()
+                status = 1
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+    os.waitpid(child, 0)
+"""
 
 
-def test_an_installed_plugin_adds_a_pass_and_a_target(tmp_path: Path) -> None:
-    groups = {
-        "qcompiler.passes": {"merge-relu": "qcompiler_example_plugin.merge_relu:MergeRelu"},
-        "qcompiler.targets": {"example_dsp": "qcompiler_example_plugin"},
-    }
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, str]]:
+    """What processes print, and write as errors, by what is installed for them: each imports qcompiler, none torch."""
+    folder = tmp_path_factory.mktemp("plugins")
+    calls: dict[str, tuple[str, list[str]]] = {}
+    for number, (case, (groups, call, *_)) in enumerate(CLASHES.items()):
+        place = folder / f"installed {number}"
+        place.mkdir()
+        installed(place, "one", groups)
+        imports = "import qcompiler\nfrom qcompiler import plugins\nfrom qcompiler.pipeline import known_passes\n"
+        calls[case] = (f"{imports}{call}\n", [str(place), str(PLUGIN)])
+    example = folder / "example"
+    example.mkdir()
+    installed(example, "qcompiler-example-plugin", EXAMPLE)
+    calls["the example"] = (_USE, [str(example), str(PLUGIN)])
+    calls["nothing"] = ("from qcompiler import plugins\nprint(plugins.load_ops(), list(plugins.load_backends()))", [])
+    path = {**os.environ, "PYTHONPATH": str(PLUGIN.parents[1])}
+    subprocess.run(
+        [sys.executable, "-c", _FORKED], cwd=folder, env=path, input=json.dumps(calls), text=True, check=True
+    )
+    return {case: tuple((folder / f"{case}.{end}").read_text() for end in ("out", "err")) for case in calls}  # type: ignore[misc]  # two
+
+
+EXAMPLE = {
+    "qcompiler.passes": {"merge-relu": "qcompiler_example_plugin.merge_relu:MergeRelu"},
+    "qcompiler.targets": {"example_dsp": "qcompiler_example_plugin"},
+}
+
+
+def test_an_installed_plugin_adds_a_pass_and_a_target(ran: dict[str, tuple[str, str]]) -> None:
     declared = (PLUGIN / "pyproject.toml").read_text()
-    assert all(f'"{value}"' in declared for items in groups.values() for value in items.values())
-    installed(tmp_path, "qcompiler-example-plugin", groups)
-    result = run(_USE, tmp_path, PLUGIN)
-    assert result.returncode == 0, result.stderr
-    assert "merge-relu: " in result.stdout
+    assert all(f'"{value}"' in declared for items in EXAMPLE.values() for value in items.values())
+    out, err = ran["the example"]
+    assert "merge-relu: " in out, err
 
 
 CLASHES = {
@@ -81,17 +123,13 @@ CLASHES = {
 
 
 @pytest.mark.parametrize("case", CLASHES)
-def test_clashes_and_broken_plugins_name_their_owner(case: str, tmp_path: Path) -> None:
-    groups, call, *words = CLASHES[case]
-    installed(tmp_path, "one", groups)
-    code = f"import qcompiler\nfrom qcompiler import plugins\nfrom qcompiler.pipeline import known_passes\n{call}\n"
-    result = run(code, tmp_path, PLUGIN)
-    assert result.returncode != 0
-    last = result.stderr.strip().splitlines()[-1]
+def test_clashes_and_broken_plugins_name_their_owner(case: str, ran: dict[str, tuple[str, str]]) -> None:
+    _, _, *words = CLASHES[case]
+    last = ran[case][1].strip().splitlines()[-1]
     assert last.startswith(f"qcompiler.errors.{PluginError.__name__}: ")
     assert all(word in last for word in words), last
 
 
-def test_without_plugins_there_are_none() -> None:
-    result = run("from qcompiler import plugins\nprint(plugins.load_ops(), list(plugins.load_backends()))")
-    assert result.stdout.strip() == "[] ['integer', 'onnx_qdq']", result.stderr
+def test_without_plugins_there_are_none(ran: dict[str, tuple[str, str]]) -> None:
+    out, err = ran["nothing"]
+    assert out.strip() == "[] ['integer', 'onnx_qdq']", err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Literal
 
 import numpy as np
@@ -48,6 +49,10 @@ def build(network: str, target: str) -> Module:
     return compiled(model, x, target, [[x]])
 
 
+shared = functools.lru_cache(maxsize=4)(build)
+"""`build` once for tests that only look."""
+
+
 def differences(module: Module, files: ProgramFiles, inputs: torch.Tensor) -> dict[str, int]:
     """Differing elements by tensor name."""
     graph_tensors: dict[str, torch.Tensor] = {}
@@ -66,7 +71,7 @@ def differences(module: Module, files: ProgramFiles, inputs: torch.Tensor) -> di
 @pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
 @pytest.mark.parametrize("target", ["int8_dsp", "int8_dsp_per_channel", "ort_cpu"])
 def test_executor_equals_graph_on_every_tensor_of_a_mixed_network(target: str, layout: Literal["NHWC", "NCHW"]) -> None:
-    module = build("mixed", target)
+    module = shared("mixed", target)
     files = emit(module.main, layout, "OHWI" if layout == "NHWC" else "OIHW")
     for batch in (1, 7):
         counts = differences(module, files, torch.randn(batch, 3, 33, 29))
@@ -76,7 +81,7 @@ def test_executor_equals_graph_on_every_tensor_of_a_mixed_network(target: str, l
 
 @pytest.mark.parametrize("network", ["resnet18", "mobilenet_v2"])
 def test_executor_equals_graph_on_real_networks(network: str) -> None:
-    module = build(network, "int8_dsp")
+    module = shared(network, "int8_dsp")
     files = emit(module.main)
     for batch in (1, 7):
         counts = differences(module, files, torch.randn(batch, 3, 64, 64))
@@ -84,7 +89,7 @@ def test_executor_equals_graph_on_real_networks(network: str) -> None:
 
 
 def test_a_changed_weight_changes_the_result() -> None:
-    module = build("mixed", "int8_dsp")
+    module = shared("mixed", "int8_dsp")
     files = emit(module.main)
     name = next(i.inputs[1] for i in files.program.instructions if i.op == "int_conv2d")
     changed = {**files.constants, name: files.constants[name].astype(np.int8) ^ 1}
@@ -102,7 +107,7 @@ def test_files_round_trip_and_are_the_same_bytes_twice() -> None:
 
 
 def test_bad_files_and_inputs_are_refused() -> None:
-    files = emit(build("mixed", "int8_dsp").main)
+    files = emit(shared("mixed", "int8_dsp").main)
     with pytest.raises(ArtifactError, match=r"program\.json, schema"):
         ProgramFiles.parse(files.program_json().replace("qcompiler.program/1", "qcompiler.program/9"), files.weights())
     with pytest.raises(ArtifactError, match="cannot be read"):
