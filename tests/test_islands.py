@@ -99,18 +99,20 @@ def test_the_files_hold_the_islands(attention: tuple[nn.Module, qcompiler.Compil
     assert {"Softmax", "TopK", "QuantizeLinear", "Conv"} <= operators
 
 
-def test_two_processes_write_the_same_bytes(tmp_path: Path) -> None:
+def test_two_processes_write_the_same_bytes(tmp_path: Path, attention: tuple[nn.Module, qcompiler.Compiled]) -> None:
     script = (
         "import torch, qcompiler, sys\n"
         "from tests.test_islands import Attention, FLOAT, images\n"
         "torch.manual_seed(0)\n"
         "qcompiler.compile(Attention().eval(), FLOAT, calibration_data=[images()], output=sys.argv[1])\n"
     )
-    folders = [tmp_path / name for name in ("one", "two")]
-    for folder in folders:
-        subprocess.run([sys.executable, "-c", script, str(folder)], check=True, cwd=Path(__file__).parents[1])
-    for path in sorted(folders[0].iterdir()):
-        assert path.read_bytes() == (folders[1] / path.name).read_bytes(), path.name
+    other = tmp_path / "other"
+    subprocess.run([sys.executable, "-c", script, str(other)], check=True, cwd=Path(__file__).parents[1])
+    _, compiled = attention
+    mine = compiled.save(tmp_path / "mine")
+    assert sorted(path.name for path in mine.iterdir()) == sorted(path.name for path in other.iterdir())
+    for path in sorted(path for path in mine.rglob("*") if path.is_file()):
+        assert path.read_bytes() == (other / path.relative_to(mine)).read_bytes(), path.name
 
 
 def test_the_module_trains_through_an_island(attention: tuple[nn.Module, qcompiler.Compiled]) -> None:

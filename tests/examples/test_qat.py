@@ -37,7 +37,7 @@ def test_the_page_shows_the_functions_of_the_example() -> None:
 @pytest.mark.usefixtures("one_thread")
 def test_three_bits_end_in_an_artifact(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "artifact"
-    options = ["--bits", "3", "--epochs", "1", "--scenes", "320", "--images", "100", "--output", str(output)]
+    options = ["--bits", "3", "--epochs", "1", "--scenes", "128", "--images", "60", "--output", str(output)]
     train.main(options)
     printed = capsys.readouterr().out
     accuracies = [line.split()[-1] for line in printed.splitlines() if line.endswith("%")]
@@ -45,8 +45,8 @@ def test_three_bits_end_in_an_artifact(tmp_path: Path, capsys: pytest.CaptureFix
     assert accuracies[1] == accuracies[2], "what is measured is what ships"
     compiled = qcompiler.load(output)
     assert compiled.target.weight_bits == 3
-    images = split("validation").images[:100]
-    labels = split("validation").labels[:100]
+    images = split("validation").images[:60]
+    labels = split("validation").labels[:60]
     logits = compiled.run(images)
     assert isinstance(logits, torch.Tensor)
     assert f"{(logits.argmax(1) == labels).double().mean().item():.2%}" == accuracies[2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import signal
 import subprocess
 import sys
@@ -97,39 +98,43 @@ def test_a_checkpoint_of_any_step_goes_on_with_the_same_losses(style: Style, tmp
                 assert torch.equal(item, end["module"][name]), name
 
 
-TRAIN = """
-import os, signal, sys, torch
-from pathlib import Path
-from tests.training.test_resume import STEPS, Run, prepared
+def train(folder: Path, killed_at: int = -1) -> None:
+    """Go on from the checkpoint of a folder, where there is one, to the end, or be killed in the middle of a step."""
+    torch.manual_seed(0)
+    run = Run(prepared())
+    if (folder / "checkpoint").exists():
+        run.load(torch.load(folder / "checkpoint"))
+    while len(run.losses) < STEPS:
+        if int(run.module.steps) == killed_at:
+            result = run.module(torch.randn(2, 3, 8, 8))
+            assert isinstance(result, torch.Tensor)
+            result.sum().backward()
+            os.kill(os.getpid(), signal.SIGKILL)
+        run.step()
+        torch.save(run.state(), folder / "checkpoint.part")
+        (folder / "checkpoint.part").replace(folder / "checkpoint")
 
-folder, killed_at = Path(sys.argv[1]), int(sys.argv[2])
-torch.manual_seed(0)
-run = Run(prepared())
-if (folder / "checkpoint").exists():
-    run.load(torch.load(folder / "checkpoint"))
-while len(run.losses) < STEPS:
-    if int(run.module.steps) == killed_at:
-        run.module(torch.randn(2, 3, 8, 8)).sum().backward()  # in the middle of a step
-        os.kill(os.getpid(), signal.SIGKILL)
-    run.step()
-    torch.save(run.state(), folder / "checkpoint.part")
-    (folder / "checkpoint.part").replace(folder / "checkpoint")
+
+TRAIN = """
+import sys
+from pathlib import Path
+from tests.training.test_resume import train
+train(Path(sys.argv[1]), int(sys.argv[2]))
 """
 
 
-def train(folder: Path, killed_at: int = -1) -> int:
-    command = [sys.executable, "-c", TRAIN, str(folder), str(killed_at)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode
-
-
-def test_a_process_that_was_killed_twice_ends_where_another_one_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize("steps", [(2,), pytest.param((1, 3, 5), marks=pytest.mark.slow)])
+def test_a_process_that_was_killed_ends_where_another_one_does(steps: tuple[int, ...], tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     whole.mkdir()
     broken.mkdir()
-    assert train(whole) == 0
-    assert train(broken, killed_at=2) == -signal.SIGKILL
-    assert train(broken, killed_at=4) == -signal.SIGKILL
-    assert train(broken) == 0
+    for step in steps:
+        command = [sys.executable, "-c", TRAIN, str(broken), str(step)]
+        assert subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == -signal.SIGKILL
+        assert len(torch.load(broken / "checkpoint")["losses"]) == step
+    with torch.random.fork_rng():
+        train(broken)
+        train(whole)
     first, second = (torch.load(folder / "checkpoint") for folder in (whole, broken))
     assert first["losses"] == second["losses"]
     assert all(torch.equal(item, second["module"][name]) for name, item in first["module"].items())
