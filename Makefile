@@ -22,6 +22,9 @@ help:
 
 setup: $(ready)
 
+# A worker takes neighbours one after the other: they share what they compile.
+tests := -n $(WORKERS) --dist worksteal
+
 # uv installs in a fraction of pip's time. Where it cannot be had, pip does the same.
 $(ready): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -39,10 +42,10 @@ demo: $(ready)
 	@$(bin)/python -m qcompiler demo
 
 test: $(ready)
-	@$(bin)/python -m pytest -n $(WORKERS) -m "not slow" --durations=10
+	@$(bin)/python -m pytest $(tests) -m "not slow" --durations=10
 
 test-all: $(ready)
-	@$(bin)/python -m pytest -n $(WORKERS) --durations=25 --cov=qcompiler --cov=./passes --cov=./backends
+	@$(bin)/python -m pytest $(tests) --durations=25 --cov=qcompiler --cov=./passes --cov=./backends
 
 # Finished pairs of model and target stay in out/fuzz: the same call goes on from there.
 fuzz: $(ready)

@@ -52,9 +52,8 @@ def test_digits_net_keeps_its_accuracy_in_integers(target: str, with_data: bool)
     assert float(right) >= float(float_right) - 0.005
 
 
-@pytest.mark.parametrize("batch", [1, 7])
 @pytest.mark.parametrize("network", ["resnet18", "mobilenet_v2"])
-def test_lowered_codes_equal_the_exact_simulation(network: str, batch: int) -> None:
+def test_lowered_codes_equal_the_exact_simulation(network: str) -> None:
     torch.manual_seed(0)
     model = getattr(torchvision.models, network)()
     with torch.no_grad():  # settle the batch-norm statistics of the random weights
@@ -65,11 +64,12 @@ def test_lowered_codes_equal_the_exact_simulation(network: str, batch: int) -> N
     simulated, lowered = capture(model, x), capture(model, x)
     PassManager(TO_QUANTIZED).run(simulated, context)
     PassManager(TO_INTEGER).run(lowered, context)
-    inputs = [torch.randn(batch, 3, 64, 64)]
-    expected = output_codes(simulated.main, inputs, target.arithmetic)[0]
-    found = output_codes(lowered.main, inputs, target.arithmetic)[0]
-    assert expected.unique().numel() > 10, "a constant output would prove nothing"
-    assert int((expected != found).sum()) == 0
+    for batch in (1, 7):
+        inputs = [torch.randn(batch, 3, 64, 64)]
+        expected = output_codes(simulated.main, inputs, target.arithmetic)[0]
+        found = output_codes(lowered.main, inputs, target.arithmetic)[0]
+        assert expected.unique().numel() > 10, "a constant output would prove nothing"
+        assert int((expected != found).sum()) == 0
 
 
 def test_order_is_checked_before_anything_runs() -> None:
