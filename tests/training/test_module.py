@@ -127,7 +127,7 @@ def test_a_bias_that_does_not_fit_ships_as_eval_mode_computes() -> None:
     scale = module.get_submodule("head.weight_quantizer").deployed(model.head.weight)[0]  # type: ignore[operator]
     shipped = module.quantized().tensors["head.weight.scale"]
     assert float(shipped) > 1.5 * float(scale)
-    assert torch.equal(found, qcompiler.compile(module).run(INPUTS))  # type: ignore[arg-type]
+    assert torch.equal(found, qcompiler.compile(module, verify="off").run(INPUTS))  # type: ignore[arg-type]
 
 
 def test_a_compiled_module_has_every_form() -> None:
@@ -149,7 +149,7 @@ def test_every_method_learns_and_compiles(method: str) -> None:
     assert losses[-1] < losses[0]
     assert all(parameter.grad is not None for parameter in module.parameters())
     found = result(module.eval())
-    assert torch.equal(found, qcompiler.compile(module).run(INPUTS))  # type: ignore[arg-type]
+    assert torch.equal(found, qcompiler.compile(module, verify="off").run(INPUTS))  # type: ignore[arg-type]
 
 
 def test_training_of_the_digits_wins_back_half_of_what_quantization_costs() -> None:
