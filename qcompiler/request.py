@@ -132,6 +132,7 @@ def load_model(model: Model) -> nn.Module | ExportedProgram:
         raise InputError(
             f"the model is the path {str(model)!r}",
             expected="a module, an ExportedProgram, or the path of a .pt2 file that torch.export.save wrote",
+            fix="Of weights alone, make the module and load them: model.load_state_dict(torch.load(path)).",
         )
     return load_exported(path)
 

@@ -28,6 +28,7 @@ import qcompiler
 from qcompiler.errors import CaptureError, InputError, QCompilerError, UnsupportedError
 from qcompiler.frontends import capture
 from qcompiler.ir import tree
+from qcompiler.ir.interpret import interpret
 from qcompiler.targets import Target, load_target
 
 Shape: TypeAlias = Callable[[Tensor, Tensor], object]
@@ -251,6 +252,19 @@ def _counted_in_buffer(net: Net, x: Tensor) -> Tensor:
     return net.logits(x)
 
 
+def _autocast_of_the_input(net: Net, x: Tensor) -> Tensor:
+    with torch.autocast(x.device.type, dtype=torch.bfloat16):
+        return net.logits(x)
+
+
+def _without_gradients(net: Net, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return net.logits(x).double()
+
+
+DOUBLES = torch.full((3,), 0.5, dtype=torch.float64)
+HALVES = torch.full((3,), 0.5, dtype=torch.float16)
+
 FORWARDS: dict[str, Callable[[Net, Tensor], object]] = {
     "half": lambda net, x: net.logits(x).half(),
     "half and back": lambda net, x: net.logits(x.half().float()).bfloat16().float(),
@@ -258,7 +272,15 @@ FORWARDS: dict[str, Callable[[Net, Tensor], object]] = {
     "to(device, dtype)": lambda net, x: net.logits(x).to(x.device, torch.float64),
     "to(device=, dtype=)": lambda net, x: net.logits(x).to(device="cpu", dtype=torch.float16),
     "made": lambda net, x: net.logits(x) + torch.full((3,), 0.5, dtype=torch.float64),
+    "made of NumPy": lambda net, x: net.logits(x) + torch.from_numpy(np.full(3, 0.5)),
+    "global made": lambda net, x: net.logits(x) + DOUBLES,
+    "to(other)": lambda net, x: net.logits(x).to(HALVES),
+    "type_as": lambda net, x: net.logits(x).type_as(DOUBLES),
+    "type(class)": lambda net, x: net.logits(x).type(torch.DoubleTensor),  # type: ignore[call-overload]  # a class, which torch takes
+    "type(name)": lambda net, x: net.logits(x).type("torch.HalfTensor"),
+    "no_grad": _without_gradients,
     "autocast": _autocast,
+    "autocast of the input": _autocast_of_the_input,
     "counter": _counted,
     "counter in a buffer": _counted_in_buffer,
 }
@@ -280,17 +302,46 @@ class Forwards(Net):
 def test_types_and_counters_inside_of_a_forward(name: str, exported: bool) -> None:
     model = Forwards(FORWARDS[name], exported=exported)
     x = images()
-    if name == "autocast" and exported:
-        with pytest.raises(QCompilerError):
-            compiled(model)
-        return
     found = compiled(model)
     assert as_of(found.run(x), model(x))
     assert same(found.run(x), found.simulate(x))
     codes = compiled(Net()).run(x).float()  # type: ignore[attr-defined]  # a tensor
-    expected = codes + 0.5 if name == "made" else codes
+    expected = codes + 0.5 if "made" in name else codes
     step = 2**-7 * float(expected.abs().max())  # of bfloat16, the coarsest; and one of the int8 grids
     assert (found.run(x).float() - expected).abs().max() <= 2 * step  # type: ignore[attr-defined]  # a tensor
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize("as_module", [False, True])
+@pytest.mark.parametrize("name", ["half", "global made", "autocast", "no_grad", "counter in a buffer"])
+def test_programs_of_other_types_are_compiled_in_float32(name: str, as_module: bool, dtype: torch.dtype) -> None:
+    model, x = Forwards(FORWARDS[name], exported=False).to(dtype), images().to(dtype)
+    program = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
+    before = {key: tensor.clone() for key, tensor in program.state_dict.items()}
+    found = capture(program.module() if as_module else program, x)
+    values = [value for node in found.module.main.nodes for value in node.outputs]
+    assert not {str(value.type.dtype) for value in values} & {"f16", "bf16", "f64"}
+    graph = found.module.main
+    expected = copy.deepcopy(model)(x)  # whose buffers are those of the program
+    assert as_of(tree.unflatten(graph.output_tree, interpret(graph, [x.float()])), expected)
+    assert all(torch.equal(tensor, program.state_dict[key]) for key, tensor in before.items())
+    assert all(tensor.dtype == before[key].dtype for key, tensor in program.state_dict.items())
+
+
+def test_a_program_of_halves_is_calibrated_and_run() -> None:
+    model, x = Net(RESULTS["NamedTuple"]).half(), images().half()
+    program = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
+    assert as_of(compiled(program, x).run(x), model(x))  # type: ignore[arg-type]  # it takes programs, too
+
+
+def test_a_model_that_gives_another_result_at_each_call_is_named() -> None:
+    class Counts(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return self.logits(x) * self.calls
+
+    with pytest.raises(CaptureError, match="another result at each call"):
+        capture(Counts(), images())
 
 
 def test_a_counter_that_shows_in_the_result_is_refused() -> None:
@@ -453,7 +504,13 @@ def test_constants_without_axes_in_islands_keep_none(tmp_path: Path) -> None:
 REFUSED: dict[str, tuple[Shape, str]] = {
     "NaN": (lambda logits, x: torch.log(logits - 100), r"the model itself gives NaN on the example inputs"),
     "infinity": (lambda logits, x: logits / (logits - logits), r"gives (NaN|infinity) on the example inputs"),
-    "complex": (lambda logits, x: torch.complex(logits, logits), "complex"),
+    "complex": (lambda logits, x: torch.complex(logits, logits), r"gives complex numbers of torch\.complex64"),
+    "complex within": (lambda logits, x: torch.fft.rfft(logits).abs(), "fft_rfft gives complex numbers"),
+    "complex constant": (lambda logits, x: (logits * torch.tensor([1j, 2j, 3j])).imag, "mul gives complex numbers"),
+    "no tensor": (lambda logits, x: None, "the model returns None; expected at least one tensor"),
+    "a set": (lambda logits, x: [{logits}], r"holds a set \(at \[0\]\)"),
+    "NaN as a number": (lambda logits, x: (logits, float("nan")), r"holds the number nan \(at \[1\]\)"),
+    "a key that is a number": (lambda logits, x: {0: logits}, "has the dict key 0"),
     "join along the batch": (lambda logits, x: torch.cat([logits, logits], 0), "joined along axis 0, the batch"),
     "str": (lambda logits, x: (logits, "cat"), "str"),
 }

@@ -83,7 +83,7 @@ def capture(
     binding = bind_example(model, find_example_inputs(model) if example_inputs is None else example_inputs)
     with _undisturbed(), own_defaults(), torch.no_grad():
         if isinstance(model, ExportedProgram):
-            found = _capture_program(model, binding, device)
+            found = _capture_program(model, binding, device, keep=precision == "own")
         else:
             found = _capture_module(model, binding, device, keep=precision == "own")
     found.diagnostics[:0] = notes
@@ -116,7 +116,9 @@ def _capture_module(model: nn.Module, given: Binding, device: torch.device | str
     return found
 
 
-def _capture_program(program: ExportedProgram, given: Binding, device: torch.device | str | None) -> Capture:
+def _capture_program(
+    program: ExportedProgram, given: Binding, device: torch.device | str | None, *, keep: bool
+) -> Capture:
     try:
         model = program.module()
     except Exception as error:  # whatever torch finds wrong in a program that was changed
@@ -131,7 +133,17 @@ def _capture_program(program: ExportedProgram, given: Binding, device: torch.dev
         )
     with torch.random.fork_rng(devices=[target] if target.type == "cuda" else []), _plain(target):
         trace = export_route.trace_program(program, None)
-        found = _finish(trace, "given", _Reference(model, given, trace.bounds or BATCH_BOUNDS))
+        own = copy_model(model)
+        precision = _Precision(own, given, target, keep=keep)
+        with precision.mode:
+            reference = _Reference(own, precision.binding, trace.bounds or BATCH_BOUNDS)
+        precision.look(model)
+        reference.is_float32 = precision.differs
+        if precision.differs:
+            trace.as_float32()
+        with precision.mode if precision.differs else contextlib.nullcontext():
+            found = _finish(trace, "given", reference)
+        precision.note(found)
     tensors = found.module.tensors
     for name in tensors:
         tensors[name] = tensors[name].clone()
@@ -231,6 +243,7 @@ class _Reference:
         """Whether other floating-point types are float32 here."""
         held = {name: x.clone() for name, x in model.named_buffers()}
         self.results = [(binding.tensors, _run(model, binding))]
+        self.nesting = _own_nesting(self.results[0][1])
         check_result(model, binding, self.results[0][1])
         self.batches: tuple[int, int] | None = None
         self.why_fixed = "no input has a batch axis"
@@ -238,6 +251,22 @@ class _Reference:
             self._find_batches(binding.batch)
         self.written = [name for name, x in model.named_buffers() if name not in held or not torch.equal(x, held[name])]
         """Buffers to which the forward writes."""
+
+    def check_repeats(self) -> None:
+        """Refuse a model that gives another result at each call.
+
+        Raises:
+            CaptureError: It does, on the example inputs.
+        """
+        tensors, result = self.results[0]
+        again, _ = tree.flatten(self.binding.call(self.model, tensors), "model's result", values=True)
+        before, _ = tree.flatten(result, "model's result", values=True)
+        if not all(torch.equal(x, y) for x, y in zip(before, again, strict=True)):
+            raise CaptureError(
+                "the model gives another result at each call on the same inputs",
+                expected="a forward that does the same at every call",
+                fix="Leave random numbers, and values that are kept from call to call, out of the forward.",
+            )
 
     def _find_batches(self, batch: int) -> None:
         for other in (batch + 1, batch - 1):
@@ -276,6 +305,7 @@ def _finish(trace: Trace, route: Route, reference: _Reference) -> Capture:
             compare(module.main, reference.model, binding, tensors, result)
         except CaptureError as error:
             if not reference.written:
+                reference.check_repeats()
                 raise
             raise CaptureError(
                 f"the result of the model depends on {reference.written[0]!r}, to which its forward writes",
@@ -286,7 +316,7 @@ def _finish(trace: Trace, route: Route, reference: _Reference) -> Capture:
     if reference.written:
         names = ", ".join(map(repr, reference.written))
         diagnostics.append(f"The forward writes to {names}, which no result depends on: the writes are left out.")
-    module.main.set_outputs(module.main.outputs, _own_nesting(reference.results[0][1]))
+    module.main.set_outputs(module.main.outputs, reference.nesting)
     if reference.batches is None:
         size = "" if binding.batch is None else f" to {binding.batch}"
         diagnostics.insert(
@@ -325,9 +355,20 @@ def _own_nesting(result: object) -> tree.Tree:
     """How the model's result nests, in its own classes.
 
     Raises:
-        CaptureError: A class of it cannot be made from what it holds.
+        CaptureError: It holds something else than tensors and numbers, or no tensor, or a class of it cannot be made
+            from what it holds.
     """
-    leaves, nesting = tree.flatten(result, "model's result", values=True)
+    try:
+        leaves, nesting = tree.flatten(result, "model's result", values=True)
+    except InputError as error:
+        fix = "Leave it out of what forward returns, or make it a tensor."
+        raise CaptureError(error.found, where=error.where, expected=error.expected, fix=fix) from None
+    if not leaves:
+        raise CaptureError(
+            f"the model returns {'None' if result is None else f'a {type(result).__name__} without tensors'}",
+            expected="at least one tensor",
+            fix="Return the result of forward.",
+        )
     try:
         again, found = tree.flatten(tree.unflatten(nesting, leaves), "model's result", values=True)
         reason = "" if found == nesting and len(again) == len(leaves) else "it holds something else then"

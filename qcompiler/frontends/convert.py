@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from torch import fx
 
-from qcompiler.errors import CaptureError, UnsupportedError
+from qcompiler.errors import CaptureError, GraphError, UnsupportedError
 from qcompiler.frontends.builder import Builder, Observed, Refusal
 from qcompiler.frontends.custom import FIELDS, keep
 from qcompiler.frontends.examples import Binding
@@ -202,6 +202,7 @@ class _Conversion:
         if is_dataclass(node.target):
             return dict(self._resolve(node.kwargs))  # the model itself tells the class: see `capture`
         observed = self._merge(self.first.results[node.name], self.last.results[node.name], where)
+        _check_types(observed, f"{function} gives", where)
         if not _tensors(observed):
             return self._written_part(node, function, where) if node.name in self.first.writes else observed
         if any(source in self.named for source in node.all_input_nodes):
@@ -336,6 +337,8 @@ class _Conversion:
                     parts = [walk(part, f"{path}[{index}]") for index, part in enumerate(item)]
                     return ("list" if isinstance(item, list) else "tuple", parts)
                 case Value() | Leaf():
+                    if isinstance(item, Leaf):
+                        _check_type(item.tensor.dtype, "the model returns", f"result{path}")
                     values.append(self.builder.value(item))
                     return len(values) - 1
             if is_dataclass(item) and not isinstance(item, type):
@@ -350,6 +353,29 @@ class _Conversion:
 
         output_tree = walk(result, "")
         self.graph.set_outputs(values, output_tree)
+
+
+def _check_types(observed: object, what: str, where: str) -> None:
+    """As `_check_type`, for what a call gave, less constants: what is computed from those may have another type."""
+    for part in _tensors(observed):
+        if part.constant is None:
+            _check_type(part.dtype, what, where)
+
+
+def _check_type(dtype: torch.dtype, what: str, where: str) -> None:
+    """Refuse an element type that no graph has.
+
+    Raises:
+        UnsupportedError: It is one, such as complex numbers.
+    """
+    try:
+        DType.of(dtype)
+    except GraphError as error:
+        fix = "Convert to another type, or compute this before or after the compiled model."
+        if dtype.is_complex:
+            fix = "Compute with real and imaginary parts as two tensors, or before or after the compiled model."
+        kind = "complex numbers" if dtype.is_complex else "numbers"
+        raise UnsupportedError(f"{what} {kind} of {dtype}", where=where, expected=error.expected, fix=fix) from None
 
 
 def _part(held: Any, key: Any, *, named: bool) -> object:

@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -18,7 +18,9 @@ from torch.utils import _pytree
 
 from qcompiler.errors import UnsupportedError
 from qcompiler.frontends.examples import Binding
+from qcompiler.frontends.given import GUARDS
 from qcompiler.frontends.locations import source_of_stack
+from qcompiler.frontends.table import plain_name
 from qcompiler.frontends.trace import PATH, SOURCE, Leaf, Trace, containers_of, named_leaves
 
 
@@ -81,6 +83,63 @@ def quiet_torch() -> Iterator[None]:
             item.disabled = disabled
 
 
+def without_regions(root: fx.GraphModule) -> fx.Graph:
+    """The graph of `root` in which regions of autocast and of gradients are calls like all others.
+
+    torch.export keeps the calls within `with torch.autocast(...)` and `with torch.no_grad()` as graphs of their own.
+    The settings themselves take no part: graphs compute in float32, and have no gradients of their own.
+
+    Args:
+        root: Stays as it is.
+
+    Returns:
+        Its own graph where there is no region; else a copy with the same placeholders and results.
+    """
+    if not any(_is_region(node) for node in root.graph.nodes):
+        return root.graph
+    graph = fx.Graph()
+    output = _copy_calls(graph, root, "", {})
+    (end,) = root.graph.find_nodes(op="output")
+    graph.output(output).meta = dict(end.meta)
+    return graph
+
+
+def _is_region(node: fx.Node) -> bool:
+    return node.op == "call_function" and str(getattr(node.target, "__name__", "")) in _REGIONS
+
+
+_REGIONS: Mapping[str, int] = {"wrap_with_autocast": 4, "wrap_with_set_grad_enabled": 1}
+"""Operators of torch that call a graph within settings, with the position of the graph among their arguments."""
+
+
+def _copy_calls(graph: fx.Graph, root: fx.GraphModule, path: str, held: dict[fx.Node, Any]) -> Any:
+    """Append the calls of `root`, found at `path`, to `graph`; `held` has what its placeholders stand for, where known.
+
+    Returns:
+        What its output node holds.
+    """
+    for node in root.graph.nodes:
+        if node.op == "output":
+            return fx.node.map_arg(node.args[0], held.__getitem__)
+        if node in held:
+            continue
+        if _is_region(node):
+            at = _REGIONS[node.target.__name__]
+            inner = str(cast("fx.Node", node.args[at]).target)
+            region = cast("fx.GraphModule", root.get_submodule(inner))
+            given = [held[item] if isinstance(item, fx.Node) else item for item in node.args[at + 1 :]]
+            places = region.graph.find_nodes(op="placeholder")
+            name = f"{path}{inner}."
+            held[node] = _copy_calls(graph, region, name, dict(zip(places, given, strict=True)))
+        elif plain_name(node.target) == "getitem" and not isinstance(held[node.args[0]], fx.Node):
+            held[node] = held[node.args[0]][node.args[1]]
+        else:
+            held[node] = graph.node_copy(node, held.__getitem__)
+            if node.op == "get_attr":
+                held[node].target = f"{path}{node.target}"
+    return None
+
+
 def trace_program(program: ExportedProgram, model: nn.Module | None) -> Trace:
     """The graph of an exported program.
 
@@ -116,7 +175,8 @@ def trace_program(program: ExportedProgram, model: nn.Module | None) -> Trace:
             raise UnsupportedError(f"the program takes {spec.target!r}, a {type(tensor).__name__}", expected="tensors")
         known = named.get(id(tensor))
         leaves[spec.arg.name] = known or constants.setdefault(id(tensor), Leaf("constant", "", tensor))
-    _locate(program.graph, model)
+    graph = without_regions(program.graph_module)
+    _locate(graph, model)
     flat_names = [spec.arg.name for spec in signature.input_specs if spec.kind is InputKind.USER_INPUT]
 
     def bind(call: inspect.BoundArguments) -> dict[str, object]:
@@ -129,18 +189,16 @@ def trace_program(program: ExportedProgram, model: nn.Module | None) -> Trace:
         leaves = [result[index] for index in results]
         return _pytree.tree_unflatten(leaves, cast("_pytree.TreeSpec", program.call_spec.out_spec))
 
-    containers = containers_of(model) if model is not None else _containers_in(program.graph)
-    return Trace(
-        program.graph_module, program.graph, containers, named, leaves, bind, nest, _batch_bounds(program), constants
-    )
+    containers = containers_of(model) if model is not None else _containers_in(graph)
+    return Trace(program.graph_module, graph, containers, named, leaves, bind, nest, _batch_bounds(program), constants)
 
 
 def trace_graph_module(model: fx.GraphModule) -> Trace:
     """The graph of a module that holds torch calls alone, such as `ExportedProgram.module()`, as it is."""
-    graph = model.graph
+    graph = without_regions(model)
     _locate(graph, model)
     placeholders = graph.find_nodes(op="placeholder")
-    nested = type(graph._codegen) is not CodeGen
+    nested = type(model.graph._codegen) is not CodeGen
 
     def bind(call: inspect.BoundArguments) -> dict[str, object]:
         if nested:
@@ -149,13 +207,13 @@ def trace_graph_module(model: fx.GraphModule) -> Trace:
         arguments = call.arguments
         return {node.name: arguments.get(str(node.target), *node.args[:1]) for node in placeholders}
 
-    return Trace(model, graph, _containers_in(graph), named_leaves(model), {}, bind, graph.process_outputs)
+    return Trace(model, graph, _containers_in(graph), named_leaves(model), {}, bind, model.graph.process_outputs)
 
 
 def is_flat(model: nn.Module) -> bool:
     """Whether `model` is a graph of torch calls that calls no modules but torch.export's own checks of the inputs."""
     return isinstance(model, fx.GraphModule) and all(
-        node.target == "_guards_fn" for node in model.graph.find_nodes(op="call_module")
+        node.target == GUARDS for node in model.graph.find_nodes(op="call_module")
     )
 
 

@@ -12,6 +12,9 @@ from qcompiler.errors import GraphError, InputError
 from qcompiler.frontends.finite import not_finite
 from qcompiler.ir.types import DType
 
+GUARDS = "_guards_fn"
+"""The module in which torch.export checks the inputs of a program."""
+
 
 def check_kind(model: object) -> nn.Module | ExportedProgram:
     """`model`, if it is one that can be captured.
@@ -88,11 +91,16 @@ def check_mode(model: nn.Module) -> None:
     Raises:
         InputError: Some of its modules are; they are named.
     """
-    # A graph of torch calls has no mode of its own, nor have the bare modules that only hold the tensors of one.
+    # A graph of torch calls has no mode of its own, nor have the bare modules that only hold the tensors of one and the
+    # checks of the inputs that torch.export adds.
+    checks = {f"{name}.{GUARDS}".lstrip(".") for name, m in model.named_modules() if isinstance(m, fx.GraphModule)}
     training = [
         name or "the model itself"
         for name, module in model.named_modules()
-        if module.training and not isinstance(module, fx.GraphModule) and type(module) is not nn.Module
+        if module.training
+        and not isinstance(module, fx.GraphModule)
+        and type(module) is not nn.Module
+        and name not in checks
     ]
     if training:
         shown = ", ".join(training[:3]) + (f" and {len(training) - 3} more" if len(training) > 3 else "")

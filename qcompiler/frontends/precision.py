@@ -2,6 +2,7 @@
 
     parameters, buffers, plain tensors, inputs    converted once
     x.half(), x.to(torch.float64), dtype=...      float32 in their place, wherever the forward asks for a type
+    tensors from elsewhere                        converted where a call takes or makes one: globals, NumPy arrays
     with torch.autocast(...)                      has no effect
 
 What the caller gives and gets keeps its type: the trees of the graph say which (`ir.tree`).
@@ -15,9 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree
 
 OTHER_FLOATS = (torch.float16, torch.bfloat16, torch.float64)
 """Types that become float32."""
+_TENSOR_CLASS: Any = type(torch.DoubleTensor)
 CONVERSIONS = {"half": torch.float16, "bfloat16": torch.bfloat16, "double": torch.float64}
 """Methods that convert to one of them."""
 
@@ -58,7 +61,7 @@ class Float32(TorchFunctionMode):
         device: On which the model runs.
 
     Attributes:
-        found: What was replaced: names of types, `autocast`.
+        found: What was replaced: names of types, `mixed precision` for autocast.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -74,17 +77,40 @@ class Float32(TorchFunctionMode):
         if name in CONVERSIONS:
             self.found[_name(CONVERSIONS[name])] = None
             func, args = torch.Tensor.float, args[:1]
-        named = kwargs or {}
-        for item in (*args, *named.values()):
-            if isinstance(item, torch.dtype) and item in OTHER_FLOATS and name not in ("finfo", "can_cast"):
-                self.found[_name(item)] = None
-        args = tuple(plain_dtype(item) for item in args)
-        named = {key: plain_dtype(item) for key, item in named.items()}
+        elif name == "type" and len(args) > 1:
+            args = (args[0], dtype_of_class(args[1]), *args[2:])
+        args, named = self._plain((args, kwargs or {}))
         if not torch.is_autocast_enabled(self.device):
-            return func(*args, **named)
-        self.found["autocast"] = None
+            return self._plain(func(*args, **named))
+        self.found["mixed precision"] = None
         with torch.autocast(self.device, enabled=False):
-            return func(*args, **named)
+            return self._plain(func(*args, **named))
+
+    def _plain(self, item: Any) -> Any:
+        """`item` with float32 in place of other types and of tensors that have them, at any depth."""
+        if isinstance(item, torch.dtype | Tensor):
+            dtype = item.dtype if isinstance(item, Tensor) else item
+            if dtype not in OTHER_FLOATS:
+                return item
+            self.found[_name(dtype)] = None
+            return item.to(torch.float32) if isinstance(item, Tensor) else torch.float32
+        if isinstance(item, tuple | list | dict):
+            return _pytree.tree_map(self._plain, item) if _has_other(item) else item
+        return item
+
+
+def dtype_of_class(item: Any) -> Any:
+    """The element type that a class such as `torch.DoubleTensor`, or its name, stands for; anything else as it is."""
+    if isinstance(item, str):
+        item = getattr(torch, item.removeprefix("torch."), item)
+    return item.dtype if isinstance(item, _TENSOR_CLASS) and not item.is_cuda else item
+
+
+def _has_other(item: Any) -> bool:
+    leaves = _pytree.tree_leaves(item)
+    return any(
+        (x.dtype if isinstance(x, Tensor) else x) in OTHER_FLOATS for x in leaves if isinstance(x, torch.dtype | Tensor)
+    )
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from qcompiler.errors import CaptureError
+from qcompiler.frontends.precision import plain_dtype
 from qcompiler.ir.graph import Location
 from qcompiler.ir.types import DType, TensorType
 
@@ -66,6 +67,11 @@ class Trace:
     bounds: tuple[int, int] | None = None
     constants: dict[int, Leaf] = field(default_factory=dict)
     is_float32: bool = False
+
+    def as_float32(self) -> None:
+        """Give the tensors of the trace the type float32 where they have another floating-point type."""
+        for leaf in {id(x): x for x in (*self.named.values(), *self.leaves.values())}.values():
+            leaf.tensor = leaf.tensor.to(plain_dtype(leaf.tensor.dtype))
 
     def leaf(self, tensor: Tensor) -> Leaf:
         """The leaf for a tensor that the model holds, one for all uses."""
@@ -211,6 +217,7 @@ class Recorder(fx.Interpreter):
 
 _ASPECTS = frozenset(
     {
+        "can_cast",
         "dim",
         "element_size",
         "get_device",
@@ -222,6 +229,7 @@ _ASPECTS = frozenset(
         "ndimension",
         "nelement",
         "numel",
+        "result_type",
         "size",
         "stride",
         "sym_numel",

@@ -81,6 +81,17 @@ class _Flat:
     """Whether arrays are leaves, too."""
     leaves: list[torch.Tensor] = dataclasses.field(default_factory=list)
     kinds: set[str] = dataclasses.field(default_factory=set)
+    path: list[str] = dataclasses.field(default_factory=list)
+    """Keys that lead to the value that is looked at."""
+
+    def _child(self, key: object, value: object) -> Tree:
+        self.path.append(f"[{key!r}]")
+        found = self.of(value)
+        self.path.pop()
+        return found
+
+    def _refusal(self, found: str, expected: str) -> InputError:
+        return InputError(f"the {self.what} {found}", where="".join(self.path) or None, expected=expected)
 
     def of(self, value: object) -> Tree:
         match value:
@@ -102,14 +113,14 @@ class _Flat:
                 return self._record(kind, dict(zip(names, value, strict=True)), make)
         if isinstance(value, tuple | list):
             name = "tuple" if isinstance(value, tuple) else "list"
-            items: Tree = (name, [self.of(item) for item in value])
+            items: Tree = (name, [self._child(index, item) for index, item in enumerate(value)])
             return items if kind in (tuple, list) else Own(("container", (kind.__name__, items)), kind)
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             found = {item.name: getattr(value, item.name) for item in dataclasses.fields(value)}
             return self._record(kind, found, functools.partial(_dataclass, kind))
-        raise InputError(
-            f"the {self.what} holds a {kind.__name__}",
-            expected="tensors in tuples, lists, dicts with string keys, NamedTuples and dataclasses",
+        what = f"the number {value}" if isinstance(value, float) and self.values else f"a {kind.__name__}"
+        raise self._refusal(
+            f"holds {what}", "tensors in tuples, lists, dicts with string keys, NamedTuples and dataclasses"
         )
 
     def _leaf(self, tensor: torch.Tensor, kind: str) -> int:
@@ -122,8 +133,8 @@ class _Flat:
         items: list[tuple[str, Tree]] = []
         for key, item in value.items():
             if not isinstance(key, str):
-                raise InputError(f"the {self.what} has the dict key {key!r}", expected="keys that are strings")
-            items.append((key, self.of(item)))
+                raise self._refusal(f"has the dict key {key!r}", "keys that are strings")
+            items.append((key, self._child(key, item)))
         plain: Tree = ("dict", items)
         if kind is dict:
             return plain
@@ -135,7 +146,9 @@ class _Flat:
         return Own(("container", (kind.__name__, plain)), make)
 
     def _record(self, kind: type, fields: Mapping[str, object], make: Callable[[Any], object]) -> Tree:
-        return Own(("record", (kind.__name__, ("dict", [(key, self.of(item)) for key, item in fields.items()]))), make)
+        return Own(
+            ("record", (kind.__name__, ("dict", [(key, self._child(key, item)) for key, item in fields.items()]))), make
+        )
 
 
 def _structseq_fields(kind: type) -> tuple[str, ...] | None:
