@@ -6,7 +6,8 @@ relu(x - c) = relu(x) - c wherever x >= c >= 0, so that the model computes what 
 the layer gives: a range that begins at c > 0 then begins at 0, and loses nothing to numbers that never come. c per
 channel is
 
-    max(0, mean - sigmas * std)   from the batch norm that was folded into A: below 99.865 % of a normal distribution
+    max(0, mean - sigmas * std)   from the batch norm that was folded into A: below 99.865 % of a normal distribution;
+                                  without data also from what the batch norms before A say of its result
     max(0, smallest value seen)   from calibration data: below all of it
 
 Without an activation in between c is the mean, or the smallest value, itself. A clamp to [low, high] becomes one to
@@ -26,8 +27,12 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor
 
+from qcompiler.calibration.data_free import DEFAULT_INPUT_RANGE, Stop, describe
+from qcompiler.calibration.distribution import Distribution
+from qcompiler.calibration.gaussian import Gaussian
 from qcompiler.calibration.observers import MinMaxObserver
 from qcompiler.calibration.runner import observe
+from qcompiler.calibration.statistics import set_statistics, statistics_of
 from qcompiler.errors import InputError, PassError
 from qcompiler.ir.graph import Graph, Node
 from qcompiler.ir.registry import Trait
@@ -65,7 +70,7 @@ class AbsorbBias(Pass):
 
     Raises:
         InputError: `sigmas` is negative.
-        PassError: There are neither batch norms nor calibration data.
+        PassError: There is no calibration data, and no result of a layer is known without.
     """
 
     name: ClassVar[str] = "absorb-bias"
@@ -104,7 +109,9 @@ class AbsorbBias(Pass):
             if not bool((c != 0).any()):
                 continue
             _add(group.producer, -c, rewriter)
-            _shift_statistics(group.producer, -c)
+            statistics = statistics_of(group.producer)
+            if statistics is not None:
+                set_statistics(group.producer, Gaussian(statistics.mean - c, statistics.std))
             for cap in group.caps:
                 _, shift = shifts.setdefault(cap.node, (cap.axis, torch.zeros(len(cap.channels), dtype=torch.float64)))
                 shift -= torch.where(cap.channels == FOREIGN, 0.0, c[cap.channels.clamp(min=0)])
@@ -122,19 +129,26 @@ class AbsorbBias(Pass):
     def _lowest(self, graph: Graph, context: PassContext, found: list[Group]) -> dict[Node, Tensor]:
         """What each producer's channels never, or hardly ever, fall below."""
         known: dict[Node, Tensor] = {}
+        described = (
+            {} if context.calibration is not None else describe(graph, context.input_range or DEFAULT_INPUT_RANGE)
+        )
         for group in found:
-            statistics = group.producer.attributes.get("statistics")
-            if isinstance(statistics, str):
-                mean, std = graph.module.tensors[statistics].to(torch.float64)
-                known[group.producer] = mean - self.sigmas * std if _rectified(group) else mean
+            producer, moments = group.producer, statistics_of(group.producer)
+            output = described.get(producer.output)
+            if moments is None and isinstance(output, Distribution):
+                moments = output.channels(Layer(producer).output_axis, _channels(producer))
+            if moments is not None:
+                known[producer] = moments.mean - self.sigmas * moments.std if _rectified(group) else moments.mean
         rest = [group.producer for group in found if group.producer not in known]
         if not rest:
             return known
         if context.calibration is None:
+            stop = described[rest[0].output]
+            assert isinstance(stop, Stop)
             if not known:
                 raise PassError(
-                    "no layer has a batch norm that tells its range, and there is no data",
-                    where=rest[0].where,
+                    f"no range of a layer is known without data: {stop.why}",
+                    where=stop.node.where,
                     fix="Give calibration_data, or leave the pass out.",
                 )
             return known | {node: torch.zeros(_channels(node), dtype=torch.float64) for node in rest}
@@ -205,12 +219,3 @@ def _add(layer: Node, shift: Tensor, rewriter: Rewriter) -> None:
     bias = leaf_of(layer.inputs[2])
     tensor = leaf_tensor(bias)
     rewriter.write_tensor(bias, (tensor.to(torch.float64) + shift).to(tensor.dtype))
-
-
-def _shift_statistics(layer: Node, shift: Tensor) -> None:
-    """What is known of the distribution of a layer's result moves along."""
-    ref = layer.attributes.get("statistics")
-    if isinstance(ref, str):
-        tensors = layer.graph.module.tensors
-        mean, std = tensors[ref]
-        tensors[ref] = torch.stack([(mean.to(torch.float64) + shift).to(mean.dtype), std])

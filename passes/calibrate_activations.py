@@ -16,7 +16,8 @@ from typing import ClassVar, cast
 
 import torch
 
-from qcompiler.calibration.data_free import DEFAULT_INPUT_RANGE, activation_ranges
+from qcompiler.calibration.data_free import DEFAULT_INPUT_RANGE, Stop, describe
+from qcompiler.calibration.distribution import Distribution
 from qcompiler.calibration.gaussian import ALPHA
 from qcompiler.calibration.histogram import DEFAULT_BINS
 from qcompiler.calibration.observers import Observer, check_single_values, make_observer, options_of
@@ -92,7 +93,7 @@ class CalibrateActivations(Pass):
         Raises:
             CalibrationError: The data is empty or not finite.
             InputError: A batch does not fit the graph.
-            PassError: There is no data, and the ranges of a value do not follow from batch norms.
+            PassError: There is no data, and the range of a value is not known without; the message names the functions.
         """
         rewriter = context.rewriter(graph)
         groups: Groups = {}
@@ -100,8 +101,7 @@ class CalibrateActivations(Pass):
             if node.op == "fake_quantize" and not is_calibrated(leaf_tensor(node.inputs[1])):
                 groups.setdefault(node.inputs[1], []).append(node)
         if context.calibration is None:
-            ranges = self._without_data(graph, context, groups)
-            sources = dict.fromkeys(groups, "batch-norm statistics")
+            ranges, sources = self._without_data(graph, context, groups)
         else:
             methods = {scale: self._method(group, rewriter) for scale, group in groups.items()}
             observers = {scale: self._observe(group, methods[scale]) for scale, group in groups.items()}
@@ -141,21 +141,39 @@ class CalibrateActivations(Pass):
         options = {key: known[key] for key in options_of(method) if key in known}
         return make_observer(method, spec, name, options=options)
 
-    def _without_data(self, graph: Graph, context: PassContext, groups: Groups) -> dict[Value, Range]:
-        known = activation_ranges(graph, context.input_range or DEFAULT_INPUT_RANGE, self.alpha)
+    def _without_data(
+        self, graph: Graph, context: PassContext, groups: Groups
+    ) -> tuple[dict[Value, Range], dict[Value, str]]:
+        """Ranges by scale, and what they follow from."""
+        known = describe(graph, context.input_range or DEFAULT_INPUT_RANGE, self.alpha)
+        found = {scale: [known[quantizer.inputs[0]] for quantizer in group] for scale, group in groups.items()}
+        stops = dict.fromkeys(item for items in found.values() for item in items if isinstance(item, Stop))
+        if stops:
+            raise _unknown(list(stops))
         ranges: dict[Value, Range] = {}
-        for scale, group in groups.items():
-            for quantizer in group:
-                if quantizer.inputs[0] not in known:
-                    raise PassError(
-                        "no batch norm tells the range of this value",
-                        where=quantizer.where,
-                        fix="Give calibration_data.",
-                    )
-            low = min(known[quantizer.inputs[0]][0] for quantizer in group)
-            high = max(known[quantizer.inputs[0]][1] for quantizer in group)
+        sources: dict[Value, str] = {}
+        for scale, items in found.items():
+            known_items = cast("list[Distribution]", items)
+            low, high = min(item.range[0] for item in known_items), max(item.range[1] for item in known_items)
             ranges[scale] = (torch.tensor(low), torch.tensor(high))
-        return ranges
+            basis = sorted(frozenset().union(*(item.basis for item in known_items)))
+            sources[scale] = " and ".join(basis) or "its own values"
+        return ranges, sources
+
+
+NAMED = 5
+"""Nodes that an error names; the others are counted."""
+
+
+def _unknown(stops: list[Stop]) -> PassError:
+    """All nodes after which no range is known, with their places."""
+    reasons = [f"{stop.why} (at {stop.node.where})" for stop in stops[:NAMED]]
+    more = f"; and {len(stops) - NAMED} more" if len(stops) > NAMED else ""
+    return PassError(
+        f"without data no range is known after {'this' if len(stops) == 1 else f'these {len(stops)}'}: "
+        f"{'; '.join(reasons)}{more}",
+        fix="Give calibration_data.",
+    )
 
 
 def _classes(quantizer: Node) -> tuple[int, int] | None:

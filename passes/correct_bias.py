@@ -7,8 +7,8 @@ depthwise layers. Two ways to the expectation:
 
     empirical    data runs through the float layers and through the quantized ones at once; layer by layer, in order,
                  the mean of the quantized result is made that of the float one, all layers before corrected already
-    analytic     E[x] per input channel follows from the batch norms: of a normal distribution, clipped by the
-                 activation; no data is needed, and what padding adds at borders is not seen
+    analytic     E[x] per input channel follows from the batch norms, through activations and all else that
+                 `calibration.data_free` carries; no data is needed, and what padding adds at borders is not seen
 
 Source: Nagel et al. 2019, arXiv:1906.04721, section 4.2; Nagel et al. 2021, arXiv:2106.08295, section 3.3.
 """
@@ -22,7 +22,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from qcompiler.calibration.data_free import DEFAULT_INPUT_RANGE, activation_means
+from qcompiler.calibration.data_free import DEFAULT_INPUT_RANGE, Stop, describe
 from qcompiler.errors import InputError, PassError
 from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.rewrite import Rewriter
@@ -42,7 +42,7 @@ METHODS = ("auto", "empirical", "analytic")
 class CorrectBias(Pass):
     """Correct the biases of layers whose weights are quantized and calibrated.
 
-    Refuses: layers without a bias of their own, and with `analytic` those whose input no batch norm describes.
+    Refuses: layers without a bias of their own, and with `analytic` those whose input is not known without data.
 
     Args:
         method: `empirical`, `analytic`, or `auto`: empirical where there is data.
@@ -107,24 +107,24 @@ def _empirical(graph: Graph, context: PassContext, images: int, rewriter: Rewrit
 
 
 def _analytic(graph: Graph, input_range: tuple[float, float], rewriter: Rewriter) -> None:
-    means, readers = activation_means(graph, input_range), parameter_readers(graph)
+    known, readers = describe(graph, input_range), parameter_readers(graph)
     for node in graph.nodes:
         if Layer.of(node) is None or node.inputs[1].producer is None or node.inputs[1].producer.op != "fake_quantize":
             continue
         if not _has_own_bias(node, readers, rewriter):
             continue
-        mean = means.get(node.inputs[0])
-        if mean is None:
-            rewriter.refuse(node, "no batch norm tells the mean of its input")
+        x = known[node.inputs[0]]
+        if isinstance(x, Stop):
+            rewriter.refuse(node, f"the mean of its input is not known without data: {x.why} (at {x.node.where})")
             continue
+        layer = Layer(node)
         leaf = leaf_of(node.inputs[1])
         weight = leaf_tensor(leaf)
         params, _ = grid(node.inputs[1].producer)
         codes = weight_codes(node.inputs[1].producer, weight)
         error = dequantize(codes, params.scale, params.zero_point, params.axis).to(torch.float64) - weight
-        parts = Layer(node).rows(error).sum(3)  # [groups, outputs, inputs]
-        channels = parts.shape[0] * parts.shape[2]
-        expected = mean.to(torch.float64).expand(channels).reshape(Layer(node).groups, 1, -1)
+        parts = layer.rows(error).sum(3)  # [groups, outputs, inputs]
+        expected = x.channels(layer.input_axis, layer.inputs).mean.reshape(layer.groups, 1, -1)
         _subtract(node, (parts * expected).sum(2).reshape(-1), rewriter)
 
 

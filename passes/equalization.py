@@ -25,6 +25,8 @@ from typing import NoReturn, cast
 import torch
 from torch import Tensor
 
+from qcompiler.calibration import gaussian
+from qcompiler.calibration.statistics import set_statistics, statistics_of
 from qcompiler.errors import GraphError, InputError
 from qcompiler.ir.dims import evaluate_dim, symbols_of
 from qcompiler.ir.graph import Graph, Node, Value
@@ -119,10 +121,9 @@ def scale_layer(
     if layer.bias is not None:
         tensor = leaf_tensor(layer.bias)
         rewriter.write_tensor(layer.bias, (tensor.to(torch.float64) * outputs).to(tensor.dtype))
-    statistics = layer.node.attributes.get("statistics")
-    if isinstance(statistics, str):
-        tensors = layer.node.graph.module.tensors
-        tensors[statistics] = (tensors[statistics].to(torch.float64) * outputs).to(torch.float32)
+    statistics = statistics_of(layer.node)
+    if statistics is not None:
+        set_statistics(layer.node, gaussian.scale(statistics, outputs))
 
 
 def producer_axis(node: Node) -> int:

@@ -22,6 +22,8 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor
 
+from qcompiler.calibration.gaussian import Gaussian
+from qcompiler.calibration.statistics import set_statistics
 from qcompiler.errors import PassError
 from qcompiler.ir.dims import product
 from qcompiler.ir.graph import Graph, Node
@@ -181,10 +183,8 @@ def _set_parameters(layer: Layer, rows: Tensor, bias: Tensor, rewriter: Rewriter
 
 
 def _keep_statistics(layer: Node, node: Node, affine: _Affine, rewriter: Rewriter) -> None:
-    tensors = node.graph.module.tensors
-    ref = node.graph.module.unique_tensor_name(f"{node.name}.statistics")
-    tensors[ref] = torch.stack([affine.mean, affine.std])
-    rewriter.set_attributes(layer, statistics=ref)
+    rewriter.set_attributes(layer, statistics=node.graph.module.unique_tensor_name(f"{node.name}.statistics"))
+    set_statistics(layer, Gaussian(affine.mean, affine.std))
 
 
 def _others(layer: Node, node: Node) -> str:

@@ -1,9 +1,19 @@
-"""Ranges without data: what batch norms know of their outputs, carried through the graph.
+"""Ranges and means without data: what batch norms know of their outputs, carried through the graph.
 
-A value is described per channel by mean and standard deviation and by hard limits from activations. The rules are exact
-for independent normal channels; a quantizer's range is
+A value is described by the moments of its elements and by the interval in which they are expected; see `distribution`.
 
-    [min_c(mean - alpha * std), max_c(mean + alpha * std)], cut to the limits.
+    layer with a batch norm        N(beta, gamma^2) per channel; after a layer norm N(bias, weight^2)
+    other layer                    sums of independent products with the weights, away from padding
+    clamps                         exact, by closed forms
+    functions, gates x * f(x)      by quadrature; every function of the table of functions, with its own float64 form
+    sums, products                 of independent numbers, as for a gate of squeeze-and-excitation: it follows from the
+                                   means of all channels, of which one element is a small part
+    averages                       see `Distribution.averaged`
+    movements                      elements keep what is known of them; where it is not known which element went where,
+                                   each is one of all, drawn at random
+    float islands                  their own nodes, one by one
+
+What is left is a `Stop`, which names the operator and the reason.
 
 Source: Nagel et al. 2021, arXiv:2106.08295, section 3.1 (batch normalization based range setting).
 """
@@ -11,249 +21,502 @@ Source: Nagel et al. 2021, arXiv:2106.08295, section 3.1 (batch normalization ba
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeAlias, cast
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from qcompiler.calibration import gaussian
-from qcompiler.calibration.gaussian import Gaussian
+from qcompiler.calibration.distribution import Distribution, Interval
+from qcompiler.calibration.gaussian import ALPHA, Function, Gaussian
+from qcompiler.calibration.statistics import statistics_of
+from qcompiler.errors import InputError
+from qcompiler.ir.dims import Dim, evaluate_dim, symbols_of
 from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.interpret import LEAVES, interpret_with
 from qcompiler.ir.registry import Trait
 from qcompiler.ops.borders import border
-from qcompiler.ops.quantizers import activation_bounds, channel_bounds, leaf_tensor
+from qcompiler.ops.common import integer, ints, real
+from qcompiler.ops.custom import function_name
+from qcompiler.ops.layers import Layer, leaf_of
+from qcompiler.ops.mac import pad_amounts
+from qcompiler.ops.quantizers import activation_bounds, channel_bounds, is_leaf, leaf_tensor
+from qcompiler.ops.unary import SCALED, UNARY, unary_of
+
+__all__ = ["DEFAULT_INPUT_RANGE", "RULES", "Stop", "describe"]
 
 DEFAULT_INPUT_RANGE = (-3.0, 3.0)
 """Assumed for float inputs without data: three standard deviations of inputs normalized to mean 0 and deviation 1."""
 
+INPUTS, BATCH_NORMS, LAYER_NORMS = "the assumed range of the inputs", "batch-norm statistics", "layer-norm parameters"
+
 
 @dataclass(frozen=True)
-class Distribution:
-    """Per-channel normal approximation with hard limits.
+class Stop:
+    """The node after which nothing is known without data.
 
     Args:
-        moments: Of the channels; of one channel when all are alike.
-        low: No element is below.
-        high: No element is above.
+        node: The node.
+        why: A sentence without a full stop, that names the operator.
     """
 
-    moments: Gaussian
-    low: float = -math.inf
-    high: float = math.inf
-
-    def range(self, alpha: float) -> tuple[float, float]:
-        """Lowest and highest value expected."""
-        low, high = self.moments.range(alpha)
-        return max(float(low), self.low), min(float(high), self.high)
-
-    def clamp(self, low: float, high: float) -> Distribution:
-        """After clipping to [low, high]."""
-        return Distribution(gaussian.clamp(self.moments, low, high), max(self.low, low), min(self.high, high))
-
-    def clamp_channels(self, low: Tensor, high: Tensor) -> Distribution:
-        """After clipping each channel to its own [low, high]."""
-        moments = gaussian.clamp(self.spread(low.numel()).moments, low, high)
-        return Distribution(moments, max(self.low, float(low.min())), min(self.high, float(high.max())))
-
-    def clamped_range(self, alpha: float, low: Tensor, high: Tensor) -> tuple[float, float]:
-        """Lowest and highest value expected once each channel is clipped to its own [low, high].
-
-        A channel reaches its cap only as far as its own tail goes: a high cap counts for nothing above a low channel.
-        """
-        mean, reach = self.moments.mean, alpha * self.moments.std
-        lowest = (mean - reach).clamp(self.low, self.high).clamp(low, high)
-        highest = (mean + reach).clamp(self.low, self.high).clamp(low, high)
-        return float(lowest.min()), float(highest.max())
-
-    def negated(self) -> Distribution:
-        """With the other sign."""
-        return Distribution(gaussian.scale(self.moments, -1.0), -self.high, -self.low)
-
-    def spread(self, channels: int) -> Distribution:
-        """With one entry per channel."""
-        count = self.moments.mean.numel()
-        if count == channels:
-            return self
-        moments = Gaussian(self.moments.mean.expand(channels), self.moments.std.expand(channels))
-        return Distribution(moments, self.low, self.high)
+    node: Node
+    why: str
 
 
-def activation_ranges(graph: Graph, input_range: tuple[float, float], alpha: float) -> dict[Value, tuple[float, float]]:
-    """Ranges of the values that follow from batch-norm statistics and the range of the inputs.
+_OF_LEAVES = ("scale_product", "fake_quantize_bias")
+"""Ops on tensors of the module alone."""
+
+Known: TypeAlias = Distribution | Stop
+_Item: TypeAlias = Distribution | Stop | None
+"""None: a tensor of the module, described where it is read."""
+_Rule: TypeAlias = "Callable[[_Carrier, Node, Sequence[Distribution]], Distribution | str]"
+
+
+def describe(graph: Graph, input_range: tuple[float, float], alpha: float = ALPHA) -> dict[Value, Known]:
+    """What is known of every float value without data.
 
     Args:
         graph: CANONICAL or QUANTIZED, batch norms folded.
         input_range: Of every float input.
-        alpha: Standard deviations to each side.
+        alpha: Standard deviations to each side that intervals reach.
 
     Returns:
-        Real (low, high) by value; values whose distribution is unknown are absent.
+        By value: its distribution, or the node that stopped it. A tensor of the module has an entry where a quantizer
+        reads it.
+
+    Raises:
+        InputError: `alpha` is negative or not finite.
     """
-    ranges: dict[Value, tuple[float, float]] = {}
-    known: dict[Value, Distribution] = {}
-
-    def observe(value: Value, item: Distribution | None) -> None:
-        if item is not None:
-            known[value], ranges[value] = item, item.range(alpha)
-
-    interpret_with(graph, _inputs(graph, input_range), _rule, observe)
+    if not (alpha >= 0.0 and math.isfinite(alpha)):
+        raise InputError(f"alpha={alpha}", expected="a finite number of standard deviations, at least 0")
+    carrier = _Carrier(graph, alpha)
+    low, high = input_range
+    middle, half = torch.tensor((low + high) / 2, dtype=torch.float64), torch.tensor((high - low) / 2)
+    inputs: list[_Item] = []
     for value in graph.inputs:
-        ranges[value] = input_range
-    for node in graph.nodes:
-        span = _capped(node, known, alpha) or _span(node, ranges)
-        if span is not None:
-            ranges[node.output] = span
-            known.pop(node.output, None)  # from here on the span knows better than clipped moments
-    return ranges
+        one = [1] * value.type.rank
+        # Three standard deviations of normal numbers span the range.
+        moments = Gaussian(middle.reshape(one), (half / 3.0).reshape(one))
+        ends = Interval(torch.full(one, low, dtype=torch.float64), torch.full(one, high, dtype=torch.float64))
+        inputs.append(Distribution.of(moments, alpha, frozenset({INPUTS}), reach=ends, limits=ends))
+    known: dict[Value, Known] = {}
+
+    def observe(value: Value, item: _Item) -> None:
+        if item is None and any(user.op == "fake_quantize" and user.inputs[0] is value for user in value.users):
+            item = Distribution.constant(leaf_tensor(value), alpha)
+        if item is not None:
+            known[value] = item
+
+    interpret_with(graph, inputs, carrier.rule, observe)
+    return known
 
 
-def _capped(node: Node, known: Mapping[Value, Distribution], alpha: float) -> tuple[float, float] | None:
-    """The range behind a clamp per channel right behind what is known channel by channel; None for any other."""
-    x = known.get(node.inputs[0]) if node.op == "clamp_channels" else None
-    if x is None:
-        return None
-    low, high = channel_bounds(node)
-    fits = x.moments.mean.numel() in (1, low.numel())
-    return x.clamped_range(alpha, low.to(torch.float64), high.to(torch.float64)) if fits else None
-
-
-def activation_means(graph: Graph, input_range: tuple[float, float]) -> dict[Value, Tensor]:
-    """Means per channel, float64, of the values whose distribution follows from batch-norm statistics.
+class _Carrier:
+    """Carries distributions through the nodes of a graph and of its float islands.
 
     Args:
-        graph: CANONICAL or QUANTIZED, batch norms folded.
-        input_range: Of every float input.
-
-    Returns:
-        [C], or one number for all channels, by value.
+        graph: The graph, for the symbols of its sizes.
+        alpha: Standard deviations to each side.
     """
-    means: dict[Value, Tensor] = {}
 
-    def observe(value: Value, item: Distribution | None) -> None:
+    def __init__(self, graph: Graph, alpha: float) -> None:
+        self.graph = graph
+        self.alpha = alpha
+
+    def rule(self, node: Node, operands: Sequence[_Item]) -> tuple[_Item, ...]:
+        """What a node makes of its operands."""
+        if node.op in LEAVES or node.op in _OF_LEAVES or (node.op == "fake_quantize" and is_leaf(node.inputs[0])):
+            return (None,)
+        if node.op == "call":
+            inputs = [self._item(value, item) for value, item in zip(node.inputs, operands, strict=True)]
+            return tuple(interpret_with(node.graph.module.graphs[str(node.attributes["graph"])], inputs, self.rule))
+        read = [self._item(node.inputs[i], operands[i]) for i in self._reads(node)]
+        stopped = next((item for item in read if isinstance(item, Stop)), None)
+        if stopped is not None and not self._is_normalized(node):
+            return (stopped,) * len(node.outputs)
+        found = self._found(node, [item for item in read if isinstance(item, Distribution)])
+        return (Stop(node, found) if isinstance(found, str) else found,) * len(node.outputs)
+
+    def sizes(self, value: Value) -> tuple[int, ...]:
+        """The shape of a value, each symbol as small as it may be."""
+        return tuple(self._size(dim) for dim in value.type.shape)
+
+    def normal(self, moments: Gaussian, basis: frozenset[str]) -> Distribution:
+        """New normal numbers."""
+        return Distribution.of(moments, self.alpha, basis)
+
+    def _size(self, dim: Dim) -> int:
+        return evaluate_dim(dim, {s.name: self.graph.bounds.get(s.name, (1, 1))[0] for s in symbols_of(dim)})
+
+    def _item(self, value: Value, item: _Item) -> Known:
         if item is not None:
-            means[value] = item.moments.mean
+            return item
+        leaf = leaf_of(value)
+        if is_leaf(leaf) and leaf.type.dtype.is_float:
+            return Distribution.constant(leaf_tensor(leaf), self.alpha)
+        node = cast("Node", value.producer)
+        return Stop(node, f"%{value.name} is {value.type.dtype}, which has no distribution")
 
-    interpret_with(graph, _inputs(graph, input_range), _rule, observe)
-    return means
+    def _reads(self, node: Node) -> range:
+        """Positions of the operands that are no parameters."""
+        alone = node.definition.has(Trait.PARAMETRIC) or node.op == "fake_quantize"
+        layer = node.definition.has(Trait.MAC) and node.op != "matmul"
+        return range(1 if alone or layer or node.op == "batch_norm" else len(node.inputs))
 
+    def _is_normalized(self, node: Node) -> bool:
+        """Whether the result is known whatever the operand is."""
+        return node.op in ("layer_norm", "batch_norm") or statistics_of(node) is not None
 
-def _inputs(graph: Graph, input_range: tuple[float, float]) -> list[Distribution | None]:
-    """Normal numbers, three standard deviations of which span the range."""
-    middle, half = (input_range[0] + input_range[1]) / 2, (input_range[1] - input_range[0]) / 2
-    normal = Gaussian(torch.tensor([middle]), torch.tensor([half / 3.0]))
-    return [Distribution(normal, *input_range) for _ in graph.inputs]
-
-
-def _span(node: Node, ranges: Mapping[Value, tuple[float, float]]) -> tuple[float, float] | None:
-    """The range of a result whose values are those of the operands, moved or cut; None for any other.
-
-    The tail of an operand decides what its clipped values reach. The clipped moments would not do: where most of the
-    mass is cut off, their mean + alpha * std is a fraction of it.
-    """
-    is_activation, is_movement = node.definition.has(Trait.ACTIVATION), node.definition.has(Trait.MOVEMENT)
-    if not (is_activation or is_movement or node.op in ("clamp_channels", "fake_quantize", "resize")):
-        return None
-    operands = node.inputs if is_movement else node.inputs[:1]
-    spans = [ranges[value] for value in operands if value in ranges]
-    if len(spans) < len(operands):
-        return None
-    value = border(node)
-    if value is not None and math.isfinite(value):
-        spans.append((value, value))
-    low, high = min(low for low, _ in spans), max(high for _, high in spans)
-    if node.op == "clamp_channels":
-        ends = [torch.tensor(end).clamp(*channel_bounds(node)) for end in (low, high)]
-        return float(ends[0].min()), float(ends[1].max())
-    least, most = activation_bounds(node) if is_activation else (-math.inf, math.inf)
-    return min(max(low, least), most), min(max(high, least), most)
-
-
-def _rule(node: Node, operands: Sequence[Distribution | None]) -> tuple[Distribution | None, ...]:
-    return (None,) * len(node.outputs) if node.op == "call" else (_distribution(node, operands),)
+    def _found(self, node: Node, operands: Sequence[Distribution]) -> Distribution | str:
+        strange = next((value for value in node.outputs if not value.type.dtype.is_float), None)
+        if strange is not None:
+            return f"{node.op} gives {strange.type.dtype}, which has no distribution"
+        if node.op == "custom":
+            return f"the function {function_name(node)} has no rule for means and deviations"
+        rule = RULES.get(node.op)
+        if rule is not None:
+            return rule(self, node, operands)
+        if node.op in UNARY:
+            return _function(node, operands[0], UNARY[node.op].table(node), uniform=True)
+        if node.definition.has(Trait.ACTIVATION):
+            return operands[0].clamp(*activation_bounds(node))
+        if Layer.of(node) is not None:
+            return _layer(self, Layer(node), operands)
+        if node.definition.has(Trait.MAC):
+            return f"{node.op} reads a weight that is computed"
+        if node.definition.has(Trait.MOVEMENT):
+            return _anywhere(self, node, operands)
+        return f"{node.op} has no rule for means and deviations"
 
 
-def _distribution(node: Node, operands: Sequence[Distribution | None]) -> Distribution | None:
-    statistics = node.attributes.get("statistics")
+def _function(node: Node, x: Distribution, function: Function, *, uniform: bool) -> Distribution | str:
+    found = x.apply(function, uniform=uniform)
+    low, high = x.range
+    name = str(node.attributes["function"]) if node.op == SCALED else node.op
+    return found or f"{name} has no finite mean or range where it reads {low:.4g} to {high:.4g} and beyond"
+
+
+def _along(tensor: Tensor, rank: int, axis: int) -> Tensor:
+    """[C] in `rank` axes, along one of them; float64."""
+    shape = [1] * rank
+    shape[axis] = -1
+    return tensor.detach().to("cpu", torch.float64).reshape(shape)
+
+
+def _on_axis(moments: Gaussian, rank: int, axis: int) -> Gaussian:
+    return Gaussian(_along(moments.mean, rank, axis), _along(moments.std, rank, axis))
+
+
+def _layer(carrier: _Carrier, layer: Layer, operands: Sequence[Distribution]) -> Distribution:
+    rank, axis = layer.node.output.type.rank, layer.output_axis
+    statistics = statistics_of(layer.node)
     if statistics is not None:
-        mean, std = node.graph.module.tensors[str(statistics)]
-        return Distribution(Gaussian(mean, std))
-    if node.op in LEAVES or not operands or operands[0] is None:
-        return None
+        return carrier.normal(_on_axis(statistics, rank, axis), frozenset({BATCH_NORMS}))
+    x = operands[0].channels(layer.input_axis, layer.inputs)
+    bias, basis = layer.bias_tensor(), operands[0].basis
+    rows = layer.rows().to("cpu", torch.float64)  # [groups, outputs, inputs, taps]
+    phases = [
+        gaussian.linear(x, rows[..., taps].flatten(0, 1), bias, layer.groups, independent=False)
+        for taps in _phases(layer)
+    ]
+    parts = [carrier.normal(_on_axis(part, rank, axis), basis) for part in phases]
+    stacked = Gaussian(*(torch.stack([getattr(part, name) for part in phases]) for name in ("mean", "std")))
+    mixed = gaussian.mixture(stacked, [0])
+    ends = Interval(
+        torch.stack([part.reach.low for part in parts]).amin(0),
+        torch.stack([part.reach.high for part in parts]).amax(0),
+    )
+    moments = _on_axis(Gaussian(mixed.mean[0], mixed.std[0]), rank, axis)
+    return Distribution.of(moments, carrier.alpha, basis, reach=ends)
+
+
+def _phases(layer: Layer) -> list[list[int]]:
+    """Taps that are summed at one position: all of them, or those of a position of a transposed convolution."""
+    taps = list(range(math.prod(layer.kernel)))
+    if not layer.transposed:
+        return [taps]
+    found: dict[tuple[int, ...], list[int]] = {}
+    for tap in taps:
+        rest, places = tap, []
+        for size, stride, dilation in zip(
+            *(reversed(s) for s in (layer.kernel, layer.stride, layer.dilation)), strict=True
+        ):
+            places.append((rest % size) * dilation % stride)
+            rest //= size
+        found.setdefault(tuple(places), []).append(tap)
+    # Strides beyond the kernel leave positions to which nothing is added.
+    empty = len(found) < math.prod(layer.stride)
+    return [*found.values(), *([[]] if empty else [])]
+
+
+def _matmul(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) -> Distribution | str:
+    a, b = operands
+    if min(a.moments.mean.dim(), b.moments.mean.dim()) < 2:
+        return "matmul of a vector has no rule for means and deviations"
+    terms = carrier.sizes(node.inputs[0])[-1]
+    (ma, va), (mb, vb) = ((x.moments.mean, x.moments.std.square()) for x in (a, b))
+    ma, va = (t.expand(*t.shape[:-1], terms) for t in (ma, va))
+    mb, vb = (t.expand(*t.shape[:-2], terms, t.shape[-1]) for t in (mb, vb))
+    variance = va @ (vb + mb.square()) + ma.square() @ vb
+    return carrier.normal(Gaussian(ma @ mb, variance.sqrt()), a.basis | b.basis)
+
+
+def _same(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) -> Distribution:
+    return operands[0]
+
+
+def _is_constant(x: Distribution) -> bool:
+    return bool((x.moments.std == 0.0).all()) and torch.equal(x.reach.low, x.reach.high)
+
+
+def _aligned(x: Distribution, rank: int) -> Distribution:
+    missing = rank - x.moments.mean.dim()
+    return x.moved(lambda tensor: tensor.reshape(*[1] * missing, *tensor.shape)) if missing else x
+
+
+def _sum(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) -> Distribution | str:
+    x, y = (_aligned(item, node.output.type.rank) for item in operands)
+    sign = 1.0 if node.op == "add" else -1.0
+    if x.shares(y):
+        return x.together(y, lambda a, b: a + sign * b) or f"{node.op} has no finite mean"
+    one = torch.ones((), dtype=torch.float64)
+    if _is_constant(y):
+        return x.affine(one, sign * y.moments.mean)
+    if _is_constant(x):
+        return y.affine(sign * one, x.moments.mean)
+    return x.plus(y if node.op == "add" else y.affine(-one, 0.0 * one))
+
+
+def _product(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) -> Distribution | str:
+    x, y = (_aligned(item, node.output.type.rank) for item in operands)
+    divides, zero = node.op == "div", torch.zeros((), dtype=torch.float64)
+    if x.shares(y):
+        function = torch.div if divides else torch.mul
+        return x.together(y, function) or f"{node.op} has no finite mean or range"
+    if divides:
+        low, high = y.range
+        inverse = y.apply(UNARY["reciprocal"].numpy, uniform=True)
+        if inverse is None:
+            return f"div has no finite mean or range where its divisor reads {low:.4g} to {high:.4g} and beyond"
+        y = inverse
+    if _is_constant(y):
+        return x.affine(y.moments.mean, zero)
+    return y.affine(x.moments.mean, zero) if _is_constant(x) else x.times(y)
+
+
+def _channel_clamp(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) -> Distribution:
+    axis, rank = integer(node.attributes, "axis"), node.output.type.rank
+    return operands[0].clamp(*(_along(end, rank, axis) for end in channel_bounds(node)))
+
+
+def _slopes(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) -> Distribution | str:
+    slopes = _along(
+        leaf_tensor(leaf_of(node.inputs[1])), node.output.type.rank + 1, 1 if node.output.type.rank > 1 else 0
+    )
+    values = slopes.numpy()
+    return _function(node, operands[0], lambda x: np.where(x > 0.0, x, values * x), uniform=values.size == 1)
+
+
+def _scaled(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) -> Distribution | str:
+    rank = node.output.type.rank + 1
+    scales = _along(leaf_tensor(leaf_of(node.inputs[1])), rank, integer(node.attributes, "axis")).numpy()
+    plain = unary_of(node).table(node)
+    return _function(node, operands[0], lambda x: plain(x * scales) / scales, uniform=False)
+
+
+def _layer_norm(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) -> Distribution:
+    """Each element is N(bias, weight^2)."""
+    rank = node.output.type.rank
+    weight, bias = (leaf_tensor(leaf_of(value)).to("cpu", torch.float64) for value in node.inputs[1:])
+    shape = [1] * (rank - bias.dim()) + list(bias.shape)
+    return carrier.normal(Gaussian(bias.reshape(shape), weight.abs().reshape(shape)), frozenset({LAYER_NORMS}))
+
+
+def _batch_norm(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) -> Distribution:
+    """Each channel is N(bias, weight^2): a batch norm in a float island."""
+    weight, bias = (leaf_tensor(leaf_of(value)) for value in node.inputs[1:3])
+    moments = _on_axis(Gaussian(bias, weight.abs()), node.output.type.rank, 1)
+    return carrier.normal(moments, frozenset({BATCH_NORMS}))
+
+
+def _mean(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) -> Distribution:
+    axes, x, sizes = ints(node.attributes, "axes"), operands[0], carrier.sizes(node.inputs[0])
+    own = x.moments.mean.shape
+    varying = [axis for axis in axes if own[axis] > 1]
+    if varying:
+        count = math.prod(own[axis] for axis in varying)
+        independent = x.moments.std.square().sum(varying, keepdim=True).sqrt() / count
+        std = gaussian.entangled(independent, x.moments.std.mean(varying, keepdim=True))
+        moments = Gaussian(x.moments.mean.mean(varying, keepdim=True), std)
+        mixed = x.mixed(varying)
+        x = Distribution.of(moments, x.alpha, x.basis, limits=mixed.limits)
+    x = x.averaged(math.prod(sizes[axis] for axis in axes if axis not in varying))
+    if node.attributes["keepdim"]:
+        return x
+    kept = [axis for axis in range(len(sizes)) if axis not in axes]
+    return x.moved(lambda tensor: tensor.squeeze(tuple(axes)) if kept else tensor.reshape(()))
+
+
+def _pool(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) -> Distribution:
+    """An average over windows of an image, or between pixels."""
+    a, x = node.attributes, operands[0].mixed((2, 3))
+    if node.op == "resize":
+        return x
+    if node.op == "adaptive_avg_pool2d":
+        sizes = carrier.sizes(node.inputs[0])[2:]
+        return x.averaged(max(1, math.prod(s // o for s, o in zip(sizes, ints(a, "output_size"), strict=True))))
+    taps = math.prod(ints(a, "kernel"))
+    x = x.averaged(taps)
+    if a["divisor_override"] is not None:
+        x = x.affine(torch.tensor(taps / integer(a, "divisor_override"), dtype=torch.float64), torch.zeros(()))
+    return x.with_value(0.0) if any(ints(a, "padding")) and a["count_include_pad"] else x
+
+
+def _maximum(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) -> Distribution:
+    """The largest of neighbours, that are taken as alike."""
+    return operands[0].mixed((2, 3))
+
+
+def _concat(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) -> Distribution:
+    axis = integer(node.attributes, "axis")
+    sizes = [carrier.sizes(value)[axis] for value in node.inputs]
+    shapes = [item.moments.mean.shape for item in operands]
+    common = list(torch.broadcast_shapes(*([*shape[:axis], 1, *shape[axis + 1 :]] for shape in shapes)))
+    parts = [
+        item.spread([*common[:axis], size, *common[axis + 1 :]]) for item, size in zip(operands, sizes, strict=True)
+    ]
+    moments = Gaussian(*(torch.cat([getattr(p.moments, name) for p in parts], axis) for name in ("mean", "std")))
+    reach, limits = (
+        Interval(*(torch.cat([getattr(getattr(p, kind), end) for p in parts], axis) for end in ("low", "high")))
+        for kind in ("reach", "limits")
+    )
+    basis = frozenset().union(*(part.basis for part in parts))
+    return Distribution.of(moments, carrier.alpha, basis, reach=reach, limits=limits)
+
+
+def _permute(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) -> Distribution:
+    axes = ints(node.attributes, "axes")
+    return operands[0].moved(lambda tensor: tensor.permute(axes))
+
+
+def _slice(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) -> Distribution:
+    axis, start, stop, step = (integer(node.attributes, key) for key in ("axis", "start", "stop", "step"))
+    if operands[0].moments.mean.shape[axis] == 1:
+        return operands[0]
+    index = torch.arange(start, stop, step)
+    return operands[0].moved(lambda tensor: tensor.index_select(axis, index) if tensor.shape[axis] > 1 else tensor)
+
+
+def _pad(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) -> Distribution:
+    pad, value, x = ints(node.attributes, "pad"), real(node.attributes, "value"), operands[0]
+    rank = node.output.type.rank
+    own = [axis for axis in range(rank) if x.moments.mean.shape[axis] > 1 and (pad[axis] or pad[rank + axis])]
+    added = border(node)
+    if added is None or not math.isfinite(added) or not own:
+        x = x if added is None or not math.isfinite(added) else x.with_value(added)
+        return x.mixed(own)
+    # Channels of a border of their own: constants.
+    amounts = [[amount if axis in own else 0 for axis, amount in enumerate(half)] for half in (pad[:rank], pad[rank:])]
+    flat = pad_amounts(*amounts)
+
+    def padded(with_value: float) -> Callable[[Tensor], Tensor]:
+        return lambda tensor: functional.pad(tensor, flat, value=with_value)
+
+    inner = any(amount > 0 for axis in range(rank) if axis not in own for amount in (pad[axis], pad[rank + axis]))
+    moved = x.moved(padded(value), padded(0.0), padded(value), padded(value))
+    return moved.with_value(value) if inner else moved
+
+
+def _reshape(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) -> Distribution:
+    """Axes are split and joined in groups; only in groups whose elements differ each has an entry of its own."""
     x = operands[0]
-    if node.op == "layer_norm":
-        return _normalized(node)
-    if node.definition.has(Trait.ACTIVATION):
-        return x.clamp(*activation_bounds(node))
-    if node.op == "clamp_channels":
-        low, high = channel_bounds(node)
-        return x.clamp_channels(low, high) if x.moments.mean.numel() in (1, low.numel()) else None
-    if node.op in ("fake_quantize", "avg_pool2d", "adaptive_avg_pool2d", "resize", "mean", "max_pool2d"):
-        return x
-    if node.op == "concat":
-        return _concat(node, operands)
-    if node.op in ("add", "sub") and operands[1] is not None:
-        return _add(x, operands[1] if node.op == "add" else operands[1].negated())
-    if node.op == "reshape":
-        return _reshape(node, x)
-    if node.definition.has(Trait.MOVEMENT):
-        keeps_channels = node.op in ("pad", "dropout") or (node.op == "slice" and node.attributes["axis"] != 1)
-        return x if x.moments.mean.numel() == 1 or keeps_channels else None
-    if node.op in ("linear", "conv1d", "conv2d", "conv3d"):  # a transposed one sums other taps at each position
-        return _mac(node, x)
-    return None
+    before, after = carrier.sizes(node.inputs[0]), carrier.sizes(node.output)
+    groups = _factored(before, after)
+    if groups is None:
+        return _anywhere(carrier, node, operands)
+    own, shape, full = x.moments.mean.shape, [], list(x.moments.mean.shape)
+    for old, new in groups:
+        if any(own[axis] > 1 for axis in old):
+            full[slice(*_ends(old))] = [before[axis] for axis in old]
+            shape += [after[axis] for axis in new]
+        else:
+            shape += [1] * len(new)
+    return x.spread(full).moved(lambda tensor: tensor.reshape(shape))
 
 
-def _normalized(node: Node) -> Distribution:
-    """Behind a layer norm an element is N(bias, weight^2): all of them as one, for the axis is that of no channel."""
-    weight, bias = (_weight(value).to(torch.float64) for value in node.inputs[1:])
-    mean = bias.mean()
-    std = (weight.square() + bias.square()).mean().sub(mean.square()).clamp(min=0).sqrt()
-    return Distribution(Gaussian(mean.reshape(1), std.reshape(1)))
+def _ends(axes: range) -> tuple[int, int]:
+    return axes.start, axes.stop
 
 
-def _concat(node: Node, operands: Sequence[Distribution | None]) -> Distribution | None:
-    parts: list[Distribution] = []
-    for item, value in zip(operands, node.inputs, strict=True):
-        channels = value.type.shape[1] if value.type.rank > 1 else None
-        if item is None or not isinstance(channels, int) or node.attributes["axis"] != 1:
-            return None
-        parts.append(item.spread(channels))
-    moments = Gaussian(torch.cat([p.moments.mean for p in parts]), torch.cat([p.moments.std for p in parts]))
-    return Distribution(moments, min(p.low for p in parts), max(p.high for p in parts))
+def _factored(before: Sequence[int], after: Sequence[int]) -> list[tuple[range, range]] | None:
+    """Shortest runs of axes that hold the same elements before and after a reshape; None where there are none."""
+    groups, i, j = [], 0, 0
+    while i < len(before) or j < len(after):
+        start, end, left, right = i, j, 1, 1
+        while True:
+            if left <= right and i < len(before):
+                left, i = left * before[i], i + 1
+            elif j < len(after):
+                right, j = right * after[j], j + 1
+            elif i < len(before):
+                left, i = left * before[i], i + 1
+            else:
+                return None
+            if left == right and (j > end or j == len(after)) and (i > start or i == len(before)):
+                break
+        groups.append((range(start, i), range(end, j)))
+    return groups
 
 
-def _add(x: Distribution, y: Distribution) -> Distribution:
-    channels = max(x.moments.mean.numel(), y.moments.mean.numel())
-    moments = gaussian.add(x.spread(channels).moments, y.spread(channels).moments)
-    return Distribution(moments, x.low + y.low, x.high + y.high)
+def _anywhere(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) -> Distribution:
+    """Elements of all operands in unknown places."""
+    rank = node.output.type.rank
+    flat = [
+        item.mixed(range(item.moments.mean.dim())).moved(lambda t: t.reshape([1] * max(rank, 1))) for item in operands
+    ]
+    parts = [item.moments for item in flat]
+    stacked = Gaussian(*(torch.stack([getattr(part, name) for part in parts]) for name in ("mean", "std")))
+    mixed = gaussian.mixture(stacked, [0])
+    ends = [
+        Interval(
+            torch.stack([getattr(p, kind).low for p in flat]).amin(0),
+            torch.stack([getattr(p, kind).high for p in flat]).amax(0),
+        )
+        for kind in ("reach", "limits")
+    ]
+    basis = frozenset().union(*(item.basis for item in flat))
+    moments = Gaussian(mixed.mean[0], mixed.std[0])
+    return Distribution.of(moments, carrier.alpha, basis, reach=ends[0], limits=ends[1])
 
 
-def _reshape(node: Node, x: Distribution) -> Distribution | None:
-    if x.moments.mean.numel() == 1:
-        return x
-    before, after = node.inputs[0].type.shape, node.output.type.shape
-    if len(before) != 4 or len(after) != 2 or not isinstance(before[1], int) or not isinstance(after[1], int):
-        return None
-    # Flattened images: the pixels of a channel lie side by side.
-    pixels = after[1] // before[1]
-    moments = Gaussian(x.moments.mean.repeat_interleave(pixels), x.moments.std.repeat_interleave(pixels))
-    return Distribution(moments, x.low, x.high)
-
-
-def _mac(node: Node, x: Distribution) -> Distribution:
-    weight = _weight(node.inputs[1])
-    groups = int(cast("int", node.attributes.get("groups", 1)))
-    bias = _weight(node.inputs[2]) if len(node.inputs) > 2 else None
-    inputs = x.spread(weight.shape[1] * groups).moments
-    return Distribution(gaussian.linear(inputs, weight, bias, groups))
-
-
-def _weight(value: Value) -> Tensor:
-    """The float tensor behind a quantizer or a leaf."""
-    producer = value.producer
-    if producer is not None and producer.op in ("fake_quantize", "fake_quantize_bias"):
-        return leaf_tensor(producer.inputs[0])
-    return leaf_tensor(value)
+RULES: Mapping[str, _Rule] = {
+    "fake_quantize": _same,
+    "dropout": _same,
+    "identity": _same,
+    "clamp_channels": _channel_clamp,
+    "prelu": _slopes,
+    SCALED: _scaled,
+    "layer_norm": _layer_norm,
+    "batch_norm": _batch_norm,
+    "add": _sum,
+    "sub": _sum,
+    "mul": _product,
+    "div": _product,
+    "matmul": _matmul,
+    "mean": _mean,
+    "avg_pool2d": _pool,
+    "adaptive_avg_pool2d": _pool,
+    "resize": _pool,
+    "max_pool2d": _maximum,
+    "concat": _concat,
+    "permute": _permute,
+    "slice": _slice,
+    "pad": _pad,
+    "reshape": _reshape,
+}
+"""Rules by operator; functions, clamps, layers and other movements are known by what they are."""

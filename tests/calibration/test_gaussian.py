@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from qcompiler.calibration import gaussian
-from qcompiler.calibration.data_free import activation_means, activation_ranges
+from qcompiler.calibration.data_free import Stop, describe
+from qcompiler.calibration.distribution import Distribution
 from qcompiler.calibration.gaussian import Gaussian
 from qcompiler.errors import InputError
+from qcompiler.ir.graph import Graph
 from qcompiler.ir.text import parse_module
 
 MEANS = torch.tensor([0.0, 1.5, -2.0, 6.5])
@@ -81,6 +83,11 @@ def test_what_is_no_distribution_is_refused(mean: list[float], std: list[float],
         Gaussian(torch.tensor(mean), torch.tensor(std))
 
 
+def ranges(graph: Graph) -> dict[str, tuple[float, float]]:
+    known = describe(graph, (-3.0, 3.0), 6.0)
+    return {value.name: item.range for value, item in known.items() if isinstance(item, Distribution)}
+
+
 def test_ranges_follow_from_statistics_through_activations_and_sums() -> None:
     text = """graph @main stage=canonical {
   input %x : f32[2, 2, 4, 4]
@@ -95,13 +102,14 @@ def test_ranges_follow_from_statistics_through_activations_and_sums() -> None:
 """
     tensors = {"w": torch.ones(2, 2, 1, 1), "s": torch.tensor([[0.0, 1.0], [1.0, 0.5]])}
     graph = parse_module(text, tensors).main
-    found = {value.name: span for value, span in activation_ranges(graph, (-3.0, 3.0), 6.0).items()}
+    found = ranges(graph)
     assert found["x"] == (-3.0, 3.0)
-    assert found["c"] == (-6.0, 6.0)
+    assert found["c"] == (-6.0, 6.0)  # one channel N(0, 1), one N(1, 0.25)
     assert found["r"] == (0.0, 6.0)
     assert found["k"][0] == -3.0
-    assert found["a"][1] == pytest.approx(6 * 2**0.5, abs=1e-5)
-    assert "t" not in found, "what a function makes of a normal is not known"
+    # The input ends after 3, so that the sum reaches less far than that of two normal numbers.
+    assert found["a"] == (-6 * 2**0.5, 6 * 2**0.5)
+    assert found["t"] == pytest.approx((math.tanh(-3.0), math.tanh(6.0)), abs=1e-12)
 
 
 def test_a_cap_counts_only_as_far_as_its_channel_reaches() -> None:
@@ -126,13 +134,14 @@ def test_a_cap_counts_only_as_far_as_its_channel_reaches() -> None:
         "high": torch.tensor([50.0, 3.0]),
     }
     graph = parse_module(text, tensors).main
-    found = {value.name: span for value, span in activation_ranges(graph, (-3.0, 3.0), 6.0).items()}
+    found = ranges(graph)
     assert found["c"] == (-59.0, 61.0)
     assert found["k"] == (-2.0, 6.0), "the channel with the cap of 50 reaches 6"
     assert found["p"] == found["k"]
-    assert found["rk"] == (0.0, 50.0), "behind another activation only the range of all channels is known"
+    assert found["rk"] == (0.0, 50.0), "the second channel may be at its cap"
     assert found["t"] == (-2.0, 3.0)
-    means = {value.name: mean for value, mean in activation_means(graph, (-3.0, 3.0)).items()}
+    (k,) = [item for value, item in describe(graph, (-3.0, 3.0)).items() if value.name == "k"]
+    assert not isinstance(k, Stop)
     expected = gaussian.clamp(Gaussian(*tensors["s"]), tensors["low"], tensors["high"]).mean
-    assert torch.equal(means["k"], expected)
+    assert torch.equal(k.channels(1, 2).mean, expected)
     assert abs(float(expected[1])) < 3

@@ -17,7 +17,8 @@ import qcompiler
 from qcompiler import frontends
 from qcompiler.backends.integer import ProgramFiles
 from qcompiler.backends.onnx_qdq import integer_weights
-from qcompiler.calibration.data_free import activation_means
+from qcompiler.calibration.data_free import describe
+from qcompiler.calibration.distribution import Distribution
 from qcompiler.errors import UnsupportedError
 from qcompiler.ir.graph import Module, Node
 from qcompiler.ir.interpret import interpret
@@ -548,7 +549,8 @@ def test_the_analytic_correction_sees_the_caps() -> None:
         net, [*front, CorrectBias(method="analytic")], x, TARGET.override(weight_bits=4), calibrate=False
     )
     assert [event.node for event in records[-1].events if event.kind == "rewrite"] == ["a", "b"]
-    means = {value.name: mean for value, mean in activation_means(subject.main, (-3.0, 3.0)).items()}
+    known = describe(subject.main, (-3.0, 3.0))
+    means = {v.name: item.channels(1, 8).mean for v, item in known.items() if isinstance(item, Distribution)}
     clamp = clamps(subject)[0]
     assert clamp.op == "clamp_channels"
     seen: dict[str, Tensor] = {}

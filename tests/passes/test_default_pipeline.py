@@ -100,7 +100,18 @@ def test_refuses_an_op_that_the_target_lacks_with_its_place() -> None:
         compiled(Model(), x, "int8_dsp", [[x]])
 
 
-def test_data_free_calibration_refuses_where_no_batch_norm_tells_the_range() -> None:
-    model = nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 2))
-    with pytest.raises(PassError, match="no batch norm tells the range"):
-        compiled(model, torch.randn(2, 4), "int8_dsp", None)
+class Unbounded(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.front = nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.front(x)
+        return torch.reciprocal(y) + torch.log(y)
+
+
+def test_data_free_calibration_names_all_functions_after_which_no_range_is_known() -> None:
+    with pytest.raises(
+        PassError, match=r"these 2: reciprocal has .*Unbounded.forward.*; log has .*Give calibration_data"
+    ):
+        compiled(Unbounded(), torch.rand(2, 4) + 1.0, "int8_dsp", None)

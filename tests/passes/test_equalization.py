@@ -325,9 +325,23 @@ def test_the_border_is_measured_or_refused() -> None:
 
 
 def test_without_statistics_and_data_there_is_nothing_to_absorb() -> None:
+    net = Net(lambda m, x: m.b(torch.relu(m.a(torch.log(x)))), a=nn.Conv2d(3, 8, 1), b=nn.Conv2d(8, 4, 1))
+    with pytest.raises(
+        PassError, match=r"no range of a layer is known without data: log has no finite .*calibration_data"
+    ):
+        run(net, [AbsorbBias()], image().abs() + 1.0, calibrate=False)
+
+
+def test_without_a_batch_norm_what_the_layers_before_say_is_absorbed() -> None:
     net = Net(lambda m, x: m.b(torch.relu(m.a(x))), a=nn.Conv2d(3, 8, 1), b=nn.Conv2d(8, 4, 1))
-    with pytest.raises(PassError, match=r"no layer has a batch norm.*there is no data"):
-        run(net, [AbsorbBias()], image(), calibrate=False)
+    with torch.no_grad():
+        net.a.bias.add_(20.0)
+    _, records = run(net, [AbsorbBias()], image(), calibrate=False)
+    assert measured(records[-1], "channels") == 8
+    assert 10.0 < measured(records[-1], "largest") < 21.0
+
+
+def test_a_negative_number_of_deviations_is_refused() -> None:
     with pytest.raises(InputError, match="sigmas=-1"):
         AbsorbBias(sigmas=-1.0)
 

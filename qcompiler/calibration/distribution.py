@@ -1,0 +1,370 @@
+"""What is known of a tensor without data: moments, and the interval that its elements stay in.
+
+All tensors have the axes of the value that they describe, of its size or of size 1 where all elements are alike: those
+of an image with statistics per channel are [1, C, 1, 1]. An element is a function of one normal number, cut to hard
+limits:
+
+    x = function(min(max(normal, low), high))
+
+A function of x is one of the same normal number, so that x * sigmoid(x) is exact whatever nodes it is built from. Sums
+and products of numbers that share no normal number are taken as independent, and what results, as normal again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qcompiler.calibration import gaussian
+from qcompiler.calibration.gaussian import FAR, Function, Gaussian
+
+__all__ = ["Distribution", "Interval"]
+
+Movement = Callable[[Tensor], Tensor]
+
+_POINTS = 513
+"""Points of an interval at which a function is computed to find its extremes, evenly spaced."""
+
+
+@dataclass(frozen=True, eq=False)
+class Interval:
+    """An interval per element.
+
+    Args:
+        low: Finite, float64.
+        high: Of the same shape, at least `low`.
+    """
+
+    low: Tensor
+    high: Tensor
+
+    @classmethod
+    def around(cls, x: Gaussian, deviations: float) -> Interval:
+        """Mean and so many standard deviations to each side."""
+        reach = deviations * x.std
+        return cls(x.mean - reach, x.mean + reach)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Interval:
+        """The ends under a function that keeps their order."""
+        return Interval(function(self.low), function(self.high))
+
+    def cut(self, other: Interval) -> Interval:
+        """The nearest interval that lies within `other`."""
+        return self.map(lambda end: end.clamp(other.low, other.high))
+
+    def hull(self, *values: float) -> Interval:
+        """The interval with `values` added."""
+        low, high = self.low, self.high
+        for value in values:
+            low, high = low.clamp(max=value), high.clamp(min=value)
+        return Interval(low, high)
+
+    def plus(self, other: Interval) -> Interval:
+        """All sums."""
+        return Interval(self.low + other.low, self.high + other.high)
+
+    def times(self, other: Interval) -> Interval:
+        """All products."""
+        ends = [a * b for a in (self.low, self.high) for b in (other.low, other.high)]
+        stacked = torch.stack(torch.broadcast_tensors(*ends))
+        return Interval(stacked.amin(0), stacked.amax(0))
+
+    def image(self, function: Function) -> Interval:
+        """The least and the greatest value of a function on the interval, from `_POINTS` points, its ends and 0.
+
+        Args:
+            function: Given arrays with one axis more, the last.
+        """
+        share = torch.linspace(0.0, 1.0, _POINTS, dtype=torch.float64)
+        low, high = self.low.unsqueeze(-1), self.high.unsqueeze(-1)
+        least, greatest = torch.tensor(math.inf), torch.tensor(-math.inf)
+        for shares in share.split(max(1, (1 << 20) // self.low.numel())):
+            at = torch.cat([low + (high - low) * shares, torch.zeros_like(low).clamp(low, high)], -1).clamp(low, high)
+            with np.errstate(over="ignore", invalid="ignore"):
+                values = torch.from_numpy(np.asarray(function(at.contiguous().numpy()), order="C"))
+            least, greatest = values.amin(-1).minimum(least), values.amax(-1).maximum(greatest)
+        return Interval(least, greatest)
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all ends are finite numbers."""
+        return bool((torch.isfinite(self.low) & torch.isfinite(self.high)).all())
+
+
+@dataclass(frozen=True, eq=False)
+class _Source:
+    """Normal numbers of which an element is a function; the same object stands for the same numbers.
+
+    Args:
+        normal: Means and deviations.
+        reach: Where they are expected.
+        limits: Where they are cut.
+    """
+
+    normal: Gaussian
+    reach: Interval
+    limits: Interval
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All tensors, in the order of `like`."""
+        ends = (self.reach.low, self.reach.high, self.limits.low, self.limits.high)
+        return (self.normal.mean, self.normal.std, *ends)
+
+    @classmethod
+    def like(cls, tensors: Sequence[Tensor]) -> _Source:
+        """The inverse of `tensors`."""
+        mean, std, low, high, least, most = tensors
+        return cls(Gaussian(mean, std), Interval(low, high), Interval(least, most))
+
+
+@dataclass(frozen=True, eq=False)
+class Distribution:
+    """Moments and interval of the elements of a tensor.
+
+    Args:
+        moments: Means and standard deviations.
+        reach: Interval in which elements are expected: `alpha` deviations around the means of normal numbers, and
+            what functions make of it.
+        limits: Interval outside of which there is no element.
+        alpha: Standard deviations.
+        source: Normal numbers of which the elements are a function; None: these moments themselves, cut to `limits`.
+        function: The function; None: the identity.
+        clip: Limits, where the function clips to them and does nothing else.
+        uniform: Whether the function is the same for all elements, so that elements may be moved.
+        basis: What the moments follow from, such as batch norms.
+    """
+
+    moments: Gaussian
+    reach: Interval
+    limits: Interval
+    alpha: float
+    source: _Source
+    function: Function | None = None
+    clip: Interval | None = None
+    uniform: bool = True
+    basis: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(
+        cls,
+        moments: Gaussian,
+        alpha: float,
+        basis: frozenset[str],
+        *,
+        reach: Interval | None = None,
+        limits: Interval | None = None,
+    ) -> Distribution:
+        """Normal numbers, independent of all others.
+
+        Args:
+            moments: Means and standard deviations.
+            alpha: Standard deviations.
+            basis: What the moments follow from.
+            reach: Where elements are expected, if that is known better than from the moments.
+            limits: Outside of which there is none.
+        """
+        bounds = Interval.around(moments, FAR)
+        bounds = bounds if limits is None else bounds.cut(limits)
+        expected = (Interval.around(moments, alpha) if reach is None else reach).cut(bounds)
+        return cls(moments, expected, bounds, alpha, _Source(moments, expected, bounds), basis=basis)
+
+    @classmethod
+    def constant(cls, tensor: Tensor, alpha: float) -> Distribution:
+        """The elements of a tensor themselves."""
+        mean = tensor.detach().to("cpu", torch.float64)
+        return cls.of(Gaussian(mean, torch.zeros_like(mean)), alpha, frozenset())
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """Lowest and highest value expected in the tensor."""
+        return float(self.reach.low.min()), float(self.reach.high.max())
+
+    def apply(self, function: Function, *, uniform: bool) -> Distribution | None:
+        """After a function, element by element.
+
+        Args:
+            function: Given arrays with one axis more, the last.
+            uniform: Whether it is the same for all elements.
+
+        Returns:
+            None where its mean, its deviation or an end of its interval is no finite number.
+        """
+        inner = self.function
+        composed: Function = function if inner is None else lambda x: function(inner(x))
+        return self._of_source(composed, uniform=self.uniform and uniform, basis=self.basis)
+
+    def together(self, other: Distribution, function: Callable[[Tensor, Tensor], Tensor]) -> Distribution | None:
+        """A function of two numbers that are functions of one normal number; see `shares`."""
+        one, two = (item.function or (lambda x: x) for item in (self, other))
+
+        def composed(x: np.typing.NDArray[np.float64]) -> np.typing.NDArray[np.float64]:
+            parts = (torch.from_numpy(np.asarray(part(x), order="C")) for part in (one, two))
+            return function(*parts).numpy()
+
+        return self._of_source(composed, uniform=self.uniform and other.uniform, basis=self.basis | other.basis)
+
+    def shares(self, other: Distribution) -> bool:
+        """Whether the elements are functions of the same normal numbers as those of `other`."""
+        return self.source is other.source
+
+    def clamp(self, low: Tensor | float, high: Tensor | float) -> Distribution:
+        """After clipping, in closed form where nothing else was done to the normal numbers."""
+        bounds = Interval(*(torch.as_tensor(end, dtype=torch.float64) for end in (low, high)))
+        if bool((bounds.low <= self.limits.low).all()) and bool((bounds.high >= self.limits.high).all()):
+            return self
+        uniform = self.uniform and bounds.low.dim() == bounds.high.dim() == 0
+        if self.function is not None and self.clip is None:
+            ends = [end if end.dim() == 0 else end.unsqueeze(-1) for end in (bounds.low, bounds.high)]
+            found = self.apply(lambda x: torch.from_numpy(x).clamp(*ends).numpy(), uniform=uniform)
+            assert found is not None  # between two finite limits, or those of a finite interval
+            return found
+        clip = (self.clip or Interval(torch.tensor(-math.inf), torch.tensor(math.inf))).cut(bounds)
+        normal = self.source.normal
+        shape = torch.broadcast_shapes(normal.mean.shape, clip.low.shape)
+        wide = Gaussian(normal.mean.expand(shape), normal.std.expand(shape))
+        moments = gaussian.clamp(wide, *(end.to(torch.float64).expand(shape) for end in (clip.low, clip.high)))
+        last = [end if end.dim() == 0 else end.unsqueeze(-1) for end in (clip.low, clip.high)]
+        return replace(
+            self,
+            moments=moments,
+            reach=self.reach.cut(bounds),
+            limits=self.limits.cut(bounds),
+            function=lambda x: torch.from_numpy(x).clamp(*last).numpy(),
+            clip=clip,
+            uniform=uniform,
+        )
+
+    def plus(self, other: Distribution) -> Distribution:
+        """The sum with independent elements.
+
+        Deviations of ends add up like those of normal numbers, root of the sum of squares. The ends of the result are
+        also `alpha` standard deviations away where that is farther: clipped numbers are at their end often.
+        """
+        moments = gaussian.add(self.moments, other.moments)
+        ends = Interval.around(moments, self.alpha)
+        below, above = (
+            [abs(end - item.moments.mean) for item, end in pairs]
+            for pairs in (
+                [(item, item.reach.low) for item in (self, other)],
+                [(item, item.reach.high) for item in (self, other)],
+            )
+        )
+        reach = Interval(
+            ends.low.minimum(moments.mean - torch.hypot(*below)), ends.high.maximum(moments.mean + torch.hypot(*above))
+        )
+        sums = self.reach.plus(other.reach)
+        return Distribution.of(
+            moments,
+            self.alpha,
+            self.basis | other.basis,
+            reach=Interval(reach.low.maximum(sums.low), reach.high.minimum(sums.high)),
+            limits=self.limits.plus(other.limits),
+        )
+
+    def times(self, other: Distribution) -> Distribution:
+        """The product with independent elements."""
+        return Distribution.of(
+            gaussian.product(self.moments, other.moments),
+            self.alpha,
+            self.basis | other.basis,
+            reach=self.reach.times(other.reach),
+            limits=self.limits.times(other.limits),
+        )
+
+    def averaged(self, count: int) -> Distribution:
+        """The mean of `count` neighbours along axes where all have one distribution; see `gaussian.entangled`."""
+        if count == 1:
+            return self
+        std = gaussian.entangled(self.moments.std / count**0.5, self.moments.std)
+        moments = Gaussian(self.moments.mean, std)
+        reach = Interval.around(moments, self.alpha)
+        reach = Interval(reach.low.maximum(self.reach.low), reach.high.minimum(self.reach.high))
+        return Distribution.of(moments, self.alpha, self.basis, reach=reach, limits=self.limits)
+
+    def affine(self, factor: Tensor, shift: Tensor) -> Distribution:
+        """factor * x + shift, exactly; both broadcast to the elements."""
+        factor, shift = (tensor.reshape(()) if tensor.numel() == 1 else tensor for tensor in (factor, shift))
+        moments = gaussian.scale(self.moments, factor)
+        ends = Interval(factor, factor)
+        reach, limits = (item.times(ends).map(lambda end: end + shift) for item in (self.reach, self.limits))
+        inner: Function = self.function or (lambda x: x)
+        by, more = ((t.unsqueeze(-1) if t.dim() else t).numpy() for t in (factor, shift))
+        return replace(
+            self,
+            moments=Gaussian(moments.mean + shift, moments.std.expand((moments.mean + shift).shape)),
+            reach=reach,
+            limits=limits,
+            function=lambda x: inner(x) * by + more,
+            clip=None,
+            uniform=self.uniform and factor.dim() == shift.dim() == 0,
+        )
+
+    def with_value(self, value: float) -> Distribution:
+        """With a border of one value, which is too small a part to count in the moments."""
+        return replace(self, reach=self.reach.hull(value), limits=self.limits.hull(value))
+
+    def moved(self, *moves: Movement) -> Distribution:
+        """With elements in other places.
+
+        Args:
+            moves: What happens to the means, to the standard deviations, and to low and high ends; one for all alike.
+        """
+        mean, std, low, high = moves if len(moves) == 4 else moves * 4
+        tensors = (self.moments.mean, self.moments.std, self.reach.low, self.reach.high)
+        moments = Gaussian(mean(tensors[0]), std(tensors[1]))
+        reach = Interval(low(tensors[2]), high(tensors[3]))
+        limits = Interval(low(self.limits.low), high(self.limits.high))
+        if not self.uniform or len(moves) == 4:
+            return Distribution.of(moments, self.alpha, self.basis, reach=reach, limits=limits)
+        source = _Source.like([mean(tensor) for tensor in self.source.tensors])
+        return replace(self, moments=moments, reach=reach, limits=limits, source=source)
+
+    def mixed(self, axes: Sequence[int]) -> Distribution:
+        """With one entry along `axes`: an element drawn at random there."""
+        axes = [axis for axis in axes if self.moments.mean.shape[axis] > 1 or self.reach.low.shape[axis] > 1]
+        if not axes:
+            return self
+        spread = self.spread(torch.broadcast_shapes(self.moments.mean.shape, self.reach.low.shape))
+        reach, limits = (
+            Interval(item.low.amin(axes, keepdim=True), item.high.amax(axes, keepdim=True))
+            for item in (spread.reach, spread.limits)
+        )
+        moments = gaussian.mixture(spread.moments, axes)
+        return Distribution.of(moments, self.alpha, self.basis, reach=reach, limits=limits)
+
+    def spread(self, shape: Sequence[int]) -> Distribution:
+        """With entries of their own along axes that had one for all."""
+        if all(tensor.shape == tuple(shape) for tensor in (self.moments.mean, self.reach.low, self.limits.low)):
+            return self
+        return self.moved(lambda tensor: tensor.expand(tuple(shape)))
+
+    def channels(self, axis: int, count: int) -> Gaussian:
+        """Moments per channel, [count], of elements drawn at random along all other axes."""
+        others = [other for other in range(self.moments.mean.dim()) if other != axis]
+        mixed = gaussian.mixture(self.moments, others)
+        return Gaussian(mixed.mean.reshape(-1).expand(count), mixed.std.reshape(-1).expand(count))
+
+    def _of_source(self, function: Function, *, uniform: bool, basis: frozenset[str]) -> Distribution | None:
+        source = self.source
+        moments = gaussian.expectation(function, source.normal, source.limits.low, source.limits.high)
+        if moments is None:
+            return None
+        reach, limits = (item.image(function) for item in (source.reach, source.limits))
+        if not (reach.is_finite and limits.is_finite):
+            return None
+        return replace(
+            self,
+            moments=moments,
+            reach=reach,
+            limits=limits,
+            function=function,
+            clip=None,
+            uniform=uniform,
+            basis=basis,
+        )
