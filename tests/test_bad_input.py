@@ -58,11 +58,11 @@ class Failing(nn.Module):
         raise RuntimeError("no luck today")
 
 
-class Logarithm(nn.Module):
-    """Without data the input may be 0, where the logarithm has no value."""
+class Reciprocal(nn.Module):
+    """Without data the input may be 0, where the reciprocal has no value."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.log(x) * 2.0
+        return torch.reciprocal(x) * 2.0
 
 
 class Plain(nn.Module):
@@ -128,8 +128,8 @@ CASES: dict[str, tuple[type[Exception], list[str], Callable[[], object], Options
     "an unknown function": (errors.UnsupportedError, ["cumsum", "Unknown.forward"], lambda: Unknown().eval(), {"example_inputs": images()}),
     "no data and no batch norm": (
         errors.PassError,
-        ["after this: log has no finite mean or range where it reads", "Logarithm.forward", "calibration_data"],
-        lambda: Logarithm().eval(),
+        ["after this: reciprocal has no finite mean or range where it reads", "Reciprocal.forward", "calibration_data"],
+        lambda: Reciprocal().eval(),
         {"example_inputs": images()},
     ),
     "no calibration batch": (errors.CalibrationError, ["empty", "one batch"], net, {"calibration_data": []}),

