@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given, settings
@@ -25,6 +26,7 @@ from qcompiler.ir.text import parse_module
 from qcompiler.ir.types import Stage
 from qcompiler.ops.unary import UNARY
 
+Array = npt.NDArray[np.float64]
 SAMPLES = 50_000
 STATISTICS = torch.tensor([[0.0, 1.5, -2.0, 3.0], [1.0, 0.5, 2.0, 1.0]])
 """Means and deviations of the four channels of %c, which is a layer with a batch norm."""
@@ -166,7 +168,10 @@ def test_what_is_built_from_nodes_is_known_as_the_function_itself(name: str) -> 
 def test_quadrature_against_adaptive_integration(mean: float, std: float, ends: tuple[float, float], name: str) -> None:
     """Slopes change by at most 2 per unit of x at a kink of a function, and by 1.2 where it is clipped: three kinks."""
     defaults = UNARY[name].attributes
-    function = lambda x: UNARY[name].numpy(x, **defaults)  # noqa: E731
+
+    def function(x: Array) -> Array:
+        return UNARY[name].numpy(x, **defaults)
+
     low, high = ends[0], ends[0] + ends[1]
     x = Gaussian(torch.tensor([mean]), torch.tensor([std]))
     found = gaussian.expectation(function, x, torch.tensor([low]).double(), torch.tensor([high]).double())
@@ -234,9 +239,9 @@ def test_sums_and_products_of_independent_numbers() -> None:
 
 def test_channels_are_followed_through_movements() -> None:
     """As ShuffleNet does: channels split in two groups, exchanged, and put in a row again; then the last axis."""
-    body = """  %v = reshape(%c) {shape = (N, 2, 2, 1, 1)} : f32[N, 2, 2, 1, 1]
+    body = """  %v = reshape(%c) {shape = (dim"N", 2, 2, 1, 1)} : f32[N, 2, 2, 1, 1]
   %t = permute(%v) {axes = (0, 2, 1, 3, 4)} : f32[N, 2, 2, 1, 1]
-  %u = reshape(%t) {shape = (N, 4, 1, 1)} : f32[N, 4, 1, 1]
+  %u = reshape(%t) {shape = (dim"N", 4, 1, 1)} : f32[N, 4, 1, 1]
   %a = slice(%u) {axis = 1, start = 1, stop = 3} : f32[N, 2, 1, 1]
   %k = concat(%a, %c) {axis = 1} : f32[N, 6, 1, 1]
   %l = permute(%k) {axes = (0, 2, 3, 1)} : f32[N, 1, 1, 6]
