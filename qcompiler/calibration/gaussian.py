@@ -198,7 +198,7 @@ def expectation(function: Function, x: Gaussian, low: Tensor, high: Tensor) -> G
     Returns:
         Mean and standard deviation per element of x; None where one of them is no finite number.
     """
-    count = round(_REACH / STEP)
+    count = int(_REACH / STEP)  # which has no remainder
     z = torch.arange(-count, count + 1, dtype=torch.float64) * STEP
     weights = torch.exp(-0.5 * z.square())
     weights /= weights.sum()
