@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from qcompiler.frontends import capture
 from qcompiler.passes import PassContext, PassManager
-from qcompiler.pipeline import default_pipeline
+from qcompiler.session.pipeline import default_pipeline
 from qcompiler.targets import load_target
 from qcompiler.validation.exact import output_codes
 

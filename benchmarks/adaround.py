@@ -40,12 +40,12 @@ from qcompiler.ir.interpret import evaluate_node, interpret
 from qcompiler.ops.layers import Layer, leaf_of
 from qcompiler.ops.quantizers import grid, leaf_tensor
 from qcompiler.passes import PassContext, PassManager
-from qcompiler.passes.adaround import AdaRound
-from qcompiler.passes.adaround_activation import activation_behind
-from qcompiler.passes.equalization import parameter_readers
-from qcompiler.passes.two_models import LayerInputs, read_batches, run_both
-from qcompiler.pipeline import default_pipeline
+from qcompiler.passes.adaptive_rounding.activation import activation_behind
+from qcompiler.passes.adaptive_rounding.adaround import AdaRound
+from qcompiler.passes.common.equalization import parameter_readers
+from qcompiler.passes.common.two_models import LayerInputs, read_batches, run_both
 from qcompiler.quant.affine import along_axis
+from qcompiler.session.pipeline import default_pipeline
 from qcompiler.targets import load_target
 
 OUTPUT = Path(__file__).resolve().parents[1] / "out" / "benchmarks"

@@ -26,7 +26,7 @@ from qcompiler.frontends import capture
 from qcompiler.ir.graph import Module
 from qcompiler.passes import PassContext, PassManager
 from qcompiler.passes.calibrate_activations import CalibrateActivations
-from qcompiler.pipeline import quantization_passes
+from qcompiler.session.pipeline import quantization_passes
 from qcompiler.targets import load_target
 
 OUTPUT = Path(__file__).resolve().parents[1] / "out" / "benchmarks" / "calibration.json"

@@ -28,7 +28,7 @@ from benchmarks.ptq_tables import NETWORKS, TABLES, Row, Run, Table
 from benchmarks.rendered import SPLITS, Scenes, split
 from benchmarks.train import accuracy, score
 from qcompiler.errors import QCompilerError
-from qcompiler.pipeline import print_pipeline
+from qcompiler.session.pipeline import print_pipeline
 from qcompiler.targets import Target, load_target
 
 __all__ = ["QUICK", "Cell", "Store", "cells", "draw", "main", "measure"]

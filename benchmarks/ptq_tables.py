@@ -11,13 +11,13 @@ from benchmarks.networks import TWINS
 from benchmarks.rendered import SPLITS
 from qcompiler.passes import Pass
 from qcompiler.passes.absorb_bias import AbsorbBias
-from qcompiler.passes.adaround import AdaRound
+from qcompiler.passes.adaptive_rounding.adaround import AdaRound
 from qcompiler.passes.calibrate_activations import CalibrateActivations
 from qcompiler.passes.calibrate_weights import CalibrateWeights
 from qcompiler.passes.correct_bias import CorrectBias
 from qcompiler.passes.cross_layer_equalization import CrossLayerEqualization
 from qcompiler.passes.partition import Partition
-from qcompiler.pipeline import default_pipeline
+from qcompiler.session.pipeline import default_pipeline
 
 __all__ = [
     "ACTIVATIONS",

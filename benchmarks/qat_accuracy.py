@@ -35,7 +35,7 @@ from benchmarks.qat_tables import BASELINE, CHOICES, QUICK, TWIN, WHOLE, Cell, P
 from benchmarks.rendered import SPLITS, Scenes, split
 from benchmarks.train import SMOOTHING, accuracy, turned
 from qcompiler.passes.correct_bias import CorrectBias
-from qcompiler.pipeline import model_as_it_is, training_passes
+from qcompiler.session.pipeline import model_as_it_is, training_passes
 from qcompiler.training.choose_codes import BinaryOptimization, optimize_codes, sample_codes
 from qcompiler.training.freezing import Tracking
 from qcompiler.training.tracking import oscillation_statistics, together

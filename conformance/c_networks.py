@@ -22,11 +22,12 @@ from torch import Tensor
 
 from conformance.lines import Line, Tally
 from conformance.networks import LARGE, SMALL, Network, compiled, large, small
-from qcompiler.backends.integer import Executor, ProgramFiles
+from qcompiler.backends.integer import Executor
 from qcompiler.backends.integer.c import Binary, emit, record
 from qcompiler.backends.integer.memory import plan
 from qcompiler.ir.graph import Value
 from qcompiler.ir.interpret import interpret
+from qcompiler.program.program import ProgramFiles
 from qcompiler.targets import Target, load_target
 
 __all__ = ["BOARDS", "MACHINES", "ON_DIGITS", "TARGETS", "Board", "Machine", "lines"]

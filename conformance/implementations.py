@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from conformance.requantization_cases import Codes, Products
-from qcompiler.backends.integer import arithmetic
+from qcompiler.program import arithmetic
 from qcompiler.quant.requant import (
     Requantization,
     RequantMode,

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qcompiler.backends.integer import Program, ProgramFiles
-from qcompiler.backends.integer.program import Instruction, Tensor
 from qcompiler.errors import UnsupportedError
+from qcompiler.program.program import Instruction, Program, ProgramFiles, Tensor
 
 __all__ = ["OPERATORS", "model"]
 

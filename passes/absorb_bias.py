@@ -40,15 +40,8 @@ from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ops.layers import Layer, leaf_of
 from qcompiler.ops.quantizers import leaf_tensor
 from qcompiler.passes.base import Pass, PassContext
-from qcompiler.passes.channel_limits import CLAMPS, keeps_caps, limits_of, set_limits
-from qcompiler.passes.equalization import (
-    FOREIGN,
-    Consumer,
-    Group,
-    PerChannel,
-    forget_ranges,
-    groups,
-)
+from qcompiler.passes.common.channel_limits import CLAMPS, keeps_caps, limits_of, set_limits
+from qcompiler.passes.common.equalization import FOREIGN, Consumer, Group, PerChannel, forget_ranges, groups
 from qcompiler.validation.contracts import THRESHOLDS, Contract
 
 RECTIFIERS = ("relu", "leaky_relu", "prelu")

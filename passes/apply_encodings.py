@@ -24,9 +24,9 @@ from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ir.types import Stage
 from qcompiler.ops.quantizers import is_leaf, leaf_tensor, quantizer_of
 from qcompiler.passes.base import Pass, PassContext
-from qcompiler.passes.encoding_names import Names, Role
-from qcompiler.passes.fixed_grids import fixed_grid, is_dictated
-from qcompiler.passes.own_grids import put_quantizer_behind
+from qcompiler.passes.common.encoding_names import Names, Role
+from qcompiler.passes.common.fixed_grids import fixed_grid, is_dictated
+from qcompiler.passes.common.own_grids import put_quantizer_behind
 from qcompiler.quant.affine import along_axis
 from qcompiler.quant.encoding import Encoding, Encodings
 from qcompiler.quant.spec import QuantSpec

@@ -35,8 +35,8 @@ from qcompiler.ir.types import Stage
 from qcompiler.ops import SCALED
 from qcompiler.ops.quantizers import leaf_tensor
 from qcompiler.passes.base import Pass, PassContext
-from qcompiler.passes.channel_limits import limits_of, set_limits
-from qcompiler.passes.channel_tables import scales_of, set_scales
+from qcompiler.passes.common.channel_limits import limits_of, set_limits
+from qcompiler.passes.common.channel_tables import scales_of, set_scales
 from qcompiler.validation.contracts import Close, Contract
 
 

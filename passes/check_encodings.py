@@ -17,8 +17,8 @@ from qcompiler.ir.types import Stage
 from qcompiler.ops.quantization import is_calibrated
 from qcompiler.ops.quantizers import grid, is_leaf, leaf_tensor, quantizer_of
 from qcompiler.passes.base import Pass, PassContext
-from qcompiler.passes.encoding_names import Names, Place, Role
-from qcompiler.passes.fixed_grids import fixed_grid, is_dictated
+from qcompiler.passes.common.encoding_names import Names, Place, Role
+from qcompiler.passes.common.fixed_grids import fixed_grid, is_dictated
 from qcompiler.quant.encoding import BIAS_BITS, Encoding
 from qcompiler.targets import Target
 

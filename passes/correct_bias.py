@@ -30,8 +30,8 @@ from qcompiler.ir.types import Stage
 from qcompiler.ops.layers import Layer, leaf_of
 from qcompiler.ops.quantizers import grid, leaf_tensor, weight_codes
 from qcompiler.passes.base import Pass, PassContext
-from qcompiler.passes.equalization import parameter_readers
-from qcompiler.passes.two_models import LayerInputs, read_batches, run_both
+from qcompiler.passes.common.equalization import parameter_readers
+from qcompiler.passes.common.two_models import LayerInputs, read_batches, run_both
 from qcompiler.quant.affine import dequantize
 from qcompiler.validation.contracts import THRESHOLDS, Contract
 

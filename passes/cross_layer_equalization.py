@@ -39,16 +39,9 @@ from qcompiler.ir.graph import Graph, Node
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ops.layers import Layer
 from qcompiler.passes.base import Pass, PassContext
-from qcompiler.passes.channel_limits import CLAMPS, keeps_caps, limits_of, set_limits
-from qcompiler.passes.channel_tables import scales_of, set_scales
-from qcompiler.passes.equalization import (
-    FOREIGN,
-    Consumer,
-    Group,
-    forget_ranges,
-    groups,
-    scale_layer,
-)
+from qcompiler.passes.common.channel_limits import CLAMPS, keeps_caps, limits_of, set_limits
+from qcompiler.passes.common.channel_tables import scales_of, set_scales
+from qcompiler.passes.common.equalization import FOREIGN, Consumer, Group, forget_ranges, groups, scale_layer
 from qcompiler.validation.contracts import THRESHOLDS, Contract
 
 STEPS = 4

@@ -27,7 +27,7 @@ from qcompiler.ops.layers import Layer, leaf_of
 from qcompiler.ops.quantization import is_calibrated
 from qcompiler.ops.quantizers import code_limits, grid, leaf_tensor, quantizer_of, weight_codes
 from qcompiler.passes.base import Pass, PassContext, only_user
-from qcompiler.passes.channel_limits import CLAMPS
+from qcompiler.passes.common.channel_limits import CLAMPS
 from qcompiler.quant.affine import next_power_of_two
 from qcompiler.quant.arithmetic import Arithmetic
 from qcompiler.quant.requant import RequantSpec

@@ -14,7 +14,7 @@ import torch
 from qcompiler.ir.graph import Graph
 from qcompiler.ir.types import Stage
 from qcompiler.passes.base import Pass, PassContext
-from qcompiler.passes.fixed_grids import fixed_grid, is_dictated
+from qcompiler.passes.common.fixed_grids import fixed_grid, is_dictated
 from qcompiler.quant.spec import QuantSpec
 from qcompiler.validation.contracts import THRESHOLDS, Contract
 

@@ -15,7 +15,7 @@ from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ir.types import Stage
 from qcompiler.passes.base import Pass, PassContext, only_user
-from qcompiler.passes.channel_limits import CLAMPS, composed, limits_of, set_limits
+from qcompiler.passes.common.channel_limits import CLAMPS, composed, limits_of, set_limits
 
 
 @dataclass(frozen=True)

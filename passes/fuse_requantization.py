@@ -21,7 +21,7 @@ from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ir.types import Stage
 from qcompiler.ops.quantizers import activation_bounds, clamped_limits, code_limits, grid
 from qcompiler.passes.base import Pass, PassContext, only_user
-from qcompiler.passes.channel_limits import composed, limits_of, set_limits
+from qcompiler.passes.common.channel_limits import composed, limits_of, set_limits
 
 
 @dataclass(frozen=True)

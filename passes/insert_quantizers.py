@@ -33,7 +33,7 @@ from qcompiler.ops.borders import leaves_range
 from qcompiler.ops.layers import Layer, is_weighted
 from qcompiler.ops.quantizers import quantizer_of
 from qcompiler.passes.base import Pass, PassContext, only_user
-from qcompiler.passes.overrides import Overrides
+from qcompiler.passes.common.overrides import Overrides
 from qcompiler.quant.blocks import block_axis, block_count
 from qcompiler.quant.spec import QuantSpec
 from qcompiler.targets import Target

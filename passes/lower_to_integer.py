@@ -41,7 +41,7 @@ from qcompiler.ops.quantizers import (
 )
 from qcompiler.ops.resampling import resampling_weights
 from qcompiler.passes.base import Pass, PassContext
-from qcompiler.passes.proofs import Proofs
+from qcompiler.passes.common.proofs import Proofs
 from qcompiler.quant.affine import AffineParams, along_axis, quantize, quantize_bias
 from qcompiler.quant.arithmetic import (
     ELEMENTWISE_FLOAT32,

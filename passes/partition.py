@@ -6,7 +6,7 @@
 
 An island is as large as it can be without a path that leaves it and comes back; what only moves elements between two
 parts of one goes along, and so does an activation right behind it. Integers, indices and masks are never on a grid: all
-that computes them belongs to an island, see `exact_values`. Quantizers are placed around the call later, so
+that computes them belongs to an island, see `common.exact_values`. Quantizers are placed around the call later, so
 that it stands between a dequantize and a quantize. A target that runs nothing in float refuses, and says what to do.
 """
 
@@ -29,10 +29,10 @@ from qcompiler.ops.custom import function_name, registration
 from qcompiler.ops.kinds import integer_kinds
 from qcompiler.ops.work import elements, multiply_accumulates
 from qcompiler.passes.base import Pass, PassContext
-from qcompiler.passes.channel_limits import CLAMPS
-from qcompiler.passes.exact_values import integer_exact
-from qcompiler.passes.geometry import geometry_of
-from qcompiler.passes.overrides import Overrides
+from qcompiler.passes.common.channel_limits import CLAMPS
+from qcompiler.passes.common.exact_values import integer_exact
+from qcompiler.passes.common.geometry import geometry_of
+from qcompiler.passes.common.overrides import Overrides
 from qcompiler.targets import Target
 from qcompiler.validation.contracts import THRESHOLDS, Contract
 

@@ -20,7 +20,7 @@ from qcompiler.ir.graph import Graph
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.types import Stage
 from qcompiler.passes.base import Pass, PassContext
-from qcompiler.passes.channel_limits import keeps_caps
+from qcompiler.passes.common.channel_limits import keeps_caps
 from qcompiler.validation.contracts import THRESHOLDS, Contract
 
 

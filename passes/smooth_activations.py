@@ -36,7 +36,7 @@ from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ops.layers import Layer, leaf_of
 from qcompiler.ops.quantizers import is_leaf, leaf_tensor
 from qcompiler.passes.base import Pass, PassContext
-from qcompiler.passes.equalization import (
+from qcompiler.passes.common.equalization import (
     FOREIGN,
     Consumer,
     Group,

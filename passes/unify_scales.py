@@ -32,8 +32,8 @@ from qcompiler.ops.borders import leaves_range
 from qcompiler.ops.quantization import is_calibrated
 from qcompiler.ops.quantizers import leaf_tensor, quantizer_of
 from qcompiler.passes.base import Pass, PassContext
-from qcompiler.passes.fixed_grids import is_dictated
-from qcompiler.passes.own_grids import put_quantizer_behind
+from qcompiler.passes.common.fixed_grids import is_dictated
+from qcompiler.passes.common.own_grids import put_quantizer_behind
 from qcompiler.targets import Target
 from qcompiler.validation.contracts import THRESHOLDS, Contract
 

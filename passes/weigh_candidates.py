@@ -21,7 +21,7 @@ from qcompiler.errors import InputError, PassError
 from qcompiler.ir.graph import Graph
 from qcompiler.ir.types import Stage
 from qcompiler.passes.base import Pass, PassContext
-from qcompiler.passes.two_models import read_batches
+from qcompiler.passes.common.two_models import read_batches
 from qcompiler.validation.contracts import THRESHOLDS, Contract
 from qcompiler.validation.noise import float_outputs, squared_errors
 

@@ -17,13 +17,13 @@ from qcompiler.targets import Target, load_target, targets
 
 if TYPE_CHECKING:
     from qcompiler import frontends
-    from qcompiler.announced import analyze, prepare_quantized_training
-    from qcompiler.api import Compiled, compile
-    from qcompiler.artifact import Artifact, load
-    from qcompiler.checkup import Checkup, check
-    from qcompiler.qat import QATModule, batch_norm_divergence, prepare_qat, reestimate_batch_norm
-    from qcompiler.roofline import Estimate
-    from qcompiler.verify import Report
+    from qcompiler.analysis.checkup import Checkup, check
+    from qcompiler.artifact.artifact import Artifact, load
+    from qcompiler.program.roofline import Estimate
+    from qcompiler.session.announced import analyze, prepare_quantized_training
+    from qcompiler.session.compile import Compiled, compile
+    from qcompiler.session.qat import QATModule, batch_norm_divergence, prepare_qat, reestimate_batch_norm
+    from qcompiler.verification.forms import Report
 
 __all__ = [
     "Artifact",
@@ -49,20 +49,20 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Artifact": "artifact",
-    "Checkup": "checkup",
-    "Compiled": "api",
-    "Estimate": "roofline",
-    "QATModule": "qat",
-    "Report": "verify",
-    "analyze": "announced",
-    "batch_norm_divergence": "qat",
-    "check": "checkup",
-    "compile": "api",
-    "load": "artifact",
-    "prepare_qat": "qat",
-    "prepare_quantized_training": "announced",
-    "reestimate_batch_norm": "qat",
+    "Artifact": "artifact.artifact",
+    "Checkup": "analysis.checkup",
+    "Compiled": "session.compile",
+    "Estimate": "program.roofline",
+    "QATModule": "session.qat",
+    "Report": "verification.forms",
+    "analyze": "session.announced",
+    "batch_norm_divergence": "session.qat",
+    "check": "analysis.checkup",
+    "compile": "session.compile",
+    "load": "artifact.artifact",
+    "prepare_qat": "session.qat",
+    "prepare_quantized_training": "session.announced",
+    "reestimate_batch_norm": "session.qat",
 }
 """The module of each public name that is imported when it is used."""
 

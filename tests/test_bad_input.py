@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import qcompiler
 from qcompiler import errors
 from qcompiler.passes import Pass
-from qcompiler.pipeline import default_pipeline
+from qcompiler.session.pipeline import default_pipeline
 
 Options = dict[str, Any]
 

@@ -28,8 +28,8 @@ from qcompiler.passes.fix_ranges import FixRanges
 from qcompiler.passes.insert_quantizers import InsertQuantizers
 from qcompiler.passes.partition import Partition
 from qcompiler.passes.unify_scales import UnifyScales
-from qcompiler.pipeline import structural_passes
 from qcompiler.quant.encoding import Encodings
+from qcompiler.session.pipeline import structural_passes
 
 VERSIONS = encodings.VERSIONS
 

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from qcompiler.backends.encodings.write import VERSIONS
 from qcompiler.errors import EncodingsError
-from qcompiler.files import decode, parse_json, read_file
 from qcompiler.quant.encoding import Encoding, Encodings
+from qcompiler.storage.reading import decode, parse_json, read_file
 
 _DTYPE = re.compile(r"(?P<unsigned>u?)int(?P<bits>\d+)")
 _SLACK = 0.5

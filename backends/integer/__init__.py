@@ -1,18 +1,14 @@
-"""The integer program: format, emitter, memory plan and executor."""
+"""The integer program: emitter, memory plan and executor."""
 
 from collections.abc import Sequence
 
 from qcompiler.backends.integer.emit import emit
 from qcompiler.backends.integer.executor import Array, Executor, Sums
 from qcompiler.backends.integer.memory import plan, plan_program, sum_of_tensors
-from qcompiler.backends.integer.program import Instruction, Memory, Program, ProgramFiles
+from qcompiler.program.program import ProgramFiles
 
 __all__ = [
     "Executor",
-    "Instruction",
-    "Memory",
-    "Program",
-    "ProgramFiles",
     "Sums",
     "emit",
     "plan",

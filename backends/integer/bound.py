@@ -11,8 +11,8 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qcompiler.backends.integer.aliases import find_homes, overwritable
-from qcompiler.backends.integer.liveness import Tensors, rooms
+from qcompiler.program.aliases import find_homes, overwritable
+from qcompiler.program.liveness import Tensors, rooms
 
 
 @dataclass(frozen=True)

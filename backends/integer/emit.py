@@ -8,12 +8,12 @@ from typing import Literal, cast
 import numpy as np
 
 from qcompiler.backends.integer.memory import ALIGNMENT, plan_program
-from qcompiler.backends.integer.program import ISLAND_TENSOR, Array, Instruction, Program, ProgramFiles, Scalar, Tensor
 from qcompiler.errors import UnsupportedError
 from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.interpret import LEAVES
 from qcompiler.ir.text import print_graph
 from qcompiler.ir.types import Stage
+from qcompiler.program.program import ISLAND_TENSOR, Array, Instruction, Program, ProgramFiles, Scalar, Tensor
 
 
 def emit(

@@ -10,14 +10,14 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from qcompiler.backends.integer import islands
-from qcompiler.backends.integer.islands import Island
-from qcompiler.backends.integer.kernels import KERNELS, LAYERS, Call, channels_second, layer_multiplier, layer_reach
-from qcompiler.backends.integer.liveness import NUMPY_TYPES, core_of
 from qcompiler.backends.integer.planned import Arena, Plan
-from qcompiler.backends.integer.program import Memory, ProgramFiles, Tensor
 from qcompiler.errors import ArtifactError, InputError
-from qcompiler.files import machine_memory
+from qcompiler.program import islands
+from qcompiler.program.islands import Island
+from qcompiler.program.kernels import KERNELS, LAYERS, Call, channels_second, layer_multiplier, layer_reach
+from qcompiler.program.liveness import NUMPY_TYPES, core_of
+from qcompiler.program.program import Memory, ProgramFiles, Tensor
+from qcompiler.storage.reading import machine_memory
 
 Array: TypeAlias = npt.NDArray[Any]
 Observe: TypeAlias = Callable[[str, Array], None]

@@ -4,7 +4,7 @@
                                                    y  8..16 ──► z  8..16                over y
 
 A plan is near the largest number of bytes that are alive at once, below which no plan can be in that order; where it
-meets that bound it is as small as any. See `aliases` for what may lie on what.
+meets that bound it is as small as any. See `program.aliases` for what may lie on what.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import math
 from collections.abc import Callable, Iterator
 
 from qcompiler.backends.integer.bound import Regions
-from qcompiler.backends.integer.liveness import Tensors
 from qcompiler.backends.integer.placement import Placement, Rectangle
-from qcompiler.backends.integer.program import Memory, Program
 from qcompiler.backends.integer.schedule import schedule
+from qcompiler.program.liveness import Tensors
+from qcompiler.program.program import Memory, Program
 
 ALIGNMENT = 16
 """Of offsets, bytes, where nobody says otherwise: the width of the vector registers of small machines."""

@@ -13,9 +13,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from qcompiler.backends.integer.aliases import find_homes, overwritable, shows_same
-from qcompiler.backends.integer.liveness import NUMPY_TYPES, Tensors, rooms
-from qcompiler.backends.integer.program import Memory, Program
+from qcompiler.program.aliases import find_homes, overwritable, shows_same
+from qcompiler.program.liveness import NUMPY_TYPES, Tensors, rooms
+from qcompiler.program.program import Memory, Program
 
 POISON = 0xAA
 Array: TypeAlias = npt.NDArray[Any]

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from qcompiler.backends.integer.bound import Regions
-from qcompiler.backends.integer.liveness import Core
+from qcompiler.program.liveness import Core
 
 WORK = 300_000
 """What the exact search of one segment may look at: each step to a set of instructions, and each region that it may

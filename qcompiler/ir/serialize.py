@@ -17,13 +17,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from qcompiler.errors import ArtifactError, QCompilerError
-from qcompiler.files import decode, exists, parse_json, read_file
 from qcompiler.ir.graph import Module
 from qcompiler.ir.hashing import module_hash
 from qcompiler.ir.rewrite import Event, Record
 from qcompiler.ir.text import parse_module, print_module
 from qcompiler.storage.destination import Destination, read_whole
 from qcompiler.storage.occupant import Kind
+from qcompiler.storage.reading import decode, exists, parse_json, read_file
 
 TEXT, TENSORS, PROVENANCE, HASH = "module.txt", "tensors.safetensors", "provenance.json", "hash"
 

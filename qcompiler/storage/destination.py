@@ -33,8 +33,8 @@ from filelock import FileLock, Timeout
 
 from qcompiler.errors import ArtifactError
 from qcompiler.storage.exchange import exchange
-from qcompiler.storage.files import NEW, sync_folder, write_all, write_new
 from qcompiler.storage.occupant import SHOWN, Kind, content, entries, is_mount, listed, refuse_occupied, sha256
+from qcompiler.storage.writing import NEW, sync_folder, write_all, write_new
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qcompiler.errors import ArtifactError
-from qcompiler.storage.files import NEW
+from qcompiler.storage.writing import NEW
 
 SHOWN = 5
 """Files that a refusal names; of a folder with more it says that there are more."""

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from qcompiler.errors import ArtifactError
-from qcompiler.storage.files import NEW, sync
+from qcompiler.storage.writing import NEW, sync
 
 ALIGNMENT = 64
 """Bytes: what torch's allocator gives, and what the widest vector instructions read at once."""

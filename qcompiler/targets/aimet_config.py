@@ -26,8 +26,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from qcompiler.errors import TargetError
-from qcompiler.files import parse_json, read_file
 from qcompiler.quant.spec import QuantSpec, ScaleKind
+from qcompiler.storage.reading import parse_json, read_file
 from qcompiler.targets.onnx_types import ELSEWHERE, OPS
 from qcompiler.targets.target import Target
 

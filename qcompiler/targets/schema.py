@@ -21,7 +21,7 @@ SCHEMA = "qcompiler.hw/1"
 
 @dataclass(frozen=True)
 class By:
-    """Who honours a field: a file and the word by which it reads the field, `passes/fixed_grids.py: out_fixed`.
+    """Who honours a field: a file and the word by which it reads the field, `passes/common/fixed_grids.py: out_fixed`.
 
     Facts that change nothing in the integers, such as the size of a memory, are honoured by those who report them.
     """
@@ -57,7 +57,7 @@ class Identity(_Model):
     """Of the descriptor."""
     vendor: Annotated[Text, _REPORT] = ""
     """Who makes the hardware, or the software whose arithmetic this is."""
-    description: Annotated[Text, By("qcompiler/cli.py: description")] = ""
+    description: Annotated[Text, By("qcompiler/cli/commands.py: description")] = ""
     """One line for lists."""
     sources: Annotated[tuple[Text, ...], _REPORT] = ()
     """Where the numbers that are not obvious come from."""
@@ -91,7 +91,7 @@ class NumberType(_Model):
     """Width of these unsigned factors."""
     scale: Annotated[ScaleKind, By("qcompiler/targets/target.py: number.scale")] = ScaleKind.FLOAT
     """Any scale, or powers of two."""
-    packing: Annotated[Packing, By("backends/integer/program.py: packing")] = "none"
+    packing: Annotated[Packing, By("qcompiler/program/program.py: packing")] = "none"
     """How weights of four bits are stored: one in a byte, or two, the first of them in the low or in the high half."""
 
     @model_validator(mode="after")
@@ -190,9 +190,9 @@ class Roundings(_Model):
 class Accumulator(_Model):
     """Where products are summed."""
 
-    bits: Annotated[Annotated[Int, Field(ge=16, le=64)], By("passes/proofs.py: accumulator_bits")] = 32
+    bits: Annotated[Annotated[Int, Field(ge=16, le=64)], By("passes/common/proofs.py: accumulator_bits")] = 32
     """Its width."""
-    overflow: Annotated[Literal["forbid", "wrap", "saturate"], By("passes/proofs.py: overflow")] = "forbid"
+    overflow: Annotated[Literal["forbid", "wrap", "saturate"], By("passes/common/proofs.py: overflow")] = "forbid"
     """What happens beyond it. That no result is wrong for it is proven per channel, or the compile is refused: with
     `wrap` for final sums, with `forbid` for all that begin with the bias, with `saturate` for every partial sum."""
 
@@ -202,9 +202,9 @@ class Bias(_Model):
 
     bits: Annotated[Annotated[Int, Field(ge=8, le=64)], By("passes/lower_to_integer.py: bias_bits")] = 32
     """Width in which it is stored; of more than 32, in 64 bits."""
-    zero_point_folding: Annotated[Literal["compiler", "hardware"], By("passes/proofs.py: zero_point_folding")] = (
-        "hardware"
-    )
+    zero_point_folding: Annotated[
+        Literal["compiler", "hardware"], By("passes/common/proofs.py: zero_point_folding")
+    ] = "hardware"
     """Who takes the input's zero point out of the products; the compiler does it in the bias, which must fit then."""
 
 
@@ -238,7 +238,7 @@ class FixedGrid(_Model):
     """Size of a step."""
     zero_point: Annotated[Int, By("passes/fix_ranges.py: fixed.zero_point")]
     """Code of 0."""
-    bits: Annotated[Width, By("passes/fixed_grids.py: grid.bits")] = 8
+    bits: Annotated[Width, By("passes/common/fixed_grids.py: grid.bits")] = 8
     """Width of the results that it is for; of others the grid is found by calibration."""
 
 
@@ -282,7 +282,7 @@ class OpRule(_Model):
     per_channel: Annotated[Bool | None, By("qcompiler/targets/target.py: rule.per_channel")] = None
     """Whether weights may have one scale per channel; as the number type says where it is not said. Of tables: whether
     each channel may have one of its own, so that equalization goes through; not where it is not said."""
-    out_fixed: Annotated[FixedGrid | None, By("passes/fixed_grids.py: out_fixed")] = None
+    out_fixed: Annotated[FixedGrid | None, By("passes/common/fixed_grids.py: out_fixed")] = None
     """The grid of the results, which beats calibration."""
     limits: Annotated[Limits | None, By("qcompiler/targets/target.py: rule.limits")] = None
     """Sizes that they may have."""
@@ -313,13 +313,17 @@ class Tie(_Model):
 class Layout(_Model):
     """How tensors lie in memory."""
 
-    activations: Annotated[Literal["NHWC", "NCHW"], By("qcompiler/api.py: layout.activations")] = "NCHW"
+    activations: Annotated[Literal["NHWC", "NCHW"], By("qcompiler/session/compile.py: layout.activations")] = "NCHW"
     """Of images."""
-    weights: Annotated[Literal["OHWI", "OIHW"], By("qcompiler/api.py: layout.weights")] = "OIHW"
+    weights: Annotated[Literal["OHWI", "OIHW"], By("qcompiler/session/compile.py: layout.weights")] = "OIHW"
     """Of convolution weights."""
-    alignment: Annotated[Annotated[Int, Field(ge=1, le=4096)], By("qcompiler/api.py: layout.alignment")] = 16
+    alignment: Annotated[Annotated[Int, Field(ge=1, le=4096)], By("qcompiler/session/compile.py: layout.alignment")] = (
+        16
+    )
     """Activations begin at multiples of it, bytes: a power of two."""
-    channel_multiple: Annotated[Annotated[Int, Field(ge=1, le=4096)], By("qcompiler/roofline.py: channel_multiple")] = 1
+    channel_multiple: Annotated[
+        Annotated[Int, Field(ge=1, le=4096)], By("qcompiler/program/roofline.py: channel_multiple")
+    ] = 1
     """Channels that are computed at a time."""
 
     @model_validator(mode="after")
@@ -332,26 +336,30 @@ class Layout(_Model):
 class Memory(_Model):
     """One memory."""
 
-    name: Annotated[Text, By("qcompiler/roofline.py: memory.name")]
+    name: Annotated[Text, By("qcompiler/program/roofline.py: memory.name")]
     """Such as sram. Memories are tried in the order of the file."""
-    bytes: Annotated[Annotated[Count, Field(ge=1)], By("qcompiler/roofline.py: memory.bytes")]
+    bytes: Annotated[Annotated[Count, Field(ge=1)], By("qcompiler/program/roofline.py: memory.bytes")]
     """Its size."""
     holds: Annotated[
         Annotated[tuple[Literal["activations", "constants"], ...], Field(min_length=1)],
-        By("qcompiler/roofline.py: memory.holds"),
+        By("qcompiler/program/roofline.py: memory.holds"),
     ] = (
         "activations",
         "constants",
     )
     """What may lie in it."""
-    bytes_per_cycle: Annotated[Annotated[Real, Field(gt=0)] | None, By("qcompiler/roofline.py: bytes_per_cycle")] = None
+    bytes_per_cycle: Annotated[
+        Annotated[Real, Field(gt=0)] | None, By("qcompiler/program/roofline.py: bytes_per_cycle")
+    ] = None
     """Bandwidth."""
-    latency_cycles: Annotated[Count | None, By("qcompiler/roofline.py: latency_cycles")] = None
+    latency_cycles: Annotated[Count | None, By("qcompiler/program/roofline.py: latency_cycles")] = None
     """Before the first byte of a transfer, of which each tensor is one."""
-    burst_bytes: Annotated[Annotated[Count, Field(ge=1)] | None, By("qcompiler/roofline.py: burst_bytes")] = None
+    burst_bytes: Annotated[Annotated[Count, Field(ge=1)] | None, By("qcompiler/program/roofline.py: burst_bytes")] = (
+        None
+    )
     """Least that one transfer moves."""
     picojoules_per_byte: Annotated[
-        Annotated[Real, Field(ge=0)] | None, By("qcompiler/roofline.py: picojoules_per_byte")
+        Annotated[Real, Field(ge=0)] | None, By("qcompiler/program/roofline.py: picojoules_per_byte")
     ] = None
     """Energy."""
 
@@ -359,19 +367,19 @@ class Memory(_Model):
 class Compute(_Model):
     """How fast the core is, for estimates."""
 
-    clock_hz: Annotated[Annotated[Real, Field(gt=0)] | None, By("qcompiler/roofline.py: clock_hz")] = None
+    clock_hz: Annotated[Annotated[Real, Field(gt=0)] | None, By("qcompiler/program/roofline.py: clock_hz")] = None
     """Cycles per second."""
     macs_per_cycle: Annotated[
         dict[Annotated[Text, Field(pattern=r"^(4|8|16)x(4|8|16)$")], Annotated[Int, Field(ge=1, lt=2**31)]],
-        By("qcompiler/roofline.py: macs_per_cycle"),
+        By("qcompiler/program/roofline.py: macs_per_cycle"),
     ] = {}
     """By width of activation and weight, `8x8`: multiply-accumulates."""
     elementwise_per_cycle: Annotated[
-        Annotated[Int, Field(ge=1, lt=2**31)] | None, By("qcompiler/roofline.py: elementwise_per_cycle")
+        Annotated[Int, Field(ge=1, lt=2**31)] | None, By("qcompiler/program/roofline.py: elementwise_per_cycle")
     ] = None
     """Elements of everything else."""
     picojoules_per_mac: Annotated[
-        Annotated[Real, Field(ge=0)] | None, By("qcompiler/roofline.py: picojoules_per_mac")
+        Annotated[Real, Field(ge=0)] | None, By("qcompiler/program/roofline.py: picojoules_per_mac")
     ] = None
     """Energy."""
 
@@ -379,9 +387,11 @@ class Compute(_Model):
 class Verification(_Model):
     """How far ONNX Runtime may be from the integer program, layer by layer, on the same integers."""
 
-    layer_lsb: Annotated[Annotated[Int, Field(ge=0, lt=2**16)], By("qcompiler/verify.py: layer_lsb")] = 1
+    layer_lsb: Annotated[Annotated[Int, Field(ge=0, lt=2**16)], By("qcompiler/verification/forms.py: layer_lsb")] = 1
     """Steps of the result's grid."""
-    layer_fraction: Annotated[Annotated[Real, Field(ge=0, le=1)], By("qcompiler/verify.py: layer_fraction")] = 0.005
+    layer_fraction: Annotated[
+        Annotated[Real, Field(ge=0, le=1)], By("qcompiler/verification/forms.py: layer_fraction")
+    ] = 0.005
     """Share of the elements that may differ at all, beside those that one rounding in place of the mode's explains."""
 
 
@@ -414,7 +424,7 @@ class Simulation(_Model):
     float, and so are biases. Activations that cannot be negative, behind a ReLU or a sigmoid, have unsigned codes.
     """
 
-    reason: Annotated[Annotated[Text, Field(min_length=1)], By("qcompiler/api.py: simulation.reason")]
+    reason: Annotated[Annotated[Text, Field(min_length=1)], By("qcompiler/session/compile.py: simulation.reason")]
     """Why nothing can be compiled for it."""
     first_last_bits: Annotated[Width | None, By("passes/insert_quantizers.py: first_last_bits")] = None
     """Bits of the weights of the first and the last layer, and of the input of the last; None: as of the others."""

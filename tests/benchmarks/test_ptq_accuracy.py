@@ -14,7 +14,7 @@ from benchmarks.ptq_accuracy import QUICK, Cell, Store, cells, draw, main, measu
 from benchmarks.ptq_page import Figure, Measured, figure, section
 from benchmarks.ptq_tables import ACTIVATIONS, EQUALIZED, GOALS, METHODS, TABLES, WEIGHTS, Goal, Row, Run, Table
 from benchmarks.rendered import SPLITS, split
-from qcompiler.pipeline import print_pipeline
+from qcompiler.session.pipeline import print_pipeline
 
 SMALL = Table("Small", "Two rows.", ("resnet",), ("W8A8", "W4A8"), METHODS.rows[:2])
 FEW = Run(("resnet",), seeds=2, split="validation", images=60, calibration=32)

@@ -24,9 +24,9 @@ from qcompiler.ir.rewrite import Record
 from qcompiler.passes import PassContext, PassManager
 from qcompiler.passes.calibrate_activations import CalibrateActivations
 from qcompiler.passes.calibrate_weights import CalibrateWeights
-from qcompiler.pipeline import default_pipeline, parse_pipeline, quantization_passes
 from qcompiler.quant.affine import fake_quantize, qparams_from_range
 from qcompiler.quant.spec import QuantSpec
+from qcompiler.session.pipeline import default_pipeline, parse_pipeline, quantization_passes
 from qcompiler.targets import load_target
 from tests.passes.golden import refusals
 

@@ -23,8 +23,8 @@ from qcompiler.ir.graph import Graph, Module, Value
 from qcompiler.ir.interpret import interpret
 from qcompiler.ir.types import DType, TensorType
 from qcompiler.passes import PassContext, PassManager
-from qcompiler.pipeline import quantization_passes
 from qcompiler.quant.spec import QuantSpec
+from qcompiler.session.pipeline import quantization_passes
 from qcompiler.targets import load_target
 
 SPEC = QuantSpec.parse("s8")

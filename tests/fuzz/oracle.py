@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from torch.utils import _pytree
 
 import qcompiler
-from qcompiler.api import Compiled
 from qcompiler.errors import (
     CalibrationError,
     CaptureError,
@@ -34,6 +33,7 @@ from qcompiler.errors import (
     UnsupportedError,
     VerificationError,
 )
+from qcompiler.session.compile import Compiled
 from qcompiler.targets import Target, load_target
 from qcompiler.validation.metrics import sqnr_db
 from tests.fuzz.programs import Case, Program

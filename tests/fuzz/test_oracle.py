@@ -11,7 +11,7 @@ from torch import Tensor
 
 import qcompiler
 from qcompiler import errors
-from qcompiler.api import Compiled
+from qcompiler.session.compile import Compiled
 from tests.fuzz import oracle
 from tests.fuzz.oracle import FAILURES, Outcome, Verdict, judge
 from tests.fuzz.programs import Case, Program, Statement

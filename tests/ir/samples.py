@@ -15,7 +15,7 @@ from qcompiler.ir.text import parse_module
 from qcompiler.ir.types import Stage
 from qcompiler.passes.base import PassContext
 from qcompiler.passes.manager import PassManager
-from qcompiler.pipeline import default_pipeline, quantization_passes
+from qcompiler.session.pipeline import default_pipeline, quantization_passes
 from qcompiler.targets import load_target
 
 SMALL = """graph @main stage=float {

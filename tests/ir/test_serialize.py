@@ -13,7 +13,7 @@ from qcompiler.ir.hashing import module_hash, tensor_digest
 from qcompiler.ir.rewrite import Event, Record
 from qcompiler.ir.serialize import TENSORS, TEXT, load_module, save_module
 from qcompiler.ir.text import parse_module, print_module
-from tests.backends.test_integer_program import build
+from tests.backends.integer.test_executor import build
 
 TEXT_OF_ONE = """graph @main stage=float {
   input %x : f32[2, 4]

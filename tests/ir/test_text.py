@@ -17,7 +17,7 @@ from qcompiler.ir.registry import REQUIRED, OpDef, register
 from qcompiler.ir.text import parse_module, print_module
 from qcompiler.ir.types import DType, Stage, TensorType
 from qcompiler.quant.spec import QuantSpec
-from tests.backends.test_integer_program import build
+from tests.backends.integer.test_executor import build
 
 # An operator that takes anything, so that every kind of attribute and any number of results is printed.
 register(

@@ -19,7 +19,7 @@ from qcompiler.passes.canonicalize import Canonicalize
 from qcompiler.passes.fold_batch_norm import FoldBatchNorm
 from qcompiler.passes.insert_quantizers import InsertQuantizers
 from qcompiler.passes.manager import PassManager
-from qcompiler.pipeline import default_pipeline, quantization_passes
+from qcompiler.session.pipeline import default_pipeline, quantization_passes
 from qcompiler.targets import load_target, targets
 from qcompiler.validation.exact import output_codes
 

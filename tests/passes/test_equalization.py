@@ -31,8 +31,8 @@ from qcompiler.passes.insert_quantizers import InsertQuantizers
 from qcompiler.passes.partition import Partition
 from qcompiler.passes.replace_relu6 import ReplaceRelu6
 from qcompiler.passes.unify_scales import UnifyScales
-from qcompiler.pipeline import structural_passes
 from qcompiler.quant.spec import QuantSpec
+from qcompiler.session.pipeline import structural_passes
 from qcompiler.targets import load_target
 
 FRONT = structural_passes()[0]

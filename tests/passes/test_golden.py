@@ -17,7 +17,7 @@ from qcompiler.passes.fuse_activations import FuseActivations
 from qcompiler.passes.fuse_requantization import FuseRequantization
 from qcompiler.passes.insert_quantizers import InsertQuantizers
 from qcompiler.passes.unify_scales import UnifyScales
-from qcompiler.pipeline import quantization_passes
+from qcompiler.session.pipeline import quantization_passes
 from qcompiler.targets import load_target
 from tests.passes.golden import leaf, lines, module, refusals, run
 

@@ -15,7 +15,7 @@ from qcompiler.passes import PassManager
 from qcompiler.passes.base import Override, PassContext
 from qcompiler.passes.eliminate_dead_code import EliminateDeadCode
 from qcompiler.passes.partition import Partition
-from qcompiler.pipeline import structural_passes
+from qcompiler.session.pipeline import structural_passes
 from qcompiler.targets import load_target
 from tests.passes.golden import leaf, lines, module, run
 

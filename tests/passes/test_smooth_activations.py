@@ -29,7 +29,7 @@ from qcompiler.passes.insert_quantizers import InsertQuantizers
 from qcompiler.passes.partition import Partition
 from qcompiler.passes.smooth_activations import SmoothActivations
 from qcompiler.passes.unify_scales import UnifyScales
-from qcompiler.pipeline import parse_pipeline, structural_passes
+from qcompiler.session.pipeline import parse_pipeline, structural_passes
 from qcompiler.targets import load_target
 from tests.passes.golden import leaf, lines, module, refusals, run
 from tests.passes.test_equalization import PLACES, Net, measured, placed

@@ -20,7 +20,7 @@ from qcompiler.passes.calibrate_weights import CalibrateWeights
 from qcompiler.passes.correct_bias import CorrectBias
 from qcompiler.passes.start_candidate import StartCandidate
 from qcompiler.passes.weigh_candidates import WeighCandidates
-from qcompiler.pipeline import default_pipeline, parse_pipeline, print_pipeline, structural_passes
+from qcompiler.session.pipeline import default_pipeline, parse_pipeline, print_pipeline, structural_passes
 from qcompiler.targets import Target, load_target, targets
 from qcompiler.validation.contracts import THRESHOLDS, Contract
 from qcompiler.validation.exact import Codes, simulate

@@ -14,23 +14,24 @@ from torch import Tensor, nn
 
 from qcompiler import frontends
 from qcompiler.backends import onnx_qdq
-from qcompiler.backends.integer import Executor, ProgramFiles, emit
+from qcompiler.backends.integer import Executor, emit
 from qcompiler.ir.graph import Module
 from qcompiler.ir.interpret import interpret
 from qcompiler.ops.layers import Layer
 from qcompiler.ops.quantizers import weight_steps
-from qcompiler.passes import adaround_moments
-from qcompiler.passes.adaround import AdaRound
+from qcompiler.passes.adaptive_rounding import moments
+from qcompiler.passes.adaptive_rounding.adaround import AdaRound
 from qcompiler.passes.base import Pass, PassContext
 from qcompiler.passes.calibrate_weights import CalibrateWeights
 from qcompiler.passes.correct_bias import CorrectBias
 from qcompiler.passes.fix_ranges import FixRanges
 from qcompiler.passes.manager import PassManager
 from qcompiler.passes.unify_scales import UnifyScales
-from qcompiler.pipeline import default_pipeline, structural_passes
+from qcompiler.program.program import ProgramFiles
 from qcompiler.quant.affine import fake_quantize, quantize
 from qcompiler.quant.blocks import block_factors, block_view, expand_factors
 from qcompiler.quant.spec import QuantSpec
+from qcompiler.session.pipeline import default_pipeline, structural_passes
 from qcompiler.targets import load_target
 
 SPEC = QuantSpec(4, symmetric=True, narrow=True, axis=0, block=3)
@@ -203,8 +204,8 @@ def test_rows_with_blocks_that_are_too_long_for_their_moments(monkeypatch: pytes
     net, mixing = nn.Sequential(nn.Linear(60, 8)).eval(), torch.randn(60, 60) / 8
     x, unseen = torch.randn(64, 60) @ mixing, torch.randn(64, 60) @ mixing
     plain, _ = block_noise(net, x, unseen)
-    monkeypatch.setattr(adaround_moments, "LARGEST", 20)
-    monkeypatch.setattr(adaround_moments, "COLUMNS", 16)  # no multiple of the block
+    monkeypatch.setattr(moments, "LARGEST", 20)
+    monkeypatch.setattr(moments, "COLUMNS", 16)  # no multiple of the block
     ours, _ = block_noise(net, x, unseen, AdaRound())
     assert ours < 0.95 * plain
 

@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qcompiler.backends.integer import arithmetic
 from qcompiler.errors import ArtifactError, InputError
+from qcompiler.program import arithmetic
 from qcompiler.quant.requant import (
     RequantMode,
     RequantSpec,

@@ -22,11 +22,11 @@ from qcompiler.passes.fold_batch_norm import FoldBatchNorm
 from qcompiler.passes.insert_quantizers import InsertQuantizers
 from qcompiler.passes.partition import Partition
 from qcompiler.passes.unify_scales import UnifyScales
-from qcompiler.pipeline import structural_passes
 from qcompiler.quant.affine import dequantize, fake_quantize, qparams_from_range, quantize, quantize_bias
 from qcompiler.quant.rounding import Rounding
 from qcompiler.quant.rounding_search import Moments, round_to_data
 from qcompiler.quant.spec import QuantSpec
+from qcompiler.session.pipeline import structural_passes
 from qcompiler.targets import load_target
 
 FRONT = structural_passes()[0]

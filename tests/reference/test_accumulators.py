@@ -21,9 +21,9 @@ from qcompiler.ir.types import DType, QuantParams
 from qcompiler.passes.base import PassContext
 from qcompiler.passes.fit_biases import FitBiases
 from qcompiler.passes.manager import PassManager
-from qcompiler.pipeline import default_pipeline
 from qcompiler.quant.accumulator import accumulator_bounds, exact_in_float64, partial_sum_bound
 from qcompiler.quant.requant import RequantMode
+from qcompiler.session.pipeline import default_pipeline
 from qcompiler.targets import load_target
 from tests.reference.maker import Maker
 

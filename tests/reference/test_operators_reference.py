@@ -17,7 +17,7 @@ from qcompiler.ir.registry import Trait, known_ops
 from qcompiler.ir.types import DType, QuantParams, Stage, TensorType
 from qcompiler.quant.requant import RequantMode
 from qcompiler.quant.rounding import AverageRounding
-from tests.backends.test_integer_program import build
+from tests.backends.integer.test_executor import build
 from tests.reference import operators, requant
 from tests.reference.maker import Maker, check
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from qcompiler.artifact import MANIFEST, Artifact
+from qcompiler.artifact.artifact import MANIFEST, Artifact
 from qcompiler.errors import ArtifactError
 from qcompiler.storage import exchange, occupant
 from qcompiler.storage.destination import COMMIT, Destination, read_whole

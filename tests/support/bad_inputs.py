@@ -36,11 +36,11 @@ from torch import Tensor, nn
 
 import qcompiler
 from qcompiler import cli
+from qcompiler.cli.inputs import ImageFolder, load_tensors
 from qcompiler.errors import QCompilerError
-from qcompiler.inputs import ImageFolder, load_tensors
 from qcompiler.ir.serialize import load_module, save_module
-from qcompiler.pipeline import default_pipeline, parse_pipeline, print_pipeline
-from qcompiler.request import load_model
+from qcompiler.session.pipeline import default_pipeline, parse_pipeline, print_pipeline
+from qcompiler.session.request import load_model
 
 Files = dict[str, bytes]
 SECONDS = 120

@@ -19,7 +19,7 @@ from qcompiler.ir.interpret import LEAVES
 from qcompiler.ir.text import print_graph
 from qcompiler.passes.base import PassContext
 from qcompiler.passes.manager import PassManager
-from qcompiler.pipeline import default_pipeline
+from qcompiler.session.pipeline import default_pipeline
 from qcompiler.targets import Target, load_target
 
 GOLDEN = Path(__file__).with_name("golden")

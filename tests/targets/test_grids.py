@@ -16,9 +16,9 @@ from qcompiler.errors import CalibrationError, ParseError, TargetError
 from qcompiler.passes import Pass
 from qcompiler.passes.calibrate_activations import CalibrateActivations
 from qcompiler.passes.calibrate_weights import CalibrateWeights
-from qcompiler.pipeline import default_pipeline
 from qcompiler.quant.affine import dequantize, qparams_from_range, quantize
 from qcompiler.quant.spec import QuantSpec, ScaleKind
+from qcompiler.session.pipeline import default_pipeline
 from qcompiler.targets import Target, load_target
 from tests.passes.golden import leaf, module
 from tests.targets.test_targets import EXTENDS, ROOMY, write

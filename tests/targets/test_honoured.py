@@ -17,15 +17,15 @@ from torch import Tensor, nn
 import qcompiler
 from qcompiler import frontends
 from qcompiler.backends import onnx_qdq
-from qcompiler.backends.integer import Executor, ProgramFiles, emit
-from qcompiler.backends.integer.program import Program
+from qcompiler.backends.integer import Executor, emit
 from qcompiler.errors import ArtifactError, TargetError, UnsupportedError
 from qcompiler.ir.graph import Module
 from qcompiler.ir.interpret import interpret
 from qcompiler.ir.types import DType
 from qcompiler.passes.base import Override, PassContext
 from qcompiler.passes.manager import PassManager
-from qcompiler.pipeline import default_pipeline
+from qcompiler.program.program import Program, ProgramFiles
+from qcompiler.session.pipeline import default_pipeline
 from qcompiler.targets import Target, load_target
 
 HEAD = 'schema = "qcompiler.hw/1"\nextends = "int8_dsp"\n[target]\nname = "chip"\n'

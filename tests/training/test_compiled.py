@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import qcompiler
-from qcompiler.qat import qat_module
+from qcompiler.session.qat import qat_module
 from qcompiler.training.batch_norm import Style
 
 INPUTS = torch.randn(8, 3, 6, 6, generator=torch.Generator().manual_seed(0))

@@ -22,8 +22,8 @@ from qcompiler.backends.integer.c.frames import fill
 from qcompiler.backends.integer.c.memory import NUMPY, SIZES
 from qcompiler.backends.integer.c.shapes import physical_axes
 from qcompiler.backends.integer.c.text import parse_elements
-from qcompiler.backends.integer.program import Array
 from qcompiler.errors import ArtifactError, InputError, ToolchainError
+from qcompiler.program.program import Array
 
 Folder: TypeAlias = Mapping[str, bytes] | str | Path
 

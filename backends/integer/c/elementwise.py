@@ -21,8 +21,8 @@ from qcompiler.backends.integer.c.writer import (
     scale_in,
     scale_of,
 )
-from qcompiler.backends.integer.kernels import Call
 from qcompiler.errors import ArtifactError, UnsupportedError
+from qcompiler.program.kernels import Call
 
 
 def _types(writer: Writer, step: Step) -> dict[str, str]:

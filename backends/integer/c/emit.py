@@ -16,8 +16,8 @@ from qcompiler.backends.integer.c.shapes import shapes_for_batch
 from qcompiler.backends.integer.c.text import comment
 from qcompiler.backends.integer.c.vectors import Vector, vector_files
 from qcompiler.backends.integer.c.writer import Step, Writer
-from qcompiler.backends.integer.program import ProgramFiles
 from qcompiler.errors import InputError, UnsupportedError
+from qcompiler.program.program import ProgramFiles
 
 
 def emit(files: ProgramFiles, name: str, memory: Memory, vectors: Sequence[Vector] = ()) -> dict[str, bytes]:

@@ -13,7 +13,7 @@ from qcompiler.backends.integer.c.memory import NUMPY, SIZES
 from qcompiler.backends.integer.c.shapes import Shape, physical_axes
 from qcompiler.backends.integer.c.text import comment, dimensions, integer, real, sizes
 from qcompiler.backends.integer.c.writer import Step, Writer
-from qcompiler.backends.integer.program import Instruction
+from qcompiler.program.program import Instruction
 
 SCHEMA = "qcompiler.c/1"
 CONTRACT = "contract.json"

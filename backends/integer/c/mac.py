@@ -23,9 +23,9 @@ from qcompiler.backends.integer.c.writer import (
     largest_step,
     scale_of,
 )
-from qcompiler.backends.integer.kernels import Call
-from qcompiler.backends.integer.program import Array
 from qcompiler.errors import UnsupportedError
+from qcompiler.program.kernels import Call
+from qcompiler.program.program import Array
 
 Int = npt.NDArray[np.int64]
 

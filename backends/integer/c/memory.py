@@ -8,8 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
-from qcompiler.backends.integer.program import Instruction, Program
 from qcompiler.errors import UnsupportedError
+from qcompiler.program.program import Instruction, Program
 
 CTYPES = {"i4": "int8_t", "u4": "uint8_t", "i8": "int8_t", "u8": "uint8_t", "i16": "int16_t", "u16": "uint16_t"}
 """How C holds codes; those of four bits take a byte."""

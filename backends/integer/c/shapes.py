@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from qcompiler.backends.integer.program import Instruction, ProgramFiles
 from qcompiler.errors import UnsupportedError
+from qcompiler.program.program import Instruction, ProgramFiles
 
 Shape: TypeAlias = tuple[int, ...]
 

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from qcompiler.backends.integer.program import Array
+from qcompiler.program.program import Array
 
 Value: TypeAlias = "int | float | str | Sequence[Value] | Mapping[str, Value]"
 

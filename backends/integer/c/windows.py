@@ -7,9 +7,9 @@ import numpy as np
 from qcompiler.backends.integer.c.library import RAW
 from qcompiler.backends.integer.c.text import Value
 from qcompiler.backends.integer.c.writer import Step, Writer, accumulator, largest_step
-from qcompiler.backends.integer.kernels import Call
-from qcompiler.backends.integer.program import Array
 from qcompiler.errors import UnsupportedError
+from qcompiler.program.kernels import Call
+from qcompiler.program.program import Array
 
 
 def _images(writer: Writer, step: Step, call: Call) -> tuple[dict[str, Value], dict[str, Value]]:

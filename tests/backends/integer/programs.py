@@ -9,8 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from hypothesis import strategies as st
 
-from qcompiler.backends.integer import Program, ProgramFiles
-from qcompiler.backends.integer.program import Instruction, Tensor
+from qcompiler.program.program import Instruction, Program, ProgramFiles, Tensor
 
 Shape = tuple[int, ...]
 HALF_OF_SUM: dict[str, Any] = {

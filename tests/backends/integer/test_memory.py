@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qcompiler.backends.integer import Executor, Memory, Program, ProgramFiles, plan, plan_program, sum_of_tensors
-from qcompiler.backends.integer.aliases import MOST_VIEWS, OVERWRITES, check_memory, find_homes
-from qcompiler.backends.integer.liveness import Tensors, core_of
+from qcompiler.backends.integer import Executor, plan, plan_program, sum_of_tensors
 from qcompiler.backends.integer.memory import ALIGNMENT
 from qcompiler.errors import ArtifactError, InputError, UnsupportedError
+from qcompiler.program.aliases import MOST_VIEWS, OVERWRITES, check_memory, find_homes
+from qcompiler.program.liveness import Tensors, core_of
+from qcompiler.program.program import Memory, Program, ProgramFiles
 from tests.backends.integer.programs import HALF_OF_SUM, Builder, inputs_of, runnable
 
 

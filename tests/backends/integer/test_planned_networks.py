@@ -14,14 +14,15 @@ from torch import Tensor, nn
 import qcompiler
 from benchmarks.networks import NETWORKS, TWINS, load
 from examples.digits.model import load_digits_net
-from qcompiler.backends.integer import Executor, ProgramFiles, emit
+from qcompiler.backends.integer import Executor, emit
 from qcompiler.backends.integer.memory import plan, plan_program
 from qcompiler.frontends import capture
 from qcompiler.passes.base import PassContext
 from qcompiler.passes.manager import PassManager
-from qcompiler.pipeline import default_pipeline
+from qcompiler.program.program import ProgramFiles
+from qcompiler.session.pipeline import default_pipeline
 from qcompiler.targets import load_target
-from qcompiler.verify import Forms, verify
+from qcompiler.verification.forms import Forms, verify
 
 Layout = Literal["NHWC", "NCHW"]
 ALLOWED = 1.02
@@ -164,7 +165,7 @@ def test_verification_finds_a_plan_that_destroys_what_is_read(monkeypatch: pytes
     broken = files.program.model_copy(
         update={"memory": memory.model_copy(update={"offsets": offsets, "bytes": 2 * memory.bytes})}
     )
-    monkeypatch.setattr("qcompiler.backends.integer.program.check_memory", lambda program, memory: None)
+    monkeypatch.setattr("qcompiler.program.program.check_memory", lambda program, memory: None)
     damaged = ProgramFiles(broken, files.constants)
     found = verify(Forms(damaged, None, quantized.main, module.main), [x], target)
     assert not found.passed

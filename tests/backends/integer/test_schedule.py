@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from qcompiler.backends.integer import Program, ProgramFiles
 from qcompiler.backends.integer.bound import Regions
-from qcompiler.backends.integer.liveness import Tensors
 from qcompiler.backends.integer.schedule import schedule
+from qcompiler.program.liveness import Tensors
+from qcompiler.program.program import Program, ProgramFiles
 from tests.backends.integer.programs import Builder, runnable
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qcompiler.backends.integer import ProgramFiles, emit
-from qcompiler.backends.integer.program import Instruction, Program, Tensor
+from qcompiler.backends.integer import emit
 from qcompiler.ir.graph import Graph
 from qcompiler.ir.interpret import interpret
+from qcompiler.program.program import Instruction, Program, ProgramFiles, Tensor
 from tests.reference import test_operators_reference as fixed
 from tests.reference import test_random_reference as random
 from tests.reference.maker import Maker

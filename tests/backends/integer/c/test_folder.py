@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qcompiler.backends.integer import Executor, ProgramFiles, c
-from qcompiler.backends.integer.program import Instruction
+from qcompiler.backends.integer import Executor, c
 from qcompiler.errors import ArtifactError, InputError, UnsupportedError
+from qcompiler.program.program import Instruction, ProgramFiles
 from tests.backends.integer.c.builds import STRICT, random_codes
 from tests.backends.integer.c.plans import Plan, separate
 from tests.backends.integer.c.test_networks import program

@@ -12,11 +12,12 @@ import torch
 import torchvision
 from torch import nn
 
-from qcompiler.backends.integer import Executor, ProgramFiles, c, emit
+from qcompiler.backends.integer import Executor, c, emit
 from qcompiler.errors import InputError, ToolchainError
+from qcompiler.program.program import ProgramFiles
 from tests.backends.integer.c.builds import SANITIZED, codes_of, differing, random_codes
 from tests.backends.integer.c.plans import separate
-from tests.backends.test_integer_program import Mixed
+from tests.backends.integer.test_executor import Mixed
 from tests.passes.test_default_pipeline import compiled
 
 

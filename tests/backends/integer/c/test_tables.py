@@ -6,8 +6,8 @@ from qcompiler.backends.integer.c.library import MODES, RAW, ROUNDINGS
 from qcompiler.backends.integer.c.memory import CTYPES, NUMPY
 from qcompiler.backends.integer.c.real import ROUNDED
 from qcompiler.backends.integer.c.rules import ENDS, RULES, WITHOUT_C
-from qcompiler.backends.integer.kernels import KERNELS
 from qcompiler.ir.types import DType
+from qcompiler.program.kernels import KERNELS
 from qcompiler.quant.requant import RequantMode
 from qcompiler.quant.rounding import AverageRounding, Rounding
 from tests.reference.maker import CODES

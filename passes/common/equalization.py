@@ -1,0 +1,397 @@
+"""Which layers can be rescaled against one another: the ground of equalization, of bias absorption and of smoothing.
+
+A layer whose output channels are divided by s > 0 gives the same result when every layer that reads them multiplies its
+weights by s, as long as what stands in between commutes with a positive factor: f(s x) = s f(x). A clamp does, once its
+limits are divided by s too, which takes limits per channel; a function such as SiLU does as f(s x) / s, which takes a
+table per channel. A product does, where one of its operands comes from elsewhere, be it through a layer that
+reads the channels: the gate of a squeeze-and-excite.
+
+    A ──► relu ──► max_pool ──► flatten ──► B        conv A, channel c: positions c*P .. c*P + P - 1 of linear B
+               └─► depthwise conv ──► ...            every reader of the channels is a part of the group
+
+What moves elements is followed by moving the channel numbers themselves: a tensor of the value's shape that says at
+each position from which channel of A the element comes.
+
+Source: Nagel et al. 2019, arXiv:1906.04721, section 4.1 (positive scaling equivariance).
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import NoReturn, cast
+
+import torch
+from torch import Tensor
+
+from qcompiler.calibration import gaussian
+from qcompiler.calibration.statistics import set_statistics, statistics_of
+from qcompiler.errors import GraphError, InputError
+from qcompiler.ir.dims import evaluate_dim, symbols_of
+from qcompiler.ir.graph import Graph, Node, Value
+from qcompiler.ir.registry import Trait
+from qcompiler.ir.rewrite import Rewriter
+from qcompiler.ops.layers import Layer, leaf_of
+from qcompiler.ops.quantization import is_calibrated
+from qcompiler.ops.quantizers import activation_bounds, is_leaf, leaf_tensor
+from qcompiler.passes.common.channel_tables import function_of
+
+FOREIGN = -1
+"""Channel number of elements that come from elsewhere: other parts of a concat, a border."""
+
+SAMPLES = 2
+"""Samples for which channels are followed: with one, what moves elements from sample to sample would not show."""
+
+SPATIAL_MEANS = ("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "resize")
+"""Ops that keep the channels and mix pixels with weights that are not negative."""
+
+
+@dataclass(frozen=True)
+class Consumer:
+    """A layer that reads rescaled channels.
+
+    Args:
+        node: The layer.
+        channels: int64, one per input channel of the layer: the channel of the producer, or FOREIGN.
+    """
+
+    node: Node
+    channels: Tensor
+
+
+@dataclass(frozen=True)
+class PerChannel:
+    """A node with parameters that follow the channels.
+
+    Args:
+        node: A `clamp` or `clamp_channels`, a function of one number or a `scaled_unary`.
+        axis: Of its input, along which the channels lie.
+        channels: int64, one per index of that axis: the channel of the producer, or FOREIGN.
+    """
+
+    node: Node
+    axis: int
+    channels: Tensor
+
+
+@dataclass(frozen=True)
+class Group:
+    """A layer, or another node with a factor per channel, and all that reads its output channels.
+
+    Args:
+        producer: The layer.
+        consumers: The layers at the ends of all paths.
+        between: The nodes on the way, in order, each once.
+        caps: Those of them that clamp to other numbers than 0.
+        tables: Those of them that are tables, other than straight lines from 0.
+    """
+
+    producer: Node
+    consumers: tuple[Consumer, ...]
+    between: tuple[Node, ...]
+    caps: tuple[PerChannel, ...] = ()
+    tables: tuple[PerChannel, ...] = ()
+
+
+class Refused(Exception):  # noqa: N818  # no error: it ends a search
+    """The channels of a layer cannot be rescaled; the text says why."""
+
+
+def scale_layer(
+    layer: Layer, rewriter: Rewriter, *, outputs: Tensor | None = None, inputs: Tensor | None = None
+) -> None:
+    """Multiply a layer's parameters, and what is known of its result, by factors; rounded once.
+
+    Args:
+        layer: A layer.
+        rewriter: Writes.
+        outputs: float64 [output channels], for weight, bias and statistics; None: 1.
+        inputs: float64 [input channels], for the weight; None: 1.
+    """
+    weight = layer.weight_tensor()
+    one = torch.ones(layer.groups, dtype=torch.float64)
+    rows, columns = (one if factors is None else factors for factors in (outputs, inputs))
+    factors = rows.reshape(layer.groups, -1, 1, 1) * columns.reshape(layer.groups, 1, -1, 1)
+    rewriter.write_tensor(
+        layer.weight, layer.from_rows(layer.rows(weight.to(torch.float64)) * factors).to(weight.dtype)
+    )
+    if outputs is None:
+        return
+    if layer.bias is not None:
+        tensor = leaf_tensor(layer.bias)
+        rewriter.write_tensor(layer.bias, (tensor.to(torch.float64) * outputs).to(tensor.dtype))
+    statistics = statistics_of(layer.node)
+    if statistics is not None:
+        set_statistics(layer.node, gaussian.scale(statistics, outputs))
+
+
+def producer_axis(node: Node) -> int:
+    """The axis of the channels that a producer gives, from 0: of a product with a constant, that of the constant.
+
+    Raises:
+        Refused: A product with a constant that has not one axis.
+    """
+    if node.op == "mul":
+        factor = constant_factor(node)
+        sizes = leaf_tensor(leaf_of(factor)).shape if factor is not None else ()
+        axes = [axis - len(sizes) for axis, size in enumerate(sizes) if size != 1]
+        if len(axes) != 1:
+            raise Refused("its constant is not one number per channel")
+        return node.output.type.rank + axes[0]
+    return node.output.type.rank - 1 if node.op == "layer_norm" else Layer(node).output_axis
+
+
+def constant_factor(node: Node) -> Value | None:
+    """The operand of a product that alone is a tensor of the model, or the quantizer of one; None without it."""
+    constants = [value for value in node.inputs if is_leaf(leaf_of(value))] if node.op == "mul" else []
+    return constants[0] if len(constants) == 1 else None
+
+
+def parameter_readers(graph: Graph) -> dict[Value, int]:
+    """How many nodes read each parameter, quantizers aside; a float island that has it too counts as well."""
+    readers: dict[str, int] = {}
+    leaves: dict[Value, str] = {}
+    for other in graph.module.graphs.values():
+        for node in other.nodes:
+            if node.op in ("fake_quantize", "fake_quantize_bias"):
+                continue
+            for value in node.inputs:
+                leaf = leaf_of(value)
+                if leaf.producer is None or not is_leaf(leaf):
+                    continue
+                ref = str(leaf.producer.attributes["ref"])
+                readers[ref] = readers.get(ref, 0) + 1
+                if other is graph:
+                    leaves[leaf] = ref
+    return {leaf: readers[ref] for leaf, ref in leaves.items()}
+
+
+def groups(
+    graph: Graph,
+    refused: Callable[[Node, str], None] | None = None,
+    *,
+    may_produce: Callable[[Node], object] = Layer.of,
+    caps: bool = False,
+    tables: Callable[[str], bool] | None = None,
+) -> Iterator[Group]:
+    """The groups of `graph`, one per layer whose channels can be rescaled, in order.
+
+    Args:
+        graph: CANONICAL or QUANTIZED.
+        refused: Called with each other layer and the reason.
+        may_produce: Which nodes have a factor per output channel, into which a scale can go.
+        caps: Whether a clamp may get limits per channel; else it ends the way.
+        tables: Which functions may get a table per channel; the others end the way, as all do with None.
+    """
+    positions = {node: index for index, node in enumerate(graph.nodes)}
+    readers = parameter_readers(graph)
+    for node in positions:
+        if not may_produce(node):
+            continue
+        try:
+            group = _group(node, positions, capped=caps, tabled=tables)
+            for layer in (group.producer, *(consumer.node for consumer in group.consumers)):
+                if any(readers.get(leaf_of(value), 0) > 1 for value in layer.inputs):
+                    raise Refused(f"the parameters of {layer.name} are those of another layer too")
+        except Refused as reason:
+            if refused is not None:
+                refused(node, str(reason))
+            continue
+        yield group
+
+
+def _shape(value: Value, graph: Graph) -> list[int]:
+    """The sizes of `value` for a few samples, which lie in it as any number of them do.
+
+    Raises:
+        Refused: There are no such sizes.
+    """
+    names = sorted({symbol.name for size in value.type.shape for symbol in symbols_of(size)})
+    bindings = {}
+    for index, name in enumerate(names):
+        low, high = graph.bounds.get(name, (1, SAMPLES + index))
+        bindings[name] = min(max(low, SAMPLES + index), high)
+    try:
+        sizes = [evaluate_dim(size, bindings) for size in value.type.shape]
+    except (GraphError, InputError) as error:
+        raise Refused(f"%{value.name} has no size for {SAMPLES} samples") from error
+    if min(sizes, default=1) < 1:
+        raise Refused(f"%{value.name} is empty for {SAMPLES} samples")
+    return sizes
+
+
+def _group(
+    producer: Node, positions: Mapping[Node, int], *, capped: bool, tabled: Callable[[str], bool] | None
+) -> Group:
+    shape = _shape(producer.output, producer.graph)
+    axis = producer_axis(producer)
+    numbers = torch.arange(shape[axis]).reshape([-1 if a == axis else 1 for a in range(len(shape))]).expand(shape)
+    maps = {producer.output: numbers}
+    consumers: list[Consumer] = []
+    between: list[Node] = []
+    caps: list[PerChannel] = []
+    tables: list[PerChannel] = []
+    waiting: list[tuple[int, Node]] = []
+    seen: set[Node] = set()
+
+    def follow(value: Value) -> None:
+        if producer.graph.is_output(value):
+            raise Refused(f"%{value.name} is an output of the model")
+        for user in value.users:
+            if user not in seen:
+                seen.add(user)
+                heapq.heappush(waiting, (positions[user], user))
+
+    follow(producer.output)
+    while waiting:  # in the order of the graph: a concat comes after all of its parts
+        _, node = heapq.heappop(waiting)
+        layer = Layer.of(node)
+        if layer is not None and node.inputs[0] in maps:
+            consumers.append(Consumer(node, _channels_read(layer, maps[node.inputs[0]])))
+            continue
+        if node.op in ("clamp", "clamp_channels"):
+            caps.append(_cap(node, maps[node.inputs[0]], capped=capped))
+        if tabled is not None and function_of(node):
+            tables.append(_table(node, maps[node.inputs[0]], tabled))
+            maps[node.output] = maps[node.inputs[0]]
+        else:
+            maps[node.output] = _through(node, maps)
+        between.append(node)
+        follow(node.output)
+    if not consumers:
+        raise Refused("no layer reads it")
+    return Group(producer, tuple(consumers), tuple(between), tuple(caps), tuple(tables))
+
+
+def _channels_read(layer: Layer, numbers: Tensor) -> Tensor:
+    """The producer's channel of each input channel of `layer`."""
+    rows = numbers.movedim(layer.input_axis, 0).flatten(1)
+    if bool((rows != rows[:, :1]).any()):
+        raise Refused(f"{layer.node.name} reads several channels as one")
+    return rows[:, 0]
+
+
+def _cap(node: Node, numbers: Tensor, *, capped: bool) -> PerChannel:
+    """Where the channels lie that `node` clamps.
+
+    Raises:
+        Refused: Not along one axis, or there can be no limits per channel.
+    """
+    if not capped and node.op == "clamp":
+        low, high = activation_bounds(node)
+        raise Refused(f"{node.name} clamps to {low:g}..{high:g}, which no factor leaves alone")
+    if not capped:
+        raise Refused(f"{node.name} clamps each channel to limits of its own, which the target cannot")
+    if not all(map(is_leaf, node.inputs[1:])):
+        raise Refused(f"the limits of {node.name} are computed")
+    return _along_an_axis(node, numbers) or _refuse(f"{node.name} clamps several channels as one")
+
+
+def _table(node: Node, numbers: Tensor, tabled: Callable[[str], bool]) -> PerChannel:
+    """Where the channels lie that are looked up in the table of `node`.
+
+    Raises:
+        Refused: Not along one axis, or there can be no table per channel.
+    """
+    function = function_of(node)
+    if not tabled(function):
+        raise Refused(f"{node.name} is {function}, for which the target has one table for all channels")
+    if not all(map(is_leaf, node.inputs[1:])):
+        raise Refused(f"the scales of {node.name} are computed")
+    return _along_an_axis(node, numbers) or _refuse(f"{node.name} has one table for several channels")
+
+
+def _refuse(reason: str) -> NoReturn:
+    raise Refused(reason)
+
+
+def _along_an_axis(node: Node, numbers: Tensor) -> PerChannel | None:
+    """The axis of the parameters of `node`, or one that they can be along; None where channels lie across it."""
+    own = node.attributes.get("axis")
+    for axis in range(1, numbers.dim()) if own is None else (cast("int", own),):
+        rows = numbers.movedim(axis, 0).flatten(1)
+        if isinstance(node.output.type.shape[axis], int) and not bool((rows != rows[:, :1]).any()):
+            return PerChannel(node, axis, rows[:, 0])
+    return None
+
+
+def _through(node: Node, maps: dict[Value, Tensor]) -> Tensor:
+    """Where the elements of the result of `node` come from.
+
+    Raises:
+        Refused: It does not commute with a positive factor per channel.
+    """
+    if node.op == "fake_quantize":
+        if node.attributes["qmin"] is not None or node.attributes["qmax"] is not None:
+            raise Refused(f"{node.name} does the work of an activation already")
+        return maps[node.inputs[0]]
+    if node.op in ("relu", "leaky_relu", "prelu", "clamp", "clamp_channels"):
+        return maps[node.inputs[0]]
+    if node.op in SPATIAL_MEANS:
+        return _over_pixels(node, maps[node.inputs[0]])
+    if node.op == "mean":
+        return _mean(node, maps[node.inputs[0]])
+    if node.op == "mul":
+        return _product(node, maps)
+    if node.definition.has(Trait.MOVEMENT):
+        return _moved(node, maps)
+    raise Refused(f"{node.name} is {node.op}, which does not commute with a factor per channel")
+
+
+def _over_pixels(node: Node, numbers: Tensor) -> Tensor:
+    if bool((numbers != numbers[:, :, :1, :1]).any()):
+        raise Refused(f"{node.name} mixes pixels of several channels")
+    sizes = _shape(node.output, node.graph)
+    return numbers[:, :, :1, :1].expand(-1, -1, *sizes[2:])
+
+
+def _mean(node: Node, numbers: Tensor) -> Tensor:
+    axes = cast("tuple[int, ...]", node.attributes["axes"])
+    first = numbers
+    for axis in axes:
+        first = first.narrow(axis, 0, 1)
+    if bool((numbers != first).any()):
+        raise Refused(f"{node.name} averages several channels")
+    return first if node.attributes["keepdim"] else first.squeeze(axes)
+
+
+def _product(node: Node, maps: dict[Value, Tensor]) -> Tensor:
+    (first, *others) = (maps[value] for value in node.inputs if value in maps)
+    if others:
+        raise Refused(f"{node.name} multiplies the channels with one another")
+    return first.expand(_shape(node.output, node.graph))
+
+
+def _moved(node: Node, maps: dict[Value, Tensor]) -> Tensor:
+    if node.op == "pad" and node.attributes["value"] != 0.0:
+        raise Refused(f"{node.name} pads with {node.attributes['value']}, which no factor leaves alone")
+    operands = [
+        maps[value] if value in maps else torch.full(_shape(value, node.graph), FOREIGN) for value in node.inputs
+    ]
+    # Numbers are moved as they are, one up: a border of zeros is FOREIGN then.
+    try:
+        moved = node.definition.evaluate(node, [(item + 1).to(torch.float64) for item in operands])[0]
+    except (GraphError, RuntimeError) as error:  # sizes that follow the batch in more than their first axis
+        raise Refused(f"{node.name} moves elements from sample to sample") from error
+    return moved.to(torch.int64) - 1
+
+
+def forget_ranges(found: Iterable[Group], rewriter: Rewriter, *, weights: bool) -> bool:
+    """Make the quantizers on the ways of groups uncalibrated, and with `weights` those of the layers.
+
+    Returns:
+        Whether one of them had a range.
+    """
+    changed = False
+    for group in found:
+        quantizers = [node for node in group.between if node.op == "fake_quantize"]
+        layers = (group.producer, *(consumer.node for consumer in group.consumers)) if weights else ()
+        makers = [value.producer for layer in layers for value in layer.inputs if is_leaf(leaf_of(value))]
+        quantizers += [maker for maker in makers if maker is not None and maker.op == "fake_quantize"]
+        for quantizer in quantizers:
+            scale = leaf_tensor(quantizer.inputs[1])
+            if is_calibrated(scale):
+                rewriter.write_tensor(quantizer.inputs[1], torch.full_like(scale, torch.nan))
+                changed = True
+    return changed

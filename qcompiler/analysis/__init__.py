@@ -1,0 +1,1 @@
+"""Telling what quantization does to a model."""

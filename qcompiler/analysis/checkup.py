@@ -1,0 +1,400 @@
+"""Before any work: what will become of each node of a model on a target, why, and what would serve it better.
+
+The passes that only look at structure run on a copy: what they fold, what the target has, where quantizers go. Nothing
+is calibrated and nothing is written, so that a look at a large network takes seconds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+
+from qcompiler.frontends import capture
+from qcompiler.ir.graph import Graph, Node
+from qcompiler.ir.interpret import LEAVES
+from qcompiler.ir.registry import Trait
+from qcompiler.ir.rewrite import Record
+from qcompiler.ops import SCALED, UNARY
+from qcompiler.ops.custom import function_name
+from qcompiler.ops.layers import Layer, is_weighted
+from qcompiler.ops.quantizers import is_leaf
+from qcompiler.ops.work import elements, multiply_accumulates
+from qcompiler.passes import PassContext, PassManager
+from qcompiler.passes.base import Override
+from qcompiler.passes.common.overrides import Overrides
+from qcompiler.passes.fold_batch_norm import AFFINE, FoldBatchNorm
+from qcompiler.passes.partition import why_float
+from qcompiler.quant.spec import QuantSpec
+from qcompiler.session.pipeline import structural_passes
+from qcompiler.session.request import load_model
+from qcompiler.targets import Target, load_target
+
+Fate = Literal["quantized", "fused", "folded", "moved", "removed", "float", "refused"]
+
+LANES = 32
+"""Channels that vector units take at a time: fewer, or a number that it does not divide, leave some of them idle."""
+
+SPREAD = 16.0
+"""Largest over smallest range of a weight's channels from which one scale for all of them loses four bits and more."""
+
+
+@dataclass(frozen=True)
+class NodeFate:
+    """What will become of one captured node.
+
+    Args:
+        name: Of the node.
+        op: What it computes.
+        where: Module path and source line.
+        fate: `quantized`: computed in integers, a quantizer behind it. `fused`: computed in integers together with
+            what follows it. `folded`: part of another node. `moved`: moves codes, computes nothing. `removed`: nothing
+            of it is left. `float`: in a float island. `refused`: the target does not have it.
+        detail: Which grid, which node, or why.
+    """
+
+    name: str
+    op: str
+    where: str
+    fate: Fate
+    detail: str
+
+
+@dataclass(frozen=True)
+class Advice:
+    """Something that would serve a model better.
+
+    Args:
+        rule: Short name of what was looked at.
+        nodes: The nodes concerned.
+        text: What was found and what to do.
+    """
+
+    rule: str
+    nodes: tuple[str, ...]
+    text: str
+
+
+@dataclass(frozen=True)
+class Checkup:
+    """What a compile for a target would do.
+
+    Args:
+        target: Its name.
+        nodes: One entry per captured node, in order.
+        advice: Findings, the weightiest first.
+        diagnostics: Sentences from the capture.
+    """
+
+    target: str
+    nodes: tuple[NodeFate, ...]
+    advice: tuple[Advice, ...]
+    diagnostics: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing would be refused."""
+        return not self.of("refused")
+
+    def of(self, fate: Fate) -> tuple[NodeFate, ...]:
+        """The nodes of one fate."""
+        return tuple(node for node in self.nodes if node.fate == fate)
+
+    def to_dict(self) -> dict[str, object]:
+        """As JSON holds it."""
+        return {
+            "target": self.target,
+            "passed": self.passed,
+            "nodes": [dataclasses.asdict(node) for node in self.nodes],
+            "advice": [dataclasses.asdict(item) for item in self.advice],
+            "diagnostics": list(self.diagnostics),
+        }
+
+    def __str__(self) -> str:
+        lines = [f"{node.fate:9} %{node.name} {node.op}: {node.detail}" for node in self.nodes]
+        lines += [f"note: {text}" for text in self.diagnostics]
+        lines += [f"advice, {item.rule} ({_listed(item.nodes)}): {item.text}" for item in self.advice]
+        return "\n".join(lines)
+
+
+def check(
+    model: nn.Module | ExportedProgram | str | Path,
+    target: str | Path | Target = "int8_dsp",
+    *,
+    example_inputs: object = None,
+    overrides: Mapping[str, Override] | None = None,
+    device: torch.device | str | None = None,
+) -> Checkup:
+    """Say what `compile` would do with `model`, before any work.
+
+    The model stays as it is. Accumulators and biases are proven with real ranges, so that a compile may still refuse
+    what this lets pass; `advice` tells which layers are near.
+
+    Args:
+        model: As for `compile`.
+        target: As for `compile`. Where it refuses what it does not have, all of that is listed, not only the first.
+        example_inputs: As for `compile`.
+        overrides: As for `compile`.
+        device: Where the model is traced.
+
+    Raises:
+        CaptureError: The model cannot be traced.
+        UnsupportedError: It calls what cannot even be named in a graph.
+        InputError: The inputs or an override do not fit.
+    """
+    hardware = load_target(target)
+    captured = capture(load_model(model), example_inputs, device=device)
+    module = captured.module
+    names = [node for node in module.main.nodes if node.op not in LEAVES]
+    seen = {node.name: (_op_name(node), str(node.location)) for node in names}
+    lenient = hardware if hardware.fallback == "float" else hardware.override(fallback="float")
+    context = PassContext(lenient, [captured.inputs], overrides=overrides or {})
+    front, back = structural_passes()
+    records = PassManager(front).run(module, context)
+    wishes = Overrides.resolve(context.overrides, module.main)
+    outside = {node.name: why for node in module.main.nodes if (why := why_float(node, hardware, wishes))}
+    canonical = module.clone().main
+    whole = {node.name: (multiply_accumulates(node), elements(node)) for node in canonical.nodes}
+    PassManager(back, facts=_facts(front)).run(module, context)
+    fates = _fates(module.main, seen, records, outside, refused=hardware.fallback == "refuse")
+    nodes = tuple(NodeFate(name, *seen[name], *fates[name]) for name in seen)
+    advice = _advice(canonical, module.main, hardware, records, outside, whole)
+    return Checkup(hardware.name, nodes, tuple(advice), tuple(captured.diagnostics))
+
+
+def _op_name(node: Node) -> str:
+    """The op, or the function of torch that has none."""
+    return function_name(node) if node.op == "custom" else node.op
+
+
+def _facts(passes: Iterable[object]) -> frozenset[str]:
+    return frozenset(fact for item in passes for fact in getattr(item, "establishes", ()))
+
+
+def _fates(
+    graph: Graph,
+    seen: Mapping[str, tuple[str, str]],
+    records: Sequence[Record],
+    outside: Mapping[str, str],
+    *,
+    refused: bool,
+) -> dict[str, tuple[Fate, str]]:
+    """By captured node, its fate and the detail."""
+    fates: dict[str, tuple[Fate, str]] = {name: ("removed", _last_word(name, records)) for name in seen}
+    islands = graph.module.graphs
+    for node in graph.nodes:
+        if node.op in LEAVES or node.op in ("fake_quantize", "fake_quantize_bias", "scale_product"):
+            continue
+        if node.op == "call":
+            for member in islands[str(node.attributes["graph"])].nodes:
+                if member.op not in LEAVES:
+                    why = outside.get(member.name, "between parts of a float island")
+                    fate: Fate = "refused" if refused and member.name in outside else "float"
+                    _assign(fates, member, seen, (fate, why), records)
+            continue
+        _assign(fates, node, seen, _integer_fate(node), records)
+    return fates
+
+
+def _assign(
+    fates: dict[str, tuple[Fate, str]],
+    node: Node,
+    seen: Mapping[str, tuple[str, str]],
+    fate: tuple[Fate, str],
+    records: Sequence[Record],
+) -> None:
+    """Give the captured node behind `node` its fate; the others that it stands for were folded into it."""
+    origins = [name for name in node.origins if name in seen]
+    if not origins:
+        return
+    main = next((name for name in origins if seen[name][0] == _op_name(node)), origins[0])
+    for name in origins:
+        if name == main:
+            fates[name] = fate
+        elif fates[name][0] == "removed":
+            fates[name] = ("folded", f"into %{node.name}: {_last_word(name, records)}")
+
+
+def _integer_fate(node: Node) -> tuple[Fate, str]:
+    if node.definition.has(Trait.MOVEMENT):
+        return "moved", "moves codes on the grid of its input"
+    users = [user for value in node.outputs for user in value.users]
+    quantizer = next((user for user in users if user.op == "fake_quantize"), None)
+    details = [] if quantizer is None else [f"to {quantizer.attributes['spec']}"]
+    if quantizer is None:
+        details.append(f"one step with %{users[0].name}" if users else "an output of the model")
+    weight = node.inputs[1].producer if node.definition.has(Trait.MAC) else None
+    if weight is not None and weight.op == "fake_quantize":
+        spec = cast("QuantSpec", weight.attributes["spec"])
+        details.append(f"weight {spec}" + ("" if spec.axis is None else " per channel"))
+    return "fused" if quantizer is None else "quantized", ", ".join(details)
+
+
+def _last_word(name: str, records: Sequence[Record]) -> str:
+    """What was last said of the captured node `name`."""
+    words = [e.detail for r in records for e in r.events if e.kind == "rewrite" and name in (e.node, *e.origins)]
+    return words[-1] if words else "nobody reads its result"
+
+
+def _advice(
+    canonical: Graph,
+    quantized: Graph,
+    target: Target,
+    records: Sequence[Record],
+    outside: Mapping[str, str],
+    whole: Mapping[str, tuple[int, int]],
+) -> Iterator[Advice]:
+    """All findings; see the functions."""
+    nodes = list(canonical.nodes)
+    yield from _not_integer(nodes, target, outside, whole)
+    yield from _wide_spread(nodes, target)
+    yield from _long_sums(nodes, target)
+    yield from _unfolded(records)
+    if not any("statistics" in node.attributes and node.attributes["statistics"] for node in nodes):
+        macs = tuple(_captured(node) for node in nodes if node.definition.has(Trait.MAC))
+        if macs:
+            yield Advice("ranges", macs, "No batch norm tells the ranges of activations: give calibration_data.")
+    yield from _shared(nodes)
+    yield from _channels(nodes)
+    yield from _tables(nodes)
+    yield from _padding(nodes)
+
+
+def _not_integer(
+    nodes: Sequence[Node], target: Target, outside: Mapping[str, str], whole: Mapping[str, tuple[int, int]]
+) -> Iterator[Advice]:
+    strange = [node for node in nodes if node.name in outside]
+    if not strange:
+        return
+    shares = [
+        100 * sum(whole[node.name][k] for node in strange) / max(1, sum(item[k] for item in whole.values()))
+        for k in (0, 1)
+    ]
+    text = f"{shares[0]:.2f} % of the multiply-accumulates and {shares[1]:.2f} % of the elements are not integer. "
+    if target.fallback == "refuse":
+        text += f'Replace them, or let them run in float: load_target("{target.name}").override(fallback="float").'
+    else:
+        text += "Each island costs a dequantize and a quantize: keep them next to one another."
+    yield Advice("not integer", tuple(map(_captured, strange)), text)
+
+
+def _wide_spread(nodes: Sequence[Node], target: Target) -> Iterator[Advice]:
+    """Layers whose channels differ so much in range that one scale serves the small ones badly."""
+    found: dict[str, float] = {}
+    for node in _layers(nodes):
+        layer = Layer(node)
+        if target.weight_spec(node.op, layer.weight_axis).axis is not None:
+            continue
+        ranges = layer.weight_tensor().abs().transpose(0, layer.weight_axis).flatten(1).amax(1)
+        ranges = ranges[ranges > 0]
+        if ranges.numel() > 1 and float(ranges.max() / ranges.median()) >= SPREAD:
+            found[_captured(node)] = float(ranges.max() / ranges.median())
+    if found:
+        worst = max(found, key=found.__getitem__)
+        bits = math.log2(found[worst])
+        text = (
+            f"Ranges of the channels of one weight differ by {found[worst]:.0f} from the largest to the middle one "
+            f"(%{worst}): one scale for all leaves the middle one {bits:.1f} bits less. Use one scale per channel, "
+            f'load_target("{target.name}").override(per_channel=True), or equalize the layers.'
+        )
+        yield Advice("channel ranges", tuple(found), text)
+
+
+def _long_sums(nodes: Sequence[Node], target: Target) -> Iterator[Advice]:
+    """Layers whose sums could overflow with the worst weights and inputs."""
+    arithmetic = target.arithmetic
+    found: dict[str, int] = {}
+    for node in _layers(nodes):
+        terms = Layer(node).terms
+        bits = target.weight_spec(node.op, 0).bits + target.activation_spec(op=node.op).bits
+        width = arithmetic.at(node.op, target.activation_bits).accumulator_bits
+        if terms * 2 ** (bits - 1) >= 2 ** (width - 1):
+            found[_captured(node)] = width
+    if found:
+        text = (
+            f"With the worst weights and inputs the sum leaves the {min(found.values())} bits of the accumulator. The "
+            "proof at compile time takes the real weights; where it fails, use fewer bits there."
+        )
+        yield Advice("long sums", tuple(found), text)
+
+
+def _unfolded(records: Sequence[Record]) -> Iterator[Advice]:
+    events = [event for record in records if record.pass_name == FoldBatchNorm.name for event in record.events]
+    names = tuple(event.origins[0] for event in events if event.detail == AFFINE)
+    if names:
+        why = "; ".join(dict.fromkeys(event.detail for event in events if event.kind == "refusal"))
+        text = "They are layers of their own. Put a batch norm right behind a layer that nobody else reads."
+        yield Advice("batch norm", names, f"{text} Refused: {why}." if why else text)
+
+
+def _shared(nodes: Sequence[Node]) -> Iterator[Advice]:
+    """Weights that several nodes read."""
+    readers: dict[str, list[str]] = {}
+    for node in _layers(nodes):
+        leaf = node.inputs[1].producer
+        if leaf is not None:
+            readers.setdefault(str(leaf.attributes["ref"]), []).append(_captured(node))
+    names = tuple(name for group in readers.values() if len(group) > 1 for name in group)
+    if names:
+        text = (
+            "One weight serves several calls. Each call gets ranges of its own, but what rescales a weight for the "
+            "sake of one call changes all: equalization leaves such layers alone."
+        )
+        yield Advice("shared weights", names, text)
+
+
+def _channels(nodes: Sequence[Node]) -> Iterator[Advice]:
+    layers = [node for node in _layers(nodes) if node.op.startswith("conv")]
+    found = tuple(_captured(node) for node in layers if cast("int", node.output.type.shape[1]) % LANES)
+    if found:
+        text = f"The number of output channels is no multiple of {LANES}: vector units run partly idle."
+        yield Advice("channels", found, text)
+
+
+def _tables(nodes: Sequence[Node]) -> Iterator[Advice]:
+    found = tuple(_captured(node) for node in nodes if node.op in (*UNARY, SCALED, "prelu"))
+    if found:
+        text = (
+            "These activations are looked up in tables, which reads and writes the tensor once more. A relu or a clamp "
+            "costs nothing: it is part of the layer in front of it."
+        )
+        yield Advice("activations", found, text)
+
+
+def _padding(nodes: Sequence[Node]) -> Iterator[Advice]:
+    padded = [
+        _captured(node)
+        for node in _layers(nodes)
+        if node.op.startswith("conv")
+        and any(cast("tuple[int, ...]", node.attributes["padding"]))
+        and not _reads_an_input(node)
+    ]
+    if padded:
+        text = "They pad with zeros, so that a bias absorbed from the layer in front of them is wrong at the border."
+        yield Advice("padding", tuple(padded), text)
+
+
+def _reads_an_input(node: Node) -> bool:
+    return node.inputs[0].producer is None
+
+
+def _layers(nodes: Sequence[Node]) -> Iterator[Node]:
+    """Convolutions and linear layers with a weight of the model."""
+    return (node for node in nodes if is_weighted(node) and is_leaf(node.inputs[1]))
+
+
+def _captured(node: Node) -> str:
+    """The name of the captured node that `node` stands for."""
+    return node.origins[0] if node.origins else node.name
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(f"%{name}" for name in names[:4])
+    return shown if len(names) <= 4 else f"{shown} and {len(names) - 4} more"

@@ -1,0 +1,539 @@
+"""The folder that leaves the compiler: files, their hashes, and how to run them again.
+
+    out/  manifest.json     what it is: target, pipeline, nesting of inputs and outputs, what verification found, hashes
+          program.json      the integer program
+          weights.safetensors   its constants
+          model.onnx        the same model for ONNX Runtime
+          c/                the same in portable C99, where there is no float island
+          encodings.json    the grid of each of its tensors, for other tools
+          provenance.json   what each pass did and refused
+          report.html       the same for the eye
+
+Writing happens in `out.work/`, and `out/` is replaced in one step: see `storage.destination`. Loading needs neither the
+model's class nor pickle. The same compile gives the same bytes: no file holds a time or a path.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from qcompiler.artifact.manifest import SCHEMA, Manifest, Provenance, read_checked
+from qcompiler.artifact.report import report_html
+from qcompiler.backends import encodings as encodings_files
+from qcompiler.backends.integer import Executor, sum_of_tensors
+from qcompiler.backends.integer.c.form import FOLDER, why_not_ours
+from qcompiler.errors import ArtifactError, EncodingsError, InputError, QCompilerError, TargetError
+from qcompiler.ir import calls, tree
+from qcompiler.ir.settings import own_defaults
+from qcompiler.ir.types import DType
+from qcompiler.passes.base import check_seed
+from qcompiler.program.program import Program, ProgramFiles
+from qcompiler.program.roofline import Estimate, estimate
+from qcompiler.quant.encoding import Encodings
+from qcompiler.storage.destination import Destination, read_whole
+from qcompiler.storage.occupant import Kind
+from qcompiler.storage.reading import decode, exists, read_file
+from qcompiler.targets import Target
+
+if TYPE_CHECKING:
+    from qcompiler.verification.forms import ReadBack, Report
+
+MANIFEST, PROGRAM, WEIGHTS, ONNX = "manifest.json", "program.json", "weights.safetensors", "model.onnx"
+PROVENANCE, REPORT, ENCODINGS = "provenance.json", "report.html", "encodings.json"
+_REQUIRED = (PROGRAM, WEIGHTS, ONNX, PROVENANCE)
+_C_FILE = re.compile(rf"{FOLDER}/\w[\w.-]*", re.ASCII)
+"""Names of files of C: none leads out of the folder."""
+_USUAL = frozenset({MANIFEST, *_REQUIRED, REPORT, ENCODINGS, FOLDER})
+"""Names at the top of the folder."""
+SAMPLES = 4
+"""Batch of the inputs that verification makes up."""
+WHOLE_NUMBERS = (16, 2, 1)
+"""Bounds below which made-up indices lie, from the first that a program accepts: the last are zeros alone."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A deployable model.
+
+    Args:
+        target: The hardware that it is for.
+        program: The integer program.
+        onnx: The ONNX file.
+        input_tree: Nesting of the model's arguments.
+        output_tree: Nesting of the model's outputs.
+        pipeline: The passes that made it, as text.
+        passes: What each pass did: `pass_name`, `events`, `metrics`.
+        diagnostics: Sentences from the capture.
+        verification: What was found when it was compiled, None when nobody looked.
+        sqnr: Signal-to-noise ratio of tensors and outputs against the float model, dB; see `validation.layers`.
+        c: Files of the folder `c/`; none where C cannot be written.
+        without_c: Why there are none.
+        grids: The encodings of all tensors, None in a folder of a release that did not write them.
+        input_names: Names of the model's arguments; none in a folder of a release that did not write them.
+    """
+
+    target: Target
+    program: ProgramFiles
+    onnx: bytes
+    input_tree: tree.Tree
+    output_tree: tree.Tree
+    pipeline: str = ""
+    passes: tuple[dict[str, Any], ...] = ()
+    diagnostics: tuple[str, ...] = ()
+    verification: dict[str, Any] | None = None
+    sqnr: Mapping[str, float] = field(default_factory=dict)
+    c: Mapping[str, bytes] = field(default_factory=dict)
+    without_c: str = ""
+    grids: Encodings | None = None
+    input_names: tuple[str, ...] = ()
+
+    @property
+    def islands(self) -> tuple[dict[str, Any], ...]:
+        """What runs in float: `name`, `why`, and its share of the `macs` and of the `elements` of the whole model."""
+        found = []
+        for record in self.passes:
+            for event in record["events"]:
+                for name in self.program.program.islands:
+                    start = f"float island @{name}: "
+                    if event["detail"].startswith(start):
+                        shares = {key: record["metrics"][f"{name}.{key}"] for key in ("macs", "elements")}
+                        found.append({"name": name, "why": event["detail"].removeprefix(start), **shares})
+        return tuple(found)
+
+    @property
+    def memory(self) -> dict[str, int]:
+        """Bytes that activations take while the program runs; empty where there is no plan.
+
+        `array`: the one in which all of them lie. `alive at once`: the most that are needed at any time, below which no
+        plan can be. `tensors`: the sum of all, as if each had a place of its own.
+        """
+        plan = self.program.program.memory
+        if plan is None:
+            return {}
+        total = sum_of_tensors(self.program.program, plan.batch)
+        return {"array": plan.bytes, "alive at once": plan.lower_bound, "tensors": total}
+
+    @property
+    def estimate(self) -> Estimate:
+        """Cycles, time, bytes moved and energy for one image, estimated from the figures of the descriptor: `roofline`.
+
+        What the descriptor does not say is absent, and its `reasons` say so.
+        """
+        return estimate(self.program, self.target)
+
+    @own_defaults()
+    def run(self, *inputs: object, **named: object) -> object:
+        """Run the integer program.
+
+        Args:
+            inputs: The model's arguments by position, float: tensors, or NumPy arrays.
+            named: Others, by name.
+
+        Returns:
+            Dequantized outputs in the model's own tree: tensors where tensors were given, arrays where arrays were. An
+            artifact that was loaded has no classes of the model: it gives a namedtuple of the same fields for a
+            NamedTuple or a dataclass, and a plain tuple, list or dict for other classes of these.
+
+        Raises:
+            InputError: The inputs do not fit the model, mix tensors and arrays, or hold an empty batch.
+        """
+        call = calls.bind(self.input_tree, self.input_names, inputs, named)
+        results = Executor(self.program).run(_arrays(call.tensors))
+        return call.results(self.output_tree, [torch.from_numpy(array) for array in results])
+
+    def run_integer(self, *codes: Tensor) -> list[Tensor]:
+        """Run the integer program from codes to codes.
+
+        Args:
+            codes: One tensor per input of the program, flat, in the element type of its quantizer.
+
+        Returns:
+            The codes of each output, flat.
+
+        Raises:
+            InputError: Their number, a shape or an element type does not fit.
+        """
+        if any(not x.numel() for x in codes):
+            raise InputError("the codes hold an empty batch", expected="at least one sample")
+        results = Executor(self.program).run_integer(_arrays(codes))
+        return [torch.from_numpy(array) for array in results]
+
+    @own_defaults()
+    def verify(self, *inputs: object, seed: int = 0) -> Report:
+        """Compare the integer program with C and ONNX Runtime; the graphs do not travel with the files.
+
+        Args:
+            inputs: The model's arguments, float; made up when there are none.
+            seed: Of what is made up.
+        """
+        from qcompiler.verification.forms import Forms, verify
+
+        check_seed(seed)
+        leaves = self._synthesized(seed)
+        if inputs:
+            leaves = calls.bind(self.input_tree, self.input_names, inputs, {}).tensors
+        reason = why_not_ours(self.program, self.c) if self.c else self.without_c
+        c = {} if reason else self.c
+        forms = Forms(self.program, self.onnx, c=c, without_c=reason, read_back=self.read_back)
+        return verify(forms, leaves, self.target, seed=seed)
+
+    def explain(self, name: str) -> str:
+        """What each pass did to the captured node or module `name`, and why.
+
+        Raises:
+            InputError: No pass touched a node of that name.
+        """
+        lines: list[str] = []
+        known: dict[str, None] = {}
+        for record in self.passes:
+            for event in record["events"]:
+                names = (event["node"], *event["origins"], event["where"].partition(",")[0])
+                known.update(dict.fromkeys(filter(None, names)))
+                if name in names or any(item.startswith(f"{name}.") for item in names):
+                    verb = "" if event["kind"] == "rewrite" else "left alone: "
+                    place = f" ({event['where']})" if event["where"] else ""
+                    lines.append(f"{record['pass_name']}: %{event['node']}{place}: {verb}{event['detail']}")
+        if not lines:
+            near = difflib.get_close_matches(name, known, n=3)
+            raise InputError(
+                f"no pass did anything to a node {name!r}",
+                expected="the name of a node or a module path, such as features.0",
+                fix=f"Did you mean {', '.join(near)}?" if near else None,
+            )
+        return "\n".join(lines)
+
+    def encodings(self, version: str = "1.0.0") -> str:
+        """The grid of each tensor as JSON in AIMET's format, under the names of the ONNX file.
+
+        Args:
+            version: `0.6.1`, `1.0.0` (that of `encodings.json`) or `2.0.0`.
+
+        Raises:
+            EncodingsError: There is no such version.
+            ArtifactError: The folder was written by a release that knew no encodings.
+        """
+        if self.grids is None:
+            raise ArtifactError(f"the artifact holds no {ENCODINGS}", fix="Compile the model again.")
+        return encodings_files.write(self.grids, version)
+
+    def files(self) -> dict[str, bytes]:
+        """Name and content of every file. The same compile gives the same bytes."""
+        content = {
+            PROGRAM: self.program.program_json().encode(),
+            WEIGHTS: self.program.weights(),
+            ONNX: self.onnx,
+            PROVENANCE: _json({"pipeline": self.pipeline, "passes": list(self.passes)}),
+            REPORT: report_html(self).encode(),
+            **{f"{FOLDER}/{name}": data for name, data in self.c.items()},
+        }
+        if self.grids is not None:
+            content[ENCODINGS] = self.encodings().encode()
+        manifest = {
+            "schema": SCHEMA,
+            "target": json.loads(self.target.to_json()),
+            "input_tree": self.input_tree,
+            "input_names": list(self.input_names),
+            "output_tree": self.output_tree,
+            "diagnostics": list(self.diagnostics),
+            "verification": self.verification,
+            "islands": list(self.islands),
+            # JSON has no infinity: null stands for a tensor that lost nothing.
+            "sqnr_db": {name: None if ratio == math.inf else ratio for name, ratio in self.sqnr.items()},
+            "forms": ["integer program", "onnx", *(["c"] if self.c else [])],
+            "without_c": self.without_c,
+            "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in sorted(content.items())},
+        }
+        return {MANIFEST: _json(manifest), **content}
+
+    def save(self, output: str | Path) -> Path:
+        """Write the folder; an artifact that is there already is replaced in one step, or not at all.
+
+        Returns:
+            The folder, with links and `..` resolved.
+
+        Raises:
+            ArtifactError: `output` exists and holds anything but an artifact as it was written, so that nothing of the
+                user's is lost; another process writes it; or it cannot be written.
+        """
+        with self.destination(output) as destination:
+            return destination.replace(self.files())
+
+    @staticmethod
+    def destination(output: str | Path) -> Destination:
+        """The folder `output` as a place for an artifact."""
+        return Destination(output, Kind("an artifact", MANIFEST, _named_files, _USUAL))
+
+    @classmethod
+    def check_destination(cls, output: str | Path) -> None:
+        """Refuse a folder that holds something else.
+
+        Raises:
+            ArtifactError: It holds anything but an artifact as it was written, or a work folder next to it does.
+        """
+        cls.destination(output).check()
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Artifact:
+        """Read a folder that `save` wrote, also while another process replaces it.
+
+        Raises:
+            ArtifactError: A file is missing, altered, of an unknown version, or holds what no artifact holds.
+        """
+        return read_whole(cls.destination(folder), cls._read)
+
+    @classmethod
+    def _read(cls, path: Path) -> Artifact:
+        if not exists(path / MANIFEST):
+            raise ArtifactError(f"{path} holds no {MANIFEST}", expected="a folder that save() wrote")
+        content = {MANIFEST: read_file(path / MANIFEST, where=str(path))}
+        try:
+            named = read_checked(Manifest, content[MANIFEST], MANIFEST)[0].sha256
+            for name, digest in named.items():
+                _check_name(name)
+                if not exists(path / name):
+                    raise ArtifactError(f"{name} is missing", fix="Compile the model again.")
+                content[name] = read_file(path / name, where=str(path))
+                if hashlib.sha256(content[name]).hexdigest() != digest:
+                    raise ArtifactError(f"{name} is not what was written", fix="Compile the model again.")
+            return cls.parse(content)
+        except ArtifactError as error:
+            raise _within(path, error) from error.__cause__
+
+    @classmethod
+    def parse(cls, content: Mapping[str, bytes]) -> Artifact:
+        """The artifact whose files are `content`, which is what `files` gives.
+
+        Raises:
+            ArtifactError: A file is missing, or holds what no artifact holds; the hashes are not looked at.
+        """
+        known, plain = read_checked(Manifest, content[MANIFEST], MANIFEST)
+        missing = [name for name in _REQUIRED if name not in content]
+        if missing:
+            raise ArtifactError(f"{missing[0]} is missing", where=MANIFEST, fix="Compile the model again.")
+        provenance = read_checked(Provenance, content[PROVENANCE], PROVENANCE)[1]
+        program = ProgramFiles.parse(decode(content[PROGRAM], PROGRAM), content[WEIGHTS])
+        from qcompiler.backends import onnx_qdq  # onnx and onnxruntime take a while to import
+
+        onnx_qdq.check_file(content[ONNX], ONNX)
+        try:
+            target = Target.of(plain["target"], MANIFEST)
+        except TargetError as error:
+            raise ArtifactError(f"the target: {error}", where=MANIFEST) from None
+        grids = None
+        if ENCODINGS in content:
+            try:
+                grids = _with_types(
+                    encodings_files.parse(decode(content[ENCODINGS], ENCODINGS), ENCODINGS), program.program
+                )
+            except EncodingsError as error:
+                raise ArtifactError(str(error), where=ENCODINGS) from None
+        prefix = f"{FOLDER}/"
+        artifact = cls(
+            target=target,
+            program=program,
+            grids=grids,
+            onnx=content[ONNX],
+            input_tree=_tree(plain["input_tree"], "input_tree", len(program.program.inputs)),
+            input_names=known.input_names,
+            output_tree=_tree(plain["output_tree"], "output_tree", len(program.program.outputs)),
+            pipeline=provenance["pipeline"],
+            passes=tuple(provenance["passes"]),
+            diagnostics=known.diagnostics,
+            verification=plain["verification"],
+            sqnr={name: math.inf if ratio is None else ratio for name, ratio in known.sqnr_db.items()},
+            c={name.removeprefix(prefix): data for name, data in content.items() if name.startswith(prefix)},
+            without_c=known.without_c,
+        )
+        if not (isinstance(artifact.input_tree, tuple) and artifact.input_tree[0] == "tuple"):
+            raise ArtifactError("input_tree is no tuple of arguments", where=MANIFEST)
+        return artifact
+
+    def read_back(self) -> ReadBack:
+        """The artifact as its own files give it, and in what they differ from those that it then writes.
+
+        Nothing of an artifact is outside its files, so that what a reader drops, or takes for something else, shows in
+        the files that are written again.
+        """
+        from qcompiler.verification.forms import ReadBack
+
+        first = self.files()
+        try:
+            loaded = Artifact.parse(first)
+            second = loaded.files()
+            # The text that is kept does not say the axis and the stored type of an encoding; this one does.
+            grids = [None if item.grids is None else item.encodings("2.0.0").encode() for item in (self, loaded)]
+        except QCompilerError as error:
+            return ReadBack(None, (str(error),))
+        faults = [
+            f"{name}: {difference(first.get(name), second.get(name))}"
+            for name in sorted({*first, *second}, key=lambda name: name == MANIFEST)  # which has the hashes of all
+            if first.get(name) != second.get(name)
+        ]
+        if grids[0] != grids[1]:
+            faults.append(f"{ENCODINGS}, version 2.0.0: {difference(*grids)}")
+        return ReadBack(loaded.program, tuple(faults))
+
+    def _synthesized(self, seed: int) -> list[Tensor]:
+        """Inputs of the program: normal numbers, and whole numbers that the program accepts as indices and masks.
+
+        Nothing in the files says how many rows a table has that is looked up somewhere in an island, so the program is
+        asked: whole numbers are drawn below `WHOLE_NUMBERS`, and below less where it fails on them.
+        """
+        tensors = self._drawn(seed, WHOLE_NUMBERS[0])
+        if all(tensor.is_floating_point() for tensor in tensors):
+            return tensors
+        executor = Executor(self.program)
+        for bound in WHOLE_NUMBERS:
+            tensors = self._drawn(seed, bound)
+            with contextlib.suppress(ArtifactError):
+                executor.run([tensor.numpy() for tensor in tensors])
+                return tensors
+        return tensors
+
+    def _drawn(self, seed: int, bound: int) -> list[Tensor]:
+        """Normal numbers, and whole numbers from 0 to below `bound`."""
+        generator = torch.Generator().manual_seed(seed)
+        tensors = []
+        for name in self.program.program.inputs:
+            declared = self.program.program.tensors[name]
+            shape, dtype = [SAMPLES if size == -1 else size for size in declared.shape], DType(declared.dtype)
+            if dtype.is_float:
+                tensors.append(torch.randn(shape, generator=generator).to(dtype.torch))
+            else:
+                most = 2 if dtype is DType.BOOL else bound
+                tensors.append(torch.randint(most, shape, generator=generator).to(dtype.torch))
+        return tensors
+
+
+def _arrays(tensors: Sequence[Tensor]) -> list[npt.NDArray[np.generic]]:
+    """The same numbers for NumPy.
+
+    Raises:
+        InputError: NumPy has no such tensors.
+    """
+    found = []
+    for index, tensor in enumerate(tensors):
+        try:
+            found.append(tensor.detach().cpu().numpy())
+        except (TypeError, RuntimeError, NotImplementedError):
+            kind = str(tensor.dtype if tensor.layout == torch.strided else tensor.layout).removeprefix("torch.")
+            raise InputError(
+                f"input {index} is a {kind} tensor", expected="a dense tensor of the model's type"
+            ) from None
+    return found
+
+
+def load(folder: str | Path) -> Artifact:
+    """Read an artifact folder; see `Artifact.load`."""
+    return Artifact.load(folder)
+
+
+def _with_types(grids: Encodings, program: Program) -> Encodings:
+    """The encodings with what their file does not say: the axis of channels, and the sign of the stored type."""
+    tensors = []
+    for item in grids.tensors:
+        declared = program.tensors.get(item.name)
+        if item.is_parameter or declared is None:
+            declared = program.tensors.get(item.name.rstrip("_").removesuffix(encodings_files.CODES))
+        if declared is None:
+            raise ArtifactError(f"{item.name!r} is no tensor of the program", where=ENCODINGS)
+        tensors.append(encodings_files.stored_as(item, DType(declared.dtype), declared.axis))
+    return dataclasses.replace(grids, tensors=tuple(tensors))
+
+
+def _check_name(name: str) -> None:
+    """Refuse a file that no artifact has, such as one outside of its folder.
+
+    Raises:
+        ArtifactError: `name` is such a file.
+    """
+    if name not in (*_REQUIRED, ENCODINGS, REPORT) and not _C_FILE.fullmatch(name):
+        raise ArtifactError(f"{MANIFEST} names the file {name!r}", expected="files of an artifact")
+
+
+def _within(folder: Path, error: ArtifactError) -> ArtifactError:
+    """The same error with the folder as its place."""
+    place = str(folder) if error.where is None or error.where == str(folder) else f"{folder}, {error.where}"
+    return ArtifactError(error.found, where=place, expected=error.expected, fix=error.fix)
+
+
+def _tree(data: object, key: str, count: int) -> tree.Tree:
+    """The nesting of `count` tensors.
+
+    Raises:
+        ArtifactError: It is none, or its leaves are not the numbers from 0 to `count` - 1.
+    """
+    try:
+        found = tree.from_plain(data)
+    except InputError as error:
+        raise ArtifactError(f"{key}: {error}", where=MANIFEST) from None
+    if tree.leaves(found) != list(range(count)):
+        raise ArtifactError(f"{key} has the leaves {tree.leaves(found)}", where=MANIFEST, expected=f"0 to {count - 1}")
+    return found
+
+
+def difference(old: bytes | None, new: bytes | None) -> str:
+    """The first place in which two contents of a file differ: the key where both are JSON, else the byte."""
+    if old is None or new is None:
+        return "it is missing in what was read" if new is None else "it is in what was read alone"
+    try:
+        return f"{_key_that_differs(json.loads(old), json.loads(new))} was not read as it was written"
+    except ValueError:
+        pairs = zip(old, new, strict=False)
+        place = next((index for index, (a, b) in enumerate(pairs) if a != b), min(len(old), len(new)))
+        return f"byte {place} was not read as it was written"
+
+
+def _key_that_differs(old: object, new: object) -> str:
+    """The path of the first key whose values differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted({*old, *new} - {"sha256"}):
+            if key not in old or key not in new:
+                return str(key)
+            if old[key] != new[key]:
+                return f"{key}.{_key_that_differs(old[key], new[key])}".rstrip(".")
+    if isinstance(old, list) and isinstance(new, list):
+        for index, (a, b) in enumerate(zip(old, new, strict=False)):
+            if a != b:
+                return f"{index}.{_key_that_differs(a, b)}".rstrip(".")
+        return str(min(len(old), len(new))) if len(old) != len(new) else ""
+    return ""
+
+
+def _json(data: object) -> bytes:
+    return (json.dumps(data, sort_keys=True, indent=1) + "\n").encode()
+
+
+def _named_files(manifest: bytes) -> dict[str, str]:
+    """The sha256 of each file by the manifest, and that of the manifest as `save` writes it.
+
+    Raises:
+        ValueError: It is the manifest of something else, such as a web application.
+    """
+    try:
+        data = json.loads(manifest)
+        as_written = _json(data)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    files = data.get("sha256") if isinstance(data, dict) else None
+    if not isinstance(files, dict) or not str(data.get("schema")).startswith("qcompiler.artifact/"):
+        raise ValueError("it is no manifest of an artifact")
+    return {
+        MANIFEST: hashlib.sha256(as_written).hexdigest(),
+        **{name: str(digest) for name, digest in files.items() if name != MANIFEST},
+    }

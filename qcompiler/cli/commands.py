@@ -1,0 +1,645 @@
+"""The command line: `qcompiler check | compile | verify | run | encodings | explain | targets | passes | demo`.
+
+Exit codes: 0 done, 1 refused or failed verification, 2 wrong usage. Results go to stdout, with `--json` as JSON;
+progress and diagnostics go to stderr.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import enum
+import importlib
+import io
+import json
+import os
+import re
+import sys
+import traceback
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
+
+import typer
+
+from qcompiler.errors import (
+    CaptureError,
+    InputError,
+    NotSupportedYetError,
+    QCompilerError,
+    UnsupportedError,
+    VerificationError,
+)
+from qcompiler.storage.writing import write_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from qcompiler.passes.base import Override
+    from qcompiler.verification.forms import Report
+
+app = typer.Typer(
+    name="qcompiler",
+    help="Compile PyTorch models to verified integer programs.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+)
+
+LARGEST = 2**31 - 1
+"""Of numbers on the command line."""
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Folder = Annotated[Path, typer.Argument(help="An artifact folder.")]
+
+
+Wishes = Annotated[
+    list[str] | None, typer.Option("--override", help="PATTERN=BITS, PATTERN=a16w4 or PATTERN=float; may be repeated.")
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="FIELD=VALUE of the target, such as per_channel=true; may be repeated."),
+]
+
+
+def _target_names() -> list[str]:
+    """For the shell's completion."""
+    import qcompiler
+
+    return list(qcompiler.targets())
+
+
+TargetName = Annotated[
+    str,
+    typer.Option(
+        "--target",
+        "-t",
+        help="Name, path of a .toml file, or with --base of a runtime configuration of AIMET in .json.",
+        autocompletion=_target_names,
+    ),
+]
+Base = Annotated[
+    str | None,
+    typer.Option(help="What a runtime configuration does not say: name of a target.", autocompletion=_target_names),
+]
+
+
+class Normalization(enum.StrEnum):
+    """What becomes of the pixels of calibration images; see `inputs.NORMALIZATIONS`."""
+
+    unit = "unit"
+    signed = "signed"
+    imagenet = "imagenet"
+
+
+class OnFailure(enum.StrEnum):
+    """What a failed verification does."""
+
+    error = "error"
+    warn = "warn"
+    off = "off"
+
+
+class Effort(enum.StrEnum):
+    """How hard the compiler tries."""
+
+    fast = "fast"
+    default = "default"
+    best = "best"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: Without the program's name; those of the process when None.
+
+    Returns:
+        The exit code.
+    """
+    warnings.showwarning = _show_warning
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that is no text in the encoding of the terminal is shown
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = _run(arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:  # nothing reads any more
+        _discard(sys.stdout)
+        return 1
+    except OSError as error:
+        _discard(sys.stdout)
+        _say(f"error: the results cannot be written: {error.strerror}")
+        return 1
+    return code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    """Run the command line, but for what becomes of its results; see `main`."""
+    try:
+        stopped = app(arguments, standalone_mode=False)
+    except QCompilerError as error:
+        notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
+        # Some messages show lines of code to write; in all others a line ends where a name of the user's has an end.
+        shows_lines = isinstance(error, CaptureError | UnsupportedError | VerificationError)
+        _say(f"error: {error}{notes}" if shows_lines else f"error: {_one_line(error)}{notes}")
+        return 1
+    except (typer.Abort, KeyboardInterrupt):
+        _say("aborted")
+        return 1
+    except MemoryError:
+        _say("error: there is not enough memory. Give fewer samples, or a smaller --batch-size.")
+        return 1
+    except BrokenPipeError:
+        raise
+    except Exception as error:  # usage errors of the parser, which all have `show`; and our own defects
+        if hasattr(error, "show"):
+            error.show()
+            return 2
+        if isinstance(error, OSError):
+            if error.filename is None:
+                raise  # of a stream
+            _say(f"error: {str(error.filename)[:200]!r} cannot be used: {error.strerror}")
+            return 1
+        _say(_defect(error))
+        return 1
+    if stopped == INTERRUPTED:
+        _say("aborted")
+        return 1
+    return stopped if isinstance(stopped, int) else 0  # what typer.Exit carried
+
+
+INTERRUPTED = 130
+"""Exit code of typer for an interrupt from the keyboard."""
+DEBUG = "QCOMPILER_DEBUG"
+"""Environment variable: with any value, a defect of ours shows its traceback."""
+
+
+def _defect(error: Exception) -> str:
+    """The text for an exception that nothing should raise."""
+    if os.environ.get(DEBUG):
+        return "".join(traceback.format_exception(error)).rstrip()
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return (
+        f"error: this is a defect in qcompiler: {text} (at {Path(frame.filename).name}:{frame.lineno}). "
+        f"Please report it, with the traceback that {DEBUG}=1 shows."
+    )
+
+
+def _say(text: str) -> None:
+    """Print to stderr, whether or not somebody reads it."""
+    with contextlib.suppress(OSError):
+        typer.echo(text, err=True)
+
+
+def _discard(stream: TextIO | None) -> None:
+    """Let what is still buffered go nowhere, so that the interpreter does not complain at its end."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # type: ignore[union-attr]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib import metadata
+
+        typer.echo(f"qcompiler {metadata.version('qcompiler')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Compile PyTorch models to verified integer programs."""
+
+
+@app.command()
+def compile(  # the field's word for it
+    model: Annotated[str, typer.Argument(help="package.module:function that returns the model, or a .pt2 file.")],
+    target: TargetName = "int8_dsp",
+    base: Base = None,
+    changes: Changes = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Artifact folder to write.")] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            help="Inputs, samples along the first axis: .npz, .npy, .safetensors or .pt; or a folder of images."
+        ),
+    ] = None,
+    normalize: Annotated[
+        Normalization, typer.Option(help="Of images: pixels 0 to 1, -1 to 1, or as for ImageNet.")
+    ] = Normalization.unit,
+    batch_size: Annotated[int, typer.Option(min=1, max=LARGEST, help="Samples per calibration batch.")] = 32,
+    override: Wishes = None,
+    encodings: Annotated[
+        Path | None, typer.Option(help="Grids that are given: a file of encodings, 0.6.1, 1.0.0 or 2.0.0.")
+    ] = None,
+    ignore_unmatched: Annotated[
+        bool, typer.Option("--ignore-unmatched", help="Pass over encodings whose name no tensor has.")
+    ] = False,
+    effort: Annotated[Effort, typer.Option(help="fast, default or best.")] = Effort.default,
+    pipeline: Annotated[str | None, typer.Option(help="Passes as text, instead of the default ones.")] = None,
+    verify: Annotated[OnFailure, typer.Option(help="What a failed verification does.")] = OnFailure.error,
+    seed: Annotated[int, typer.Option(min=0, help="Of all random numbers.")] = 0,
+    memory: Annotated[
+        int, typer.Option(min=0, max=LARGEST, help="Mebibytes of activations kept in memory; more goes to disk.")
+    ] = 1024,
+    as_json: Json = False,
+) -> None:
+    """Compile a model and verify the result."""
+    import qcompiler
+
+    subject, example = _model(model)
+    data = None if calibration is None else _calibration(calibration, batch_size, normalize.value, subject, example)
+    compiled = qcompiler.compile(
+        subject,
+        _target(target, base, changes or []),
+        example_inputs=example,
+        calibration_data=data,
+        overrides=_overrides(override or []),
+        encodings=encodings,
+        unmatched_encodings="ignore" if ignore_unmatched else "error",
+        effort=effort.value,
+        pipeline=pipeline,
+        verify=verify.value,
+        seed=seed,
+        memory=memory,
+        output=output,
+    )
+    for text in compiled.diagnostics:
+        typer.echo(f"note: {text}", err=True)
+    report = compiled.verification
+    if as_json:
+        _print_json(
+            {
+                "target": compiled.target.name,
+                "output": None if output is None else str(output),
+                "verification": None if report is None else report.to_dict(),
+                "seconds": dict(compiled.seconds),
+                "bytes": {name: len(data) for name, data in compiled.artifact.files().items()},
+                "memory": compiled.artifact.memory,
+                "estimate": compiled.artifact.estimate.to_dict(),
+            }
+        )
+        return
+    _print_report(report)
+    if compiled.artifact.memory:
+        sizes = ", ".join(f"{name} {size}" for name, size in compiled.artifact.memory.items())
+        typer.echo(f"bytes of activations: {sizes}")
+    typer.echo(str(compiled.artifact.estimate))
+    if output is not None:
+        typer.echo(f"written to {output}")
+
+
+@app.command()
+def check(
+    model: Annotated[str, typer.Argument(help="As for compile.")],
+    target: TargetName = "int8_dsp",
+    base: Base = None,
+    changes: Changes = None,
+    override: Wishes = None,
+    as_json: Json = False,
+) -> None:
+    """Say what compile would fold, fuse, quantize, keep in float or refuse, and what would serve the model better."""
+    import qcompiler
+
+    subject, example = _model(model)
+    found = qcompiler.check(
+        subject, _target(target, base, changes or []), example_inputs=example, overrides=_overrides(override or [])
+    )
+    if as_json:
+        _print_json(found.to_dict())
+    else:
+        for text in found.diagnostics:
+            typer.echo(f"note: {text}", err=True)
+        rows = [(node.fate, node.name, node.op, node.detail) for node in found.nodes]
+        _print_table(("fate", "node", "op", "detail"), rows)
+        for item in found.advice:
+            names = ", ".join(item.nodes[:4]) + (f" and {len(item.nodes) - 4} more" if len(item.nodes) > 4 else "")
+            typer.echo(f"{item.rule} ({names}): {item.text}")
+    if not found.passed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def verify(
+    artifact: Folder,
+    inputs: Annotated[Path | None, typer.Option(help="Inputs to compare on; made up when absent.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of what is made up.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Check the hashes of an artifact, and run its forms against each other."""
+    import qcompiler
+    from qcompiler.cli.inputs import load_tensors
+
+    loaded = qcompiler.load(artifact)
+    report = loaded.verify(*(() if inputs is None else load_tensors(inputs)), seed=seed)
+    if as_json:
+        _print_json(report.to_dict())
+    else:
+        _print_report(report)
+    if not report.passed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def run(
+    artifact: Folder,
+    inputs: Annotated[Path, typer.Argument(help="The model's inputs: .npz, .npy, .safetensors or .pt.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to write the outputs: .npz.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run the integer program of an artifact."""
+    import numpy as np
+
+    import qcompiler
+    from qcompiler.cli.inputs import load_tensors
+    from qcompiler.ir import tree
+
+    loaded = qcompiler.load(artifact)
+    results, _ = tree.flatten(loaded.run(*load_tensors(inputs)))
+    arrays = {f"output_{index}": tensor.numpy() for index, tensor in enumerate(results)}
+    if output is not None:
+        if output.suffix != ".npz":
+            raise InputError(f"the output is {output.name!r}", expected="a name that ends in .npz")
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, **arrays)
+        write_file(output, buffer.getvalue())
+    if as_json:
+        _print_json({name: array.tolist() for name, array in arrays.items()})
+    elif output is None:
+        for name, array in arrays.items():
+            typer.echo(f"{name} {list(array.shape)}\n{array}")
+    else:
+        typer.echo(f"written to {output}")
+
+
+class Version(enum.StrEnum):
+    """Of a file of encodings; see `backends.encodings.write`."""
+
+    v0_6_1 = "0.6.1"
+    v1_0_0 = "1.0.0"
+    v2_0_0 = "2.0.0"
+
+
+@app.command()
+def encodings(
+    artifact: Folder,
+    version: Annotated[Version, typer.Option(help="Of the format.")] = Version.v1_0_0,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to write it.")] = None,
+) -> None:
+    """Write the grid of each tensor as JSON, for AIMET and those who read its files."""
+    import qcompiler
+
+    text = qcompiler.load(artifact).encodings(version.value)
+    if output is None:
+        typer.echo(text, nl=False)
+        return
+    write_file(output, text.encode())
+    typer.echo(f"written to {output}")
+
+
+@app.command()
+def estimate(artifact: Folder, as_json: Json = False) -> None:
+    """Cycles, time and bytes moved by instruction, estimated from the figures of the target: nothing is measured."""
+    import qcompiler
+
+    found = qcompiler.load(artifact).estimate
+    if as_json:
+        _print_json(found.to_dict())
+        return
+    rows = [
+        (
+            layer.name,
+            layer.op,
+            layer.macs,
+            sum(layer.bytes.values()),
+            "?" if layer.compute_cycles is None else layer.compute_cycles,
+            ", ".join(f"{name} {cycles}" for name, cycles in layer.memory_cycles.items()) or "?",
+            "?" if layer.cycles is None else layer.cycles,
+            layer.bound,
+        )
+        for layer in found.layers
+    ]
+    _print_table(("tensor", "operation", "products", "bytes", "compute", "memory", "cycles", "bound by"), rows)
+    typer.echo(str(found))
+
+
+@app.command()
+def explain(
+    artifact: Folder,
+    node: Annotated[str, typer.Argument(help="Name of a node, or a module path such as features.0.")],
+    as_json: Json = False,
+) -> None:
+    """What each pass did to a node, and why."""
+    import qcompiler
+
+    text = qcompiler.load(artifact).explain(node)
+    if as_json:
+        _print_json(text.splitlines())
+    else:
+        typer.echo(text)
+
+
+@app.command()
+def targets(
+    name: Annotated[
+        str | None, typer.Argument(help="Name, or path of a .toml file.", autocompletion=_target_names)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """The targets that can be named; of one that is named, how it computes, and what is known and not known of it."""
+    import qcompiler
+
+    if name is not None:
+        target = qcompiler.load_target(name)
+        known = {"target": target.name, "description": target.descriptor.target.description}
+        facts = [*known.items(), *target.summary(), *target.facts()]
+        if as_json:
+            _print_json({**known, "facts": facts, "descriptor": json.loads(target.to_json())})
+        else:
+            _print_table(("", ""), facts)
+        return
+    rows = {name: qcompiler.load_target(name).descriptor.target.description for name in qcompiler.targets()}
+    if as_json:
+        _print_json(rows)
+    else:
+        _print_table(("target", "description"), list(rows.items()))
+
+
+@app.command()
+def passes(as_json: Json = False) -> None:
+    """The passes that a pipeline can name, with their options."""
+    from qcompiler.session.pipeline import known_passes
+
+    rows = []
+    for name, cls in known_passes().items():
+        options = ", ".join(f"{field.name.replace('_', '-')}={field.default}" for field in dataclasses.fields(cls))
+        summary = (cls.__doc__ or "").strip().splitlines() or [""]
+        rows.append((name, options, summary[0]))
+    if as_json:
+        _print_json([{"name": name, "options": options, "summary": text} for name, options, text in rows])
+    else:
+        _print_table(("pass", "options", "summary"), rows)
+
+
+@app.command()
+def analyze(model: Annotated[str, typer.Argument(help="As for compile.")]) -> None:
+    """Tell which layers suffer from quantization. Not supported yet."""
+    raise NotSupportedYetError(f"the analysis of {model}", fix="Use qcompiler verify and the report of the artifact.")
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Artifact folder to write.")] = Path("out/digits"),
+    as_json: Json = False,
+) -> None:
+    """Compile a network for handwritten digits, and show what became of its accuracy."""
+    from qcompiler.cli import demo as example
+
+    result = example.run(output)
+    if as_json:
+        _print_json(dataclasses.asdict(result))
+    else:
+        typer.echo(str(result))
+    if not result.passed:
+        raise typer.Exit(1)
+
+
+def _model(text: str) -> tuple[Any, object]:
+    """The model that a command line names, and the example inputs that its function gives beside it."""
+    if Path(text).suffix in (".pt2", ".onnx"):
+        return text, None
+    module, colon, function = text.partition(":")
+    if not colon or not module or not function:
+        raise InputError(f"the model is {text!r}", expected="package.module:function, or a .pt2 file")
+    sys.path.insert(0, "")
+    try:
+        item = getattr(importlib.import_module(module), function)
+    except QCompilerError:
+        raise
+    except (Exception, SystemExit) as error:  # whatever the user's module raises
+        raise InputError(
+            f"{text!r} cannot be imported: {_one_line(error)}", fix="Run from the folder of the module."
+        ) from error
+    finally:
+        sys.path.remove("")
+    try:
+        result = item() if callable(item) and not hasattr(item, "forward") else item
+    except QCompilerError:
+        raise
+    except (Exception, SystemExit) as error:  # whatever the user's function raises
+        frames = traceback.extract_tb(error.__traceback__)
+        place = next((frame for frame in reversed(frames[1:])), None)
+        raise InputError(
+            f"{text!r} raises {type(error).__name__}: {_one_line(error)}",
+            where=None if place is None else f"{place.filename}:{place.lineno}, in {place.name}",
+            expected="a function without arguments that returns the model",
+        ) from error
+    return result if isinstance(result, tuple) and len(result) == 2 else (result, None)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def _loaded(subject: object) -> Any:  # noqa: ANN401  # a model of any kind
+    from qcompiler.session.request import load_model
+
+    return load_model(subject)  # type: ignore[arg-type]
+
+
+def _target(name: str, base: str | None, changes: Iterable[str]) -> Any:  # noqa: ANN401  # a Target, imported late
+    """The target called `name`, on `base` if it is a configuration, with the fields that `--set` changes."""
+    import qcompiler
+
+    fields: dict[str, object] = {}
+    for text in changes:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise InputError(f"the change of the target is {text!r}", expected="FIELD=VALUE, such as per_channel=true")
+        words: dict[str, object] = {"true": True, "false": False}
+        fields[key] = int(value) if _NUMBER.fullmatch(value) else words.get(value.lower(), value)
+    target = qcompiler.load_target(name, base)
+    return target.override(**fields) if fields else target
+
+
+_NUMBER = re.compile(r"[0-9]{1,18}")
+_WIDTHS = re.compile(r"a(?P<a>[0-9]{1,9})w(?P<w>[0-9]{1,9})")
+
+
+def _overrides(texts: Iterable[str]) -> dict[str, Override]:
+    result: dict[str, Override] = {}
+    for text in texts:
+        pattern, equals, value = text.rpartition("=")
+        if not equals or not pattern:
+            raise InputError(
+                f"the override is {text!r}",
+                expected="PATTERN=BITS, such as features.0=16, features.1=a16w4 or head=float",
+            )
+        widths = _WIDTHS.fullmatch(value)
+        if widths is not None:
+            result[pattern] = {"activation_bits": int(widths["a"]), "weight_bits": int(widths["w"])}
+        else:
+            result[pattern] = int(value) if _NUMBER.fullmatch(value) else value
+    return result
+
+
+def _calibration(path: Path, batch_size: int, normalize: str, subject: object, example: object) -> Iterable[object]:
+    """Batches from a file of arrays or a folder of images, which are brought to the size that the model takes."""
+    from qcompiler.cli.inputs import ImageFolder, batches, load_tensors
+    from qcompiler.frontends import find_example_inputs
+    from qcompiler.ir import tree
+
+    if not path.is_dir():
+        return batches(load_tensors(path), batch_size)
+    leaves, _ = tree.flatten(find_example_inputs(_loaded(subject)) if example is None else example)
+    shape = tuple(leaves[0].shape[1:])
+    if len(leaves) != 1 or len(shape) != 3:
+        raise InputError("a folder of images is given", expected="a model of one input [N, channels, height, width]")
+    return ImageFolder(path, (shape[0], shape[1], shape[2]), normalize, batch_size)
+
+
+def _print_report(report: Report | None) -> None:
+    if report is None:
+        typer.echo("not verified")
+        return
+    rows = [
+        (form.name, form.status if form.status != "not run" else f"not run: {form.reason}", form.tensors, form.elements)
+        + ((form.differing, form.largest, form.first) if form.status != "not run" else ("", "", ""))
+        for form in report.forms
+    ]
+    head = ("form", "status", "tensors", "elements", "differing", "LSB", "first tensor")
+    typer.echo(f"compared with the {report.reference} on {report.samples} samples:")
+    _print_table(head, rows)
+    if report.integer_macs is not None:
+        typer.echo(f"ONNX Runtime does {100 * report.integer_macs:.1f} % of the products in integer kernels")
+
+
+def _print_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, name in enumerate(head):
+        numbers = bool(rows) and all(isinstance(row[index], int) or row[index] == "" for row in rows)
+        table.add_column(name, justify="right" if numbers else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(str, row))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 160  # a pipe has no width: do not fold what others parse
+    console.print(table)
+
+
+def _print_json(data: object) -> None:
+    typer.echo(json.dumps(data, indent=1))
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+    typer.echo(f"warning: {message}", err=True)

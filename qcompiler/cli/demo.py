@@ -1,0 +1,148 @@
+"""The main job on real data: compile the digits network, and measure what was lost.
+
+Needs a checkout, because the network and its training stand in `examples/digits/`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import qcompiler
+from qcompiler.artifact.artifact import Artifact
+from qcompiler.errors import InputError
+
+ALLOWED_LOSS = 0.005
+"""Of accuracy: half a point."""
+
+ROOT = Path(__file__).resolve().parents[2]
+
+_RELOAD = """
+import json, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from qcompiler import load
+from qcompiler.cli import demo
+data = demo.digits("data").load_data()
+print(json.dumps(demo.accuracy(load(Path(sys.argv[1])).run, data)))
+"""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the demo measured.
+
+    Args:
+        accuracy: Share of held-out digits that are right, by form.
+        verification: The report of the compile.
+        bytes: Size of each file.
+        float_bytes: Size of the parameters in float32.
+        memory: Bytes of activations while the program runs.
+        seconds: By step of the compile.
+        output: Where the artifact lies.
+        passed: Whether the forms agree, and the integer program is within half a point of the float model.
+    """
+
+    accuracy: dict[str, float]
+    verification: dict[str, Any]
+    bytes: dict[str, int]
+    float_bytes: int
+    memory: dict[str, int]
+    seconds: dict[str, float]
+    output: str
+    passed: bool
+
+    def __str__(self) -> str:
+        lines = ["accuracy on held-out digits"]
+        lines += [f"  {name:<42}{100 * value:9.2f} %" for name, value in self.accuracy.items()]
+        lines.append(f"elements that differ from the {self.verification['reference']}")
+        for form in self.verification["forms"]:
+            found = f"{form['differing']} of {form['elements']}"
+            if form["status"] == "not run":
+                found = f"not run: {form['reason']}"
+            elif form["differing"]:
+                found += f", by {form['largest']} LSB at most"
+            lines.append(f"  {form['name']:<42}{found}")
+        share = self.verification["onnxruntime_integer_macs"]
+        lines.append(f"  {'products in ONNX Runtime integer kernels':<42}{100 * share:.1f} %")
+        lines.append("bytes")
+        lines.append(f"  {'parameters in float32':<42}{self.float_bytes:>9}")
+        lines += [f"  {name:<42}{size:>9}" for name, size in sorted(self.bytes.items())]
+        lines += [f"  {f'activations, {name}':<42}{size:>9}" for name, size in self.memory.items()]
+        lines.append("seconds")
+        lines += [f"  {name:<42}{value:9.2f}" for name, value in self.seconds.items()]
+        lines.append(f"  {'compile, all steps':<42}{sum(self.seconds.values()):9.2f}")
+        lines.append(f"artifact in {self.output}")
+        lines.append("passed" if self.passed else "FAILED")
+        return "\n".join(lines)
+
+
+def digits(name: str) -> Any:  # noqa: ANN401  # the example is no part of the package: nothing is known of its types
+    """The module `name` of the example.
+
+    Raises:
+        InputError: This is no checkout, or scikit-learn is missing.
+    """
+    if not (ROOT / "examples" / "digits").is_dir():
+        raise InputError("the demo needs the folder examples/digits", fix="Run `make demo` in a checkout.")
+    sys.path.insert(0, str(ROOT))
+    try:
+        return importlib.import_module(f"examples.digits.{name}")
+    except ImportError as error:
+        raise InputError(f"the demo needs {error.name}", fix="Run `make demo`, which installs it.") from error
+    finally:
+        sys.path.remove(str(ROOT))
+
+
+def accuracy(predict: Callable[[Tensor], object], data: Any) -> float:  # noqa: ANN401
+    """Share of the held-out digits that `predict` gets right."""
+    with torch.no_grad():
+        logits = predict(data.test_images)
+    assert isinstance(logits, Tensor)
+    return float((logits.argmax(1) == data.test_labels).double().mean())
+
+
+def run(output: Path) -> Result:
+    """Compile the network into `output`, measure every form, and reload the artifact in a fresh process."""
+    data, model = digits("data").load_data(), digits("model").load_digits_net()
+    compiled = qcompiler.compile(model, "int8_dsp", calibration_data=[data.calibration_images], output=output)
+    assert compiled.verification is not None
+    seconds = dict(compiled.seconds)
+    reloaded = subprocess.run(  # noqa: S603  # this interpreter, and code of ours
+        [sys.executable, "-c", _RELOAD, str(output), str(ROOT)], capture_output=True, text=True, check=True
+    )
+    measured = {
+        "float": accuracy(model, data),
+        "exact simulation": accuracy(compiled.simulate, data),
+        "integer program": accuracy(compiled.run, data),
+        "ONNX Runtime": accuracy(lambda x: _runtime(compiled.artifact, x), data),
+        "integer program, in a fresh process": json.loads(reloaded.stdout),
+    }
+    loss = measured["float"] - measured["integer program"]
+    same = measured["integer program, in a fresh process"] == measured["integer program"]
+    files = {path.name: path.stat().st_size for path in sorted(output.iterdir())}
+    return Result(
+        measured,
+        compiled.verification.to_dict(),
+        files,
+        sum(4 * p.numel() for p in model.parameters()),
+        compiled.artifact.memory,
+        seconds,
+        str(output),
+        compiled.verification.passed and same and loss <= ALLOWED_LOSS,
+    )
+
+
+def _runtime(artifact: Artifact, x: Tensor) -> Tensor:
+    from qcompiler.backends import onnx_qdq
+
+    return torch.from_numpy(onnx_qdq.run(artifact.onnx, [x.numpy()])[0])

@@ -1,0 +1,197 @@
+"""Tensors from files: arrays, and folders of images, as the command line takes them."""
+
+from __future__ import annotations
+
+import io
+import math
+import warnings
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load as load_safetensors
+from torch import Tensor
+
+from qcompiler.errors import InputError
+from qcompiler.storage.reading import check_regular, machine_memory, read_file
+
+IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+"""Endings of the files that a folder of images is searched for."""
+
+NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "unit": ((0.0,), (1.0,)),
+    "signed": ((0.5,), (0.5,)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+"""Mean and standard deviation that are taken out of pixels from 0 to 1; `signed` gives -1 to 1."""
+
+
+def load_tensors(path: Path) -> tuple[Tensor, ...]:
+    """The arrays of a file, in the order of their names' appearance.
+
+    Args:
+        path: `.npz`, `.npy`, `.safetensors`, or `.pt` and `.pth` that hold tensors alone.
+
+    Raises:
+        InputError: There is no such file, it is of another kind, it cannot be read, or it holds something else than
+            numbers that fit the memory of this machine. Nothing in it is run.
+    """
+    readers = {".npz": _zip_of_arrays, ".npy": _array, ".safetensors": _safetensors, ".pt": _pickle, ".pth": _pickle}
+    if path.suffix not in readers:
+        raise InputError(
+            f"{path.name!r} is of an unknown kind",
+            expected=".npz, .npy, .safetensors, .pt, or for calibration a folder of images",
+        )
+    data = read_file(path, InputError)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old formats, which are read all the same
+            found = readers[path.suffix](data, str(path))
+    except InputError:
+        raise
+    except MemoryError:
+        raise InputError(f"{path} needs more memory than there is", fix="Give fewer samples.") from None
+    except Exception as error:  # noqa: BLE001  # a broken file raises what its reader was doing: struct, tokens, ...
+        reason = " ".join(str(error).partition("\n")[0].split())[:200]
+        raise InputError(f"{path} cannot be read: {reason}", fix="Write it again.") from None
+    for index, tensor in enumerate(found):
+        _check_tensor(tensor, f"{path}, tensor {index}")
+    return found
+
+
+def _zip_of_arrays(data: bytes, where: str) -> tuple[Tensor, ...]:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        infos = archive.infolist()
+        _check_bytes(sum(info.file_size for info in infos), where)
+        return tuple(tensor for info in infos for tensor in _array(archive.read(info), f"{where}, {info.filename}"))
+
+
+def _array(data: bytes, where: str) -> tuple[Tensor, ...]:
+    # The header alone is read first: a reader of arrays takes the memory that it names before it looks for the data.
+    header = np.lib.format.read_array_header_1_0 if data[6:7] == b"\1" else np.lib.format.read_array_header_2_0
+    stream = io.BytesIO(data)
+    version = np.lib.format.read_magic(stream)
+    if version in ((1, 0), (2, 0)):
+        shape, _, dtype = header(stream)
+        if math.prod(shape) * dtype.itemsize > len(data):
+            raise InputError(f"its header names {math.prod(shape)} elements", where=where, expected="as many as follow")
+    array = np.load(io.BytesIO(data), allow_pickle=False)
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"it holds {array.dtype}", where=where, expected="an array of numbers")
+    return (torch.from_numpy(np.asarray(array, array.dtype.newbyteorder("="))),)
+
+
+def _safetensors(data: bytes, where: str) -> tuple[Tensor, ...]:
+    return tuple(load_safetensors(data).values())
+
+
+def _pickle(data: bytes, where: str) -> tuple[Tensor, ...]:
+    if zipfile.is_zipfile(io.BytesIO(data)):
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            _check_bytes(sum(info.file_size for info in archive.infolist()), where)
+    try:
+        item = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")  # noqa: TID251  # runs no code
+    except Exception:  # noqa: BLE001  # whatever the reader raises
+        # Its message may recommend to read the file without the limits that keep it from running code.
+        found = f"{where} holds something else than tensors, or is damaged"
+        raise InputError(found, expected="a tensor, or several") from None
+    items = list(item.values()) if isinstance(item, dict) else item
+    items = items if isinstance(items, tuple | list) else [items]
+    if not all(isinstance(x, Tensor) for x in items):
+        raise InputError(f"{where} holds something else than tensors", expected="a tensor, or several")
+    return tuple(items)
+
+
+def _check_bytes(count: int, where: str) -> None:
+    if count > machine_memory():
+        raise InputError(f"{where} takes {count} bytes", expected="less than this machine's memory")
+
+
+def _check_tensor(tensor: Tensor, where: str) -> None:
+    """Refuse what is no plain array of numbers."""
+    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.is_meta:
+        kind = "a complex tensor" if tensor.is_complex() else f"a tensor of layout {tensor.layout}, {tensor.dtype}"
+        raise InputError(f"it is {kind}", where=where, expected="a dense tensor of real numbers")
+    _check_bytes(tensor.numel() * tensor.element_size(), where)  # however few of them are stored, in strides of 0
+
+
+def batches(tensors: tuple[Tensor, ...], size: int) -> list[tuple[Tensor, ...]]:
+    """The samples of `tensors` in batches of `size`; one tuple of arguments per batch."""
+    count = min((len(x) for x in tensors if x.dim()), default=0)
+    return [tuple(x[start : start + size] for x in tensors) for start in range(0, count, size)]
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """The images of a folder and of the folders in it, in the order of their names, a batch at a time.
+
+    An image is scaled until it covers the size, bilinear, and its middle is cut out.
+
+    Args:
+        folder: Where the images are.
+        shape: Channels, height and width of what the model takes: 1 channel is grey, 3 are red, green and blue.
+        normalize: One of `NORMALIZATIONS`.
+        batch_size: Images per batch.
+
+    Raises:
+        InputError: The folder holds no image, or the model takes no images.
+    """
+
+    folder: Path
+    shape: tuple[int, int, int]
+    normalize: str = "unit"
+    batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        if self.shape[0] not in (1, 3):
+            raise InputError(f"the model takes {self.shape[0]} channels", expected="1 for grey images, 3 for coloured")
+        if not self.files:
+            raise InputError(f"the folder {str(self.folder)!r} holds no image", expected=", ".join(IMAGES))
+
+    @property
+    def files(self) -> list[Path]:
+        """The images, by name."""
+        try:
+            found = (path for path in self.folder.rglob("*") if path.suffix.lower() in IMAGES)
+            return sorted(path for path in found if not path.is_dir())
+        except OSError as error:
+            raise InputError(f"the folder {str(self.folder)!r} cannot be read: {error.strerror}") from None
+
+    def __iter__(self) -> Iterator[tuple[Tensor]]:
+        """Batches, float32 [B, C, H, W]; an image is read when its batch is due."""
+        files = self.files
+        for start in range(0, len(files), self.batch_size):
+            yield (torch.stack([self._read(path) for path in files[start : start + self.batch_size]]),)
+
+    def _read(self, path: Path) -> Tensor:
+        try:
+            from PIL import Image, ImageOps
+        except ImportError:
+            raise InputError("images are read with Pillow, which is not here", fix="pip install pillow") from None
+        channels, height, width = self.shape
+        try:
+            check_regular(path.stat(), str(path), InputError)
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                with Image.open(path) as image:
+                    fitted = ImageOps.fit(
+                        image.convert("L" if channels == 1 else "RGB"), (width, height), Image.Resampling.BILINEAR
+                    )
+        except InputError:
+            raise
+        except Exception as error:  # a broken image raises what its decoder was doing
+            reason = " ".join(str(error).split())
+            raise InputError(f"the image {path} cannot be read: {reason}", fix="Remove or repair it.") from error
+        pixels = torch.from_numpy(np.asarray(fitted, np.float32).reshape(height, width, channels).copy())
+        mean, std = (torch.tensor(_spread(part, channels)) for part in NORMALIZATIONS[self.normalize])
+        return ((pixels / 255.0 - mean) / std).permute(2, 0, 1).contiguous()
+
+
+def _spread(values: Sequence[float], channels: int) -> list[float]:
+    """One number per channel; a grey image takes the mean of three."""
+    if len(values) in (1, channels):
+        return list(values) * (channels // len(values))
+    return [sum(values) / len(values)] * channels

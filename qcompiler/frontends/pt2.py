@@ -1,0 +1,346 @@
+"""Read a `.pt2` file without running what is in it.
+
+`torch.export.load` unpickles sample inputs, weights and constants without limits, evaluates the text of symbolic sizes
+as Python, looks up operators by any dotted name below `torch`, imports modules that the nesting of inputs names, and
+loads compiled libraries. So torch never reads the file of the user. Its members are read here, each is checked, and
+those that an exported program needs are put into a new archive in memory, which torch then loads:
+
+    models/model.json                graph: operators of namespaces, sizes as arithmetic, nesting of plain containers
+    data/weights, data/constants     raw bytes; pickles that `weights_only=True` reads
+    data/sample_inputs/model.pt      the same
+    serialized_*.pt, .json           the same, in the archives of torch 2.6 and 2.7
+
+Compiled libraries, custom objects and everything else that needs code of the file's own are refused; extra files are
+left out. Guards are left out too: torch would run their text, and the sizes that a program takes are in its ranges.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import math
+import re
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NoReturn
+
+import torch
+from torch.export import ExportedProgram
+
+from qcompiler.errors import InputError
+from qcompiler.frontends.export import quiet_torch
+from qcompiler.storage.reading import machine_memory, parse_json, read_file
+
+_FIX = "Write it with torch.export.save, from a model whose inputs and weights are plain tensors."
+_MODEL = "models/model.json"
+_SAMPLES = "data/sample_inputs/model.pt"
+_CONFIGS = {folder: f"data/{folder}/model_{folder}_config.json" for folder in ("weights", "constants")}
+_LEGACY = {folder: f"data/{folder}/model.pt" for folder in ("weights", "constants")}
+_MARKS = ("archive_format", "archive_version", "byteorder", ".data/version", ".data/serialization_id", "version")
+"""Members of a few bytes that say what the archive is."""
+_COMPILED = ("data/aotinductor/", "data/executorch/")
+_OLD_GRAPH = "serialized_exported_program.json"
+_OLD_TENSORS = ("serialized_state_dict", "serialized_constants", "serialized_example_inputs")
+
+_OPERATOR = re.compile(r"torch\.ops\.(?P<namespace>[a-z]\w*)\.(?P<name>[A-Za-z_]\w*)(\.\w+)?", re.ASCII)
+_ARITHMETIC = re.compile(
+    r"_operator\.(getitem|add|sub|mul|truediv|floordiv|mod|pow|neg|pos|eq|ne|lt|le|gt|ge|and_|or_|not_|xor|lshift|rshift)"
+    r"|math\.(ceil|floor|trunc|sqrt|log2)|torch\.(sym_\w+|_sym_\w+)",
+    re.ASCII,
+)
+_READS_FILES = ("from_file", "save", "load", "_load", "load_tensor", "call_torchbind")
+"""Operators that open files, or run methods of objects of the file's own."""
+_SYMBOL = re.compile(r"(u|s|z|zf|zuf|f)\d+|[A-Za-z]\w{0,30}", re.ASCII)
+_CONSTRUCTORS = """
+    Symbol Integer Float Rational Add Mul Pow Mod Max Min Abs floor ceiling And Or Not Eq Ne Lt Le Gt Ge Equality
+    Unequality StrictLessThan LessThan StrictGreaterThan GreaterThan Relational FloorDiv ModularIndexing Where PythonMod
+    CleanDiv CeilToInt FloorToInt CeilDiv LShift RShift PowByNatural FloatPow FloatTrueDiv IntTrueDiv TruncToFloat
+    TruncToInt RoundToInt RoundDecimal ToFloat Identity IsNonOverlappingAndDenseIndicator OpaqueUnaryFn_sqrt
+    OpaqueUnaryFn_log2
+"""
+_FUNCTIONS = frozenset(_CONSTRUCTORS.split())
+"""What may be called in the text of a symbolic size: constructors of sympy and torch's functions of integers."""
+_ASSUMPTIONS = "positive integer nonnegative real negative even odd zero nonzero finite"
+_FLAGS = frozenset(_ASSUMPTIONS.split())
+_NODES = (
+    ast.Expression, ast.BinOp, ast.UnaryOp, ast.Compare, ast.BoolOp, ast.Call, ast.Name, ast.Constant, ast.keyword,
+    ast.operator, ast.unaryop, ast.cmpop, ast.boolop, ast.Load,
+)  # fmt: skip
+_LONGEST_SIZE = 4000
+"""Characters of the text of one symbolic size."""
+_LARGEST_POWER = 16
+
+
+def load_exported(path: Path) -> ExportedProgram:
+    """The program that a `.pt2` file holds.
+
+    Raises:
+        InputError: It is no such file, it would have to run code of its own, or torch cannot read it.
+    """
+    data = read_file(path, InputError)
+    clean = checked_archive(data, str(path))
+    del data
+    try:
+        with warnings.catch_warnings(), quiet_torch():  # older archives are read all the same
+            warnings.simplefilter("ignore")
+            return torch.export.load(io.BytesIO(clean))
+    except Exception as error:  # whatever the archive reader raises
+        text = " ".join(f"{type(error).__name__}: {error}".split())[:400]
+        raise InputError(f"the file {str(path)!r} is no exported program: {text}", fix=_FIX) from error
+
+
+def checked_archive(data: bytes, where: str) -> bytes:
+    """An archive of those members of `data` that an exported program needs, each of which has been checked.
+
+    Args:
+        data: The bytes of the file.
+        where: Its name, for messages.
+
+    Raises:
+        InputError: It is no such archive, or a member of it would run code, lies about its size, or is not the kind of
+            thing that its name says.
+    """
+    members = _members(data, where)
+    if _OLD_GRAPH in members:
+        kept = _old_archive(members, where)
+        root = ""
+    else:
+        kept = _archive(members, where)
+        root = "model/"
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in kept.items():
+            archive.writestr(zipfile.ZipInfo(root + name), content)
+    return stream.getvalue()
+
+
+def _refuse(found: str, where: str, member: str = "", expected: str | None = None) -> NoReturn:
+    raise InputError(found, where=f"{where}, {member}" if member else where, expected=expected, fix=_FIX)
+
+
+def _members(data: bytes, where: str) -> dict[str, bytes]:
+    """The members of a zip archive by name, without the folder that is around all of them."""
+    found: dict[str, bytes] = {}
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            infos = archive.infolist()
+            total = sum(info.file_size for info in infos)
+            if total > len(data):
+                found_text = f"its members take {total} bytes in a file of {len(data)}"
+                _refuse(found_text, where, expected="members as they are: torch.export.save compresses nothing")
+            names = [info.filename for info in infos]
+            roots = {name.partition("/")[0] for name in names}
+            cut = len(roots.pop()) + 1 if len(roots) == 1 and all("/" in name for name in names) else 0
+            for info in infos:
+                name = info.filename[cut:]
+                if name in found:
+                    _refuse(f"it has two members {name!r}", where)
+                if info.compress_type != zipfile.ZIP_STORED:
+                    _refuse("it is compressed", where, name, expected="a member as torch.export.save writes it")
+                found[name] = archive.read(info)
+    except InputError:
+        raise
+    except Exception as error:  # a broken archive raises what its reader was doing: struct, zlib, ...
+        raise InputError(f"the file {where!r} is no exported program: {error}", fix=_FIX) from None
+    return found
+
+
+def _archive(members: Mapping[str, bytes], where: str) -> dict[str, bytes]:
+    compiled = next((name for name in members if name.startswith(_COMPILED)), None)
+    if compiled is not None:
+        _refuse("it holds a compiled library, which loading would run", where, compiled, "an exported program")
+    if _MODEL not in members:
+        models = [name for name in members if name.startswith("models/")]
+        _refuse(f"it has no {_MODEL}" + (f", but {models[0]}" if models else ""), where, expected="one program: model")
+    kept = {name: members[name] for name in _MARKS if name in members and len(members[name]) < 100}
+    kept[_MODEL] = _graph(members[_MODEL], where, _MODEL)
+    if _SAMPLES not in members:
+        _refuse(f"it has no {_SAMPLES}", where)
+    kept[_SAMPLES] = _pickle(members[_SAMPLES], where, _SAMPLES)
+    for folder, config in _CONFIGS.items():
+        legacy = _LEGACY[folder]
+        if legacy in members:
+            kept[legacy] = _pickle(members[legacy], where, legacy)
+        elif config in members:
+            kept[config] = members[config]
+            kept |= dict(_payloads(members, folder, config, where))
+        else:
+            _refuse(f"it has no {config}", where)
+    return kept
+
+
+def _old_archive(members: Mapping[str, bytes], where: str) -> dict[str, bytes]:
+    kept = {"version": members.get("version", b"")[:100], _OLD_GRAPH: _graph(members[_OLD_GRAPH], where, _OLD_GRAPH)}
+    for stem in _OLD_TENSORS:
+        for name in (f"{stem}.pt", f"{stem}.json"):
+            if name in members:
+                kept[name] = _pickle(members[name], where, name)
+    return kept
+
+
+def _pickle(content: bytes, where: str, member: str) -> bytes:
+    """A pickle of tensors alone: what torch's restricted reader takes does the same in its unrestricted one.
+
+    Raises:
+        InputError: It is something else.
+    """
+    if not content:
+        return content
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")  # noqa: TID251  # runs no code
+    except Exception as error:  # whatever the reader of pickles raises
+        reason = str(error).strip().partition("\n")[0][:200]
+        _refuse(f"it holds something else than tensors, and reading it may run code: {reason}", where, member)
+    return content
+
+
+def _payloads(members: Mapping[str, bytes], folder: str, config: str, where: str) -> Iterator[tuple[str, bytes]]:
+    """The members that a table of weights or constants names."""
+    table = parse_json(members[config], f"{where}, {config}", InputError)
+    entries = table.get("config") if isinstance(table, dict) else None
+    if not isinstance(entries, dict):
+        _refuse("it holds no table of tensors", where, config)
+    for key, entry in entries.items():
+        if not isinstance(entry, dict) or not isinstance(entry.get("path_name"), str):
+            _refuse(f"{key!r} names no member", where, config)
+        path = entry["path_name"]
+        name = f"data/{folder}/{path}"
+        if "/" in path or name not in members:
+            _refuse(f"{key!r} names {path!r}, which is not there", where, config)
+        if folder == "constants" and not path.startswith("tensor_"):
+            _refuse(f"the constant {key!r} is an object, and reading it may run code", where, name, "tensors alone")
+        if entry.get("use_pickle") is not False:
+            yield name, _pickle(members[name], where, name)
+            continue
+        _check_sizes(entry.get("tensor_meta"), len(members[name]), key, f"{where}, {config}")
+        yield name, members[name]
+
+
+def _check_sizes(meta: object, stored: int, key: str, where: str) -> None:
+    """Refuse a tensor that would take more memory than there is, whatever its strides make of its bytes."""
+    sizes = meta.get("sizes") if isinstance(meta, dict) else None
+    items = sizes if isinstance(sizes, list) else [None]
+    numbers = [item.get("as_int") if isinstance(item, dict) else None for item in items]
+    if not all(isinstance(n, int) and n >= 0 for n in numbers):
+        _refuse(f"the sizes of {key!r} are {sizes}", where, expected="numbers")
+    count = math.prod(n for n in numbers if isinstance(n, int))
+    if 8 * count > machine_memory() or (count and not stored):
+        _refuse(f"the tensor {key!r} has {count} elements in {stored} bytes", where, expected="as many as are there")
+
+
+def _graph(content: bytes, where: str, member: str) -> bytes:
+    """The graph without its guards, after a look at each text in it that torch would evaluate, look up or import."""
+    place = f"{where}, {member}"
+    tree = parse_json(content, place, InputError)
+    if not isinstance(tree, dict):
+        _refuse("it holds no program", where, member)
+    checks: dict[str, Callable[[Any, str], None]] = {
+        "expr_str": _check_size,
+        "target": _check_operator,
+        "as_operator": _check_operator,
+        "in_spec": _check_nesting,
+        "out_spec": _check_nesting,
+    }
+    waiting: list[object] = [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, dict):
+            for key, value in node.items():
+                if key in checks and isinstance(value, str):
+                    checks[key](value, place)
+                elif key in ("as_custom_obj", "custom_obj", "class_fqn") and value:
+                    _refuse("it holds an object of a class of its own", where, member, "tensors alone")
+                else:
+                    waiting.append(value)
+        elif isinstance(node, list):
+            waiting.extend(node)
+    ranges = tree.get("range_constraints")
+    for name in ranges if isinstance(ranges, dict) else ():
+        _check_size(name, place)
+    if "guards_code" in tree:
+        tree["guards_code"] = []
+    return json.dumps(tree).encode()
+
+
+def _check_operator(target: str, where: str) -> None:
+    """Refuse what is no operator: torch looks up any dotted name, `torch.hub.load` among them."""
+    match = _OPERATOR.fullmatch(target)
+    if match is not None:
+        namespace = getattr(torch.ops, match["namespace"], None)
+        if isinstance(namespace, ModuleType) and match["name"] not in _READS_FILES:
+            return
+    elif _ARITHMETIC.fullmatch(target):
+        return
+    raise InputError(
+        f"the program calls {target[:100]!r}", where=where, expected="operators such as torch.ops.aten.add"
+    )
+
+
+def _check_size(text: str, where: str) -> None:
+    """Refuse what is no arithmetic on sizes: torch has sympy evaluate the text as Python."""
+    try:
+        if len(text) > _LONGEST_SIZE:
+            raise ValueError(text)
+        for node in ast.walk(ast.parse(text, mode="eval")):
+            _check_node(node)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise InputError(f"a size is {text[:100]!r}", where=where, expected="arithmetic on integers") from None
+
+
+def _check_node(node: ast.AST) -> None:
+    """Raise ValueError where `node` is no part of arithmetic on sizes."""
+    fine = isinstance(node, _NODES)
+    match node:
+        case ast.Call(func=ast.Name(id=name), args=arguments, keywords=keywords):
+            fine = name in _FUNCTIONS and all(item.arg in _FLAGS for item in keywords)
+            texts = [item for item in arguments if isinstance(item, ast.Constant) and isinstance(item.value, str)]
+            fine = fine and (not texts or name in ("Symbol", "Float"))
+            if name in ("Pow", "PowByNatural", "FloatPow") and len(arguments) == 2:
+                fine = fine and _is_small(arguments[1])
+        case ast.Call():
+            fine = False
+        case ast.Name(id=name):
+            fine = bool(_SYMBOL.fullmatch(name))
+        case ast.BinOp(op=ast.Pow() | ast.LShift(), right=right):
+            fine = _is_small(right)
+        case ast.Constant(value=str(text)):
+            fine = bool(_SYMBOL.fullmatch(text) or re.fullmatch(r"-?\d+(\.\d+)?(e-?\d+)?", text, re.ASCII))
+        case ast.Constant(value=value):
+            fine = isinstance(value, bool | int | float) and abs(value) < 2**64
+    if not fine:
+        raise ValueError(node)
+
+
+def _is_small(node: ast.expr) -> bool:
+    """Whether an exponent is a small number: powers of large ones never end."""
+    inner = node
+    if isinstance(inner, ast.Call) and inner.args:
+        inner = inner.args[0]
+    if isinstance(inner, ast.UnaryOp):
+        inner = inner.operand
+    return isinstance(inner, ast.Constant) and isinstance(inner.value, int) and inner.value <= _LARGEST_POWER
+
+
+def _check_nesting(text: str, where: str) -> None:
+    """Refuse containers that make torch import a module that the text names; all others are known to the process."""
+    waiting: list[object] = [parse_json(text, where, InputError)]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, dict):
+            if node.get("type") == "collections.defaultdict" or "__enum__" in node:
+                raise InputError(
+                    "inputs or outputs nest in what a module has to be imported for",
+                    where=where,
+                    expected="tuples, lists and dicts with keys that are text",
+                )
+            if isinstance(node.get("context"), str):
+                waiting.append(parse_json(node["context"], where, InputError))
+            waiting += [value for key, value in node.items() if key != "context"]
+        elif isinstance(node, list):
+            waiting.extend(node)

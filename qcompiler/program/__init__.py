@@ -1,0 +1,1 @@
+"""The integer program: its format, its check, and what each instruction computes."""

@@ -1,0 +1,248 @@
+"""Which tensors may lie on the same bytes while both are alive, and the check of a memory plan.
+
+    op                                                 the result may lie
+    int_add, int_mul                                   on an operand of its shape that is not read afterwards
+    lookup, int_clamp, rescale, quantize, dequantize   on its first operand, if that is not read afterwards
+    reshape, permute                                   on the operand, where no byte has to move
+    slice                                              in the operand, where it is one run of bytes
+    concat                                             around the operands, where each is one run of bytes of it
+
+Whoever runs the first two kinds works from front to back, one element at a time: operand and result begin at the same
+byte, and an element of the result is no larger than one of the operand. The other three, the views, then do nothing;
+their operand may live on. An operand of `concat` is written right to its place, which it has in one result only.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from qcompiler.errors import ArtifactError, UnsupportedError
+from qcompiler.program.liveness import Shape, Tensors, rooms
+
+if TYPE_CHECKING:
+    from qcompiler.program.program import Instruction, Memory, Program
+
+OVERWRITES: dict[str, tuple[int, ...]] = {
+    "int_add": (0, 1),
+    "int_mul": (0, 1),
+    "lookup": (0,),
+    "int_clamp": (0,),
+    "rescale": (0,),
+    "quantize": (0,),
+    "dequantize": (0,),
+}
+"""Op -> operands on which its result may lie; see the text of the module for the conditions."""
+
+MOST_VIEWS = 256
+"""Of one tensor; more are copies. What a region of bytes is read by grows with the square of them."""
+
+Homes = dict[str, tuple[str, int]]
+"""Tensor -> the tensor whose bytes it shows, itself where it is no view; and how many bytes behind its first byte."""
+
+
+def overwritable(tensors: Tensors, homes: Homes, instruction: Instruction) -> list[str]:
+    """Operands on which the result of `instruction` may lie, if they are not read afterwards."""
+    positions = OVERWRITES.get(instruction.op, ())
+    if not positions:
+        return []
+    result = instruction.output
+    fitting = {
+        name
+        for position, name in enumerate(instruction.inputs)
+        if position in positions
+        and name in homes
+        and tensors.shapes[name] == tensors.shapes[result]
+        and tensors.item_bytes[name] >= tensors.item_bytes[result]
+    }
+    # What is read twice must be read in the same order both times.
+    read = [name for name in dict.fromkeys(instruction.inputs) if name in homes]
+    return [
+        name
+        for name in read
+        if name in fitting
+        and all(homes[x] == homes[name] and x in fitting for x in read if homes[x][0] == homes[name][0])
+    ]
+
+
+def shown(tensors: Tensors, homes: Homes) -> frozenset[str]:
+    """Results that lie, wholly or in part, where an operand does that may live on: who writes one changes both."""
+    return frozenset(
+        item.output
+        for item in tensors.core.instructions
+        if item.op not in OVERWRITES
+        and any(name in homes and homes[name][0] == homes[item.output][0] for name in item.inputs)
+    )
+
+
+def find_homes(tensors: Tensors, alignment: int) -> Homes:
+    """Which tensors are views of others, wherever the plan can make them so.
+
+    Args:
+        tensors: Of the core.
+        alignment: Of every first byte: views elsewhere are none.
+    """
+    homes: Homes = {name: (name, 0) for name in tensors.core.given}
+    views: Counter[str] = Counter()
+    for instruction in tensors.core.instructions:
+        homes.update((name, (name, 0)) for name in instruction.outputs)
+        result = instruction.output
+        if instruction.op == "concat":
+            for name, begin in _parts(tensors, instruction):
+                root, distance = _resolve(homes, name)
+                whole = distance == 0 and tensors.bytes(root) == tensors.bytes(name)
+                count = views[root] + 1
+                fits = views[result] + count <= MOST_VIEWS
+                if begin % alignment == 0 and whole and homes[root] == (root, 0) and fits:
+                    homes[root] = (result, begin)
+                    views[result] += count
+        else:
+            distance_or_none = _begin(tensors, instruction)
+            if distance_or_none is None or distance_or_none % alignment or instruction.inputs[0] not in homes:
+                continue
+            root, _ = _resolve(homes, instruction.inputs[0])
+            if views[root] < MOST_VIEWS:
+                homes[result] = (instruction.inputs[0], distance_or_none)
+                views[root] += 1
+    return {name: _resolve(homes, name) for name in homes}
+
+
+def _resolve(homes: Homes, name: str) -> tuple[str, int]:
+    """Follow links to their end, and shorten them."""
+    path = [name]
+    while homes[path[-1]][0] != path[-1]:
+        path.append(homes[path[-1]][0])
+    distance = 0
+    for item in reversed(path[:-1]):
+        distance += homes[item][1]
+        homes[item] = (path[-1], distance)
+    return path[-1], distance
+
+
+def _begin(tensors: Tensors, instruction: Instruction) -> int | None:
+    """Where in its operand the result of a view begins, bytes; None where bytes have to move."""
+    if instruction.op not in ("reshape", "permute", "slice") or instruction.inputs[0] in tensors.constants:
+        return None
+    name = instruction.inputs[0]
+    old, new = tensors.shapes[name], tensors.shapes[instruction.output]
+    if instruction.op == "reshape":
+        return 0 if _runs(tensors, old) == _runs(tensors, new) else None
+    before, after = tensors.strides(old), tensors.strides(new)
+    if instruction.op == "permute":
+        axes = instruction.attributes["axes"]
+        assert isinstance(axes, tuple)
+        same = all(size == 1 or after[to] == before[axes[to]] for to, size in enumerate(new))
+        return 0 if same else None
+    axis, start, step = (instruction.attributes[key] for key in ("axis", "start", "step"))
+    assert isinstance(axis, int)
+    assert isinstance(start, int)
+    if _outermost(tensors, old, axis) and (step == 1 or new[axis] == 1):
+        return start * before[axis] * tensors.item_bytes[name]
+    return None
+
+
+def _runs(tensors: Tensors, shape: Shape) -> list[tuple[int, int]]:
+    """Sizes and strides in logical order, neighbours that are one run joined: equal where no byte moves."""
+    result: list[tuple[int, int]] = []
+    for size, stride in zip(shape, tensors.strides(shape), strict=True):
+        if size == 1:
+            continue
+        if result and result[-1][1] == size * stride:
+            result[-1] = (result[-1][0] * size, stride)
+        else:
+            result.append((size, stride))
+    return result
+
+
+def _outermost(tensors: Tensors, shape: Shape, axis: int) -> bool:
+    """Whether what lies side by side along `axis` lies one behind the other in memory."""
+    order = tensors.axes(len(shape))
+    return all(shape[other] == 1 for other in order[: order.index(axis)])
+
+
+def _parts(tensors: Tensors, instruction: Instruction) -> Iterator[tuple[str, int]]:
+    """Operands of a `concat` that can be written right to their place, and where in the result that is, bytes."""
+    axis = instruction.attributes["axis"]
+    assert isinstance(axis, int)
+    shape = tensors.shapes[instruction.output]
+    if not _outermost(tensors, shape, axis):
+        return
+    step = tensors.strides(shape)[axis] * tensors.item_bytes[instruction.output]
+    begin = 0
+    for name in instruction.inputs:
+        if name not in tensors.constants:
+            yield name, begin
+        begin += tensors.shape(name)[axis] * step
+
+
+def check_memory(program: Program, memory: Memory) -> None:
+    """Check a plan against the program.
+
+    Raises:
+        ArtifactError: A tensor has no place or is unknown, lies outside of the array or across a boundary, or on bytes
+            of another one that is alive at the same time, other than the table of this module allows.
+    """
+    try:
+        tensors = Tensors(program, memory.batch)
+    except UnsupportedError as error:
+        raise ArtifactError(
+            f"there is no plan for a batch of {memory.batch}: {error}", where=_WHERE, fix=_FIX
+        ) from error
+    homes = find_homes(tensors, memory.alignment)
+    room = rooms(tensors, memory.alignment)
+    offsets = memory.offsets
+    for name in (*tensors.shapes, *offsets):
+        if name not in offsets or name not in tensors.shapes:
+            found = "has no place in memory" if name in tensors.shapes else "has a place, and is no tensor of the core"
+            raise ArtifactError(f"{name!r} {found}", where=_WHERE, fix=_FIX)
+    for name, offset in offsets.items():
+        if offset % memory.alignment or not 0 <= offset <= memory.bytes - room[name]:
+            raise ArtifactError(
+                f"{name!r} lies at {_span(name, offsets, room)}",
+                where=_WHERE,
+                expected=f"multiples of {memory.alignment} in 0 to {memory.bytes}",
+                fix=_FIX,
+            )
+    names = list(tensors.shapes)
+    begins = np.array([offsets[name] for name in names], np.int64)
+    ends = np.array([offsets[name] + room[name] for name in names], np.int64)
+    lives = tensors.core.lives()
+    dying: dict[int, list[int]] = {}
+    for index, name in enumerate(names):
+        dying.setdefault(lives[name][1], []).append(index)
+    alive = np.zeros(len(names), np.bool_)
+    under: list[str] = []
+    time = -1
+    for index, new in enumerate(names):  # in the order in which they are written
+        while time < lives[new][0]:
+            alive[dying.get(time, [])] = False
+            time += 1
+            under = overwritable(tensors, homes, tensors.core.instructions[time])
+        for place in (alive & (begins < ends[index]) & (ends > begins[index])).nonzero()[0]:
+            old = names[place]
+            replaced = old in under and lives[old][1] == time and offsets[old] == offsets[new]
+            if not replaced and not shows_same(homes, offsets, old, new):
+                raise ArtifactError(
+                    f"{old!r} at {_span(old, offsets, room)} and {new!r} at {_span(new, offsets, room)} overlap and "
+                    "are alive at the same time",
+                    where=_WHERE,
+                    fix=_FIX,
+                )
+        alive[index] = True
+
+
+def shows_same(homes: Homes, offsets: dict[str, int], a: str, b: str) -> bool:
+    """Whether the bytes that two tensors share hold the same in both: they are views of one."""
+    (root, distance), (other_root, other_distance) = homes[a], homes[b]
+    return root == other_root and offsets[a] - distance == offsets[b] - other_distance
+
+
+def _span(name: str, offsets: dict[str, int], room: Mapping[str, int]) -> str:
+    return f"bytes {offsets[name]} to {offsets[name] + room[name]}"
+
+
+_WHERE = "program.json, memory"
+_FIX = "Compile the model again."

@@ -1,0 +1,379 @@
+"""The check of a program that comes from disk: what passes it can be run, in the executor and in C.
+
+    tensors        an element type that there is, sizes and bytes that a machine can have, scales that are finite and
+                   above 0, zero points within the type
+    constants      the type and the sizes that are declared, and codes within them
+    instructions   attributes of the kind that their name asks for; operands that have been written; the result that
+                   follows from them by the rules of the graph's operator of the same name; tables as long as the codes
+                   that index them
+
+Operators have one definition, that of the graph: which attributes there are, which have a default, and what follows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from qcompiler.errors import ArtifactError, QCompilerError, UnsupportedError
+from qcompiler.ir.graph import Attribute
+from qcompiler.ir.registry import REQUIRED, OpDef, known_ops
+from qcompiler.ir.types import DType, QuantParams, TensorType
+from qcompiler.program.liveness import NUMPY_TYPES, Tensors
+from qcompiler.quant.rounding import MAX_SHIFT
+
+if TYPE_CHECKING:
+    from qcompiler.program.program import Instruction, Program, Tensor
+
+Array = npt.NDArray[np.generic]
+Limits = tuple[int, int]
+
+MOST_BYTES = 2**40
+"""Of one tensor for one image: a machine with as much memory exists, and no program that needs it for one tensor."""
+LARGEST_SIZE = 2**31
+"""Of an axis, a step or an amount of padding."""
+MOST_AXES = 8
+LARGEST_BATCH = 64
+"""Up to which a batch is looked for that a program without a memory plan takes."""
+
+RESTORED = {"dtype", "shape", "function", "parameters", "scales", "results"}
+"""Attributes that a program does not hold: they follow from the result, or served the compiler alone."""
+
+_Test = Callable[[object], bool]
+
+
+def _integer(low: int, high: int) -> _Test:
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def _integers(low: int, high: int) -> _Test:
+    one = _integer(low, high)
+    return lambda value: isinstance(value, tuple) and len(value) <= 2 * MOST_AXES and all(map(one, value))
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2.0**127
+
+
+def _boolean(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+def _codes(value: object) -> bool:
+    one = _integer(-(2**63), 2**63 - 1)
+    return one(value) or (isinstance(value, tuple) and bool(value) and all(map(one, value)))
+
+
+_AXIS, _STEPS = _integer(0, MOST_AXES - 1), _integers(1, LARGEST_SIZE)
+_AMOUNTS, _COUNT = _integers(0, LARGEST_SIZE), _integer(1, 2**53)
+_EXPONENT = _integer(-128, 127)
+KINDS: Mapping[str, tuple[_Test, str]] = {
+    # Which of them there are, the rules of the operators say.
+    **dict.fromkeys(("mode", "rounding"), (lambda value: isinstance(value, str), "the name of a mode")),
+    **dict.fromkeys(("qmin", "qmax"), (_codes, "a code, or one per channel")),
+    **dict.fromkeys(("stride", "dilation", "kernel"), (_STEPS, f"integers from 1 to {LARGEST_SIZE}")),
+    **dict.fromkeys(("padding", "output_padding"), (_AMOUNTS, f"integers from 0 to {LARGEST_SIZE}")),
+    "pad": (_integers(-LARGEST_SIZE, LARGEST_SIZE), "integers"),
+    "axes": (_integers(0, MOST_AXES - 1), f"axes from 0 to {MOST_AXES - 1}"),
+    "axis": (_AXIS, f"an axis from 0 to {MOST_AXES - 1}"),
+    **dict.fromkeys(("groups", "block", "step", "divisor", "divisor_override"), (_COUNT, "a count of at least 1")),
+    **dict.fromkeys(("start", "stop"), (_integer(0, LARGEST_SIZE), f"an integer from 0 to {LARGEST_SIZE}")),
+    **dict.fromkeys(("keepdim", "subtract", "ceil_mode", "count_include_pad"), (_boolean, "true or false")),
+    "shift": (_integer(0, MAX_SHIFT), f"a shift from 0 to {MAX_SHIFT} bits"),
+    **dict.fromkeys(("left_multiplier", "right_multiplier", "out_multiplier"), (_number, "a number")),
+    **dict.fromkeys(("left_exponent", "right_exponent", "out_exponent"), (_EXPONENT, "an integer from -128 to 127")),
+    "product_multiplier": (_number, "a number"),
+    "product_exponent": (_EXPONENT, "an integer from -128 to 127"),
+    **dict.fromkeys(("offset", "scalar_left_offset", "value"), (_number, "a number")),
+    "epsilon": (_integer(0, 2**60), "an integer from 0 to 2^60"),
+    "fraction": (_integer(0, 15), "an integer from 0 to 15"),
+    "graph": (lambda value: isinstance(value, str), "the name of an island"),
+}
+"""Test and words of each attribute by its name, which means the same in all instructions."""
+
+_REAL = ("quantize", "dequantize", "call")
+_ON_GRIDS: Mapping[str, tuple[tuple[int, ...], bool]] = {
+    "quantize": ((), True),
+    "dequantize": ((0,), False),
+    **dict.fromkeys(("int_add", "int_mul"), ((0, 1), True)),
+    **dict.fromkeys(("int_mean", "int_layer_norm", "int_avg_pool2d", "int_resample2d", "rescale"), ((0,), True)),
+}
+"""Instructions that compute with zero points: of which operands, and whether with that of the result; see `_layer`."""
+_MOVING = ("max_pool2d", "reshape", "permute", "concat", "slice")
+
+
+def check_program(program: Program, constants: Mapping[str, Array]) -> None:
+    """Check all of a program but its memory plan.
+
+    Args:
+        program: The program, whose instructions read nothing before it is written.
+        constants: Its constants.
+
+    Raises:
+        ArtifactError: The first thing that is wrong, with its key.
+    """
+    for name, tensor in program.tensors.items():
+        _check_tensor(name, tensor)
+    for name in program.constants:
+        _check_constant(program, name, constants[name])
+    extra = next((name for name in constants if name not in program.constants), None)
+    if extra is not None:
+        raise ArtifactError(f"{extra!r} is no constant of the program", where="weights.safetensors")
+    for index, instruction in enumerate(program.instructions):
+        _check_attributes(instruction, f"program.json, instructions.{index}")
+    tensors = _tensors(program)
+    limits: dict[str, Limits] = {}
+    for index, instruction in enumerate(program.instructions):
+        where = f"program.json, instructions.{index} ({instruction.op} {instruction.output})"
+        try:
+            _check_instruction(program, tensors, instruction, where)
+            _check_codes(program, constants, instruction, limits, where)
+        except ArtifactError:
+            raise
+        except QCompilerError as error:
+            raise ArtifactError(error.found, where=where, expected=error.expected) from None
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            # The rules of operators take attributes of their kinds for granted, such as as many steps as axes.
+            raise ArtifactError(f"its attributes do not fit its operands: {error}", where=where) from None
+
+
+def _check_tensor(name: str, tensor: Tensor) -> None:
+    where = f"program.json, tensors.{name}"
+    if tensor.dtype not in NUMPY_TYPES:
+        raise ArtifactError(f"the element type {tensor.dtype!r} is unknown", where=where)
+    if len(tensor.shape) > MOST_AXES or not all(size == -1 or 0 < size <= LARGEST_SIZE for size in tensor.shape):
+        expected = f"at most {MOST_AXES} sizes from 1 to {LARGEST_SIZE}, or -1 for the batch"
+        raise ArtifactError(f"its sizes are {list(tensor.shape)}", where=where, expected=expected)
+    size = math.prod(abs(size) for size in tensor.shape) * np.dtype(NUMPY_TYPES[tensor.dtype]).itemsize
+    if size > MOST_BYTES:
+        raise ArtifactError(f"the tensor {name!r} takes {size} bytes", where=where, expected=f"at most {MOST_BYTES}")
+    if not all(0 < scale < math.inf and 0 < np.float32(scale) < np.inf for scale in tensor.scale):
+        bad = next(scale for scale in tensor.scale if not (0 < np.float32(scale) < np.inf))
+        raise ArtifactError(f"a scale is {bad}", where=where, expected="float32 numbers above 0")
+    if len(tensor.scale) != len(tensor.zero_point):
+        found = f"there are {len(tensor.scale)} scales and {len(tensor.zero_point)} zero points"
+        raise ArtifactError(found, where=where, expected="as many of both")
+    if tensor.axis is not None and not 0 <= tensor.axis < len(tensor.shape):
+        raise ArtifactError(f"its axis is {tensor.axis}", where=where, expected=f"0 to {len(tensor.shape) - 1}")
+    count = 1 if tensor.axis is None else tensor.shape[tensor.axis]
+    if tensor.scale and (tensor.dtype[0] in "fb" or len(tensor.scale) != count):
+        raise ArtifactError(f"{len(tensor.scale)} scales for {tensor.dtype}", where=where, expected=f"{count} of codes")
+    if tensor.scale:
+        low, high = DType(tensor.dtype).limits
+        outside = next((point for point in tensor.zero_point if not low <= point <= high), None)
+        if outside is not None:
+            raise ArtifactError(f"a zero point is {outside}", where=where, expected=f"{low} to {high}")
+
+
+def _check_constant(program: Program, name: str, array: Array) -> None:
+    where = f"weights.safetensors, {name}"
+    tensor = program.tensors[name]
+    stored = tensor.shape
+    if len(stored) == 4 and program.weight_layout == "OHWI" and name in _kernels(program):
+        stored = (stored[0], stored[2], stored[3], stored[1])
+    wanted = np.dtype(NUMPY_TYPES[tensor.dtype])
+    if array.dtype != wanted or array.shape != stored:
+        found = f"it is {array.dtype} {list(array.shape)}"
+        raise ArtifactError(found, where=where, expected=f"{wanted} {list(stored)}, as program.json declares")
+    if tensor.dtype in ("i4", "u4") and array.size:
+        low, high = DType(tensor.dtype).limits
+        codes = array.astype(np.int64)
+        if codes.min() < low or codes.max() > high:
+            raise ArtifactError(f"it has codes from {codes.min()} to {codes.max()}", where=where, expected=tensor.dtype)
+
+
+def _kernels(program: Program) -> frozenset[str]:
+    """Constants that are stored in the order of `weight_layout`."""
+    return frozenset(
+        item.inputs[1] for item in program.instructions if item.op == "int_conv2d" and len(item.inputs) > 1
+    )
+
+
+def _definition(instruction: Instruction, where: str) -> OpDef:
+    from qcompiler.program.kernels import KERNELS
+
+    if instruction.op != "call" and instruction.op not in KERNELS:
+        raise ArtifactError(f"the instruction {instruction.op!r} is unknown", where=where)
+    return known_ops()[instruction.op]
+
+
+def _check_attributes(instruction: Instruction, where: str) -> None:
+    definition = _definition(instruction, where)
+    given = instruction.attributes
+    allowed = {name: default for name, default in definition.attributes.items() if name not in RESTORED}
+    if "weight" in definition.operands:
+        allowed["block"] = None
+    for name, default in allowed.items():
+        if name not in given:
+            # None is not written, whether or not it has to be said.
+            if default is REQUIRED and name not in _MAY_BE_NONE:
+                raise ArtifactError(f"the attribute {name!r} is missing", where=f"{where} ({instruction.op})")
+            continue
+        test, words = KINDS[name]
+        value = given[name]
+        fits = test(value) and not (isinstance(default, tuple) and len(value) != len(default))  # type: ignore[arg-type]
+        if not fits:
+            expected = f"{len(default)} {words}" if isinstance(default, tuple) else words
+            raise ArtifactError(f"{name} is {value!r}", where=f"{where}.attributes.{name}", expected=expected)
+    unknown = next((name for name in given if name not in allowed), None)
+    if unknown is not None:
+        raise ArtifactError(f"{instruction.op} has no attribute {unknown!r}", where=f"{where}.attributes")
+
+
+_MAY_BE_NONE = frozenset(
+    {f"{side}_{part}" for side in ("left", "right", "out", "product") for part in ("multiplier", "exponent")}
+    | {"offset", "scalar_left_offset"}
+)
+"""Attributes that an operator asks for, and that may be None."""
+
+
+def _tensors(program: Program) -> Tensors:
+    """The sizes of all tensors for the batch of the plan, or for the smallest that the program takes.
+
+    Raises:
+        ArtifactError: There is no such batch.
+    """
+    reason = ""
+    for batch in range(1, LARGEST_BATCH + 1) if program.memory is None else (program.memory.batch,):
+        try:
+            found = Tensors(program, batch)
+            # Of an output only its codes lie in the array. Its batch need not be that of the inputs.
+            found.shapes.update({item.output: found.shape(item.inputs[0]) for item in found.core.exit})
+            return found
+        except UnsupportedError as error:
+            reason = reason or str(error)
+        except QCompilerError as error:
+            raise ArtifactError(error.found, where="program.json, instructions", expected=error.expected) from None
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            raise ArtifactError(f"sizes do not fit together: {error}", where="program.json, instructions") from None
+    raise ArtifactError(f"the sizes fit no batch: {reason}", where="program.json, tensors")
+
+
+def _type(tensors: Tensors, name: str) -> TensorType:
+    """The type of a tensor, with sizes for the batch."""
+    declared = tensors.program.tensors[name]
+    shape = tensors.shape(name)
+    # Real numbers behind the core have the sizes of their codes, which may be a multiple of the batch.
+    codes = next((tensors.shape(item.inputs[0]) for item in tensors.core.exit if item.output == name), ())
+    if len(codes) == len(shape):
+        shape = tuple(known if size == -1 else size for size, known in zip(shape, codes, strict=True))
+    shape = tuple(tensors.batch if size == -1 else size for size in shape)
+    quant = QuantParams(declared.scale, declared.zero_point, declared.axis) if declared.scale else None
+    return TensorType(DType(declared.dtype), shape, quant)
+
+
+def _check_instruction(program: Program, tensors: Tensors, instruction: Instruction, where: str) -> None:
+    """The result is the one that follows, and what computes with zero points has them."""
+    definition = _definition(instruction, where)
+    if instruction.op == "call":
+        _check_call(program, tensors, instruction, where)
+        return
+    if len(instruction.outputs) != 1:
+        raise ArtifactError(f"there are {len(instruction.outputs)} results", where=where, expected="one")
+    operands = [_type(tensors, name) for name in instruction.inputs]
+    block = instruction.attributes.get("block")
+    if block is not None:
+        factors = operands.pop() if operands else None
+        weight = operands[1].shape if len(operands) > 1 else ()
+        channels, inputs = (weight[1], weight[0]) if "transpose" in instruction.op else (*weight[:2], 0, 0)[:2]
+        blocks = -(-int(inputs) // block) if isinstance(block, int) else 0
+        if factors is None or factors.shape != (channels, blocks):
+            found = f"the factors are {factors}"
+            raise ArtifactError(found, where=where, expected=f"[{channels}, {blocks}], for blocks of {block}")
+    if not definition.accepts(len(operands)):
+        expected = " ".join(definition.operands)
+        raise ArtifactError(f"there are {len(operands)} operands", where=where, expected=expected)
+    result = _type(tensors, instruction.output)
+    restored: dict[str, Attribute] = {"dtype": str(result.dtype), "shape": result.shape, "function": ""}
+    given = {name: restored[name] for name in definition.attributes if name in restored}
+    given |= dict.fromkeys(name for name, default in definition.attributes.items() if default is REQUIRED) | given
+    own = {name: value for name, value in instruction.attributes.items() if name != "block"}
+    (expected_type,) = definition.infer(operands, definition.complete({**given, **own}))
+    if (expected_type.dtype, expected_type.shape) != (result.dtype, result.shape):
+        raise ArtifactError(f"the result is {result}", where=where, expected=f"{expected_type}, as follows")
+    reads, writes = ((0,), True) if "weight" in definition.operands else _ON_GRIDS.get(instruction.op, ((), False))
+    names = [instruction.inputs[index] for index in reads] + [instruction.output] * writes
+    without = next((name for name in names if len(program.tensors[name].scale) != 1), None)
+    if without is not None:
+        raise ArtifactError(
+            f"{without!r} has {len(program.tensors[without].scale)} scales", where=where, expected="one"
+        )
+    if "weight" in definition.operands and not program.tensors[instruction.inputs[1]].scale:
+        raise ArtifactError(f"the weight {instruction.inputs[1]!r} has no scale", where=where)
+
+
+def _check_call(program: Program, tensors: Tensors, instruction: Instruction, where: str) -> None:
+    from qcompiler.program import islands  # which needs torch
+
+    name = str(instruction.attributes["graph"])
+    if name not in program.islands:
+        raise ArtifactError(f"the island {name!r} is missing", where=where)
+    found = islands.result_types(program, name, [_type(tensors, item) for item in instruction.inputs])
+    declared = [_type(tensors, item) for item in instruction.outputs]
+    if [(item.dtype, item.shape) for item in found] != [(item.dtype, item.shape) for item in declared]:
+        texts = (", ".join(map(str, items)) for items in (declared, found))
+        raise ArtifactError(
+            f"the results are {next(texts)}", where=where, expected=f"{next(texts)}, as the island gives"
+        )
+
+
+def _check_codes(
+    program: Program,
+    constants: Mapping[str, Array],
+    instruction: Instruction,
+    limits: dict[str, Limits],
+    where: str,
+) -> None:
+    """Tables are as long as the codes that index them, which is what C reads without asking.
+
+    Args:
+        program: The program.
+        constants: Its constants.
+        instruction: The instruction, whose attributes and result are checked.
+        limits: Lowest and highest code of what was written before; that of the result is added.
+        where: Place for messages.
+    """
+
+    def range_of(name: str) -> Limits:
+        declared = program.tensors[name].dtype
+        return limits.get(name, DType(declared).limits if declared[0] in "iu" else (0, 0))
+
+    result = instruction.output
+    low, high = range_of(result)
+    if instruction.op == "lookup":
+        table = constants.get(instruction.inputs[1])
+        if table is None:
+            raise ArtifactError(f"the table {instruction.inputs[1]!r} is no constant", where=where)
+        first, last = (code - int(instruction.attributes["offset"]) for code in range_of(instruction.inputs[0]))  # type: ignore[arg-type]
+        if first < 0 or last >= table.shape[-1]:
+            found = f"codes from {first} to {last} index a table of {table.shape[-1]}"
+            raise ArtifactError(found, where=where, expected="an entry for each code")
+        if len(instruction.inputs) > 2:
+            rows = constants.get(instruction.inputs[2])
+            if rows is None or (rows.size and not 0 <= int(rows.min()) <= int(rows.max()) < table.shape[0]):
+                raise ArtifactError(f"{instruction.inputs[2]!r} names rows that the table has not", where=where)
+        low, high = (int(table.min()), int(table.max())) if table.size else (low, high)
+    elif instruction.op in _MOVING or instruction.op == "pad":
+        found_limits = [range_of(name) for name in instruction.inputs]
+        low, high = min(item[0] for item in found_limits), max(item[1] for item in found_limits)
+        if instruction.op == "pad" and program.tensors[result].dtype[0] in "iu":
+            value = instruction.attributes.get("value", 0.0)
+            bottom, top = DType(program.tensors[result].dtype).limits
+            if not isinstance(value, int | float) or value != int(value) or not bottom <= value <= top:
+                raise ArtifactError(f"the border has the code {value}", where=where, expected=f"{bottom} to {top}")
+            low, high = min(low, int(value)), max(high, int(value))
+    elif instruction.op not in _REAL or instruction.op == "quantize":
+        ends = [instruction.attributes.get(name) for name in ("qmin", "qmax")]
+        low = _end(ends[0], min, low)
+        high = _end(ends[1], max, high)
+    limits[result] = (low, high)
+
+
+def _end(value: object, choose: Callable[[tuple[int, ...]], int], default: int) -> int:
+    if isinstance(value, tuple):
+        return choose(value)
+    return value if isinstance(value, int) else default

@@ -1,0 +1,95 @@
+"""Float islands of a program: graphs that run in torch, on real numbers, between a dequantize and a quantize.
+
+They are the only part of a program that is not integer arithmetic of its own, and the only one that needs torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import numpy as np
+import torch
+
+from qcompiler.errors import ArtifactError, InputError, QCompilerError
+from qcompiler.ir.dims import bind, evaluate_dim
+from qcompiler.ir.graph import Module
+from qcompiler.ir.interpret import evaluate_node, interpret_with
+from qcompiler.ir.text import parse_module
+from qcompiler.ir.types import DType, TensorType
+from qcompiler.ir.verify import verify
+from qcompiler.program.program import ISLAND_TENSOR, Array, Program, ProgramFiles
+
+Island: TypeAlias = Callable[[Sequence[Array]], list[Array]]
+
+
+def load(files: ProgramFiles, name: str) -> Island:
+    """The island called `name` as a function of arrays.
+
+    Raises:
+        ArtifactError: Its text is no graph, or a tensor of it is missing.
+    """
+    module = Module(_tensors(files, name))
+    try:
+        graph = parse_module(files.program.islands[name], module.tensors).graphs[name]
+        verify(graph)
+    except (QCompilerError, KeyError) as error:
+        raise _unreadable(name, error) from error
+
+    def run(arrays: Sequence[Array]) -> list[Array]:
+        with torch.no_grad():
+            # Contiguous, as the interpreter has them: what a kernel of torch sums follows the order of the strides.
+            inputs = [torch.from_numpy(np.asarray(array, order="C")) for array in arrays]
+            return [tensor.contiguous().numpy() for tensor in interpret_with(graph, inputs, evaluate_node)]
+
+    return run
+
+
+def _tensors(files: ProgramFiles, name: str) -> dict[str, torch.Tensor]:
+    prefix = name + ISLAND_TENSOR
+    return {
+        key.removeprefix(prefix): torch.tensor(array)  # a copy: an array from a file cannot be written to
+        for key, array in files.constants.items()
+        if key.startswith(prefix)
+    }
+
+
+def result_shapes(program: Program, name: str, operands: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """The shapes of what the island called `name` gives for operands of given shapes.
+
+    Raises:
+        ArtifactError: Its text is no graph, or takes no such operands.
+    """
+    return [shape for _, shape in _results(program, name, [(None, shape) for shape in operands])]
+
+
+def result_types(program: Program, name: str, operands: Sequence[TensorType]) -> list[TensorType]:
+    """The types of what the island called `name` gives for operands of given types, whose sizes are numbers.
+
+    Raises:
+        ArtifactError: Its text is no graph, or takes no such operands.
+    """
+    given = [(item.dtype, tuple(int(size) for size in item.shape)) for item in operands]
+    return [TensorType(dtype, shape) for dtype, shape in _results(program, name, given)]
+
+
+def _results(
+    program: Program, name: str, operands: Sequence[tuple[DType | None, tuple[int, ...]]]
+) -> list[tuple[DType, tuple[int, ...]]]:
+    try:
+        graph = parse_module(program.islands[name]).graphs[name]
+        bindings: dict[str, int] = {}
+        for value, (dtype, shape) in zip(graph.inputs, operands, strict=True):
+            fault = bind(value.type.shape, shape, bindings)
+            if fault or dtype not in (None, value.type.dtype):
+                raise InputError(f"an operand does not fit: {fault or f'{dtype} for {value.type}'}")
+        return [
+            (value.type.dtype, tuple(evaluate_dim(dim, bindings) for dim in value.type.shape))
+            for value in graph.outputs
+        ]
+    except (QCompilerError, KeyError, ValueError) as error:
+        raise _unreadable(name, error) from error
+
+
+def _unreadable(name: str, error: Exception) -> ArtifactError:
+    return ArtifactError(f"the island cannot be read: {error}", where=f"program.json, islands.{name}")

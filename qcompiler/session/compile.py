@@ -1,0 +1,514 @@
+"""The one call: `compile` turns a model into a verified integer deployment."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from qcompiler.artifact.artifact import Artifact
+from qcompiler.artifact.report import write_report
+from qcompiler.backends import encodings as grids
+from qcompiler.backends import integer
+from qcompiler.backends.integer.c.form import write_c
+from qcompiler.calibration.journal import Journal
+from qcompiler.calibration.processes import Processes, processes
+from qcompiler.calibration.store import DEFAULT_MEMORY
+from qcompiler.errors import (
+    ArtifactError,
+    InputError,
+    PipelineError,
+    QCompilerError,
+    UnsupportedError,
+    VerificationError,
+)
+from qcompiler.ir import calls
+from qcompiler.ir.graph import Module
+from qcompiler.ir.interpret import check_inputs
+from qcompiler.ir.rewrite import Record
+from qcompiler.ir.settings import own_defaults
+from qcompiler.ir.types import Stage
+from qcompiler.passes import Pass, PassContext, PassManager
+from qcompiler.passes.apply_encodings import ApplyEncodings
+from qcompiler.passes.base import Override
+from qcompiler.passes.calibrate_activations import CalibrateActivations
+from qcompiler.passes.check_encodings import CheckEncodings
+from qcompiler.quant.encoding import Encodings
+from qcompiler.session.batches import Forward
+from qcompiler.session.pipeline import (
+    asked_passes,
+    default_pipeline,
+    lowering_passes,
+    model_as_it_is,
+    parse_pipeline,
+    print_pipeline,
+    with_encodings,
+    without_encodings,
+)
+from qcompiler.session.progress import Steps, steps
+from qcompiler.session.request import Model, Prepared, Request, Start, captured, load_model, prepared
+from qcompiler.storage.destination import Destination
+from qcompiler.targets import Target, load_target
+from qcompiler.training.quantized_module import QuantizedModule
+from qcompiler.validation.exact import Codes, simulate
+from qcompiler.validation.layers import layer_sqnr
+from qcompiler.verification.forms import Forms, Report
+from qcompiler.verification.forms import verify as verify_forms
+
+__all__ = ["Compiled", "compile"]
+
+Effort: TypeAlias = Literal["fast", "default", "best"]
+OnFailure: TypeAlias = Literal["error", "warn", "off"]
+Unmatched: TypeAlias = Literal["error", "ignore"]
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A compiled model.
+
+    Args:
+        target: The hardware.
+        quantized: The calibrated graph before lowering: what `simulate` evaluates.
+        integer: The lowered graph.
+        artifact: The files.
+        records: What each pass did.
+        inputs: The flat inputs on which the forms were compared.
+        verification: What was found when the model was compiled, None when it was told not to look.
+        diagnostics: Sentences on what you may want to know.
+        seconds: How long each step took; not part of the artifact.
+    """
+
+    target: Target
+    quantized: Module
+    integer: Module
+    artifact: Artifact
+    records: tuple[Record, ...]
+    inputs: tuple[Tensor, ...]
+    verification: Report | None
+    diagnostics: tuple[str, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    @own_defaults()
+    def simulate(self, *inputs: object, **named: object) -> object:
+        """Exact evaluation on integer codes: what the device will compute, in the model's own output tree.
+
+        Args:
+            inputs: The model's arguments by position, float: tensors, or NumPy arrays.
+            named: Others, by name.
+
+        Returns:
+            The outputs: tensors where tensors were given, arrays where arrays were.
+
+        Raises:
+            InputError: The inputs do not fit the model, mix tensors and arrays, or hold an empty batch.
+        """
+        graph = self.quantized.main
+        call = calls.bind(graph.input_tree, graph.input_names, inputs, named)
+        with torch.no_grad():
+            results = simulate(graph, call.tensors, self.target.arithmetic)
+        return call.results(graph.output_tree, [item.real() if isinstance(item, Codes) else item for item in results])
+
+    def run(self, *inputs: object, **named: object) -> object:
+        """The integer program in its executor, outputs dequantized, in the model's own output tree.
+
+        The arguments are those of `simulate`.
+        """
+        return self.artifact.run(*inputs, **named)
+
+    def run_integer(self, *codes: Tensor) -> list[Tensor]:
+        """The integer program from codes to codes; see `Artifact.run_integer`."""
+        return self.artifact.run_integer(*codes)
+
+    def module(self) -> nn.Module:
+        """The quantized model as a module: differentiable in train mode, exact in eval mode.
+
+        In eval mode its outputs equal those of the integer program bit for bit.
+        """
+        return QuantizedModule(self.quantized, self.target.arithmetic).eval()
+
+    @own_defaults()
+    def verify(self, *inputs: object, seed: int = 0) -> Report:
+        """Compare the forms on `inputs`, or on those of the compile.
+
+        Args:
+            inputs: The model's arguments, float.
+            seed: Of the random codes.
+        """
+        graph = self.quantized.main
+        given = list(self.inputs)
+        if inputs:
+            given = calls.bind(graph.input_tree, graph.input_names, inputs, {}).tensors
+        check_inputs(graph, given)
+        return verify_forms(_forms(self.artifact, self.quantized, self.integer), given, self.target, seed=seed)
+
+    def explain(self, name: str) -> str:
+        """What each pass did to the captured node or module `name`, and why.
+
+        Raises:
+            InputError: No pass touched a node of that name.
+        """
+        return self.artifact.explain(name)
+
+    def report(self, path: str | Path) -> Path:
+        """Write a page for the browser: forms compared, what each pass did and refused, the range of each tensor."""
+        return write_report(self.artifact, path)
+
+    def encodings(self, version: str = "1.0.0") -> str:
+        """The grid of each tensor as JSON; see `Artifact.encodings`."""
+        return self.artifact.encodings(version)
+
+    def save(self, output: str | Path) -> Path:
+        """Write the artifact folder; see `Artifact.save`."""
+        return self.artifact.save(output)
+
+
+@own_defaults()
+def compile(  # the field's word for it
+    model: Model,
+    target: str | Path | Target | None = None,
+    *,
+    example_inputs: object = None,
+    calibration_data: Iterable[object] | None = None,
+    forward: Forward | None = None,
+    effort: Effort = "default",
+    overrides: Mapping[str, Override] | None = None,
+    encodings: str | Path | Encodings | None = None,
+    unmatched_encodings: Unmatched = "error",
+    passes: Sequence[Pass] | None = None,
+    pipeline: str | None = None,
+    verify: OnFailure = "error",
+    seed: int = 0,
+    memory: int = DEFAULT_MEMORY,
+    device: torch.device | str | None = None,
+    output: str | Path | None = None,
+) -> Compiled:
+    """Compile `model` for `target`.
+
+    The model, its mode, the random state and torch's settings stay as they are.
+
+    Under torchrun the processes share the work on the calibration data, and all get the same result, which is that of
+    one process with as many threads; the first one writes.
+
+    Args:
+        model: A module in eval mode, a GraphModule, an ExportedProgram, or the path of a saved one (`.pt2`); or what
+            `prepare_qat` made, which brings target, ranges and widths along: what it computes in eval mode is compiled.
+        target: Name, path of a TOML file, or a target; `int8_dsp` when None.
+        example_inputs: A tensor, tuple or dict; looked for in the calibration data and in the model when absent.
+        calibration_data: Batches that bind to the forward signature; of a tuple batch, a model of one input takes the
+            first element. None: ranges follow from batch norms.
+        forward: How the model is called for a batch, `lambda model, batch: model(batch["image"])`, where batches do
+            not bind themselves.
+        effort: `fast`: ranges are the smallest and largest value seen. `default`: channels are equalized; weights of
+            fewer than eight bits get the ranges of least error and corrected biases. `best`: weights are rounded to
+            data, and what `default` does is kept where the outputs come nearer to the float model that way; needs
+            `calibration_data`. With both, activations of fewer than six bits get the ranges of least error.
+        overrides: Widths by node name, module path, glob or op: `{"features.0": 16}`.
+        encodings: Grids that are given, as a file of version 0.6.1, 1.0.0 or 2.0.0: they win over calibration, which
+            finds what the file leaves out, if there is data. A file of this package names the passes that led to it,
+            and they run again, whatever `effort` is; with any other file the model is not equalized, so that the grids
+            are those of its tensors.
+        unmatched_encodings: What names do that no tensor has: `error`, or `ignore`.
+        passes: Instead of the default pipeline.
+        pipeline: The same as text, such as `"canonicalize, fold-batch-norm, ..."`.
+        verify: What a failed verification does. `off` skips it.
+        seed: Of all random numbers.
+        memory: Mebibytes of activations that adaptive rounding and bias correction keep in memory; more goes to disk.
+        device: Where calibration runs; where the model is when None.
+        output: Folder for the artifact; it appears, or takes the place of the artifact there, in one step after
+            verification. Anything else there is refused before a pass runs. What long steps finish is kept next to it,
+            in `<output>.work`: the same call goes on from there when it was ended before.
+
+    Raises:
+        QCompilerError: One subclass per kind of cause; nothing is written then.
+    """
+    if verify not in ("error", "warn", "off"):
+        raise InputError(f"verify is {verify!r}", expected='"error", "warn" or "off"')
+    learned = prepared(model)
+    given = grids.load(encodings) if isinstance(encodings, str | Path) else encodings
+    if learned is not None:
+        _check_learned(learned, target, (example_inputs, calibration_data, forward, overrides, given, passes, pipeline))
+        hardware, chosen = learned.target, lowering_passes()
+    else:
+        hardware = load_target("int8_dsp" if target is None else target)
+        chosen = _passes(effort, passes, pipeline, hardware, has_data=calibration_data is not None, given=given)
+    if hardware.simulation is not None:
+        raise UnsupportedError(
+            f"the target {hardware.name} is for simulation only: {hardware.simulation.reason}",
+            fix="Compile for a target that is a piece of hardware, such as int8_dsp.",
+        )
+    if given is not None:
+        chosen = _with_encodings(chosen, unmatched_encodings, own=passes is not None or pipeline is not None)
+    if memory < 0:
+        raise InputError(f"memory={memory}", expected="mebibytes, 0 or more")
+    destination = None if output is None else Artifact.destination(output)
+    source = load_model(model)
+    if forward is not None and (calibration_data is None or not isinstance(source, nn.Module)):
+        raise InputError("forward= is given without calibration data and a module to call", fix="Leave it out.")
+    with (
+        processes() as group,
+        _held(destination, group),
+        steps(len(chosen) + 3, show=group.rank == 0) as progress,
+    ):
+        context = PassContext(
+            hardware,
+            overrides={**dict.fromkeys(given.excluded if given else (), "float"), **(overrides or {})},
+            encodings=given,
+            seed=seed,
+            memory=memory,
+            processes=group,
+            journal=Journal(None if destination is None else destination.finished, group),
+            progress=progress.within,
+        )
+        try:
+            if learned is not None:
+                start = learned.start(context)
+            else:
+                start = captured(Request(source, example_inputs, calibration_data, forward, device), context)
+            progress.finished("capture")
+            compiled = _compiled(start, chosen, context, verify, progress)
+        except ArtifactError:
+            raise  # The disk is at fault, and not the call: the next try goes on from what is finished.
+        except QCompilerError:
+            # The caller must change the arguments, so what is finished is useless.
+            if destination is not None and group.rank == 0:
+                destination.discard_finished()
+            raise
+        if destination is not None:
+            _in_first(group, functools.partial(_write, destination, compiled.artifact))
+    return compiled
+
+
+@contextlib.contextmanager
+def _held(destination: Destination | None, group: Processes) -> Iterator[None]:
+    """Check and lock the output in the first process, for as long as the block runs; a refusal reaches all."""
+    with contextlib.ExitStack() as stack:
+        if destination is not None:
+            _in_first(group, functools.partial(stack.enter_context, destination))
+        yield
+
+
+def _in_first(group: Processes, action: Callable[[], object]) -> None:
+    """Run `action` in the first process. Its error is raised in all, so that none waits for the others."""
+    errors: list[QCompilerError] = []
+    if group.rank == 0:
+        try:
+            action()
+        except QCompilerError as error:
+            errors.append(error)
+    told = group.gather(errors)[0]
+    if told:
+        raise (errors or told)[0]
+
+
+def _write(destination: Destination, artifact: Artifact) -> None:
+    destination.replace(artifact.files())
+    destination.discard_finished()
+
+
+def _check_learned(model: Prepared, target: str | Path | Target | None, others: tuple[object, ...]) -> None:
+    """Refuse arguments that were settled when the model was prepared for training."""
+    if any(item is not None for item in others):
+        raise InputError(
+            "a module of prepare_qat is compiled with arguments that it was prepared with",
+            expected="none of example_inputs, calibration_data, forward, overrides, encodings, passes and pipeline",
+            fix="Give them to prepare_qat.",
+        )
+    if target is not None and load_target(target).digest() != model.target.digest():
+        raise InputError(
+            f"a module that was trained for {model.target.name} is compiled for {load_target(target).name}",
+            fix="Leave target= out, or prepare the model for the other target.",
+        )
+
+
+def _compiled(
+    start: Start, chosen: Sequence[Pass], context: PassContext, verify: OnFailure, progress: Steps
+) -> Compiled:
+    """Run the passes, emit, verify."""
+    hardware, module = context.require_target("compile"), start.module
+    quantized: list[Module] = []
+    canonical: list[Module] = []
+    following = iter([*chosen[1:], None])
+
+    def between(item: Pass, module: Module, _: Record) -> None:
+        if module.main.stage is Stage.QUANTIZED:
+            quantized[:] = [module.clone()]
+        coming = next(following)
+        if coming is not None and coming.becomes is Stage.QUANTIZED:
+            canonical[:] = [module.clone()]
+        progress.finished(item.name)
+
+    records = [*start.records, *PassManager(chosen, start.facts, between).run(module, context)]
+    if module.main.stage is not Stage.INTEGER or not quantized:
+        raise PipelineError(f"the pipeline ends at stage {module.main.stage}", fix="End it with lower-to-integer.")
+    samples = [x.cpu() for x in context.samples[0]]
+    ratios = layer_sqnr(canonical[0].main, quantized[0].main, samples, hardware.arithmetic) if canonical else {}
+    artifact = _emit(module, quantized[0], hardware, records, chosen, start)
+    files, reason = write_c(artifact.program, start.name, [x.numpy() for x in samples], context.seed)
+    artifact = dataclasses.replace(artifact, c=files, without_c=reason)
+    artifact = dataclasses.replace(artifact, sqnr={name: float(f"{ratio:.2f}") for name, ratio in ratios.items()})
+    diagnostics = (*artifact.diagnostics, *_given_summary(records), *_island_summary(artifact))
+    artifact = dataclasses.replace(artifact, diagnostics=diagnostics)
+    progress.finished("emit")
+
+    verification = None
+    if verify != "off":
+        verification = verify_forms(_forms(artifact, quantized[0], module), samples, hardware, seed=context.seed)
+        artifact = dataclasses.replace(artifact, verification=verification.to_dict())
+    progress.finished("verify")
+    if verification is not None and not verification.passed:
+        message = f"the forms of the model disagree:\n{verification}"
+        if verify == "error":
+            raise VerificationError(message, fix="Nothing was written. The first tensor named is where to look.")
+        warnings.warn(message, stacklevel=2)
+    return Compiled(
+        hardware,
+        quantized[0],
+        module,
+        artifact,
+        tuple(records),
+        tuple(samples),
+        verification,
+        artifact.diagnostics,
+        progress.seconds,
+    )
+
+
+def _passes(
+    effort: Effort,
+    passes: Sequence[Pass] | None,
+    pipeline: str | None,
+    hardware: Target,
+    *,
+    has_data: bool,
+    given: Encodings | None,
+) -> tuple[Pass, ...]:
+    asked = asked_passes(effort, passes, pipeline)
+    if asked is not None:
+        return asked
+    if given is not None and given.producer.get("pipeline"):
+        return parse_pipeline(given.producer["pipeline"])
+    if effort == "best" and not has_data:
+        raise InputError("effort='best' is asked for without calibration_data", fix="Give some, or effort='default'.")
+    found = default_pipeline(
+        effort,
+        per_channel=hardware.per_channel,
+        weight_bits=hardware.weight_bits,
+        activation_bits=hardware.activation_bits,
+    )
+    return found if given is None else model_as_it_is(found)
+
+
+def _with_encodings(chosen: Sequence[Pass], unmatched: Unmatched, *, own: bool) -> tuple[Pass, ...]:
+    """The passes with those that apply and check encodings; passes of the user's `own` have them where they shall."""
+    if unmatched not in ("error", "ignore"):
+        raise InputError(f"unmatched_encodings is {unmatched!r}", expected='"error" or "ignore"')
+    if not own:
+        return with_encodings(chosen, unmatched)
+    for kind, place in ((ApplyEncodings, "insert-quantizers"), (CheckEncodings, "unify-scales")):
+        if not any(isinstance(item, kind) for item in chosen):
+            raise PipelineError(f"encodings are given, and no {kind.name} runs", fix=f"Run it behind {place}.")
+    if unmatched == "error":
+        return tuple(chosen)
+    return tuple(CheckEncodings(unmatched) if isinstance(item, CheckEncodings) else item for item in chosen)
+
+
+def _emit(
+    module: Module,
+    quantized: Module,
+    hardware: Target,
+    records: list[Record],
+    chosen: Sequence[Pass],
+    start: Start,
+) -> Artifact:
+    from qcompiler.backends import onnx_qdq  # onnx and onnxruntime take a while to import
+
+    graph = module.main
+    layout = hardware.layout
+    program = integer.emit(graph, layout.activations, layout.weights, layout.alignment, hardware.packing)
+    diagnostics = list(start.diagnostics)
+    if program.program.memory is None:
+        diagnostics = [*diagnostics, "No memory is planned: the model takes no single image."]
+    # The encodings are the same, be they found or given: so is what is said of them.
+    # Where weights have learned since, no passes lead from the model to them.
+    passes = "" if start.records else print_pipeline(without_encodings(chosen))
+    about = grids.About(passes, _quantizer_args(hardware, chosen))
+    return Artifact(
+        target=hardware,
+        program=program,
+        onnx=onnx_qdq.emit(graph, onnx_qdq.OnnxOptions(**hardware.onnx.model_dump())),
+        grids=grids.collect(graph, calibrated=quantized.main, about=about),
+        input_tree=graph.input_tree,
+        input_names=tuple(graph.input_names),
+        output_tree=graph.output_tree,
+        pipeline=", ".join(filter(None, (start.pipeline, print_pipeline(chosen)))),
+        passes=tuple(record.plain() for record in records),
+        diagnostics=tuple(diagnostics),
+    )
+
+
+_SCHEMES = {
+    "min_max": "post_training_tf",
+    "sqnr": "post_training_tf_enhanced",
+    "percentile": "post_training_percentile",
+}
+"""What AIMET calls the methods of calibration that it has too."""
+
+
+def _quantizer_args(hardware: Target, chosen: Sequence[Pass]) -> dict[str, object]:
+    """What a file of encodings says of the compile as a whole."""
+    weight = hardware.descriptor.dtypes[hardware.descriptor.defaults.weight]
+    found: dict[str, object] = {
+        "activation_bitwidth": hardware.activation_bits,
+        "param_bitwidth": weight.bits,
+        "dtype": "int",
+        "is_symmetric": weight.symmetric,
+        "per_channel_quantization": hardware.per_channel,
+    }
+    for item in chosen:
+        if isinstance(item, CalibrateActivations) and item.method in _SCHEMES:
+            found["quant_scheme"] = _SCHEMES[item.method]
+    return found
+
+
+def _given_summary(records: Sequence[Record]) -> list[str]:
+    """What became of given encodings."""
+    found = []
+    for record in records:
+        if record.pass_name == CheckEncodings.name:
+            given, open_ones = record.metrics["given"], record.metrics["calibrated"]
+            found.append(f"Encodings are given for {given} tensors; {open_ones} quantizers are calibrated.")
+            if "unmatched" in record.metrics:
+                found.append(f"Encodings that belong to no tensor are ignored: {record.metrics['unmatched']}.")
+        if record.pass_name == ApplyEncodings.name:
+            found += [f"%{event.node}: {event.detail}." for event in record.events if event.kind == "refusal"]
+    return found
+
+
+def _island_summary(artifact: Artifact) -> list[str]:
+    islands = artifact.islands
+    if not islands:
+        return []
+    macs, elements = (100 * sum(item[key] for item in islands) for key in ("macs", "elements"))
+    what = "One float island does" if len(islands) == 1 else f"{len(islands)} float islands do"
+    names = ", ".join(f"@{item['name']}" for item in islands[:4]) + (", ..." if len(islands) > 4 else "")
+    return [f"{what} {macs:.2f} % of the multiply-accumulates and {elements:.2f} % of the elements: {names}."]
+
+
+def _forms(artifact: Artifact, quantized: Module, lowered: Module) -> Forms:
+    return Forms(
+        artifact.program,
+        artifact.onnx,
+        quantized.main,
+        lowered.main,
+        c=artifact.c,
+        without_c=artifact.without_c,
+        read_back=artifact.read_back,
+    )

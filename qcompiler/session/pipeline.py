@@ -1,0 +1,344 @@
+"""Which passes there are, the default order, and pipelines as text.
+
+canonicalize, fold-batch-norm, calibrate-activations{method=percentile, percentile=99.9}
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import typing
+from collections.abc import Iterator, Sequence
+
+from pydantic import TypeAdapter, ValidationError
+
+from qcompiler.errors import InputError, PipelineError
+from qcompiler.passes.absorb_bias import AbsorbBias
+from qcompiler.passes.adaptive_rounding.adaround import AdaRound
+from qcompiler.passes.apply_encodings import ApplyEncodings
+from qcompiler.passes.base import Pass
+from qcompiler.passes.calibrate_activations import CalibrateActivations
+from qcompiler.passes.calibrate_weights import CalibrateWeights
+from qcompiler.passes.canonicalize import Canonicalize
+from qcompiler.passes.check_encodings import CheckEncodings
+from qcompiler.passes.correct_bias import CorrectBias
+from qcompiler.passes.cross_layer_equalization import CrossLayerEqualization
+from qcompiler.passes.eliminate_dead_code import EliminateDeadCode
+from qcompiler.passes.fit_biases import FitBiases
+from qcompiler.passes.fix_ranges import FixRanges
+from qcompiler.passes.fold_batch_norm import FoldBatchNorm
+from qcompiler.passes.fold_constants import FoldConstants
+from qcompiler.passes.fuse_activations import FuseActivations
+from qcompiler.passes.fuse_requantization import FuseRequantization
+from qcompiler.passes.insert_quantizers import InsertQuantizers
+from qcompiler.passes.lower_to_integer import LowerToInteger
+from qcompiler.passes.partition import Partition
+from qcompiler.passes.replace_relu6 import ReplaceRelu6
+from qcompiler.passes.smooth_activations import SmoothActivations
+from qcompiler.passes.start_candidate import StartCandidate
+from qcompiler.passes.unify_scales import UnifyScales
+from qcompiler.passes.weigh_candidates import WeighCandidates
+from qcompiler.session import plugins
+from qcompiler.targets import Target
+
+PASSES: dict[str, type[Pass]] = {
+    item.name: item
+    for item in (
+        Canonicalize,
+        EliminateDeadCode,
+        FoldConstants,
+        FoldBatchNorm,
+        FuseActivations,
+        ReplaceRelu6,
+        CrossLayerEqualization,
+        SmoothActivations,
+        AbsorbBias,
+        Partition,
+        InsertQuantizers,
+        ApplyEncodings,
+        FixRanges,
+        UnifyScales,
+        CheckEncodings,
+        StartCandidate,
+        CalibrateWeights,
+        AdaRound,
+        CorrectBias,
+        CalibrateActivations,
+        FitBiases,
+        WeighCandidates,
+        FuseRequantization,
+        LowerToInteger,
+    )
+}
+"""The passes of this package by name, in the order in which the default pipeline first runs them."""
+
+
+def structural_passes() -> tuple[tuple[Pass, ...], tuple[Pass, ...]]:
+    """The passes that look at no numbers: up to a CANONICAL graph, and those that place islands and quantizers."""
+    front = (
+        Canonicalize(),
+        EliminateDeadCode(),
+        FoldConstants(),
+        FoldBatchNorm(),
+        FuseActivations(),
+        EliminateDeadCode(),
+    )
+    return front, (Partition(), InsertQuantizers())
+
+
+_ACTIVATIONS = {"fast": "min_max", "default": "percentile", "best": "sqnr"}
+"""How the ranges of activations are found, by effort, where they have bits enough."""
+
+FEW_WEIGHT_BITS = 8
+"""Below this width ranges of extremes lose too much to rounding, and the mean of a layer moves with its weights."""
+
+FEW_BITS = 6
+"""Below this width what rounding does to activations is no longer small beside what it does to weights."""
+
+
+def quantization_passes(
+    effort: str = "default", *, per_channel: bool = False, weight_bits: int = 8, activation_bits: int = 8
+) -> tuple[Pass, ...]:
+    """From a captured graph to a calibrated QUANTIZED one.
+
+    Args:
+        effort: See `qcompiler.compile`.
+        per_channel: Whether weights have a scale per channel, which makes equalization needless.
+        weight_bits: Bits of most weights. With fewer than `FEW_WEIGHT_BITS`, `default` gives them the ranges of least
+            error and corrects biases, as `best` does with any.
+        activation_bits: Bits of most activations. With fewer than `FEW_BITS` all but `fast` give them the ranges of
+            least error; `best` does so before weights are rounded, so that these make up for the rounding of
+            activations too.
+    """
+    rounded = _ranges(effort, weight_bits, activation_bits)
+    if effort == "best":
+        plain = _ranges("default", weight_bits, activation_bits)
+        # What `default` does is a candidate too: `best` is never worse than that.
+        rounded = (StartCandidate(), *rounded, StartCandidate(), *plain, WeighCandidates())
+    return _quantization_passes(effort, per_channel, rounded)
+
+
+def _quantization_passes(effort: str, per_channel: bool, ranges: tuple[Pass, ...]) -> tuple[Pass, ...]:
+    front, placement = structural_passes()
+    # Activations have one scale per tensor however many a weight has: channels far apart lose their bits there.
+    equalized = (CrossLayerEqualization(),) if per_channel else (ReplaceRelu6(), CrossLayerEqualization())
+    return (
+        *front,
+        *(() if effort == "fast" else equalized),
+        *placement,
+        FixRanges(),
+        UnifyScales(),
+        *ranges,
+        FuseRequantization(),
+    )
+
+
+def _ranges(effort: str, weight_bits: int, activation_bits: int) -> tuple[Pass, ...]:
+    """The passes that find ranges, round weights and correct biases."""
+    few_bits = effort != "fast" and activation_bits < FEW_BITS
+    activations = CalibrateActivations(method="mse" if few_bits else _ACTIVATIONS[effort])
+    few_weight_bits = effort != "fast" and weight_bits < FEW_WEIGHT_BITS
+    weights = CalibrateWeights(method="mse") if few_weight_bits or effort == "best" else CalibrateWeights()
+    if effort == "best" and few_bits:
+        return (weights, activations, FitBiases(), AdaRound())
+    if effort == "best":
+        return (weights, AdaRound(), activations, FitBiases())
+    if few_weight_bits:
+        return (weights, CorrectBias(), activations, FitBiases())
+    return (weights, activations, FitBiases())
+
+
+def default_pipeline(
+    effort: str = "default", *, per_channel: bool = False, weight_bits: int = 8, activation_bits: int = 8
+) -> tuple[Pass, ...]:
+    """From a captured graph to an INTEGER one.
+
+    Args:
+        effort: See `qcompiler.compile`.
+        per_channel: See `quantization_passes`.
+        weight_bits: See `quantization_passes`.
+        activation_bits: See `quantization_passes`.
+    """
+    quantized = quantization_passes(
+        effort, per_channel=per_channel, weight_bits=weight_bits, activation_bits=activation_bits
+    )
+    return (*quantized, LowerToInteger(), EliminateDeadCode())
+
+
+def asked_passes(effort: str, passes: Sequence[Pass] | None, pipeline: str | None) -> tuple[Pass, ...] | None:
+    """The passes that a caller names, None where the effort chooses them.
+
+    Args:
+        effort: "fast", "default" or "best".
+        passes: The passes themselves.
+        pipeline: The text of a pipeline.
+
+    Raises:
+        InputError: The effort is none, or passes and pipeline are given both.
+        PipelineError: The text is no pipeline.
+    """
+    if effort not in ("fast", "default", "best"):
+        raise InputError(f"effort is {effort!r}", expected='"fast", "default" or "best"')
+    if passes is not None and pipeline is not None:
+        raise InputError("both passes= and pipeline= are given", fix="Give one of them.")
+    if pipeline is not None:
+        return parse_pipeline(pipeline)
+    return None if passes is None else tuple(passes)
+
+
+def model_as_it_is(passes: Sequence[Pass]) -> tuple[Pass, ...]:
+    """`passes` without those that change what the tensors of a model hold: given ranges are those of the model."""
+    return tuple(item for item in passes if not isinstance(item, CrossLayerEqualization | ReplaceRelu6))
+
+
+def with_encodings(passes: Sequence[Pass], unmatched: str = "error") -> tuple[Pass, ...]:
+    """`passes` with given encodings: applied behind `insert-quantizers`, checked behind `unify-scales`.
+
+    Args:
+        passes: Where they have such passes already, these go.
+        unmatched: See `CheckEncodings`.
+    """
+    result: list[Pass] = []
+    for item in without_encodings(passes):
+        result.append(item)
+        if isinstance(item, InsertQuantizers):
+            result.append(ApplyEncodings())
+        elif isinstance(item, UnifyScales):
+            result.append(CheckEncodings(unmatched))
+    return tuple(result)
+
+
+def without_encodings(passes: Sequence[Pass]) -> tuple[Pass, ...]:
+    """`passes` without those that apply and check given encodings."""
+    return tuple(item for item in passes if not isinstance(item, ApplyEncodings | CheckEncodings))
+
+
+def lowering_passes() -> tuple[Pass, ...]:
+    """From a calibrated QUANTIZED graph to an INTEGER one."""
+    return (FitBiases(), FuseRequantization(), LowerToInteger(), EliminateDeadCode())
+
+
+LEARNED_FACTS = frozenset({"quantizers", "fixed-ranges", "ties", "weight-ranges", "activation-ranges"})
+"""What holds of a graph that has learned, as `lowering_passes` finds it."""
+
+
+def training_passes(effort: str = "default", *, target: Target) -> tuple[Pass, ...]:
+    """From a captured graph to one that learns: a calibrated QUANTIZED one.
+
+    Ranges of weights have the least error, from which training starts best with few bits; else these are the passes of
+    `quantization_passes`. A target for simulation has a scheme of its own, which nothing is equalized for.
+
+    Args:
+        effort: See `qcompiler.compile`; `fast` keeps ranges of extremes.
+        target: What the graph is for.
+    """
+    if target.simulation is not None:
+        front, placement = structural_passes()
+        ranges: tuple[Pass, ...] = (CalibrateWeights(method="mse"), CalibrateActivations(method="mse"))
+        return tuple(for_training((*front, *placement, FixRanges(), UnifyScales(), *ranges)))
+    # Training changes the weights of whatever it starts from: candidates are not weighed.
+    ranges = _ranges(effort, target.weight_bits, target.activation_bits)
+    passes = _quantization_passes(effort, target.per_channel, ranges)
+    if effort == "default":
+        passes = tuple(
+            CalibrateWeights(method="mse") if isinstance(item, CalibrateWeights) else item for item in passes
+        )
+    return tuple(for_training(passes))
+
+
+def for_training(passes: typing.Iterable[Pass]) -> Iterator[Pass]:
+    """The passes that a graph goes through before it learns: dropouts stay, and nothing is fused into code limits.
+
+    A fused activation has limits in codes, which a scale that learns would move.
+    """
+    for item in passes:
+        if isinstance(item, LowerToInteger):
+            return
+        if isinstance(item, Canonicalize):
+            yield dataclasses.replace(item, keep_dropout=True)
+        elif not isinstance(item, FuseRequantization):
+            yield item
+
+
+def known_passes() -> dict[str, type[Pass]]:
+    """All passes by name: ours, then those of plugins.
+
+    Raises:
+        PluginError: A plugin is broken, or claims a name that is taken.
+    """
+    return {**PASSES, **plugins.load_passes(PASSES)}
+
+
+def parse_pipeline(text: str) -> tuple[Pass, ...]:
+    """Passes from text; `print_pipeline` gives text that parses back.
+
+    Args:
+        text: Names separated by commas, each with options in braces where they differ from the defaults. The name
+            `default` stands for the default pipeline.
+
+    Raises:
+        PipelineError: A name or an option is unknown, or a value does not fit; the position is given.
+    """
+    known = known_passes()
+    passes: list[Pass] = []
+    for position, name, options in _items(text):
+        where = f"column {position + 1} of the pipeline"
+        if name == "default" and not options:
+            passes += default_pipeline()
+            continue
+        if name not in known:
+            near = difflib.get_close_matches(name, [*known, "default"], n=3)
+            hint = f"Did you mean {', '.join(near)}?" if near else f"Known are {', '.join(known)}."
+            raise PipelineError(f"there is no pass {name!r}", where=where, fix=hint)
+        passes.append(_build(known[name], options, where))
+    if not passes:
+        raise PipelineError("the pipeline is empty", expected="at least one pass")
+    return tuple(passes)
+
+
+def print_pipeline(passes: typing.Iterable[Pass]) -> str:
+    """The pipeline as text."""
+    return ", ".join(map(str, passes))
+
+
+_ITEM = re.compile(r"\s*(?P<name>[A-Za-z][\w-]*)\s*(?:\{(?P<options>[^{}]*)\})?\s*(?P<end>,|$)")
+
+
+def _items(text: str) -> Iterator[tuple[int, str, dict[str, str]]]:
+    """Position, name and options of each pass."""
+    position = 0
+    while position < len(text) or text[:position].rstrip().endswith(","):
+        match = _ITEM.match(text, position)
+        if match is None:
+            raise PipelineError(
+                f"the pipeline cannot be read from {text[position : position + 20]!r} on",
+                where=f"column {position + 1}",
+                expected="name, name{option=value, option=value}, ...",
+            )
+        options: dict[str, str] = {}
+        for part in filter(None, (piece.strip() for piece in (match["options"] or "").split(","))):
+            key, equals, value = part.partition("=")
+            if not equals:
+                raise PipelineError(f"the option {part!r} has no value", where=match["name"], expected="option=value")
+            options[key.strip()] = value.strip()
+        yield match.start("name"), match["name"], options
+        position = match.end()
+
+
+def _build(cls: type[Pass], options: dict[str, str], where: str) -> Pass:
+    hints = typing.get_type_hints(cls)
+    fields = {field.name.replace("_", "-"): field.name for field in dataclasses.fields(cls)}
+    values: dict[str, object] = {}
+    for key, text in options.items():
+        name = fields.get(key.replace("_", "-"))
+        if name is None:
+            expected = f"one of {', '.join(fields)}" if fields else "no options"
+            raise PipelineError(f"{cls.name} has no option {key!r}", where=where, expected=expected)
+        try:
+            values[name] = TypeAdapter(hints[name]).validate_python(None if text == "None" else text)
+        except ValidationError as error:
+            raise PipelineError(
+                f"the option {key} of {cls.name} is {text!r}", where=where, expected=error.errors()[0]["msg"]
+            ) from None
+    return cls(**values)

@@ -1,0 +1,150 @@
+"""What the user hands over, a model, examples, data, and what becomes of it: a graph and batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from qcompiler.calibration.spool import reiterable
+from qcompiler.errors import InputError, NotSupportedYetError
+from qcompiler.frontends import capture
+from qcompiler.frontends.finite import check_finite
+from qcompiler.frontends.given import check_kind, parse_device
+from qcompiler.frontends.pt2 import load_exported
+from qcompiler.frontends.wrappers import unwrap
+from qcompiler.ir.graph import Graph, Module
+from qcompiler.ir.rewrite import Record
+from qcompiler.passes import PassContext
+from qcompiler.session.batches import Batches, Forward
+from qcompiler.storage.tensors import row_major
+from qcompiler.targets import Target
+
+Model: TypeAlias = nn.Module | ExportedProgram | str | Path
+
+SAMPLES = 4
+"""Samples on which the contracts of passes are validated and the forms are compared."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """Arguments that say what the model is and what it gets."""
+
+    model: nn.Module | ExportedProgram
+    example_inputs: object
+    calibration_data: Iterable[object] | None
+    forward: Forward | None
+    device: torch.device | str | None
+
+
+def captured(request: Request, context: PassContext) -> Start:
+    """The model as a graph; the data goes into the context."""
+    unwrapped, notes = unwrap(request.model)
+    model = check_kind(unwrapped)
+    device = None if request.device is None else parse_device(request.device)
+    first, source, example_inputs = None, None, request.example_inputs
+    if request.calibration_data is not None:
+        source = Batches(model, request.calibration_data, request.forward, device)
+        once = iter(request.calibration_data) is request.calibration_data
+        context.calibration = reiterable(source, once=once)
+        first = next(iter(context.calibration))
+        if example_inputs is None:
+            example_inputs = source.example
+    found = capture(model, example_inputs, device=device)
+    graph = found.module.main
+    if source is not None and first is not None:
+        source.graph = graph
+        source.check(first)
+    inputs = found.inputs if first is None else first
+    context.samples = [samples_of(graph, inputs, first is None, context.seed)]
+    if first is None:
+        fix = "Give calibration_data on which it gives finite numbers."
+        check_finite(graph, context.samples[0], "inputs that are drawn at random", fix)
+    else:
+        fix = "Run the model in torch on this batch and look at this call, or leave the batch out."
+        check_finite(graph, context.samples[0], "the first batch of the calibration data", fix)
+    name = "model" if isinstance(model, ExportedProgram) else type(model).__name__
+    return Start(found.module, [*notes, *found.diagnostics], name=name)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a pipeline begins.
+
+    Args:
+        module: The graph.
+        diagnostics: Sentences for the user.
+        facts: What is known to hold of the graph.
+        records: What was done to it before.
+        pipeline: The passes that did it, as text.
+        name: Of the model.
+    """
+
+    module: Module
+    diagnostics: Sequence[str] = ()
+    facts: frozenset[str] = frozenset()
+    records: tuple[Record, ...] = ()
+    pipeline: str = ""
+    name: str = "model"
+
+
+class Prepared(nn.Module):
+    """A module that was made for a target and brings its own quantized graph, such as that of `prepare_qat`.
+
+    Attributes:
+        target: What it was prepared for.
+    """
+
+    target: Target
+
+    def start(self, context: PassContext) -> Start:
+        """What `compile` begins with."""
+        raise NotImplementedError
+
+
+def prepared(model: object) -> Prepared | None:
+    """The prepared module that `model` is or wraps: DistributedDataParallel, torch.compile; else None."""
+    for name in ("_orig_mod", "module", "_orig_mod"):
+        if isinstance(model, Prepared):
+            break
+        if isinstance(model, nn.Module) and isinstance(getattr(model, name, None), nn.Module):
+            model = getattr(model, name)
+    return model if isinstance(model, Prepared) else None
+
+
+def load_model(model: Model) -> nn.Module | ExportedProgram:
+    """The model itself, read from disk where a path is given.
+
+    Raises:
+        InputError: The path leads to no exported program.
+    """
+    if not isinstance(model, str | Path):
+        return model
+    path = Path(model)
+    if path.suffix == ".onnx":
+        raise NotSupportedYetError("a model from an ONNX file", where=str(model), fix="Give the PyTorch model.")
+    if path.suffix != ".pt2":
+        raise InputError(
+            f"the model is the path {str(model)!r}",
+            expected="a module, an ExportedProgram, or the path of a .pt2 file that torch.export.save wrote",
+            fix="Of weights alone, make the module and load them: model.load_state_dict(torch.load(path)).",
+        )
+    return load_exported(path)
+
+
+def samples_of(graph: Graph, tensors: list[Tensor], synthesize: bool, seed: int) -> list[Tensor]:
+    """A small batch; normal numbers where there is no data."""
+    generator = torch.Generator().manual_seed(seed)
+    result = []
+    for value, tensor in zip(graph.inputs, tensors, strict=True):
+        free = bool(value.type.shape) and not isinstance(value.type.shape[0], int)
+        if synthesize and tensor.is_floating_point():
+            shape = (SAMPLES, *tensor.shape[1:]) if free else tuple(tensor.shape)
+            tensor = torch.randn(shape, generator=generator).to(tensor)
+        result.append(row_major(tensor[:SAMPLES] if free else tensor))
+    return result

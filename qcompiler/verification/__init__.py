@@ -1,0 +1,1 @@
+"""Running the forms of a model against one another."""

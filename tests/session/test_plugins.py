@@ -1,0 +1,138 @@
+"""What other distributions add: found when they are installed, refused when they clash or are broken."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from qcompiler.errors import PluginError
+
+PLUGIN = Path(__file__).parents[1] / "plugin"
+
+_INFO = """Metadata-Version: 2.1
+Name: {name}
+Version: 1.0
+"""
+
+_USE = """
+import torch
+from torch import nn
+import qcompiler
+from qcompiler.session.pipeline import default_pipeline, known_passes, parse_pipeline, print_pipeline
+
+assert "merge-relu" in known_passes()
+assert "example_dsp" in qcompiler.targets()
+text = print_pipeline(default_pipeline()).replace("fuse-activations", "merge-relu, fuse-activations", 1)
+model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.ReLU()).eval()
+compiled = qcompiler.compile(model, "example_dsp", example_inputs=torch.randn(2, 3, 4, 4), pipeline=text)
+assert compiled.verification.passed
+assert compiled.target.name == "example_dsp"
+print(compiled.explain("3"))
+"""
+
+
+def installed(folder: Path, name: str, groups: dict[str, dict[str, str]]) -> None:
+    """Make `folder` a place where a distribution with these entry points is installed."""
+    info = folder / f"{name.replace('-', '_')}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(_INFO.format(name=name))
+    lines = [
+        f"[{group}]\n" + "".join(f"{key} = {value}\n" for key, value in items.items())
+        for group, items in groups.items()
+    ]
+    (info / "entry_points.txt").write_text("\n".join(lines))
+
+
+_FORKED = """
+import json, os, sys, traceback
+import torch
+for name, (code, paths) in json.load(sys.stdin).items():
+    child = os.fork()
+    if not child:
+        with open(f"{name}.out", "w") as out, open(f"{name}.err", "w") as err:
+            os.dup2(out.fileno(), 1), os.dup2(err.fileno(), 2)
+            sys.path[:0] = paths
+            status = 0
+            try:
+                exec(compile(code, name, "exec"), {"__name__": "__main__"})
+            except BaseException:
+                traceback.print_exc()
+                status = 1
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+    os.waitpid(child, 0)
+"""
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, str]]:
+    """What processes print, and write as errors, by what is installed for them: each imports qcompiler, none torch."""
+    folder = tmp_path_factory.mktemp("plugins")
+    calls: dict[str, tuple[str, list[str]]] = {}
+    for number, (case, (groups, call, *_)) in enumerate(CLASHES.items()):
+        place = folder / f"installed {number}"
+        place.mkdir()
+        installed(place, "one", groups)
+        imports = "import qcompiler\nfrom qcompiler.session import plugins\nfrom qcompiler.session.pipeline import known_passes\n"
+        calls[case] = (f"{imports}{call}\n", [str(place), str(PLUGIN)])
+    example = folder / "example"
+    example.mkdir()
+    installed(example, "qcompiler-example-plugin", EXAMPLE)
+    calls["the example"] = (_USE, [str(example), str(PLUGIN)])
+    calls["nothing"] = (
+        "from qcompiler.session import plugins\nprint(plugins.load_ops(), list(plugins.load_backends()))",
+        [],
+    )
+    path = {**os.environ, "PYTHONPATH": str(PLUGIN.parents[1])}
+    subprocess.run(
+        [sys.executable, "-c", _FORKED], cwd=folder, env=path, input=json.dumps(calls), text=True, check=True
+    )
+    return {case: tuple((folder / f"{case}.{end}").read_text() for end in ("out", "err")) for case in calls}  # type: ignore[misc]  # two
+
+
+EXAMPLE = {
+    "qcompiler.passes": {"merge-relu": "qcompiler_example_plugin.merge_relu:MergeRelu"},
+    "qcompiler.targets": {"example_dsp": "qcompiler_example_plugin"},
+}
+
+
+def test_an_installed_plugin_adds_a_pass_and_a_target(ran: dict[str, tuple[str, str]]) -> None:
+    declared = (PLUGIN / "pyproject.toml").read_text()
+    assert all(f'"{value}"' in declared for items in EXAMPLE.values() for value in items.values())
+    out, err = ran["the example"]
+    assert "merge-relu: " in out, err
+
+
+CLASHES = {
+    "a pass of ours": ({"qcompiler.passes": {"canonicalize": "a:B"}}, "known_passes()", "'canonicalize'", "qcompiler and one"),
+    "a pass of another": (
+        {"qcompiler.passes": {"mine": "qcompiler_example_plugin.merge_relu:MergeRelu"}},
+        "known_passes()",
+        "is a pass called 'merge-relu'",
+        "mine",
+    ),
+    "something that is no pass": ({"qcompiler.passes": {"mine": "json:dumps"}}, "known_passes()", "a subclass of Pass", "mine"),
+    "a module that is not there": ({"qcompiler.passes": {"mine": "no_such:B"}}, "known_passes()", "no_such", "uninstall one"),
+    "a target of ours": ({"qcompiler.targets": {"int8_dsp": "json"}}, "qcompiler.targets()", "'int8_dsp'", "qcompiler and one"),
+    "a back end without run": ({"qcompiler.backends": {"text": "json"}}, "plugins.load_backends()", "emit and run", "text"),
+    "an operator that is none": ({"qcompiler.ops": {"sine": "math:sin"}}, "plugins.load_ops()", "an OpDef called 'sine'", "sine"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CLASHES)
+def test_clashes_and_broken_plugins_name_their_owner(case: str, ran: dict[str, tuple[str, str]]) -> None:
+    _, _, *words = CLASHES[case]
+    last = ran[case][1].strip().splitlines()[-1]
+    assert last.startswith(f"qcompiler.errors.{PluginError.__name__}: ")
+    assert all(word in last for word in words), last
+
+
+def test_without_plugins_there_are_none(ran: dict[str, tuple[str, str]]) -> None:
+    out, err = ran["nothing"]
+    assert out.strip() == "[] ['integer', 'onnx_qdq']", err
