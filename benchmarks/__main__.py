@@ -50,10 +50,10 @@ def passes_on(nodes: int) -> dict[str, float]:
     seconds: dict[str, float] = {"nodes": float(len(module.main))}
     begun = time.perf_counter()
 
-    def between(item: object, *_: object) -> None:
+    def between(before: object, *_: object) -> None:
         nonlocal begun
         now = time.perf_counter()
-        name = str(item)
+        name = "set-up" if before is None else str(before)
         seconds[name] = seconds.get(name, 0.0) + now - begun
         begun = now
 

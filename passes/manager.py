@@ -1,7 +1,7 @@
-"""Runs passes in the order given, and believes none of them.
+"""Runs passes in order and checks the contract that each declares.
 
-Order is checked before anything runs and never changed. After each pass: structure is verified, numbers are validated
-against the pass's contract on the sample batches, and what the pass did is recorded.
+The order is checked before anything runs and never changed. After each pass the structure is verified, the numbers are
+validated against the contract of the pass on the sample batches, and a record says what the pass did.
 """
 
 from __future__ import annotations
@@ -20,19 +20,21 @@ from qcompiler.passes.base import Pass, PassContext
 from qcompiler.validation.contracts import IntegerMatch, check
 from qcompiler.validation.exact import output_codes
 
-Between = Callable[[Pass, Module, Record], None]
+Between = Callable[[Pass | None, Module, Pass | None], None]
+"""Called with the pass before, the module, and the pass after; None at the two ends."""
 
 
 class PassManager:
     """A checked sequence of passes.
 
     Args:
-        passes: In the order in which they run.
-        facts: What is known to hold of the graph at the start.
-        between: Called after each pass with the pass, the module and its record: printing, progress, dumps.
+        passes: The passes in the order in which they run.
+        facts: Facts that hold of the graph before the first pass.
+        between: Callback for progress, dumps and snapshots, called before the first pass, between two passes and after
+            the last one: `between(before, module, after)`.
 
     Raises:
-        PipelineError: The order cannot work from any stage.
+        PipelineError: One of `passes` is not a pass.
     """
 
     def __init__(self, passes: Sequence[Pass], facts: Iterable[str] = (), between: Between | None = None) -> None:
@@ -82,14 +84,30 @@ class PassManager:
             One record per pass.
 
         Raises:
-            PipelineError: Before anything ran.
+            PipelineError: The order cannot work; nothing has run.
             GraphError: A pass left a graph that breaks an invariant.
-            ContractError: A pass changed the numbers more than it promised.
+            ContractError: A pass changed the numbers more than its contract allows.
         """
         self.check_order(module.main.stage)
+        return self.run_part(module, context, 0, len(self.passes))
+
+    def run_part(self, module: Module, context: PassContext, start: int, stop: int) -> list[Record]:
+        """Run the passes from position `start` to before `stop`, on a module that all passes before them have seen.
+
+        Nothing checks the order: `check_order` does, for the whole sequence.
+
+        Returns:
+            One record per pass that ran.
+
+        Raises:
+            GraphError: A pass left a graph that breaks an invariant.
+            ContractError: A pass changed the numbers more than its contract allows.
+        """
         records: list[Record] = []
         before = _outputs(module.main, context)
-        for item in self.passes:
+        if start == 0:
+            self._call_between(0, module)
+        for position, item in enumerate(self.passes[start:stop], start):
             record = context.record = Record(item.name)
             if item.prepare(module.main, context):
                 before = _outputs(module.main, context)
@@ -99,16 +117,23 @@ class PassManager:
             try:
                 item.run(module.main, context)
             except QCompilerError as error:
-                error.add_note(f"raised by {item.name} after {', '.join(r.pass_name for r in records) or 'no pass'}")
+                done = ", ".join(earlier.name for earlier in self.passes[:position])
+                error.add_note(f"raised by {item.name} after {done or 'no pass'}")
                 raise
             module.main.stage = item.becomes or module.main.stage
             verify_module(module, after=item.name)
             record.metrics.update(check(item.contract, before, outputs(module.main, context), item.name))
             before = _outputs(module.main, context)
             records.append(record)
-            if self.between is not None:
-                self.between(item, module, record)
+            self._call_between(position + 1, module)
         return records
+
+    def _call_between(self, position: int, module: Module) -> None:
+        """Call back at the border before the pass at `position`."""
+        if self.between is not None:
+            before = self.passes[position - 1] if position else None
+            after = self.passes[position] if position < len(self.passes) else None
+            self.between(before, module, after)
 
 
 def _outputs(graph: Graph, context: PassContext) -> list[Tensor]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
@@ -17,8 +17,7 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from qcompiler.frontends import capture
-from qcompiler.ir.graph import Graph, Node
+from qcompiler.ir.graph import Graph, Module, Node
 from qcompiler.ir.interpret import LEAVES
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Record
@@ -27,14 +26,16 @@ from qcompiler.ops.custom import function_name
 from qcompiler.ops.layers import Layer, is_weighted
 from qcompiler.ops.quantizers import is_leaf
 from qcompiler.ops.work import elements, multiply_accumulates
-from qcompiler.passes import PassContext, PassManager
+from qcompiler.passes import Pass
 from qcompiler.passes.base import Override
 from qcompiler.passes.common.overrides import Overrides
 from qcompiler.passes.fold_batch_norm import AFFINE, FoldBatchNorm
 from qcompiler.passes.partition import why_float
 from qcompiler.quant.spec import QuantSpec
+from qcompiler.session.options import Options
 from qcompiler.session.pipeline import structural_passes
-from qcompiler.session.request import load_model
+from qcompiler.session.session import Session
+from qcompiler.session.source import load_model
 from qcompiler.targets import Target, load_target
 
 Fate = Literal["quantized", "fused", "folded", "moved", "removed", "float", "refused"]
@@ -150,19 +151,24 @@ def check(
         InputError: The inputs or an override do not fit.
     """
     hardware = load_target(target)
-    captured = capture(load_model(model), example_inputs, device=device)
-    module = captured.module
-    names = [node for node in module.main.nodes if node.op not in LEAVES]
-    seen = {node.name: (_op_name(node), str(node.location)) for node in names}
     lenient = hardware if hardware.fallback == "float" else hardware.override(fallback="float")
-    context = PassContext(lenient, [captured.inputs], overrides=overrides or {})
+    options = Options(example_inputs, overrides=overrides or {}, device=device)
     front, back = structural_passes()
-    records = PassManager(front).run(module, context)
-    wishes = Overrides.resolve(context.overrides, module.main)
-    outside = {node.name: why for node in module.main.nodes if (why := why_float(node, hardware, wishes))}
-    canonical = module.clone().main
+    unpartitioned: list[Graph] = []
+
+    def between(_: Pass | None, module: Module, after: Pass | None) -> None:
+        if after is back[0]:
+            unpartitioned.append(module.clone().main)
+
+    session = Session(load_model(model), lenient, options, (*front, *back), between=between)
+    captured = session.captured
+    names = [node for node in captured.module.main.nodes if node.op not in LEAVES]
+    seen = {node.name: (_op_name(node), str(node.location)) for node in names}
+    module, records = session.quantized.module, session.quantized.records[: len(front)]
+    (canonical,) = unpartitioned
+    wishes = Overrides.resolve(session.context.overrides, canonical)
+    outside = {node.name: why for node in canonical.nodes if (why := why_float(node, hardware, wishes))}
     whole = {node.name: (multiply_accumulates(node), elements(node)) for node in canonical.nodes}
-    PassManager(back, facts=_facts(front)).run(module, context)
     fates = _fates(module.main, seen, records, outside, refused=hardware.fallback == "refuse")
     nodes = tuple(NodeFate(name, *seen[name], *fates[name]) for name in seen)
     advice = _advice(canonical, module.main, hardware, records, outside, whole)
@@ -172,10 +178,6 @@ def check(
 def _op_name(node: Node) -> str:
     """The op, or the function of torch that has none."""
     return function_name(node) if node.op == "custom" else node.op
-
-
-def _facts(passes: Iterable[object]) -> frozenset[str]:
-    return frozenset(fact for item in passes for fact in getattr(item, "establishes", ()))
 
 
 def _fates(

@@ -22,7 +22,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,15 +105,7 @@ class Artifact:
     @property
     def islands(self) -> tuple[dict[str, Any], ...]:
         """What runs in float: `name`, `why`, and its share of the `macs` and of the `elements` of the whole model."""
-        found = []
-        for record in self.passes:
-            for event in record["events"]:
-                for name in self.program.program.islands:
-                    start = f"float island @{name}: "
-                    if event["detail"].startswith(start):
-                        shares = {key: record["metrics"][f"{name}.{key}"] for key in ("macs", "elements")}
-                        found.append({"name": name, "why": event["detail"].removeprefix(start), **shares})
-        return tuple(found)
+        return islands_of(self.program, self.passes)
 
     @property
     def memory(self) -> dict[str, int]:
@@ -470,6 +462,19 @@ def _within(folder: Path, error: ArtifactError) -> ArtifactError:
     """The same error with the folder as its place."""
     place = str(folder) if error.where is None or error.where == str(folder) else f"{folder}, {error.where}"
     return ArtifactError(error.found, where=place, expected=error.expected, fix=error.fix)
+
+
+def islands_of(program: ProgramFiles, passes: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], ...]:
+    """The float islands of a program by the records of the passes that made it; see `Artifact.islands`."""
+    found = []
+    for record in passes:
+        for event in record["events"]:
+            for name in program.program.islands:
+                start = f"float island @{name}: "
+                if event["detail"].startswith(start):
+                    shares = {key: record["metrics"][f"{name}.{key}"] for key in ("macs", "elements")}
+                    found.append({"name": name, "why": event["detail"].removeprefix(start), **shares})
+    return tuple(found)
 
 
 def _tree(data: object, key: str, count: int) -> tree.Tree:

@@ -548,7 +548,7 @@ def _one_line(error: BaseException) -> str:
 
 
 def _loaded(subject: object) -> Any:  # noqa: ANN401  # a model of any kind
-    from qcompiler.session.request import load_model
+    from qcompiler.session.source import load_model
 
     return load_model(subject)  # type: ignore[arg-type]
 

@@ -17,15 +17,12 @@ from torch import Tensor, nn
 from qcompiler.artifact.artifact import Artifact
 from qcompiler.artifact.report import write_report
 from qcompiler.backends import encodings as grids
-from qcompiler.backends import integer
-from qcompiler.backends.integer.c.form import write_c
 from qcompiler.calibration.journal import Journal
 from qcompiler.calibration.processes import Processes, processes
 from qcompiler.calibration.store import DEFAULT_MEMORY
 from qcompiler.errors import (
     ArtifactError,
     InputError,
-    PipelineError,
     QCompilerError,
     UnsupportedError,
     VerificationError,
@@ -35,39 +32,27 @@ from qcompiler.ir.graph import Module
 from qcompiler.ir.interpret import check_inputs
 from qcompiler.ir.rewrite import Record
 from qcompiler.ir.settings import own_defaults
-from qcompiler.ir.types import Stage
-from qcompiler.passes import Pass, PassContext, PassManager
-from qcompiler.passes.apply_encodings import ApplyEncodings
+from qcompiler.passes import Pass
 from qcompiler.passes.base import Override
-from qcompiler.passes.calibrate_activations import CalibrateActivations
-from qcompiler.passes.check_encodings import CheckEncodings
 from qcompiler.quant.encoding import Encodings
 from qcompiler.session.batches import Forward
+from qcompiler.session.options import Effort, Options, Unmatched
 from qcompiler.session.pipeline import (
-    asked_passes,
-    default_pipeline,
     lowering_passes,
-    model_as_it_is,
-    parse_pipeline,
-    print_pipeline,
-    with_encodings,
-    without_encodings,
 )
-from qcompiler.session.progress import Steps, steps
-from qcompiler.session.request import Model, Prepared, Request, Start, captured, load_model, prepared
+from qcompiler.session.progress import steps
+from qcompiler.session.session import Session
+from qcompiler.session.source import Model, Prepared, check_forward, load_model, prepared
 from qcompiler.storage.destination import Destination
 from qcompiler.targets import Target, load_target
 from qcompiler.training.quantized_module import QuantizedModule
 from qcompiler.validation.exact import Codes, simulate
-from qcompiler.validation.layers import layer_sqnr
 from qcompiler.verification.forms import Forms, Report
 from qcompiler.verification.forms import verify as verify_forms
 
 __all__ = ["Compiled", "compile"]
 
-Effort: TypeAlias = Literal["fast", "default", "best"]
 OnFailure: TypeAlias = Literal["error", "warn", "off"]
-Unmatched: TypeAlias = Literal["error", "ignore"]
 
 
 @dataclass(frozen=True)
@@ -231,49 +216,43 @@ def compile(  # the field's word for it
     """
     if verify not in ("error", "warn", "off"):
         raise InputError(f"verify is {verify!r}", expected='"error", "warn" or "off"')
-    learned = prepared(model)
     given = grids.load(encodings) if isinstance(encodings, str | Path) else encodings
+    options = Options(
+        example_inputs,
+        calibration_data,
+        forward,
+        effort,
+        overrides or {},
+        given,
+        unmatched_encodings,
+        passes,
+        pipeline,
+        seed,
+        memory,
+        device,
+    )
+    learned = prepared(model)
     if learned is not None:
         _check_learned(learned, target, (example_inputs, calibration_data, forward, overrides, given, passes, pipeline))
-        hardware, chosen = learned.target, lowering_passes()
-    else:
-        hardware = load_target("int8_dsp" if target is None else target)
-        chosen = _passes(effort, passes, pipeline, hardware, has_data=calibration_data is not None, given=given)
+    hardware = load_target("int8_dsp" if target is None else target) if learned is None else learned.target
+    chosen = options.deployment_passes(hardware) if learned is None else lowering_passes()
     if hardware.simulation is not None:
         raise UnsupportedError(
             f"the target {hardware.name} is for simulation only: {hardware.simulation.reason}",
             fix="Compile for a target that is a piece of hardware, such as int8_dsp.",
         )
-    if given is not None:
-        chosen = _with_encodings(chosen, unmatched_encodings, own=passes is not None or pipeline is not None)
-    if memory < 0:
-        raise InputError(f"memory={memory}", expected="mebibytes, 0 or more")
     destination = None if output is None else Artifact.destination(output)
-    source = load_model(model)
-    if forward is not None and (calibration_data is None or not isinstance(source, nn.Module)):
-        raise InputError("forward= is given without calibration data and a module to call", fix="Leave it out.")
+    source = load_model(model) if learned is None else learned
+    check_forward(source, options)
     with (
         processes() as group,
         _held(destination, group),
         steps(len(chosen) + 3, show=group.rank == 0) as progress,
     ):
-        context = PassContext(
-            hardware,
-            overrides={**dict.fromkeys(given.excluded if given else (), "float"), **(overrides or {})},
-            encodings=given,
-            seed=seed,
-            memory=memory,
-            processes=group,
-            journal=Journal(None if destination is None else destination.finished, group),
-            progress=progress.within,
-        )
+        journal = Journal(None if destination is None else destination.finished, group)
+        session = Session(source, hardware, options, chosen, group=group, journal=journal, progress=progress)
         try:
-            if learned is not None:
-                start = learned.start(context)
-            else:
-                start = captured(Request(source, example_inputs, calibration_data, forward, device), context)
-            progress.finished("capture")
-            compiled = _compiled(start, chosen, context, verify, progress)
+            compiled = _compiled(session, verify)
         except ArtifactError:
             raise  # The disk is at fault, and not the call: the next try goes on from what is finished.
         except QCompilerError:
@@ -284,6 +263,38 @@ def compile(  # the field's word for it
         if destination is not None:
             _in_first(group, functools.partial(_write, destination, compiled.artifact))
     return compiled
+
+
+def _compiled(session: Session, verify: OnFailure) -> Compiled:
+    """The artifact of a session, its forms compared.
+
+    Raises:
+        VerificationError: A form differs, and `verify` is "error".
+    """
+    artifact, samples = session.artifact, session.samples
+    quantized, integer = session.quantized.module, session.integer.module
+    verification = None
+    if verify != "off":
+        forms = _forms(artifact, quantized, integer)
+        verification = verify_forms(forms, samples, session.target, seed=session.options.seed)
+        artifact = dataclasses.replace(artifact, verification=verification.to_dict())
+    session.progress.finished("verify")
+    if verification is not None and not verification.passed:
+        message = f"the forms of the model disagree:\n{verification}"
+        if verify == "error":
+            raise VerificationError(message, fix="Nothing was written. The first tensor named is where to look.")
+        warnings.warn(message, stacklevel=2)
+    return Compiled(
+        session.target,
+        quantized,
+        integer,
+        artifact,
+        session.integer.records,
+        tuple(samples),
+        verification,
+        artifact.diagnostics,
+        session.progress.seconds,
+    )
 
 
 @contextlib.contextmanager
@@ -326,180 +337,6 @@ def _check_learned(model: Prepared, target: str | Path | Target | None, others: 
             f"a module that was trained for {model.target.name} is compiled for {load_target(target).name}",
             fix="Leave target= out, or prepare the model for the other target.",
         )
-
-
-def _compiled(
-    start: Start, chosen: Sequence[Pass], context: PassContext, verify: OnFailure, progress: Steps
-) -> Compiled:
-    """Run the passes, emit, verify."""
-    hardware, module = context.require_target("compile"), start.module
-    quantized: list[Module] = []
-    canonical: list[Module] = []
-    following = iter([*chosen[1:], None])
-
-    def between(item: Pass, module: Module, _: Record) -> None:
-        if module.main.stage is Stage.QUANTIZED:
-            quantized[:] = [module.clone()]
-        coming = next(following)
-        if coming is not None and coming.becomes is Stage.QUANTIZED:
-            canonical[:] = [module.clone()]
-        progress.finished(item.name)
-
-    records = [*start.records, *PassManager(chosen, start.facts, between).run(module, context)]
-    if module.main.stage is not Stage.INTEGER or not quantized:
-        raise PipelineError(f"the pipeline ends at stage {module.main.stage}", fix="End it with lower-to-integer.")
-    samples = [x.cpu() for x in context.samples[0]]
-    ratios = layer_sqnr(canonical[0].main, quantized[0].main, samples, hardware.arithmetic) if canonical else {}
-    artifact = _emit(module, quantized[0], hardware, records, chosen, start)
-    files, reason = write_c(artifact.program, start.name, [x.numpy() for x in samples], context.seed)
-    artifact = dataclasses.replace(artifact, c=files, without_c=reason)
-    artifact = dataclasses.replace(artifact, sqnr={name: float(f"{ratio:.2f}") for name, ratio in ratios.items()})
-    diagnostics = (*artifact.diagnostics, *_given_summary(records), *_island_summary(artifact))
-    artifact = dataclasses.replace(artifact, diagnostics=diagnostics)
-    progress.finished("emit")
-
-    verification = None
-    if verify != "off":
-        verification = verify_forms(_forms(artifact, quantized[0], module), samples, hardware, seed=context.seed)
-        artifact = dataclasses.replace(artifact, verification=verification.to_dict())
-    progress.finished("verify")
-    if verification is not None and not verification.passed:
-        message = f"the forms of the model disagree:\n{verification}"
-        if verify == "error":
-            raise VerificationError(message, fix="Nothing was written. The first tensor named is where to look.")
-        warnings.warn(message, stacklevel=2)
-    return Compiled(
-        hardware,
-        quantized[0],
-        module,
-        artifact,
-        tuple(records),
-        tuple(samples),
-        verification,
-        artifact.diagnostics,
-        progress.seconds,
-    )
-
-
-def _passes(
-    effort: Effort,
-    passes: Sequence[Pass] | None,
-    pipeline: str | None,
-    hardware: Target,
-    *,
-    has_data: bool,
-    given: Encodings | None,
-) -> tuple[Pass, ...]:
-    asked = asked_passes(effort, passes, pipeline)
-    if asked is not None:
-        return asked
-    if given is not None and given.producer.get("pipeline"):
-        return parse_pipeline(given.producer["pipeline"])
-    if effort == "best" and not has_data:
-        raise InputError("effort='best' is asked for without calibration_data", fix="Give some, or effort='default'.")
-    found = default_pipeline(
-        effort,
-        per_channel=hardware.per_channel,
-        weight_bits=hardware.weight_bits,
-        activation_bits=hardware.activation_bits,
-    )
-    return found if given is None else model_as_it_is(found)
-
-
-def _with_encodings(chosen: Sequence[Pass], unmatched: Unmatched, *, own: bool) -> tuple[Pass, ...]:
-    """The passes with those that apply and check encodings; passes of the user's `own` have them where they shall."""
-    if unmatched not in ("error", "ignore"):
-        raise InputError(f"unmatched_encodings is {unmatched!r}", expected='"error" or "ignore"')
-    if not own:
-        return with_encodings(chosen, unmatched)
-    for kind, place in ((ApplyEncodings, "insert-quantizers"), (CheckEncodings, "unify-scales")):
-        if not any(isinstance(item, kind) for item in chosen):
-            raise PipelineError(f"encodings are given, and no {kind.name} runs", fix=f"Run it behind {place}.")
-    if unmatched == "error":
-        return tuple(chosen)
-    return tuple(CheckEncodings(unmatched) if isinstance(item, CheckEncodings) else item for item in chosen)
-
-
-def _emit(
-    module: Module,
-    quantized: Module,
-    hardware: Target,
-    records: list[Record],
-    chosen: Sequence[Pass],
-    start: Start,
-) -> Artifact:
-    from qcompiler.backends import onnx_qdq  # onnx and onnxruntime take a while to import
-
-    graph = module.main
-    layout = hardware.layout
-    program = integer.emit(graph, layout.activations, layout.weights, layout.alignment, hardware.packing)
-    diagnostics = list(start.diagnostics)
-    if program.program.memory is None:
-        diagnostics = [*diagnostics, "No memory is planned: the model takes no single image."]
-    # The encodings are the same, be they found or given: so is what is said of them.
-    # Where weights have learned since, no passes lead from the model to them.
-    passes = "" if start.records else print_pipeline(without_encodings(chosen))
-    about = grids.About(passes, _quantizer_args(hardware, chosen))
-    return Artifact(
-        target=hardware,
-        program=program,
-        onnx=onnx_qdq.emit(graph, onnx_qdq.OnnxOptions(**hardware.onnx.model_dump())),
-        grids=grids.collect(graph, calibrated=quantized.main, about=about),
-        input_tree=graph.input_tree,
-        input_names=tuple(graph.input_names),
-        output_tree=graph.output_tree,
-        pipeline=", ".join(filter(None, (start.pipeline, print_pipeline(chosen)))),
-        passes=tuple(record.plain() for record in records),
-        diagnostics=tuple(diagnostics),
-    )
-
-
-_SCHEMES = {
-    "min_max": "post_training_tf",
-    "sqnr": "post_training_tf_enhanced",
-    "percentile": "post_training_percentile",
-}
-"""What AIMET calls the methods of calibration that it has too."""
-
-
-def _quantizer_args(hardware: Target, chosen: Sequence[Pass]) -> dict[str, object]:
-    """What a file of encodings says of the compile as a whole."""
-    weight = hardware.descriptor.dtypes[hardware.descriptor.defaults.weight]
-    found: dict[str, object] = {
-        "activation_bitwidth": hardware.activation_bits,
-        "param_bitwidth": weight.bits,
-        "dtype": "int",
-        "is_symmetric": weight.symmetric,
-        "per_channel_quantization": hardware.per_channel,
-    }
-    for item in chosen:
-        if isinstance(item, CalibrateActivations) and item.method in _SCHEMES:
-            found["quant_scheme"] = _SCHEMES[item.method]
-    return found
-
-
-def _given_summary(records: Sequence[Record]) -> list[str]:
-    """What became of given encodings."""
-    found = []
-    for record in records:
-        if record.pass_name == CheckEncodings.name:
-            given, open_ones = record.metrics["given"], record.metrics["calibrated"]
-            found.append(f"Encodings are given for {given} tensors; {open_ones} quantizers are calibrated.")
-            if "unmatched" in record.metrics:
-                found.append(f"Encodings that belong to no tensor are ignored: {record.metrics['unmatched']}.")
-        if record.pass_name == ApplyEncodings.name:
-            found += [f"%{event.node}: {event.detail}." for event in record.events if event.kind == "refusal"]
-    return found
-
-
-def _island_summary(artifact: Artifact) -> list[str]:
-    islands = artifact.islands
-    if not islands:
-        return []
-    macs, elements = (100 * sum(item[key] for item in islands) for key in ("macs", "elements"))
-    what = "One float island does" if len(islands) == 1 else f"{len(islands)} float islands do"
-    names = ", ".join(f"@{item['name']}" for item in islands[:4]) + (", ..." if len(islands) > 4 else "")
-    return [f"{what} {macs:.2f} % of the multiply-accumulates and {elements:.2f} % of the elements: {names}."]
 
 
 def _forms(artifact: Artifact, quantized: Module, lowered: Module) -> Forms:

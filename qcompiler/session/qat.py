@@ -13,23 +13,24 @@ from torch.export import ExportedProgram
 
 from qcompiler.calibration.processes import processes
 from qcompiler.calibration.store import DEFAULT_MEMORY
-from qcompiler.errors import InputError, PipelineError
+from qcompiler.errors import InputError
 from qcompiler.frontends.capture import copy_model
 from qcompiler.frontends.given import check_kind
 from qcompiler.frontends.wrappers import unwrap
 from qcompiler.ir.graph import Graph, Module
 from qcompiler.ir.rewrite import Record
 from qcompiler.ir.settings import own_defaults
-from qcompiler.ir.types import Stage
-from qcompiler.passes import Pass, PassContext, PassManager
+from qcompiler.passes import Pass, PassContext
 from qcompiler.passes.base import Override
 from qcompiler.passes.fit_biases import FitBiases
 from qcompiler.passes.fold_batch_norm import FoldBatchNorm
 from qcompiler.quant.spec import QuantSpec
 from qcompiler.session.batches import Forward
-from qcompiler.session.pipeline import LEARNED_FACTS, asked_passes, for_training, print_pipeline, training_passes
+from qcompiler.session.options import Options
+from qcompiler.session.pipeline import LEARNED_FACTS, print_pipeline
 from qcompiler.session.progress import steps
-from qcompiler.session.request import Model, Prepared, Request, Start, captured, load_model, prepared
+from qcompiler.session.session import Session
+from qcompiler.session.source import Captured, Model, Prepared, check_forward, load_model, prepared
 from qcompiler.storage.tensors import row_major
 from qcompiler.targets import Target, load_target
 from qcompiler.training.batch_norm import Divergences, Style, reestimate, statistics_divergence
@@ -85,8 +86,8 @@ class QATModule(TrainingModule, Prepared):
         self._pipeline, self._name = pipeline, name
         self._samples = [sample.detach().cpu() for sample in samples]
 
-    def start(self, context: PassContext) -> Start:
-        """What `compile` begins with.
+    def captured(self, context: PassContext) -> Captured:
+        """The quantized graph with what was learned so far, as `compile` takes it.
 
         Raises:
             UnsupportedError: The target is for simulation only.
@@ -96,7 +97,7 @@ class QATModule(TrainingModule, Prepared):
         context.samples = [list(self._samples)]
         done = Record(TRAINING, metrics={"steps": int(self.steps), "batch_norm": self.recipe.batch_norm})
         pipeline = f"{self._pipeline}, {TRAINING}"
-        return Start(module, self.diagnostics, LEARNED_FACTS, (*self.records, done), pipeline, self._name)
+        return Captured(module, self.diagnostics, LEARNED_FACTS, (*self.records, done), pipeline, self._name)
 
     def finish(self, module: Module) -> None:
         """Make room for biases, as every compile does."""
@@ -162,43 +163,43 @@ def prepare_qat(
     hardware = load_target(target)
     unwrapped, notes = unwrap(load_model(model))
     source = _in_eval_mode(check_kind(unwrapped))
-    if forward is not None and (calibration_data is None or not isinstance(source, nn.Module)):
-        raise InputError("forward= is given without calibration data and a module to call", fix="Leave it out.")
-    chosen = _passes(effort, passes, pipeline, hardware, has_data=calibration_data is not None)
+    options = Options(
+        example_inputs,
+        calibration_data,
+        forward,
+        effort,
+        overrides or {},
+        passes=passes,
+        pipeline=pipeline,
+        seed=seed,
+        memory=memory,
+        device=device,
+    )
+    check_forward(source, options)
+    chosen = options.passes_before_training(hardware)
     style: Style = batch_norm or ("fold" if hardware.simulation is None else "keep")
     recipe = Recipe(method, style, tuple(regularizers), freezing, tracking, total_steps)
     norms: list[FoldedNorm] = []
-    following = iter([*chosen[1:], None])
+
+    def between(_: Pass | None, module: Module, after: Pass | None) -> None:
+        if isinstance(after, FoldBatchNorm):
+            norms[:] = norms_behind_layers(module.main)
 
     with processes() as group, steps(len(chosen) + 1, show=group.rank == 0) as progress:
-        context = PassContext(
-            hardware, overrides=overrides or {}, seed=seed, memory=memory, processes=group, progress=progress.within
-        )
-        start = captured(Request(source, example_inputs, calibration_data, forward, device), context)
-        progress.finished("capture")
-
-        def between(item: Pass, module: Module, _: Record) -> None:
-            if isinstance(next(following), FoldBatchNorm):
-                norms[:] = norms_behind_layers(module.main)
-            progress.finished(item.name)
-
-        records = PassManager(chosen, between=between).run(start.module, context)
-    if start.module.main.stage is not Stage.QUANTIZED:
-        raise PipelineError(
-            f"the pipeline ends at stage {start.module.main.stage}", fix="Let insert-quantizers be one of its passes."
-        )
+        session = Session(source, hardware, options, chosen, group=group, progress=progress, between=between)
+        quantized = session.quantized
     still = [name for name, item in _parameters(source) if not item.requires_grad]
     trained = QATModule(
-        start.module,
+        quantized.module,
         hardware,
         recipe,
         norms,
         still=still,
-        records=records,
+        records=quantized.records,
         pipeline=print_pipeline(chosen),
-        samples=context.samples[0],
-        diagnostics=[*notes, *start.diagnostics],
-        name=start.name,
+        samples=session.context.samples[0],
+        diagnostics=[*notes, *session.captured.diagnostics],
+        name=session.captured.name,
     )
     trained.train()
     return trained
@@ -308,17 +309,6 @@ def _in_eval_mode(model: nn.Module | ExportedProgram) -> nn.Module | ExportedPro
 
 def _parameters(model: object) -> list[tuple[str, nn.Parameter]]:
     return list(model.named_parameters()) if isinstance(model, nn.Module) else []
-
-
-def _passes(
-    effort: str, passes: Sequence[Pass] | None, pipeline: str | None, target: Target, *, has_data: bool
-) -> tuple[Pass, ...]:
-    asked = asked_passes(effort, passes, pipeline)
-    if asked is not None:
-        return tuple(for_training(asked))
-    if effort == "best" and not has_data:
-        raise InputError("effort='best' is asked for without calibration_data", fix="Give some, or effort='default'.")
-    return training_passes(effort, target=target)
 
 
 def _dictated(graph: Graph, target: Target) -> list[str]:

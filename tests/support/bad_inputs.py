@@ -40,7 +40,7 @@ from qcompiler.cli.inputs import ImageFolder, load_tensors
 from qcompiler.errors import QCompilerError
 from qcompiler.ir.serialize import load_module, save_module
 from qcompiler.session.pipeline import default_pipeline, parse_pipeline, print_pipeline
-from qcompiler.session.request import load_model
+from qcompiler.session.source import load_model
 
 Files = dict[str, bytes]
 SECONDS = 120

@@ -1,8 +1,8 @@
-"""What the user hands over, a model, examples, data, and what becomes of it: a graph and batches."""
+"""Model sources: what a user hands over as a model, and how it becomes a graph with samples and batches."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -21,7 +21,8 @@ from qcompiler.frontends.wrappers import unwrap
 from qcompiler.ir.graph import Graph, Module
 from qcompiler.ir.rewrite import Record
 from qcompiler.passes import PassContext
-from qcompiler.session.batches import Batches, Forward
+from qcompiler.session.batches import Batches
+from qcompiler.session.options import Options
 from qcompiler.storage.tensors import row_major
 from qcompiler.targets import Target
 
@@ -32,57 +33,16 @@ SAMPLES = 4
 
 
 @dataclass(frozen=True)
-class Request:
-    """Arguments that say what the model is and what it gets."""
-
-    model: nn.Module | ExportedProgram
-    example_inputs: object
-    calibration_data: Iterable[object] | None
-    forward: Forward | None
-    device: torch.device | str | None
-
-
-def captured(request: Request, context: PassContext) -> Start:
-    """The model as a graph; the data goes into the context."""
-    unwrapped, notes = unwrap(request.model)
-    model = check_kind(unwrapped)
-    device = None if request.device is None else parse_device(request.device)
-    first, source, example_inputs = None, None, request.example_inputs
-    if request.calibration_data is not None:
-        source = Batches(model, request.calibration_data, request.forward, device)
-        once = iter(request.calibration_data) is request.calibration_data
-        context.calibration = reiterable(source, once=once)
-        first = next(iter(context.calibration))
-        if example_inputs is None:
-            example_inputs = source.example
-    found = capture(model, example_inputs, device=device)
-    graph = found.module.main
-    if source is not None and first is not None:
-        source.graph = graph
-        source.check(first)
-    inputs = found.inputs if first is None else first
-    context.samples = [samples_of(graph, inputs, first is None, context.seed)]
-    if first is None:
-        fix = "Give calibration_data on which it gives finite numbers."
-        check_finite(graph, context.samples[0], "inputs that are drawn at random", fix)
-    else:
-        fix = "Run the model in torch on this batch and look at this call, or leave the batch out."
-        check_finite(graph, context.samples[0], "the first batch of the calibration data", fix)
-    name = "model" if isinstance(model, ExportedProgram) else type(model).__name__
-    return Start(found.module, [*notes, *found.diagnostics], name=name)
-
-
-@dataclass(frozen=True)
-class Start:
-    """Where a pipeline begins.
+class Captured:
+    """A captured model: the first stage of a session.
 
     Args:
-        module: The graph.
+        module: The graph; at stage FLOAT, or QUANTIZED where the model was prepared for its target.
         diagnostics: Sentences for the user.
-        facts: What is known to hold of the graph.
-        records: What was done to it before.
-        pipeline: The passes that did it, as text.
-        name: Of the model.
+        facts: Facts that hold of the graph.
+        records: Records of passes that were run on the graph before.
+        pipeline: The passes of these records, as text.
+        name: Name of the model.
     """
 
     module: Module
@@ -102,8 +62,8 @@ class Prepared(nn.Module):
 
     target: Target
 
-    def start(self, context: PassContext) -> Start:
-        """What `compile` begins with."""
+    def captured(self, context: PassContext) -> Captured:
+        """The graph of the module as it is now, with samples in `context`."""
         raise NotImplementedError
 
 
@@ -115,6 +75,53 @@ def prepared(model: object) -> Prepared | None:
         if isinstance(model, nn.Module) and isinstance(getattr(model, name, None), nn.Module):
             model = getattr(model, name)
     return model if isinstance(model, Prepared) else None
+
+
+def check_forward(model: nn.Module | ExportedProgram, options: Options) -> None:
+    """Refuse `forward=` where nothing calls it.
+
+    Raises:
+        InputError: There is no calibration data, or no module to call.
+    """
+    if options.forward is not None and (options.calibration_data is None or not isinstance(model, nn.Module)):
+        raise InputError("forward= is given without calibration data and a module to call", fix="Leave it out.")
+
+
+def capture_model(given: nn.Module | ExportedProgram, options: Options, context: PassContext) -> Captured:
+    """Capture a model, and put its calibration data and samples into `context`.
+
+    Raises:
+        CaptureError: The model cannot be traced.
+        UnsupportedError: The model calls a function that has no operator.
+        InputError: The model, the example inputs or the first batch do not fit.
+        CalibrationError: There is no batch.
+    """
+    unwrapped, notes = unwrap(given)
+    model = check_kind(unwrapped)
+    device = None if options.device is None else parse_device(options.device)
+    first, batches, example_inputs = None, None, options.example_inputs
+    if options.calibration_data is not None:
+        batches = Batches(model, options.calibration_data, options.forward, device)
+        once = iter(options.calibration_data) is options.calibration_data
+        context.calibration = reiterable(batches, once=once)
+        first = next(iter(context.calibration))
+        if example_inputs is None:
+            example_inputs = batches.example
+    found = capture(model, example_inputs, device=device)
+    graph = found.module.main
+    if batches is not None and first is not None:
+        batches.graph = graph
+        batches.check(first)
+    inputs = found.inputs if first is None else first
+    context.samples = [samples_of(graph, inputs, first is None, context.seed)]
+    if first is None:
+        fix = "Give calibration_data on which it gives finite numbers."
+        check_finite(graph, context.samples[0], "inputs that are drawn at random", fix)
+    else:
+        fix = "Run the model in torch on this batch and look at this call, or leave the batch out."
+        check_finite(graph, context.samples[0], "the first batch of the calibration data", fix)
+    name = "model" if isinstance(model, ExportedProgram) else type(model).__name__
+    return Captured(found.module, [*notes, *found.diagnostics], name=name)
 
 
 def load_model(model: Model) -> nn.Module | ExportedProgram:

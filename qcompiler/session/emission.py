@@ -1,0 +1,119 @@
+"""The artifact of a session: what back ends emit from its stages, and what is said of the whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from qcompiler.artifact.artifact import Artifact, islands_of
+from qcompiler.backends import encodings as grids
+from qcompiler.backends import integer
+from qcompiler.backends.integer.c.form import write_c
+from qcompiler.ir.rewrite import Record
+from qcompiler.passes import Pass
+from qcompiler.passes.apply_encodings import ApplyEncodings
+from qcompiler.passes.calibrate_activations import CalibrateActivations
+from qcompiler.passes.check_encodings import CheckEncodings
+from qcompiler.program.program import ProgramFiles
+from qcompiler.session.pipeline import print_pipeline, without_encodings
+from qcompiler.targets import Target
+from qcompiler.validation.layers import layer_sqnr
+
+if TYPE_CHECKING:
+    from qcompiler.session.session import Session
+
+__all__ = ["emit"]
+
+
+def emit(session: Session) -> Artifact:
+    """All forms of the model of a session, which `verify` has not seen yet."""
+    from qcompiler.backends import onnx_qdq  # onnx and onnxruntime take a while to import
+
+    captured, records, target = session.captured, session.integer.records, session.target
+    graph, quantized = session.integer.module.main, session.quantized.module.main
+    samples = session.samples
+    layout = target.layout
+    program = integer.emit(graph, layout.activations, layout.weights, layout.alignment, target.packing)
+    c, without_c = write_c(program, captured.name, [x.numpy() for x in samples], session.context.seed)
+    # The encodings are the same, be they found or given: so is what is said of them.
+    # Where weights have learned since, no passes lead from the model to them.
+    passes = "" if captured.records else print_pipeline(without_encodings(session.passes))
+    about = grids.About(passes, _quantizer_args(target, session.passes))
+    plain = tuple(record.plain() for record in records)
+    return Artifact(
+        target=target,
+        program=program,
+        onnx=onnx_qdq.emit(graph, onnx_qdq.OnnxOptions(**target.onnx.model_dump())),
+        grids=grids.collect(graph, calibrated=quantized, about=about),
+        input_tree=graph.input_tree,
+        input_names=tuple(graph.input_names),
+        output_tree=graph.output_tree,
+        pipeline=", ".join(filter(None, (captured.pipeline, print_pipeline(session.passes)))),
+        passes=plain,
+        diagnostics=(
+            *captured.diagnostics,
+            *([] if program.program.memory else ["No memory is planned: the model takes no single image."]),
+            *_given_summary(records),
+            *_island_summary(program, plain),
+        ),
+        sqnr=_ratios(session),
+        c=c,
+        without_c=without_c,
+    )
+
+
+def _ratios(session: Session) -> dict[str, float]:
+    """Signal-to-noise ratio of each tensor against the float model, dB, where the session begins with a float model."""
+    if session.canonical is session.quantized or session.captured.records:
+        return {}
+    canonical, quantized = session.canonical.module.main, session.quantized.module.main
+    ratios = layer_sqnr(canonical, quantized, session.samples, session.target.arithmetic)
+    return {name: float(f"{ratio:.2f}") for name, ratio in ratios.items()}
+
+
+_SCHEMES = {
+    "min_max": "post_training_tf",
+    "sqnr": "post_training_tf_enhanced",
+    "percentile": "post_training_percentile",
+}
+"""What AIMET calls the methods of calibration that it has too."""
+
+
+def _quantizer_args(hardware: Target, chosen: Sequence[Pass]) -> dict[str, object]:
+    """What a file of encodings says of the compile as a whole."""
+    weight = hardware.descriptor.dtypes[hardware.descriptor.defaults.weight]
+    found: dict[str, object] = {
+        "activation_bitwidth": hardware.activation_bits,
+        "param_bitwidth": weight.bits,
+        "dtype": "int",
+        "is_symmetric": weight.symmetric,
+        "per_channel_quantization": hardware.per_channel,
+    }
+    for item in chosen:
+        if isinstance(item, CalibrateActivations) and item.method in _SCHEMES:
+            found["quant_scheme"] = _SCHEMES[item.method]
+    return found
+
+
+def _given_summary(records: Sequence[Record]) -> list[str]:
+    """What became of given encodings."""
+    found = []
+    for record in records:
+        if record.pass_name == CheckEncodings.name:
+            given, open_ones = record.metrics["given"], record.metrics["calibrated"]
+            found.append(f"Encodings are given for {given} tensors; {open_ones} quantizers are calibrated.")
+            if "unmatched" in record.metrics:
+                found.append(f"Encodings that belong to no tensor are ignored: {record.metrics['unmatched']}.")
+        if record.pass_name == ApplyEncodings.name:
+            found += [f"%{event.node}: {event.detail}." for event in record.events if event.kind == "refusal"]
+    return found
+
+
+def _island_summary(program: ProgramFiles, passes: Sequence[Mapping[str, Any]]) -> list[str]:
+    islands = islands_of(program, passes)
+    if not islands:
+        return []
+    macs, elements = (100 * sum(item[key] for item in islands) for key in ("macs", "elements"))
+    what = "One float island does" if len(islands) == 1 else f"{len(islands)} float islands do"
+    names = ", ".join(f"@{item['name']}" for item in islands[:4]) + (", ..." if len(islands) > 4 else "")
+    return [f"{what} {macs:.2f} % of the multiply-accumulates and {elements:.2f} % of the elements: {names}."]

@@ -1,0 +1,202 @@
+"""One model on its way to an artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from qcompiler.artifact.artifact import Artifact
+from qcompiler.calibration.journal import Journal
+from qcompiler.calibration.processes import Processes
+from qcompiler.errors import PipelineError
+from qcompiler.ir.graph import Module
+from qcompiler.ir.rewrite import Record
+from qcompiler.ir.types import Stage
+from qcompiler.passes import Pass, PassContext, PassManager
+from qcompiler.passes.manager import Between
+from qcompiler.session.options import Options
+from qcompiler.session.progress import Steps
+from qcompiler.session.source import Captured, Prepared, capture_model
+from qcompiler.targets import Target
+
+__all__ = ["Session", "State"]
+
+
+@dataclass(frozen=True)
+class State:
+    """A model at one stage of a session.
+
+    Args:
+        module: The graph. It belongs to the session: clone it before changing it.
+        records: Records of all passes that led to it, in order.
+        generator: State of the random number generator after these passes.
+    """
+
+    module: Module
+    records: tuple[Record, ...]
+    generator: Tensor
+
+
+class Session:
+    """A model, its target and options, and the stages that lead to an artifact.
+
+        source + target + options -> captured -> canonical -> quantized -> integer -> artifact
+
+    A stage is computed when it is first read, from the stage before, and kept. Each pass runs once. `with_passes` gives
+    a session that shares the stages up to the first pass that differs, so that one capture serves many quantizations.
+
+    Args:
+        source: The model, or a module that was prepared for the target.
+        target: The hardware.
+        options: Everything else that the caller says.
+        passes: All passes, in order; their order is checked when the first one is needed.
+        group: The processes that share the work.
+        journal: Finished pieces of long passes.
+        progress: Receives a call for each finished step.
+        between: Callback between passes, see `PassManager`.
+    """
+
+    def __init__(
+        self,
+        source: nn.Module | ExportedProgram | Prepared,
+        target: Target,
+        options: Options,
+        passes: Sequence[Pass],
+        *,
+        group: Processes | None = None,
+        journal: Journal | None = None,
+        progress: Steps | None = None,
+        between: Between | None = None,
+    ) -> None:
+        self.source, self.target, self.options, self.passes = source, target, options, tuple(passes)
+        self.progress = progress or Steps(0, None)
+        self._between = between
+        given = options.encodings
+        self.context = PassContext(
+            target,
+            overrides={**dict.fromkeys(given.excluded if given else (), "float"), **options.overrides},
+            encodings=given,
+            seed=options.seed,
+            memory=options.memory,
+            processes=group or Processes(),
+            journal=journal or Journal(),
+            progress=self.progress.within,
+        )
+
+    @cached_property
+    def captured(self) -> Captured:
+        """The graph as it was captured, at stage FLOAT; samples and calibration data are in `context` from here on."""
+        if isinstance(self.source, Prepared):
+            found = self.source.captured(self.context)
+        else:
+            found = capture_model(self.source, self.options, self.context)
+        self.progress.finished("capture")
+        return found
+
+    @cached_property
+    def canonical(self) -> State:
+        """The state before the first pass that makes the graph QUANTIZED."""
+        captured = self.captured
+        self._manager.check_order(captured.module.main.stage)  # of all passes, before the first one runs
+        start = State(captured.module, tuple(captured.records), self.context.generator.get_state())
+        return self._advanced(start, 0, self._borders[0])
+
+    @cached_property
+    def quantized(self) -> State:
+        """The state before the first pass that makes the graph INTEGER: calibrated, and evaluated by `simulate`."""
+        self._check_end(Stage.QUANTIZED, "insert-quantizers")
+        return self._advanced(self.canonical, *self._borders)
+
+    @cached_property
+    def integer(self) -> State:
+        """The state after all passes: the graph that back ends emit."""
+        self._check_end(Stage.INTEGER, "lower-to-integer")
+        return self._advanced(self.quantized, self._borders[1], len(self.passes))
+
+    @cached_property
+    def artifact(self) -> Artifact:
+        """The files of all forms, not yet compared with each other."""
+        from qcompiler.session.emission import emit
+
+        found = emit(self)
+        self.progress.finished("emit")
+        return found
+
+    @property
+    def samples(self) -> list[Tensor]:
+        """The flat inputs on which contracts are validated and forms are compared, on the CPU."""
+        _ = self.captured
+        return [x.cpu() for x in self.context.samples[0]]
+
+    def with_passes(
+        self, passes: Sequence[Pass], *, target: Target | None = None, options: Options | None = None
+    ) -> Session:
+        """A session on the same captured model with other passes, and with another target or other overrides.
+
+        Args:
+            passes: All passes, in order.
+            target: The hardware; None: as before.
+            options: Options whose model, inputs, data, seed and device are those of this session; None: as before.
+        """
+        changed = Session(
+            self.source,
+            target or self.target,
+            options or self.options,
+            passes,
+            group=self.context.processes,
+        )
+        captured = self.captured
+        changed.context.samples, changed.context.calibration = self.context.samples, self.context.calibration
+        changed.__dict__["captured"] = captured
+        same = (self.target, self.context.overrides, self.context.encodings)
+        shared = same == (changed.target, changed.context.overrides, changed.context.encodings)
+        front = self.passes[: self._borders[0]]
+        if shared and "canonical" in self.__dict__ and front == changed.passes[: changed._borders[0]]:
+            changed._manager.check_order(captured.module.main.stage)
+            changed.__dict__["canonical"] = self.canonical
+        return changed
+
+    @cached_property
+    def _manager(self) -> PassManager:
+        return PassManager(self.passes, self.captured.facts, self._after_each)
+
+    @cached_property
+    def _borders(self) -> tuple[int, int]:
+        """Positions of the first pass that makes the graph QUANTIZED, and of the first that makes it INTEGER."""
+        kinds = [item.becomes for item in self.passes]
+        lowering = kinds.index(Stage.INTEGER) if Stage.INTEGER in kinds else len(kinds)
+        if self.captured.module.main.stage is Stage.QUANTIZED:
+            return 0, lowering
+        quantizing = kinds.index(Stage.QUANTIZED) if Stage.QUANTIZED in kinds else lowering
+        return quantizing, lowering
+
+    def _advanced(self, state: State, start: int, stop: int) -> State:
+        """`state` after the passes from position `start` to before `stop`, which run on a copy."""
+        if start == stop:
+            return state
+        module = state.module.clone()
+        self.context.generator.set_state(state.generator)
+        records = self._manager.run_part(module, self.context, start, stop)
+        return State(module, (*state.records, *records), self.context.generator.get_state())
+
+    def _after_each(self, before: Pass | None, module: Module, after: Pass | None) -> None:
+        if before is not None:
+            self.progress.finished(before.name)
+        if self._between is not None:
+            self._between(before, module, after)
+
+    def _check_end(self, stage: Stage, name: str) -> None:
+        """Refuse passes that never make the graph `stage`, before the first one runs.
+
+        Raises:
+            PipelineError: They end before; the message says that the pass `name` is missing.
+        """
+        first = self.captured.module.main.stage
+        self._manager.check_order(first)
+        stages = [first, *(item.becomes for item in self.passes if item.becomes is not None)]
+        if stage not in stages:
+            raise PipelineError(f"the pipeline ends at stage {stages[-1]}", fix=f"Let {name} be one of its passes.")
