@@ -27,7 +27,7 @@ from qcompiler.backends.integer.c import Binary, emit, record
 from qcompiler.backends.integer.memory import plan
 from qcompiler.ir.graph import Value
 from qcompiler.ir.interpret import interpret
-from qcompiler.program.program import ProgramFiles
+from qcompiler.program.files import ProgramFiles
 from qcompiler.targets import Target, load_target
 
 __all__ = ["BOARDS", "MACHINES", "ON_DIGITS", "TARGETS", "Board", "Machine", "lines"]

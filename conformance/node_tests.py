@@ -15,7 +15,7 @@ from onnx import TensorProto, numpy_helper
 
 from conformance.lines import Line, Tally
 from conformance.one_operator import Operand, run
-from qcompiler.ir.graph import Attribute
+from qcompiler.ir.attributes import Attribute
 from qcompiler.quant.affine import dequantize, qparams_from_range, quantize
 from qcompiler.quant.requant import RequantMode, prepare_requantization, real_multiplier
 from qcompiler.quant.spec import QuantSpec

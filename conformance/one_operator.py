@@ -10,7 +10,8 @@ import numpy.typing as npt
 import torch
 
 from qcompiler.backends.integer import Executor, emit
-from qcompiler.ir.graph import Attribute, Graph, Module
+from qcompiler.ir.attributes import Attribute
+from qcompiler.ir.graph import Graph, Module
 from qcompiler.ir.interpret import interpret
 from qcompiler.ir.types import DType, QuantParams, Stage, TensorType
 

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from qcompiler.errors import UnsupportedError
-from qcompiler.program.program import Instruction, Program, ProgramFiles, Tensor
+from qcompiler.program.files import ProgramFiles
+from qcompiler.program.program import Instruction, Program, Tensor
 
 __all__ = ["OPERATORS", "model"]
 

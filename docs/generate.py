@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import qcompiler
+from qcompiler.targets.descriptor import Descriptor
 from qcompiler.targets.facts import grid_text, multiplier_text
-from qcompiler.targets.schema import Descriptor
 
 REFERENCE = Path(__file__).with_name("reference")
 _REGION = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)

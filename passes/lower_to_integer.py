@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from qcompiler.errors import InputError, PassError, UnsupportedError
-from qcompiler.ir.graph import Attribute, Graph, Node, Value
+from qcompiler.ir.attributes import Attribute
+from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.interpret import LEAVES, evaluate_node
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter

@@ -251,7 +251,7 @@ def test_what_the_exporter_cannot_write_is_refused_by_name() -> None:
 
 def test_a_damaged_island_is_refused(attention: tuple[nn.Module, qcompiler.Compiled]) -> None:
     from qcompiler.backends.integer import Executor
-    from qcompiler.program.program import ProgramFiles
+    from qcompiler.program.files import ProgramFiles
 
     files = attention[1].artifact.program
     name, text = next(iter(files.program.islands.items()))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from qcompiler.backends.integer.emit import emit
 from qcompiler.backends.integer.executor import Array, Executor, Sums
 from qcompiler.backends.integer.memory import plan, plan_program, sum_of_tensors
-from qcompiler.program.program import ProgramFiles
+from qcompiler.program.files import ProgramFiles
 
 __all__ = [
     "Executor",

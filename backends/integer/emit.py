@@ -13,7 +13,8 @@ from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.interpret import LEAVES
 from qcompiler.ir.text import print_graph
 from qcompiler.ir.types import Stage
-from qcompiler.program.program import ISLAND_TENSOR, Array, Instruction, Program, ProgramFiles, Scalar, Tensor
+from qcompiler.program.files import ProgramFiles
+from qcompiler.program.program import ISLAND_TENSOR, Array, Instruction, Program, Scalar, Tensor
 
 
 def emit(

@@ -13,10 +13,11 @@ import numpy.typing as npt
 from qcompiler.backends.integer.planned import Arena, Plan
 from qcompiler.errors import ArtifactError, InputError
 from qcompiler.program import islands
+from qcompiler.program.files import ProgramFiles
 from qcompiler.program.islands import Island
 from qcompiler.program.kernels import KERNELS, LAYERS, Call, channels_second, layer_multiplier, layer_reach
 from qcompiler.program.liveness import NUMPY_TYPES, core_of
-from qcompiler.program.program import Memory, ProgramFiles, Tensor
+from qcompiler.program.program import Memory, Tensor
 from qcompiler.storage.reading import machine_memory
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -114,7 +115,7 @@ class Executor:
         for instruction in program.instructions:
             if instruction.op == "call":
                 name = str(instruction.attributes["graph"])
-                self._islands[name] = islands.load(files, name)
+                self._islands[name] = islands.load(files.program, files.constants, name)
             elif instruction.op not in KERNELS:
                 raise ArtifactError(f"the instruction {instruction.op!r} is unknown", where=instruction.output)
             inputs = tuple(program.tensors[name] for name in instruction.inputs)

@@ -16,7 +16,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from qcompiler.ir.graph import Attribute, Node, Value
+from qcompiler.ir.attributes import Attribute
+from qcompiler.ir.graph import Node, Value
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ops.quantizers import activation_bounds, channel_bounds
 from qcompiler.passes.base import PassContext

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from qcompiler.artifact.manifest import SCHEMA, Manifest, Provenance, read_checked
-from qcompiler.artifact.report import report_html
+from qcompiler.artifact.report import Page, report_html
 from qcompiler.backends import encodings as encodings_files
 from qcompiler.backends.integer import Executor, sum_of_tensors
 from qcompiler.backends.integer.c.form import FOLDER, why_not_ours
@@ -42,7 +42,8 @@ from qcompiler.ir import calls, tree
 from qcompiler.ir.settings import own_defaults
 from qcompiler.ir.types import DType
 from qcompiler.passes.base import check_seed
-from qcompiler.program.program import Program, ProgramFiles
+from qcompiler.program.files import ProgramFiles
+from qcompiler.program.program import Program
 from qcompiler.program.roofline import Estimate, estimate
 from qcompiler.quant.encoding import Encodings
 from qcompiler.storage.destination import Destination, read_whole
@@ -223,6 +224,23 @@ class Artifact:
             raise ArtifactError(f"the artifact holds no {ENCODINGS}", fix="Compile the model again.")
         return encodings_files.write(self.grids, version)
 
+    def report(self) -> str:
+        """The artifact as one page for the browser."""
+        return report_html(
+            Page(
+                self.target,
+                self.program,
+                self.diagnostics,
+                self.verification,
+                self.sqnr,
+                self.islands,
+                self.passes,
+                self.memory,
+                self.estimate,
+                {"ONNX file": len(self.onnx), "C source": sum(map(len, self.c.values()))},
+            )
+        )
+
     def files(self) -> dict[str, bytes]:
         """Name and content of every file. The same compile gives the same bytes."""
         content = {
@@ -230,7 +248,7 @@ class Artifact:
             WEIGHTS: self.program.weights(),
             ONNX: self.onnx,
             PROVENANCE: _json({"pipeline": self.pipeline, "passes": list(self.passes)}),
-            REPORT: report_html(self).encode(),
+            REPORT: self.report().encode(),
             **{f"{FOLDER}/{name}": data for name, data in self.c.items()},
         }
         if self.grids is not None:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from qcompiler.artifact.drawing import draw
+from qcompiler.program.files import ProgramFiles
 from qcompiler.program.roofline import Estimate
-from qcompiler.storage.writing import write_file
 from qcompiler.targets import Target
-
-if TYPE_CHECKING:
-    from qcompiler.artifact.artifact import Artifact
 
 _STYLE = """
 :root { --text: #222; --paper: #fff; --line: #ddd; --box: #e8eaee; --light: 82%; --edge: #777 }
@@ -34,38 +31,46 @@ svg .name { font-weight: 600 }
 """
 
 
-def write_report(artifact: Artifact, path: str | Path) -> Path:
-    """Write `report_html` to `path`.
+@dataclass(frozen=True)
+class Page:
+    """The content of a report; the fields are those of `Artifact` of the same names."""
 
-    Raises:
-        InputError: The file cannot be written.
-    """
-    return write_file(path, report_html(artifact).encode())
+    target: Target
+    program: ProgramFiles
+    diagnostics: Sequence[str]
+    verification: Mapping[str, Any] | None
+    sqnr: Mapping[str, float]
+    islands: Sequence[Mapping[str, Any]]
+    passes: Sequence[Mapping[str, Any]]
+    memory: Mapping[str, int]
+    estimate: Estimate
+    sizes: Mapping[str, int]
+    """Bytes of what is shipped, by name."""
 
 
-def report_html(artifact: Artifact) -> str:
+def report_html(page: Page) -> str:
     """Forms compared, the program as a drawing, tensors with ranges and noise, islands, passes, sizes."""
     sections = [
-        f"<h1>Compiled for {escape(artifact.target.name)}</h1>",
-        f"<p>{escape(artifact.target.descriptor.target.description)}</p>",
-        f"<details><summary>Target</summary>{_target(artifact.target)}</details>",
-        *(f"<p>{escape(text)}</p>" for text in artifact.diagnostics),
+        f"<h1>Compiled for {escape(page.target.name)}</h1>",
+        f"<p>{escape(page.target.descriptor.target.description)}</p>",
+        f"<details><summary>Target</summary>{_target(page.target)}</details>",
+        *(f"<p>{escape(text)}</p>" for text in page.diagnostics),
         "<h2>Forms</h2>",
-        _forms(artifact.verification),
+        _forms(page.verification),
         "<h2>Outputs</h2>",
-        _outputs(artifact.sqnr),
-        *(["<h2>Float islands</h2>", _islands(artifact.islands)] if artifact.islands else []),
+        _outputs(page.sqnr),
+        *(["<h2>Float islands</h2>", _islands(page.islands)] if page.islands else []),
         "<h2>Program</h2>",
         "<p>Colours: the signal-to-noise ratio, from red at 10 dB to green at 40 dB; grey where there is none.</p>",
-        f'<div class="scroll">{draw(artifact.program.program, artifact.sqnr)}</div>',
+        f'<div class="scroll">{draw(page.program.program, page.sqnr)}</div>',
         "<h2>Tensors</h2>",
-        _tensors(artifact),
+        _tensors(page),
         "<h2>Passes</h2>",
-        _passes(artifact.passes),
+        _passes(page.passes),
         "<h2>Sizes</h2>",
-        _sizes(artifact),
+        _sizes(page),
         "<h2>Estimate</h2>",
-        _estimate(artifact.estimate),
+        _estimate(page.estimate),
     ]
     body = "\n".join(sections)
     return (
@@ -79,7 +84,7 @@ def _target(target: Target) -> str:
     return _table(["", ""], rows)
 
 
-def _forms(verification: dict[str, Any] | None) -> str:
+def _forms(verification: Mapping[str, Any] | None) -> str:
     if verification is None:
         return "<p>Not verified.</p>"
     rows = []
@@ -125,8 +130,8 @@ def _islands(islands: Sequence[Mapping[str, Any]]) -> str:
     return _table(["island", "", "of the multiply-accumulates", "of the elements computed"], rows)
 
 
-def _tensors(artifact: Artifact) -> str:
-    program = artifact.program.program
+def _tensors(page: Page) -> str:
+    program = page.program.program
     rows = []
     for item in program.instructions:
         for name in item.outputs:
@@ -137,7 +142,7 @@ def _tensors(artifact: Artifact) -> str:
                 scale, zero = tensor.scale[0], tensor.zero_point[0]
                 grid = [f"{scale:.6g}", str(zero), f"{scale * (low - zero):.4g}", f"{scale * (high - zero):.4g}"]
             shape = " × ".join("N" if size == -1 else str(size) for size in tensor.shape)
-            ratio = _decibels(artifact.sqnr[name]) if name in artifact.sqnr else _number("")
+            ratio = _decibels(page.sqnr[name]) if name in page.sqnr else _number("")
             rows.append([escape(name), escape(item.op), f"{tensor.dtype}[{shape}]", *map(_number, grid), ratio])
     return _table(["tensor", "operation", "type", "scale", "zero point", "lowest", "highest", "signal to noise"], rows)
 
@@ -147,7 +152,7 @@ def _limits(dtype: str) -> tuple[int, int]:
     return (0, 2**bits - 1) if dtype[0] == "u" else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
 
 
-def _passes(passes: Sequence[dict[str, Any]]) -> str:
+def _passes(passes: Sequence[Mapping[str, Any]]) -> str:
     parts = []
     for record in passes:
         metrics = ", ".join(
@@ -165,8 +170,8 @@ def _passes(passes: Sequence[dict[str, Any]]) -> str:
     return "\n".join(parts)
 
 
-def _sizes(artifact: Artifact) -> str:
-    program, constants = artifact.program.program, artifact.program.constants
+def _sizes(page: Page) -> str:
+    program, constants = page.program.program, page.program.constants
     weights = sum(array.nbytes for array in constants.values())
     floats = sum(
         array.size for name, array in constants.items() if program.tensors[name].axis is not None or array.ndim > 1
@@ -175,9 +180,7 @@ def _sizes(artifact: Artifact) -> str:
         ["instructions", len(program.instructions)],
         ["constants, bytes", weights],
         ["weights, elements", floats],
-        ["ONNX file, bytes", len(artifact.onnx)],
-        ["C source, bytes", sum(map(len, artifact.c.values()))],
-        *([f"{name}, bytes", size] for name, size in artifact.memory.items()),
+        *([f"{name}, bytes", size] for name, size in (*page.sizes.items(), *page.memory.items())),
     ]
     return _table(["", ""], rows)
 

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from qcompiler.errors import GraphError, QCompilerError, UnsupportedError
 from qcompiler.frontends.trace import Leaf
+from qcompiler.ir.attributes import Attribute
 from qcompiler.ir.dims import Shape
-from qcompiler.ir.graph import Attribute, Graph, Location, Value
+from qcompiler.ir.graph import Graph, Location, Value
 from qcompiler.ir.types import DType
 from qcompiler.storage.tensors import row_major
 

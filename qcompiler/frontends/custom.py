@@ -13,8 +13,9 @@ from qcompiler.errors import GraphError, UnsupportedError
 from qcompiler.frontends.builder import Builder, Observed
 from qcompiler.frontends.table import RULES, plain_name
 from qcompiler.frontends.trace import Leaf
+from qcompiler.ir.attributes import Attribute
 from qcompiler.ir.dims import format_dim, symbols_of
-from qcompiler.ir.graph import Attribute, Value
+from qcompiler.ir.graph import Value
 from qcompiler.ir.types import DType, TensorType
 from qcompiler.ops.custom import DTYPE, NAMESPACES, OPERAND, SIZE, find_function, name_of
 

@@ -11,7 +11,8 @@ import torch
 from qcompiler.frontends.builder import Builder, Observed, Operand, Rule
 from qcompiler.frontends.table import Number, known_sizes, rule
 from qcompiler.frontends.trace import Leaf
-from qcompiler.ir.graph import Attribute, Value
+from qcompiler.ir.attributes import Attribute
+from qcompiler.ir.graph import Value
 from qcompiler.ops import UNARY
 
 

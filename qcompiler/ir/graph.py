@@ -8,21 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
 
 from torch import Tensor
 
 from qcompiler.errors import GraphError
+from qcompiler.ir.attributes import Attribute
 from qcompiler.ir.registry import OpDef, op
 from qcompiler.ir.tree import Tree, single
 from qcompiler.ir.types import Stage, TensorType
-from qcompiler.quant.spec import QuantSpec
-
-if TYPE_CHECKING:
-    from qcompiler.ir.dims import Dim
-
-Scalar: TypeAlias = "int | float | bool | str | QuantSpec | None"
-Attribute: TypeAlias = "Scalar | Dim | tuple[Scalar | Dim, ...]"
 
 
 @dataclass(frozen=True)
@@ -344,29 +337,12 @@ class Module:
             name = f"{hint}_{count}"
         return name
 
-    def __reduce__(self) -> tuple[object, ...]:
-        # As text: nodes are linked one by one, and pickle would follow the links until its stack ends.
-        from qcompiler.ir.text import print_module
-
-        trees = {name: (graph.input_tree, graph.output_tree) for name, graph in self.graphs.items()}
-        return _read_module, (print_module(self), self.tensors, trees)
-
     def clone(self) -> Module:
         """A copy whose graphs can be edited without touching this one. Tensors are shared: passes replace them."""
         copy = Module(self.tensors)
         for graph in self.graphs.values():
             copy.add(_clone_graph(graph, copy))
         return copy
-
-
-def _read_module(text: str, tensors: dict[str, Tensor], trees: Mapping[str, tuple[Tree, Tree]]) -> Module:
-    """The module of a pickle; the trees tell the classes of the model's own, which text does not."""
-    from qcompiler.ir.text import parse_module
-
-    module = parse_module(text, tensors)
-    for name, (inputs, outputs) in trees.items():
-        module.graphs[name].input_tree, module.graphs[name].output_tree = inputs, outputs
-    return module
 
 
 def _clone_graph(graph: Graph, module: Module) -> Graph:

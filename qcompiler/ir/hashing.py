@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from qcompiler.errors import GraphError
-from qcompiler.ir.graph import Attribute, Graph, Module, Value
+from qcompiler.ir.attributes import Attribute
+from qcompiler.ir.graph import Graph, Module, Value
 from qcompiler.ir.text import format_attribute
 from qcompiler.ir.types import DType
 

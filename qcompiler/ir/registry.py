@@ -10,23 +10,17 @@ import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from numbers import Integral, Real
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
 from qcompiler.errors import GraphError, PluginError
-from qcompiler.ir.dims import as_dim
+from qcompiler.ir.attributes import Attribute, Attributes, plain
 from qcompiler.ir.types import Stage, TensorType
-from qcompiler.quant.spec import QuantSpec
 
-if TYPE_CHECKING:
-    from qcompiler.ir.dims import Dim
-    from qcompiler.ir.graph import Attribute, Node, Scalar
-
-Attributes: TypeAlias = "Mapping[str, Attribute]"
 Infer: TypeAlias = Callable[[Sequence[TensorType], Attributes], tuple[TensorType, ...]]
-Evaluate: TypeAlias = "Callable[[Node, Sequence[Tensor]], tuple[Tensor, ...]]"
+Evaluate: TypeAlias = Callable[[Any, Sequence[Tensor]], tuple[Tensor, ...]]
+"""Results from a `Node`, whose definition needs that of operators, and its operands."""
 
 
 class Trait(StrEnum):
@@ -117,32 +111,6 @@ REQUIRED = _Required()
 """Stands for the default of an attribute that has none."""
 
 _OPS: dict[str, OpDef] = {}
-
-
-def plain(value: object) -> Attribute:
-    """`value` as an attribute: a number, text, None, a QuantSpec or a size, or a tuple of these.
-
-    Enumerations become their text, numpy's and sympy's numbers become Python's, and lists become tuples. So an
-    attribute has one form, whether a pass wrote it or the parser read it.
-
-    Raises:
-        GraphError: It is nothing of the kind.
-    """
-    return tuple(map(_scalar, value)) if isinstance(value, tuple | list) else _scalar(value)
-
-
-def _scalar(value: object) -> Scalar | Dim:
-    if value is None or isinstance(value, bool | QuantSpec):
-        return value
-    if isinstance(value, str):
-        return str.__str__(value)  # of an enumeration, too, the text alone
-    if isinstance(value, Integral):
-        return int(value)
-    if isinstance(value, Real):
-        return float(value)
-    if hasattr(value, "free_symbols"):  # sympy's, which is not imported for the question
-        return as_dim(cast("Dim", value))
-    raise GraphError(f"{value!r}", expected="a number, text, a bool, None, a QuantSpec, a size, or a tuple of these")
 
 
 def register(definition: OpDef) -> OpDef:

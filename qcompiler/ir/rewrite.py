@@ -15,7 +15,8 @@ from typing import Any
 from torch import Tensor
 
 from qcompiler.errors import GraphError
-from qcompiler.ir.graph import Attribute, Graph, Location, Node, Value
+from qcompiler.ir.attributes import Attribute
+from qcompiler.ir.graph import Graph, Location, Node, Value
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.types import DType, TensorType
 from qcompiler.storage.tensors import row_major

@@ -25,9 +25,10 @@ from torch import Tensor
 
 from qcompiler.errors import ParseError, QCompilerError
 from qcompiler.ir import tree
+from qcompiler.ir.attributes import Attribute, Scalar, plain
 from qcompiler.ir.dims import Dim, format_dim, parse_dim
-from qcompiler.ir.graph import Attribute, Graph, Location, Module, Node, Scalar, Value
-from qcompiler.ir.registry import REQUIRED, Trait, op, plain
+from qcompiler.ir.graph import Graph, Location, Module, Node, Value
+from qcompiler.ir.registry import REQUIRED, Trait, op
 from qcompiler.ir.types import DType, QuantParams, Stage, TensorType
 from qcompiler.quant.spec import QuantSpec
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 from qcompiler.errors import GraphError
+from qcompiler.ir.attributes import Attribute
 from qcompiler.ir.dims import Dim, Shape, as_dim
-from qcompiler.ir.graph import Attribute
 from qcompiler.ir.types import DType, Stage, TensorType
 from qcompiler.quant.rounding import AverageRounding, Rounding
 

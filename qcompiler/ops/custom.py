@@ -20,9 +20,10 @@ from torch import Tensor
 from torch._ops import OpOverload, OpOverloadPacket
 
 from qcompiler.errors import GraphError
+from qcompiler.ir.attributes import Attributes
 from qcompiler.ir.dims import bind, evaluate_dim, parse_dim
 from qcompiler.ir.graph import Node
-from qcompiler.ir.registry import REQUIRED, Attributes, OpDef, register
+from qcompiler.ir.registry import REQUIRED, OpDef, register
 from qcompiler.ir.text import parse_type
 from qcompiler.ir.types import DType, Stage, TensorType
 from qcompiler.ops.common import ANY_STAGE

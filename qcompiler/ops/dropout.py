@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from qcompiler.errors import GraphError
+from qcompiler.ir.attributes import Attributes
 from qcompiler.ir.graph import Node
-from qcompiler.ir.registry import Attributes, OpDef, Trait, register
+from qcompiler.ir.registry import OpDef, Trait, register
 from qcompiler.ir.types import TensorType
 from qcompiler.ops.common import FLOAT_STAGES, real
 

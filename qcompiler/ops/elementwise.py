@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from qcompiler.errors import GraphError
+from qcompiler.ir.attributes import Attributes
 from qcompiler.ir.graph import Node
-from qcompiler.ir.registry import REQUIRED, Attributes, OpDef, Trait, register
+from qcompiler.ir.registry import REQUIRED, OpDef, Trait, register
 from qcompiler.ir.types import Stage, TensorType
 from qcompiler.ops.common import FLOAT_STAGES, broadcast, check_float, integer, real, same_type
 from qcompiler.quant.affine import along_axis

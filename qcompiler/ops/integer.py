@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from qcompiler.errors import GraphError
+from qcompiler.ir.attributes import Attribute, Attributes
 from qcompiler.ir.dims import Dim, Shape
-from qcompiler.ir.graph import Attribute, Node
-from qcompiler.ir.registry import REQUIRED, Attributes, Evaluate, Infer, OpDef, Trait, register
+from qcompiler.ir.graph import Node
+from qcompiler.ir.registry import REQUIRED, Evaluate, Infer, OpDef, Trait, register
 from qcompiler.ir.types import DType, TensorType
 from qcompiler.ops.common import (
     INTEGER_ONLY,

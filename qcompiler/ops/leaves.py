@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from qcompiler.ir.attributes import Attributes
 from qcompiler.ir.graph import Node
-from qcompiler.ir.registry import REQUIRED, Attributes, OpDef, Trait, register
+from qcompiler.ir.registry import REQUIRED, OpDef, Trait, register
 from qcompiler.ir.types import DType, TensorType
 from qcompiler.ops.common import ANY_STAGE, ints
 

@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from qcompiler.errors import GraphError
+from qcompiler.ir.attributes import Attributes
 from qcompiler.ir.dims import Dim, as_dim
 from qcompiler.ir.graph import Node
-from qcompiler.ir.registry import Attributes, Evaluate, Infer, OpDef, Trait, register
+from qcompiler.ir.registry import Evaluate, Infer, OpDef, Trait, register
 from qcompiler.ir.types import TensorType
 from qcompiler.ops.common import FLOAT_STAGES, broadcast, check_float, integer, ints, sizes, window_size
 

@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from qcompiler.errors import GraphError
+from qcompiler.ir.attributes import Attributes
 from qcompiler.ir.dims import Dim, as_dim, bind, evaluate_dim, product
 from qcompiler.ir.graph import Node
-from qcompiler.ir.registry import REQUIRED, Attributes, OpDef, Trait, register
+from qcompiler.ir.registry import REQUIRED, OpDef, Trait, register
 from qcompiler.ir.types import TensorType
 from qcompiler.ops.common import ANY_STAGE, integer, ints, real
 from qcompiler.ops.mac import pad_amounts

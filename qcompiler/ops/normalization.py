@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from qcompiler.errors import GraphError
+from qcompiler.ir.attributes import Attributes
 from qcompiler.ir.graph import Node
-from qcompiler.ir.registry import REQUIRED, Attributes, OpDef, Trait, register
+from qcompiler.ir.registry import REQUIRED, OpDef, Trait, register
 from qcompiler.ir.types import DType, TensorType
 from qcompiler.ops.common import FLOAT_STAGES, INTEGER_ONLY, check_float, integer, real
 from qcompiler.ops.integer import REQUANTIZED, REQUANTIZES, apply, check_requantized, steps

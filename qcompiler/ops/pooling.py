@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from qcompiler.errors import GraphError
+from qcompiler.ir.attributes import Attributes
 from qcompiler.ir.dims import Dim
 from qcompiler.ir.graph import Node
-from qcompiler.ir.registry import REQUIRED, Attributes, OpDef, Trait, register
+from qcompiler.ir.registry import REQUIRED, OpDef, Trait, register
 from qcompiler.ir.types import TensorType
 from qcompiler.ops.common import ANY_STAGE, FLOAT_STAGES, check_float, ints, sizes, window_size
 

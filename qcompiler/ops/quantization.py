@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from qcompiler.errors import GraphError
+from qcompiler.ir.attributes import Attributes
 from qcompiler.ir.graph import Node
-from qcompiler.ir.registry import REQUIRED, Attributes, OpDef, Trait, register
+from qcompiler.ir.registry import REQUIRED, OpDef, Trait, register
 from qcompiler.ir.types import DType, TensorType
 from qcompiler.ops.common import (
     INTEGER_ONLY,

@@ -19,8 +19,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from qcompiler.errors import GraphError
+from qcompiler.ir.attributes import Attributes
 from qcompiler.ir.graph import Node
-from qcompiler.ir.registry import REQUIRED, Attributes, Infer, OpDef, register
+from qcompiler.ir.registry import REQUIRED, Infer, OpDef, register
 from qcompiler.ir.types import TensorType
 from qcompiler.ops.common import FLOAT_STAGES, ints
 

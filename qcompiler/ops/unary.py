@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from qcompiler.errors import GraphError
-from qcompiler.ir.graph import Attribute, Node
-from qcompiler.ir.registry import REQUIRED, Attributes, OpDef, Trait, register
+from qcompiler.ir.attributes import Attribute, Attributes
+from qcompiler.ir.graph import Node
+from qcompiler.ir.registry import REQUIRED, OpDef, Trait, register
 from qcompiler.ir.types import TensorType
 from qcompiler.ops.common import FLOAT_STAGES, check_float, integer, same_real_type
 from qcompiler.quant.affine import along_axis

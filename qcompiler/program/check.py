@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qcompiler.errors import ArtifactError, QCompilerError, UnsupportedError
-from qcompiler.ir.graph import Attribute
+from qcompiler.ir.attributes import Attribute
 from qcompiler.ir.registry import REQUIRED, OpDef, known_ops
 from qcompiler.ir.types import DType, QuantParams, TensorType
 from qcompiler.program.liveness import NUMPY_TYPES, Tensors

@@ -5,7 +5,7 @@ They are the only part of a program that is not integer arithmetic of its own, a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -18,20 +18,20 @@ from qcompiler.ir.interpret import evaluate_node, interpret_with
 from qcompiler.ir.text import parse_module
 from qcompiler.ir.types import DType, TensorType
 from qcompiler.ir.verify import verify
-from qcompiler.program.program import ISLAND_TENSOR, Array, Program, ProgramFiles
+from qcompiler.program.program import ISLAND_TENSOR, Array, Program
 
 Island: TypeAlias = Callable[[Sequence[Array]], list[Array]]
 
 
-def load(files: ProgramFiles, name: str) -> Island:
+def load(program: Program, constants: Mapping[str, Array], name: str) -> Island:
     """The island called `name` as a function of arrays.
 
     Raises:
         ArtifactError: Its text is no graph, or a tensor of it is missing.
     """
-    module = Module(_tensors(files, name))
+    module = Module(_tensors(constants, name))
     try:
-        graph = parse_module(files.program.islands[name], module.tensors).graphs[name]
+        graph = parse_module(program.islands[name], module.tensors).graphs[name]
         verify(graph)
     except (QCompilerError, KeyError) as error:
         raise _unreadable(name, error) from error
@@ -45,11 +45,11 @@ def load(files: ProgramFiles, name: str) -> Island:
     return run
 
 
-def _tensors(files: ProgramFiles, name: str) -> dict[str, torch.Tensor]:
+def _tensors(constants: Mapping[str, Array], name: str) -> dict[str, torch.Tensor]:
     prefix = name + ISLAND_TENSOR
     return {
         key.removeprefix(prefix): torch.tensor(array)  # a copy: an array from a file cannot be written to
-        for key, array in files.constants.items()
+        for key, array in constants.items()
         if key.startswith(prefix)
     }
 

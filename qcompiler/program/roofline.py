@@ -26,9 +26,10 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 from qcompiler.program.aliases import find_homes
+from qcompiler.program.files import ProgramFiles
 from qcompiler.program.kernels import LAYERS
 from qcompiler.program.liveness import Tensors
-from qcompiler.program.program import Instruction, ProgramFiles
+from qcompiler.program.program import Instruction
 from qcompiler.targets import Target
 from qcompiler.targets.schema import Memory
 

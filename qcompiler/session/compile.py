@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from qcompiler.artifact.artifact import Artifact
-from qcompiler.artifact.report import write_report
 from qcompiler.backends import encodings as grids
 from qcompiler.calibration.journal import Journal
 from qcompiler.calibration.processes import Processes, processes
@@ -44,6 +43,7 @@ from qcompiler.session.progress import steps
 from qcompiler.session.session import Session
 from qcompiler.session.source import Model, Prepared, check_forward, load_model, prepared
 from qcompiler.storage.destination import Destination
+from qcompiler.storage.writing import write_file
 from qcompiler.targets import Target, load_target
 from qcompiler.training.quantized_module import QuantizedModule
 from qcompiler.validation.exact import Codes, simulate
@@ -144,7 +144,7 @@ class Compiled:
 
     def report(self, path: str | Path) -> Path:
         """Write a page for the browser: forms compared, what each pass did and refused, the range of each tensor."""
-        return write_report(self.artifact, path)
+        return write_file(path, self.artifact.report().encode())
 
     def encodings(self, version: str = "1.0.0") -> str:
         """The grid of each tensor as JSON; see `Artifact.encodings`."""

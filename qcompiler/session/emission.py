@@ -3,72 +3,86 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import Tensor
 
 from qcompiler.artifact.artifact import Artifact, islands_of
 from qcompiler.backends import encodings as grids
-from qcompiler.backends import integer
+from qcompiler.backends.integer import emit as emit_program
 from qcompiler.backends.integer.c.form import write_c
 from qcompiler.ir.rewrite import Record
+from qcompiler.ir.types import Stage
 from qcompiler.passes import Pass
 from qcompiler.passes.apply_encodings import ApplyEncodings
 from qcompiler.passes.calibrate_activations import CalibrateActivations
 from qcompiler.passes.check_encodings import CheckEncodings
-from qcompiler.program.program import ProgramFiles
+from qcompiler.program.files import ProgramFiles
 from qcompiler.session.pipeline import print_pipeline, without_encodings
+from qcompiler.session.stages import Captured, State
 from qcompiler.targets import Target
 from qcompiler.validation.layers import layer_sqnr
-
-if TYPE_CHECKING:
-    from qcompiler.session.session import Session
 
 __all__ = ["emit"]
 
 
-def emit(session: Session) -> Artifact:
-    """All forms of the model of a session, which `verify` has not seen yet."""
+def emit(
+    captured: Captured,
+    canonical: State,
+    quantized: State,
+    integer: State,
+    *,
+    passes: Sequence[Pass],
+    target: Target,
+    samples: Sequence[Tensor],
+    seed: int,
+) -> Artifact:
+    """All forms of a model, not yet compared with each other.
+
+    Args:
+        captured: The captured model.
+        canonical: The state before the quantizers; the captured one where that is quantized already.
+        quantized: The calibrated state.
+        integer: The lowered state.
+        passes: All passes between `captured` and `integer`.
+        target: The hardware.
+        samples: Flat inputs, for the self-test of the C and the noise of each tensor.
+        seed: Seed of the random codes of the self-test.
+    """
     from qcompiler.backends import onnx_qdq  # onnx and onnxruntime take a while to import
 
-    captured, records, target = session.captured, session.integer.records, session.target
-    graph, quantized = session.integer.module.main, session.quantized.module.main
-    samples = session.samples
+    graph = integer.module.main
     layout = target.layout
-    program = integer.emit(graph, layout.activations, layout.weights, layout.alignment, target.packing)
-    c, without_c = write_c(program, captured.name, [x.numpy() for x in samples], session.context.seed)
+    program = emit_program(graph, layout.activations, layout.weights, layout.alignment, target.packing)
+    c, without_c = write_c(program, captured.name, [x.numpy() for x in samples], seed)
     # The encodings are the same, be they found or given: so is what is said of them.
     # Where weights have learned since, no passes lead from the model to them.
-    passes = "" if captured.records else print_pipeline(without_encodings(session.passes))
-    about = grids.About(passes, _quantizer_args(target, session.passes))
-    plain = tuple(record.plain() for record in records)
+    pipeline = "" if captured.records else print_pipeline(without_encodings(passes))
+    about = grids.About(pipeline, _quantizer_args(target, passes))
+    plain = tuple(record.plain() for record in integer.records)
+    ratios: Mapping[str, float] = {}
+    if canonical.module.main.stage is Stage.CANONICAL:
+        ratios = layer_sqnr(canonical.module.main, quantized.module.main, samples, target.arithmetic)
     return Artifact(
         target=target,
         program=program,
         onnx=onnx_qdq.emit(graph, onnx_qdq.OnnxOptions(**target.onnx.model_dump())),
-        grids=grids.collect(graph, calibrated=quantized, about=about),
+        grids=grids.collect(graph, calibrated=quantized.module.main, about=about),
         input_tree=graph.input_tree,
         input_names=tuple(graph.input_names),
         output_tree=graph.output_tree,
-        pipeline=", ".join(filter(None, (captured.pipeline, print_pipeline(session.passes)))),
+        pipeline=", ".join(filter(None, (captured.pipeline, print_pipeline(passes)))),
         passes=plain,
         diagnostics=(
             *captured.diagnostics,
             *([] if program.program.memory else ["No memory is planned: the model takes no single image."]),
-            *_given_summary(records),
+            *_given_summary(integer.records),
             *_island_summary(program, plain),
         ),
-        sqnr=_ratios(session),
+        sqnr={name: float(f"{ratio:.2f}") for name, ratio in ratios.items()},
         c=c,
         without_c=without_c,
     )
-
-
-def _ratios(session: Session) -> dict[str, float]:
-    """Signal-to-noise ratio of each tensor against the float model, dB, where the session begins with a float model."""
-    if session.canonical is session.quantized or session.captured.records:
-        return {}
-    canonical, quantized = session.canonical.module.main, session.quantized.module.main
-    ratios = layer_sqnr(canonical, quantized, session.samples, session.target.arithmetic)
-    return {name: float(f"{ratio:.2f}") for name, ratio in ratios.items()}
 
 
 _SCHEMES = {

@@ -30,7 +30,8 @@ from qcompiler.session.options import Options
 from qcompiler.session.pipeline import LEARNED_FACTS, print_pipeline
 from qcompiler.session.progress import steps
 from qcompiler.session.session import Session
-from qcompiler.session.source import Captured, Model, Prepared, check_forward, load_model, prepared
+from qcompiler.session.source import Model, Prepared, check_forward, load_model, prepared
+from qcompiler.session.stages import Captured
 from qcompiler.storage.tensors import row_major
 from qcompiler.targets import Target, load_target
 from qcompiler.training.batch_norm import Divergences, Style, reestimate, statistics_divergence

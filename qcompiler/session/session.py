@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 from torch import Tensor, nn
@@ -14,31 +13,17 @@ from qcompiler.calibration.journal import Journal
 from qcompiler.calibration.processes import Processes
 from qcompiler.errors import PipelineError
 from qcompiler.ir.graph import Module
-from qcompiler.ir.rewrite import Record
 from qcompiler.ir.types import Stage
 from qcompiler.passes import Pass, PassContext, PassManager
 from qcompiler.passes.manager import Between
+from qcompiler.session.emission import emit
 from qcompiler.session.options import Options
 from qcompiler.session.progress import Steps
-from qcompiler.session.source import Captured, Prepared, capture_model
+from qcompiler.session.source import Prepared, capture_model
+from qcompiler.session.stages import Captured, State
 from qcompiler.targets import Target
 
-__all__ = ["Session", "State"]
-
-
-@dataclass(frozen=True)
-class State:
-    """A model at one stage of a session.
-
-    Args:
-        module: The graph. It belongs to the session: clone it before changing it.
-        records: Records of all passes that led to it, in order.
-        generator: State of the random number generator after these passes.
-    """
-
-    module: Module
-    records: tuple[Record, ...]
-    generator: Tensor
+__all__ = ["Session"]
 
 
 class Session:
@@ -120,9 +105,16 @@ class Session:
     @cached_property
     def artifact(self) -> Artifact:
         """The files of all forms, not yet compared with each other."""
-        from qcompiler.session.emission import emit
-
-        found = emit(self)
+        found = emit(
+            self.captured,
+            self.canonical,
+            self.quantized,
+            self.integer,
+            passes=self.passes,
+            target=self.target,
+            samples=self.samples,
+            seed=self.options.seed,
+        )
         self.progress.finished("emit")
         return found
 

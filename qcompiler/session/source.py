@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -18,11 +16,11 @@ from qcompiler.frontends.finite import check_finite
 from qcompiler.frontends.given import check_kind, parse_device
 from qcompiler.frontends.pt2 import load_exported
 from qcompiler.frontends.wrappers import unwrap
-from qcompiler.ir.graph import Graph, Module
-from qcompiler.ir.rewrite import Record
+from qcompiler.ir.graph import Graph
 from qcompiler.passes import PassContext
 from qcompiler.session.batches import Batches
 from qcompiler.session.options import Options
+from qcompiler.session.stages import Captured
 from qcompiler.storage.tensors import row_major
 from qcompiler.targets import Target
 
@@ -30,27 +28,6 @@ Model: TypeAlias = nn.Module | ExportedProgram | str | Path
 
 SAMPLES = 4
 """Samples on which the contracts of passes are validated and the forms are compared."""
-
-
-@dataclass(frozen=True)
-class Captured:
-    """A captured model: the first stage of a session.
-
-    Args:
-        module: The graph; at stage FLOAT, or QUANTIZED where the model was prepared for its target.
-        diagnostics: Sentences for the user.
-        facts: Facts that hold of the graph.
-        records: Records of passes that were run on the graph before.
-        pipeline: The passes of these records, as text.
-        name: Name of the model.
-    """
-
-    module: Module
-    diagnostics: Sequence[str] = ()
-    facts: frozenset[str] = frozenset()
-    records: tuple[Record, ...] = ()
-    pipeline: str = ""
-    name: str = "model"
 
 
 class Prepared(nn.Module):

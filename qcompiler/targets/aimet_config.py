@@ -40,12 +40,12 @@ PASSES = ("MatmulAdd", "LayerNormalization", "RMSNormalization")
 """Patterns that are one operator here from the start."""
 
 
-def read_aimet_config(path: str | Path, base: str | Path | Target, *, ignore: Collection[str] = ()) -> Target:
+def read_aimet_config(path: str | Path, base: Target, *, ignore: Collection[str] = ()) -> Target:
     """The target that a runtime configuration describes.
 
     Args:
         path: A JSON file.
-        base: What the file does not say: a target, its name, or the path of its descriptor.
+        base: The target that gives what the file does not say.
         ignore: Keys of the file that shall have no effect, such as `op_type.LayerNormalization` or `supergroups.3`:
             those that cannot be honoured, and are not needed.
 
@@ -53,15 +53,13 @@ def read_aimet_config(path: str | Path, base: str | Path | Target, *, ignore: Co
         TargetError: The file cannot be read, holds an unknown key or type of operator, or asks for what the base
             cannot be made to do; all such keys are listed.
     """
-    from qcompiler.targets.loader import load_target  # which reads files of this kind too
-
     where = Path(path).name
     data = parse_json(read_file(path, TargetError), where, TargetError)
     try:
         file = _File.model_validate(data)
     except ValidationError as error:
         raise _describe(error, where) from None
-    return _Reading(file, load_target(base), where, ignore).target()
+    return _Reading(file, base, where, ignore).target()
 
 
 def _flag(value: object) -> object:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from qcompiler.quant.arithmetic import Arithmetic
-from qcompiler.targets.schema import Combination, Descriptor, Multiplier, NumberType, OpRule
+from qcompiler.targets.descriptor import Descriptor
+from qcompiler.targets.schema import Combination, Multiplier, NumberType, OpRule
 
 
 def arithmetic_of(descriptor: Descriptor) -> Arithmetic:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from qcompiler.quant.modes import RequantMode
 from qcompiler.quant.spec import ScaleKind
-from qcompiler.targets.schema import Combination, Descriptor, FixedGrid, NumberType, OpRule
+from qcompiler.targets.schema import Combination, Fields, FixedGrid, NumberType, OpRule
 
 Key = tuple[str | int, ...]
 
@@ -38,7 +38,7 @@ class Contradiction:
     reason: str
 
 
-def contradictions(d: Descriptor) -> Iterator[Contradiction]:
+def contradictions(d: Fields) -> Iterator[Contradiction]:
     """Everything that is wrong with a descriptor whose fields are of the right types.
 
     Args:
@@ -51,7 +51,7 @@ def contradictions(d: Descriptor) -> Iterator[Contradiction]:
         yield from rule(d)
 
 
-def _names(d: Descriptor) -> Iterator[Contradiction]:
+def _names(d: Fields) -> Iterator[Contradiction]:
     """Number types that are not there; widths that two of them claim."""
     for role in ("activation", "weight"):
         name, others = getattr(d.defaults, role), getattr(d.defaults, _OTHERS[role])
@@ -75,7 +75,7 @@ def _names(d: Descriptor) -> Iterator[Contradiction]:
 _OTHERS = {"activation": "other_activations", "weight": "other_weights"}
 
 
-def _grids(d: Descriptor) -> Iterator[Contradiction]:
+def _grids(d: Fields) -> Iterator[Contradiction]:
     """Grids that nothing computes with."""
     for name in (d.defaults.weight, *d.defaults.other_weights):
         weight = d.dtypes[name]
@@ -100,7 +100,7 @@ def _grids(d: Descriptor) -> Iterator[Contradiction]:
             yield Contradiction(("dtypes", name), f"no default names the number type {name!r}")
 
 
-def _rules(d: Descriptor) -> Iterator[Contradiction]:
+def _rules(d: Fields) -> Iterator[Contradiction]:
     """Rules for ops: one for each, and each of them possible."""
     seen: set[str] = set()
     for index, rule in enumerate(d.op):
@@ -122,7 +122,7 @@ def _rules(d: Descriptor) -> Iterator[Contradiction]:
                 yield Contradiction((*key, place), f"a supergroup or tie names the op {name!r}, which has no rule")
 
 
-def _rule(d: Descriptor, rule: OpRule) -> Iterator[tuple[Key, str]]:
+def _rule(d: Fields, rule: OpRule) -> Iterator[tuple[Key, str]]:
     """One rule by itself."""
     first = rule.names[0]
     if rule.kind == "table" and rule.per_channel and rule.out_fixed is not None:
@@ -154,7 +154,7 @@ def _rule(d: Descriptor, rule: OpRule) -> Iterator[tuple[Key, str]]:
     yield from _combinations(d, rule)
 
 
-def _combinations(d: Descriptor, rule: OpRule) -> Iterator[tuple[Key, str]]:
+def _combinations(d: Fields, rule: OpRule) -> Iterator[tuple[Key, str]]:
     """Pairs of number types, and arithmetic that follows from the width of the activation alone."""
     if rule.combinations and rule.kind != "mac":
         yield ("combinations",), f"{rule.names[0]} has no weight"
@@ -190,7 +190,7 @@ def fixed_grid_misfit(grid: FixedGrid, number: NumberType) -> str:
     return ""
 
 
-def _arithmetic(d: Descriptor) -> Iterator[Contradiction]:
+def _arithmetic(d: Fields) -> Iterator[Contradiction]:
     """Modes that need other grids, accumulators that hold no product."""
     numbers = [d.dtypes[name] for name in _used(d)]
     places: list[tuple[Key, RequantMode]] = [(("requantize", "mode"), d.requantize.mode)]
@@ -214,7 +214,7 @@ def _arithmetic(d: Descriptor) -> Iterator[Contradiction]:
         yield Contradiction(("accumulator", "bits"), reason)
 
 
-def _groups(d: Descriptor) -> Iterator[Contradiction]:
+def _groups(d: Fields) -> Iterator[Contradiction]:
     """Supergroups that would leave an accumulator to an op that reads codes."""
     kinds = {name: rule.kind for rule in d.op for name in rule.names}
     for index, group in enumerate(d.supergroup):
@@ -231,7 +231,7 @@ def _groups(d: Descriptor) -> Iterator[Contradiction]:
                     yield Contradiction(("supergroup", index, "steps", later, place), reason)
 
 
-def _memories(d: Descriptor) -> Iterator[Contradiction]:
+def _memories(d: Fields) -> Iterator[Contradiction]:
     names: set[str] = set()
     for index, memory in enumerate(d.memory):
         if memory.name in names:
@@ -239,15 +239,15 @@ def _memories(d: Descriptor) -> Iterator[Contradiction]:
         names.add(memory.name)
 
 
-def _activations(d: Descriptor) -> list[NumberType]:
+def _activations(d: Fields) -> list[NumberType]:
     return [d.dtypes[name] for name in (d.defaults.activation, *d.defaults.other_activations)]
 
 
-def _used(d: Descriptor) -> list[str]:
+def _used(d: Fields) -> list[str]:
     return [d.defaults.activation, d.defaults.weight, *d.defaults.other_activations, *d.defaults.other_weights]
 
 
-_RULES: tuple[Callable[[Descriptor], Iterator[Contradiction]], ...] = (
+_RULES: tuple[Callable[[Fields], Iterator[Contradiction]], ...] = (
     _names,
     _grids,
     _rules,

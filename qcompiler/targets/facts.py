@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from qcompiler.quant.modes import RequantMode
 from qcompiler.quant.spec import ScaleKind
-from qcompiler.targets.schema import Descriptor, Memory, Multiplier, NumberType
+from qcompiler.targets.descriptor import Descriptor
+from qcompiler.targets.schema import Memory, Multiplier, NumberType
 
 __all__ = ["facts", "summary"]
 

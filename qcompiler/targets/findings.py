@@ -9,8 +9,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from qcompiler.errors import TargetError
+from qcompiler.targets.descriptor import Descriptor
 from qcompiler.targets.lines import Spot
-from qcompiler.targets.schema import Descriptor
 
 __all__ = ["describe", "nearest"]
 

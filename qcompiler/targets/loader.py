@@ -58,7 +58,7 @@ def load_target(
         # Its schema takes as long to build as that of descriptors, and few ask for it.
         from qcompiler.targets.aimet_config import read_aimet_config
 
-        return read_aimet_config(str(target), base, ignore=ignore)
+        return read_aimet_config(str(target), load_target(base), ignore=ignore)
     if ignore:
         raise TargetError(f"ignore is given for {target!r}", expected="a runtime configuration in JSON")
     if isinstance(target, Target):

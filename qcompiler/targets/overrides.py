@@ -9,7 +9,8 @@ from typing import Any
 from qcompiler.errors import TargetError
 from qcompiler.quant.modes import RequantMode
 from qcompiler.targets.consistency import fixed_grid_misfit
-from qcompiler.targets.schema import Descriptor, FixedGrid, NumberType
+from qcompiler.targets.descriptor import Descriptor
+from qcompiler.targets.schema import FixedGrid, NumberType
 
 __all__ = ["overridden"]
 

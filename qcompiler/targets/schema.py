@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
-from pydantic_core import PydanticCustomError
 
 from qcompiler.errors import InputError
 from qcompiler.quant.modes import AverageRounding, Precision, RequantMode, RequantSpec, Rounding
@@ -432,8 +431,8 @@ class Simulation(_Model):
     """What the first layer reads."""
 
 
-class Descriptor(_Model):
-    """A whole descriptor, `extends` resolved."""
+class Fields(_Model):
+    """The fields of a descriptor; `descriptor.Descriptor` checks what they mean for one another."""
 
     schema_version: Annotated[
         Literal["qcompiler.hw/1"], By("qcompiler/targets/loader.py: schema"), Field(alias="schema")
@@ -459,12 +458,3 @@ class Descriptor(_Model):
     onnx: Annotated[Onnx, By("qcompiler/targets/target.py: descriptor.onnx")] = Onnx()
     simulation: Annotated[Simulation | None, By("qcompiler/targets/target.py: descriptor.simulation")] = None
     """Of a target that is no hardware: how it is simulated."""
-
-    @model_validator(mode="after")
-    def _is_consistent(self) -> Descriptor:
-        from qcompiler.targets.consistency import contradictions  # it reads these models
-
-        found = next(contradictions(self), None)
-        if found is not None:
-            raise PydanticCustomError("contradiction", "{reason}", {"reason": found.reason, "key": found.key})
-        return self

@@ -13,23 +13,13 @@ from pydantic import ValidationError
 
 from qcompiler.errors import TargetError
 from qcompiler.quant.spec import QuantSpec
+from qcompiler.targets.descriptor import Descriptor
 from qcompiler.targets.facts import facts, summary
 from qcompiler.targets.findings import describe, nearest
 from qcompiler.targets.limits import Geometry, beyond
 from qcompiler.targets.lines import Spot
 from qcompiler.targets.overrides import overridden
-from qcompiler.targets.schema import (
-    Descriptor,
-    Layout,
-    NumberType,
-    Onnx,
-    OpRule,
-    Packing,
-    Simulation,
-    Tables,
-    Tie,
-    Verification,
-)
+from qcompiler.targets.schema import Layout, NumberType, Onnx, OpRule, Packing, Simulation, Tables, Tie, Verification
 
 if TYPE_CHECKING:
     from qcompiler.quant.arithmetic import Arithmetic

@@ -24,7 +24,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from qcompiler.errors import CalibrationError, GraphError, InputError, UnsupportedError
-from qcompiler.ir.graph import Attribute, Graph, Node, Value
+from qcompiler.ir.attributes import Attribute
+from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.interpret import LEAVES, check_inputs, evaluate_node, interpret, interpret_with
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.types import Stage

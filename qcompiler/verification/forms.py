@@ -39,7 +39,7 @@ from qcompiler.ir.graph import Graph, Value
 from qcompiler.ir.interpret import interpret
 from qcompiler.passes.base import check_seed
 from qcompiler.program import aliases, liveness
-from qcompiler.program.program import ProgramFiles
+from qcompiler.program.files import ProgramFiles
 from qcompiler.quant.arithmetic import ELEMENTWISE_FLOAT32
 from qcompiler.targets import Target
 from qcompiler.validation.exact import Codes, Exact, simulate

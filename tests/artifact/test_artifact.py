@@ -17,7 +17,7 @@ import qcompiler
 from qcompiler.artifact.artifact import Artifact, difference
 from qcompiler.backends import encodings as encodings_files
 from qcompiler.errors import EncodingsError, VerificationError
-from qcompiler.program.program import ProgramFiles
+from qcompiler.program.files import ProgramFiles
 from qcompiler.targets import Target
 
 

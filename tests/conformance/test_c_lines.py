@@ -17,7 +17,7 @@ from conformance.c_networks import BOARD_NEEDS, BOARDS, MACHINES, check, check_b
 from conformance.environments import missing
 from conformance.networks import Network
 from qcompiler.backends.integer.c import emit
-from qcompiler.program.program import ProgramFiles
+from qcompiler.program.files import ProgramFiles
 
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 needs_board = pytest.mark.skipif(any(map(missing, BOARD_NEEDS)), reason="needs the cross compiler and the emulator")

@@ -11,8 +11,9 @@ import sympy
 import torch
 
 from qcompiler.errors import GraphError, PluginError
+from qcompiler.ir.attributes import plain
 from qcompiler.ir.dims import symbol
-from qcompiler.ir.registry import REQUIRED, OpDef, known_ops, op, plain, register
+from qcompiler.ir.registry import REQUIRED, OpDef, known_ops, op, register
 from qcompiler.ir.types import DType, Stage
 from qcompiler.quant.rounding import Rounding
 from qcompiler.quant.spec import QuantSpec

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qcompiler.errors import ParseError
+from qcompiler.ir.attributes import Attribute
 from qcompiler.ir.dims import symbol
-from qcompiler.ir.graph import Attribute, Graph, Location, Module
+from qcompiler.ir.graph import Graph, Location, Module
 from qcompiler.ir.hashing import module_hash
 from qcompiler.ir.registry import REQUIRED, OpDef, register
 from qcompiler.ir.text import parse_module, print_module

@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from qcompiler.errors import GraphError
+from qcompiler.ir.attributes import Attribute
 from qcompiler.ir.dims import evaluate_dim, symbol
-from qcompiler.ir.graph import Attribute, Graph, Module, Node
+from qcompiler.ir.graph import Graph, Module, Node
 from qcompiler.ir.interpret import evaluate_node
 from qcompiler.ir.registry import Trait, known_ops
 from qcompiler.ir.types import DType, Stage, TensorType

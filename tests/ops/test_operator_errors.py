@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from qcompiler.errors import GraphError
+from qcompiler.ir.attributes import Attribute
 from qcompiler.ir.dims import symbol
-from qcompiler.ir.graph import Attribute, Graph, Module
+from qcompiler.ir.graph import Graph, Module
 from qcompiler.ir.registry import REQUIRED, Trait, known_ops
 from qcompiler.ir.types import DType, Stage, TensorType
 from qcompiler.quant.spec import QuantSpec

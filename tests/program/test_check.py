@@ -16,8 +16,8 @@ from qcompiler.backends.integer import Executor
 from qcompiler.errors import ArtifactError, InputError
 from qcompiler.ir.registry import known_ops
 from qcompiler.program.check import KINDS, RESTORED
+from qcompiler.program.files import ProgramFiles
 from qcompiler.program.kernels import KERNELS
-from qcompiler.program.program import ProgramFiles
 from tests.support.bad_inputs import images, net
 
 Change = Callable[[Any], object]

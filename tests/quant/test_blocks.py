@@ -27,7 +27,7 @@ from qcompiler.passes.correct_bias import CorrectBias
 from qcompiler.passes.fix_ranges import FixRanges
 from qcompiler.passes.manager import PassManager
 from qcompiler.passes.unify_scales import UnifyScales
-from qcompiler.program.program import ProgramFiles
+from qcompiler.program.files import ProgramFiles
 from qcompiler.quant.affine import fake_quantize, quantize
 from qcompiler.quant.blocks import block_factors, block_view, expand_factors
 from qcompiler.quant.spec import QuantSpec

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from qcompiler.backends.integer import Executor, emit
-from qcompiler.ir.graph import Attribute, Graph, Module, Node, Value
+from qcompiler.ir.attributes import Attribute
+from qcompiler.ir.graph import Graph, Module, Node, Value
 from qcompiler.ir.interpret import LEAVES, interpret
 from qcompiler.ir.types import DType, QuantParams, Stage, TensorType
 from qcompiler.quant.requant import Requantization, RequantMode, prepare_requantization

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qcompiler.errors import GraphError
-from qcompiler.ir.graph import Attribute
+from qcompiler.ir.attributes import Attribute
 from qcompiler.ir.registry import Trait, known_ops
 from qcompiler.ir.types import DType, QuantParams, Stage, TensorType
 from qcompiler.quant.requant import RequantMode

@@ -12,7 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qcompiler.ir.graph import Attribute, Value
+from qcompiler.ir.attributes import Attribute
+from qcompiler.ir.graph import Value
 from qcompiler.ir.types import DType, QuantParams, TensorType
 from qcompiler.quant.requant import RequantMode
 from qcompiler.quant.rounding import AverageRounding, Rounding

@@ -27,8 +27,6 @@ TARGET = load_target("int8_dsp")
 class Net(nn.Module):
     """A convolution, its batch norm, and a layer that reads the means of its channels."""
 
-    calls = 0
-
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, 4, 3, padding=1)
@@ -36,7 +34,8 @@ class Net(nn.Module):
         self.head = nn.Linear(4, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(torch.relu(self.norm(self.conv(x))).mean((2, 3)))
+        logits: Tensor = self.head(torch.relu(self.norm(self.conv(x))).mean((2, 3)))
+        return logits
 
 
 def options(**others: object) -> Options:
@@ -89,7 +88,7 @@ def test_a_session_gives_what_compile_gives() -> None:
 
 def with_method(method: str) -> tuple[Pass, ...]:
     return tuple(
-        CalibrateActivations(method=method) if isinstance(item, CalibrateActivations) else item  # type: ignore[arg-type]
+        CalibrateActivations(method=method) if isinstance(item, CalibrateActivations) else item
         for item in default_pipeline()
     )
 

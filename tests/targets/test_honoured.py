@@ -24,7 +24,8 @@ from qcompiler.ir.interpret import interpret
 from qcompiler.ir.types import DType
 from qcompiler.passes.base import Override, PassContext
 from qcompiler.passes.manager import PassManager
-from qcompiler.program.program import Program, ProgramFiles
+from qcompiler.program.files import ProgramFiles
+from qcompiler.program.program import Program
 from qcompiler.session.pipeline import default_pipeline
 from qcompiler.targets import Target, load_target
 

@@ -13,7 +13,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from docs.generate import pages
-from qcompiler.targets.schema import By, Descriptor
+from qcompiler.targets.descriptor import Descriptor
+from qcompiler.targets.schema import By
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT / "docs" / "reference" / "target.schema.json"

@@ -20,7 +20,8 @@ from qcompiler.backends.integer.c.form import write_c
 from qcompiler.ir.graph import Module
 from qcompiler.passes.base import PassContext
 from qcompiler.passes.manager import PassManager
-from qcompiler.program.program import Instruction, ProgramFiles
+from qcompiler.program.files import ProgramFiles
+from qcompiler.program.program import Instruction
 from qcompiler.session.pipeline import default_pipeline, quantization_passes
 from qcompiler.targets import load_target
 from qcompiler.verification.forms import Forms, _Verification, verify

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import qcompiler
 from qcompiler.backends import onnx_qdq
 from qcompiler.backends.integer import Executor
-from qcompiler.program.program import ProgramFiles
+from qcompiler.program.files import ProgramFiles
 from qcompiler.quant.requant import (
     RequantMode,
     multiply_by_quantized_multiplier,

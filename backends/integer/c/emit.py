@@ -17,7 +17,7 @@ from qcompiler.backends.integer.c.text import comment
 from qcompiler.backends.integer.c.vectors import Vector, vector_files
 from qcompiler.backends.integer.c.writer import Step, Writer
 from qcompiler.errors import InputError, UnsupportedError
-from qcompiler.program.program import ProgramFiles
+from qcompiler.program.files import ProgramFiles
 
 
 def emit(files: ProgramFiles, name: str, memory: Memory, vectors: Sequence[Vector] = ()) -> dict[str, bytes]:

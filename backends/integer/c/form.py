@@ -15,8 +15,8 @@ from qcompiler.backends.integer import Executor, c
 from qcompiler.backends.integer.c.ends import CONTRACT
 from qcompiler.backends.integer.c.memory import NUMPY
 from qcompiler.errors import QCompilerError, ToolchainError, UnsupportedError
+from qcompiler.program.files import ProgramFiles
 from qcompiler.program.liveness import core_of
-from qcompiler.program.program import ProgramFiles
 
 Array = npt.NDArray[np.generic]
 

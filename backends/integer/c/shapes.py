@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from qcompiler.errors import UnsupportedError
-from qcompiler.program.program import Instruction, ProgramFiles
+from qcompiler.program.files import ProgramFiles
+from qcompiler.program.program import Instruction
 
 Shape: TypeAlias = tuple[int, ...]
 

@@ -14,7 +14,8 @@ from qcompiler.backends.integer.c.shapes import physical_axes
 from qcompiler.backends.integer.c.text import elements, sizes
 from qcompiler.backends.integer.executor import Executor
 from qcompiler.errors import InputError
-from qcompiler.program.program import Array, ProgramFiles
+from qcompiler.program.files import ProgramFiles
+from qcompiler.program.program import Array
 
 VECTOR_FILES = ("vectors.h", "vectors.c", "selftest.c")
 """Files that depend on the vectors."""

@@ -15,8 +15,9 @@ from qcompiler.backends.integer.c.names import Names
 from qcompiler.backends.integer.c.shapes import Shape, physical_axes, steps_of
 from qcompiler.backends.integer.c.text import Value, comment, sizes, structure
 from qcompiler.errors import ArtifactError, UnsupportedError
+from qcompiler.program.files import ProgramFiles
 from qcompiler.program.kernels import Call
-from qcompiler.program.program import Array, Instruction, ProgramFiles, Tensor
+from qcompiler.program.program import Array, Instruction, Tensor
 
 INT32_LIMIT, INT64_LIMIT = 2**31, 2**63
 

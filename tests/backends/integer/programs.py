@@ -9,7 +9,8 @@ from typing import Any, Literal
 import numpy as np
 from hypothesis import strategies as st
 
-from qcompiler.program.program import Instruction, Program, ProgramFiles, Tensor
+from qcompiler.program.files import ProgramFiles
+from qcompiler.program.program import Instruction, Program, Tensor
 
 Shape = tuple[int, ...]
 HALF_OF_SUM: dict[str, Any] = {

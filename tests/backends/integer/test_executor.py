@@ -15,7 +15,7 @@ from qcompiler.backends.integer import Executor, emit
 from qcompiler.errors import ArtifactError, InputError, UnsupportedError
 from qcompiler.ir.graph import Module
 from qcompiler.ir.interpret import interpret
-from qcompiler.program.program import ProgramFiles
+from qcompiler.program.files import ProgramFiles
 from tests.passes.test_default_pipeline import capture, compiled
 
 

@@ -16,8 +16,9 @@ from qcompiler.backends.integer import Executor, plan, plan_program, sum_of_tens
 from qcompiler.backends.integer.memory import ALIGNMENT
 from qcompiler.errors import ArtifactError, InputError, UnsupportedError
 from qcompiler.program.aliases import MOST_VIEWS, OVERWRITES, check_memory, find_homes
+from qcompiler.program.files import ProgramFiles
 from qcompiler.program.liveness import Tensors, core_of
-from qcompiler.program.program import Memory, Program, ProgramFiles
+from qcompiler.program.program import Memory, Program
 from tests.backends.integer.programs import HALF_OF_SUM, Builder, inputs_of, runnable
 
 

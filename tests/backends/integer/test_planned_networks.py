@@ -19,7 +19,7 @@ from qcompiler.backends.integer.memory import plan, plan_program
 from qcompiler.frontends import capture
 from qcompiler.passes.base import PassContext
 from qcompiler.passes.manager import PassManager
-from qcompiler.program.program import ProgramFiles
+from qcompiler.program.files import ProgramFiles
 from qcompiler.session.pipeline import default_pipeline
 from qcompiler.targets import load_target
 from qcompiler.verification.forms import Forms, verify

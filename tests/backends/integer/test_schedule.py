@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from qcompiler.backends.integer.bound import Regions
 from qcompiler.backends.integer.schedule import schedule
+from qcompiler.program.files import ProgramFiles
 from qcompiler.program.liveness import Tensors
-from qcompiler.program.program import Program, ProgramFiles
+from qcompiler.program.program import Program
 from tests.backends.integer.programs import Builder, runnable
 
 

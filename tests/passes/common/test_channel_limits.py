@@ -38,7 +38,7 @@ from qcompiler.passes.lower_to_integer import LowerToInteger
 from qcompiler.passes.partition import Partition
 from qcompiler.passes.replace_relu6 import ReplaceRelu6
 from qcompiler.passes.unify_scales import UnifyScales
-from qcompiler.program.program import ProgramFiles
+from qcompiler.program.files import ProgramFiles
 from qcompiler.session.pipeline import quantization_passes, structural_passes
 from qcompiler.targets import Target, load_target
 from qcompiler.validation.exact import output_codes

@@ -32,7 +32,7 @@ from qcompiler.passes.insert_quantizers import InsertQuantizers
 from qcompiler.passes.lower_to_integer import LowerToInteger
 from qcompiler.passes.partition import Partition
 from qcompiler.passes.smooth_activations import SmoothActivations
-from qcompiler.program.program import ProgramFiles
+from qcompiler.program.files import ProgramFiles
 from qcompiler.session.pipeline import quantization_passes, structural_passes
 from qcompiler.targets import Target, load_target
 from tests.passes.golden import leaf, lines, module, refusals

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from qcompiler.backends.integer import Executor, c
-from qcompiler.program.program import ProgramFiles
+from qcompiler.program.files import ProgramFiles
 from tests.backends.integer.c.plans import separate
 
 Array = np.ndarray[Any, Any]

@@ -13,7 +13,8 @@ import pytest
 from qcompiler.backends.integer import emit
 from qcompiler.ir.graph import Graph
 from qcompiler.ir.interpret import interpret
-from qcompiler.program.program import Instruction, Program, ProgramFiles, Tensor
+from qcompiler.program.files import ProgramFiles
+from qcompiler.program.program import Instruction, Program, Tensor
 from tests.reference import test_operators_reference as fixed
 from tests.reference import test_random_reference as random
 from tests.reference.maker import Maker

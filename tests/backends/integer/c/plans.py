@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from qcompiler.backends.integer.c.memory import CTYPES, SIZES
 from qcompiler.backends.integer.c.shapes import shapes_for_batch
-from qcompiler.program.program import ProgramFiles
+from qcompiler.program.files import ProgramFiles
 
 
 @dataclass(frozen=True)

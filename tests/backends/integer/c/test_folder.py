@@ -15,7 +15,8 @@ import pytest
 
 from qcompiler.backends.integer import Executor, c
 from qcompiler.errors import ArtifactError, InputError, UnsupportedError
-from qcompiler.program.program import Instruction, ProgramFiles
+from qcompiler.program.files import ProgramFiles
+from qcompiler.program.program import Instruction
 from tests.backends.integer.c.builds import STRICT, random_codes
 from tests.backends.integer.c.plans import Plan, separate
 from tests.backends.integer.c.test_networks import program

@@ -16,7 +16,7 @@ import qcompiler
 from qcompiler.backends.integer.c import form as c_form
 from qcompiler.errors import ArtifactError
 from qcompiler.program import aliases, liveness
-from qcompiler.program.program import ProgramFiles
+from qcompiler.program.files import ProgramFiles
 from qcompiler.verification.forms import Forms, Report, verify
 from tests.backends.integer.c.test_networks import Inverted
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from qcompiler.backends.integer import Executor, c, emit
-from qcompiler.ir.graph import Attribute, Value
+from qcompiler.ir.attributes import Attribute
+from qcompiler.ir.graph import Value
 from qcompiler.ir.types import DType, QuantParams, TensorType
 from qcompiler.quant.requant import RequantMode
 from tests.backends.integer.c.builds import SANITIZED, STRICT, UNDEFINED, differing, random_codes

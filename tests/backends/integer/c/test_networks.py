@@ -14,7 +14,7 @@ from torch import nn
 
 from qcompiler.backends.integer import Executor, c, emit
 from qcompiler.errors import InputError, ToolchainError
-from qcompiler.program.program import ProgramFiles
+from qcompiler.program.files import ProgramFiles
 from tests.backends.integer.c.builds import SANITIZED, codes_of, differing, random_codes
 from tests.backends.integer.c.plans import separate
 from tests.backends.integer.test_executor import Mixed

@@ -16,7 +16,7 @@ import qcompiler
 from qcompiler.backends.integer import c
 from qcompiler.backends.integer.memory import plan
 from qcompiler.errors import UnsupportedError
-from qcompiler.program.program import ProgramFiles
+from qcompiler.program.files import ProgramFiles
 from tests.backends.integer.c.builds import SANITIZED, STRICT, codes_of, differing
 from tests.backends.integer.programs import Builder, inputs_of, runnable
 

@@ -9,7 +9,7 @@ import pytest
 import qcompiler
 from examples.digits.data import load_data
 from examples.digits.model import load_digits_net
-from qcompiler.program.program import ProgramFiles
+from qcompiler.program.files import ProgramFiles
 from tests.backends.integer.c.builds import SANITIZED, STRICT, differing, random_codes
 from tests.targets.test_shipped import QUICK, SHIPPED, mixed
 

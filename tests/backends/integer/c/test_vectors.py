@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from qcompiler.ir.graph import Attribute
+from qcompiler.ir.attributes import Attribute
 from qcompiler.ir.types import DType, QuantParams
 from qcompiler.quant.requant import RequantMode
 from tests.backends.integer.c.builds import SANITIZED, STRICT, differing

@@ -1,0 +1,47 @@
+"""The stages of a session: a captured model, and what passes made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from qcompiler.ir.graph import Module
+from qcompiler.ir.rewrite import Record
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A captured model: the first stage of a session.
+
+    Args:
+        module: The graph; at stage FLOAT, or QUANTIZED where the model was prepared for its target.
+        diagnostics: Sentences for the user.
+        facts: Facts that hold of the graph.
+        records: Records of passes that were run on the graph before.
+        pipeline: The passes of these records, as text.
+        name: Name of the model.
+    """
+
+    module: Module
+    diagnostics: Sequence[str] = ()
+    facts: frozenset[str] = frozenset()
+    records: tuple[Record, ...] = ()
+    pipeline: str = ""
+    name: str = "model"
+
+
+@dataclass(frozen=True)
+class State:
+    """A model at one stage of a session.
+
+    Args:
+        module: The graph. It belongs to the session: clone it before changing it.
+        records: Records of all passes that led to it, in order.
+        generator: State of the random number generator after these passes.
+    """
+
+    module: Module
+    records: tuple[Record, ...]
+    generator: Tensor
