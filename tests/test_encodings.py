@@ -496,7 +496,7 @@ def test_parts_that_differ_without_a_whole_are_joined_by_calibration(
 def test_passes_of_ones_own_place_them(compiled: qcompiler.Compiled, tmp_path: Path) -> None:
     path = write(tmp_path, compiled.encodings())
     pipeline = json.loads(compiled.encodings())["producer"]["pipeline"]
-    with pytest.raises(errors.PipelineError, match=r"no apply-encodings runs.*behind insert-quantizers"):
+    with pytest.raises(errors.PipelineError, match=r"no apply-encodings runs.*after insert-quantizers"):
         again(path, pipeline=pipeline)
     placed = pipeline.replace("insert-quantizers", "insert-quantizers, apply-encodings")
     with pytest.raises(errors.PipelineError, match=r"no check-encodings runs.*behind unify-scales"):

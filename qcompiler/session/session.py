@@ -105,11 +105,12 @@ class Session:
     @cached_property
     def artifact(self) -> Artifact:
         """The files of all forms, not yet compared with each other."""
+        integer = self.integer  # first, so that passes which end early are refused before one runs
         found = emit(
             self.captured,
             self.canonical,
             self.quantized,
-            self.integer,
+            integer,
             passes=self.passes,
             target=self.target,
             samples=self.samples,

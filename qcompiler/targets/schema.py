@@ -312,13 +312,13 @@ class Tie(_Model):
 class Layout(_Model):
     """How tensors lie in memory."""
 
-    activations: Annotated[Literal["NHWC", "NCHW"], By("qcompiler/session/compile.py: layout.activations")] = "NCHW"
+    activations: Annotated[Literal["NHWC", "NCHW"], By("qcompiler/session/emission.py: layout.activations")] = "NCHW"
     """Of images."""
-    weights: Annotated[Literal["OHWI", "OIHW"], By("qcompiler/session/compile.py: layout.weights")] = "OIHW"
+    weights: Annotated[Literal["OHWI", "OIHW"], By("qcompiler/session/emission.py: layout.weights")] = "OIHW"
     """Of convolution weights."""
-    alignment: Annotated[Annotated[Int, Field(ge=1, le=4096)], By("qcompiler/session/compile.py: layout.alignment")] = (
-        16
-    )
+    alignment: Annotated[
+        Annotated[Int, Field(ge=1, le=4096)], By("qcompiler/session/emission.py: layout.alignment")
+    ] = 16
     """Activations begin at multiples of it, bytes: a power of two."""
     channel_multiple: Annotated[
         Annotated[Int, Field(ge=1, le=4096)], By("qcompiler/program/roofline.py: channel_multiple")

@@ -227,7 +227,7 @@ def test_a_method_for_logits_alone_and_none_without_data() -> None:
     assert float(narrow.tensors["add.scale"]) < float(plain.tensors["add.scale"])
     settled = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval()
     module = frontends.capture(settled, x).module
-    passes = quantization_passes()[:-2]
+    passes = quantization_passes()[:-3]
     records = PassManager([*passes, CalibrateActivations(logits="cross_entropy")]).run(
         module, PassContext(load_target("int8_dsp"), [[x]])
     )

@@ -94,6 +94,8 @@ def test_every_operator_has_a_rule_or_a_reason() -> None:
 
     missing = []
     for name, item in known_ops().items():
+        if not item.evaluate.__module__.startswith("qcompiler."):
+            continue  # other tests register operators
         if not (Stage.CANONICAL in item.stages or Stage.QUANTIZED in item.stages) or item.has(Trait.LEAF):
             continue
         by_trait = any(item.has(trait) for trait in (Trait.UNARY, Trait.ACTIVATION, Trait.MAC, Trait.MOVEMENT))

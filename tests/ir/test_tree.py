@@ -130,7 +130,7 @@ def test_numbers_stand_for_themselves_where_they_may() -> None:
     value = (torch.ones(1), 3, [True, 0.5])
     leaves, shape = tree.flatten(value, values=True)
     assert tree.unflatten(tree.from_plain(json.loads(json.dumps(shape))), leaves) == value
-    with pytest.raises(InputError, match="holds a float"):
+    with pytest.raises(InputError, match="holds the number nan"):
         tree.flatten((torch.ones(1), float("nan")), values=True)
 
 
@@ -151,7 +151,7 @@ def test_leaves_have_the_types_of_the_caller() -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ({"a": 1}, "the input holds a int; expected tensors"),
+        ({"a": 1}, "the input holds a int .*expected tensors"),
         ([{3: torch.zeros(1)}], "the input has the dict key 3"),
         ((torch.zeros(1), "x"), "holds a str"),
         (torch.zeros(1).numpy(), "holds a ndarray"),

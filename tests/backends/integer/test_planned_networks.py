@@ -165,7 +165,7 @@ def test_verification_finds_a_plan_that_destroys_what_is_read(monkeypatch: pytes
     broken = files.program.model_copy(
         update={"memory": memory.model_copy(update={"offsets": offsets, "bytes": 2 * memory.bytes})}
     )
-    monkeypatch.setattr("qcompiler.program.program.check_memory", lambda program, memory: None)
+    monkeypatch.setattr("qcompiler.program.files.check_memory", lambda program, memory: None)
     damaged = ProgramFiles(broken, files.constants)
     found = verify(Forms(damaged, None, quantized.main, module.main), [x], target)
     assert not found.passed
