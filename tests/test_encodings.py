@@ -499,7 +499,7 @@ def test_passes_of_ones_own_place_them(compiled: qcompiler.Compiled, tmp_path: P
     with pytest.raises(errors.PipelineError, match=r"no apply-encodings runs.*after insert-quantizers"):
         again(path, pipeline=pipeline)
     placed = pipeline.replace("insert-quantizers", "insert-quantizers, apply-encodings")
-    with pytest.raises(errors.PipelineError, match=r"no check-encodings runs.*behind unify-scales"):
+    with pytest.raises(errors.PipelineError, match=r"no check-encodings runs.*after unify-scales"):
         again(path, pipeline=placed)
     placed = placed.replace("unify-scales", "unify-scales, check-encodings")
     assert same_program(compiled, again(path, pipeline=placed))
