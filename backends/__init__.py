@@ -1,4 +1,4 @@
-"""What leaves the compiler: each back end offers `emit` and `run`."""
+"""Back ends, which write and run the forms of an artifact: each one offers `emit` and `run`."""
 
 if __name__ != "qcompiler.backends":
     raise ImportError(

@@ -63,7 +63,7 @@ BATCH, TRAINED_ON, HELD_OUT = 32, 32, 8
 
 STEPS, STEPS_OF_ALL, QUICK_STEPS = 10_000, 1_000, 50
 DRAWS = 3
-"""Of calibration images, beside another toolkit."""
+"""Number of draws of calibration images, for the comparison with another toolkit."""
 
 Json = dict[str, Any]
 

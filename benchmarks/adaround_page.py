@@ -1,4 +1,4 @@
-"""What `benchmarks.adaround` found, as a section of the page."""
+"""The results of `benchmarks.adaround`, as a section of the page."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def section(rows: Sequence[Json], everything: Sequence[Json], peer: Json, *, ima
     """Named layers, all layers, and the other toolkit.
 
     Args:
-        rows: Of the named layers.
-        everything: Of all layers.
-        peer: Of the other toolkit: `draws` with `ours` and `theirs` each, or `skipped`.
+        rows: Results of the named layers.
+        everything: Results of all layers.
+        peer: Results of the other toolkit: `draws` with `ours` and `theirs` each, or `skipped`.
         images: How many were not seen.
     """
     parts = [ABOUT, f"{images} unseen images, {rows[0]['steps']:,} steps for `sgd`:", _layers(rows)]

@@ -91,7 +91,7 @@ def measure(name: str, batches: int, rounds: int, efforts: Sequence[str]) -> Jso
 
 
 def section(results: dict[str, Json]) -> str:
-    """Of the page."""
+    """The section of the page."""
     images = next(iter(results.values()))["images"]
     names = list(results)
     text = (

@@ -129,8 +129,8 @@ class Contender:
     """A process that is ready to be timed.
 
     Args:
-        kind: Of `TITLES`.
-        folder: Of the network.
+        kind: Key of `TITLES`.
+        folder: Folder of the network.
     """
 
     def __init__(self, kind: str, folder: Path) -> None:
@@ -191,7 +191,7 @@ def ratio(row: Json, kind: str) -> float:
 
 
 def section(results: dict[str, Json], target: str, compiler: str) -> str:
-    """Of the page."""
+    """The section of the page."""
     kinds = list(TITLES)
     versions = next(iter(results.values()))["versions"]
     named = ", ".join(f"{TITLES[kind]} {version}" for kind, version in versions.items() if version)

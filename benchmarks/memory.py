@@ -73,7 +73,7 @@ def in_a_process(name: str, images: int) -> Json:
 
 
 def section(results: dict[str, Json]) -> str:
-    """Of the page."""
+    """The section of the page."""
     images = next(iter(results.values()))["images"]
     text = (
         f'Made by `python -m benchmarks.memory`: `effort="best"` on `int8_dsp` with {images} images at {SIZE}x{SIZE}, '

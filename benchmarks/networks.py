@@ -29,7 +29,7 @@ __all__ = ["NETWORKS", "TWINS", "Block", "hard_twin", "load", "pairs", "weights_
 
 WEIGHTS = Path(__file__).with_name("weights")
 DECADES = 3.0
-"""Of the factors of a hard twin."""
+"""Range of the factors of a hard twin, in decades."""
 
 
 def conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
@@ -71,7 +71,7 @@ class Block(nn.Module):
 
     Args:
         body: The layers.
-        shortcut: What the input goes through on the other way; None: there is no other way.
+        shortcut: Modules on the shortcut of the input; None: no shortcut.
         activation: Behind the sum.
     """
 
@@ -223,7 +223,7 @@ TWINS: dict[str, str] = {"mobilenet_hard": "mobilenet_relu", "resnet_hard": "res
 
 
 def weights_of(name: str) -> Path:
-    """Where the weights of a network, or of the one that a twin is made of, are."""
+    """Path of the weights of a network, or of the network from which a twin is made."""
     return WEIGHTS / f"{TWINS.get(name, name)}.safetensors"
 
 
@@ -266,7 +266,7 @@ def hard_twin(model: nn.Module, seed: int = 0) -> nn.Module:
 
     Args:
         model: With batch norms.
-        seed: Of the factors.
+        seed: Seed for the factors.
 
     Returns:
         A copy; equal up to the rounding of one product per weight.

@@ -14,8 +14,8 @@ def write_section(path: Path, name: str, text: str) -> None:
     """Replace the section `name` of a page; a page or a section that is not there yet is begun.
 
     Args:
-        path: Of the page, Markdown.
-        name: Of the section: it stands between `<!-- begin name -->` and `<!-- end name -->`.
+        path: Path of the page, Markdown.
+        name: Name of the section between `<!-- begin name -->` and `<!-- end name -->`.
         text: Without the comments.
 
     Raises:

@@ -55,7 +55,7 @@ class Cell:
 
     @property
     def bits(self) -> tuple[int, int]:
-        """Of weights and of activations."""
+        """Bits of weights and of activations."""
         weights, activations = self.width.removeprefix("W").split("A")
         return int(weights), int(activations)
 
@@ -67,7 +67,7 @@ class Cell:
         )
 
     def key(self, run: Run) -> str:
-        """What the result depends on, less the sources."""
+        """Everything on which the result depends, except the sources."""
         pipeline = print_pipeline(self.row.pipeline(*self.bits))
         weights = weights_digest(self.network)
         data = (SPLITS, run.split, run.images, run.calibration)

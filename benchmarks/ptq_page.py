@@ -17,15 +17,15 @@ __all__ = ["Figure", "Measured", "figure", "section"]
 
 CONFIDENCE = 0.95
 WIDTH = 120
-"""Of the page's text, characters."""
+"""Width of the page's text, characters."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What a run found.
+    """The results of a run.
 
     Args:
-        run: What was measured.
+        run: Settings of the run.
         exact: Accuracy of each network in float, 0..1.
         found: Per title of a table, network, width and name of a row: the accuracy with each seed, None where the
             compile failed.
@@ -36,7 +36,7 @@ class Measured:
     found: dict[tuple[str, str, str, str], list[float | None]]
 
     def figure(self, table: Table, network: str, width: str, row: str) -> Figure:
-        """Of a cell."""
+        """The figure of a cell."""
         return figure(self.found[table.title, network, width, row])
 
 

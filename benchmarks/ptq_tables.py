@@ -1,4 +1,4 @@
-"""What is measured of post-training quantization: ways to quantize, networks and widths, and what should come out.
+"""The measurements of post-training quantization: methods, networks and widths, and the expected results.
 
 The tables are those of Nagel et al. 2021, arXiv:2106.08295 (the white paper), in small.
 """
@@ -88,7 +88,7 @@ class Table:
     """Rows by widths, once per network.
 
     Args:
-        title: Of the page.
+        title: Title on the page.
         about: A sentence or two below it.
         networks: Names.
         widths: Such as W4A8: bits of weights and of activations.
@@ -156,13 +156,13 @@ TABLES = (METHODS, WEIGHTS, ACTIVATIONS)
 
 @dataclass(frozen=True)
 class Goal:
-    """What a row of METHODS should reach.
+    """The goal of a row of METHODS.
 
     Args:
-        text: Of the page.
+        text: Text on the page.
         networks: Which have to.
-        width: Of METHODS.
-        row: Of METHODS.
+        width: Width in METHODS.
+        row: Row of METHODS.
         points: Most points of accuracy below float.
         share: Least share of the float accuracy.
     """
@@ -188,12 +188,12 @@ GOALS = (
 
 @dataclass(frozen=True)
 class Run:
-    """What is measured, on what.
+    """The settings of a run.
 
     Args:
-        networks: Those of each table that are.
+        networks: Networks of each table to measure.
         seeds: Number of draws of the calibration images; draw and compile have the same seed.
-        split: Whose images are run.
+        split: Name of the split of the images.
         images: The first ones of the split.
         calibration: Images of a draw.
     """

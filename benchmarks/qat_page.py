@@ -62,11 +62,11 @@ class _Found:
     earlier: Earlier
 
     def ways(self, place: Place, ways: Sequence[Way]) -> list[Way]:
-        """Those that are trained at a place."""
+        """The methods that are trained at a place."""
         return [way for way in ways if Cell(place, way) in self.planned]
 
     def seeds(self, place: Place, way: Way) -> list[int]:
-        """Of the trainings of a row."""
+        """Seeds of the trainings of a row."""
         return [seed for seed in range(place.seeds) if Cell(place, way, seed) in self.planned]
 
 

@@ -93,7 +93,7 @@ class Earlier:
 
     @classmethod
     def read(cls, path: Path = EARLIER) -> Earlier:
-        """Of the committed file: a row of a table per line."""
+        """Read the committed file: a row of a table per line."""
         rows = list(_lines(path))
         return cls({(r["table"], r["row"], column): text for r in rows for column, text in r["figures"].items()})
 

@@ -60,7 +60,7 @@ def python_of(toolkit: str) -> Path:
 
 
 def run(command: Sequence[str], environment: Mapping[str, str] | None = None, timeout: float | None = None) -> str:
-    """What a command prints.
+    """Run a command and return its output.
 
     Raises:
         subprocess.CalledProcessError: It fails.
@@ -72,7 +72,7 @@ def run(command: Sequence[str], environment: Mapping[str, str] | None = None, ti
 
 
 def cell(job: Job) -> Json:
-    """What `benchmarks.qat_speed_step` finds."""
+    """The results of `benchmarks.qat_speed_step`."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(job.threads), "PYTHONPATH": str(ROOT)}
     try:
         command = [str(python_of(job.toolkit)), "-m", "benchmarks.qat_speed_step", json.dumps(asdict(job))]
@@ -144,7 +144,7 @@ def ratio(cell: Json) -> str:
 
 
 def key(job: Job) -> str:
-    """Of a cell."""
+    """The key of a cell."""
     return json.dumps(asdict(job), sort_keys=True)
 
 

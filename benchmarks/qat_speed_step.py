@@ -29,15 +29,15 @@ CLASSES = 1000
 
 @dataclass(frozen=True)
 class Job:
-    """What is measured.
+    """The settings of a measurement.
 
     Args:
         toolkit: One of `TOOLKITS`.
-        network: Of torchvision.
-        size: Of the images, pixels.
+        network: Network of torchvision.
+        size: Size of the images, pixels.
         batch: Images.
         rounds: Steps of each kind, after one that warms up.
-        threads: Of torch.
+        threads: Number of torch threads.
         compiled: Behind torch.compile, the float one and the quantized one.
         memory: Bytes instead of seconds.
     """
@@ -119,7 +119,7 @@ def torchao(model: nn.Module, x: Tensor) -> Prepared:
 
 
 def brevitas(model: nn.Module, x: Tensor) -> Prepared:
-    """Its quantizer of graphs with its defaults: batch norms merged, 8 bits."""
+    """Brevitas' graph quantizer with its defaults: batch norms merged, 8 bits."""
     from brevitas.graph.quantize import preprocess_for_quantize, quantize
 
     prepared = preprocess_for_quantize(model.eval(), trace_model=True, equalize_iters=0)

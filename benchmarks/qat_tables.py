@@ -1,4 +1,4 @@
-"""What is measured of quantization-aware training: ways to train, networks, widths, and in which tables they stand.
+"""The measurements of quantization-aware training: methods, networks, widths, and the tables that show them.
 
 The tables are those of Nagel et al. 2022, arXiv:2203.11086 (oscillations), in small, and table 9 of Nagel et al. 2021,
 arXiv:2106.08295 (the white paper).
@@ -41,9 +41,9 @@ __all__ = [
 FLOOR = 0.02
 """Share of the rates that is left at the end of their cosine."""
 STRENGTH = 0.1
-"""Of dampening at the end: that of the paper's code."""
+"""Final strength of dampening: that of the paper's code."""
 THRESHOLDS = (0.04, 0.005)
-"""Of freezing, at first and at last. The paper ends at 0.011; here trainings are short, and one weight in a thousand is
+"""Thresholds of freezing, first and last. The paper ends at 0.011; trainings are short here, and one weight in 1,000 is
 above that, so that it ends where a weight begins to count as one that oscillates."""
 
 
@@ -53,10 +53,10 @@ class Way:
 
     Args:
         name: In the tables.
-        method: Of the quantizers.
+        method: Training method of the quantizers.
         regularizers: On weights.
-        freezing: Of codes.
-        rate: Of Adam for everything, instead of the rates of `benchmarks.qat_accuracy`.
+        freezing: Settings for freezing codes.
+        rate: Learning rate of Adam for everything, instead of the rates of `benchmarks.qat_accuracy`.
         equalized: Whether channels are equalized before training, where the target is hardware.
     """
 
@@ -109,7 +109,7 @@ class Place:
     """A network at a width.
 
     Args:
-        network: Of `benchmarks.networks`.
+        network: Network of `benchmarks.networks`.
         width: Such as W4A8: bits of weights and of activations; the first and the last layer have eight.
         seeds: How many runs.
         floor: Share of the rates that is left at the end of their cosine.
@@ -122,7 +122,7 @@ class Place:
 
     @property
     def bits(self) -> tuple[int, int]:
-        """Of weights and of activations."""
+        """Bits of weights and of activations."""
         weights, activations = self.width.removeprefix("W").split("A")
         return int(weights), int(activations)
 
@@ -131,7 +131,7 @@ LOW = Place("mobilenet", "W3A3", seeds=3)
 HELD = Place("mobilenet", "W3A3", seeds=3, floor=0.2)
 """The same with rates that end where those of the paper begin, so that weights flip to the end."""
 PLACES = (LOW, Place("mobilenet", "W4A4"), Place("resnet", "W4A4"), Place("mobilenet", "W4A8"))
-"""Of table 6."""
+"""Places of table 6."""
 GATED = tuple(
     Place(network, width, seeds=seeds)
     for network in ("mobilenet_v3", "efficientnet")
@@ -139,7 +139,7 @@ GATED = tuple(
 )
 """Networks with squeeze and excite: tables 7 and 8."""
 ABLATION = Place("mobilenet", "W3A8")
-"""Of tables 3 to 5: where activations cost next to nothing, as where the paper leaves them in float."""
+"""Place of tables 3 to 5: activations cost almost nothing, as in the paper, which leaves them in float."""
 WIDTHS_OF_TABLE_2 = (
     Place("resnet", "W4A8"),
     Place("resnet", "W3A8"),
@@ -168,7 +168,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Of its file."""
+        """Name of the training's file."""
         words = "".join(c if c.isalnum() or c == "." else " " for c in self.way.name).split()
         held = "" if self.place.floor == FLOOR else f"-floor_{self.place.floor:g}"
         return f"{self.place.network}-{self.place.width}{held}-{'_'.join(words)}-{self.seed}"
@@ -176,15 +176,15 @@ class Cell:
 
 @dataclass(frozen=True)
 class Run:
-    """What is measured, on what.
+    """The settings of a run.
 
     Args:
-        epochs: Of a training.
+        epochs: Epochs of a training.
         scenes: Training scenes, the first ones.
         batch: Scenes of a step.
-        images: Of the split that accuracy is measured on.
+        images: Images of the split on which accuracy is measured.
         split: Which.
-        samples: Of table 3.
+        samples: Samples of table 3.
         choosing: Steps of the optimisation of table 3.
         whole: All cells; else a row of each kind.
     """
@@ -200,12 +200,12 @@ class Run:
 
     @property
     def steps(self) -> int:
-        """Of a training."""
+        """Number of steps of a training."""
         return self.epochs * (self.scenes // self.batch)
 
     @property
     def momentum(self) -> float:
-        """Of the frequencies of oscillations: that of the paper, or more where a training has few steps to look at."""
+        """Momentum of oscillation frequencies: that of the paper, or larger for a training of few steps."""
         return max(0.001, 0.5 / self.steps)
 
 
@@ -214,7 +214,7 @@ QUICK = Run(epochs=1, scenes=3_200, images=1_000, split="validation", samples=2,
 
 
 def cells(run: Run) -> Iterator[Cell]:
-    """What there is to train; what says most comes first, so that an unfinished run says something."""
+    """All trainings, the most informative first, so that an unfinished run is useful."""
     if not run.whole:
         for way in METHODS:
             yield Cell(LOW, way)

@@ -89,7 +89,7 @@ def score(name: str, logits: Tensor, scenes: Scenes) -> float:
 
 @torch.no_grad()
 def accuracy(name: str, model: nn.Module, scenes: Scenes) -> float:
-    """Of a float network."""
+    """Accuracy of a float network."""
     logits = torch.cat([model(part) for part in scenes.images.split(EVALUATION_BATCH)])
     return score(name, logits, scenes)
 

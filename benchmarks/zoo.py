@@ -69,16 +69,16 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
 
 @dataclass(frozen=True)
 class Row:
-    """What one network gave.
+    """The results of one network.
 
     Args:
-        name: Of the network.
+        name: Name of the network.
         size: Side of the images, pixels.
         tensors: Tensors compared with the exact simulation.
         differing: Elements in which the integer program differs from it.
-        sqnr: Of the integer program against the float model, dB.
-        runtime: Of the ONNX file in a default session, dB.
-        plain: Of the ONNX file with all optimisation off, dB.
+        sqnr: Signal-to-noise ratio of the integer program against the float model, dB.
+        runtime: Signal-to-noise ratio of the ONNX file in a default session, dB.
+        plain: Signal-to-noise ratio of the ONNX file with all optimization off, dB.
         layer: Elements per million that differ in ONNX Runtime, layer by layer.
     """
 

@@ -61,7 +61,7 @@ class Machine:
     """A processor that runs programs of Linux.
 
     Args:
-        compiler: Its C compiler.
+        compiler: C compiler of the processor.
         runner: The emulator; empty for the processor that this runs on.
         cflags: Options of the compiler.
     """
@@ -214,7 +214,7 @@ def check_board(target: str, name: str, board: Board) -> Tally:
 
 
 def _run(command: Sequence[str], failures: int = 0) -> str:
-    """What a program writes; an exit code beyond `failures` is an error."""
+    """The output of a program; an exit code beyond `failures` is an error."""
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=SECONDS, check=False, stdin=subprocess.DEVNULL
     )

@@ -1,4 +1,4 @@
-"""Where the oracles live: an environment of its own for each, and programs of the operating system.
+"""The environments of the oracles: a separate one for each, and programs of the operating system.
 
 An oracle's pins would fight with ours (the TOSA reference model wants an older NumPy), so each is installed from
 `requirements/<name>.txt` into a virtual environment under `out/conformance/`, and asked through files: a worker of
@@ -52,7 +52,7 @@ def _interpreter(name: str) -> Path:
 
 
 def _stamp(name: str) -> str:
-    """What an environment was made from."""
+    """The inputs from which an environment was made."""
     requirements = (HERE / "requirements" / f"{name}.txt").read_bytes()
     return f"{hashlib.sha256(requirements).hexdigest()} {sys.version_info.major}.{sys.version_info.minor}\n"
 
@@ -79,7 +79,7 @@ def ask(name: str, request: Mapping[str, object], arrays: Mapping[str, Array]) -
     """Let the worker of an environment answer.
 
     Args:
-        name: Of `ENVIRONMENTS`.
+        name: Name in `ENVIRONMENTS`.
         request: Goes into `request.json`; the worker's file says what it means.
         arrays: Go into `request.npz`.
 

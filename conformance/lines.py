@@ -27,7 +27,7 @@ class Tally:
     Args:
         compared: How many.
         mismatches: How many of them differ.
-        notes: What else there is to say: the first difference, what was left out and why.
+        notes: Remarks: the first difference, omissions and their reasons.
     """
 
     compared: int = 0
@@ -77,13 +77,13 @@ class Line:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a line gave.
+    """The result of a line.
 
     Args:
-        name: Of the line.
+        name: Name of the line.
         status: `failed`: it has mismatches, compared nothing, or broke. `measured`: its mismatches are no failure.
         compared: Values compared.
-        mismatches: Of them, those that differ.
+        mismatches: Number of values that differ.
         seconds: It took.
         notes: See `Tally`; why it was skipped; how it broke.
     """

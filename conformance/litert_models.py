@@ -36,7 +36,7 @@ def accumulator_codes(cases: Codes, operator: str, resolver: str, *, wide: bool 
         operator: CONV_2D with a 1x1 kernel, or FULLY_CONNECTED.
         resolver: Which kernels.
         wide: Activations of 16 bits instead of 8.
-        bits: Of the accumulators: 32, or 64 beside activations of 16 bits.
+        bits: Width of the accumulators: 32, or 64 with activations of 16 bits.
     """
     count, kind = len(cases.x), "INT16" if wide else "INT8"
     shape, rank = _ACCUMULATOR_SHAPES[operator]

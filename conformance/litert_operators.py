@@ -30,7 +30,7 @@ __all__ = ["lines"]
 Array = npt.NDArray[Any]
 
 TARGET = "tflite_int8"
-"""Whose arithmetic is that of the reference kernels."""
+"""Target with the arithmetic of the reference kernels."""
 SEEDS = (0, 1, 2)
 IMAGES, SIDE, CHANNELS = 24, 16, 16
 
@@ -94,7 +94,7 @@ def _results(mode: str) -> dict[str, Tally]:
     """By operator, the comparison on every instruction that LiteRT has.
 
     Args:
-        mode: Of requantization, in place of those of the target; empty for these.
+        mode: Requantization mode in place of the target's; empty: that of the target.
     """
     tallies = {name: Tally() for name in EXACT}
     for seed in SEEDS:

@@ -25,11 +25,11 @@ class Operand:
     """An operand.
 
     Args:
-        array: Its elements; 4-bit ones in int8.
+        array: Elements; 4-bit ones in int8.
         scale: float32, one or one per channel; empty where it has no grid.
         zero_point: In the shape of `scale`.
-        axis: Of the channels.
-        dtype: Where the array's own type does not say it.
+        axis: Channel axis.
+        dtype: Element type, if it differs from that of the array.
         constant: Whether it is a constant of the graph, as weights and multipliers are.
     """
 
@@ -42,7 +42,7 @@ class Operand:
 
     @property
     def type(self) -> TensorType:
-        """Its type in the graph."""
+        """The operand's type in the graph."""
         dtype = DType(self.dtype) if self.dtype else DType.of(torch.from_numpy(self.array.copy()).dtype)
         return TensorType(dtype, self.array.shape, _quant(self.scale, self.zero_point, self.axis))
 
@@ -57,12 +57,12 @@ def run(
     """Run one operator.
 
     Args:
-        op: Of an integer graph.
+        op: Operator of an integer graph.
         operands: In its order.
-        attributes: Its attributes, without those that the result's type gives.
-        scale: Of the result; 0 where it has no grid.
-        zero_point: Of the result.
-        dtype: Of the result.
+        attributes: Attributes of the operator, without those that the result's type gives.
+        scale: Scale of the result; 0 without a scale.
+        zero_point: Zero point of the result.
+        dtype: Element type of the result.
 
     Returns:
         By implementation, `torch` and `numpy`, the result.

@@ -28,13 +28,13 @@ class ProductsComparison:
     """Rounded products, compared over their whole width.
 
     Args:
-        mode: Of ours.
+        mode: Requantization mode of ours.
         oracle: Name in the line.
         answer: The oracle.
-        accepts: What it is defined for; compared with those alone.
+        accepts: Domain of the oracle; only cases inside it are compared.
         needs: See `Line`.
         significand_bits: P.
-        x_bits: Of the accumulators.
+        x_bits: Width of the accumulators.
         exponents: Smallest and largest e.
     """
 
@@ -68,13 +68,13 @@ class CodesComparison:
     """From accumulators and real scales to codes, with zero point and clamp: for oracles that show no more.
 
     Args:
-        mode: Of ours.
+        mode: Requantization mode of ours.
         oracle: Name in the line.
         answer: The oracle, for limits qmin and qmax.
         needs: See `Line`.
-        accepts: What it is defined for; compared with those alone.
+        accepts: Domain of the oracle; only cases inside it are compared.
         grids: Limits of the codes.
-        x_bits: Of the accumulators.
+        x_bits: Width of the accumulators.
         largest: Multipliers stay below.
         exact: See `Line`.
     """

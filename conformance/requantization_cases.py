@@ -36,7 +36,7 @@ class Products:
     exponent: Int
 
     def where(self, mask: Mask) -> Products:
-        """Those for which `mask` holds."""
+        """The cases inside `mask`."""
         return Products(self.x[mask], self.significand[mask], self.exponent[mask])
 
     def __len__(self) -> int:
@@ -56,7 +56,7 @@ class Codes:
         weight_scale: float32 s_w, one for each x.
         input_scale: float32 s_x.
         output_scale: float32 s_y.
-        zero_point: Of the codes.
+        zero_point: Zero point of the codes.
     """
 
     x: Int
@@ -71,7 +71,7 @@ class Codes:
         return self.weight_scale.astype(np.float64) * self.input_scale / self.output_scale
 
     def where(self, mask: Mask) -> Codes:
-        """Those for which `mask` holds."""
+        """The cases inside `mask`."""
         return dataclasses.replace(self, x=self.x[mask], weight_scale=self.weight_scale[mask])
 
     def describe(self, index: int) -> str:
@@ -149,11 +149,11 @@ def products(
 
     Args:
         significand_bits: P; 0 for multipliers that are powers of two.
-        x_bits: Of the accumulators: up to 48.
+        x_bits: Width of the accumulators, up to 48.
         min_exponent: Smallest e.
         max_exponent: Largest e.
         count: Random triples, and ties of each kind before their neighbours.
-        seed: Of the random numbers.
+        seed: Seed for the random numbers.
 
     Returns:
         All of them, each within the widths that are given.
@@ -190,10 +190,10 @@ def codes(qmin: int, qmax: int, *, x_bits: int, largest: float, count: int, seed
     Args:
         qmin: Lowest code.
         qmax: Highest code; zero points of 16-bit codes are 0.
-        x_bits: Of the accumulators: up to 48.
+        x_bits: Width of the accumulators, up to 48.
         largest: Multipliers stay below.
         count: Accumulators of each kind.
-        seed: Of the random numbers.
+        seed: Seed for the random numbers.
 
     Returns:
         Groups with scales of their own, for an oracle takes the scales of activations once per tensor.

@@ -61,13 +61,13 @@ def run_lines(lines: Sequence[Line]) -> Iterator[Outcome]:
 
 
 def judge(outcomes: Sequence[Outcome], required: Sequence[str], *, allow_missing: bool = False) -> Verdict:
-    """What is wrong with a run.
+    """The faults of a run.
 
     A line that failed is wrong, required or not. So is a required line that there is not, for then a check was taken
     away; and one that only measures, which proves nothing. One that was skipped is wrong unless `allow_missing`.
 
     Args:
-        outcomes: Of the lines.
+        outcomes: Outcomes of the lines.
         required: Names of those that must pass.
         allow_missing: For machines that do not have every tool.
     """

@@ -15,7 +15,7 @@ from conformance.networks import IMAGES, SEED, Network, compiled, digits, small,
 __all__ = ["TARGET", "lines"]
 
 TARGET = "ort_cpu"
-"""Whose arithmetic is ONNX Runtime's."""
+"""Target with ONNX Runtime's arithmetic."""
 CHANNELS = 12
 FUNCTIONS = (
     nn.Sigmoid,
@@ -105,7 +105,7 @@ MEASURED: dict[str, Callable[[], Network]] = {
     # It averages real numbers in float32, and adds the zero point before it rounds.
     "window_averages": _averages,
 }
-"""What has other results there, at ties and next to them."""
+"""Operators with other results in ONNX Runtime, at ties and next to them."""
 
 
 def check(make: Callable[[], Network]) -> Tally:

@@ -216,10 +216,10 @@ def model(
 
     Args:
         files: The program.
-        instruction: Of it.
-        operands: Its operands, in logical order.
-        shape: Of its result, in logical order.
-        function: What a table holds: `sigmoid`, `tanh`.
+        instruction: Instruction of the program.
+        operands: Operands of the instruction, in logical order.
+        shape: Shape of the result, in logical order.
+        function: Function of a lookup table: `sigmoid`, `tanh`.
 
     Raises:
         UnsupportedError: LiteRT has no such operator, or this file does not write it.

@@ -59,7 +59,7 @@ def targets_table() -> str:
 
 
 def unknown_list() -> str:
-    """What is assumed, by target."""
+    """The assumptions about unknown facts, by target."""
     lines = []
     for name in qcompiler.targets():
         unknown = qcompiler.load_target(name).descriptor.target.unknown
@@ -115,7 +115,7 @@ def _model(node: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any] | Non
 
 
 def _kind(node: dict[str, Any], schema: dict[str, Any]) -> str:
-    """What a value may be, in words."""
+    """The allowed values of a field, in words."""
     options = [option for option in node.get("anyOf", [node]) if option.get("type") != "null"]
     return " or ".join(_one_kind(option, schema) for option in options)
 

@@ -1,4 +1,4 @@
-"""Rewrites of the graph, one per file; here what a pass of your own needs."""
+"""Rewrites of the graph, one per file; this module exports the classes that your own pass needs."""
 
 if __name__ != "qcompiler.passes":
     raise ImportError(

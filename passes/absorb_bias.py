@@ -1,10 +1,9 @@
-"""Move what is always added to an activation into the bias of the layers that read it.
+"""Absorb high biases into the following layers.
 
     A: b1 ──► relu ──► B: W2, b2        becomes        b1 - c ──► relu ──► b2 + W2 c
 
-relu(x - c) = relu(x) - c wherever x >= c >= 0, so that the model computes what it did as far as c is below all that
-the layer gives: a range that begins at c > 0 then begins at 0, and loses nothing to numbers that never come. c per
-channel is
+relu(x - c) = relu(x) - c wherever x >= c >= 0, so the model is unchanged as far as c is below all results of the layer.
+A range that began at c > 0 then begins at 0, and spends no codes on values that never occur. c per channel is
 
     max(0, mean - sigmas * std)   from the batch norm that was folded into A: below 99.865 % of a normal distribution;
                                   without data also from what the batch norms before A say of its result
@@ -49,10 +48,10 @@ RECTIFIERS = ("relu", "leaky_relu", "prelu")
 
 @dataclass(frozen=True)
 class AbsorbBias(Pass):
-    """Absorb high biases, on CANONICAL and on QUANTIZED graphs alike; best behind `cross-layer-equalization`.
+    """Absorb high biases, on CANONICAL and on QUANTIZED graphs; best after `cross-layer-equalization`.
 
-    Refuses, by layer and reason: what equalization refuses; what lies on the way and does not commute with a shift,
-    such as averages over padding; layers without bias; and those of which neither a batch norm nor data tells anything.
+    Refuses, by layer and reason: the cases that equalization refuses; paths that do not commute with a shift, such as
+    averages over padding; layers without bias; and layers whose range neither a batch norm nor data determines.
 
     Records the number of channels, the largest c, and the largest change at a border: |sum of the taps that meet the
     padding, times c|.
@@ -120,7 +119,7 @@ class AbsorbBias(Pass):
         context.record.metrics.update(channels=channels, largest=largest, border=border)
 
     def _lowest(self, graph: Graph, context: PassContext, found: list[Group]) -> dict[Node, Tensor]:
-        """What each producer's channels never, or hardly ever, fall below."""
+        """Lower bounds that the producers' channels never, or hardly ever, fall below."""
         known: dict[Node, Tensor] = {}
         described = (
             {} if context.calibration is not None else describe(graph, context.input_range or DEFAULT_INPUT_RANGE)

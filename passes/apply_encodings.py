@@ -1,4 +1,4 @@
-"""Put quantizers on grids that are given, so that calibration leaves them alone.
+"""Set quantizers to the given scales and zero points, which calibration then keeps.
 
     fq(x, NaN, 0) {s8}, "x.q": 8 bits, scale s, offset o        becomes        fq(x, s, -o - 128) {s8}
 
@@ -36,10 +36,10 @@ from qcompiler.validation.contracts import THRESHOLDS, Contract
 
 @dataclass(frozen=True)
 class ApplyEncodings(Pass):
-    """Grids from the encodings of the context, by name. What no encoding names stays as it is.
+    """Grids from the encodings of the context, by name. Tensors without an encoding are unchanged.
 
-    Biases are left alone: their grid follows from those of input and weight. `check-encodings` compares it, and tells
-    which names belong to nothing.
+    Biases are unchanged: their scale is the product of input and weight scales. `check-encodings` compares biases, and
+    lists the names that match no tensor.
 
     Raises:
         EncodingsError: Two encodings ask for different grids of one tensor, or the target has no such grid.
@@ -69,7 +69,7 @@ class _Application:
         self.target = target
         self.rewriter = rewriter
         self.given: dict[Node, Encoding] = {}
-        """What each quantizer has been given."""
+        """The encoding given to each quantizer."""
         self.moved: dict[Node, Encoding] = {}
         self.behind: dict[Node, Encoding] = {}
         names = Names(graph, encodings.by_name)

@@ -1,8 +1,8 @@
-"""What a pass is.
+"""The base class of passes and their context.
 
 A pass is a frozen dataclass: its fields are its options, spelled the same in Python, on the command line and in
-pipeline text. It declares what must hold before it, what holds after it and what no longer does, and what it promises
-about the numbers. The manager checks all of that; `run` only rewrites.
+pipeline text. Each pass declares its preconditions, the facts that it establishes and invalidates, and its contract on
+the numbers. The manager checks all of these; `run` only rewrites.
 
     @dataclass(frozen=True)
     class RemoveIdentity(Pass):
@@ -42,11 +42,11 @@ from qcompiler.validation.contracts import Contract, Exact
 
 Override: TypeAlias = "int | str | Mapping[str, int]"
 Progress: TypeAlias = Callable[[str, float, float], None]
-"""Called with what is worked on now, the work done so far, and all work, in any one unit."""
+"""Callback with the name of the current work, the finished work and the total work, in one unit."""
 
 
 LARGEST_SEED = 2**63 - 1
-"""Of a generator of torch; one of NumPy takes any that is not negative."""
+"""Largest seed of a torch generator; NumPy accepts any seed that is not negative."""
 
 
 def check_seed(seed: object) -> None:
@@ -61,10 +61,10 @@ def check_seed(seed: object) -> None:
 
 @dataclass
 class PassContext:
-    """What a pipeline run hands to its passes.
+    """The context of a pipeline run, shared by its passes.
 
     Args:
-        target: The hardware, None where no pass needs it.
+        target: The hardware; None if no pass needs it.
         samples: Batches of flat inputs on which contracts are validated.
         calibration: Batches of flat inputs, read lazily and by each pass that needs them; an iterator, which can be
             read only once, is kept on disk while it is first read. None when there is no data.
@@ -133,29 +133,29 @@ class Pass(ABC):
     name: ClassVar[str]
     """As written in a pipeline, in kebab case."""
     stages: ClassVar[frozenset[Stage]] = frozenset({Stage.CANONICAL, Stage.QUANTIZED})
-    """Stages of the graphs that it accepts."""
+    """Stages of the graphs that the pass accepts."""
     becomes: ClassVar[Stage | None] = None
-    """The stage that it raises the graph to, None when it leaves it."""
+    """Stage of the graph after the pass; None if the pass keeps the stage."""
     requires: ClassVar[frozenset[str]] = frozenset()
-    """Facts that must hold."""
+    """Facts that must hold before the pass."""
     establishes: ClassVar[frozenset[str]] = frozenset()
-    """Facts that hold afterwards."""
+    """Facts that hold after the pass."""
     invalidates: ClassVar[frozenset[str]] = frozenset()
-    """Facts that no longer do."""
+    """Facts that no longer hold after the pass."""
 
     @property
     def contract(self) -> Contract:
-        """What the pass promises about the numbers. Exact unless a subclass says otherwise."""
+        """The promise of the pass about the numbers: exact unless a subclass overrides it."""
         return Exact()
 
     def prepare(self, graph: Graph, context: PassContext) -> bool:
-        """Undo what the pass invalidates: ranges of what it is about to change, for one.
+        """Remove facts that the pass invalidates, such as the ranges of values that change.
 
-        It runs before the outputs are taken with which the contract compares: without it a pass that is exact in real
-        numbers would answer for the noise of quantizers that are gone.
+        The manager calls it before it computes the reference outputs for the contract: otherwise a pass that is exact
+        in real numbers would be blamed for the noise of removed quantizers.
 
         Returns:
-            Whether anything was undone.
+            Whether anything was removed.
         """
         return False
 
@@ -164,7 +164,7 @@ class Pass(ABC):
         """Rewrite `graph` in place through `context.rewriter(graph)`.
 
         Raises:
-            PassError: The graph or the context lacks something without which the pass makes no sense.
+            PassError: The graph or the context lacks something that the pass needs.
         """
 
     def options(self) -> dict[str, object]:

@@ -1,10 +1,10 @@
-"""Give each activation quantizer a range: from data, or from what batch norms know.
+"""Find the range of each activation quantizer from data or from batch-norm statistics.
 
 One run over the calibration batches serves all quantizers; only the statistics are kept, never the activations.
-Quantizers that share a scale are calibrated on the union of what they see.
+Quantizers that share a scale are calibrated on the union of their values.
 
-Logits may have a method of their own: what a model gives as its output, directly or through ops that only move
-elements, is mostly read by a softmax or an argmax, where small logits count for nothing.
+Logits may have a separate method. Logits are outputs of the model, directly or through ops that only move elements; a
+softmax or an argmax usually reads them, so small logits do not matter.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class CalibrateActivations(Pass):
         clipping: Weight of what is clipped, for `sqnr`.
         alpha: Standard deviations that a range without data spans to each side of the mean.
         logits: Method for the outputs of the model that have two classes or more, mostly `cross_entropy`; None: as for
-            all others. Classes are along axis 1, behind a linear layer along the last one. A grid that an output shares
-            with other values, or with outputs of other classes, is found by `method`, and the record says so.
+            all others. Classes are along axis 1, after a linear layer along the last axis. If an output shares its grid
+            with other values, or with outputs of other classes, `method` finds the grid, and the record says so.
         rows: Logit vectors kept, for `cross_entropy`.
 
     Raises:
@@ -196,7 +196,7 @@ def _leads_out(value: Value) -> bool:
 
 
 def _at(group: list[Node], found: Callable[[], Range]) -> Range:
-    """What `found` gives; its error says where.
+    """The result of `found`; its error is extended by the location.
 
     Raises:
         CalibrationError: As `found` does, such as for negative values on a grid that has none.

@@ -1,4 +1,4 @@
-"""Give each weight quantizer the range of its weight: min-max, per tensor, per channel or per block of inputs."""
+"""Find the range of each weight quantizer from its weight, per tensor, per channel or per block of inputs."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class Canonicalize(Pass):
     """Rewrite each node into its canonical spelling, until nothing changes.
 
     Args:
-        keep_dropout: Leave dropouts in the graph, for a model that goes on learning. They are gone before lowering.
+        keep_dropout: Whether dropouts stay in the graph, for further training. They are removed before lowering.
     """
 
     name: ClassVar[str] = "canonicalize"

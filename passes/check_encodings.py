@@ -1,7 +1,7 @@
-"""Hold a graph against the encodings that were given for it, before the rest is calibrated.
+"""Check a graph against the given encodings, before the other tensors are calibrated.
 
-Every name stands for a tensor, every tensor is on the grid that is given for it, and where there is no data nothing is
-left to calibrate.
+Every name must match a tensor, every named tensor must have its given scale and zero point, and without data every
+tensor must have an encoding.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ SHOWN = 8
 
 @dataclass(frozen=True)
 class CheckEncodings(Pass):
-    """Refuse encodings that could not be honoured.
+    """Refuse encodings that cannot be applied.
 
     Args:
-        unmatched: What names of the file do that no tensor has: `error`, or `ignore`, and then the record lists them.
+        unmatched: Treatment of unmatched names in the file: `error`, or `ignore`, which lists them in the record.
 
     Raises:
         EncodingsError: A name is unknown; a tensor ended on another grid, because the target dictates or derives it;

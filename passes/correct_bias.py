@@ -1,4 +1,4 @@
-"""Take out of each bias what quantized weights add to the mean of a layer.
+"""Subtract from each bias the shift of a layer's mean that quantized weights cause.
 
     E[W^ x] - E[W x] = (W^ - W) E[x]        per output channel; subtracted from the bias
 
@@ -46,7 +46,7 @@ class CorrectBias(Pass):
 
     Args:
         method: `empirical`, `analytic`, or `auto`: empirical where there is data.
-        images: Calibration images that are used at most: whole batches, until so many were read.
+        images: Maximum number of calibration images, rounded up to whole batches.
 
     Raises:
         InputError: An option is out of range.

@@ -1,4 +1,4 @@
-"""Rescale layers against one another until the channels of every weight are of like range.
+"""Rescale layers against each other until all channels of every weight have similar ranges.
 
     A: W1, b1 ──► relu ──► B: W2        becomes        W1 / s, b1 / s ──► relu ──► W2 * s
 
@@ -137,14 +137,14 @@ class _Layer:
         self.columns = torch.ones(len(numbers), dtype=torch.float64)
 
     def row_ranges(self) -> Tensor:
-        """Of each output channel."""
+        """The range of each output channel."""
         scaled = self.magnitudes * self.columns.to(torch.float32)
         count = len(self.rows)
         ranges = scaled.amax(1, keepdim=True) if count == 1 else _largest_of(scaled, self.group, count)
         return (ranges.T * self.rows).reshape(-1)
 
     def column_ranges(self) -> Tensor:
-        """Of each input channel: that of its class."""
+        """The range of each input channel: that of its class."""
         rows = self.rows.to(torch.float32)
         of_class = rows.T if len(rows) == 1 else rows[self.group].T
         return ((self.magnitudes * of_class).amax(0) * self.columns)[self.classes]
@@ -240,7 +240,7 @@ def _rescale_between(found: Sequence[Group], layers: dict[Node, _Layer], rewrite
 
 
 def _factor(consumer: Consumer, s: Tensor) -> Tensor:
-    """What the input channels of a consumer are multiplied by; 1 where they come from elsewhere."""
+    """Factors of a consumer's input channels; 1 for channels from another producer."""
     return torch.where(consumer.channels == FOREIGN, 1.0, s[consumer.channels.clamp(min=0)])
 
 

@@ -1,4 +1,4 @@
-"""Remove nodes whose results nobody reads, graphs that nobody calls, and tensors that no node refers to."""
+"""Remove nodes without readers, graphs without callers, and tensors without references."""
 
 from __future__ import annotations
 

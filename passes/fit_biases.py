@@ -35,7 +35,7 @@ from qcompiler.quant.spec import ScaleKind
 from qcompiler.validation.contracts import THRESHOLDS, Contract
 
 MARGIN = 1.0 + 2.0**-20
-"""What float32 may lose of a scale and of a product of two."""
+"""Largest relative float32 rounding error of a scale and of a product of two scales."""
 
 PRECEDENCE = 8
 """Bits by which a bias must be above the largest sum of products before weights give way to its multiplier."""

@@ -1,7 +1,7 @@
-"""Give the quantizers whose grid the hardware dictates that grid.
+"""Assign hardware-fixed scales and zero points to their quantizers.
 
-A sigmoid lies between 0 and 1 whatever its input; many integer cores produce it on one fixed grid. Such a grid beats
-calibration.
+A sigmoid lies between 0 and 1 for every input; many integer cores produce it with one fixed scale and zero point. Fixed
+values take precedence over calibration.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ from qcompiler.passes.base import Pass, PassContext, only_user
 from qcompiler.validation.contracts import THRESHOLDS, Contract
 
 AFFINE = "a batch norm with nothing to fold into, as a depthwise 1x1 convolution"
-"""What the record says of one that stays a layer of its own."""
+"""The record's note on a batch norm that is not folded."""
 
 CHANNEL_AXIS = 1
 """The axis along which the channels of a batch norm lie."""

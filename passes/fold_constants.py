@@ -1,4 +1,4 @@
-"""Compute at compile time what depends on constants only.
+"""Compute at compile time the results that depend only on constants.
 
     add(constant a, constant b)  ->  constant a + b
 
@@ -35,7 +35,7 @@ class FoldConstants(Pass):
 
     @property
     def contract(self) -> Contract:
-        """What was a view is stored in order, and kernels of products sum in an order that follows the strides."""
+        """A tolerance: views become contiguous, and product kernels sum in an order that depends on strides."""
         return THRESHOLDS["fold-constants"]
 
     def run(self, graph: Graph, context: PassContext) -> None:

@@ -1,4 +1,4 @@
-"""Bring each activation to the op that makes its input, so that both become one step of the hardware.
+"""Move each activation next to the op that produces its input, so that both become one hardware step.
 
 clamp(clamp(x, a, b), c, d)        ->  clamp(x, ...) with both intervals; of each channel, where they differ
 relu(max_pool2d(conv(x)))          ->  max_pool2d(relu(conv(x)))

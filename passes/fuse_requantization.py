@@ -1,4 +1,4 @@
-"""Let the quantizer do the work of the activation in front of it.
+"""Absorb an activation into the code limits of the following quantizer.
 
     conv ─► relu ─► fq(s, z)        becomes        conv ─► fq(s, z) {qmin = z}
 
@@ -26,9 +26,9 @@ from qcompiler.passes.common.channel_limits import composed, limits_of, set_limi
 
 @dataclass(frozen=True)
 class FuseRequantization(Pass):
-    """Turn activations in front of quantizers into code limits.
+    """Turn activations before quantizers into code limits.
 
-    Refuses: an activation whose result is read by others than one quantizer, or one clamp per channel.
+    Refuses: an activation with readers other than one quantizer, or one clamp per channel.
     """
 
     name: ClassVar[str] = "fuse-requantization"

@@ -1,4 +1,4 @@
-"""Place the quantizers that the target asks for; their ranges are found later.
+"""Insert the quantizers that the target needs; their ranges are found later.
 
     x ──► conv(W, b) ──► relu ──► y        becomes
 
@@ -174,7 +174,7 @@ class _Placement:
         return self.target.activation_bits if source is None else cast("QuantSpec", source.attributes["spec"]).bits
 
     def _quantize_results(self, call: Node) -> None:
-        """What leaves a float island for the integer core; outputs of the model stay real numbers."""
+        """Quantize values that pass from a float island to the integer core; outputs of the model stay float."""
         for value in call.outputs:
             readers = [user for user in value.users if user.op != "call"]
             if value.type.dtype.is_float and readers:

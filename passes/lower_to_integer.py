@@ -1,10 +1,10 @@
-"""From quantizers as ops to quantization as types: the integer graph.
+"""Lower a quantized graph to integer ops: quantization moves from ops into types.
 
     fq(conv(fq(x), fq(W), fq_bias(b)))   becomes   int_conv2d(x', W', b', multiplier, exponent) : i8[...] q(scale:zero)
 
-Each quantizer and the op in front of it become one integer op, whose multiplier is computed here, in double from the
-float32 scales. Weights and biases become integer constants, functions become tables. What the target forbids is proven
-absent: accumulators are bounded from the real weights, per channel.
+Each quantizer and the op before it become one integer op, whose multiplier is computed here, in double from the
+float32 scales. Weights and biases become integer constants, functions become lookup tables. Overflows that the target
+forbids are proven absent: accumulators are bounded from the real weights, per channel.
 
 Source: Jacob et al. 2018, arXiv:1712.05877, section 2.2 (integer-arithmetic-only matrix multiplication).
 """
@@ -89,7 +89,7 @@ class LowerToInteger(Pass):
 
 @dataclass(frozen=True)
 class _Output:
-    """What the quantizer of an op asks of the integer op."""
+    """The properties of an op's quantizer that its integer op needs."""
 
     quantizer: Node
     params: AffineParams
@@ -97,7 +97,7 @@ class _Output:
     qmin: int
     qmax: int
     channels: tuple[tuple[int, ...], tuple[int, ...]] | None = None
-    """Lowest and highest codes per channel, where an activation limits each of them otherwise."""
+    """Lowest and highest codes per channel, for an activation with limits per channel."""
 
     @property
     def limits(self) -> dict[str, Attribute]:
@@ -180,18 +180,18 @@ class _Lowering:
             same = QuantParams.of(out.params.scale, out.params.zero_point, out.params.axis) == lowered.type.quant
             if same and DType(out.spec.dtype) is lowered.type.dtype:
                 if (low, high) == (out.qmin, out.qmax):
-                    return lowered  # an average is on the grid already that its quantizer shares
+                    return lowered  # the average already has the quantizer's scale and zero point
                 if (
                     source.producer is not None
                     and leaves_range(source.producer)
                     and out.qmin <= low <= high <= out.qmax
                 ):
                     self.limits[lowered] = (out.qmin, out.qmax)
-                    return lowered  # so is a border, whose operand was brought to this grid
+                    return lowered  # so does a border, whose operand was rescaled before
         return self._computed(source, out)
 
     def _computed(self, source: Value, out: _Output) -> Value:
-        """The codes of `source`, which is computed for this quantizer."""
+        """The codes of `source`, computed for this quantizer."""
         node = source.producer
         if source in self.lowered:
             return self._rescale(source, out)
@@ -239,7 +239,7 @@ class _Lowering:
         ]
 
     def _call(self, node: Node) -> None:
-        """A float island reads real numbers: one dequantize for each value that it reads."""
+        """Insert one dequantize for each value that a float island reads."""
         for value in dict.fromkeys(node.inputs):
             if value not in self.lowered:
                 continue
@@ -309,7 +309,7 @@ class _Lowering:
         return self._insert(f"int_{node.op}", operands, attributes, out, node)
 
     def _proofs(self, node: Node, op: str | None = None) -> Proofs:
-        """What must hold of a node, computed as the target does it, which may depend on the width of what it reads."""
+        """The conditions on a node, computed with the target's arithmetic; they may depend on the input's width."""
         read = node.inputs[:1] if node.definition.has(Trait.MAC) else node.inputs[:2]
         bits = [self.lowered[value].type.dtype.bits for value in read if value in self.lowered]
         return Proofs(node, self.arithmetic.at(op or node.op, max(bits, default=8)), self.target.name)
@@ -345,7 +345,7 @@ class _Lowering:
         grids, subtract = (self._params(a), self._params(b)), node.op == "sub"
         proofs = self._proofs(node)
         constants = add_parameters(*grids, out.params, proofs.arithmetic, largest=largest, subtract=subtract)
-        # Of both operands, and of their sum, each times at most 1/2.
+        # The requantizations of both operands, and of their sum, each with a factor of at most 1/2.
         proofs.bounded(largest << constants.shift, constants.left, constants.right, constants.out)
         attributes: dict[str, Attribute] = {"mode": str(constants.left.mode), "shift": constants.shift}
         attributes["subtract"] = subtract
@@ -426,7 +426,7 @@ class _Lowering:
         raise PassError(f"{node.op} stands in front of a quantizer", where=node.where, fix="Run fuse-requantization.")
 
     def clamp_channels(self, node: Node, out: _Output) -> Value:
-        """Limits per channel, of the requantization behind a layer; an instruction of their own behind all else."""
+        """Set limits per channel: in the requantization of a layer, or as a separate instruction after other ops."""
         source, axis = node.inputs[0], cast("int", node.attributes["axis"])
         low, high = channel_limits(*channel_bounds(node), out.params, out.spec, out.qmin, out.qmax)
         whole = dataclasses.replace(out, qmin=min(low), qmax=max(high))
@@ -462,7 +462,7 @@ class _Lowering:
         return self._lookup(node, out, tables, {"parameters": tuple(slopes), "axis": 1})
 
     def _tabulated(self, node: Node, out: _Output, function: RealFunction) -> Tensor:
-        """An entry for each code of the operand."""
+        """A lookup table with an entry for each code of the operand."""
         x = self.lowered[node.inputs[0]]
         low, high = self.limits[x]
         most = self.target.table.max_entries

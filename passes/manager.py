@@ -48,10 +48,10 @@ class PassManager:
                 )
 
     def check_order(self, stage: Stage) -> None:
-        """Check that each pass finds the stage and the facts that it needs, starting from `stage`.
+        """Check the stage and the facts that each pass needs, starting from `stage`.
 
         Raises:
-            PipelineError: One does not; the message says which pass would establish what is missing.
+            PipelineError: A precondition does not hold; the message names the passes that establish it.
         """
         facts = set(self.facts)
         for position, item in enumerate(self.passes):

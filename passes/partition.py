@@ -1,13 +1,13 @@
-"""Move what the integer core cannot compute into float graphs of its own.
+"""Move ops that the integer core cannot compute into float islands, which are graphs of their own.
 
     x ─► conv ─► layer_norm ─► softmax ─► conv        becomes        x ─► conv ─► call(@layer_norm) ─► conv
 
                                                                      @layer_norm: x ─► layer_norm ─► softmax
 
-An island is as large as it can be without a path that leaves it and comes back; what only moves elements between two
-parts of one goes along, and so does an activation right behind it. Integers, indices and masks are never on a grid: all
-that computes them belongs to an island, see `common.exact_values`. Quantizers are placed around the call later, so
-that it stands between a dequantize and a quantize. A target that runs nothing in float refuses, and says what to do.
+An island is as large as possible without a path that leaves it and comes back; it includes ops that only move elements
+between two of its parts, and an activation right after it. Integers, indices and masks are never quantized: all ops
+that compute them belong to islands, see `common.exact_values`. Quantizers are inserted around the call later, so that
+the call is between a dequantize and a quantize. A target without float fallback refuses, with a remedy.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ from qcompiler.validation.contracts import THRESHOLDS, Contract
 
 @dataclass(frozen=True)
 class Partition(Pass):
-    """Float islands for what the target does not have and for what the user wants in float.
+    """Float islands for ops that the target does not support and for ops that an override runs in float.
 
-    Records, for each island, its share of the multiply-accumulates and of the elements computed.
+    Records, for each island, its share of the multiply-accumulates and of the computed elements.
 
     Raises:
-        UnsupportedError: The target has `fallback = "refuse"`, and an op is not its own or is wanted in float.
-        TargetError: The target has a rule for what is no operator.
-        InputError: An override that matches nothing.
+        UnsupportedError: The target has `fallback = "refuse"`, and an op is unsupported or overridden to float.
+        TargetError: The target has a rule for an unknown operator.
+        InputError: An override matches no node.
     """
 
     name: ClassVar[str] = "partition"
@@ -65,7 +65,7 @@ class Partition(Pass):
         target.check_ops(integer_kinds(), known_ops())
         overrides = Overrides.resolve(context.overrides, graph)
         rewriter = context.rewriter(graph)
-        for node in graph.reversed_nodes:  # what nobody reads is no reason to refuse, nor for an island
+        for node in graph.reversed_nodes:  # a node without readers is dropped: no refusal, no island
             if not any(value.users or graph.is_output(value) for value in node.outputs):
                 rewriter.erase(node)
         outside = {node: why for node in graph.nodes if (why := why_float(node, target, overrides))}
@@ -98,14 +98,14 @@ class Partition(Pass):
 
 
 def why_float(node: Node, target: Target, overrides: Overrides) -> str:
-    """Why `node` cannot, or shall not, be computed in integers; empty where it can.
+    """The reason why `node` cannot, or must not, be computed in integers; empty without a reason.
 
     Args:
-        node: Of a CANONICAL graph.
+        node: Node of a CANONICAL graph.
         target: The hardware.
-        overrides: The user's wishes.
+        overrides: The user's overrides.
     """
-    if node.op in (*LEAVES, "dropout"):  # a dropout is nothing at inference
+    if node.op in (*LEAVES, "dropout"):  # a dropout computes nothing at inference
         return ""
     if overrides.wants_float(node):
         return "float is asked for"
@@ -182,7 +182,7 @@ def _borders_in_front(graph: Graph, inside: Collection[Node]) -> list[Node]:
 
 
 def _clamps_behind(graph: Graph, inside: Collection[Node]) -> list[Node]:
-    """Activations that alone read what an island gives: a quantizer in between would only lose accuracy."""
+    """Activations that are the only readers of an island's result: a quantizer in between would only lose accuracy."""
     activations = [node for node in graph.nodes if node.op in CLAMPS and node not in inside]
     sources = {node: node.inputs[0].producer for node in activations}
     return [
@@ -193,7 +193,7 @@ def _clamps_behind(graph: Graph, inside: Collection[Node]) -> list[Node]:
 
 
 def _outline(graph: Graph, members: Sequence[Node], rewriter: Rewriter) -> Node:
-    """Move `members` into a graph of the module and put a call of it in their place."""
+    """Move `members` into a new graph of the module and replace them by a call."""
     inside = set(members)
     takes = list(
         dict.fromkeys(
@@ -263,7 +263,7 @@ def _copy(island: Graph, node: Node | None, twins: dict[Value, Value]) -> None:
 
 
 def _clear_the_way(graph: Graph, members: Sequence[Node], rewriter: Rewriter) -> None:
-    """Move what reads the island and stands between its parts behind the last of them."""
+    """Move readers of the island that stand between its parts after the last part."""
     inside, last = set(members), members[-1]
     after = set(reachable(members)) - inside
     between: list[Node] = []

@@ -1,11 +1,11 @@
-"""Let activations that are clamped from 0 to a cap run free.
+"""Replace clamps from 0 to a cap by ReLUs.
 
     clamp(x, 0, 6)  ->  relu(x)
 
-A clamp with two ends does not commute with a factor per channel, so that equalization stops at it; a ReLU does. What
-lies above the cap is then no longer cut off by the activation, but where calibration ends the range. It changes what
-the model computes: how much is measured, and reported. A target that clamps each channel between limits of its own has
-no need of it: there equalization divides the cap by the factor, and nothing changes.
+A clamp with two ends does not commute with a factor per channel, so equalization stops there; a ReLU commutes. Values
+above the cap are then no longer clipped by the activation, but at the end of the calibrated range. This changes the
+results of the model; the change is measured and reported. A target with limits per channel does not need this pass:
+equalization divides the cap by the factor, and nothing changes.
 
 Source: Nagel et al. 2019, arXiv:1906.04721, section 5.1.1 (ReLU6 replaced by ReLU).
 """
@@ -26,9 +26,9 @@ from qcompiler.validation.contracts import THRESHOLDS, Contract
 
 @dataclass(frozen=True)
 class ReplaceRelu6(Pass):
-    """Turn clamps from 0 to a finite cap that stand right behind a layer into ReLUs.
+    """Turn clamps from 0 to a finite cap right after a layer into ReLUs.
 
-    Refuses: clamps that do not start at 0, those behind something else, and all of them where the target has limits
+    Refuses: clamps that do not start at 0, clamps not right after a layer, and all clamps if the target has limits
     per channel.
     """
 
@@ -38,7 +38,7 @@ class ReplaceRelu6(Pass):
 
     @property
     def contract(self) -> Contract:
-        """Activations above the cap come through."""
+        """Activations above the cap are no longer clipped."""
         return THRESHOLDS[self.name]
 
     def run(self, graph: Graph, context: PassContext) -> None:

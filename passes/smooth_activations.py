@@ -1,4 +1,4 @@
-"""Move the difficulty of quantization from activations with outlier channels to the weights that read them.
+"""Scale down outlier channels of activations and scale up the weights that read them.
 
     layer_norm: g, b ──► B: W        becomes        g / s, b / s ──► B: W * s
 
@@ -49,7 +49,7 @@ from qcompiler.passes.common.equalization import (
 from qcompiler.validation.contracts import THRESHOLDS, Contract
 
 Magnitudes = dict[Value, Tensor]
-"""Of values that layers read: the largest absolute value of each channel, float64 [C]."""
+"""Ranges of the values that layers read: the largest absolute value of each channel, float64 [C]."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def _column_ranges(consumer: Consumer) -> Tensor:
 
 
 def _factor(consumer: Consumer, s: Tensor) -> Tensor:
-    """What the input channels of a consumer are multiplied by; 1 where they come from elsewhere."""
+    """Factors of a consumer's input channels; 1 for channels from another producer."""
     return torch.where(consumer.channels == FOREIGN, 1.0, s[consumer.channels.clamp(min=0)])
 
 

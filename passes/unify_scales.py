@@ -1,6 +1,6 @@
-"""Put tensors that must share a grid on one grid.
+"""Give tensors that must share a scale and zero point one quantizer grid.
 
-Where the target ties the operands and the result of an op (concat, average pooling, ...), their quantizers read one
+If the target ties the operands and the result of an op (concat, average pooling, ...), their quantizers share one
 scale and one zero point:
 
     fq(a, s1, z1), fq(b, s2, z2) ─► concat      becomes      fq(a, s1, z1), fq(b, s1, z1) ─► concat
@@ -50,7 +50,7 @@ class UnifyScales(Pass):
 
     @property
     def contract(self) -> Contract:
-        """Exact, but for copies on grids that are given: these are rounded to them."""
+        """Exact, except copies with given scales and zero points, which are rounded."""
         return THRESHOLDS["calibrate"]
 
     def run(self, graph: Graph, context: PassContext) -> None:
@@ -92,7 +92,7 @@ class UnifyScales(Pass):
 
 
 def _follow(node: Node, rewriter: Rewriter) -> None:
-    """Let the scale of a bias follow that of the layer's input, which may be another one by now."""
+    """Update the scale of a bias to the current scale of the layer's input."""
     if not node.definition.has(Trait.MAC) or len(node.inputs) < 3:
         return
     bias, source = node.inputs[2].producer, quantizer_of(node.inputs[0])
@@ -117,7 +117,7 @@ def _is_read_alone(quantizer: Node, node: Node) -> bool:
 
 
 def _leader(members: Sequence[Node], follower: Node | None, target: Target) -> Node | None:
-    """The quantizer on whose grid the op computes; None where there is nothing to do."""
+    """The quantizer whose grid the op uses; None if there are no ties to solve."""
     if len(members) < 2:
         return members[0] if members and follower is not None else None
     free = [quantizer for quantizer in members if not _is_fixed(quantizer)]

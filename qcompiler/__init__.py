@@ -1,7 +1,6 @@
-"""A quantization compiler: a PyTorch model goes in, a verified integer deployment comes out.
+"""A quantization compiler: compiles PyTorch models to verified integer programs.
 
-Names are imported when they are first used, so that `import qcompiler` takes no longer than reading descriptions of
-targets does: torch is imported with the first name that needs it.
+Public names are imported on first use, so that `import qcompiler` and reading target descriptors need no torch.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 from qcompiler import errors
 from qcompiler.errors import QCompilerError
 
-# Not late: a function and a package share this name, and the package would take it when something imports it.
+# Imported eagerly: a function and a package share the name `targets`, and a later import of the package would win.
 from qcompiler.targets import Target, load_target, targets
 
 if TYPE_CHECKING:
@@ -64,11 +63,11 @@ _HOMES = {
     "prepare_quantized_training": "session.announced",
     "reestimate_batch_norm": "session.qat",
 }
-"""The module of each public name that is imported when it is used."""
+"""The module of each public name that is imported on first use."""
 
 
 def __getattr__(name: str) -> object:
-    """The public name or the module `name`, imported now (PEP 562)."""
+    """Import the public name or the module `name` on first use (PEP 562)."""
     home = _HOMES.get(name)
     if home is not None:
         found: object = getattr(importlib.import_module(f"{__name__}.{home}"), name)
@@ -80,7 +79,7 @@ def __getattr__(name: str) -> object:
             found = importlib.import_module(full)
         except ModuleNotFoundError as error:
             if error.name != full:
-                raise  # the module is there, and something that it imports is not
+                raise  # the module exists, but a module that it imports does not
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
     globals()[name] = found
     return found

@@ -32,10 +32,10 @@ class QCompilerError(Exception):
     """Base of all errors raised on purpose.
 
     Args:
-        found: What was found, as a sentence without a final full stop.
+        found: The fact that was found, as a sentence without a final full stop.
         where: The place: node, module path, file and line, or key of a file.
-        expected: What would have been right.
-        fix: What the reader can do about it.
+        expected: The value or condition that would have been accepted.
+        fix: One remedy that the reader can apply.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class NotSupportedYetError(QCompilerError):
     Args:
         what: The part.
         where: As for all errors.
-        fix: What works today instead.
+        fix: Alternative that works today.
     """
 
     def __init__(self, what: str, *, where: str | None = None, fix: str | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Write down the grids of a graph: one encoding for each tensor of codes.
+"""Write the scales and zero points of a graph: one encoding for each tensor of codes.
 
 Tensors are called as in the ONNX file of the same graph, and stored as there: signed activations of up to eight bits as
 unsigned codes, weights as signed ones. The constants of a layer normalization are real numbers in that file and have no
@@ -31,7 +31,7 @@ AVERAGES = ("avg_pool2d", "adaptive_avg_pool2d", "resize")
 
 @dataclass(frozen=True)
 class About:
-    """What a file says beside the encodings.
+    """Contents of a file in addition to the encodings.
 
     Args:
         pipeline: The passes that led to them, as text; empty when unknown.
@@ -66,7 +66,7 @@ def collect(graph: Graph, *, calibrated: Graph | None = None, about: About | Non
             that is moved behind one.
         calibrated: The QUANTIZED graph from which an INTEGER one was lowered. It knows which grids are symmetric, and
             widths that are not those of an element type; without it a grid of six bits is written as one of eight.
-        about: What else the file says.
+        about: Further contents of the file.
 
     Raises:
         UnsupportedError: The graph is at an earlier stage.
@@ -144,7 +144,7 @@ def stored_as(item: Encoding, dtype: DType, axis: int | None) -> Encoding:
     Args:
         item: The encoding.
         dtype: The element type of the tensor in the integer graph.
-        axis: Its channel axis.
+        axis: Channel axis of the tensor.
     """
     moved_up = not item.is_parameter and DType.of(dtype.torch) is DType.I8
     return dataclasses.replace(item, signed=dtype.limits[0] < 0 and not moved_up, axis=axis)

@@ -22,7 +22,7 @@ _ROUNDED = 2.0**-20
 """The same as a share of the ends, which other tools compute in float32."""
 
 MOST_BITS = 64
-"""Of a code: biases of activations of 16 bits are held in 64."""
+"""Largest width of a code, in bits: biases of layers with 16-bit activations have 64."""
 Bits = Annotated[int, Field(ge=2, le=MOST_BITS)]
 
 

@@ -17,7 +17,7 @@ from qcompiler.errors import EncodingsError
 from qcompiler.quant.encoding import Encoding, Encodings
 
 VERSIONS = ("0.6.1", "1.0.0", "2.0.0")
-"""What can be written and read."""
+"""Versions that can be written and read."""
 
 Record = dict[str, object]
 
@@ -26,7 +26,7 @@ def write(encodings: Encodings, version: str = "1.0.0") -> str:
     """The text of a file. The same encodings give the same text.
 
     Args:
-        encodings: What to write.
+        encodings: Encodings to write.
         version: One of `VERSIONS`.
 
     Raises:
@@ -111,7 +111,8 @@ def _sections(tensors: Sequence[Encoding]) -> tuple[list[Encoding], list[Encodin
     unknown = next((item for item in tensors if item.is_parameter is None), None)
     if unknown is not None:
         raise EncodingsError(
-            f"whether {unknown.name!r} is a parameter is not known", expected="encodings that say it, or version 2.0.0"
+            f"whether {unknown.name!r} is a parameter is not known",
+            expected="encodings that say it, or version 2.0.0",
         )
     return [item for item in tensors if not item.is_parameter], [item for item in tensors if item.is_parameter]
 

@@ -1,4 +1,4 @@
-"""How many bytes of the array hold what is still read, at each time and for each order of instructions.
+"""Counts live bytes of the arena at each time, for any order of instructions.
 
 The bytes of the core fall into regions: runs that are written together and shown by the same tensors. A region lives
 from the instruction that writes it to the last that reads one of its tensors. An instruction may write its result over
@@ -20,8 +20,8 @@ class Reuse:
     """An operand on which the result of an instruction may lie, if the instruction is the last to read it.
 
     Args:
-        operand: Its name.
-        regions: Of the operand.
+        operand: Name of the operand.
+        regions: Memory regions of the operand.
     """
 
     operand: str
@@ -32,8 +32,8 @@ class Regions:
     """The regions of a program. Instructions are numbered as they stand in the core.
 
     Args:
-        tensors: Of the core.
-        alignment: Of every first byte; sizes count up to the next multiple.
+        tensors: Tensors of the core.
+        alignment: Alignment of every first byte; sizes are rounded up to its next multiple.
     """
 
     def __init__(self, tensors: Tensors, alignment: int) -> None:
@@ -57,7 +57,7 @@ class Regions:
         """Regions of each tensor."""
         self._split()
         self.reuses = [self._reuses(time) for time in range(len(instructions))]
-        """What the result of each instruction may lie on."""
+        """The operands over which the result of each instruction may be written."""
         self.saving = [
             self.room[item.output] if reuses else 0 for item, reuses in zip(instructions, self.reuses, strict=True)
         ]

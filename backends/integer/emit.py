@@ -1,4 +1,4 @@
-"""Write an INTEGER graph down as a program."""
+"""Write an INTEGER graph as a program."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def emit(
         graph: At stage INTEGER.
         layout: Physical order of images.
         weight_layout: Physical order of convolution weights.
-        alignment: Of every tensor in memory, bytes.
+        alignment: Alignment of every tensor in memory, bytes.
         packing: How files hold constants of four bits.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Runs an integer program in NumPy, independently of the graph, its interpreter and torch: all but float islands."""
+"""Runs an integer program in NumPy, independently of the graph, its interpreter and torch, except float islands."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ Observe: TypeAlias = Callable[[str, Array], None]
 Replace: TypeAlias = Callable[[str, Array], Array]
 
 KERNEL_BYTES = 8
-"""Of one element while it is computed: kernels work on int64 and float64."""
+"""Bytes of one element during a computation: kernels work on int64 and float64."""
 _TO_NHWC, _TO_NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
 
 
 class Storage(Protocol):
-    """Where the tensors of a run are, in their physical order. Instructions go by the name of their first result."""
+    """The tensors of a run in their physical order. Instructions go by the name of their first result."""
 
     def begin(self, instruction: str) -> None:
         """Before an instruction reads."""
@@ -68,10 +68,10 @@ class _Separate:
 
 @dataclass(frozen=True)
 class Sums:
-    """What a layer has before it requantizes.
+    """The state of a layer before requantization.
 
     Args:
-        call: Its instruction, and the types around it.
+        call: Instruction of the layer, with the types of its operands and result.
         sums: The accumulators, int64, channels last.
         multiplier: One, or one per channel; None for modes that only shift.
         exponent: The same; None for float multipliers.
@@ -246,8 +246,8 @@ class Executor:
         """The accumulators of a layer.
 
         Args:
-            name: Of its result.
-            codes: What it reads, by name, in logical order.
+            name: Name of the result.
+            codes: Operands of the instruction, by name, in logical order.
 
         Returns:
             None where `name` is not the result of a layer, or what it reads is not given.
@@ -263,7 +263,7 @@ class Executor:
         return Sums(call, sums, *layer_multiplier(call, arrays), *layer_reach(call, arrays))
 
     def clamped(self, name: str, codes: Array) -> Array:
-        """What the instruction `int_clamp` that gives `name` makes of `codes`."""
+        """The result of the instruction `int_clamp` named `name` on `codes`."""
         call = next(item for item in self._calls if item.instruction.output == name)
         return KERNELS["int_clamp"](call, [codes])
 

@@ -1,4 +1,4 @@
-"""The memory of a program: one array of bytes, an offset in it for each tensor, and the order that needs the least.
+"""The memory plan of a program: one arena, an offset for each tensor, and the order with the lowest peak.
 
     y = conv(x); z = lookup(y); s = add(z, x)      x  0..8  ──────────────► s  0..8     over x, which dies here
                                                    y  8..16 ──► z  8..16                over y
@@ -19,7 +19,7 @@ from qcompiler.program.liveness import Tensors
 from qcompiler.program.program import Memory, Program
 
 ALIGNMENT = 16
-"""Of offsets, bytes, where nobody says otherwise: the width of the vector registers of small machines."""
+"""Default alignment of offsets, bytes: the width of the vector registers of small machines."""
 
 
 def plan_program(program: Program, batch: int = 1, alignment: int = ALIGNMENT) -> Program:
@@ -28,7 +28,7 @@ def plan_program(program: Program, batch: int = 1, alignment: int = ALIGNMENT) -
     Args:
         program: With its instructions in any order that works.
         batch: Images that are in memory at a time.
-        alignment: Of every offset, bytes; more where elements are larger.
+        alignment: Alignment of every offset, bytes; larger for larger elements.
 
     Raises:
         UnsupportedError: The sizes of the program have no value for that batch.
@@ -45,7 +45,7 @@ def plan(program: Program, batch: int = 1, alignment: int = ALIGNMENT) -> Memory
     """A plan for `program` in the order that it has. The same program gives the same plan.
 
     Args:
-        program: What is planned.
+        program: Program to plan.
         batch: See `plan_program`.
         alignment: See `plan_program`.
 
@@ -104,7 +104,7 @@ class _Groups:
     """Tensors that lie at fixed distances: views of one, and results on operands.
 
     Args:
-        regions: Of the program, in the order in which it runs.
+        regions: Regions of the program, in execution order.
         wanted: Which instructions write over an operand where they can.
     """
 

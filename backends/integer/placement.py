@@ -1,4 +1,4 @@
-"""Rigid groups of rectangles in the plane of time and bytes, placed so that none overlap and the height is small.
+"""Places rigid groups of rectangles in the plane of time and bytes, without overlap and with a small height.
 
 A group is several rectangles at fixed distances, such as results that lie on one another. The least height is
 NP-complete to find; attempts are made until a lower bound is met:
@@ -46,7 +46,7 @@ class Rectangle:
 
 
 Group: TypeAlias = Sequence[Rectangle]
-"""Its lowest byte is 0."""
+"""The rectangles of a group, whose lowest byte is 0."""
 Array: TypeAlias = npt.NDArray[np.int64]
 
 
@@ -54,8 +54,8 @@ class Placement:
     """Searches first bytes for groups. The same groups get the same bytes.
 
     Args:
-        groups: What is to be placed.
-        least: A height below which nobody can get.
+        groups: Groups to place.
+        least: A lower bound of the height.
     """
 
     def __init__(self, groups: Sequence[Group], least: int) -> None:
@@ -66,23 +66,23 @@ class Placement:
             np.array([getattr(part, name) for part, _ in parts], np.int64) for name in ("begin", "end", "low", "high")
         )
         self.parts: list[list[int]] = [[] for _ in groups]
-        """Of each group, its rectangles among all, which are in order of time."""
+        """For each group, the indices of its rectangles among all rectangles in order of time."""
         for place, (_, index) in enumerate(parts):
             self.parts[index].append(place)
         self.owners = np.array([index for _, index in parts], np.int64)
-        """Of each rectangle, its group."""
+        """The group of each rectangle."""
         self.reach = np.maximum.accumulate(self.end)
-        """Of each rectangle, the last time at which one up to it is there."""
+        """For each rectangle, the latest end among the rectangles up to it."""
         begun, ended = np.searchsorted(self.begin, self.end, "right"), np.searchsorted(self.reach, self.begin, "left")
         self.windows = [slice(*pair) for pair in zip(ended.tolist(), begun.tolist(), strict=True)]
-        """Of each rectangle, where among all those are that are there at the same time."""
+        """For each rectangle, the index range of rectangles that may be alive at the same time."""
         self.heights = [max(part.high for part in group) for group in groups]
         self.begins = [min(part.begin for part in group) for group in groups]
         self.lengths = [max(part.end for part in group) - min(part.begin for part in group) + 1 for group in groups]
         self.pressures = self._pressures()
         """For each group, the most bytes that are taken at once while it is there."""
         self.best: Array = np.zeros(0, np.int64)
-        """Of every rectangle the first byte of its group, in the best placement so far."""
+        """The first byte of each rectangle's group in the best placement so far."""
         self.top = 0
         """Height of that."""
 
@@ -114,7 +114,7 @@ class Placement:
         """Step 3.
 
         Args:
-            seed: Of the moves.
+            seed: Seed for the moves.
             steps: See `STEPS`.
         """
         generator = random.Random(seed)  # noqa: S311  # no secret: a search that is the same each time
@@ -134,7 +134,7 @@ class Placement:
                 self._keep(offsets)
 
     def _moved(self, group: int, offsets: Array, generator: random.Random) -> list[int]:
-        """What surrounds `group` in time, from the bottom up but for one or two beside it that have moved down."""
+        """The groups around `group` in time from the bottom up, with one or two of them moved down."""
         begin, end = self.begins[group], self.begins[group] + self.lengths[group] - 1
         there = self._beside(begin, end)
         pile = list(dict.fromkeys(self.owners[there].tolist()))
@@ -172,7 +172,7 @@ class Placement:
 
         Args:
             order: The groups.
-            offsets: Of every rectangle that of its group, negative for those that have none.
+            offsets: For each rectangle, the offset of its group; negative for unplaced groups.
             both_ends: Whether a group that cannot be at the bottom is put to the top of the array, if it can be there.
         """
         for group in order:

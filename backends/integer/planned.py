@@ -1,4 +1,4 @@
-"""Memory for an executor that is one array of bytes, in which each tensor lies where the plan says.
+"""Executor memory in one array of bytes, with each tensor at its planned offset.
 
 It is as unkind as a machine may be. The bytes of a result are overwritten with 0xAA before its operands are read, but
 for operands on which it may lie; those of a tensor as soon as nothing reads it any more. So a plan that lets two living
@@ -23,11 +23,11 @@ Span: TypeAlias = tuple[int, int]
 
 
 class Plan:
-    """What of the array is overwritten when. Plans are not checked here: wrong ones run, and give wrong codes.
+    """Tracks overwritten parts of the arena. Plans are not checked here: a wrong plan runs and returns wrong codes.
 
     Args:
-        program: Whose instructions run in their order.
-        memory: Where its tensors lie.
+        program: Program whose instructions run in order.
+        memory: Memory plan of its tensors.
     """
 
     def __init__(self, program: Program, memory: Memory) -> None:
@@ -77,7 +77,7 @@ class Arena:
     """The array of one run.
 
     Args:
-        plan: What lies where.
+        plan: Memory plan.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -119,7 +119,7 @@ class Arena:
 
 
 def _without(span: Span, holes: Iterable[Span]) -> list[Span]:
-    """What is left of `span`."""
+    """The rest of `span`."""
     rest = [span]
     for low, high in holes:
         rest = [

@@ -1,4 +1,4 @@
-"""The order of instructions in which the fewest bytes are alive at once.
+"""Finds the order of instructions with the lowest peak of live bytes.
 
 Instructions that all others come before or after cut the program into segments, whose orders do not depend on one
 another. A segment is searched best first over the sets of instructions that have run: the bytes that are alive follow
@@ -23,7 +23,7 @@ from qcompiler.backends.integer.bound import Regions
 from qcompiler.program.liveness import Core
 
 WORK = 300_000
-"""What the exact search of one segment may look at: each step to a set of instructions, and each region that it may
+"""Work limit of the exact search of one segment: each step to a set of instructions, and each region that it may
 free, counts one. A second or so."""
 WIDEST_BEAM, MOST_CANDIDATES = 32, 64
 """Beyond it: sets of equal size that are gone on with, if that costs no more work than before, and instructions that
@@ -49,7 +49,7 @@ def schedule(regions: Regions, work: int = WORK) -> Schedule:
     """Find an order whose bound is never above that of the order given.
 
     Args:
-        regions: Of the program.
+        regions: Regions of the program.
         work: See `WORK`.
     """
     core = regions.tensors.core
@@ -109,13 +109,13 @@ def _segments(before: list[list[int]]) -> Iterator[range]:
 
 @dataclass(frozen=True)
 class _State:
-    """What is known after a set of instructions has run in the best order.
+    """The state after a set of instructions has run in the best order.
 
     Args:
         done: The set; bit i is the instruction number i of the segment.
-        ready: Those that can run next.
+        ready: Instructions that can run next.
         alive: Bytes.
-        peak: Of the order so far.
+        peak: Peak memory of the order so far, bytes.
     """
 
     done: int
@@ -130,7 +130,7 @@ class _Segment:
     def __init__(self, regions: Regions, before: list[list[int]], span: range, alive: list[int]) -> None:
         self.span = span
         self.peak = max(alive[time + 1] for time in span)
-        """Of the order given."""
+        """The peak of the given order."""
         first = span.start
         self.after: list[list[int]] = [[] for _ in span]
         """Instructions that read what each of them writes."""
@@ -148,7 +148,7 @@ class _Segment:
         self.reuses: list[list[int]] = [[] for _ in span]
         """For each instruction, users of an operand on which its result may lie, itself among them."""
         users: dict[int, int] = {}
-        """Of each region that can die here, as bits."""
+        """For each region that can die here, its users as bits."""
         for time in span:
             for region in (*regions.writes[time], *regions.reads[time]):
                 if region not in users and not regions.kept[region] and regions.users[region][-1:] < (span.stop,):
@@ -162,7 +162,7 @@ class _Segment:
                         union |= users[region]
                     self.reuses[time - first].append(union)
         self.work = 0
-        """What has been looked at."""
+        """Counts the work of the search so far."""
         self.alive = self._alive_before(regions, alive)
         self.least = self._least(regions, users)
 
@@ -204,7 +204,7 @@ class _Segment:
         return found
 
     def _after(self, state: _State, place: int) -> _State:
-        """What comes of running one instruction more."""
+        """The state after one more instruction."""
         self.work += 1 + len(self.frees[place])
         done = state.done | 1 << place
         alive = state.alive + self.writes[place]
@@ -251,7 +251,7 @@ class _Segment:
         return Schedule(tuple(self.span.start + place for place in places), state.peak, exact=False)
 
     def _depth_first(self) -> list[int]:
-        """What an instruction reads, right in front of it: first what needs most room beyond that of its result.
+        """An order that runs the producers of operands right before their consumer, largest extra memory first.
 
         Source: Sethi and Ullman 1970, doi:10.1145/321607.321620, which is exact for a tree of equal results.
         """

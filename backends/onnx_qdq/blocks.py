@@ -1,4 +1,4 @@
-"""Weights with a scale for each block of inputs, as ONNX has them."""
+"""Weights with a scale for each block of inputs, in the form of ONNX."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def scales(quant: QuantParams, factors: Array, inputs: int, shape: tuple[int, ..
         quant: Scales of the channels.
         factors: [channels, blocks].
         inputs: The axis of the weight that is cut into blocks, 0 or 1.
-        shape: Of the weight.
+        shape: Shape of the weight.
     """
     scale = np.asarray(quant.scale, np.float32)[:, None] * factors.astype(np.float32)
     scale = scale if inputs == 1 else scale.T

@@ -1,4 +1,4 @@
-"""The check of an ONNX file that comes from disk: what is run here has the form of what is written here."""
+"""Checks an ONNX file from disk: only files in the form of `emit` are run."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ def check_file(data: bytes, where: str) -> None:
 
     Args:
         data: The serialized file.
-        where: Its name, for messages.
+        where: Name of the file, for messages.
 
     Raises:
-        ArtifactError: It is no ONNX, reads other files, has a graph inside of a node, reads a tensor before it is
-            written, writes one twice, or has a quantizer whose zero point is no constant.
+        ArtifactError: The file is not ONNX, reads other files, has a graph inside a node, reads a tensor before it is
+            written, writes a tensor twice, or has a quantizer without a constant zero point.
     """
     try:
         model = onnx.load_from_string(data)
-    except Exception as error:  # noqa: BLE001  # of protobuf, which is no dependency of ours
+    except Exception as error:  # noqa: BLE001  # protobuf's error classes; protobuf is not our dependency
         raise ArtifactError(f"it is no ONNX file: {error}", where=where) from None
     graph = model.graph
     constants = {item.name for item in graph.initializer}

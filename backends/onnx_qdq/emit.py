@@ -51,7 +51,7 @@ AXES_AS_INPUT = 18
 """The first opset in which ReduceMean takes its axes as an input."""
 
 LEAST_EPS = float(np.finfo(np.float32).tiny)
-"""What keeps a normalization of equal elements from dividing by zero."""
+"""Smallest epsilon, which keeps a normalization of equal elements from dividing by zero."""
 
 _FUSED = ("int_conv1d", "int_conv2d", "int_conv3d", "int_linear")
 """Layers for which ONNX Runtime has an integer kernel; it takes one in only with its quantizer right behind it."""

@@ -1,4 +1,4 @@
-"""Float islands in ONNX operators, by torch's own exporter."""
+"""Float islands in ONNX operators, written by torch's exporter."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def export(graph: Graph, opset: int, where: str) -> Surgeon:
 
     Args:
         graph: On real numbers.
-        opset: Of the file, at least `LEAST_OPSET`.
+        opset: Opset of the file, at least `LEAST_OPSET`.
         where: The node that calls it, for messages.
 
     Returns:

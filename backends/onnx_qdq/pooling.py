@@ -1,4 +1,4 @@
-"""Windows and resampling in ONNX: averages that ONNX counts otherwise than torch, sizes that it knows otherwise."""
+"""Windows and resampling in ONNX, whose averages and sizes differ from torch's."""
 
 from __future__ import annotations
 

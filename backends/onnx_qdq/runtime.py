@@ -1,4 +1,4 @@
-"""Run an exported file in ONNX Runtime: whole, or cut into layers that are each given the integers of your choice."""
+"""Run an exported file in ONNX Runtime: the whole file, or single layers on given integers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ INTEGER_KERNELS = {"QLinearConv": 3, "QLinearMatMul": 3, "QGemm": 3, "MatMulInte
 """Kernels of ONNX Runtime that multiply integers -> the position of the weight among their inputs."""
 
 CLIPS = ("Clip", "Max", "Min")
-"""What keeps numbers, or codes, between limits: of all channels alike, or of each its own."""
+"""Operators that clamp numbers or codes: the same limits for all channels, or limits per channel."""
 
 _CPU_FLAGS = Path("/proc/cpuinfo")
 
@@ -56,7 +56,7 @@ class Session:
     Args:
         model: The serialized file.
         optimize: See `run`.
-        optimized: Where ONNX Runtime writes the graph that it really runs; nowhere when None.
+        optimized: File to which ONNX Runtime writes its optimized graph; None writes no file.
 
     Raises:
         VerificationError: ONNX Runtime refuses the file.

@@ -1,1 +1,1 @@
-"""What runs inside the other environments: scripts that import nothing of ours and speak through files."""
+"""Scripts that run inside the oracles' environments; they import no module of ours and communicate through files."""

@@ -34,7 +34,7 @@ from qcompiler.training.schedules import Cosine, Schedule
 __all__ = ["WAYS", "Trace", "Way", "main", "plot", "regress"]
 
 SCALE, OPTIMUM = 1.0, 0.75
-"""Of the plot: d = 0.25, a period of four steps."""
+"""Scale and optimum of the plot: d = 0.25, a period of four steps."""
 PLOT = Path(__file__).parents[2] / "docs" / "howto" / "images" / "toy_regression.svg"
 
 
@@ -43,9 +43,9 @@ class Way:
     """How the weight learns.
 
     Args:
-        estimator: Of the gradient through rounding.
+        estimator: Estimator of gradients through rounding.
         regularizer: A penalty on the weight.
-        strength: Of the penalty.
+        strength: Strength of the penalty.
         threshold: Frequency above which the code is frozen; 0: never.
     """
 
@@ -67,11 +67,11 @@ WAYS: Mapping[str, Way] = {
 
 @dataclass(frozen=True)
 class Trace:
-    """What happened, step by step.
+    """The course of a regression, step by step.
 
     Args:
         weights: Latent weight.
-        codes: What it was rounded to.
+        codes: Codes of the weight.
     """
 
     weights: tuple[float, ...]
@@ -101,12 +101,12 @@ def regress(
 
     Args:
         way: How it learns.
-        steps: Of it.
+        steps: Number of steps.
         lr: Learning rate.
         optimum: w*.
         scale: s.
-        start: Of w; None: w*.
-        momentum: Of the frequency of oscillations, for freezing.
+        start: Initial w; None: w*.
+        momentum: Momentum of the oscillation frequency, for freezing.
     """
     spec = QuantSpec(bits=4, signed=True, symmetric=True)
     quantizer = Quantizer(spec, FixedRange(), way.estimator, torch.tensor(scale), torch.zeros((), dtype=torch.int32))

@@ -1,4 +1,4 @@
-"""A second look at rounded rows: through the activation behind the layer, which makes some errors count and others not.
+"""Refines rounded rows through the activation after the layer, which decides how much each error counts.
 
 Where a ReLU is closed, an error of its input is lost. Around the rounding that was found without it, with y^ the input
 of the activation f, e = f(y^) - f(y) its error and m = f'(y^), the error behind f is again quadratic in each row:
@@ -44,7 +44,7 @@ FEWEST, MOST = 4096, 8192
 """Samples below which the moments of a row say too little, and above which they say little more."""
 
 PLAIN = 0.25
-"""What an error before the activation counts, beside one behind it: other data opens what is closed in these."""
+"""Weight of an error before the activation relative to one after: other data opens closed activations."""
 
 ROUNDS = 2
 SHORT = 32
@@ -54,14 +54,14 @@ CHUNK = 1 << 22
 """Products of two inputs that are in memory at once."""
 
 Activation = Callable[[Tensor, int], Tensor]
-"""Of a tensor with its channels along an axis."""
+"""A function of a tensor and its channel axis."""
 
 Batch = Callable[[int], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
 class Behind:
-    """What is behind the product of a layer.
+    """The bias and activation after the product of a layer.
 
     Args:
         bias: float32 [groups, 1, R]; zeros where there is none.
@@ -128,7 +128,7 @@ def refine(
         scale: Step of each weight, float32 [groups, R, 1] or [groups, R, K].
         limits: Lowest and highest code.
         codes: As found without the activation, float32 [groups, R, K].
-        shift: What the bias takes over so far, float64 [groups, R].
+        shift: Bias correction so far, float64 [groups, R].
 
     Returns:
         Codes and shift.
@@ -174,7 +174,7 @@ def refine(
 def _outputs(
     patches: tuple[Tensor, Tensor], behind: Behind, rows: Tensor, scale: Tensor, codes: Tensor, shift: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """What the activation gets in both models, [groups, S, R]."""
+    """Inputs of the activation in both models, [groups, S, R]."""
     real, quantized = patches
     bias = behind.bias + shift.unsqueeze(1).to(torch.float32)
     return real @ rows.transpose(1, 2) + behind.bias, quantized @ (codes * scale).transpose(1, 2) + bias

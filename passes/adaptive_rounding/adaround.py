@@ -1,8 +1,8 @@
-"""Round each weight up or down, whichever way the layer's result changes least on data.
+"""Round each weight up or down so that the layer's result changes least on data.
 
-Rounding to nearest is best for each weight, not for their sum. Layers are taken in order, so that each one makes up for
-what those before it do to its input; the weights become the real numbers that the codes stand for. Activations are
-rounded too where their quantizers have a range, so that weights make up for that as well: with few bits, ranges first.
+Rounding to nearest is best for each weight, not for their sum. Layers are rounded in order, so that each layer
+compensates for the errors of earlier layers in its input; the weights become the dequantized codes. Activations are
+rounded too if their quantizers have a range, so that the weights compensate for it: with few bits, find ranges first.
 
     calibrate-weights, calibrate-activations, adaround      4-bit activations: the input x^ of a layer is on its grid
     calibrate-weights, adaround, calibrate-activations      8-bit ones: the ranges are those of the rounded weights
@@ -51,16 +51,16 @@ class AdaRound(Pass):
 
     Refuses: layers that share their weight with others.
 
-    Records, per run, how many layers were rounded and the error on data over that of rounding to nearest, and whatever
-    it finished goes into the journal of the compile.
+    Records, per run, the number of rounded layers and the ratio of the error on data to the error of rounding to
+    nearest. Finished layers go into the journal of the compile.
 
     Args:
         method: `gram` or `sgd`.
-        images: Calibration images that are used at most: whole batches, until so many were read.
-        positions: `gram`: inputs of a layer that are looked at, at most: pixels of all images, drawn at random.
+        images: Maximum number of calibration images, rounded up to whole batches.
+        positions: `gram`: maximum number of input positions per layer: pixels of all images, drawn at random.
         iterations: `sgd`: steps per layer.
         batch_size: `sgd`: images per step.
-        learning_rate: `sgd`: of Adam.
+        learning_rate: `sgd`: learning rate of Adam.
         regularization: `sgd`: weight of the regularizer.
 
     Raises:

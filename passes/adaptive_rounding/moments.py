@@ -1,4 +1,4 @@
-"""Adaptive rounding of one layer from the second moments of what it reads: no image is looked at twice.
+"""Adaptive rounding of one layer from the second moments of its inputs: each image is read once.
 
 Up to `LARGEST` weights in a row, G = E[x^ x^T] is kept. Longer rows (25,088 in the first linear layer of VGG) are
 rounded block by block instead, each block with the moments of its own columns, and what all columns together lose so
@@ -43,11 +43,11 @@ Round = Callable[[Tensor, Tensor, Moments, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Rounded:
-    """What became of a layer.
+    """The result of rounding a layer.
 
     Args:
         codes: float32 [groups, R, K].
-        shift: What the bias should take over, float64 [groups, R]: the mean that is lost; zeros when not asked for.
+        shift: Correction to add to the bias, float64 [groups, R]: the lost mean; zeros if no correction is requested.
         error: Squared error over that of rounding to nearest, both without the activation and before it was looked at.
     """
 
@@ -62,9 +62,9 @@ class Samples:
 
     Args:
         node: The layer.
-        inputs: What it reads.
-        positions: Of all batches together, at most.
-        seed: Of the choice.
+        inputs: Inputs of the layer in both models.
+        positions: Maximum number of positions over all batches.
+        seed: Seed for the choice of positions.
     """
 
     node: Node
@@ -95,7 +95,7 @@ def round_layer(samples: Samples, rows: Tensor, scale: Tensor, limits: tuple[int
         rows: Its weights, float32 [groups, R, K].
         scale: Step of each weight, float32 [groups, R, 1] or [groups, R, K].
         limits: Lowest and highest code.
-        behind: Its activation, and its bias, which takes over the mean of the error: what is around it counts then.
+        behind: Activation and bias of the layer; the bias absorbs the mean error, so only deviations from it count.
     """
     processes, count = samples.inputs.processes, samples.inputs.count
 
@@ -210,7 +210,7 @@ def _by_blocks(
             residual[index] = (quantized - real) @ rows.transpose(1, 2)
 
     def error(codes: Tensor | None) -> Tensor:
-        """Of the residual as it is, or of what other codes would leave of the first one."""
+        """The errors of block inputs with the residual, or with the residual that other codes would leave."""
         moved = None if codes is None else codes * scale - rows
 
         def part(index: int) -> list[Tensor]:

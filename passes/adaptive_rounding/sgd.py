@@ -1,4 +1,4 @@
-"""Adaptive rounding of one layer as its paper has it: by stochastic gradient descent on images.
+"""Adaptive rounding of one layer as in the paper: by stochastic gradient descent on images.
 
     W~ = s clamp(floor(W / s) + h(V), n, p)          h(V) = clamp(sigmoid(V) (zeta - gamma) + gamma, 0, 1)
 
@@ -33,12 +33,12 @@ BETA = (20.0, 2.0)
 
 @dataclass(frozen=True)
 class Descent:
-    """How long and how fast.
+    """Options of the descent.
 
     Args:
         iterations: Steps per layer.
         batch_size: Images per step.
-        learning_rate: Of Adam.
+        learning_rate: Learning rate of Adam.
         regularization: lambda.
         warm_start: Share of the steps without the regularizer.
     """
@@ -71,8 +71,8 @@ def descend(
         inputs: What it reads: all images, in memory.
         scale: Step of each weight, float32, broadcasts with the weight.
         limits: Lowest and highest code.
-        options: Of the descent.
-        seed: Of the choice of images.
+        options: Settings of the descent.
+        seed: Seed for the choice of images.
 
     Returns:
         Codes in the shape of the weight, float32, and their squared error behind the activation over that of rounding

@@ -1,4 +1,4 @@
-"""What an activation clamps to, channel by channel: `relu`, `clamp` and `clamp_channels` as one thing.
+"""Clamp limits per channel: `relu`, `clamp` and `clamp_channels` in one form.
 
     clamp(x, 0, 6)   with channel i of x divided by s_i        becomes        clamp_channels(x, 0, 6 / s_i)
 
@@ -52,8 +52,8 @@ def set_limits(node: Node, low: Tensor, high: Tensor, axis: int, rewriter: Rewri
         node: The activation.
         low: Limits of the channels along `axis`, [C].
         high: As `low`.
-        axis: Of the channels.
-        rewriter: Of the graph.
+        axis: Channel axis.
+        rewriter: Rewriter of the graph.
 
     Returns:
         The activation from now on.

@@ -37,9 +37,9 @@ def set_scales(node: Node, scales: Tensor, axis: int, rewriter: Rewriter) -> Nod
 
     Args:
         node: A function of one number, or a `scaled_unary`.
-        scales: Of the channels along `axis`, [C], positive.
-        axis: Of the channels.
-        rewriter: Of the graph.
+        scales: Scales of the channels along `axis`, [C], positive.
+        axis: Channel axis.
+        rewriter: Rewriter of the graph.
 
     Returns:
         The function from now on.

@@ -1,4 +1,4 @@
-"""What a name in a file of encodings stands for in a QUANTIZED graph.
+"""Resolves names in a file of encodings to tensors of a QUANTIZED graph.
 
 Names are looked for in three ways, the first that knows the name wins:
 
@@ -48,7 +48,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True)
 class Place:
-    """Where a grid belongs."""
+    """The place of a grid in the graph."""
 
     role: Role
     node: Node

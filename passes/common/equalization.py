@@ -1,4 +1,4 @@
-"""Which layers can be rescaled against one another: the ground of equalization, of bias absorption and of smoothing.
+"""Finds layers that can be rescaled against each other, for equalization, bias absorption and smoothing.
 
 A layer whose output channels are divided by s > 0 gives the same result when every layer that reads them multiplies its
 weights by s, as long as what stands in between commutes with a positive factor: f(s x) = s f(x). A clamp does, once its
@@ -66,7 +66,7 @@ class PerChannel:
 
     Args:
         node: A `clamp` or `clamp_channels`, a function of one number or a `scaled_unary`.
-        axis: Of its input, along which the channels lie.
+        axis: Channel axis of the consumer's input.
         channels: int64, one per index of that axis: the channel of the producer, or FOREIGN.
     """
 
@@ -83,8 +83,8 @@ class Group:
         producer: The layer.
         consumers: The layers at the ends of all paths.
         between: The nodes on the way, in order, each once.
-        caps: Those of them that clamp to other numbers than 0.
-        tables: Those of them that are tables, other than straight lines from 0.
+        caps: Activations on the way that clamp to numbers other than 0.
+        tables: Activations on the way that are lookup tables, except straight lines from 0.
     """
 
     producer: Node
@@ -273,7 +273,7 @@ def _channels_read(layer: Layer, numbers: Tensor) -> Tensor:
 
 
 def _cap(node: Node, numbers: Tensor, *, capped: bool) -> PerChannel:
-    """Where the channels lie that `node` clamps.
+    """The channel positions of a clamp `node`.
 
     Raises:
         Refused: Not along one axis, or there can be no limits per channel.
@@ -289,7 +289,7 @@ def _cap(node: Node, numbers: Tensor, *, capped: bool) -> PerChannel:
 
 
 def _table(node: Node, numbers: Tensor, tabled: Callable[[str], bool]) -> PerChannel:
-    """Where the channels lie that are looked up in the table of `node`.
+    """The channel positions of a lookup-table activation `node`.
 
     Raises:
         Refused: Not along one axis, or there can be no table per channel.
@@ -317,7 +317,7 @@ def _along_an_axis(node: Node, numbers: Tensor) -> PerChannel | None:
 
 
 def _through(node: Node, maps: dict[Value, Tensor]) -> Tensor:
-    """Where the elements of the result of `node` come from.
+    """The source of each element of the result of `node`.
 
     Raises:
         Refused: It does not commute with a positive factor per channel.

@@ -1,4 +1,4 @@
-"""Which nodes compute indices and masks, that must be exact, though their numbers are held as floats on the way.
+"""Finds nodes that compute indices and masks, which must be exact even when floats hold them in between.
 
     m ─► cumsum ─► * ─► - 1 ─► long ─► embedding        positions: half a step off reads another row
     ids ─► != ─► float ─► (1 - m) * -1e4 ─► add         a mask: its grid would swallow what it is added to
@@ -106,7 +106,7 @@ def _computed_from_integers(graph: Graph) -> set[Value]:
 
 
 def _sources(node: Node) -> Iterator[Value]:
-    """What a node computes with: its operands but constants; a table that it looks up is no constant."""
+    """The operands of a node without its constants; a lookup table counts as an operand."""
     return (value for value in node.inputs if not is_leaf(value) or _is_table(node, value))
 
 

@@ -1,4 +1,4 @@
-"""Which quantizers have a grid that the hardware dictates."""
+"""Finds quantizers with a scale and zero point that the hardware fixes."""
 
 from __future__ import annotations
 

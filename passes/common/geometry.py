@@ -1,4 +1,4 @@
-"""The sizes of a node that targets set limits to."""
+"""The sizes of a node for which targets have limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The user's wishes for single nodes: which pattern matches which node, and what it asks for."""
+"""The user's bit widths for single nodes, matched by pattern."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Overrides:
         """Match patterns against the nodes of `graph`, and of the float graphs that it calls.
 
         Raises:
-            InputError: A pattern matches nothing, or a wish is not understood.
+            InputError: A pattern matches no node, or its value is not valid.
         """
         nodes = [node for each in graph.module.graphs.values() for node in each.nodes if node.op not in LEAVES]
         result: dict[str, Bits] = {}

@@ -1,4 +1,4 @@
-"""Give the result of a node that only moves elements a grid of its own."""
+"""Gives the result of a node that only moves elements its own scale and zero point."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each output of a layer reads, so that the layer is a product of two matrices.
+"""Input patches of each output of a layer, which make the layer a product of two matrices.
 
     layer(x)[position, channel] = rows[channel] . patches[position] + bias
 
@@ -40,11 +40,11 @@ def positions(node: Node, x: Tensor) -> int:
 
 
 def patches(node: Node, x: Tensor, chosen: Tensor) -> Tensor:
-    """What some positions read.
+    """The input patches of some positions.
 
     Args:
         node: A convolution, transposed or not, or a linear layer.
-        x: Its input.
+        x: Input of the layer.
         chosen: int64 [S]: positions in the order N, D, H, W.
 
     Returns:
@@ -83,7 +83,7 @@ def _geometry(node: Node) -> tuple[list[int], list[int], list[int]]:
 
 
 def _padding(node: Node) -> tuple[list[int], list[int]]:
-    """What is put around the input, or around the spread input of a transposed convolution, at both ends."""
+    """The padding at both ends of the input, or of the spread input of a transposed convolution."""
     padding = cast("tuple[int, ...]", node.attributes["padding"])
     kernel, _, dilation = _geometry(node)
     if not Layer(node).transposed:

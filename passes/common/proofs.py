@@ -1,4 +1,4 @@
-"""Proofs that a lowered layer cannot overflow, from its real weights; what cannot be proven is refused by name."""
+"""Proves from the real weights that a lowered layer cannot overflow; layers without a proof are refused by name."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from qcompiler.quant.requant_limits import requantization_misfit
 
 @dataclass(frozen=True)
 class Proofs:
-    """What must hold of one node.
+    """The conditions that must hold for one node.
 
     Args:
         node: For the messages.
         arithmetic: How the target computes it.
-        target: Its name.
+        target: Name of the target.
     """
 
     node: Node
@@ -47,7 +47,7 @@ class Proofs:
             codes: int64 [out, ...], zero points removed.
             bias: int64 [out].
             steps: Smallest and largest input, zero point removed.
-            zero_point: Of the input.
+            zero_point: Zero point of the input.
             item: The multiplier.
 
         Raises:

@@ -1,7 +1,7 @@
-"""The float model and the quantized one side by side on the same data, layer by layer, in one walk over the graph.
+"""Runs the float model and the quantized model on the same data, layer by layer, in one walk over the graph.
 
-Passes that change a layer so that its result comes nearer to the float one see, at each layer, what it reads in both
-models, with all layers before changed already:
+A pass that moves a layer's result nearer to the float result gets the inputs of each layer in both models, after all
+earlier layers were changed:
 
     x ──► layer ──► relu ──► add ──► layer ──► ...      a segment: a layer and what follows, up to the next layer
 
@@ -53,13 +53,13 @@ class _Held:
 
 @dataclass(frozen=True)
 class Given:
-    """Calibration batches as `run_both` wants them.
+    """Calibration batches in the form that `run_both` needs.
 
     Args:
         count: Batches in all processes.
-        held: Those of this process, by graph input and number.
-        store: Where they are, and where all else goes that is kept on the way.
-        digest: Of all batches; "" when there is no journal that asks for it.
+        held: Batches of this process, by graph input and number.
+        store: Store of the batches and of all intermediate results.
+        digest: Digest of all batches; "" without a journal that needs it.
     """
 
     count: int
@@ -69,13 +69,13 @@ class Given:
 
 
 class LayerInputs:
-    """What a layer reads, batch by batch.
+    """The inputs of a layer, batch by batch.
 
     Args:
         node: The layer.
         processes: Who has which batch.
         count: Batches in all processes.
-        held: Those of this process.
+        held: Batches of this process.
         original: The tensors of the float model.
     """
 
@@ -102,7 +102,7 @@ class LayerInputs:
         return Pair(real[0], quantized[0])
 
     def results(self, index: int) -> Pair:
-        """What the layer gives in batch `index`: with its float weight, and with the quantized one as it is now."""
+        """Results of the layer in batch `index`: with its float weight, and with the current quantized weight."""
         pair = self.batch(index)
         real, quantized = _parameters(self.node, self._original)
         return Pair(

@@ -1,1 +1,1 @@
-"""The folder that leaves the compiler."""
+"""Artifacts: the output folders of the compiler."""

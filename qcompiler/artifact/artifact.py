@@ -1,16 +1,16 @@
-"""The folder that leaves the compiler: files, their hashes, and how to run them again.
+"""The artifact, the output folder of the compiler: its files, their hashes, saving, loading and running.
 
-    out/  manifest.json     what it is: target, pipeline, nesting of inputs and outputs, what verification found, hashes
+    out/  manifest.json     target, pipeline, nesting of inputs and outputs, verification report, hashes
           program.json      the integer program
-          weights.safetensors   its constants
-          model.onnx        the same model for ONNX Runtime
-          c/                the same in portable C99, where there is no float island
-          encodings.json    the grid of each of its tensors, for other tools
-          provenance.json   what each pass did and refused
-          report.html       the same for the eye
+          weights.safetensors   constants of the program
+          model.onnx        the model for ONNX Runtime
+          c/                the model in portable C99, if it has no float island
+          encodings.json    scale and zero point of each tensor, for other tools
+          provenance.json   rewrites and refusals of each pass
+          report.html       report for the browser
 
-Writing happens in `out.work/`, and `out/` is replaced in one step: see `storage.destination`. Loading needs neither the
-model's class nor pickle. The same compile gives the same bytes: no file holds a time or a path.
+Files are written to `out.work/`, and `out/` is replaced in one step: see `storage.destination`. Loading needs neither
+the model's class nor pickle. The same compile gives the same bytes: no file contains a time or a path.
 """
 
 from __future__ import annotations
@@ -58,13 +58,13 @@ MANIFEST, PROGRAM, WEIGHTS, ONNX = "manifest.json", "program.json", "weights.saf
 PROVENANCE, REPORT, ENCODINGS = "provenance.json", "report.html", "encodings.json"
 _REQUIRED = (PROGRAM, WEIGHTS, ONNX, PROVENANCE)
 _C_FILE = re.compile(rf"{FOLDER}/\w[\w.-]*", re.ASCII)
-"""Names of files of C: none leads out of the folder."""
+"""Names of C files; a matching name cannot lead out of the folder."""
 _USUAL = frozenset({MANIFEST, *_REQUIRED, REPORT, ENCODINGS, FOLDER})
 """Names at the top of the folder."""
 SAMPLES = 4
-"""Batch of the inputs that verification makes up."""
+"""Batch size of the random inputs for verification."""
 WHOLE_NUMBERS = (16, 2, 1)
-"""Bounds below which made-up indices lie, from the first that a program accepts: the last are zeros alone."""
+"""Exclusive upper bounds for random integer inputs; the first bound that the program accepts is used."""
 
 
 @dataclass(frozen=True)
@@ -72,20 +72,20 @@ class Artifact:
     """A deployable model.
 
     Args:
-        target: The hardware that it is for.
-        program: The integer program.
-        onnx: The ONNX file.
+        target: Hardware target.
+        program: Integer program.
+        onnx: Content of the ONNX file.
         input_tree: Nesting of the model's arguments.
         output_tree: Nesting of the model's outputs.
-        pipeline: The passes that made it, as text.
-        passes: What each pass did: `pass_name`, `events`, `metrics`.
-        diagnostics: Sentences from the capture.
-        verification: What was found when it was compiled, None when nobody looked.
+        pipeline: Pipeline text of the passes.
+        passes: Records of the passes: `pass_name`, `events`, `metrics`.
+        diagnostics: Notes for the user.
+        verification: Verification report of the compile; None if verification was off.
         sqnr: Signal-to-noise ratio of tensors and outputs against the float model, dB; see `validation.layers`.
-        c: Files of the folder `c/`; none where C cannot be written.
-        without_c: Why there are none.
-        grids: The encodings of all tensors, None in a folder of a release that did not write them.
-        input_names: Names of the model's arguments; none in a folder of a release that did not write them.
+        c: Files of the folder `c/`; empty if C cannot be written.
+        without_c: Reason why `c` is empty.
+        grids: Encodings of all tensors; None in a folder of a release that did not write them.
+        input_names: Names of the model's arguments; empty in a folder of a release that did not write them.
     """
 
     target: Target
@@ -105,15 +105,15 @@ class Artifact:
 
     @property
     def islands(self) -> tuple[dict[str, Any], ...]:
-        """What runs in float: `name`, `why`, and its share of the `macs` and of the `elements` of the whole model."""
+        """Float islands: `name`, `why`, and the shares of the model's `macs` and `elements`, in [0, 1]."""
         return islands_of(self.program, self.passes)
 
     @property
     def memory(self) -> dict[str, int]:
-        """Bytes that activations take while the program runs; empty where there is no plan.
+        """Activation memory of the program in bytes; empty if there is no memory plan.
 
-        `array`: the one in which all of them lie. `alive at once`: the most that are needed at any time, below which no
-        plan can be. `tensors`: the sum of all, as if each had a place of its own.
+        `array`: size of the arena. `alive at once`: largest number of bytes alive at the same time, a lower bound for
+        every plan. `tensors`: sum of all tensors, without reuse.
         """
         plan = self.program.program.memory
         if plan is None:
@@ -123,9 +123,9 @@ class Artifact:
 
     @property
     def estimate(self) -> Estimate:
-        """Cycles, time, bytes moved and energy for one image, estimated from the figures of the descriptor: `roofline`.
+        """Roofline estimate of cycles, time, bytes moved and energy for one image, from the descriptor's figures.
 
-        What the descriptor does not say is absent, and its `reasons` say so.
+        Quantities without figures in the descriptor are absent; `reasons` lists them.
         """
         return estimate(self.program, self.target)
 
@@ -134,13 +134,13 @@ class Artifact:
         """Run the integer program.
 
         Args:
-            inputs: The model's arguments by position, float: tensors, or NumPy arrays.
-            named: Others, by name.
+            inputs: The model's float arguments by position: tensors or NumPy arrays.
+            named: The model's arguments by name.
 
         Returns:
-            Dequantized outputs in the model's own tree: tensors where tensors were given, arrays where arrays were. An
-            artifact that was loaded has no classes of the model: it gives a namedtuple of the same fields for a
-            NamedTuple or a dataclass, and a plain tuple, list or dict for other classes of these.
+            Dequantized outputs in the model's own tree: tensors for tensors, arrays for arrays. A loaded artifact does
+            not have the model's classes: it gives a namedtuple with the same fields for a NamedTuple or dataclass, and
+            a plain tuple, list or dict for their subclasses.
 
         Raises:
             InputError: The inputs do not fit the model, mix tensors and arrays, or hold an empty batch.
@@ -153,13 +153,13 @@ class Artifact:
         """Run the integer program from codes to codes.
 
         Args:
-            codes: One tensor per input of the program, flat, in the element type of its quantizer.
+            codes: One tensor per flat input of the program, in the element type of the input's quantizer.
 
         Returns:
-            The codes of each output, flat.
+            The codes of each flat output.
 
         Raises:
-            InputError: Their number, a shape or an element type does not fit.
+            InputError: The number of tensors, a shape or an element type does not fit.
         """
         if any(not x.numel() for x in codes):
             raise InputError("the codes hold an empty batch", expected="at least one sample")
@@ -168,11 +168,11 @@ class Artifact:
 
     @own_defaults()
     def verify(self, *inputs: object, seed: int = 0) -> Report:
-        """Compare the integer program with C and ONNX Runtime; the graphs do not travel with the files.
+        """Compare the integer program with C and ONNX Runtime; the artifact does not contain the graphs.
 
         Args:
-            inputs: The model's arguments, float; made up when there are none.
-            seed: Of what is made up.
+            inputs: The model's float arguments; random inputs if none are given.
+            seed: Seed for random inputs and codes.
         """
         from qcompiler.verification.forms import Forms, verify
 
@@ -186,7 +186,7 @@ class Artifact:
         return verify(forms, leaves, self.target, seed=seed)
 
     def explain(self, name: str) -> str:
-        """What each pass did to the captured node or module `name`, and why.
+        """List what each pass did to the captured node or module `name`, and why.
 
         Raises:
             InputError: No pass touched a node of that name.
@@ -211,21 +211,21 @@ class Artifact:
         return "\n".join(lines)
 
     def encodings(self, version: str = "1.0.0") -> str:
-        """The grid of each tensor as JSON in AIMET's format, under the names of the ONNX file.
+        """Scale and zero point of each tensor as JSON in AIMET's format, under the names of the ONNX file.
 
         Args:
-            version: `0.6.1`, `1.0.0` (that of `encodings.json`) or `2.0.0`.
+            version: Version of the format: `0.6.1`, `1.0.0` (as in `encodings.json`) or `2.0.0`.
 
         Raises:
-            EncodingsError: There is no such version.
-            ArtifactError: The folder was written by a release that knew no encodings.
+            EncodingsError: The version is unknown.
+            ArtifactError: The folder was written by a release without encodings.
         """
         if self.grids is None:
             raise ArtifactError(f"the artifact holds no {ENCODINGS}", fix="Compile the model again.")
         return encodings_files.write(self.grids, version)
 
     def report(self) -> str:
-        """The artifact as one page for the browser."""
+        """The HTML report of the artifact."""
         return report_html(
             Page(
                 self.target,
@@ -271,38 +271,38 @@ class Artifact:
         return {MANIFEST: _json(manifest), **content}
 
     def save(self, output: str | Path) -> Path:
-        """Write the folder; an artifact that is there already is replaced in one step, or not at all.
+        """Write the folder; an existing artifact is replaced in one step, or not at all.
 
         Returns:
             The folder, with links and `..` resolved.
 
         Raises:
-            ArtifactError: `output` exists and holds anything but an artifact as it was written, so that nothing of the
-                user's is lost; another process writes it; or it cannot be written.
+            ArtifactError: `output` exists and is not an unchanged artifact, so that no user file is lost; another
+                process writes it; or it cannot be written.
         """
         with self.destination(output) as destination:
             return destination.replace(self.files())
 
     @staticmethod
     def destination(output: str | Path) -> Destination:
-        """The folder `output` as a place for an artifact."""
+        """The folder `output` as a destination for an artifact."""
         return Destination(output, Kind("an artifact", MANIFEST, _named_files, _USUAL))
 
     @classmethod
     def check_destination(cls, output: str | Path) -> None:
-        """Refuse a folder that holds something else.
+        """Refuse a folder with content other than an artifact.
 
         Raises:
-            ArtifactError: It holds anything but an artifact as it was written, or a work folder next to it does.
+            ArtifactError: The folder, or the work folder next to it, is not an unchanged artifact.
         """
         cls.destination(output).check()
 
     @classmethod
     def load(cls, folder: str | Path) -> Artifact:
-        """Read a folder that `save` wrote, also while another process replaces it.
+        """Read a folder written by `save`, even while another process replaces it.
 
         Raises:
-            ArtifactError: A file is missing, altered, of an unknown version, or holds what no artifact holds.
+            ArtifactError: A file is missing, altered, of an unknown version, or invalid.
         """
         return read_whole(cls.destination(folder), cls._read)
 
@@ -326,10 +326,10 @@ class Artifact:
 
     @classmethod
     def parse(cls, content: Mapping[str, bytes]) -> Artifact:
-        """The artifact whose files are `content`, which is what `files` gives.
+        """The artifact with the files `content`, the inverse of `files`. Hashes are not checked.
 
         Raises:
-            ArtifactError: A file is missing, or holds what no artifact holds; the hashes are not looked at.
+            ArtifactError: A file is missing or invalid.
         """
         known, plain = read_checked(Manifest, content[MANIFEST], MANIFEST)
         missing = [name for name in _REQUIRED if name not in content]
@@ -374,10 +374,10 @@ class Artifact:
         return artifact
 
     def read_back(self) -> ReadBack:
-        """The artifact as its own files give it, and in what they differ from those that it then writes.
+        """Parse the artifact's own files, write the result again, and report differences.
 
-        Nothing of an artifact is outside its files, so that what a reader drops, or takes for something else, shows in
-        the files that are written again.
+        An artifact has no state outside its files, so anything that reading loses or changes shows in the files written
+        again.
         """
         from qcompiler.verification.forms import ReadBack
 
@@ -385,13 +385,13 @@ class Artifact:
         try:
             loaded = Artifact.parse(first)
             second = loaded.files()
-            # The text that is kept does not say the axis and the stored type of an encoding; this one does.
+            # `encodings.json` (1.0.0) lacks the axis and the stored type of an encoding; version 2.0.0 has both.
             grids = [None if item.grids is None else item.encodings("2.0.0").encode() for item in (self, loaded)]
         except QCompilerError as error:
             return ReadBack(None, (str(error),))
         faults = [
             f"{name}: {difference(first.get(name), second.get(name))}"
-            for name in sorted({*first, *second}, key=lambda name: name == MANIFEST)  # which has the hashes of all
+            for name in sorted({*first, *second}, key=lambda name: name == MANIFEST)  # last: its hashes repeat faults
             if first.get(name) != second.get(name)
         ]
         if grids[0] != grids[1]:
@@ -399,10 +399,10 @@ class Artifact:
         return ReadBack(loaded.program, tuple(faults))
 
     def _synthesized(self, seed: int) -> list[Tensor]:
-        """Inputs of the program: normal numbers, and whole numbers that the program accepts as indices and masks.
+        """Random inputs of the program: normal numbers, and integers that the program accepts as indices and masks.
 
-        Nothing in the files says how many rows a table has that is looked up somewhere in an island, so the program is
-        asked: whole numbers are drawn below `WHOLE_NUMBERS`, and below less where it fails on them.
+        The files do not record the number of rows of tables inside float islands. So integers are drawn below the first
+        bound of `WHOLE_NUMBERS` on which the program runs.
         """
         tensors = self._drawn(seed, WHOLE_NUMBERS[0])
         if all(tensor.is_floating_point() for tensor in tensors):
@@ -416,7 +416,7 @@ class Artifact:
         return tensors
 
     def _drawn(self, seed: int, bound: int) -> list[Tensor]:
-        """Normal numbers, and whole numbers from 0 to below `bound`."""
+        """Normal numbers, and integers from 0 to below `bound`."""
         generator = torch.Generator().manual_seed(seed)
         tensors = []
         for name in self.program.program.inputs:
@@ -431,10 +431,10 @@ class Artifact:
 
 
 def _arrays(tensors: Sequence[Tensor]) -> list[npt.NDArray[np.generic]]:
-    """The same numbers for NumPy.
+    """Tensors as NumPy arrays.
 
     Raises:
-        InputError: NumPy has no such tensors.
+        InputError: NumPy cannot represent a tensor.
     """
     found = []
     for index, tensor in enumerate(tensors):
@@ -454,7 +454,7 @@ def load(folder: str | Path) -> Artifact:
 
 
 def _with_types(grids: Encodings, program: Program) -> Encodings:
-    """The encodings with what their file does not say: the axis of channels, and the sign of the stored type."""
+    """The encodings completed with data that their file lacks: channel axis and sign of the stored type."""
     tensors = []
     for item in grids.tensors:
         declared = program.tensors.get(item.name)
@@ -467,10 +467,10 @@ def _with_types(grids: Encodings, program: Program) -> Encodings:
 
 
 def _check_name(name: str) -> None:
-    """Refuse a file that no artifact has, such as one outside of its folder.
+    """Refuse a file name that no artifact has, such as one outside of the folder.
 
     Raises:
-        ArtifactError: `name` is such a file.
+        ArtifactError: `name` is such a name.
     """
     if name not in (*_REQUIRED, ENCODINGS, REPORT) and not _C_FILE.fullmatch(name):
         raise ArtifactError(f"{MANIFEST} names the file {name!r}", expected="files of an artifact")
@@ -499,7 +499,7 @@ def _tree(data: object, key: str, count: int) -> tree.Tree:
     """The nesting of `count` tensors.
 
     Raises:
-        ArtifactError: It is none, or its leaves are not the numbers from 0 to `count` - 1.
+        ArtifactError: `data` is not a nesting, or its leaves are not the numbers from 0 to `count` - 1.
     """
     try:
         found = tree.from_plain(data)
@@ -546,7 +546,7 @@ def _named_files(manifest: bytes) -> dict[str, str]:
     """The sha256 of each file by the manifest, and that of the manifest as `save` writes it.
 
     Raises:
-        ValueError: It is the manifest of something else, such as a web application.
+        ValueError: The manifest is not that of an artifact but, for example, of a web application.
     """
     try:
         data = json.loads(manifest)

@@ -1,4 +1,4 @@
-"""The integer program as a drawing: one box per instruction, rows from the inputs down, in SVG."""
+"""SVG drawing of the integer program: one box per instruction, in rows from the inputs down."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     import networkx as nx
 
 WIDTH, HEIGHT, GAP_X, GAP_Y, MARGIN = 190, 38, 24, 26, 16
-"""Of a box, between boxes, and around the drawing, pixels."""
+"""Size of a box, gaps between boxes, and margin of the drawing, pixels."""
 
 LEAST_BEND, LONGEST_BEND = 10, 70
-"""How far beside the boxes a line runs that passes some of them."""
+"""Distance from the boxes of a line that passes other boxes, pixels."""
 
 LARGEST = 1500
-"""Boxes beyond which nobody would find anything in the drawing."""
+"""Maximum number of boxes; larger programs are not drawn."""
 
 GOOD_DB, BAD_DB = 40.0, 10.0
 """Signal-to-noise ratios at the green and at the red end of the colours."""
@@ -28,8 +28,8 @@ def draw(program: Program, sqnr: Mapping[str, float]) -> str:
     """The drawing of `program`.
 
     Args:
-        program: What to draw; constants are left out.
-        sqnr: Signal-to-noise ratio of tensors, dB, which colours their boxes.
+        program: Program to draw, without its constants.
+        sqnr: Signal-to-noise ratio of tensors, dB; it determines the colour of a box.
 
     Returns:
         An `svg` element; a sentence for a program that is too large.
@@ -56,7 +56,7 @@ def draw(program: Program, sqnr: Mapping[str, float]) -> str:
 
 
 def _places(program: Program) -> dict[str, tuple[int, int]]:
-    """Upper left corner of each box: a row per step from the inputs, in a row the order of what is read."""
+    """Upper left corner of each box: one row per distance from the inputs, sorted by the position of the operands."""
     import networkx as nx  # its import takes longer than most compiles
 
     graph: nx.DiGraph[str] = nx.DiGraph()
@@ -84,7 +84,7 @@ def _rows(graph: nx.DiGraph[str]) -> list[list[str]]:
 
 
 def _wish(graph: nx.DiGraph[str], name: str, columns: Mapping[str, float]) -> float:
-    """Under the middle of what it reads."""
+    """Preferred column of a box: the mean column of its operands."""
     sources = [columns[source] for source in graph.predecessors(name)]
     return sum(sources) / len(sources) if sources else 0.0
 
@@ -103,13 +103,13 @@ def _box(name: str, op: str, type: str, place: tuple[int, int], ratio: float | N
 
 
 def _colour(ratio: float) -> str:
-    """From red at `BAD_DB` to green at `GOOD_DB`."""
+    """Colour of a ratio, from red at `BAD_DB` to green at `GOOD_DB`."""
     share = min(max((ratio - BAD_DB) / (GOOD_DB - BAD_DB), 0.0), 1.0)
     return f"hsl({int(130 * share)} 60% var(--light))"
 
 
 def _edge(start: tuple[int, int], end: tuple[int, int]) -> str:
-    """From the foot of one box to the head of another; long ones bend aside, around what stands between."""
+    """A line from the bottom of one box to the top of another; long lines bend around the boxes between."""
     x1, y1, x2, y2 = start[0] + WIDTH // 2, start[1] + HEIGHT, end[0] + WIDTH // 2, end[1]
     span = (y2 - y1) // (HEIGHT + GAP_Y)
     reach = max((y2 - y1) // 2, 12)

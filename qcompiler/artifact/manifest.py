@@ -1,7 +1,6 @@
-"""What the JSON files of an artifact may hold, key by key: `manifest.json` and `provenance.json`.
+"""Schemas of the JSON files of an artifact: `manifest.json` and `provenance.json`.
 
-Everything is checked when it is read, so that what uses it later meets no other type, no missing key and no number that
-is not finite.
+All values are checked on reading, so that later code meets no wrong type, missing key or non-finite number.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ class _Closed(BaseModel):
 
 
 class FoundForm(_Closed):
-    """How one form compared: the fields of `verification.forms.Form`."""
+    """Comparison of one form: the fields of `verification.forms.Form`."""
 
     name: str
     status: Literal["equal", "within bound", "differs", "not run"]
@@ -39,7 +38,7 @@ class FoundForm(_Closed):
 
 
 class Verification(_Closed):
-    """What `verification.forms.Report.to_dict` gives."""
+    """A verification report: the result of `verification.forms.Report.to_dict`."""
 
     passed: bool
     reference: str
@@ -49,7 +48,7 @@ class Verification(_Closed):
 
 
 class Island(_Closed):
-    """A part that runs in float: see `Artifact.islands`."""
+    """A float island; see `Artifact.islands`."""
 
     name: str
     why: str
@@ -77,7 +76,7 @@ class Manifest(_Closed):
 
 
 class Happening(_Closed):
-    """One thing that a pass did or declined: the fields of `ir.rewrite.Event`."""
+    """One rewrite or refusal of a pass: the fields of `ir.rewrite.Event`."""
 
     kind: str
     node: str
@@ -87,7 +86,7 @@ class Happening(_Closed):
 
 
 class RunOfPass(_Closed):
-    """What one pass did: the fields of `ir.rewrite.Record`."""
+    """The record of one pass: the fields of `ir.rewrite.Record`."""
 
     pass_name: str
     events: tuple[Happening, ...]
@@ -105,18 +104,18 @@ _Checked = TypeVar("_Checked", Manifest, Provenance)
 
 
 def read_checked(kind: type[_Checked], data: bytes, name: str) -> tuple[_Checked, Any]:
-    """A file, checked.
+    """Parse and check a JSON file.
 
     Args:
-        kind: What it is.
-        data: Its bytes.
-        name: Of the file, for messages.
+        kind: Schema of the file.
+        data: Content of the file.
+        name: Name of the file, for messages.
 
     Returns:
-        The checked values, and the same as plain data, which is written back as it is.
+        The checked values, and the unchanged plain data.
 
     Raises:
-        ArtifactError: It is no JSON, or a value is missing, unknown, of another type or out of range.
+        ArtifactError: The content is not JSON, or a value is missing, unknown, of another type or out of range.
     """
     plain = parse_json(data, name)
     if kind is Manifest and (not isinstance(plain, dict) or plain.get("schema") != SCHEMA):

@@ -1,4 +1,4 @@
-"""The artifact as one page for the browser: no script, nothing loaded from elsewhere."""
+"""The HTML report of an artifact: one page without scripts or external resources."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ class Page:
     memory: Mapping[str, int]
     estimate: Estimate
     sizes: Mapping[str, int]
-    """Bytes of what is shipped, by name."""
+    """Sizes of the shipped files in bytes, by name."""
 
 
 def report_html(page: Page) -> str:
-    """Forms compared, the program as a drawing, tensors with ranges and noise, islands, passes, sizes."""
+    """HTML text: comparison of forms, drawing of the program, tensors with ranges and noise, islands, passes, sizes."""
     sections = [
         f"<h1>Compiled for {escape(page.target.name)}</h1>",
         f"<p>{escape(page.target.descriptor.target.description)}</p>",
@@ -186,7 +186,7 @@ def _sizes(page: Page) -> str:
 
 
 def _estimate(found: Estimate) -> str:
-    """A roofline from the figures of the descriptor, which is no measurement."""
+    """The roofline estimate from the descriptor's figures, not a measurement."""
     text = "For one image, from the figures of the target's descriptor. Nothing was measured; a real core takes longer."
     parts = [f"<p>{escape(line)}</p>" for line in (text, *str(found).splitlines())]
     rows = []
@@ -213,7 +213,7 @@ def _decibels(ratio: float) -> str:
 
 
 class _Number(str):
-    """A cell that is set right."""
+    """A right-aligned cell."""
 
     __slots__ = ()
 
@@ -223,7 +223,7 @@ def _number(text: str) -> str:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Cells hold markup; columns of numbers are set right."""
+    """An HTML table; cells contain markup, and columns of numbers are right-aligned."""
     table = list(rows)
     kinds = [
         ' class="number"' if table and all(isinstance(row[column], int | _Number) for row in table) else ""

@@ -1,1 +1,1 @@
-"""How ranges are found: observers, estimators, data-free statistics and the calibration run."""
+"""Range setting: observers, estimators, data-free statistics and the calibration run."""

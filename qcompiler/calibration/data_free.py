@@ -50,7 +50,7 @@ from qcompiler.ops.unary import SCALED, UNARY, unary_of
 __all__ = ["DEFAULT_INPUT_RANGE", "RULES", "Stop", "describe"]
 
 DEFAULT_INPUT_RANGE = (-3.0, 3.0)
-"""Assumed for float inputs without data: three standard deviations of inputs normalized to mean 0 and deviation 1."""
+"""Assumed range of float inputs without data: three deviations of inputs with mean 0 and deviation 1."""
 
 INPUTS, BATCH_NORMS, LAYER_NORMS = "the assumed range of the inputs", "batch-norm statistics", "layer-norm parameters"
 

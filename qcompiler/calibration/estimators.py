@@ -1,7 +1,7 @@
-"""From what is known of the data to a range: what a quantizer should cover. All return (low, high), float32 [C] each.
+"""Estimators: from summaries of data to the range of a quantizer. All return (low, high), float32 [C] each.
 
-A new criterion of single values is a new cost for `search`: it sees the data as weighted points, and what each
-candidate range makes of them. One of whole rows, such as logits, is a new comparison of candidates for `narrow`.
+A new criterion on single values is a new cost for `search`, computed from weighted points and their reconstruction by
+each candidate range. A new criterion on whole rows, such as logits, is a new comparison of candidates for `narrow`.
 """
 
 from __future__ import annotations
@@ -44,27 +44,27 @@ Cheapest = Callable[[Tensor, Tensor], Tensor]
 """(channels [C], fractions [C, K, 2] of their observed ends) -> the cheapest pair of each channel, [C, 2], float64."""
 
 _OCTAVES = 8
-"""Thresholds are tried down to 2^-8 of the observed ones: an outlier may be 256 times the range worth covering."""
+"""Octaves of thresholds, down to 2^-8 of the observed ones: an outlier may be 256 times the range worth covering."""
 _COARSE = 4
-"""First thresholds per octave, 19 % apart."""
+"""Thresholds per octave in the first round, 19 % apart."""
 _FINER = (16, 64)
-"""Thresholds per octave of those around the best, in turns; in the end 1.1 % apart: as close as the hundred linear
-steps usual in the literature at the wide end, and just as close relative to the threshold at the narrow end, where a
-linear grid is coarse."""
+"""Thresholds per octave around the best one in later rounds, in the end 1.1 % apart: as fine as the usual hundred
+linear steps at the wide end, and equally fine relative to the threshold at the narrow end, where a linear grid is
+coarse."""
 _ELEMENTS = 1 << 19
-"""Of what is compared at a time: bounds the memory of a search whatever the number of channels. Of 2^15 to 2^22 the
-fastest: what is made of them stays in a processor's cache."""
+"""Number of elements compared at a time: bounds the memory of a search for any number of channels. The fastest of 2^15
+to 2^22: the temporaries stay in a processor's cache."""
 _AROUND = 4
-"""Bins to each side that tell how dense the data is there."""
+"""Number of bins to each side from which the local density is estimated."""
 _OUTSTANDING = 16.0
-"""Times the density that no smooth one rises within so few bins, and some sixteen times what chance adds to 1."""
+"""Factor over the local density: no smooth density rises so much in so few bins; 16 times what chance adds to 1."""
 _LOGITS = 1 << 29
-"""Quantized for one comparison of all candidates, which takes some three seconds: 500 rows of 1,000 classes at the
-least, all 4,096 that an observer keeps by default where there are up to 120 classes."""
+"""Number of logits quantized for one comparison of all candidates, about three seconds: 500 rows of 1,000 classes at
+least; all 4,096 rows that an observer keeps by default for up to 120 classes."""
 _NOTHING = 1e-12
-"""A divergence below is what running sums round to: the widest of such ranges wins, as of all that are equal."""
+"""Divergences below are rounding errors of running sums: the widest such range wins, as among equal ones."""
 _CACHED = 1 << 16
-"""Logits compared at a time: what is made of them stays in a processor's cache."""
+"""Number of logits compared at a time, so that the temporaries stay in a processor's cache."""
 
 
 def min_max(histogram: Histogram) -> tuple[Tensor, Tensor]:
@@ -73,16 +73,16 @@ def min_max(histogram: Histogram) -> tuple[Tensor, Tensor]:
 
 
 def percentile(histogram: Histogram, percent: float) -> tuple[Tensor, Tensor]:
-    """The range left when the largest and the smallest (100 - percent) % are given up, each.
+    """The range without the largest and the smallest (100 - percent) % of the values.
 
     With the n values sorted and r = ceil((n - 1) * percent / 100), the exact ends are the values of ranks n - 1 - r
-    and r. What is returned are the outer edges of their bins, cut to the observed minimum and maximum: at most one bin
+    and r. The result is the outer edges of their bins, cut to the observed minimum and maximum: at most one bin
     width outside the exact ends and never inside. Bins do not straddle zero: the range of data of one sign keeps that
     sign.
 
     Args:
-        histogram: The data.
-        percent: In (50, 100]; 100 is `min_max`.
+        histogram: Histogram of the data.
+        percent: Percentage in (50, 100]; 100 is `min_max`.
 
     Returns:
         low and high, float32 [C].
@@ -99,7 +99,7 @@ def percentile(histogram: Histogram, percent: float) -> tuple[Tensor, Tensor]:
     lower = torch.searchsorted(cumulative, last - rank, right=True)
     low = histogram.edges.gather(1, lower).squeeze(1)
     high = histogram.edges.gather(1, upper + 1).squeeze(1)
-    if percent == 100.0:  # the extremes may not be among the values that were counted
+    if percent == 100.0:  # the extremes may be missing among the counted values
         return histogram.low.clone(), histogram.high.clone()
     return (
         torch.maximum(low, histogram.low.to(torch.float64)).to(torch.float32),
@@ -108,14 +108,13 @@ def percentile(histogram: Histogram, percent: float) -> tuple[Tensor, Tensor]:
 
 
 def sparse_percentile(histogram: Histogram, percent: float) -> tuple[Tensor, Tensor]:
-    """`percentile`, of the values that are not zero where both of its ends fall among exact zeros.
+    """`percentile`; of the non-zero values only, if both ends fall among exact zeros.
 
-    No range is needed for zeros. Where there are more of them than are kept, a range of zeros alone would give up all
-    that there is.
+    Zeros need no range. If zeros outnumber the kept share of values, a range of zeros would clip all other values.
 
     Args:
-        histogram: The data.
-        percent: In (50, 100].
+        histogram: Histogram of the data.
+        percent: Percentage in (50, 100].
 
     Returns:
         low and high, float32 [C].
@@ -136,7 +135,7 @@ def sparse_percentile(histogram: Histogram, percent: float) -> tuple[Tensor, Ten
 
 
 def check_percent(percent: float) -> None:
-    """Refuse what `percentile` cannot use.
+    """Refuse a percentage out of range.
 
     Raises:
         InputError: `percent` is outside (50, 100].
@@ -155,8 +154,8 @@ def mse(histogram: Histogram, spec: QuantSpec) -> tuple[Tensor, Tensor]:
     observed range among them.
 
     Args:
-        histogram: The data.
-        spec: The grid; its bits decide how much clipping pays.
+        histogram: Histogram of the data.
+        spec: The grid; its bits determine the benefit of clipping.
 
     Returns:
         low and high, float32 [C]; up to twice as wide as the observed range.
@@ -171,14 +170,14 @@ def mse(histogram: Histogram, spec: QuantSpec) -> tuple[Tensor, Tensor]:
 
 
 def sqnr(histogram: Histogram, spec: QuantSpec, clipping: float = 3.0) -> tuple[Tensor, Tensor]:
-    """The range with the best signal-to-noise ratio, where clipping counts more than rounding.
+    """The range with the best signal-to-noise ratio, with clipping weighted more than rounding.
 
         cost = sum over values within the range of (x - x^)^2  +  clipping * sum over those beyond it of (x - x^)^2
 
     Args:
-        histogram: The data.
+        histogram: Histogram of the data.
         spec: The grid.
-        clipping: Weight of what is clipped; 1 is `mse`.
+        clipping: Weight of clipping errors; 1 is `mse`.
 
     Returns:
         low and high, float32 [C]; up to twice as wide as the observed range.
@@ -204,13 +203,13 @@ def sqnr(histogram: Histogram, spec: QuantSpec, clipping: float = 3.0) -> tuple[
 
 
 def entropy(histogram: Histogram, spec: QuantSpec) -> tuple[Tensor, Tensor]:
-    """The range whose quantized distribution is nearest to that of the data.
+    """The range with the quantized distribution closest to that of the data.
 
         KL(P || Q) = sum P log(P / Q)
 
     P: the weights of the points within the range, those beyond it added to the outermost one on their side. Q: the mass
     of the points within the range that share a code, spread evenly over them. A range holds as many points as the
-    grid has codes, or half of all: of fewer, each with a code of its own, nothing is ever lost.
+    grid has codes, or half of all: fewer points, each with its own code, never lose anything.
 
     Both are distributions of the values that are not zero: every grid has a code for zero, whose mass is never spread
     over others. Values that occur far more often than those around them (a cap, saturated values, integers) are no
@@ -218,7 +217,7 @@ def entropy(histogram: Histogram, spec: QuantSpec) -> tuple[Tensor, Tensor]:
     over those.
 
     Args:
-        histogram: The data.
+        histogram: Histogram of the data.
         spec: The grid.
 
     Returns:
@@ -238,15 +237,15 @@ def entropy(histogram: Histogram, spec: QuantSpec) -> tuple[Tensor, Tensor]:
 
 
 def cross_entropy(rows: Tensor, weights: Tensor, low: Tensor, high: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
-    """The range of logits whose quantized probabilities are nearest to the real ones.
+    """The range of logits with quantized probabilities closest to the real ones.
 
         sum over rows v of weight * H(softmax(v), softmax(v^)),    H(p, q) = -sum p log q
 
-    What counts is which class wins and by how much: small logits, far below the largest, may be clipped for nothing.
+    Only the winning class and its margin matter: small logits, far below the largest, may be clipped at no cost.
 
     Args:
-        rows: The logits, float32 [R, classes], in an order without meaning: where there are more than a search of
-            seconds can compare, the first are.
+        rows: The logits, float32 [R, classes], in random order: only the first are compared if all would take more than
+            seconds.
         weights: How often each row occurs, [R].
         low: Smallest value observed, float32 [1]; not above any of `rows`.
         high: Largest value observed.
@@ -265,7 +264,7 @@ def cross_entropy(rows: Tensor, weights: Tensor, low: Tensor, high: Tensor, spec
     probabilities = logits.softmax(1) * counts.unsqueeze(1)
 
     def cheapest(_channels: Tensor, fractions: Tensor) -> Tensor:
-        # 1,089 candidates for two ends that shrink apart, 33 for one: the more, the fewer rows for each.
+        # 1,089 candidates for two ends that shrink apart, 33 for one: more candidates leave fewer rows for each.
         first = max(1, _LOGITS // (fractions.shape[1] * logits.shape[1]))
         some, expected, often = logits[:first], probabilities[:first].flatten(), counts[:first]
         costs = []
@@ -273,7 +272,7 @@ def cross_entropy(rows: Tensor, weights: Tensor, low: Tensor, high: Tensor, spec
             step, zero = _grids(low, high, part, spec)
             codes = round_float(some / step, spec.rounding)
             found = codes.clamp_(spec.qmin - zero, spec.qmax - zero).mul_(step)
-            # H(p, q) = log sum exp(v^) - sum p v^, each row as often as it occurs.
+            # H(p, q) = log sum exp(v^) - sum p v^, each row weighted by its number of occurrences.
             agreement = found.flatten(1) @ expected
             costs.append(found.logsumexp(2) @ often - agreement)
         return fractions[:, int(torch.cat(costs).argmin())]
@@ -285,9 +284,9 @@ def search(histogram: Histogram, spec: QuantSpec, cost: Cost) -> tuple[Tensor, T
     """Try clipping thresholds for all channels at once and keep the cheapest; see `narrow`.
 
     Args:
-        histogram: The data.
-        spec: The grid that reconstructs it.
-        cost: What to minimise.
+        histogram: Histogram of the data.
+        spec: The grid that reconstructs the data.
+        cost: Cost to minimise.
 
     Returns:
         low and high, float32 [C], within the observed range.
@@ -309,8 +308,8 @@ def narrow(low: Tensor, high: Tensor, *, symmetric: bool, cheapest: Cheapest) ->
     Args:
         low: Smallest values, float32 [C].
         high: Largest values.
-        symmetric: Whether the grid is.
-        cheapest: Compares candidates.
+        symmetric: Whether the grid is symmetric.
+        cheapest: Comparison of candidates.
 
     Returns:
         low and high, float32 [C], within the observed range.
@@ -324,7 +323,7 @@ def narrow(low: Tensor, high: Tensor, *, symmetric: bool, cheapest: Cheapest) ->
             continue
         best, before = cheapest(channels, paired(coarse).expand(len(channels), -1, -1)), _COARSE
         for after in _FINER:
-            # One of the steps before to each side; never beyond the observed ends.
+            # One step of the previous round to each side; never beyond the observed ends.
             near = _fractions(range(-after // before, after // before + 1), after)
             best, before = cheapest(channels, (paired(near) * best.unsqueeze(1)).clamp(max=1.0)), after
         low[channels], high[channels] = _scaled(low[channels], best[:, 0]), _scaled(high[channels], best[:, 1])
@@ -336,7 +335,7 @@ class _Points:
 
     def __init__(self, histogram: Histogram, spec: QuantSpec, cost: Cost) -> None:
         points, weights = histogram.cells()
-        # In the order of their values, so that those of one code stand side by side; what has no weight comes last.
+        # In the order of their values, so that points of one code are adjacent; points without weight come last.
         points, order = torch.where(weights > 0, points, float("inf")).sort(1)
         self.weights = weights.gather(1, order)
         self.points = torch.where(self.weights > 0, points, 0.0)
@@ -344,7 +343,7 @@ class _Points:
         self.spec, self.cost = spec, cost
 
     def cheapest(self, channels: Tensor, fractions: Tensor) -> Tensor:
-        """Of `fractions` [C, K, 2] of the observed ends, the cheapest pair per channel: [C, 2]."""
+        """The cheapest pair per channel, [C, 2], among `fractions` [C, K, 2] of the observed ends."""
         candidates, points = fractions.shape[1], self.points.shape[1]
         size = max(1, _ELEMENTS // (candidates * points))
         parts = zip(channels.split(size), fractions.split(size), strict=True)
@@ -386,14 +385,14 @@ class _Distribution(_Points):
 
 
 def _repeated(points: Tensor, weights: Tensor, histogram: Histogram) -> Tensor:
-    """Which points [C, P] stand for one value that occurs again and again, rather than for a piece of a density.
+    """Mask [C, P] of the points that represent one frequent value rather than a piece of a density.
 
-    All of data that consists of multiples of the bin width; the extremes where they occur more often than the bins at
-    their side; and whatever stands out `_OUTSTANDING` times above the mean of `_AROUND` bins to each side.
+    All points of data that consists of multiples of the bin width; extremes that occur more often than the bins next to
+    them; and points that exceed the mean of `_AROUND` bins to each side by `_OUTSTANDING` times.
     """
     column = (torch.floor(points / histogram.width.unsqueeze(1)) - histogram.first.unsqueeze(1)).to(torch.int64)
     column = column.clamp(0, histogram.bins - 1)
-    # Counts without the extremes: what an extreme is compared with is what lies next to it.
+    # Counts without the extremes: an extreme is compared with the values next to it.
     _, counts = histogram.points()
     window = functional.pad(counts.to(torch.float64).cumsum(1), (_AROUND + 1, _AROUND), mode="replicate")
     window[:, : _AROUND + 1] = 0.0
@@ -426,12 +425,12 @@ def _fractions(steps: range, per_octave: int) -> Tensor:
 
 
 def _scaled(end: Tensor, fraction: Tensor) -> Tensor:
-    """The candidate as it will be returned: a product in float64, rounded to float32 once; exactly `end` at 1."""
+    """The candidate as returned: a product in float64, rounded to float32 once; exactly `end` at 1."""
     return (end.to(torch.float64) * fraction).to(torch.float32)
 
 
 def _errors(found: Tensor, points: Tensor) -> Tensor:
-    """Squares of the differences, in the place of `found`."""
+    """Squares of the differences, in the memory of `found`."""
     return found.sub_(points).square_()
 
 
@@ -458,13 +457,13 @@ def _divergence(
         (sum of w' log w' over points  -  sum of m' log(m / n) over codes and kinds) / sum of m'
             +  log(sum of m / sum of m')
 
-    Codes stand side by side, so that their sums are differences of running ones, which no candidate changes.
+    Points of one code are adjacent, so that sums per code are differences of running ones, which no candidate changes.
     """
     channels, candidates, size = found.shape
     rows = channels * candidates
     at = torch.arange(rows) // candidates
     weight = weights.squeeze(1)
-    # Clipped are the points in front of the first and behind the last one inside.
+    # Points before the first and after the last inside point are clipped.
     inside = ~clipped & (weights > 0)
     count, start = inside.sum(2).reshape(-1), inside.to(torch.int8).argmax(2).reshape(-1)
     behind = start + count
@@ -488,7 +487,7 @@ def _divergence(
         spread = mass / (number[at[row], last + 1] - number[at[row], before]).clamp(min=1.0)
         coded.index_add_(0, row, torch.special.xlogy(mass, spread))
         spreads.append(spread)
-    # What is clipped joins the outermost points inside.
+    # Clipped weights are added to the outermost inside points.
     alive = (count > 0).nonzero().squeeze(1)
     one = count[alive] == 1
     for index, outside, run in (

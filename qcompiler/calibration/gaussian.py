@@ -325,7 +325,7 @@ def _one_side(start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
     """First and second moment of min(max(z, start), end) - start; end may be inf."""
     first, second = _excess(start)
     cut_first, cut_second = _excess(end)
-    # inf * 0 is not a number; what lies beyond an infinite end has no mass.
+    # inf * 0 is not a number; no mass lies beyond an infinite end.
     lost = torch.where(torch.isinf(end), 0.0, (end - start) * cut_first)
     return first - cut_first, (second - cut_second - 2.0 * lost).clamp(min=0.0)
 

@@ -1,4 +1,4 @@
-"""A streaming histogram whose content depends on the data only, not on the order or the grouping in which it came."""
+"""A streaming histogram with a content independent of the order and grouping of the data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from qcompiler.errors import InputError
 __all__ = ["DEFAULT_BINS", "Histogram", "check_bins"]
 
 DEFAULT_BINS = 2048
-"""16 KiB of counts per channel; an 8-bit grid over the whole range then has at least four bins per step."""
+"""Default number of bins: 16 KiB of counts per channel, and at least four bins per step of an 8-bit grid."""
 
 _SMALLEST_EXPONENT = -149
 """2^-149 is the smallest positive float32: no finer bin separates anything."""
@@ -25,7 +25,7 @@ _CHUNK = 1 << 17
 """Elements binned at a time, whatever the batch size: the temporary copies stay in a processor's cache."""
 
 _FEW = 64
-"""Values of a chunk that are looked at before all of them."""
+"""Number of values of a chunk that are tested before all of them."""
 
 _FINEST_IN_FLOAT32 = -126
 """Scaling by 2^126 at most, and never down, is exact in float32: nothing overflows or falls below the subnormals."""
@@ -43,8 +43,8 @@ class Histogram:
         k(a, b) = the smallest k >= k0 with i(b, k) - i(a, k) + 1 <= bins,
         k0 = max(-149, e - 24), where 2^(e-1) <= max(|a|, |b|) < 2^e.
 
-    Values that occur again and again are kept exactly, not only to within a bin: zeros, which rectified data is full of
-    and which every grid represents without error; the extremes, which clipped data is full of; and data whose values
+    Frequent values are kept exactly, not only to within a bin: zeros, frequent in rectified data
+    and exact on every grid; the extremes, frequent in clipped data; and data whose values
     are all multiples of the bin width, such as integers.
 
     **Merging is exact.** Let H(D) be the histogram of a multiset D: minimum, maximum, the numbers of their occurrences
@@ -86,7 +86,7 @@ class Histogram:
         Args:
             values: float32 [C, N] on any device, finite, at least one value per channel.
             bins: Number of bins per channel, at least 2: one on each side of zero.
-            extremes: Smallest and largest value of each channel, float32 [C], where `values` is a part of the data.
+            extremes: Smallest and largest value of each channel, float32 [C], if `values` is only part of the data.
 
         Returns:
             A histogram on the CPU.
@@ -115,10 +115,11 @@ class Histogram:
         ends = torch.zeros(channels, 2, dtype=torch.int64, device=values.device)
         counted = [(0, low, low != 0.0), (1, high, high != 0.0)]
         aligned = torch.ones(channels, dtype=torch.bool, device=values.device)
-        # Where there are many channels, as many columns as bins: adding up the counts must not take the time.
+        # With many channels, at least as many columns as bins, so that adding up the counts does not dominate.
         for part in values.split(min(_CHUNK, max(_CHUNK // channels, bins)), dim=1):
             scaled = part.to(exact) * per_width
-            for some in (scaled[:, :_FEW], scaled):  # of most activations the first few tell that they are not
+            # For most activations the first few values suffice to rule alignment out.
+            for some in (scaled[:, :_FEW], scaled):
                 if bool(aligned.any()):
                     aligned &= (some == some.floor()).all(1)
             index = scaled.floor_().sub_(start).to(torch.int32)
@@ -128,7 +129,7 @@ class Histogram:
             nonzero += part.sign().abs_().sum(1).to(torch.int64)
             for place, end, counts_here in counted:
                 if bool(counts_here.any()):
-                    # As floats, which is several times as fast as booleans.
+                    # Floats are several times as fast as booleans here.
                     equal = torch.eq(part, end.to(part.device).unsqueeze(1), out=torch.empty_like(part))
                     ends[:, place] += equal.sum(1).to(torch.int64) * counts_here.to(part.device)
         counts, zeros = counts.reshape(channels, bins).cpu(), values.shape[1] - nonzero.cpu()
@@ -182,7 +183,7 @@ class Histogram:
         return _add_zeros(self.counts, self.zeros, self.first)
 
     def merge(self, other: Histogram) -> Histogram:
-        """The histogram of the data of both, exactly.
+        """The exact histogram of the combined data.
 
         Raises:
             InputError: The histograms differ in channels or bins.
@@ -200,11 +201,11 @@ class Histogram:
         return Histogram(counts, self.zeros + other.zeros, low, high, kept[0] + kept[1], aligned)
 
     def cells(self) -> tuple[Tensor, Tensor]:
-        """What each channel holds, as few weighted points: its bins that are not empty, its extremes, and 0.
+        """The content of each channel as weighted points: its non-empty bins, its extremes, and 0.
 
         The point of a bin is its lower edge where all values are multiples of the bin width, else its centre, moved to
-        the end of [low, high] if it is outside: no value is more than half a bin width from the point that stands for
-        it, and zeros, extremes and multiples are exact.
+        the end of [low, high] if it is outside: no value is more than half a bin width from its point, and zeros,
+        extremes and multiples are exact.
 
         Returns:
             Points and their weights, float64 [C, P] each, with P the most that a channel has: at most bins + 3. Where a
@@ -221,7 +222,7 @@ class Histogram:
         return torch.where(weights > 0, points.gather(1, order), 0.0), weights
 
     def points(self) -> tuple[Tensor, Tensor]:
-        """The point of each bin, as `cells` has it, float64 [C, bins], and the count without the extremes."""
+        """The point of each bin, float64 [C, bins], and the count without the extremes."""
         low, high = (end.to(torch.float64).unsqueeze(1) for end in (self.low, self.high))
         edges, width = self.edges[:, :-1], self.width.unsqueeze(1)
         centres = torch.minimum(torch.maximum(edges + 0.5 * width, low), high)

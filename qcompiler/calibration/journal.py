@@ -1,8 +1,8 @@
-"""What long steps have finished, on disk, so that a compile that was ended at any point goes on from there.
+"""Finished pieces of long steps, on disk, so that an interrupted compile can resume.
 
-Each piece of work is a file, named by a digest of all that it depends on and written under another name first: one that
-is there is whole. Whether a piece fits is a matter of its name alone, so that nothing of another model, other data or
-other options is ever taken.
+Each piece of work is a file, named by a digest of all its inputs and written under another name first, so that an
+existing file is complete. Only the name decides whether a piece fits; pieces of another model, other data or other
+options are never used.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ class Journal:
     """Finished pieces of work.
 
     Args:
-        folder: Where they are, made when the first one is written; None: nowhere, all work is done each time.
-        processes: Of them only the first one reads and writes; the others are told.
+        folder: Folder of the pieces, created for the first piece; None to repeat all work each time.
+        processes: Processes of the compile; only the first one reads and writes, and sends the tensors to the others.
     """
 
     def __init__(self, folder: Path | None = None, processes: Processes | None = None) -> None:
         self.folder, self.processes = folder, processes or Processes()
         self.found = 0
-        """Pieces that did not have to be done again."""
+        """Number of pieces read instead of computed."""
 
     def key(self, module: Module, *parts: str) -> str:
-        """What all pieces of a step depend on: the module as it is now, and texts for all else."""
+        """The key of a step: the current module, and texts for all other inputs of its pieces."""
         if self.folder is None:
             return ""
         return _digest(metadata.version("qcompiler"), module_hash(module), *parts)
 
     def piece(self, key: str, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """A piece of the step `key`: read if it is there, else made and written.
+        """A piece of the step `key`: read if present, else computed and written.
 
         Args:
-            key: From `key`.
-            name: Which piece of the step.
-            make: Gives tensors by name; called in all processes or in none.
+            key: Key from `key`.
+            name: Name of the piece within the step.
+            make: Function that returns tensors by name; called in all processes or in none.
 
         Returns:
-            The tensors in one form, whether they were made or read: see `storage.tensors`.
+            The tensors in one form, whether computed or read: see `storage.tensors`.
 
         Raises:
             ArtifactError: The piece cannot be written.

@@ -4,12 +4,12 @@ With levels k s for k = a .. b and a histogram of weighted points x, all that ro
 
     sum w (x - b s)^2  -  2 s sum over l = a .. b - 1 of G((l + 1/2) s)        G(t) = sum over x <= t of w (t - x)
 
-because moving a value from one level to the one below changes its square by -2 s (t - x), t being the middle of both. G
-follows from running sums, so that a candidate takes as many look-ups as it has levels, however many points there are.
+because moving a value from one level to the next lower changes its square by -2 s (t - x), t being the middle of both.
+G follows from running sums, so that a candidate takes one look-up per level, for any number of points.
 
 The error has many valleys where data is discrete or clustered: a step that hits the clusters is better than steps a few
-percent beside it, and it may reach beyond all values (data of 0 to 4 on fifteen levels: steps of 1/3, up to 5). So
-candidates first cover the plane, then the best of several valleys are refined.
+percent off, and its grid may reach beyond all values (data of 0 to 4 on fifteen levels: steps of 1/3, up to 5).
+Candidates therefore first cover the plane, then the best of several valleys are refined.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from qcompiler.quant.spec import QuantSpec, ScaleKind
 __all__ = ["least_squares"]
 
 _LEVELS = 1024
-"""Most levels of a grid: beyond, bins are wider than steps, and points are fewer than levels."""
+"""Most levels of a grid; beyond, bins are wider than steps, and there are fewer points than levels."""
 _WIDER, _NARROWER = 1, 8
 """Octaves around the observed range: an integer multiple of any step fits between it and twice it; an outlier may be
 256 times the range worth covering."""
 _VALLEYS = 4
-"""Best of the first candidates, each better than its neighbours, that are refined."""
+"""Number of refined candidates: the best local minima of the first round."""
 _FINEST, _FINE = 512, 128
 """Final steps per octave, 0.14 % apart; of more than `_FEW` levels, 0.5 %."""
 _FEW = 64
 _ZEROS = 33
-"""Zero points tried first: all of a grid of five bits."""
+"""Number of zero points in the first round: all of a 5-bit grid."""
 _MOMENTS = 3
 _QUERIES = 1 << 16
-"""Look-ups at a time: bounds the memory, and what is made of them stays in a processor's cache."""
+"""Number of look-ups at a time: bounds the memory and keeps the temporaries in a processor's cache."""
 _NOTHING = 1e-12
 """Squared error, over that of the levels themselves, below which sums only round: the first of such candidates wins."""
 
@@ -51,9 +51,9 @@ def least_squares(histogram: Histogram, spec: QuantSpec, clipping: float = 1.0) 
         sum over values within the range of (x - x^)^2  +  clipping * sum over those beyond it of (x - x^)^2
 
     Args:
-        histogram: The data.
+        histogram: Histogram of the data.
         spec: The grid.
-        clipping: Weight of what is clipped.
+        clipping: Weight of clipping errors.
 
     Returns:
         low and high, float32 [C]: between 2^-8 and 2 times the observed range, which wins on ties. None for grids of
@@ -94,18 +94,18 @@ class _Grids:
 
 @dataclass(frozen=True)
 class _Errors:
-    """What candidates cost for some channels, in units of the squared bin width.
+    """Costs of candidates for some channels, in units of the squared bin width.
 
     Args:
         width: Bin width, [C, 1].
-        first: Place of the first point, in bin widths, [C, 1]; those of the other bins follow at a distance of 1 each.
+        first: Position of the first point, in bin widths, [C, 1]; other bins follow at a distance of 1 each.
         running: Sums over the lowest value and the first 0, 1, 2, .. bins: of the weights, of weights times points, and
             of weights times squares, [C, bins + 1] each.
         total: The sums over all, the highest value among them, [C, 1] each.
-        low: The lowest value, in bin widths, [C, 1].
-        high: The highest one.
+        low: Lowest value, in bin widths, [C, 1].
+        high: Highest value, in bin widths, [C, 1].
         spec: The grid.
-        clipping: Weight of what is clipped.
+        clipping: Weight of clipping errors.
     """
 
     width: Tensor
@@ -163,7 +163,7 @@ class _Errors:
         return cost.where(cost > _NOTHING * (square + highest.square() * weight), 0.0)
 
     def _hinges(self, rows: slice, at: Tensor) -> Tensor:
-        """G of the module text at some places [C, Q].
+        """G of the module docstring at some positions [C, Q].
 
         Where it is wrong about which of the outermost points are below, it is too small: G is convex, so that it is
         nowhere below 0 nor below its last straight line, and equal to these beyond the outermost points.
@@ -173,7 +173,7 @@ class _Errors:
         return torch.maximum(weight.mul_(at).sub_(moment), line)
 
     def _clipped(self, rows: slice, step: Tensor, bottom: Tensor, top: Tensor) -> Tensor:
-        """Squared error of what rounds to a level beyond the grid."""
+        """Squared error of values that round to a level beyond the grid."""
         lower, upper = (bottom - 0.5) * step, (top + 0.5) * step
         under = [part * (lower >= self.low[rows]) for part in self._below(rows, lower, _MOMENTS)]
         over = [
@@ -198,9 +198,9 @@ def _best(errors: _Errors, start: _Grids, *, free: bool) -> _Grids:
     """The cheapest grid of each channel, [C].
 
     Args:
-        errors: What grids cost.
-        start: That of the observed range, [C], which is a candidate.
-        free: Whether zero points are, or stay as they are.
+        errors: Costs of grids.
+        start: Grid of the observed range, [C], as a candidate.
+        free: Whether zero points are searched, or stay unchanged.
     """
     levels = errors.spec.qmax - errors.spec.qmin + 1
     per_octave = 32 if levels <= _FEW // 2 else 16 if levels <= _FEW else 8
@@ -234,10 +234,10 @@ def _refined(errors: _Errors, found: _Grids, per_octave: int, pitch: int) -> _Gr
     """The cheapest grid of each channel, [C], after every candidate moved downhill by smaller and smaller steps.
 
     Args:
-        errors: What grids cost.
+        errors: Costs of grids.
         found: Candidates, [C, M].
-        per_octave: How far apart they are.
-        pitch: How far their zero points are apart; 0 where these stay.
+        per_octave: Steps of the candidates per octave.
+        pitch: Distance of their zero points; 0 for fixed zero points.
     """
     costs, top = errors(found), errors.spec.qmax - errors.spec.qmin
     finest = _FINEST if top < _FEW else _FINE
@@ -261,7 +261,7 @@ def _refined(errors: _Errors, found: _Grids, per_octave: int, pitch: int) -> _Gr
 
 
 def _lowest_around(costs: Tensor) -> Tensor:
-    """Which of [C, zero points, steps] are not above their neighbours."""
+    """Mask of the local minima in [C, zero points, steps]."""
     padded = torch.nn.functional.pad(-costs, (1, 1, 1, 1), value=-torch.inf)
     return torch.nn.functional.max_pool2d(padded.unsqueeze(1), 3, stride=1).squeeze(1) <= -costs
 

@@ -1,4 +1,4 @@
-"""Observers: what is remembered of the values a tensor takes, and the range that follows.
+"""Observers: mergeable summaries of the values of a tensor, and ranges computed from the summaries.
 
 An observer is a summary S of batches with three rules: S(batch), how two summaries combine, and the range of a summary.
 Combining is exact, associative and commutative and S(x + y) = combine(S(x), S(y)), so the result depends neither on the
@@ -47,7 +47,7 @@ class Observer(ABC):
     """Collects one tensor's values batch by batch.
 
     Args:
-        name: The tensor, for messages.
+        name: Name of the tensor, for messages.
         axis: Channel axis, from either end, with one range per index; None for one range of the whole tensor.
     """
 
@@ -77,7 +77,7 @@ class Observer(ABC):
             self._state = self._combined(self._state, summary)
 
     def merge(self, other: Observer) -> Self:
-        """An observer that has seen what both have.
+        """An observer of the combined data of both.
 
         Args:
             other: Observer of the same tensor with the same options.
@@ -247,10 +247,9 @@ class HistogramObserver(Observer):
 
     Args:
         bins: Bins per channel, at least 2. Their width, a power of two, is below 2 * observed range / (bins - 1), or
-            the spacing of float32 there.
-        per_sample: Values of a sample, all channels together, that are counted at least: of more, every k-th one, so
-            that calibration does not take longer than the network. The smallest and the largest are those of all. Which
-            ones are counted depends on the shape of a sample alone, and so not on the batches.
+            per_sample: Least number of counted values of a sample, all channels together; of larger samples every k-th
+            value is counted, so that calibration does not take longer than the network. The smallest and largest value
+            are always exact. The choice depends only on the shape of a sample, not on the batches.
 
     Raises:
         InputError: There are fewer than two bins, or values per sample.
@@ -301,7 +300,7 @@ class MSEObserver(HistogramObserver):
     """The range with the smallest mean squared quantization error; see `estimators.mse`.
 
     Args:
-        spec: The grid that the error is that of.
+        spec: Grid that defines the error.
     """
 
     spec: QuantSpec = field(kw_only=True)
@@ -315,8 +314,8 @@ class SQNRObserver(HistogramObserver):
     """The range with the best signal-to-noise ratio, clipping weighted; see `estimators.sqnr`.
 
     Args:
-        spec: The grid that the noise is that of.
-        clipping: Weight of the error of what is clipped.
+        spec: Grid that defines the noise.
+        clipping: Weight of clipping errors.
 
     Raises:
         InputError: The weight is negative or not finite.
@@ -336,7 +335,7 @@ class SQNRObserver(HistogramObserver):
 
 @dataclass(eq=False)
 class EntropyObserver(HistogramObserver):
-    """The range whose quantized distribution is nearest to the data's; see `estimators.entropy`.
+    """The range with the quantized distribution closest to that of the data; see `estimators.entropy`.
 
     Args:
         spec: The grid.
@@ -360,7 +359,7 @@ class CrossEntropyObserver(Observer):
 
     Args:
         spec: The grid.
-        rows: Most rows that are kept, at least 1. Memory: that many times the classes, in float32.
+        rows: Largest number of kept rows, at least 1. Memory: rows times classes, in float32.
         class_axis: Axis of the classes; a row runs along it.
 
     Raises:
@@ -421,11 +420,11 @@ OBSERVERS: dict[str, type[Observer]] = {
     "entropy": EntropyObserver,
     "cross_entropy": CrossEntropyObserver,
 }
-"""Name of a range-setting method -> what observes for it. A new method is a new entry; its fields are its options."""
+"""Name of a range-setting method -> class of its observer. A new method is a new entry; its fields are its options."""
 
 
 def check_single_values(method: str) -> None:
-    """Refuse a method that knows nothing but logits, where any tensor may come.
+    """Refuse a method for logits only, where any tensor may occur.
 
     Raises:
         InputError: The method is `cross_entropy`.
@@ -471,7 +470,7 @@ def make_observer(
     Args:
         method: A name in `OBSERVERS`.
         spec: The quantizer that the range is for.
-        name: The tensor.
+        name: Name of the tensor.
         axis: Channel axis; None takes that of `spec`.
         options: Further arguments of the observer, such as `percentile`, `momentum` or `bins`.
 

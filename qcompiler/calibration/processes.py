@@ -1,4 +1,4 @@
-"""Several processes at one compile: each takes a share of the batches and of the rows, all end with the same bits.
+"""Several processes in one compile: each computes a share of the batches and rows, and all get the same bits.
 
 Sums of floats depend on the order. So batches belong to a fixed number of shards, whatever the number of processes;
 a shard is summed by one process, batch by batch, and the shards are added up along one fixed tree:
@@ -31,17 +31,17 @@ from qcompiler.storage.tensors import row_major
 T = TypeVar("T")
 
 SHARDS = 8
-"""Parts of the data that are summed apart. More processes than this would have nothing to sum."""
+"""Number of shards, which are summed separately. Further processes would have nothing to sum."""
 
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes that work on one compile; alone by default.
+    """The processes of one compile; a single process by default.
 
     Args:
-        rank: Number of this one.
-        count: How many there are.
-        group: Through which they speak; None when alone.
+        rank: Number of this process.
+        count: Number of processes.
+        group: Process group for communication; None for a single process.
     """
 
     rank: int = 0
@@ -60,15 +60,15 @@ class Processes:
         return shard * self.count // SHARDS if self.count <= SHARDS else shard
 
     def sum(self, batches: int, part: Callable[[int], Sequence[Tensor] | None]) -> list[Tensor]:
-        """Add up what the batches give, in one order whatever the number of processes.
+        """Add up the results of all batches in one order, for any number of processes.
 
         Args:
-            batches: How many there are in all processes.
-            part: What batch number i gives, tensors of one shape and type for every batch; called for those that this
+            batches: Number of batches over all processes.
+            part: Function from the number of a batch to tensors of one shape and type; called for the batches that this
                 process owns.
 
         Returns:
-            The sums, alike in all processes.
+            The sums, equal in all processes.
         """
         total = self._tree(0, SHARDS, batches, part)
         assert total is not None, "there is at least one batch"
@@ -77,7 +77,7 @@ class Processes:
     def _tree(
         self, low: int, high: int, batches: int, part: Callable[[int], Sequence[Tensor] | None]
     ) -> list[Tensor] | None:
-        """The sum of the shards from `low` to before `high`; None when no batch is theirs."""
+        """The sum of the shards from `low` to before `high`; None if they have no batch."""
         if low >= batches:
             return None
         owner = self._owner(low)
@@ -99,7 +99,7 @@ class Processes:
         return total
 
     def share(self, tensors: Sequence[Tensor] | None, owner: int) -> list[Tensor]:
-        """What process `owner` has, in all of them."""
+        """Send a value from process `owner` to all processes."""
         if self.group is None:
             assert tensors is not None
             return list(tensors)
@@ -117,7 +117,7 @@ class Processes:
         return result
 
     def gather(self, item: T) -> list[T]:
-        """What each process has, in the order of their numbers."""
+        """Gather the value of each process, ordered by process number."""
         if self.group is None:
             return [item]
         found: list[T | None] = [None] * self.count
@@ -137,7 +137,7 @@ _GROUPS = itertools.count()
 
 @functools.cache
 def _meeting_point() -> tuple[dist.Store, int, int]:  # type: ignore[name-defined]
-    """The store that the launcher names in the environment, the number of this process, and how many there are."""
+    """The store named by the launcher in the environment, the number of this process, and the number of processes."""
     store, rank, size = next(rendezvous("env://"))
     return store, rank, size
 
@@ -146,7 +146,7 @@ def _meeting_point() -> tuple[dist.Store, int, int]:  # type: ignore[name-define
 def processes() -> Iterator[Processes]:
     """The processes of a launcher such as torchrun, on the gloo backend, for as long as the block runs.
 
-    A process group that is there already is used through a subgroup of its own, and stays.
+    An existing process group is used through its own subgroup, and stays.
     """
     launched = dist.is_available() and dist.is_torchelastic_launched()
     if not dist.is_available() or not (dist.is_initialized() or launched or int(os.environ.get("WORLD_SIZE", "1")) > 1):
@@ -155,7 +155,7 @@ def processes() -> Iterator[Processes]:
     ours = not dist.is_initialized()
     if ours:
         store, rank, size = _meeting_point()
-        # Of what a group before this one left in the store, nothing shall be read.
+        # Entries that an earlier group left in the store must not be read.
         store = dist.PrefixStore(f"qcompiler-{next(_GROUPS)}", store)  # type: ignore[attr-defined]
         dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
     count, threads = dist.get_world_size(), torch.get_num_threads()

@@ -1,6 +1,6 @@
-"""Runs the calibration batches once and shows each observer its tensors. Activations are dropped as soon as seen.
+"""Run the calibration batches once and pass each observer its tensors, without keeping activations.
 
-Several processes run a share of the batches each and put their summaries together, which is exact.
+Several processes run a share of the batches each and merge their summaries exactly.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from qcompiler.ops.quantizers import activation_bounds
 from qcompiler.quant.affine import along_axis
 
 Progress: TypeAlias = Callable[[str, float, float], None]
-"""Called with a text, the number of batches done, and their total, or 0 where nobody knows it."""
+"""Called with a text, the number of batches done, and their total, or 0 if the total is unknown."""
 
 
 def observe(
@@ -31,19 +31,19 @@ def observe(
     processes: Processes | None = None,
     progress: Progress | None = None,
 ) -> tuple[int, dict[Value, Observer]]:
-    """Show `observers` the values of `graph` on `batches`.
+    """Pass the values of `graph` on `batches` to `observers`.
 
-    Memory is that of one forward pass and the observers' summaries, however many batches there are.
+    Memory is that of one forward pass and the observers' summaries, for any number of batches.
 
     Args:
-        graph: At any float stage. Quantizers without a range let values pass.
+        graph: Graph at any float stage. Quantizers without a range pass values unchanged.
         batches: Flat inputs.
-        observers: By value; one observer may serve several values.
-        processes: Those that take part.
-        progress: Called before each batch.
+        observers: Observers by value; one observer may serve several values.
+        processes: Processes that share the batches.
+        progress: Callback before each batch.
 
     Returns:
-        The number of batches, and by value what has seen all of them: the observers themselves when there is one
+        The number of batches, and by value the observers of all batches; the given observers themselves for a single
         process.
 
     Raises:
@@ -74,9 +74,9 @@ def observe(
 
 
 class _Rule:
-    """Evaluates nodes: what no input reaches, such as quantized weights, once, and clamps behind layers in place.
+    """Evaluation of nodes: once for nodes independent of inputs (quantized weights), in place for clamps after layers.
 
-    A tensor as large as an activation costs more to have than to clamp.
+    Allocating an activation costs more than clamping it.
     """
 
     def __init__(self, graph: Graph, observed: Container[Value]) -> None:

@@ -1,4 +1,4 @@
-"""Batches that can be read only once, kept on disk so that they can be read again."""
+"""Batches from a one-time source, kept on disk for repeated reading."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from qcompiler.storage.tensors import read_temporary, write_tensors
 class Spool:
     """Writes batches to a temporary folder while they are first read, and reads them from there afterwards.
 
-    A batch is in memory only while it is used. The folder goes with the object.
+    A batch is in memory only during use. The folder is removed with the object.
 
     Args:
-        batches: Read once, as far as somebody asks.
+        batches: Source of batches, read once and on demand.
     """
 
     def __init__(self, batches: Iterable[list[Tensor]]) -> None:
@@ -29,7 +29,7 @@ class Spool:
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self._count = 0
         self._devices: list[list[torch.device]] = []
-        """Of the tensors of each batch: files do not tell."""
+        """Devices of the tensors of each batch, which files do not store."""
 
     def __iter__(self) -> Iterator[list[Tensor]]:
         position = 0
@@ -39,7 +39,7 @@ class Spool:
             position += 1
 
     def _fetch(self) -> bool:
-        """Write the next batch of the source, if there is one."""
+        """Write the next batch of the source, if any is left."""
         if self._source is None:
             return False
         try:
@@ -57,5 +57,5 @@ class Spool:
 
 
 def reiterable(batches: Iterable[list[Tensor]], *, once: bool) -> Iterable[list[Tensor]]:
-    """`batches` as something that can be read any number of times: spooled when it can be read only `once`."""
+    """`batches` in a form that can be read repeatedly: spooled if the source can be read only `once`."""
     return Spool(batches) if once else batches

@@ -1,4 +1,4 @@
-"""Tensors within a stated amount of memory: what exceeds it lies on disk until it is asked for."""
+"""Tensors within a memory limit; tensors beyond the limit are kept on disk until needed."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from qcompiler.storage.tensors import read_temporary, row_major, write_tensors
 MEBIBYTE = 1 << 20
 
 DEFAULT_MEMORY = 1024
-"""Mebibytes of activations that are kept in memory where nobody says otherwise."""
+"""Default limit of activations in memory, in mebibytes."""
 
 
 class Store:
-    """Keeps tensors, in memory up to `memory` mebibytes, beyond that in a temporary folder that goes with the object.
+    """A store of tensors: up to `memory` mebibytes in memory, the rest in a temporary folder removed with the object.
 
     Args:
-        memory: Mebibytes; 0 keeps everything on disk.
+        memory: Memory limit in mebibytes; 0 keeps everything on disk.
     """
 
     def __init__(self, memory: int = DEFAULT_MEMORY) -> None:
@@ -31,10 +31,10 @@ class Store:
         self._folder: Path | None = None
         self._numbers = count()
         self.spilled = 0
-        """Bytes that were written to disk so far."""
+        """Number of bytes written to disk so far."""
 
     def keep(self, tensor: Tensor) -> Kept:
-        """A handle for `tensor`; what it takes up is free again when the handle is gone."""
+        """A handle for `tensor`; its memory is freed with the handle."""
         tensor = row_major(tensor.detach())
         size = tensor.numel() * tensor.element_size()
         if size <= self._room:

@@ -1,6 +1,6 @@
-"""The main job on real data: compile the digits network, and measure what was lost.
+"""The demo: compile the digits network and measure the accuracy of each form.
 
-Needs a checkout, because the network and its training stand in `examples/digits/`.
+The demo needs a checkout, because the network and its training are in `examples/digits/`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from qcompiler.artifact.artifact import Artifact
 from qcompiler.errors import InputError
 
 ALLOWED_LOSS = 0.005
-"""Of accuracy: half a point."""
+"""Accepted loss of accuracy: half a percentage point."""
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,16 +39,16 @@ print(json.dumps(demo.accuracy(load(Path(sys.argv[1])).run, data)))
 
 @dataclass(frozen=True)
 class Result:
-    """What the demo measured.
+    """Measurements of the demo.
 
     Args:
-        accuracy: Share of held-out digits that are right, by form.
+        accuracy: Share of held-out digits classified correctly, by form.
         verification: The report of the compile.
         bytes: Size of each file.
         float_bytes: Size of the parameters in float32.
         memory: Bytes of activations while the program runs.
-        seconds: By step of the compile.
-        output: Where the artifact lies.
+        seconds: Wall-clock time by step of the compile, seconds.
+        output: Path of the artifact.
         passed: Whether the forms agree, and the integer program is within half a point of the float model.
     """
 
@@ -90,7 +90,7 @@ def digits(name: str) -> Any:  # noqa: ANN401  # the example is no part of the p
     """The module `name` of the example.
 
     Raises:
-        InputError: This is no checkout, or scikit-learn is missing.
+        InputError: The package is not in a checkout, or scikit-learn is missing.
     """
     if not (ROOT / "examples" / "digits").is_dir():
         raise InputError("the demo needs the folder examples/digits", fix="Run `make demo` in a checkout.")
@@ -104,7 +104,7 @@ def digits(name: str) -> Any:  # noqa: ANN401  # the example is no part of the p
 
 
 def accuracy(predict: Callable[[Tensor], object], data: Any) -> float:  # noqa: ANN401
-    """Share of the held-out digits that `predict` gets right."""
+    """Share of the held-out digits that `predict` classifies correctly, in [0, 1]."""
     with torch.no_grad():
         logits = predict(data.test_images)
     assert isinstance(logits, Tensor)
@@ -117,7 +117,7 @@ def run(output: Path) -> Result:
     compiled = qcompiler.compile(model, "int8_dsp", calibration_data=[data.calibration_images], output=output)
     assert compiled.verification is not None
     seconds = dict(compiled.seconds)
-    reloaded = subprocess.run(  # noqa: S603  # this interpreter, and code of ours
+    reloaded = subprocess.run(  # noqa: S603  # runs this interpreter on the code above
         [sys.executable, "-c", _RELOAD, str(output), str(ROOT)], capture_output=True, text=True, check=True
     )
     measured = {

@@ -1,4 +1,4 @@
-"""Tensors from files: arrays, and folders of images, as the command line takes them."""
+"""Tensors from files for the command line: arrays and folders of images."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from qcompiler.errors import InputError
 from qcompiler.storage.reading import check_regular, machine_memory, read_file
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
-"""Endings of the files that a folder of images is searched for."""
+"""File name suffixes of images."""
 
 NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "unit": ((0.0,), (1.0,)),
     "signed": ((0.5,), (0.5,)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
-"""Mean and standard deviation that are taken out of pixels from 0 to 1; `signed` gives -1 to 1."""
+"""Mean to subtract from pixels in [0, 1], and standard deviation to divide by; `signed` gives [-1, 1]."""
 
 
 def load_tensors(path: Path) -> tuple[Tensor, ...]:
-    """The arrays of a file, in the order of their names' appearance.
+    """The arrays of a file, in file order. No code in the file is run.
 
     Args:
-        path: `.npz`, `.npy`, `.safetensors`, or `.pt` and `.pth` that hold tensors alone.
+        path: File `.npz`, `.npy` or `.safetensors`, or `.pt` and `.pth` with tensors only.
 
     Raises:
-        InputError: There is no such file, it is of another kind, it cannot be read, or it holds something else than
-            numbers that fit the memory of this machine. Nothing in it is run.
+        InputError: The file is missing, unreadable or of another kind, holds objects other than numeric arrays, or
+            exceeds the memory of this machine.
     """
     readers = {".npz": _zip_of_arrays, ".npy": _array, ".safetensors": _safetensors, ".pt": _pickle, ".pth": _pickle}
     if path.suffix not in readers:
@@ -48,13 +48,13 @@ def load_tensors(path: Path) -> tuple[Tensor, ...]:
     data = read_file(path, InputError)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of old formats, which are read all the same
+            warnings.simplefilter("ignore")  # readers warn of old formats, which still load
             found = readers[path.suffix](data, str(path))
     except InputError:
         raise
     except MemoryError:
         raise InputError(f"{path} needs more memory than there is", fix="Give fewer samples.") from None
-    except Exception as error:  # noqa: BLE001  # a broken file raises what its reader was doing: struct, tokens, ...
+    except Exception as error:  # noqa: BLE001  # on a broken file each reader raises its own type: struct.error, ...
         reason = " ".join(str(error).partition("\n")[0].split())[:200]
         raise InputError(f"{path} cannot be read: {reason}", fix="Write it again.") from None
     for index, tensor in enumerate(found):
@@ -70,7 +70,7 @@ def _zip_of_arrays(data: bytes, where: str) -> tuple[Tensor, ...]:
 
 
 def _array(data: bytes, where: str) -> tuple[Tensor, ...]:
-    # The header alone is read first: a reader of arrays takes the memory that it names before it looks for the data.
+    # Check the header first: np.load allocates the memory that the header declares before reading the data.
     header = np.lib.format.read_array_header_1_0 if data[6:7] == b"\1" else np.lib.format.read_array_header_2_0
     stream = io.BytesIO(data)
     version = np.lib.format.read_magic(stream)
@@ -94,8 +94,8 @@ def _pickle(data: bytes, where: str) -> tuple[Tensor, ...]:
             _check_bytes(sum(info.file_size for info in archive.infolist()), where)
     try:
         item = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")  # noqa: TID251  # runs no code
-    except Exception:  # noqa: BLE001  # whatever the reader raises
-        # Its message may recommend to read the file without the limits that keep it from running code.
+    except Exception:  # noqa: BLE001  # the reader raises many types
+        # torch's own message may recommend weights_only=False, which lets the file run code.
         found = f"{where} holds something else than tensors, or is damaged"
         raise InputError(found, expected="a tensor, or several") from None
     items = list(item.values()) if isinstance(item, dict) else item
@@ -111,33 +111,33 @@ def _check_bytes(count: int, where: str) -> None:
 
 
 def _check_tensor(tensor: Tensor, where: str) -> None:
-    """Refuse what is no plain array of numbers."""
+    """Refuse a tensor that is not a plain array of real numbers."""
     if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.is_meta:
         kind = "a complex tensor" if tensor.is_complex() else f"a tensor of layout {tensor.layout}, {tensor.dtype}"
         raise InputError(f"it is {kind}", where=where, expected="a dense tensor of real numbers")
-    _check_bytes(tensor.numel() * tensor.element_size(), where)  # however few of them are stored, in strides of 0
+    _check_bytes(tensor.numel() * tensor.element_size(), where)  # a stride of 0 stores fewer bytes than the tensor has
 
 
 def batches(tensors: tuple[Tensor, ...], size: int) -> list[tuple[Tensor, ...]]:
-    """The samples of `tensors` in batches of `size`; one tuple of arguments per batch."""
+    """Split the samples of `tensors` into batches of `size`; one tuple of arguments per batch."""
     count = min((len(x) for x in tensors if x.dim()), default=0)
     return [tuple(x[start : start + size] for x in tensors) for start in range(0, count, size)]
 
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """The images of a folder and of the folders in it, in the order of their names, a batch at a time.
+    """The images of a folder and its subfolders, sorted by name, one batch at a time.
 
-    An image is scaled until it covers the size, bilinear, and its middle is cut out.
+    Each image is resized (bilinear) to cover the model's input size and cropped at the centre.
 
     Args:
-        folder: Where the images are.
-        shape: Channels, height and width of what the model takes: 1 channel is grey, 3 are red, green and blue.
+        folder: Folder with the images.
+        shape: Channels, height and width of the model's input: 1 channel is grey, 3 are red, green and blue.
         normalize: One of `NORMALIZATIONS`.
         batch_size: Images per batch.
 
     Raises:
-        InputError: The folder holds no image, or the model takes no images.
+        InputError: The folder holds no image, or the model's input has neither 1 nor 3 channels.
     """
 
     folder: Path
@@ -153,7 +153,7 @@ class ImageFolder:
 
     @property
     def files(self) -> list[Path]:
-        """The images, by name."""
+        """Paths of the images, sorted by name."""
         try:
             found = (path for path in self.folder.rglob("*") if path.suffix.lower() in IMAGES)
             return sorted(path for path in found if not path.is_dir())
@@ -161,7 +161,7 @@ class ImageFolder:
             raise InputError(f"the folder {str(self.folder)!r} cannot be read: {error.strerror}") from None
 
     def __iter__(self) -> Iterator[tuple[Tensor]]:
-        """Batches, float32 [B, C, H, W]; an image is read when its batch is due."""
+        """Yield batches, float32 [B, C, H, W]; each image is read when its batch is requested."""
         files = self.files
         for start in range(0, len(files), self.batch_size):
             yield (torch.stack([self._read(path) for path in files[start : start + self.batch_size]]),)
@@ -182,7 +182,7 @@ class ImageFolder:
                     )
         except InputError:
             raise
-        except Exception as error:  # a broken image raises what its decoder was doing
+        except Exception as error:  # each decoder raises its own type on a broken image
             reason = " ".join(str(error).split())
             raise InputError(f"the image {path} cannot be read: {reason}", fix="Remove or repair it.") from error
         pixels = torch.from_numpy(np.asarray(fitted, np.float32).reshape(height, width, channels).copy())
@@ -191,7 +191,7 @@ class ImageFolder:
 
 
 def _spread(values: Sequence[float], channels: int) -> list[float]:
-    """One number per channel; a grey image takes the mean of three."""
+    """One value per channel; a grey image uses the mean of the three values."""
     if len(values) in (1, channels):
         return list(values) * (channels // len(values))
     return [sum(values) / len(values)] * channels

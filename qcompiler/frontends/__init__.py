@@ -1,4 +1,4 @@
-"""How a model becomes a graph."""
+"""Front ends, which turn a model into a graph."""
 
 from qcompiler.frontends.builder import Builder
 from qcompiler.frontends.capture import Capture, capture

@@ -20,17 +20,17 @@ from qcompiler.storage.tensors import row_major
 
 Operand: TypeAlias = "Value | Leaf"
 Rule: TypeAlias = Callable[..., object]
-"""Takes a Builder, then what the torch function takes, with operands for tensors; gives operands for tensors."""
+"""A function of a Builder and the arguments of a torch function, with operands for tensors; returns operands."""
 
 
 @dataclass(frozen=True)
 class Observed:
-    """What a call gave when the traced model ran.
+    """The result of a call in a run of the traced model.
 
     Args:
         shape: Sizes, symbolic in the batch.
         dtype: Element type.
-        constant: The value, when it depends neither on the inputs nor on the batch size.
+        constant: The value of a result that depends neither on the inputs nor on the batch size.
     """
 
     shape: Shape
@@ -40,10 +40,10 @@ class Observed:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Stands for a result that no operator gives.
+    """Placeholder for a result that no operator computes.
 
     Args:
-        error: Raised when something reads it.
+        error: Error that is raised when a call reads the result.
     """
 
     error: QCompilerError
@@ -53,9 +53,9 @@ class Builder:
     """Appends nodes to a graph.
 
     Args:
-        graph: Where nodes go.
-        containers: Module paths with children: nodes directly in one are named after what they compute.
-        device: Where constants live.
+        graph: Graph to which the nodes are appended.
+        containers: Paths of modules with children: a node directly in such a module is named after its operator.
+        device: Device of the constants.
     """
 
     def __init__(self, graph: Graph, containers: frozenset[str], device: torch.device) -> None:
@@ -76,21 +76,21 @@ class Builder:
         location: Location,
         observed: object,
     ) -> object:
-        """Append what a torch function computes.
+        """Append the operators that compute a torch function.
 
         Args:
             rule: The rule of the function.
-            function: Its name, for messages.
+            function: Name of the function, for messages.
             arguments: Positional arguments.
             keywords: Keyword arguments.
-            location: Where the call stands.
-            observed: What the call gave: `Observed` for tensors.
+            location: Location of the call in the user's code.
+            observed: Result of the call in the traced run: `Observed` for tensors.
 
         Returns:
             The result: an operand, or operands in lists and tuples.
 
         Raises:
-            UnsupportedError: The arguments ask for what no operator does.
+            UnsupportedError: No operator implements the function with these arguments.
         """
         self.function, self.location, self.observed = function, location, observed
         keywords = {_KEYWORDS.get(name, name): value for name, value in keywords.items()}
@@ -118,13 +118,13 @@ class Builder:
 
     @property
     def shape(self) -> Shape:
-        """The shape that the call gave."""
+        """The shape of the call's result."""
         if not isinstance(self.observed, Observed):
             raise self.unsupported(f"the result of {self.function} is not one tensor")
         return self.observed.shape
 
     def parts(self) -> list[Observed]:
-        """What the call gave, for one that gives several tensors."""
+        """The results of a call that returns several tensors."""
         if not isinstance(self.observed, list | tuple):
             raise self.unsupported(f"the result of {self.function} is not several tensors")
         return [part for part in self.observed if isinstance(part, Observed)]
@@ -134,7 +134,7 @@ class Builder:
         return UnsupportedError(found, where=str(self.location) or self.function, fix=fix)
 
     def refusal(self, found: str, fix: str | None = None) -> Refusal:
-        """In place of a result that no operator gives, among several: an error only for those who read it."""
+        """A placeholder for one of several results that no operator computes: only reading it is an error."""
         return Refusal(self.unsupported(found, fix))
 
     def node(self, op: str, inputs: Sequence[object], **attributes: Attribute) -> Value:
@@ -143,9 +143,7 @@ class Builder:
         path = self.location.path
         name = path if path not in self.containers else f"{path}.{op}" if path else op
         if all(isinstance(item, Leaf) and item.ref for item in inputs):
-            name = (
-                f"{cast('Leaf', inputs[0]).ref}.{op}"  # prepares a parameter: the name of the module is for its result
-            )
+            name = f"{cast('Leaf', inputs[0]).ref}.{op}"  # the module's name is kept for its result
         values = [self.value(item, dtype, name) for item in inputs]
         try:
             return self.graph.append(op, values, attributes, name=name, location=self.location).output
@@ -155,7 +153,7 @@ class Builder:
             ) from error
 
     def custom(self, function: str, operands: Sequence[Value], attributes: Mapping[str, Attribute]) -> list[Value]:
-        """Append a function that has no operator; see `ops.custom`."""
+        """Append a function without an operator as a custom op; see `ops.custom`."""
         path = self.location.path
         name = path if path not in self.containers else f"{path}.{function}" if path else function
         return self.graph.append("custom", operands, attributes, name=name, location=self.location).outputs
@@ -166,7 +164,7 @@ class Builder:
         Args:
             item: An operand or a number.
             dtype: Element type of a number.
-            user: Name of the node that reads it, after which a constant is called.
+            user: Name of the node that reads the value; a constant is named after it.
         """
         if isinstance(item, Value):
             return item
@@ -193,10 +191,10 @@ class Builder:
                 "shape": tuple(item.tensor.shape),
             }
             leaf = self.graph.append(item.kind, [], attributes, name=ref, location=self.location)
-            # The pair keeps the leaf alive: an id is only good as long as its object lives.
+            # The pair keeps the leaf alive: an id is valid only as long as its object lives.
             self._leaves[id(item)] = (item, leaf.output)
         return self._leaves[id(item)][1]
 
 
 _KEYWORDS = {"axis": "dim", "keepdims": "keepdim"}
-"""Spellings that torch takes for NumPy's sake."""
+"""Spellings that torch accepts for compatibility with NumPy."""

@@ -1,4 +1,4 @@
-"""The captured graph against the model itself: a trace can burn in flags, branches and batch sizes."""
+"""Compares the captured graph with the model: a trace can fix flags, branches and batch sizes."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from qcompiler.ir.interpret import interpret
 TOLERANCE_EPS = 128
 """Largest difference, in units of eps times the largest magnitude of the tensor.
 
-The graph calls the kernels that the model calls, so that both are equal bit for bit as a rule (measured: 0 on ResNet-18
-and MobileNetV2). What remains are calls rewritten in other operators, such as asymmetric padding before a convolution,
-whose sums run in another order: a few eps. A wrong branch is off by whole magnitudes.
+The graph calls the model's kernels, so results are usually equal bit for bit (measured: difference 0 on ResNet-18 and
+MobileNetV2). Calls rewritten in other operators, such as asymmetric padding before a convolution, sum in another order
+and differ by a few eps. A wrong branch is off by whole magnitudes.
 """
 
 
 def is_close(found: Tensor, expected: Tensor) -> bool:
-    """Whether two tensors agree within `TOLERANCE_EPS`; NaNs agree with NaNs."""
+    """Whether two tensors agree within `TOLERANCE_EPS`; NaN equals NaN."""
     if found.shape != expected.shape or found.dtype != expected.dtype:
         return False
     if torch.equal(found, expected):
@@ -37,17 +37,17 @@ def is_close(found: Tensor, expected: Tensor) -> bool:
 
 
 def compare(graph: Graph, model: nn.Module, binding: Binding, tensors: Sequence[Tensor], result: object) -> None:
-    """Check that `graph` computes on `tensors` what the model gave.
+    """Check that `graph` reproduces the model's result on `tensors`.
 
     Args:
         graph: The captured graph.
-        model: The model, to look into when they differ.
+        model: The model, which is searched for the first difference.
         binding: The example call.
         tensors: Inputs, flat.
-        result: What the model gave on them.
+        result: Result of the model on these inputs.
 
     Raises:
-        CaptureError: They differ; the first module that differs is named.
+        CaptureError: The results differ; the error names the first module that differs.
     """
     expected, expected_tree = tree.flatten(result, "model's result", values=True)
     values: list[tuple[str, Tensor]] = []
@@ -76,7 +76,7 @@ def compare(graph: Graph, model: nn.Module, binding: Binding, tensors: Sequence[
 def _first_difference(
     values: Sequence[tuple[str, Tensor]], model: nn.Module, binding: Binding, tensors: Sequence[Tensor]
 ) -> tuple[str | None, str]:
-    """The first module, in the order in which they end, none of whose results is a value of the graph."""
+    """The first module to finish with no result among the values of the graph."""
     calls: list[tuple[str, nn.Module, list[Tensor]]] = []
     handles = []
 
@@ -99,7 +99,7 @@ def _first_difference(
         for handle in handles:
             handle.remove()
     for path, module, results in calls:
-        # Values of the module itself first: a value elsewhere may have the same numbers by chance.
+        # Compare with values of the same module first: a value elsewhere may have equal numbers by chance.
         inside = [tensor for owner, tensor in values if owner == path or owner.startswith(f"{path}.")]
         candidates = inside or [tensor for _, tensor in values]
         if not all(any(is_close(tensor, result) for tensor in candidates) for result in results):

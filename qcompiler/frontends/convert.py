@@ -1,8 +1,9 @@
-"""From a traced model to a graph at stage FLOAT.
+"""Converts a traced model into a graph at stage FLOAT.
 
-The trace is run at two batch sizes. A size that follows the batch becomes an expression in `N`; what is no tensor, such
-as a size read from a shape, folds to its value; a tensor that depends neither on the inputs nor on parameters becomes a
-constant. What has no operator is refused where something reads it: a forward may compute what it does not return.
+The trace is run at two batch sizes. A size that depends on the batch becomes an expression in `N`; a result other than
+a tensor, such as a size read from a shape, folds to its value; a tensor that depends neither on the inputs nor on
+parameters becomes a constant. A call without an operator is refused only if its result is read, since a forward may
+compute results that it does not return.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from qcompiler.ir.graph import Graph, Location, Module, Value
 from qcompiler.ir.types import DType, Stage, TensorType
 
 _map = cast("Callable[[object, Callable[[Any], object]], Any]", fx.node.map_aggregate)
-"""torch's own knows the types that a graph may hold; here the parts are records of ours."""
+"""torch's own type declares the values of an fx graph; here the parts are our records."""
 
 
 BATCH = "N"
@@ -44,15 +45,15 @@ def build(
     Args:
         trace: The traced model.
         binding: The example call.
-        batches: Two batch sizes, None for a model that runs at the size of the example only.
+        batches: Two batch sizes; None for a model that runs only at the batch size of the example.
         bounds: Smallest and largest batch size at which the model runs.
 
     Returns:
-        The module, and one sentence per choice that the user may want to know of.
+        The module, and one diagnostic sentence per choice.
 
     Raises:
-        CaptureError: The trace does not run at both sizes, or its shapes follow no law in the batch size.
-        UnsupportedError: A call has no operator.
+        CaptureError: The trace does not run at both sizes, or its shapes are not linear in the batch size.
+        UnsupportedError: No operator implements a call.
     """
     runs = [binding.tensors] if batches is None else [binding.resized(batch) for batch in batches]
     records = [record(trace, binding.nest([x.clone() for x in tensors])) for tensors in runs]
@@ -76,9 +77,9 @@ class _Conversion:
         self.builder = Builder(self.graph, trace.containers, binding.tensors[0].device)
         self.environment: dict[fx.Node, object] = {}
         self.named: set[fx.Node] = set()
-        """Nodes that a parameter or a buffer takes part in."""
+        """Nodes that are computed from a parameter or a buffer."""
         self.written: dict[str, Refusal] = {}
-        """Parameters and buffers to which a call has written: reading one afterwards is refused."""
+        """Parameters and buffers to which a call has written; reading them afterwards is refused."""
         self.diagnostics: list[str] = []
 
     def run(self) -> tuple[Module, list[str]]:
@@ -139,7 +140,7 @@ class _Conversion:
         return as_dim(factor * symbol(BATCH) + (small - factor * first))
 
     def _merge(self, small: Any, large: Any, where: str) -> Any:
-        """One record out of those at the two batch sizes."""
+        """Merge the records of the two batch sizes into one."""
         match small, large:
             case Result(), Result():
                 constant = small.constant
@@ -185,7 +186,7 @@ class _Conversion:
         try:
             result = self._converted(node, place, where)
             if isinstance(result, list) and isinstance(self.first.results[node.name], tuple):
-                result = tuple(result)  # what a model returns keeps its form
+                result = tuple(result)  # the model's result keeps its nesting
             self.environment[node] = result
         except (CaptureError, UnsupportedError) as error:
             if node.name in self.first.writes and not self._writes_to_model(node):
@@ -196,11 +197,11 @@ class _Conversion:
             self._note_write(node, result, where)
 
     def _converted(self, node: fx.Node, place: Location, where: str) -> object:
-        """What the call of `node` gives: operands, numbers, and refusals of what cannot be used."""
+        """The result of `node`: operands, numbers, and refusals for results that cannot be used."""
         function = plain_name(node.target)
         self._check_reads(node, function, where)
         if is_dataclass(node.target):
-            return dict(self._resolve(node.kwargs))  # the model itself tells the class: see `capture`
+            return dict(self._resolve(node.kwargs))  # the class is taken from the model's own result: see `capture`
         observed = self._merge(self.first.results[node.name], self.last.results[node.name], where)
         _check_types(observed, f"{function} gives", where)
         if not _tensors(observed):
@@ -209,7 +210,7 @@ class _Conversion:
             self.named.add(node)
         if function in ("getattr", "getitem") and isinstance(node.args[0], fx.Node):
             held, key = self.environment[node.args[0]], self._resolve(node.args[1])
-            if isinstance(held, list | tuple | dict):  # another part of it may stand for what cannot be used
+            if isinstance(held, list | tuple | dict):  # another part of the container may be a refusal
                 return _part(held, key, named=function == "getattr")
         arguments, keywords = self._resolve(node.args), self._resolve(node.kwargs)
         if function == "getattr":
@@ -247,7 +248,7 @@ class _Conversion:
             )
 
     def _written_part(self, node: fx.Node, function: str, where: str) -> Leaf:
-        """The tensor after a call that wrote to a part of it and gives nothing itself, such as `x[0] = 1`."""
+        """The tensor after a call that wrote to a part of it and returns nothing, such as `x[0] = 1`."""
         small, large = (run.writes[node.name].constant for run in (self.first, self.last))
         if small is None or large is None or not _same(small, large):
             raise UnsupportedError(
@@ -256,7 +257,7 @@ class _Conversion:
         return Leaf("constant", "", small)
 
     def _is_broadcast(self, node: fx.Node) -> bool:
-        """Whether all readers are arithmetic with a tensor of the full shape, which broadcasts by itself."""
+        """Whether all users are arithmetic with a tensor of the full shape, which broadcasts by itself."""
 
         def shape(item: fx.Node) -> object:
             result = self.first.results.get(item.name)
@@ -269,7 +270,7 @@ class _Conversion:
         )
 
     def _note_write(self, node: fx.Node, result: object, where: str) -> None:
-        """After an in-place call, the tensor it wrote to is the call's result, and so is all that shares its memory."""
+        """After an in-place call, map the written tensor and its aliases to the call's result."""
         write = self.first.writes.get(node.name)
         if write is None:
             return
@@ -298,7 +299,7 @@ class _Conversion:
             self.environment[other] = _rewritten(self.environment[other], shares, result, view)
 
     def _writes_to_model(self, node: fx.Node) -> bool:
-        """Whether a call that writes does so to a parameter or buffer; a second write finds it refused already."""
+        """Whether a call writes to a parameter or buffer; after the first write, a `Refusal` stands for it."""
         target = self.first.writes[node.name].target
         return isinstance(self.environment[target], Leaf | Refusal) and (
             target.op == "get_attr" or target.name in self.trace.leaves
@@ -309,10 +310,10 @@ class _Conversion:
         return item if held is None else Leaf("constant", "", held)
 
     def _resolve(self, item: Any) -> Any:
-        """`item` with the nodes in it replaced by what they stand for.
+        """`item` with its nodes replaced by their results.
 
         Raises:
-            QCompilerError: One of them stands for what cannot be used.
+            QCompilerError: The result of a node cannot be used.
         """
 
         def resolved(part: Any) -> Any:
@@ -379,7 +380,7 @@ def _check_type(dtype: torch.dtype, what: str, where: str) -> None:
 
 
 def _part(held: Any, key: Any, *, named: bool) -> object:
-    """An item of a container, or what stands under a name in it."""
+    """An item of a container, or one of its named fields."""
     if named and hasattr(held, "_fields"):
         return getattr(held, key)
     return operator.getitem(held, FIELDS.get(key, key) if named else key)
@@ -392,7 +393,7 @@ def _usable(item: Any) -> Any:
 
 
 def _rewritten(held: Any, shares: Any, result: object, refusal: Refusal) -> Any:
-    """`held` with the parts replaced that an in-place call wrote to; `shares` nests as it does."""
+    """`held` after an in-place call, with the written parts replaced; `shares` has the same nesting."""
     match shares:
         case Shares.ALL:
             return result

@@ -1,4 +1,4 @@
-"""Torch functions without an operator: kept by name, so that a target may run them in float."""
+"""Keeps torch functions without an operator by name, so that a target may run them in float."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from qcompiler.ir.types import DType, TensorType
 from qcompiler.ops.custom import DTYPE, NAMESPACES, OPERAND, SIZE, find_function, name_of
 
 PLACEMENT = ("device", "layout", "pin_memory", "memory_format")
-"""Arguments that say where and how a result lies, not what it is."""
+"""Arguments for the device and the layout of a result, which do not change its values."""
 
 FIELDS: Mapping[str, int] = {"values": 0, "indices": 1}
-"""Names of the parts that functions such as `torch.max` along an axis give."""
+"""Names of the results of functions such as `torch.max` along an axis."""
 
 
 def keep(
@@ -37,19 +37,19 @@ def keep(
     """Append the call of `node` as a custom op.
 
     Args:
-        b: Where it goes.
+        b: Builder that appends the node.
         node: The traced call.
         arguments: Positional arguments, operands for tensors.
         keywords: Keyword arguments.
-        observed: What the call gave: `Observed`, or several.
-        reason: Why there is no operator.
+        observed: Result of the call in the traced run: `Observed`, or several.
+        reason: Error that explains why there is no operator.
 
     Returns:
         The results, nested as `observed`.
 
     Raises:
-        UnsupportedError: `reason` itself: the function cannot be found again by name, is random, or takes or gives
-            something else than tensors and plain values.
+        UnsupportedError: `reason` itself: the function cannot be found by name, is random, or takes or returns objects
+            other than tensors and plain values.
     """
     name = None if _is_random(plain_name(node.target), arguments, keywords) else _name(node)
     several = isinstance(observed, list | tuple)
@@ -78,7 +78,7 @@ def keep(
 
 
 def _carry_sizes(b: Builder, text: str, operands: list[Value]) -> None:
-    """Let an input of the graph tell the sizes that follow the batch where no operand does: `zeros(N, 4)` has none."""
+    """Add a graph input as an operand if no operand carries the batch size: `zeros(N, 4)` has no operand."""
     symbols = {symbol.name for value in operands for dim in value.type.shape for symbol in symbols_of(dim)}
     for value in b.graph.inputs:
         own = {symbol.name for dim in value.type.shape for symbol in symbols_of(dim)}
@@ -103,11 +103,11 @@ _DROPS: Mapping[str, tuple[str, int]] = {
     "scaled_dot_product_attention": ("dropout_p", 4),
     **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), ("train", 6)),
 }
-"""Functions that are random only where this argument, with its position, is not zero."""
+"""Functions that are random only if this argument, given with its position, is not zero."""
 
 
 def _is_random(plain: str, arguments: Sequence[object], keywords: Mapping[str, object]) -> bool:
-    """Whether the aten operator of that name draws random numbers."""
+    """Whether the aten operator named `plain` draws random numbers."""
     if plain in _DROPS:
         key, position = _DROPS[plain]
         return bool(arguments[position] if len(arguments) > position else keywords.get(key, 0.0))
@@ -120,7 +120,7 @@ def _encoded(b: Builder, item: Any, operands: list[Value]) -> Any:
     """`item` as JSON; see `ops.custom`.
 
     Raises:
-        TypeError: It has no form in JSON.
+        TypeError: `item` cannot be written as JSON.
     """
     match item:
         case Value() | Leaf():

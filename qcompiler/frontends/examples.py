@@ -16,7 +16,7 @@ from qcompiler.ir.types import DType
 
 WAYS = "Give example_inputs=: a tensor, a tuple of arguments, or a dict of arguments by name."
 _FOUND_BATCH = 2
-"""Batch of inputs made from a size alone. Not 1: torch treats sizes of 1 in ways of their own."""
+"""Batch size of inputs made from a size alone. Not 1, because torch treats sizes of 1 specially."""
 
 
 _STARS = {inspect._ParameterKind.VAR_POSITIONAL: "*", inspect._ParameterKind.VAR_KEYWORD: "**"}
@@ -27,9 +27,9 @@ class Binding:
     """Arguments of a call of the model.
 
     Args:
-        bound: As Python binds them, without the parameters that keep their defaults.
+        bound: Arguments as Python binds them, without the parameters that keep their defaults.
         tensors: All tensors of the arguments, flat.
-        tree: How they nest: a tuple with one entry per bound parameter.
+        tree: Nesting of the tensors: a tuple with one entry per bound parameter.
     """
 
     bound: inspect.BoundArguments
@@ -43,7 +43,7 @@ class Binding:
 
     @property
     def labels(self) -> list[str]:
-        """The names as they stand in the signature: `*name` and `**name` for what takes any number of arguments."""
+        """The names as in the signature: `*name` and `**name` for variadic parameters."""
         kinds = {name: parameter.kind for name, parameter in self.bound.signature.parameters.items()}
         return [_STARS.get(kinds[name], "") + name for name in self.names]
 
@@ -53,7 +53,7 @@ class Binding:
         return next((int(x.shape[0]) for x in self.tensors if x.dim()), None)
 
     def nest(self, leaves: Sequence[object]) -> inspect.BoundArguments:
-        """The same call with other things in place of the tensors."""
+        """The same call with `leaves` in place of the tensors."""
         nested = tree.unflatten(self.tree, leaves)
         assert isinstance(nested, tuple)
         return inspect.BoundArguments(
@@ -71,14 +71,14 @@ class Binding:
         return model(*bound.args, **bound.kwargs)
 
     def resized(self, batch: int) -> list[Tensor]:
-        """The tensors, their samples repeated or cut to `batch`; those without the common batch size as they are."""
+        """The tensors with their samples repeated or cut to `batch`; tensors of another first size are unchanged."""
         return [
             x[torch.arange(batch, device=x.device) % x.shape[0]] if x.dim() and x.shape[0] == self.batch else x
             for x in self.tensors
         ]
 
     def tensor_names(self) -> list[str]:
-        """A name for each tensor: that of the parameter, with the path inside of it after a dot."""
+        """A name for each tensor: the name of the parameter, then the path inside its value after a dot."""
         names: dict[int, str] = {}
 
         def walk(item: tree.Tree, name: str) -> None:
@@ -114,12 +114,12 @@ def bind_example(model: nn.Module | ExportedProgram, example_inputs: object) -> 
 
     Args:
         model: The model.
-        example_inputs: A tensor, a tuple or list of arguments, or a dict: arguments by name when its keys are names of
-            parameters, else the only argument of a forward that takes one. Or arguments that are bound already.
+        example_inputs: A tensor, a tuple or list of arguments, or a dict: arguments by name if its keys are names of
+            parameters, otherwise the single argument of the forward. Or a `Binding`.
 
     Raises:
-        InputError: The inputs are of another kind, do not fit the signature, hold no tensor, something that is no
-            tensor, an empty batch, numbers that are not finite, or an element type that no graph has.
+        InputError: The inputs are of another kind, do not fit the signature, or hold no tensor, an object that is not
+            a tensor, an empty batch, NaN or infinity, or an unsupported element type.
     """
     signature = signature_of(model)
     arguments, keywords = _spread(signature, example_inputs)
@@ -160,7 +160,7 @@ def _spread(signature: inspect.Signature, example: object) -> tuple[tuple[object
             parameters = signature.parameters.values()
             positional = [p for p in parameters if p.kind not in (p.KEYWORD_ONLY, p.VAR_KEYWORD)]
             required = [p for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
-            if any(p.kind is p.VAR_KEYWORD for p in parameters):  # any name fits, but for an argument that has to be
+            if any(p.kind is p.VAR_KEYWORD for p in parameters):  # any name fits, except for a required argument
                 positional = [p for p in positional if p in required and p.kind is not p.VAR_POSITIONAL]
             if positional and len(required) <= 1 and not any(key in signature.parameters for key in example):
                 return (dict(example),), {}
@@ -195,15 +195,15 @@ def _check_tensor(tensor: Tensor, name: str) -> None:
 
 
 def find_example_inputs(model: nn.Module | ExportedProgram) -> object:
-    """Example inputs that `model` itself tells.
+    """Example inputs found in the attributes of `model`.
 
-    Looked for in this order: the inputs kept in an ExportedProgram; `example_input_array` (Lightning); the input size
+    Searched in this order: the inputs kept in an ExportedProgram; `example_input_array` (Lightning); the input size
     in `default_cfg` or `pretrained_cfg` (timm); `input_size` or `input_shape`; `config` with `num_channels` and
     `image_size` (transformers); three channels and `image_size` or 224 for image networks whose class is in
-    torchvision. Sizes come without a batch; the values are then drawn from a generator of their own.
+    torchvision. Sizes have no batch axis; the values are then drawn from a separate random generator.
 
     Raises:
-        InputError: The model tells nothing; the ways to give inputs are listed.
+        InputError: No attribute gives inputs or a size; the error lists the ways to give inputs.
     """
     if isinstance(model, ExportedProgram):
         if model.example_inputs is not None:
@@ -250,7 +250,7 @@ def _input_size(model: nn.Module) -> tuple[int, ...] | None:
 
 
 def _torchvision_size(model: nn.Module) -> tuple[int, ...] | None:
-    """What torchvision evaluates its networks for single images on."""
+    """The size of the images on which torchvision evaluates its networks for single images."""
     library, _, rest = type(model).__module__.partition(".")
     kind = rest.removeprefix("models.").partition(".")[0]
     if library != "torchvision" or not rest.startswith("models.") or kind in ("detection", "optical_flow", "video"):

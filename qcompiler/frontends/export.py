@@ -1,4 +1,4 @@
-"""torch.export as a front end, for models that torch.fx cannot trace and for exported programs as given."""
+"""torch.export as a front end, for models that torch.fx cannot trace and for exported programs."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def export(model: nn.Module, binding: Binding, dynamic: bool) -> Trace:
         dynamic: Whether the first size of the batched inputs may change.
 
     Raises:
-        Exception: Whatever torch.export raises.
+        Exception: torch.export fails; its errors have no common class.
     """
-    # torch.export takes a size of 1 for a constant: two samples or more tell a batch apart.
+    # torch.export treats a size of 1 as a constant, so the batch must hold two samples or more.
     batch = binding.batch
     batch = max(batch, 2) if dynamic and batch is not None else batch
     tensors = binding.tensors if batch is None else binding.resized(batch)
@@ -50,7 +50,7 @@ def export(model: nn.Module, binding: Binding, dynamic: bool) -> Trace:
 
 
 def _written(program: ExportedProgram) -> str | None:
-    """What `program` writes to, but for buffers whose new value takes no part in its results, such as counters."""
+    """The tensor to which `program` writes, except buffers that do not affect its results, such as counters."""
     specs = program.graph_signature.output_specs
     (output,) = program.graph.find_nodes(op="output")
     ends = list(zip(specs, cast("Sequence[object]", output.args[0]), strict=True))
@@ -70,7 +70,7 @@ def _written(program: ExportedProgram) -> str | None:
 
 @contextlib.contextmanager
 def quiet_torch() -> Iterator[None]:
-    """Without the log of torch.export, which logs what it then raises."""
+    """Silence the log of torch.export, which repeats the errors that it raises."""
     logger = logging.getLogger("torch")
     children = [logging.getLogger(name) for name in list(logging.root.manager.loggerDict) if name.startswith("torch.")]
     before = [(item, item.disabled) for item in (logger, *children)]
@@ -145,10 +145,10 @@ def trace_program(program: ExportedProgram, model: nn.Module | None) -> Trace:
 
     Args:
         program: The program.
-        model: What it was exported from, whose tensors the trace then refers to; None for a program as given.
+        model: The exported model, to whose tensors the trace then refers; None for a program given by the user.
 
     Raises:
-        UnsupportedError: The program writes to buffers, or takes arguments that are no tensors.
+        UnsupportedError: The program writes to buffers, or takes arguments other than tensors.
     """
     signature = program.graph_signature
     written = _written(program)
@@ -211,14 +211,14 @@ def trace_graph_module(model: fx.GraphModule) -> Trace:
 
 
 def is_flat(model: nn.Module) -> bool:
-    """Whether `model` is a graph of torch calls that calls no modules but torch.export's own checks of the inputs."""
+    """Whether `model` is a graph of torch calls without modules, except torch.export's own input checks."""
     return isinstance(model, fx.GraphModule) and all(
         node.target == GUARDS for node in model.graph.find_nodes(op="call_module")
     )
 
 
 def _program_leaves(program: ExportedProgram) -> dict[int, Leaf]:
-    """Copies would lose the sharing of tensors under two names: the leaves hold the program's own."""
+    """The leaves of the program's own tensors: copies would lose the sharing of tensors under two names."""
     signature = program.graph_signature
     buffers = set(signature.buffers)
     leaves: dict[int, Leaf] = {}
@@ -237,7 +237,7 @@ def _by_name(program: ExportedProgram, model: nn.Module | None, named: dict[int,
 
 
 def _containers_in(graph: fx.Graph) -> frozenset[str]:
-    """Paths of the modules that hold those in which the nodes stand."""
+    """Paths of the parents of the modules that contain the nodes."""
     containers = {""}
     for node in graph.nodes:
         parts = str(node.meta[PATH]).split(".")
@@ -246,7 +246,7 @@ def _containers_in(graph: fx.Graph) -> frozenset[str]:
 
 
 def _locate(graph: fx.Graph, model: nn.Module | None) -> None:
-    """Note module path and source line on each node as the tracer does."""
+    """Note module path and source line on each node, like the torch.fx tracer."""
     first_name: dict[int, str] = {}
     if model is not None:
         first_name = {id(module): name for name, module in model.named_modules()}
@@ -270,7 +270,7 @@ def _submodule(model: nn.Module, path: str) -> nn.Module | None:
 
 
 def _batch_bounds(program: ExportedProgram) -> tuple[int, int] | None:
-    """The range of the first size of the inputs, where it is free."""
+    """The range of the first size of the inputs, if it is dynamic."""
     user = set(program.graph_signature.user_inputs)
     for node in program.graph.find_nodes(op="placeholder"):
         value = node.meta.get("val")
@@ -279,7 +279,7 @@ def _batch_bounds(program: ExportedProgram) -> tuple[int, int] | None:
         if not isinstance(size, torch.SymInt) or size.node.expr not in program.range_constraints:
             continue
         limits = program.range_constraints[size.node.expr]
-        # torch.export leaves out 0 and 1 on its own account; whether 1 works is seen by running it.
+        # torch.export excludes 0 and 1 by default; a run shows whether 1 works.
         low = 1 if limits.lower <= 2 else int(limits.lower)
         return low, int(limits.upper) if limits.upper.is_Integer else sys.maxsize
     return None

@@ -1,4 +1,4 @@
-"""Models that give NaN or infinity are named as such: nothing could be compared with what they give."""
+"""Refuses models that return NaN or infinity, since the graph cannot be compared with such results."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from qcompiler.ir.interpret import LEAVES, interpret
 
 
 def is_finite(result: object) -> bool:
-    """Whether all floating-point tensors of a model's result are finite; what is no result is refused elsewhere."""
+    """Whether all floating-point tensors of a model's result are finite; invalid results are refused elsewhere."""
     return all(bool(x.isfinite().all()) for x in _floats(result))
 
 
 def not_finite(tensors: Sequence[Tensor]) -> str:
-    """What tensors hold that are not finite."""
+    """The kinds of values in `tensors` that are not finite, in words."""
     return "NaN" if any(bool(x.isnan().any()) for x in tensors) else "infinity"
 
 
@@ -27,7 +27,7 @@ def check_result(model: nn.Module, binding: Binding, result: object) -> None:
     """Refuse a model whose result on the example is not finite.
 
     Raises:
-        InputError: It is not; the first module is named that gives NaN or infinity.
+        InputError: The result is not finite; the error names the first module that returns NaN or infinity.
     """
     if is_finite(result):
         return
@@ -60,13 +60,13 @@ def check_finite(graph: Graph, tensors: Sequence[Tensor], what: str, fix: str) -
     """Refuse inputs on which the results of a captured model are not finite.
 
     Args:
-        graph: As captured.
+        graph: The captured graph.
         tensors: The inputs, flat.
         what: Name of the inputs, for the message.
         fix: A remedy, for the message.
 
     Raises:
-        InputError: They are not; the first node is named that gives NaN or infinity.
+        InputError: A result is not finite; the error names the first node that returns NaN or infinity.
     """
     outputs = [x for x in interpret(graph, tensors) if x.is_floating_point()]
     if all(bool(x.isfinite().all()) for x in outputs):

@@ -1,4 +1,4 @@
-"""torch.fx symbolic trace as a front end: every module is traced into, down to torch's functions."""
+"""torch.fx symbolic tracing as a front end: all modules are traced, down to torch's functions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from qcompiler.frontends.trace import PATH, SOURCE, Trace, containers_of, named_
 class _Tracer(fx.Tracer):
     """Traces into all modules and notes on each node the module path and the user's source line."""
 
-    # A buffer is a state of the graph: what is computed from one must not become a constant.
+    # A buffer is a state of the graph: a value computed from a buffer must not become a constant.
     proxy_buffer_attributes = True
 
     def __init__(self, outermost: FrameType) -> None:
@@ -47,7 +47,7 @@ class _Tracer(fx.Tracer):
 
 @contextlib.contextmanager
 def _kept(model: nn.Module) -> Iterator[None]:
-    """A forward that keeps something in its module would keep traced values: what was there comes back."""
+    """Restore the attributes of all modules: a forward that stores values in its module would leave proxies there."""
     held = [(m, dict(vars(m)), dict(m._parameters), dict(m._buffers)) for m in model.modules()]
     try:
         yield
@@ -64,7 +64,7 @@ def _kept(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_rank_checks(model: nn.Module) -> Iterator[None]:
-    """Batch norms check the rank of their input, which branches on a traced value; the shapes are checked later."""
+    """Disable the rank checks of batch norms, which branch on a traced value; the shapes are checked later."""
     norms = [m for m in model.modules() if isinstance(m, _NormBase) and "_check_input_dim" not in vars(m)]
     for norm in norms:
         vars(norm)["_check_input_dim"] = lambda input: None
@@ -79,19 +79,19 @@ def trace(model: nn.Module, bound: inspect.BoundArguments) -> Trace:
     """Trace `model` with torch.fx.
 
     Args:
-        model: A model of ours to keep: its plain tensors may gain names.
-        bound: The call to trace; parameters that it leaves out keep their defaults.
+        model: A copy of the user's model, whose plain tensors may gain names.
+        bound: The call to trace; missing parameters keep their defaults.
 
     Raises:
-        CaptureError: The forward takes any number of arguments.
-        Exception: Whatever the model's forward raises when it meets traced values.
+        CaptureError: The forward has variadic parameters.
+        Exception: The model's forward fails on traced values; any class is possible.
     """
     parameters = inspect.signature(model.forward).parameters
     starred = [p.name for p in parameters.values() if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     given = bound.arguments
     if any(given.get(name) for name in starred):
         raise CaptureError("torch.fx does not trace a forward that takes any number of arguments")
-    # What is None is no tensor: a forward asks for it, and a proxy would answer that it is something.
+    # None stays None: with a proxy in its place, `x is None` in the forward would be False.
     defaults = {
         name: given.get(name, parameter.default)
         for name, parameter in parameters.items()
@@ -108,6 +108,6 @@ def trace(model: nn.Module, bound: inspect.BoundArguments) -> Trace:
 
 
 def _parameter(target: str, parameters: Container[str]) -> str:
-    """The parameter behind a placeholder: torch.fx numbers those that keep their defaults, `scale` as `scale_2`."""
+    """The parameter of a placeholder: torch.fx numbers parameters that keep their defaults, `scale` as `scale_2`."""
     name = target.lstrip("*")
     return name if name in parameters else name.rpartition("_")[0]

@@ -1,4 +1,4 @@
-"""What may be given as a model, and as a device."""
+"""Checks of the model and the device that the user gives."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ GUARDS = "_guards_fn"
 
 
 def check_kind(model: object) -> nn.Module | ExportedProgram:
-    """`model`, if it is one that can be captured.
+    """`model`, if its type can be captured.
 
     Raises:
-        InputError: It is something else, or one of its parameters and buffers has no values, or none that are finite.
+        InputError: The model has another type, or a parameter or buffer has no values or holds NaN or infinity.
     """
     if isinstance(model, ExportedProgram):
         parameters = set(model.graph_signature.parameters)
@@ -89,7 +89,7 @@ def check_mode(model: nn.Module) -> None:
     """Refuse a model in train mode.
 
     Raises:
-        InputError: Some of its modules are; they are named.
+        InputError: Modules are in train mode; the error names them.
     """
     # A graph of torch calls has no mode of its own, nor have the bare modules that only hold the tensors of one and the
     # checks of the inputs that torch.export adds.
@@ -111,7 +111,7 @@ def parse_device(device: torch.device | str) -> torch.device:
     """The device itself, with its index.
 
     Raises:
-        InputError: There is no such device here, or one that holds no values.
+        InputError: This machine has no such device, or the device holds no values.
     """
     try:
         found = torch.empty(0, device=device).device

@@ -1,4 +1,4 @@
-"""Where a call stands in the user's code: `module:qualified_name:line`, never the path of a file."""
+"""Locations of calls in the user's code: `module:qualified_name:line`, never the path of a file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _is_user_module(module: str) -> bool:
 
 
 def _is_user_frame(frame: FrameType) -> bool:
-    """Neither torch's nor ours, nor code that torch.fx generated, which is in no module."""
+    """Whether a frame is in neither torch's code nor ours, nor in code that torch.fx generated, which has no module."""
     module = str(frame.f_globals.get("__name__", ""))
     return bool(module) and not frame.f_code.co_filename.startswith("<eval_with_key>") and _is_user_module(module)
 
@@ -29,11 +29,11 @@ def _place(frame: FrameType, line: int) -> str:
 
 
 def source_of_frame(frame: FrameType | None, outermost: FrameType | None) -> str:
-    """The innermost user line at or above `frame`, or nothing.
+    """The innermost user line at or above `frame`, or an empty string.
 
     Args:
-        frame: Where to begin.
-        outermost: Where the model was called: frames above it are the caller's, not the model's.
+        frame: First frame of the search.
+        outermost: Frame that calls the model: frames above it belong to the caller, not to the model.
     """
     while frame is not None and frame is not outermost:
         if _is_user_frame(frame):

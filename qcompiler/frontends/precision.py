@@ -1,11 +1,11 @@
-"""Float32 in place of other floating-point types: a model of halves or doubles is captured as one of float32.
+"""Replaces other floating-point types by float32: a float16 or float64 model is captured as a float32 model.
 
     parameters, buffers, plain tensors, inputs    converted once
     x.half(), x.to(torch.float64), dtype=...      float32 in their place, wherever the forward asks for a type
     tensors from elsewhere                        converted where a call takes or makes one: globals, NumPy arrays
     with torch.autocast(...)                      has no effect
 
-What the caller gives and gets keeps its type: the trees of the graph say which (`ir.tree`).
+The caller's inputs and outputs keep their types, which the trees of the graph record (`ir.tree`).
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ OTHER_FLOATS = (torch.float16, torch.bfloat16, torch.float64)
 """Types that become float32."""
 _TENSOR_CLASS: Any = type(torch.DoubleTensor)
 CONVERSIONS = {"half": torch.float16, "bfloat16": torch.bfloat16, "double": torch.float64}
-"""Methods that convert to one of them."""
+"""Methods that convert to one of these types."""
 
 
 def plain_dtype(item: Any) -> Any:
-    """float32 for one of the other types; anything else as it is."""
+    """float32 for another floating-point type; any other argument unchanged."""
     return torch.float32 if isinstance(item, torch.dtype) and item in OTHER_FLOATS else item
 
 
 def as_float32(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Floating-point tensors in float32, the others as they are."""
+    """The tensors, with floating-point tensors converted to float32."""
     return [x.to(plain_dtype(x.dtype)) for x in tensors]
 
 
 def types_of(model: nn.Module) -> list[str]:
-    """The other floating-point types that the tensors of `model` have."""
+    """Floating-point types other than float32 among the tensors of `model`."""
     tensors = [*model.parameters(), *model.buffers(), *(x for m in model.modules() for x in _plain_tensors(m).values())]
     return sorted({_name(x.dtype) for x in tensors if x.dtype in OTHER_FLOATS})
 
 
 def convert(model: nn.Module) -> None:
-    """Give all floating-point tensors of `model` the type float32."""
+    """Convert all floating-point tensors of `model` to float32."""
     model.float()
     for module in model.modules():
         for name, tensor in _plain_tensors(module).items():
@@ -55,10 +55,10 @@ def _plain_tensors(module: nn.Module) -> dict[str, Tensor]:
 
 
 class Float32(TorchFunctionMode):
-    """Inside, torch calls that ask for another floating-point type get float32, and autocast has no effect.
+    """A mode in which torch calls use float32 for other floating-point types, and autocast has no effect.
 
     Args:
-        device: On which the model runs.
+        device: Device on which the model runs.
 
     Attributes:
         found: What was replaced: names of types, `mixed precision` for autocast.
@@ -72,7 +72,7 @@ class Float32(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Call `func` with float32 for other types."""
+        """Call `func` with other floating-point types replaced by float32."""
         name = getattr(func, "__name__", "")
         if name in CONVERSIONS:
             self.found[_name(CONVERSIONS[name])] = None

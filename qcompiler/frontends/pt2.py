@@ -1,17 +1,17 @@
-"""Read a `.pt2` file without running what is in it.
+"""Read a `.pt2` file without running code from it.
 
 `torch.export.load` unpickles sample inputs, weights and constants without limits, evaluates the text of symbolic sizes
 as Python, looks up operators by any dotted name below `torch`, imports modules that the nesting of inputs names, and
-loads compiled libraries. So torch never reads the file of the user. Its members are read here, each is checked, and
-those that an exported program needs are put into a new archive in memory, which torch then loads:
+loads compiled libraries. So torch never reads the user's file. Its members are read and checked here, and the members
+that an exported program needs are put into a new archive in memory, which torch then loads:
 
     models/model.json                graph: operators of namespaces, sizes as arithmetic, nesting of plain containers
     data/weights, data/constants     raw bytes; pickles that `weights_only=True` reads
     data/sample_inputs/model.pt      the same
     serialized_*.pt, .json           the same, in the archives of torch 2.6 and 2.7
 
-Compiled libraries, custom objects and everything else that needs code of the file's own are refused; extra files are
-left out. Guards are left out too: torch would run their text, and the sizes that a program takes are in its ranges.
+Compiled libraries, custom objects and everything else that needs code from the file are refused; extra files are left
+out. Guards are left out too: torch would run their text, and the range constraints already hold the allowed sizes.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _SAMPLES = "data/sample_inputs/model.pt"
 _CONFIGS = {folder: f"data/{folder}/model_{folder}_config.json" for folder in ("weights", "constants")}
 _LEGACY = {folder: f"data/{folder}/model.pt" for folder in ("weights", "constants")}
 _MARKS = ("archive_format", "archive_version", "byteorder", ".data/version", ".data/serialization_id", "version")
-"""Members of a few bytes that say what the archive is."""
+"""Members of a few bytes that identify the archive."""
 _COMPILED = ("data/aotinductor/", "data/executorch/")
 _OLD_GRAPH = "serialized_exported_program.json"
 _OLD_TENSORS = ("serialized_state_dict", "serialized_constants", "serialized_example_inputs")
@@ -53,7 +53,7 @@ _ARITHMETIC = re.compile(
     re.ASCII,
 )
 _READS_FILES = ("from_file", "save", "load", "_load", "load_tensor", "call_torchbind")
-"""Operators that open files, or run methods of objects of the file's own."""
+"""Operators that open files, or run methods of objects from the file."""
 _SYMBOL = re.compile(r"(u|s|z|zf|zuf|f)\d+|[A-Za-z]\w{0,30}", re.ASCII)
 _CONSTRUCTORS = """
     Symbol Integer Float Rational Add Mul Pow Mod Max Min Abs floor ceiling And Or Not Eq Ne Lt Le Gt Ge Equality
@@ -63,7 +63,7 @@ _CONSTRUCTORS = """
     OpaqueUnaryFn_log2
 """
 _FUNCTIONS = frozenset(_CONSTRUCTORS.split())
-"""What may be called in the text of a symbolic size: constructors of sympy and torch's functions of integers."""
+"""Functions allowed in the text of a symbolic size: constructors of sympy and torch's functions of integers."""
 _ASSUMPTIONS = "positive integer nonnegative real negative even odd zero nonzero finite"
 _FLAGS = frozenset(_ASSUMPTIONS.split())
 _NODES = (
@@ -71,38 +71,38 @@ _NODES = (
     ast.operator, ast.unaryop, ast.cmpop, ast.boolop, ast.Load,
 )  # fmt: skip
 _LONGEST_SIZE = 4000
-"""Characters of the text of one symbolic size."""
+"""Maximum length of the text of one symbolic size, in characters."""
 _LARGEST_POWER = 16
 
 
 def load_exported(path: Path) -> ExportedProgram:
-    """The program that a `.pt2` file holds.
+    """The exported program in a `.pt2` file.
 
     Raises:
-        InputError: It is no such file, it would have to run code of its own, or torch cannot read it.
+        InputError: The file is not an exported program, would run its own code, or cannot be read by torch.
     """
     data = read_file(path, InputError)
     clean = checked_archive(data, str(path))
     del data
     try:
-        with warnings.catch_warnings(), quiet_torch():  # older archives are read all the same
+        with warnings.catch_warnings(), quiet_torch():  # older archives are read, but torch warns about them
             warnings.simplefilter("ignore")
             return torch.export.load(io.BytesIO(clean))
-    except Exception as error:  # whatever the archive reader raises
+    except Exception as error:  # the archive reader may raise any error
         text = " ".join(f"{type(error).__name__}: {error}".split())[:400]
         raise InputError(f"the file {str(path)!r} is no exported program: {text}", fix=_FIX) from error
 
 
 def checked_archive(data: bytes, where: str) -> bytes:
-    """An archive of those members of `data` that an exported program needs, each of which has been checked.
+    """An archive with the checked members of `data` that an exported program needs.
 
     Args:
         data: The bytes of the file.
-        where: Its name, for messages.
+        where: Name of the file, for messages.
 
     Raises:
-        InputError: It is no such archive, or a member of it would run code, lies about its size, or is not the kind of
-            thing that its name says.
+        InputError: The file is not such an archive, or a member would run code, has a wrong size, or has contents of
+            another kind than its name says.
     """
     members = _members(data, where)
     if _OLD_GRAPH in members:
@@ -123,7 +123,7 @@ def _refuse(found: str, where: str, member: str = "", expected: str | None = Non
 
 
 def _members(data: bytes, where: str) -> dict[str, bytes]:
-    """The members of a zip archive by name, without the folder that is around all of them."""
+    """The members of a zip archive by name, without the folder that contains all of them."""
     found: dict[str, bytes] = {}
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -144,7 +144,7 @@ def _members(data: bytes, where: str) -> dict[str, bytes]:
                 found[name] = archive.read(info)
     except InputError:
         raise
-    except Exception as error:  # a broken archive raises what its reader was doing: struct, zlib, ...
+    except Exception as error:  # a broken archive raises errors of many classes: struct, zlib, ...
         raise InputError(f"the file {where!r} is no exported program: {error}", fix=_FIX) from None
     return found
 
@@ -183,10 +183,10 @@ def _old_archive(members: Mapping[str, bytes], where: str) -> dict[str, bytes]:
 
 
 def _pickle(content: bytes, where: str, member: str) -> bytes:
-    """A pickle of tensors alone: what torch's restricted reader takes does the same in its unrestricted one.
+    """A pickle that holds only tensors: torch's restricted and unrestricted readers read it alike.
 
     Raises:
-        InputError: It is something else.
+        InputError: The pickle holds other objects.
     """
     if not content:
         return content
@@ -194,14 +194,14 @@ def _pickle(content: bytes, where: str, member: str) -> bytes:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")  # noqa: TID251  # runs no code
-    except Exception as error:  # whatever the reader of pickles raises
+    except Exception as error:  # the reader of pickles may raise any error
         reason = str(error).strip().partition("\n")[0][:200]
         _refuse(f"it holds something else than tensors, and reading it may run code: {reason}", where, member)
     return content
 
 
 def _payloads(members: Mapping[str, bytes], folder: str, config: str, where: str) -> Iterator[tuple[str, bytes]]:
-    """The members that a table of weights or constants names."""
+    """The members named in a table of weights or constants."""
     table = parse_json(members[config], f"{where}, {config}", InputError)
     entries = table.get("config") if isinstance(table, dict) else None
     if not isinstance(entries, dict):
@@ -223,7 +223,7 @@ def _payloads(members: Mapping[str, bytes], folder: str, config: str, where: str
 
 
 def _check_sizes(meta: object, stored: int, key: str, where: str) -> None:
-    """Refuse a tensor that would take more memory than there is, whatever its strides make of its bytes."""
+    """Refuse a tensor with more elements than its stored bytes hold, whatever its strides."""
     sizes = meta.get("sizes") if isinstance(meta, dict) else None
     items = sizes if isinstance(sizes, list) else [None]
     numbers = [item.get("as_int") if isinstance(item, dict) else None for item in items]
@@ -231,11 +231,15 @@ def _check_sizes(meta: object, stored: int, key: str, where: str) -> None:
         _refuse(f"the sizes of {key!r} are {sizes}", where, expected="numbers")
     count = math.prod(n for n in numbers if isinstance(n, int))
     if 8 * count > machine_memory() or (count and not stored):
-        _refuse(f"the tensor {key!r} has {count} elements in {stored} bytes", where, expected="as many as are there")
+        _refuse(
+            f"the tensor {key!r} has {count} elements in {stored} bytes",
+            where,
+            expected="as many as are there",
+        )
 
 
 def _graph(content: bytes, where: str, member: str) -> bytes:
-    """The graph without its guards, after a look at each text in it that torch would evaluate, look up or import."""
+    """The graph without its guards, after checks of each text that torch would evaluate, look up or import."""
     place = f"{where}, {member}"
     tree = parse_json(content, place, InputError)
     if not isinstance(tree, dict):
@@ -269,7 +273,7 @@ def _graph(content: bytes, where: str, member: str) -> bytes:
 
 
 def _check_operator(target: str, where: str) -> None:
-    """Refuse what is no operator: torch looks up any dotted name, `torch.hub.load` among them."""
+    """Refuse names other than operators: torch looks up any dotted name, even `torch.hub.load`."""
     match = _OPERATOR.fullmatch(target)
     if match is not None:
         namespace = getattr(torch.ops, match["namespace"], None)
@@ -283,7 +287,7 @@ def _check_operator(target: str, where: str) -> None:
 
 
 def _check_size(text: str, where: str) -> None:
-    """Refuse what is no arithmetic on sizes: torch has sympy evaluate the text as Python."""
+    """Refuse text other than arithmetic on sizes: torch lets sympy evaluate the text as Python."""
     try:
         if len(text) > _LONGEST_SIZE:
             raise ValueError(text)
@@ -294,7 +298,7 @@ def _check_size(text: str, where: str) -> None:
 
 
 def _check_node(node: ast.AST) -> None:
-    """Raise ValueError where `node` is no part of arithmetic on sizes."""
+    """Raise ValueError if `node` is not allowed in arithmetic on sizes."""
     fine = isinstance(node, _NODES)
     match node:
         case ast.Call(func=ast.Name(id=name), args=arguments, keywords=keywords):
@@ -318,7 +322,7 @@ def _check_node(node: ast.AST) -> None:
 
 
 def _is_small(node: ast.expr) -> bool:
-    """Whether an exponent is a small number: powers of large ones never end."""
+    """Whether an exponent is a small number: evaluating a power with a large exponent may not end."""
     inner = node
     if isinstance(inner, ast.Call) and inner.args:
         inner = inner.args[0]
@@ -328,7 +332,7 @@ def _is_small(node: ast.expr) -> bool:
 
 
 def _check_nesting(text: str, where: str) -> None:
-    """Refuse containers that make torch import a module that the text names; all others are known to the process."""
+    """Refuse containers for which torch would import a module named in the text."""
     waiting: list[object] = [parse_json(text, where, InputError)]
     while waiting:
         node = waiting.pop()

@@ -1,4 +1,4 @@
-"""All rules of torch's functions: importing this fills the table."""
+"""All rules of torch's functions: importing this module fills the table."""
 
 from qcompiler.frontends import rules_elementwise, rules_movement, rules_pooling, rules_products
 from qcompiler.frontends.table import RULES

@@ -1,4 +1,4 @@
-"""Element by element: normalization, dropout, activations, arithmetic, and what computes nothing."""
+"""Elementwise functions: normalization, dropout, activations, arithmetic, and functions that change no values."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def _dropout(b: Builder, input: Operand, p: float = 0.5, training: bool = True, 
 
 
 _DROPOUT_MODES = {"dropout": "elements", "alpha_dropout": "alpha", "feature_alpha_dropout": "alpha_channels"}
-"""Of the functions that do not leave out whole channels."""
+"""Names of the dropout functions that do not drop whole channels."""
 
 
 @rule("torchvision.ops.stochastic_depth.stochastic_depth")
@@ -195,7 +195,7 @@ def _clamp_max(b: Builder, input: Operand, max: object) -> object:
 
 
 def unary_rule(op: str) -> Rule:
-    """The rule of a torch function that is the operator `op` of one number, with its attributes in order."""
+    """The rule of a torch function that maps to the unary operator `op`, with its attributes in order."""
     names = list(UNARY[op].attributes)
 
     def rule(b: Builder, input: Operand, *arguments: object, inplace: bool = False, **keywords: object) -> Value:
@@ -228,7 +228,7 @@ def _elu(
     *,
     inplace: bool = False,
 ) -> Value:
-    # torch.nn.functional.elu has inplace where the aten operator has scale: False and True are no scales.
+    # torch.nn.functional.elu has inplace in the place of the aten operator's scale: False and True are no scales.
     if not isinstance(scale, bool) and (scale != 1 or input_scale != 1):
         raise b.unsupported(f"elu with scale={scale} and input_scale={input_scale}", "Multiply instead.")
     return b.node("elu", [input], alpha=float(alpha))
@@ -257,7 +257,7 @@ def _binary(op: str) -> Rule:
 
 
 def _promoted(operand: object, dtype: torch.dtype) -> object:
-    """A constant in the element type of the result: torch promotes, operators do not."""
+    """A constant converted to the element type of the result: torch promotes types, operators do not."""
     if isinstance(operand, Leaf) and operand.kind == "constant" and operand.tensor.dtype != dtype:
         return Leaf("constant", operand.ref, operand.tensor.to(dtype))
     return operand

@@ -1,4 +1,4 @@
-"""What moves elements and changes none: shapes, axes, parts, joins, borders."""
+"""Functions that move elements without changing them: shapes, axes, slices, concatenation, padding."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def _sliced(b: Builder, input: Operand, axis: int, part: slice) -> Operand:
 
 
 def _is_end(stop: object) -> bool:
-    """Whether `stop` is what torch.export writes for an open end."""
+    """Whether `stop` is torch.export's number for an open end."""
     return isinstance(stop, int) and stop >= 2**31 - 1
 
 

@@ -1,4 +1,4 @@
-"""Pooling, means, and images of another size."""
+"""Pooling, means, and resizing of images."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _adaptive_avg_pool2d(b: Builder, input: Operand, output_size: int | Sequence
 def _adaptive_max_pool2d(
     b: Builder, input: Operand, output_size: int | Sequence[int | None], return_indices: bool = False
 ) -> object:
-    """The function gives the pixels, the aten operator their indices too."""
+    """Adaptive max pooling: the function returns pixels, the aten operator also indices."""
     if return_indices:
         raise b.unsupported(f"{b.function} with return_indices=True", "Pool without the indices.")
     several = isinstance(b.observed, list)
@@ -105,7 +105,7 @@ def _global_average(b: Builder, input: Operand, output_size: Ints) -> Value:
 
 
 def _line_as_image(pool: Rule) -> Rule:
-    """A pooling over one axis is one over the second axis of an image of height 1."""
+    """The rule of a pooling over one axis: pooling over the width of an image of height 1."""
 
     def pool_line(
         b: Builder,
@@ -152,7 +152,7 @@ def _interpolate(
     scale_factors: object = None,
     output_size: object = None,
 ) -> Value:
-    """Three spellings: the function, and two aten operators, whose third argument is a list of factors or a flag."""
+    """Interpolation in three spellings: the function and two aten operators, with a list of factors or a flag third."""
     if "upsample_" in b.function:
         bilinear = "bilinear" in b.function
         align_corners = scale_factor if bilinear else None
@@ -163,7 +163,7 @@ def _interpolate(
         raise b.unsupported(f"interpolation of mode {mode!r} over {input.type}", "Use nearest or bilinear on images.")
     before, after = input.type.shape[2:], b.shape[2:]
     factors = [scale_factor] * 2 if isinstance(scale_factor, int | float) else scale_factor
-    # torch samples by the factor itself, which is that of the sizes only where it gives a whole number of pixels.
+    # torch samples by the factor itself, which equals the ratio of the sizes only for a whole number of pixels.
     if isinstance(factors, Sequence) and not recompute_scale_factor and _rounds(before, factors, after):
         raise b.unsupported(f"interpolation by {scale_factor} of {input.type}", "Give the size instead.")
     if not all(isinstance(item, int) for item in (*before, *after)):

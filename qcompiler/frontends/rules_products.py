@@ -112,6 +112,6 @@ def _addmm(b: Builder, input: Operand, mat1: Operand, mat2: Operand, *, beta: Nu
 
 
 def _untransposed(operand: Operand) -> Value | None:
-    """What `operand` is the transpose of: torch.export decomposes a linear layer into a transpose and a product."""
+    """The transpose of `operand`, if it exists: torch.export splits a linear layer into a transpose and a product."""
     node = operand.producer if isinstance(operand, Value) else None
     return node.inputs[0] if node is not None and node.op == "permute" and operand.type.rank == 2 else None

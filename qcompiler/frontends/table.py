@@ -1,8 +1,8 @@
-"""The table of rules: what each torch function means in operators, under plain names.
+"""The table of rules, which map each torch function to operators, under plain names.
 
 Functions, methods, in-place forms and aten operators of one meaning share an entry: `relu_`, `Tensor.relu`,
-`aten.relu.default` and `torch.nn.functional.relu` are all `relu`. Parameters are called as torch calls them. A function
-of anyone else has an entry under its full name: `package.module.function`, `namespace::operator`.
+`aten.relu.default` and `torch.nn.functional.relu` are all `relu`. Parameters have torch's names. A function from
+another package has an entry under its full name: `package.module.function`, `namespace::operator`.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _ALIASES = {
     "constant_pad_nd": "pad",
 }
 _OWNERS = ("", "_operator", "builtins", "math", "operator", "torch")
-"""Whose functions go by their own name; a builtin of torch tells no module."""
+"""Modules whose functions have their own name as plain name; torch's builtins name no module."""
 
 
 def plain_name(target: object) -> str:
@@ -83,9 +83,9 @@ def plain_name(target: object) -> str:
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Enter a function into the table.
+    """Enter a rule into the table.
 
-    It takes a `Builder`, then what the torch function takes, with operands for tensors, and gives operands.
+    The rule takes a `Builder` and the arguments of the torch function, with operands for tensors; it returns operands.
 
     Args:
         names: See `plain_name`.
@@ -126,15 +126,15 @@ def as_tuple(value: Ints, rank: int) -> tuple[int, ...]:
 
 
 def known_sizes(operand: Operand) -> tuple[int, ...]:
-    """The shape of a tensor that the model holds."""
+    """The shape of one of the model's own tensors."""
     return tuple(int(cast("int", size)) for size in operand.type.shape)
 
 
 def axis_of(operand: Operand, dim: int) -> int:
-    """`dim` counted from the front.
+    """`dim` as an index from 0.
 
     Raises:
-        IndexError: There is no such axis.
+        IndexError: The axis does not exist.
     """
     rank = operand.type.rank
     if not -rank <= dim < rank:

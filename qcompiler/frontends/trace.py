@@ -1,4 +1,4 @@
-"""A traced model, whichever tracer made it, and what its nodes compute at one batch size."""
+"""A traced model from either tracer, and the results of its nodes at one batch size."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ PATH, SOURCE = "qcompiler_path", "qcompiler_source"
 
 @dataclass(eq=False)
 class Leaf:
-    """A tensor that the model holds.
+    """A tensor of the model.
 
     Args:
         kind: `parameter`, `state` or `constant`.
-        ref: Its name in the model, empty for a constant without one.
+        ref: Name of the tensor in the model, empty for a constant without a name.
         tensor: The values.
     """
 
@@ -36,7 +36,7 @@ class Leaf:
 
     @property
     def type(self) -> TensorType:
-        """Its element type and shape."""
+        """The element type and shape."""
         return TensorType(DType.of(self.tensor.dtype), tuple(self.tensor.shape))
 
 
@@ -45,16 +45,16 @@ class Trace:
     """A graph of torch calls.
 
     Args:
-        root: Where `get_attr` nodes look.
+        root: Module in which `get_attr` nodes look up attributes.
         graph: The calls.
-        containers: Module paths that have children: a call directly in one is named after what it computes.
+        containers: Paths of modules with children: a call directly in such a module is named after its operator.
         named: Parameters and buffers by the id of their tensor.
         leaves: Placeholders that stand for tensors of the model.
-        bind: Values of the other placeholders, by node name, from the arguments of a call.
-        nest: The model's result from what the output node holds.
-        bounds: Smallest and largest batch for which the tracer vouches; None for any.
-        constants: Tensors that have no name in the model, by their id.
-        is_float32: Whether other floating-point types are float32 where it runs; see `frontends.precision`.
+        bind: Function from the arguments of a call to the values of the other placeholders, by node name.
+        nest: Function from the contents of the output node to the model's result.
+        bounds: Smallest and largest batch size for which the trace is valid; None for any.
+        constants: Tensors without a name in the model, by id.
+        is_float32: Whether other floating-point types are replaced by float32 in runs; see `frontends.precision`.
     """
 
     root: nn.Module
@@ -74,12 +74,12 @@ class Trace:
             leaf.tensor = leaf.tensor.to(plain_dtype(leaf.tensor.dtype))
 
     def leaf(self, tensor: Tensor) -> Leaf:
-        """The leaf for a tensor that the model holds, one for all uses."""
+        """The leaf for a tensor of the model, the same one for all uses."""
         found = self.named.get(id(tensor))
         return found or self.constants.setdefault(id(tensor), Leaf("constant", "", tensor))
 
     def attribute(self, target: str) -> Leaf:
-        """The leaf that a `get_attr` node reads."""
+        """The leaf for the attribute of a `get_attr` node."""
         item: object = self.root
         for part in target.split("."):
             item = getattr(item, part)
@@ -91,18 +91,18 @@ class Trace:
 
 
 def location(node: fx.Node) -> Location:
-    """Where the call of `node` stands."""
+    """The location of the call `node`."""
     return Location(str(node.meta.get(PATH, "")), str(node.meta.get(SOURCE, "")))
 
 
 def named_leaves(model: nn.Module) -> dict[int, Leaf]:
-    """The parameters and buffers of `model` under the first of their names."""
+    """The parameters and buffers of `model`, each under its first name."""
     leaves = {id(p): Leaf("parameter", name, p) for name, p in model.named_parameters()}
     return leaves | {id(b): Leaf("state", name, b) for name, b in model.named_buffers()}
 
 
 def containers_of(model: nn.Module) -> frozenset[str]:
-    """Paths of the modules that have children, the root among them."""
+    """Paths of the modules with children, including the root."""
     return frozenset(
         {"", *(name for name, module in model.named_modules() if next(module.children(), None) is not None)}
     )
@@ -110,12 +110,12 @@ def containers_of(model: nn.Module) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class Result:
-    """What stands for a tensor in a record.
+    """The record of a tensor.
 
     Args:
-        shape: Its sizes.
-        dtype: Its element type.
-        constant: The tensor itself when no tensor of the call's arguments takes part in it.
+        shape: Sizes.
+        dtype: Element type.
+        constant: The tensor itself, if it depends on no tensor of the call's arguments.
     """
 
     shape: tuple[int, ...]
@@ -124,10 +124,10 @@ class Result:
 
 
 class Shares(StrEnum):
-    """How a tensor lies to one that is written to."""
+    """The overlap of a tensor with a tensor that is written to."""
 
     ALL = "all"
-    """It is the same elements in the same order: it is written to as well."""
+    """The same elements in the same order: the tensor is written to as well."""
     SOME = "some"
     NONE = "none"
 
@@ -138,8 +138,8 @@ class Write:
 
     Args:
         target: The node whose tensor is written to.
-        shares: For each node that is read later, how its tensors lie to the target; nested as its result is.
-        constant: The target afterwards, when no tensor of the call's arguments takes part in it.
+        shares: For each node that is read later, the overlap of its tensors with the target, nested like its result.
+        constant: The target after the write, if it depends on no tensor of the call's arguments.
     """
 
     target: fx.Node
@@ -156,20 +156,20 @@ class Recorder(fx.Interpreter):
         self.bindings = trace.bind(call)
         self.results: dict[str, object] = {}
         self.writes: dict[str, Write] = {}
-        """Calls that write to one of their arguments."""
+        """Records of the calls that write to an argument."""
         self.reads: set[str] = set()
-        """Calls that give numbers read from the values of the model's inputs, such as `x.max().item()`."""
+        """Calls that return numbers read from the values of the model's inputs, such as `x.max().item()`."""
         self.independent: set[fx.Node] = set()
         self.current: fx.Node | None = None
 
     def placeholder(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """The argument or the tensor of the model that the placeholder stands for."""
+        """The argument or the tensor of the model for a placeholder."""
         assert self.current is not None
         leaf = self.trace.leaves.get(self.current.name)
         return self.bindings[self.current.name] if leaf is None else leaf.tensor
 
     def run_node(self, n: fx.Node) -> Any:
-        """The result of a node, noted before it goes on."""
+        """The result of a node, recorded before later calls can write to it."""
         self.current = n
         before = [_version(self.env[node]) for node in n.all_input_nodes]
         result = super().run_node(n)
@@ -201,7 +201,7 @@ class Recorder(fx.Interpreter):
         self.writes[n.name] = Write(target, shares, written.detach().clone() if constant else None)
 
     def _reads_values(self, n: fx.Node) -> bool:
-        """Whether the numbers that `n` gives depend on more than the shapes and types of tensors."""
+        """Whether the numbers from `n` depend on more than the shapes and types of tensors."""
         if is_dataclass(n.target):
             return False
         if any(node.name in self.reads for node in n.all_input_nodes):
@@ -211,7 +211,7 @@ class Recorder(fx.Interpreter):
         name = n.target if isinstance(n.target, str) else getattr(n.target, "__name__", "")
         if name == "getitem":
             return isinstance(self.env[n.all_input_nodes[0]], Tensor)
-        # No attribute of a tensor that is no tensor itself depends on its values.
+        # Attributes of a tensor other than tensors (shape, dtype) do not depend on its values.
         return name != "getattr" and name.partition(".")[0] not in _ASPECTS
 
 
@@ -238,7 +238,7 @@ _ASPECTS = frozenset(
         "type",
     }
 )
-"""What torch tells of a tensor without a look at its values."""
+"""Functions of a tensor that do not read its values."""
 
 
 def _shares(item: Any, written: Tensor) -> Shares:
@@ -274,7 +274,7 @@ def record(trace: Trace, call: inspect.BoundArguments) -> Recorder:
     """Run `trace` on the arguments of `call`.
 
     Raises:
-        CaptureError: A node of it fails; the node's module and line are given.
+        CaptureError: A node fails; the error names its module and line.
     """
     recorder = Recorder(trace, call)
     try:

@@ -1,4 +1,4 @@
-"""Wrappers around a model that add nothing to what it computes."""
+"""Removes wrappers that do not change the computation of a model."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ _WRAPPERS = (DataParallel, DistributedDataParallel, AveragedModel)
 
 
 def unwrap(model: object) -> tuple[object, list[str]]:
-    """The model inside of DataParallel, DistributedDataParallel, AveragedModel and torch.compile, at any depth.
+    """The model inside DataParallel, DistributedDataParallel, AveragedModel and torch.compile, at any depth.
 
     Args:
-        model: A model, or anything else, which stays as it is.
+        model: A model; any other object is returned unchanged.
 
     Returns:
-        The model, and one sentence per wrapper that was taken off.
+        The model, and one sentence per removed wrapper.
     """
     notes: list[str] = []
     while (inner := _inside(model)) is not None:

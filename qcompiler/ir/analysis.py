@@ -1,6 +1,6 @@
-"""Questions about a graph that graph theory answers, over throw-away networkx digraphs.
+"""Graph-theory queries, on temporary networkx digraphs.
 
-The digraph is made anew for each question and never edited; the graph never inherits from it.
+The digraph is built anew for each query and never edited; `Graph` does not inherit from it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def to_networkx(graph: Graph) -> nx.DiGraph[Node]:
 
 
 def reachable(start: Iterable[Node]) -> list[Node]:
-    """The nodes that read, directly or through others, what the nodes of `start` compute; not `start` itself.
+    """The nodes that depend, directly or through others, on the nodes of `start`; `start` itself excluded.
 
     Breadth first, in the order of the use lists.
     """
@@ -44,7 +44,7 @@ def reachable(start: Iterable[Node]) -> list[Node]:
 
 
 def path_between(source: Node, target: Node) -> list[Node] | None:
-    """A shortest path of nodes from `source` to `target`, both included; None where there is none."""
+    """A shortest path of nodes from `source` to `target`, both included; None without a path."""
     before: dict[Node, Node | None] = {source: None}
     waiting = deque([source])
     while waiting and target not in before:
@@ -65,7 +65,7 @@ def path_between(source: Node, target: Node) -> list[Node] | None:
 
 
 def lifetimes(graph: Graph) -> dict[Value, tuple[int, int]]:
-    """Position of the node that defines each value and of the last that reads it.
+    """Position of the node that defines each value and of its last reader.
 
     Graph inputs are defined at -1. Outputs live to the end, the position after the last node.
     """
@@ -82,10 +82,10 @@ def lifetimes(graph: Graph) -> dict[Value, tuple[int, int]]:
 
 
 def connected_groups(graph: Graph, ties: Iterable[Iterable[Node]]) -> list[list[Node]]:
-    """Groups of nodes that hang together through `ties`.
+    """Connected groups of nodes under `ties`.
 
     Args:
-        graph: Gives the order.
+        graph: Graph that defines the order.
         ties: Sets of nodes that belong together.
 
     Returns:
@@ -104,16 +104,15 @@ def connected_groups(graph: Graph, ties: Iterable[Iterable[Node]]) -> list[list[
 def convex_partitions(graph: Graph, belongs: Callable[[Node], bool]) -> list[list[Node]]:
     """Split the nodes for which `belongs` holds into few groups that can each run as one step.
 
-    A group is convex: no path leaves it and comes back, so that what stands between its inputs and its outputs is the
-    group alone. Groups grow greedily in the order of the graph; the result is maximal in that no two adjacent groups
-    can be joined.
+    A group is convex: no path leaves it and comes back, so the nodes between its inputs and outputs are the group
+    itself. Groups grow greedily in the order of the graph; the result is maximal: no two adjacent groups can be joined.
 
     Returns:
         The groups, each in the order of the graph, ordered by their first node.
     """
     import networkx as nx
 
-    # The quotient graph of the groups so far. It stays acyclic, which is what convexity of all groups together means.
+    # The quotient graph of the groups so far. It stays acyclic, which is equivalent to convexity of all groups.
     quotient: nx.DiGraph[int] = nx.DiGraph()
     home: dict[Node, int] = {}
     members: dict[int, list[Node]] = {}

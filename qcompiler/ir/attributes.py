@@ -1,4 +1,4 @@
-"""Attributes of nodes: plain values, of one form whether a pass wrote them or the parser read them."""
+"""Attributes of nodes: plain values, in one form, whether written by a pass or read by the parser."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ Attributes: TypeAlias = Mapping[str, "Attribute"]
 def plain(value: object) -> Attribute:
     """`value` as an attribute: a number, text, None, a QuantSpec or a size, or a tuple of these.
 
-    Enumerations become their text, numpy's and sympy's numbers become Python's, and lists become tuples. So an
-    attribute has one form, whether a pass wrote it or the parser read it.
+    Enumerations become text, numbers of numpy and sympy become Python numbers, lists become tuples. Attributes thus
+    have one form, whether written by a pass or read by the parser.
 
     Raises:
-        GraphError: It is nothing of the kind.
+        GraphError: `value` is none of these.
     """
     return tuple(map(_scalar, value)) if isinstance(value, tuple | list) else _scalar(value)
 
@@ -34,11 +34,11 @@ def _scalar(value: object) -> Scalar | Dim:
     if value is None or isinstance(value, bool | QuantSpec):
         return value
     if isinstance(value, str):
-        return str.__str__(value)  # of an enumeration, too, the text alone
+        return str.__str__(value)  # plain text, for enumerations, too
     if isinstance(value, Integral):
         return int(value)
     if isinstance(value, Real):
         return float(value)
-    if hasattr(value, "free_symbols"):  # sympy's, which is not imported for the question
+    if hasattr(value, "free_symbols"):  # a sympy expression; sympy is not imported for the check
         return as_dim(cast("Dim", value))
     raise GraphError(f"{value!r}", expected="a number, text, a bool, None, a QuantSpec, a size, or a tuple of these")

@@ -17,18 +17,18 @@ class Call:
 
     Args:
         tensors: All tensors of the arguments, flat, in the element types of the graph.
-        arrays: Whether they were given as NumPy arrays; the results are arrays then.
+        arrays: Whether the arguments were NumPy arrays; the results are then arrays, too.
     """
 
     tensors: list[Tensor]
     arrays: bool
 
     def results(self, output_tree: tree.Tree, leaves: Sequence[object]) -> object:
-        """The model's result, nested as its own, in tensors or arrays as the arguments were.
+        """The result nested as in the model, in tensors or arrays like the arguments.
 
         Args:
             output_tree: Nesting of the model's outputs.
-            leaves: The outputs, flat.
+            leaves: Flat outputs.
         """
         return tree.unflatten(output_tree, leaves, arrays=self.arrays)
 
@@ -40,13 +40,13 @@ def bind(
 
     Args:
         input_tree: Nesting of the arguments: a tuple with one entry per argument.
-        names: Their names; `*name` and `**name` for those that take any number. Empty where they are not known.
-        arguments: By position. Parameters that the forward takes by name only are accepted by position, too, in their
+        names: Names of the arguments; `*name` and `**name` for variadic ones. Empty if unknown.
+        arguments: Arguments by position. Keyword-only parameters of the forward are accepted by position, too, in their
             order.
-        keywords: By name.
+        keywords: Arguments by name.
 
     Raises:
-        InputError: They do not fit the names or the nesting, mix tensors and arrays, or hold an empty batch.
+        InputError: The arguments do not fit the names or the nesting, mix tensors and arrays, or hold an empty batch.
     """
     if keywords or any(name.startswith("*") for name in names):
         arguments = _in_order(names, arguments, keywords)
@@ -60,7 +60,7 @@ def bind(
 def _in_order(
     names: Sequence[str], arguments: tuple[object, ...], keywords: Mapping[str, object]
 ) -> tuple[object, ...]:
-    """One value for each name."""
+    """Bind one value to each name."""
     left, rest = list(arguments), dict(keywords)
     values: dict[str, object] = {}
     for name in names:

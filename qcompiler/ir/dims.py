@@ -1,7 +1,7 @@
 """Dimensions: integers, or integer expressions over named symbols such as the batch `N`.
 
-sympy carries the expressions. It is imported only where a symbol is made or read from text, because its import alone
-costs more than the rest of the package.
+sympy represents the expressions. It is imported only to create a symbol or to read one from text, because its import
+takes longer than that of the rest of the package.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ Shape: TypeAlias = "tuple[Dim, ...]"
 
 
 LONGEST = 4000
-"""Characters of a size in text."""
+"""Most characters of a size in text."""
 LARGEST_POWER = 16
-"""Exponent in a size: expanded, a power of a sum has as many terms as it is large."""
+"""Largest exponent in a size, because the expanded power of a sum has that many terms."""
 _SYMBOL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -46,7 +46,7 @@ def symbol(name: str) -> sympy.Expr:
 def as_dim(value: Dim) -> Dim:
     """`value` as a plain int or as an expanded expression, so that equal dimensions compare equal.
 
-    sympy keeps `-(H + N)*floor(N/2)` apart from `(-H - N)*floor(N/2)`, which is how the text of the first is read.
+    sympy keeps `-(H + N)*floor(N/2)` apart from `(-H - N)*floor(N/2)`, the form in which the text of the first is read.
     """
     if isinstance(value, Integral):
         return int(value)
@@ -55,7 +55,7 @@ def as_dim(value: Dim) -> Dim:
 
 
 def product(dims: Sequence[Dim]) -> Dim:
-    """The product of `dims`, 1 for none."""
+    """The product of `dims`, 1 if empty."""
     result: Dim = 1
     for dim in dims:
         result = dim * result
@@ -63,7 +63,7 @@ def product(dims: Sequence[Dim]) -> Dim:
 
 
 def evaluate_dim(dim: Dim, bindings: Mapping[str, int]) -> int:
-    """The integer that `dim` is when each symbol has the value in `bindings`.
+    """The value of `dim` with the symbol values in `bindings`.
 
     Raises:
         InputError: A symbol of `dim` has no value.
@@ -77,7 +77,7 @@ def evaluate_dim(dim: Dim, bindings: Mapping[str, int]) -> int:
 
 
 def _quotient(expression: sympy.Expr, bindings: Mapping[str, int]) -> int:
-    """An expression rounded down, in the arithmetic of the bound sizes, which may be torch's own symbols."""
+    """An expression rounded down, in the arithmetic of the bound sizes, which may be symbols of torch."""
     import sympy
 
     numerator, denominator = sympy.fraction(sympy.together(expression))
@@ -108,7 +108,7 @@ def bind(shape: Shape, sizes: Sequence[int], bindings: dict[str, int]) -> str | 
     """Match concrete `sizes` against `shape`, entering new symbols into `bindings`.
 
     Returns:
-        None when they match, else one sentence that says how they differ.
+        None if they match, else one sentence about the difference.
     """
     if len(shape) != len(sizes):
         return f"it has {len(sizes)} dimensions, not {len(shape)}"
@@ -124,7 +124,7 @@ def bind(shape: Shape, sizes: Sequence[int], bindings: dict[str, int]) -> str | 
 
 
 def _solve(dim: Dim, size: int, bindings: dict[str, int]) -> bool:
-    """Enter the one symbol of `dim` that has no value yet, if `dim` is linear in it; False if no integer will do."""
+    """Enter the one unbound symbol of `dim`, if `dim` is linear in the symbol; False if no integer fits."""
     unknown = [s for s in symbols_of(dim) if s.name not in bindings]
     if isinstance(dim, int) or len(unknown) != 1:
         return True
@@ -155,7 +155,7 @@ def parse_dim(text: str) -> Dim:
         if len(text) > LONGEST:
             raise _no_dimension(text)
         found = as_dim(_from_ast(ast.parse(text.strip(), mode="eval").body, text))
-    # A ValueError comes of a number of thousands of digits or of a zero byte, the others of thousands of brackets.
+    # ValueError: a number of thousands of digits or a zero byte; the other errors: thousands of brackets.
     except (SyntaxError, ValueError, RecursionError, MemoryError, InputError):
         raise _no_dimension(text) from None
     if isinstance(found, int) or found.is_integer:
@@ -194,7 +194,9 @@ def _from_ast(node: ast.expr, text: str) -> sympy.Expr:
                     return a / b
                 case ast.FloorDiv():
                     return a // b
-                case ast.Pow() if a.free_symbols and b.is_Integer and abs(b) <= LARGEST_POWER:  # more may never end
+                case ast.Pow() if (
+                    a.free_symbols and b.is_Integer and abs(b) <= LARGEST_POWER
+                ):  # larger exponents may never finish
                     return a**b
         case ast.Call(func=ast.Name(id="floor"), args=[argument]):
             return sympy.floor(_from_ast(argument, text))

@@ -1,7 +1,7 @@
 """The graph: values defined once, nodes in an order that respects their uses, tensors by name.
 
 A `Module` owns named tensors and one or more graphs; `main` is the model. Nodes form a linked list, so that insertion
-and removal cost the same at any size. Passes do not edit it directly but through `ir.rewrite.Rewriter`.
+and removal cost the same at any size. Passes edit the graph only through `ir.rewrite.Rewriter`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from qcompiler.ir.types import Stage, TensorType
 
 @dataclass(frozen=True)
 class Location:
-    """Where a node comes from.
+    """Origin of a node in the model and its source.
 
     Args:
         path: Module path in the model, such as `features.0.conv`; empty for the root.
@@ -45,14 +45,14 @@ class Value:
         self.producer = producer
         self.index = index
         self.users: dict[Node, int] = {}
-        """Nodes that read this value, in the order in which they began to, with the number of operands."""
+        """Nodes that read this value, in order of first use, with the number of operands."""
 
     def __repr__(self) -> str:
         return f"%{self.name}"
 
 
 class Node:
-    """One application of an op. `inputs`, `outputs` and `attributes` are read-only outside of `ir`."""
+    """One application of an op. `inputs`, `outputs` and `attributes` are read-only outside `ir`."""
 
     __slots__ = (
         "_linked",
@@ -77,7 +77,7 @@ class Node:
         self.attributes = attributes
         self.location = location
         self.origins: tuple[str, ...] = ()
-        """Names of the captured nodes that this one stands for."""
+        """Names of the captured nodes represented by this node."""
         self._linked = False
         self._previous: Node | None = None
         self._next: Node | None = None
@@ -92,7 +92,7 @@ class Node:
         """The only result.
 
         Raises:
-            GraphError: There are several.
+            GraphError: The node has several results.
         """
         if len(self.outputs) != 1:
             raise GraphError(f"{self.op} has {len(self.outputs)} results where one is needed", where=self.where)
@@ -100,17 +100,17 @@ class Node:
 
     @property
     def following(self) -> Node | None:
-        """The next node in the order, None for the last."""
+        """The next node in the order, None after the last."""
         return self._next
 
     @property
     def definition(self) -> OpDef:
-        """What the op is."""
+        """The definition of the op."""
         return op(self.op)
 
     @property
     def where(self) -> str:
-        """The node, its module path and its source line, for messages."""
+        """Node, module path and source line, for messages."""
         place = str(self.location)
         return f"%{self.name}" + (f" ({place})" if place else "")
 
@@ -171,7 +171,7 @@ class Graph:
         """The value called `name`. Linear in the size of the graph.
 
         Raises:
-            GraphError: There is none.
+            GraphError: No such value exists.
         """
         for value in self.values():
             if value.name == name:
@@ -183,7 +183,7 @@ class Graph:
         return value in self._output_counts
 
     def unique_name(self, hint: str) -> str:
-        """`hint`, or `hint_1`, `hint_2`, ... when it is taken. The name is reserved from now on."""
+        """`hint`, or `hint_1`, `hint_2`, ... if taken. The name is then reserved."""
         if hint not in self._names:
             self._names[hint] = 0
             return hint
@@ -197,7 +197,7 @@ class Graph:
                 return name
 
     def release_name(self, name: str) -> None:
-        """Make `name` free again: the value that had it is gone or renamed."""
+        """Make `name` free again: its value was removed or renamed."""
         self._names.pop(name, None)
 
     def name_results(self, node: Node, names: Sequence[str]) -> None:
@@ -238,11 +238,11 @@ class Graph:
         Args:
             op_name: A registered op.
             inputs: Operands.
-            attributes: What differs from the defaults.
-            name: Wish for the name of the first result; made unique.
-            location: Where it comes from.
+            attributes: Attributes that differ from the defaults.
+            name: Preferred name of the first result; made unique.
+            location: Origin of the node.
             types: Result types, for ops with `Trait.REQUANTIZES`; inferred otherwise.
-            before: The node that shall follow, None for the end.
+            before: The following node; None for the end.
 
         Raises:
             GraphError: Operands or attributes do not fit the op.
@@ -287,7 +287,7 @@ class Graph:
         self._count += 1
 
     def _unlink(self, node: Node) -> None:
-        # The node keeps its own links, so that an iteration that stands on it finds its way back.
+        # The removed node keeps its links, so that an iteration at this node can continue.
         previous, following = node._previous, node._next
         if previous is None:
             self._first = following
@@ -316,7 +316,7 @@ class Module:
         """Take ownership of `graph`.
 
         Raises:
-            GraphError: Its name is taken.
+            GraphError: The name of the graph is taken.
         """
         if graph.name in self.graphs:
             raise GraphError(f"the module already has a graph @{graph.name}")
@@ -330,7 +330,7 @@ class Module:
         return self.graphs["main"]
 
     def unique_tensor_name(self, hint: str) -> str:
-        """`hint`, or `hint_1`, ... when a tensor has that name."""
+        """`hint`, or `hint_1`, ... if a tensor has that name."""
         name, count = hint, 0
         while name in self.tensors:
             count += 1
@@ -338,7 +338,7 @@ class Module:
         return name
 
     def clone(self) -> Module:
-        """A copy whose graphs can be edited without touching this one. Tensors are shared: passes replace them."""
+        """A copy whose graphs can be edited without changing this module. Tensors are shared: passes replace them."""
         copy = Module(self.tensors)
         for graph in self.graphs.values():
             copy.add(_clone_graph(graph, copy))

@@ -1,4 +1,4 @@
-"""What makes two modules the same: structure, types and the content of tensors, by whatever names."""
+"""Hash of a module: structure, types and the content of tensors, independent of names."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ TENSOR_ATTRIBUTES = ("ref", "statistics")
 
 
 def module_hash(module: Module) -> str:
-    """sha256 of what `module` computes, in hex.
+    """sha256 of the computation of `module`, in hex.
 
-    It covers, for each graph in order: name, stage, types of the inputs, bounds of the symbols, and the nodes in order
-    with their op, operands, attributes and result types; names of the model's arguments and the trees of inputs and
-    outputs; the type, shape and bytes of every tensor that is referred to. It does not cover the names of values and
-    tensors, which leaves share a tensor, locations, origins, or tensors that nobody reads.
+    The hash covers, for each graph in order: name, stage, types of the inputs, bounds of the symbols, and the nodes in
+    order with their op, operands, attributes and result types; names of the model's arguments and the trees of inputs
+    and outputs; the type, shape and bytes of every referenced tensor. It does not cover the names of values and
+    tensors, which leaves share a tensor, locations, origins, or unused tensors.
 
     Raises:
         GraphError: A node refers to a tensor that the module does not hold.

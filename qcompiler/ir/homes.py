@@ -1,4 +1,4 @@
-"""Where the tensors of a graph live in a torch module: under their own names, so that a state_dict finds them again."""
+"""Places of a graph's tensors in a torch module: under their own names, as a state_dict requires."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from torch import nn
 
 
 def home_of(root: nn.Module, name: str, taken: Container[str]) -> tuple[nn.Module, str]:
-    """The module that holds the tensor called `name`, made where it is missing, and its attribute there.
+    """The module that holds the tensor called `name`, created if missing, and the attribute name there.
 
-    `conv.weight` and `conv.weight.q.scale` cannot both be: the path through a tensor gets an underscore, and so does a
-    part that torch uses itself, such as `forward`.
+    `conv.weight` and `conv.weight.q.scale` cannot both exist: a path through a tensor gets an underscore, and so does a
+    part that torch itself uses, such as `forward`.
 
     Args:
         root: The outermost module.

@@ -1,8 +1,8 @@
 """One interpreter for every stage.
 
-It walks the nodes once and frees each tensor after its last use, so that memory is bounded by what is live. A *rule*
-says what a node computes; the default is the op's own evaluation in torch. Hooks see every value: calibration, layer
-capture, debugging and validation are all such hooks.
+It visits the nodes once and frees each tensor after its last use, so that memory is bounded by the live tensors. A
+*rule* maps a node and its operands to its results; by default, the evaluation of the op in torch. Hooks receive every
+value: calibration, layer capture, debugging and validation are such hooks.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ T = TypeVar("T")
 
 
 def evaluate_node(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """What `node` computes in torch: a tensor of the module for leaves, the op's evaluation otherwise."""
+    """The results of `node` in torch: a tensor of the module for leaves, else the evaluation of the op."""
     if node.op in LEAVES:
         return (node.graph.module.tensors[str(node.attributes["ref"])],)
     if node.op == "call":
-        # Kernels of torch sum in an order that follows the strides: the same bits need the same strides in every form.
+        # The order of sums in torch kernels follows the strides, so equal bits need equal strides in every form.
         contiguous = [tensor.contiguous() for tensor in operands]
         return tuple(interpret(node.graph.module.graphs[str(node.attributes["graph"])], contiguous))
     return node.definition.evaluate(node, operands)
 
 
 LEAVES = ("parameter", "state", "constant")
-"""Ops whose result is a tensor of the module, named by the attribute `ref`."""
+"""Ops that return a tensor of the module, named by the attribute `ref`."""
 
 
 def interpret(
@@ -43,13 +43,13 @@ def interpret(
     """Run `graph` in torch.
 
     Args:
-        graph: At any stage.
+        graph: Graph at any stage.
         inputs: One tensor per graph input, of the declared element type and shape.
-        observe: Called with each value and its tensor, inputs first, in order.
-        replace: Gives what the users of each value read in its place; `observe` sees the value as computed.
+        observe: Callback with each value and its tensor, inputs first, in order.
+        replace: Function that replaces the tensor read by the users of a value; `observe` receives the original.
 
     Returns:
-        The outputs, flat.
+        Flat outputs.
 
     Raises:
         InputError: An input does not fit its declared type.
@@ -103,7 +103,7 @@ def check_inputs(graph: Graph, inputs: Sequence[Tensor]) -> dict[str, int]:
         The value of each symbol of the shapes.
 
     Raises:
-        InputError: Their number, an element type, a shape, or a symbol outside its bounds.
+        InputError: The number of inputs, an element type, a shape, or a symbol outside its bounds.
     """
     if len(inputs) != len(graph.inputs):
         raise InputError(f"{len(inputs)} inputs were given", expected=str(len(graph.inputs)))

@@ -1,4 +1,4 @@
-"""Pickles of modules hold text: nodes are linked one by one, and pickle would follow the links until its stack ends."""
+"""Pickles of modules as text, because pickle would overflow its stack on the linked list of nodes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _reduced(module: Module) -> tuple[Callable[..., Module], tuple[Any, ...]]:
 
 
 def _read_module(text: str, tensors: dict[str, Tensor], trees: Mapping[str, tuple[Tree, Tree]]) -> Module:
-    """The module of a pickle; the trees hold the classes of the model's own, which text does not."""
+    """The module of a pickle; the trees hold the model's own classes, which the text does not."""
     module = parse_module(text, tensors)
     for name, (inputs, outputs) in trees.items():
         module.graphs[name].input_tree, module.graphs[name].output_tree = inputs, outputs

@@ -1,7 +1,7 @@
-"""What an operator is: the `OpDef` protocol and the one table of all of them.
+"""Definitions of operators: the `OpDef` protocol and the one table of all operators.
 
-An entry says what the op *is*: its operands, attributes, result types, its meaning in torch, the stages at which it may
-stand. What a back end does with it is that back end's own table.
+An entry defines the op: operands, attributes, result types, evaluation in torch, legal stages. Each back end has its
+own table of its handling of ops.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from qcompiler.ir.types import Stage, TensorType
 
 Infer: TypeAlias = Callable[[Sequence[TensorType], Attributes], tuple[TensorType, ...]]
 Evaluate: TypeAlias = Callable[[Any, Sequence[Tensor]], tuple[Tensor, ...]]
-"""Results from a `Node`, whose definition needs that of operators, and its operands."""
+"""Function from a `Node` and its operands to its results; `Any`, because `Node` depends on this module."""
 
 
 class Trait(StrEnum):
-    """Facts about an op that passes ask for by name instead of listing ops."""
+    """Facts about an op, queried by passes in place of lists of op names."""
 
     LEAF = "leaf"
     """Takes no operands: reads a tensor of the module."""
     MOVEMENT = "movement"
-    """Moves elements unchanged: the codes and the grid of the result are those of the input."""
+    """Moves elements unchanged: the result has the codes and the grid of the input."""
     ACTIVATION = "activation"
     """Monotone clamp of its input between two numbers: `relu`, `clamp`."""
     MAC = "mac"
     """Sum of products of its first operand with its second, the weight."""
     PARAMETRIC = "parametric"
-    """Its operands but the first are tensors of the model, which become constants of its integer form."""
+    """All operands but the first are tensors of the model, which become constants of the integer form."""
     UNARY = "unary"
     """Applies one real function to each element."""
     REQUANTIZES = "requantizes"
-    """An integer op whose result has a grid of its own, given on the result type."""
+    """An integer op with its own output scale and zero point, given in the result type."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,13 @@ class OpDef:
     """One operator.
 
     Args:
-        name: As written in text and in descriptors.
-        operands: Names in order; a trailing `?` marks an optional last operand, a single `name*` any number.
-        attributes: Allowed attribute names and the default, or `REQUIRED`.
-        infer: Result types from operand types and attributes; raises GraphError when they do not fit.
+        name: Name in text and in descriptors.
+        operands: Names of the operands in order; a trailing `?` marks an optional last operand, `name*` any number.
+        attributes: Allowed attribute names with the default, or `REQUIRED`.
+        infer: Result types from operand types and attributes; raises GraphError if they do not fit.
         evaluate: Results from operand tensors, in torch.
-        stages: Where it is legal.
-        traits: See `Trait`.
+        stages: Stages at which the op is legal.
+        traits: Facts about the op; see `Trait`.
         summary: One line for the documentation.
     """
 
@@ -81,7 +81,7 @@ class OpDef:
         """`given` with defaults filled in, in declaration order, as plain values; see `plain`.
 
         Raises:
-            GraphError: An attribute is unknown, of no kind that a graph holds, or a required one is missing.
+            GraphError: An attribute is unknown, of an unsupported kind, or a required one is missing.
         """
         for name in given:
             if name not in self.attributes:
@@ -108,7 +108,7 @@ class _Required:
 
 
 REQUIRED = _Required()
-"""Stands for the default of an attribute that has none."""
+"""Marker of an attribute without a default."""
 
 _OPS: dict[str, OpDef] = {}
 
@@ -133,7 +133,7 @@ def op(name: str) -> OpDef:
     """The definition of `name`.
 
     Raises:
-        GraphError: There is none; the nearest names are given.
+        GraphError: No such op exists; the nearest names are given.
     """
     try:
         return _OPS[name]

@@ -1,7 +1,7 @@
 """The one way to edit a graph.
 
-A `Rewriter` keeps use lists right, carries locations and origins over to what it creates, and writes down what was
-done and what was refused: that record is the provenance of a compile.
+A `Rewriter` maintains use lists, carries locations and origins over to new nodes, and records edits and refusals: this
+record is the provenance of a compile.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from qcompiler.storage.tensors import row_major
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that a pass did or declined.
+    """One rewrite or refusal of a pass.
 
     Args:
         kind: `rewrite` or `refusal`.
         node: Name of the node concerned.
-        origins: Captured nodes that it stands for.
+        origins: Captured nodes that the node represents.
         where: Module path and source line.
-        detail: What was done, or why not, as a sentence without a full stop.
+        detail: The edit or the reason of a refusal, as a sentence without a full stop.
     """
 
     kind: str
@@ -43,14 +43,14 @@ class Event:
 
 @dataclass
 class Record:
-    """What one run of a pass did: the events and the figures it measured."""
+    """The events and measured figures of one run of a pass."""
 
     pass_name: str
     events: list[Event] = field(default_factory=list)
     metrics: dict[str, float | int | str] = field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:
-        """As JSON holds it, which has no number for what is not finite: that is text."""
+        """The record as plain data for JSON; non-finite numbers become text."""
         metrics = {
             key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
             for key, value in self.metrics.items()
@@ -76,16 +76,16 @@ class Rewriter:
         name: str | None = None,
         types: Sequence[TensorType] | None = None,
     ) -> Node:
-        """Add a node in front of `before` (None: at the end) that stands for the same source as `like`.
+        """Add a node before `before` (None: at the end) with the origin of `like`.
 
         Args:
             op_name: The op.
-            inputs: Operands, defined before that place.
-            attributes: What differs from the op's defaults.
-            before: The node that shall follow.
-            like: Whose location (the first's) and origins (the union) the new node takes.
-            name: Wish for its name; that of the first of `like` by default.
-            types: Result types for ops whose result has a grid of its own.
+            inputs: Operands, defined before the new node.
+            attributes: Attributes that differ from the op's defaults.
+            before: The following node.
+            like: Nodes with the location (of the first) and origins (of all) of the new node.
+            name: Preferred name; by default the name of the first of `like`.
+            types: Result types for ops with their own output scale and zero point.
         """
         sources = [like] if isinstance(like, Node) else list(like)
         node = self.graph.append(
@@ -129,14 +129,14 @@ class Rewriter:
         return node.output
 
     def set_tensor(self, value: Value, tensor: Tensor, *, before: Node, like: Node | None = None) -> Value:
-        """The leaf `value` with `tensor` in it, or, where it has other users, a new leaf of the same kind."""
+        """The leaf `value` with the new `tensor`, or a new leaf of the same kind if `value` has other users."""
         leaf = value.producer
         if leaf is None or "ref" not in leaf.attributes:
             raise GraphError(f"%{value.name} is not a tensor of the module")
         old = self.graph.module.tensors[str(leaf.attributes["ref"])]
         alone = sum(value.users.values()) == 1 and not self.graph.is_output(value)
         if alone and old.shape == tensor.shape and old.dtype == tensor.dtype:
-            self.write_tensor(value, tensor)  # keeps its name, which is the one in the model
+            self.write_tensor(value, tensor)  # keeps its name, the one in the model
             return value
         return self.leaf(leaf.op, tensor, ref=str(leaf.attributes["ref"]), before=before, like=like or leaf)
 
@@ -159,7 +159,7 @@ class Rewriter:
         node.attributes.update(node.definition.complete({**node.attributes, **attributes}, node.where))
 
     def refresh_types(self, node: Node) -> None:
-        """Infer the result types of `node` anew. A grid and a layout of its own stay."""
+        """Infer the result types of `node` anew. The node's own grid and layout stay."""
         inferred = node.definition.infer([value.type for value in node.inputs], node.attributes)
         own_grid = node.definition.has(Trait.REQUANTIZES) or node.definition.has(Trait.LEAF)
         for value, type in zip(node.outputs, inferred, strict=True):
@@ -178,10 +178,10 @@ class Rewriter:
             self.graph.set_outputs([new if value is old else value for value in self.graph.outputs])
 
     def erase(self, node: Node) -> None:
-        """Remove a node whose results nobody reads.
+        """Remove a node without readers.
 
         Raises:
-            GraphError: Somebody does.
+            GraphError: A result is still read.
         """
         for value in node.outputs:
             if value.users or self.graph.is_output(value):
@@ -193,12 +193,12 @@ class Rewriter:
             self.graph.release_name(value.name)
 
     def move(self, node: Node, *, before: Node | None) -> None:
-        """Put `node` in front of `before`, None for the end. What it reads must stand before that place."""
+        """Move `node` before `before`, None for the end. The operands must be defined before that place."""
         self.graph._unlink(node)
         self.graph._link(node, before)
 
     def replace(self, node: Node, value: Value) -> None:
-        """Let `value` take the place of the only result of `node`, and remove it."""
+        """Replace the only result of `node` by `value`, and remove the node."""
         self.replace_uses(node.output, value)
         self.erase(node)
 
@@ -211,7 +211,7 @@ class Rewriter:
         """Change the tensor that the leaf of `value` reads. The element type and the shape stay.
 
         Raises:
-            GraphError: `value` is no leaf, or the tensor has another type.
+            GraphError: `value` is not a leaf, or the tensor has another type.
         """
         leaf = value.producer
         if leaf is None or "ref" not in leaf.attributes:

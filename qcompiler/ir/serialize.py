@@ -1,8 +1,8 @@
 """Modules on disk: a `.qir` folder.
 
 model.qir/  module.txt            all graphs in their text form
-            tensors.safetensors   what the leaves refer to
-            provenance.json       what each pass did
+            tensors.safetensors   tensors of the leaves
+            provenance.json       events and figures of each pass
             hash                  `module_hash` of it, and the sha256 of each of the other files
 """
 
@@ -29,15 +29,15 @@ TEXT, TENSORS, PROVENANCE, HASH = "module.txt", "tensors.safetensors", "provenan
 
 
 def save_module(module: Module, path: str | Path, records: Sequence[Record] = ()) -> Path:
-    """Write `module`; it appears under `path` in one step. The same module gives the same bytes.
+    """Write `module`; `path` is replaced in one step. The same module gives the same bytes.
 
     Args:
-        module: What to write.
-        path: A folder that ends in `.qir`; a module that is there already is replaced.
-        records: What passes did to it.
+        module: Module to write.
+        path: A folder that ends in `.qir`; an existing module is replaced.
+        records: Records of the passes run on the module.
 
     Raises:
-        ArtifactError: The path has another ending, holds anything but a module as it was written, or cannot be
+        ArtifactError: The path has another ending, holds anything but an unaltered module, or cannot be
             written.
         GraphError: A node refers to a tensor that the module does not hold.
     """
@@ -62,7 +62,7 @@ def _named_files(hashes: bytes) -> dict[str, str]:
     """The sha256 of each file by the file of hashes.
 
     Raises:
-        ValueError: It names none, as those of older releases.
+        ValueError: The file names no files, as in older releases.
     """
     lines = [line.split("  ") for line in hashes.decode().splitlines()[1:]]
     if not lines or any(len(line) != 2 for line in lines):
@@ -74,13 +74,13 @@ KIND = Kind("a module", HASH, _named_files, frozenset({TEXT, TENSORS, PROVENANCE
 
 
 def load_module(path: str | Path) -> tuple[Module, list[Record]]:
-    """Read what `save_module` wrote.
+    """Read a folder written by `save_module`.
 
     Returns:
-        The module, and what passes did to it.
+        The module, and the records of its passes.
 
     Raises:
-        ArtifactError: A file is missing or damaged, or the hash is another.
+        ArtifactError: A file is missing or damaged, or the hash differs.
     """
     return read_whole(Destination(path, KIND), _read)
 
@@ -101,7 +101,7 @@ def _read(path: Path) -> tuple[Module, list[Record]]:
         reading = TEXT
         module = parse_module(decode(content[TEXT], TEXT), tensors)
         found = module_hash(module)
-    # KeyError: an element type that torch has not.
+    # KeyError: an element type that torch lacks.
     except (SafetensorError, QCompilerError, ValueError, KeyError) as error:
         raise ArtifactError(f"{reading} cannot be read: {error}", where=str(path)) from error
     written = content[HASH].decode(errors="replace").partition("\n")[0].strip()
@@ -113,7 +113,7 @@ def _read(path: Path) -> tuple[Module, list[Record]]:
 
 
 def _records(data: object) -> list[Record]:
-    """What passes did, from plain data.
+    """The records of passes, from plain data.
 
     Raises:
         ArtifactError: A record has another form than ours.

@@ -1,4 +1,4 @@
-"""torch's defaults while the compiler computes: they belong to the user, and what is compiled must not follow them."""
+"""torch's defaults during a compile: they belong to the user and must not affect the result."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _callers: ContextVar[tuple[torch.dtype, torch.device] | None] = ContextVar("call
 
 @contextlib.contextmanager
 def own_defaults() -> Iterator[None]:
-    """float32 and the CPU as defaults, and no autocast; afterwards those of the caller again."""
+    """float32 and the CPU as defaults, and no autocast; the defaults of the caller are restored afterwards."""
     dtype, device = torch.get_default_dtype(), torch.get_default_device()
     with contextlib.ExitStack() as stack:
         if _callers.get() is None:
@@ -28,7 +28,7 @@ def own_defaults() -> Iterator[None]:
 
 @contextlib.contextmanager
 def callers_defaults() -> Iterator[None]:
-    """The defaults of the outermost caller, for what is the caller's: code that makes data."""
+    """The defaults of the outermost caller, for code of the caller, such as data loading."""
     callers = _callers.get()
     with contextlib.ExitStack() as stack:
         if callers is not None:

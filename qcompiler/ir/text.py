@@ -1,4 +1,4 @@
-"""The text form of graphs: what is printed parses back to the same graph.
+"""The text form of graphs: printed text parses back to the same graph.
 
     graph @main stage=quantized {
       input %x : f32[N, 3, 8, 8]
@@ -9,8 +9,8 @@
       return %conv.q
     }
 
-One node per line; attributes that have their default are left out. Names that are no identifiers with dots are quoted.
-Numbers are Python's: `inf` and `nan` among them. Sizes with symbols stand in `dim"..."`, quantizers in `spec"..."`.
+One node per line; attributes equal to their default are omitted. Names other than identifiers with dots are quoted.
+Numbers are Python's, including `inf` and `nan`. Symbolic sizes are written as `dim"..."`, quantizers as `spec"..."`.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ def print_module(module: Module, *, locations: bool = True) -> str:
 
     Args:
         module: The graphs.
-        locations: Whether to say where nodes come from.
+        locations: Whether to print the locations of nodes.
     """
     return "\n".join(print_graph(graph, locations=locations) for graph in module.graphs.values())
 
 
 def print_graph(graph: Graph, *, locations: bool = True) -> str:
-    """One graph; see the module text for the form."""
+    """One graph; see the module docstring for the form."""
     lines = [f"graph @{_name(graph.name)} stage={graph.stage} {{"]
     lines += [f"  input {_value(value)} : {value.type}" for value in graph.inputs]
     if graph.input_names:
@@ -71,14 +71,14 @@ def print_graph(graph: Graph, *, locations: bool = True) -> str:
 
 
 def parse_module(text: str, tensors: Mapping[str, Tensor] | None = None) -> Module:
-    """Read what `print_module` wrote.
+    """Read text of `print_module`.
 
     Args:
-        text: Any number of graphs.
-        tensors: What the leaves of the graphs refer to.
+        text: Text of any number of graphs.
+        tensors: Tensors that the leaves refer to.
 
     Raises:
-        ParseError: The text is not a graph, or a type is not the one that follows from the operands; line and column
+        ParseError: The text is not a graph, or a type differs from the inferred one; line and column
             are given, with the line itself.
     """
     return _Parser(text, Module(tensors)).module()
@@ -88,7 +88,7 @@ def parse_type(text: str) -> TensorType:
     """Read a type such as `f32[N, 8]` or `i8[4] q(0.5:0)`.
 
     Raises:
-        ParseError: It is no type.
+        ParseError: The text is not a type.
     """
     parser = _Parser(text, Module())
     found = parser.type()
@@ -112,7 +112,7 @@ def _node(node: Node, locations: bool) -> str:
     results = ", ".join(map(_value, node.outputs))
     line = f"{results} = {node.op}({', '.join(map(_value, node.inputs))})"
     defaults = node.definition.attributes
-    # A default counts only with its type, hence as text: True == 1 == 1.0 in Python.
+    # Defaults are compared as text, because True == 1 == 1.0 in Python.
     changed = [
         f"{key} = {format_attribute(item)}"
         for key, item in node.attributes.items()
@@ -233,7 +233,7 @@ class _Parser:
             self.expect("(")
             origins = () if self.peek() == ")" else tuple(self.several(self.string))
             self.expect(")")
-        end, self.position = self.position, start  # errors about the node point at its operator
+        end, self.position = self.position, start  # so that errors about the node point at its operator
         node = self.checked(
             lambda: graph.append(op_name, operands, attributes, name=names[0], location=location, types=None)
         )
@@ -242,7 +242,7 @@ class _Parser:
         self.position = end
 
     def declare(self, graph: Graph, node: Node, names: list[str], types: list[TensorType]) -> None:
-        """Give the results of `node` the names and types that the text says."""
+        """Give the results of `node` the names and types of the text."""
         if len(names) != len(node.outputs) or len(types) != len(node.outputs):
             raise self.error(
                 f"there are {len(names)} names and {len(types)} types",
@@ -265,7 +265,7 @@ class _Parser:
         start = self.position
         inside = self.token(_SIZES, "sizes")
         self.expect("]")
-        end, self.position = self.position, start  # errors about a size point at the first
+        end, self.position = self.position, start  # so that errors about a size point at the first
         parts = [part.strip() for part in inside.split(",")] if inside.strip() else []
         shape: tuple[Dim, ...] = self.checked(lambda: tuple(map(parse_dim, parts)))
         self.position = end
@@ -409,7 +409,7 @@ class _Parser:
             self.position += 1
 
     def checked(self, make: Callable[[], T], expected: str | None = None) -> T:
-        """What `make` gives; its errors become errors of this place."""
+        """The result of `make`, with its errors reported at the current position."""
         self.skip_blanks()
         start = self.position
         try:
@@ -423,7 +423,7 @@ class _Parser:
             self.position = start
             raise self.error(str(error), expected) from None
         except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError) as error:
-            # The rules of operators take attributes of the right kinds for granted.
+            # The rules of operators assume attributes of the right kinds.
             self.position = start
             raise self.error(f"it does not fit together: {type(error).__name__}: {error}", expected) from None
 

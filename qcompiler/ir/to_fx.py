@@ -1,8 +1,8 @@
 """A graph as torch calls: the same operators, written down once instead of interpreted at every run.
 
-The evaluation of each operator runs on stand-ins that record what it does with them, as torch.fx traces a model. What
-it asks of a tensor's type is answered from the graph; what it cannot do without a tensor, such as reading sizes into
-Python, becomes a call of the evaluation itself.
+The evaluation of each operator runs on proxies that record its calls, as torch.fx traces a model. Queries of a tensor's
+type are answered from the graph; an evaluation that needs a tensor, for example to read sizes into Python, is recorded
+as one call.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from qcompiler.ir.types import TensorType
 
 
 class Recorded(fx.Proxy):
-    """Stands for a tensor, whose type is that of a value of the graph, or unknown inside of an evaluation."""
+    """A proxy of a tensor, with the type of a value of the graph, or an unknown type inside an evaluation."""
 
     type: TensorType | None = None
 
@@ -67,14 +67,14 @@ def _evaluation(module: Module, graph: str, name: str) -> _Evaluation:
 
 
 class Recorder(fx.proxy.GraphAppendingTracer):
-    """Writes down torch calls.
+    """Recorder of torch calls.
 
     Args:
-        graph: Where they go.
+        graph: Graph that receives the calls.
     """
 
     def proxy(self, node: fx.Node) -> Recorded:
-        """The stand-in for the result of a call."""
+        """The proxy for the result of a call."""
         return Recorded(node, self)
 
     def input(self, name: str, type: TensorType) -> Recorded:
@@ -98,7 +98,7 @@ class Recorder(fx.proxy.GraphAppendingTracer):
         return cast("Recorded", self.create_proxy("call_function", function, arguments, {}))
 
     def evaluate(self, node: Node, operands: Sequence[Recorded]) -> tuple[Recorded, ...]:
-        """What `node` computes, by the evaluation of its operator; optional operands may be left out."""
+        """The results of `node` by the evaluation of its operator; optional operands may be omitted."""
         for value, operand in zip(node.inputs, operands, strict=False):
             operand.type = value.type
         mark = next(iter(reversed(self.graph.nodes)), None)
@@ -141,16 +141,16 @@ class Recorder(fx.proxy.GraphAppendingTracer):
 def record(
     graph: Graph, rule: Callable[[Recorder, Node, Sequence[Any]], tuple[Any, ...]]
 ) -> tuple[fx.Graph, Callable[..., list[Tensor]]]:
-    """Write down what `graph` computes.
+    """Record the computation of `graph` as torch calls.
 
     Args:
-        graph: At any float stage.
-        rule: From a node and what stands for its operands to what stands for its results. These are `Recorded`, or
-            anything else that the rules of its users understand; outputs must be `Recorded`.
+        graph: Graph at any float stage.
+        rule: Function from a node and the proxies of its operands to the proxies of its results. Proxies are
+            `Recorded`, or any object that the rules of its users accept; outputs must be `Recorded`.
 
     Returns:
-        The calls, and the function that makes them: it takes the root, whose tensors and modules they read, and the
-        inputs, flat, and returns the outputs, flat.
+        The calls, and the function that makes them, from the root, which holds the tensors and modules, and the flat
+        inputs to the flat outputs.
     """
     calls = fx.Graph()
     recorder = Recorder(calls)
@@ -162,18 +162,18 @@ def record(
 
 
 def compiled(calls: fx.Graph) -> Callable[..., list[Tensor]]:
-    """The function that `calls` describe: of the root and of the inputs."""
+    """The function of the root and the inputs described by `calls`."""
     return Source.of(calls).function()
 
 
 @dataclass(frozen=True)
 class Source:
-    """The text of recorded calls, from which another process makes the function anew.
+    """The text of recorded calls, from which another process can rebuild the function.
 
     Args:
-        text: In Python, a function `forward`.
-        names: The functions and other objects that the text calls by name.
-        modules: The modules that it calls by name, by the names under which they are imported.
+        text: Python source of a function `forward`.
+        names: The functions and other objects used in the text.
+        modules: The modules used in the text, by the names under which they are imported.
     """
 
     text: str
@@ -188,7 +188,7 @@ class Source:
         return cls(code.src, {name: item for name, item in code.globals.items() if name not in modules}, modules)
 
     def function(self) -> Callable[..., list[Tensor]]:
-        """The function of the root and of the inputs."""
+        """The function of the root and the inputs."""
         names: dict[str, Any] = dict(self.names)
         names |= {name: importlib.import_module(path) for name, path in self.modules.items()}
         # torch registers the source under its name, so that tracebacks and torch.compile show the lines.

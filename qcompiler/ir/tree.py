@@ -1,6 +1,6 @@
-"""The nesting of a model's inputs and outputs, kept beside the flat lists of values that the graph works on.
+"""The nesting of a model's inputs and outputs, kept next to the flat lists of values of the graph.
 
-A tree is a plain value, JSON as it stands:
+A tree is a plain value, valid JSON:
 
     0                               a leaf: its position in the flat list
     null                            None
@@ -11,8 +11,8 @@ A tree is a plain value, JSON as it stands:
     ["value", 3]                    a number that is the same for all inputs
     ["f16", 0]                      a leaf that the graph holds as float32 and the model's caller as float16
 
-The class of a record or of a container is not in the text. A tree that was made from a value remembers it (`Own`); one
-that was read gives a namedtuple of the same fields for a record, and the plain tuple, list or dict for a container.
+The text does not hold the class of a record or container. A tree made from a value remembers the class (`Own`); a tree
+read from text gives a namedtuple of the same fields for a record, and the plain tuple, list or dict for a container.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ from qcompiler.ir.types import DType
 Tree: TypeAlias = "int | tuple[str, Any] | None"
 
 _FLOATS = (DType.F16, DType.BF16, DType.F64)
-"""Element types that a caller may have where the graph has float32."""
+"""Element types of a caller that the graph holds as float32."""
 
 
 class Own(tuple[str, Any]):  # noqa: SLOT001  # a tuple has a size of its own: no slots but empty ones
-    """The tree of a record or container, with how its class makes it from the plain one.
+    """The tree of a record or container, with the function that makes the class from the plain form.
 
-    Equal to any tree of the same text: the class takes no part in it.
+    Equal to any tree of the same text: the class is not compared.
     """
 
     make: Callable[[Any], object]
 
     def __new__(cls, tree: tuple[str, Any], make: Callable[[Any], object]) -> Own:
-        """As of every tuple; `make` takes the children in a tuple or list, or in a dict where they have names."""
+        """Create the tuple; `make` takes the children in a tuple or list, or in a dict if they have names."""
         own = super().__new__(cls, tree)
         own.make = make
         return own
@@ -60,8 +60,8 @@ def flatten(value: object, what: str = "value", *, values: bool = False) -> tupl
 
     Args:
         value: Tensors in tuples, lists and dicts, and in classes of these; NamedTuples and dataclasses.
-        what: Name of it for messages.
-        values: Whether numbers may stand for themselves.
+        what: Name of the value, for messages.
+        values: Whether numbers are allowed, as constants.
 
     Raises:
         InputError: A leaf is not a tensor, or a dict key is not a string.
@@ -78,7 +78,7 @@ class _Flat:
     what: str
     values: bool = False
     arrays: bool = False
-    """Whether arrays are leaves, too."""
+    """Whether NumPy arrays are leaves, too."""
     leaves: list[torch.Tensor] = dataclasses.field(default_factory=list)
     kinds: set[str] = dataclasses.field(default_factory=set)
     path: list[str] = dataclasses.field(default_factory=list)
@@ -152,7 +152,7 @@ class _Flat:
 
 
 def _structseq_fields(kind: type) -> tuple[str, ...] | None:
-    """The names of what torch functions return that give several tensors, `torch.return_types`."""
+    """The names of the types of torch functions with several results, `torch.return_types`."""
     return getattr(kind, "__match_args__", None) if hasattr(kind, "n_sequence_fields") else None
 
 
@@ -173,7 +173,7 @@ def _dataclass(kind: Callable[..., object], fields: dict[str, object]) -> object
 
 
 def _from_numpy(array: np.ndarray | np.generic, what: str) -> torch.Tensor:
-    """A tensor of its own: an array may be read-only, or run backwards."""
+    """A tensor with its own memory: an array may be read-only, or run backwards."""
     try:
         return torch.from_numpy(np.array(array, order="C"))
     except TypeError:
@@ -184,9 +184,9 @@ def unflatten(tree: Tree, leaves: Sequence[object], *, arrays: bool = False) -> 
     """The nested value whose leaves are `leaves`.
 
     Args:
-        tree: Of the value.
-        leaves: Tensors, or what stands for them.
-        arrays: Give NumPy arrays for the tensors. NumPy has no bfloat16: such leaves stay float32.
+        tree: Tree of the value.
+        leaves: Tensors, or placeholders of them.
+        arrays: Whether to convert the tensors to NumPy arrays. NumPy has no bfloat16: such leaves stay float32.
     """
     match tree:
         case None:
@@ -224,7 +224,7 @@ def _as_array(leaf: object) -> object:
 
 
 def _named(name: str, fields: dict[str, object]) -> object:
-    """What a record is without its class."""
+    """The plain form of a record, without its class."""
     return _named_class(name, tuple(fields))(*fields.values())
 
 
@@ -241,10 +241,10 @@ def single(count: int = 1) -> Tree:
 
 
 def from_plain(data: object) -> Tree:
-    """A tree from what JSON makes of it.
+    """A tree from parsed JSON.
 
     Raises:
-        InputError: It is no tree.
+        InputError: The data is not a tree.
     """
     match data:
         case None:
@@ -267,7 +267,7 @@ def from_plain(data: object) -> Tree:
 
 
 def children(tree: Tree) -> list[tuple[str, Tree]]:
-    """What a container holds, each with its key, field or position; nothing for a leaf."""
+    """The children of a container, each with its key, field or position; none for a leaf."""
     match tree:
         case ("record" | "container", (_, inner)):
             return children(inner)
@@ -279,7 +279,7 @@ def children(tree: Tree) -> list[tuple[str, Tree]]:
 
 
 def leaf_types(tree: Tree) -> Iterator[tuple[int, DType | None]]:
-    """Each leaf of `tree`, with the element type of its caller where that is not the graph's."""
+    """Each leaf of `tree`, with the caller's element type if it differs from the graph's."""
     match tree:
         case int():
             yield tree, None
@@ -290,11 +290,11 @@ def leaf_types(tree: Tree) -> Iterator[tuple[int, DType | None]]:
 
 
 def with_types(tree: Tree, types: Sequence[torch.dtype | None]) -> Tree:
-    """`tree` with the element types that the caller has.
+    """`tree` with the element types of the caller.
 
     Args:
-        tree: One without them.
-        types: For each leaf, the type; None where it is that of the graph.
+        tree: Tree without element types.
+        types: Type of each leaf; None for the type of the graph.
     """
     match tree:
         case int():
@@ -311,7 +311,7 @@ def with_types(tree: Tree, types: Sequence[torch.dtype | None]) -> Tree:
 
 
 def same_nesting(left: Tree, right: Tree) -> bool:
-    """Whether the leaves of two trees stand at the same places, whatever the containers are."""
+    """Whether two trees have the same leaves at the same places, ignoring the classes of containers."""
     if isinstance(left, int) or isinstance(right, int) or left is None or right is None:
         return left == right
     if not {left[0], right[0]}.isdisjoint({"value", *_FLOATS}):
@@ -327,28 +327,30 @@ def match(tree: Tree, arguments: tuple[object, ...]) -> list[torch.Tensor]:
 
     Args:
         tree: A tuple with one entry per argument.
-        arguments: Of the call, in order.
+        arguments: Arguments of the call, in order.
 
     Raises:
-        InputError: They nest in another way.
+        InputError: The arguments nest differently.
     """
     return match_arrays(tree, arguments, arrays=False)[0]
 
 
 def match_arrays(tree: Tree, arguments: tuple[object, ...], *, arrays: bool = True) -> tuple[list[torch.Tensor], bool]:
-    """As `match`, where the leaves may be NumPy arrays.
+    """Like `match`, but the leaves may be NumPy arrays.
 
     Returns:
-        The tensors, and whether arrays were given.
+        The tensors, and whether the arguments were arrays.
 
     Raises:
-        InputError: They nest in another way, or some are arrays and some tensors.
+        InputError: The arguments nest differently, or mix arrays and tensors.
     """
     flat = _Flat("input", arrays=arrays)
     found = flat.of(arguments)
     if len(flat.kinds) > 1:
         raise InputError(
-            "the inputs are tensors and NumPy arrays", expected="either", fix="Convert with torch.from_numpy."
+            "the inputs are tensors and NumPy arrays",
+            expected="either",
+            fix="Convert with torch.from_numpy.",
         )
     places: dict[int, int] = {}
     if not _aligned(tree, found, places):
@@ -362,7 +364,7 @@ def match_arrays(tree: Tree, arguments: tuple[object, ...], *, arrays: bool = Tr
 
 
 def _aligned(wanted: Tree, found: Tree, places: dict[int, int]) -> bool:
-    """Whether `found` serves as `wanted`; fills in at which place of the found leaves each wanted one is."""
+    """Whether `found` matches `wanted`; records the position of each wanted leaf among the found ones."""
     if isinstance(wanted, tuple) and wanted[0] in _FLOATS:
         wanted = cast("int", wanted[1])
     if isinstance(wanted, int) and isinstance(found, int):

@@ -1,4 +1,4 @@
-"""What a value is: element type, shape, quantization parameters and physical layout; and the four stages of a graph."""
+"""Types of values (element type, shape, quantization parameters, physical layout) and the four stages of a graph."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import torch
 from qcompiler.errors import GraphError
 from qcompiler.ir.dims import Shape, as_dim, format_dim
 
-TorchType = torch.dtype  # inside DType the name `torch` is that of a property
+TorchType = torch.dtype  # inside DType, the name `torch` is a property
 
 
 class Stage(StrEnum):
-    """How far a graph has been lowered. Each op says at which stages it is legal."""
+    """Stage of lowering of a graph. Each op declares the stages at which it is legal."""
 
     FLOAT = "float"
     CANONICAL = "canonical"
@@ -43,12 +43,12 @@ class DType(StrEnum):
 
     @property
     def torch(self) -> TorchType:
-        """The torch type that holds it."""
+        """The torch type of the elements."""
         return _TORCH[self]
 
     @property
     def numpy(self) -> np.dtype[np.generic]:
-        """The numpy type that holds it.
+        """The numpy type of the elements.
 
         Raises:
             GraphError: The type is bf16, which numpy lacks.
@@ -79,7 +79,7 @@ class DType(StrEnum):
         """The element type of a torch dtype.
 
         Raises:
-            GraphError: torch's type has no counterpart here.
+            GraphError: the torch type has no counterpart in the graph.
         """
         for member, candidate in _TORCH.items():
             if candidate == dtype and member not in (cls.I4, cls.U4):
@@ -124,7 +124,7 @@ class QuantParams:
 
     Args:
         scale: float32 values, one per tensor or one per channel.
-        zero_point: As many integers.
+        zero_point: As many integer zero points.
         axis: The channel axis, None for per-tensor.
     """
 
@@ -167,8 +167,8 @@ class TensorType:
 
     Args:
         dtype: Element type.
-        shape: Logical sizes (NCHW order for images); kept as `as_dim` gives them.
-        quant: How codes map to real numbers, for integer values that stand for real ones.
+        shape: Logical sizes (NCHW order for images); normalized by `as_dim`.
+        quant: Scale and zero point, for integers that represent real numbers.
         layout: Physical order of the axes as a permutation of `NCHW` letters, None for the logical order.
     """
 

@@ -1,4 +1,4 @@
-"""The structural verifier: what must hold of every graph, whichever pass made it."""
+"""The structural verifier: invariants of every graph, whichever pass made it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def verify(graph: Graph, after: str = "") -> None:
 
     Args:
         graph: The graph.
-        after: Name of the pass that made it, for the message.
+        after: Name of the pass that made the graph, for the message.
 
     Raises:
         GraphError: The first broken invariant, with the node that breaks it.

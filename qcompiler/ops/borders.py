@@ -1,8 +1,8 @@
-"""Borders of one value: where what a `pad` adds lies outside of the range of its operand.
+"""Padding with one value, and whether the value lies outside the range of the padded operand.
 
-Ops that move elements have the grid of their operand. A border of zeros is on every grid, any other value may lie
-beyond its ends. It does no harm there where only maxima read it and it never is one: below all that is there it stays
-below all codes, wherever it is clipped to.
+Ops that move elements keep the grid of their operand. A border of zeros is on every grid; any other value may lie
+beyond the ends of the grid. Such a value is harmless if only max pooling reads the border and never selects it: a
+value below every element stays below every code, wherever it is clipped to.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from qcompiler.ops.common import ints, real
 
 
 def border(node: Node) -> float | None:
-    """The value that `node` puts around its operand; None where it puts nothing there."""
+    """The value that `node` puts around its operand; None where the node adds no border."""
     adds = node.op == "pad" and any(amount > 0 for amount in ints(node.attributes, "pad"))
     return real(node.attributes, "value") if adds else None
 
@@ -26,15 +26,15 @@ def leaves_range(node: Node) -> bool:
 
 
 def has_no_code(node: Node) -> bool:
-    """Whether `node` adds an infinite border that shows: no grid reaches so far."""
+    """Whether `node` adds a visible border of an infinite value, which no grid can represent."""
     value = border(node)
     return value is not None and not math.isfinite(value) and not _never_shows(node, value)
 
 
 def _never_shows(node: Node, value: float) -> bool:
-    """Whether all that reads the border are maxima over windows that hold elements of the operand as well.
+    """Whether every reader of the border is a maximum over windows that also hold elements of the operand.
 
-    A value that is not positive is within every range or below it: 0 is in all of them.
+    A value that is not positive is within or below every range, because every range contains 0.
     """
     users = list(node.output.users)
     if value > 0.0 or not users or node.graph.is_output(node.output):

@@ -1,4 +1,4 @@
-"""What the definitions of several ops share: stages, typed access to attributes, shape arithmetic."""
+"""Helpers shared by operator definitions: stages, typed access to attributes, shape arithmetic."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from qcompiler.ir.types import DType, Stage, TensorType
 from qcompiler.quant.rounding import AverageRounding, Rounding
 
 FLOAT_STAGES = frozenset({Stage.FLOAT, Stage.CANONICAL, Stage.QUANTIZED})
-"""Ops on real numbers; in an integer graph they stand only inside a called float graph."""
+"""Stages of ops on real numbers; an integer graph holds such ops only inside a called float graph."""
 ANY_STAGE = frozenset(Stage)
 QUANTIZED_ONLY = frozenset({Stage.QUANTIZED})
 INTEGER_ONLY = frozenset({Stage.INTEGER})
@@ -82,11 +82,11 @@ def result_dtype(attributes: Mapping[str, Attribute], channels: Dim | None = Non
     """The integer type that the attribute `dtype` names, which must hold the limits `qmin` and `qmax`.
 
     Args:
-        attributes: Of the op.
-        channels: Of its result, where there may be limits for each of them.
+        attributes: Attributes of the op.
+        channels: Number of channels of the result, where limits may differ per channel.
 
     Raises:
-        GraphError: It names none, or the limits are out of order or of range.
+        GraphError: `dtype` names no integer type, or the limits are out of order or out of range.
     """
     name = str(attributes["dtype"])
     if name not in set(DType) or DType(name).is_float or DType(name) is DType.BOOL:
@@ -103,7 +103,7 @@ def code_limits(attributes: Mapping[str, Attribute], low: int, high: int) -> tup
     """The attributes `qmin` and `qmax`; `low` and `high` where they are None.
 
     Raises:
-        GraphError: They are out of order, or outside of low..high.
+        GraphError: The limits are out of order, or outside of low..high.
     """
     qmin = low if attributes["qmin"] is None else integer(attributes, "qmin")
     qmax = high if attributes["qmax"] is None else integer(attributes, "qmax")
@@ -115,10 +115,10 @@ def code_limits(attributes: Mapping[str, Attribute], low: int, high: int) -> tup
 def channel_code_limits(
     attributes: Mapping[str, Attribute], low: int, high: int, channels: Dim
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The attributes `qmin` and `qmax` where each is a code or a tuple with one per channel: one entry, or all.
+    """The attributes `qmin` and `qmax`, each a code or a tuple with one code per channel, as tuples.
 
     Raises:
-        GraphError: One has another number of entries, or a pair is out of order, or outside of low..high.
+        GraphError: A tuple has another length, or a pair is out of order, or outside of low..high.
     """
     found = []
     for name, default in (("qmin", low), ("qmax", high)):
@@ -154,12 +154,12 @@ def window_size(
         stride: Step of the window.
         pad: Padding at both ends together.
         dilation: Distance of the taps.
-        ceil: Round up instead, but let no window start behind the input and the padding in front of it.
-        begin: Padding in front, for `ceil`.
+        ceil: Round up instead, but start no window after the end of the input and the padding before it.
+        begin: Padding before the input, for `ceil`.
 
     Raises:
-        GraphError: The window is larger than the padded input, or its number depends on an unknown size in more ways
-            than a formula can say.
+        GraphError: The window is larger than the padded input, or the number of windows cannot be written as a formula
+            of a symbolic size.
     """
     span = size + pad - dilation * (kernel - 1) - 1 + (stride - 1 if ceil else 0)
     if isinstance(span, int) and span < 0:
@@ -168,7 +168,7 @@ def window_size(
             expected="an input at least as large as the window",
         )
     if ceil and not isinstance(span, int) and stride + begin > dilation * (kernel - 1) + 1:
-        # Whether the last window is dropped, as torch does, is not the same for all sizes.
+        # torch drops the last window for some sizes only, which a formula of the size cannot express.
         raise GraphError(f"windows are counted upwards along an axis of {size} elements", expected="a known size")
     result = as_dim(span // stride + 1)
     if ceil and isinstance(result, int) and (result - 1) * stride >= cast("int", size) + begin:
@@ -180,7 +180,7 @@ def broadcast(left: Shape, right: Shape) -> Shape:
     """The common shape of two operands by numpy's rules.
 
     Raises:
-        GraphError: Two sizes differ and none is 1.
+        GraphError: Two sizes differ and neither is 1.
     """
     rank = max(len(left), len(right))
     a = (1,) * (rank - len(left)) + left

@@ -1,10 +1,10 @@
-r"""Ops whose meaning lies elsewhere: `custom`, a function of torch by its name, and `call`, another graph.
+r"""Ops defined elsewhere: `custom`, a torch function named by a string, and `call`, another graph.
 
     %y = custom(%x) {function = "torch.cumsum", arguments = "[[{\"operand\": 0}, 1], {}]"}
     %y = call(%x) {graph = "island"}
 
-A custom op runs and differentiates and is never quantized. A function is found again by its name alone, in torch or
-among the operators that are registered with it: reading a graph runs no code that it names otherwise.
+A custom op runs and differentiates but is never quantized. The function is looked up by name alone, in torch and among
+registered operators: reading a graph runs no other code.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ NAMESPACES: dict[str, object] = {
     "torch.Tensor": torch.Tensor,
     "operator": operator,
 }
-"""Where a function is looked for, in this order, by the text in front of its last dot."""
+"""Namespaces in which a function is looked up, in this order, by the text before the last dot of its name."""
 
 _OPERATORS = frozenset(
     {
@@ -70,14 +70,14 @@ _OPERATORS = frozenset(
 """Python's own operators on tensors."""
 
 OPERAND, SIZE, DTYPE = "operand", "size", "dtype"
-"""Keys of the JSON objects that stand for what JSON has no form of: a tensor, a size, an element type."""
+"""Keys of the JSON objects that represent values without a JSON form: a tensor, a size, an element type."""
 
 
 def find_function(name: str) -> Callable[..., object]:
-    """The function of torch that `name` stands for: `torch.cumsum`, `torch.Tensor.cumsum`, `aten::cumsum.default`.
+    """The torch function named `name`: `torch.cumsum`, `torch.Tensor.cumsum`, `aten::cumsum.default`.
 
     Raises:
-        GraphError: There is none.
+        GraphError: No such function exists.
     """
     space, colons, rest = name.partition("::")
     found: Any = None
@@ -99,31 +99,31 @@ def find_function(name: str) -> Callable[..., object]:
 
 
 def name_of(function: object) -> str | None:
-    """The name under which `find_function` finds `function`; None where it finds no such thing."""
+    """The name under which `find_function` finds `function`; None if the lookup cannot find `function`."""
     if isinstance(function, OpOverload | OpOverloadPacket):
         space, _, rest = str(function).partition(".")  # aten.cumsum.default
         return f"{space}::{rest}"
     name = str(getattr(function, "__name__", ""))
     for space, home in NAMESPACES.items():
-        own = name.removeprefix(f"{space.rpartition('.')[2]}_")  # torch.linalg.norm calls itself linalg_norm
+        own = name.removeprefix(f"{space.rpartition('.')[2]}_")  # torch.linalg.norm has the name linalg_norm
         if getattr(home, own, None) is function and _is_of_tensors(space, own, function):
             return f"{space}.{own}"
     return None
 
 
 def _is_of_tensors(space: str, name: str, function: object) -> bool:
-    """Whether a function computes with tensors and does nothing else: torch has others, which read and write files."""
+    """Whether a function only computes with tensors; torch also has functions that read and write files."""
     return name in _OPERATORS if space == "operator" else function in _overridable()
 
 
 @functools.lru_cache(maxsize=1)
 def _overridable() -> frozenset[object]:
-    """The functions that a tensor may override, which are those that compute with tensors."""
+    """The functions that a tensor may override: the functions that compute with tensors."""
     return frozenset(item for group in torch.overrides.get_overridable_functions().values() for item in group)
 
 
 def function_name(node: Node) -> str:
-    """What a custom op is called in messages and in rules: `cumsum` for `torch.cumsum` and `aten::cumsum.default`."""
+    """The name of a custom op in messages and in rules: `cumsum` for `torch.cumsum` and `aten::cumsum.default`."""
     name = str(node.attributes["function"])
     if "::" not in name:
         return name.rpartition(".")[2].strip("_")
@@ -131,7 +131,7 @@ def function_name(node: Node) -> str:
 
 
 def registration(function: str) -> str:
-    """The few lines that give a function of torch its meaning here."""
+    """Python source that registers a rule for a torch function."""
     return (
         f'    @qcompiler.frontends.rule("{function}")\n'
         f"    def {function.replace('::', '_').replace('.', '_')}(b, input, *arguments, **keywords):\n"
@@ -172,7 +172,7 @@ def _custom(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
 
 
 def _filled(item: object, operands: Sequence[Tensor], sizes: dict[str, int]) -> Any:  # noqa: ANN401
-    """Arguments with the operands, sizes and element types that stand in them."""
+    """Arguments with their placeholders replaced by operands, sizes and element types."""
     match item:
         case {"operand": int(index)}:
             return operands[index]

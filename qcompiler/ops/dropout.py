@@ -1,4 +1,4 @@
-"""What is left out by chance while a model learns: elements, channels, samples. At inference it is the identity."""
+"""Dropout of elements, channels or samples during training; the identity at inference."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ _MODES: dict[str, Drop] = {
 }
 
 DROPOUT_MODES = tuple(_MODES)
-"""Elements; channels, of axis 1; the same two to a value that keeps mean and variance behind SELU; samples one by one
-(stochastic depth); the whole batch at once."""
+"""Elements; channels along axis 1; elements or channels set to a value that keeps mean and variance after SELU; single
+samples (stochastic depth); the whole batch at once."""
 
 
 def drop(x: Tensor, p: float, mode: str) -> Tensor:
-    """Leave out parts of `x` with probability `p`, and scale the rest so that the mean stays.
+    """Drop parts of `x` with probability `p` and scale the rest to keep the mean.
 
     Args:
         x: [N, ...].
-        p: In [0, 1].
+        p: Probability of a drop, in [0, 1].
         mode: One of `DROPOUT_MODES`.
     """
     return _MODES[mode](x, p)
@@ -70,7 +70,7 @@ register(
         infer=_infer,
         evaluate=_evaluate,
         stages=FLOAT_STAGES,
-        # While nothing is dropped, elements pass as they are, codes included.
+        # At inference nothing is dropped: elements, codes included, pass unchanged.
         traits=frozenset({Trait.MOVEMENT}),
         summary="Zeroes elements, channels or samples while training; the identity at inference.",
     )

@@ -1,7 +1,7 @@
-"""Integer ops: what an int8 machine computes, one op per instruction.
+"""Integer ops: the instructions of an integer core, one op per instruction.
 
-All codes are int64 inside. Sums of products run in float64 where the weights prove that every partial sum, in any
-order, stays below 2^53 and is therefore exact; else they are refused.
+All codes are int64 internally. Sums of products run in float64 if the weights prove that every partial sum, in any
+order, stays below 2^53 and is therefore exact; other sums are refused.
 """
 
 from __future__ import annotations
@@ -56,21 +56,21 @@ _Convolve = Callable[[Tensor, Tensor, Tensor | None, Attributes, int], Tensor]
 
 
 def _requantization(node: Node, operands: Sequence[Tensor], first: int) -> Requantization:
-    """The multiplier in the operands from `first` on: as many as the mode has parts."""
+    """The multiplier in the operands from `first` on: one operand per part of the mode's form."""
     return Requantization.of(RequantMode(str(node.attributes["mode"])), operands[first:])
 
 
 def check_requantized(types: Sequence[TensorType], attributes: Attributes, first: int, channels: Dim = 1) -> DType:
-    """Check what all requantizing ops share, and give the element type of the result.
+    """Check the operands and attributes that all requantizing ops share; return the element type of the result.
 
     Args:
-        types: Of all operands: integers, and from `first` on the parts of the multiplier.
-        attributes: Of the op.
-        first: The operand that holds the multiplier.
-        channels: How many multipliers, and limits of codes, there may be; one of each is always enough.
+        types: Types of all operands: integers, with the parts of the multiplier from `first` on.
+        attributes: Attributes of the op.
+        first: Index of the first operand that holds the multiplier.
+        channels: Number of multipliers, and of limits, if they differ per channel; a single one always fits.
 
     Raises:
-        GraphError: Mode, number of operands, their types or shapes do not fit together.
+        GraphError: The mode, number, types and shapes of the operands do not fit together.
     """
     check_integer(types[:first])
     mode = attributes["mode"]
@@ -99,7 +99,7 @@ def steps(node: Node, operands: Sequence[Tensor], index: int) -> Tensor:
 
 
 def limits_along(node: Node, codes: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    """Lowest and highest codes, to broadcast with `codes`: one each, or one per channel along `axis`."""
+    """Lowest and highest codes, to broadcast with `codes`: a single pair, or a pair per channel along `axis`."""
     given = zip(("qmin", "qmax"), node.output.type.dtype.limits, strict=True)
     values = (default if node.attributes[name] is None else node.attributes[name] for name, default in given)
     low, high = (along_axis(torch.tensor(value, device=codes.device), codes.dim(), axis) for value in values)
@@ -110,10 +110,10 @@ def apply(node: Node, operands: Sequence[Tensor], acc: Tensor, axis: int, first:
     """Requantize an accumulator.
 
     Args:
-        node: Says mode, grid and limits of the result.
-        operands: Of the node; the parts of the multiplier begin with number `first`.
-        acc: int64.
-        axis: Of the channels, where there is a multiplier, or a limit of codes, for each.
+        node: Node with the mode, and the grid and limits of the result.
+        operands: Operands of the node; the parts of the multiplier begin at index `first`.
+        acc: Accumulators, int64.
+        axis: Channel axis, if multipliers or limits differ per channel.
         first: See `operands`.
     """
     requantization = _requantization(node, operands, first)
@@ -128,10 +128,10 @@ def apply(node: Node, operands: Sequence[Tensor], acc: Tensor, axis: int, first:
 
 
 def _factors(node: Node, operands: Sequence[Tensor], axis: int = 0) -> tuple[Tensor, Tensor]:
-    """Input and weight in float64, zero points removed; `axis` is that of the output channels of the weight.
+    """Input and weight in float64, zero points removed; `axis` is the output channel axis of the weight.
 
     Raises:
-        GraphError: Their sums of products might not be exact.
+        GraphError: A sum of products might not be exact in float64.
     """
     x, weight = (steps(node, operands, index).to(torch.float64) for index in (0, 1))
     zero_point = int(grid(node, 0).zero_point)
@@ -229,7 +229,7 @@ def _infer_binary(types: Sequence[TensorType], attributes: Attributes) -> tuple[
 
 
 def _in_float32(node: Node, operands: Sequence[Tensor], operation: FloatOperation) -> tuple[Tensor, ...]:
-    """The result of the mode `f32`, which needs no multiplier: the grids say all."""
+    """The result of the mode `f32`, computed from the scales and zero points without a multiplier."""
     qmin, qmax = codes_limits(node)
     codes = [operand.to(torch.int64) for operand in operands]
     grids = [grid(node, 0), grid(node, 1)]
@@ -237,7 +237,7 @@ def _in_float32(node: Node, operands: Sequence[Tensor], operation: FloatOperatio
 
 
 def _scalar(attributes: Attributes, name: str) -> Requantization:
-    """The multiplier `name` held in attributes."""
+    """The multiplier `name` read from attributes."""
     mode = RequantMode(str(attributes["mode"]))
     multiplier, exponent = (attributes[f"{name}_{part}"] for part in ("multiplier", "exponent"))
     wide = torch.float32 if mode is RequantMode.FLOAT32_RNE else torch.int32
@@ -371,7 +371,7 @@ def window_counts(size: tuple[int, int], attributes: Attributes) -> Tensor:
     taps = functional.avg_pool2d(ones, kernel, stride, padding, ceil, True, 1)[0, 0]
     if override is not None:
         return torch.full(taps.shape, int(cast("int", override)))
-    # torch divides by the window clipped to the padded image; the mean of ones tells the ratio of the two counts.
+    # torch divides by the window clipped to the padded image; the mean of ones gives the ratio of the two counts.
     share = functional.avg_pool2d(ones, kernel, stride, padding, ceil, bool(attributes["count_include_pad"]))[0, 0]
     return (taps / share + 0.5).floor().to(torch.int64)
 

@@ -1,4 +1,4 @@
-"""Which operators integer cores may have, and of what kind descriptors say that each is."""
+"""The operators that an integer core may have, and the kind of each as named in descriptors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _WITHOUT_INTEGER_FORM = ("matmul",)
 
 
 def integer_kinds() -> dict[str, str]:
-    """Kind by name of operator, in the order of the names."""
+    """Kind of each operator by name, sorted by name."""
     kinds = {name: _kind(item) for name, item in sorted(known_ops().items()) if Stage.CANONICAL in item.stages}
     return {name: kind for name, kind in kinds.items() if kind and name not in _WITHOUT_INTEGER_FORM}
 

@@ -1,12 +1,12 @@
-"""Weighted layers: convolutions, transposed convolutions and linear layers, each seen in one way.
+"""Weighted layers: convolutions, transposed convolutions and linear layers, through one common view.
 
     weight of a convolution                [out, in / groups, kernel...]
     weight of a transposed convolution     [in, out / groups, kernel...]
     weight of a linear layer               [out, in]
     rows of any of them                    [groups, out per group, in per group, taps]
 
-The channels of a convolution lie along axis 1 of its input and of its result, those of a linear layer along the last
-axis. A product of two activations is no layer: it has no weight.
+The channel axis of a convolution is axis 1 of its input and result; that of a linear layer is the last axis. A product
+of two activations is not a layer, because it has no weight.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from qcompiler.ops.quantizers import is_leaf, leaf_tensor
 
 
 def leaf_of(value: Value) -> Value:
-    """The parameter of `value`: what its quantizer reads, or `value` itself."""
+    """The parameter before quantization: the operand of the quantizer of `value`, or `value` itself."""
     producer = value.producer
     is_quantizer = producer is not None and producer.op in ("fake_quantize", "fake_quantize_bias")
     return cast("Node", producer).inputs[0] if is_quantizer else value
 
 
 def is_weighted(node: Node) -> bool:
-    """Whether `node` multiplies its input with a weight, its second operand, wherever that comes from."""
+    """Whether `node` multiplies its input with a weight, its second operand, wherever the weight comes from."""
     return node.definition.has(Trait.MAC) and node.op != "matmul"
 
 
@@ -46,7 +46,7 @@ class Layer:
 
     @classmethod
     def of(cls, node: Node | None) -> Layer | None:
-        """The layer that `node` is; None where it is none, or where weight or bias are no tensors of the model."""
+        """The layer that `node` is; None if `node` is no layer, or if weight or bias are not tensors of the model."""
         if node is None or not is_weighted(node):
             return None
         return cls(node) if all(is_leaf(leaf_of(value)) for value in node.inputs[1:]) else None
@@ -58,12 +58,12 @@ class Layer:
 
     @property
     def bias(self) -> Value | None:
-        """The bias itself, without its quantizer; None where there is none."""
+        """The bias itself, without its quantizer; None without a bias."""
         return leaf_of(self.node.inputs[2]) if len(self.node.inputs) > 2 else None
 
     @property
     def is_linear(self) -> bool:
-        """Whether the layer is a product with one matrix at each position."""
+        """Whether the layer is a matrix product at each position."""
         return self.node.op == "linear"
 
     @property
@@ -93,27 +93,27 @@ class Layer:
 
     @property
     def padding(self) -> tuple[int, ...]:
-        """All begins, then all ends; of a transposed convolution one number per axis; empty for a linear layer."""
+        """All begins, then all ends; one number per axis for a transposed convolution; empty for a linear layer."""
         return cast("tuple[int, ...]", self.node.attributes.get("padding", ()))
 
     @property
     def pads(self) -> bool:
-        """Whether some windows read zeros from outside of the input."""
+        """Whether some windows read zeros outside the input."""
         return any(self.padding)
 
     @property
     def weight_axis(self) -> int:
-        """The axis of the weight with the output channels, those of one group where it is a transposed convolution."""
+        """Output channel axis of the weight; for a transposed convolution the axis holds the channels of one group."""
         return 1 if self.transposed else 0
 
     @property
     def input_axis(self) -> int:
-        """The axis of the input along which its channels lie."""
+        """Channel axis of the input."""
         return self.node.inputs[0].type.rank - 1 if self.is_linear else 1
 
     @property
     def output_axis(self) -> int:
-        """The axis of the result along which its channels lie."""
+        """Channel axis of the result."""
         return self.node.output.type.rank - 1 if self.is_linear else 1
 
     @property
@@ -128,7 +128,7 @@ class Layer:
 
     @property
     def terms(self) -> int:
-        """Products in the sum of one element of the result."""
+        """Number of products in the sum for one element of the result."""
         return self.inputs // self.groups * math.prod(self.kernel)
 
     def weight_tensor(self) -> Tensor:
@@ -136,17 +136,17 @@ class Layer:
         return leaf_tensor(self.weight)
 
     def bias_tensor(self) -> Tensor | None:
-        """The bias, [outputs]; None where there is none."""
+        """The bias, [outputs]; None without a bias."""
         return None if self.bias is None else leaf_tensor(self.bias)
 
     def rows(self, weight: Tensor | None = None) -> Tensor:
-        """A view of the weight, or of another tensor of its shape, as [groups, outputs, inputs, taps] of a group."""
+        """A view of the weight, or of a tensor of its shape: [groups, outputs, inputs, taps], counts per group."""
         tensor = self.weight_tensor() if weight is None else weight
         split = tensor.reshape(self.groups, tensor.shape[0] // self.groups, tensor.shape[1], -1)
         return split.transpose(1, 2) if self.transposed else split
 
     def from_rows(self, rows: Tensor) -> Tensor:
-        """The inverse of `rows`: [groups, outputs, inputs, taps] in the shape of the weight."""
+        """The inverse of `rows`: [groups, outputs, inputs, taps], counts per group, in the shape of the weight."""
         return (rows.transpose(1, 2) if self.transposed else rows).reshape(self._sizes)
 
     @property

@@ -1,4 +1,4 @@
-"""Ops without operands: they read a tensor of the module by name."""
+"""Ops without operands, which read a tensor of the module by name."""
 
 from __future__ import annotations
 

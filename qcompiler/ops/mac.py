@@ -1,7 +1,7 @@
 """Sums of products: convolutions, transposed convolutions, linear layers, matrix products.
 
-Padding of a convolution is a tuple of all begins, then all ends. The attribute `statistics` names a tensor [2, C] of
-the module with mean and standard deviation of each output channel, where a folded batch norm knew them.
+The padding of a convolution is a tuple of all begins, then all ends. The attribute `statistics` names a tensor [2, C]
+of the module with mean and standard deviation of each output channel, if a folded batch norm supplied them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def conv_shape(types: Sequence[TensorType], attributes: Attributes, rank: int) -
     """Output shape of a convolution of `rank` spatial axes.
 
     Raises:
-        GraphError: Ranks, channels, groups or an attribute do not fit, or the kernel is larger than the padded image.
+        GraphError: Ranks, channels, groups or attributes do not fit, or the kernel is larger than the padded image.
     """
     x = types[0].shape
     stride, dilation = (sizes(attributes, key, rank, 1) for key in ("stride", "dilation"))
@@ -60,7 +60,7 @@ def _weight_shape(types: Sequence[TensorType], rank: int) -> tuple[int, ...]:
 
 
 def pad_amounts(begins: Sequence[int], ends: Sequence[int]) -> list[int]:
-    """Amounts in the order of torch.nn.functional.pad: last axis first."""
+    """Padding amounts in the order of torch.nn.functional.pad: last axis first."""
     return [size for begin, end in zip(reversed(begins), reversed(ends), strict=True) for size in (begin, end)]
 
 
@@ -90,7 +90,7 @@ def conv_transpose_shape(types: Sequence[TensorType], attributes: Attributes, ra
     """Output shape of a transposed convolution of `rank` spatial axes.
 
     Raises:
-        GraphError: Ranks, channels, groups or an attribute do not fit, or nothing is left of the output.
+        GraphError: Ranks, channels, groups or attributes do not fit, or the output is empty.
     """
     x = types[0].shape
     stride, dilation = (sizes(attributes, key, rank, 1) for key in ("stride", "dilation"))
@@ -183,7 +183,7 @@ def linear_shape(types: Sequence[TensorType]) -> tuple[Dim, ...]:
     """Output shape of a linear layer.
 
     Raises:
-        GraphError: The last size of the input is not the second of the weight.
+        GraphError: The last size of the input differs from the second size of the weight.
     """
     x, weight = types[0].shape, types[1].shape
     if len(weight) != 2 or not x or x[-1] != weight[1]:

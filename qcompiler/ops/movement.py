@@ -1,4 +1,4 @@
-"""Ops that move elements and change none. They work on real numbers and on codes alike."""
+"""Ops that move elements unchanged, for real numbers and codes alike."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layer normalization, of real numbers and of codes."""
+"""Layer normalization, on real numbers and on codes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from qcompiler.quant.layer_norm import layer_norm_accumulator
 
 
 def _check_shapes(types: Sequence[TensorType]) -> int:
-    """The number of axes that are normalized together: those of the weight."""
+    """The number of axes that are normalized together: the rank of the weight."""
     x, weight, bias = types
     dims = weight.rank
     if not 0 < dims <= x.rank or x.shape[x.rank - dims :] != weight.shape or bias.shape != weight.shape:

@@ -1,4 +1,4 @@
-"""Pooling and means, counted exactly as torch counts."""
+"""Pooling and means, with windows counted exactly as in torch."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def pool_shape(types: Sequence[TensorType], attributes: Attributes) -> tuple[Dim
     """Output shape of a 2-D pooling.
 
     Raises:
-        GraphError: The input is no image, an attribute is none of a pooling, the padding is more than half the window,
-            or a window does not fit or holds nothing.
+        GraphError: The input is not an image, an attribute is invalid for a pooling, the padding is more than half the
+            window, or a window does not fit or holds no element.
     """
     x = types[0].shape
     kernel, stride = (sizes(attributes, key, 2, 1) for key in ("kernel", "stride"))
@@ -55,7 +55,7 @@ def pool_shape(types: Sequence[TensorType], attributes: Attributes) -> tuple[Dim
 
 
 def _check_windows(size: Dim, count: Dim, taps: range, stride: int) -> None:
-    """Refuse windows whose taps, spread apart, all miss the image."""
+    """Refuse windows with dilated taps that all miss the image."""
     if not isinstance(size, int) or not isinstance(count, int):
         return
     for begin in range(0, count * stride, stride):
@@ -146,7 +146,7 @@ def mean_shape(types: Sequence[TensorType], attributes: Attributes) -> tuple[Dim
     """Output shape of a mean.
 
     Raises:
-        GraphError: An axis is not one of the input's, or is given twice.
+        GraphError: An axis is not an axis of the input, or appears twice.
     """
     axes, rank = ints(attributes, "axes"), types[0].rank
     if not axes or len(set(axes)) != len(axes) or not all(0 <= axis < rank for axis in axes):

@@ -1,4 +1,4 @@
-"""Quantizers: ops while a graph is learning, borders of the program once it is integer."""
+"""Quantizers: fake quantization in a float graph, and conversion at the boundaries of an integer program."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _infer_fake_quantize(types: Sequence[TensorType], attributes: Attributes) ->
 
 
 def _check_factors(types: Sequence[TensorType], spec: QuantSpec) -> None:
-    """A grid with blocks has a factor for each of them, and no other grid has any."""
+    """Check that a grid with blocks has a factor per block, and that a grid without blocks has no factors."""
     found = [str(type) for type in types[3:]]
     if spec.block is None:
         if found:
@@ -57,7 +57,8 @@ def _check_factors(types: Sequence[TensorType], spec: QuantSpec) -> None:
     size = x.shape[block_axis(spec.axis or 0)] if possible else None
     if not isinstance(size, int) or not isinstance(x.shape[spec.axis or 0], int):
         raise GraphError(
-            f"a quantizer {spec} of {x}", expected="a signed symmetric one, channels and inputs on the first two axes"
+            f"a quantizer {spec} of {x}",
+            expected="a signed symmetric one, channels and inputs on the first two axes",
         )
     expected = f"u8[{x.shape[spec.axis or 0]}, {block_count(size, spec.block)}]"
     if found != [expected]:
@@ -76,12 +77,12 @@ def _fake_quantize(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]
 
 
 def spread_factors(spec: QuantSpec, x: Tensor, factors: Sequence[Tensor]) -> Tensor | None:
-    """A factor for each element of `x`, int32; None where the grid has no blocks.
+    """A factor for each element of `x`, int32; None for a grid without blocks.
 
     Args:
-        spec: Of the quantizer.
-        x: What it quantizes.
-        factors: [C, blocks], alone, or nothing.
+        spec: Specification of the quantizer.
+        x: Tensor to quantize.
+        factors: One tensor [C, blocks], or an empty sequence.
     """
     if spec.block is None or spec.axis is None:
         return None
@@ -120,7 +121,7 @@ def _fake_quantize_bias(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor,
     bias, scale = operands
     if not is_calibrated(scale):
         return (bias,)
-    # float64 holds every 32-bit step; straight through in both operands.
+    # float64 holds every 32-bit step; both operands have straight-through gradients.
     wide = scale.detach().to(torch.float64)
     steps = round_float(bias.detach().to(torch.float64) / wide, Rounding(str(node.attributes["rounding"])))
     return (bias + ((steps * wide).to(bias.dtype) - bias).detach(),)
@@ -164,10 +165,10 @@ def codes_limits(node: Node) -> tuple[int, int]:
 
 
 def grid(node: Node, operand: int | None = None) -> affine.AffineParams:
-    """The grid of the result, or of an operand.
+    """Scale and zero point of the result, or of an operand.
 
     Raises:
-        GraphError: The type has none.
+        GraphError: The value is not quantized.
     """
     value = node.output if operand is None else node.inputs[operand]
     quant = value.type.quant

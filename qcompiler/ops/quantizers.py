@@ -1,4 +1,4 @@
-"""Questions about the quantizers of a QUANTIZED graph that several passes ask."""
+"""Queries about the quantizers of a QUANTIZED graph, shared by several passes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def leaf_tensor(value: Value) -> Tensor:
     """The tensor that a leaf reads.
 
     Raises:
-        GraphError: `value` is no leaf.
+        GraphError: `value` is not a leaf.
     """
     leaf = value.producer
     if leaf is None or leaf.op not in LEAVES:
@@ -35,7 +35,7 @@ def is_leaf(value: Value) -> bool:
 
 
 def quantizer_of(value: Value) -> Node | None:
-    """The quantizer on whose grid `value` is: its producer, or that of what its producer moves."""
+    """The quantizer that determines the grid of `value`: its producer, found through ops that only move elements."""
     node = value.producer
     while node is not None and node.definition.has(Trait.MOVEMENT):
         node = node.inputs[0].producer
@@ -43,7 +43,7 @@ def quantizer_of(value: Value) -> Node | None:
 
 
 def quantizer_behind(node: Node) -> Node | None:
-    """The quantizer that alone reads the result of `node`, or of the activations right behind it."""
+    """The quantizer that is the only reader of `node`, or of the activations directly after the node."""
     while len(node.outputs) == 1 and len(node.output.users) == 1 and not node.graph.is_output(node.output):
         node = next(iter(node.output.users))
         if node.op == "fake_quantize":
@@ -57,7 +57,7 @@ def grid(quantizer: Node) -> tuple[AffineParams, QuantSpec]:
     """Scale, zero point and specification of a calibrated quantizer.
 
     Raises:
-        CalibrationError: It has no range yet.
+        CalibrationError: The quantizer has no range yet.
     """
     spec = cast("QuantSpec", quantizer.attributes["spec"])
     scale, zero_point = (leaf_tensor(value) for value in quantizer.inputs[1:3])
@@ -67,7 +67,7 @@ def grid(quantizer: Node) -> tuple[AffineParams, QuantSpec]:
 
 
 def weight_codes(quantizer: Node, weight: Tensor) -> Tensor:
-    """The integers that stand for a weight in sums of products, int64: codes, times the factors of their blocks.
+    """The integers that represent a weight in sums of products, int64: codes times the factors of their blocks.
 
     Raises:
         CalibrationError: The quantizer has no range yet.
@@ -93,30 +93,30 @@ def weight_steps(quantizer: Node, weight: Tensor) -> Tensor:
 
 
 def code_limits(quantizer: Node) -> tuple[int, int]:
-    """Lowest and highest code that the quantizer gives."""
+    """Lowest and highest code of the quantizer."""
     spec = cast("QuantSpec", quantizer.attributes["spec"])
     low, high = quantizer.attributes["qmin"], quantizer.attributes["qmax"]
     return (spec.qmin if low is None else cast("int", low), spec.qmax if high is None else cast("int", high))
 
 
 def border_code(pad: Node, params: AffineParams, limits: tuple[int, int]) -> int:
-    """The code of the border that `pad` adds, among all codes of the grid of its operand.
+    """The code of the border that `pad` adds, on the grid of its operand.
 
     Args:
         pad: A `pad` of a QUANTIZED graph.
-        params: The grid.
-        limits: Lowest and highest code of the operand, where no quantizer tells those of its grid.
+        params: Scale and zero point of the operand.
+        limits: Lowest and highest code of the operand, used if no quantizer supplies the limits of the grid.
     """
     source = quantizer_of(pad.inputs[0])
     spec = None if source is None else cast("QuantSpec", source.attributes["spec"])
     low, high = limits if spec is None else (spec.qmin, spec.qmax)
     real = torch.tensor(float(cast("float", pad.attributes["value"])))
-    wide = QuantSpec(bits=32)  # whatever the grid holds: the limits are applied afterwards
+    wide = QuantSpec(bits=32)  # wider than any grid: the limits are applied afterwards
     return min(max(int(quantize(real, params.scale, params.zero_point, wide)), low), high)
 
 
 def with_zero(pool: Node, params: AffineParams, limits: tuple[int, int]) -> tuple[int, int]:
-    """Lowest and highest code of an average over windows, from those of its operand: zeros of the padding may count."""
+    """Lowest and highest code of an average over windows, from those of its operand: padding zeros may be counted."""
     if not (any(cast("tuple[int, ...]", pool.attributes["padding"])) and pool.attributes["count_include_pad"]):
         return limits
     zero_point = int(params.zero_point)
@@ -139,7 +139,7 @@ def channel_bounds(node: Node) -> tuple[Tensor, Tensor]:
 def clamped_limits(
     low: float, high: float, params: AffineParams, spec: QuantSpec, qmin: int, qmax: int
 ) -> tuple[int, int]:
-    """The code limits that stand for a real clamp to [low, high] in front of a quantizer.
+    """The code limits that replace a real clamp to [low, high] before a quantizer.
 
     Rounding is monotone, so quantize(clamp(x, low, high)) = clamp(quantize(x), quantize(low), quantize(high)).
     """
@@ -154,7 +154,7 @@ def clamped_limits(
 def channel_limits(
     low: Tensor, high: Tensor, params: AffineParams, spec: QuantSpec, qmin: int, qmax: int
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """`clamped_limits` for each of the intervals [low, high] of the channels: lowest and highest codes."""
+    """`clamped_limits` per channel, for intervals [low, high]: lowest and highest codes."""
     intervals = zip(low.tolist(), high.tolist(), strict=True)
     limits = [clamped_limits(least, most, params, spec, qmin, qmax) for least, most in intervals]
     return tuple(least for least, _ in limits), tuple(most for _, most in limits)

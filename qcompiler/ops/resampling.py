@@ -1,11 +1,11 @@
-"""Images of another size: adaptive average pooling and resizing.
+"""Resampling of images: adaptive average pooling and resizing.
 
-Both are the same thing, a weighted mean along each axis, and both have rational weights. With integer matrices R and C
-and an integer divisor D per output pixel
+Each is a weighted mean along each axis with rational weights. With integer matrices R and C and an integer divisor D
+per output pixel
 
     y[i, j] = sum_h sum_w R[i, h] * x[h, w] * C[j, w] / D[i, j]
 
-holds exactly, so that on integers the only rounding is that of the division. Input and output share one grid.
+holds exactly, so the division is the only rounding on integers. Input and output share one scale and zero point.
 """
 
 from __future__ import annotations
@@ -111,11 +111,11 @@ def _axis(node: Node, size: int, out: int) -> tuple[Tensor, Tensor]:
 
 
 def _taps(node: Node, index: int, size: int, out: int) -> list[tuple[int, int]]:
-    """Positions and integer weights of output `index`. All rows of an axis that interpolates have one sum."""
+    """Positions and integer weights of output `index`. All rows of an interpolated axis have one sum."""
     if node.op == "adaptive_avg_pool2d":
         return [(position, 1) for position in range(index * size // out, -(-(index + 1) * size // out))]
     if node.attributes["mode"] == "nearest":
-        # torch computes the position in float32: asked, not derived.
+        # torch computes the position in float32: taken from torch, not derived.
         positions = functional.interpolate(torch.arange(float(size)).reshape(1, 1, size), out, mode="nearest")
         return [(int(positions[0, 0, index]), 1)]
     if node.attributes["align_corners"]:

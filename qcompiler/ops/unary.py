@@ -1,7 +1,7 @@
-"""Functions of one number, element by element. An integer program holds each as a table, made in float64.
+"""Functions of one number, element by element. An integer program holds each as a lookup table, computed in float64.
 
-Where a function has no value (the root of a negative number) its table holds the value at the border of its domain: the
-float model never goes there, codes at the end of a grid may.
+Outside the domain of a function (the root of a negative number) the table holds the value at the border of the domain:
+the float model never goes there, but codes at the end of a grid may.
 """
 
 from __future__ import annotations
@@ -29,15 +29,16 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class UnaryFunction:
-    """A real function in two forms.
+    """A real function in a torch and a NumPy form.
 
     Args:
-        torch: In torch, with the attributes as keyword arguments.
-        numpy: The same in float64, from which lookup tables are built; a number or an infinity for every number.
-        attributes: Names and defaults.
-        straight: Whether an end goes on like a straight line, so that f(s x) / s is as wide as f(x), as that of silu:
-            equalization goes through then, by a table per channel. Where both ends are bounded, all channels of f(x)
-            are of one range already, and a factor could only drive them apart.
+        torch: Torch function that takes the attributes as keyword arguments.
+        numpy: The same function in float64, from which lookup tables are built; returns a number or an infinity for
+            every number.
+        attributes: Names and default values of the attributes.
+        straight: Whether the function continues like a straight line at an end, as silu does, so that f(s x) / s is as
+            wide as f(x): equalization then passes through, with a lookup table per channel. Where both ends are
+            bounded, all channels of f(x) already share one range, and a factor could only separate them.
     """
 
     torch: Callable[..., Tensor]
@@ -58,18 +59,18 @@ class UnaryFunction:
 
 
 SCALED = "scaled_unary"
-"""The op of a function between two scales per channel."""
+"""Op name of a function between two per-channel scales."""
 
 UNARY: dict[str, UnaryFunction] = {}
 """Functions of one number by op name; see `register_unary`."""
 
 
 def register_unary(name: str, function: UnaryFunction) -> None:
-    """Make a function of one number an operator.
+    """Register a function of one number as an operator.
 
     Args:
-        name: Of the op, as descriptors and rules of front ends name it.
-        function: What it computes.
+        name: Name of the op in descriptors and front-end rules.
+        function: The function that the op computes.
 
     Raises:
         PluginError: The name is taken.
@@ -98,7 +99,7 @@ def _gelu(x: Array, approximate: str) -> Array:
     if approximate == "tanh":
         inner: Array = np.sqrt(2.0 / np.pi) * (x + 0.044715 * x**3)
         return 0.5 * x * (1.0 + np.tanh(inner))
-    from scipy import special  # half a second, for tables alone
+    from scipy import special  # half a second to import, needed for lookup tables only
 
     found: Array = x * special.ndtr(x)
     return found
@@ -136,7 +137,7 @@ def _celu(x: Array, alpha: float) -> Array:
 
 def _reciprocal(x: Array) -> Array:
     with np.errstate(divide="ignore"):
-        return 1.0 / (x + 0.0)  # one zero, whose reciprocal is positive
+        return 1.0 / (x + 0.0)  # -0.0 becomes 0.0, so that the reciprocal is positive
 
 
 def _rsqrt(x: Array) -> Array:
@@ -149,7 +150,7 @@ def _log(x: Array) -> Array:
 
 
 _SELU_SCALE, _SELU_ALPHA = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717
-"""Klambauer et al. 2017, arXiv:1706.02515, as torch has them."""
+"""Klambauer et al. 2017, arXiv:1706.02515, with the digits of torch."""
 
 for _name, _function in {
     "sigmoid": UnaryFunction(torch.sigmoid, _sigmoid),
@@ -197,7 +198,7 @@ for _name, _function in {
 
 
 def unary_of(node: Node) -> UnaryFunction:
-    """The function that a `scaled_unary` node computes between its scales."""
+    """The function that a `scaled_unary` node applies between its scales."""
     return UNARY[str(node.attributes["function"])]
 
 
@@ -219,7 +220,7 @@ def _infer_scaled(types: Sequence[TensorType], attributes: Attributes) -> tuple[
 
 
 def scaled_values(node: Node, x: Tensor, scale: Tensor, axis: int) -> Tensor:
-    """What a `scaled_unary` node makes of a tensor whose channels are along `axis`, which need not be its own."""
+    """The values of a `scaled_unary` node for a tensor with channels along `axis`, maybe not the node's own axis."""
     function = unary_of(node)
     keywords: dict[str, Any] = dict(zip(function.attributes, function.parameters(node), strict=True))
     factors = along_axis(scale, x.dim(), axis)

@@ -1,4 +1,4 @@
-"""How much a node computes."""
+"""Amount of work of a node: multiply-accumulates and elements."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from qcompiler.ir.registry import Trait
 
 
 def multiply_accumulates(node: Node) -> int:
-    """Products that `node` sums up, for a batch of one; 0 for anything but convolutions, linear layers and the like.
+    """Number of products that `node` sums, for a batch of one; 0 for ops that are not sums of products.
 
-    A call counts what the called graph does.
+    A call counts the products of the called graph.
     """
     if node.op == "call":
         return sum(map(multiply_accumulates, node.graph.module.graphs[str(node.attributes["graph"])].nodes))
@@ -21,19 +21,19 @@ def multiply_accumulates(node: Node) -> int:
     if node.op == "matmul":
         return count(node.output) * _size(node.inputs[0].type.shape[-1])
     weight = node.inputs[1].type.shape
-    # The weight meets each pixel of the result once; where it is transposed, each pixel of the input.
+    # Each weight is used once per output pixel; in a transposed convolution, once per input pixel.
     pixels = node.inputs[0] if "conv_transpose" in node.op else node.output
     shape = pixels.type.shape[1:-1] if node.op.endswith("linear") else pixels.type.shape[2:]
     return math.prod(map(_size, weight)) * math.prod(map(_size, shape))
 
 
 def elements(node: Node) -> int:
-    """Elements of the results of `node`, for a batch of one; 0 for tensors of the module."""
+    """Number of elements in the results of `node`, for a batch of one; 0 for tensors of the module."""
     return 0 if node.op in LEAVES else sum(map(count, node.outputs))
 
 
 def count(value: Value) -> int:
-    """Elements of `value`, for a batch of one."""
+    """Number of elements of `value`, for a batch of one."""
     return math.prod(map(_size, value.type.shape))
 
 

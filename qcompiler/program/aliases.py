@@ -1,15 +1,15 @@
-"""Which tensors may lie on the same bytes while both are alive, and the check of a memory plan.
+"""Aliases: tensors that may share bytes during overlapping lifetimes, and the check of a memory plan.
 
     op                                                 the result may lie
-    int_add, int_mul                                   on an operand of its shape that is not read afterwards
+    int_add, int_mul                                   on an operand of equal shape that is not read afterwards
     lookup, int_clamp, rescale, quantize, dequantize   on its first operand, if that is not read afterwards
-    reshape, permute                                   on the operand, where no byte has to move
-    slice                                              in the operand, where it is one run of bytes
-    concat                                             around the operands, where each is one run of bytes of it
+    reshape, permute                                   on the operand, if no byte has to move
+    slice                                              in the operand, if the slice is contiguous
+    concat                                             around the operands, if each is contiguous within the result
 
-Whoever runs the first two kinds works from front to back, one element at a time: operand and result begin at the same
-byte, and an element of the result is no larger than one of the operand. The other three, the views, then do nothing;
-their operand may live on. An operand of `concat` is written right to its place, which it has in one result only.
+The first two kinds run from the first to the last element: operand and result begin at the same byte, and an element of
+the result is no larger than an element of the operand. The other three, the views, then do nothing, and their operand
+may stay alive. An operand of `concat` is written directly to its place, which exists in one result only.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ OVERWRITES: dict[str, tuple[int, ...]] = {
     "quantize": (0,),
     "dequantize": (0,),
 }
-"""Op -> operands on which its result may lie; see the text of the module for the conditions."""
+"""Op -> operands on which its result may lie; see the module docstring for the conditions."""
 
 MOST_VIEWS = 256
-"""Of one tensor; more are copies. What a region of bytes is read by grows with the square of them."""
+"""Most views of one tensor; others are copies, because the readers of a region grow with the square of this."""
 
 Homes = dict[str, tuple[str, int]]
-"""Tensor -> the tensor whose bytes it shows, itself where it is no view; and how many bytes behind its first byte."""
+"""Tensor -> the tensor that it aliases (itself if it is not a view), and the offset from the first byte in bytes."""
 
 
 def overwritable(tensors: Tensors, homes: Homes, instruction: Instruction) -> list[str]:
@@ -58,7 +58,7 @@ def overwritable(tensors: Tensors, homes: Homes, instruction: Instruction) -> li
         and tensors.shapes[name] == tensors.shapes[result]
         and tensors.item_bytes[name] >= tensors.item_bytes[result]
     }
-    # What is read twice must be read in the same order both times.
+    # An operand used twice must be read in the same order both times.
     read = [name for name in dict.fromkeys(instruction.inputs) if name in homes]
     return [
         name
@@ -69,7 +69,7 @@ def overwritable(tensors: Tensors, homes: Homes, instruction: Instruction) -> li
 
 
 def shown(tensors: Tensors, homes: Homes) -> frozenset[str]:
-    """Results that lie, wholly or in part, where an operand does that may live on: who writes one changes both."""
+    """Results that alias, wholly or in part, an operand that may stay alive: writing one changes both."""
     return frozenset(
         item.output
         for item in tensors.core.instructions
@@ -79,11 +79,11 @@ def shown(tensors: Tensors, homes: Homes) -> frozenset[str]:
 
 
 def find_homes(tensors: Tensors, alignment: int) -> Homes:
-    """Which tensors are views of others, wherever the plan can make them so.
+    """Find the tensors that the plan can make views of other tensors.
 
     Args:
-        tensors: Of the core.
-        alignment: Of every first byte: views elsewhere are none.
+        tensors: Tensors of the core.
+        alignment: Alignment of the first byte of every tensor, in bytes; a view elsewhere is not allowed.
     """
     homes: Homes = {name: (name, 0) for name in tensors.core.given}
     views: Counter[str] = Counter()
@@ -111,7 +111,7 @@ def find_homes(tensors: Tensors, alignment: int) -> Homes:
 
 
 def _resolve(homes: Homes, name: str) -> tuple[str, int]:
-    """Follow links to their end, and shorten them."""
+    """Follow links to their end and shorten them."""
     path = [name]
     while homes[path[-1]][0] != path[-1]:
         path.append(homes[path[-1]][0])
@@ -123,7 +123,7 @@ def _resolve(homes: Homes, name: str) -> tuple[str, int]:
 
 
 def _begin(tensors: Tensors, instruction: Instruction) -> int | None:
-    """Where in its operand the result of a view begins, bytes; None where bytes have to move."""
+    """Offset in bytes of a view within its operand; None if bytes have to move."""
     if instruction.op not in ("reshape", "permute", "slice") or instruction.inputs[0] in tensors.constants:
         return None
     name = instruction.inputs[0]
@@ -145,7 +145,7 @@ def _begin(tensors: Tensors, instruction: Instruction) -> int | None:
 
 
 def _runs(tensors: Tensors, shape: Shape) -> list[tuple[int, int]]:
-    """Sizes and strides in logical order, neighbours that are one run joined: equal where no byte moves."""
+    """Sizes and strides in logical order, with contiguous neighbours joined; equal if no byte moves."""
     result: list[tuple[int, int]] = []
     for size, stride in zip(shape, tensors.strides(shape), strict=True):
         if size == 1:
@@ -158,13 +158,13 @@ def _runs(tensors: Tensors, shape: Shape) -> list[tuple[int, int]]:
 
 
 def _outermost(tensors: Tensors, shape: Shape, axis: int) -> bool:
-    """Whether what lies side by side along `axis` lies one behind the other in memory."""
+    """Whether the slices along `axis` follow one another in memory."""
     order = tensors.axes(len(shape))
     return all(shape[other] == 1 for other in order[: order.index(axis)])
 
 
 def _parts(tensors: Tensors, instruction: Instruction) -> Iterator[tuple[str, int]]:
-    """Operands of a `concat` that can be written right to their place, and where in the result that is, bytes."""
+    """Operands of a `concat` that can be written directly to their place, and its offset in the result in bytes."""
     axis = instruction.attributes["axis"]
     assert isinstance(axis, int)
     shape = tensors.shapes[instruction.output]
@@ -182,8 +182,8 @@ def check_memory(program: Program, memory: Memory) -> None:
     """Check a plan against the program.
 
     Raises:
-        ArtifactError: A tensor has no place or is unknown, lies outside of the array or across a boundary, or on bytes
-            of another one that is alive at the same time, other than the table of this module allows.
+        ArtifactError: A tensor has no place or is unknown, lies outside the array or across a boundary, or overlaps a
+            tensor with an overlapping lifetime that it must not alias.
     """
     try:
         tensors = Tensors(program, memory.batch)
@@ -235,7 +235,7 @@ def check_memory(program: Program, memory: Memory) -> None:
 
 
 def shows_same(homes: Homes, offsets: dict[str, int], a: str, b: str) -> bool:
-    """Whether the bytes that two tensors share hold the same in both: they are views of one."""
+    """Whether the shared bytes of two tensors hold equal contents, because both are views of one tensor."""
     (root, distance), (other_root, other_distance) = homes[a], homes[b]
     return root == other_root and offsets[a] - distance == offsets[b] - other_distance
 

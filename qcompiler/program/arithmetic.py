@@ -1,7 +1,7 @@
-"""Integer arithmetic in NumPy, written from the specification and from nothing else of ours.
+"""Integer arithmetic in NumPy, written from the specification, independently of the rest of the compiler.
 
-The graph's own evaluation has another implementation of the same formulas; that the two agree on every element is what
-the verifier checks.
+The evaluation of the graph has another implementation of the same formulas; the verifier checks that both agree on
+every element.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SHIFTS = {
     "pow2_shift_floor": "floor",
     "pow2_shift_trunc": "trunc",
 }
-"""Modes that only shift, and how each rounds."""
+"""Modes that only shift, and the rounding of each."""
 
 
 def multiply(x: Int, significand: npt.ArrayLike | None, exponent: npt.ArrayLike | None, mode: str) -> Int:
@@ -106,7 +106,7 @@ def divide(x: Int, divisor: npt.ArrayLike, rounding: str) -> Int:
 
 
 def average(total: Int, count: npt.ArrayLike, rounding: str, zero_point: int) -> Int:
-    """total / count + zero_point, where `total` sums codes less their zero point; `rhaz_raw` rounds the raw mean."""
+    """total / count + zero_point, where `total` sums codes minus their zero point; `rhaz_raw` rounds the raw mean."""
     if rounding == "rhaz_raw":
         return divide(total + np.asarray(count, np.int64) * zero_point, count, "rhaz")
     return divide(total, count, rounding) + zero_point

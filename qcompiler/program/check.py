@@ -1,13 +1,12 @@
-"""The check of a program that comes from disk: what passes it can be run, in the executor and in C.
+"""The check of a program read from disk: a program that passes can run in the executor and in C.
 
-    tensors        an element type that there is, sizes and bytes that a machine can have, scales that are finite and
-                   above 0, zero points within the type
-    constants      the type and the sizes that are declared, and codes within them
-    instructions   attributes of the kind that their name asks for; operands that have been written; the result that
-                   follows from them by the rules of the graph's operator of the same name; tables as long as the codes
-                   that index them
+    tensors        a known element type, sizes and bytes that a machine can have, scales finite and above 0, zero
+                   points within the type
+    constants      the declared type and sizes, and codes within the type
+    instructions   attributes of the required kind; operands written before; the result type that the rules of the
+                   graph's operator of the same name infer; lookup tables as long as the range of the indexing codes
 
-Operators have one definition, that of the graph: which attributes there are, which have a default, and what follows.
+Operators have one definition, in the graph: attributes, defaults and result types.
 """
 
 from __future__ import annotations
@@ -33,15 +32,15 @@ Array = npt.NDArray[np.generic]
 Limits = tuple[int, int]
 
 MOST_BYTES = 2**40
-"""Of one tensor for one image: a machine with as much memory exists, and no program that needs it for one tensor."""
+"""Most bytes of one tensor for one image: large machines have this much memory, but no tensor needs it."""
 LARGEST_SIZE = 2**31
-"""Of an axis, a step or an amount of padding."""
+"""Largest size of an axis, a step or an amount of padding."""
 MOST_AXES = 8
 LARGEST_BATCH = 64
-"""Up to which a batch is looked for that a program without a memory plan takes."""
+"""Largest batch tried for a program without a memory plan."""
 
 RESTORED = {"dtype", "shape", "function", "parameters", "scales", "results"}
-"""Attributes that a program does not hold: they follow from the result, or served the compiler alone."""
+"""Attributes that a program does not hold: they follow from the result, or only the compiler needs them."""
 
 _Test = Callable[[object], bool]
 
@@ -93,7 +92,7 @@ KINDS: Mapping[str, tuple[_Test, str]] = {
     "fraction": (_integer(0, 15), "an integer from 0 to 15"),
     "graph": (lambda value: isinstance(value, str), "the name of an island"),
 }
-"""Test and words of each attribute by its name, which means the same in all instructions."""
+"""Test and description of each attribute by name; a name has the same meaning in all instructions."""
 
 _REAL = ("quantize", "dequantize", "call")
 _ON_GRIDS: Mapping[str, tuple[tuple[int, ...], bool]] = {
@@ -102,19 +101,19 @@ _ON_GRIDS: Mapping[str, tuple[tuple[int, ...], bool]] = {
     **dict.fromkeys(("int_add", "int_mul"), ((0, 1), True)),
     **dict.fromkeys(("int_mean", "int_layer_norm", "int_avg_pool2d", "int_resample2d", "rescale"), ((0,), True)),
 }
-"""Instructions that compute with zero points: of which operands, and whether with that of the result; see `_layer`."""
+"""Instructions that compute with zero points: the operands, and whether the result, too; see `_layer`."""
 _MOVING = ("max_pool2d", "reshape", "permute", "concat", "slice")
 
 
 def check_program(program: Program, constants: Mapping[str, Array]) -> None:
-    """Check all of a program but its memory plan.
+    """Check a program except its memory plan.
 
     Args:
-        program: The program, whose instructions read nothing before it is written.
-        constants: Its constants.
+        program: The program, with every value written before it is read.
+        constants: Constants of the program.
 
     Raises:
-        ArtifactError: The first thing that is wrong, with its key.
+        ArtifactError: The first error, with its key.
     """
     for name, tensor in program.tensors.items():
         _check_tensor(name, tensor)
@@ -137,7 +136,7 @@ def check_program(program: Program, constants: Mapping[str, Array]) -> None:
         except QCompilerError as error:
             raise ArtifactError(error.found, where=where, expected=error.expected) from None
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-            # The rules of operators take attributes of their kinds for granted, such as as many steps as axes.
+            # The rules of operators assume attributes of valid kinds, such as one step per axis.
             raise ArtifactError(f"its attributes do not fit its operands: {error}", where=where) from None
 
 
@@ -209,7 +208,7 @@ def _check_attributes(instruction: Instruction, where: str) -> None:
         allowed["block"] = None
     for name, default in allowed.items():
         if name not in given:
-            # None is not written, whether or not it has to be said.
+            # None is not written to files, even for required attributes.
             if default is REQUIRED and name not in _MAY_BE_NONE:
                 raise ArtifactError(f"the attribute {name!r} is missing", where=f"{where} ({instruction.op})")
             continue
@@ -228,20 +227,20 @@ _MAY_BE_NONE = frozenset(
     {f"{side}_{part}" for side in ("left", "right", "out", "product") for part in ("multiplier", "exponent")}
     | {"offset", "scalar_left_offset"}
 )
-"""Attributes that an operator asks for, and that may be None."""
+"""Required attributes that may be None."""
 
 
 def _tensors(program: Program) -> Tensors:
-    """The sizes of all tensors for the batch of the plan, or for the smallest that the program takes.
+    """The sizes of all tensors for the batch of the plan, or for the smallest valid batch.
 
     Raises:
-        ArtifactError: There is no such batch.
+        ArtifactError: No valid batch exists.
     """
     reason = ""
     for batch in range(1, LARGEST_BATCH + 1) if program.memory is None else (program.memory.batch,):
         try:
             found = Tensors(program, batch)
-            # Of an output only its codes lie in the array. Its batch need not be that of the inputs.
+            # Only the codes of an output lie in the array; its batch may differ from the batch of the inputs.
             found.shapes.update({item.output: found.shape(item.inputs[0]) for item in found.core.exit})
             return found
         except UnsupportedError as error:
@@ -257,7 +256,7 @@ def _type(tensors: Tensors, name: str) -> TensorType:
     """The type of a tensor, with sizes for the batch."""
     declared = tensors.program.tensors[name]
     shape = tensors.shape(name)
-    # Real numbers behind the core have the sizes of their codes, which may be a multiple of the batch.
+    # Real numbers after the core have the sizes of their codes, which may be a multiple of the batch.
     codes = next((tensors.shape(item.inputs[0]) for item in tensors.core.exit if item.output == name), ())
     if len(codes) == len(shape):
         shape = tuple(known if size == -1 else size for size, known in zip(shape, codes, strict=True))
@@ -267,7 +266,7 @@ def _type(tensors: Tensors, name: str) -> TensorType:
 
 
 def _check_instruction(program: Program, tensors: Tensors, instruction: Instruction, where: str) -> None:
-    """The result is the one that follows, and what computes with zero points has them."""
+    """Check that the result type is the inferred one, and that instructions with zero points have them."""
     definition = _definition(instruction, where)
     if instruction.op == "call":
         _check_call(program, tensors, instruction, where)
@@ -328,13 +327,13 @@ def _check_codes(
     limits: dict[str, Limits],
     where: str,
 ) -> None:
-    """Tables are as long as the codes that index them, which is what C reads without asking.
+    """Check that tables cover all indexing codes, because C reads them without bounds checks.
 
     Args:
         program: The program.
-        constants: Its constants.
+        constants: Constants of the program.
         instruction: The instruction, whose attributes and result are checked.
-        limits: Lowest and highest code of what was written before; that of the result is added.
+        limits: Lowest and highest code of the values written so far; the entry of the result is added.
         where: Place for messages.
     """
 

@@ -1,6 +1,6 @@
 """A program with its constants, as files: `program.json` and `weights.safetensors`.
 
-`program.json` holds everything but numbers in bulk, `weights.safetensors` those.
+`program.json` holds everything except bulk numbers, which `weights.safetensors` holds.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class ProgramFiles:
 
     def weights(self) -> bytes:
         """Bytes of `weights.safetensors`."""
-        # Not `ascontiguousarray`, which gives a tensor without axes one.
+        # Not `ascontiguousarray`, which adds an axis to a 0-D tensor.
         arrays = {name: np.asarray(self.constants[name], order="C") for name in sorted(self.constants)}
         if self.program.packing != "none":
             arrays = {name: self._packed(name, array) for name, array in arrays.items()}
@@ -63,7 +63,7 @@ class ProgramFiles:
         Raises:
             ArtifactError: The files are damaged, do not belong together, or are of another version.
         """
-        parse_json(program_json, "program.json")  # which refuses what pydantic takes: keys twice, NaN, depth
+        parse_json(program_json, "program.json")  # refuses what pydantic accepts: duplicate keys, NaN, deep nesting
         try:
             program = Program.model_validate_json(program_json, strict=True)
         except ValidationError as error:
@@ -72,7 +72,7 @@ class ProgramFiles:
             raise ArtifactError(f"not an integer program: {finding['msg']}", where=f"program.json, {place}") from None
         try:
             constants = load(weights)
-        except (SafetensorError, KeyError, ValueError) as error:  # KeyError: an element type that NumPy has not
+        except (SafetensorError, KeyError, ValueError) as error:  # KeyError: an element type that NumPy lacks
             raise ArtifactError(f"the constants cannot be read: {error}", where="weights.safetensors") from None
         if program.packing != "none":
             constants = {name: _unpacked(program, name, array) for name, array in constants.items()}
@@ -85,7 +85,7 @@ def check_references(program: Program, constants: Mapping[str, Array]) -> None:
     """Check that every tensor is declared, written once, and written before it is read.
 
     Raises:
-        ArtifactError: One is not, or a constant or an island is missing.
+        ArtifactError: A tensor is not, or a constant or an island is missing.
     """
     known = {*program.inputs, *program.constants}
     for name in program.constants:
@@ -110,7 +110,7 @@ def _unpacked(program: Program, name: str, array: Array) -> Array:
     """The inverse of `ProgramFiles._packed`, in the order in which the constant is stored.
 
     Raises:
-        ArtifactError: There are not as many codes as the tensor has elements.
+        ArtifactError: The number of codes differs from the number of elements.
     """
     tensor = program.tensors.get(name)
     if tensor is None or tensor.dtype not in NIBBLES:

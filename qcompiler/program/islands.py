@@ -1,6 +1,6 @@
 """Float islands of a program: graphs that run in torch, on real numbers, between a dequantize and a quantize.
 
-They are the only part of a program that is not integer arithmetic of its own, and the only one that needs torch.
+Islands are the only part of a program that is not integer arithmetic, and the only part that needs torch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def load(program: Program, constants: Mapping[str, Array], name: str) -> Island:
     """The island called `name` as a function of arrays.
 
     Raises:
-        ArtifactError: Its text is no graph, or a tensor of it is missing.
+        ArtifactError: The text of the island is not a graph, or one of its tensors is missing.
     """
     module = Module(_tensors(constants, name))
     try:
@@ -38,7 +38,7 @@ def load(program: Program, constants: Mapping[str, Array], name: str) -> Island:
 
     def run(arrays: Sequence[Array]) -> list[Array]:
         with torch.no_grad():
-            # Contiguous, as the interpreter has them: what a kernel of torch sums follows the order of the strides.
+            # Contiguous, as in the interpreter, because the order of sums in torch kernels follows the strides.
             inputs = [torch.from_numpy(np.asarray(array, order="C")) for array in arrays]
             return [tensor.contiguous().numpy() for tensor in interpret_with(graph, inputs, evaluate_node)]
 
@@ -55,19 +55,19 @@ def _tensors(constants: Mapping[str, Array], name: str) -> dict[str, torch.Tenso
 
 
 def result_shapes(program: Program, name: str, operands: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
-    """The shapes of what the island called `name` gives for operands of given shapes.
+    """The result shapes of the island called `name` for given operand shapes.
 
     Raises:
-        ArtifactError: Its text is no graph, or takes no such operands.
+        ArtifactError: The text of the island is not a graph, or the operands do not fit.
     """
     return [shape for _, shape in _results(program, name, [(None, shape) for shape in operands])]
 
 
 def result_types(program: Program, name: str, operands: Sequence[TensorType]) -> list[TensorType]:
-    """The types of what the island called `name` gives for operands of given types, whose sizes are numbers.
+    """The result types of the island called `name` for given operand types with known sizes.
 
     Raises:
-        ArtifactError: Its text is no graph, or takes no such operands.
+        ArtifactError: The text of the island is not a graph, or the operands do not fit.
     """
     given = [(item.dtype, tuple(int(size) for size in item.shape)) for item in operands]
     return [TensorType(dtype, shape) for dtype, shape in _results(program, name, given)]

@@ -1,8 +1,8 @@
 """One kernel per instruction, in NumPy.
 
-A kernel gets the arrays of its operands in logical order (N, C, H, W) as int64, or views of them, and gives its result
-in logical order; the executor keeps the physical order. Sums of products run in float32 or float64 only where the
-real weights prove that every partial sum, in any order, stays below 2^24 or 2^53 and is therefore exact.
+A kernel receives its operands in logical order (N, C, H, W) as int64 arrays, or views of them, and returns its result
+in logical order; the executor keeps the physical order. Sums of products run in float32 or float64 only if the real
+weights prove that every partial sum, in any order, stays below 2^24 or 2^53 and is therefore exact.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Call:
         return self.instruction.attributes.get(name)
 
     def zero_point(self, index: int) -> int:
-        """Of an operand."""
+        """Zero point of an operand."""
         return self.inputs[index].zero_point[0]
 
     @property
@@ -64,7 +64,7 @@ def _steps(call: Call, arrays: Sequence[Array], index: int) -> Int:
 
 
 def _weight(call: Call, arrays: Sequence[Array]) -> Int:
-    """The second operand with its zero points removed: one, or one per channel; times the factors of its blocks."""
+    """The second operand with zero points removed, per tensor or per channel, times the factors of its blocks."""
     tensor = call.inputs[1]
     shape = [1] * arrays[1].ndim
     shape[tensor.axis or 0] = -1
@@ -95,19 +95,19 @@ def _largest(call: Call) -> int:
 
 
 def layer_multiplier(call: Call, arrays: Sequence[Array]) -> tuple[Array | None, Array | None]:
-    """Multiplier and exponent of a layer, behind whose operands the factors of its weight's blocks may stand."""
+    """Multiplier and exponent of a layer; block factors of the weight may follow the other operands."""
     return _multiplier(arrays if call.get("block") is None else arrays[:-1], 3)
 
 
 def _multiplier(arrays: Sequence[Array], first: int) -> tuple[Array | None, Array | None]:
-    """Multiplier and exponent: modes that only shift have an exponent alone, float ones a multiplier alone."""
+    """Multiplier and exponent: shift modes have only an exponent, float modes only a multiplier."""
     if arrays[first].dtype == np.int8:
         return None, arrays[first]
     return arrays[first], arrays[first + 1] if len(arrays) > first + 1 else None
 
 
 def layer_reach(call: Call, arrays: Sequence[Array]) -> tuple[int, int]:
-    """Terms of each sum of a layer, its bias among them, and a bound on the sum of their magnitudes."""
+    """Number of terms in each sum of a layer, bias included, and a bound on the sum of their magnitudes."""
     weight, bias = _weight(call, arrays), np.abs(arrays[2].astype(np.int64))
     terms = weight.size // max(1, bias.size)
     largest = [int(np.abs(item).max(initial=0)) for item in (weight, _steps(call, arrays, 0), bias)]
@@ -115,7 +115,7 @@ def layer_reach(call: Call, arrays: Sequence[Array]) -> tuple[int, int]:
 
 
 def _scalar_multiplier(arrays: Sequence[Array], first: int) -> tuple[Array | None, Array | None]:
-    """The same where there is one for the tensor, which need not broadcast with its last axis."""
+    """The same for one multiplier per tensor, which need not broadcast with the last axis."""
     multiplier, exponent = (None if part is None else part[0] for part in _multiplier(arrays, first))
     return multiplier, exponent
 
@@ -159,7 +159,7 @@ def _conv_transpose_sums(call: Call, arrays: Sequence[Array]) -> Int:
     dtype = _exact_type(columns.reshape(groups * per_group, -1), _largest(call), call.instruction.output)
     x = np.moveaxis(_steps(call, arrays, 0).astype(dtype), 1, -1)
     matrices = weight.astype(dtype)
-    # Everything that the taps reach; what the padding takes away is cut off afterwards.
+    # The full range of the taps; the padding is cropped afterwards.
     reach = [
         (n - 1) * s + d * (k - 1) + 1 + e
         for n, s, d, k, e in zip(x.shape[1:-1], stride, dilation, kernel, extra, strict=True)
@@ -194,7 +194,7 @@ def layer(call: Call, arrays: Sequence[Array]) -> Array:
 
 
 def channels_second(call: Call, array: Array) -> Array:
-    """What a layer gives, from channels last to logical order."""
+    """The result of a layer, moved from channels last to logical order."""
     return array if call.instruction.op == "int_linear" else np.moveaxis(array, -1, 1)
 
 
@@ -251,7 +251,7 @@ def int_mul(call: Call, arrays: Sequence[Array]) -> Array:
 
 
 def int_mean(call: Call, arrays: Sequence[Array]) -> Array:
-    """Sum over whole axes; the division is in the multiplier, or one with a power of two beside the divisor."""
+    """Sum over whole axes; the division is in the multiplier, or the multiplier is a power of two next to a divisor."""
     total = _steps(call, arrays, 0).sum(axis=tuple(call["axes"]), keepdims=bool(call["keepdim"]))
     multiplier, exponent = _scalar_multiplier(arrays, 1)
     if call.get("divisor") is None or exponent is None:
@@ -323,7 +323,7 @@ def int_layer_norm(call: Call, arrays: Sequence[Array]) -> Array:
 
 
 def max_pool2d(call: Call, arrays: Sequence[Array]) -> Array:
-    """Largest code of each window; padding never wins."""
+    """Largest code of each window; padding is never selected."""
     x = arrays[0]
     out_h, out_w = call.output.shape[2:]
     (kernel_h, kernel_w), (stride_h, stride_w), (pad_h, pad_w) = call["kernel"], call["stride"], call["padding"]
@@ -342,7 +342,7 @@ def max_pool2d(call: Call, arrays: Sequence[Array]) -> Array:
 
 def quantize(call: Call, arrays: Sequence[Array]) -> Array:
     """Real numbers to codes, by a true float32 division."""
-    with np.errstate(over="ignore"):  # an infinite quotient is an answer: the clamp deals with it
+    with np.errstate(over="ignore"):  # an infinite quotient is valid, because the clamp follows
         quotient = arrays[0].astype(np.float32) / np.float32(call.output.scale[0])
     steps = round_real(np.nan_to_num(quotient.astype(np.float64)), call["rounding"]) + call.output.zero_point[0]
     return np.clip(steps, *call.limits).astype(np.int64)
@@ -354,12 +354,12 @@ def dequantize(call: Call, arrays: Sequence[Array]) -> Array:
 
 
 def rescale(call: Call, arrays: Sequence[Array]) -> Array:
-    """From one grid to another."""
+    """Rescale from one grid to another."""
     return call.requantize(_steps(call, arrays, 0), *_scalar_multiplier(arrays, 1))
 
 
 def lookup(call: Call, arrays: Sequence[Array]) -> Array:
-    """A table entry per code; with an axis, from the row of the channel, or the one that it names."""
+    """A table entry per code; with an axis, from the row of the channel, or from the row named for the channel."""
     index, table, axis = arrays[0].astype(np.int64) - call["offset"], arrays[1], call.get("axis")
     if axis is None:
         entries: Array = table[index]
@@ -389,7 +389,7 @@ def permute(call: Call, arrays: Sequence[Array]) -> Array:
 
 
 def concat(call: Call, arrays: Sequence[Array]) -> Array:
-    """Side by side."""
+    """Join operands along one axis."""
     return np.concatenate(arrays, axis=call["axis"])
 
 

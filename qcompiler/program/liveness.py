@@ -1,7 +1,7 @@
-"""The core of a program, which works in one array from codes to codes: its tensors, their bytes, and their lives.
+"""The core of a program, which runs inside the arena from codes to codes: tensors, sizes and lifetimes.
 
-Time is counted in instructions of the core: the caller writes what it gives at time -1, instruction t reads and writes
-at time t, and after the last one, at time n, the caller reads what it takes.
+Time is counted in instructions of the core: the caller writes the inputs at time -1, instruction t reads and writes at
+time t, and after the last instruction, at time n, the caller reads the outputs.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ if TYPE_CHECKING:
 
 NUMPY_TYPES = {"i4": "i1", "u4": "u1", "i8": "i1", "u8": "u1", "i16": "i2", "u16": "u2", "i32": "i4", "f32": "f4"}
 NUMPY_TYPES |= {"i64": "i8", "f16": "f2", "f64": "f8", "bool": "?"}  # of islands
-"""How elements are stored: codes of four bits take a byte."""
+"""NumPy types of stored elements; 4-bit codes take one byte."""
 
 Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Core:
-    """What of a program works in its array.
+    """The part of a program that runs inside the arena.
 
     Args:
-        given: For each input of the program, what the caller writes: its codes; the input itself where something else
-            than one `quantize` reads it.
-        taken: For each output of the program, what the caller reads: its codes; the output itself where no `dequantize`
-            made it.
-        instructions: In order, without the `quantize` of inputs and the `dequantize` of outputs.
-        entry: Those of the inputs.
-        exit: Those of the outputs.
+        given: For each input of the program, the tensor that the caller writes: its codes, or the input itself if its
+            reader is not a single `quantize`.
+        taken: For each output of the program, the tensor that the caller reads: its codes, or the output itself if its
+            producer is not a `dequantize`.
+        instructions: Instructions in order, without the `quantize` of inputs and the `dequantize` of outputs.
+        entry: The `quantize` instructions of the inputs.
+        exit: The `dequantize` instructions of the outputs.
     """
 
     given: tuple[str, ...]
@@ -46,7 +46,7 @@ class Core:
     exit: tuple[Instruction, ...]
 
     def lives(self) -> dict[str, tuple[int, int]]:
-        """First and last time at which each tensor holds what is still read. Constants are not among them."""
+        """Lifetime of each tensor: first and last time. Constants are not included."""
         first = dict.fromkeys(self.given, -1)
         last = dict(first)
         for time, instruction in enumerate(self.instructions):
@@ -83,11 +83,11 @@ def core_of(program: Program) -> Core:
 
 
 class Tensors:
-    """The tensors of the core for a number of images: what each of them is in memory.
+    """The tensors of the core for a number of images: shape, strides and size in memory.
 
     Args:
-        program: Whose they are.
-        batch: Images at a time.
+        program: Program of the tensors.
+        batch: Number of images processed together.
 
     Raises:
         ArtifactError: An element type is unknown, or an island cannot be read.
@@ -140,7 +140,7 @@ class Tensors:
         if all(-1 not in shape for shape in declared):
             return declared
         if instruction.op == "call":
-            from qcompiler.program import islands  # which needs torch, and what this module gives to others
+            from qcompiler.program import islands  # needs torch, and imports this module
 
             operands = [self.shape(name) for name in instruction.inputs]
             return islands.result_shapes(self.program, str(instruction.attributes["graph"]), operands)
@@ -148,7 +148,7 @@ class Tensors:
         return [tuple(size if old == -1 else old for old in declared[0])]
 
     def _free_size(self, instruction: Instruction, declared: Shape) -> int:
-        """What the size of the result is that depends on the batch."""
+        """The size of the result along the axis that depends on the batch."""
         place = declared.index(-1)
         shapes = [self.shape(name) for name in instruction.inputs]
         if instruction.op == "reshape":

@@ -18,7 +18,7 @@ SCHEMA = "qcompiler.program/1"
 NIBBLES = ("i4", "u4")
 """Element types of which a byte may hold two."""
 ISLAND_TENSOR = "/"
-"""Between the name of an island and that of its tensor, in the name of a constant."""
+"""Separator between the names of island and tensor in the name of a constant."""
 Array = npt.NDArray[np.generic]
 Scalar = bool | int | float | str | None
 
@@ -47,35 +47,35 @@ class Instruction(_Model):
 
     @property
     def output(self) -> str:
-        """The first result, which all but the call of an island have alone."""
+        """The first result, the only one except for the call of an island."""
         return self.outputs[0]
 
 
 class Memory(_Model):
-    """Where in one array of bytes each tensor lies while the core of the program runs, from codes to codes."""
+    """The memory plan: offsets of all tensors in the arena of the core, which runs from codes to codes."""
 
     batch: Annotated[int, Field(ge=1)]
-    """Images that it is planned for."""
+    """Number of images of the plan."""
     bytes: Annotated[int, Field(ge=0)]
-    """Size of the array."""
+    """Size of the arena."""
     lower_bound: Annotated[int, Field(ge=0)]
-    """Largest number of bytes that are alive at once in this order of instructions: no plan can do with less."""
+    """Largest number of bytes that are alive at once in this order of instructions: a lower bound for every plan."""
     alignment: Annotated[int, Field(ge=1)]
-    """Of every offset, bytes. Each tensor has the array to itself up to the next multiple behind its end."""
+    """Alignment of every offset in bytes. Each tensor owns the arena up to the next multiple after its end."""
     offsets: dict[str, int]
-    """First byte of every tensor that an instruction writes or the caller gives. Constants have none, nor has what lies
-    outside of the core: real numbers that nothing but a `quantize` reads, and results that only the caller reads of a
-    `dequantize`; the codes behind and in front of those are the inputs and outputs of the core."""
+    """First byte of every tensor that an instruction writes or the caller supplies. Constants have no offset, nor have
+    tensors outside the core: real numbers read only by a `quantize`, and results of a `dequantize` read only by the
+    caller; the codes after and before these are the inputs and outputs of the core."""
 
 
 class Program(_Model):
-    """The whole program but its constants."""
+    """The whole program except its constants."""
 
     schema_version: Annotated[Literal["qcompiler.program/1"], Field(alias="schema")] = "qcompiler.program/1"
     layout: Literal["NHWC", "NCHW"]
     weight_layout: Literal["OHWI", "OIHW"]
     packing: Literal["none", "low_nibble_first", "high_nibble_first"] = "none"
-    """How constants of four bits are held in files: one in a byte, or two, row-major, a zero behind an odd number."""
+    """Storage of 4-bit constants in files: one per byte, or two, row-major, padded with a zero after an odd number."""
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     tensors: dict[str, Tensor]

@@ -1,18 +1,18 @@
-"""How long a program takes on its target, estimated from the figures of the descriptor: a roofline, no measurement.
+"""Estimated time of a program on its target from the figures of the descriptor: a roofline, not a measurement.
 
 For one image, instruction by instruction, from codes to codes:
 
     compute cycles    products / macs_per_cycle["8x8"], output channels rounded up to `channel_multiple`
                       elements / elementwise_per_cycle for everything else
     memory cycles     per memory: bytes / bytes_per_cycle, each tensor rounded up to bursts, + latency_cycles per tensor
-    cycles            the largest of these: computing and all memories go on at the same time
+    cycles            the largest of these: computation and all memories work in parallel
     energy            products x picojoules_per_mac + bytes x picojoules_per_byte
 
 Each tensor is moved once per instruction: operands are read and the result is written; constants are read each time.
-What shares its bytes with its operand, such as a reshape, takes nothing. Activations are in the first memory that holds
-activations and the array of the plan, constants in the first that then still has room for all of them. What hardware
-does beside that, such as reading an input twice or leaving multipliers idle in a depthwise convolution, no descriptor
-says: real cores take longer. What a descriptor does not say is not estimated, and `reasons` says what is missing.
+Aliases of their operands, such as a reshape, take nothing. Activations are in the first memory that holds activations
+and the arena, constants in the first that then still has room for all constants. Costs that no descriptor states, such
+as reading an input twice or idle multipliers in a depthwise convolution, are not included: real cores take longer.
+Figures that a descriptor omits are not estimated, and `reasons` lists what is missing.
 
 Source: Williams, Waterman, Patterson 2009, Roofline, CACM 52(4).
 """
@@ -35,23 +35,23 @@ from qcompiler.targets.schema import Memory
 
 ACTIVATIONS, CONSTANTS = "activations", "constants"
 VIEWS = ("reshape", "permute", "slice", "concat")
-"""Instructions that have nothing to do where the plan has put the operand in its place already."""
+"""Instructions without work if the plan has placed the operand inside the result."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """What one instruction takes.
+    """The estimated cost of one instruction.
 
     Args:
-        name: Its result.
-        op: The instruction.
-        macs: Products that it sums.
-        elements: Numbers that it computes or compares otherwise; 0 for layers.
-        bytes: Bytes that are read and written, of `activations` and of `constants`.
-        compute_cycles: None where the descriptor does not say.
-        memory_cycles: By memory; empty where the descriptor does not say.
-        cycles: None where one of the above is not known.
-        picojoules: None where the descriptor does not say.
+        name: Name of the first result.
+        op: Name of the instruction.
+        macs: Number of multiply-accumulates.
+        elements: Number of other elements computed or compared; 0 for layers.
+        bytes: Bytes read and written, by `activations` and `constants`.
+        compute_cycles: Cycles of computation; None if the descriptor has no figures.
+        memory_cycles: Cycles by memory; empty if the descriptor has no figures.
+        cycles: Largest of the above; None if one is unknown.
+        picojoules: Energy; None if the descriptor has no figures.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Layer:
 
     @property
     def bound(self) -> str:
-        """What the cycles are spent on: `compute`, the name of a memory, or nothing where they are not known."""
+        """The bottleneck: `compute`, the name of a memory, or empty if the cycles are unknown."""
         if self.cycles is None or not self.cycles:
             return ""
         if self.compute_cycles == self.cycles:
@@ -75,19 +75,19 @@ class Layer:
 
     @property
     def intensity(self) -> float | None:
-        """Products per byte; None where nothing is multiplied."""
+        """Products per byte; None without products."""
         return self.macs / sum(self.bytes.values()) if self.macs else None
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a whole program takes for one image.
+    """The estimated cost of a program for one image.
 
     Args:
         target: The name of the hardware.
-        layers: In the order in which they run.
-        reasons: What is not estimated, and why.
-        clock_hz: Of the target.
+        layers: Costs of the instructions in order of execution.
+        reasons: Quantities that are not estimated, each with the reason.
+        clock_hz: Clock of the target.
     """
 
     target: str
@@ -107,24 +107,24 @@ class Estimate:
 
     @property
     def cycles(self) -> int | None:
-        """Of all instructions, one after the other; None where those of one are not known."""
+        """Sum of the cycles of all instructions; None if those of one are unknown."""
         known = [layer.cycles for layer in self.layers if layer.cycles is not None]
         return sum(known) if self.layers and len(known) == len(self.layers) else None
 
     @property
     def seconds(self) -> float | None:
-        """None without cycles or a clock."""
+        """Estimated time in seconds; None without cycles or a clock."""
         return None if self.cycles is None or self.clock_hz is None else self.cycles / self.clock_hz
 
     @property
     def picojoules(self) -> float | None:
-        """None where that of one instruction is not known."""
+        """Total energy; None if the energy of one instruction is unknown."""
         known = [layer.picojoules for layer in self.layers if layer.picojoules is not None]
         return sum(known) if self.layers and len(known) == len(self.layers) else None
 
     @property
     def bound_by(self) -> dict[str, int]:
-        """Cycles by what they are spent on: `compute`, or a memory."""
+        """Cycles by bottleneck: `compute`, or a memory."""
         found: dict[str, int] = {}
         for layer in self.layers:
             if layer.cycles and layer.bound:
@@ -132,7 +132,7 @@ class Estimate:
         return found
 
     def to_dict(self) -> dict[str, object]:
-        """As JSON holds it."""
+        """The estimate as plain data for JSON."""
         return {
             "target": self.target,
             "is_estimate": True,
@@ -165,11 +165,11 @@ class Estimate:
 
 
 def estimate(files: ProgramFiles, target: Target) -> Estimate:
-    """What `files` take on `target`, for as many images as its memory plan is for: one.
+    """Estimate the cost of `files` on `target` for one image, the batch of the memory plan.
 
     Args:
         files: The program and its constants.
-        target: Whose descriptor has the figures.
+        target: Target with the figures.
     """
     clock = target.descriptor.compute.clock_hz
     plan = files.program.memory
@@ -204,7 +204,7 @@ class _Estimation:
             self.reasons[reason] = None
 
     def _places(self, arena: int) -> dict[str, Memory]:
-        """The memory in which activations are, and the one of constants."""
+        """The memories of activations and of constants."""
         sizes = {ACTIVATIONS: arena, CONSTANTS: sum(map(self._stored, self.files.constants))}
         left = {memory.name: memory.bytes for memory in self.d.memory}
         found: dict[str, Memory] = {}
@@ -224,7 +224,7 @@ class _Estimation:
         return found
 
     def _stored(self, name: str) -> int:
-        """Bytes of a constant; codes of four bits take half of one where the target packs them."""
+        """Bytes of a constant; 4-bit codes take half a byte if the target packs them."""
         size = self.files.constants[name].nbytes
         packed = self.files.program.packing != "none" and self.files.program.tensors[name].dtype in ("i4", "u4")
         return -(-size // 2) if packed else size
@@ -243,12 +243,12 @@ class _Estimation:
         )
 
     def _moved(self, item: Instruction) -> dict[str, list[int]]:
-        """Bytes of each tensor that is moved."""
+        """Bytes moved, by tensor."""
         read = list(dict.fromkeys(item.inputs))
         constants = [self._stored(name) for name in read if name in self.tensors.constants]
         read = [name for name in read if name not in self.tensors.constants]
         written = list(item.outputs)
-        if item.op in VIEWS:  # what lies there already stays
+        if item.op in VIEWS:  # an alias is not moved
             place = self.homes[item.output][0]
             read = [name for name in read if self.homes[name][0] != place]
             written = read if item.op == "concat" else written if read else []
@@ -259,13 +259,13 @@ class _Estimation:
         if item.op not in LAYERS:
             return 0
         weight = self.tensors.shape(item.inputs[1])
-        # The weight meets each pixel of the result once; where it is transposed, each pixel of the input.
+        # Each weight is used once per output pixel; in a transposed convolution, once per input pixel.
         pixels = self.tensors.shape(item.inputs[0] if "transpose" in item.op else item.output)
         positions = pixels[:-1] if item.op == "int_linear" else (pixels[0], *pixels[2:])
         return math.prod(weight) * math.prod(positions)
 
     def _elements(self, item: Instruction) -> int:
-        """Numbers that are computed or compared: of each window, where there are windows."""
+        """Numbers that are computed or compared: for windows, the elements of each window."""
         shapes = [self.tensors.shape(name) for name in (*item.inputs[:1], item.output)]
         read, written = map(math.prod, shapes)
         if item.op in ("int_avg_pool2d", "max_pool2d"):
@@ -296,7 +296,7 @@ class _Estimation:
         return -(-elements // compute.elementwise_per_cycle)
 
     def _memory_cycles(self, moved: Mapping[str, Iterable[int]]) -> dict[str, int]:
-        """By memory. Sizes are summed up before they are divided, exactly."""
+        """Cycles by memory. Sizes are summed exactly before division."""
         total: dict[str, Fraction] = {}
         for kind, sizes in moved.items():
             memory = self.places.get(kind)
@@ -322,5 +322,5 @@ class _Estimation:
 
 
 def _bits(dtype: str) -> int:
-    """Bits of a code, of six for example eight: those of the type that holds it."""
+    """Width of the storage type of a code: 8 for a 6-bit code."""
     return int(dtype[1:])

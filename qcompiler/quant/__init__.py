@@ -1,1 +1,1 @@
-"""Pure quantization numerics: grids, rounding, affine maps and integer requantization. Imports nothing of ours."""
+"""Pure quantization numerics: grids, rounding, affine maps, integer requantization. Imports no other room."""

@@ -11,21 +11,21 @@ __all__ = ["accumulator_bounds", "exact_in_float64", "fits", "folded_bias", "par
 
 
 def accumulator_bounds(weight_codes: Tensor, bias: Tensor | None, low: int, high: int) -> tuple[Tensor, Tensor]:
-    """Smallest and largest final sum of each output channel, over all inputs; both are reached.
+    """Smallest and largest final sum of each output channel, over all inputs; both bounds are attained.
 
-    Every weight meets its worst input: low where the weight is negative for the maximum, high where it is positive.
+    The maximum takes `high` where a weight is positive and `low` where it is negative; the minimum the reverse.
 
     Args:
         weight_codes: int64 [out, ...], zero points removed.
         bias: int64 [out], or None for no bias.
-        low: Smallest input, zero point removed. Where inputs are padded the range must hold 0.
+        low: Smallest input, zero point removed. The range must contain 0 if inputs are padded.
         high: Largest input, zero point removed.
 
     Returns:
         Minimum and maximum, int64 [out] each.
 
     Raises:
-        InputError: low is above high.
+        InputError: `low` is above `high`.
     """
     if low > high:
         raise InputError(f"an input range from {low} to {high}", expected="low <= high")
@@ -38,7 +38,7 @@ def accumulator_bounds(weight_codes: Tensor, bias: Tensor | None, low: int, high
 def partial_sum_bound(weight_codes: Tensor, low: int, high: int) -> Tensor:
     """Bound of |sum| for every partial sum, in any order: sum |w| * max(|low|, |high|).
 
-    Float kernels with a free order of summation need this one.
+    This is the bound for float kernels, whose order of summation is free.
 
     Args:
         weight_codes: int64 [out, ...], zero points removed.
@@ -52,22 +52,22 @@ def partial_sum_bound(weight_codes: Tensor, low: int, high: int) -> Tensor:
 
 
 def partial_sum_bounds(weight_codes: Tensor, bias: Tensor | None, low: int, high: int) -> tuple[Tensor, Tensor]:
-    """Smallest and largest of all partial sums of each output channel: any products, with or without the bias.
+    """Smallest and largest partial sum of each output channel: any subset of products, with or without the bias.
 
-    A saturating accumulator is exact only if it never saturates on the way; one that wraps needs no more than the
-    bounds of the final sum.
+    A saturating accumulator is exact only if no partial sum saturates; a wrapping accumulator needs only the bounds of
+    the final sum.
 
     Args:
         weight_codes: int64 [out, ...], zero points removed.
         bias: int64 [out], or None for no bias.
-        low: Smallest number that the multiplier reads.
-        high: Largest number that the multiplier reads.
+        low: Smallest number that the multiplier reads as input.
+        high: Largest number that the multiplier reads as input.
 
     Returns:
         Minimum and maximum, int64 [out] each; 0, the empty sum, lies between them.
 
     Raises:
-        InputError: low is above high.
+        InputError: `low` is above `high`.
     """
     minimum, maximum = accumulator_bounds(weight_codes, None, min(low, 0), max(high, 0))
     if bias is None:
@@ -81,7 +81,7 @@ def folded_bias(weight_codes: Tensor, bias: Tensor, zero_point: int) -> Tensor:
     Args:
         weight_codes: int64 [out, ...], zero points removed.
         bias: int64 [out].
-        zero_point: Of the input.
+        zero_point: Zero point of the input.
 
     Returns:
         int64 [out].
@@ -90,10 +90,10 @@ def folded_bias(weight_codes: Tensor, bias: Tensor, zero_point: int) -> Tensor:
 
 
 def exact_in_float64(weight_codes: Tensor, low: int, high: int, axis: int = 0) -> bool:
-    """Whether float64 holds every partial sum of products exactly, in whatever order a kernel forms them.
+    """Whether float64 holds every partial sum of products exactly, in any order of summation.
 
     Args:
-        weight_codes: Zero points removed, any type that holds them; output channels are on `axis`.
+        weight_codes: Zero points removed, in any type that holds them; output channels are along `axis`.
         low: Smallest input, zero point removed.
         high: Largest input, zero point removed.
         axis: 0, or 1 for a transposed convolution.
@@ -102,7 +102,7 @@ def exact_in_float64(weight_codes: Tensor, low: int, high: int, axis: int = 0) -
 
 
 def fits(minimum: Tensor, maximum: Tensor, bits: int) -> bool:
-    """Whether every value from minimum to maximum is a signed integer of `bits` bits; 64 hold every int64."""
+    """Whether every value from minimum to maximum is a signed integer of `bits` bits; 64 bits hold every int64."""
     if bits >= 64:
         return True
     limit = 1 << (bits - 1)

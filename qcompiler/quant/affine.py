@@ -1,7 +1,7 @@
 """The affine map between real numbers and codes: real = scale * (q - zero_point).
 
 Scales are float32, zero points int32, codes int32. Quantization divides by the scale with a true float32 division:
-multiplying by a reciprocal instead moves values that lie close to a tie to another code.
+multiplication by a reciprocal would move values close to a tie to another code.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SMALLEST_SCALE = 2.0**-60
 """Lower limit of a scale: the product of two such scales, which is a bias scale, is still a normal float32."""
 
 _FLOAT32_EXACT_BITS = 16
-"""Grids up to this width have every difference of two codes exact in float32, so codes may be clamped as floats."""
+"""Widest grid on which every difference of two codes is exact in float32, so that codes may be clamped as floats."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,10 +43,10 @@ class AffineParams:
     Args:
         scale: float32, positive: no dimension for one scale per tensor, else [C] along `axis`.
         zero_point: int32 in the shape of `scale`.
-        axis: The tensor axis the scales run along; None for one scale per tensor.
+        axis: Channel axis of the tensor; None for one scale per tensor.
 
     Raises:
-        InputError: Types or shapes do not fit together.
+        InputError: Types or shapes do not match.
     """
 
     scale: Tensor
@@ -63,15 +63,15 @@ class AffineParams:
 
 
 def along_axis(values: Tensor, rank: int, axis: int | None) -> Tensor:
-    """Give per-channel values the shape that broadcasts against a tensor with channels on `axis`.
+    """Reshape per-channel values to broadcast against a tensor with channels on `axis`.
 
     Args:
         values: One element, or [C].
         rank: Number of dimensions of the other tensor.
-        axis: Its channel axis, counted from either end; None leaves `values` as they are.
+        axis: Channel axis of the other tensor, counted from either end; None leaves `values` unchanged.
 
     Returns:
-        `values` as [1, .., C, .., 1], or unchanged where a single value needs no axis.
+        `values` as [1, .., C, .., 1], or unchanged for a single value.
     """
     if axis is None or values.dim() == 0:
         return values
@@ -83,19 +83,19 @@ def along_axis(values: Tensor, rank: int, axis: int | None) -> Tensor:
 def qparams_from_range(low: Tensor | float, high: Tensor | float, spec: QuantSpec) -> tuple[Tensor, Tensor]:
     """Choose scale and zero point so that the grid covers a range of real numbers.
 
-    The range is first widened to hold 0, which therefore always has an exact code. Then, computed in float64:
+    The range is first widened to contain 0, so that 0 always has an exact code. Then, computed in float64:
 
         asymmetric           s = (high - low) / (qmax - qmin),   z = clamp(rne(qmin - low / s), qmin, qmax)
         symmetric signed     s = max(|low|, |high|) / qmax,      z = 0
         symmetric unsigned   s = high / qmax,                    z = 0
 
-    s is rounded to float32 before z is computed from it; a power-of-two scale is rounded up. A range of only 0 gets
-    the grid of 0 to 1, whose steps are as fine as those of its neighbours, and no scale is below `SMALLEST_SCALE`.
+    s is rounded to float32 before z is computed from it; a power-of-two scale is rounded up. A range of only 0 is
+    replaced by 0 to 1, with steps as fine as in neighbouring channels, and no scale is below `SMALLEST_SCALE`.
 
     Args:
         low: Lower end: a number or 0-d tensor, or [C] for one range per channel.
         high: Upper end, in the same shape.
-        spec: The grid.
+        spec: The grid, without scale and zero point.
 
     Returns:
         scale (float32) and zero point (int32), both in the shape of `low`.
@@ -135,23 +135,23 @@ def quantize(
 ) -> Tensor:
     """Map real numbers to codes: q = clamp(round(x / scale) + zero_point, qmin, qmax).
 
-    The division is float32, the rounding is `spec.rounding`, the zero point is added in integers. NaN gets the code of
-    0, infinities the ends of the grid.
+    The division is float32, the rounding is `spec.rounding`, the zero point is added in integers. NaN maps to the code
+    of 0, infinities to the ends of the grid.
 
     Args:
         x: Float tensor of any shape.
         scale: float32, one element or [C] along `spec.axis`.
         zero_point: int32 in the shape of `scale`.
         spec: The grid.
-        qmin: Lowest code, where it is not the grid's (a fused activation).
-        qmax: Highest code, where it is not the grid's.
-        factors: Of a grid with blocks: what each scale is multiplied by, to broadcast with `x`.
+        qmin: Lowest code, if higher than the grid's (fused activation).
+        qmax: Highest code, if lower than the grid's.
+        factors: Integer factors of the scales for a grid with blocks, shaped to broadcast with `x`.
 
     Returns:
         int32 codes in the shape of `x`.
 
     Raises:
-        InputError: The grid has blocks, and there are no factors.
+        InputError: Factors are missing for a grid with blocks, or given for a grid without.
     """
     low, high = _limits(spec, qmin, qmax, factors)
     scale, zero_point = along_axis(scale, x.dim(), spec.axis), along_axis(zero_point, x.dim(), spec.axis)
@@ -203,16 +203,16 @@ def fake_quantize(
         scale: float32, one element or [C] along `spec.axis`; its gradient is summed to its shape.
         zero_point: int32 in the shape of `scale`; it has no gradient.
         spec: The grid.
-        qmin: Lowest code, where it is not the grid's (a fused activation).
-        qmax: Highest code, where it is not the grid's.
-        factors: Of a grid with blocks: what each scale is multiplied by, to broadcast with `x`.
+        qmin: Lowest code, if higher than the grid's (fused activation).
+        qmax: Highest code, if lower than the grid's.
+        factors: Integer factors of the scales for a grid with blocks, shaped to broadcast with `x`.
 
     Returns:
         float32 tensor in the shape of `x`.
 
     Raises:
-        InputError: The grid is wider than 16 bits, beyond which float32 does not hold the codes; or it has blocks, and
-            there are no factors.
+        InputError: The grid is wider than 16 bits, the widest for which float32 holds the codes; or factors are missing
+            for a grid with blocks, or given for a grid without.
 
     Source:
         Esser et al. 2020, "Learned Step Size Quantization", section 2.
@@ -222,7 +222,7 @@ def fake_quantize(
         exact = dequantize(codes * factors, scale.detach(), zero_point, spec.axis)
         if not torch.is_grad_enabled() or not (x.requires_grad or scale.requires_grad):
             return exact
-        # The gradients are those of the grid in steps of scale * factor, whose float32 products round once more.
+        # Gradients refer to the grid with steps of scale * factor; the float32 products scale * factor round once more.
         steps = along_axis(scale, x.dim(), spec.axis) * factors
         limits = (spec.qmin if qmin is None else qmin, spec.qmax if qmax is None else qmax)
         zeros = torch.zeros((), dtype=torch.int32)
@@ -272,7 +272,7 @@ def quantize_bias(bias: Tensor, scale: Tensor, rounding: Rounding, bits: int = 3
 
 
 class _FakeQuantizeContext(Protocol):
-    """What `_FakeQuantize` keeps between its two directions."""
+    """Values that `_FakeQuantize` saves from forward for backward."""
 
     rounding: Rounding
     low: int
@@ -285,7 +285,7 @@ class _FakeQuantizeContext(Protocol):
 
 
 class _FakeQuantize(torch.autograd.Function):
-    """The straight-through gradients stated in `fake_quantize`; scale and zero point already broadcast with x."""
+    """The straight-through gradients stated in `fake_quantize`; scale and zero point must already broadcast with x."""
 
     @staticmethod
     def forward(
@@ -316,12 +316,12 @@ def _fake_quantize_forward(
     x: Tensor, scale: Tensor, zero_point: Tensor, rounding: Rounding, low: int, high: int
 ) -> Tensor:
     steps = round_float(x.to(torch.float32) / scale, rounding).nan_to_num_(nan=0.0)
-    # Adding zero turns -0.0 into the +0.0 that integer codes give.
+    # Adding zero turns -0.0 into +0.0, as integer codes do.
     return _clamp_steps(steps, zero_point, low, high).add_(0.0) * scale
 
 
 def _clamp_steps(steps: Tensor, zero_point: Tensor, low: int, high: int) -> Tensor:
-    """Clamp round(x / scale) so that the code, zero point added, lies in low..high."""
+    """Clamp round(x / scale) so that the code, with the zero point added, lies in low..high."""
     if zero_point.dim() == 0:
         zero = int(zero_point)
         return steps.clamp(low - zero, high - zero)
@@ -329,7 +329,7 @@ def _clamp_steps(steps: Tensor, zero_point: Tensor, low: int, high: int) -> Tens
 
 
 def _limits(spec: QuantSpec, qmin: int | None, qmax: int | None, factors: Tensor | None) -> tuple[int, int]:
-    """The codes to clamp to: the given ones, else those of the grid."""
+    """The codes to clamp to: the given limits, else the limits of the grid."""
     if (spec.block is None) != (factors is None):
         found = f"no factors for blocks of {spec.block}" if factors is None else "factors for a grid without blocks"
         raise InputError(found, expected="factors where there are blocks")
@@ -337,7 +337,7 @@ def _limits(spec: QuantSpec, qmin: int | None, qmax: int | None, factors: Tensor
 
 
 def _check_range(low: Tensor, high: Tensor, spec: QuantSpec) -> None:
-    """Refuse ranges that no scale can describe."""
+    """Refuse ranges that no scale can represent."""
     if low.shape != high.shape:
         raise CalibrationError(f"range ends of shapes {list(low.shape)} and {list(high.shape)}", expected="one shape")
     if not bool((torch.isfinite(low) & torch.isfinite(high)).all()):

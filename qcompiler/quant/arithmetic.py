@@ -1,7 +1,7 @@
 """How a target computes, and the integer formulas of the operators that are not plain dot products.
 
-Each operator has two halves: one runs at compile time and turns scales into multipliers, the other works on codes with
-those multipliers. The exact evaluation of a graph and the integer graph call the same functions.
+Each operator has two halves: one runs at compile time and turns scales into multipliers, the other computes on codes
+with these multipliers. The exact evaluation of a graph and the integer graph call the same functions.
 """
 
 from __future__ import annotations
@@ -53,30 +53,30 @@ __all__ = [
 RealFunction: TypeAlias = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
 FloatOperation: TypeAlias = Literal["add", "sub", "mul"]
 ELEMENTWISE_FLOAT32 = "f32"
-"""The mode of additions, subtractions and products that `elementwise_float32` computes."""
+"""Mode of additions, subtractions and products computed by `elementwise_float32`."""
 
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """Everything in which two correct integer back ends may disagree.
+    """All choices of integer arithmetic in which two correct implementations may differ.
 
     Args:
-        requant: How accumulators become codes.
-        bias_rounding: How bias / bias_scale becomes an integer.
-        table_rounding: How the entries of lookup tables are rounded.
-        average_rounding: How a window's sum is divided by its number of elements.
-        elementwise: How additions, subtractions and products are computed: "requantize", by the multipliers of the
-            mode; "f32", on dequantized operands in float32, each step rounded.
+        requant: Requantization of accumulators to codes.
+        bias_rounding: Rounding of bias / bias_scale.
+        table_rounding: Rounding of lookup table entries.
+        average_rounding: Rounding of the sum of a window divided by the number of elements.
+        elementwise: Computation of additions, subtractions and products: "requantize", by the multipliers of the mode;
+            "f32", on dequantized operands in float32, each step rounded.
         accumulator_bits: Width of the accumulator.
-        overflow: What the accumulator does beyond its width. Sums are proven to stay inside in any case: final ones for
-            "wrap", all that begin with the bias for "forbid", all partial ones for "saturate".
-        add_shift: Bits both operands of an addition are shifted left before they are rescaled; fewer where the result
-            would leave 31 bits: 15 for symmetric 16-bit codes.
+        overflow: Behaviour of the accumulator beyond its width. Sums are proven to stay inside in any case: final sums
+            for "wrap", all sums that begin with the bias for "forbid", all partial sums for "saturate".
+        add_shift: Left shift in bits of both operands of an addition before they are rescaled; less if the result would
+            exceed 31 bits: 15 for symmetric 16-bit codes.
         bias_bits: Width of a stored bias.
-        zero_point_folding: Who takes the input's zero point out of the products: the "hardware", or the "compiler",
-            which stores b - z_x * sum w as the bias.
-        table_precision: In which float type the entries of tables are computed before they are rounded.
-        special: What differs for an op, by its name and the width in which its input codes are held, 8 or 16 bits.
+        zero_point_folding: Place where the zero point of the input is removed from the products: in "hardware", or by
+            the "compiler", which stores b - z_x * sum w as the bias.
+        table_precision: Float type in which table entries are computed before rounding.
+        special: Differences for single ops, by op name and the storage width of the input codes, 8 or 16 bits.
     """
 
     requant: RequantSpec
@@ -93,7 +93,7 @@ class Arithmetic:
     special: Mapping[tuple[str, int], Arithmetic] = field(default_factory=dict)
 
     def at(self, op: str, bits: int) -> Arithmetic:
-        """How `op` is computed on codes of `bits` bits."""
+        """The arithmetic of `op` on codes of `bits` bits."""
         return self.special.get((op, 16 if bits > 8 else 8), self)
 
 
@@ -108,11 +108,11 @@ class AddParameters:
         left_zero_point: Zero point of the left operand.
         right_zero_point: Zero point of the right operand.
         out_zero_point: Zero point of the result.
-        shift: Bits the operands are shifted left first; 0 in float32 arithmetic.
-        offset: float32 constant that holds all zero points; None in integer arithmetic.
-        scalar_left_offset: The same constant with the operands exchanged, for a left operand for which
-            `left_is_scalar`; None in integer arithmetic.
-        subtract: Take the right operand away. In float32 arithmetic its multiplier is negative, and says it all.
+        shift: Left shift of both operands in bits; 0 in float32 arithmetic.
+        offset: float32 constant that combines all zero points; None in integer arithmetic.
+        scalar_left_offset: The same constant with the operands exchanged, for a left operand that `left_is_scalar`;
+            None in integer arithmetic.
+        subtract: Whether to subtract the right operand; in float32 arithmetic its negative multiplier does so.
     """
 
     left: Requantization
@@ -159,9 +159,9 @@ def add_parameters(
         left: Parameters of the left operand, per tensor.
         right: Parameters of the right operand, per tensor.
         out: Parameters of the result, per tensor.
-        arithmetic: How the target computes.
+        arithmetic: The arithmetic of the target.
         largest: Largest magnitude of q - z in either operand.
-        subtract: The difference instead of the sum.
+        subtract: Whether to compute the difference instead of the sum.
 
     Returns:
         The constants: with L the largest number up to add_shift for which largest * 2^L <= 2^30, and
@@ -213,7 +213,7 @@ def add_codes(a: Tensor, b: Tensor, parameters: AddParameters, *, qmin: int, qma
 
         clamp(rne(fma(a, r_a, fma(b, r_b, k))))
 
-    where the two operands and the offset are exchanged if `left_is_scalar`, which changes results at ties only.
+    in which the two operands and the offset are exchanged if `left_is_scalar`, which changes results only at ties.
 
     Args:
         a: int64 codes.
@@ -237,9 +237,9 @@ def add_codes(a: Tensor, b: Tensor, parameters: AddParameters, *, qmin: int, qma
 
 
 def left_is_scalar(left_shape: Sequence[int], right_shape: Sequence[int]) -> bool:
-    """Whether the left operand has one element along the innermost axis on which the result has more than one.
+    """Whether the left operand has size 1 along the innermost axis of the result with more than one element.
 
-    ONNX Runtime's elementwise kernels then exchange the operands, and so they do for a result of a single element.
+    ONNX Runtime's elementwise kernels then exchange the operands, as they do for a result of a single element.
 
     Args:
         left_shape: Shape of the left operand.
@@ -259,7 +259,7 @@ def mul_parameters(left: AffineParams, right: AffineParams, out: AffineParams, a
         left: Parameters of the left operand, per tensor.
         right: Parameters of the right operand, per tensor.
         out: Parameters of the result, per tensor.
-        arithmetic: How the target computes.
+        arithmetic: The arithmetic of the target.
     """
     multiplier = real_multiplier(left.scale, right.scale, out.scale, arithmetic.requant)
     product = prepare_requantization(multiplier, arithmetic.requant)
@@ -305,11 +305,11 @@ def elementwise_float32(
 
         x = f32(s_a * (a - z_a));  y = f32(s_b * (b - z_b));  q = clamp(rne(f32(f32(x op y) / s_out)) + z_out)
 
-    This is what ONNX Runtime computes where it has no kernel on codes, and with all optimization off, on every
-    processor. Its own kernels on codes (QLinearAdd, QLinearMul) have another formula on each processor.
+    ONNX Runtime computes this formula on every processor if it has no kernel on codes, and with all optimization off.
+    Its kernels on codes (QLinearAdd, QLinearMul) have another formula on each processor.
 
     Args:
-        operation: What is computed.
+        operation: The operation to compute.
         operands: int64 codes of at most 16 bits, which broadcast.
         grids: Parameters of both operands, per tensor.
         out: Parameters of the result, per tensor.
@@ -324,7 +324,7 @@ def elementwise_float32(
     )
     real = x + y if operation == "add" else x - y if operation == "sub" else x * y
     zero_point = _zero_point(out)
-    # Limits before the integer: a quotient may be infinite.
+    # Clamped before the conversion to integers, because a quotient may be infinite.
     steps = torch.round((real / out.scale).clamp(qmin - zero_point, qmax - zero_point))
     return steps.to(torch.int64) + zero_point
 
@@ -334,9 +334,9 @@ class AverageParameters:
     """Constants of an average over whole axes, made by `average_parameters`.
 
     Args:
-        multiplier: Of the sum, or of the quotient where there is a divisor.
-        divisor: What the sum is divided by; None where the division is in the multiplier.
-        rounding: How the quotient is rounded.
+        multiplier: Multiplier of the sum, or of the quotient if there is a divisor.
+        divisor: Divisor of the sum; None if the multiplier includes the division.
+        rounding: Rounding of the quotient.
     """
 
     multiplier: Requantization
@@ -349,14 +349,14 @@ def average_parameters(
 ) -> AverageParameters:
     """The multiplier s_x / (s_y * n) of an average over n codes.
 
-    FLOAT32_RNE computes f32(s_x / f32(s_y * n)), as ONNX Runtime's QLinearGlobalAveragePool does. Where multipliers are
+    FLOAT32_RNE computes f32(s_x / f32(s_y * n)), as ONNX Runtime's QLinearGlobalAveragePool does. If multipliers are
     powers of two, n stays a divisor.
 
     Args:
         input_scale: float32, one element.
         output_scale: float32, one element.
-        count: n.
-        arithmetic: How the target computes.
+        count: Number of averaged codes, n.
+        arithmetic: The arithmetic of the target.
     """
     spec = arithmetic.requant
     shifts = spec.mode.is_shift
@@ -378,11 +378,11 @@ def global_average_codes(
 ) -> Tensor:
     """Average over whole axes: requantize(sum(q - z_in)), the division folded into the multiplier.
 
-    With a divisor n and a multiplier 2^e there is one division, and one rounding: of sum(q - z_in) * 2^e / n.
+    With a divisor n and a multiplier 2^e there is one division and one rounding, of sum(q - z_in) * 2^e / n.
 
     Args:
         q: int64 codes.
-        dims: Axes that are averaged.
+        dims: Axes to average.
         parameters: From `average_parameters`, with n the number of elements along `dims`.
         in_zero_point: Zero point of `q`.
         out_zero_point: Zero point of the result.
@@ -407,12 +407,12 @@ def global_average_codes(
 def windowed_average_codes(
     total: Tensor, count: Tensor | int, rounding: AverageRounding, *, zero_point: int, qmin: int, qmax: int
 ) -> Tensor:
-    """Average over windows where input and output share scale and zero point: divide(sum(q - z), n) + z.
+    """Average over windows if input and output share scale and zero point: divide(sum(q - z), n) + z.
 
     Args:
         total: int64 sums of q - zero_point over each window.
         count: Elements in each window: one number, or a tensor that broadcasts with `total`.
-        rounding: How the quotient is rounded.
+        rounding: Rounding of the quotient.
         zero_point: Zero point of input and output.
         qmin: Lowest output code.
         qmax: Highest output code.
@@ -469,7 +469,7 @@ def lookup_table(
 ) -> Tensor:
     """Tabulate a function over all input codes: t[q] = clamp(round(f(s_in * (q - z_in)) / s_out) + z_out).
 
-    Computed in float64 at compile time, so that no target needs a math library and none can differ. With a
+    Computed in float64 at compile time, so no target needs a math library and no results differ. With a
     `table_precision` of float32 the argument, the function value and the quotient are each rounded to float32, as ONNX
     Runtime does.
 
@@ -477,7 +477,7 @@ def lookup_table(
         function: The real function, elementwise on a float64 array.
         source: Parameters of the input, per tensor.
         target: Parameters of the output, per tensor.
-        arithmetic: Gives the rounding of the entries, and the float type in which they are computed.
+        arithmetic: Arithmetic with the rounding of the entries and the float type in which they are computed.
         in_qmin: Lowest input code.
         in_qmax: Highest input code.
         out_qmin: Lowest output code.
@@ -487,7 +487,7 @@ def lookup_table(
         int64 [in_qmax - in_qmin + 1]; entry i belongs to the input code in_qmin + i.
 
     Raises:
-        InputError: The function gives NaN for an input code.
+        InputError: The function returns NaN for an input code.
     """
     steps = torch.arange(in_qmin, in_qmax + 1, dtype=torch.int64) - _zero_point(source)
     if arithmetic.table_precision == "float32":
@@ -514,13 +514,13 @@ def _add_codes_float32(a: Tensor, b: Tensor, parameters: AddParameters, qmin: in
 
 
 def _evaluate(function: RealFunction, real: Tensor) -> Tensor:
-    """Apply a numpy function to a float64 tensor; overflow to infinity is an answer, the clamp deals with it."""
+    """Apply a numpy function to a float64 tensor; overflow to infinity is valid, because the clamp follows."""
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         return torch.from_numpy(np.asarray(function(real.numpy()), dtype=np.float64))
 
 
 def _zero_point(params: AffineParams) -> int:
-    """The zero point as a number; elementwise arithmetic on codes has one per tensor."""
+    """The zero point as a number; elementwise arithmetic on codes needs one zero point per tensor."""
     if params.axis is not None:
         raise InputError(
             f"per-channel parameters on axis {params.axis}", expected="one scale and zero point per tensor"

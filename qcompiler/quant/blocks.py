@@ -1,13 +1,13 @@
-"""Weights whose inputs are cut into blocks: an integer factor of the channel's scale for each of them.
+"""Weights with input blocks, each with an integer factor of the channel's scale.
 
     real = s[o] * f[o, b] * q        b: the block of the input;  f: 1 .. 2^bits - 1
 
-The factors are integers, so that a sum over all inputs is one integer, whatever the order in which hardware forms it:
+The factors are integers, so a sum over all inputs is one integer, whatever the order of summation in hardware:
 
     sum_b f[o, b] * sum_{k in b} q x  =  sum_k (f q) x        accumulator in steps of s_x * s[o]
 
-Multiplier, bias and accumulator stay those of a scale per channel; the products of factors and codes are the weights
-whose sums are bounded.
+Multiplier, bias and accumulator stay as with one scale per channel; sums are bounded for the products of factors and
+codes as weights.
 
 Source: Qualcomm QAIRT 2.39, Qnn_BlockwiseExpansion_t (integer block scales times a float scale per channel).
 """
@@ -25,12 +25,12 @@ __all__ = ["block_axis", "block_count", "block_factors", "block_view", "expand_f
 
 
 def block_axis(axis: int) -> int:
-    """The axis that is cut into blocks: the inputs of a weight whose output channels are along `axis`, 0 or 1."""
+    """The axis divided into blocks: the input axis of a weight with output channels along `axis`, 0 or 1."""
     return 1 if axis == 0 else 0
 
 
 def block_count(size: int, block: int) -> int:
-    """Blocks along an axis; the last one may be shorter."""
+    """Number of blocks along an axis; the last one may be shorter."""
     return -(-size // block)
 
 
@@ -39,12 +39,12 @@ def expand_factors(factors: Tensor, shape: torch.Size | tuple[int, ...], axis: i
 
     Args:
         factors: [C, blocks].
-        shape: Of the weight, C along `axis`.
+        shape: Shape of the weight, with C along `axis`.
         axis: 0 or 1.
         block: Inputs per block.
 
     Returns:
-        In the type of `factors`; broadcasts with the weight.
+        The factors, in the type of `factors`, shaped to broadcast with the weight.
     """
     size = shape[block_axis(axis)]
     spread = factors.repeat_interleave(block, dim=1)[:, :size]
@@ -53,7 +53,7 @@ def expand_factors(factors: Tensor, shape: torch.Size | tuple[int, ...], axis: i
 
 
 def block_view(weight: Tensor, axis: int, block: int) -> Tensor:
-    """The weight with a row for each block of each channel: [C * blocks, block * taps], the last one filled with 0."""
+    """The weight with a row per block and channel: [C * blocks, block * taps], the last block padded with 0."""
     rows = weight if axis == 0 else weight.transpose(0, 1)
     rows = rows.flatten(2) if rows.dim() > 2 else rows.unsqueeze(2)
     channels, size, taps = rows.shape
@@ -63,7 +63,7 @@ def block_view(weight: Tensor, axis: int, block: int) -> Tensor:
 
 
 def block_factors(low: Tensor, high: Tensor, spec: QuantSpec, channels: int) -> tuple[Tensor, Tensor]:
-    """Scales and factors that cover the range of each block.
+    """Scales and factors that cover the range of every block.
 
         s[o] = max_b r[o, b] / (qmax * f_max)        f[o, b] = ceil(r[o, b] / (qmax * s[o]))
 
@@ -79,12 +79,12 @@ def block_factors(low: Tensor, high: Tensor, spec: QuantSpec, channels: int) -> 
     reach = torch.maximum(-low, high).to(torch.float64).reshape(channels, -1).clamp(min=0.0)
     most = (1 << spec.factor_bits) - 1
     widest, steps = reach.amax(1), spec.qmax * most
-    # As in `qparams_from_range`: a channel of zeros has the grid of 0 to 1.
+    # As in `qparams_from_range`: a channel of zeros gets the grid of the range 0 to 1.
     exact = torch.where(widest == 0.0, torch.ones_like(widest) / steps, (widest / steps).clamp(min=SMALLEST_SCALE))
     if spec.scale_kind is ScaleKind.POW2:
         exact = next_power_of_two(exact)
     scale = exact.to(torch.float32)
     share = reach / (spec.qmax * scale.to(torch.float64).unsqueeze(1))
-    # What float32 rounded down by a hair is no reason for the next factor.
+    # A quotient above an integer only by float32 rounding must not round up to the next factor.
     factors = -round_float(-(share - 2.0**-20), Rounding.FLOOR)
     return scale, factors.clamp(1, most).to(torch.uint8)

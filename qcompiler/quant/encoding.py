@@ -1,10 +1,10 @@
-"""Encodings: grids of named tensors, as quantization tools hand them to one another.
+"""Encodings: grids of named tensors, in the form that quantization tools exchange.
 
-An encoding counts codes from 0, whatever the sign of the type that stores them:
+An encoding counts codes from 0, for signed and unsigned storage types alike:
 
     real = scale * (q - zero_point),   q in 0 .. 2^bits - 1
 
-A signed code c is q - 2^(bits - 1), so that a symmetric signed grid has its zero point at 2^(bits - 1). Files of the
+A signed code c is q - 2^(bits - 1), so a symmetric signed grid has the zero point 2^(bits - 1). Files of the
 versions below 2 write `offset = -zero_point`; files of version 2 write the zero point of the stored type.
 """
 
@@ -23,7 +23,7 @@ from qcompiler.quant.spec import QuantSpec, ScaleKind
 __all__ = ["BIAS_BITS", "Encoding", "Encodings"]
 
 BIAS_BITS = 32
-"""Width of a bias, which is on the grid of the accumulator."""
+"""Width of a bias, which has the scale of the accumulator."""
 
 
 @dataclass(frozen=True)
@@ -31,16 +31,16 @@ class Encoding:
     """The grid of one tensor.
 
     Args:
-        name: The tensor.
+        name: Name of the tensor.
         bits: Width of a code.
         scale: One per tensor or per channel, positive.
-        zero_point: As many, counted from the lowest code.
+        zero_point: As many zero points, counted from the lowest code.
         symmetric: Whether the grid was chosen symmetric about zero.
         signed: Whether codes are stored in two's complement, `zero_point` moved accordingly.
         per_channel: Whether there is one scale per index of `axis`.
-        axis: The channel axis; None for one scale, and where a file does not say.
-        narrow: Whether the lowest code is left out.
-        is_parameter: Whether the tensor belongs to the model; None where a file does not say.
+        axis: The channel axis; None for one scale, or if the file does not state the axis.
+        narrow: Whether the lowest code is unused.
+        is_parameter: Whether the tensor belongs to the model; None if the file does not state it.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Encoding:
 
     @property
     def half(self) -> int:
-        """What separates counting from the lowest code from two's complement."""
+        """Difference between codes counted from the lowest code and codes in two's complement."""
         return 1 << (self.bits - 1)
 
     @property
@@ -70,7 +70,7 @@ class Encoding:
         return tuple(zero - self.half if self.signed else zero for zero in self.zero_point)
 
     def same_grid(self, other: Encoding) -> bool:
-        """Whether both stand for the same real numbers."""
+        """Whether both grids represent the same real numbers."""
         mine, theirs = ((item.bits, _float32(item.scale), item.zero_point, item.narrow) for item in (self, other))
         return mine == theirs
 
@@ -78,15 +78,15 @@ class Encoding:
         """Scale and zero point for a quantizer.
 
         Args:
-            spec: Its grid, of the same width.
-            channels: Number of indices along its axis, None without one.
-            owner: Whose grid it is, such as the name of a target, for messages.
+            spec: Specification of the quantizer, with the same width.
+            channels: Number of channels along the axis of the quantizer; None without an axis.
+            owner: Owner of the quantizer's grid, such as the name of a target, for messages.
 
         Returns:
             scale (float32) and zero point (int32): no dimension, or [channels].
 
         Raises:
-            EncodingsError: `spec` has no such grid: another width, channels, symmetry, scale or zero point.
+            EncodingsError: `spec` cannot hold the encoding: width, channels, symmetry, scale or zero point differ.
         """
         if self.bits != spec.bits:
             raise self.misfit(f"{self.bits} bits", f"{spec.bits} bits, which {owner} has there")
@@ -118,20 +118,20 @@ class Encoding:
         return scale.expand(count).contiguous(), zero_point.expand(count).contiguous()
 
     def misfit(self, found: str, expected: str, fix: str | None = None) -> EncodingsError:
-        """The error that this encoding asks for what cannot be."""
+        """The error for an encoding that the quantizer cannot hold."""
         return EncodingsError(f"the encoding of {self.name!r} has {found}", expected=expected, fix=fix)
 
 
 @dataclass(frozen=True)
 class Encodings:
-    """What a file of encodings says.
+    """Content of a file of encodings.
 
     Args:
         tensors: One encoding per tensor, in the order of the file.
-        version: Of the format of the file.
+        version: Version of the file format.
         excluded: Layers and nodes that stay in float.
-        quantizer_args: Defaults with which the encodings were found, for the reader.
-        producer: Who wrote it: `package`, `version`, and for this package the `pipeline`.
+        quantizer_args: Default settings with which the encodings were found, for information only.
+        producer: Software that wrote the file: `package`, `version`, and for this package the `pipeline`.
     """
 
     tensors: tuple[Encoding, ...]

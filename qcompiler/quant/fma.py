@@ -12,7 +12,7 @@ def fused_multiply_add(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
     """Compute f32(x * y + z) with a single rounding, as the FMA instruction and C `fmaf` do.
 
     The product of two float32 is exact in float64, but the sum is not, and rounding it to float64 first may turn a
-    value next to a float32 tie into the tie. The sum is therefore rounded to odd: an inexact sum gets an odd last bit,
+    value near a float32 tie into the tie. The sum is therefore rounded to odd: an inexact sum gets an odd last bit,
     from which rounding to float32 is the rounding of the exact value.
 
     Args:
@@ -29,7 +29,7 @@ def fused_multiply_add(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
     """
     product, addend = x.to(torch.float64) * y.to(torch.float64), z.to(torch.float64)
     total = product + addend
-    # Knuth's two-sum: `error` is exactly what the float64 addition lost.
+    # Knuth's two-sum: `error` is exactly the rounding error of the float64 addition.
     virtual = total - product
     error = (product - (total - virtual)) + (addend - virtual)
     inexact_even = (error != 0.0) & ((total.view(torch.int64) & 1) == 0)

@@ -4,14 +4,15 @@ With steps s_i = q_i - z over the n elements that are normalized together,
 
     d_i = n s_i - sum s              n times the distance from the mean: exact
     v   = n sum s^2 - (sum s)^2      n^2 times the variance: exact
-    t_i = d_i / sqrt(v + e) 2^(f+8)  e = eps n^2 / scale^2; f + 8 bits behind the point
+    t_i = d_i / sqrt(v + e) 2^(f+8)  e = eps n^2 / scale^2; f + 8 fractional bits
     a_i = t_i w_i / 2^8 + b_i        w: 16-bit codes of the weight, b: 32-bit bias at scale_w * 2^-f
     q'  = requantize(a_i)
 
-The square root is that of an integer, after v + e is shifted left by pairs of bits until it has 59 or 60 of them, so
-that the root has 30. Both quotients are rounded to nearest, halves up; their units are far below a step of the result.
+The square root is an integer root, taken after v + e is shifted left by pairs of bits until it has 59 or 60 bits, so
+that the root has 30 bits. Both quotients are rounded to nearest, halves up; their units are far below a step of the
+result.
 
-Related: Kim et al. 2021, arXiv:2101.01321 (I-BERT), section 3.4, whose root is taken without the shift.
+Related: Kim et al. 2021, arXiv:2101.01321 (I-BERT), section 3.4, which takes the root without the shift.
 """
 
 from __future__ import annotations
@@ -34,12 +35,12 @@ WEIGHT_LIMIT = 2**15 - 1
 """Largest code of a weight: 16 bits, symmetric."""
 
 GUARD_BITS = 8
-"""Bits that the product with the weight has behind those of the accumulator: without them 16-bit results lose two."""
+"""Extra fractional bits of the product with the weight; without them 16-bit results lose two bits."""
 
 NEGLIGIBLE = 2.0**-14
-"""Share of the variance in v + e that may be left out of account: a normalized value keeps as many bits beside it."""
+"""Share of v in v + e that may be neglected; a normalized value keeps as many significant bits."""
 RADICAND_BITS = 60
-"""Bits of v + e after the shift, at most: its root then has 30, and nothing leaves 64 bits."""
+"""Most bits of v + e after the shift: the root then has 30 bits, and all intermediate values fit into 64 bits."""
 
 _SHIFTS = (16, 8, 4, 2, 1)
 
@@ -49,12 +50,12 @@ class LayerNormParameters:
     """Constants of one normalization, made by `layer_norm_parameters`.
 
     Args:
-        weight: int64 codes, in the shape of what is normalized.
-        weight_scale: float32.
-        bias: int64, the same shape.
-        bias_scale: float32: weight_scale * 2^-fraction.
-        epsilon: e of the module text.
-        fraction: f of the module text.
+        weight: int64 codes, in the shape of the normalized axes.
+        weight_scale: Scale of the weight codes, float32.
+        bias: int64 codes, in the same shape.
+        bias_scale: Scale of the bias codes, float32: weight_scale * 2^-fraction.
+        epsilon: e of the module docstring.
+        fraction: f of the module docstring.
         out: Multiplier of the accumulator.
     """
 
@@ -77,22 +78,22 @@ def layer_norm_parameters(
     *,
     largest: int,
 ) -> LayerNormParameters:
-    """Turn real parameters into integers.
+    """Compute the integer constants from real parameters.
 
     Args:
-        source: Grid of the input, per tensor.
-        weight: float32, in the shape of what is normalized.
+        source: Scale and zero point of the input, per tensor.
+        weight: float32, in the shape of the normalized axes.
         bias: float32, the same shape.
-        eps: Added to the variance.
-        target: Grid of the result, per tensor.
-        arithmetic: Gives requantization and the rounding of the bias.
+        eps: Constant added to the variance.
+        target: Scale and zero point of the result, per tensor.
+        arithmetic: Arithmetic with the requantization and the rounding of the bias.
         largest: Largest magnitude of an input step.
 
     Returns:
         The constants. |t w + b| stays below 2^31 whatever the input.
 
     Raises:
-        InputError: So many elements, or so wide codes, that v + e leaves 60 bits.
+        InputError: v + e exceeds 60 bits, because of too many elements or too wide codes.
     """
     count = weight.numel()
     scale = float(source.scale)
@@ -105,14 +106,14 @@ def layer_norm_parameters(
             expected=f"less than 2^{RADICAND_BITS}",
             fix="Use fewer bits for the input of the normalization.",
         )
-    # |t| <= sqrt(n) 2^(f+8) <= 2^23, so that |t w| / 2^8 <= 2^30; the bias gets as much.
+    # |t| <= sqrt(n) 2^(f+8) <= 2^23, so that |t w| / 2^8 <= 2^30; the bias may reach as much.
     fraction = (30 - (count - 1).bit_length()) // 2
     weight64, bias64 = weight.detach().to(torch.float64) * 2.0**-halvings, bias.detach().to(torch.float64)
     needed = max(float(weight64.abs().max()) / WEIGHT_LIMIT, float(bias64.abs().max()) * 2.0**fraction / 2.0**30)
     weight_scale = torch.tensor(needed or 1.0, dtype=torch.float32)
     weight_scale = torch.nextafter(
         weight_scale, torch.tensor(math.inf)
-    )  # float32 may have rounded below what is needed
+    )  # float32 may have rounded the scale below the required value
     if arithmetic.requant.mode.is_shift:
         weight_scale = next_power_of_two(weight_scale)
     bias_scale = weight_scale * 2.0**-fraction
@@ -130,14 +131,14 @@ def layer_norm_parameters(
 
 
 def _epsilon(exact: float, variance: int) -> tuple[int, int]:
-    """e as an integer, and by how many powers of two the normalized values are larger for it.
+    """e as an integer, and the power of two by which it enlarges the normalized values.
 
-    Where the elements are so small that the variance does not count beside e, normalized values would have few bits
-    left, or none: 1 / sqrt(v + e) is 2^-k / sqrt(v + e 4^-k) up to v 4^k / e, which `NEGLIGIBLE` bounds.
+    If the elements are so small that the variance is negligible next to e, normalized values would keep few bits or
+    none: 1 / sqrt(v + e) is 2^-k / sqrt(v + e 4^-k) up to v 4^k / e, which `NEGLIGIBLE` bounds.
 
     Args:
-        exact: e.
-        variance: The largest v.
+        exact: Exact value of e.
+        variance: Largest value of v.
     """
     halvings = 0
     while exact > 4.0 * variance / NEGLIGIBLE:
@@ -146,23 +147,23 @@ def _epsilon(exact: float, variance: int) -> tuple[int, int]:
 
 
 def layer_norm_accumulator(steps: Tensor, weight: Tensor, bias: Tensor, epsilon: int, fraction: int) -> Tensor:
-    """a of the module text.
+    """The accumulator a of the module docstring.
 
     Args:
         steps: int64 codes, zero point removed.
-        weight: int64 codes, in the shape of the last axes: those that are normalized together.
+        weight: int64 codes, in the shape of the last axes, which are normalized together.
         bias: int64, the same shape.
-        epsilon: e.
-        fraction: f.
+        epsilon: e of the module docstring.
+        fraction: f of the module docstring.
 
     Returns:
-        int64, below 2^31 for constants from `layer_norm_parameters`.
+        int64 accumulators, below 2^31 for constants from `layer_norm_parameters`.
     """
     axes = tuple(range(steps.dim() - weight.dim(), steps.dim()))
     count = weight.numel()
     total = steps.sum(axes, keepdim=True)
     distance = count * steps - total
-    # Where all elements are equal and eps vanishes, every distance is 0 and so is every quotient.
+    # If all elements are equal and e is 0, every distance is 0 and so is every quotient.
     radicand = (count * steps.square().sum(axes, keepdim=True) - total.square() + epsilon).clamp(min=1)
     shift = torch.zeros_like(radicand)
     for step in _SHIFTS:
@@ -193,7 +194,7 @@ def layer_norm_codes(
 
 
 def _root(x: Tensor) -> Tensor:
-    """The largest integer whose square is at most `x`, below 2^60: float64 is off by one at most."""
+    """The integer square root of `x` < 2^60, rounded down; the float64 root is off by at most one."""
     root = x.to(torch.float64).sqrt().to(torch.int64)
     root = root - (root.square() > x).to(torch.int64)
     return root + ((root + 1).square() <= x).to(torch.int64)

@@ -1,6 +1,6 @@
 """The modes of integer arithmetic: rounding, averages, requantization. Imports no numerics.
 
-A description of a target holds modes, so that reading one needs neither torch nor NumPy.
+Targets refer to modes, so that reading a target needs neither torch nor NumPy.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ __all__ = [
 
 MIN_EXPONENT = -31
 MAX_EXPONENT = 30
-"""Exponents of 31-bit significands; below, a multiplier becomes 0, above, it saturates."""
+"""Range of exponents of 31-bit significands: a multiplier below becomes 0, a multiplier above saturates."""
 
 Precision: TypeAlias = Literal["float64", "float32"]
-"""In which float type a real multiplier is computed."""
+"""Float type in which a real multiplier is computed."""
 
 
 class Rounding(StrEnum):
-    """How a real number becomes an integer; the modes differ on ties only, except the last two."""
+    """Rounding of a real number to an integer; the modes differ only on ties, except the last two."""
 
     NEAREST_EVEN = "rne"
     """To the nearest, ties to the even neighbour (the IEEE 754 default; ONNX)."""
@@ -50,10 +50,10 @@ class Rounding(StrEnum):
 
 
 class AverageRounding(StrEnum):
-    """How an average of codes becomes a code.
+    """Rounding of an average of codes to a code.
 
-    Averages are rounded after the zero point is taken away, in the modes of `Rounding`, but for the last mode. Only
-    modes that distinguish the two sides of zero, or even from odd numbers, depend on that.
+    Averages are rounded after the zero point is subtracted, in the modes of `Rounding`, except in the last mode. Only
+    modes that treat the two sides of zero, or even and odd numbers, differently depend on that.
     """
 
     NEAREST_EVEN = "rne"
@@ -67,21 +67,21 @@ class AverageRounding(StrEnum):
     TRUNCATE = "trunc"
     """Toward the zero point."""
     HALF_AWAY_RAW = "rhaz_raw"
-    """To the nearest, ties away from code 0: raw codes are averaged, whatever their zero point (TFLite, CMSIS-NN)."""
+    """To the nearest, ties away from code 0: of raw codes, with their zero point (TFLite, CMSIS-NN)."""
 
     @property
     def rounding(self) -> Rounding:
-        """The mode in which a quotient is rounded."""
+        """The rounding mode of the quotient."""
         return Rounding(self.value.removesuffix("_raw"))
 
     @property
     def is_raw(self) -> bool:
-        """Whether the quotient that is rounded is a code, rather than a number of steps from the zero point."""
+        """Whether the rounded quotient is a code rather than a number of steps from the zero point."""
         return self.value.endswith("_raw")
 
 
 class RequantMode(StrEnum):
-    """How an accumulator is multiplied by a real multiplier; the formulas are in the module text."""
+    """Integer arithmetic of accumulator times real multiplier; formulas in the docstring of `quant.requant`."""
 
     SINGLE = "single"
     DOUBLE = "double"
@@ -102,31 +102,31 @@ class RequantMode(StrEnum):
 
     @property
     def form(self) -> Form:
-        """What its multipliers are made of."""
+        """The form of the multipliers."""
         return _FORMS[self]
 
     @property
     def is_shift(self) -> bool:
-        """Whether it multiplies by powers of two only."""
+        """Whether all multipliers are powers of two."""
         return self in _SHIFT_ROUNDING
 
     @property
     def shift_rounding(self) -> Rounding:
-        """The rounding of a right shift, in modes that multiply by powers of two only."""
+        """The rounding of a right shift, in modes with power-of-two multipliers."""
         return _SHIFT_ROUNDING[self]
 
 
 ALIASES = {"tosa_double": RequantMode.DOUBLE}
-"""Other names under which a mode is known."""
+"""Other names of a mode."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """What the multipliers of a mode are made of.
+    """The representation of multipliers in a mode.
 
     Args:
-        parts: Element types of the tensors that hold one: significand and exponent, a float32, or an exponent alone.
-        significand_bits: P of the module text; 0 where there is no significand.
+        parts: Element types of the tensors of a multiplier: significand and exponent, a float32, or an exponent only.
+        significand_bits: P of the formulas in `quant.requant`; 0 without a significand.
         min_exponent: Smallest exponent e.
         max_exponent: Largest exponent e.
     """
@@ -143,9 +143,9 @@ _FORMS = {
     RequantMode.SINGLE: _WIDE,
     RequantMode.DOUBLE: _WIDE,
     RequantMode.DOUBLE_HALF_UP: _WIDE,
-    RequantMode.TOSA16: Form(("i16", "i8"), 15, -47, 13),  # a right shift of 15 - e in 2..62
+    RequantMode.TOSA16: Form(("i16", "i8"), 15, -47, 13),  # right shift of 15 - e in 2..62
     RequantMode.S64_16: Form(("i16", "i8"), 15, -31, 7),  # as TFLite Micro asserts
-    RequantMode.NVDLA: Form(("i16", "i8"), 15, -16, 15),  # a right shift of 15 - e in 0..31: 5 bits
+    RequantMode.NVDLA: Form(("i16", "i8"), 15, -16, 15),  # right shift of 15 - e in 0..31: 5 bits
     RequantMode.FLOAT32_RNE: Form(("f32",), 0, -125, 128),  # normal numbers
     RequantMode.POW2_SHIFT: _SHIFT,
     RequantMode.POW2_SHIFT_HALF_AWAY: _SHIFT,
@@ -164,17 +164,18 @@ _SHIFT_ROUNDING = {
 
 @dataclass(frozen=True)
 class RequantSpec:
-    """A mode, and how wide the multipliers are that the hardware holds for it.
+    """A mode and the width of the multipliers that the hardware holds.
 
     Args:
         mode: The arithmetic.
-        multiplier_bits: Bits of the signed integer M; None for all that the mode has. Fewer bits leave zeros behind.
-        max_left_shift: Largest exponent e of a multiplier, 0 for none above 1; None for that of the mode.
-        max_right_shift: Largest -e; None for that of the mode.
-        precision: In which float type m is computed before it is decomposed; `f32_rne` always takes float32.
+        multiplier_bits: Bits of the signed integer M; None for the width of the mode. Narrower multipliers end in
+            zeros.
+        max_left_shift: Largest exponent e of a multiplier, 0 for none above 1; None for the limit of the mode.
+        max_right_shift: Largest -e; None for the limit of the mode.
+        precision: Float type in which m is computed before decomposition; `f32_rne` always uses float32.
 
     Raises:
-        InputError: Something that the mode cannot have.
+        InputError: A field exceeds the limits of the mode.
     """
 
     mode: RequantMode
@@ -202,7 +203,7 @@ class RequantSpec:
 
     @classmethod
     def of(cls, item: RequantSpec | RequantMode) -> RequantSpec:
-        """A mode alone stands for its widest multipliers."""
+        """A specification from a mode, which alone means the widest multipliers."""
         return cls(item) if isinstance(item, RequantMode) else item
 
     @property
@@ -218,7 +219,7 @@ class RequantSpec:
     @property
     def dtype(self) -> torch.dtype:
         """The float type in which a multiplier is computed."""
-        import torch  # here alone: reading a target does not load torch
+        import torch  # imported only here, because reading a target must not load torch
 
         narrow = self.mode is RequantMode.FLOAT32_RNE or self.precision == "float32"
         return torch.float32 if narrow else torch.float64

@@ -1,6 +1,6 @@
 """Requantization: from an accumulator to the codes of the next tensor.
 
-The real multiplier m = s_x * s_w / s_y is applied in one of the arithmetics that are in everyday use. With an integer
+The real multiplier m = s_x * s_w / s_y is applied in one of the arithmetics in common use. With an integer
 significand M of P bits, m = M * 2^(e - P), M in [2^(P-1), 2^P), l = max(e, 0) and r = max(-e, 0):
 
     single       P = 31    (x * M + 2^(30 - e)) >> (31 - e)                   one rounding, half up; x * M in 64 bits
@@ -8,7 +8,7 @@ significand M of P bits, m = M * 2^(e - P), M in [2^(P-1), 2^P), l = max(e, 0) a
                            round_half_away(h / 2^r)                           ... then half away from zero
     double_hu    P = 31    the same h, then (h + 2^(r - 1)) >> r              half up both times
     tosa16       P = 15    (x * M + 2^(14 - e)) >> (15 - e)                   half up; x in 48 bits
-    s64_16       P = 15    the same formula, M reduced from the 31 bits of the modes above
+    s64_16       P = 15    same formula as `tosa16`, M reduced from the 31 bits of the modes above
     nvdla_cvt    P = 15    round_half_away(x * M / 2^(15 - e))                no left shift
     f32_rne                rne(clamp(f32(f32(x) * f32(m))))                   float32 product, half to even
     pow2_shift             (x + 2^(r - 1)) >> r, or x << e                    m = 2^e only; half up
@@ -58,14 +58,14 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False)
 class Requantization:
-    """A multiplier ready to be applied.
+    """A multiplier in the representation of a mode.
 
     Args:
         mode: The arithmetic.
         multiplier: One element or [C]: significands of the mode's type, or the float32 multiplier of FLOAT32_RNE; None
             where multipliers are powers of two.
         exponent: int8 in the shape of `multiplier`; None for FLOAT32_RNE.
-        real: The real multiplier that it stands for, float64 or float32, where it was made from one.
+        real: The represented real multiplier, float64 or float32, if known.
     """
 
     mode: RequantMode
@@ -75,22 +75,22 @@ class Requantization:
 
     @classmethod
     def of(cls, mode: RequantMode, parts: Sequence[Tensor]) -> Requantization:
-        """From the tensors that `parts` gives."""
+        """The inverse of `parts`."""
         if mode.is_shift:
             return cls(mode, None, parts[0])
         return cls(mode, parts[0], parts[1] if len(parts) > 1 else None)
 
     @property
     def parts(self) -> tuple[Tensor, ...]:
-        """The tensors that a program holds, of the types that the mode's form names."""
+        """The tensors stored in a program, with the element types of the mode's form."""
         return tuple(part for part in (self.multiplier, self.exponent) if part is not None)
 
     @property
     def factor(self) -> Tensor:
-        """The multiplier of a mode that has one.
+        """The tensor of multipliers or significands.
 
         Raises:
-            InputError: It multiplies by powers of two.
+            InputError: Multipliers of the mode are powers of two.
         """
         if self.multiplier is None:
             raise InputError(f"no multiplier for requantization mode '{self.mode}'")
@@ -115,13 +115,13 @@ class Requantization:
 def real_multiplier(
     input_scale: Tensor, weight_scale: Tensor, output_scale: Tensor, spec: RequantSpec | RequantMode
 ) -> Tensor:
-    """The real number m = s_x * s_w / s_y an accumulator is multiplied by.
+    """The real multiplier m = s_x * s_w / s_y of an accumulator.
 
     Args:
         input_scale: float32, one element.
         weight_scale: float32, one element or [C].
         output_scale: float32, one element.
-        spec: Says in which float type: f32(f32(s_x * s_w) / s_y) in float32.
+        spec: Specification with the float type; f32(f32(s_x * s_w) / s_y) in float32.
 
     Returns:
         float32 or float64, in the shape of `weight_scale`.
@@ -133,12 +133,12 @@ def real_multiplier(
 def decompose(multiplier: Tensor, spec: RequantSpec | RequantMode = RequantMode.SINGLE) -> tuple[Tensor, Tensor]:
     """Write real multipliers as significand * 2^(exponent - P), the significand rounded half away to P bits.
 
-    Above the range of exponents a multiplier saturates. Below it, it becomes (0, 0) where TFLite does so, at 2^-32;
-    where the hardware shifts less far than that, the significand is shifted right in its place, as TOSA's is.
+    Above the range of exponents a multiplier saturates. Below, it becomes (0, 0) at 2^-32, as in TFLite; if the
+    hardware shifts less far than that, the significand is shifted right instead, as in TOSA.
 
     Args:
         multiplier: Finite and not negative.
-        spec: Of a mode with significands.
+        spec: A mode with significands, or its specification.
 
     Returns:
         significand in the type of the mode and exponent int8, in the shape of `multiplier`.
@@ -178,7 +178,7 @@ def prepare_requantization(multiplier: Tensor, spec: RequantSpec | RequantMode) 
     """Bring a real multiplier into the form that a mode applies: float32, significand and exponent, or a shift.
 
     Raises:
-        InputError: A multiplier is no power of two where the mode has no other, or as `decompose` does.
+        InputError: A multiplier is not a power of two in a mode of shifts, or one of the errors of `decompose`.
     """
     spec = RequantSpec.of(spec)
     if spec.mode is RequantMode.FLOAT32_RNE:
@@ -200,11 +200,11 @@ def prepare_requantization(multiplier: Tensor, spec: RequantSpec | RequantMode) 
 def multiply_by_quantized_multiplier(
     x: Tensor, significand: Tensor | None, exponent: Tensor | None, mode: RequantMode
 ) -> Tensor:
-    """Multiply integers by real multipliers and round: the formulas of the module text, without zero point and clamp.
+    """Multiply integers by real multipliers and round: the module's formulas, without zero point and clamp.
 
     Args:
-        x: int64 tensor with values of int32; of 48 bits for TOSA16 and S64_16.
-        significand: As `Requantization` has it; broadcasts with `x`.
+        x: int64 tensor with values in the range of int32; 48 bits for TOSA16 and S64_16.
+        significand: As in `Requantization`; broadcasts with `x`.
         exponent: int8 in the shape of `significand`; None for FLOAT32_RNE.
         mode: The arithmetic.
 
@@ -243,14 +243,15 @@ def multiply_by_quantized_multiplier(
 
 
 def rounding_reach(exponent: Tensor, mode: RequantMode) -> Tensor:
-    """How far the result of a multiplication may lie from the exact product, in steps of the result.
+    """Largest distance of the rounded result of a multiplication from the exact product, in steps of the result.
 
-    Half a step where there is one rounding to nearest, a whole one where there is none to nearest. With two, the first
-    is by half a unit of 2^-r steps, r the right shift of the second:  1/2 + 2^-(r + 1).
+    Half a step with a single rounding to nearest, a whole step without rounding to nearest. With two roundings, the
+    first
+        errs by half a unit of 2^-r steps, r the right shift of the second:  1/2 + 2^-(r + 1).
 
     Args:
         exponent: int8 exponents, any shape.
-        mode: One with integer multipliers, or with shifts.
+        mode: A mode with integer multipliers or shifts.
 
     Returns:
         float64 in the shape of `exponent`.
@@ -278,25 +279,25 @@ def requantize(
     """Turn accumulators into codes: clamp(round(acc * m) + zero_point, qmin, qmax).
 
     Args:
-        acc: int64 tensor with values of int32, or of 48 bits where the mode takes them; zero points of the inputs
-            removed and the bias added.
-        multiplier: As `Requantization` has it: one element or [C].
+        acc: int64 tensor with values in the range of int32, or of 48 bits in modes that take them; zero points of the
+            inputs removed and the bias added.
+        multiplier: As in `Requantization`: one element or [C].
         exponent: int8 exponents in the shape of `multiplier`; None for FLOAT32_RNE.
         mode: The arithmetic.
         zero_point: Zero point of the output.
         qmin: Lowest output code.
         qmax: Highest output code.
-        axis: Channel axis of `acc`, where there are C multipliers.
+        axis: Channel axis of `acc`, for C multipliers.
 
     Returns:
         int64 codes in the shape of `acc`.
 
     Raises:
-        InputError: As `multiply_by_quantized_multiplier`.
+        InputError: As in `multiply_by_quantized_multiplier`.
     """
     multiplier, powers = (None if p is None else along_axis(p, acc.dim(), axis) for p in (multiplier, exponent))
     if mode is RequantMode.FLOAT32_RNE and multiplier is not None:
-        # Clamping before rounding is the same as after it, the limits being integers: the conversion stays in range.
+        # The limits are integers, so clamping before rounding gives the same codes and keeps the conversion in range.
         product = (acc.to(torch.float32) * multiplier).clamp(qmin - zero_point, qmax - zero_point)
         return torch.round(product).to(torch.int64) + zero_point
     return (multiply_by_quantized_multiplier(acc, multiplier, powers, mode) + zero_point).clamp(qmin, qmax)

@@ -1,7 +1,7 @@
-"""Proof that a multiplier can be held, and that nothing overflows between an accumulator and its code.
+"""Proof that a multiplier is representable and that nothing overflows between an accumulator and its code.
 
-Accumulators are bounded from the real weights first (`quant.accumulator`). What is left to show, for each channel: the
-exponent is one that the hardware shifts by, or losing it changes no code; and no product leaves its register.
+Accumulators are bounded first, from the weights (`quant.accumulator`). Two things remain to be shown for each channel:
+the hardware shifts by the exponent, or losing the multiplier changes no code; and every product fits into its register.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _NARROW_INPUT_BITS = {RequantMode.TOSA16: 48, RequantMode.S64_16: 48, RequantMod
 def requantization_misfit(
     item: Requantization, spec: RequantSpec | RequantMode, minimum: Tensor, maximum: Tensor
 ) -> str:
-    """Why accumulators from minimum to maximum cannot be requantized; empty where they can.
+    """Why accumulators from minimum to maximum cannot be requantized; empty if they can.
 
     Args:
         item: From `prepare_requantization`, which keeps the real multiplier.
-        spec: What it was made with.
+        spec: Specification with which `item` was made.
         minimum: int64, one element or [C].
         maximum: In the shape of `minimum`.
 
@@ -62,7 +62,7 @@ def _shifted(left: Tensor, bits: int) -> str:
 
 
 def _out_of_range(item: Requantization, real: Tensor, spec: RequantSpec, largest: Tensor) -> str:
-    """Multipliers that are too large, and those too small whose loss shows in a code."""
+    """Why a multiplier is out of range: too large, or so small that losing it changes a code."""
     wide = real.detach().to(torch.float64)
     exponents = torch.frexp(wide).exponent.to(torch.int64) - int(spec.mode.is_shift)
     if bool((exponents > spec.max_exponent).any()):
@@ -72,7 +72,7 @@ def _out_of_range(item: Requantization, real: Tensor, spec: RequantSpec, largest
             f"{int(exponents.max())} bits, and the hardware shifts by at most {spec.max_exponent}"
         )
     small = exponents < spec.min_exponent
-    # What is lost of the product must stay below one half of a code: then no more than the rounding changes.
+    # The lost part of the product must stay below half a code, so that it changes no more than the rounding does.
     lost = (largest.to(torch.float64) * (wide - _held(item, wide))).abs() >= 0.5
     harmful = (small & lost).reshape(-1)
     if bool(harmful.any()):
@@ -85,7 +85,7 @@ def _out_of_range(item: Requantization, real: Tensor, spec: RequantSpec, largest
 
 
 def _held(item: Requantization, real: Tensor) -> Tensor:
-    """The number that the parts of `item` stand for."""
+    """The real multiplier that the parts of `item` represent."""
     if item.exponent is None:
         return real
     powers = item.exponent.to(torch.float64)

@@ -1,6 +1,6 @@
 """Rounding to integers: of floats, of integers shifted right, and of integers divided.
 
-Every rounding in the compiler names its mode here. All functions are exact: the result is the correctly rounded value
+Every rounding in the compiler uses a mode of this module. All functions are exact: the result is the rounded value
 of the mathematical quotient, with no intermediate overflow and no error of a float addition such as `floor(x + 0.5)`,
 which turns 0.49999997 into 1.
 """
@@ -24,7 +24,7 @@ def round_float(x: Tensor, mode: Rounding) -> Tensor:
 
     Args:
         x: Float tensor of any shape. NaN stays NaN, infinities stay infinite.
-        mode: Which integer is chosen.
+        mode: Rounding mode.
 
     Returns:
         Integral values in the shape and float type of `x`.
@@ -36,7 +36,7 @@ def round_float(x: Tensor, mode: Rounding) -> Tensor:
     whole = torch.trunc(x)
     if mode is Rounding.TRUNCATE:
         return whole
-    # A float minus its own integer part is exact, so the comparisons with one half below are exact too.
+    # A float minus its own integer part is exact, so the comparisons with one half below are also exact.
     fraction = x - whole
     up = fraction >= 0.5
     down = fraction <= -0.5 if mode is Rounding.HALF_AWAY else fraction < -0.5
@@ -44,7 +44,7 @@ def round_float(x: Tensor, mode: Rounding) -> Tensor:
 
 
 def round_float_(x: Tensor, mode: Rounding) -> Tensor:
-    """`round_float` in the memory of `x`, which must not be needed any more; returns the result."""
+    """`round_float` in the memory of `x`, which is overwritten; returns the result."""
     if mode is Rounding.NEAREST_EVEN:
         return x.round_()
     if mode is Rounding.FLOOR:
@@ -60,7 +60,7 @@ def shift_right(x: Tensor, shift: Tensor | int, mode: Rounding) -> Tensor:
     Args:
         x: int64 tensor, any value.
         shift: Exponent in 0..62: one integer, or an integer tensor that broadcasts with `x`.
-        mode: How the quotient is rounded.
+        mode: Rounding of the quotient.
 
     Returns:
         int64 tensor in the broadcast shape.
@@ -84,7 +84,7 @@ def divide(x: Tensor, divisor: Tensor | int, mode: Rounding) -> Tensor:
     Args:
         x: int64 tensor, any value.
         divisor: Positive: one integer, or an integer tensor that broadcasts with `x`.
-        mode: How the quotient is rounded.
+        mode: Rounding of the quotient.
 
     Returns:
         int64 tensor in the broadcast shape.
@@ -103,7 +103,7 @@ def divide(x: Tensor, divisor: Tensor | int, mode: Rounding) -> Tensor:
 
 def _round_up_where_due(floor: Tensor, remainder: Tensor, divisor: Tensor, negative: Tensor, mode: Rounding) -> Tensor:
     """Turn a floor quotient with its remainder in [0, divisor) into the quotient rounded by `mode`."""
-    # remainder against divisor - remainder compares with one half and cannot overflow, as twice the remainder could.
+    # Comparing remainder with divisor - remainder compares with one half without the overflow of 2 * remainder.
     rest = divisor - remainder
     if mode is Rounding.TRUNCATE:
         up = negative & (remainder > 0)

@@ -1,7 +1,7 @@
-"""Which way to round each weight, so that what a layer gives changes least: a quadratic problem over zeros and ones.
+"""Rounding of weights up or down to change the output of a layer least: a quadratic problem over zeros and ones.
 
 A row of codes q is floor(w / s) + r with r in {0, 1}, limited to the grid. With inputs x of the float model and x^ of
-the quantized one, both with their means taken out (a bias makes up for those), and d = s q - w,
+the quantized one, both with their means subtracted (bias correction restores them), and d = s q - w,
 
     E (s q x^ - w x)^2  =  d G d  +  2 d c  +  E (w x^ - w x)^2        G = E[x^ x^T],  c = E[(w x^ - w x) x^]
 
@@ -38,19 +38,19 @@ CHOICES = 1 << 20
 """Errors of tried roundings that are in memory at once: 8 MiB."""
 
 DAMPING = 1e-3
-"""Of the mean of the diagonal, added before it is inverted: else directions that no input has would decide."""
+"""Share of the mean diagonal added before inversion; otherwise directions absent from the inputs would decide."""
 
 TWO_STARTS = 1024
-"""Most weights of a row that are also flipped from the nearest codes, which wins for some rows by a little."""
+"""Largest number of weights in a row for which flips also start at the nearest codes; a small gain for some rows."""
 
 STILL = 2000
-"""A sweep that flips no more than one weight in so many is the last."""
+"""Threshold of the last sweep: at most one flip per this number of weights."""
 
 BLOCK = 64
-"""Weights that are visited before what they changed is told to all others, in one product."""
+"""Number of weights visited before the slopes of all other weights are updated, in one product."""
 
 SWEEPS = 30
-"""Most visits of every weight by single flips."""
+"""Largest number of sweeps of single flips."""
 
 PAIR_SWEEPS = 30
 """Most visits of every weight by pairs of flips; rows in which a sweep changes nothing are left out of the next one."""
@@ -67,7 +67,7 @@ NOTICEABLE = 1e-5
 
 @dataclass(frozen=True)
 class Moments:
-    """Second moments of the inputs of some groups, and what error compensation needs of them.
+    """Second moments of the inputs of some groups, and their factors for error compensation.
 
     Args:
         gram: G of the module text, [groups, K, K]: float64 for short rows, else float32.
@@ -84,18 +84,20 @@ class Moments:
         """Factorise G.
 
         Args:
-            gram: float64 [groups, K, K], symmetric, no eigenvalue below zero but for rounding.
+            gram: float64 [groups, K, K], symmetric, with no eigenvalue below zero except by rounding.
         """
         if gram.shape[1] <= ENUMERATED:
             return Moments(gram, None, None)
         damping = DAMPING * gram.diagonal(dim1=1, dim2=2).mean(1).clamp(min=0.0) + 1e-30  # [groups]
         damped = gram.clone()
         damped.diagonal(dim1=1, dim2=2).add_(damping.unsqueeze(1))
-        # In float64: the damping is near the precision of float32 when a few inputs are much larger than the rest.
+        # float64, because the damping is near float32 precision when a few inputs are much larger than the rest.
         lower, failed = torch.linalg.cholesky_ex(damped)
         if bool(failed.any()):
-            # Inputs that never change, less their mean: what is left is rounding, with eigenvalues of either sign.
-            noise = torch.where(failed > 0, 2.0 * damped.abs().sum(2).amax(1), 0.0)  # beyond the lowest of them
+            # Constant inputs minus their mean leave only rounding errors, with eigenvalues of either sign.
+            noise = torch.where(
+                failed > 0, 2.0 * damped.abs().sum(2).amax(1), 0.0
+            )  # exceeds the magnitude of every eigenvalue
             damped.diagonal(dim1=1, dim2=2).add_(noise.unsqueeze(1))
             lower = torch.linalg.cholesky(damped)
         inverse = torch.cholesky_inverse(lower)
@@ -104,7 +106,7 @@ class Moments:
         return Moments(gram.to(single), inverse.to(single), factor.to(single))
 
     def __getitem__(self, groups: slice) -> Moments:
-        """Those of some of the groups."""
+        """The moments of a slice of the groups."""
         parts = (self.inverse, self.factor)
         inverse, factor = (None if part is None else part[groups] for part in parts)
         return Moments(self.gram[groups], inverse, factor)
@@ -126,9 +128,9 @@ def round_to_data(
         scale: s, the size of a step: float32 [groups, R, 1] or [groups, R, K], positive.
         qmin: Lowest code.
         qmax: Highest code.
-        moments: With G of the module text.
-        drift: c of the module text, float32 [groups, R, K]: 0 where both models have the same inputs.
-        start: Codes that are known to be good, to search from as well.
+        moments: Moments with G of the module docstring.
+        drift: c of the module docstring, float32 [groups, R, K]; 0 if both models have the same inputs.
+        start: Known good codes, used as an additional starting point.
 
     Returns:
         Codes, float32 [groups, R, K]: each the integer below or above weight / scale, within the limits.
@@ -139,7 +141,7 @@ def round_to_data(
     problem = _Problem(weight, scale, low, high, moments.gram, drift)
     if moments.inverse is None or moments.factor is None:
         return problem.enumerated()
-    # The real weights that would serve the quantized inputs best, drawn to the given ones where no input tells.
+    # The real weights that fit the quantized inputs best; directions without input keep the given ones.
     starts = [problem.compensated(weight - drift @ moments.inverse, moments.factor)]
     if start is not None:
         starts.append(start)
@@ -158,7 +160,7 @@ def rounding_error(codes: Tensor, weight: Tensor, scale: Tensor, gram: Tensor, d
 
 @dataclass(frozen=True)
 class _Problem:
-    """Names as in the module text; `low` and `high` are the two codes of each weight, [groups, R, K]."""
+    """The quadratic problem, with names as in the module docstring; `low`, `high`: the two codes, [groups, R, K]."""
 
     weight: Tensor
     scale: Tensor
@@ -229,8 +231,8 @@ class _Problem:
                     continue
                 inner = gram[:, block, block]
                 moved = torch.zeros_like(near)
-                # A column where no row gains is left out, though a flip before it might have made it gain: the next
-                # sweep will see that.
+                # A column in which no row gains is skipped, even if an earlier flip of this sweep made it gain: the
+                # next sweep will find it.
                 for k in columns:
                     change = changes[:, :, k]
                     taken = change * (2.0 * near[:, :, k] + change * inner[:, k, k].unsqueeze(1)) < 0.0

@@ -1,4 +1,4 @@
-"""What a quantizer's integer grid looks like, without any scale: bits, sign, symmetry, granularity, rounding."""
+"""The integer grid of a quantizer without its scale: bits, sign, symmetry, granularity, rounding."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["QuantSpec", "ScaleKind"]
 _Word = TypeVar("_Word", bound=StrEnum)
 
 _STORAGE_BITS = {True: (4, 8, 16, 32), False: (4, 8, 16)}
-"""Widths of the integer types that hold codes, by signedness."""
+"""Widths of the integer types that hold codes, by sign."""
 
 _GRID = re.compile(r"(?P<sign>[su])(?P<bits>\d+)")
 _SYNTAX = (
@@ -24,7 +24,7 @@ _SYNTAX = (
 
 
 class ScaleKind(StrEnum):
-    """Which scales are allowed."""
+    """The set of allowed scales."""
 
     FLOAT = "float"
     """Any positive float32."""
@@ -44,18 +44,18 @@ class QuantSpec:
 
     Args:
         bits: Width of a code: 2..32, unsigned at most 16.
-        signed: Codes run from -2^(bits-1), otherwise from 0.
-        symmetric: The zero point is always 0.
-        narrow: Drop the lowest code, so that a signed grid is symmetric about 0.
-        axis: The tensor axis with one scale per index; None means one scale for the tensor. It may count from the end.
-        block: Inputs of a channel, along the other of the first two axes, that share an integer factor of the channel's
-            scale; None means that there are no factors. For signed symmetric grids with the channels on axis 0 or 1.
-        scale_kind: Which scales are allowed.
-        rounding: How x / scale becomes an integer.
-        factor_bits: Width of the unsigned factors, where there are blocks.
+        signed: Whether codes begin at -2^(bits-1) rather than 0.
+        symmetric: Whether the zero point is always 0.
+        narrow: Whether the lowest code is dropped, so that a signed grid is symmetric about 0.
+        axis: Channel axis, with one scale per index; None for one scale per tensor. Negative axes count from the end.
+        block: Number of inputs of a channel, along the other of the first two axes, that share an integer factor of the
+            channel's scale; None without factors. For signed symmetric grids with the channels on axis 0 or 1.
+        scale_kind: The set of allowed scales.
+        rounding: Rounding of x / scale.
+        factor_bits: Width of the unsigned factors, if there are blocks.
 
     Raises:
-        InputError: The fields do not describe a grid.
+        InputError: The fields do not define a grid.
     """
 
     bits: int
@@ -87,7 +87,7 @@ class QuantSpec:
             raise InputError(f"block={self.block}", expected="a positive block size")
         if not 1 <= self.factor_bits <= 8:
             raise InputError(f"factor_bits={self.factor_bits}", expected="1..8")
-        # Accepting the plain strings keeps files and calls short; the fields always hold the enums.
+        # Accepting the plain strings keeps files and calls short; but the fields always hold enum members.
         object.__setattr__(self, "scale_kind", _member(ScaleKind, self.scale_kind))
         object.__setattr__(self, "rounding", _member(Rounding, self.rounding))
 
@@ -109,7 +109,7 @@ class QuantSpec:
 
     @property
     def per_channel(self) -> bool:
-        """Whether there is more than one scale: one per index of an axis."""
+        """Whether there is one scale per index of an axis."""
         return self.axis is not None
 
     def __str__(self) -> str:
@@ -126,7 +126,7 @@ class QuantSpec:
 
     @classmethod
     def parse(cls, text: str) -> QuantSpec:
-        """Read what `str` writes.
+        """Parse the text form of `str`.
 
         Args:
             text: For example "u8" or "s4 symmetric axis=1 block=32".
@@ -135,7 +135,7 @@ class QuantSpec:
             The specification.
 
         Raises:
-            ParseError: The text does not follow the syntax or does not describe a grid.
+            ParseError: The text does not follow the syntax or does not define a grid.
         """
         words = text.split()
         grid = _GRID.fullmatch(words[0]) if words else None
@@ -171,7 +171,7 @@ class QuantSpec:
 
 
 def _member(kind: type[_Word], value: str) -> _Word:
-    """The member of a closed set of words, or an error that lists the set."""
+    """The enum member with a value; the error for an unknown value lists all members."""
     try:
         return kind(value)
     except ValueError:

@@ -1,1 +1,1 @@
-"""From what a user hands over to what the user gets back."""
+"""The session: a model, its target and options, and the stages up to the artifact."""

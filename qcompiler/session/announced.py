@@ -1,4 +1,4 @@
-"""The part of the announced surface that this release does not carry: the names are there, the work is not."""
+"""Announced functions that this release does not implement; calling them raises `NotSupportedYetError`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def analyze(
     data: Iterable[object],
     evaluate: Callable[[nn.Module], float],
 ) -> None:
-    """Tell which layers suffer from quantization.
+    """Find the layers that lose accuracy through quantization.
 
     Raises:
         NotSupportedYetError: Always.

@@ -1,4 +1,4 @@
-"""Calibration data as the passes want it: flat lists of tensors that fit the graph, any number of times."""
+"""Calibration data for the passes: flat lists of tensors that fit the graph."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ Forward: TypeAlias = Callable[[nn.Module, object], object]
 
 
 class Batches:
-    """Binds each batch of the user's data to the forward of the model.
+    """Batches of the user's data, bound to the forward signature of the model.
 
     Args:
-        model: The model that is compiled.
-        data: Batches. Of a tuple batch, a model of one input takes the first element: labels fall away.
-        forward: Calls its first argument as the model shall be called for a batch; None where batches bind themselves.
-        device: Where the tensors go.
+        model: Model to compile.
+        data: Batches. A model with one input takes the first element of a tuple batch, so that labels are dropped.
+        forward: Function that calls its first argument, the model, for a batch; None: the batch itself is bound.
+        device: Device to move the tensors to; None: no move.
 
     Raises:
         InputError: `data` cannot be iterated.
@@ -49,18 +49,18 @@ class Batches:
             )
         self.model, self.data, self.forward, self.device = model, data, forward, device
         self.graph: Graph | None = None
-        """What each batch is checked against, once it is known."""
+        """Graph that each batch is checked against; None before capture."""
         self.example: object = None
-        """The call of the model for the batch that was read last."""
+        """Bound arguments of the last batch."""
         self._given: list[torch.dtype] = []
-        """Its element types, before floating-point ones became float32."""
+        """Element types of the last batch before conversion to float32."""
 
     def __iter__(self) -> Iterator[list[Tensor]]:
         index = -1
         for index, item in enumerate(_in_callers_defaults(self.data)):
             try:
                 tensors = [x.to(self.device) if self.device is not None else x for x in self._bind(item)]
-                tensors = [row_major(x) for x in tensors]  # the user's own strides must not show in any number
+                tensors = [row_major(x) for x in tensors]  # results must not depend on the user's strides
                 if self.graph is not None:
                     self.check(tensors)
             except InputError as error:
@@ -96,10 +96,10 @@ class Batches:
         return len(parameters) == 1 and parameters[0].kind is not parameters[0].VAR_POSITIONAL
 
     def check(self, tensors: list[Tensor]) -> None:
-        """Check the batch that was read last against the graph.
+        """Check the last batch against the graph.
 
         Raises:
-            InputError: A shape differs, or an element type, be it of the graph or as the model itself takes it.
+            InputError: A shape differs, or an element type fits neither the graph nor the model.
         """
         assert self.graph is not None
         outside = dict(tree.leaf_types(self.graph.input_tree))
@@ -111,7 +111,7 @@ class Batches:
 
 
 def _in_callers_defaults(data: Iterable[object]) -> Iterator[object]:
-    """The batches of `data`, made with the defaults of torch that the caller has set."""
+    """The batches of `data`, created under the caller's torch defaults."""
     with callers_defaults():
         batches = iter(data)
     end = object()
@@ -124,7 +124,7 @@ def _in_callers_defaults(data: Iterable[object]) -> Iterator[object]:
 
 
 class _Recorder(nn.Module):
-    """Stands for the model in the user's `forward`, and notes how it is called."""
+    """Proxy of the model that records the call made by the user's `forward`."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

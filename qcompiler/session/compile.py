@@ -1,4 +1,4 @@
-"""The one call: `compile` turns a model into a verified integer deployment."""
+"""`compile`: turns a model into a verified integer program."""
 
 from __future__ import annotations
 
@@ -60,15 +60,15 @@ class Compiled:
     """A compiled model.
 
     Args:
-        target: The hardware.
-        quantized: The calibrated graph before lowering: what `simulate` evaluates.
-        integer: The lowered graph.
-        artifact: The files.
-        records: What each pass did.
-        inputs: The flat inputs on which the forms were compared.
-        verification: What was found when the model was compiled, None when it was told not to look.
-        diagnostics: Sentences on what you may want to know.
-        seconds: How long each step took; not part of the artifact.
+        target: Hardware target.
+        quantized: Calibrated graph before lowering, which `simulate` evaluates.
+        integer: Lowered graph.
+        artifact: Files of all forms.
+        records: Records of the passes.
+        inputs: Flat inputs on which the forms were compared.
+        verification: Report of the verification; None with `verify="off"`.
+        diagnostics: Notes for the user.
+        seconds: Wall-clock time by step, seconds; not part of the artifact.
     """
 
     target: Target
@@ -83,11 +83,11 @@ class Compiled:
 
     @own_defaults()
     def simulate(self, *inputs: object, **named: object) -> object:
-        """Exact evaluation on integer codes: what the device will compute, in the model's own output tree.
+        """Evaluate exactly on integer codes, as the device computes, and return the model's own output tree.
 
         Args:
-            inputs: The model's arguments by position, float: tensors, or NumPy arrays.
-            named: Others, by name.
+            inputs: The model's float arguments by position: tensors or NumPy arrays.
+            named: The model's arguments by name.
 
         Returns:
             The outputs: tensors where tensors were given, arrays where arrays were.
@@ -102,14 +102,14 @@ class Compiled:
         return call.results(graph.output_tree, [item.real() if isinstance(item, Codes) else item for item in results])
 
     def run(self, *inputs: object, **named: object) -> object:
-        """The integer program in its executor, outputs dequantized, in the model's own output tree.
+        """Run the integer program and return dequantized outputs in the model's own output tree.
 
-        The arguments are those of `simulate`.
+        Arguments: see `simulate`.
         """
         return self.artifact.run(*inputs, **named)
 
     def run_integer(self, *codes: Tensor) -> list[Tensor]:
-        """The integer program from codes to codes; see `Artifact.run_integer`."""
+        """Run the integer program from codes to codes; see `Artifact.run_integer`."""
         return self.artifact.run_integer(*codes)
 
     def module(self) -> nn.Module:
@@ -121,11 +121,11 @@ class Compiled:
 
     @own_defaults()
     def verify(self, *inputs: object, seed: int = 0) -> Report:
-        """Compare the forms on `inputs`, or on those of the compile.
+        """Compare the forms on `inputs`, or on the inputs of the compile if none are given.
 
         Args:
-            inputs: The model's arguments, float.
-            seed: Of the random codes.
+            inputs: The model's float arguments.
+            seed: Seed for the random codes.
         """
         graph = self.quantized.main
         given = list(self.inputs)
@@ -135,7 +135,7 @@ class Compiled:
         return verify_forms(_forms(self.artifact, self.quantized, self.integer), given, self.target, seed=seed)
 
     def explain(self, name: str) -> str:
-        """What each pass did to the captured node or module `name`, and why.
+        """List what each pass did to the captured node or module `name`, and why.
 
         Raises:
             InputError: No pass touched a node of that name.
@@ -143,11 +143,11 @@ class Compiled:
         return self.artifact.explain(name)
 
     def report(self, path: str | Path) -> Path:
-        """Write a page for the browser: forms compared, what each pass did and refused, the range of each tensor."""
+        """Write an HTML report: comparison of the forms, rewrites and refusals of each pass, range of each tensor."""
         return write_file(path, self.artifact.report().encode())
 
     def encodings(self, version: str = "1.0.0") -> str:
-        """The grid of each tensor as JSON; see `Artifact.encodings`."""
+        """Scale and zero point of each tensor as JSON; see `Artifact.encodings`."""
         return self.artifact.encodings(version)
 
     def save(self, output: str | Path) -> Path:
@@ -156,7 +156,7 @@ class Compiled:
 
 
 @own_defaults()
-def compile(  # the field's word for it
+def compile(  # shadows the builtin: `compile` is the established name
     model: Model,
     target: str | Path | Target | None = None,
     *,
@@ -177,10 +177,10 @@ def compile(  # the field's word for it
 ) -> Compiled:
     """Compile `model` for `target`.
 
-    The model, its mode, the random state and torch's settings stay as they are.
+    The model, its mode, the random state and torch's settings are not changed.
 
-    Under torchrun the processes share the work on the calibration data, and all get the same result, which is that of
-    one process with as many threads; the first one writes.
+    Under torchrun the processes share the work on the calibration data. All processes get the result that one process
+    with as many threads gets; the first process writes the output.
 
     Args:
         model: A module in eval mode, a GraphModule, an ExportedProgram, or the path of a saved one (`.pt2`); or what
@@ -212,7 +212,7 @@ def compile(  # the field's word for it
             in `<output>.work`: the same call goes on from there when it was ended before.
 
     Raises:
-        QCompilerError: One subclass per kind of cause; nothing is written then.
+        QCompilerError: The compile failed; there is one subclass per kind of cause, and nothing is written.
     """
     if verify not in ("error", "warn", "off"):
         raise InputError(f"verify is {verify!r}", expected='"error", "warn" or "off"')
@@ -254,9 +254,9 @@ def compile(  # the field's word for it
         try:
             compiled = _compiled(session, verify)
         except ArtifactError:
-            raise  # The disk is at fault, and not the call: the next try goes on from what is finished.
+            raise  # A disk problem: repeating the same call resumes from the saved progress.
         except QCompilerError:
-            # The caller must change the arguments, so what is finished is useless.
+            # The caller must change the arguments, so the saved progress is useless.
             if destination is not None and group.rank == 0:
                 destination.discard_finished()
             raise
@@ -299,7 +299,7 @@ def _compiled(session: Session, verify: OnFailure) -> Compiled:
 
 @contextlib.contextmanager
 def _held(destination: Destination | None, group: Processes) -> Iterator[None]:
-    """Check and lock the output in the first process, for as long as the block runs; a refusal reaches all."""
+    """Check and lock the output in the first process while the block runs; an error is raised in all processes."""
     with contextlib.ExitStack() as stack:
         if destination is not None:
             _in_first(group, functools.partial(stack.enter_context, destination))
@@ -307,7 +307,7 @@ def _held(destination: Destination | None, group: Processes) -> Iterator[None]:
 
 
 def _in_first(group: Processes, action: Callable[[], object]) -> None:
-    """Run `action` in the first process. Its error is raised in all, so that none waits for the others."""
+    """Run `action` in the first process; its error is raised in all processes, so that none blocks."""
     errors: list[QCompilerError] = []
     if group.rank == 0:
         try:
@@ -325,7 +325,7 @@ def _write(destination: Destination, artifact: Artifact) -> None:
 
 
 def _check_learned(model: Prepared, target: str | Path | Target | None, others: tuple[object, ...]) -> None:
-    """Refuse arguments that were settled when the model was prepared for training."""
+    """Refuse arguments that `prepare_qat` has already fixed."""
     if any(item is not None for item in others):
         raise InputError(
             "a module of prepare_qat is compiled with arguments that it was prepared with",

@@ -1,4 +1,4 @@
-"""The artifact of a session: what back ends emit from its stages, and what is said of the whole."""
+"""Emission of an artifact: the forms of all back ends, and the metadata of the compile."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def emit(
     layout = target.layout
     program = emit_program(graph, layout.activations, layout.weights, layout.alignment, target.packing)
     c, without_c = write_c(program, captured.name, [x.numpy() for x in samples], seed)
-    # The encodings are the same, be they found or given: so is what is said of them.
-    # Where weights have learned since, no passes lead from the model to them.
+    # The recorded pipeline leaves out the passes that apply given encodings, so that found and given encodings produce
+    # the same file. After training no pipeline leads from the model to the weights, so none is recorded.
     pipeline = "" if captured.records else print_pipeline(without_encodings(passes))
     about = grids.About(pipeline, _quantizer_args(target, passes))
     plain = tuple(record.plain() for record in integer.records)
@@ -90,11 +90,11 @@ _SCHEMES = {
     "sqnr": "post_training_tf_enhanced",
     "percentile": "post_training_percentile",
 }
-"""What AIMET calls the methods of calibration that it has too."""
+"""AIMET's names of calibration methods."""
 
 
 def _quantizer_args(hardware: Target, chosen: Sequence[Pass]) -> dict[str, object]:
-    """What a file of encodings says of the compile as a whole."""
+    """The global quantizer arguments of an encodings file."""
     weight = hardware.descriptor.dtypes[hardware.descriptor.defaults.weight]
     found: dict[str, object] = {
         "activation_bitwidth": hardware.activation_bits,
@@ -110,7 +110,7 @@ def _quantizer_args(hardware: Target, chosen: Sequence[Pass]) -> dict[str, objec
 
 
 def _given_summary(records: Sequence[Record]) -> list[str]:
-    """What became of given encodings."""
+    """Notes on given encodings."""
     found = []
     for record in records:
         if record.pass_name == CheckEncodings.name:

@@ -1,4 +1,4 @@
-"""The options of a session: what a caller may say in addition to model and target."""
+"""The options of a session: all settings of a compile except model and target."""
 
 from __future__ import annotations
 

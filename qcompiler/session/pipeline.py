@@ -1,4 +1,4 @@
-"""Which passes there are, the default order, and pipelines as text.
+"""The known passes, the default pipelines, and pipelines as text.
 
 canonicalize, fold-batch-norm, calibrate-activations{method=percentile, percentile=99.9}
 """
@@ -75,7 +75,7 @@ PASSES: dict[str, type[Pass]] = {
 
 
 def structural_passes() -> tuple[tuple[Pass, ...], tuple[Pass, ...]]:
-    """The passes that look at no numbers: up to a CANONICAL graph, and those that place islands and quantizers."""
+    """The passes that need no data: up to a CANONICAL graph, and the placement of islands and quantizers."""
     front = (
         Canonicalize(),
         EliminateDeadCode(),
@@ -88,19 +88,19 @@ def structural_passes() -> tuple[tuple[Pass, ...], tuple[Pass, ...]]:
 
 
 _ACTIVATIONS = {"fast": "min_max", "default": "percentile", "best": "sqnr"}
-"""How the ranges of activations are found, by effort, where they have bits enough."""
+"""Calibration method for activations with at least `FEW_BITS` bits, by effort."""
 
 FEW_WEIGHT_BITS = 8
-"""Below this width ranges of extremes lose too much to rounding, and the mean of a layer moves with its weights."""
+"""Below this weight width min-max ranges lose too much to rounding, and rounding shifts the mean of a layer."""
 
 FEW_BITS = 6
-"""Below this width what rounding does to activations is no longer small beside what it does to weights."""
+"""Below this activation width the rounding error of activations is no longer small next to that of weights."""
 
 
 def quantization_passes(
     effort: str = "default", *, per_channel: bool = False, weight_bits: int = 8, activation_bits: int = 8
 ) -> tuple[Pass, ...]:
-    """From a captured graph to a calibrated QUANTIZED one.
+    """The passes from a captured graph to a calibrated QUANTIZED graph.
 
     Args:
         effort: See `qcompiler.compile`.
@@ -121,7 +121,7 @@ def quantization_passes(
 
 def _quantization_passes(effort: str, per_channel: bool, ranges: tuple[Pass, ...]) -> tuple[Pass, ...]:
     front, placement = structural_passes()
-    # Activations have one scale per tensor however many a weight has: channels far apart lose their bits there.
+    # Activations have one scale per tensor even if weights have one per channel, so equalization helps in both cases.
     equalized = (CrossLayerEqualization(),) if per_channel else (ReplaceRelu6(), CrossLayerEqualization())
     return (
         *front,
@@ -152,7 +152,7 @@ def _ranges(effort: str, weight_bits: int, activation_bits: int) -> tuple[Pass, 
 def default_pipeline(
     effort: str = "default", *, per_channel: bool = False, weight_bits: int = 8, activation_bits: int = 8
 ) -> tuple[Pass, ...]:
-    """From a captured graph to an INTEGER one.
+    """The passes from a captured graph to an INTEGER graph.
 
     Args:
         effort: See `qcompiler.compile`.
@@ -167,16 +167,16 @@ def default_pipeline(
 
 
 def asked_passes(effort: str, passes: Sequence[Pass] | None, pipeline: str | None) -> tuple[Pass, ...] | None:
-    """The passes that a caller names, None where the effort chooses them.
+    """The passes that the caller gives; None if the effort chooses them.
 
     Args:
-        effort: "fast", "default" or "best".
-        passes: The passes themselves.
-        pipeline: The text of a pipeline.
+        effort: Effort: "fast", "default" or "best".
+        passes: Passes of the caller.
+        pipeline: Pipeline text of the caller.
 
     Raises:
-        InputError: The effort is none, or passes and pipeline are given both.
-        PipelineError: The text is no pipeline.
+        InputError: The effort is unknown, or both passes and pipeline are given.
+        PipelineError: The pipeline text is invalid.
     """
     if effort not in ("fast", "default", "best"):
         raise InputError(f"effort is {effort!r}", expected='"fast", "default" or "best"')
@@ -188,16 +188,16 @@ def asked_passes(effort: str, passes: Sequence[Pass] | None, pipeline: str | Non
 
 
 def model_as_it_is(passes: Sequence[Pass]) -> tuple[Pass, ...]:
-    """`passes` without those that change what the tensors of a model hold: given ranges are those of the model."""
+    """`passes` without those that rescale the model's tensors, because given ranges describe the original tensors."""
     return tuple(item for item in passes if not isinstance(item, CrossLayerEqualization | ReplaceRelu6))
 
 
 def with_encodings(passes: Sequence[Pass], unmatched: str = "error") -> tuple[Pass, ...]:
-    """`passes` with given encodings: applied behind `insert-quantizers`, checked behind `unify-scales`.
+    """`passes` with given encodings applied after `insert-quantizers` and checked after `unify-scales`.
 
     Args:
-        passes: Where they have such passes already, these go.
-        unmatched: See `CheckEncodings`.
+        passes: Passes; existing passes that apply or check encodings are replaced.
+        unmatched: Treatment of unmatched encodings; see `CheckEncodings`.
     """
     result: list[Pass] = []
     for item in without_encodings(passes):
@@ -215,23 +215,23 @@ def without_encodings(passes: Sequence[Pass]) -> tuple[Pass, ...]:
 
 
 def lowering_passes() -> tuple[Pass, ...]:
-    """From a calibrated QUANTIZED graph to an INTEGER one."""
+    """The passes from a calibrated QUANTIZED graph to an INTEGER graph."""
     return (FitBiases(), FuseRequantization(), LowerToInteger(), EliminateDeadCode())
 
 
 LEARNED_FACTS = frozenset({"quantizers", "fixed-ranges", "ties", "weight-ranges", "activation-ranges"})
-"""What holds of a graph that has learned, as `lowering_passes` finds it."""
+"""Facts that hold for a trained graph before `lowering_passes`."""
 
 
 def training_passes(effort: str = "default", *, target: Target) -> tuple[Pass, ...]:
-    """From a captured graph to one that learns: a calibrated QUANTIZED one.
+    """The passes from a captured graph to a calibrated QUANTIZED graph for training.
 
-    Ranges of weights have the least error, from which training starts best with few bits; else these are the passes of
-    `quantization_passes`. A target for simulation has a scheme of its own, which nothing is equalized for.
+    These are the passes of `quantization_passes`, but weights get least-error ranges, the best start for training with
+    few bits. For a simulation target nothing is equalized.
 
     Args:
-        effort: See `qcompiler.compile`; `fast` keeps ranges of extremes.
-        target: What the graph is for.
+        effort: Effort; see `qcompiler.compile`; `fast` keeps min-max ranges.
+        target: Target of the graph.
     """
     if target.simulation is not None:
         front, placement = structural_passes()
@@ -248,9 +248,9 @@ def training_passes(effort: str = "default", *, target: Target) -> tuple[Pass, .
 
 
 def for_training(passes: typing.Iterable[Pass]) -> Iterator[Pass]:
-    """The passes that a graph goes through before it learns: dropouts stay, and nothing is fused into code limits.
+    """Adapt passes for training: dropouts stay, and activations are not fused into code limits.
 
-    A fused activation has limits in codes, which a scale that learns would move.
+    The limits of a fused activation are codes, whose real values would change with a learned scale.
     """
     for item in passes:
         if isinstance(item, LowerToInteger):
@@ -262,7 +262,7 @@ def for_training(passes: typing.Iterable[Pass]) -> Iterator[Pass]:
 
 
 def known_passes() -> dict[str, type[Pass]]:
-    """All passes by name: ours, then those of plugins.
+    """All passes by name: built-in passes, then those of plugins.
 
     Raises:
         PluginError: A plugin is broken, or claims a name that is taken.

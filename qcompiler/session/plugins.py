@@ -1,6 +1,6 @@
-"""What other distributions add: passes, targets, back ends and operators, found by entry points.
+"""Plugins: passes, back ends and operators of other distributions, found by entry points.
 
-Targets are found by `qcompiler.targets` itself, which needs no code of theirs.
+`qcompiler.targets` finds the targets of plugins itself, without importing their code.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ PASSES, BACKENDS, OPS = "qcompiler.passes", "qcompiler.backends", "qcompiler.ops
 
 
 def load_entry_points(group: str, taken: Mapping[str, object]) -> dict[str, object]:
-    """What installed distributions publish under `group`, by name.
+    """The entry points of installed distributions under `group`, by name.
 
     Args:
         group: Name of the group.
-        taken: Names that are ours.
+        taken: Names that are built in.
 
     Raises:
-        PluginError: Two owners claim one name, or what an entry names cannot be imported.
+        PluginError: Two distributions use one name, or an entry point cannot be imported.
     """
     found: dict[str, object] = {}
     owners = dict.fromkeys(taken, "qcompiler")
@@ -40,7 +40,7 @@ def load_entry_points(group: str, taken: Mapping[str, object]) -> dict[str, obje
         owners[entry.name] = owner
         try:
             found[entry.name] = entry.load()
-        except Exception as error:  # whatever the plugin's import raises
+        except Exception as error:  # importing a plugin may raise anything
             raise PluginError(
                 f"the entry {entry.name!r} of {group} cannot be loaded: {type(error).__name__}: {error}",
                 where=f"{entry.value} of {owner}",
@@ -53,7 +53,7 @@ def load_passes(taken: Mapping[str, object]) -> dict[str, type[Pass]]:
     """Passes of plugins by the name that pipelines use.
 
     Raises:
-        PluginError: See `load_entry_points`; or an entry is no pass, or its class has another name.
+        PluginError: See `load_entry_points`; or an entry is not a pass, or its class has another name.
     """
     passes: dict[str, type[Pass]] = {}
     for name, item in load_entry_points(PASSES, taken).items():
@@ -66,10 +66,10 @@ def load_passes(taken: Mapping[str, object]) -> dict[str, type[Pass]]:
 
 
 def load_ops() -> list[str]:
-    """Register the operators of plugins; their names. Loading twice does no harm.
+    """Register the operators of plugins and return their names. A second call changes nothing.
 
     Raises:
-        PluginError: See `load_entry_points`; or an entry is no operator definition.
+        PluginError: See `load_entry_points`; or an entry is not an operator definition.
     """
     ours = {name: item for name, item in known_ops().items() if not _is_plugin(item)}
     definitions = load_entry_points(OPS, ours)
@@ -82,7 +82,7 @@ def load_ops() -> list[str]:
 
 
 def load_backends() -> dict[str, ModuleType]:
-    """Back ends by name, ours and those of plugins: modules with `emit` and `run`.
+    """Back ends by name, built-in and of plugins: modules with `emit` and `run`.
 
     Raises:
         PluginError: See `load_entry_points`; or a module lacks one of the two functions.

@@ -1,4 +1,4 @@
-"""Progress of long work on the terminal: silent where stderr is none, and out of the way of what is printed."""
+"""Progress display on stderr, active only if stderr is a terminal."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ if TYPE_CHECKING:
 
 
 class Steps:
-    """The steps of one piece of work: shows the current one, and keeps the seconds that each took.
+    """The steps of a compile: displays the current step and records the seconds of each.
 
     Args:
         total: Number of steps.
-        display: Where to show them, None for nowhere.
+        display: Progress display; None: no display.
     """
 
     def __init__(self, total: int, display: Progress | None) -> None:
         self.seconds: dict[str, float] = {}
-        """Wall-clock seconds by name of the step; those of one name add up."""
+        """Wall-clock seconds by name of the step, summed over steps of the same name."""
         self._display = display
         self._task = None if display is None else display.add_task("", total=total)
         self._begun = time.perf_counter()
         self._inner = None if display is None else display.add_task("", total=None, visible=False)
 
     def within(self, name: str, done: float, total: float) -> None:
-        """Show how far the current step is: `done` of `total` in any unit, now at `name`. A total of 0: unknown."""
+        """Show the progress of the current step: `done` of `total` in any unit, now at `name`; total 0 is unknown."""
         if self._display is None or self._inner is None:
             return
         if not done:
@@ -37,7 +37,7 @@ class Steps:
         self._display.update(self._inner, description=f"  {name}", completed=done, total=total or None)
 
     def finished(self, name: str) -> None:
-        """Note that the step `name` has just ended."""
+        """Record the end of the step `name`."""
         now = time.perf_counter()
         self.seconds[name] = self.seconds.get(name, 0.0) + now - self._begun
         self._begun = now
@@ -49,7 +49,7 @@ class Steps:
 
 @contextlib.contextmanager
 def steps(total: int, *, show: bool = True) -> Iterator[Steps]:
-    """Show the progress of `total` steps, and the time that is left, on stderr while the block runs."""
+    """Show the progress of `total` steps and the remaining time on stderr while the block runs."""
     if not show or not sys.stderr.isatty():
         yield Steps(total, None)
         return

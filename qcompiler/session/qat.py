@@ -1,4 +1,4 @@
-"""Quantization-aware training: from a model to a module that learns, and from there to what `compile` takes."""
+"""Quantization-aware training: `prepare_qat` makes a trainable module, which `compile` accepts."""
 
 from __future__ import annotations
 
@@ -44,18 +44,18 @@ from qcompiler.training.unfold import FoldedNorm, norms_behind_layers
 __all__ = ["QATModule", "batch_norm_divergence", "prepare_qat", "qat_module", "reestimate_batch_norm"]
 
 TRAINING = "quantization-aware-training"
-"""What the record of a compile calls the training."""
+"""Name of the training among the records of passes."""
 
 
 class QATModule(TrainingModule, Prepared):
-    """A model that learns for a target; made by `prepare_qat`, taken by `compile`.
+    """A trainable quantized model for a target; made by `prepare_qat`, accepted by `compile`.
 
-    See `TrainingModule` for what it does.
+    See `TrainingModule` for its behaviour.
 
     Attributes:
-        target: What it is for.
-        diagnostics: Sentences on what you may want to know.
-        records: What each pass did to the graph before it learned.
+        target: Target of the module.
+        diagnostics: Notes for the user.
+        records: Records of the passes before training.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class QATModule(TrainingModule, Prepared):
         self._samples = [sample.detach().cpu() for sample in samples]
 
     def captured(self, context: PassContext) -> Captured:
-        """The quantized graph with what was learned so far, as `compile` takes it.
+        """The quantized graph with the current learned state, for `compile`.
 
         Raises:
             UnsupportedError: The target is for simulation only.
@@ -101,7 +101,7 @@ class QATModule(TrainingModule, Prepared):
         return Captured(module, self.diagnostics, LEARNED_FACTS, (*self.records, done), pipeline, self._name)
 
     def finish(self, module: Module) -> None:
-        """Make room for biases, as every compile does."""
+        """Run `fit-biases`, as every compile does."""
         FitBiases().run(module.main, PassContext(self.target))
 
 
@@ -127,39 +127,40 @@ def prepare_qat(
     memory: int = DEFAULT_MEMORY,
     device: torch.device | str | None = None,
 ) -> QATModule:
-    """Make a module that learns with quantization in its forward.
+    """Prepare a model for quantization-aware training.
 
-    It starts as post-training quantization leaves the model. The model, its mode, the random state and torch's settings
-    stay as they are.
+    Training starts from the result of post-training quantization. The model, its mode, the random state and torch's
+    settings are not changed.
 
     Args:
-        model: As for `compile`; a module may be in train mode, too.
-        target: As for `compile`.
-        example_inputs: As for `compile`.
-        calibration_data: As for `compile`. None: ranges follow from batch norms.
-        forward: As for `compile`.
-        method: How quantizers learn: `ste`, `lsq`, `lsq_unscaled`, `lsq+`, `min_max`, `recomputed`, `pact`,
-            `ewgs`, `psg`, `dsq`, `stacked_sigmoid`, `stochastic`, or a `training.methods.Method`; or a mapping of these
-            by `weights`, by `activations`, and by name of a node, module path or glob.
-        batch_norm: Of layers: `fold` (static), `double` (batch statistics from a float forward), `keep` (out of the
-            weights until the end; a scale per channel). None: `fold`, and `keep` on a target for simulation.
+        model: Model; see `compile`. A module may be in train mode.
+        target: Target; see `compile`.
+        example_inputs: Example inputs; see `compile`.
+        calibration_data: Batches; see `compile`. None: ranges are derived from batch norms.
+        forward: Function that calls the model for a batch; see `compile`.
+        method: Training method of the quantizers: `ste`, `lsq`, `lsq_unscaled`, `lsq+`, `min_max`, `recomputed`,
+            `pact`, `ewgs`, `psg`, `dsq`, `stacked_sigmoid`, `stochastic`, or a `training.methods.Method`; or a mapping
+            by `weights`, `activations`, node name, module path or glob.
+        batch_norm: Treatment of batch norms after layers: `fold` (static folding), `double` (batch statistics from a
+            float forward), `keep` (folded only after training; needs a scale per channel). None: `fold`, or `keep` for
+            a simulation target.
         regularizers: Penalties on weights, for `regularization()`.
-        freezing: Freeze codes that oscillate.
-        tracking: Follow oscillations without freezing.
-        total_steps: Optimizer steps in all, for schedules.
-        effort: Of what comes before training, as for `compile`; ranges of weights have the least error but for `fast`.
-        overrides: As for `compile`.
-        passes: Before training, instead of the default ones; what lowers to integers is left out.
-        pipeline: The same as text.
-        seed: As for `compile`.
-        memory: As for `compile`.
-        device: Where calibration runs, and where the module is.
+        freezing: Settings for freezing oscillating codes; None: no freezing.
+        tracking: Settings for tracking oscillations without freezing; None: no tracking.
+        total_steps: Total number of optimizer steps, for schedules.
+        effort: Effort before training; see `compile`. All efforts except `fast` use least-error ranges for weights.
+        overrides: Bit widths; see `compile`.
+        passes: Passes before training that replace the default ones; passes from lowering on are ignored.
+        pipeline: Pipeline text that replaces the default passes before training.
+        seed: Seed for all random number generators.
+        memory: Mebibytes of activations kept in memory; see `compile`.
+        device: Device of calibration and of the module; None: the device of the model.
 
     Returns:
         The module, in train mode.
 
     Raises:
-        QCompilerError: One subclass per kind of cause.
+        QCompilerError: The preparation failed; there is one subclass per kind of cause.
     """
     hardware = load_target(target)
     unwrapped, notes = unwrap(load_model(model))
@@ -207,7 +208,7 @@ def prepare_qat(
 
 
 def qat_module(model: object) -> QATModule | None:
-    """The module of `prepare_qat` that `model` is or wraps: DistributedDataParallel, torch.compile; else None."""
+    """The module of `prepare_qat` in `model`, also inside DistributedDataParallel or torch.compile; None if absent."""
     found = prepared(model)
     return found if isinstance(found, QATModule) else None
 
@@ -221,16 +222,16 @@ def reestimate_batch_norm(
 ) -> int:
     """Set the running statistics of batch norms to the mean over batches of the statistics of each.
 
-    Every process of a distributed run calls it, each with batches of its own: all end with the same statistics.
+    In a distributed run, call it in every process with different batches; all processes get the same statistics.
 
-    Before every evaluation: `module.before_evaluation(lambda: reestimate_batch_norm(module, batches))`.
+    To re-estimate before every evaluation: `module.before_evaluation(lambda: reestimate_batch_norm(module, batches))`.
 
     Args:
-        module: Of `prepare_qat`, with `batch_norm="keep"` or `"double"`.
-        batches: Training data: tensors, tuples or dicts that bind to the model's arguments; of a tuple batch, a model
-            of one input takes the first element.
-        forward: How the module is called for a batch, where batches do not bind themselves.
-        limit: Batches that each process reads at most.
+        module: Module of `prepare_qat` with `batch_norm="keep"` or `"double"`.
+        batches: Training data: tensors, tuples or dicts that bind to the model's arguments; a model with one input
+            takes the first element of a tuple batch.
+        forward: Function that calls the module for a batch; None: batches bind to the model's arguments.
+        limit: Maximum number of batches per process; None: all.
 
     Returns:
         The number of batches read, by all processes.
@@ -252,10 +253,10 @@ def batch_norm_divergence(
     forward: Callable[[nn.Module, object], object] | None = None,
     limit: int | None = 50,
 ) -> Divergences:
-    """How far the running statistics are from those of data: KL divergence, nats, by the name of the batch norm.
+    """KL divergence of the running statistics from the statistics of data, nats, by the name of the batch norm.
 
-    A large number says that oscillating weights, or too few steps, left running statistics that belong to other
-    weights. Nothing is changed. `print` shows a table, the worst first. The arguments are those of
+    A large value means that the running statistics do not fit the current weights, because weights oscillate or there
+    were too few steps. Nothing is changed. `print` shows a table, largest first. Arguments: see
     `reestimate_batch_norm`.
 
     Raises:
@@ -268,7 +269,7 @@ def batch_norm_divergence(
 
 @contextmanager
 def _in_float(module: nn.Module) -> Iterator[QATModule]:
-    """The module of `prepare_qat`, whose batch norms see data: on integer codes they are part of the weights."""
+    """The module of `prepare_qat` in float evaluation, because on integer codes batch norms are folded."""
     subject = qat_module(module)
     if subject is None:
         raise InputError(f"the module is a {type(module).__name__}", expected="a module of prepare_qat")
@@ -286,7 +287,7 @@ def _in_float(module: nn.Module) -> Iterator[QATModule]:
 
 
 def _called(module: nn.Module, batch: object) -> object:
-    """Run `module` on a batch that binds itself."""
+    """Run `module` on a batch that binds to its arguments."""
     assert isinstance(module, QATModule)
     place = module.steps.device
     if isinstance(batch, Mapping):
@@ -313,7 +314,7 @@ def _parameters(model: object) -> list[tuple[str, nn.Parameter]]:
 
 
 def _dictated(graph: Graph, target: Target) -> list[str]:
-    """Quantizers whose grid the hardware fixes."""
+    """Names of the quantizers whose scale and zero point the hardware fixes."""
     found = []
     for node in graph.nodes:
         source = node.inputs[0].producer if node.op == "fake_quantize" else None

@@ -1,4 +1,4 @@
-"""One model on its way to an artifact."""
+"""A session: one model and the stages of its compilation."""
 
 from __future__ import annotations
 
@@ -31,18 +31,19 @@ class Session:
 
         source + target + options -> captured -> canonical -> quantized -> integer -> artifact
 
-    A stage is computed when it is first read, from the stage before, and kept. Each pass runs once. `with_passes` gives
-    a session that shares the stages up to the first pass that differs, so that one capture serves many quantizations.
+    Each stage is computed from the previous stage on first access and cached; each pass runs once. `with_passes` gives
+    a session on the same capture. It also shares the canonical stage if target, overrides, encodings and the passes up
+    to that stage are equal.
 
     Args:
-        source: The model, or a module that was prepared for the target.
-        target: The hardware.
-        options: Everything else that the caller says.
-        passes: All passes, in order; their order is checked when the first one is needed.
-        group: The processes that share the work.
-        journal: Finished pieces of long passes.
-        progress: Receives a call for each finished step.
-        between: Callback between passes, see `PassManager`.
+        source: Model, or a module prepared for the target.
+        target: Hardware target.
+        options: All other settings of the caller.
+        passes: All passes, in order; their order is checked before the first pass runs.
+        group: Processes that share the work.
+        journal: Saved progress of long passes.
+        progress: Progress display, updated after each step.
+        between: Callback between passes; see `PassManager`.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class Session:
 
     @cached_property
     def captured(self) -> Captured:
-        """The graph as it was captured, at stage FLOAT; samples and calibration data are in `context` from here on."""
+        """The captured graph, usually at stage FLOAT; its samples and calibration data are then in `context`."""
         if isinstance(self.source, Prepared):
             found = self.source.captured(self.context)
         else:
@@ -92,7 +93,7 @@ class Session:
 
     @cached_property
     def quantized(self) -> State:
-        """The state before the first pass that makes the graph INTEGER: calibrated, and evaluated by `simulate`."""
+        """The calibrated state, evaluated by `simulate`: before the first pass that makes the graph INTEGER."""
         self._check_end(Stage.QUANTIZED, "insert-quantizers")
         return self._advanced(self.canonical, *self._borders)
 
@@ -186,7 +187,7 @@ class Session:
         """Refuse passes that never make the graph `stage`, before the first one runs.
 
         Raises:
-            PipelineError: They end before; the message says that the pass `name` is missing.
+            PipelineError: No pass reaches `stage`; the message names the missing pass `name`.
         """
         first = self.captured.module.main.stage
         self._manager.check_order(first)

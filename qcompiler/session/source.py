@@ -1,4 +1,4 @@
-"""Model sources: what a user hands over as a model, and how it becomes a graph with samples and batches."""
+"""Model sources: conversion of the user's model to a graph with samples and batches."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ SAMPLES = 4
 
 
 class Prepared(nn.Module):
-    """A module that was made for a target and brings its own quantized graph, such as that of `prepare_qat`.
+    """A module prepared for a target with its own quantized graph, such as that of `prepare_qat`.
 
     Attributes:
-        target: What it was prepared for.
+        target: Target of the module.
     """
 
     target: Target
 
     def captured(self, context: PassContext) -> Captured:
-        """The graph of the module as it is now, with samples in `context`."""
+        """The current graph of the module; samples are put into `context`."""
         raise NotImplementedError
 
 
 def prepared(model: object) -> Prepared | None:
-    """The prepared module that `model` is or wraps: DistributedDataParallel, torch.compile; else None."""
+    """The prepared module in `model`, also inside DistributedDataParallel or torch.compile; None if absent."""
     for name in ("_orig_mod", "module", "_orig_mod"):
         if isinstance(model, Prepared):
             break
@@ -55,7 +55,7 @@ def prepared(model: object) -> Prepared | None:
 
 
 def check_forward(model: nn.Module | ExportedProgram, options: Options) -> None:
-    """Refuse `forward=` where nothing calls it.
+    """Refuse `forward=` where it would not be used.
 
     Raises:
         InputError: There is no calibration data, or no module to call.
@@ -122,7 +122,7 @@ def load_model(model: Model) -> nn.Module | ExportedProgram:
 
 
 def samples_of(graph: Graph, tensors: list[Tensor], synthesize: bool, seed: int) -> list[Tensor]:
-    """A small batch; normal numbers where there is no data."""
+    """A batch of at most `SAMPLES` samples; standard normal numbers if there is no data."""
     generator = torch.Generator().manual_seed(seed)
     result = []
     for value, tensor in zip(graph.inputs, tensors, strict=True):

@@ -1,4 +1,4 @@
-"""The stages of a session: a captured model, and what passes made of it."""
+"""The stages of a session: a captured model, and its state after passes."""
 
 from __future__ import annotations
 

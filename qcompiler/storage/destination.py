@@ -1,19 +1,19 @@
-"""The folder that the user names as output: checked first, locked while it is made, and replaced in one step.
+"""The output folder of the user: checked first, locked during writing, and replaced in one step.
 
     out/                  the whole old content until the new one is whole and on disk, then the whole new one
-    out.work/lock         held by the process that writes, and gone with it, however it ends
-             finished/    the journal of a compile that runs, or that was ended
-             artifact/    the new content while it is written; after the exchange, the old one while it is removed
-             commit.json  where names cannot be exchanged: `artifact/` is whole and shall be `out/`
-             aside/       where names cannot be exchanged: the old content
+    out.work/lock         held by the writing process, and released whenever the process ends
+             finished/    the journal of a running or interrupted compile
+             artifact/    the new content during writing; after the exchange, the old content during removal
+             commit.json  if names cannot be exchanged: `artifact/` is complete and is to become `out/`
+             aside/       if names cannot be exchanged: the old content
 
-Where the system can exchange two names (`exchange`), a process that is killed at any instruction leaves the old or the
-new content under `out/`. Elsewhere two renames are needed, and the record of the commit stands from before the first
-to after the second: whoever comes next, reader or writer, completes them.
+If the system can exchange two names (`exchange`), a process killed at any instruction leaves the old or the new content
+under `out/`. Elsewhere two renames are needed, and the commit record exists from before the first to after the second:
+the next reader or writer completes them.
 
     artifact/  ─►  commit.json  ─►  out/ to aside/  ─►  artifact/ to out/  ─►  no commit.json  ─►  no aside/
 
-Files are removed one by one, and only those that the marker of their folder names, with the hash that it names.
+Files are removed one by one, and only files that the marker of their folder lists with their hash.
 """
 
 from __future__ import annotations
@@ -44,23 +44,23 @@ PIECE = re.compile(rf"[0-9a-f]{{32}}(\.safetensors|{re.escape(NEW)})")
 """Names in the journal; see `calibration.journal`."""
 
 HOLDER = re.compile(r"(p?r?o?c?e?s?s?|process (\d*|\d+ (o|on|on \S*)))\n?")
-"""Content of a lock file: who holds it, or a beginning of that."""
+"""Content of a lock file: the holder, or a prefix of the text."""
 
 PATIENCE = 1.0
-"""Seconds in which a lock is asked for: a reader that completes a commit holds it for less."""
+"""Seconds of waiting for a lock; a reader that completes a commit holds the lock for less."""
 
 CHECKS = 3
-"""Looks at an output while other processes may end there, before it is refused."""
+"""Number of checks of an output before it is refused, while other processes may finish there."""
 
 ATTEMPTS = 20
-"""Reads of a folder that other processes keep replacing, before the last failure is reported."""
+"""Number of reads of a folder, while other processes keep replacing it, before a failure is reported."""
 
 
 def resolved(path: str | Path) -> Path:
     """The folder that `path` leads to: links followed, `..` applied to names that do not exist too.
 
     Raises:
-        ArtifactError: There is no such path on this system.
+        ArtifactError: The path is not valid on this system.
     """
     try:
         return Path(os.path.realpath(path))
@@ -71,14 +71,14 @@ def resolved(path: str | Path) -> Path:
 class Destination:
     """An output folder.
 
-    As a context manager it is locked from checking it to replacing it.
+    As a context manager, the folder is locked from the check to the replacement.
 
     Args:
         output: The path as the user gave it.
-        kind: What will be written.
+        kind: Kind of folder to write.
 
     Raises:
-        ArtifactError: `output` is no path, or the root.
+        ArtifactError: `output` is not a valid path, or is the root.
     """
 
     def __init__(self, output: str | Path, kind: Kind) -> None:
@@ -98,7 +98,7 @@ class Destination:
         """Refuse an output whose replacement would lose something.
 
         Raises:
-            ArtifactError: There is something else than what the compiler writes, or the folder cannot be looked at.
+            ArtifactError: The folder holds anything that the compiler did not write, or cannot be read.
         """
         with _typed(self.folder):
             refuse_occupied(self.folder, self.kind)
@@ -138,7 +138,7 @@ class Destination:
                 yield entry.name
 
     def __enter__(self) -> Destination:
-        """Check, lock, and complete or undo what a process that was ended left.
+        """Check, lock, and complete or undo the work of an interrupted process.
 
         Raises:
             ArtifactError: The output is refused, another process writes it, or it cannot be written.
@@ -148,7 +148,7 @@ class Destination:
                 self.check()
                 break
             except ArtifactError:
-                # What is seen while another process writes is no refusal, nor what it has removed a moment ago.
+                # Files seen during another process's write, or removed just now, are no reason for a refusal.
                 self._refuse_held()
                 if attempt == CHECKS - 1:
                     raise
@@ -164,11 +164,11 @@ class Destination:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Unlock; the work folder goes where nothing is left in it."""
+        """Unlock; an empty work folder is removed."""
         self._release()
 
     def replace(self, files: Mapping[str, bytes]) -> Path:
-        """Write `files`; whatever happens, the whole old or the whole new content is there.
+        """Write `files`; at any time, the folder holds the complete old or the complete new content.
 
         Args:
             files: Content by path within the folder, the marker included.
@@ -177,7 +177,7 @@ class Destination:
             The folder.
 
         Raises:
-            ArtifactError: The output holds what was not there when it was checked, or it cannot be written. The old
+            ArtifactError: The output has changed since the check, or cannot be written. The old
                 content is still there then.
         """
         assert self._lock is not None, "the destination is locked"
@@ -192,7 +192,7 @@ class Destination:
                     with contextlib.suppress(OSError, ArtifactError):
                         self._remove(STAGED)
                 raise
-            # The new content is in place. What cannot be removed now, the next call removes or names.
+            # The new content is in place. The next call removes or reports files that cannot be removed now.
             with contextlib.suppress(OSError, ArtifactError):
                 self._remove(STAGED)
                 self._remove(ASIDE)
@@ -209,7 +209,7 @@ class Destination:
     def _stage(self, files: Mapping[str, bytes]) -> None:
         staged, marker = self.work / STAGED, self.kind.marker
         self._make(staged)
-        # The marker first: it says of every other file, whole or not, whose it is.
+        # The marker first: it identifies every other file, complete or not, as the compiler's.
         write_new({staged / marker: files[marker]})
         rest = {staged / name: data for name, data in sorted(files.items()) if name != marker}
         folders = sorted({place.parent for place in rest} | {staged})
@@ -233,7 +233,7 @@ class Destination:
         sync_folder(self.folder.parent)
 
     def _look_again(self) -> None:
-        """Put the old content back where the user has written into it since it was checked."""
+        """Put the old content back if the user has written into it since the check."""
         foreign = list(self.kind.foreign(self.work / STAGED))[: SHOWN + 1]
         if foreign and exchange(self.work / STAGED, self.folder):
             raise ArtifactError(
@@ -243,7 +243,7 @@ class Destination:
             )
 
     def _recover(self) -> None:
-        """Complete a commit, and remove what was not committed."""
+        """Complete a commit, and remove uncommitted content."""
         if _replaced(self.work / COMMIT) is not None:
             self._complete()
         with contextlib.suppress(FileNotFoundError):
@@ -252,7 +252,7 @@ class Destination:
         self._remove(ASIDE)
 
     def _complete(self) -> None:
-        """The two renames of a commit, or what is left of them."""
+        """The two renames of a commit, or the remaining one."""
         staged, aside = self.work / STAGED, self.work / ASIDE
         marker = sha256(self.folder / self.kind.marker)
         if staged.exists() and marker in (None, _replaced(self.work / COMMIT)):
@@ -264,7 +264,7 @@ class Destination:
                 except OSError as error:
                     if error.errno != errno.EXDEV:
                         raise
-                    # A layered file system whose lower layer holds the folder: it cannot move.
+                    # A folder in the lower layer of a layered file system cannot be moved.
                     self._remove_known(self.folder)
             os.rename(staged, self.folder)
             sync_folder(self.folder.parent)
@@ -282,7 +282,7 @@ class Destination:
                 f"{folder} holds files of yours: {listed(foreign)}", fix="Move them elsewhere, and try again."
             )
         for place, folders, files in os.walk(folder, topdown=False):
-            # The marker last: as long as anything is there, it says whose that is.
+            # The marker last: it identifies the remaining files as the compiler's.
             for name in sorted(files, key=lambda name: name == self.kind.marker and Path(place) == folder):
                 os.unlink(Path(place) / name)
             for name in folders:
@@ -327,7 +327,7 @@ class Destination:
         )
 
     def _refuse_held(self) -> None:
-        """Say so where another process is writing."""
+        """Refuse if another process is writing."""
         place = self.work / LOCK
         if not place.is_file() or not HOLDER.fullmatch(_text(place)):
             return
@@ -343,11 +343,11 @@ class Destination:
     def _release(self) -> None:
         if self._lock is not None:
             with contextlib.suppress(OSError):
-                os.unlink(self.work / LOCK)  # while it is held: who opened it before finds that it is gone
+                os.unlink(self.work / LOCK)  # while held: a process that opened it before detects the removal
             lock, self._lock = self._lock, None
             lock.release()
         for folder in dict.fromkeys((self.work, *reversed(self._made))):
-            with contextlib.suppress(OSError):  # not empty, or not there
+            with contextlib.suppress(OSError):  # not empty, or absent
                 os.rmdir(folder)
         self._made = []
 
@@ -355,14 +355,14 @@ class Destination:
 def read_whole(destination: Destination, read: Callable[[Path], T]) -> T:
     """Read a folder that another process may replace meanwhile: the old content or the new one, never a mixture.
 
-    A commit that a process did not live to complete is completed, or read where it lies if nothing may be written.
+    An interrupted commit is completed, or read in place if nothing may be written.
 
     Args:
         destination: The folder.
-        read: Reads it, and fails where its parts do not belong together.
+        read: Function that reads the folder, and fails if its parts do not belong together.
 
     Raises:
-        ArtifactError: `read` fails on a folder that stays the same.
+        ArtifactError: `read` fails on a folder that does not change.
     """
     for attempt in range(ATTEMPTS):
         before, folder = _identities(destination), destination.folder
@@ -380,7 +380,7 @@ def read_whole(destination: Destination, read: Callable[[Path], T]) -> T:
 
 
 def _identities(destination: Destination) -> list[tuple[int, int, int] | None]:
-    """What says whether something was replaced: of the folder, and of what may take its place."""
+    """Identity of the folder and of its possible replacement, to detect an exchange."""
     found: list[tuple[int, int, int] | None] = []
     for place in (destination.folder, destination.work / COMMIT, destination.work / STAGED):
         try:
@@ -388,13 +388,13 @@ def _identities(destination: Destination) -> list[tuple[int, int, int] | None]:
         except OSError:
             found.append(None)
         else:
-            # A folder that is made anew may have the number of one that is gone: hence the time.
+            # A new folder may reuse the inode number of a removed one: hence the time.
             found.append((status.st_dev, status.st_ino, status.st_mtime_ns))
     return found
 
 
 def _replaced(commit: Path) -> str | None:
-    """The sha256 of the marker that a commit replaces; None where there is no record of a commit."""
+    """The sha256 of the marker that a commit replaces; None without a commit record."""
     try:
         record = json.loads(_text(commit))
     except ValueError:
@@ -404,13 +404,13 @@ def _replaced(commit: Path) -> str | None:
 
 
 def _text(path: Path) -> str:
-    """The content of a small file; "" where there is none."""
+    """The content of a small file; "" if absent."""
     return (content(path) or b"").decode(errors="replace")
 
 
 @contextlib.contextmanager
 def _typed(folder: Path) -> Iterator[None]:
-    """Turn errors of the system into the compiler's own."""
+    """Convert system errors to errors of the compiler."""
     try:
         yield
     except OSError as error:

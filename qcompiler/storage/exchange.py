@@ -1,4 +1,4 @@
-"""Exchanging the names of two folders in one step, where the system has that."""
+"""Exchanging the names of two folders in one step, if the system supports it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 RENAME_EXCHANGE = 2
-"""Flag of Linux's renameat2: both names exist before and after, and there is no time between."""
+"""Flag of Linux's renameat2: both names exist at all times."""
 
 AT_FDCWD = -100
-"""Stands for the working directory in the calls that take a folder."""
+"""Placeholder of the working directory in calls that take a folder."""
 
 UNSUPPORTED = frozenset(
     # EPERM: sandboxes that do not know the call. EXDEV: a layered file system whose lower layer holds the folder.
@@ -25,7 +25,7 @@ def exchange(first: Path, second: Path) -> bool:
     """Exchange the names of two folders.
 
     Returns:
-        Whether it was done: False where the system or the file system has no such call.
+        Whether the names were exchanged; False if the system or the file system has no such call.
 
     Raises:
         OSError: The call failed for another reason.
@@ -43,7 +43,7 @@ def exchange(first: Path, second: Path) -> bool:
 
 @functools.cache
 def _renameat2() -> Callable[..., int] | None:
-    """The function of the C library; None where there is none."""
+    """The function of the C library; None if absent."""
     try:
         library = ctypes.CDLL(None, use_errno=True)
         function = library.renameat2

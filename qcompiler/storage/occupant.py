@@ -1,4 +1,4 @@
-"""Looking at a folder before it is replaced: which files in it the compiler wrote, and which are the user's."""
+"""Checks of a folder before its replacement: files of the compiler and files of the user."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from qcompiler.errors import ArtifactError
 from qcompiler.storage.writing import NEW
 
 SHOWN = 5
-"""Files that a refusal names; of a folder with more it says that there are more."""
+"""Most files listed in a refusal."""
 
 
 MOUNTS = Path("/proc/self/mountinfo")
-"""List of what is mounted where, on Linux."""
+"""List of mount points on Linux."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Kind:
     Args:
         noun: The kind in messages, with its article: `an artifact`.
         marker: The file that names all others. It is written first and removed last.
-        known: Function from the content of the marker to the sha256 of each other file, by its path within the folder,
-            in hex; that of the marker too where its content tells that it was altered. Raises ValueError for a marker
-            that the compiler did not write.
+        known: Function from the content of the marker to the sha256 of each other file in hex, by its path within the
+            folder; including the marker's own if its content proves that it is unaltered. Raises ValueError for a
+            marker that the compiler did not write.
         usual: Names that such a folder has at its top, for folders that have lost their marker.
     """
 
@@ -41,7 +41,7 @@ class Kind:
     usual: frozenset[str]
 
     def named(self, folder: Path) -> dict[str, str]:
-        """The sha256 of each file that `folder` shall hold, the marker included; {} where it has no valid marker."""
+        """The expected sha256 of each file of `folder`, the marker included; {} without a valid marker."""
         data = content(folder / self.marker)
         if data is None:
             return {}
@@ -51,11 +51,11 @@ class Kind:
             return {}
 
     def foreign(self, folder: Path, *, unfinished: bool = False) -> Iterator[str]:
-        """Paths within `folder`, in order, that are not what the compiler wrote.
+        """Paths within `folder`, in order, of files that the compiler did not write.
 
         Args:
             folder: A folder that exists.
-            unfinished: Whether the folder was being written: the ending `.new` is allowed then.
+            unfinished: Whether the folder was being written: the ending `.new` is then allowed.
         """
         named = self.named(folder)
         folders = {str(parent) for name in named for parent in Path(name).parents}
@@ -81,16 +81,16 @@ class Kind:
 
 
 def sha256(path: Path) -> str | None:
-    """Of the content of a regular file, in hex; None where there is none."""
+    """The sha256 of the content of a regular file, in hex; None if there is no such file."""
     data = content(path)
     return None if data is None else hashlib.sha256(data).hexdigest()
 
 
 def refuse_occupied(folder: Path, kind: Kind) -> None:
-    """Refuse to replace what is at `folder`, unless it is nothing, an empty folder, or what the compiler wrote.
+    """Refuse to replace `folder` unless it is absent, empty, or unaltered output of the compiler.
 
     Raises:
-        ArtifactError: It is something else, or its replacement would move a place that others count on.
+        ArtifactError: `folder` is something else, or has a role that forbids its replacement, such as a mount point.
     """
     if not os.path.lexists(folder):
         return
@@ -138,14 +138,14 @@ def _refuse_place(folder: Path) -> None:
 
 
 def _is_above(folder: Path, place: Callable[[], Path]) -> bool:
-    # FileNotFoundError: the working directory was removed. RuntimeError: nothing says where the home folder is.
+    # FileNotFoundError: the working directory was removed. RuntimeError: the home folder is unknown.
     with contextlib.suppress(OSError, RuntimeError):
         return Path(os.path.realpath(place())).is_relative_to(folder)
     return False
 
 
 def is_mount(folder: Path) -> bool:
-    """Whether something is mounted at `folder`, be it of the same device."""
+    """Whether `folder` is a mount point, even of the same device."""
     if os.path.ismount(folder):
         return True
     try:
@@ -169,13 +169,13 @@ def _bare(kind: Kind) -> str:
 
 
 def entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What is in `folder`, by name."""
+    """The entries of `folder`, sorted by name."""
     with os.scandir(folder) as found:
         return sorted(found, key=lambda entry: entry.name)
 
 
 def content(path: Path) -> bytes | None:
-    """The content of a regular file; None where there is none."""
+    """The content of a regular file; None if there is no such file."""
     try:
         if not stat.S_ISREG(path.lstat().st_mode):
             return None

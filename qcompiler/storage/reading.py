@@ -1,7 +1,7 @@
-"""Reading files that may be anything: each failure is one typed error that names the file, and no read blocks.
+"""Reading untrusted files: each failure is a typed error with the name of the file, and no read blocks.
 
-Everything that the compiler reads from disk comes through `read_file`, and JSON through `parse_json`, which is stricter
-than Python's: no number that JSON does not have, no key twice, no nesting without end.
+All reads of the compiler from disk go through `read_file`, and JSON through `parse_json`, which is stricter than
+Python's parser: no NaN or infinity, no duplicate keys, no unbounded nesting.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from pathlib import Path
 from qcompiler.errors import ArtifactError, QCompilerError
 
 DEEPEST = 200
-"""Levels of lists and objects in JSON. Inputs of a model nest by two levels per container; recursion ends near 1000."""
+"""Most levels of lists and objects in JSON. Inputs nest by two levels per container; recursion ends near 1000."""
 WIDEST_INTEGER = 64
-"""Bits of a number in JSON: nothing that is written has more."""
+"""Most bits of an integer in JSON; no written integer has more."""
 _UNKNOWN_MEMORY = 2**38
-"""Bytes that a machine is taken to have where the system does not say."""
+"""Memory in bytes assumed if the system does not report it."""
 
 _KINDS = (
     (stat.S_ISDIR, "a directory"),
@@ -39,7 +39,7 @@ def machine_memory() -> int:
 
 
 def exists(path: str | Path) -> bool:
-    """Whether there is something under that name; False for a name that nothing can have."""
+    """Whether the path exists; False for an invalid name."""
     try:
         Path(path).stat()
     except (OSError, ValueError):
@@ -56,13 +56,13 @@ def read_file(path: str | Path, kind: type[QCompilerError] = ArtifactError, wher
         where: Place for messages, when `path` is one of several files.
 
     Raises:
-        QCompilerError: Of the class `kind`. There is no such file, it is a directory, a pipe, a socket or a device, it
-            may not be read, or it is larger than the memory of this machine.
+        QCompilerError: An error of class `kind`: no such file exists, the file is not regular or not readable, or it is
+            larger than the memory of this machine.
     """
     name = str(path) if where is None else Path(path).name
     try:
         check_regular(Path(path).stat(), name, kind, where)
-        # A pipe that takes the place of the file in between is opened without waiting for its writer.
+        # O_NONBLOCK: a pipe that replaces the file in between is opened without waiting for its writer.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         with os.fdopen(descriptor, "rb") as file:
             status = os.fstat(file.fileno())
@@ -76,17 +76,17 @@ def read_file(path: str | Path, kind: type[QCompilerError] = ArtifactError, wher
         raise kind(f"there is no file {name!r}", where=where) from None
     except OSError as error:
         raise kind(f"{name} cannot be read: {error.strerror}", where=where) from None
-    except ValueError as error:  # a name with a NUL in it, or with what the file system cannot say
+    except ValueError as error:  # a name with a NUL or with characters that the file system cannot encode
         raise kind(f"{name!r} is no name of a file: {error}", where=where) from None
 
 
 def check_regular(
     status: os.stat_result, name: str, kind: type[QCompilerError] = ArtifactError, where: str | None = None
 ) -> None:
-    """Refuse what is no regular file.
+    """Refuse anything but a regular file.
 
     Raises:
-        QCompilerError: Of the class `kind`.
+        QCompilerError: An error of class `kind`, for anything else.
     """
     if not stat.S_ISREG(status.st_mode):
         found = next((text for test, text in _KINDS if test(status.st_mode)), "no file")
@@ -94,10 +94,10 @@ def check_regular(
 
 
 def decode(data: bytes, name: str, kind: type[QCompilerError] = ArtifactError) -> str:
-    """The text of UTF-8.
+    """Decode UTF-8.
 
     Raises:
-        QCompilerError: Of the class `kind`, with the first byte that is none.
+        QCompilerError: An error of class `kind`, with the position of the first invalid byte.
     """
     try:
         return data.decode("utf-8")
@@ -106,7 +106,7 @@ def decode(data: bytes, name: str, kind: type[QCompilerError] = ArtifactError) -
 
 
 def parse_json(data: bytes | str, name: str, kind: type[QCompilerError] = ArtifactError) -> object:
-    """What JSON says.
+    """Parse JSON strictly.
 
     Args:
         data: The text.
@@ -114,8 +114,8 @@ def parse_json(data: bytes | str, name: str, kind: type[QCompilerError] = Artifa
         kind: Class of the error.
 
     Raises:
-        QCompilerError: Of the class `kind`. It is no UTF-8 or no JSON, has a number that is not finite or too large, a
-            key twice, or is nested too deeply.
+        QCompilerError: An error of class `kind`: the data is not UTF-8 or not JSON, has a non-finite or too large
+            number, a duplicate key, or too deep nesting.
     """
     text = decode(data, name, kind) if isinstance(data, bytes) else data
 

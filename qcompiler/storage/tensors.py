@@ -1,9 +1,8 @@
-"""Tensors on disk, and tensors whose numbers do not depend on where they have been.
+"""Tensors on disk, and one memory form for tensors, so that results do not depend on their origin.
 
-Kernels of torch choose the order of their sums by strides, and libraries below them by the alignment of the first byte.
-A tensor that was computed, one that was read from a file, and one that the user keeps with its channels last hold the
-same numbers, and give results that differ in their last bits. Hence one form for all of them: row-major strides, and
-memory as the allocator of torch gives it.
+Kernels of torch choose the order of their sums by strides, and libraries below by the alignment of the first byte. A
+computed tensor, one read from a file, and one in channels-last order hold the same numbers, but give results that
+differ in their last bits. Hence all tensors get one form: row-major strides, and memory as allocated by torch.
 """
 
 from __future__ import annotations
@@ -21,17 +20,17 @@ from qcompiler.errors import ArtifactError
 from qcompiler.storage.writing import NEW, sync
 
 ALIGNMENT = 64
-"""Bytes: what torch's allocator gives, and what the widest vector instructions read at once."""
+"""Alignment in bytes of torch's allocator and of the widest vector instructions."""
 
 
 def row_major(tensor: Tensor) -> Tensor:
-    """`tensor` with row-major strides, also along axes of size 1, and aligned memory; itself where it has both."""
+    """`tensor` with row-major strides, also along axes of size 1, and aligned memory; itself if it has both."""
     stride = 1
     strides = []
     for size in reversed(tensor.shape):
         strides.append(stride)
         stride *= max(size, 1)
-    # `is_contiguous` does not look at axes of size 1; kernels that ask for channels last do.
+    # `is_contiguous` does not look at axes of size 1; kernels that test for channels last do.
     plain = tensor.stride() == tuple(reversed(strides)) and not tensor.is_conj() and not tensor.is_neg()
     if plain and (tensor.device.type == "meta" or tensor.data_ptr() % ALIGNMENT == 0):
         return tensor
@@ -39,15 +38,15 @@ def row_major(tensor: Tensor) -> Tensor:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, temporary: bool = False) -> None:
-    """Write a file, which appears when it is whole and on disk.
+    """Write a file, which appears only when it is complete and on disk.
 
     Args:
-        path: The file; its folder is made where it is missing.
-        tensors: Its content.
-        temporary: Whether nothing but this process will read it: then it need not reach the disk.
+        path: The file; its folder is created if missing.
+        tensors: Tensors by name.
+        temporary: Whether only this process will read the file, so that it need not reach the disk.
 
     Raises:
-        ArtifactError: It cannot be written, for want of room for one.
+        ArtifactError: The file cannot be written, for example on a full disk.
     """
     plain = {name: row_major(tensor.detach().cpu()) for name, tensor in tensors.items()}
     if len(plain) > 1:  # safetensors refuses tensors that share memory
@@ -68,19 +67,19 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, temporary: bool 
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file, by name and in the order of names; none where the file is absent or was torn."""
+    """The tensors of a file, sorted by name; empty if the file is absent or incomplete."""
     try:
         found = load_file(path) if path.is_file() else {}
-    except SafetensorError:  # left by a machine that lost power
+    except SafetensorError:  # left by a power failure
         return {}
     return {name: row_major(tensor) for name, tensor in sorted(found.items())}
 
 
 def read_temporary(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file that this process has written before.
+    """The tensors of a file written by this process.
 
     Raises:
-        ArtifactError: The file is gone or was torn.
+        ArtifactError: The file is gone or incomplete.
     """
     found = read_tensors(path)
     if not found:

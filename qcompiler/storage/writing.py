@@ -1,4 +1,4 @@
-"""Writing single files: a reader sees the old content or the new content, never a part of either."""
+"""Writing single files: a reader gets the complete old or the complete new content."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from pathlib import Path
 from qcompiler.errors import InputError
 
 NEW = ".new"
-"""Ending of a file that is being written; it gets its real name when it is whole and on disk."""
+"""Ending of a file during writing; it gets its real name when complete and on disk."""
 
 
 def write_file(path: str | Path, data: bytes) -> Path:
-    """Write a file that the user names; a file that is there already is replaced by one rename.
+    """Write a file named by the user; an existing file is replaced by one rename.
 
-    A link stays, and the file that it leads to is replaced. A device or a pipe, such as `/dev/stdout`, is written to.
+    A link stays, and its target is replaced. A device or a pipe, such as `/dev/stdout`, is written to.
 
     Raises:
-        InputError: The file cannot be written; what was there is still there.
+        InputError: The file cannot be written; the old content is unchanged.
     """
     try:
         place = Path(os.path.realpath(path))
@@ -32,7 +32,7 @@ def write_file(path: str | Path, data: bytes) -> Path:
                 device.write(data)
             return Path(path)
         _replace(place, data)
-    except (OSError, ValueError) as error:  # ValueError: a path that holds a null byte
+    except (OSError, ValueError) as error:  # ValueError: a path with a null byte
         raise InputError(f"{path} cannot be written: {_reason(error)}", fix="Choose another file.") from error
     return Path(path)
 
@@ -55,7 +55,7 @@ def _replace(place: Path, data: bytes) -> None:
 
 
 def _mode(place: Path) -> int:
-    """Permissions of the file that is replaced, or those that a new file would get."""
+    """Permissions of the replaced file, or of a new file."""
     if place.exists():
         return stat.S_IMODE(place.stat().st_mode)
     mask = os.umask(0o077)
@@ -64,7 +64,7 @@ def _mode(place: Path) -> int:
 
 
 def write_new(files: Mapping[Path, bytes]) -> None:
-    """Write files, each of which appears when it is whole and on disk; those that are there already are replaced."""
+    """Write files, each of which appears only when complete and on disk; existing files are replaced."""
     for path, data in files.items():
         beside = path.with_name(path.name + NEW)
         with contextlib.suppress(FileNotFoundError):
@@ -74,7 +74,7 @@ def write_new(files: Mapping[Path, bytes]) -> None:
             write_all(descriptor, data)
         finally:
             os.close(descriptor)
-    # All of them are written before the first is brought to disk: most file systems take the others along.
+    # All are written before the first is synchronized: most file systems then write the others, too.
     for path in files:
         sync(path.with_name(path.name + NEW))
     for path in files:
@@ -82,14 +82,14 @@ def write_new(files: Mapping[Path, bytes]) -> None:
 
 
 def write_all(descriptor: int, data: bytes) -> None:
-    """Write all of `data`: the system may take a part at a time."""
+    """Write all of `data`, in as many system calls as needed."""
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
 
 
 def sync(path: Path) -> None:
-    """Bring the content of a file, or the names in a folder, to disk."""
+    """Synchronize the content of a file, or the names in a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -98,8 +98,8 @@ def sync(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring renames within `folder` to disk, where the system can."""
-    with contextlib.suppress(OSError):  # Windows opens no folders; some network file systems synchronize none
+    """Synchronize renames within `folder` to disk, if the system can."""
+    with contextlib.suppress(OSError):  # Windows cannot open folders; some network file systems cannot synchronize them
         sync(folder)
 
 

@@ -1,8 +1,8 @@
 """Read a runtime configuration of AIMET as a target.
 
-Such a file says which tensors are quantized, how symmetric, per tensor or per channel, in which widths, and which
-operators run in one step. Of the arithmetic it says nothing: that, and each key that is absent, is the base's. A key
-that is there is honoured or refused by its name; nothing is passed over.
+Such a file says which tensors are quantized, symmetric or not, per tensor or per channel, in which widths, and which
+operators run in one step. Arithmetic and absent keys come from the base target. Every key that is present is honoured
+or refused by name.
 
     defaults.params.is_symmetric              weights: symmetric
     defaults.ops.is_symmetric                 activations: symmetric
@@ -34,24 +34,24 @@ from qcompiler.targets.target import Target
 __all__ = ["read_aimet_config"]
 
 FOLDED = ("BatchNormalization", "Dropout", "Identity")
-"""Types of which nothing is left when quantizers are placed."""
+"""Operator types that are folded or removed before quantizers are inserted."""
 
 PASSES = ("MatmulAdd", "LayerNormalization", "RMSNormalization")
-"""Patterns that are one operator here from the start."""
+"""Patterns that are captured as one operator."""
 
 
 def read_aimet_config(path: str | Path, base: Target, *, ignore: Collection[str] = ()) -> Target:
-    """The target that a runtime configuration describes.
+    """Build the target that a runtime configuration describes.
 
     Args:
-        path: A JSON file.
-        base: The target that gives what the file does not say.
-        ignore: Keys of the file that shall have no effect, such as `op_type.LayerNormalization` or `supergroups.3`:
-            those that cannot be honoured, and are not needed.
+        path: Path of a JSON file.
+        base: Target with the arithmetic and all settings that the file omits.
+        ignore: Keys of the file without effect, such as `op_type.LayerNormalization` or `supergroups.3`, for keys that
+            cannot be honoured and are not needed.
 
     Raises:
-        TargetError: The file cannot be read, holds an unknown key or type of operator, or asks for what the base
-            cannot be made to do; all such keys are listed.
+        TargetError: The file cannot be read, holds an unknown key or operator type, or requires something that the base
+            does not support; all such keys are listed.
     """
     where = Path(path).name
     data = parse_json(read_file(path, TargetError), where, TargetError)
@@ -63,7 +63,7 @@ def read_aimet_config(path: str | Path, base: Target, *, ignore: Collection[str]
 
 
 def _flag(value: object) -> object:
-    """Booleans are the words True and False."""
+    """Convert the words True and False to booleans."""
     words: dict[object, bool] = {"True": True, "False": False}
     if isinstance(value, bool):
         return value
@@ -152,9 +152,9 @@ class _Reading:
         self.base = base
         self.where = where
         self.ignore = dict.fromkeys(ignore, False)
-        """Key -> whether there was something to ignore."""
+        """Ignored key -> whether a refusal matched it."""
         self.problems: dict[str, list[str]] = {}
-        """Reason -> the keys that cannot be honoured for it."""
+        """Reason -> the keys refused for that reason."""
         symmetric = file.defaults.ops.is_symmetric
         changed = base if symmetric is None else base.override(symmetric_activations=symmetric)
         self.data: dict[str, Any] = changed.descriptor.model_dump(mode="json", by_alias=True)
@@ -177,7 +177,7 @@ class _Reading:
             self._op_type(name, rule)
         layers = [rule for rule in self.data["op"] if rule["kind"] == "mac"]
         if all(rule["per_channel"] for rule in layers):
-            self.weight["granularity"] = "per_channel"  # said op by op, it is the rule
+            self.weight["granularity"] = "per_channel"  # per-op settings mean the rule
         if self.file.supergroups is not None:
             groups = [self._supergroup(index, group) for index, group in enumerate(self.file.supergroups)]
             self.data["supergroup"] = [{"steps": steps} for steps in groups if steps]
@@ -208,7 +208,7 @@ class _Reading:
         return Target.of(self.data, self.where)
 
     def _refuse(self, key: str, reason: str) -> None:
-        """Remember that `key` cannot be honoured, unless it shall be ignored."""
+        """Record that `key` cannot be honoured, unless it is ignored."""
         for ignored in self.ignore:
             if key == ignored or key.startswith(f"{ignored}."):
                 self.ignore[ignored] = True
@@ -242,7 +242,7 @@ class _Reading:
                     number["allowed_bits"] = sorted(bits)
 
     def _widths(self, key: str, kernels: Sequence[_Kernel]) -> tuple[list[int], list[int]]:
-        """Widths of activations and of weights, in the order of the file; those of refused kernels are left out."""
+        """Widths of activations and of weights, in the order of the file; without the widths of refused kernels."""
         pairs: list[tuple[int, int]] = []
         limits = [{number["bits"], *number["allowed_bits"]} for number in (self.activation, self.weight)]
         for index, kernel in enumerate(kernels):
@@ -272,7 +272,7 @@ class _Reading:
         return activations, weights
 
     def _params(self) -> None:
-        """Weights and biases: what `params` says of them, else what `defaults.params` says."""
+        """Weights and biases: from `params`, else from `defaults.params`."""
         rules = {"defaults.params": self.file.defaults.params}
         rules.update({f"params.{name}": rule for name, rule in self.file.params.items()})
         for field, refuse in (("is_quantized", self._unquantized), ("is_symmetric", self._asymmetric)):
@@ -292,7 +292,7 @@ class _Reading:
         self._refuse(key, "weights with a zero point, which costs a sum over the input per output")
 
     def _bias(self, key: str, rule: _Param) -> None:
-        """A bias is an integer of 32 bits in steps of the accumulator, whether `is_quantized` says so or not."""
+        """A bias is an integer of 32 bits in steps of the accumulator, whatever `is_quantized` says."""
         if rule.is_quantized and rule.is_symmetric is False:
             self._refuse(f"{key}.is_symmetric", "a bias with a zero point, where it is in steps of the accumulator")
 
@@ -315,7 +315,7 @@ class _Reading:
             if given.encoding_constraints is not None:
                 self._constrain(f"{key}.encoding_constraints", op, kind, given.encoding_constraints)
             if sum(map(len, self.problems.values())) > before:
-                return  # once for all operators of a type
+                return  # once per operator type
 
     def _is_known(self, key: str, name: str) -> bool:
         if name in OPS or name in ELSEWHERE:
@@ -325,7 +325,7 @@ class _Reading:
         return False
 
     def _ops(self, name: str) -> list[str]:
-        """Our operators for a type that the base computes in integers. What it says of all others cannot apply."""
+        """The operators of a type that the base computes in integers; settings of other operators do not apply."""
         return [op for op in OPS.get(name, ()) if name not in FOLDED and self.base.supports(op)]
 
     def _kind(self, op: str) -> str:
@@ -357,7 +357,7 @@ class _Reading:
             self._refuse(key, f"a scale per channel for {op}, whose constants have one")
 
     def _parameter(self, key: str, name: str, op: str, kind: str, rule: _Param) -> None:
-        """What is said of one parameter of one operator."""
+        """Apply the settings of one parameter of one operator."""
         if kind in ("mac", "normalization") and name == "bias":
             self._bias(key, rule)
         elif kind in ("mac", "normalization") and name == "weight":
@@ -372,7 +372,7 @@ class _Reading:
             self._refuse(key, f"{op} has no parameter {name!r}")
 
     def _kernels_of_one(self, key: str, kernels: Sequence[_Kernel]) -> None:
-        """The widths of one operator are those of all."""
+        """Check that the widths of one operator are the widths of all operators."""
         pairs = {
             (kernel.activation.bitwidth, kernel.param.bitwidth if kernel.param else None)
             for kernel in kernels
@@ -384,7 +384,7 @@ class _Reading:
             self._refuse(key, "widths of its own, where all operators have the same")
 
     def _constrain(self, key: str, op: str, kind: str, given: _Constraints) -> None:
-        """A range that is given from both ends is a grid; that of a ReLU begins at 0 by itself."""
+        """Turn a range with both ends into a fixed grid; the range of a ReLU begins at 0 by itself."""
         if given.max is None:
             if op != "relu" or given.min != 0 or self.activation["symmetric"]:
                 self._refuse(key, "one end of a range, while calibration finds the other")
@@ -403,7 +403,7 @@ class _Reading:
         if spec.symmetric and not spec.signed and given.min < 0:
             self._refuse(key, "a range below 0, where activations are unsigned and symmetric")
             return
-        from qcompiler.quant.affine import qparams_from_range  # loads torch, which few configurations need
+        from qcompiler.quant.affine import qparams_from_range  # loads torch, needed by few configurations
 
         scale, zero_point = qparams_from_range(given.min, given.max, spec)
         rule = self._rule(op)
@@ -425,7 +425,7 @@ class _Reading:
         return found
 
     def _supergroup(self, index: int, group: _Supergroup) -> list[list[str]]:
-        """The steps of a supergroup; empty where nothing is left of it, or it cannot apply."""
+        """The steps of a supergroup; empty if no step is left or the group cannot apply."""
         key = f"supergroups.{index}.op_list"
         known = [self._is_known(f"{key}.{position}", name) for position, name in enumerate(group.op_list)]
         if not all(known):
@@ -437,7 +437,7 @@ class _Reading:
             ops = self._ops(name)
             if not ops:
                 return []
-            if self._kind(ops[0]) != "movement":  # activations move up over what only moves elements
+            if self._kind(ops[0]) != "movement":  # activations are moved before ops that only move elements
                 steps.append(ops)
         if any(op not in ("relu", "clamp") for ops in steps[1:] for op in ops):
             self._refuse(key, "no quantizer in front of what reads codes; Relu and Clip alone join in")

@@ -10,7 +10,7 @@ from qcompiler.targets.schema import Combination, Multiplier, NumberType, OpRule
 
 
 def arithmetic_of(descriptor: Descriptor) -> Arithmetic:
-    """How a target computes, with what differs for single operators and widths of activations."""
+    """The arithmetic of a target, with exceptions for single operators and activation widths."""
     base = Arithmetic(
         requant=descriptor.requantize.spec(),
         bias_rounding=descriptor.rounding.bias,
@@ -35,7 +35,7 @@ def arithmetic_of(descriptor: Descriptor) -> Arithmetic:
 
 
 def _storage(number: NumberType) -> int:
-    """Bits in which the codes of an activation are held."""
+    """Storage width of activation codes in bits."""
     return 16 if max(number.widths) > 8 else 8
 
 

@@ -1,6 +1,6 @@
-"""What the fields of a descriptor mean for one another: everything that can be refused before a model is there.
+"""Contradictions between the fields of a descriptor: all checks that need no model.
 
-Each finding names the key that it is about, so that the loader can give its line.
+Each finding names its key, so that the loader can add the line.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ FOLLOWS = {
     "clamp_channels": "the rule for clamp: set requantize.per_channel_clamp",
     "scaled_unary": "the rules for tables: set their per_channel",
 }
-"""Ops that are not named by rules, and what says whether the core has them."""
+"""Ops that rules do not name, and the setting that enables each."""
 
 ACTIVATIONS = ("relu", "clamp")
-"""What a requantization takes in: nothing else is computed on an accumulator."""
+"""Ops absorbed by a requantization; no other op is computed on an accumulator."""
 
 
 @dataclass(frozen=True)
 class Contradiction:
-    """Why a descriptor cannot be honoured.
+    """A reason why a descriptor cannot be honoured.
 
     Args:
-        key: Path of the key that it is about.
+        key: Path of the key concerned.
         reason: A sentence without a full stop.
     """
 
@@ -39,20 +39,20 @@ class Contradiction:
 
 
 def contradictions(d: Fields) -> Iterator[Contradiction]:
-    """Everything that is wrong with a descriptor whose fields are of the right types.
+    """All contradictions in a descriptor whose fields have the right types.
 
     Args:
         d: The descriptor.
 
     Yields:
-        Findings, the more basic ones first; each may rest on those before it being absent.
+        Findings, basic ones first; later checks assume that earlier ones found nothing.
     """
     for rule in _RULES:
         yield from rule(d)
 
 
 def _names(d: Fields) -> Iterator[Contradiction]:
-    """Number types that are not there; widths that two of them claim."""
+    """Unknown number types, and widths claimed by two number types."""
     for role in ("activation", "weight"):
         name, others = getattr(d.defaults, role), getattr(d.defaults, _OTHERS[role])
         if name not in d.dtypes:
@@ -76,7 +76,7 @@ _OTHERS = {"activation": "other_activations", "weight": "other_weights"}
 
 
 def _grids(d: Fields) -> Iterator[Contradiction]:
-    """Grids that nothing computes with."""
+    """Grids that no arithmetic supports."""
     for name in (d.defaults.weight, *d.defaults.other_weights):
         weight = d.dtypes[name]
         if not weight.symmetric:
@@ -101,7 +101,7 @@ def _grids(d: Fields) -> Iterator[Contradiction]:
 
 
 def _rules(d: Fields) -> Iterator[Contradiction]:
-    """Rules for ops: one for each, and each of them possible."""
+    """Rules for ops: duplicates, and rules that cannot apply."""
     seen: set[str] = set()
     for index, rule in enumerate(d.op):
         for place, name in enumerate(rule.names):
@@ -123,7 +123,7 @@ def _rules(d: Fields) -> Iterator[Contradiction]:
 
 
 def _rule(d: Fields, rule: OpRule) -> Iterator[tuple[Key, str]]:
-    """One rule by itself."""
+    """Contradictions within one rule."""
     first = rule.names[0]
     if rule.kind == "table" and rule.per_channel and rule.out_fixed is not None:
         yield ("per_channel",), f"{first} has a table per channel, and one grid that is fixed for all of them"
@@ -155,7 +155,7 @@ def _rule(d: Fields, rule: OpRule) -> Iterator[tuple[Key, str]]:
 
 
 def _combinations(d: Fields, rule: OpRule) -> Iterator[tuple[Key, str]]:
-    """Pairs of number types, and arithmetic that follows from the width of the activation alone."""
+    """Pairs of number types, whose arithmetic may depend only on the width of the activation."""
     if rule.combinations and rule.kind != "mac":
         yield ("combinations",), f"{rule.names[0]} has no weight"
         return
@@ -179,7 +179,7 @@ def _combinations(d: Fields, rule: OpRule) -> Iterator[tuple[Key, str]]:
 
 
 def fixed_grid_misfit(grid: FixedGrid, number: NumberType) -> str:
-    """Why results of `number` cannot be on `grid`; empty where they can."""
+    """Why results of `number` cannot be on `grid`; empty if they can."""
     low, high = number.model_copy(update={"bits": grid.bits}).limits
     if not low <= grid.zero_point <= high:
         return f"zero_point is outside of {low} to {high}"
@@ -191,7 +191,7 @@ def fixed_grid_misfit(grid: FixedGrid, number: NumberType) -> str:
 
 
 def _arithmetic(d: Fields) -> Iterator[Contradiction]:
-    """Modes that need other grids, accumulators that hold no product."""
+    """Modes that need other grids, and accumulators too narrow for one product."""
     numbers = [d.dtypes[name] for name in _used(d)]
     places: list[tuple[Key, RequantMode]] = [(("requantize", "mode"), d.requantize.mode)]
     for index, rule in enumerate(d.op):
@@ -215,7 +215,7 @@ def _arithmetic(d: Fields) -> Iterator[Contradiction]:
 
 
 def _groups(d: Fields) -> Iterator[Contradiction]:
-    """Supergroups that would leave an accumulator to an op that reads codes."""
+    """Supergroups that pass an accumulator to an op that reads codes."""
     kinds = {name: rule.kind for rule in d.op for name in rule.names}
     for index, group in enumerate(d.supergroup):
         for place, name in enumerate(group.steps[0]):

@@ -1,4 +1,4 @@
-"""What is known of a target that changes no integer: for the report, the command line and estimates."""
+"""Facts about a target that change no integer, for the report, the command line and estimates."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["facts", "summary"]
 
 
 def summary(descriptor: Descriptor) -> list[tuple[str, str]]:
-    """Names and values of how a target computes.
+    """Names and values of the arithmetic of a target.
 
     Args:
-        descriptor: Of the target.
+        descriptor: Descriptor of the target.
     """
     d = descriptor
     names = {"activations": (d.defaults.activation, *d.defaults.other_activations)}
@@ -63,10 +63,10 @@ def multiplier_text(item: Multiplier) -> str:
 
 
 def facts(descriptor: Descriptor) -> list[tuple[str, str]]:
-    """Names and values, as people read them; nothing where the descriptor says nothing.
+    """Names and values as readable text, without entries that the descriptor omits.
 
     Args:
-        descriptor: Of the target.
+        descriptor: Descriptor of the target.
     """
     return [(name, value) for name, value in _facts(descriptor) if value]
 
@@ -83,7 +83,7 @@ def _facts(d: Descriptor) -> Iterator[tuple[str, str]]:
     compute = d.compute
     if compute.clock_hz is not None:
         yield "clock", f"{compute.clock_hz / 1e6:g} MHz"
-    # From the narrow to the wide: the order of a file is lost where its keys are sorted.
+    # Sorted by width, because sorting keys in a file loses the original order.
     for widths, count in sorted(compute.macs_per_cycle.items(), key=lambda item: tuple(map(int, item[0].split("x")))):
         yield f"multiply-accumulates per cycle, {widths} bits", str(count)
     if compute.elementwise_per_cycle is not None:

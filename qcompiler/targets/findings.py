@@ -1,4 +1,4 @@
-"""What is wrong with a descriptor, as a sentence with its file, line and key."""
+"""Errors in a descriptor, as sentences with file, line and key."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def describe(error: ValidationError, where: str, spot: Spot | None = None) -> Ta
     """The first finding of pydantic.
 
     Args:
-        error: What it found.
-        where: What was read.
-        spot: Where each key of it stands.
+        error: Validation error of pydantic.
+        where: Name of the validated source.
+        spot: Positions of the keys.
     """
     findings = error.errors(include_url=False)
-    # A key that is misspelt is also one that is missing: say the former.
+    # A misspelt key also counts as missing: report the misspelling.
     finding = next((item for item in findings if item["type"] == "extra_forbidden"), findings[0])
     key: tuple[str | int, ...] = finding.get("ctx", {}).get("key") or finding["loc"]
     place = where if spot is None else str(spot.find(key))
@@ -36,13 +36,13 @@ def describe(error: ValidationError, where: str, spot: Spot | None = None) -> Ta
 
 
 def nearest(word: str, known: Collection[str]) -> str | None:
-    """A question that names the known word most like `word`; None where none is like it."""
+    """A question that names the known word most like `word`; None if no known word is similar."""
     near = difflib.get_close_matches(word, sorted(known), n=1)
     return f"Did you mean {near[0]!r}?" if near else None
 
 
 def _keys_beside(table: Sequence[str | int]) -> list[str]:
-    """The keys that a table may have; those of all tables where it has none of its own."""
+    """The keys that a table may have; the keys of all tables if the schema fixes none for it."""
     schema = Descriptor.model_json_schema(by_alias=True)
     node: dict[str, Any] | None = schema
     for part in table:

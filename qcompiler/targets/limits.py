@@ -1,4 +1,4 @@
-"""Sizes beyond what an op of the target may have."""
+"""Checks of operator sizes against the limits of a target."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ __all__ = ["Geometry", "beyond"]
 
 @dataclass(frozen=True)
 class Geometry:
-    """What the limits of a rule are about; None, or nothing, where an op has no such size.
+    """The sizes of an op that a rule may limit; None, or empty, if the op has no such size.
 
     Args:
         kernel: Size of the window along each axis.
-        stride: Along each axis.
-        dilation: Along each axis.
-        groups: Of a convolution.
-        channels: Its input channels.
-        terms: Products, or elements, in one sum.
+        stride: Step of the window along each axis.
+        dilation: Distance of the taps along each axis.
+        groups: Number of groups of a convolution.
+        channels: Number of input channels of a convolution.
+        terms: Number of products, or elements, in one sum.
     """
 
     kernel: Sequence[int] = ()
@@ -32,7 +32,7 @@ class Geometry:
 
 
 def beyond(limits: Limits, geometry: Geometry) -> str:
-    """Which size is beyond the limits; empty where none is."""
+    """Description of the first size beyond the limits; empty if every size is within them."""
     sizes: Mapping[str, Sequence[int]] = {
         "kernel": geometry.kernel,
         "stride": geometry.stride,

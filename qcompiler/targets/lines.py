@@ -1,6 +1,6 @@
-"""Where the keys of a TOML text stand: Python's reader gives values only.
+"""Positions of the keys in a TOML text, which Python's reader does not report.
 
-The text has been read by `tomllib` before, so that it is known to be TOML: what is left is to count lines.
+The text has already been read by `tomllib`, so it is known to be TOML; only lines have to be counted.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", '"': '"', "\\
 
 @dataclass
 class Spot:
-    """Where a key, or an element of a list, stands.
+    """Position of a key, or of an element of a list.
 
     Args:
         file: Name of the file.
-        line: From 1.
-        children: What stands within it, by key or by index.
+        line: Line number, from 1.
+        children: Positions of the contained keys or elements, by key or by index.
     """
 
     file: str
@@ -31,7 +31,7 @@ class Spot:
     children: dict[str | int, Spot] = field(default_factory=dict)
 
     def find(self, key: Key) -> Spot:
-        """The spot of `key`, or of as much of it as there is."""
+        """The spot of `key`, or of its longest existing prefix."""
         spot = self
         for part in key:
             if part not in spot.children:
@@ -48,7 +48,7 @@ def find_spots(text: str, file: str) -> Spot:
 
     Args:
         text: TOML that `tomllib` has read.
-        file: Its name.
+        file: Name of the file.
     """
     return _Scanner(text, file).document()
 
@@ -72,7 +72,7 @@ class _Scanner:
         return root
 
     def skip(self, also: str = "") -> bool:
-        """Go on to what is no blank and no comment; whether there is something."""
+        """Skip blanks and comments; return whether any text is left."""
         while self.at < len(self.text):
             if self.text[self.at] == "#":
                 end = self.text.find("\n", self.at)
@@ -84,7 +84,7 @@ class _Scanner:
         return False
 
     def header(self, root: Spot) -> Spot:
-        """`[a.b]` or `[[a.b]]`: the table that the pairs behind it belong to."""
+        """`[a.b]` or `[[a.b]]`: the table of the following pairs."""
         place, many = self.spot(), self.text.startswith("[[", self.at)
         self.at += 1 + many
         *parents, last = self.key()
@@ -107,7 +107,7 @@ class _Scanner:
         self.value(table.children.setdefault(last, place))
 
     def key(self) -> list[str]:
-        """The parts of a key; stands behind it, blanks included."""
+        """The parts of a key; moves past the key and blanks."""
         parts = []
         while True:
             self.skip()
@@ -124,7 +124,7 @@ class _Scanner:
             self.at += 1
 
     def value(self, place: Spot) -> None:
-        """A value; what it holds goes into `place`."""
+        """Scan a value; enter contained positions into `place`."""
         self.skip()
         first = self.text[self.at]
         if first in "\"'":

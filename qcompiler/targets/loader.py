@@ -1,4 +1,4 @@
-"""Find and read descriptors: shipped ones, files, and those of plugins."""
+"""Find and read descriptors: shipped descriptors, files and plugins."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ def targets() -> list[str]:
 def load_target(
     target: str | Path | Target, base: str | Path | Target | None = None, *, ignore: Collection[str] = ()
 ) -> Target:
-    """A target by name, by path of a TOML file, or as it is; or a runtime configuration of AIMET on a base.
+    """Load a target by name, TOML path or AIMET runtime configuration on a base; a `Target` is returned as is.
 
     Args:
         target: Name, path of a `.toml` file or of a `.json` runtime configuration, or a target.
-        base: What a runtime configuration does not say; for nothing else.
-        ignore: Keys of a runtime configuration that shall have no effect, such as `op_type.LayerNormalization` or
-            `supergroups.3`: those that cannot be honoured, and are not needed.
+        base: Target that completes a runtime configuration; not allowed otherwise.
+        ignore: Keys of a runtime configuration without effect, such as `op_type.LayerNormalization` or `supergroups.3`,
+            for keys that cannot be honoured and are not needed.
 
     Raises:
-        TargetError: The name or file is unknown, or the descriptor is malformed or contradictory; a runtime
-            configuration without a base, or a base without one.
+        TargetError: The name or file is unknown, the descriptor is malformed or contradictory, a runtime configuration
+            has no base, or a base is given without a runtime configuration.
     """
     is_configuration = not isinstance(target, Target) and str(target).endswith(".json")
     if is_configuration and base is None:
@@ -55,7 +55,7 @@ def load_target(
     if base is not None:
         if not is_configuration:
             raise TargetError(f"base is given for {target!r}", expected="a runtime configuration in JSON")
-        # Its schema takes as long to build as that of descriptors, and few ask for it.
+        # Imported on demand: the schema takes as long to build as that of descriptors.
         from qcompiler.targets.aimet_config import read_aimet_config
 
         return read_aimet_config(str(target), load_target(base), ignore=ignore)
@@ -107,7 +107,7 @@ def _find(name: str, beside: Path | None = None, where: Spot | None = None) -> P
 
 
 def _read(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Any], Spot]:
-    """The content of a file with all that it extends, and where each key of it stands."""
+    """The content of a file merged over its bases, and the position of each key."""
     if path in seen:
         raise TargetError("descriptors extend each other in a circle", where=" -> ".join(p.name for p in (*seen, path)))
     try:
@@ -115,7 +115,7 @@ def _read(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Any], Spot]:
         data = tomllib.loads(text)
     except UnicodeDecodeError as error:
         raise TargetError(f"not TOML: {error}", where=path.name) from error
-    except (ValueError, RecursionError) as error:  # what is no TOML; numbers of thousands of digits; too deep
+    except (ValueError, RecursionError) as error:  # invalid TOML, numbers of thousands of digits, deep nesting
         raise _no_toml(error, path.name) from error
     except OSError as error:
         raise TargetError(f"the descriptor cannot be read: {error.strerror}", where=path.name) from error
@@ -135,7 +135,7 @@ def _read(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Any], Spot]:
 
 
 def _no_toml(error: BaseException, file: str) -> TargetError:
-    """The message of the reader, with its line where it names one."""
+    """The error for text that is not TOML, with the line if the reader reports one."""
     text = str(error) if isinstance(error, ValueError) else "it is nested too deeply"
     message, _, place = text.partition(" (at line ")
     line = place.partition(",")[0]
@@ -160,7 +160,7 @@ def _merge(base: dict[str, Any], base_spot: Spot, child: dict[str, Any], spot: S
 
 
 def _without(rules: list[Any], spot: Spot, replacing: list[Any], field: str) -> tuple[list[Any], list[Spot]]:
-    """The rules for other ops than those of `replacing`, and where they stand."""
+    """The rules for ops that `replacing` does not cover, and their positions."""
     replaced = [name for rule in replacing for name in _named(rule, field)]
     kept, places = [], []
     for index, rule in enumerate(rules):

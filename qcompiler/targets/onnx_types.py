@@ -1,4 +1,4 @@
-"""Operators of ONNX and what they are called here: the one table between the two.
+"""The table between ONNX operator types and the compiler's operators.
 
 Files of other tools name operators as ONNX does: runtime configurations by type (`Conv`), and exported models in the
 names of tensors (`/features/features.0/Conv_output_0`).
@@ -66,7 +66,7 @@ OPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "Identity": ("identity",),
     }
 )
-"""Type -> our operators for it."""
+"""ONNX type -> the compiler's operators."""
 
 ELSEWHERE = (
     "BatchPermutation",
@@ -100,4 +100,4 @@ ELSEWHERE = (
     "TopK",
     "Where",
 )
-"""Types that runtime configurations name and that no integer core here has: they run in float, or are refused."""
+"""ONNX types in runtime configurations without an integer form: they run in float, or are refused."""

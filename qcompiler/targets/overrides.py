@@ -1,4 +1,4 @@
-"""`Target.override`: a descriptor with some of its fields changed, by the words of those who compile."""
+"""`Target.override`: a descriptor with some fields changed by keyword."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def overridden(descriptor: Descriptor, changes: Mapping[str, object]) -> dict[st
     """The content of `descriptor` with changes.
 
     Args:
-        descriptor: What is changed.
+        descriptor: Descriptor to change.
         changes: See `Target.override`.
 
     Raises:
@@ -66,7 +66,7 @@ def overridden(descriptor: Descriptor, changes: Mapping[str, object]) -> dict[st
 
 
 def _set_bits(data: dict[str, Any], role: str, bits: int) -> None:
-    """Another width: of the default, or another number type as the default."""
+    """Set the width of the default number type, or make another number type the default."""
     defaults, dtypes = data["defaults"], data["dtypes"]
     others = f"other_{'activations' if role == 'activation' else 'weights'}"
     names = [defaults[role], *defaults[others]]
@@ -87,7 +87,7 @@ def _set_bits(data: dict[str, Any], role: str, bits: int) -> None:
 
 
 def _set_grids(data: dict[str, Any], key: str, value: bool) -> None:
-    """Another kind of grid for all number types of activations, of weights, or of both."""
+    """Change the grids of all number types of activations, of weights, or of both."""
     defaults, dtypes = data["defaults"], data["dtypes"]
     activations = [dtypes[name] for name in (defaults["activation"], *defaults["other_activations"])]
     weights = [dtypes[name] for name in (defaults["weight"], *defaults["other_weights"])]
@@ -108,7 +108,7 @@ def _set_grids(data: dict[str, Any], key: str, value: bool) -> None:
 
 
 def _set_blocks(data: dict[str, Any], block: int | None) -> None:
-    """Weights with a factor for so many inputs; None: with a scale per channel."""
+    """Give weights a factor per `block` inputs; None means one scale per channel."""
     defaults = data["defaults"]
     for name in (defaults["weight"], *defaults["other_weights"]):
         data["dtypes"][name] |= {"granularity": "per_channel" if block is None else "per_block", "block": block}
@@ -121,7 +121,7 @@ def _set_tables(data: dict[str, Any], value: bool) -> None:
 
 
 def _set_mode(data: dict[str, Any], mode: str) -> None:
-    """One mode for all ops, with its widest multipliers."""
+    """Set one mode, with its widest multipliers, for all ops."""
     if mode not in set(RequantMode):
         raise TargetError(f"the requantization mode is {mode!r}", expected="one of " + ", ".join(RequantMode))
     kept = {key: data["requantize"][key] for key in ("per_channel", "per_channel_clamp")}
@@ -140,7 +140,7 @@ def _move_fixed_grids(data: dict[str, Any], direction: int) -> None:
 
 
 def _drop_fixed_grids(data: dict[str, Any]) -> None:
-    """Leave to calibration what is no grid of the activations any more."""
+    """Drop fixed grids that the activations no longer allow; calibration finds them."""
     names = (data["defaults"]["activation"], *data["defaults"]["other_activations"])
     numbers = [NumberType.model_validate(data["dtypes"][name]) for name in names]
     for rule in data["op"]:

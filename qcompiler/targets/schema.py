@@ -1,7 +1,7 @@
-"""The hardware descriptor as data: every field that a descriptor may hold, what it means, and who honours it.
+"""The hardware descriptor as data: every field, its meaning, and the code that honours it.
 
-A descriptor is TOML, schema `qcompiler.hw/1`. All models are frozen and closed: a key that is not here is an error, and
-so is a value of another type than TOML's own. What one field means for another is checked in `targets.consistency`.
+A descriptor is TOML with schema `qcompiler.hw/1`. All models are frozen and closed: an unknown key is an error, and so
+is a value of a type other than TOML's own. `targets.consistency` checks the fields against each other.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ SCHEMA = "qcompiler.hw/1"
 
 @dataclass(frozen=True)
 class By:
-    """Who honours a field: a file and the word by which it reads the field, `passes/common/fixed_grids.py: out_fixed`.
+    """The code that honours a field: a file and an expression that reads it, `passes/common/fixed_grids.py: out_fixed`.
 
-    Facts that change nothing in the integers, such as the size of a memory, are honoured by those who report them.
+    Facts that change nothing in the integers, such as the size of a memory, are honoured by the code that reports them.
     """
 
     place: str
@@ -48,50 +48,50 @@ class _Model(BaseModel):
 
 
 class Identity(_Model):
-    """Who the target is, and how well it is known."""
+    """Identity of the target, and sources of the descriptor."""
 
     name: Annotated[Text, By("qcompiler/targets/target.py: name"), Field(pattern=r"^[A-Za-z0-9_.\-]+(\[.*\])?$")]
-    """Its name; overrides are added to it in brackets."""
+    """Name of the target; overrides are added in brackets."""
     version: Annotated[Text, _REPORT] = "1"
-    """Of the descriptor."""
+    """Version of the descriptor."""
     vendor: Annotated[Text, _REPORT] = ""
-    """Who makes the hardware, or the software whose arithmetic this is."""
+    """Vendor of the hardware or software."""
     description: Annotated[Text, By("qcompiler/cli/commands.py: description")] = ""
-    """One line for lists."""
+    """One-line description for lists."""
     sources: Annotated[tuple[Text, ...], _REPORT] = ()
-    """Where the numbers that are not obvious come from."""
+    """Sources of the numbers that are not obvious."""
     unknown: Annotated[tuple[Text, ...], _REPORT] = ()
-    """What no public source says, key by key, and what is assumed in its place."""
+    """Values without a public source, key by key, with the assumption made."""
 
 
 class NumberType(_Model):
-    """One grid of integers."""
+    """One integer grid."""
 
     bits: Annotated[Width, By("qcompiler/targets/target.py: number.bits")]
     """Width of a code."""
     allowed_bits: Annotated[tuple[Width, ...], By("qcompiler/targets/target.py: .widths")] = ()
-    """Widths that an override may ask for; those of the type itself when empty."""
+    """Widths that an override may ask for; empty for the width of the type only."""
     signed: Annotated[Bool, By("qcompiler/targets/target.py: number.signed")] = True
     """Whether codes run below 0."""
     symmetric: Annotated[Bool, By("qcompiler/targets/target.py: number.symmetric")] = False
-    """Whether the zero point is always 0; any else."""
+    """Whether the zero point is always 0; otherwise any code."""
     narrow: Annotated[Bool, By("qcompiler/targets/target.py: number.narrow")] = False
     """Leave out the lowest code, so that a signed grid is symmetric about zero."""
     granularity: Annotated[
         Literal["per_tensor", "per_channel", "per_block"], By("qcompiler/targets/target.py: number.granularity")
     ] = "per_tensor"
-    """How many scales: one, one per output channel of a weight, or one per channel and an integer factor of it for each
-    block of inputs."""
+    """Number of scales: one, one per output channel of a weight, or one per channel with an integer factor of it for
+    each block of inputs."""
     block: Annotated[Annotated[Int, Field(ge=1, le=65536)] | None, By("qcompiler/targets/target.py: number.block")] = (
         None
     )
-    """Inputs of a channel that share a factor, with `per_block`."""
+    """Number of inputs of a channel that share a factor, with `per_block`."""
     factor_bits: Annotated[Annotated[Int, Field(ge=1, le=8)], By("qcompiler/targets/target.py: number.factor_bits")] = 4
     """Width of these unsigned factors."""
     scale: Annotated[ScaleKind, By("qcompiler/targets/target.py: number.scale")] = ScaleKind.FLOAT
     """Any scale, or powers of two."""
     packing: Annotated[Packing, By("qcompiler/program/program.py: packing")] = "none"
-    """How weights of four bits are stored: one in a byte, or two, the first of them in the low or in the high half."""
+    """Storage of 4-bit weights: one per byte, or two per byte with the first in the low or high half."""
 
     @model_validator(mode="after")
     def _describes_a_grid(self) -> NumberType:
@@ -107,7 +107,7 @@ class NumberType(_Model):
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """All widths that it may have."""
+        """All allowed widths."""
         return tuple(sorted({self.bits, *self.allowed_bits}))
 
     @property
@@ -119,20 +119,20 @@ class NumberType(_Model):
 
 
 class Defaults(_Model):
-    """Which grids values are on: names of number types."""
+    """Default grids, as names of number types."""
 
     activation: Annotated[Text, By("qcompiler/targets/target.py: defaults.activation")]
-    """Of activations where nothing says otherwise."""
+    """Default number type of activations."""
     weight: Annotated[Text, By("qcompiler/targets/target.py: defaults.weight")]
-    """Of weights where nothing says otherwise."""
+    """Default number type of weights."""
     other_activations: Annotated[tuple[Text, ...], By("qcompiler/targets/target.py: other_activations")] = ()
-    """Grids that an override may ask for, by a width that the default does not have."""
+    """Number types that an override may select by a width that the default lacks."""
     other_weights: Annotated[tuple[Text, ...], By("qcompiler/targets/target.py: other_weights")] = ()
-    """The same for weights."""
+    """The same for weights, by width."""
 
 
 class Multiplier(_Model):
-    """By what, and how, accumulators are multiplied on their way to codes."""
+    """Arithmetic and width of the multipliers that turn accumulators into codes."""
 
     mode: Annotated[RequantMode, By("qcompiler/quant/requant.py: self.mode")]
     """The arithmetic; `tosa_double` is another name of `double`."""
@@ -156,24 +156,24 @@ class Multiplier(_Model):
         return self
 
     def spec(self) -> RequantSpec:
-        """The same for `quant`."""
+        """The specification for `quant`."""
         return RequantSpec(
             self.mode, self.multiplier_bits, self.max_left_shift, self.max_right_shift, self.multiplier_precision
         )
 
 
 class Requantize(Multiplier):
-    """How accumulators become codes."""
+    """Requantization of accumulators to codes."""
 
     per_channel: Annotated[Bool, By("qcompiler/targets/consistency.py: requantize.per_channel")] = True
-    """Whether each channel may have a multiplier of its own; without it weights have one scale per tensor."""
+    """Whether each channel may have its own multiplier; otherwise weights have one scale per tensor."""
     per_channel_clamp: Annotated[Bool, By("qcompiler/targets/target.py: requantize.per_channel_clamp")] = False
-    """Whether each channel of a result may have limits of its own, where `clamp` has a rule: it computes
-    `clamp_channels` then, so that equalization keeps the cap of a ReLU6."""
+    """Whether each channel of a result may have its own limits, if `clamp` has a rule: the core then computes
+    `clamp_channels`, so that equalization keeps the cap of a ReLU6."""
 
 
 class Roundings(_Model):
-    """Rounding of everything but requantization."""
+    """Rounding in all steps except requantization."""
 
     quantize: Annotated[Rounding, By("qcompiler/targets/target.py: rounding.quantize")]
     """Of real numbers to codes."""
@@ -187,77 +187,78 @@ class Roundings(_Model):
 
 
 class Accumulator(_Model):
-    """Where products are summed."""
+    """Accumulator of the sums of products."""
 
     bits: Annotated[Annotated[Int, Field(ge=16, le=64)], By("passes/common/proofs.py: accumulator_bits")] = 32
-    """Its width."""
+    """Width in bits."""
     overflow: Annotated[Literal["forbid", "wrap", "saturate"], By("passes/common/proofs.py: overflow")] = "forbid"
-    """What happens beyond it. That no result is wrong for it is proven per channel, or the compile is refused: with
-    `wrap` for final sums, with `forbid` for all that begin with the bias, with `saturate` for every partial sum."""
+    """Behaviour beyond the width. Absence of wrong results is proven per channel, or the compile is refused: with
+    `wrap` for final sums, with `forbid` for all sums that begin with the bias, with `saturate` for every partial
+    sum."""
 
 
 class Bias(_Model):
-    """What is added to an accumulator."""
+    """Bias added to an accumulator."""
 
     bits: Annotated[Annotated[Int, Field(ge=8, le=64)], By("passes/lower_to_integer.py: bias_bits")] = 32
-    """Width in which it is stored; of more than 32, in 64 bits."""
+    """Width of a stored bias; widths above 32 are stored in 64 bits."""
     zero_point_folding: Annotated[
         Literal["compiler", "hardware"], By("passes/common/proofs.py: zero_point_folding")
     ] = "hardware"
-    """Who takes the input's zero point out of the products; the compiler does it in the bias, which must fit then."""
+    """Place where the input zero point is removed from the products: hardware, or the compiler in the bias."""
 
 
 class Elementwise(_Model):
     """Additions, subtractions and products of two activations."""
 
     mode: Annotated[Literal["requantize", "f32"], By("qcompiler/quant/arithmetic.py: elementwise")] = "requantize"
-    """`requantize`: by the multipliers of the requantization; `f32`: both operands are dequantized, the operation is
+    """`requantize`: with the multipliers of the requantization; `f32`: both operands are dequantized, the operation is
     computed and its result quantized in float32, each step rounded."""
     add_shift: Annotated[Annotated[Int, Field(ge=0, le=30)], By("qcompiler/quant/arithmetic.py: add_shift")] = 20
-    """Bits that both operands are shifted left before they are brought to one scale; as many less as 30 bits ask."""
+    """Left shift in bits of both operands before rescaling to one scale; less if the result would exceed 30 bits."""
 
 
 class Tables(_Model):
-    """Functions of one number, one entry per code."""
+    """Lookup tables of functions of one number, one entry per code."""
 
     precision: Annotated[Precision, By("qcompiler/quant/arithmetic.py: table_precision")] = "float64"
     """Float type in which an entry is computed before it is rounded."""
     per_channel: Annotated[Bool, By("qcompiler/targets/target.py: table.per_channel")] = True
-    """Whether each channel may have a table of its own, for the functions whose rules say so."""
+    """Whether each channel may have its own table, for functions with such a rule."""
     max_entries: Annotated[Annotated[Int, Field(ge=4, le=65536)], By("passes/lower_to_integer.py: max_entries")] = 65536
-    """Longest table: 256 has none for codes of more than 8 bits."""
+    """Longest table; 256 excludes tables for codes of more than 8 bits."""
     max_bytes: Annotated[Annotated[Int, Field(ge=4)] | None, By("passes/lower_to_integer.py: max_bytes")] = None
-    """Most that the tables of one instruction take, which are several where channels have their own."""
+    """Largest size of all tables of one instruction, several if channels have their own."""
 
 
 class FixedGrid(_Model):
-    """A grid that the hardware dictates for a result."""
+    """Scale and zero point of a result that the hardware fixes."""
 
     scale: Annotated[Annotated[Real, Field(gt=0)], By("passes/fix_ranges.py: fixed.scale")]
     """Size of a step."""
     zero_point: Annotated[Int, By("passes/fix_ranges.py: fixed.zero_point")]
     """Code of 0."""
     bits: Annotated[Width, By("passes/common/fixed_grids.py: grid.bits")] = 8
-    """Width of the results that it is for; of others the grid is found by calibration."""
+    """Width of the results with this grid; calibration finds the grid of other widths."""
 
 
 class Limits(_Model):
-    """Sizes that an op may have; what is beyond them is not computed in integers."""
+    """Limits of operator sizes; larger ops are not computed in integers."""
 
     kernel: Annotated[Interval | None, By("qcompiler/targets/limits.py: kernel")] = None
-    """Of a window, along each axis."""
+    """Size of a window along each axis."""
     stride: Annotated[Interval | None, By("qcompiler/targets/limits.py: stride")] = None
-    """Along each axis."""
+    """Step of a window along each axis."""
     dilation: Annotated[Interval | None, By("qcompiler/targets/limits.py: dilation")] = None
-    """Along each axis."""
+    """Distance of the taps along each axis."""
     groups: Annotated[Literal["any", "one", "one_or_depthwise"], By("qcompiler/targets/limits.py: groups")] = "any"
-    """Of a convolution: all channels together, or each by itself."""
+    """Groups of a convolution: any, all channels together, or also each channel by itself."""
     terms: Annotated[Count | None, By("qcompiler/targets/limits.py: terms")] = None
-    """Products in the sum of one output."""
+    """Number of products in the sum of one output."""
 
 
 class Combination(_Model):
-    """An activation and a weight that may be multiplied, and what differs for that pair."""
+    """An allowed pair of activation and weight, with its deviating arithmetic."""
 
     activation: Annotated[Text, By("qcompiler/targets/target.py: pair.activation")]
     """Number type of the input."""
@@ -277,22 +278,22 @@ class OpRule(_Model):
     names: Annotated[Annotated[tuple[Text, ...], Field(min_length=1)], By("qcompiler/targets/target.py: rule.names")]
     """Ops of the graph, not of a framework."""
     kind: Annotated[OpKind, By("qcompiler/targets/target.py: rule.kind")]
-    """What they are; `float`: the core does not have them, but their results are on a fixed grid behind an island."""
+    """Kind of the ops; `float`: ops that the core lacks, with results on a fixed grid after a float island."""
     per_channel: Annotated[Bool | None, By("qcompiler/targets/target.py: rule.per_channel")] = None
-    """Whether weights may have one scale per channel; as the number type says where it is not said. Of tables: whether
-    each channel may have one of its own, so that equalization goes through; not where it is not said."""
+    """Whether weights may have one scale per channel; by default as in the number type. For tables: whether each
+    channel may have its own, so that equalization passes through; false by default."""
     out_fixed: Annotated[FixedGrid | None, By("passes/common/fixed_grids.py: out_fixed")] = None
-    """The grid of the results, which beats calibration."""
+    """Fixed grid of the results, in place of calibration."""
     limits: Annotated[Limits | None, By("qcompiler/targets/target.py: rule.limits")] = None
     """Sizes that they may have."""
     requantize: Annotated[Multiplier | None, By("qcompiler/targets/arithmetic.py: rule.requantize")] = None
     """In place of that of the target."""
     combinations: Annotated[tuple[Combination, ...], By("qcompiler/targets/target.py: rule.combinations")] = ()
-    """Pairs that layers may multiply; any of the target's number types where none is named."""
+    """Pairs that layers may multiply; all pairs of the target's number types by default."""
 
 
 class Supergroup(_Model):
-    """Ops in a row between which nothing is quantized."""
+    """A chain of ops without quantization in between."""
 
     steps: Annotated[
         Annotated[tuple[tuple[Text, ...], ...], Field(min_length=2)], By("qcompiler/targets/target.py: group.steps")
@@ -304,26 +305,26 @@ class Tie(_Model):
     """Tensors of an op that share one grid."""
 
     ops: Annotated[Annotated[tuple[Text, ...], Field(min_length=1)], By("qcompiler/targets/target.py: tie.ops")]
-    """The ops; what only moves elements keeps its grid in any case."""
+    """The ops; ops that only move elements keep the grid in any case."""
     tensors: Annotated[Literal["inputs_and_output"], By("passes/unify_scales.py: target.tie")] = "inputs_and_output"
-    """Which of their tensors."""
+    """The tied tensors."""
 
 
 class Layout(_Model):
-    """How tensors lie in memory."""
+    """Layout of tensors in memory."""
 
     activations: Annotated[Literal["NHWC", "NCHW"], By("qcompiler/session/emission.py: layout.activations")] = "NCHW"
-    """Of images."""
+    """Physical order of images."""
     weights: Annotated[Literal["OHWI", "OIHW"], By("qcompiler/session/emission.py: layout.weights")] = "OIHW"
-    """Of convolution weights."""
+    """Physical order of convolution weights."""
     alignment: Annotated[
         Annotated[Int, Field(ge=1, le=4096)], By("qcompiler/session/emission.py: layout.alignment")
     ] = 16
-    """Activations begin at multiples of it, bytes: a power of two."""
+    """Alignment of activations in bytes: a power of two."""
     channel_multiple: Annotated[
         Annotated[Int, Field(ge=1, le=4096)], By("qcompiler/program/roofline.py: channel_multiple")
     ] = 1
-    """Channels that are computed at a time."""
+    """Number of channels computed at a time."""
 
     @model_validator(mode="after")
     def _alignment_is_a_power_of_two(self) -> Layout:
@@ -336,9 +337,9 @@ class Memory(_Model):
     """One memory."""
 
     name: Annotated[Text, By("qcompiler/program/roofline.py: memory.name")]
-    """Such as sram. Memories are tried in the order of the file."""
+    """Name, such as sram. Memories are tried in the order of the file."""
     bytes: Annotated[Annotated[Count, Field(ge=1)], By("qcompiler/program/roofline.py: memory.bytes")]
-    """Its size."""
+    """Size in bytes."""
     holds: Annotated[
         Annotated[tuple[Literal["activations", "constants"], ...], Field(min_length=1)],
         By("qcompiler/program/roofline.py: memory.holds"),
@@ -346,25 +347,25 @@ class Memory(_Model):
         "activations",
         "constants",
     )
-    """What may lie in it."""
+    """Contents that the memory may hold."""
     bytes_per_cycle: Annotated[
         Annotated[Real, Field(gt=0)] | None, By("qcompiler/program/roofline.py: bytes_per_cycle")
     ] = None
-    """Bandwidth."""
+    """Bandwidth in bytes per cycle."""
     latency_cycles: Annotated[Count | None, By("qcompiler/program/roofline.py: latency_cycles")] = None
-    """Before the first byte of a transfer, of which each tensor is one."""
+    """Cycles before the first byte of a transfer; each tensor is one transfer."""
     burst_bytes: Annotated[Annotated[Count, Field(ge=1)] | None, By("qcompiler/program/roofline.py: burst_bytes")] = (
         None
     )
-    """Least that one transfer moves."""
+    """Smallest transfer in bytes."""
     picojoules_per_byte: Annotated[
         Annotated[Real, Field(ge=0)] | None, By("qcompiler/program/roofline.py: picojoules_per_byte")
     ] = None
-    """Energy."""
+    """Energy per byte in picojoules."""
 
 
 class Compute(_Model):
-    """How fast the core is, for estimates."""
+    """Speed of the core, for estimates."""
 
     clock_hz: Annotated[Annotated[Real, Field(gt=0)] | None, By("qcompiler/program/roofline.py: clock_hz")] = None
     """Cycles per second."""
@@ -372,67 +373,67 @@ class Compute(_Model):
         dict[Annotated[Text, Field(pattern=r"^(4|8|16)x(4|8|16)$")], Annotated[Int, Field(ge=1, lt=2**31)]],
         By("qcompiler/program/roofline.py: macs_per_cycle"),
     ] = {}
-    """By width of activation and weight, `8x8`: multiply-accumulates."""
+    """Multiply-accumulates per cycle, by width of activation and weight: `8x8`."""
     elementwise_per_cycle: Annotated[
         Annotated[Int, Field(ge=1, lt=2**31)] | None, By("qcompiler/program/roofline.py: elementwise_per_cycle")
     ] = None
-    """Elements of everything else."""
+    """Elements per cycle of all other ops."""
     picojoules_per_mac: Annotated[
         Annotated[Real, Field(ge=0)] | None, By("qcompiler/program/roofline.py: picojoules_per_mac")
     ] = None
-    """Energy."""
+    """Energy per multiply-accumulate in picojoules."""
 
 
 class Verification(_Model):
-    """How far ONNX Runtime may be from the integer program, layer by layer, on the same integers."""
+    """Largest deviation of ONNX Runtime from the integer program, layer by layer, on the same integers."""
 
     layer_lsb: Annotated[Annotated[Int, Field(ge=0, lt=2**16)], By("qcompiler/verification/forms.py: layer_lsb")] = 1
-    """Steps of the result's grid."""
+    """Largest difference in steps of the result's grid."""
     layer_fraction: Annotated[
         Annotated[Real, Field(ge=0, le=1)], By("qcompiler/verification/forms.py: layer_fraction")
     ] = 0.005
-    """Share of the elements that may differ at all, beside those that one rounding in place of the mode's explains."""
+    """Share of the elements that may differ at all, not counting differences caused only by the rounding mode."""
 
 
 class Partition(_Model):
-    """What becomes of an op that the integer core does not have, or that is wanted in float."""
+    """Treatment of ops that the integer core lacks, or that are requested in float."""
 
     fallback: Annotated[Literal["refuse", "float"], By("passes/partition.py: target.fallback")] = "refuse"
-    """`float`: it runs in float32 between a dequantize and a quantize, on a processor beside the core."""
+    """`float`: such ops run in float32 between a dequantize and a quantize, on a processor next to the core."""
 
 
 class Onnx(_Model):
     """Flavour of the exported file."""
 
     opset: Annotated[Annotated[Int, Field(ge=13, le=25)], By("backends/onnx_qdq/emit.py: options.opset")] = 13
-    """Version of the operators; raised where element types need a newer one."""
+    """Version of the operators; raised if element types need a newer one."""
     ir_version: Annotated[Annotated[Int, Field(ge=7, le=13)], By("backends/onnx_qdq/emit.py: options.ir_version")] = 8
     """Version of the file format."""
     activations: Annotated[Literal["unsigned", "as_is"], By("backends/onnx_qdq/emit.py: options.activations")] = (
         "unsigned"
     )
-    """Signed 8-bit activations as unsigned ones 128 higher, which ONNX Runtime's kernels want, or as they are."""
+    """Signed 8-bit activations as unsigned codes 128 higher, as ONNX Runtime's kernels require, or unchanged."""
     bias: Annotated[Literal["int32", "float"], By("backends/onnx_qdq/emit.py: options.bias")] = "int32"
-    """Biases as integers behind a DequantizeLinear, or as the real numbers that these stand for."""
+    """Biases as integers before a DequantizeLinear, or as the equivalent real numbers."""
 
 
 class Simulation(_Model):
-    """A scheme to train and to evaluate in, for which there is no hardware.
+    """A scheme for training and evaluation without hardware.
 
-    Quantizers stand on the inputs of layers and on their weights; what a layer gives, additions and batch norms are in
-    float, and so are biases. Activations that cannot be negative, behind a ReLU or a sigmoid, have unsigned codes.
+    Quantizers are placed on the inputs of layers and on their weights; the results of layers, additions, batch norms
+    and biases are in float. Activations after a ReLU or a sigmoid, which cannot be negative, have unsigned codes.
     """
 
     reason: Annotated[Annotated[Text, Field(min_length=1)], By("qcompiler/session/compile.py: simulation.reason")]
-    """Why nothing can be compiled for it."""
+    """Reason why no model can be compiled for the target."""
     first_last_bits: Annotated[Width | None, By("passes/insert_quantizers.py: first_last_bits")] = None
-    """Bits of the weights of the first and the last layer, and of the input of the last; None: as of the others."""
+    """Width of the weights of the first and last layer, and of the input of the last; None: as for others."""
     first_input: Annotated[Literal["float", "quantized"], By("passes/insert_quantizers.py: first_input")] = "quantized"
-    """What the first layer reads."""
+    """Whether the first layer reads a float or a quantized input."""
 
 
 class Fields(_Model):
-    """The fields of a descriptor; `descriptor.Descriptor` checks what they mean for one another."""
+    """The fields of a descriptor; `descriptor.Descriptor` checks the fields against each other."""
 
     schema_version: Annotated[
         Literal["qcompiler.hw/1"], By("qcompiler/targets/loader.py: schema"), Field(alias="schema")
@@ -457,4 +458,4 @@ class Fields(_Model):
     verify: Annotated[Verification, By("qcompiler/targets/target.py: descriptor.verify")] = Verification()
     onnx: Annotated[Onnx, By("qcompiler/targets/target.py: descriptor.onnx")] = Onnx()
     simulation: Annotated[Simulation | None, By("qcompiler/targets/target.py: descriptor.simulation")] = None
-    """Of a target that is no hardware: how it is simulated."""
+    """Simulation scheme of a target that is not hardware."""

@@ -1,4 +1,4 @@
-"""The target as the compiler sees it: a checked descriptor and the questions that passes ask of it."""
+"""The target: a checked descriptor with the queries of the passes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Target:
 
     @property
     def name(self) -> str:
-        """Its name, with the overrides that made it."""
+        """Name, including overrides."""
         return self.descriptor.target.name
 
     @property
@@ -48,7 +48,7 @@ class Target:
 
     @property
     def fallback(self) -> str:
-        """What becomes of what the integer core does not have: `refuse` or `float`."""
+        """Treatment of ops that the integer core lacks: `refuse` or `float`."""
         return self.descriptor.partition.fallback
 
     @property
@@ -71,24 +71,24 @@ class Target:
 
     @property
     def arithmetic(self) -> Arithmetic:
-        """How it computes: `at` says what differs for an op."""
-        # Integer arithmetic loads torch, which reading and listing targets do without.
+        """Arithmetic of the target; `at` returns the arithmetic of one op."""
+        # Integer arithmetic loads torch, which must not be needed to read and list targets.
         from qcompiler.targets.arithmetic import arithmetic_of
 
         return arithmetic_of(self.descriptor)
 
     @property
     def simulation(self) -> Simulation | None:
-        """The scheme of a target that is no hardware; None for hardware."""
+        """Simulation scheme of a target that is not hardware; None for hardware."""
         return self.descriptor.simulation
 
     @property
     def per_channel_clamp(self) -> bool:
-        """Whether an activation may clamp each channel between limits of its own."""
+        """Whether an activation may clamp each channel between its own limits."""
         return self.supports("clamp_channels")
 
     def per_channel_table(self, function: str) -> bool:
-        """Whether each channel may have a table of its own for `function`."""
+        """Whether each channel may have its own table for `function`."""
         rule = self.op_rule(function)
         possible = rule is not None and rule.kind == "table" and bool(rule.per_channel)
         return possible and self.descriptor.table.per_channel
@@ -105,12 +105,12 @@ class Target:
         return rule is not None and rule.kind != "float"
 
     def beyond(self, op: str, geometry: Geometry) -> str:
-        """Which size of an op is beyond what the core has; empty where none is."""
+        """Description of the first size of an op beyond the core's limits; empty if every size is within."""
         rule = self.op_rule(op)
         return "" if rule is None or rule.limits is None else beyond(rule.limits, geometry)
 
     def absorbs(self, op: str, follower: str) -> bool:
-        """Whether `follower` belongs to the same supergroup right behind `op`."""
+        """Whether `follower` belongs to the same supergroup directly after `op`."""
         for group in self.descriptor.supergroup:
             for step, following in zip(group.steps, group.steps[1:], strict=False):
                 if _named(op) in step and _named(follower) in following:
@@ -128,12 +128,12 @@ class Target:
 
     @property
     def weight_bits(self) -> int:
-        """Width of weights where nothing says otherwise."""
+        """Width of weights by default."""
         return self.descriptor.dtypes[self.descriptor.defaults.weight].bits
 
     @property
     def activation_bits(self) -> int:
-        """Width of activations where nothing says otherwise."""
+        """Width of activations by default."""
         return self.activation_spec().bits
 
     def activation_spec(self, op: str | None = None, bits: int | None = None) -> QuantSpec:
@@ -146,7 +146,7 @@ class Target:
         return self._spec(number, bits, None)
 
     def weight_spec(self, op: str, axis: int, bits: int | None = None) -> QuantSpec:
-        """The grid of the weight of `op`, whose output channels are along `axis`.
+        """The grid of the weight of `op`, with output channels along `axis`.
 
         Raises:
             TargetError: The target has no weights of `bits` bits.
@@ -162,7 +162,7 @@ class Target:
         return dataclasses.replace(spec, block=number.block, factor_bits=number.factor_bits)
 
     def unmultiplied(self, op: str, activation_bits: int, weight_bits: int) -> str:
-        """Why `op` does not multiply activations and weights of these widths; empty where it does."""
+        """Why `op` does not multiply activations and weights of these widths; empty if it does."""
         rule = self.op_rule(op)
         if rule is None or not rule.combinations:
             return ""
@@ -203,7 +203,7 @@ class Target:
         )
 
     def check_ops(self, kinds: Mapping[str, str], known: Collection[str]) -> None:
-        """Refuse rules for what is no operator, or of another kind than they say.
+        """Refuse rules for unknown operators and rules of the wrong kind.
 
         Args:
             kinds: Kind of each operator that integer cores may have.
@@ -215,7 +215,7 @@ class Target:
         for rule in self.descriptor.op:
             for op in rule.names:
                 if rule.kind == "float":
-                    continue  # also functions that have no operator here
+                    continue  # float rules may name functions without an operator
                 if op not in known or op not in kinds:
                     found = f"the rule of {self.name} for {op!r} is for no operator"
                     if op in known:
@@ -250,11 +250,11 @@ class Target:
         return Target.of(data, f"{self.name}.override")
 
     def summary(self) -> list[tuple[str, str]]:
-        """Names and values of how it computes, as people read them."""
+        """Names and values of the arithmetic, as readable text."""
         return summary(self.descriptor)
 
     def facts(self) -> list[tuple[str, str]]:
-        """Names and values of what changes no integer: memories, speed, sources, and what is not known."""
+        """Names and values that change no integer: memories, speed, sources, and unknowns."""
         return facts(self.descriptor)
 
     def to_json(self) -> str:
@@ -267,7 +267,7 @@ class Target:
         """Read what `to_json` wrote.
 
         Raises:
-            TargetError: It is something else.
+            TargetError: The text is not a descriptor of `to_json`.
         """
         try:
             data = json.loads(text)
@@ -280,12 +280,12 @@ class Target:
         """Check plain data against the schema.
 
         Args:
-            data: As TOML or JSON gives it.
-            where: What it is, for messages.
-            spot: Where each key of it stands.
+            data: Data as read from TOML or JSON.
+            where: Name of the source, for messages.
+            spot: Positions of the keys.
 
         Raises:
-            TargetError: The first thing that is wrong, with its key and the nearest known one.
+            TargetError: The first error, with its key and the nearest known key.
         """
         try:
             return cls(Descriptor.model_validate(data))
@@ -298,5 +298,5 @@ class Target:
 
 
 def _named(op: str) -> str:
-    """The op whose rules and supergroups are those of `op`."""
+    """The op that supplies the rules and supergroups of `op`."""
     return "clamp" if op == "clamp_channels" else op

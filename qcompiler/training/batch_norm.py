@@ -1,11 +1,11 @@
-"""Batch norms that go on learning behind quantized layers.
+"""Batch norms that continue to learn after quantized layers.
 
-The graph that trains is the graph that ships: its layers have their batch norms folded. A batch norm that learns is
-another way to write weight, bias and scale of such a layer. With g = gamma / sqrt(var + eps) per channel,
+The trained graph is the shipped graph: its layers have their batch norms folded. A learning batch norm is another
+parametrization of weight, bias and scale of such a layer. With g = gamma / sqrt(var + eps) per channel,
 
     folded weight  g w          folded bias  beta + (b - mean) g
 
-and two ways to train it:
+there are two ways to train:
 
     keep     y = batch_norm(conv(x, q(w)) + b)            the scale of a channel ends as |g| times that of w: exact,
                                                           where each channel has a scale of its own
@@ -38,10 +38,10 @@ Style: TypeAlias = Literal["fold", "double", "keep"]
 
 
 class BatchNorm(nn.Module):
-    """A batch norm, under the names that it has in the model: `weight`, `bias`, `running_mean`, `running_var`.
+    """A batch norm with the parameter names of torch: `weight`, `bias`, `running_mean`, `running_var`.
 
-    In train mode it normalizes with the batch and moves the running statistics; `eval()` of this module alone keeps
-    them where they are, as with torch's own.
+    In train mode the module normalizes with the batch and updates the running statistics; `eval()` of this module
+    alone keeps them fixed, as in torch.
 
     Args:
         weight: gamma, float32 [C].
@@ -82,8 +82,8 @@ class BatchNorm(nn.Module):
         self.register_buffer("running_mean", mean.detach().clone())
         self.register_buffer("running_var", variance.detach().clone())
         self.register_buffer("num_batches_tracked", torch.zeros((), dtype=torch.int64, device=mean.device))
-        # What `double` folds, a copy that no forward moves: torch.compile (2.15) computes again in the backward what
-        # follows from a buffer, and finds there what the forward has made of it.
+        # `double` folds this copy, which no forward changes: torch.compile (2.15) recomputes values derived from a
+        # buffer in the backward, from the buffer's state after the forward.
         self.register_buffer("folded_var", variance.detach().clone(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -94,11 +94,11 @@ class BatchNorm(nn.Module):
         )
 
     def split(self, z: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """What `double` needs, from the result z of the float layer.
+        """Gain, correction and shift of a `double` forward, from the result z of the float layer.
 
         Args:
-            z: [N, C, ...], bias added.
-            bias: Of the layer, [C].
+            z: Result of the layer including its bias, [N, C, ...].
+            bias: Bias of the layer, [C].
 
         Returns:
             gain of the weight, correction and shift of the result: w_f = w * gain, y = conv(x, q(w_f)) * correction +
@@ -119,12 +119,12 @@ class BatchNorm(nn.Module):
         return self.weight / folded, correction, self.bias + offset * self.weight / deviation
 
     def folded(self, weight: Tensor, bias: Tensor | None, axis: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Weight and bias of the layer with this batch norm folded in, and g; by the running statistics.
+        """Weight and bias of the layer with this batch norm folded in, and g, from the running statistics.
 
         Args:
-            weight: Of the layer in front.
-            bias: Of the same, None for none.
-            axis: Of the output channels of the weight.
+            weight: Weight of the preceding layer.
+            bias: Bias of the preceding layer; None if the layer has no bias.
+            axis: Output channel axis of the weight.
 
         Returns:
             float64: g w, beta + (b - mean) g, and g [C].
@@ -146,11 +146,11 @@ class BatchNorm(nn.Module):
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Fold the running variance as it is now, from the next forward on."""
+        """Copy the running variance, so that the next forwards fold its current value."""
         self.folded_var.copy_(self.running_var)
 
     def train(self, mode: bool = True) -> BatchNorm:
-        """As of every module."""
+        """Set train or eval mode."""
         super().train(mode)
         self.refresh()
         return self
@@ -170,7 +170,7 @@ class BatchNorm(nn.Module):
     def _move(self, mean: Tensor, variance: Tensor, count: int) -> None:
         share = self._share()
         self.running_mean.lerp_(mean, share)
-        # The running variance is unbiased, that of normalization is not: torch's own batch norm does so.
+        # As in torch, the running variance is unbiased and the variance used for normalization is not.
         self.running_var.lerp_(variance * (count / max(1, count - 1)), share)
 
     def extra_repr(self) -> str:
@@ -186,20 +186,20 @@ def reestimate(
 ) -> int:
     """Set running statistics to the mean over batches of the statistics of each.
 
-    Everything else is as in eval mode. Oscillating weights corrupt the moving averages of training; these are the
-    statistics of the weights as they are now.
+    All other modules run in eval mode. Oscillating weights corrupt the moving averages of training; the result is the
+    statistics of the current weights.
 
     Args:
-        module: Holds the batch norms.
-        batches: Inputs.
-        forward: Runs the module, in float, on one of them.
-        limit: Batches that each process reads at most; 50 in the code of Nagel et al. 2022, 100 in AIMET.
+        module: Module that contains the batch norms.
+        batches: Batches of inputs.
+        forward: Function that runs the module, in float, on one batch.
+        limit: Maximum number of batches per process; 50 in the code of Nagel et al. 2022, 100 in AIMET.
 
     Returns:
         The number of batches read, by all processes of a distributed run.
 
     Raises:
-        CalibrationError: There is none.
+        CalibrationError: `batches` is empty in all processes.
 
     Source: Nagel et al. 2022, arXiv:2203.11086, section 3.1; AIMET, batch norm re-estimation.
     """
@@ -214,7 +214,7 @@ def reestimate(
             found = [(n.running_mean.to(torch.float64), n.running_var.to(torch.float64)) for n in norms]
             sums = [(a + c, b + d) for (a, b), (c, d) in zip(sums, found, strict=True)] if sums else found
             count += 1
-    # A process without a batch adds nothing, and hears of the others.
+    # A process without a batch contributes zeros, so that all processes take part in the sum.
     flat = [tensor for pair in sums for tensor in pair] if count else [_nothing(n) for n in norms for _ in range(2)]
     *flat, batches_read = sum_over_processes([*flat, torch.tensor(count, dtype=torch.float64)])
     count = int(batches_read)
@@ -234,16 +234,16 @@ def batch_norms(module: nn.Module) -> dict[str, BatchNorm]:
 
 
 def process_count() -> int:
-    """How many processes learn together; 1 where torch.distributed is not set up."""
+    """Number of processes of a distributed run; 1 where torch.distributed is not initialized."""
     running = torch.distributed.is_available() and torch.distributed.is_initialized()
     return torch.distributed.get_world_size() if running else 1
 
 
 def sum_over_processes(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The sums over all processes, alike in all of them to the bit; in one message, in float64.
+    """Sums over all processes, bit-identical in all of them; one all-reduce in float64.
 
     Args:
-        tensors: Of any shapes and types; on the device of the first one.
+        tensors: Tensors of any shapes and types, moved to the device of the first one.
     """
     if process_count() == 1:
         return list(tensors)
@@ -259,7 +259,7 @@ def _nothing(norm: BatchNorm) -> Tensor:
 
 @contextmanager
 def _batch_statistics(module: nn.Module, norms: list[BatchNorm]) -> Iterator[None]:
-    """Eval mode, but batch norms keep the statistics of the last batch, and of it alone."""
+    """Eval mode in which the running statistics of batch norms are those of the last batch alone."""
     modes = {item: item.training for item in module.modules()}
     kept = [(norm, norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
     module.eval()
@@ -277,11 +277,11 @@ def _batch_statistics(module: nn.Module, norms: list[BatchNorm]) -> Iterator[Non
 
 @dataclass(frozen=True)
 class Divergence:
-    """How far running statistics are from those of data, nats, over the channels of one batch norm.
+    """KL divergence of the running statistics of one batch norm from the statistics of data, nats.
 
     Args:
-        largest: Of all channels.
-        mean: Over all channels.
+        largest: Maximum over the channels.
+        mean: Mean over the channels.
     """
 
     largest: float
@@ -289,7 +289,7 @@ class Divergence:
 
 
 class Divergences(dict[str, Divergence]):
-    """By the name of the batch norm; as text it is a table, the worst first."""
+    """Divergences by the name of the batch norm; `str` gives a table sorted from largest to smallest."""
 
     def __str__(self) -> str:
         width = max((len(name) for name in self), default=0)
@@ -304,11 +304,11 @@ def kl_divergence(mean: Tensor, variance: Tensor, other_mean: Tensor, other_vari
 
         log(s2 / s1) + (s1^2 + (m1 - m2)^2) / (2 s2^2) - 1 / 2
 
-    Nagel et al. 2022 print log(s2^2 / s1^2), twice the first term, with which two equal distributions still are 0 apart
-    but a divergence may come out negative; this is the standard formula.
+    Nagel et al. 2022 print log(s2^2 / s1^2), twice the first term. Their value is still 0 for equal distributions but
+    may be negative for others; this function uses the standard formula.
 
     Args:
-        mean: Of the population, m1.
+        mean: Mean of the population, m1.
         variance: s1^2, above 0.
         other_mean: The estimate, m2.
         other_variance: s2^2, above 0.
@@ -323,19 +323,18 @@ def statistics_divergence(
     forward: Callable[[nn.Module, object], object],
     limit: int | None = None,
 ) -> Divergences:
-    """The divergence between the statistics of data and the running ones, per batch norm; nothing is changed.
+    """The divergence between the statistics of data and the running statistics, per batch norm; nothing is changed.
 
-    What oscillations do to a network shows here first, most in layers with few weights per output channel: depthwise
-    ones.
+    The effect of oscillations shows here first, most in layers with few weights per output channel (depthwise layers).
 
     Args:
-        module: As for `reestimate`.
-        batches: The same.
-        forward: The same.
-        limit: The same.
+        module: See `reestimate`.
+        batches: See `reestimate`.
+        forward: See `reestimate`.
+        limit: See `reestimate`.
 
     Returns:
-        By the name of the batch norm. The population, m1 and s1, is what the data gives.
+        Divergences by the name of the batch norm. The population (m1, s1) is the data.
 
     Raises:
         CalibrationError: There is no batch.

@@ -1,4 +1,4 @@
-"""From a calibrated QUANTIZED graph to a module that learns: where its tensors live, and which quantizers it has."""
+"""Build the training module of a calibrated QUANTIZED graph: place its tensors and create its quantizers."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ __all__ = ["Blueprint", "Dropout", "build"]
 
 
 class Dropout(nn.Module):
-    """Leaves out parts of a tensor while training; see `ops.dropout`.
+    """Dropout in train mode, identity in eval mode; see `ops.dropout`.
 
     Args:
-        p: Probability.
+        p: Probability of an element being zeroed.
         mode: One of `DROPOUT_MODES`.
     """
 
@@ -47,7 +47,7 @@ class Dropout(nn.Module):
         self.p, self.mode = p, mode
 
     def forward(self, x: Tensor) -> Tensor:
-        """x, [N, ...], or what is left of it."""
+        """Apply dropout to x, [N, ...]."""
         return drop(x, self.p, self.mode) if self.training and self.p else x
 
     def extra_repr(self) -> str:
@@ -57,16 +57,16 @@ class Dropout(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class Blueprint:
-    """What a module that learns knows of its graph. It never changes, and copies of the module share it.
+    """The immutable description of the graph behind a training module, shared by copies of the module.
 
     Args:
-        graph: What ships, at stage QUANTIZED, without dropouts; the values of its tensors are out of date.
-        fixed: Tensors that the module does not hold.
-        paths: Where it holds the others, by name in the graph.
-        weights: Its weight quantizers.
-        activations: Its other quantizers.
-        source: The forward as torch calls, in text.
-        program: The same as a function.
+        graph: Shipped graph at stage QUANTIZED, without dropouts; the values of its tensors are out of date.
+        fixed: Tensors outside the module.
+        paths: Paths of all other tensors in the module, by name in the graph.
+        weights: Weight quantizers.
+        activations: Activation quantizers.
+        source: Text of the forward as torch calls.
+        program: The forward as a function.
     """
 
     graph: Module
@@ -81,7 +81,7 @@ class Blueprint:
         return self
 
     def __getstate__(self) -> dict[str, object]:
-        # A function that was made from text cannot be pickled: the text makes it again.
+        # A function compiled from text cannot be pickled; `__setstate__` compiles the text again.
         return {name: item for name, item in vars(self).items() if name != "program"}
 
     def __setstate__(self, state: dict[str, object]) -> None:
@@ -102,18 +102,18 @@ def build(
     """Give `root` the tensors and quantizers of a graph.
 
     Args:
-        root: A module without any.
-        module: At stage QUANTIZED, calibrated, activations in front of their quantizers, dropouts in place.
-        methods: How quantizers learn.
-        style: What becomes of batch norms.
-        norms: Those of the model, as they were before they were folded.
-        dictated: Names of quantizers whose grid the target dictates: it never learns.
-        still: Names of parameters of the model that ask for no gradient.
-        float_norms: `keep` leaves batch norms in float for good, so that weights may have one scale for all channels.
+        root: Module without parameters and buffers.
+        module: Calibrated module at stage QUANTIZED, with dropouts and with activations before their quantizers.
+        methods: Training methods of the quantizers.
+        style: Treatment of batch norms.
+        norms: Batch norms of the model before folding.
+        dictated: Names of quantizers whose scale and zero point the target fixes; these never learn.
+        still: Names of model parameters with `requires_grad=False`.
+        float_norms: Whether `keep` leaves batch norms in float for good, so that weights may have one scale.
 
     Raises:
         CalibrationError: A quantizer has no range.
-        InputError: A method does not exist or does not fit a grid, or `keep` meets weights of one scale.
+        InputError: A method is unknown or does not fit a quantizer, or `keep` is used with one scale per weight.
     """
     return _Builder(root, module, methods, style, dictated, still, float_norms).run(norms)
 
@@ -138,7 +138,7 @@ class _Weight:
 
     @property
     def bias(self) -> Value | None:
-        """The bias behind its quantizer."""
+        """The bias that the bias quantizer reads."""
         maker = self.layer.inputs[2].producer if len(self.layer.inputs) > 2 else None
         if maker is not None and maker.op == "fake_quantize_bias":
             return maker.inputs[0]
@@ -161,11 +161,11 @@ class _Builder:
         self.dictated, self.still = frozenset(dictated), frozenset(still)
         self.taken = set(module.tensors)
         self.paths: dict[str, str] = {}
-        """Where tensors are held, by name."""
+        """Paths of tensors in the root module, by name."""
         self.absorbed: set[str] = set()
-        """Names of biases that follow from batch norms."""
+        """Names of biases that are computed from batch norms."""
         self.grids: dict[str, Tensor] = {}
-        """Scales other than those of the graph, by name."""
+        """Scales that replace those of the graph, by name."""
 
     def run(self, norms: Sequence[FoldedNorm]) -> Blueprint:
         quantizers = [node for node in self.graph.nodes if node.op == "fake_quantize"]
@@ -173,7 +173,7 @@ class _Builder:
         if self.style != "fold":
             self._take_out_all(weights, norms)
         paths = self._quantizers(quantizers, weights)
-        # Scales, zero points and factors: quantizers hold them.
+        # Quantizers hold scales, zero points and factors.
         grids = {_ref(value) for node in quantizers for value in node.inputs[1:]}
         self._tensors(grids)
         normalized = {item.layer.name: item.normalized for item in weights.values() if item.normalized is not None}
@@ -201,7 +201,7 @@ class _Builder:
         return Blueprint(shipped, fixed, kept, quantized, tuple(activations.values()), Source.of(calls), program)
 
     def _weights(self) -> dict[Node, _Weight]:
-        """By quantizer."""
+        """Weight quantizers and their layers, by quantizer node."""
         found = {}
         for node in self.graph.nodes:
             quantizer = node.inputs[1].producer if node.definition.has(Trait.MAC) and node.op != "matmul" else None
@@ -210,7 +210,7 @@ class _Builder:
         return found
 
     def _take_out_all(self, weights: Mapping[Node, _Weight], norms: Sequence[FoldedNorm]) -> None:
-        """Take batch norms out of the layers whose weight and bias are their own."""
+        """Unfold batch norms from the layers that share neither weight nor bias."""
         layers = {item.layer: item for item in weights.values()}
         for layer, norm in norms_of(self.graph, norms).items():
             item = layers.get(layer)
@@ -254,7 +254,7 @@ class _Builder:
         item.normalized = Normalized(self._place(norm.name, module), self.style, axis)
 
     def _grid_of(self, item: _Weight, weight: Tensor, gain: Tensor) -> Tensor:
-        """The scale of a weight whose batch norm is out of it: the codes stay, where each channel has its own."""
+        """The scale of a weight after unfolding its batch norm; with a scale per channel the codes stay the same."""
         if item.spec.axis is None:
             observer = make_observer("mse", item.spec, item.quantizer.name)
             observer.update(weight, index=0)
@@ -266,7 +266,7 @@ class _Builder:
         return torch.where(size > 0, scale / size.clamp(min=torch.finfo(torch.float32).tiny), spare).to(torch.float32)
 
     def _quantizers(self, nodes: Sequence[Node], weights: Mapping[Node, _Weight]) -> dict[str, str]:
-        """Make one quantizer per scale; their paths."""
+        """Create one quantizer per scale; returns their paths by name of the scale."""
         groups: dict[str, list[Node]] = {}
         for node in nodes:
             groups.setdefault(_ref(node.inputs[1]), []).append(node)
@@ -308,14 +308,14 @@ class _Builder:
     def _tensors(self, grids: Collection[str]) -> None:
         for graph in self.module.graphs.values():
             for node in graph.nodes:
-                # A scale that gave way to a shared one is still there, and nobody reads it.
+                # Leaves without users remain, such as scales that unify-scales replaced.
                 is_read = node.op in LEAVES and (node.output.users or graph.is_output(node.output))
                 ref = _ref(node.output) if is_read else ""
                 if ref and ref not in grids and ref not in self.paths and ref not in self.absorbed:
                     self._hold(ref, self.module.tensors[ref], node.op)
 
     def _hold(self, ref: str, tensor: Tensor, op: str) -> str:
-        """Make `tensor` a parameter or a buffer under its own name; its path."""
+        """Register `tensor` as a parameter or buffer under its own name; returns its path."""
         home, leaf = home_of(self.root, ref, self.taken)
         value = tensor.detach().clone()
         if op == "parameter" and value.is_floating_point():
@@ -326,7 +326,7 @@ class _Builder:
         return self.paths[ref]
 
     def _place(self, name: str, module: nn.Module) -> str:
-        """Make `module` a part of the root under a name like `name`; its path."""
+        """Add `module` to the root under `name` or a similar free name; returns its path."""
         home, leaf = home_of(self.root, name, self.taken)
         while hasattr(home, leaf):
             leaf = f"{leaf}_"
@@ -362,11 +362,11 @@ class _Builder:
 
 
 def _shared(members: Sequence[Node]) -> int:
-    """The number of elements that share one scale of these quantizers, without counting the batch.
+    """The number of elements of one sample that share one scale of these quantizers.
 
-    LSQ counts the weights of a layer, and the features of its input: the elements of one sample (Esser et al. 2020,
-    arXiv:1902.08153, section 2.2). Tensors that are quantized with one scale, such as the parts of a concatenation, are
-    counted together.
+    LSQ counts the weights of a layer, or the features of its input for one sample (Esser et al. 2020,
+    arXiv:1902.08153, section 2.2). Tensors with one common scale, such as the parts of a concatenation, are counted
+    together.
     """
     axis = cast("QuantSpec", members[0].attributes["spec"]).axis
     batch = _fixed_batch(members[0])
@@ -380,7 +380,7 @@ def _shared(members: Sequence[Node]) -> int:
 
 
 def _fixed_batch(node: Node) -> int:
-    """The batch size of a model that was captured for one batch size alone; 1 where sizes follow the batch."""
+    """The batch size of a model captured for a fixed batch size; 1 where the batch axis is symbolic."""
     shapes = [value.type.shape for value in node.graph.inputs]
     if any(symbols_of(dim) for shape in shapes for dim in shape):
         return 1
@@ -403,15 +403,15 @@ def _is_leaf(quantizer: Node) -> bool:
 
 
 FINE_BITS = 8
-"""From here on, the range of an input of the model stays as calibrated.
+"""Width from which the range of a model input stays as calibrated.
 
-What it reads never changes while the model learns, and its gradient is all that asks for the gradient of the input: on
-images of 224 x 224 that is a tenth of a step of ResNet-18.
+The inputs of a model do not change during training, and learning this range would need the gradient of the input: on
+images of 224 x 224 that costs a tenth of a step of ResNet-18.
 """
 
 
 def _reads_the_model_input(members: Sequence[Node]) -> bool:
-    """Whether all of these quantizers put inputs of the model on fine grids."""
+    """Whether all of these quantizers read model inputs and have at least `FINE_BITS` bits."""
     return all(
         node.inputs[0].producer is None and cast("QuantSpec", node.attributes["spec"]).bits >= FINE_BITS
         for node in members
@@ -419,7 +419,7 @@ def _reads_the_model_input(members: Sequence[Node]) -> bool:
 
 
 def _names(quantizer: Node, weight: _Weight | None) -> list[str]:
-    """Under which a method may be asked for."""
+    """Names by which the user can choose a method for the quantizer."""
     source = weight.layer if weight is not None else quantizer.inputs[0].producer
     own = [quantizer.name, quantizer.inputs[0].name]
     if source is None:

@@ -1,13 +1,13 @@
-"""After training: which of its two codes shall a weight have that oscillates?
+"""Choose the codes of oscillating weights after training.
 
-At the end of a training an oscillating weight has the code of the last step, by chance. Its two codes, and the share of
-the time that it spent on the upper one, are known: two ways to choose by them, all layers at once.
+At the end of training an oscillating weight has the code of the last step, by chance. Oscillation tracking knows its
+two codes and the share of time spent on the upper one. Two methods choose from them, all layers at once:
 
-    sampling       up with the probability of that share, anew for each seed: how much chance decides
-    optimisation   h in [0, 1] per weight, code = lower + h, found by gradients of the loss of the task; a penalty that
-                   is annealed drives h to 0 or 1 (that of adaptive rounding, on the task instead of a layer)
+    sampling       upper code with that share as probability, per seed: measures the influence of chance
+    optimisation   h in [0, 1] per weight, code = lower + h, by gradients of the task loss; an annealed penalty drives h
+                   to 0 or 1 (the penalty of adaptive rounding, on the task loss instead of a layer's error)
 
-Batch norms want to be estimated anew after either.
+Re-estimate batch norms after either.
 
 Source: Nagel et al. 2022, arXiv:2203.11086, section 3.2 and table 3; Nagel et al. 2020, arXiv:2004.10568, equations
 21 to 24, for h and its penalty.
@@ -41,9 +41,9 @@ class TwoCodes:
     """The oscillating weights of a layer.
 
     Args:
-        mask: bool in the shape of the weight, where they are.
-        lower: float32 [M], the lower of the two codes of each, in the order of the mask.
-        share: float32 [M] in [0, 1], of the time on the upper one, lower + 1.
+        mask: Positions of the oscillating weights, bool in the shape of the weight.
+        lower: Lower of the two codes of each weight, float32 [M], in the order of the mask.
+        share: Share of time on the upper code, lower + 1, float32 [M] in [0, 1].
     """
 
     mask: Tensor
@@ -52,10 +52,10 @@ class TwoCodes:
 
 
 def two_codes(module: TrainingModule, threshold: float = OSCILLATING) -> dict[str, TwoCodes]:
-    """The oscillating weights by layer; layers without any are left out.
+    """The oscillating weights by layer; layers without oscillating weights are omitted.
 
-    The two codes are that of the last step and its neighbour on the side where the last change came from; the share is
-    what the average of the codes has above the lower one, within 0 and 1.
+    The two codes are the code of the last step and its neighbour in the direction from which the last change came. The
+    share is the average code minus the lower code, clipped to [0, 1].
 
     Args:
         module: That tracked oscillations while it learned.
@@ -71,17 +71,17 @@ def two_codes(module: TrainingModule, threshold: float = OSCILLATING) -> dict[st
 
 
 def choose(module: TrainingModule, codes: dict[str, tuple[TwoCodes, Tensor]]) -> int:
-    """Put oscillating weights onto chosen codes: the latent weight goes to the middle of the code.
+    """Set oscillating weights to chosen codes: the latent weight becomes the value of the code.
 
     Args:
-        module: Of `two_codes`.
-        codes: By layer, where the weights are and, bool [M], which go up.
+        module: Module that was given to `two_codes`.
+        codes: Oscillating weights by layer, with bool [M]: whether each takes its upper code.
 
     Returns:
-        How many weights have another code than before.
+        The number of weights whose code changed.
 
     Raises:
-        InputError: The range of a weight follows its values, so that no code can be chosen.
+        InputError: The range of a weight follows its values, so that its codes cannot be chosen.
     """
     moved = 0
     for layer, (item, up) in codes.items():
@@ -92,13 +92,13 @@ def choose(module: TrainingModule, codes: dict[str, tuple[TwoCodes, Tensor]]) ->
 
 
 def sample_codes(module: TrainingModule, *, seed: int, threshold: float = OSCILLATING) -> int:
-    """Sample the code of every oscillating weight: up with the probability of the share of its time there.
+    """Sample the code of every oscillating weight; the probability of the upper code is its share of time.
 
-    Samples of one module with different seeds are independent; each replaces the one before.
+    Samples with different seeds are independent; each replaces the previous sample.
 
     Args:
-        module: That tracked oscillations while it learned.
-        seed: Of the sample.
+        module: Module that tracked oscillations during training.
+        seed: Seed for the sample.
         threshold: Frequency above which a weight oscillates.
 
     Returns:
@@ -117,24 +117,24 @@ def sample_codes(module: TrainingModule, *, seed: int, threshold: float = OSCILL
 
 @dataclass(frozen=True)
 class BinaryOptimization:
-    """How codes are chosen by the loss of the task.
+    """Settings for choosing codes by the task loss.
 
         loss + strength * sum over weights of 1 - |2 h - 1|^beta,     h = clip(1.2 sigmoid(v) - 0.1, 0, 1)
 
-    v begins where h is the share of the time on the upper code and is moved by Adam. The penalty is off for a share of
-    the steps, then beta falls from `hard` to `soft` by a cosine: first h may be anything but near the middle is flat,
-    in the end it has to be 0 or 1, whichever is nearer then.
+    v starts where h equals the share of time on the upper code; Adam updates it. The penalty is off for a share of the
+    steps, then beta falls from `hard` to `soft` along a cosine: at first the penalty is flat except near 0 and 1, later
+    it drives h to the nearer of 0 and 1.
 
-    The comments of the paper's source speak of 10,000 steps with batches of 64. What else they used is not said; the
-    rest is that of adaptive rounding.
+    Comments in the paper's source mention 10,000 steps with batches of 64. The other settings are not published; those
+    of adaptive rounding are used.
 
     Args:
-        steps: At least 1.
-        lr: Of Adam.
-        strength: Of the penalty.
+        steps: Number of optimizer steps, at least 1.
+        lr: Learning rate of Adam.
+        strength: Factor of the penalty.
         begin: Share of the steps without penalty.
-        hard: beta at first.
-        soft: beta at last.
+        hard: Initial beta.
+        soft: Final beta.
     """
 
     steps: int = 10_000
@@ -168,16 +168,16 @@ def optimize_codes(
     *,
     threshold: float = OSCILLATING,
 ) -> int:
-    """Choose the codes of all oscillating weights at once by the loss of the task.
+    """Choose the codes of all oscillating weights at once by minimizing the task loss.
 
-    Nothing else learns: parameters, their gradients and running statistics stay as they are. Batch norms normalize with
-    the batch meanwhile, since their running statistics belong to other codes. Of a distributed run, one process
-    chooses: gradients are not shared.
+    Nothing else changes: parameters, their gradients and running statistics stay the same. Batch norms normalize with
+    the batch meanwhile, because their running statistics belong to other codes. In a distributed run, call it in one
+    process: gradients are not shared.
 
     Args:
-        module: That tracked oscillations while it learned.
-        batches: Training data; read again from the start when it ends.
-        loss: Of the module, in float, on a batch: differentiable.
+        module: Module that tracked oscillations during training.
+        batches: Training data; read again from the start when exhausted.
+        loss: Function that computes the differentiable loss of the module, in float, on a batch.
         how: Steps, rates and penalty.
         threshold: Frequency above which a weight oscillates.
 
@@ -213,7 +213,7 @@ def _soft(variable: Tensor) -> Tensor:
 
 def _inverse(h: Tensor) -> Tensor:
     """v of h."""
-    # At 0 and 1 themselves the clip has no gradient: a little inside, the variable can move.
+    # The clip has no gradient at 0 and 1, so start slightly inside.
     inner = h.clamp(0.01, 0.99)
     return torch.logit((inner - LOW_END) / (HIGH_END - LOW_END))
 
@@ -230,7 +230,7 @@ def _endless(batches: Iterable[Any]) -> Iterator[Any]:
 
 @contextmanager
 def _softly(module: TrainingModule, found: dict[str, TwoCodes], variables: dict[str, Tensor]) -> Iterator[None]:
-    """Oscillating weights between their codes; eval mode in float, with batch norms that keep nothing."""
+    """Eval mode in float with oscillating weights between their codes; batch norm statistics are restored."""
     modes = {item: item.training for item in module.modules()}
     norms = [item for item in module.modules() if isinstance(item, BatchNorm)]
     kept = [(n.running_mean.clone(), n.running_var.clone(), n.num_batches_tracked.clone()) for n in norms]

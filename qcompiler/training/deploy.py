@@ -1,8 +1,8 @@
-"""From what a module has learned to the graph that ships.
+"""Write the learned state of a training module into the shipped graph.
 
-The graph has been there all the time; only its tensors are new. Weights become the real numbers of their codes, so that
-nothing downstream rounds them a second time in another way; batch norms are folded into weight, bias and scale; what
-learned as a clip or as the ends of a range becomes scale and zero point.
+Only the tensors of the graph change. Weights become the real values of their codes, so that later steps round them to
+the same codes. Batch norms are folded into weight, bias and scale. Learned clips and range ends become scale and zero
+point.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from qcompiler.training.quantizer import Quantizer
 __all__ = ["QuantizedActivation", "QuantizedWeight", "check_scales", "deployable", "deployed_tensors"]
 
 _LARGEST_BIAS = 2.0**30
-"""Steps that a bias may have: half of what its 32 bits hold, so that no rounding on the way leaves them."""
+"""Largest bias in steps: half of the 32-bit range, so that rounding cannot overflow."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,14 @@ class QuantizedWeight:
         quantizer: Path of the quantizer.
         source: Path of the latent weight.
         weight: Name of the tensor in the graph.
-        scale: Name of its scale.
-        zero_point: Name of its zero point.
-        factors: Name of the factors of its blocks; None where it has none.
-        axis: Of the output channels, None where no axis is theirs alone.
-        input_scale: Name of the scale of the layer's input; None where it is not quantized.
-        bias: Name of the bias; None for none.
-        own_bias: Path of the bias that the layer has beside a batch norm.
-        normalized: Its batch norm, where that learns.
+        scale: Name of the weight's scale.
+        zero_point: Name of the weight's zero point.
+        factors: Name of the block factors; None without blocks.
+        axis: Output channel axis of the weight; None if no axis holds the output channels alone.
+        input_scale: Name of the scale of the layer's input; None if the input is not quantized.
+        bias: Name of the bias; None if the layer has no bias.
+        own_bias: Path of the layer's bias in addition to the batch norm.
+        normalized: Learning batch norm of the layer; None if it is folded.
     """
 
     layer: str
@@ -64,12 +64,12 @@ class QuantizedWeight:
 
 @dataclass(frozen=True)
 class QuantizedActivation:
-    """One grid of activations.
+    """One activation quantizer.
 
     Args:
         quantizer: Path of the quantizer.
         scale: Name of its scale in the graph.
-        zero_point: Name of its zero point.
+        zero_point: Name of its zero point in the graph.
     """
 
     quantizer: str
@@ -78,7 +78,7 @@ class QuantizedActivation:
 
 
 def deployable(module: Module) -> Module:
-    """A copy without dropouts, in which each weight quantizer reads a tensor of its own."""
+    """A copy without dropouts in which no two weight quantizers share a tensor."""
     copy = module.clone()
     for graph in copy.graphs.values():
         rewriter = Rewriter(graph)
@@ -108,14 +108,14 @@ def deployed_tensors(
     weights: Sequence[QuantizedWeight],
     activations: Sequence[QuantizedActivation],
 ) -> dict[str, Tensor]:
-    """The tensors of the graph that ships, from the state of the module that learned.
+    """The tensors of the shipped graph, from the state of the training module.
 
     Args:
-        root: The module.
-        fixed: Tensors that it does not hold.
-        paths: Where it holds the others, by name in the graph.
-        weights: Its weight quantizers.
-        activations: Its other quantizers.
+        root: Training module.
+        fixed: Tensors outside the module.
+        paths: Paths of all other tensors in the module, by name in the graph.
+        weights: Weight quantizers.
+        activations: Activation quantizers.
     """
     place = next((tensor.device for tensor in (*root.parameters(), *root.buffers())), torch.device("cpu"))
     tensors = {name: tensor.to(place) for name, tensor in fixed.items()}
@@ -131,15 +131,15 @@ def deployed_tensors(
 def check_scales(
     tensors: Mapping[str, Tensor], weights: Sequence[QuantizedWeight], activations: Sequence[QuantizedActivation]
 ) -> None:
-    """Refuse grids that training has destroyed, while it is known what destroyed them.
+    """Refuse scales that training has destroyed.
 
     Args:
-        tensors: Of the graph that ships.
-        weights: Its weight quantizers; the smallest scale is theirs where a channel is 0.
-        activations: Its other quantizers.
+        tensors: Tensors of the shipped graph.
+        weights: Weight quantizers; a channel of zeros legitimately has the smallest scale.
+        activations: Activation quantizers.
 
     Raises:
-        CalibrationError: A scale is not finite, or one of an activation is no longer above `SMALLEST_SCALE`.
+        CalibrationError: A scale is not finite, or an activation scale is not above `SMALLEST_SCALE`.
     """
     fix = "Train again with lower rates, of the scales above all: parameter_groups(lr, scale_lr=...)."
     scales = {weight.quantizer: tensors[weight.scale] for weight in weights}
@@ -185,14 +185,14 @@ def _deploy_weight(root: nn.Module, item: QuantizedWeight, tensors: dict[str, Te
     axis = quantizer.spec.axis
     exact = scale.to(torch.float64)
     if gain is not None:
-        # The sign of g turns the codes round. A grid without a mirror image of its lowest code loses a step there.
+        # A negative g negates the codes. The lowest code of an asymmetric range has no negative and is clamped.
         codes = codes * along_axis(gain.sign().to(codes), codes.dim(), axis)
         codes = codes.clamp(quantizer.spec.qmin, quantizer.spec.qmax)
         exact = exact * gain.abs()
     grown = torch.maximum(exact, _floor(item, exact, tensors))
     if bool((grown > scale).any()) or gain is not None:
         scale = grown.to(torch.float32)
-        # Where next to nothing is left of a channel, its grid is that of its bias, and its codes shrink accordingly.
+        # In a channel of almost zero weights the bias dictates the scale, and the codes shrink accordingly.
         ratio = along_axis(exact / grown, codes.dim(), axis)
         codes = round_float(codes.to(torch.float64) * ratio, Rounding.NEAREST_EVEN).to(torch.float32)
     real = codes * along_axis(scale, codes.dim(), axis)
@@ -204,7 +204,7 @@ def _deploy_weight(root: nn.Module, item: QuantizedWeight, tensors: dict[str, Te
 
 
 def _floor(item: QuantizedWeight, scale: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
-    """The smallest scales with which the bias fits its integers, float64, in the shape of `scale`."""
+    """The smallest scales with which the bias fits its integer type, float64, in the shape of `scale`."""
     if item.input_scale is None or item.bias is None:
         return torch.full_like(scale, SMALLEST_SCALE)
     bias = tensors[item.bias].to(torch.float64).abs()

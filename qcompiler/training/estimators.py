@@ -1,14 +1,14 @@
-"""Gradients through rounding: what stands for the derivative of round(v), v = x / scale, inside the grid.
+"""Gradient estimators: surrogates for the derivative of round(v), v = x / scale, inside the grid.
 
-round has derivative 0 almost everywhere. Each class here puts a factor in its place,
+The derivative of round is 0 almost everywhere. Each class replaces it by a factor,
 
     dy/dx = factor(v)        where v lies on the grid, 0 where it is clipped
 
-and the quantizer (`training.quantizer`) does the rest: clipping, and the gradients of scale and zero point by the chain
-rule. v is counted in steps of the grid, so that a factor means the same for every scale.
+and the quantizer (`training.quantizer`) handles clipping and the gradients of scale and zero point by the chain rule.
+v is in steps of the grid, so that a factor has the same effect for every scale.
 
-All of these are multiplicative: they scale the gradient of a weight that sits on a threshold and never turn it round,
-so that none of them stops an oscillation (Nagel et al. 2022, arXiv:2203.11086, section 2); the additive regularizers of
+All estimators are multiplicative: they scale the gradient of a weight on a threshold but never reverse its sign, so no
+estimator stops an oscillation (Nagel et al. 2022, arXiv:2203.11086, section 2). The additive regularizers of
 `training.regularizers` do.
 """
 
@@ -37,28 +37,28 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Estimator(ABC):
-    """What stands for the derivative of rounding. Frozen, stateless: one object may serve all quantizers."""
+    """A surrogate for the derivative of rounding; frozen and stateless, so that quantizers can share one object."""
 
     stochastic: ClassVar[bool] = False
-    """Whether training rounds up or down by chance."""
+    """Whether training rounds stochastically."""
     is_constant: ClassVar[bool] = False
-    """Whether the factor is 1 everywhere, so that nobody needs to ask."""
+    """Whether the factor is 1 everywhere, so that `factor` need not be called."""
 
     @abstractmethod
     def factor(self, gradient: Tensor, steps: Tensor, codes: Tensor) -> Tensor | None:
-        """What the gradient is multiplied with where nothing is clipped.
+        """The factor of the gradient where the input is not clipped.
 
         Args:
-            gradient: Of the loss by the quantizer's result, float32, in the shape of its input.
+            gradient: Gradient of the loss with respect to the quantizer's result, float32, in the shape of its input.
             steps: v = x / scale, float32.
-            codes: What v was rounded to.
+            codes: Rounded v.
 
         Returns:
             float32 in the same shape, None for 1 everywhere.
         """
 
     def soft_round(self, steps: Tensor) -> Tensor | None:
-        """The function whose derivative `factor` is; None where there is no such function of v alone."""
+        """The function of v with derivative `factor`; None if `factor` depends on more than v."""
         return None
 
 
@@ -82,10 +82,10 @@ class StraightThrough(Estimator):
 
 @dataclass(frozen=True)
 class StochasticRounding(StraightThrough):
-    """Training rounds v to floor(v + u), u uniform in [0, 1): up with the probability of its fraction. Gradient 1.
+    """Stochastic rounding in training: floor(v + u), u uniform in [0, 1), with gradient 1.
 
-    Outside of training it rounds to the nearest. The noise comes from torch's generator of the tensor's device, which
-    dropout uses too: seed it with `torch.manual_seed`.
+    Outside of training, v is rounded to nearest. The noise comes from torch's generator of the tensor's device, which
+    dropout also uses: seed it with `torch.manual_seed`.
 
     Source: Gupta et al. 2015, arXiv:1502.02551; the code of Nagel et al. 2022.
     """
@@ -105,7 +105,7 @@ class EWGS(Estimator):
     Source: Lee et al. 2021, arXiv:2104.00903, equation 4.
 
     Args:
-        delta: At least 0; 0 is straight-through.
+        delta: Strength of the scaling, at least 0; 0 is straight-through.
     """
 
     delta: float = 0.2
@@ -130,7 +130,7 @@ class PSG(Estimator):
     Source: Kim et al. 2020, arXiv:2005.11035; formula as in Nagel et al. 2022, arXiv:2203.11086, appendix.
 
     Args:
-        eps: Share of the gradient that is left on the grid, above 0.
+        eps: Share of the gradient that remains for weights on the grid, above 0.
     """
 
     eps: float = 1e-4
@@ -158,7 +158,7 @@ class DifferentiableSoftQuantization(Estimator):
     Source: Gong et al. 2019, arXiv:1908.05033, equations 4 to 8.
 
     Args:
-        alpha: Above 0 and below 1.
+        alpha: Distance of the tanh from the codes, above 0 and below 1.
     """
 
     alpha: float = 0.2
@@ -198,7 +198,7 @@ class StackedSigmoid(Estimator):
     Source: Yang et al. 2019, "Quantization Networks", equation 5, in the form of the code of Nagel et al. 2022.
 
     Args:
-        temperature: Above 0.
+        temperature: Steepness of the sigmoid, above 0.
     """
 
     temperature: float = 1.0

@@ -1,4 +1,4 @@
-"""The first step after which a number that learns is NaN or infinite, found at that step."""
+"""Detection of the first training step that makes a parameter or running statistic NaN or infinite."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ __all__ = ["check_finite"]
 
 @torch.no_grad()
 def check_finite(module: nn.Module, step: int) -> None:
-    """Refuse to go on with parameters or running statistics that are not finite.
+    """Refuse parameters or running statistics that are not finite.
 
-    All of them are read once, and one small tensor is waited for: a few milliseconds for ten million weights.
-    Statistics can break alone: a forward moves them, also where a loss scaler leaves out the step of the optimizer.
+    The check reads each tensor once and synchronizes on one small tensor: a few milliseconds for ten million weights.
+    Statistics can break alone: a forward updates them even if a loss scaler skips the optimizer step.
 
     Args:
-        module: The module that learns.
-        step: Number of the optimizer step that was just made, from 1.
+        module: Training module.
+        step: Number of the last optimizer step, from 1.
 
     Raises:
-        CalibrationError: A parameter or a running statistic holds NaN or infinity; parameters of quantizers are named
+        CalibrationError: A parameter or a running statistic holds NaN or infinity; quantizer parameters are reported
             first, statistics last.
     """
     statistics = dict(_statistics(module))
@@ -55,7 +55,7 @@ def check_finite(module: nn.Module, step: int) -> None:
 
 
 def _statistics(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Running means and variances. Other buffers are constants of the model; masks among them may hold infinities."""
+    """Running means and variances; other buffers are constants such as masks, which may hold infinities."""
     for name, item in module.named_modules():
         if isinstance(item, BatchNorm):
             for leaf in ("running_mean", "running_var"):
@@ -63,7 +63,7 @@ def _statistics(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _largest(tensors: list[Tensor]) -> list[list[Tensor]]:
-    """The largest magnitudes, float32, by device and type, which one call handles together."""
+    """Largest magnitude of each tensor, float32, grouped by device; one kernel per device and type."""
     ordered = sorted(tensors, key=_kind)
     found: dict[str, list[Tensor]] = {}
     for (device, _), group in groupby(ordered, key=_kind):

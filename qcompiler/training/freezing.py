@@ -1,8 +1,8 @@
-"""Iterative freezing: codes that oscillate too often stay where they are most of the time.
+"""Iterative freezing: codes that oscillate too often are fixed at their rounded average.
 
-Where the state lives: `frozen` and `frozen_codes` of `training.oscillations.Oscillations`, beside the frequencies that
-decide. `step()` of the training module calls `freeze` after it has updated them; a code that is frozen stays frozen.
-The latent weight goes on receiving gradients, without any effect, as in the paper's code.
+The state is `frozen` and `frozen_codes` of `training.oscillations.Oscillations`, next to the frequencies. `step()` of
+the training module updates the frequencies and then calls `freeze`; a frozen code stays frozen. The latent weight still
+receives gradients, without effect, as in the paper's code.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ __all__ = ["Freezing", "Tracking", "freeze"]
 
 @dataclass(frozen=True)
 class Tracking:
-    """Which weights are watched.
+    """Settings for tracking oscillations.
 
     Args:
         momentum: Share of the newest step in frequencies and averages; 0.001 is the default of the paper's program.
-        largest_bits: Weights with more bits are left alone, as in the paper's code.
+        largest_bits: Maximum bit width of tracked weights; 4 as in the paper's code.
     """
 
     momentum: float = 0.001
@@ -33,11 +33,11 @@ class Tracking:
 
 @dataclass(frozen=True)
 class Freezing:
-    """When codes are frozen.
+    """Settings for freezing codes.
 
     Args:
-        threshold: Frequency above which a code is frozen; 0 or less: none is. A number, or a schedule.
-        tracking: Which weights, and how.
+        threshold: Frequency above which a code is frozen, a number or a schedule; 0 or less freezes nothing.
+        tracking: Settings for tracking oscillations.
     """
 
     threshold: float | Schedule = field(default_factory=lambda: Cosine(0.1, 0.01, before=0.0))
@@ -46,11 +46,11 @@ class Freezing:
 
 @torch.no_grad()
 def freeze(state: Oscillations, threshold: float) -> None:
-    """Freeze the codes whose frequency is above `threshold` at the average of theirs, rounded.
+    """Freeze each code whose frequency is above `threshold` at its rounded average.
 
     Args:
-        state: Of one weight, after `update`.
-        threshold: 0 or less freezes nothing.
+        state: Oscillation state of one weight, after `update`.
+        threshold: Frequency threshold; 0 or less freezes nothing.
     """
     if threshold <= 0.0:
         return

@@ -1,4 +1,4 @@
-"""Parameters by what they are, with learning rates to begin with."""
+"""Parameter groups for optimizers, with default learning rates."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["ParameterGroup", "parameter_groups"]
 
 
 class ParameterGroup(TypedDict):
-    """What an optimizer of torch takes as a group.
+    """A parameter group for torch optimizers.
 
     `name` is one of `weights`, `biases`, `batch_norms`, `scales` (in units of a scale) and `ranges` (in units of a
     tensor: clips, ends, offsets).
@@ -28,12 +28,12 @@ class ParameterGroup(TypedDict):
 def parameter_groups(
     module: nn.Module, lr: float = 0.01, *, scale_lr: float | None = None, weight_decay: float = 2.5e-5
 ) -> list[ParameterGroup]:
-    """The parameters of `module` that learn, each in one group; empty groups are left out.
+    """The trainable parameters of `module`, each in one group; empty groups are omitted.
 
-    One rate serves all parameters: with the factor of LSQ, a step is about the same share of a scale as of a weight
-    (decision 27). `scale_lr` is for scales with an optimizer of their own. Nagel et al. 2022 (section 5) train weights
-    with SGD at 0.01 or 0.0033 and scales with Adam at 1e-5, over millions of steps. A training of thousands of steps
-    leaves such scales where they are; there 1e-3 moves them.
+    One learning rate serves all parameters: with the factor of LSQ, a step is about the same share of a scale as of a
+    weight (decision 27). `scale_lr` is for scales with a separate optimizer. Nagel et al. 2022 (section 5) train
+    weights with SGD at 0.01 or 0.0033 and scales with Adam at 1e-5, over millions of steps. In a training of thousands
+    of steps that rate does not move scales; use 1e-3 there.
 
     Args:
         module: Result of `prepare_qat`.

@@ -1,6 +1,6 @@
-"""Methods by name, and which quantizer learns by which.
+"""Training methods by name, and the choice of a method for each quantizer.
 
-A method is an estimator of gradients and what of the grid learns; any two of them go together.
+A method combines a gradient estimator with the learned parameters of a range; all combinations are allowed.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ Role: TypeAlias = Literal["weights", "activations"]
 
 @dataclass(frozen=True)
 class Method:
-    """How a quantizer learns.
+    """A training method of a quantizer.
 
     Args:
-        estimator: Gradients through rounding.
-        ranges: What of the grid learns.
-        gradient_scale: Divide the gradients of the grid by sqrt(N p): N elements of one sample, or weights, share a
-            scale, and p = qmax - zero point steps of it are above 0. Source: Esser et al. 2020, section 2.2.
+        estimator: Estimator of gradients through rounding.
+        ranges: Learned parameters of the range.
+        gradient_scale: Whether gradients of scale and zero point are divided by sqrt(N p): N elements of one sample, or
+            weights, share a scale, and p = qmax - zero point. Source: Esser et al. 2020, section 2.2.
     """
 
     estimator: Estimator = field(default_factory=StraightThrough)
@@ -79,14 +79,14 @@ METHODS: dict[str, dict[Role, Method]] = {
     "stacked_sigmoid": {"weights": _learning(StackedSigmoid()), "activations": _learning(StackedSigmoid())},
     "stochastic": {"weights": _learning(StochasticRounding()), "activations": _LSQ},
 }
-"""By name, for weights and for activations.
+"""Methods by name, for weights and for activations.
 
-Estimators other than straight-through learn their ranges as LSQ does; what a paper defines for weights alone has LSQ
-for activations, and so has EWGS, whose default is that of the code of Nagel et al. 2022 for weights: activations are of
-one sign mostly, and with 3 bits the sign of the gradient then pulls their scales one way, until nothing learns.
-PACT, which is for activations, has weights whose range is that of their values. LSQ divides the gradients of scales as
-its paper says, so that one learning rate serves weights and scales; the code of Nagel et al. 2022 does not,
-`lsq_unscaled`, and gives scales to Adam, for which it makes no difference.
+Estimators other than straight-through learn their ranges as LSQ does. Methods defined for weights only use LSQ for
+activations. So does EWGS, whose default is taken from the code of Nagel et al. 2022 for weights: activations mostly
+have one sign, and with 3 bits the sign of the gradient then drives their scales in one direction until training stalls.
+PACT is for activations; its weights use the range of their values. `lsq` divides the gradients of scales as in the
+paper, so that one learning rate serves weights and scales. `lsq_unscaled` does not, as in the code of Nagel et al.
+2022, where Adam trains the scales and a constant factor has no effect.
 """
 
 
@@ -94,10 +94,10 @@ def resolve(methods: Methods, role: Role, names: Sequence[str]) -> Method:
     """The method of one quantizer.
 
     Args:
-        methods: One for all, or by `weights`, by `activations`, and by name: of the node, module path, or glob. Names
-            win over roles, later ones over earlier ones; without a word on a quantizer it is `lsq`.
-        role: Whether it quantizes a weight.
-        names: Under which the quantizer is known.
+        methods: One method for all quantizers, or a mapping by `weights`, `activations`, node name, module path or
+            glob. Names take precedence over roles, later entries over earlier ones; the default is `lsq`.
+        role: Role of the quantizer.
+        names: Names of the quantizer.
 
     Raises:
         InputError: There is no such method.
@@ -112,11 +112,11 @@ def resolve(methods: Methods, role: Role, names: Sequence[str]) -> Method:
 
 
 def is_named(methods: Methods, names: Sequence[str]) -> bool:
-    """Whether one of these names, not just the role, was given a method.
+    """Whether `methods` has an entry for one of these names, not just for the role.
 
     Args:
         methods: See `resolve`.
-        names: The same.
+        names: See `resolve`.
     """
     if not isinstance(methods, Mapping):
         return False
@@ -124,7 +124,7 @@ def is_named(methods: Methods, names: Sequence[str]) -> bool:
 
 
 def matches(pattern: str, names: Sequence[str]) -> bool:
-    """Whether a pattern means something of these names: as it is, as a glob, or as the module that holds it."""
+    """Whether a pattern matches one of these names: as a glob, or as the path of an enclosing module."""
     return any(fnmatch.fnmatchcase(name, pattern) or name.startswith(f"{pattern}.") for name in names)
 
 

@@ -1,8 +1,8 @@
-"""A quantized graph as a module that learns.
+"""A quantized graph as a trainable module.
 
 In train mode a forward computes in float with fake quantization, differentiable in every weight and every range. In
-eval mode it computes on integer codes with the target's arithmetic, on the graph that ships: what `compile` makes of
-the module gives the same bits. Parameters and buffers have the names that they have in the model.
+eval mode a forward computes on integer codes with the target's arithmetic on the shipped graph, and equals the compiled
+module bit for bit. Parameters and buffers keep their names in the model.
 """
 
 from __future__ import annotations
@@ -40,16 +40,15 @@ __all__ = ["Recipe", "TrainingModule"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a module learns.
+    """The training settings of a module.
 
     Args:
-        method: Of the quantizers; see `training.methods.resolve`.
-        batch_norm: What becomes of batch norms behind layers; see `training.batch_norm`. `fold`: they are part of the
-            weights.
+        method: Training methods of the quantizers; see `training.methods.resolve`.
+        batch_norm: Treatment of batch norms after layers; see `training.batch_norm`. `fold`: part of the weights.
         regularizers: Penalties on weights.
-        freezing: Freeze codes that oscillate.
-        tracking: Follow oscillations without freezing.
-        total_steps: Optimizer steps in all, for schedules.
+        freezing: Settings for freezing oscillating codes; None: no freezing.
+        tracking: Settings for tracking oscillations without freezing.
+        total_steps: Total number of optimizer steps, for schedules.
     """
 
     method: Methods = "lsq"
@@ -68,7 +67,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class _Hook:
-    """A call that belongs to one module: its copies do not have it."""
+    """A callback that is not copied or pickled with its module."""
 
     call: Callable[[], object] | None = None
 
@@ -77,25 +76,24 @@ class _Hook:
 
 
 class TrainingModule(nn.Module):
-    """Learns in train mode, is exact in eval mode.
+    """A quantized model that is trainable in train mode and exact in eval mode.
 
-    It trains in any loop: `step()` follows each optimizer step, and `regularization()` is added to the loss where the
-    recipe has regularizers. Everything that it needs to go on is in its `state_dict`, which a module made by the same
-    call takes in.
+    Any training loop works: call `step()` after each optimizer step, and add `regularization()` to the loss if the
+    recipe has regularizers. To resume, load the `state_dict` into a module made by the same call.
 
     Args:
-        module: At stage QUANTIZED, calibrated, activations in front of their quantizers, dropouts in place.
-        arithmetic: Of the target.
-        recipe: How it learns.
-        norms: Batch norms as they were before they were folded; see `training.unfold.norms_behind_layers`.
-        dictated: Names of quantizers whose grid the target dictates.
-        still: Names of parameters that ask for no gradient.
-        simulation: Why there is no integer program, where the target has none: eval mode is in float then.
+        module: Calibrated module at stage QUANTIZED, with dropouts and with activations before their quantizers.
+        arithmetic: Arithmetic of the target.
+        recipe: Training settings.
+        norms: Batch norms before folding; see `training.unfold.norms_behind_layers`.
+        dictated: Names of quantizers whose scale and zero point the target fixes.
+        still: Names of parameters with `requires_grad=False`.
+        simulation: Reason why the target has no integer program; eval mode then computes in float. None: it has one.
 
     Attributes:
-        exact: Whether eval mode computes on integer codes. False: in float, as train mode does, which is faster and
-            differs by a step here and there.
-        steps: int64 [], optimizer steps so far.
+        exact: Whether eval mode computes on integer codes. False: in float as in train mode, which is faster but may
+            differ by single steps.
+        steps: Number of optimizer steps so far, int64 [].
     """
 
     steps: Tensor
@@ -142,10 +140,10 @@ class TrainingModule(nn.Module):
 
         Args:
             arguments: The model's arguments, by position.
-            keywords: Others, by name.
+            keywords: The model's arguments, by name.
 
         Raises:
-            InputError: They do not fit the model.
+            InputError: The arguments do not fit the model.
         """
         call = self._bound(arguments, keywords)
         if self.training:
@@ -153,16 +151,16 @@ class TrainingModule(nn.Module):
         return self._evaluated(call)
 
     def fake_quantized(self, *arguments: object, **keywords: object) -> object:
-        """The evaluation of train mode whatever the mode: in float, dropouts and batch norms as their modes say."""
+        """Evaluate in float with fake quantization in any mode; dropouts and batch norms follow their own modes."""
         call = self._bound(arguments, keywords)
         return self._nested(call, self._blueprint.program(self, *call.tensors))
 
     def quantized(self) -> Module:
-        """The graph that ships, at stage QUANTIZED, with what was learned so far.
+        """The shipped graph at stage QUANTIZED with the current learned state.
 
         Raises:
             UnsupportedError: The target is for simulation only.
-            CalibrationError: Training has left a scale that is 0 or not finite.
+            CalibrationError: A scale is 0 or not finite.
         """
         if self._simulation is not None:
             raise UnsupportedError(
@@ -179,14 +177,14 @@ class TrainingModule(nn.Module):
         return copy
 
     def finish(self, module: Module) -> None:
-        """What lowering would do to the numbers of the graph that ships, done here, so that both have the same.
+        """Apply the numeric changes that lowering would make to the shipped graph, so that both use the same numbers.
 
         Args:
-            module: With its tensors; some may be replaced.
+            module: Shipped graph with its tensors, which may be replaced.
         """
 
     def regularization(self) -> Tensor:
-        """What the recipe adds to the loss, float32 []: over weights and regularizers, penalty times strength now."""
+        """The term to add to the loss, float32 []: the sum over weights and regularizers of strength times penalty."""
         total = torch.zeros((), device=self.steps.device)
         step = int(self.steps)
         for weighted in self.recipe.regularizers:
@@ -215,7 +213,7 @@ class TrainingModule(nn.Module):
 
     @property
     def arguments(self) -> int:
-        """How many arguments the model takes."""
+        """Number of arguments of the model."""
         return len(self._blueprint.graph.main.input_names)
 
     @property
@@ -229,18 +227,18 @@ class TrainingModule(nn.Module):
 
     @torch.no_grad()
     def put_on_codes(self, layer: str, mask: Tensor, codes: Tensor) -> int:
-        """Move latent weights of a layer to the middle of given codes.
+        """Set latent weights of a layer to the values of given codes.
 
         Args:
-            layer: See `weights`.
-            mask: bool in the shape of the weight, which ones.
-            codes: float32 integers in the shape of the weight; only those of the mask count.
+            layer: Name of the layer; see `weights`.
+            mask: Weights to set, bool in the shape of the weight.
+            codes: Codes, float32 integers in the shape of the weight; only those inside the mask are used.
 
         Returns:
-            How many of its codes are others than before.
+            The number of codes that changed.
 
         Raises:
-            InputError: The range of the weight follows its values, and would put other weights on other codes.
+            InputError: The range of the weight follows its values, so that other weights would change their codes.
         """
         item = self.weights[layer]
         quantizer, latent = self._quantizer(item), tensor_at(self, item.source)
@@ -262,19 +260,19 @@ class TrainingModule(nn.Module):
         return int((wanted != before).sum())
 
     def oscillations(self) -> dict[str, Oscillations]:
-        """What is known of the movements of codes, by the name of the layer; empty where nobody tracks them."""
+        """Oscillation states by the name of the layer; empty if oscillations are not tracked."""
         found = {item.layer: self._quantizer(item).oscillation for item in self._tracked}
         return {layer: item for layer, item in found.items() if item is not None}
 
     @torch.no_grad()
     def step(self) -> None:
-        """To be called after each optimizer step, by every process of a distributed run.
+        """Finish an optimizer step; call it after each one, in every process of a distributed run.
 
-        Counts the step, keeps scales above 0, follows the codes of tracked weights and freezes those that oscillate,
-        and gives all processes the mean of their batch-norm statistics.
+        Counts the step, keeps scales above 0, updates the oscillation states of tracked weights, freezes oscillating
+        codes, and averages batch-norm statistics over all processes.
 
         Raises:
-            CalibrationError: A scale, a weight or a running statistic has become NaN or infinite.
+            CalibrationError: A scale, a weight or a running statistic is NaN or infinite.
         """
         check_finite(self, int(self.steps) + 1)
         hold_signs([(item, item.ranges) for item in self.modules() if isinstance(item, Quantizer)])
@@ -294,20 +292,20 @@ class TrainingModule(nn.Module):
     def parameter_groups(
         self, lr: float = 0.01, *, scale_lr: float | None = None, weight_decay: float = 2.5e-5
     ) -> list[ParameterGroup]:
-        """Parameters by what they are, for optimizers; see `training.groups.parameter_groups`."""
+        """Parameter groups for optimizers; see `training.groups.parameter_groups`."""
         return parameter_groups(self, lr, scale_lr=scale_lr, weight_decay=weight_decay)
 
     def before_evaluation(self, call: Callable[[], object] | None) -> None:
-        """Call `call` before the first look at what was learned, in eval mode or by `compile`; None: nothing.
+        """Set a callback that runs before the first evaluation after a step or `train()`, in eval mode or by `compile`.
 
         Args:
-            call: Mostly one that estimates batch norms anew. Copies of the module do not have it. Where it speaks with
-                other processes, as that one does in a distributed run, all of them have to look.
+            call: Callback, usually one that re-estimates batch norms; None removes it. Copies of the module do not have
+                it. If it communicates with other processes of a distributed run, all of them must evaluate.
         """
         self._before = _Hook(call)
 
     def train(self, mode: bool = True) -> TrainingModule:
-        """As of every module."""
+        """Set train or eval mode."""
         self._unseen = self._unseen or mode
         super().train(mode)
         return self
@@ -334,14 +332,14 @@ class TrainingModule(nn.Module):
         return call.results(self._blueprint.graph.main.output_tree, results)
 
     def _evaluated(self, call: calls.Call) -> object:
-        """Eval mode: on the tensors as they are now."""
+        """Evaluate in eval mode on the current tensors."""
         self._before_a_look()
         if not self.exact:
             return self._nested(call, self._blueprint.program(self, *call.tensors))
         return self._exactly(call)
 
     def _before_a_look(self) -> None:
-        """What `before_evaluation` asks for, once."""
+        """Run the callback of `before_evaluation` once per change of the learned state."""
         if self._unseen and self._before.call is not None:
             self._unseen = False
             self._before.call()
@@ -350,7 +348,7 @@ class TrainingModule(nn.Module):
     def _exactly(self, call: calls.Call) -> object:
         shipped, leaves = self._blueprint.graph, call.tensors
         with torch.no_grad(), own_defaults(), torch.autocast(leaves[0].device.type, enabled=False):
-            # Made anew for each call: whoever moves a weight, by whatever means, is believed.
+            # Recomputed for each call, so that any change of a weight takes effect.
             shipped.tensors = self._deployed()
             try:
                 self.finish(shipped)
@@ -367,19 +365,19 @@ class TrainingModule(nn.Module):
         return cast("Quantizer", self.get_submodule(item.quantizer))
 
     def _quantized_tensor(self, item: QuantizedWeight) -> Tensor:
-        """What the quantizer of a weight reads, with gradients."""
+        """The tensor that the quantizer of a weight reads, with gradients."""
         tensor, gain = tensor_at(self, item.source), self._gain(item)
         return tensor if gain is None else tensor * gain
 
     def _gain(self, item: QuantizedWeight) -> Tensor | None:
-        """What stands between a latent weight and its quantizer, as it broadcasts; None for nothing."""
+        """The factor between a latent weight and its quantizer, broadcastable; None for 1."""
         if item.normalized is None or item.normalized.style == "keep":
             return None
         norm = cast("BatchNorm", self.get_submodule(item.normalized.norm))
         return along_axis(norm.gain, tensor_at(self, item.source).dim(), item.normalized.axis)
 
     def _track(self) -> None:
-        """Give the quantizers of weights with few bits their state of oscillations."""
+        """Add oscillation states to the quantizers of weights with few bits."""
         freezing = self.recipe.freezing
         tracking = freezing.tracking if freezing is not None else self.recipe.tracking
         if tracking is None:
@@ -395,7 +393,7 @@ class TrainingModule(nn.Module):
         self._tracked = tuple(chosen)
 
     def _agree(self) -> None:
-        """The mean of the running statistics over all processes, everywhere."""
+        """Replace running statistics by their mean over all processes."""
         tensors = [t for norm in batch_norms(self).values() for t in (norm.running_mean, norm.running_var)]
         count = process_count()
         if count == 1 or not tensors:

@@ -1,10 +1,10 @@
-"""Weights that oscillate: what is known of the movements of each code, and which codes are frozen.
+"""Oscillating weights: the oscillation state of each code, and frozen codes.
 
-Where the state lives: every quantizer of a weight that is tracked has an `Oscillations` as its child `oscillation`,
-whose buffers have the shape of the weight and are part of the `state_dict`. It is updated by `step()` of the training
-module, once per optimizer step, after the optimizer has moved the weights: forwards in between, of gradient
-accumulation or evaluation, do not count, and nothing changes inside a compiled forward. All of it follows from the
-weights, so that the processes of a distributed run agree without a word.
+The quantizer of each tracked weight has an `Oscillations` as its child `oscillation`. Its buffers have the shape of the
+weight and are part of the `state_dict`. `step()` of the training module updates them once per optimizer step, after the
+optimizer has changed the weights: other forwards (gradient accumulation, evaluation) do not count, and nothing changes
+inside a compiled forward. The state follows from the weights alone, so processes of a distributed run need not exchange
+it.
 
     codes      w_int = clip(round(w / s), n, p), or the frozen code
     change     D = w_int(t) - w_int(t - 1); the direction is its sign
@@ -24,27 +24,26 @@ from torch import Tensor, nn
 __all__ = ["OSCILLATING", "Oscillations"]
 
 OSCILLATING = 0.005
-"""A weight with a higher frequency counts as oscillating in the tables of the paper."""
+"""Frequency above which a weight counts as oscillating in the tables of the paper."""
 
 
 class Oscillations(nn.Module):
-    """The state of one weight's codes.
+    """The oscillation state of one weight tensor.
 
     Args:
-        codes: float32 integers in the shape of the weight: where it starts.
-        momentum: m, the share of the newest step in frequency and average, in (0, 1]. A threshold of freezing should be
-            two to three times as large at least.
+        codes: Initial codes, float32 integers in the shape of the weight.
+        momentum: m, the share of the newest step in frequency and average, in (0, 1]. A threshold for freezing should
+            be at least two to three times as large.
 
     Attributes:
-        previous: float32, codes after the last step.
-        direction: int8, sign of the last change, 0 before any.
-        frequency: float32 in [0, 1], exponential moving average of oscillations.
-        average: float32, exponential moving average of the codes.
-        frozen: bool, codes that stay for good.
-        frozen_codes: float32, the codes that stay, in integers, so that a scale that goes on learning does not move
-            them to other codes; 0 elsewhere.
-        freezes: Whether the quantizer has to look at `frozen`. False until something may be frozen, so that tracking
-            alone costs the forward nothing.
+        previous: Codes after the last step, float32.
+        direction: Sign of the last change, int8; 0 before the first change.
+        frequency: Exponential moving average of oscillations, float32 in [0, 1].
+        average: Exponential moving average of the codes, float32.
+        frozen: Mask of the frozen codes, bool.
+        frozen_codes: Frozen codes as float32 integers, so that a learning scale does not change them; 0 elsewhere.
+        freezes: Whether the quantizer must apply `frozen`. False if nothing is frozen, so that tracking alone adds no
+            cost to the forward.
     """
 
     previous: Tensor
@@ -68,10 +67,10 @@ class Oscillations(nn.Module):
 
     @torch.no_grad()
     def update(self, codes: Tensor) -> None:
-        """Take in the codes of another step; see the module text.
+        """Update the state with the codes of the next step; see the module text.
 
         Args:
-            codes: float32 integers in the shape of the weight, frozen ones as they are frozen.
+            codes: Codes, float32 integers in the shape of the weight, frozen codes included.
         """
         change = (codes - self.previous).sign_().to(torch.int8)
         oscillates = (change * self.direction) == -1
@@ -81,10 +80,10 @@ class Oscillations(nn.Module):
         self.previous.copy_(codes)
 
     def override(self, result: Tensor, scale: Tensor) -> Tensor:
-        """`result`, with frozen_codes * scale where codes are frozen; the gradient of the scale goes through.
+        """`result`, with frozen_codes * scale where codes are frozen; the scale keeps its gradient.
 
         Args:
-            result: What the quantizer made of the weight.
-            scale: As it broadcasts with it; ones for codes.
+            result: Quantized weight.
+            scale: Scale, broadcastable with `result`; ones if `result` holds codes.
         """
         return torch.where(self.frozen, (self.frozen_codes * scale).to(result.dtype), result)

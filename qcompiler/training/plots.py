@@ -1,9 +1,8 @@
 """Plots as SVG text: curves over a common axis, and bars by name.
 
-matplotlib draws them. It is not needed to train, and so belongs to the extra `plots` and is imported where something is
-drawn. A figure is made by hand and not through pyplot: no display, no state that outlasts the call. The same numbers
-give the same text, on every machine that has the same matplotlib. Curves have their name as their id, bars name and
-kind.
+matplotlib, in the extra `plots`, is imported only when a plot is drawn. Figures are created without pyplot, and need
+no display and leave no global state. The same numbers and the same matplotlib version give the same text. The id of a
+curve is its name, the id of a bar is its name and kind.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Bars", "Curves"]
 
 _INCH = 72.0
-"""Points, which are the pixels of an SVG that matplotlib writes."""
+"""Points per inch; matplotlib writes one SVG pixel per point."""
 _NO_METADATA = {"Creator": None, "Date": None, "Format": None, "Type": None}
 _GREY = "#888888"
 
@@ -32,11 +31,11 @@ class Curves:
     """Lines over one horizontal axis.
 
     Args:
-        title: Above the plot.
-        horizontal: What the horizontal axis counts.
-        curves: Points (x, y) by name. A point that is not finite ends a line; the next ones begin another.
-        width: Pixels.
-        height: Pixels.
+        title: Title of the plot.
+        horizontal: Label of the horizontal axis.
+        curves: Points (x, y) by name of the curve. A point that is not finite interrupts the line.
+        width: Width in pixels.
+        height: Height in pixels.
         numbered: Whether the vertical axis has numbers.
     """
 
@@ -57,7 +56,7 @@ class Curves:
         def draw(figure: Figure) -> None:
             axes = figure.add_subplot()
             for name, curve in self.curves.items():
-                # A gap is a not-a-number; an infinity would stretch the axis.
+                # NaN makes a gap; an infinity would stretch the axis.
                 points = [point if all(map(math.isfinite, point)) else (math.nan, math.nan) for point in curve]
                 axes.plot([x for x, _ in points], [y for _, y in points], label=_plain(name), linewidth=1.2, gid=name)
             axes.set_title(_plain(self.title), loc="left")
@@ -78,10 +77,10 @@ class Bars:
     """Horizontal bars, one row for each name, one bar in it for each kind.
 
     Args:
-        title: Above the plot.
-        names: Of the rows, from the top.
-        kinds: Numbers of at least 0 by kind, as many as there are names.
-        width: Pixels.
+        title: Title of the plot.
+        names: Names of the rows, from the top.
+        kinds: Values of at least 0 by kind, one per name.
+        width: Width in pixels.
     """
 
     title: str
@@ -117,7 +116,7 @@ class Bars:
 
 
 def _drawn(width: float, height: float, draw: Callable[[Figure], None]) -> str:
-    """What `draw` puts on an empty sheet of so many pixels."""
+    """SVG text of a figure of the given size, in pixels, filled by `draw`."""
     try:
         import matplotlib as mpl
         from matplotlib.figure import Figure
@@ -126,24 +125,24 @@ def _drawn(width: float, height: float, draw: Callable[[Figure], None]) -> str:
             "plots are drawn by matplotlib, which is not installed", fix="pip install 'qcompiler[plots]'"
         ) from error
     with mpl.rc_context():
-        mpl.rcdefaults()  # whatever this machine or its user has set
+        mpl.rcdefaults()  # ignore the settings of the user
         mpl.rcParams.update(
             {
-                "svg.hashsalt": "qcompiler",  # else the ids of its parts are drawn by chance
-                "svg.fonttype": "none",  # text stays text: it can be searched, and read aloud
+                "svg.hashsalt": "qcompiler",  # deterministic ids
+                "svg.fonttype": "none",  # text stays text: searchable and accessible
                 "font.size": 9.0,
-                "path.simplify": False,  # what is a staircase stays one
+                "path.simplify": False,  # keep every point of a staircase
             }
         )
         figure = Figure(figsize=(width / _INCH, height / _INCH), layout="constrained")
         draw(figure)
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata=_NO_METADATA)
-    # Without what stands in front of the picture, so that it may be put into a page, and without blanks at line ends.
+    # Drop the XML prolog, so that the text can be embedded in a page, and trailing blanks.
     _, opening, rest = text.getvalue().partition("<svg")
     return "".join(f"{line.rstrip()}\n" for line in (opening + rest).splitlines())
 
 
 def _plain(text: str) -> str:
-    """Text in which a dollar does not begin a formula."""
+    """Text with dollar signs escaped, so that matplotlib does not parse a formula."""
     return text.replace("$", r"\$")

@@ -1,10 +1,10 @@
-"""The forward of a model that trains, written down once as torch calls.
+"""The forward of a training module, written once as torch calls.
 
     x ─► fake_quantize(s, z)            q = self.x.quantizer;  s, z = q.grid(x);  x_q = q(x, s, z)
-    conv ─► relu ─► fake_quantize       one call: the quantizer clamps first, and the result of the ReLU is never kept
-    conv with a batch norm that learns  see `training.batch_norm`
+    conv ─► relu ─► fake_quantize       one call: the quantizer clamps first, and the result of the ReLU is not saved
+    conv with a learning batch norm     see `training.batch_norm`
 
-Where the graph says that two quantizers share a grid, they share the module that holds it.
+Quantizers with a common scale in the graph share one quantizer module.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ Program: TypeAlias = Callable[..., list[Tensor]]
 
 @dataclass(frozen=True)
 class Normalized:
-    """A layer whose batch norm learns.
+    """A layer with a learning batch norm.
 
     Args:
         norm: Path of the batch norm.
-        style: How.
-        axis: Of the output channels of its weight.
+        style: Treatment of the batch norm.
+        axis: Output channel axis of the layer's weight.
     """
 
     norm: str
@@ -46,13 +46,13 @@ class Normalized:
 
 @dataclass(frozen=True)
 class Places:
-    """Where the module that runs the program keeps what the graph names.
+    """Paths in the training module of the tensors, quantizers and modules that the graph names.
 
     Args:
-        tensors: Path by name of the tensor; those that are absent nobody reads.
-        quantizers: Path by name of the scale.
-        dropouts: Path by name of the node.
-        normalized: By name of the layer.
+        tensors: Paths by name of the tensor; absent tensors are never read.
+        quantizers: Paths by name of the scale.
+        dropouts: Paths by name of the dropout node.
+        normalized: Learning batch norms by name of the layer.
     """
 
     tensors: Mapping[str, str]
@@ -78,7 +78,7 @@ class _Product:
 
 @dataclass(frozen=True)
 class _Clamped:
-    """What an activation clamps, for the quantizer behind it."""
+    """The input and limits of an activation that is fused into the following quantizer."""
 
     x: Recorded
     low: float | Recorded | None
@@ -88,7 +88,7 @@ class _Clamped:
 
 @dataclass(frozen=True)
 class _Latent:
-    """A weight that is quantized later: its batch norm comes first."""
+    """A weight that is quantized after its batch norm has been applied."""
 
     weight: Recorded
     scale: _Scale
@@ -106,26 +106,26 @@ def write_program(graph: Graph, places: Places) -> tuple[fx.Graph, Program]:
     """Write down the forward of `graph`.
 
     Args:
-        graph: At stage QUANTIZED, dropouts included.
-        places: Of the module that runs it.
+        graph: Graph at stage QUANTIZED, dropouts included.
+        places: Paths in the training module.
 
     Returns:
-        The calls, and the function of the module and of its inputs, flat, that gives the outputs, flat.
+        The calls as a graph, and as a function from the module and its flat inputs to the flat outputs.
     """
     return record(graph, _Rules(graph, places))
 
 
 class _Rules:
-    """What stands for the results of each node."""
+    """The rules that translate each node into recorded torch calls."""
 
     def __init__(self, graph: Graph, places: Places) -> None:
         self.places = places
         self.grids: dict[str, tuple[Recorded, Recorded]] = {}
         self.quantizers: dict[str, Recorded] = {}
         self.late: set[Node] = set()
-        """Weight quantizers that wait for a batch norm."""
+        """Weight quantizers that run after a batch norm has been applied to the weight."""
         self.plain: set[Node] = set()
-        """Biases that are quantized once the batch norm is folded."""
+        """Bias quantizers to skip: these biases are quantized after the batch norm is folded."""
         for node in graph.nodes:
             found = places.normalized.get(node.name)
             if found is None or not node.definition.has(Trait.MAC):
@@ -188,7 +188,7 @@ class _Rules:
             limits = (x.low, x.high) if x.axis is None else (x.low, x.high, x.axis)
             x = x.x
         grid = self._grid(recorder, scale, cast("Recorded", x))
-        # A call of the module, not of a method, so that hooks of the user's see it.
+        # Call the module, not a method, so that the user's hooks run.
         result: Any = recorder.module(self.places.quantizers[scale.ref], x, *grid, *limits)
         result.type = node.output.type
         return cast("Recorded", result)
@@ -198,7 +198,7 @@ class _Rules:
         if isinstance(bias, _Nothing) or node in self.plain:
             return bias
         product = cast("_Product", scale)
-        # Both grids are there: the input and the weight of the layer are quantized in front of its bias.
+        # Both scales are recorded: input and weight of the layer are quantized before the bias.
         left, right = (self.grids[item.ref][0] for item in (product.left, product.right))
         rounding = str(node.attributes["rounding"])
         result = recorder.function(fake_quantize_bias, bias, left, right, rounding)
@@ -228,7 +228,7 @@ class _Rules:
         return cast("Recorded", result)
 
     def _call(self, recorder: Recorder, node: Node, operands: Sequence[Item]) -> tuple[Item, ...]:
-        # Contiguous as in every other evaluation of a float island.
+        # Float islands get contiguous tensors in every evaluation, because sums depend on strides.
         inputs: list[Item] = []
         for value, item in zip(node.inputs, operands, strict=True):
             contiguous = recorder.method("contiguous", cast("Recorded", item))
@@ -239,7 +239,7 @@ class _Rules:
 
 
 def _spread(rank: int, axis: int) -> list[int]:
-    """The shape in which one number per channel broadcasts."""
+    """The shape to which a vector with one value per channel is reshaped for broadcasting."""
     return [-1 if index == axis % rank else 1 for index in range(rank)]
 
 

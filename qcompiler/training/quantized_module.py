@@ -15,14 +15,14 @@ from qcompiler.validation.exact import Codes, simulate
 
 
 class QuantizedModule(nn.Module):
-    """Runs the quantized graph: differentiable in train mode, on integer codes in eval mode.
+    """A module that runs the quantized graph: differentiable in train mode, on integer codes in eval mode.
 
-    In train mode quantizers pass gradients straight through, and a forward is float32 throughout. In eval mode the
-    outputs are those of the integer program, bit for bit. Parameters and buffers keep their module paths as names.
+    In train mode quantizers pass gradients straight through, and all computation is float32. In eval mode the outputs
+    equal those of the integer program bit for bit. Parameters and buffers keep their module paths as names.
 
     Args:
-        module: At stage QUANTIZED. Its graph is shared, its tensors are copied.
-        arithmetic: Of the target.
+        module: Module at stage QUANTIZED, which is cloned.
+        arithmetic: Arithmetic of the target.
     """
 
     def __init__(self, module: Module, arithmetic: Arithmetic) -> None:
@@ -47,10 +47,10 @@ class QuantizedModule(nn.Module):
 
         Args:
             inputs: The model's arguments, by position.
-            named: Others, by name.
+            named: The model's arguments, by name.
 
         Raises:
-            InputError: They do not fit the model.
+            InputError: The arguments do not fit the model.
         """
         graph = self._module.main
         self._module.tensors = {name: getattr(home, leaf) for name, (home, leaf) in self._homes.items()}

@@ -1,4 +1,4 @@
-"""The one quantizer of training, in float32: forward on the grid, backward by an estimator.
+"""The training quantizer, in float32: forward on the grid, backward by a gradient estimator.
 
     v = x / s,   k = clamp(round(v) + z, qmin, qmax) - z,   y = s k
 
@@ -8,9 +8,8 @@ The forward divides and rounds exactly as codes are made (`quant.affine.quantize
     dy/ds = k - phi(v) v where qmin <= v + z <= qmax, else k
     dy/dz = -s           where v + z is outside of qmin..qmax, else 0
 
-For phi = 1 the second line is that of LSQ: round(v) - v inside, the end of the grid outside. What is inside is decided
-by v, as all papers print it; the code of Nagel et al. 2022 decides by round(v), which differs by half a step at each
-end.
+For phi = 1 the second line is that of LSQ: round(v) - v inside, the end of the grid outside. As in the papers, v
+decides between inside and outside; the code of Nagel et al. 2022 uses round(v), half a step different at each end.
 
 Source: Esser et al. 2020, arXiv:1902.08153, equations 2 and 3; Nagel et al. 2021, arXiv:2106.08295, section 4.1;
 Nagel et al. 2022, arXiv:2203.11086, section 2.1.
@@ -39,21 +38,22 @@ __all__ = ["Clamp", "Plan", "Quantizer", "fake_quantize", "fake_quantize_bias"]
 
 @dataclass(frozen=True)
 class Plan:
-    """What one quantizer does, as plain numbers.
+    """The constants of one quantizer.
 
     Args:
         qmin: Lowest code.
         qmax: Highest code.
-        estimator: Of gradients through rounding.
-        zero_point: Where it is fixed; 0 where it is a tensor of its own.
-        axis: Of the channels, None for one scale.
-        rounding: To the nearest, of which kind.
-        rounding_gradient: Whether what rounding does inside the grid counts for the scale: k - phi v instead of 0.
-        by_chance: Whether rounding goes up or down by chance.
-        gradient_scale: Whether the gradients of scale and zero point are divided by sqrt(N p), N the elements that
-            share a scale and p = qmax - zero point the steps above 0, at least 1: a grid learns at one rate however
-            its codes are stored. Source: Esser et al. 2020, arXiv:1902.08153, section 2.2.
-        shared: N; None: the elements of the tensor, for each scale.
+        estimator: Estimator of gradients through rounding.
+        zero_point: Fixed zero point; 0 if the zero point is a tensor.
+        axis: Channel axis; None for one scale.
+        rounding: Rounding mode for ties.
+        rounding_gradient: Whether rounding inside the grid contributes to the gradient of the scale: k - phi v instead
+            of 0.
+        by_chance: Whether rounding is stochastic.
+        gradient_scale: Whether gradients of scale and zero point are divided by sqrt(N p), with N elements per scale
+            and p = qmax - zero point, at least 1: the learning rate does not depend on how codes are stored. Source:
+            Esser et al. 2020, arXiv:1902.08153, section 2.2.
+        shared: N; None: the number of elements of the tensor per scale.
     """
 
     qmin: int
@@ -74,7 +74,7 @@ class Plan:
     open_qmax: float = field(init=False)
 
     def __post_init__(self) -> None:
-        # The kernel that masks gradients takes an open interval: the next float32 beyond both ends makes it closed.
+        # The masking kernel uses an open interval; the next float32 beyond each end makes it closed.
         for name, value in (
             ("low", self.qmin - self.zero_point),
             ("high", self.qmax - self.zero_point),
@@ -87,7 +87,7 @@ class Plan:
 
 
 def _next(code: int, direction: int) -> float:
-    """The float32 beside a code. Beside 0 the smallest normal one: some processors take anything smaller for 0."""
+    """The float32 next to a code. Next to 0: the smallest normal number, because some processors flush subnormals."""
     if code == 0:
         return direction * _TINY
     return float(np.nextafter(np.float32(code), np.float32(direction * math.inf)))
@@ -95,12 +95,12 @@ def _next(code: int, direction: int) -> float:
 
 @dataclass(frozen=True)
 class Clamp:
-    """The activation in front of a quantizer.
+    """The activation before a quantizer.
 
     Args:
-        low: Lower limit, None for none.
-        high: Upper limit.
-        axis: Where there are limits per channel, given as tensors: the axis of the channels.
+        low: Lower limit; None: unlimited.
+        high: Upper limit; None: unlimited.
+        axis: Channel axis of limits per channel, which are given as tensors; None: scalar limits.
     """
 
     low: float | None = None
@@ -120,24 +120,24 @@ def fake_quantize(
     """x on the grid; see the module text for the gradients.
 
     Args:
-        x: Any shape; float16 and bfloat16 are quantized in float32.
-        scale: float32, one element or [C] along the axis of `plan`. Below `SMALLEST_SCALE` it counts as that, with the
-            gradient that it has there, so that it finds its way back.
-        zero_point: float32 integers in the shape of `scale` where they learn; None: that of `plan`.
-        plan: The rest.
-        clamp: x is clamped first: the activation in front of the quantizer, whose result is never kept this way. Its
-            gradient is 0 at a limit, as that of a ReLU, and 1 at a limit per channel, as that of torch.clamp.
-        lows: Limits per channel, [C]; infinities are none.
-        highs: The upper limits.
+        x: Tensor of any shape; float16 and bfloat16 are quantized in float32.
+        scale: Scale, float32, one element or [C] along the axis of `plan`. A scale below `SMALLEST_SCALE` counts as
+            `SMALLEST_SCALE`, with the gradient at that value, so that training can recover it.
+        zero_point: Learned zero point, float32 integers in the shape of `scale`; None: that of `plan`.
+        plan: Constants of the quantizer.
+        clamp: Activation before the quantizer, fused so that its result is not saved. Its gradient is 0 at a limit, as
+            for ReLU, and 1 at a limit per channel, as for torch.clamp.
+        lows: Lower limits per channel, [C]; an infinity means unlimited.
+        highs: Upper limits per channel, [C].
 
     Returns:
-        In the shape and type of `x`.
+        The quantized tensor in the shape and type of `x`.
     """
     return cast("Tensor", _FakeQuantize.apply(x, scale, zero_point, plan, clamp, lows, highs))
 
 
 class _Context(Protocol):
-    """What `_FakeQuantize` keeps between its two directions."""
+    """The context that `_FakeQuantize` keeps between forward and backward."""
 
     plan: Plan
     clamp: Clamp | None
@@ -151,7 +151,7 @@ class _Context(Protocol):
 
 
 class _FakeQuantize(torch.autograd.Function):
-    """Saves the input alone, which is a parameter or the result of the op in front, and few kernels make new memory."""
+    """Fake quantization that saves only its input and allocates little memory."""
 
     @staticmethod
     def forward(
@@ -276,18 +276,18 @@ def _is_plain(x: Tensor, s: Tensor, zero_point: Tensor | None, plan: Plan, lows:
 
 
 def limits_with(clamp: Clamp | None, s: Tensor, plan: Plan) -> tuple[float, float]:
-    """The codes between which a clamp and the grid leave a value: rounding and division are monotone.
+    """Code limits of a clamp and the grid together, which exist because rounding and division are monotone.
 
     Args:
-        clamp: In front of the quantizer.
-        s: The scale, float32, one element.
-        plan: Of the quantizer.
+        clamp: Activation before the quantizer.
+        s: Scale, float32, one element.
+        plan: Constants of the quantizer.
     """
     low, high = float(plan.low), float(plan.high)
     if clamp is not None:
         ends = [low if clamp.low is None else clamp.low, high if clamp.high is None else clamp.high]
         codes = round_float_(torch.tensor(ends) / s.reshape(()), plan.rounding).tolist()
-        # A clamp that lies beyond the grid leaves its nearest code.
+        # A clamp beyond the grid is replaced by the nearest code.
         least = low if clamp.low is None else min(max(codes[0], low), high)
         most = high if clamp.high is None else min(max(codes[1], low), high)
         return least, most
@@ -295,7 +295,7 @@ def limits_with(clamp: Clamp | None, s: Tensor, plan: Plan) -> tuple[float, floa
 
 
 def _plain_gradients(ctx: _Context, g: Tensor, x: Tensor, s: Tensor, y: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """The gradients of x and of the scale, with y what the quantizer gave.
+    """The gradients of x and of the scale, with y the result of the quantizer.
 
     dx = g where x is between all limits,     ds = sum g (y - x_in) / s,     x_in = x inside of the grid, else 0
     """
@@ -307,7 +307,7 @@ def _plain_gradients(ctx: _Context, g: Tensor, x: Tensor, s: Tensor, y: Tensor) 
     input_gradient = _masked(g, x, max(below, low), min(above, high)) if ctx.needs_input_grad[0] else None
     if not ctx.needs_input_grad[1]:
         return input_gradient, None
-    # What an activation clamps to 0 is 0 and stays it. A limit within the grid counts as what it is.
+    # Values that the activation clamps to 0 stay 0. A limit within the grid counts with its own value.
     if (low == 0.0 or not below < low < above) and not below < high < above:
         inside = _masked(x, x, max(below, low), min(above, high))
     else:
@@ -447,24 +447,23 @@ class _ScaledGradient(torch.autograd.Function):
 
 
 class Quantizer(nn.Module):
-    """Puts a tensor on a grid that may learn.
+    """A fake quantizer with learnable range parameters.
 
-    State, in `state_dict`: the parameters of `ranges` (`scale`, ...), `zero_point` where the grid is asymmetric, and
-    `oscillation.*` where oscillations are tracked.
+    State in `state_dict`: the parameters of `ranges` (`scale`, ...), `zero_point` if asymmetric, and `oscillation.*` if
+    oscillations are tracked.
 
     Args:
-        spec: The grid.
-        ranges: What of it learns, and how.
-        estimator: Of gradients through rounding.
-        scale: float32, calibrated: [] or [C].
-        zero_point: int32 in the same shape.
+        spec: Specification of the quantizer.
+        ranges: Learned parameters of the range.
+        estimator: Estimator of gradients through rounding.
+        scale: Calibrated scale, float32 [] or [C].
+        zero_point: Calibrated zero point, int32 in the shape of `scale`.
         gradient_scale: See `Plan`.
         shared: See `Plan`.
-        factors: uint8 [C, blocks], of a grid with blocks: they stay as calibrated.
+        factors: Block factors, uint8 [C, blocks], which stay as calibrated; None without blocks.
 
     Attributes:
-        oscillation: What is known of the movements of a weight's codes, None where nobody tracks them. Where it says
-            that a code is frozen, that code takes the place of the rounded one.
+        oscillation: Oscillation state of the weight; None if not tracked. A frozen code replaces the rounded code.
     """
 
     scale: Tensor
@@ -492,19 +491,19 @@ class Quantizer(nn.Module):
         self._plan = self._planned()
 
     def grid(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Scale and, where it learns, zero point; both with gradients.
+        """Scale and learned zero point (else None), both with gradients.
 
         Args:
-            x: What is quantized, for ranges that follow it.
+            x: Tensor to quantize, for ranges that follow its values.
         """
         steps = self.steps_per_code(x)
         return self.ranges.grid(self, self.spec, x if steps is None else x / steps)
 
     def steps_per_code(self, x: Tensor) -> Tensor | None:
-        """The factor of each element of a weight in blocks, float32, as it broadcasts; None where there are no blocks.
+        """The block factor of each element of a weight, float32, broadcastable; None without blocks.
 
         Args:
-            x: What is quantized.
+            x: Tensor to quantize.
         """
         if self.factors is None or self.spec.axis is None or self.spec.block is None:
             return None
@@ -519,15 +518,15 @@ class Quantizer(nn.Module):
         high: float | Tensor | None = None,
         axis: int | None = None,
     ) -> Tensor:
-        """x on the grid that `grid` gave.
+        """Fake-quantize x with the result of `grid`.
 
         Args:
-            x: Any shape.
-            scale: Of `grid`.
-            zero_point: Of `grid`.
-            low: Lower limit of the activation in front; with `axis` one per channel, [C].
-            high: The upper limit.
-            axis: Of the channels.
+            x: Tensor of any shape.
+            scale: Scale from `grid`.
+            zero_point: Zero point from `grid`.
+            low: Lower limit of the preceding activation; with `axis` one per channel, [C].
+            high: Upper limit of the preceding activation.
+            axis: Channel axis of the limits.
         """
         if isinstance(low, Tensor) or isinstance(high, Tensor):
             assert isinstance(low, Tensor)
@@ -543,7 +542,7 @@ class Quantizer(nn.Module):
 
     @torch.no_grad()
     def codes(self, x: Tensor) -> Tensor:
-        """float32 codes of x, zero point removed, rounded to the nearest; frozen ones as they are frozen."""
+        """Codes of x minus the zero point, float32, rounded to nearest; frozen codes keep their value."""
         scale, zero_point = self.grid(x)
         factors = self.steps_per_code(x)
         wide = x.to(torch.float32) if factors is None else x.to(torch.float32) / factors
@@ -556,23 +555,23 @@ class Quantizer(nn.Module):
 
     @torch.no_grad()
     def deployed(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Scale (float32, at least `SMALLEST_SCALE`) and zero point (int32) as the integer program gets them."""
+        """Scale (float32, at least `SMALLEST_SCALE`) and zero point (int32) for the integer program."""
         scale, zero_point = self.grid(x)
         if zero_point is None:
             zero_point = torch.full_like(scale, float(self._plan.zero_point))
         for name in self.ranges.scales:
-            # No step of an optimizer makes a scale exactly 0. Something else wrote it, and compile refuses it by name.
+            # `hold_signs` keeps optimizer steps from making a scale 0. A 0 set elsewhere stays: compile refuses it.
             scale = scale.masked_fill(self.get_parameter(name) == 0, 0.0)
         return scale.clamp(min=SMALLEST_SCALE), zero_point.to(torch.int32)
 
     def train(self, mode: bool = True) -> Quantizer:
-        """As of every module; chance rounds while training only."""
+        """Set train or eval mode; stochastic rounding applies in train mode only."""
         super().train(mode)
         self._renew()
         return self
 
     def _renew(self) -> None:
-        """Take in what was set from outside."""
+        """Recompute the plan and the limits after a change of state."""
         self._plan = self._planned()
         renew_limits(self, self.ranges)
 

@@ -1,12 +1,12 @@
-"""What of a grid learns: nothing, its scale, its ends.
+"""Learned range parameters: nothing, the scale, or the ends of the range.
 
-Each class says which parameters a quantizer holds, and how scale and zero point follow from them. The gradients of
-scale and zero point are those of `training.quantizer`; the rest is the chain rule over these few numbers.
+Each class defines the parameters of a quantizer and how scale and zero point follow from them. `training.quantizer`
+computes the gradients of scale and zero point; the chain rule gives those of the parameters.
 
-No scale reaches 0, whatever an optimizer does. `step()` of the training module lets a scale shrink to half of its value
-at most, and turns round a step over 0, to between half and the whole of the value. Before that call, a scale at 0 or
-below counts as the half. The gradient stays that of the papers: it passes straight through to the parameter. Steps of
-less than half a scale are left alone.
+No scale reaches 0, whatever an optimizer does. `step()` of the training module lets a scale shrink to at most half of
+its value, and reflects a step over 0 to between half and the whole of the value. Until that call, a scale at or below 0
+counts as the half. The gradient follows the papers and passes straight through to the parameter. Steps of less than
+half a scale are unchanged.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = [
 
 
 class Holder(Protocol):
-    """A module that holds the numbers of one grid."""
+    """A module that holds the parameters of one range."""
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None: ...
 
@@ -44,7 +44,7 @@ class Holder(Protocol):
 
 
 _LEAST = 0.5
-"""Share of a scale that one optimizer step leaves at least.
+"""Smallest share of a scale that remains after one optimizer step.
 
 A W8A8 MobileNet after 100 steps of Adam at 0.03, whose scales begin at about 0.01: 69 % accuracy. With a floor at 2^-10
 of the first scales, which lets whole layers clip, 8 %: chance.
@@ -52,18 +52,18 @@ of the first scales, which lets whole layers clip, 8 %: chance.
 
 
 def limit_of(name: str) -> str:
-    """Name of the buffer that holds how near to 0 a parameter may come."""
+    """Name of the buffer with the limit of a parameter towards 0."""
     return f"{name}_limit"
 
 
 def learn(holder: Holder, name: str, value: Tensor, *, limited: bool = True) -> None:
-    """Give `holder` a parameter.
+    """Register a parameter in `holder`.
 
     Args:
-        holder: The quantizer.
+        holder: Quantizer.
         name: Name of the parameter.
-        value: Its first value.
-        limited: Whether it keeps its sign. The limit follows from the parameter, so that it is no part of the state.
+        value: Initial value.
+        limited: Whether the parameter keeps its sign. The limit follows from the parameter and is not saved.
     """
     holder.register_parameter(name, nn.Parameter(value))
     if limited:
@@ -72,7 +72,7 @@ def learn(holder: Holder, name: str, value: Tensor, *, limited: bool = True) -> 
 
 @torch.no_grad()
 def renew_limits(holder: nn.Module, ranges: Ranges) -> None:
-    """Take the values of parameters, set by hand or loaded, as what the next step may halve."""
+    """Recompute the limits from parameters that were loaded or set by hand."""
     for names, sign in ((ranges.positive, 1.0), (ranges.negative, -1.0)):
         for name in names:
             if limit_of(name) in dict(holder.named_buffers(recurse=False)):
@@ -82,10 +82,10 @@ def renew_limits(holder: nn.Module, ranges: Ranges) -> None:
 
 @torch.no_grad()
 def hold_signs(holders: Sequence[tuple[nn.Module, Ranges]]) -> None:
-    """After an optimizer step: bring back parameters that went too near to 0, or over it; see the module text.
+    """Correct parameters that an optimizer step moved too near to 0 or across it; see the module text.
 
     Args:
-        holders: Quantizers and what of them learns.
+        holders: Quantizers and their learned range parameters.
     """
     for above in (True, False):
         parameters, limits = [], []
@@ -107,9 +107,9 @@ def hold_signs(holders: Sequence[tuple[nn.Module, Ranges]]) -> None:
 
 
 class _AboveZero(torch.autograd.Function):
-    """x, or the limit where x is at 0 or below; NaN stays. The gradient passes straight through.
+    """x, or the limit where x is 0 or below; NaN stays. The gradient passes straight through.
 
-    A function of its own: x + (limit - x) is not the limit in float32, and may be 0.
+    An autograd function is needed because x + (limit - x) may differ from the limit in float32, and may be 0.
     """
 
     @staticmethod
@@ -132,14 +132,14 @@ def _limited(holder: nn.Module, name: str) -> Tensor:
 
 @dataclass(frozen=True)
 class Ranges(ABC):
-    """How a grid learns. Frozen, stateless: one object may serve all quantizers."""
+    """The learned parameters of a range; frozen and stateless, so that quantizers can share one object."""
 
     rounding_gradient: ClassVar[bool] = True
-    """Whether the error of rounding inside the grid moves the scale."""
+    """Whether the rounding error inside the grid contributes to the gradient of the scale."""
     scales: ClassVar[tuple[str, ...]] = ()
     """Names of the parameters in units of a scale."""
     ends: ClassVar[tuple[str, ...]] = ()
-    """Names of the parameters in units of the tensor: ends of its range, offsets."""
+    """Names of the parameters in units of the tensor: range ends and offsets."""
     positive: ClassVar[tuple[str, ...]] = ()
     """Names of the parameters that stay above 0; see the module text."""
     negative: ClassVar[tuple[str, ...]] = ()
@@ -148,16 +148,16 @@ class Ranges(ABC):
     """Whether the method asks for weight decay on its parameters."""
 
     def learns_zero_point(self, spec: QuantSpec) -> bool:
-        """Whether the zero point of a grid is a result of parameters."""
+        """Whether the zero point is computed from parameters."""
         return False
 
     @abstractmethod
     def register(self, holder: Holder, spec: QuantSpec, scale: Tensor, zero_point: Tensor) -> None:
-        """Give `holder` its parameters and buffers, so that `grid` starts at `scale` and `zero_point`."""
+        """Register parameters and buffers in `holder`, so that `grid` starts at `scale` and `zero_point`."""
 
     @abstractmethod
     def grid(self, holder: nn.Module, spec: QuantSpec, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Scale, and the zero point where it learns: float32 integers."""
+        """Scale, and zero point as float32 integers; None for a zero point that does not learn."""
 
 
 def _keep_zero_point(holder: Holder, spec: QuantSpec, zero_point: Tensor) -> None:
@@ -170,7 +170,7 @@ def _tensor(holder: nn.Module, name: str) -> Tensor:
 
 
 def _allowed(scale: Tensor, spec: QuantSpec) -> Tensor:
-    """The nearest scale that the grid may have, straight through."""
+    """The nearest scale that the specification allows, with a straight-through gradient."""
     if spec.scale_kind is not ScaleKind.POW2:
         return scale
     with torch.no_grad():
@@ -180,7 +180,7 @@ def _allowed(scale: Tensor, spec: QuantSpec) -> Tensor:
 
 
 def _rounded(zero_point: Tensor, spec: QuantSpec) -> Tensor:
-    """The nearest code, straight through."""
+    """The nearest code, with a straight-through gradient."""
     with torch.no_grad():
         code = round_float(zero_point, Rounding.NEAREST_EVEN).clamp(spec.qmin, spec.qmax)
     return zero_point + (code - zero_point).detach()
@@ -188,15 +188,15 @@ def _rounded(zero_point: Tensor, spec: QuantSpec) -> Tensor:
 
 @dataclass(frozen=True)
 class FixedRange(Ranges):
-    """The grid stays as calibrated."""
+    """A fixed range: scale and zero point stay as calibrated."""
 
     def register(self, holder: Holder, spec: QuantSpec, scale: Tensor, zero_point: Tensor) -> None:
-        """Buffers `scale` and `zero_point`."""
+        """Register the buffers `scale` and `zero_point`."""
         holder.register_buffer("scale", scale)
         _keep_zero_point(holder, spec, zero_point)
 
     def grid(self, holder: nn.Module, spec: QuantSpec, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The buffer."""
+        """The fixed scale."""
         return _tensor(holder, "scale"), None
 
 
@@ -208,10 +208,10 @@ class RecomputedRange(Ranges):
     """
 
     def register(self, holder: Holder, spec: QuantSpec, scale: Tensor, zero_point: Tensor) -> None:
-        """Nothing: the weight says it all.
+        """Register no parameter: the range follows from the weight.
 
         Raises:
-            InputError: The grid is not symmetric, that is, not one of a weight.
+            InputError: The quantizer is asymmetric, so it is not a weight quantizer.
         """
         if not spec.symmetric:
             raise InputError(
@@ -221,7 +221,7 @@ class RecomputedRange(Ranges):
             )
 
     def grid(self, holder: nn.Module, spec: QuantSpec, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """From the weight."""
+        """Scale from the largest magnitude of the weight."""
         with torch.no_grad():
             rows = x.abs() if spec.axis is None else x.abs().movedim(spec.axis, 0).flatten(1)
             largest = (rows.amax() if spec.axis is None else rows.amax(1)).to(torch.float32)
@@ -231,7 +231,7 @@ class RecomputedRange(Ranges):
 
 @dataclass(frozen=True)
 class LearnedScale(Ranges):
-    """The scale is a parameter, the zero point stays: LSQ.
+    """LSQ: the scale is a parameter, the zero point is fixed.
 
     Source: Esser et al. 2020, arXiv:1902.08153. Starts at the calibrated scale, where the paper starts at
     2 mean|w| / sqrt(qmax).
@@ -241,18 +241,18 @@ class LearnedScale(Ranges):
     positive: ClassVar[tuple[str, ...]] = ("scale",)
 
     def register(self, holder: Holder, spec: QuantSpec, scale: Tensor, zero_point: Tensor) -> None:
-        """A parameter `scale`, a buffer `zero_point`."""
+        """Register the parameter `scale` and the buffer `zero_point`."""
         learn(holder, "scale", scale)
         _keep_zero_point(holder, spec, zero_point)
 
     def grid(self, holder: nn.Module, spec: QuantSpec, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The parameter."""
+        """The learned scale."""
         return _allowed(_limited(holder, "scale"), spec), None
 
 
 @dataclass(frozen=True)
 class LearnedOffset(LearnedScale):
-    """Scale and offset are parameters: LSQ+. The zero point is round(-offset / scale).
+    """LSQ+: scale and offset are parameters. The zero point is round(-offset / scale).
 
     The paper's offset is any real number; it enters the bias of the next layer, which padding does not let it do
     exactly. Here it is rounded to a whole number of steps, straight through, as integer arithmetic asks, and the
@@ -270,11 +270,11 @@ class LearnedOffset(LearnedScale):
     ends: ClassVar[tuple[str, ...]] = ("offset",)
 
     def learns_zero_point(self, spec: QuantSpec) -> bool:
-        """A symmetric grid has no offset: there it is LSQ."""
+        """Whether the quantizer is asymmetric; a symmetric one has no offset and equals LSQ."""
         return not spec.symmetric
 
     def register(self, holder: Holder, spec: QuantSpec, scale: Tensor, zero_point: Tensor) -> None:
-        """Parameters `scale` and `offset`."""
+        """Register the parameters `scale` and `offset`."""
         learn(holder, "scale", scale)
         if not spec.symmetric:
             learn(holder, "offset", -zero_point.to(scale.dtype) * scale, limited=False)
@@ -293,7 +293,7 @@ class LearnedOffset(LearnedScale):
 
 @dataclass(frozen=True)
 class LearnedEnds(Ranges):
-    """The ends of the range are parameters.
+    """Learned range ends: both ends of the range are parameters.
 
         scale = (high - low) / (qmax - qmin),     zero point = qmin - round(low / scale)
 
@@ -313,18 +313,18 @@ class LearnedEnds(Ranges):
     negative: ClassVar[tuple[str, ...]] = ("low",)
 
     def learns_zero_point(self, spec: QuantSpec) -> bool:
-        """Of an asymmetric grid."""
+        """Whether the quantizer is asymmetric."""
         return not spec.symmetric
 
     def register(self, holder: Holder, spec: QuantSpec, scale: Tensor, zero_point: Tensor) -> None:
-        """Parameters `high`, and `low` where the grid is asymmetric."""
+        """Register the parameter `high`, and `low` if the quantizer is asymmetric."""
         z = zero_point.to(scale.dtype)
         learn(holder, "high", scale * (spec.qmax - z))
         if not spec.symmetric:
             learn(holder, "low", scale * (spec.qmin - z))
 
     def grid(self, holder: nn.Module, spec: QuantSpec, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """See the class. The range always holds 0, straight through."""
+        """See the class. The range always contains 0, with a straight-through gradient."""
         if spec.symmetric:
             return _allowed(_limited(holder, "high") / spec.qmax, spec), None
         high, low = _tensor(holder, "high"), _tensor(holder, "low")
@@ -339,7 +339,7 @@ class LearnedEnds(Ranges):
 
 @dataclass(frozen=True)
 class LearnedClip(Ranges):
-    """The upper end is a parameter that rounding does not move: PACT. scale = clip / (qmax - zero point).
+    """PACT: the upper end is a parameter without a gradient from rounding. scale = clip / (qmax - zero point).
 
     dL/dclip is the sum of the gradients of what is clipped above, and, on grids with negative codes, of what is clipped
     below times the ratio of the two ends. The paper defines it for activations behind a ReLU and adds weight decay to
@@ -354,7 +354,7 @@ class LearnedClip(Ranges):
     decays: ClassVar[bool] = True
 
     def register(self, holder: Holder, spec: QuantSpec, scale: Tensor, zero_point: Tensor) -> None:
-        """A parameter `clip`, a buffer `zero_point`.
+        """Register the parameter `clip` and the buffer `zero_point`.
 
         Raises:
             InputError: The grid ends at 0.

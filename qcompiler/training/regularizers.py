@@ -1,18 +1,18 @@
-"""Penalties on latent weights: functions of weight, scale and the limits of the codes, and nothing else.
+"""Penalties on latent weights: functions of weight, scale and code limits only.
 
-All of them pull a weight towards the grid. The pull does not fade at the threshold between two codes, where a weight
-that oscillates sits, so that it can stop an oscillation, which no estimator of the gradient can. With w the weight and
-q(w) = s k what it is rounded to,
+Each penalty pulls weights towards the grid. The pull does not vanish at the threshold between two codes, where an
+oscillating weight is, so that a penalty can stop an oscillation; no gradient estimator can. With w the weight and
+q(w) = s k its rounded value,
 
     dampening            sum of (q(w) - clip(w, s n, s p))^2            clipped weights are left alone
     bin regularization   per bin: (mean of w - s k)^2 + variance of w   a weight counts as much as its bin is empty
     L2 to grid           sum of (q(w) - w)^2                            clipped weights are pulled to the end
 
-None has a gradient for the scale: the grid is where it is, and weights come to it.
+No penalty has a gradient for the scale.
 
-Where the state lives: nowhere. A regularizer is a frozen dataclass; its strength is a schedule beside it (`Weighted`),
-evaluated at the step that the training module counts. `regularization()` of the training module adds them up over all
-weight quantizers, for the user to add to the loss; any of them goes with any estimator and any ranges.
+Regularizers are stateless frozen dataclasses. The strength is a separate schedule (`Weighted`), evaluated at the step
+counter of the training module. `regularization()` of the training module sums the penalties over all weight quantizers;
+the user adds the sum to the loss. All regularizers work with all estimators and ranges.
 """
 
 from __future__ import annotations
@@ -29,27 +29,24 @@ from qcompiler.training.schedules import Schedule, as_schedule
 __all__ = ["BinRegularization", "Dampening", "L2ToGrid", "Latent", "Reduction", "Regularizer", "Weighted"]
 
 Reduction: TypeAlias = Literal["kernel_mean", "sum", "mean"]
-"""How the squares of one weight tensor become a number.
-
-`kernel_mean`: over output channels they are added up, over the rest of the axes their mean is taken.
-"""
+"""Reduction of the squares of one weight tensor. `kernel_mean`: sum over output channels, mean over all other axes."""
 
 
 @dataclass(frozen=True, eq=False)
 class Latent:
-    """One quantized weight as regularizers see it.
+    """The data of one quantized weight for regularizers.
 
     Args:
-        weight: float32, what the optimizer moves; with gradients.
-        scale: float32 as it broadcasts with the weight, [] or [C, 1, ...]; with gradients, to be detached where the
-            formula has none.
-        codes: float32 integers in the shape of the weight, without gradients: round(weight / scale) within the limits;
-            frozen ones as they are frozen.
+        weight: Latent weight, float32, with gradients.
+        scale: Scale, float32, broadcastable with the weight, [] or [C, 1, ...]; with gradients, to be detached where
+            the formula has none.
+        codes: Codes round(weight / scale) within the limits, or frozen codes; float32 integers in the shape of the
+            weight, without gradients.
         qmin: Lowest code, n.
         qmax: Highest code, p.
-        axis: Of the output channels, whatever the granularity of the scale.
-        bits: Width of the codes.
-        frozen: bool in the shape of the weight, None where nothing can be frozen.
+        axis: Output channel axis, independent of the granularity of the scale.
+        bits: Bit width of the codes.
+        frozen: Mask of frozen codes, bool in the shape of the weight; None if nothing can be frozen.
     """
 
     weight: Tensor
@@ -77,7 +74,7 @@ class Weighted:
 
     Args:
         regularizer: The penalty.
-        strength: A number, or a schedule.
+        strength: Factor of the penalty, a number or a schedule.
     """
 
     regularizer: Regularizer
@@ -90,16 +87,16 @@ class Weighted:
 
 @dataclass(frozen=True)
 class Dampening:
-    """Oscillation dampening: the squared distance to the grid of the weights that are not clipped.
+    """Oscillation dampening: squared distance to the grid of the unclipped weights.
 
         L = || q(w) - clip(w, s n, s p) ||^2,     dL/dw = 2 (w - q(w)) where s n <= w <= s p, else 0
 
-    There is no gradient through q(w), nor for s. In a regression of one weight whose optimum is d away from the grid it
-    stops the oscillation once the strength passes d / s; from (s - d) / s on the farther code holds the weight, too.
-    Hence the paper lets it grow: `Weighted(Dampening(), Cosine(0.0, 0.1))`.
+    There is no gradient through q(w), nor for s. In a regression of one weight with its optimum at distance d from the
+    grid, dampening stops the oscillation once the strength exceeds d / s; from (s - d) / s on, the farther code also
+    holds the weight. Hence the paper increases the strength: `Weighted(Dampening(), Cosine(0.0, 0.1))`.
 
-    The paper prints the sum of squares over a tensor, and strengths of 1e-4 to 1e-2 for it. Its code takes
-    `kernel_mean` and ends at a strength of 0.1, for MobileNetV2 at 3 and 4 bits. The code is followed by default.
+    The paper prints the sum of squares over a tensor, with strengths of 1e-4 to 1e-2. Its code uses `kernel_mean` and
+    ends at a strength of 0.1, for MobileNetV2 at 3 and 4 bits. The default follows the code.
 
     Source: Nagel et al. 2022, arXiv:2203.11086, section 4.2, and its code.
 
@@ -119,11 +116,11 @@ class Dampening:
 
 @dataclass(frozen=True)
 class L2ToGrid:
-    """The squared distance to the grid of all weights: those beyond its ends are pulled back to them.
+    """Squared distance to the grid of all weights; clipped weights are pulled to the ends of the grid.
 
         L = || q(w) - w ||^2,     dL/dw = 2 (w - q(w))
 
-    It differs from `Dampening` in the clipped weights alone, whose distance a learned scale may want.
+    `L2ToGrid` differs from `Dampening` only in clipped weights.
 
     Source: named as a predecessor in Nagel et al. 2022, arXiv:2203.11086, section 4.2.
 
@@ -143,19 +140,19 @@ class L2ToGrid:
 
 @dataclass(frozen=True)
 class BinRegularization:
-    """Mean and variance of the weights in each bin: those that are rounded to one code of one scale.
+    """Mean and variance of the weights in each bin; a bin holds the weights with the same code and scale.
 
         L = sum over bins of (mean(w) - s k)^2 + var(w)
 
-    The variance is that of the population, and counts where a bin has more than two weights. Weights beyond the ends of
-    the grid count as if they were on them, without a gradient, as in `Dampening`. The gradient of a weight is that of
-    `Dampening` with `sum`, divided by the number of weights in its bin: bins that hold few are drawn together first.
+    The variance is the population variance, used only in bins with more than two weights. Weights beyond the ends of
+    the grid count as if they were at the ends, without a gradient, as in `Dampening`. The gradient of a weight is that
+    of `Dampening` with `sum`, divided by the number of weights in its bin: sparse bins contract first.
 
-    The paper trains in two stages, so that scales find their place before weights are drawn to the grid:
+    The paper trains in two stages, so that scales converge before weights are pulled to the grid:
     `Weighted(BinRegularization(), Constant(0.1, begin=0.3))`.
 
-    Source: Han et al. 2021, "Improving Low-Precision Network Quantization via Bin Regularization" (ICCV 2021); no
-    code of the authors is public, and whether they clip is not said: here clipped weights do not pull.
+    Source: Han et al. 2021, "Improving Low-Precision Network Quantization via Bin Regularization" (ICCV 2021). The
+    authors published no code and do not state whether they clip; here clipped weights have no gradient.
     """
 
     def __call__(self, item: Latent) -> Tensor:
@@ -178,7 +175,7 @@ class BinRegularization:
 
 
 _FEW = 2
-"""Weights in a bin whose variance says nothing."""
+"""Largest number of weights in a bin whose variance is ignored."""
 
 
 def _target(item: Latent) -> Tensor:
@@ -187,13 +184,13 @@ def _target(item: Latent) -> Tensor:
 
 
 def _clipped(item: Latent) -> Tensor:
-    """The weight within the ends of the grid; its gradient is 0 where it is beyond."""
+    """The weight clipped to the ends of the grid, with gradient 0 where it is clipped."""
     scale = item.scale.detach()
     return torch.minimum(torch.maximum(item.weight, scale * item.qmin), scale * item.qmax)
 
 
 def _reduced(squares: Tensor, item: Latent, reduction: Reduction) -> Tensor:
-    """A number for one weight; codes that are frozen count for nothing, since their weights have no effect."""
+    """Reduce the squares of one weight; frozen codes are excluded, because their latent weights have no effect."""
     if item.frozen is not None:
         squares = squares.masked_fill(item.frozen, 0.0)
     if reduction == "sum":

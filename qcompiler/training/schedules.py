@@ -1,7 +1,6 @@
-"""Numbers that change while a model learns: the strength of a regularizer, the threshold of freezing.
+"""Schedules: values that change during training, such as the strength of a regularizer or a freezing threshold.
 
-A schedule is a pure function of the step and of the number of steps in all, so that a run that is resumed goes on where
-it was.
+A schedule is a pure function of the step and the total number of steps, so that a resumed run continues unchanged.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ __all__ = ["Constant", "Cosine", "Schedule", "as_schedule"]
 
 @runtime_checkable
 class Schedule(Protocol):
-    """A number for each step."""
+    """A value for each step."""
 
     def __call__(self, step: int, total: int | None) -> float:
-        """The value at `step`, counted from 0, of `total` steps; None where nobody said how many there are.
+        """The value at `step`, counted from 0, of `total` steps; `total` is None if unknown.
 
         Raises:
             InputError: The schedule needs `total`.
@@ -30,12 +29,12 @@ class Schedule(Protocol):
 
 @dataclass(frozen=True)
 class Constant:
-    """The same number at every step, or from a share of the steps on.
+    """A constant value, optionally from a share of the steps on.
 
     Args:
-        value: The number.
-        begin: Share of the steps that pass before, in [0, 1).
-        before: Value until then.
+        value: Value from `begin` on.
+        begin: Share of the steps before `value` applies, in [0, 1).
+        before: Value before `begin`.
     """
 
     value: float
@@ -49,7 +48,7 @@ class Constant:
         """The value.
 
         Raises:
-            InputError: It begins later, and the number of steps is not known.
+            InputError: `begin` is not 0, and the total number of steps is unknown.
         """
         return self.before if self.begin and step < self.begin * _known(total) else self.value
 
@@ -60,16 +59,16 @@ class Cosine:
 
         end + (start - end) (1 + cos(pi r)) / 2,      r = (step - t0) / (total - t0),     t0 = begin * total
 
-    From `total` on it stays at `end`.
+    After `total` steps the value stays at `end`.
 
-    Source: the code of Nagel et al. 2022, arXiv:2203.11086: dampening from 0 up, the threshold of freezing down, both
-    from a quarter of the steps on. Before it, the strength is its start value, 0, and freezing is off: `before=0`.
+    Source: the code of Nagel et al. 2022, arXiv:2203.11086: the strength of dampening rises from 0 and the threshold of
+    freezing falls, both from a quarter of the steps on. Before, the strength is 0 and freezing is off: `before=0`.
 
     Args:
         start: Value at `begin`.
         end: Value at the last step.
-        begin: Share of the steps that pass before, in [0, 1).
-        before: Value until then; None: `start`.
+        begin: Share of the steps before the cosine starts, in [0, 1).
+        before: Value before `begin`; None: `start`.
     """
 
     start: float
@@ -84,7 +83,7 @@ class Cosine:
         """See the class.
 
         Raises:
-            InputError: The number of steps is not known.
+            InputError: The total number of steps is unknown.
         """
         total = _known(total)
         first = self.begin * total
@@ -95,7 +94,7 @@ class Cosine:
 
 
 def as_schedule(value: float | Schedule) -> Schedule:
-    """A schedule: a number stands for itself at every step."""
+    """A schedule; a number becomes a constant schedule."""
     return Constant(float(value)) if isinstance(value, int | float) else value
 
 

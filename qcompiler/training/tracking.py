@@ -1,10 +1,10 @@
-"""What the movements of codes look like, layer by layer: numbers for a logger, and a picture.
+"""Oscillation statistics layer by layer: scalars for a logger, and a plot.
 
     for name, value in oscillation_scalars(module).items():
         writer.add_scalar(name, value, step)          # TensorBoard, or any logger that takes names and numbers
     Path("oscillations.svg").write_text(oscillation_plot(module))
 
-A weight oscillates where the frequency of its code, an average over about 1 / momentum steps, is above a threshold.
+A weight oscillates if its oscillation frequency, averaged over about 1 / momentum steps, is above a threshold.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from qcompiler.training.plots import Bars
 __all__ = ["LayerOscillations", "oscillating", "oscillation_plot", "oscillation_scalars", "oscillation_statistics"]
 
 WHOLE = "all"
-"""Stands for the layers together in the names of scalars."""
+"""Name of all layers together in the names of scalars."""
 
 
 @dataclass(frozen=True)
 class LayerOscillations:
-    """The weights of a layer, or of all.
+    """Oscillation statistics of the weights of one layer, or of all layers.
 
     Args:
-        weights: How many there are.
-        oscillating: How many have a frequency above the threshold and are not frozen.
-        frozen: How many are frozen.
-        frequency: Mean frequency of those that are not frozen, in [0, 1]; 0 where all are.
-        largest: Largest frequency of those that are not frozen.
+        weights: Number of weights.
+        oscillating: Number of unfrozen weights with a frequency above the threshold.
+        frozen: Number of frozen weights.
+        frequency: Mean frequency of the unfrozen weights, in [0, 1]; 0 if all are frozen.
+        largest: Largest frequency of the unfrozen weights.
     """
 
     weights: int
@@ -45,30 +45,30 @@ class LayerOscillations:
 
     @property
     def share(self) -> float:
-        """Of oscillating weights among all, in [0, 1]."""
+        """Share of oscillating weights, in [0, 1]."""
         return self.oscillating / self.weights
 
     @property
     def frozen_share(self) -> float:
-        """Of frozen weights among all, in [0, 1]."""
+        """Share of frozen weights, in [0, 1]."""
         return self.frozen / self.weights
 
 
 def oscillating(state: Oscillations, threshold: float = OSCILLATING) -> torch.Tensor:
-    """Which weights oscillate, bool in the shape of the weight; a frozen one does not."""
+    """Mask of the oscillating weights, bool in the shape of the weight; frozen weights do not oscillate."""
     return (state.frequency > threshold) & ~state.frozen
 
 
 def oscillation_statistics(module: TrainingModule, threshold: float = OSCILLATING) -> dict[str, LayerOscillations]:
-    """By layer, in the order of the model.
+    """Oscillation statistics by layer, in the order of the model.
 
     Args:
-        module: With `tracking` or `freezing`.
-        threshold: Frequency above which a weight oscillates; the tables of Nagel et al. 2022 take 0.005, with a
-            momentum of 0.001. It should be a few times the momentum, or a single oscillation passes it.
+        module: Training module with `tracking` or `freezing`.
+        threshold: Frequency above which a weight oscillates; the tables of Nagel et al. 2022 use 0.005, with a
+            momentum of 0.001. Use a few times the momentum; otherwise a single oscillation exceeds the threshold.
 
     Raises:
-        InputError: The module tracks nothing.
+        InputError: The module tracks no weight.
     """
     states = module.oscillations()
     if not states:
@@ -90,7 +90,7 @@ def oscillation_statistics(module: TrainingModule, threshold: float = OSCILLATIN
 
 
 def together(layers: Mapping[str, LayerOscillations]) -> LayerOscillations:
-    """All layers as one."""
+    """Statistics of all layers together."""
     items = list(layers.values())
     free = sum(item.weights - item.frozen for item in items)
     total = sum(item.frequency * (item.weights - item.frozen) for item in items)
@@ -104,10 +104,10 @@ def together(layers: Mapping[str, LayerOscillations]) -> LayerOscillations:
 
 
 def oscillation_scalars(module: TrainingModule, threshold: float = OSCILLATING) -> dict[str, float]:
-    """Numbers in [0, 1] by name, for any logger: `oscillating/<layer>`, `frozen/<layer>`, `frequency/<layer>`.
+    """Scalars in [0, 1] for any logger: `oscillating/<layer>`, `frozen/<layer>`, `frequency/<layer>`.
 
-    The first two are shares of weights, the last one is the mean frequency of those that are free. The layers
-    together are called `all`. The arguments and errors are those of `oscillation_statistics`.
+    The first two are shares of weights, the third is the mean frequency of the unfrozen weights. The layer name `all`
+    stands for all layers. Arguments and errors: see `oscillation_statistics`.
     """
     layers = oscillation_statistics(module, threshold)
     found = {}
@@ -119,9 +119,9 @@ def oscillation_scalars(module: TrainingModule, threshold: float = OSCILLATING) 
 
 
 def oscillation_plot(module: TrainingModule, threshold: float = OSCILLATING) -> str:
-    """A bar for each layer: percentage of its weights that oscillate, and that are frozen; an `svg` document.
+    """An `svg` bar chart of the percentages of oscillating and of frozen weights per layer.
 
-    The arguments and errors are those of `oscillation_statistics`.
+    Arguments and errors: see `oscillation_statistics`.
     """
     layers = oscillation_statistics(module, threshold)
     return Bars(

@@ -1,12 +1,13 @@
-"""Take a folded batch norm out of its layer again, so that it can learn.
+"""Unfold a folded batch norm from its layer, so that the batch norm can learn.
 
-Post-training passes work on folded layers: they scale channels, move means and round weights. What they made of weight
-w', bias b' and the statistics N(beta', gamma'^2) of the result is kept; of the batch norm as it was, only the variance:
+Post-training passes work on folded layers: they scale channels, move means and round weights. Unfolding keeps the
+resulting weight w', bias b' and output statistics N(beta', gamma'^2); of the original batch norm it keeps only the
+variance:
 
     w = w' / g,    mean = b + (beta' - b') / g,    g = gamma' / sqrt(var + eps)
 
-gives the same function, and statistics of the batch that agree with the running ones as far as those of the model did.
-A channel whose gamma' is 0 keeps its weight of the model: its result is its bias, whatever the weight.
+The function stays the same, and batch statistics agree with the running statistics as well as in the original model. A
+channel with gamma' = 0 keeps the model's weight: its result is its bias, whatever the weight.
 """
 
 from __future__ import annotations
@@ -27,23 +28,23 @@ from qcompiler.quant.affine import along_axis
 __all__ = ["FoldedNorm", "Unfolded", "norms_behind_layers", "norms_of", "output_axis", "unfold"]
 
 STATISTICS = ".statistics"
-"""Follows the name of a batch norm in the name of what its layer keeps of it."""
+"""Suffix that turns the name of a batch norm into the name of the statistics tensor of its layer."""
 
 
 @dataclass(frozen=True, eq=False)
 class FoldedNorm:
-    """A batch norm right behind a layer, before it is folded.
+    """A batch norm directly after a layer, before folding.
 
     Args:
-        name: Of the batch norm.
-        layer: Of the layer.
-        gamma: float32 [C].
-        mean: Running mean.
-        variance: Running variance.
-        eps: Added to the variance.
-        momentum: See `training.batch_norm.BatchNorm`.
-        weight: Of the layer.
-        bias: Of the layer, None for none.
+        name: Name of the batch norm.
+        layer: Name of the layer.
+        gamma: Weight of the batch norm, float32 [C].
+        mean: Running mean, float32 [C].
+        variance: Running variance, float32 [C].
+        eps: Constant added to the variance.
+        momentum: Momentum; see `training.batch_norm.BatchNorm`.
+        weight: Weight of the layer.
+        bias: Bias of the layer; None if it has no bias.
         learns: Whether gamma and beta are parameters of the model.
     """
 
@@ -61,15 +62,15 @@ class FoldedNorm:
 
 @dataclass(frozen=True, eq=False)
 class Unfolded:
-    """A layer and its batch norm, float32.
+    """A layer and its unfolded batch norm, float32.
 
     Args:
-        weight: Of the layer.
-        gamma: [C].
-        beta: [C].
-        mean: [C].
-        variance: [C].
-        gain: float64 [C], g; 0 where gamma is.
+        weight: Weight of the layer.
+        gamma: Weight of the batch norm, [C].
+        beta: Bias of the batch norm, [C].
+        mean: Running mean, [C].
+        variance: Running variance, [C].
+        gain: g, float64 [C]; 0 where gamma is 0.
     """
 
     weight: Tensor
@@ -81,9 +82,9 @@ class Unfolded:
 
 
 def norms_behind_layers(graph: Graph) -> list[FoldedNorm]:
-    """The batch norms of a CANONICAL graph that will be folded into the layer in front of them and may be taken out.
+    """The batch norms of a CANONICAL graph that will be folded into the preceding layer and can be unfolded again.
 
-    Parameters that several nodes share are no such thing: each of the nodes gets its own when they are folded.
+    Batch norms with shared parameters are left out: folding gives each node its own copy.
     """
     found = []
     for node in graph.nodes:
@@ -114,7 +115,7 @@ def norms_behind_layers(graph: Graph) -> list[FoldedNorm]:
 
 
 def norms_of(graph: Graph, norms: Sequence[FoldedNorm]) -> Mapping[Node, FoldedNorm]:
-    """The layers of a QUANTIZED graph that hold one of these batch norms, and which."""
+    """The given batch norms by the layer of a QUANTIZED graph into which each was folded."""
     by_layer = {norm.layer: norm for norm in norms}
     found = {}
     for node in graph.nodes:
@@ -125,22 +126,22 @@ def norms_of(graph: Graph, norms: Sequence[FoldedNorm]) -> Mapping[Node, FoldedN
 
 
 def output_axis(layer: Node) -> int | None:
-    """The axis of the weight along which the output channels lie; None where no axis is theirs alone."""
+    """The output channel axis of the weight; None if no axis holds the output channels alone."""
     view = Layer(layer)
     if view.output_axis != 1:
-        return None  # its channels are not along axis 1, that of a batch norm
+        return None  # a batch norm has its channels on axis 1
     return view.weight_axis if not view.transposed or view.groups == 1 else None
 
 
 def unfold(layer: Node, norm: FoldedNorm, weight: Tensor, bias: Tensor, axis: int) -> Unfolded:
-    """Take `norm` out of `layer`.
+    """Unfold `norm` from `layer`.
 
     Args:
-        layer: Of a QUANTIZED graph.
-        norm: As it was.
-        weight: w', float32, as it is.
-        bias: b', [C].
-        axis: Of the output channels of the weight.
+        layer: Layer of a QUANTIZED graph.
+        norm: Batch norm before folding.
+        weight: Current weight w', float32.
+        bias: Current bias b', [C].
+        axis: Output channel axis of the weight.
     """
     beta, deviation = layer.graph.module.tensors[str(layer.attributes["statistics"])].to(torch.float64)
     folded, own = weight.to(torch.float64), bias.to(torch.float64)
@@ -148,7 +149,7 @@ def unfold(layer: Node, norm: FoldedNorm, weight: Tensor, bias: Tensor, axis: in
     gamma = torch.where(norm.gamma < 0, -deviation, deviation)
     gain = gamma / root
     rows = folded.movedim(axis, 0).flatten(1).abs().amax(1)
-    # float32 holds a row and its gain as long as neither is all but nothing.
+    # Rows or gains below the smallest normal float32 lose precision: such channels keep the model's weight.
     alive = (gain.abs() >= torch.finfo(torch.float32).tiny) & (rows >= torch.finfo(torch.float32).tiny)
     safe = torch.where(alive, gain, torch.ones_like(gain))
     unfolded = folded / along_axis(safe, weight.dim(), axis)

@@ -1,11 +1,11 @@
-"""What a pass promises about the numbers, and the check of that promise.
+"""Numerical contracts of passes and their checks.
 
     Exact            the same bits
     Close            |after - before| <= atol + rtol * max|before|, per output
-    Lossy            signal-to-quantization-noise ratio of each output at least so many dB
-    IntegerMatch     codes that differ by at most so many steps of the output's grid
+    Lossy            signal-to-quantization-noise ratio of each output at least `min_sqnr_db` dB
+    IntegerMatch     codes differ by at most `lsb` steps of the output
 
-All thresholds that passes use stand in this file's table, `THRESHOLDS`, each with the margin that was measured.
+The table `THRESHOLDS` in this file holds all thresholds of passes, each with the measured margin.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Close:
 
 @dataclass(frozen=True)
 class Lossy:
-    """Information is given up.
+    """Information is lost, within a bound.
 
     Args:
         min_sqnr_db: Smallest signal-to-noise ratio of any output, in dB.
@@ -66,24 +66,24 @@ Contract: TypeAlias = Exact | Close | Lossy | IntegerMatch
 
 THRESHOLDS: Mapping[str, Contract] = MappingProxyType(
     {
-        # A product with a transposed matrix that is stored anew: 1e-7 of the largest output was seen.
+        # A product with a transposed matrix stored anew: 1e-7 of the largest output was measured.
         "fold-constants": Close(rtol=1e-5),
-        # Sums and products of float32 in another order: 1e-6 of the largest output was seen on ResNet-18, depth 20, and
+        # Sums and products of float32 in another order: 1e-6 of the largest was measured on ResNet-18, depth 20, and
         # 1.2e-4 on a MobileNetV2 whose batch norms differ by three decades from channel to channel.
         "fold-batch-norm": Close(rtol=1e-3),
         # Factors over six decades on MobileNetV2 gave 4e-6.
         "cross-layer-equalization": Close(rtol=1e-3),
         # Factors over two decades on a transformer block gave 2e-7.
         "smooth-activations": Close(rtol=1e-3),
-        # Products of a transposed matrix in another order: 1e-7 of the largest output was seen on an attention layer.
+        # Products of a transposed matrix in another order: 1e-7 of the largest was measured on an attention layer.
         "partition": Close(rtol=1e-5),
-        # Noise is a property of the model and of the width that was asked for: 8 bits per tensor give 20 to 40 dB on
-        # the networks of the tests, 4 bits per tensor -1.3 dB on the digits. The bound catches what is broken: a result
-        # with ten times the amplitude of the signal, or no number.
+        # Noise is a property of the model and of the requested width: 8 bits per tensor give 20 to 40 dB on
+        # the networks of the tests, 4 bits per tensor -1.3 dB on the digits. The bound catches broken results: a result
+        # with ten times the amplitude of the signal, or NaN.
         "calibrate": Lossy(min_sqnr_db=-20.0),
-        # What lies below c, and borders, change: 25 dB and more on the networks of the tests.
+        # Values below c, and borders, change: 25 dB and more on the networks of the tests.
         "absorb-bias": Lossy(min_sqnr_db=10.0),
-        # Activations above the cap come through: how many there are is a property of the model. The bound is as above.
+        # Activations above the cap pass unchanged; their number is a property of the model. The bound is as above.
         "replace-relu6": Lossy(min_sqnr_db=-20.0),
         "lower-to-integer": IntegerMatch(lsb=0),
     }
@@ -94,16 +94,16 @@ def check(contract: Contract, before: Sequence[Tensor], after: Sequence[Tensor],
     """Compare outputs against a contract.
 
     Args:
-        contract: What was promised.
+        contract: Contract of the pass.
         before: Outputs of the graph before the pass, flat. Codes for IntegerMatch.
-        after: Those after it.
+        after: Outputs of the graph after the pass.
         what: Name of the pass, for the message.
 
     Returns:
-        The figures measured, for the record: `max_difference` or `sqnr_db`.
+        The measured figures, for the record: `max_difference` or `sqnr_db`.
 
     Raises:
-        ContractError: An output breaks the promise; the message gives its index, the figure and the bound.
+        ContractError: An output violates the contract; the message gives its index, the figure and the bound.
     """
     if len(before) != len(after):
         raise ContractError(f"{what} changed the number of outputs from {len(before)} to {len(after)}")

@@ -1,14 +1,14 @@
 """Exact evaluation of a quantized graph: on integer codes, with the target's arithmetic.
 
-It reads the graph as it stands before lowering, so that it is a second, independent reading of what the integer graph,
-the integer program and the exported file must compute. A value is one of
+The evaluation reads the graph before lowering. It is therefore a second, independent definition of the results of the
+integer graph, the integer program and the exported file. A value is one of
 
     Tensor     real numbers: graph inputs, parameters, scales
-    Codes      integers on a grid: what a quantizer gives
+    Codes      integers with scale and zero point: the result of a quantizer
     Pending    the result of integer arithmetic that waits for its quantizer, because an accumulator becomes a code
                only when the grid of the output is known
 
-and an activation between an op and its quantizer is a clamp that the pending value carries along.
+An activation between an op and its quantizer becomes a clamp within the pending value.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ Requantize: TypeAlias = Callable[[AffineParams, int, int], Tensor]
 
 @dataclass(frozen=True)
 class Codes:
-    """int64 codes, their grid, the limits between which they lie, and the width that they have on it."""
+    """int64 codes with scale and zero point, code limits and width."""
 
     codes: Tensor
     params: AffineParams
@@ -87,14 +87,14 @@ class Codes:
 
 @dataclass(frozen=True)
 class Pending:
-    """Arithmetic that waits for its output grid.
+    """Arithmetic that waits for the scale and zero point of its output.
 
     Args:
-        requantize: From output grid and code limits to int64 codes.
+        requantize: Function from output grid and code limits to int64 codes.
         low: Real lower bound of an activation in between.
         high: Real upper bound.
-        channels: Real bounds of a clamp per channel in between, [C] each, and the axis of the channels; it comes
-            before the other two.
+        channels: Real bounds of a clamp per channel in between, [C] each, and the channel axis; applied before `low`
+            and `high`.
     """
 
     requantize: Requantize
@@ -116,18 +116,18 @@ def simulate(
     """Evaluate a QUANTIZED graph on codes.
 
     Args:
-        graph: At stage QUANTIZED, calibrated.
+        graph: Calibrated graph at stage QUANTIZED.
         inputs: Float tensors, one per graph input.
-        arithmetic: How the target computes.
-        observe: Called with each value and what it is.
-        replace: Gives what the users of each value read in its place; `observe` sees the value as computed.
+        arithmetic: Arithmetic of the target.
+        observe: Callback with each value and its evaluation.
+        replace: Function that replaces the evaluation read by the users of a value; `observe` receives the original.
 
     Returns:
-        The outputs: `Codes` where they are quantized, tensors otherwise.
+        The outputs: `Codes` for quantized outputs, tensors otherwise.
 
     Raises:
         CalibrationError: A quantizer has no scale yet.
-        GraphError: An op has no exact evaluation on what it is given.
+        GraphError: An op has no exact evaluation for its operands.
     """
     check_inputs(graph, inputs)
 
@@ -138,7 +138,7 @@ def simulate(
 
 
 def output_codes(graph: Graph, inputs: Sequence[Tensor], arithmetic: Arithmetic) -> list[Tensor]:
-    """The outputs of a QUANTIZED or an INTEGER graph as codes, where they have codes, for comparison to the bit."""
+    """The outputs of a QUANTIZED or an INTEGER graph as codes where quantized, for bit-exact comparison."""
     if graph.stage is Stage.QUANTIZED:
         exact = simulate(graph, inputs, arithmetic)
         return [item.codes if isinstance(item, Codes) else cast("Tensor", item) for item in exact]
@@ -185,7 +185,7 @@ def _fake_quantize(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic
         codes = quantize(x, params.scale, params.zero_point, spec, qmin, qmax, factors).to(torch.int64)
         if factors is None:
             return Codes(codes, params, qmin, qmax, spec.bits)
-        # In sums of products a weight is its code times the factor of its block.
+        # In sums of products, a weight counts as code times block factor.
         largest = int(factors.max())
         return Codes(codes * factors, params, qmin * largest, qmax * largest, spec.bits)
     if isinstance(x, Codes):
@@ -296,7 +296,7 @@ def _resample(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> 
         return evaluate_node(node, [operands[0]])[0]
     x = _codes(node, operands[0])
     divisor = resampling_weights(node)[2]
-    # torch's own float64 means, times the divisor, are integers up to 1e-10 of them.
+    # The float64 means of torch times the divisor are integers up to a relative error of 1e-10.
     means = node.definition.evaluate(node, [x.steps().to(torch.float64)])[0]
     total = (means * divisor + 0.5).floor().to(torch.int64)
     average = windowed_average_codes(
@@ -346,7 +346,7 @@ def _clamp_channels(node: Node, operands: Sequence[Exact], arithmetic: Arithmeti
         before = pending.channels[:2]
         if pending.channels[2] != axis:
             raise GraphError("channels are clamped along two axes", where=node.where, expected="a quantizer in between")
-    # The bounds per channel came first, then those of all, and now these.
+    # Order: bounds per channel, bounds of the whole tensor, then these bounds.
     ends = [bound.clamp(pending.low, pending.high).clamp(low, high) for bound in before]
     return Pending(pending.requantize, channels=(ends[0], ends[1], axis))
 
@@ -373,7 +373,7 @@ def _scaled_unary(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic)
 
 
 def _tables(x: Codes, functions: Sequence[RealFunction], rows: Tensor, axis: int, arithmetic: Arithmetic) -> Pending:
-    """Function `rows[c]` for channel c; one for all where `rows` is one number."""
+    """Function `rows[c]` for channel c; one function for all channels if `rows` is one number."""
 
     def requantize(out: AffineParams, qmin: int, qmax: int) -> Tensor:
         limits = {"in_qmin": x.qmin, "in_qmax": x.qmax, "out_qmin": qmin, "out_qmax": qmax}
@@ -478,7 +478,7 @@ def _default(value: Attribute, default: int) -> Attribute:
 
 
 _COMPUTES = dict.fromkeys(("fake_quantize", "relu", "clamp", "clamp_channels"), "rescale")
-"""What a quantizer or an activation does with codes."""
+"""Rule for a quantizer or an activation on codes."""
 
 _RULES: dict[str, Callable[[Node, Sequence[Exact], Arithmetic], Exact]] = {
     "fake_quantize": _fake_quantize,

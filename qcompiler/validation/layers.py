@@ -1,4 +1,4 @@
-"""How much of the signal each quantized tensor still carries."""
+"""Signal-to-quantization-noise ratio of each quantized tensor."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from qcompiler.validation.exact import Codes, Exact, simulate
 from qcompiler.validation.metrics import sqnr_db
 
 QUANTIZED_NAME = ".q"
-"""Follows the name of a value in the name of its quantized form."""
+"""Suffix of the name of a value's quantized form."""
 
 
 def layer_sqnr(
@@ -25,19 +25,19 @@ def layer_sqnr(
 
         10 log10(sum x^2 / sum (x - x^)^2)        x: float model, x^: exact simulation, both from the same inputs
 
-    Noise adds up on the way: a tensor carries that of all layers in front of it.
+    Noise accumulates: a tensor contains the noise of all layers before it.
 
     Args:
-        reference: The graph as it was before quantizers were inserted.
+        reference: Graph before quantizers were inserted.
         quantized: The calibrated graph.
         inputs: Float tensors, one per graph input.
-        arithmetic: How the target computes.
+        arithmetic: Arithmetic of the target.
 
     Returns:
-        By name in the quantized graph; tensors of the module, and values that the reference does not have, are absent.
-        The outputs follow as `output 0`, `output 1`, ... Infinite where nothing is lost. Elements that are infinite in
-        the float model, such as a border in front of a maximum, are left out: no grid holds them, and one of them
-        would make a ratio of infinities.
+        By name in the quantized graph; tensors of the module, and values without a counterpart in the reference, are
+        absent. The outputs follow as `output 0`, `output 1`, ... Infinite for equal tensors. Elements that are infinite
+        in the float model, such as padding before a max pooling, are ignored: no grid holds them, and one of them would
+        make a ratio of infinities.
     """
     exact: dict[str, Tensor] = {}
 

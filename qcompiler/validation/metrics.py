@@ -1,4 +1,4 @@
-"""Figures that compare two tensors."""
+"""Metrics that compare two tensors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 def sqnr_db(reference: Tensor, approximation: Tensor) -> float:
     """10 log10(sum reference^2 / sum (reference - approximation)^2), in dB.
 
-    Infinite when both are equal, minus infinite when the reference is zero and the other is not.
+    Infinite when both are equal, minus infinite when only the reference is zero.
     """
     reference = reference.to(torch.float64)
     noise = float((reference - approximation.to(torch.float64)).square().sum())

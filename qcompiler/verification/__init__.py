@@ -1,1 +1,1 @@
-"""Running the forms of a model against one another."""
+"""Verification: comparison of the forms of a compiled model."""

@@ -1,19 +1,18 @@
-"""What one rounding makes of the accumulators of a layer, which is what ONNX Runtime does to them.
+"""Codes of a layer's accumulators after a single rounding, as ONNX Runtime rounds.
 
-Targets round otherwise: ties upwards, twice, or by a multiplier of few bits. Such a target and ONNX Runtime differ in
-elements of which the accumulator alone decides. In a layer with few products, whose outputs are the same few numbers
-over and over, they may be any share, so they are not bounded by a share: each is found by itself. An element may have
-the code of one rounding, to even and by the real multiplier, in place of that of the reference where
+Targets round differently: ties upwards, twice, or with a multiplier of few bits. Which elements then differ from ONNX
+Runtime depends on the accumulators. In a layer with few products, the same few outputs repeat and any share may differ,
+so each element is checked separately instead of bounding the share. An element may have the code of a single rounding
+(to even, with the real multiplier) instead of the reference code where
 
     M, e = what the mode makes of m = s_x s_w / s_y         the multiplier of the program is the right one
-    |reference - zero point - acc M 2^(e - P)| <= reach     it is rounded as far as mode and shift can, and no further
+    |reference - zero point - acc M 2^(e - P)| <= reach     the rounding error is possible for this mode and shift
 
-with the reach of `quant.requant.rounding_reach`. A wrong multiplier, shift, zero point, bias or rounding breaks one of
-the two, or gives other codes than ONNX Runtime has, and its elements count as different.
+with the reach of `quant.requant.rounding_reach`. A wrong multiplier, shift, zero point, bias or rounding violates a
+condition or gives codes other than ONNX Runtime's, so that its elements count as differing.
 
-Where ONNX Runtime sums real numbers in float32, the sum itself is rounded too. An element whose exact sum lies as near
-to a tie as these roundings may move it can have the code on the other side of the tie. With weights of few bits, many
-sums lie on a tie.
+Where ONNX Runtime sums real numbers in float32, the sum is rounded, too. An element may have the code on the other side
+of a tie if these roundings can move its exact sum across the tie. With weights of few bits, many sums are ties.
 """
 
 from __future__ import annotations
@@ -34,24 +33,24 @@ Array = npt.NDArray[np.generic]
 Float = npt.NDArray[np.float64]
 
 _SLACK = 2.0**-24
-"""Steps by which products in float64 may be wrong: codes have 16 bits, and float64 has 53."""
+"""Error bound of products in float64, in steps: codes have 16 bits, and float64 has 53."""
 
 _UNIT = 2.0**-24
 """Largest relative error of one operation in float32."""
 _DEVIATIONS = 4.0
-"""A sum of n terms is wrong by less than 4 sqrt(n) units of the sum of their magnitudes, but for one in 10^4 such sums:
-roundings are as good as independent (Higham and Mary 2019, A new approach to probabilistic rounding error analysis)."""
+"""Factor d in the error bound d sqrt(n) u sum |terms| of a sum of n terms, exceeded by 1 in 10^4 sums: roundings behave
+as if independent (Higham and Mary 2019, A new approach to probabilistic rounding error analysis)."""
 _FEW = 2.0**-5
-"""Steps next to a tie within which an element may be explained: where float32 is worse, sums are long, no number comes
-up over and over, and the share of the target bounds what differs."""
+"""Largest distance from a tie, in steps, that float32 rounding may explain. If the float32 error is larger, sums are
+long, results do not repeat, and the target's share bounds the differing elements."""
 
 
 class RoundedOnce:
-    """The layers of one program.
+    """Alternative codes for the layers of one program.
 
     Args:
-        executor: The program.
-        target: Says how multipliers are made.
+        executor: Executor of the program.
+        target: Target, which defines the computation of multipliers.
     """
 
     def __init__(self, executor: Executor, target: Target) -> None:
@@ -63,16 +62,16 @@ class RoundedOnce:
     def codes(
         self, name: str, given: Mapping[str, Array], reference: Array, *, in_float32: bool = False
     ) -> Array | None:
-        """The codes that the elements of a result may have beside those of the reference.
+        """The codes that the elements of a result may have instead of the reference codes.
 
         Args:
-            name: The result of a layer.
-            given: What the layer reads, by name.
-            reference: What it gives.
-            in_float32: Whether the sums are those of real numbers.
+            name: Name of a layer's result.
+            given: Operands of the layer, by name.
+            reference: Reference codes of the result.
+            in_float32: Whether ONNX Runtime sums real numbers in float32.
 
         Returns:
-            Codes, those of the reference where nothing else is explained; None where nothing is explained at all.
+            Alternative codes, equal to the reference where there is no alternative; None if there are no alternatives.
         """
         sums = self.executor.sums(self.clamped.get(name, name), given)
         if sums is None or (sums.exponent is None and not in_float32):
@@ -100,13 +99,13 @@ class RoundedOnce:
         return np.where((low <= codes) & (codes <= high), once, codes)
 
     def _limited(self, name: str, sums: Sums, steps: Float) -> npt.NDArray[np.int64]:
-        """Steps of the result's grid, channels last, as codes in logical order."""
+        """Convert steps of the result's grid, channels last, to clamped codes in logical order."""
         codes = np.clip(steps + sums.call.output.zero_point[0], *map(np.asarray, sums.call.limits)).astype(np.int64)
         found: npt.NDArray[np.int64] = sums.logical(codes)
         return self.executor.clamped(name, found) if name in self.clamped else found
 
     def _multipliers(self, sums: Sums) -> tuple[Float | None, Float]:
-        """The multipliers that the program holds and the real ones; None in place of the former if they are wrong."""
+        """The program's multipliers, or None if they are wrong, and the real multipliers."""
         x, weight = sums.call.inputs[:2]
         spec = self.target.arithmetic.at(sums.call.instruction.op.removeprefix("int_"), int(x.dtype[1:])).requant
         scales = (torch.tensor(tensor.scale, dtype=torch.float32) for tensor in (x, weight, sums.call.output))

@@ -1,4 +1,4 @@
-"""Build the folder with the C compiler that is there, and run it on codes."""
+"""Build the folder with the installed C compiler, and run it on codes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from qcompiler.program.program import Array
 Folder: TypeAlias = Mapping[str, bytes] | str | Path
 
 STRICT = ("-std=c99", "-ffp-contract=off")
-"""What every build needs, as the Makefile of the folder says."""
+"""Compiler flags for every build, equal to those in the Makefile of the folder."""
 COMPILED_CONSTANTS = 2**18
 """Bytes of constants up to which weights.c itself is compiled. Beyond, gcc takes two seconds and 100 MB for each MiB:
 the numbers are read from its text, and loaded when the program starts."""
@@ -77,7 +77,7 @@ def _compile(command: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class Trace:
-    """What a program gave.
+    """The output of a program.
 
     Args:
         outputs: Codes, or real numbers, of each output, in the order of the graph.
@@ -93,10 +93,10 @@ class Binary:
 
     Args:
         folder: The files, or where they are.
-        work: Where to build.
+        work: Folder of the build.
         cc: C compiler; see `find_compiler`.
         cflags: Options of the compiler.
-        runner: What runs the program: an emulator with its options.
+        runner: Command that runs the program: an emulator with its options.
         trace: Whether the result of each step is wanted.
         together: Whether all files are compiled as one, which takes half of the time.
 
@@ -300,7 +300,7 @@ def run(
         codes: For each input of the program its codes in the order of the graph, for any number of images.
         cc: C compiler, with options; the environment variable CC, or cc, gcc or clang on the path when None.
         cflags: Options of the compiler; `-static` for a program that an emulator runs.
-        runner: What runs the program, such as `("qemu-aarch64",)`.
+        runner: Command that runs the program, such as `("qemu-aarch64",)`.
 
     Returns:
         The codes of each output in the order of the graph.

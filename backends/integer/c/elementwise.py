@@ -1,4 +1,4 @@
-"""Instructions that compute each code from codes at the same place."""
+"""Elementwise instructions: each code is computed from codes at the same position."""
 
 from __future__ import annotations
 

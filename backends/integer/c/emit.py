@@ -27,7 +27,7 @@ def emit(files: ProgramFiles, name: str, memory: Memory, vectors: Sequence[Vecto
         files: The program.
         name: Prefix of everything that is exported: an identifier of C, see `model_identifier`.
         memory: The memory plan; its batch is that of the C.
-        vectors: Of the self-test.
+        vectors: Inputs and outputs of the self-test.
 
     Returns:
         Content by name of file. The same arguments give the same bytes.

@@ -1,4 +1,4 @@
-"""The inputs and outputs of a program as C sees them: the contract, for people and for programs."""
+"""The inputs and outputs of a program in C: the contract, in readable and in machine-readable form."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class End:
     Args:
         kind: `input` or `output`.
         index: Among all of its kind.
-        name: Of the value of the graph.
+        name: Name of the graph's value.
         tensor: That holds the codes.
         ctype: Element type in C.
         shape: Sizes in the order of the graph.
         low: Smallest code that may go in, or comes out.
         high: Largest.
-        scale: Of the grid; 0 where it has none.
-        zero_point: Of the grid.
-        rounding: Of the quantizer of an input; empty where there is none.
+        scale: Scale of the value; 0 for a value without a scale.
+        zero_point: Zero point of the value.
+        rounding: Rounding of an input's quantizer; empty for a value without one.
     """
 
     kind: str

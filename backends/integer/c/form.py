@@ -21,9 +21,9 @@ from qcompiler.program.liveness import core_of
 Array = npt.NDArray[np.generic]
 
 FOLDER = "c"
-"""Of an artifact."""
+"""Name of the form in an artifact."""
 LONGEST_NAME = 100
-"""Of a model whose C is built here: it is part of the names of files."""
+"""Longest name of a model whose C is built here: the name is part of file names."""
 LARGEST = 32 * 2**20
 """Bytes of constants up to which C is written: as text they take four times as much, and a compiler a minute."""
 
@@ -35,9 +35,9 @@ def write_c(files: ProgramFiles, name: str, samples: Sequence[Array], seed: int)
 
     Args:
         files: The program.
-        name: Of the model.
+        name: Name of the model.
         samples: Real numbers for each input.
-        seed: Of the random codes.
+        seed: Seed for the random codes.
 
     Returns:
         The files, and why there are none.
@@ -77,7 +77,7 @@ def _vectors(files: ProgramFiles, samples: Sequence[Array], batch: int, seed: in
 
 
 def why_not_ours(files: ProgramFiles, folder: Mapping[str, bytes]) -> str:
-    """Why a folder of C is not what is written here for a program; empty where it is.
+    """The difference between a folder of C and the C written here for a program; empty without a difference.
 
     What came from elsewhere is never built and run. The vectors of its self-test may be any.
     """
@@ -102,7 +102,7 @@ def codes_of_inputs(binary: c.Binary, real: Sequence[Array], codes: Mapping[str,
 
     Args:
         binary: The program.
-        real: Its inputs as real numbers; those that it does not read stay.
+        real: Inputs of the program as real numbers; inputs that the program does not read are kept.
         codes: By tensor.
     """
     inputs = list(real)

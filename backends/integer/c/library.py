@@ -1,4 +1,4 @@
-"""The kernels in C: templates over element types, and those instances of them that a model needs.
+"""The kernels in C: templates over element types, and the instances that a model needs.
 
 A template is a file of C in `templates/` with placeholders such as ${X}. Lines that begin with `//:` say
 
@@ -24,7 +24,7 @@ from qcompiler.errors import ArtifactError, UnsupportedError
 
 SHORT = {"int8_t": "i8", "uint8_t": "u8", "int16_t": "i16", "uint16_t": "u16", "int32_t": "i32", "int64_t": "i64"}
 _HEAD = 2048
-"""Bytes in front of each panel of weights, see `templates/panels.c`."""
+"""Bytes before each panel of weights, see `templates/panels.c`."""
 _USUAL = {"W": "int8_t", "ACC": "int32_t"}
 """Types that names do not mention."""
 
@@ -111,7 +111,7 @@ class Library:
 
         Args:
             template: Name of the template.
-            types: What it is over: X, Y, A, B, W, ACC: element types of C; MODE, ROUNDING: names.
+            types: Template parameters: X, Y, A, B, W, ACC: element types of C; MODE, ROUNDING: names.
 
         Raises:
             UnsupportedError: There is no such mode or rounding.

@@ -78,11 +78,11 @@ class Mac:
 
     @property
     def channels(self) -> int:
-        """Of the result."""
+        """The number of channels of the result."""
         return len(self.weight)
 
     def types(self, *, folded: bool) -> dict[str, str]:
-        """What the kernel is over.
+        """The parameters of the kernel template.
 
         Args:
             folded: Whether it multiplies codes, with their zero point in the bias, or codes less their zero point.
@@ -159,10 +159,10 @@ class Mac:
         """Write the call.
 
         Args:
-            template: Of the kernel.
-            types: What it is over.
-            members: Of its structure, but for those that requantize.
-            panels: Of a kernel that keeps weights in the order of vectors: how many panels, and bytes of their weights.
+            template: Template of the kernel.
+            types: Parameters of the template.
+            members: Members of the kernel's structure, except those for requantization.
+            panels: Panels of a kernel with weights in vector order: number of panels, and bytes of their weights.
         """
         members["to"] = self.requantizer()
         if panels is not None:

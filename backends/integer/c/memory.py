@@ -1,4 +1,4 @@
-"""Where codes go in and come out, and what a memory plan is."""
+"""The input and output tensors of the C program, and its memory plan."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class Memory(Protocol):
 
     @property
     def alignment(self) -> int:
-        """Of the arena and of every tensor, in bytes: a power of two."""
+        """Alignment of the arena and of every tensor, in bytes: a power of two."""
 
     @property
     def offsets(self) -> Mapping[str, int]:
-        """Where each tensor begins, in bytes."""
+        """Offset of each tensor in the arena, in bytes."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Ends:
 
 
 def find_ends(program: Program) -> Ends:
-    """Where codes go in and come out.
+    """The input and output tensors of the program.
 
     Raises:
         UnsupportedError: The program runs a float island, quantizes one input twice, or gives real numbers.

@@ -1,4 +1,4 @@
-"""Instructions that move codes and change none."""
+"""Instructions that move codes without changing them."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ _WORDS = """
     public template this throw true try typeid typename using virtual xor main
 """
 _RESERVED = frozenset(_WORDS.split())
-"""Of C, and of C++, so that a model's header serves both."""
+"""Reserved words of C and of C++: the header of a model compiles in both."""
 
 
 def identifier(text: str) -> str:

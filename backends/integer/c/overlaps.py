@@ -1,4 +1,4 @@
-"""The proof that under a memory plan every instruction reads what was written for it.
+"""Proves that under a memory plan every instruction reads the values written for it.
 
 The arena is followed byte by byte: each holds the number of the step that wrote it. What a tensor must look like when
 it is read is known from when it was written; whoever lies over it too early shows.
@@ -19,7 +19,7 @@ Owners = npt.NDArray[np.int32]
 
 
 def check_memory(writer: Writer, steps: Sequence[Step]) -> None:
-    """Refuse a plan under which the program would not compute what it says.
+    """Refuse a plan under which the program would compute wrong values.
 
     Raises:
         ArtifactError: A tensor has no place, is overwritten before it was read, or while it is read.

@@ -1,4 +1,4 @@
-"""From real numbers to codes and back, in C without a math library: the optional file beside the core."""
+"""Converts real numbers to codes and back, in C without a math library: the optional helper file."""
 
 from __future__ import annotations
 

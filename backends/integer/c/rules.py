@@ -1,4 +1,4 @@
-"""What writes the C of each instruction. A test fails when an instruction of the executor has no entry."""
+"""The rules that write the C of each instruction. A test fails if an instruction of the executor has no rule."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ RULES: Mapping[str, Rule] = {
     "slice": movement.slice_,
     "pad": movement.pad,
 }
-"""By instruction, what writes its C."""
+"""The rule that writes the C of each instruction."""
 
 ENDS = ("quantize", "dequantize")
-"""Where real numbers become codes and codes real numbers: beside the core, in the optional file of helpers."""
+"""Instructions that convert between real numbers and codes: not in the core but in the optional helper file."""
 
 WITHOUT_C: Mapping[str, str] = {
     "call": "it runs a float island, and C is written for the integer core alone",
 }
-"""Instructions that no C is written for, and why: a program that has one is refused by name."""
+"""Instructions without C, with the reason: a program with such an instruction is refused by name."""

@@ -1,4 +1,4 @@
-"""Sizes of all tensors for a known batch, and where memory holds their elements."""
+"""Sizes of all tensors for a known batch, and the places of their elements in memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values as C writes them."""
+"""Values in C syntax."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def elements(array: Array) -> str:
 
 
 def parse_elements(text: str, dtype: npt.DTypeLike) -> Array:
-    """What `elements` wrote."""
+    """The array that `elements` wrote."""
     kind = np.dtype(dtype)
     for power in (31, 63):
         text = text.replace(f"({1 - 2**power} - 1)", str(-(2**power)))

@@ -1,4 +1,4 @@
-"""The self-test of the folder: codes that go in, codes that must come out, and the program that compares."""
+"""The self-test of the folder: input codes, expected output codes, and the program that compares."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Vector:
 
 
 def record(files: ProgramFiles, codes: Sequence[Sequence[Array]]) -> list[Vector]:
-    """What the executor of the program gives for each of `codes`.
+    """The results of the program's executor for each of `codes`.
 
     Args:
         files: The program.

@@ -1,4 +1,4 @@
-"""Pooling and resampling in C. Their kernels take the distances of neighbours, and serve both layouts."""
+"""Pooling and resampling in C. Their kernels take strides, so they serve both layouts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the rules of instructions write to: constants, kernels, calls."""
+"""The writer that the rules of instructions use for constants, kernels and calls."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Constant:
     """An array of weights.c.
 
     Args:
-        symbol: Its name in C.
+        symbol: Name of the constant in C.
         ctype: Element type.
-        array: Its elements in the order of memory.
-        note: What it is.
+        array: Elements in memory order.
+        note: Comment on the constant.
     """
 
     symbol: str
@@ -47,7 +47,7 @@ class Step:
         item: The instruction.
         structures: Constants that its calls take.
         lines: Statements.
-        notes: What a reader wants to know beside the shapes.
+        notes: Comments in addition to the shapes.
         writes: The bytes of the arena that it writes; None for all of the result.
         elementwise: Whether it computes from front to back, each element from that of each operand at the same place,
             so that the result may lie where an operand of its sizes does.
@@ -67,9 +67,9 @@ class Writer:
     Args:
         files: The program.
         name: Prefix of everything that other files see.
-        memory: Where tensors lie.
+        memory: Memory plan of the tensors.
         shapes: Sizes of all tensors.
-        ends: Where codes go in and come out.
+        ends: Input and output tensors.
     """
 
     def __init__(self, files: ProgramFiles, name: str, memory: Memory, shapes: Mapping[str, Shape], ends: Ends) -> None:
@@ -157,7 +157,7 @@ class Writer:
             source: The tensor of the program that it is made from, which gives it its name.
             array: Elements in the order of memory.
             ctype: Element type in C, which holds them all.
-            note: What it is.
+            note: Comment on the constant.
         """
         packed = np.asarray(array, order="C").astype(NUMPY[ctype])
         key = (ctype, hashlib.sha256(repr(packed.shape).encode() + packed.tobytes()).digest())
@@ -195,10 +195,10 @@ class Writer:
 
         Args:
             step: The instruction that it belongs to.
-            template: Of the kernel.
-            types: What the template is over.
+            template: Template of the kernel.
+            types: Parameters of the template.
             operands: Tensors that it reads.
-            members: Of its structure.
+            members: Members of the kernel's structure.
         """
         function = self.library.use(template, **types)
         suffix = f"_{len(step.structures)}" if step.structures else ""
@@ -210,7 +210,7 @@ class Writer:
 
 @dataclass(frozen=True)
 class Scale:
-    """What numbers are multiplied by on their way to codes, in the form of a requantization mode.
+    """The multiplier from numbers to codes, in the form of a requantization mode.
 
     Args:
         mode: The mode.
@@ -231,7 +231,7 @@ class Scale:
         return f"multiplier {low:.6g}" if real.size == 1 else f"multipliers {low:.6g} to {high:.6g}, one per channel"
 
     def members(self, prefix: str = "") -> dict[str, Value]:
-        """Those of a structure that has one multiplier."""
+        """The members of a structure with one multiplier."""
         parts: dict[str, Value] = {}
         if self.multiplier is not None:
             number = self.multiplier.reshape(-1)[0].item()
