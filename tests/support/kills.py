@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
+import faulthandler
 import os
 import random
 import signal
@@ -33,6 +34,9 @@ Action = Callable[[Path], object]
 
 LONGEST = 300.0
 """Seconds after which a child that was not killed counts as one that hangs."""
+
+HANGS = 1000
+"""In the place of an exit code, of a child that did not end within `LONGEST`."""
 
 DRAWS = 3
 """Moments drawn per kill at most: where more processes ended before it, the moments are wrong."""
@@ -113,6 +117,7 @@ def fork(action: Callable[[], object]) -> int:
     if child:
         return child
     code = 1
+    faulthandler.dump_traceback_later(0.9 * LONGEST)  # says where a child hangs
     try:
         action()
         code = 0
@@ -123,7 +128,7 @@ def fork(action: Callable[[], object]) -> int:
 
 
 def ended(child: int) -> int:
-    """Wait for a child: its exit code, or the negative number of the signal."""
+    """Wait for a child: its exit code, the negative number of the signal, or `HANGS`."""
     limit = time.monotonic() + LONGEST
     while time.monotonic() < limit:
         number, status = os.waitpid(child, os.WNOHANG)
@@ -132,7 +137,7 @@ def ended(child: int) -> int:
         time.sleep(0.002)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    raise TimeoutError(f"a child did not end within {LONGEST} s")
+    return HANGS
 
 
 def killed_at(at: int, action: Callable[[], object], *, exchanging: bool) -> Callable[[], None]:
@@ -212,7 +217,8 @@ def kill(
         if code != -signal.SIGKILL:
             found.counts["ended before the kill, drawn anew"] += 1
             if code or files(output) != new:
-                found.faults.append(f"{where}the call ended with {code}")
+                wrong = "hangs" if code == HANGS else f"ended with {code}"
+                found.faults.append(f"{where}the call {wrong}")
             continue
         done += 1
         found.counts["killed at a call" if by_call else "killed at a moment"] += 1
@@ -220,8 +226,9 @@ def kill(
         found.counts["went on from finished pieces"] += left.is_dir() and any(left.glob("*.safetensors"))
         look(output, before if exists else {}, new, found, where, exchanging=exchanging)
         again = fork(killed_at(-1, lambda output=output: action(output), exchanging=exchanging))  # type: ignore[misc]
-        if ended(again) or files(output) != new:
-            found.faults.append(f"{where}the next call gives something else")
+        if (code := ended(again)) or files(output) != new:
+            wrong = "hangs" if code == HANGS else f"ends with {code}" if code else "gives something else"
+            found.faults.append(f"{where}the next call {wrong}")
         if [path.name for path in output.parent.iterdir()] != ["out"]:
             found.faults.append(f"{where}something is left over")
     if done < count:
@@ -295,6 +302,7 @@ def main() -> int:
     """Kill, and print what was seen."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=200, help="kills of each kind")
+    parser.add_argument("--kind", choices=["save", "compile"], help="one kind alone")
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
     parser.add_argument("--writers", type=int, default=0, help="processes that write one output, instead of kills")
     chosen = parser.parse_args()
@@ -307,6 +315,8 @@ def main() -> int:
         return int(not set(seen) <= {"told", "written"})
     failed = False
     for name, kind in (("save", kill_save), ("compile", kill_compile)):
+        if chosen.kind not in (None, name):
+            continue
         with _outputs() as folder:
             found = kind(chosen.count, chosen.seed, folder)
         sys.stdout.write(f"{name}: {found}\n")
