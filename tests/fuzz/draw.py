@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
-from collections.abc import Sequence
-from typing import TypeVar
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils import _pytree
 
 from tests.fuzz.programs import Case, Program, Statement
+
+if TYPE_CHECKING:
+    from tests.fuzz.table import Kind
 
 T = TypeVar("T")
 
@@ -21,6 +28,8 @@ LARGEST_NUMBER = 1e4
 """Magnitude above which a line is not kept: the next products would leave float32."""
 LONGEST = 12
 """Lines of a forward."""
+UNFIT = (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError, AttributeError, Warning)
+"""Exceptions by which torch refuses an expression, and warnings."""
 
 
 class NotHereError(Exception):
@@ -110,10 +119,11 @@ class Drawing:
 
     def other(self, name: str) -> str:
         """A tensor that may be combined with `name` element by element."""
-        fitting = [other for other in self.samples if self._broadcasts(name, other)]
+        fitting = [other for other in self.samples if self.broadcasts(name, other)]
         return self.pick(fitting)
 
-    def _broadcasts(self, name: str, other: str) -> bool:
+    def broadcasts(self, name: str, other: str) -> bool:
+        """Whether two tensors can be combined element by element, into one that is not too large."""
         try:
             shape = torch.broadcast_shapes(self.shape(name), self.shape(other))
         except RuntimeError:
@@ -135,13 +145,22 @@ class Drawing:
         names = list(self.samples)
         return names[-1] if self.chance(0.7) else self.pick(names)
 
+    def gives_numbers(self, text: str) -> bool:
+        """Whether an expression can be computed, and gives nothing but tensors of finite numbers."""
+        try:
+            with torch.no_grad():
+                leaves = _pytree.tree_leaves(eval(text, self.namespace()))  # noqa: S307  # text that was drawn here
+        except UNFIT:
+            return False
+        return all(isinstance(item, Tensor) and bool(torch.isfinite(item).all()) for item in leaves)
+
     def keep(self, text: str) -> bool:
         """Run a line, and keep it where its results are numbers to go on with."""
         try:
             self.holder.eval()
             with torch.no_grad():
                 found = eval(text, self.namespace())  # noqa: S307  # text that was drawn here
-        except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError, AttributeError):
+        except UNFIT:
             return False
         parts = [found] if isinstance(found, Tensor) else list(found)
         if not parts or len(parts) > 4 or not all(map(self._goes_on, parts)):
@@ -160,14 +179,22 @@ class Drawing:
         return bool(torch.isfinite(found).all()) and float(found.abs().max()) <= LARGEST_NUMBER
 
 
+def all_kinds() -> Sequence[Kind]:
+    """All kinds of lines."""
+    from tests.fuzz import islands, kinds  # noqa: F401  # they fill the table
+    from tests.fuzz.table import KINDS
+
+    return KINDS
+
+
 def draw_program(seed: int) -> Program:
     """The random model of a seed: the same one at every call."""
-    from tests.fuzz.kinds import KINDS, draw_input, draw_output
+    from tests.fuzz.ends import draw_input, draw_output
 
     drawing = Drawing(seed)
     drawing.wild = drawing.chance(0.2)
-    kinds = [kind for kind in KINDS if drawing.wild or not kind.wild]
-    with torch.random.fork_rng(devices=[]):
+    fitting = [kind for kind in all_kinds() if drawing.wild or not kind.wild]
+    with torch.random.fork_rng(devices=[]), _warnings_raised():
         torch.manual_seed(seed)
         for _ in range(2 if drawing.chance(0.12) else 1):
             draw_input(drawing)
@@ -175,19 +202,41 @@ def draw_program(seed: int) -> Program:
         for _ in range(8 * wanted):
             if len(drawing.statements) >= wanted:
                 break
-            weights = [kind.weight for kind in kinds]
-            kind = drawing.random.choices(kinds, weights)[0]
+            kind = drawing.random.choices(fitting, [kind.weight for kind in fitting])[0]
             made, drawing.odd = len(drawing.made), False
             try:
                 kept = drawing.keep(kind.draw(drawing, drawing.operand()))
-            except (NotHereError, RuntimeError, ValueError, IndexError):
+            except (NotHereError, *UNFIT):
                 kept = False
             if not kept:
                 del drawing.made[made:]
         output = draw_output(drawing)
     batches = drawing.pick([1, 2, 2, 3])
     statements, made_lines = tuple(drawing.statements), tuple(drawing.made)
-    return Program(seed, drawing.inputs, made_lines, statements, output, batches, drawing.wild).trimmed()
+    plain = Program(seed, drawing.inputs, made_lines, statements, output, batches, drawing.wild).trimmed()
+    dtype = drawing.pick(["double", "double", "half", "bfloat16"]) if drawing.chance(0.06) else ""
+    odd = dataclasses.replace(plain, dtype=dtype, smaller_last=batches > 1 and drawing.chance(0.1))
+    return odd if odd != plain and _runs(odd) else plain
+
+
+@contextmanager
+def _warnings_raised() -> Iterator[None]:
+    """Raise warnings of torch in the block, also those that it gives once only, so that no model is drawn that warns."""
+    before = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    try:
+        with warnings.catch_warnings(action="error"):
+            yield
+    finally:
+        torch.set_warn_always(before)
+
+
+def _runs(program: Program) -> bool:
+    try:
+        with _warnings_raised():
+            return program.built.is_finite()
+    except UNFIT:
+        return False
 
 
 LAYERS = ("conv", "deconv", "fc")

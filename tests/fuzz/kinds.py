@@ -1,100 +1,11 @@
-"""The kinds of lines that a random model may hold."""
+"""The kinds of lines with operators of their own."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from tests.fuzz.draw import Drawing
-
-Draw = Callable[[Drawing, str], str]
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of line.
-
-    Args:
-        draw: Gives the expression of a line that reads a tensor.
-        weight: How often it is tried, next to the others.
-        wild: Whether it calls what has no operator of its own.
-    """
-
-    draw: Draw
-    weight: float
-    wild: bool = False
-
-
-KINDS: list[Kind] = []
-
-
-def kind(weight: float, *, wild: bool = False) -> Callable[[Draw], Draw]:
-    """Enter a function into the table."""
-
-    def enter(draw: Draw) -> Draw:
-        KINDS.append(Kind(draw, weight, wild))
-        return draw
-
-    return enter
-
-
-def divisors(number: int) -> list[int]:
-    """All divisors."""
-    return [item for item in range(1, number + 1) if number % item == 0]
-
-
-def listed(numbers: Sequence[object]) -> str:
-    """As arguments."""
-    return ", ".join(map(str, numbers))
-
-
-# Inputs and outputs
-
-
-def draw_input(d: Drawing) -> None:
-    """A tensor that the model takes."""
-    if d.inputs and d.chance(0.7):
-        shape = list(d.shape("x0"))
-        for axis in range(1, len(shape)):
-            if d.chance(0.25):
-                shape[axis] = 1
-    else:
-        first = d.shape("x0")[0] if d.inputs else d.pick([1, 2, 2, 2, 2, 3, 4])
-        rank = d.random.choices([0, 1, 2, 3], [16, 22, 54, 8])[0]
-        largest = (8, 9, 8, 5)[rank]
-        channels = d.pick([1, 2, 3, 3, 4, 4, 6, 8])
-        shape = [first, channels, *(1 if d.chance(0.06) else d.number(2, largest) for _ in range(rank))]
-    drawn = f"torch.randn({listed(shape)})"
-    text = d.random.choices(
-        [drawn, drawn.replace("randn", "rand"), f"{drawn}.abs()", f"{drawn} * 1e-3", f"{drawn} * 100", f"{drawn} + 5"],
-        [70, 8, 5, 5, 6, 6],
-    )[0]
-    if d.chance(0.01):
-        text = f"torch.zeros({listed(shape)})"
-    if d.wild and d.chance(0.1):
-        text = f"torch.randint(0, 3, ({listed(shape[:2])},))"
-    name = f"x{len(d.inputs)}"
-    d.inputs[name] = text
-    d.samples[name] = eval(text, d.namespace())  # noqa: S307  # text that was drawn here
-
-
-def draw_output(d: Drawing) -> str:
-    """What the model returns: the last tensor, and sometimes more of them, nested."""
-    names = [name for name in d.samples if name.startswith("v")]
-    if not names or d.chance(0.01):
-        return "x0"
-    last = names[-1]
-    read = {name for statement in d.statements for name in statement.reads}
-    unread = [name for name in names if name not in read][-4:]
-    if len(unread) > 1 and d.chance(0.4):
-        return f"({listed(unread)})"
-    if d.chance(0.75):
-        return last
-    second, third = d.pick(list(d.samples)), d.pick(names)
-    forms = ["({0}, {1})", "[{1}, {0}]", '{{"a": {0}, "b": {1}}}', '{{"a": {0}, "b": ({1}, [{2}])}}', "({0},)"]
-    return d.pick([*forms, "({0}, {0})"]).format(last, second, third)
-
+from tests.fuzz.table import divisors, kind, listed
 
 # Layers
 
@@ -119,9 +30,9 @@ def odd_weight(d: Drawing, shape: int) -> list[str]:
     ]
 
 
-def odd_bias(d: Drawing, has_bias: bool) -> list[str]:
-    """Lines that give a bias an odd scale."""
-    if not has_bias or d.chance(0.93):
+def odd_bias(d: Drawing, has_bias: bool, *, transposed: bool = False) -> list[str]:
+    """Lines that give a bias an odd scale: in a transposed convolution often, whose sums have a formula of their own."""
+    if not has_bias or d.chance(0.8 if transposed else 0.93):
         return []
     d.odd = True
     return [f"@.bias.data.mul_({d.pick(['100.0', '1e4', '0.0'])})"]
@@ -171,7 +82,7 @@ def transposed_convolution(d: Drawing, x: str) -> str:
     options += [f"groups={groups}"] * (groups > 1)
     dilation, has_bias = d.pick([1, 1, 1, 2]), d.chance(0.75)
     options += ["bias=False"] * (not has_bias) + [f"dilation={dilation}"] * (dilation > 1)
-    more = [*odd_weight(d, rank), *odd_bias(d, has_bias)]
+    more = [*odd_weight(d, rank), *odd_bias(d, has_bias, transposed=True)]
     arguments = [shape[1], filters, d.few(1, 3, rank), *options]
     return f"{d.make('deconv', f'nn.ConvTranspose{rank}d({listed(arguments)})', *more)}({x})"
 
@@ -220,7 +131,7 @@ def batch_norm(d: Drawing, x: str) -> str:
             "@.running_var.data[0] = 1e-4",
             "nn.init.constant_(@.running_mean, 100.0)",
         ]
-        lines += ["nn.init.zeros_(@.weight)", "@.weight.data[0] = 0.0", "@.weight.data[-1] = 50.0"] * affine
+        lines += [*["nn.init.zeros_(@.weight)"] * 3, "@.weight.data[0] = 0.0", "@.weight.data[-1] = 50.0"] * affine
         more.append(d.pick(lines))
     if d.chance(0.1):
         mean, variance = d.tensor([shape[1]]), d.make("p", f"nn.Parameter(torch.rand({shape[1]}) + 0.5)")
@@ -237,13 +148,16 @@ def normalization(d: Drawing, x: str) -> str:
     d.odd = d.odd or shape[-1] < 8  # of few elements that are nearly equal, codes tell nothing
     if d.chance(0.5):
         axis = d.pick([-1, -1, 1, len(shape) - 1])
-        return d.pick([f"F.softmax({x}, {axis})", f"{x}.softmax({axis})", f"F.log_softmax({x}, {axis})"])
+        forms = [f"F.softmax({x}, {axis})", f"{x}.softmax({axis})", f"F.log_softmax({x}, {axis})"]
+        return d.pick([*forms * 3, f"F.softmax({x}, {axis}) * 3", f"torch.softmax({x}, {axis}) / {shape[axis]}"])
     inner = shape[-d.number(1, max(1, min(2, len(shape) - 1))) :]
     d.needs(math.prod(inner) > 1)
     if d.chance(0.2):
         return f"F.layer_norm({x}, {inner})"
     affine = d.chance(0.7)
     more = ["nn.init.uniform_(@.weight, -1, 1)", "nn.init.uniform_(@.bias, -1, 1)"] if affine else []
+    if affine and d.chance(0.08):
+        more[0] = d.pick(["nn.init.zeros_(@.weight)", "@.weight.data[0] = 0.0"])
     text = f"nn.LayerNorm({inner}{'' if affine else ', elementwise_affine=False'})"
     return f"{d.make('ln', text, *more)}({x})"
 
@@ -381,7 +295,17 @@ def binary(d: Drawing, x: str) -> str:
 def with_number(d: Drawing, x: str) -> str:
     """A tensor and a number."""
     common = ["{0} + 0.5", "{0} * 2", "{0} * 0.125", "1 - {0}", "{0} - 3", "{0} / 3", "-{0}", "{0} * -1.5", "{0} + 1", "torch.neg({0})", "2.0 * {0} - 1.0", "torch.div({0}, 4.0)"]  # fmt: skip
-    strange = ["{0} * 0", "{0} * 1e-3", "{0} + 100", "{0} * 1000.0", "{0} + 0", "{0} - {0}", "0.0 - {0}", "{0} * 1e-6"]
+    strange = [
+        "{0} * 0",
+        "{0} * 1e-3",
+        "{0} + 100",
+        "{0} * 1000.0",
+        "{0} + 0",
+        "{0} * 1e-12",
+        "{0} - {0}",
+        "0.0 - {0}",
+        "{0} * 1e-6",
+    ]
     d.odd = d.chance(0.2)
     return d.pick(strange if d.odd else common).format(x)
 
@@ -457,7 +381,7 @@ def residual(d: Drawing, x: str) -> str:
 def join(d: Drawing, x: str) -> str:
     """Tensors behind one another, on an axis or a new one."""
     shape = d.shape(x)
-    axis = d.number(1, max(1, len(shape) - 1)) if not d.chance(0.02) else 0
+    axis = d.number(1, max(1, len(shape) - 1)) if not d.chance(0.04) else 0
     if d.chance(0.2):
         others = [name for name in d.samples if d.shape(name) == shape]
         return f"torch.stack([{listed([d.pick(others), x])}], {axis})"
@@ -508,7 +432,7 @@ def border(d: Drawing, x: str) -> str:
     rank = len(shape) - 2
     count = 2 * d.number(1, max(1, len(shape) - 1))
     value = d.pick(["", "", ", value=0.5", ", value=-1.0", ", value=5.0", ", value=-100.0"])
-    if d.chance(0.03):
+    if d.chance(0.06):
         return f'F.max_pool{rank}d(F.pad({x}, {d.sizes(2 * max(rank, 1), 0, 1)}, value=float("-inf")), 2)'
     if rank in (1, 2) and d.chance(0.2):
         number = d.pick(["0.0", "1.5", "-2.0"])
@@ -575,52 +499,56 @@ def nothing(d: Drawing, x: str) -> str:
             "F.dropout({0}, 0.1, False)",
             "{0}.detach()",
             "{0}.to(torch.float32)",
+            "{0}.to({0}.device, {0}.dtype)",
+            "{0}.type_as({0})",
         ]
     ).format(x)
 
 
-# What has no operator: float islands
-
-STRANGE = [
-    "{0}.sum(-1)", "{0}.sum(1, keepdim=True)", "{0}.amax(-1)", "{0}.max(1).values", "{0}.cumsum(1)", "torch.flip({0}, (1,))", "torch.roll({0}, 1, 1)",
-    "{0}.std(-1)", "F.normalize({0}, dim=1)", "F.glu({0}, 1)", "torch.where({0} > 0, {0}, {0} * 0.1)", "{0}.masked_fill({0} < 0, 0.5)", "{0}.repeat(1, *[2] * ({0}.dim() - 1))",
-    "torch.maximum({0}, {0}.flip(1))", "{0} / ({0}.abs() + 1)", "{0}.argmax(1)", "({0} > 0).float()", "{0} > 0.5", "F.instance_norm({0})", "F.group_norm({0}, 1)",
-    "torch.einsum('bc...,bd...->bcd', {0}, {0})", "{0}.topk(1, 1).values", "{0}.sort(1).values", "{0}.cumsum(1).long()", "torch.remainder({0}, 1.0)", "{0}.floor()", "{0}.sign()",
-    "{0}.norm(dim=1)", "{0}.expand(-1, *[-1] * ({0}.dim() - 1))", "F.threshold({0}, 0.1, 20.0)", "torch.outer({0}.flatten(), {0}.flatten())[:4]", "{0}.double().sin().float()",
-    "F.one_hot({0}.argmax(1), {0}.shape[1]).float()", "torch.gather({0}, 1, {0}.argmax(1, keepdim=True))", "{0}.var(1, unbiased=False)", "{0}.half().float()", "{0}.prod(1)",
-    "torch.logsumexp({0}, 1)", "{0}.min()", "{0}.mean()", "{0}.sum()",
-]  # fmt: skip
+# What does not depend on the data, or on less of it than it seems
 
 
-@kind(14, wild=True)
-def strange(d: Drawing, x: str) -> str:
-    """A function without an operator."""
+@kind(1.5)
+def constant(d: Drawing, x: str) -> str:
+    """Tensors that are the same for all data, with axes and without, made in the forward or held."""
+    sizes = list(d.shape(x))
+    d.needs(len(sizes) > 1)
     d.odd = True
-    return d.pick(STRANGE).format(x)
+    forms = [
+        "{0} * torch.tensor(0.5)", "{0} + torch.tensor([1.5])", f"{{0}} + torch.ones({listed(sizes[1:])})", "{0} * 0 + 0.7", "torch.ones_like({0})", "{0} - {0} + 1.0",
+        "{0} + torch.zeros_like({0})", f"{{0}} * torch.arange({sizes[-1]})", f"{{0}} * torch.linspace(-1, 1, {sizes[-1]})", "torch.full_like({0}, -0.3)", "{0} * 0.0",
+        "{0} + torch.full((), 0.25)", f"{{0}} + torch.eye({sizes[-1]})[0]",
+    ]  # fmt: skip
+    if d.chance(0.3):
+        held = d.tensor(sizes[1:])
+        layer = d.make("fc", f"nn.Linear({sizes[-1]}, {sizes[-1]})")
+        return d.pick(
+            [f"{x} + F.relu({held})", f"{x} * {layer}({held})", f"{x} + {held}.mean()", f"{x} - {held} * {held}"]
+        )
+    return d.pick(forms).format(x)
 
 
-@kind(2, wild=True)
-def looked_up(d: Drawing, x: str) -> str:
-    """Rows of a table, by indices that are computed."""
-    d.odd = True
-    table = d.make("emb", f"nn.Embedding({d.number(2, 6)}, {d.number(1, 6)})")
-    return f"{table}({x}.abs().long().clamp(max=1))"
+@kind(1)
+def tied_layer(d: Drawing, x: str) -> str:
+    """A layer with the weight of another one."""
+    layers = [
+        (name, line) for name, line in d.made if line.startswith((f"self.{name} = nn.Conv", f"self.{name} = nn.Linear"))
+    ]
+    d.needs(bool(layers))
+    name, line = d.pick(layers)
+    tied = d.make(name.rstrip("0123456789"), line.partition(" = ")[2], f"@.weight = self.{name}.weight")
+    return f"{tied}(self.{name}({x}))" if d.chance(0.3) else f"{tied}({x})"
 
 
-@kind(4, wild=True)
-def attention_module(d: Drawing, x: str) -> str:
-    """Attention as torch has it."""
-    sizes = d.shape(x)
-    d.needs(len(sizes) == 3)
-    d.odd = True
-    attention = d.make("mha", f"nn.MultiheadAttention({sizes[2]}, {d.pick(divisors(sizes[2]))}, batch_first=True)")
-    return f"{attention}({x}, {x}, {x}, need_weights=False)[0]"
-
-
-@kind(1, wild=True)
-def groups_norm(d: Drawing, x: str) -> str:
-    """A norm over groups of channels."""
-    sizes = d.shape(x)
-    d.needs(len(sizes) > 2)
-    d.odd = True
-    return f"{d.make('gn', f'nn.GroupNorm({d.pick(divisors(sizes[1]))}, {sizes[1]})')}({x})"
+@kind(1)
+def in_place(d: Drawing, x: str) -> str:
+    """Calls that change the tensor that they are called on."""
+    forms = [
+        "{0}.clone().mul_(0.5)",
+        "{0}.clone().add_({0})",
+        "F.relu({0} + 0.5, inplace=True)",
+        "{0}.add(1.0).clamp_(0.0, 2.0)",
+        "({0} * 2).relu_()",
+        "F.relu6({0}.clone(), True)",
+    ]
+    return d.pick(forms).format(x)

@@ -263,14 +263,15 @@ def estimated(case: Case, target: Target) -> list[float]:
 
 def _rounded(program: Program, data: object, activation_bits: int, weight_bits: int) -> list[Tensor]:
     """The outputs with every tensor on a grid between its extremes."""
-    model = Program.built.func(program).model  # type: ignore[attr-defined]  # a fresh one
+    model = Program.built.func(program).model.float()  # type: ignore[attr-defined]  # a fresh one
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.copy_(_on_grid(parameter, weight_bits, symmetric=True))
         values: dict[str, object] = {"torch": torch, "F": nn.functional, "nn": nn, "self": model}
         inputs = dict(zip(program.inputs, program.built.data[0], strict=True))
-        values.update({name: _on_grid(x.clone(), activation_bits) for name, x in inputs.items()})
+        for name, x in inputs.items():
+            values[name] = _on_grid(x.float() if x.is_floating_point() else x.clone(), activation_bits)
         for statement in program.statements:
             found = eval(statement.text, values)  # noqa: S307  # text that was drawn here
             parts = [found] if isinstance(found, Tensor) else list(found)

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree
 
 _NAME = re.compile(r"\b[xv]\d+\b")
+_WHOLE = re.compile(r"randint|>")
+"""Inputs of integers or truth values."""
 _ATTRIBUTE = re.compile(r"\bself\.([a-z]+\d+)\b")
 
 IMPORTS = "import torch\nimport torch.nn.functional as F\nfrom torch import nn\n"
@@ -62,6 +64,8 @@ class Program:
         output: Expression that is returned.
         batches: Batches of calibration data.
         wild: Whether it calls functions that have no operator, so that most targets need float islands.
+        dtype: Method that gives the model and its inputs another type, such as `half`; empty for float32.
+        smaller_last: Whether the last batch of calibration data holds one sample only.
     """
 
     seed: int
@@ -71,6 +75,8 @@ class Program:
     output: str
     batches: int = 2
     wild: bool = False
+    dtype: str = ""
+    smaller_last: bool = False
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -100,9 +106,14 @@ class Program:
         lines += [f"        {line}" for line in made]
         lines += ["", f"    def forward(self, {', '.join(self.inputs)}):"]
         lines += [f"        {line}" for line in forward]
-        batch = "".join(f"{text}, " for text in self.inputs.values()).strip()
-        lines += ["", "", f"torch.manual_seed({self.seed})", "model = Model().eval()"]
+        convert = f".{self.dtype}()" if self.dtype else ""
+        batch = "".join(
+            f"({text}){convert}, " if convert and not _WHOLE.search(text) else f"{text}, "
+            for text in self.inputs.values()
+        ).strip()
+        lines += ["", "", f"torch.manual_seed({self.seed})", f"model = Model().eval(){convert}"]
         lines += [f"data = [({batch}) for _ in range({self.batches})]"]
+        lines += ["data[-1] = tuple(x[:1] for x in data[-1])"] * self.smaller_last
         return "\n".join(lines) + "\n"
 
     @functools.cached_property

@@ -57,6 +57,7 @@ def size(case: Case) -> tuple[int, ...]:
     program, text = case.program, case.source()
     numbers = sum(map(int, _INTEGER.findall(text)))
     asked = [bool(case.overrides), case.exported, case.fallback, case.effort != "fast", program.batches > 1]
+    asked += [bool(program.dtype), program.smaller_last]
     return len(program.statements), len(program.made), sum(asked), len(text), numbers
 
 
@@ -77,7 +78,11 @@ def settings(case: Case) -> Iterator[Case]:
         yield dataclasses.replace(case, fallback=False)
     if case.effort != "fast":
         yield dataclasses.replace(case, effort="fast")
-    if case.program.batches > 1:
+    if case.program.dtype:
+        yield _with(case, dtype="")
+    if case.program.smaller_last:
+        yield _with(case, smaller_last=False)
+    elif case.program.batches > 1:
         yield _with(case, batches=1)
 
 

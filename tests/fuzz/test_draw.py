@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 
 import qcompiler
-from tests.fuzz import kinds
-from tests.fuzz.draw import LARGEST_TENSOR, Drawing, draw_case, draw_program
-from tests.fuzz.kinds import KINDS, Kind
+from tests.fuzz.draw import LARGEST_TENSOR, Drawing, all_kinds, draw_case, draw_program
 from tests.fuzz.programs import Program
+from tests.fuzz.table import Kind
 
 SEEDS = range(60)
 
@@ -62,12 +61,14 @@ def test_every_kind_of_line_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return Kind(draw, kind.weight, kind.wild)
 
-    monkeypatch.setattr(kinds, "KINDS", [noted(index, kind) for index, kind in enumerate(KINDS)])
+    kinds = all_kinds()
+    watched = [noted(index, kind) for index, kind in enumerate(kinds)]
+    monkeypatch.setattr("tests.fuzz.draw.all_kinds", lambda: watched)
     for seed in range(600):  # the rarest one is there after 200
         draw_program(seed)
-        if len(drawn) == len(KINDS):
+        if len(drawn) == len(kinds):
             break
-    assert drawn == set(range(len(KINDS)))
+    assert drawn == set(range(len(kinds)))
 
 
 def test_a_case_can_be_pasted_and_run(programs: list[Program]) -> None:
