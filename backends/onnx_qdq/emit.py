@@ -28,7 +28,7 @@ import onnx_graphsurgeon as gs
 
 from qcompiler.backends.onnx_qdq import blocks, pooling
 from qcompiler.backends.onnx_qdq.functions import FUNCTIONS
-from qcompiler.backends.onnx_qdq.islands import LEAST_OPSET, export, keep_softmax_apart
+from qcompiler.backends.onnx_qdq.islands import LEAST_OPSET, export, keep_apart
 from qcompiler.backends.onnx_qdq.leaves import leaf_array
 from qcompiler.errors import UnsupportedError
 from qcompiler.ir.graph import Graph, Node, Value
@@ -343,8 +343,7 @@ class _Emitter:
         graph = node.graph.module.graphs[str(node.attributes["graph"])]
         island = export(graph, self.options.opset, node.where)
         for position, value in enumerate(node.outputs):
-            if any(user.op == "quantize" and not _is_grid_of_softmax(user.output) for user in value.users):
-                keep_softmax_apart(island, island.outputs[position])
+            keep_apart(island, island.outputs[position], [user.output for user in value.users if user.op == "quantize"])
         given = dict(zip(map(id, island.inputs), (self.real_numbers(value) for value in node.inputs), strict=True))
         wanted: dict[int, Value] = {}
         for tensor, value in zip(island.outputs, node.outputs, strict=True):
@@ -587,12 +586,6 @@ _RULES: dict[str, Callable[[_Emitter, Node], None]] = {
 
 def _numpy(value: Value) -> np.dtype[np.generic]:
     return value.type.dtype.numpy
-
-
-def _is_grid_of_softmax(value: Value) -> bool:
-    """Whether codes are on the grid of 1/256 from the lowest code on."""
-    quant = value.type.quant
-    return quant is not None and (quant.scale, quant.zero_point) == ((2.0**-8,), (value.type.dtype.limits[0],))
 
 
 def _onnx_type(dtype: np.dtype[np.generic]) -> int:

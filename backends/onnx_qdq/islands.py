@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
 import onnx_graphsurgeon as gs
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from qcompiler.errors import UnsupportedError
 from qcompiler.ir.dims import evaluate_dim, symbols_of
-from qcompiler.ir.graph import Graph
+from qcompiler.ir.graph import Graph, Value
 from qcompiler.ir.interpret import evaluate_node, interpret_with
 
 Surgeon: TypeAlias = Any
@@ -27,6 +27,12 @@ LEAST_OPSET = 18
 
 _MOVES = ("Cast", "Expand", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
 """Operators through which ONNX Runtime moves quantizers, and those that it takes away."""
+
+_CLIPS = ("Clip", "Relu")
+"""Operators that ONNX Runtime takes into the layer before them."""
+
+_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""Operators whose float32 weights ONNX Runtime quantizes, a product of matrices once it became one with its bias."""
 
 _BATCH = 3
 """Size at which symbols are traced: neither 0 nor 1, which torch treats in ways of their own."""
@@ -76,26 +82,47 @@ def export(graph: Graph, opset: int, where: str) -> Surgeon:
     return gs.import_onnx(model)
 
 
-def keep_softmax_apart(island: Surgeon, output: gs.Tensor) -> None:
-    """Put a Sum of one operand between a Softmax and the quantizer of its result.
+def keep_apart(island: Surgeon, output: gs.Tensor, codes: Sequence[Value]) -> None:
+    """Put a Sum of one operand between a Softmax or a layer and the quantizers of its result.
 
-    ONNX Runtime's QLinearSoftmax is right on the grid of 1/256 alone: with another scale its codes wrap, or lie several
-    steps away. The optimizer finds the two also through what only moves elements.
+    ONNX Runtime's optimizer makes integer kernels of an operator between DequantizeLinear and QuantizeLinear, which it
+    finds also through what only moves or clips elements:
+
+    - QLinearSoftmax is right on the grid of 1/256 alone: with another scale its codes wrap, or lie several steps away.
+    - A convolution or a linear layer with weights in float32 gets weights in int8, with one scale for all channels:
+      what was to stay in float would not.
 
     Args:
-        island: The graph, which is changed where a Softmax gives the output.
-        output: An output of the graph that is quantized.
+        island: The graph, which is changed where one of these gives the output.
+        output: An output of the graph.
+        codes: Results of the quantizers that read it.
     """
-    maker = output.inputs[0] if output.inputs else None
-    while maker is not None and maker.op in _MOVES and maker.inputs[0].inputs:
-        maker = maker.inputs[0].inputs[0]
-    if maker is None or maker.op != "Softmax":
+    maker = _maker(output) if codes else None
+    while maker is not None and maker.op in (*_MOVES, *_CLIPS) and maker.inputs[0].inputs:
+        maker = _maker(maker.inputs[0])
+    if maker is None:
+        return
+    operands = [_maker(item) for item in maker.inputs] if maker.op == "Add" else []
+    product_and_bias = any(item is not None and item.op == "MatMul" for item in operands)
+    wraps = maker.op == "Softmax" and not all(map(_is_grid_of_softmax, codes))
+    if not (wraps or maker.op in _LAYERS or product_and_bias):
         return
     (result,) = maker.outputs
     apart = gs.Variable(f"{result.name}.apart", dtype=result.dtype)
     maker.outputs = [apart]
     position = next(index for index, item in enumerate(island.nodes) if item is maker)
     island.nodes.insert(position + 1, gs.Node("Sum", inputs=[apart], outputs=[result]))
+
+
+def _is_grid_of_softmax(value: Value) -> bool:
+    """Whether codes are on the grid of 1/256 from the lowest code on."""
+    quant = value.type.quant
+    return quant is not None and (quant.scale, quant.zero_point) == ((2.0**-8,), (value.type.dtype.limits[0],))
+
+
+def _maker(tensor: gs.Tensor) -> Surgeon | None:
+    """The node that gives `tensor`; None for an input and a constant."""
+    return tensor.inputs[0] if tensor.inputs else None
 
 
 class _Runner(nn.Module):

@@ -57,8 +57,9 @@ class Outcome(StrEnum):
 
 FAILURES = (Outcome.FALSE_ALARM, Outcome.INTERNAL, Outcome.UNTYPED, Outcome.WRONG)
 
-TIME_LIMIT = 120
-"""Seconds after which a compile of a few thousand numbers counts as one that hangs."""
+TIME_LIMIT, WAITING = 120, 20
+"""Processor seconds after which a compile of a few thousand numbers counts as one that hangs; and so many times as many
+seconds on the clock, for one that waits for another program."""
 GOOD_ESTIMATE, BAD_RESULT = 25.0, 10.0
 """Decibels: with plain fake quantization of every tensor above the first, an integer program below the second is wrong.
 Between them lie what percentiles clip in small data and scales that are powers of two."""
@@ -101,18 +102,21 @@ class HangError(Exception):
 
 @contextmanager
 def limited(seconds: int) -> Iterator[None]:
-    """Raise HangError in the block after so many seconds."""
+    """Raise HangError in the block after so many processor seconds, however much else the machine does."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise HangError(f"more than {seconds} s")
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
+    before = {number: signal.signal(number, stop) for number in (signal.SIGALRM, signal.SIGPROF)}
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.alarm(WAITING * seconds)
     try:
         yield
     finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def judge(case: Case, *, thorough: bool = True) -> Verdict:

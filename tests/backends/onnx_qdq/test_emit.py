@@ -303,3 +303,29 @@ def test_a_softmax_on_any_grid(target: str, move: str, spread: float) -> None:
         assert form.elements and form.largest <= 1, str(form)
     scales = [t.scale for name, t in compiled.artifact.program.program.tensors.items() if name.startswith("softmax.q")]
     assert (scales[0] == (1 / 256,)) == (target in ("ort_cpu", "tflite_int8"))
+
+
+FLOAT_LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
+    "convolution": (nn.Conv2d(3, 4, 3), (2, 3, 6, 6)),
+    "convolution and ReLU": (nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), (2, 3, 6, 6)),
+    "convolution of sequences": (nn.Conv1d(3, 4, 3), (2, 3, 6)),
+    "transposed convolution": (nn.ConvTranspose2d(3, 4, 3), (2, 3, 6, 6)),
+    "linear": (nn.Linear(6, 4), (2, 6)),
+    "linear of sequences": (nn.Linear(6, 4), (2, 3, 6)),
+}
+
+
+@pytest.mark.parametrize("name", FLOAT_LAYERS)
+def test_a_layer_that_stays_in_float_has_float_weights_in_the_runtime(name: str, tmp_path: Path) -> None:
+    """ONNX Runtime's optimizer quantizes float32 weights between DequantizeLinear and QuantizeLinear."""
+    layer, shape = FLOAT_LAYERS[name]
+    model = nn.Sequential(nn.Hardtanh(-1.0, 1.0), layer, nn.Tanh()).eval()
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(4))
+    chosen = load_target("nvdla").override(fallback="float")
+    compiled = qcompiler.compile(model, chosen, calibration_data=[x], overrides={"1*": "float"})
+    assert report(compiled).form("onnxruntime, layer by layer").largest <= 1
+    runtime.Session(compiled.artifact.files()["model.onnx"], optimized=tmp_path / "optimized.onnx")
+    operators = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
+    assert "QuantizeLinear" in operators
+    assert not set(operators) & {*runtime.INTEGER_KERNELS, "QLinearConvTranspose"}, operators
+    assert operators.count("DequantizeLinear") <= operators.count("QuantizeLinear") + 1, "weights have none"
