@@ -25,14 +25,15 @@ setup: $(ready)
 # A worker takes neighbours one after the other: they share what they compile.
 tests := -n $(WORKERS) --dist worksteal
 
-# uv installs in a fraction of pip's time. Where it cannot be had, pip does the same.
+# uv installs in a fraction of pip's time. Where it cannot be had, pip does the same. Bytecode is compiled once: where
+# Python may not write it later, every process compiles torch anew.
 $(ready): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "qcompiler needs Python 3.11 or newer: make PYTHON=/path/to/python3 $(MAKECMDGOALS)" >&2; exit 1; }
 	@test -x $(bin)/python || $(PYTHON) -m venv .venv || { \
 		rm -rf .venv; echo "python3 cannot make a virtual environment: install its venv module" >&2; exit 1; }
 	@if $(bin)/python -m pip install --quiet --constraint constraints.txt uv; then \
-		$(bin)/uv pip install --python $(bin)/python --constraint constraints.txt --editable '.[dev]'; \
+		$(bin)/uv pip install --compile-bytecode --python $(bin)/python --constraint constraints.txt --editable '.[dev]'; \
 	else \
 		$(bin)/python -m pip install --constraint constraints.txt --editable '.[dev]'; \
 	fi
