@@ -218,18 +218,18 @@ def compile(  # shadows the builtin: `compile` is the established name
         raise InputError(f"verify is {verify!r}", expected='"error", "warn" or "off"')
     given = grids.load(encodings) if isinstance(encodings, str | Path) else encodings
     options = Options(
-        example_inputs,
-        calibration_data,
-        forward,
-        effort,
-        overrides or {},
-        given,
-        unmatched_encodings,
-        passes,
-        pipeline,
-        seed,
-        memory,
-        device,
+        example_inputs=example_inputs,
+        calibration_data=calibration_data,
+        forward=forward,
+        effort=effort,
+        overrides=overrides or {},
+        encodings=given,
+        unmatched_encodings=unmatched_encodings,
+        passes=passes,
+        pipeline=pipeline,
+        seed=seed,
+        memory=memory,
+        device=device,
     )
     learned = prepared(model)
     if learned is not None:

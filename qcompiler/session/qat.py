@@ -166,11 +166,11 @@ def prepare_qat(
     unwrapped, notes = unwrap(load_model(model))
     source = _in_eval_mode(check_kind(unwrapped))
     options = Options(
-        example_inputs,
-        calibration_data,
-        forward,
-        effort,
-        overrides or {},
+        example_inputs=example_inputs,
+        calibration_data=calibration_data,
+        forward=forward,
+        effort=effort,
+        overrides=overrides or {},
         passes=passes,
         pipeline=pipeline,
         seed=seed,

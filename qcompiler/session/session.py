@@ -87,8 +87,7 @@ class Session:
     def canonical(self) -> State:
         """The state before the first pass that makes the graph QUANTIZED."""
         captured = self.captured
-        self._manager.check_order(captured.module.main.stage)  # of all passes, before the first one runs
-        start = State(captured.module, tuple(captured.records), self.context.generator.get_state())
+        start = State(captured.module, captured.records, self.context.generator.get_state())
         return self._advanced(start, 0, self._borders[0])
 
     @cached_property
@@ -143,20 +142,21 @@ class Session:
             passes,
             group=self.context.processes,
         )
-        captured = self.captured
+        changed.captured = self.captured  # which has put samples and data into the context
         changed.context.samples, changed.context.calibration = self.context.samples, self.context.calibration
-        changed.__dict__["captured"] = captured
         same = (self.target, self.context.overrides, self.context.encodings)
         shared = same == (changed.target, changed.context.overrides, changed.context.encodings)
         front = self.passes[: self._borders[0]]
-        if shared and "canonical" in self.__dict__ and front == changed.passes[: changed._borders[0]]:
-            changed._manager.check_order(captured.module.main.stage)
-            changed.__dict__["canonical"] = self.canonical
+        if shared and "canonical" in vars(self) and front == changed.passes[: changed._borders[0]]:
+            changed.canonical = self.canonical
         return changed
 
     @cached_property
     def _manager(self) -> PassManager:
-        return PassManager(self.passes, self.captured.facts, self._after_each)
+        """All passes, whose order is checked before the first one runs."""
+        manager = PassManager(self.passes, self.captured.facts, self._after_each)
+        manager.check_order(self.captured.module.main.stage)
+        return manager
 
     @cached_property
     def _borders(self) -> tuple[int, int]:
@@ -189,8 +189,7 @@ class Session:
         Raises:
             PipelineError: No pass reaches `stage`; the message names the missing pass `name`.
         """
-        first = self.captured.module.main.stage
-        self._manager.check_order(first)
-        stages = [first, *(item.becomes for item in self.passes if item.becomes is not None)]
+        stages = [self.captured.module.main.stage]
+        stages += [item.becomes for item in self._manager.passes if item.becomes is not None]
         if stage not in stages:
             raise PipelineError(f"the pipeline ends at stage {stages[-1]}", fix=f"Let {name} be one of its passes.")

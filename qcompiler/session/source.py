@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TypeAlias
 
@@ -30,7 +31,7 @@ SAMPLES = 4
 """Samples on which the contracts of passes are validated and the forms are compared."""
 
 
-class Prepared(nn.Module):
+class Prepared(nn.Module, ABC):
     """A module prepared for a target with its own quantized graph, such as that of `prepare_qat`.
 
     Attributes:
@@ -39,9 +40,9 @@ class Prepared(nn.Module):
 
     target: Target
 
+    @abstractmethod
     def captured(self, context: PassContext) -> Captured:
         """The current graph of the module; samples are put into `context`."""
-        raise NotImplementedError
 
 
 def prepared(model: object) -> Prepared | None:
