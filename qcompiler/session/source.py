@@ -123,13 +123,19 @@ def load_model(model: Model) -> nn.Module | ExportedProgram:
 
 
 def samples_of(graph: Graph, tensors: list[Tensor], synthesize: bool, seed: int) -> list[Tensor]:
-    """A batch of at most `SAMPLES` samples; standard normal numbers if there is no data."""
+    """A batch of at most `SAMPLES` samples; standard normal numbers if there is no data.
+
+    Integers and booleans are never made up. Where they are given for fewer samples, the batch is as small.
+    """
     generator = torch.Generator().manual_seed(seed)
+    free = [bool(value.type.shape) and not isinstance(value.type.shape[0], int) for value in graph.inputs]
+    made = [synthesize and tensor.is_floating_point() for tensor in tensors]
+    given = zip(tensors, free, made, strict=True)
+    count = min([SAMPLES, *(len(tensor) for tensor, is_free, is_made in given if is_free and not is_made)])
     result = []
-    for value, tensor in zip(graph.inputs, tensors, strict=True):
-        free = bool(value.type.shape) and not isinstance(value.type.shape[0], int)
-        if synthesize and tensor.is_floating_point():
-            shape = (SAMPLES, *tensor.shape[1:]) if free else tuple(tensor.shape)
+    for tensor, is_free, is_made in zip(tensors, free, made, strict=True):
+        if is_made:
+            shape = (count, *tensor.shape[1:]) if is_free else tuple(tensor.shape)
             tensor = torch.randn(shape, generator=generator).to(tensor)
-        result.append(row_major(tensor[:SAMPLES] if free else tensor))
+        result.append(row_major(tensor[:count] if is_free else tensor))
     return result
