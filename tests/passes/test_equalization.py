@@ -32,48 +32,8 @@ from qcompiler.passes.partition import Partition
 from qcompiler.passes.replace_relu6 import ReplaceRelu6
 from qcompiler.passes.unify_scales import UnifyScales
 from qcompiler.quant.spec import QuantSpec
-from qcompiler.session.pipeline import structural_passes
 from qcompiler.targets import load_target
-
-FRONT = structural_passes()[0]
-
-
-class Net(nn.Module):
-    """Layers by name and a forward given from outside."""
-
-    a: Any
-    b: Any
-    c: Any
-    n: Any
-
-    def __init__(self, forward: Callable[..., Tensor], **layers: nn.Module) -> None:
-        super().__init__()
-        self.function = forward
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(self, x)
-
-
-def measured(record: Record, name: str) -> float:
-    """A figure of a record."""
-    value = record.metrics[name]
-    assert isinstance(value, int | float)
-    return value
-
-
-def wide(layer: nn.Module, seed: int = 0) -> nn.Module:
-    """Output channels of ranges over three decades."""
-    assert isinstance(layer.weight, Tensor)
-    count = layer.weight.shape[1 if isinstance(layer, nn.ConvTranspose2d) else 0]
-    factors = 10 ** (torch.rand(count, generator=torch.Generator().manual_seed(seed)) * 3 - 1.5)
-    shape = (1, -1, 1, 1) if isinstance(layer, nn.ConvTranspose2d) else (-1, *[1] * (layer.weight.dim() - 1))
-    with torch.no_grad():
-        layer.weight *= factors.reshape(shape)
-        if isinstance(layer.bias, Tensor):
-            layer.bias *= factors
-    return layer
+from tests.support.equalized import FRONT, PLACES, QUANTIZED, Net, depthwise, image, measured, placed, wide
 
 
 def run(model: nn.Module, passes: Sequence[Pass], x: Tensor, *, calibrate: bool = True) -> tuple[Module, list[Record]]:
@@ -87,18 +47,6 @@ def run(model: nn.Module, passes: Sequence[Pass], x: Tensor, *, calibrate: bool 
 def ranges(graph: Graph, name: str, axis: int) -> Tensor:
     weight = graph.module.tensors[f"{name}.weight"]
     return weight.abs().transpose(0, axis).flatten(1).amax(1)
-
-
-def image(channels: int = 3, size: int = 8) -> Tensor:
-    return torch.randn(4, channels, size, size, generator=torch.Generator().manual_seed(1))
-
-
-PLACES = ["canonical", "quantized"]
-
-
-def placed(place: str, *passes: Pass) -> list[Pass]:
-    """Both orders are legal: before and after quantizers are inserted."""
-    return list(passes) if place == "canonical" else [Partition(), InsertQuantizers(), *passes]
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -352,29 +300,6 @@ def test_an_average_over_padding_keeps_no_shift() -> None:
     )
     _, records = run(net, [AbsorbBias()], image())
     assert any("does not keep a shift" in event.detail for event in records[-1].events)
-
-
-def depthwise() -> Net:
-    torch.manual_seed(3)
-    layers: dict[str, nn.Module] = {}
-    for index, (groups, width) in enumerate([(1, 16), (16, 16), (1, 16), (16, 16), (1, 8)]):
-        before = 3 if index == 0 else 16
-        layers[f"c{index}"] = nn.Conv2d(before, width, 3 if groups > 1 else 1, padding=int(groups > 1), groups=groups)
-        layers[f"n{index}"] = nn.BatchNorm2d(width)
-
-    def forward(m: nn.Module, x: Tensor) -> Tensor:
-        for index in range(5):
-            x = torch.relu(getattr(m, f"n{index}")(getattr(m, f"c{index}")(x)))
-        return x
-
-    net = Net(forward, **layers)
-    with torch.no_grad():
-        for _ in range(150):
-            net.train()(torch.randn(16, 3, 8, 8))
-    return net
-
-
-QUANTIZED = [Partition(), InsertQuantizers(), FixRanges(), UnifyScales(), CalibrateWeights()]
 
 
 def test_means_on_the_calibration_batch_are_those_of_the_float_model() -> None:

@@ -32,7 +32,7 @@ from qcompiler.passes.unify_scales import UnifyScales
 from qcompiler.session.pipeline import parse_pipeline, structural_passes
 from qcompiler.targets import load_target
 from tests.passes.golden import leaf, lines, module, refusals, run
-from tests.passes.test_equalization import PLACES, Net, measured, placed
+from tests.support.equalized import PLACES, Net, measured, placed
 
 FRONT = structural_passes()[0]
 PRODUCT = [

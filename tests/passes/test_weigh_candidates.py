@@ -25,7 +25,7 @@ from qcompiler.targets import Target, load_target, targets
 from qcompiler.validation.contracts import THRESHOLDS, Contract
 from qcompiler.validation.exact import Codes, simulate
 from qcompiler.validation.noise import float_outputs, squared_errors
-from tests.passes.test_equalization import FRONT, QUANTIZED, Net, measured
+from tests.support.equalized import FRONT, QUANTIZED, Net, measured
 
 RANGES: tuple[Pass, ...] = (CalibrateWeights(), CalibrateActivations())
 HARDWARE = [name for name in targets() if load_target(name).simulation is None]

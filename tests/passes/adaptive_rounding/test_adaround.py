@@ -26,7 +26,7 @@ from qcompiler.passes.common.patches import patches, positions, rows_of, weight_
 from qcompiler.quant import rounding_search
 from qcompiler.quant.rounding_search import Moments, round_to_data, rounding_error
 from qcompiler.targets import load_target
-from tests.passes.test_equalization import FRONT, QUANTIZED, Net, depthwise, measured
+from tests.support.equalized import FRONT, QUANTIZED, Net, depthwise, measured
 
 
 def problem(seed: int, rows: int, count: int, groups: int = 1, noise: float = 0.05) -> tuple[Tensor, ...]:

@@ -11,7 +11,7 @@ from torch import nn
 from qcompiler.passes.adaptive_rounding.adaround import AdaRound
 from qcompiler.passes.adaptive_rounding.sgd import GAMMA, ZETA, Descent, rectified_sigmoid
 from tests.passes.adaptive_rounding.test_adaround import BY_ERROR, noise, quantized
-from tests.passes.test_equalization import Net, depthwise, measured
+from tests.support.equalized import Net, depthwise, measured
 
 SHORT = AdaRound(method="sgd", iterations=300, learning_rate=1e-2)
 

@@ -44,31 +44,17 @@ from qcompiler.targets import Target, load_target
 from qcompiler.validation.exact import output_codes
 from tests.passes.golden import leaf, lines, module, refusals
 from tests.passes.golden import run as run_alone
-from tests.passes.test_equalization import FRONT, Net, image, measured, placed, wide
 from tests.reference.maker import check as check_against_loops
+from tests.support.equalized import FRONT, PLACES, Net, computed, expected, image, measured, placed, run_exactly, wide
 
 TARGET = load_target("int8_dsp")
 ALIKE = TARGET.override(per_channel_clamp=False)
-PLACES = ["canonical", "quantized"]
 
 
 def run(
     model: nn.Module, passes: Sequence[Pass], x: Tensor, target: Target = TARGET, *, calibrate: bool = True
 ) -> tuple[Module, list[Record]]:
-    captured = frontends.capture(model.eval(), x, precision="own").module
-    context = PassContext(target, [[x]], [[x]] if calibrate else None)
-    return captured, PassManager([*FRONT, *passes]).run(captured, context)
-
-
-def computed(subject: Module, x: Tensor) -> Tensor:
-    with torch.no_grad():
-        return interpret(subject.main, [x])[0]
-
-
-def expected(model: nn.Module, x: Tensor) -> Tensor:
-    with torch.no_grad():
-        result: Tensor = model(x)
-    return result
+    return run_exactly(model, passes, x, target, calibrate=calibrate)
 
 
 def clamps(subject: Module) -> list[Node]:

@@ -15,11 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import qcompiler
-from qcompiler import frontends
 from qcompiler.backends.onnx_qdq import integer_weights
 from qcompiler.errors import UnsupportedError
 from qcompiler.ir.graph import Module, Node
-from qcompiler.ir.interpret import interpret
 from qcompiler.ir.rewrite import Record
 from qcompiler.ir.text import parse_module, print_module
 from qcompiler.ops import UNARY
@@ -37,29 +35,16 @@ from qcompiler.session.pipeline import quantization_passes, structural_passes
 from qcompiler.targets import Target, load_target
 from tests.passes.golden import leaf, lines, module, refusals
 from tests.passes.golden import run as run_alone
-from tests.passes.test_equalization import FRONT, Net, image, measured, placed, wide
 from tests.reference.maker import check as check_against_loops
+from tests.support.equalized import PLACES, Net, computed, expected, image, measured, placed, run_exactly, wide
 
 TARGET = load_target("int8_dsp")
 ALIKE = TARGET.override(per_channel_tables=False)
-PLACES = ["canonical", "quantized"]
 STRAIGHT = sorted(name for name, function in UNARY.items() if function.straight)
 
 
 def run(model: nn.Module, passes: Sequence[Pass], x: Tensor, target: Target = TARGET) -> tuple[Module, list[Record]]:
-    captured = frontends.capture(model.eval(), x, precision="own").module
-    return captured, PassManager([*FRONT, *passes]).run(captured, PassContext(target, [[x]], [[x]]))
-
-
-def computed(subject: Module, x: Tensor) -> Tensor:
-    with torch.no_grad():
-        return interpret(subject.main, [x])[0]
-
-
-def expected(model: nn.Module, x: Tensor) -> Tensor:
-    with torch.no_grad():
-        result: Tensor = model(x)
-    return result
+    return run_exactly(model, passes, x, target)
 
 
 def functions(subject: Module) -> list[Node]:
