@@ -7,6 +7,8 @@ own table of its handling of ops.
 from __future__ import annotations
 
 import difflib
+import importlib
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -17,6 +19,7 @@ from torch import Tensor
 from qcompiler.errors import GraphError, PluginError
 from qcompiler.ir.attributes import Attribute, Attributes, plain
 from qcompiler.ir.types import Stage, TensorType
+from qcompiler.plugins import load_entries
 
 Infer: TypeAlias = Callable[[Sequence[TensorType], Attributes], tuple[TensorType, ...]]
 Evaluate: TypeAlias = Callable[[Any, Sequence[Tensor]], tuple[Tensor, ...]]
@@ -110,7 +113,11 @@ class _Required:
 REQUIRED = _Required()
 """Marker of an attribute without a default."""
 
+ENTRY_POINT_GROUP = "qcompiler.ops"
+
 _OPS: dict[str, OpDef] = {}
+_FILLING = threading.RLock()
+_FILLED = threading.Event()
 
 
 def register(definition: OpDef) -> OpDef:
@@ -134,18 +141,50 @@ def op(name: str) -> OpDef:
 
     Raises:
         GraphError: No such op exists; the nearest names are given.
+        PluginError: See `known_ops`.
     """
+    ops = _filled()
     try:
-        return _OPS[name]
+        return ops[name]
     except KeyError:
-        near = difflib.get_close_matches(name, _OPS, n=3)
+        near = difflib.get_close_matches(name, ops, n=3)
         hint = f" Did you mean {', '.join(near)}?" if near else ""
         raise GraphError(f"there is no operator called {name!r}", fix=f"Register it first.{hint}") from None
 
 
 def known_ops() -> dict[str, OpDef]:
-    """All definitions by name, in order of registration."""
-    return dict(_OPS)
+    """All definitions by name: those of this package, of plugins and of callers, in order of registration.
+
+    Raises:
+        PluginError: A plugin's operator cannot be loaded, is not an `OpDef` of its entry's name, or has a name in use.
+    """
+    return dict(_filled())
+
+
+def _filled() -> dict[str, OpDef]:
+    """The table, which the first question fills."""
+    if not _FILLED.is_set():
+        with _FILLING:
+            # By name: definitions stand in a room above this one.
+            importlib.import_module("qcompiler.ops")
+            if not _FILLED.is_set():
+                _register_plugins()
+                _FILLED.set()
+    return _OPS
+
+
+def _register_plugins() -> None:
+    owners = {name: definition.evaluate.__module__ for name, definition in _OPS.items()}
+    entries = load_entries(ENTRY_POINT_GROUP, owners)
+    definitions = [_checked(name, item) for name, item in entries.items()]
+    for definition in definitions:
+        register(definition)
+
+
+def _checked(name: str, item: object) -> OpDef:
+    if isinstance(item, OpDef) and item.name == name:
+        return item
+    raise PluginError(f"the entry {name!r} of {ENTRY_POINT_GROUP} is {item!r}", expected=f"an OpDef called {name!r}")
 
 
 def _names(items: Mapping[str, object]) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Collection
-from importlib import metadata, resources
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from qcompiler.errors import PluginError, TargetError
+from qcompiler.errors import TargetError
+from qcompiler.plugins import find_entries
 from qcompiler.targets.lines import Spot, find_spots
 from qcompiler.targets.schema import SCHEMA
 from qcompiler.targets.target import Target
@@ -71,14 +72,9 @@ def load_target(
 def _sources() -> dict[str, Path]:
     folder = Path(str(resources.files("qcompiler.targets")))
     found = {path.stem: path for path in sorted(folder.glob("*.toml"))}
-    owners = dict.fromkeys(found, "qcompiler")
-    for entry in metadata.entry_points(group=ENTRY_POINT_GROUP):
-        owner = entry.dist.name if entry.dist is not None else entry.value
-        if entry.name in owners:
-            raise PluginError(f"two targets are called {entry.name!r}", where=f"{owners[entry.name]} and {owner}")
+    for name, entry in find_entries(ENTRY_POINT_GROUP, dict.fromkeys(found, "qcompiler")).items():
         package = resources.files(entry.value.partition(":")[0])
-        found[entry.name] = Path(str(package / f"{entry.name}.toml"))
-        owners[entry.name] = owner
+        found[name] = Path(str(package / f"{name}.toml"))
     return found
 
 

@@ -19,11 +19,12 @@ SOURCES = {
 # each other; a folder or a module at the root without a row is an error: give it one.
 ALLOWED: dict[str, tuple[str, ...]] = {
     "errors": (),
+    "plugins": (),
     "storage": (),
     "quant": (),
-    "ir": ("quant.spec", "storage"),
+    "ir": ("plugins", "quant.spec", "storage"),
     "ops": ("ir", "quant"),
-    "targets": ("ir.types", "quant", "storage"),
+    "targets": ("ir.types", "plugins", "quant", "storage"),
     "frontends": ("ir", "ops", "storage"),
     "calibration": ("ir", "ops", "quant", "storage"),
     "validation": ("ir", "ops", "quant"),

@@ -36,6 +36,14 @@ print(compiled.explain("3"))
 """
 
 
+_ASK = """
+from qcompiler.ir.registry import op
+from qcompiler.session.plugins import load_backends
+
+print(op("conv2d").name, list(load_backends()))
+"""
+
+
 def installed(folder: Path, name: str, groups: dict[str, dict[str, str]]) -> None:
     """Make `folder` a place where a distribution with these entry points is installed."""
     info = folder / f"{name.replace('-', '_')}-1.0.dist-info"
@@ -79,16 +87,13 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, str]]:
         place = folder / f"installed {number}"
         place.mkdir()
         installed(place, "one", groups)
-        imports = "import qcompiler\nfrom qcompiler.session import plugins\nfrom qcompiler.session.pipeline import known_passes\n"
+        imports = "import qcompiler\nfrom qcompiler.ir.registry import known_ops\nfrom qcompiler.session import plugins\nfrom qcompiler.session.pipeline import known_passes\n"
         calls[case] = (f"{imports}{call}\n", [str(place), str(PLUGIN)])
     example = folder / "example"
     example.mkdir()
     installed(example, "qcompiler-example-plugin", EXAMPLE)
     calls["the example"] = (_USE, [str(example), str(PLUGIN)])
-    calls["nothing"] = (
-        "from qcompiler.session import plugins\nprint(plugins.load_ops(), list(plugins.load_backends()))",
-        [],
-    )
+    calls["nothing"] = (_ASK, [])
     path = {**os.environ, "PYTHONPATH": str(PLUGIN.parents[1])}
     subprocess.run(
         [sys.executable, "-c", _FORKED], cwd=folder, env=path, input=json.dumps(calls), text=True, check=True
@@ -121,7 +126,7 @@ CLASHES = {
     "a module that is not there": ({"qcompiler.passes": {"mine": "no_such:B"}}, "known_passes()", "no_such", "uninstall one"),
     "a target of ours": ({"qcompiler.targets": {"int8_dsp": "json"}}, "qcompiler.targets()", "'int8_dsp'", "qcompiler and one"),
     "a back end without run": ({"qcompiler.backends": {"text": "json"}}, "plugins.load_backends()", "emit and run", "text"),
-    "an operator that is none": ({"qcompiler.ops": {"sine": "math:sin"}}, "plugins.load_ops()", "an OpDef called 'sine'", "sine"),
+    "an operator that is none": ({"qcompiler.ops": {"sine": "math:sin"}}, "known_ops()", "an OpDef called 'sine'", "sine"),
 }  # fmt: skip
 
 
@@ -133,6 +138,6 @@ def test_clashes_and_broken_plugins_name_their_owner(case: str, ran: dict[str, t
     assert all(word in last for word in words), last
 
 
-def test_without_plugins_there_are_none(ran: dict[str, tuple[str, str]]) -> None:
+def test_without_plugins_there_are_operators_and_back_ends_of_ours(ran: dict[str, tuple[str, str]]) -> None:
     out, err = ran["nothing"]
-    assert out.strip() == "[] ['integer', 'onnx_qdq']", err
+    assert out.strip() == "conv2d ['integer', 'onnx_qdq']", err

@@ -1,0 +1,59 @@
+"""Entry points of other distributions: passes, targets, back ends and operators that they add."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import metadata
+
+from qcompiler.errors import PluginError
+
+__all__ = ["find_entries", "load_entries"]
+
+
+def find_entries(group: str, taken: Mapping[str, str]) -> dict[str, metadata.EntryPoint]:
+    """The entry points of installed distributions under `group`, by name and in the order of names; none is imported.
+
+    Args:
+        group: Name of the group, such as `qcompiler.passes`.
+        taken: Names that are in use, each with its owner.
+
+    Raises:
+        PluginError: Two owners use one name.
+    """
+    found: dict[str, metadata.EntryPoint] = {}
+    owners = dict(taken)
+    for entry in sorted(metadata.entry_points(group=group), key=lambda entry: (entry.name, entry.value)):
+        owner = _owner(entry)
+        if entry.name in owners:
+            raise PluginError(
+                f"two entries of {group} are called {entry.name!r}",
+                where=f"{owners[entry.name]} and {owner}",
+                fix="Rename or uninstall one of them.",
+            )
+        owners[entry.name] = owner
+        found[entry.name] = entry
+    return found
+
+
+def load_entries(group: str, taken: Mapping[str, str]) -> dict[str, object]:
+    """What the entry points of `find_entries` name, imported.
+
+    Raises:
+        PluginError: Two owners use one name, or an entry point cannot be imported.
+    """
+    return {name: _load(entry, group) for name, entry in find_entries(group, taken).items()}
+
+
+def _load(entry: metadata.EntryPoint, group: str) -> object:
+    try:
+        return entry.load()
+    except Exception as error:  # importing a plugin may raise anything
+        raise PluginError(
+            f"the entry {entry.name!r} of {group} cannot be loaded: {type(error).__name__}: {error}",
+            where=f"{entry.value} of {_owner(entry)}",
+            fix=f"Repair or uninstall {_owner(entry)}.",
+        ) from error
+
+
+def _owner(entry: metadata.EntryPoint) -> str:
+    return entry.dist.name if entry.dist is not None else entry.value
