@@ -152,7 +152,7 @@ def _case(target: str, name: str) -> _Case:
             by_graph[value.name] = tensor.numpy()
 
     with torch.no_grad():
-        interpret(found.integer.main, [images], observe)
+        interpret(found.integer.main, [images], found.integer.tensors, observe=observe)
     quantizers = {item.inputs[0]: item.output for item in files.program.instructions if item.op == "quantize"}
     inputs = tuple(by_executor[quantizers[item]] for item in files.program.inputs)
     vectors = record(files, [tuple(codes[i : i + 1] for codes in inputs) for i in range(VECTORS)])

@@ -132,7 +132,7 @@ def _requests(mode: str, seed: int) -> tuple[list[Any], dict[str, Array], list[d
         return torch.from_numpy(drawn[value.name]) if value.name in drawn else tensor
 
     with torch.no_grad():
-        interpret(graph, [images], observe, replace)
+        interpret(graph, [images], graph.module.tensors, observe=observe, replace=replace)
     functions = {node.output.name: str(node.attributes["function"]) for node in graph.nodes if node.op == "lookup"}
     requests: list[Any] = []
     arrays: dict[str, Array] = {}

@@ -91,5 +91,5 @@ def run(
     node.output.type = TensorType(DType(dtype), node.output.type.shape, quant)
     graph.set_outputs([node.output])
     with torch.no_grad():
-        (found,) = interpret(graph, [torch.from_numpy(array) for array in inputs])
+        (found,), _ = interpret(graph, [torch.from_numpy(array) for array in inputs], graph.module.tensors)
     return {"torch": found.numpy(), "numpy": Executor(emit(graph, "NCHW", "OIHW")).run(inputs)[0]}

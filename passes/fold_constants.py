@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from qcompiler.ir.graph import Graph
-from qcompiler.ir.interpret import LEAVES, evaluate_node
+from qcompiler.ir.interpret import LEAVES, Evaluation
 from qcompiler.ir.types import Stage
+from qcompiler.ops.quantizers import leaf_tensor
 from qcompiler.passes.base import Pass, PassContext
 from qcompiler.validation.contracts import THRESHOLDS, Contract
 
@@ -41,6 +42,7 @@ class FoldConstants(Pass):
     def run(self, graph: Graph, context: PassContext) -> None:
         """See the class."""
         rewriter = context.rewriter(graph)
+        evaluate = Evaluation(graph.module.tensors)
         for node in graph.nodes:
             if node.op in LEAVES or not node.inputs or len(node.outputs) != 1:
                 continue
@@ -48,8 +50,9 @@ class FoldConstants(Pass):
             if not all(p is not None and p.op in LEAVES for p in producers):
                 continue
             leaves = [p for p in producers if p is not None]
-            tensor = evaluate_node(node, [evaluate_node(leaf, [])[0] for leaf in leaves])[0].detach()
-            largest = max(evaluate_node(leaf, [])[0].numel() for leaf in leaves)
+            tensors = [leaf_tensor(leaf.output) for leaf in leaves]
+            tensor = evaluate(node, tensors)[0].detach()
+            largest = max(item.numel() for item in tensors)
             if tensor.numel() > max(largest, self.max_elements):
                 rewriter.refuse(node, f"its {tensor.numel()} elements are more than {self.max_elements}")
                 continue

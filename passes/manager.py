@@ -137,7 +137,7 @@ class PassManager:
 
 
 def _outputs(graph: Graph, context: PassContext) -> list[Tensor]:
-    return [tensor for sample in context.samples for tensor in interpret(graph, sample)]
+    return [tensor for sample in context.samples for tensor in interpret(graph, sample, graph.module.tensors)[0]]
 
 
 def _codes(graph: Graph, context: PassContext) -> list[Tensor]:

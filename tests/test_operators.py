@@ -19,10 +19,10 @@ from torch.nn import functional
 
 import qcompiler
 from qcompiler import frontends
-from qcompiler.ir.interpret import interpret
 from qcompiler.ops import UNARY
 from qcompiler.targets import Target, load_target
 from tests.reference.maker import check as check_against_loops
+from tests.support.running import outputs_of
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 Case = tuple[Callable[..., object], list[tuple[int, ...]]]
@@ -301,7 +301,7 @@ def agrees(name: str, data: st.DataObject) -> None:
     with torch.no_grad():
         expected = flat(model(*inputs))
     graph = frontends.capture(model, tuple(inputs)).module.main
-    for found, wanted in zip(interpret(graph, inputs), expected, strict=True):
+    for found, wanted in zip(outputs_of(graph, inputs), expected, strict=True):
         assert found.shape == wanted.shape
         assert torch.equal(found, wanted), "the float graph is torch's own computation"
     with warnings.catch_warnings(action="error"):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from qcompiler.errors import UnsupportedError
 from qcompiler.ir.dims import evaluate_dim, symbols_of
 from qcompiler.ir.graph import Graph, Value
-from qcompiler.ir.interpret import evaluate_node, interpret_with
+from qcompiler.ir.interpret import Evaluation, interpret_with
 
 Surgeon: TypeAlias = Any
 """A graph of onnx-graphsurgeon, which carries no types."""
@@ -134,7 +134,7 @@ class _Runner(nn.Module):
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """The outputs, flat."""
-        return tuple(interpret_with(self.graph, inputs, evaluate_node))
+        return tuple(interpret_with(self.graph, inputs, Evaluation(self.graph.module.tensors)))
 
 
 @contextlib.contextmanager

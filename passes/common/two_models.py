@@ -24,8 +24,9 @@ from qcompiler.calibration.store import Kept, Store
 from qcompiler.errors import CalibrationError
 from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.hashing import tensor_digest
-from qcompiler.ir.interpret import LEAVES, evaluate_node
+from qcompiler.ir.interpret import LEAVES, Evaluation, evaluate_node
 from qcompiler.ops.layers import Layer
+from qcompiler.ops.quantizers import leaf_tensor
 from qcompiler.passes.base import PassContext
 
 QUANTIZERS = ("fake_quantize", "fake_quantize_bias")
@@ -239,11 +240,12 @@ def _evaluate(
         moving, fixed = iter(tensors), iter(constants)
         return [next(fixed) if place else next(moving) for place in places]
 
-    real = evaluate_node(node, arranged((pair.real for pair in operands), parameters[0]))
+    evaluate = Evaluation(node.graph.module.tensors)
+    real = evaluate(node, arranged((pair.real for pair in operands), parameters[0]))
     alike = all(pair.real is pair.quantized for pair in operands)
     if alike and all(a is b for a, b in zip(*parameters, strict=True)):
         return [Pair(tensor, tensor) for tensor in real]
-    quantized_results = evaluate_node(node, arranged((pair.quantized for pair in operands), parameters[1]))
+    quantized_results = evaluate(node, arranged((pair.quantized for pair in operands), parameters[1]))
     return [Pair(a, b) for a, b in zip(real, quantized_results, strict=True)]
 
 
@@ -257,9 +259,10 @@ def _parameters(node: Node, original: Mapping[str, Tensor]) -> tuple[list[Tensor
         assert maker is not None
         leaf = maker.inputs[0].producer if maker.op in QUANTIZERS else maker
         assert leaf is not None
-        was, now = original[str(leaf.attributes["ref"])], evaluate_node(leaf, [])[0]
+        ref = str(leaf.attributes["ref"])
+        was, now = original[ref], node.graph.module.tensors[ref]
         if maker.op == "fake_quantize":
-            now = evaluate_node(maker, [now, *(evaluate_node(_producer(v), [])[0] for v in maker.inputs[1:])])[0]
+            now = evaluate_node(maker, [now, *map(leaf_tensor, maker.inputs[1:])])[0]
         real.append(was)
         quantized.append(now)
     return real, quantized
@@ -275,8 +278,3 @@ def _is_parameter(value: Value) -> bool:
     return producer is not None and (
         producer.op in LEAVES or (producer.op in QUANTIZERS and _is_leaf(producer.inputs[0]))
     )
-
-
-def _producer(value: Value) -> Node:
-    assert value.producer is not None
-    return value.producer

@@ -15,7 +15,7 @@ from qcompiler.calibration.observers import Observer
 from qcompiler.calibration.processes import Processes
 from qcompiler.errors import CalibrationError, InputError
 from qcompiler.ir.graph import Graph, Node, Value
-from qcompiler.ir.interpret import check_inputs, evaluate_node, interpret_with
+from qcompiler.ir.interpret import Evaluation, check_inputs, interpret_with
 from qcompiler.ir.registry import Trait
 from qcompiler.ops.quantizers import activation_bounds
 from qcompiler.quant.affine import along_axis
@@ -80,6 +80,7 @@ class _Rule:
     """
 
     def __init__(self, graph: Graph, observed: Container[Value]) -> None:
+        self.evaluation = Evaluation(graph.module.tensors)
         self.fixed: dict[Node, tuple[Tensor, ...] | None] = {}
         self.in_place: set[Node] = set()
         for node in graph.nodes:
@@ -95,10 +96,10 @@ class _Rule:
         if node in self.in_place:
             return (_IN_PLACE[node.op](node, operands),)
         if node not in self.fixed:
-            return evaluate_node(node, operands)
+            return self.evaluation(node, operands)
         results = self.fixed[node]
         if results is None:
-            results = self.fixed[node] = evaluate_node(node, operands)
+            results = self.fixed[node] = self.evaluation(node, operands)
         return results
 
 

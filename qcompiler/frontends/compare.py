@@ -58,12 +58,12 @@ def compare(graph: Graph, model: nn.Module, binding: Binding, tensors: Sequence[
 
     batch = f" on inputs of shape {', '.join(str(list(x.shape)) for x in tensors)}"
     try:
-        found = interpret(graph, [x.clone() for x in tensors])
+        found, _ = interpret(graph, [x.clone() for x in tensors], graph.module.tensors)
     except InputError as error:
         raise CaptureError(f"the captured graph refuses{batch}: {error.found}", expected=error.expected) from error
     if tree.same_nesting(expected_tree, graph.output_tree) and all(map(is_close, found, expected)):
         return
-    interpret(graph, [x.clone() for x in tensors], observe)
+    interpret(graph, [x.clone() for x in tensors], graph.module.tensors, observe=observe)
     where, described = _first_difference(values, model, binding, tensors)
     raise CaptureError(
         f"the captured graph and the model differ{batch}; the first module that differs is {described}",

@@ -68,7 +68,8 @@ def check_finite(graph: Graph, tensors: Sequence[Tensor], what: str, fix: str) -
     Raises:
         InputError: A result is not finite; the error names the first node that returns NaN or infinity.
     """
-    outputs = [x for x in interpret(graph, tensors) if x.is_floating_point()]
+    results, _ = interpret(graph, tensors, graph.module.tensors)
+    outputs = [x for x in results if x.is_floating_point()]
     if all(bool(x.isfinite().all()) for x in outputs):
         return
     found: list[str] = []
@@ -79,7 +80,7 @@ def check_finite(graph: Graph, tensors: Sequence[Tensor], what: str, fix: str) -
         if not bool(tensor.isfinite().all()):
             found.append(value.producer.where)
 
-    interpret(graph, tensors, observe)
+    interpret(graph, tensors, graph.module.tensors, observe=observe)
     raise InputError(
         f"the model itself gives {not_finite(outputs)} on {what}",
         where=next(iter(found), None),

@@ -1,14 +1,16 @@
 """One interpreter for every stage.
 
 It visits the nodes once and frees each tensor after its last use, so that memory is bounded by the live tensors. A
-*rule* maps a node and its operands to its results; by default, the evaluation of the op in torch. Hooks receive every
-value: calibration, layer capture, debugging and validation are such hooks.
+*rule* maps a node and its operands to its results; `Evaluation` is the rule that evaluates ops in torch. Hooks receive
+every value: calibration, layer capture, debugging and validation are such hooks.
+
+A run is a function: it reads the tensors and the state that it is given, and returns the outputs and the new state.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias, TypeVar
 
 from torch import Tensor
 
@@ -17,45 +19,90 @@ from qcompiler.ir.dims import bind
 from qcompiler.ir.graph import Graph, Node, Value
 
 T = TypeVar("T")
+Tensors: TypeAlias = Mapping[str, Tensor]
+"""Tensors by the name under which leaves refer to them."""
+
+LEAVES = ("parameter", "state", "constant")
+"""Ops that return a tensor of the run, named by the attribute `ref`."""
 
 
 def evaluate_node(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """The results of `node` in torch: a tensor of the module for leaves, else the evaluation of the op."""
-    if node.op in LEAVES:
-        return (node.graph.module.tensors[str(node.attributes["ref"])],)
-    if node.op == "call":
-        # The order of sums in torch kernels follows the strides, so equal bits need equal strides in every form.
-        contiguous = [tensor.contiguous() for tensor in operands]
-        return tuple(interpret(node.graph.module.graphs[str(node.attributes["graph"])], contiguous))
+    """The results of an operator in torch. Leaves and calls need the tensors of a run; see `Evaluation`."""
     return node.definition.evaluate(node, operands)
 
 
-LEAVES = ("parameter", "state", "constant")
-"""Ops that return a tensor of the module, named by the attribute `ref`."""
+class Evaluation:
+    """The rule that evaluates every node in torch.
+
+    Leaves read the values from before the run, so that the order of nodes does not matter to a state and its update.
+
+    Args:
+        tensors: Tensors that leaves read. They are not changed.
+        state: Values of states, which replace those in `tensors`.
+
+    Attributes:
+        state: `state`, and the new values of the states that evaluated nodes have updated.
+    """
+
+    def __init__(self, tensors: Tensors, state: Tensors | None = None) -> None:
+        self._tensors, self._before = tensors, dict(state or {})
+        self.state = dict(self._before)
+
+    def __call__(self, node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The results of `node`."""
+        if node.op in LEAVES:
+            ref = str(node.attributes["ref"])
+            return (self._before[ref] if ref in self._before else self._tensors[ref],)
+        if node.op == "call":
+            called = node.graph.module.graphs[str(node.attributes["graph"])]
+            # The order of sums in torch kernels follows the strides, so equal bits need equal strides in every form.
+            return tuple(interpret_with(called, [tensor.contiguous() for tensor in operands], self))
+        if node.definition.update is not None:
+            for position, tensor in node.definition.update(node, operands).items():
+                self.state[_state_of(node, position)] = tensor
+        return evaluate_node(node, operands)
+
+
+def _state_of(node: Node, position: int) -> str:
+    """Name of the state that `node` reads as its operand at `position`."""
+    leaf = node.inputs[position].producer
+    if leaf is None or leaf.op != "state":
+        raise GraphError(
+            f"{node.op} updates its operand {node.inputs[position]}", where=node.where, expected="a state of the model"
+        )
+    return str(leaf.attributes["ref"])
 
 
 def interpret(
     graph: Graph,
     inputs: Sequence[Tensor],
+    tensors: Tensors,
+    *,
+    state: Tensors | None = None,
     observe: Callable[[Value, Tensor], None] | None = None,
     replace: Callable[[Value, Tensor], Tensor] | None = None,
-) -> list[Tensor]:
-    """Run `graph` in torch.
+) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """Run `graph` in torch: a function of inputs, tensors and state, which changes none of them.
 
     Args:
         graph: Graph at any stage.
         inputs: One tensor per graph input, of the declared element type and shape.
+        tensors: Tensors that leaves read, usually those of the module.
+        state: Values of states, which replace those in `tensors`.
         observe: Callback with each value and its tensor, inputs first, in order.
         replace: Function that replaces the tensor read by the users of a value; `observe` receives the original.
 
     Returns:
-        Flat outputs.
+        Flat outputs, and the state of the next run: `state` with the updates.
 
     Raises:
         InputError: An input does not fit its declared type.
+        GraphError: A node updates an operand that is no state.
     """
     check_inputs(graph, inputs)
-    return interpret_with(graph, inputs, evaluate_node, observe, replace)
+    rule = Evaluation(tensors, state)
+    outputs = interpret_with(graph, inputs, rule, observe, replace)
+    return outputs, rule.state
 
 
 def interpret_with(

@@ -24,6 +24,8 @@ from qcompiler.plugins import load_entries
 Infer: TypeAlias = Callable[[Sequence[TensorType], Attributes], tuple[TensorType, ...]]
 Evaluate: TypeAlias = Callable[[Any, Sequence[Tensor]], tuple[Tensor, ...]]
 """Function from a `Node` and its operands to its results; `Any`, because `Node` depends on this module."""
+Update: TypeAlias = Callable[[Any, Sequence[Tensor]], Mapping[int, Tensor]]
+"""Function from a `Node` and its operands to the new values of operands that are states, by position."""
 
 
 class Trait(StrEnum):
@@ -58,6 +60,8 @@ class OpDef:
         stages: Stages at which the op is legal.
         traits: Facts about the op; see `Trait`.
         summary: One line for the documentation.
+        update: New values of states that the op reads as operands, by position, from operand tensors; None: the op
+            updates no state.
     """
 
     name: str
@@ -68,6 +72,7 @@ class OpDef:
     attributes: Mapping[str, object] = field(default_factory=dict)
     traits: frozenset[Trait] = frozenset()
     summary: str = ""
+    update: Update | None = None
 
     def has(self, trait: Trait) -> bool:
         """Whether the op has `trait`."""

@@ -125,13 +125,22 @@ def _batch_norm(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
     x, weight, bias, mean, variance = operands
     a = node.attributes
     if a["training"]:
-        # The statistics of the batch; the running ones are states that this op does not update.
+        # torch would update the running statistics in place; here `update` computes the new ones.
         mean, variance = mean.clone(), variance.clone()
     return (
         functional.batch_norm(
             x, mean, variance, weight, bias, bool(a["training"]), real(a, "momentum"), real(a, "eps")
         ),
     )
+
+
+def _new_statistics(node: Node, operands: Sequence[Tensor]) -> dict[int, Tensor]:
+    """Running mean and variance after a batch, as torch updates them."""
+    if not node.attributes["training"]:
+        return {}
+    mean, variance = (tensor.detach().clone() for tensor in operands[3:])
+    functional.batch_norm(operands[0].detach(), mean, variance, None, None, True, real(node.attributes, "momentum"))
+    return {3: mean, 4: variance}
 
 
 def _infer_batch_norm(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
@@ -151,6 +160,7 @@ register(
         evaluate=_batch_norm,
         stages=FLOAT_STAGES,
         summary="(x - mean) / sqrt(variance + eps) * weight + bias along axis 1.",
+        update=_new_statistics,
     )
 )
 

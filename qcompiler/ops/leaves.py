@@ -1,4 +1,4 @@
-"""Ops without operands, which read a tensor of the module by name."""
+"""Ops without operands, which read a tensor by name: from the module, or from whatever tensors a run is given."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from qcompiler.errors import GraphError
 from qcompiler.ir.attributes import Attributes
 from qcompiler.ir.graph import Node
 from qcompiler.ir.registry import REQUIRED, OpDef, Trait, register
@@ -18,7 +19,7 @@ def _infer(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorT
 
 
 def _evaluate(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    return (node.graph.module.tensors[str(node.attributes["ref"])],)
+    raise GraphError(f"a {node.op} is read by the interpreter", where=node.where)
 
 
 for _name, _summary in (

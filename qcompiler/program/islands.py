@@ -14,7 +14,7 @@ import torch
 from qcompiler.errors import ArtifactError, InputError, QCompilerError
 from qcompiler.ir.dims import bind, evaluate_dim
 from qcompiler.ir.graph import Module
-from qcompiler.ir.interpret import evaluate_node, interpret_with
+from qcompiler.ir.interpret import Evaluation, interpret_with
 from qcompiler.ir.text import parse_module
 from qcompiler.ir.types import DType, TensorType
 from qcompiler.ir.verify import verify
@@ -40,7 +40,7 @@ def load(program: Program, constants: Mapping[str, Array], name: str) -> Island:
         with torch.no_grad():
             # Contiguous, as in the interpreter, because the order of sums in torch kernels follows the strides.
             inputs = [torch.from_numpy(np.asarray(array, order="C")) for array in arrays]
-            return [tensor.contiguous().numpy() for tensor in interpret_with(graph, inputs, evaluate_node)]
+            return [tensor.contiguous().numpy() for tensor in interpret_with(graph, inputs, Evaluation(module.tensors))]
 
     return run
 

@@ -98,7 +98,7 @@ class Compiled:
         graph = self.quantized.main
         call = calls.bind(graph.input_tree, graph.input_names, inputs, named)
         with torch.no_grad():
-            results = simulate(graph, call.tensors, self.target.arithmetic)
+            results, _ = simulate(graph, call.tensors, self.quantized.tensors, self.target.arithmetic)
         return call.results(graph.output_tree, [item.real() if isinstance(item, Codes) else item for item in results])
 
     def run(self, *inputs: object, **named: object) -> object:

@@ -53,10 +53,10 @@ class QuantizedModule(nn.Module):
             InputError: The arguments do not fit the model.
         """
         graph = self._module.main
-        self._module.tensors = {name: getattr(home, leaf) for name, (home, leaf) in self._homes.items()}
+        tensors = {name: getattr(home, leaf) for name, (home, leaf) in self._homes.items()}
         call = calls.bind(graph.input_tree, graph.input_names, inputs, named)
         if self.training:
-            return call.results(graph.output_tree, interpret(graph, call.tensors))
+            return call.results(graph.output_tree, interpret(graph, call.tensors, tensors)[0])
         with torch.no_grad():
-            results = simulate(graph, call.tensors, self._arithmetic)
+            results, _ = simulate(graph, call.tensors, tensors, self._arithmetic)
         return call.results(graph.output_tree, [x.real() if isinstance(x, Codes) else x for x in results])

@@ -26,7 +26,7 @@ from torch.nn import functional
 from qcompiler.errors import CalibrationError, GraphError, InputError, UnsupportedError
 from qcompiler.ir.attributes import Attribute
 from qcompiler.ir.graph import Graph, Node, Value
-from qcompiler.ir.interpret import LEAVES, check_inputs, evaluate_node, interpret, interpret_with
+from qcompiler.ir.interpret import LEAVES, Evaluation, Tensors, check_inputs, evaluate_node, interpret, interpret_with
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.types import Stage
 from qcompiler.ops import SCALED, UNARY, prelu_function, unary_of
@@ -109,38 +109,49 @@ Exact: TypeAlias = "Tensor | Codes | Pending"
 def simulate(
     graph: Graph,
     inputs: Sequence[Tensor],
+    tensors: Tensors,
     arithmetic: Arithmetic,
+    *,
+    state: Tensors | None = None,
     observe: Callable[[Value, Exact], None] | None = None,
     replace: Callable[[Value, Exact], Exact] | None = None,
-) -> list[Exact]:
-    """Evaluate a QUANTIZED graph on codes.
+) -> tuple[list[Exact], dict[str, Tensor]]:
+    """Evaluate a QUANTIZED graph on codes: a function of inputs, tensors and state, which changes none of them.
 
     Args:
         graph: Calibrated graph at stage QUANTIZED.
         inputs: Float tensors, one per graph input.
+        tensors: Tensors that leaves read, usually those of the module.
         arithmetic: Arithmetic of the target.
+        state: Values of states, which replace those in `tensors`.
         observe: Callback with each value and its evaluation.
         replace: Function that replaces the evaluation read by the users of a value; `observe` receives the original.
 
     Returns:
-        The outputs: `Codes` for quantized outputs, tensors otherwise.
+        The outputs, `Codes` for quantized outputs, tensors otherwise; and the state of the next run, `state` with the
+        updates.
 
     Raises:
         CalibrationError: A quantizer has no scale yet.
         GraphError: An op has no exact evaluation for its operands.
     """
     check_inputs(graph, inputs)
+    evaluation = Evaluation(tensors, state)
 
     def rule(node: Node, operands: Sequence[Exact]) -> tuple[Exact, ...]:
-        return _call(node, operands) if node.op == "call" else (_evaluate(node, operands, arithmetic),)
+        if node.op in LEAVES or node.op == "call":
+            real = [item.real() if isinstance(item, Codes) else _real(node, item) for item in operands]
+            return evaluation(node, real)
+        return (_evaluate(node, operands, arithmetic),)
 
-    return interpret_with(graph, list[Exact](inputs), rule, observe, replace)
+    outputs = interpret_with(graph, list[Exact](inputs), rule, observe, replace)
+    return outputs, evaluation.state
 
 
 def output_codes(graph: Graph, inputs: Sequence[Tensor], arithmetic: Arithmetic) -> list[Tensor]:
     """The outputs of a QUANTIZED or an INTEGER graph as codes where quantized, for bit-exact comparison."""
     if graph.stage is Stage.QUANTIZED:
-        exact = simulate(graph, inputs, arithmetic)
+        exact, _ = simulate(graph, inputs, graph.module.tensors, arithmetic)
         return [item.codes if isinstance(item, Codes) else cast("Tensor", item) for item in exact]
     seen: dict[str, Tensor] = {}
     wanted = {
@@ -149,17 +160,18 @@ def output_codes(graph: Graph, inputs: Sequence[Tensor], arithmetic: Arithmetic)
         if value.producer is not None and value.producer.op == "dequantize"
     }
     names = set(wanted.values())
-    outputs = interpret(
-        graph, inputs, lambda value, tensor: seen.update({value.name: tensor}) if value.name in names else None
-    )
+
+    def observe(value: Value, tensor: Tensor) -> None:
+        if value.name in names:
+            seen[value.name] = tensor
+
+    outputs, _ = interpret(graph, inputs, graph.module.tensors, observe=observe)
     for position, name in wanted.items():
         outputs[position] = seen[name].to(torch.int64)
     return outputs
 
 
 def _evaluate(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
-    if node.op in LEAVES:
-        return evaluate_node(node, [])[0]
     bits = max((item.bits for item in operands[:2] if isinstance(item, Codes)), default=8)
     arithmetic = arithmetic.at(_COMPUTES.get(node.op, node.op), bits)
     rule = _RULES.get(node.op)
@@ -446,11 +458,6 @@ def _rescale(x: Codes, arithmetic: Arithmetic) -> Pending:
 
 def _scale_product(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
     return _real(node, operands[0]) * _real(node, operands[1])
-
-
-def _call(node: Node, operands: Sequence[Exact]) -> tuple[Tensor, ...]:
-    real = [item.real() if isinstance(item, Codes) else _real(node, item) for item in operands]
-    return evaluate_node(node, real)
 
 
 def _codes(node: Node, item: Exact) -> Codes:

@@ -53,8 +53,8 @@ def layer_sqnr(
                 found[name] = _ratio(tensor, exact.pop(name))
 
     with torch.no_grad():
-        results = simulate(quantized, inputs, arithmetic, observe)
-        expected = interpret(reference, inputs, compare)
+        results, _ = simulate(quantized, inputs, quantized.module.tensors, arithmetic, observe=observe)
+        expected, _ = interpret(reference, inputs, reference.module.tensors, observe=compare)
     for index, (item, tensor) in enumerate(zip(results, expected, strict=True)):
         real = item.real() if isinstance(item, Codes) else cast("Tensor", item)
         if tensor.is_floating_point():

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from qcompiler.ir.graph import Graph, Node
-from qcompiler.ir.interpret import evaluate_node, interpret_with
+from qcompiler.ir.interpret import Evaluation, interpret_with
 from qcompiler.quant.arithmetic import Arithmetic
 from qcompiler.validation.exact import Codes, simulate
 
@@ -24,9 +24,10 @@ def float_outputs(graph: Graph, inputs: Sequence[Tensor]) -> list[Tensor]:
         graph: Calibrated or not.
         inputs: Float tensors, one per graph input.
     """
+    evaluation = Evaluation(graph.module.tensors)
 
     def rule(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        return (operands[0],) if node.op in _QUANTIZERS else evaluate_node(node, operands)
+        return (operands[0],) if node.op in _QUANTIZERS else evaluation(node, operands)
 
     return interpret_with(graph, list(inputs), rule)
 
@@ -44,7 +45,7 @@ def squared_errors(
         wanted: The outputs of the float model.
         arithmetic: How the target computes.
     """
-    found = simulate(graph, inputs, arithmetic)
+    found, _ = simulate(graph, inputs, graph.module.tensors, arithmetic)
     errors = []
     for output, reference in zip(found, wanted, strict=True):
         real = output.real() if isinstance(output, Codes) else output

@@ -305,7 +305,7 @@ def _simulate(graph: Graph, target: Target, inputs: Sequence[Tensor], given: Ten
         return dataclasses.replace(item, codes=torch.from_numpy(given[value.name].astype(np.int64)))
 
     with torch.no_grad():
-        results = simulate(graph, inputs, target.arithmetic, observe, replace)
+        results, _ = simulate(graph, inputs, graph.module.tensors, target.arithmetic, observe=observe, replace=replace)
     real = [item.real() if isinstance(item, Codes) else cast("Tensor", item) for item in results]
     return _Run(found, _named([tensor.numpy() for tensor in real]), limits)
 
@@ -323,7 +323,7 @@ def _interpret(graph: Graph, inputs: Sequence[Tensor], given: Tensors | None) ->
         return torch.from_numpy(given[value.name]).to(tensor.dtype)
 
     with torch.no_grad():
-        results = interpret(graph, inputs, observe, replace)
+        results, _ = interpret(graph, inputs, graph.module.tensors, observe=observe, replace=replace)
     return _Run(found, _named([tensor.numpy() for tensor in results]))
 
 

@@ -20,11 +20,11 @@ from qcompiler.calibration.data_free import Stop, describe
 from qcompiler.calibration.distribution import Distribution
 from qcompiler.calibration.gaussian import STEP, Gaussian
 from qcompiler.ir.graph import Graph
-from qcompiler.ir.interpret import interpret
 from qcompiler.ir.registry import Trait, known_ops
 from qcompiler.ir.text import parse_module
 from qcompiler.ir.types import Stage
 from qcompiler.ops.unary import UNARY
+from tests.support.running import outputs_of
 
 Array = npt.NDArray[np.float64]
 SAMPLES = 50_000
@@ -70,7 +70,7 @@ def sampled(graph: Graph, name: str) -> Tensor:
     """[values, channels] of a value when %c is normal."""
     x = torch.randn(SAMPLES, 4, 1, 1, generator=torch.Generator().manual_seed(1))
     seen: dict[str, Tensor] = {}
-    interpret(graph, [x], lambda value, tensor: seen.update({value.name: tensor}))
+    outputs_of(graph, [x], lambda value, tensor: seen.update({value.name: tensor}))
     return seen[name].double().movedim(1, 0).flatten(1).T
 
 
@@ -234,7 +234,7 @@ def test_sums_and_products_of_independent_numbers() -> None:
     graph = parse_module(f"{text}{body}}}\n", {"w": std.reshape(4, 1, 1, 1), "b": mean, "s": STATISTICS}).main
     x = torch.randn(2, SAMPLES, 4, 1, 1, generator=torch.Generator().manual_seed(2))
     seen: dict[str, Tensor] = {}
-    interpret(graph, list(x), lambda value, tensor: seen.update({value.name: tensor}))
+    outputs_of(graph, list(x), lambda value, tensor: seen.update({value.name: tensor}))
     for name in ("p", "q"):
         agrees(known_of(graph)[name], seen[name].double().movedim(1, 0).flatten(1).T, STEP**2)
 

@@ -20,12 +20,12 @@ from qcompiler.calibration.spool import Spool, reiterable
 from qcompiler.errors import CalibrationError, InputError
 from qcompiler.frontends import capture
 from qcompiler.ir.graph import Graph, Module, Value
-from qcompiler.ir.interpret import interpret
 from qcompiler.ir.types import DType, TensorType
 from qcompiler.passes import PassContext, PassManager
 from qcompiler.quant.spec import QuantSpec
 from qcompiler.session.pipeline import quantization_passes
 from qcompiler.targets import load_target
+from tests.support.running import outputs_of
 
 SPEC = QuantSpec.parse("s8")
 
@@ -169,7 +169,7 @@ def test_observers_see_what_the_graph_computes() -> None:
     module = capture(net, x).module
     PassManager(quantization_passes()[:-2]).run(module, PassContext(load_target("int8_dsp")))
     subject, known = module.main, dict[Value, Tensor]()
-    interpret(subject, [x], lambda value, tensor: known.update({value: tensor.clone()}))
+    outputs_of(subject, [x], lambda value, tensor: known.update({value: tensor.clone()}))
     values = [value for value in known if value.type.dtype is DType.F32 and value.type.rank == 4]
     for watched in (values, values[::2], values[1::2], [node.output for node in subject.nodes if "relu" in node.op]):
         observers = {value: make_observer("min_max", SPEC, value.name) for value in watched}

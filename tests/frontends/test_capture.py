@@ -18,12 +18,12 @@ from qcompiler.frontends import capture, find_example_inputs
 from qcompiler.ir import tree
 from qcompiler.ir.graph import Module
 from qcompiler.ir.hashing import module_hash
-from qcompiler.ir.interpret import interpret
 from qcompiler.ir.text import print_module
 from qcompiler.passes import PassContext, PassManager
 from qcompiler.passes.canonicalize import Canonicalize
 from qcompiler.passes.eliminate_dead_code import EliminateDeadCode
 from qcompiler.passes.fold_constants import FoldConstants
+from tests.support.running import outputs_of
 
 
 def images(*shape: int) -> Tensor:
@@ -120,7 +120,7 @@ def test_the_graph_computes_what_the_model_does(name: str) -> None:
     with torch.no_grad():
         expected, _ = tree.flatten(model(x))
     # Sums over axes run in the order of the strides, which a graph without views may have otherwise.
-    torch.testing.assert_close(interpret(module.main, [x]), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(outputs_of(module.main, [x]), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_every_node_knows_module_and_line() -> None:
@@ -161,7 +161,7 @@ def test_what_fx_cannot_trace_is_exported() -> None:
     x = images(2, 3, 4)
     captured = capture(LoopOnShape().eval(), x)
     assert captured.route == "export"
-    assert torch.equal(interpret(captured.module.main, [x])[0], torch.relu(x[:, 0] + x[:, 1] + x[:, 2]))
+    assert torch.equal(outputs_of(captured.module.main, [x])[0], torch.relu(x[:, 0] + x[:, 1] + x[:, 2]))
 
 
 class Flag(nn.Module):
@@ -198,7 +198,7 @@ class Nested(nn.Module):
 def test_nested_inputs_and_outputs_keep_their_form() -> None:
     a, b, mask = images(2, 3), images(2, 3) + 1, images(2, 3) - 1
     graph = capture(Nested().eval(), ((a, b), {"mask": mask})).module.main
-    leaves = interpret(graph, tree.match(graph.input_tree, ((a, b), {"mask": mask})))
+    leaves = outputs_of(graph, tree.match(graph.input_tree, ((a, b), {"mask": mask})))
     result = tree.unflatten(graph.output_tree, leaves)
     expected = Nested()((a, b), {"mask": mask})
     assert torch.equal(result["sum"], expected["sum"])  # type: ignore[index]

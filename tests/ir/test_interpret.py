@@ -6,7 +6,7 @@ import weakref
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from qcompiler.errors import GraphError, InputError
 from qcompiler.ir.graph import Graph, Module, Value
@@ -14,19 +14,20 @@ from qcompiler.ir.interpret import check_inputs, interpret, interpret_with
 from qcompiler.ir.text import parse_module
 from qcompiler.ir.types import DType, Stage, TensorType
 from tests.ir.samples import ANYTHING, conv_net, small
+from tests.support.running import outputs_of
 
 
 def test_every_value_is_seen_in_order() -> None:
     seen: list[str] = []
     x = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
-    (result,) = interpret(small().main, [x], lambda value, tensor: seen.append(value.name))
+    (result,) = outputs_of(small().main, [x], lambda value, tensor: seen.append(value.name))
     assert seen == ["x", "w", "a", "b", "c"]
     assert torch.equal(result, x + x.relu())
 
 
 def test_values_can_be_replaced_while_running() -> None:
     seen: dict[str, Tensor] = {}
-    (result,) = interpret(
+    (result,) = outputs_of(
         small().main,
         [torch.ones(1, 4)],
         observe=lambda value, tensor: seen.update({value.name: tensor}),
@@ -53,7 +54,7 @@ def test_a_tensor_is_freed_after_its_last_use() -> None:
         held.append([name for name, reference in alive.items() if reference() is not None])
         alive[value.name] = weakref.ref(tensor)
 
-    interpret(parse_module(text).main, [torch.ones(4)], observe)
+    outputs_of(parse_module(text).main, [torch.ones(4)], observe)
     assert held == [[], ["x"], ["x", "a"], ["x", "a"], ["x", "a", "c"], ["x", "c"]], (
         "the caller holds x; b is gone once c is computed and a once d is; nobody reads what is unused; c is an output"
     )
@@ -76,8 +77,8 @@ def test_several_results_and_outputs_in_any_order() -> None:
     node = graph.append(ANYTHING, [x], {"second": 0, "results": 2})
     graph.set_outputs([node.outputs[1], x, node.outputs[1]])
     data = torch.arange(2.0)
-    assert all(found is data for found in interpret(graph, [data]))
-    assert len(interpret(graph, [data])) == 3
+    assert all(found is data for found in outputs_of(graph, [data]))
+    assert len(outputs_of(graph, [data])) == 3
 
 
 @pytest.mark.parametrize("stage", [Stage.FLOAT, Stage.QUANTIZED, Stage.INTEGER])
@@ -91,8 +92,8 @@ def test_networks_run_at_every_stage_and_batch(stage: Stage, batch: int) -> None
         assert list(tensor.shape) == expected
         assert tensor.dtype == value.type.dtype.torch
 
-    (logits,) = interpret(module.main, [x], check)
-    (reference,) = interpret(conv_net(Stage.FLOAT).main, [x])
+    (logits,) = outputs_of(module.main, [x], check)
+    (reference,) = outputs_of(conv_net(Stage.FLOAT).main, [x])
     # 8 bits on a network of three layers; what is shown is that the stages compute the same model.
     assert float((logits - reference).norm() / reference.norm()) < 0.1
 
@@ -110,7 +111,7 @@ def test_networks_run_at_every_stage_and_batch(stage: Stage, batch: int) -> None
 )
 def test_inputs_that_do_not_fit_are_refused(inputs: list[Tensor], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        interpret(small().main, inputs)
+        outputs_of(small().main, inputs)
 
 
 def test_a_symbol_is_found_in_whichever_input_comes_first() -> None:
@@ -128,3 +129,54 @@ def test_a_symbol_is_found_in_whichever_input_comes_first() -> None:
         check_inputs(graph, [torch.zeros(7), torch.zeros(4)])
     with pytest.raises(InputError, match="the size N is 0"):
         check_inputs(graph, [torch.zeros(1), torch.zeros(0)])
+
+
+NORM = """graph @main stage=float {
+  input %x : f32[N, 3, 5]
+  bound N 1 64
+  %weight = parameter() {ref = "weight", dtype = "f32", shape = (3,)} : f32[3]
+  %bias = parameter() {ref = "bias", dtype = "f32", shape = (3,)} : f32[3]
+  %mean = KIND() {ref = "running_mean", dtype = "f32", shape = (3,)} : f32[3]
+  %variance = state() {ref = "running_var", dtype = "f32", shape = (3,)} : f32[3]
+  %y = batch_norm(%x, %weight, %bias, %mean, %variance) {training = true, momentum = 0.2} : f32[N, 3, 5]
+  %z = add(%y, %y) : f32[N, 3, 5]
+  return %z
+}"""
+
+
+def test_a_step_is_a_function_of_inputs_tensors_and_state() -> None:
+    torch.manual_seed(0)
+    norm = nn.BatchNorm1d(3, momentum=0.2)
+    tensors = {name: tensor.detach().clone() for name, tensor in norm.state_dict().items() if tensor.dim()}
+    graph = parse_module(NORM.replace("KIND", "state"), tensors).main
+    before = {name: tensor.clone() for name, tensor in tensors.items()}
+    state: dict[str, Tensor] = {}
+    for _ in range(3):
+        x = torch.randn(7, 3, 5) + 1.0
+        given = dict(state)
+        (found,), state = interpret(graph, [x], tensors, state=given)
+        with torch.no_grad():
+            expected = norm(x)
+        assert torch.equal(found, expected + expected)
+        assert set(state) == {"running_mean", "running_var"}
+        for name, tensor in state.items():
+            assert torch.equal(tensor, norm.state_dict()[name])
+            assert name not in given or not torch.equal(given[name], tensor), "the given state is not written"
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in before.items())
+
+
+def test_state_without_an_update_stays_and_is_read() -> None:
+    module = conv_net(Stage.FLOAT)
+    x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    name, tensor = next(iter(module.tensors.items()))
+    (expected,), _ = interpret(module.main, [x], {**module.tensors, name: tensor * 2})
+    (found,), state = interpret(module.main, [x], module.tensors, state={name: tensor * 2})
+    assert torch.equal(found, expected)
+    assert list(state) == [name]
+
+
+def test_only_states_are_updated() -> None:
+    graph = parse_module(NORM.replace("KIND", "constant"), dict.fromkeys(("weight", "bias"), torch.ones(3))).main
+    tensors = dict.fromkeys(("weight", "bias", "running_mean", "running_var"), torch.ones(3))
+    with pytest.raises(GraphError, match=r"batch_norm updates its operand %mean .at %y.*expected a state"):
+        interpret(graph, [torch.ones(2, 3, 5)], tensors)

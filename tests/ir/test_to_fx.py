@@ -12,8 +12,9 @@ from torch.nn import functional
 
 from qcompiler.frontends import capture
 from qcompiler.ir.graph import Graph, Node
-from qcompiler.ir.interpret import LEAVES, interpret
+from qcompiler.ir.interpret import LEAVES
 from qcompiler.ir.to_fx import Recorder, record
+from tests.support.running import outputs_of
 
 
 class Root(nn.Module):
@@ -88,7 +89,7 @@ def test_calls_compute_what_the_interpreter_does(case: str) -> None:
     generator = torch.Generator().manual_seed(0)
     for batch in (1, 2, 5):
         x = torch.randn(batch, *example.shape[1:], generator=generator)
-        found, expected = program(root, x), interpret(graph, [x])
+        found, expected = program(root, x), outputs_of(graph, [x])
         assert len(found) == len(expected)
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 

@@ -12,7 +12,6 @@ from examples.digits.model import load_digits_net
 from qcompiler import frontends
 from qcompiler.errors import PassError, PipelineError, UnsupportedError
 from qcompiler.ir.graph import Module
-from qcompiler.ir.interpret import interpret
 from qcompiler.ir.types import Stage
 from qcompiler.passes.base import PassContext
 from qcompiler.passes.canonicalize import Canonicalize
@@ -22,6 +21,7 @@ from qcompiler.passes.manager import PassManager
 from qcompiler.session.pipeline import default_pipeline, quantization_passes
 from qcompiler.targets import load_target, targets
 from qcompiler.validation.exact import output_codes
+from tests.support.running import outputs_of
 
 TO_QUANTIZED = quantization_passes()
 TO_INTEGER = default_pipeline()
@@ -48,7 +48,7 @@ def test_digits_net_keeps_its_accuracy_in_integers(target: str, with_data: bool)
     assert module.main.stage is Stage.INTEGER
     with torch.no_grad():
         float_right = (model(data.test_images).argmax(1) == data.test_labels).float().mean()
-    right = (interpret(module.main, [data.test_images])[0].argmax(1) == data.test_labels).float().mean()
+    right = (outputs_of(module.main, [data.test_images])[0].argmax(1) == data.test_labels).float().mean()
     assert float(right) >= float(float_right) - 0.005
 
 

@@ -15,7 +15,7 @@ from torch.nn import functional
 from qcompiler import frontends
 from qcompiler.errors import InputError, PassError, PipelineError
 from qcompiler.ir.graph import Graph, Module, Value
-from qcompiler.ir.interpret import evaluate_node, interpret
+from qcompiler.ir.interpret import evaluate_node
 from qcompiler.ir.rewrite import Record
 from qcompiler.ops.layers import leaf_of
 from qcompiler.ops.quantizers import leaf_tensor
@@ -34,6 +34,7 @@ from qcompiler.passes.unify_scales import UnifyScales
 from qcompiler.quant.spec import QuantSpec
 from qcompiler.targets import load_target
 from tests.support.equalized import FRONT, PLACES, QUANTIZED, Net, depthwise, image, measured, placed, wide
+from tests.support.running import outputs_of
 
 
 def run(model: nn.Module, passes: Sequence[Pass], x: Tensor, *, calibrate: bool = True) -> tuple[Module, list[Record]]:
@@ -205,7 +206,7 @@ def test_the_function_stays_what_it_is(seed: int, channels: int, kernel: int) ->
     with torch.no_grad():
         expected = net(x)
     torch.testing.assert_close(
-        interpret(module.main, [x])[0], expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max())
+        outputs_of(module.main, [x])[0], expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max())
     )
 
 
@@ -313,7 +314,7 @@ def test_means_on_the_calibration_batch_are_those_of_the_float_model() -> None:
         last = next(node for node in module.main.nodes if node.name == "c4")
         seen: dict[str, Tensor] = {}
         with torch.no_grad():
-            interpret(module.main, [x], _recorder(seen))
+            outputs_of(module.main, [x], _recorder(seen))
         means.append(seen[last.name].mean((0, 2, 3)))
     expected = torch.zeros(())
     with torch.no_grad():
@@ -344,7 +345,7 @@ def test_the_analytic_correction_is_the_mean_of_the_error_of_the_weights() -> No
     PassManager(FRONT).run(plain, PassContext(samples=[[x[:4]]]))
     seen: dict[str, Tensor] = {}
     with torch.no_grad():
-        interpret(plain.main, [x], _recorder(seen))
+        outputs_of(plain.main, [x], _recorder(seen))
     quantized = {node.name: node for node in module.main.nodes if node.op == "fake_quantize"}
     for name in ("c2", "c4"):  # without padding, where the analytic form is complete
         layer = next(node for node in plain.main.nodes if node.name == name)

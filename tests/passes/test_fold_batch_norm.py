@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from qcompiler.frontends import capture
-from qcompiler.ir.interpret import interpret
 from qcompiler.ir.rewrite import Record
 from qcompiler.passes import PassContext
 from qcompiler.passes.canonicalize import Canonicalize
 from qcompiler.passes.fold_batch_norm import FoldBatchNorm
+from tests.support.running import outputs_of
 
 CHANNELS = 6
 
@@ -86,7 +86,7 @@ def test_no_batch_norm_is_left_and_no_number_changes(name: str, turned: bool, no
         item.run(graph, context)
     assert not [node for node in graph.nodes if node.op == "batch_norm"]
     with torch.no_grad():
-        expected, found = model(x), interpret(graph, [x])[0]
+        expected, found = model(x), outputs_of(graph, [x])[0]
     # Products of float32 in another order: 1e-6 of the largest result was seen.
     assert float((found - expected).abs().max()) <= 1e-5 * float(expected.abs().max())
 

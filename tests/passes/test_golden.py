@@ -7,7 +7,6 @@ import torch
 
 from qcompiler.errors import PassError, UnsupportedError
 from qcompiler.ir.graph import Module
-from qcompiler.ir.interpret import interpret
 from qcompiler.passes import Pass, PassContext
 from qcompiler.passes.canonicalize import Canonicalize
 from qcompiler.passes.eliminate_dead_code import EliminateDeadCode
@@ -20,6 +19,7 @@ from qcompiler.passes.unify_scales import UnifyScales
 from qcompiler.session.pipeline import quantization_passes
 from qcompiler.targets import load_target
 from tests.passes.golden import leaf, lines, module, refusals, run
+from tests.support.running import outputs_of
 
 X = "%x : f32[N, 4, 6, 6]"
 
@@ -123,7 +123,7 @@ CANONICAL: dict[str, tuple[list[str], list[str]]] = {
 def outputs(subject: Module) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(7)
     shapes = [[3 if not isinstance(size, int) else size for size in v.type.shape] for v in subject.main.inputs]
-    return interpret(subject.main, [torch.randn(shape, generator=generator) for shape in shapes])
+    return outputs_of(subject.main, [torch.randn(shape, generator=generator) for shape in shapes])
 
 
 def computes_the_same(before: Module, after: Module, rtol: float) -> None:

@@ -9,7 +9,6 @@ from torch import nn
 from qcompiler import frontends
 from qcompiler.errors import UnsupportedError
 from qcompiler.ir.graph import Module
-from qcompiler.ir.interpret import interpret
 from qcompiler.ir.text import print_graph
 from qcompiler.passes import PassManager
 from qcompiler.passes.base import Override, PassContext
@@ -18,6 +17,7 @@ from qcompiler.passes.partition import Partition
 from qcompiler.session.pipeline import structural_passes
 from qcompiler.targets import load_target
 from tests.passes.golden import leaf, lines, module, run
+from tests.support.running import outputs_of
 
 CUMSUM = 'function = "torch.cumsum", arguments = "[[{\\"operand\\": 0}, 1], {}]"'
 TOPK = 'function = "torch.topk", arguments = "[[{\\"operand\\": 0}, 2], {\\"dim\\": 1}]"'
@@ -32,10 +32,10 @@ def partitioned(*text: str, wishes: dict[str, Override] | None = None) -> tuple[
     """The module after the pass, whose graph gives the same bits as before."""
     subject = module("canonical", *text)
     x = torch.randn(3, 4, 6, 6, generator=torch.Generator().manual_seed(0))
-    before = interpret(subject.main, [x])
+    before = outputs_of(subject.main, [x])
     target = load_target("int8_dsp").override(fallback="float")
     record = run(Partition(), subject, PassContext(target, overrides=wishes or {}))
-    for old, new in zip(before, interpret(subject.main, [x]), strict=True):
+    for old, new in zip(before, outputs_of(subject.main, [x]), strict=True):
         assert torch.equal(old, new)
     return subject, record.metrics
 

@@ -17,7 +17,7 @@ from qcompiler import frontends
 from qcompiler.calibration import runner
 from qcompiler.errors import InputError, PassError, PipelineError
 from qcompiler.ir.graph import Graph, Module
-from qcompiler.ir.interpret import evaluate_node, interpret, interpret_with
+from qcompiler.ir.interpret import Evaluation, interpret_with
 from qcompiler.ir.rewrite import Record
 from qcompiler.passes import Pass, PassContext, PassManager
 from qcompiler.passes.calibrate_activations import CalibrateActivations
@@ -33,6 +33,7 @@ from qcompiler.session.pipeline import parse_pipeline, structural_passes
 from qcompiler.targets import load_target
 from tests.passes.golden import leaf, lines, module, refusals, run
 from tests.support.equalized import PLACES, Net, measured, placed
+from tests.support.running import outputs_of
 
 FRONT = structural_passes()[0]
 PRODUCT = [
@@ -158,14 +159,14 @@ def test_the_function_is_the_same_in_double_precision(name: str, monkeypatch: py
     subject.tensors.update({key: tensor.to(torch.float64) for key, tensor in subject.tensors.items()})
     monkeypatch.setattr(runner, "check_inputs", lambda graph, batch: {})  # a graph has no type for float64
     wide = x.to(torch.float64)
-    before = interpret_with(subject.main, [wide], evaluate_node)
+    before = interpret_with(subject.main, [wide], Evaluation(subject.tensors))
     tensors = dict(subject.tensors)
     context = PassContext(calibration=[[wide]])
     SmoothActivations(alpha=0.7).run(subject.main, context)
     record = context.record
     assert set(groups_of(record)) == CASES[name][3]
     assert any(not torch.equal(tensor, subject.tensors[key]) for key, tensor in tensors.items())
-    after = interpret_with(subject.main, [wide], evaluate_node)
+    after = interpret_with(subject.main, [wide], Evaluation(subject.tensors))
     for old, new in zip(before, after, strict=True):
         # Sums of products of up to forty times ten, each rounded to 53 bits.
         torch.testing.assert_close(new, old, rtol=1e-12, atol=1e-12 * float(old.abs().max()))
@@ -174,7 +175,7 @@ def test_the_function_is_the_same_in_double_precision(name: str, monkeypatch: py
 def channel_ranges(graph: Graph, x: Tensor) -> list[tuple[Tensor, Tensor]]:
     """max|X| and max|W| of the channels that each layer reads behind a layer norm or a layer."""
     values: dict[str, Tensor] = {}
-    interpret(graph, [x], lambda value, tensor: values.update({value.name: tensor}))
+    outputs_of(graph, [x], lambda value, tensor: values.update({value.name: tensor}))
     found = []
     for node in graph.nodes:
         if node.op == "linear":
@@ -301,7 +302,7 @@ def noise(passes: Sequence[Pass], per_channel: bool) -> tuple[float, list[Record
     unseen = torch.randn(8, 10, 32, generator=torch.Generator().manual_seed(5))
     with torch.no_grad():
         expected = net(unseen)
-    found = interpret(subject.main, [unseen])[0]
+    found = outputs_of(subject.main, [unseen])[0]
     return float((found - expected).square().mean() / expected.square().mean()), records
 
 
@@ -352,7 +353,7 @@ def test_equalized_weights_and_smooth_activations_go_together() -> None:
     subject = frontends.capture(net.eval(), x).module
     passes = [*FRONT, CrossLayerEqualization(), SmoothActivations()]
     PassManager(passes).run(subject, PassContext(samples=[[x]], calibration=[[x]]))
-    torch.testing.assert_close(interpret(subject.main, [x])[0], net(x).detach(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(outputs_of(subject.main, [x])[0], net(x).detach(), rtol=1e-4, atol=1e-5)
 
 
 def test_options_and_missing_data_are_refused() -> None:

@@ -111,7 +111,7 @@ def test_the_noise_is_that_of_the_integer_program_against_the_float_model() -> N
     with torch.no_grad():
         wanted = net(x)
     graph, arithmetic = module.main, load_target("int8_dsp").arithmetic
-    (found,) = simulate(graph, [x], arithmetic)
+    (found,), _ = simulate(graph, [x], module.tensors, arithmetic)
     assert isinstance(found, Codes)
     noise = float((found.real() - wanted).double().square().sum() / wanted.double().square().sum())
     kept = records[-1].metrics["kept"]

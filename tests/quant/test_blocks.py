@@ -16,7 +16,6 @@ from qcompiler import frontends
 from qcompiler.backends import onnx_qdq
 from qcompiler.backends.integer import Executor, emit
 from qcompiler.ir.graph import Module
-from qcompiler.ir.interpret import interpret
 from qcompiler.ops.layers import Layer
 from qcompiler.ops.quantizers import weight_steps
 from qcompiler.passes.adaptive_rounding import moments
@@ -33,6 +32,7 @@ from qcompiler.quant.blocks import block_factors, block_view, expand_factors
 from qcompiler.quant.spec import QuantSpec
 from qcompiler.session.pipeline import default_pipeline, structural_passes
 from qcompiler.targets import load_target
+from tests.support.running import outputs_of
 
 SPEC = QuantSpec(4, symmetric=True, narrow=True, axis=0, block=3)
 
@@ -130,7 +130,7 @@ def lowered(block: int | None, **changes: object) -> tuple[Module, Tensor, Tenso
 @pytest.mark.parametrize(("block", "mode"), [(4, "single"), (3, "f32_rne"), (1, "double"), (100, "tosa16")])
 def test_the_program_has_the_integers_of_the_graph(block: int, mode: str) -> None:
     module, x, expected = lowered(block, requantize=mode)
-    found = interpret(module.main, [x])[0]
+    found = outputs_of(module.main, [x])[0]
     programs = emit(module.main, "NCHW", "OIHW"), emit(module.main, "NHWC", "OHWI", packing="low_nibble_first")
     for files in programs:
         again = ProgramFiles.parse(files.program_json(), files.weights())
@@ -149,7 +149,7 @@ def test_blocks_lose_less_than_channels() -> None:
     errors = []
     for block in (None, 16, 2):
         module, x, expected = lowered(block)
-        errors.append(float((interpret(module.main, [x])[0] - expected).norm() / expected.norm()))
+        errors.append(float((outputs_of(module.main, [x])[0] - expected).norm() / expected.norm()))
     assert errors[0] > 3 * max(errors[1:]), "0.20 against 0.026 and 0.024"
 
 
@@ -161,7 +161,7 @@ def test_the_file_has_a_scale_for_each_block() -> None:
     blocked = [node for node in model.graph.node if any(a.name == "block_size" for a in node.attribute)]
     shapes = {i.name: tuple(i.dims) for i in model.graph.initializer}
     assert [shapes[node.input[1]] for node in blocked] == [(8, 3, 3, 3), (8, 1, 3, 3), (2, 6, 2, 2), (5, 216)]
-    found = interpret(module.main, [x])[0]
+    found = outputs_of(module.main, [x])[0]
     step = float(module.main.outputs[0].producer.inputs[0].type.quant.scale[0])  # type: ignore[union-attr]
     assert float(np.abs(onnx_qdq.run(content, [x.numpy()])[0] - found.numpy()).max()) <= 3.01 * step
 
@@ -175,7 +175,7 @@ def block_noise(net: nn.Module, x: Tensor, unseen: Tensor, *passes: Pass) -> tup
     PassManager([*front, *placement, *ranges]).run(module, PassContext(target, [[x[:4]]], [[x[:32]], [x[32:]]]))
     with torch.no_grad():
         expected = net(unseen)
-        return float((interpret(module.main, [unseen])[0] - expected).norm() / expected.norm()), module
+        return float((outputs_of(module.main, [unseen])[0] - expected).norm() / expected.norm()), module
 
 
 @pytest.mark.parametrize("method", ["gram", "sgd"])
@@ -220,7 +220,7 @@ def test_the_analytic_correction_of_biases_knows_blocks() -> None:
         net.eval()
     _, before = block_noise(net, x, x)
     _, after = block_noise(net, x, x, CorrectBias(method="analytic"))
-    outputs = [interpret(module.main, [x])[0].mean((0, 2, 3)) for module in (before, after)]
+    outputs = [outputs_of(module.main, [x])[0].mean((0, 2, 3)) for module in (before, after)]
     with torch.no_grad():
         wanted = net(x).mean((0, 2, 3))
     # Batch norms know the means of a normal distribution only: 0.65 of the error was left.

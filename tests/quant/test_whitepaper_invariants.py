@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from qcompiler import frontends
 from qcompiler.ir.graph import Module
-from qcompiler.ir.interpret import interpret
 from qcompiler.passes import Pass, PassContext, PassManager
 from qcompiler.passes.absorb_bias import AbsorbBias
 from qcompiler.passes.calibrate_weights import CalibrateWeights
@@ -28,6 +27,7 @@ from qcompiler.quant.rounding_search import Moments, round_to_data
 from qcompiler.quant.spec import QuantSpec
 from qcompiler.session.pipeline import structural_passes
 from qcompiler.targets import load_target
+from tests.support.running import outputs_of
 
 FRONT = structural_passes()[0]
 SEEDS = st.integers(0, 10**6)
@@ -78,7 +78,7 @@ def test_a_folded_batch_norm_leaves_the_function(seed: int, channels: int, group
     PassManager([*FRONT]).run(module, PassContext(samples=[[x]]))
     assert any(isinstance(item, FoldBatchNorm) for item in FRONT)
     assert all(node.op != "batch_norm" for node in module.main.nodes)
-    torch.testing.assert_close(interpret(module.main, [x])[0], model(x).detach(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(outputs_of(module.main, [x])[0], model(x).detach(), rtol=1e-4, atol=1e-4)
 
 
 @given(seed=SEEDS, channels=st.integers(1, 8))
@@ -91,7 +91,7 @@ def test_absorbing_the_smallest_values_of_the_data_leaves_the_function_on_them(s
     x = torch.randn(4, 3, 6, 6)
     module = frontends.capture(model, x).module
     PassManager([*FRONT, AbsorbBias()]).run(module, PassContext(samples=[[x]], calibration=[[x]]))
-    torch.testing.assert_close(interpret(module.main, [x])[0], model(x).detach(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(outputs_of(module.main, [x])[0], model(x).detach(), rtol=1e-4, atol=1e-4)
 
 
 @given(seed=SEEDS, bits=st.integers(2, 6))
@@ -103,7 +103,7 @@ def test_means_of_a_corrected_layer_are_those_of_the_float_one(seed: int, bits: 
     passes: list[Pass] = [Partition(), InsertQuantizers(), FixRanges(), UnifyScales(), CalibrateWeights()]
     context = PassContext(load_target("int8_dsp").override(weight_bits=bits), [[x]], [[x]])
     PassManager([*FRONT, *passes, CorrectBias(method="empirical")]).run(module, context)
-    found, expected = interpret(module.main, [x])[0].mean((0, 2, 3)), model(x).detach().mean((0, 2, 3))
+    found, expected = outputs_of(module.main, [x])[0].mean((0, 2, 3)), model(x).detach().mean((0, 2, 3))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 

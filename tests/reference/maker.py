@@ -12,11 +12,12 @@ import torch
 from qcompiler.backends.integer import Executor, emit
 from qcompiler.ir.attributes import Attribute
 from qcompiler.ir.graph import Graph, Module, Node, Value
-from qcompiler.ir.interpret import LEAVES, interpret
+from qcompiler.ir.interpret import LEAVES
 from qcompiler.ir.types import DType, QuantParams, Stage, TensorType
 from qcompiler.quant.requant import Requantization, RequantMode, prepare_requantization
 from tests.reference import operators
 from tests.reference.operators import Grid
+from tests.support.running import outputs_of
 
 CODES = {dtype: dtype.limits for dtype in (DType.I4, DType.U4, DType.I8, DType.U8, DType.I16, DType.U16)}
 """Element types of codes, with their smallest and largest code."""
@@ -31,7 +32,7 @@ def check(graph: Graph, inputs: list[torch.Tensor]) -> dict[str, Array]:
         What each value of the graph is.
     """
     values: dict[str, Array] = {}
-    interpret(graph, inputs, lambda value, tensor: values.update({value.name: tensor.numpy()}))
+    outputs_of(graph, inputs, lambda value, tensor: values.update({value.name: tensor.numpy()}))
     for node in graph.nodes:
         if node.op in LEAVES:
             continue

@@ -16,7 +16,6 @@ from qcompiler import frontends
 from qcompiler.backends.integer import Executor, emit
 from qcompiler.errors import ArtifactError, GraphError, UnsupportedError
 from qcompiler.ir.graph import Module
-from qcompiler.ir.interpret import interpret
 from qcompiler.ir.types import DType, QuantParams
 from qcompiler.passes.base import PassContext
 from qcompiler.passes.fit_biases import FitBiases
@@ -26,6 +25,7 @@ from qcompiler.quant.requant import RequantMode
 from qcompiler.session.pipeline import default_pipeline
 from qcompiler.targets import load_target
 from tests.reference.maker import Maker
+from tests.support.running import outputs_of
 
 UNIT = QuantParams((1.0,), (0,))
 
@@ -62,7 +62,7 @@ def test_sums_at_the_end_of_float32_are_exact(excess: int, seed: int) -> None:
     exact = (codes @ weight.T).reshape(-1).tolist()
     make = linear(weight.to(torch.int8), codes, DType.U8)
     assert executed(make) == exact
-    assert interpret(make.graph, make.inputs)[0].reshape(-1).tolist() == exact
+    assert outputs_of(make.graph, make.inputs)[0].reshape(-1).tolist() == exact
 
 
 def test_float32_would_be_wrong_one_bit_further() -> None:
@@ -95,7 +95,7 @@ def test_float64_is_refused_where_it_is_not_exact() -> None:
     weight = torch.full((1, 4194369), -(2**15), dtype=torch.int16)
     make = linear(weight, torch.zeros(1, 4194369, dtype=torch.int64), DType.U16)
     with pytest.raises(GraphError, match=r"may leave float64 \(at %int_linear"):
-        interpret(make.graph, make.inputs)
+        outputs_of(make.graph, make.inputs)
     with pytest.raises(ArtifactError, match=r"partial sums can reach \d+ \(at int_linear"):
         executed(make)
 
@@ -169,7 +169,7 @@ def test_the_longest_sum_that_fits_is_lowered_and_computed() -> None:
     # 66311 * 255 * 127 = 2147481735 is the last below 2^31.
     x = ends(66311)
     module = lowered(layer(66311), x)
-    expected = interpret(module.main, [x])[0]
+    expected = outputs_of(module.main, [x])[0]
     assert torch.equal(expected, torch.tensor([[0.0], [66311.0]]))
     assert np.array_equal(Executor(emit(module.main)).run([x.numpy()])[0], expected.numpy())
 
@@ -216,7 +216,7 @@ def test_an_accumulator_that_may_overflow_is_refused_by_name(case: str) -> None:
 def test_a_bias_is_made_to_fit(bias: float) -> None:
     x = ends(4)
     module = lowered(layer(4, bias), x, fit=True)
-    found = interpret(module.main, [x])[0]
+    found = outputs_of(module.main, [x])[0]
     step = (abs(bias) + 4.0) / 255
     torch.testing.assert_close(found, torch.tensor([[bias], [bias + 4.0]]), rtol=0, atol=step)
     assert np.array_equal(Executor(emit(module.main)).run([x.numpy()])[0], found.numpy())
@@ -226,6 +226,6 @@ def test_a_product_of_33_bits_is_exact_where_requantization_has_64() -> None:
     a, b = torch.rand(2, 4, 50, generator=torch.Generator().manual_seed(0))
     a[0, :2], b[0, :2] = torch.tensor([0.0, 1.0]), torch.tensor([0.0, 1.0])
     module = lowered(Function(torch.mul), a, b, activation_bits=16, requantize=str(RequantMode.SINGLE))
-    found = interpret(module.main, [a, b])[0]
+    found = outputs_of(module.main, [a, b])[0]
     torch.testing.assert_close(found, a * b, rtol=0, atol=2 / 65535)  # one step of each operand
     assert np.array_equal(Executor(emit(module.main)).run([a.numpy(), b.numpy()])[0], found.numpy())

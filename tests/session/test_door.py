@@ -28,8 +28,8 @@ import qcompiler
 from qcompiler.errors import CaptureError, InputError, QCompilerError, UnsupportedError
 from qcompiler.frontends import capture
 from qcompiler.ir import tree
-from qcompiler.ir.interpret import interpret
 from qcompiler.targets import Target, load_target
+from tests.support.running import outputs_of
 
 Shape: TypeAlias = Callable[[Tensor, Tensor], object]
 
@@ -323,7 +323,7 @@ def test_programs_of_other_types_are_compiled_in_float32(name: str, as_module: b
     assert not {str(value.type.dtype) for value in values} & {"f16", "bf16", "f64"}
     graph = found.module.main
     expected = copy.deepcopy(model)(x)  # whose buffers are those of the program
-    assert as_of(tree.unflatten(graph.output_tree, interpret(graph, [x.float()])), expected)
+    assert as_of(tree.unflatten(graph.output_tree, outputs_of(graph, [x.float()])), expected)
     assert all(torch.equal(tensor, program.state_dict[key]) for key, tensor in before.items())
     assert all(tensor.dtype == before[key].dtype for key, tensor in program.state_dict.items())
 

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from qcompiler import frontends
 from qcompiler.ir.graph import Module
-from qcompiler.ir.interpret import interpret
 from qcompiler.ir.rewrite import Record
 from qcompiler.passes import Pass, PassContext, PassManager
 from qcompiler.passes.calibrate_weights import CalibrateWeights
@@ -20,6 +19,7 @@ from qcompiler.passes.partition import Partition
 from qcompiler.passes.unify_scales import UnifyScales
 from qcompiler.session.pipeline import structural_passes
 from qcompiler.targets import Target
+from tests.support.running import outputs_of
 
 FRONT = structural_passes()[0]
 QUANTIZED = [Partition(), InsertQuantizers(), FixRanges(), UnifyScales(), CalibrateWeights()]
@@ -105,7 +105,7 @@ def run_exactly(
 def computed(subject: Module, x: Tensor) -> Tensor:
     """The output of a graph."""
     with torch.no_grad():
-        return interpret(subject.main, [x])[0]
+        return outputs_of(subject.main, [x])[0]
 
 
 def expected(model: nn.Module, x: Tensor) -> Tensor:

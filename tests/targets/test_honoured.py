@@ -20,7 +20,6 @@ from qcompiler.backends import onnx_qdq
 from qcompiler.backends.integer import Executor, emit
 from qcompiler.errors import ArtifactError, TargetError, UnsupportedError
 from qcompiler.ir.graph import Module
-from qcompiler.ir.interpret import interpret
 from qcompiler.ir.types import DType
 from qcompiler.passes.base import Override, PassContext
 from qcompiler.passes.manager import PassManager
@@ -28,6 +27,7 @@ from qcompiler.program.files import ProgramFiles
 from qcompiler.program.program import Program
 from qcompiler.session.pipeline import default_pipeline
 from qcompiler.targets import Target, load_target
+from tests.support.running import outputs_of
 
 HEAD = 'schema = "qcompiler.hw/1"\nextends = "int8_dsp"\n[target]\nname = "chip"\n'
 
@@ -45,7 +45,7 @@ def lowered(
     module = frontends.capture(model.eval(), (x,)).module
     context = PassContext(target, calibration=[[x]], overrides=overrides or {})
     PassManager(default_pipeline("fast", per_channel=target.per_channel)).run(module, context)
-    found = interpret(module.main, [x])[0]
+    found = outputs_of(module.main, [x])[0]
     files = emit(module.main, "NHWC", "OHWI", packing=target.packing)
     again = ProgramFiles.parse(files.program_json(), files.weights())
     assert np.array_equal(Executor(again).run([x.numpy()])[0], found.numpy())

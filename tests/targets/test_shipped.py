@@ -15,10 +15,10 @@ import qcompiler
 from examples.digits.data import load_data
 from examples.digits.model import load_digits_net
 from qcompiler.backends.integer import Executor
-from qcompiler.ir.interpret import interpret
 from qcompiler.ir.registry import known_ops
 from qcompiler.ops.kinds import integer_kinds
 from qcompiler.targets import load_target
+from tests.support.running import outputs_of
 from tests.targets.golden_network import GOLDEN, INPUT, Network, golden_text
 
 FOLDER = Path(str(qcompiler.__file__)).parent / "targets"
@@ -167,7 +167,7 @@ def test_the_digits(name: str) -> None:
     effort: Literal["best", "default"] = "best" if target.weight_spec("conv2d", 0).bits < 8 else "default"
     compiled = qcompiler.compile(load_digits_net(), target, calibration_data=[images], effort=effort, verify="off")
     x = DATA.test_images[:200]
-    graph = interpret(compiled.integer.main, [x])
+    graph = outputs_of(compiled.integer.main, [x])
     program = Executor(compiled.artifact.program).run([x.numpy()])
     assert torch.equal(graph[0], torch.from_numpy(program[0]))
     accuracy = float((graph[0].argmax(1) == DATA.test_labels[:200]).double().mean())

@@ -14,9 +14,9 @@ from torch import nn
 from qcompiler.backends.integer import Executor, emit
 from qcompiler.errors import ArtifactError, InputError, UnsupportedError
 from qcompiler.ir.graph import Module
-from qcompiler.ir.interpret import interpret
 from qcompiler.program.files import ProgramFiles
 from tests.passes.test_default_pipeline import capture, compiled
+from tests.support.running import outputs_of
 
 
 class Mixed(nn.Module):
@@ -57,7 +57,7 @@ shared = functools.lru_cache(maxsize=4)(build)
 def differences(module: Module, files: ProgramFiles, inputs: torch.Tensor) -> dict[str, int]:
     """Differing elements by tensor name."""
     graph_tensors: dict[str, torch.Tensor] = {}
-    interpret(module.main, [inputs], lambda value, tensor: graph_tensors.update({value.name: tensor}))
+    outputs_of(module.main, [inputs], lambda value, tensor: graph_tensors.update({value.name: tensor}))
     found: dict[str, int] = {}
 
     def observe(name: str, array: np.ndarray) -> None:

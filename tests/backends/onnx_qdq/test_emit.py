@@ -16,13 +16,14 @@ import qcompiler
 from qcompiler.backends.onnx_qdq import Layers, emit, integer_weights, run, run_observed, runtime
 from qcompiler.backends.onnx_qdq.functions import FUNCTIONS
 from qcompiler.errors import InputError, UnsupportedError, VerificationError
-from qcompiler.ir.interpret import LEAVES, interpret
+from qcompiler.ir.interpret import LEAVES
 from qcompiler.ir.types import DType
 from qcompiler.ops import UNARY
 from qcompiler.targets import load_target
 from qcompiler.verification.forms import Report
 from tests.backends.integer.test_executor import Mixed, build, shared
 from tests.passes.test_default_pipeline import capture
+from tests.support.running import outputs_of
 
 EXACT = {"", "Conv", "Gemm", "GlobalAveragePool", "Sigmoid", "Sum"}
 """Operators whose kernels in ONNX Runtime ort_cpu reproduces; the empty one quantizes the input, sums are of two tensors."""
@@ -35,7 +36,7 @@ def test_ort_cpu_equals_the_kernels_of_onnx_runtime(network: str) -> None:
     sizes = module.main.inputs[0].type.shape[1:]
     x = torch.randn(7, *(int(size) for size in sizes), generator=torch.Generator().manual_seed(1))
     expected: dict[str, np.ndarray] = {}
-    interpret(module.main, [x], lambda value, tensor: expected.update({value.name: tensor.numpy()}))
+    outputs_of(module.main, [x], lambda value, tensor: expected.update({value.name: tensor.numpy()}))
     layers = Layers(model)
     found = layers.run([x.numpy()], expected)
     assert len(found) == sum(node.output.type.quant is not None for node in module.main.nodes if node.op not in LEAVES)

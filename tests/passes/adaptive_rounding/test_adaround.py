@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from qcompiler import frontends
 from qcompiler.errors import CalibrationError, InputError, PassError
 from qcompiler.ir.graph import Module
-from qcompiler.ir.interpret import interpret
 from qcompiler.ir.rewrite import Record
 from qcompiler.ops.layers import leaf_of
 from qcompiler.ops.quantizers import leaf_tensor
@@ -27,6 +26,7 @@ from qcompiler.quant import rounding_search
 from qcompiler.quant.rounding_search import Moments, round_to_data, rounding_error
 from qcompiler.targets import load_target
 from tests.support.equalized import FRONT, QUANTIZED, Net, depthwise, measured
+from tests.support.running import outputs_of
 
 
 def problem(seed: int, rows: int, count: int, groups: int = 1, noise: float = 0.05) -> tuple[Tensor, ...]:
@@ -218,7 +218,7 @@ def quantized(net: nn.Module, x: Tensor, *passes: Pass, **changes: object) -> tu
 def noise(module: Module, net: nn.Module, x: Tensor) -> float:
     with torch.no_grad():
         expected = net(x)
-        return float((interpret(module.main, [x])[0] - expected).square().mean() / expected.square().mean())
+        return float((outputs_of(module.main, [x])[0] - expected).square().mean() / expected.square().mean())
 
 
 BY_ERROR = [*QUANTIZED[:-1], CalibrateWeights(method="mse")]

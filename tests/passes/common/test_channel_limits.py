@@ -20,7 +20,6 @@ from qcompiler.calibration.data_free import describe
 from qcompiler.calibration.distribution import Distribution
 from qcompiler.errors import UnsupportedError
 from qcompiler.ir.graph import Module, Node
-from qcompiler.ir.interpret import interpret
 from qcompiler.ir.rewrite import Record
 from qcompiler.ir.text import parse_module, print_module
 from qcompiler.passes import Pass, PassContext, PassManager
@@ -46,6 +45,7 @@ from tests.passes.golden import leaf, lines, module, refusals
 from tests.passes.golden import run as run_alone
 from tests.reference.maker import check as check_against_loops
 from tests.support.equalized import FRONT, PLACES, Net, computed, expected, image, measured, placed, run_exactly, wide
+from tests.support.running import outputs_of
 
 TARGET = load_target("int8_dsp")
 ALIKE = TARGET.override(per_channel_clamp=False)
@@ -542,7 +542,7 @@ def test_the_analytic_correction_sees_the_caps() -> None:
     seen: dict[str, Tensor] = {}
     with torch.no_grad():
         y = functional.relu6(net.n(net.a(x))).mean((0, 2, 3))
-        interpret(subject.main, [x], lambda value, tensor: seen.update({value.name: tensor}))
+        outputs_of(subject.main, [x], lambda value, tensor: seen.update({value.name: tensor}))
     factors = limits(subject, clamp)[1].to(torch.float64) / 6
     torch.testing.assert_close(known.channels(1, len(factors)).mean / factors, y.to(torch.float64), rtol=0.1, atol=0.1)
 

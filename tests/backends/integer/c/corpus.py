@@ -12,12 +12,12 @@ import pytest
 
 from qcompiler.backends.integer import emit
 from qcompiler.ir.graph import Graph
-from qcompiler.ir.interpret import interpret
 from qcompiler.program.files import ProgramFiles
 from qcompiler.program.program import Instruction, Program, Tensor
 from tests.reference import test_operators_reference as fixed
 from tests.reference import test_random_reference as random
 from tests.reference.maker import Maker
+from tests.support.running import outputs_of
 
 Array = np.ndarray[Any, Any]
 Case = tuple[Graph, list[Array]]
@@ -69,7 +69,7 @@ def collect(tests: Sequence[Callable[..., None]]) -> list[Case]:
 
     def remember(make: Maker) -> dict[str, Array]:
         values: dict[str, Array] = {}
-        interpret(make.graph, make.inputs, lambda value, tensor: values.update({value.name: tensor.numpy()}))
+        outputs_of(make.graph, make.inputs, lambda value, tensor: values.update({value.name: tensor.numpy()}))
         cases.append((make.graph, [x.numpy() for x in make.inputs]))
         return values
 
