@@ -40,7 +40,6 @@ from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.interpret import LEAVES, interpret_with
 from qcompiler.ir.registry import Trait
 from qcompiler.ops.borders import border
-from qcompiler.ops.common import integer, ints, real
 from qcompiler.ops.custom import function_name
 from qcompiler.ops.layers import Layer, leaf_of
 from qcompiler.ops.mac import pad_amounts
@@ -134,7 +133,7 @@ class _Carrier:
             return (None,)
         if node.op == "call":
             inputs = [self._item(value, item) for value, item in zip(node.inputs, operands, strict=True)]
-            return tuple(interpret_with(node.graph.module.graphs[str(node.attributes["graph"])], inputs, self.rule))
+            return tuple(interpret_with(node.graph.module.graphs[node.text("graph")], inputs, self.rule))
         read = [self._item(node.inputs[i], operands[i]) for i in self._reads(node)]
         stopped = next((item for item in read if isinstance(item, Stop)), None)
         if stopped is not None and not self._is_normalized(node):
@@ -197,7 +196,7 @@ class _Carrier:
 def _function(node: Node, x: Distribution, function: Function, *, uniform: bool) -> Distribution | str:
     found = x.apply(function, uniform=uniform)
     low, high = x.range
-    name = str(node.attributes["function"]) if node.op == SCALED else node.op
+    name = node.text("function") if node.op == SCALED else node.op
     return found or f"{name} has no finite mean or range where it reads {low:.4g} to {high:.4g} and beyond"
 
 
@@ -312,7 +311,7 @@ def _product(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) ->
 
 
 def _channel_clamp(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) -> Distribution:
-    axis, rank = integer(node.attributes, "axis"), node.output.type.rank
+    axis, rank = node.integer("axis"), node.output.type.rank
     return operands[0].clamp(*(_along(end, rank, axis) for end in channel_bounds(node)))
 
 
@@ -326,7 +325,7 @@ def _slopes(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) -> 
 
 def _scaled(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) -> Distribution | str:
     rank = node.output.type.rank + 1
-    scales = _along(leaf_tensor(leaf_of(node.inputs[1])), rank, integer(node.attributes, "axis")).numpy()
+    scales = _along(leaf_tensor(leaf_of(node.inputs[1])), rank, node.integer("axis")).numpy()
     plain = unary_of(node).table(node)
     return _function(node, operands[0], lambda x: plain(x * scales) / scales, uniform=False)
 
@@ -347,7 +346,7 @@ def _batch_norm(carrier: _Carrier, node: Node, operands: Sequence[Distribution])
 
 
 def _mean(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) -> Distribution:
-    axes, x, sizes = ints(node.attributes, "axes"), operands[0], carrier.sizes(node.inputs[0])
+    axes, x, sizes = node.integers("axes"), operands[0], carrier.sizes(node.inputs[0])
     own = x.moments.mean.shape
     varying = [axis for axis in axes if own[axis] > 1]
     if varying:
@@ -366,17 +365,17 @@ def _mean(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) -> Di
 
 def _pool(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) -> Distribution:
     """An average over windows of an image, or between pixels."""
-    a, x = node.attributes, operands[0].mixed((2, 3))
+    x = operands[0].mixed((2, 3))
     if node.op == "resize":
         return x
     if node.op == "adaptive_avg_pool2d":
         sizes = carrier.sizes(node.inputs[0])[2:]
-        return x.averaged(max(1, math.prod(s // o for s, o in zip(sizes, ints(a, "output_size"), strict=True))))
-    taps = math.prod(ints(a, "kernel"))
+        return x.averaged(max(1, math.prod(s // o for s, o in zip(sizes, node.integers("output_size"), strict=True))))
+    taps = math.prod(node.integers("kernel"))
     x = x.averaged(taps)
-    if a["divisor_override"] is not None:
-        x = x.affine(torch.tensor(taps / integer(a, "divisor_override"), dtype=torch.float64), torch.zeros(()))
-    return x.with_value(0.0) if any(ints(a, "padding")) and a["count_include_pad"] else x
+    if node.given("divisor_override"):
+        x = x.affine(torch.tensor(taps / node.integer("divisor_override"), dtype=torch.float64), torch.zeros(()))
+    return x.with_value(0.0) if any(node.integers("padding")) and node.flag("count_include_pad") else x
 
 
 def _maximum(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) -> Distribution:
@@ -385,7 +384,7 @@ def _maximum(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) ->
 
 
 def _concat(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) -> Distribution:
-    axis = integer(node.attributes, "axis")
+    axis = node.integer("axis")
     sizes = [carrier.sizes(value)[axis] for value in node.inputs]
     shapes = [item.moments.mean.shape for item in operands]
     common = list(torch.broadcast_shapes(*([*shape[:axis], 1, *shape[axis + 1 :]] for shape in shapes)))
@@ -402,12 +401,12 @@ def _concat(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) -> 
 
 
 def _permute(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) -> Distribution:
-    axes = ints(node.attributes, "axes")
+    axes = node.integers("axes")
     return operands[0].moved(lambda tensor: tensor.permute(axes))
 
 
 def _slice(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) -> Distribution:
-    axis, start, stop, step = (integer(node.attributes, key) for key in ("axis", "start", "stop", "step"))
+    axis, start, stop, step = (node.integer(key) for key in ("axis", "start", "stop", "step"))
     if operands[0].moments.mean.shape[axis] == 1:
         return operands[0]
     index = torch.arange(start, stop, step)
@@ -415,7 +414,7 @@ def _slice(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) -> D
 
 
 def _pad(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) -> Distribution:
-    pad, value, x = ints(node.attributes, "pad"), real(node.attributes, "value"), operands[0]
+    pad, value, x = node.integers("pad"), node.number("value"), operands[0]
     rank = node.output.type.rank
     own = [axis for axis in range(rank) if x.moments.mean.shape[axis] > 1 and (pad[axis] or pad[rank + axis])]
     added = border(node)

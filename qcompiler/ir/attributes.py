@@ -1,10 +1,14 @@
-"""Attributes of nodes: plain values, in one form, whether written by a pass or read by the parser."""
+"""Attributes of nodes: plain values in one form, whether written by a pass or read by the parser, and typed access.
+
+`integer`, `integers`, `number`, `flag`, `text` and `spec` read one attribute of a mapping, for type inference, which
+has no node yet. `Attributed` gives nodes and instructions the same readers; their errors also name the place.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
 
 from qcompiler.errors import GraphError
 from qcompiler.ir.dims import as_dim
@@ -17,6 +21,8 @@ Scalar: TypeAlias = "int | float | bool | str | QuantSpec | None"
 Attribute: TypeAlias = "Scalar | Dim | tuple[Scalar | Dim, ...]"
 Attributes: TypeAlias = Mapping[str, "Attribute"]
 
+_T = TypeVar("_T")
+
 
 def plain(value: object) -> Attribute:
     """`value` as an attribute: a number, text, None, a QuantSpec or a size, or a tuple of these.
@@ -28,6 +34,154 @@ def plain(value: object) -> Attribute:
         GraphError: `value` is none of these.
     """
     return tuple(map(_scalar, value)) if isinstance(value, tuple | list) else _scalar(value)
+
+
+def integer(attributes: Attributes, name: str) -> int:
+    """The attribute `name`, an int.
+
+    Raises:
+        GraphError: The attribute is something else.
+    """
+    value = _present(attributes, name)
+    if not isinstance(value, int):
+        raise GraphError(f"{name} is {value!r}", expected="an integer")
+    return value
+
+
+def integers(attributes: Attributes, name: str) -> tuple[int, ...]:
+    """The attribute `name`, a tuple of ints.
+
+    Raises:
+        GraphError: The attribute is something else.
+    """
+    value = _present(attributes, name)
+    if not isinstance(value, tuple):
+        raise GraphError(f"{name} is {value!r}", expected="integers")
+    found = tuple(item for item in value if isinstance(item, int))
+    if len(found) != len(value):
+        raise GraphError(f"{name} is {value!r}", expected="integers")
+    return found
+
+
+def dims(attributes: Attributes, name: str) -> tuple[Dim, ...]:
+    """The attribute `name`, a tuple of sizes, symbolic ones included.
+
+    Raises:
+        GraphError: The attribute is something else.
+    """
+    value = _present(attributes, name)
+    if not isinstance(value, tuple):
+        raise GraphError(f"{name} is {value!r}", expected="sizes")
+    found = tuple(item for item in value if not isinstance(item, float | str | QuantSpec | None))
+    if len(found) != len(value):
+        raise GraphError(f"{name} is {value!r}", expected="sizes")
+    return found
+
+
+def number(attributes: Attributes, name: str) -> float:
+    """The attribute `name`, a number, as a float.
+
+    Raises:
+        GraphError: The attribute is no number.
+    """
+    value = _present(attributes, name)
+    if not isinstance(value, int | float):
+        raise GraphError(f"{name} is {value!r}", expected="a number")
+    return float(value)
+
+
+def flag(attributes: Attributes, name: str) -> bool:
+    """The attribute `name`, a bool; models also give 0 and 1.
+
+    Raises:
+        GraphError: The attribute is something else.
+    """
+    value = _present(attributes, name)
+    if not isinstance(value, int):
+        raise GraphError(f"{name} is {value!r}", expected="true or false")
+    return bool(value)
+
+
+def text(attributes: Attributes, name: str) -> str:
+    """The attribute `name`, text.
+
+    Raises:
+        GraphError: The attribute is something else.
+    """
+    value = _present(attributes, name)
+    if not isinstance(value, str):
+        raise GraphError(f"{name} is {value!r}", expected="text")
+    return value
+
+
+def spec(attributes: Attributes, name: str) -> QuantSpec:
+    """The attribute `name`, a description of a grid.
+
+    Raises:
+        GraphError: The attribute is something else.
+    """
+    value = _present(attributes, name)
+    if not isinstance(value, QuantSpec):
+        raise GraphError(f"{name} is {value!r}", expected="a QuantSpec")
+    return value
+
+
+class Attributed:
+    """Typed access to the attributes of an operation.
+
+    Every reader raises GraphError with the place of the operation if the attribute is absent or of another type. A
+    `default` is the result for an attribute that is absent or None.
+    """
+
+    __slots__ = ()
+    if TYPE_CHECKING:  # pydantic would count an annotation as the first field of an instruction
+        attributes: Attributes
+
+    @property
+    def where(self) -> str:
+        """The operation in messages."""
+        raise NotImplementedError
+
+    def given(self, name: str) -> bool:
+        """Whether the attribute `name` is present and not None."""
+        return self.attributes.get(name) is not None
+
+    def integer(self, name: str, default: int | None = None) -> int:
+        """An int."""
+        return self._read(integer, name) if default is None or self.given(name) else default
+
+    def integers(self, name: str, default: tuple[int, ...] | None = None) -> tuple[int, ...]:
+        """A tuple of ints."""
+        return self._read(integers, name) if default is None or self.given(name) else default
+
+    def number(self, name: str, default: float | None = None) -> float:
+        """A number as a float."""
+        return self._read(number, name) if default is None or self.given(name) else default
+
+    def flag(self, name: str) -> bool:
+        """A bool."""
+        return self._read(flag, name)
+
+    def text(self, name: str, default: str | None = None) -> str:
+        """Text."""
+        return self._read(text, name) if default is None or self.given(name) else default
+
+    @property
+    def spec(self) -> QuantSpec:
+        """The grid of a quantizer: its attribute `spec`."""
+        return self._read(spec, "spec")
+
+    def _read(self, read: Callable[[Attributes, str], _T], name: str) -> _T:
+        try:
+            return read(self.attributes, name)
+        except GraphError as error:
+            raise GraphError(error.found, where=self.where, expected=error.expected) from None
+
+
+def _present(attributes: Attributes, name: str) -> Attribute:
+    if name not in attributes:
+        raise GraphError(f"there is no attribute {name!r}", expected="one of " + ", ".join(attributes))
+    return attributes[name]
 
 
 def _scalar(value: object) -> Scalar | Dim:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from qcompiler.errors import GraphError
-from qcompiler.ir.attributes import Attribute
+from qcompiler.ir.attributes import Attribute, Attributed
 from qcompiler.ir.registry import OpDef, op
 from qcompiler.ir.tree import Tree, single
 from qcompiler.ir.types import Stage, TensorType
@@ -51,7 +51,7 @@ class Value:
         return f"%{self.name}"
 
 
-class Node:
+class Node(Attributed):
     """One application of an op. `inputs`, `outputs` and `attributes` are read-only outside `ir`."""
 
     __slots__ = (
@@ -74,7 +74,7 @@ class Node:
         self.op = op
         self.inputs = inputs
         self.outputs: list[Value] = []
-        self.attributes = attributes
+        self.attributes: dict[str, Attribute] = attributes
         self.location = location
         self.origins: tuple[str, ...] = ()
         """Names of the captured nodes represented by this node."""

@@ -185,6 +185,26 @@ class TensorType:
         """Number of dimensions."""
         return len(self.shape)
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The shape in numbers.
+
+        Raises:
+            GraphError: A size is symbolic.
+        """
+        return tuple(map(self.size, range(self.rank)))
+
+    def size(self, axis: int) -> int:
+        """The number of elements along `axis`.
+
+        Raises:
+            GraphError: The size is symbolic.
+        """
+        size = self.shape[axis]
+        if not isinstance(size, int):
+            raise GraphError(f"the size of axis {axis} of {self} is {format_dim(size)}", expected="a known size")
+        return size
+
     def with_shape(self, shape: Shape) -> TensorType:
         """The same type with another shape."""
         return dataclasses.replace(self, shape=shape)

@@ -10,13 +10,12 @@ from __future__ import annotations
 import math
 
 from qcompiler.ir.graph import Node
-from qcompiler.ops.common import ints, real
 
 
 def border(node: Node) -> float | None:
     """The value that `node` puts around its operand; None where the node adds no border."""
-    adds = node.op == "pad" and any(amount > 0 for amount in ints(node.attributes, "pad"))
-    return real(node.attributes, "value") if adds else None
+    adds = node.op == "pad" and any(amount > 0 for amount in node.integers("pad"))
+    return node.number("value") if adds else None
 
 
 def leaves_range(node: Node) -> bool:
@@ -44,7 +43,7 @@ def _never_shows(node: Node, value: float) -> bool:
 
 def _windows_hold_elements(pad: Node, pool: Node) -> bool:
     """Whether each window of `pool` has a tap within the operand of `pad`."""
-    amounts = ints(pad.attributes, "pad")
+    amounts = pad.integers("pad")
     if any(amounts[axis] > 0 for axis in (0, 1, 4, 5)):
         return False
     for axis in (2, 3):
@@ -52,7 +51,7 @@ def _windows_hold_elements(pad: Node, pool: Node) -> bool:
         if not isinstance(size, int) or not isinstance(count, int):
             return False
         kernel, stride, padding, dilation = (
-            ints(pool.attributes, key)[axis - 2] for key in ("kernel", "stride", "padding", "dilation")
+            pool.integers(key)[axis - 2] for key in ("kernel", "stride", "padding", "dilation")
         )
         first = amounts[axis]
         inside = range(max(first, 0), first + size + min(amounts[4 + axis], 0))

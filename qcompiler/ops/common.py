@@ -1,12 +1,11 @@
-"""Helpers shared by operator definitions: stages, typed access to attributes, shape arithmetic."""
+"""Helpers shared by operator definitions: stages, checks of attributes, shape arithmetic."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
 
 from qcompiler.errors import GraphError
-from qcompiler.ir.attributes import Attribute
+from qcompiler.ir.attributes import Attribute, integer
 from qcompiler.ir.dims import Dim, Shape, as_dim
 from qcompiler.ir.types import DType, Stage, TensorType
 from qcompiler.quant.rounding import AverageRounding, Rounding
@@ -18,11 +17,6 @@ QUANTIZED_ONLY = frozenset({Stage.QUANTIZED})
 INTEGER_ONLY = frozenset({Stage.INTEGER})
 
 
-def ints(attributes: Mapping[str, Attribute], name: str) -> tuple[int, ...]:
-    """A tuple of ints."""
-    return cast("tuple[int, ...]", attributes[name])
-
-
 def sizes(attributes: Mapping[str, Attribute], name: str, count: int, least: int) -> tuple[int, ...]:
     """A tuple of `count` ints that are at least `least`.
 
@@ -32,33 +26,10 @@ def sizes(attributes: Mapping[str, Attribute], name: str, count: int, least: int
     value = attributes[name]
     if not isinstance(value, tuple) or len(value) != count:
         raise GraphError(f"{name} is {value}", expected=f"{count} integers")
-    if not all(isinstance(item, int) and item >= least for item in value):
+    found = tuple(item for item in value if isinstance(item, int) and item >= least)
+    if len(found) != count:
         raise GraphError(f"{name} is {value}", expected=f"integers of at least {least}")
-    return cast("tuple[int, ...]", value)
-
-
-def integer(attributes: Mapping[str, Attribute], name: str) -> int:
-    """An int.
-
-    Raises:
-        GraphError: The attribute is something else.
-    """
-    value = attributes[name]
-    if not isinstance(value, int):
-        raise GraphError(f"{name} is {value!r}", expected="an integer")
-    return value
-
-
-def real(attributes: Mapping[str, Attribute], name: str) -> float:
-    """A float.
-
-    Raises:
-        GraphError: The attribute is no number.
-    """
-    value = attributes[name]
-    if not isinstance(value, int | float):
-        raise GraphError(f"{name} is {value!r}", expected="a number")
-    return float(value)
+    return found
 
 
 def same_type(types: Sequence[TensorType], attributes: Mapping[str, Attribute]) -> tuple[TensorType, ...]:
@@ -123,10 +94,11 @@ def channel_code_limits(
     found = []
     for name, default in (("qmin", low), ("qmax", high)):
         value = attributes[name]
-        codes = value if isinstance(value, tuple) else (default if value is None else value,)
-        if not all(isinstance(code, int) for code in codes) or (isinstance(value, tuple) and len(codes) != channels):
+        given = value if isinstance(value, tuple) else (default if value is None else value,)
+        codes = tuple(code for code in given if isinstance(code, int))
+        if len(codes) != len(given) or (isinstance(value, tuple) and len(codes) != channels):
             raise GraphError(f"{name} is {value!r}", expected=f"an integer, or {channels} of them")
-        found.append(cast("tuple[int, ...]", codes))
+        found.append(codes)
     count = max(map(len, found))
     for qmin, qmax in zip(*(codes * (count // len(codes)) for codes in found), strict=True):
         code_limits({"qmin": qmin, "qmax": qmax}, low, high)
@@ -171,7 +143,7 @@ def window_size(
         # torch drops the last window for some sizes only, which a formula of the size cannot express.
         raise GraphError(f"windows are counted upwards along an axis of {size} elements", expected="a known size")
     result = as_dim(span // stride + 1)
-    if ceil and isinstance(result, int) and (result - 1) * stride >= cast("int", size) + begin:
+    if ceil and isinstance(result, int) and isinstance(size, int) and (result - 1) * stride >= size + begin:
         result -= 1
     return result
 

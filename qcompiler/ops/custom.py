@@ -20,7 +20,7 @@ from torch import Tensor
 from torch._ops import OpOverload, OpOverloadPacket
 
 from qcompiler.errors import GraphError
-from qcompiler.ir.attributes import Attributes
+from qcompiler.ir.attributes import Attributes, text
 from qcompiler.ir.dims import bind, evaluate_dim, parse_dim
 from qcompiler.ir.graph import Node
 from qcompiler.ir.registry import REQUIRED, OpDef, register
@@ -124,7 +124,7 @@ def _overridable() -> frozenset[object]:
 
 def function_name(node: Node) -> str:
     """The name of a custom op in messages and in rules: `cumsum` for `torch.cumsum` and `aten::cumsum.default`."""
-    name = str(node.attributes["function"])
+    name = node.text("function")
     if "::" not in name:
         return name.rpartition(".")[2].strip("_")
     return name.partition(".")[0].removeprefix("aten::")
@@ -152,17 +152,17 @@ def _infer(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorT
 
 
 def _infer_custom(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
-    find_function(str(attributes["function"]))
+    find_function(text(attributes, "function"))
     return result_types(attributes)
 
 
 def _custom(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
     sizes: dict[str, int] = {}
-    arguments = str(node.attributes["arguments"])
+    arguments = node.text("arguments")
     if f'"{SIZE}"' in arguments:
         for value, tensor in zip(node.inputs, operands, strict=True):
             bind(value.type.shape, tensor.shape, sizes)
-    function = find_function(str(node.attributes["function"]))
+    function = find_function(node.text("function"))
     positional, keywords = _filled(json.loads(arguments), operands, sizes)
     result = function(*positional, **keywords)
     found = [result] if isinstance(result, Tensor) else list(cast("Sequence[object]", result))

@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from qcompiler.errors import GraphError
-from qcompiler.ir.attributes import Attributes
+from qcompiler.ir.attributes import Attributes, number
 from qcompiler.ir.graph import Node
 from qcompiler.ir.registry import OpDef, Trait, register
 from qcompiler.ir.types import TensorType
-from qcompiler.ops.common import FLOAT_STAGES, real
+from qcompiler.ops.common import FLOAT_STAGES
 
 Drop = Callable[[Tensor, float], Tensor]
 
@@ -49,7 +49,7 @@ def drop(x: Tensor, p: float, mode: str) -> Tensor:
 
 
 def _infer(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
-    if not 0.0 <= real(attributes, "p") <= 1.0:
+    if not 0.0 <= number(attributes, "p") <= 1.0:
         raise GraphError(f"p is {attributes['p']}", expected="a probability")
     if attributes["mode"] not in _MODES:
         raise GraphError(f"the mode is {attributes['mode']!r}", expected="one of " + ", ".join(_MODES))
@@ -59,7 +59,7 @@ def _infer(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorT
 def _evaluate(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
     if not node.attributes["training"]:
         return (operands[0],)
-    return (drop(operands[0], real(node.attributes, "p"), str(node.attributes["mode"])),)
+    return (drop(operands[0], node.number("p"), node.text("mode")),)
 
 
 register(

@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from qcompiler.errors import GraphError
-from qcompiler.ir.attributes import Attributes
+from qcompiler.ir.attributes import Attributes, flag, integer, number
 from qcompiler.ir.graph import Node
 from qcompiler.ir.registry import REQUIRED, OpDef, Trait, register
 from qcompiler.ir.types import Stage, TensorType
-from qcompiler.ops.common import FLOAT_STAGES, broadcast, check_float, integer, real, same_type
+from qcompiler.ops.common import FLOAT_STAGES, broadcast, check_float, same_type
 from qcompiler.quant.affine import along_axis
 
 Array = npt.NDArray[np.float64]
@@ -27,12 +27,12 @@ def _relu(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
 
 
 def _clamp(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    return (operands[0].clamp(real(node.attributes, "min"), real(node.attributes, "max")),)
+    return (operands[0].clamp(node.number("min"), node.number("max")),)
 
 
 def _infer_clamp(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
     check_float(types)
-    if not real(attributes, "min") <= real(attributes, "max"):
+    if not number(attributes, "min") <= number(attributes, "max"):
         raise GraphError(f"the interval is {attributes['min']} to {attributes['max']}", expected="min <= max")
     return (types[0],)
 
@@ -74,7 +74,7 @@ def _infer_clamp_channels(types: Sequence[TensorType], attributes: Attributes) -
 
 
 def _clamp_channels(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    x, axis = operands[0], integer(node.attributes, "axis")
+    x, axis = operands[0], node.integer("axis")
     low, high = (along_axis(limit, x.dim(), axis) for limit in operands[1:])
     return (x.clamp(low, high),)
 
@@ -129,7 +129,7 @@ def _batch_norm(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
         mean, variance = mean.clone(), variance.clone()
     return (
         functional.batch_norm(
-            x, mean, variance, weight, bias, bool(a["training"]), real(a, "momentum"), real(a, "eps")
+            x, mean, variance, weight, bias, flag(a, "training"), number(a, "momentum"), number(a, "eps")
         ),
     )
 
@@ -139,7 +139,7 @@ def _new_statistics(node: Node, operands: Sequence[Tensor]) -> dict[int, Tensor]
     if not node.attributes["training"]:
         return {}
     mean, variance = (tensor.detach().clone() for tensor in operands[3:])
-    functional.batch_norm(operands[0].detach(), mean, variance, None, None, True, real(node.attributes, "momentum"))
+    functional.batch_norm(operands[0].detach(), mean, variance, None, None, True, node.number("momentum"))
     return {3: mean, 4: variance}
 
 

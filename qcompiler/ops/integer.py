@@ -7,27 +7,18 @@ order, stays below 2^53 and is therefore exact; other sums are refused.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from qcompiler.errors import GraphError
-from qcompiler.ir.attributes import Attribute, Attributes
+from qcompiler.ir.attributes import Attributes, flag, integer, integers, number, text
 from qcompiler.ir.dims import Dim, Shape
 from qcompiler.ir.graph import Node
 from qcompiler.ir.registry import REQUIRED, Evaluate, Infer, OpDef, Trait, register
 from qcompiler.ir.types import DType, TensorType
-from qcompiler.ops.common import (
-    INTEGER_ONLY,
-    broadcast,
-    check_integer,
-    check_rounding,
-    integer,
-    ints,
-    result_dtype,
-)
+from qcompiler.ops.common import INTEGER_ONLY, broadcast, check_integer, check_rounding, result_dtype
 from qcompiler.ops.mac import conv_shape, conv_transpose_shape, convolve, convolve_transposed, linear_shape
 from qcompiler.ops.pooling import AVG_POOL_ATTRIBUTES, mean_shape, pool_shape
 from qcompiler.ops.quantization import codes_limits, grid
@@ -57,7 +48,7 @@ _Convolve = Callable[[Tensor, Tensor, Tensor | None, Attributes, int], Tensor]
 
 def _requantization(node: Node, operands: Sequence[Tensor], first: int) -> Requantization:
     """The multiplier in the operands from `first` on: one operand per part of the mode's form."""
-    return Requantization.of(RequantMode(str(node.attributes["mode"])), operands[first:])
+    return Requantization.of(RequantMode(node.text("mode")), operands[first:])
 
 
 def check_requantized(types: Sequence[TensorType], attributes: Attributes, first: int, channels: Dim = 1) -> DType:
@@ -238,17 +229,21 @@ def _in_float32(node: Node, operands: Sequence[Tensor], operation: FloatOperatio
 
 def _scalar(attributes: Attributes, name: str) -> Requantization:
     """The multiplier `name` read from attributes."""
-    mode = RequantMode(str(attributes["mode"]))
-    multiplier, exponent = (attributes[f"{name}_{part}"] for part in ("multiplier", "exponent"))
+    mode = RequantMode(text(attributes, "mode"))
     wide = torch.float32 if mode is RequantMode.FLOAT32_RNE else torch.int32
-    parts = zip((multiplier, exponent), (wide, torch.int8), strict=True)
+    parts = {f"{name}_multiplier": wide, f"{name}_exponent": torch.int8}
     return Requantization.of(
-        mode, [torch.tensor(cast("float", part), dtype=dtype) for part, dtype in parts if part is not None]
+        mode,
+        [
+            torch.tensor(number(attributes, part), dtype=dtype)
+            for part, dtype in parts.items()
+            if attributes[part] is not None
+        ],
     )
 
 
-def _float32(value: Attribute) -> Tensor | None:
-    return None if value is None else torch.tensor(float(cast("float", value)), dtype=torch.float32)
+def _float32(attributes: Attributes, name: str) -> Tensor | None:
+    return None if attributes[name] is None else torch.tensor(number(attributes, name), dtype=torch.float32)
 
 
 def _add(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -262,10 +257,10 @@ def _add(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
         left_zero_point=int(grid(node, 0).zero_point),
         right_zero_point=int(grid(node, 1).zero_point),
         out_zero_point=int(grid(node).zero_point),
-        shift=int(cast("int", a["shift"])),
-        offset=_float32(a["offset"]),
-        scalar_left_offset=_float32(a["scalar_left_offset"]),
-        subtract=bool(a["subtract"]),
+        shift=integer(a, "shift"),
+        offset=_float32(a, "offset"),
+        scalar_left_offset=_float32(a, "scalar_left_offset"),
+        subtract=flag(a, "subtract"),
     )
     qmin, qmax = codes_limits(node)
     left, right = (operand.to(torch.int64) for operand in operands)
@@ -322,7 +317,7 @@ register(
 def _infer_mean(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
     if attributes["divisor"] is not None:
         check_rounding(attributes, AverageRounding)
-        mode = str(attributes["mode"])
+        mode = text(attributes, "mode")
         if integer(attributes, "divisor") < 1 or (mode in set(RequantMode) and not RequantMode(mode).is_shift):
             raise GraphError(
                 f"the divisor is {attributes['divisor']} for mode '{mode}'",
@@ -332,18 +327,18 @@ def _infer_mean(types: Sequence[TensorType], attributes: Attributes) -> tuple[Te
 
 
 def _mean(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    divisor = cast("int | None", node.attributes["divisor"])
+    divisor = node.integer("divisor") if node.given("divisor") else None
     rounding = AverageRounding(str(node.attributes["rounding"] or AverageRounding.NEAREST_EVEN))
     qmin, qmax = codes_limits(node)
     codes = global_average_codes(
         operands[0].to(torch.int64),
-        ints(node.attributes, "axes"),
+        node.integers("axes"),
         AverageParameters(_requantization(node, operands, 1).reshape(), divisor, rounding),
         in_zero_point=int(grid(node, 0).zero_point),
         out_zero_point=int(grid(node).zero_point),
         qmin=qmin,
         qmax=qmax,
-        keepdim=bool(node.attributes["keepdim"]),
+        keepdim=node.flag("keepdim"),
     )
     return _finish(node, codes)
 
@@ -364,22 +359,21 @@ register(
 
 def window_counts(size: tuple[int, int], attributes: Attributes) -> Tensor:
     """The divisor of each window of an average pooling over an image of `size`: int64 [out_h, out_w]."""
-    override = attributes["divisor_override"]
-    kernel, stride, padding = (ints(attributes, key) for key in ("kernel", "stride", "padding"))
-    ceil = bool(attributes["ceil_mode"])
+    kernel, stride, padding = (integers(attributes, key) for key in ("kernel", "stride", "padding"))
+    ceil = flag(attributes, "ceil_mode")
     ones = torch.ones(1, 1, *size, dtype=torch.float64)
     taps = functional.avg_pool2d(ones, kernel, stride, padding, ceil, True, 1)[0, 0]
-    if override is not None:
-        return torch.full(taps.shape, int(cast("int", override)))
+    if attributes["divisor_override"] is not None:
+        return torch.full(taps.shape, integer(attributes, "divisor_override"))
     # torch divides by the window clipped to the padded image; the mean of ones gives the ratio of the two counts.
-    share = functional.avg_pool2d(ones, kernel, stride, padding, ceil, bool(attributes["count_include_pad"]))[0, 0]
+    share = functional.avg_pool2d(ones, kernel, stride, padding, ceil, flag(attributes, "count_include_pad"))[0, 0]
     return (taps / share + 0.5).floor().to(torch.int64)
 
 
 def window_sums(x: Tensor, attributes: Attributes) -> Tensor:
     """int64 sums of `x`: [N, C, H, W] over each window."""
-    kernel, stride, padding = (ints(attributes, key) for key in ("kernel", "stride", "padding"))
-    ceil = bool(attributes["ceil_mode"])
+    kernel, stride, padding = (integers(attributes, key) for key in ("kernel", "stride", "padding"))
+    ceil = flag(attributes, "ceil_mode")
     return functional.avg_pool2d(x.to(torch.float64), kernel, stride, padding, ceil, True, 1).to(torch.int64)
 
 
@@ -398,7 +392,7 @@ def _avg_pool2d(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
     codes = windowed_average_codes(
         window_sums(x, node.attributes),
         window_counts((height, width), node.attributes),
-        AverageRounding(str(node.attributes["rounding"])),
+        AverageRounding(node.text("rounding")),
         zero_point=int(grid(node).zero_point),
         qmin=qmin,
         qmax=qmax,
@@ -440,7 +434,7 @@ def _resample2d(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
     codes = windowed_average_codes(
         (rows @ x @ columns.T).to(torch.int64),
         operands[3].to(torch.int64),
-        AverageRounding(str(node.attributes["rounding"])),
+        AverageRounding(node.text("rounding")),
         zero_point=int(grid(node).zero_point),
         qmin=qmin,
         qmax=qmax,
@@ -481,12 +475,11 @@ def _infer_lookup(types: Sequence[TensorType], attributes: Attributes) -> tuple[
 
 def _lookup(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
     x, table, *chosen = operands
-    index = x.to(torch.int64) - int(cast("int", node.attributes["offset"]))
-    axis = cast("int | None", node.attributes["axis"])
-    if axis is None:
+    index = x.to(torch.int64) - node.integer("offset")
+    if not node.given("axis"):
         return _finish(node, table[index])
     rows = chosen[0].to(torch.int64) if chosen else torch.arange(table.shape[0], device=table.device)
-    return _finish(node, table[along_axis(rows, x.dim(), axis), index])
+    return _finish(node, table[along_axis(rows, x.dim(), node.integer("axis")), index])
 
 
 register(
@@ -537,7 +530,7 @@ def _clamp(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
     if node.inputs[0].type.quant != node.output.type.quant:
         raise GraphError("a clamp of codes changes the grid", where=node.where, expected="one grid in and out")
     codes = operands[0].to(torch.int64)
-    return _finish(node, codes.clamp(*limits_along(node, codes, integer(node.attributes, "axis"))))
+    return _finish(node, codes.clamp(*limits_along(node, codes, node.integer("axis"))))
 
 
 register(

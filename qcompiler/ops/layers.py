@@ -74,7 +74,7 @@ class Layer:
     @property
     def groups(self) -> int:
         """Groups of a convolution; 1 for a linear layer."""
-        return cast("int", self.node.attributes.get("groups", 1))
+        return self.node.integer("groups", 1)
 
     @property
     def kernel(self) -> tuple[int, ...]:
@@ -84,17 +84,17 @@ class Layer:
     @property
     def stride(self) -> tuple[int, ...]:
         """Step of the window; empty for a linear layer."""
-        return cast("tuple[int, ...]", self.node.attributes.get("stride", ()))
+        return self.node.integers("stride", ())
 
     @property
     def dilation(self) -> tuple[int, ...]:
         """Distance of the taps; empty for a linear layer."""
-        return cast("tuple[int, ...]", self.node.attributes.get("dilation", ()))
+        return self.node.integers("dilation", ())
 
     @property
     def padding(self) -> tuple[int, ...]:
         """All begins, then all ends; one number per axis for a transposed convolution; empty for a linear layer."""
-        return cast("tuple[int, ...]", self.node.attributes.get("padding", ()))
+        return self.node.integers("padding", ())
 
     @property
     def pads(self) -> bool:
@@ -151,4 +151,4 @@ class Layer:
 
     @property
     def _sizes(self) -> tuple[int, ...]:
-        return cast("tuple[int, ...]", self.node.inputs[1].type.shape)
+        return self.node.inputs[1].type.sizes

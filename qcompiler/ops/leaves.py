@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from qcompiler.errors import GraphError
-from qcompiler.ir.attributes import Attributes
+from qcompiler.ir.attributes import Attributes, integers, text
 from qcompiler.ir.graph import Node
 from qcompiler.ir.registry import REQUIRED, OpDef, Trait, register
 from qcompiler.ir.types import DType, TensorType
-from qcompiler.ops.common import ANY_STAGE, ints
+from qcompiler.ops.common import ANY_STAGE
 
 
 def _infer(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
-    return (TensorType(DType(str(attributes["dtype"])), ints(attributes, "shape")),)
+    return (TensorType(DType(text(attributes, "dtype")), integers(attributes, "shape")),)
 
 
 def _evaluate(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:

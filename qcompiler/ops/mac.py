@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from qcompiler.errors import GraphError
-from qcompiler.ir.attributes import Attributes
+from qcompiler.ir.attributes import Attributes, integer, integers
 from qcompiler.ir.dims import Dim, as_dim
 from qcompiler.ir.graph import Node
 from qcompiler.ir.registry import Evaluate, Infer, OpDef, Trait, register
 from qcompiler.ir.types import TensorType
-from qcompiler.ops.common import FLOAT_STAGES, broadcast, check_float, integer, ints, sizes, window_size
+from qcompiler.ops.common import FLOAT_STAGES, broadcast, check_float, sizes, window_size
 
 _CONV = (functional.conv1d, functional.conv2d, functional.conv3d)
 _CONV_TRANSPOSE = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)
@@ -66,7 +66,7 @@ def pad_amounts(begins: Sequence[int], ends: Sequence[int]) -> list[int]:
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, attributes: Attributes, rank: int) -> Tensor:
     """The convolution that `attributes` describe, for any floating-point type."""
-    stride, padding, dilation = (ints(attributes, key) for key in ("stride", "padding", "dilation"))
+    stride, padding, dilation = (integers(attributes, key) for key in ("stride", "padding", "dilation"))
     begins, ends = padding[:rank], padding[rank:]
     if begins != ends:
         x = functional.pad(x, pad_amounts(begins, ends))
@@ -119,7 +119,7 @@ def conv_transpose_shape(types: Sequence[TensorType], attributes: Attributes, ra
 def convolve_transposed(x: Tensor, weight: Tensor, bias: Tensor | None, attributes: Attributes, rank: int) -> Tensor:
     """The transposed convolution that `attributes` describe, for any floating-point type."""
     stride, padding, extra, dilation = (
-        ints(attributes, key) for key in ("stride", "padding", "output_padding", "dilation")
+        integers(attributes, key) for key in ("stride", "padding", "output_padding", "dilation")
     )
     groups = integer(attributes, "groups")
     return _CONV_TRANSPOSE[rank - 1](x, weight, bias, stride, padding, extra, groups, dilation)

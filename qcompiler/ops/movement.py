@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from qcompiler.errors import GraphError
-from qcompiler.ir.attributes import Attributes
+from qcompiler.ir.attributes import Attributes, dims, integer, integers
 from qcompiler.ir.dims import Dim, as_dim, bind, evaluate_dim, product
 from qcompiler.ir.graph import Node
 from qcompiler.ir.registry import REQUIRED, OpDef, Trait, register
 from qcompiler.ir.types import TensorType
-from qcompiler.ops.common import ANY_STAGE, integer, ints, real
+from qcompiler.ops.common import ANY_STAGE
 from qcompiler.ops.mac import pad_amounts
 
 _MOVEMENT = frozenset({Trait.MOVEMENT})
 
 
 def _infer_reshape(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
-    shape = cast("tuple[Dim, ...]", attributes["shape"])
+    shape = dims(attributes, "shape")
     if product(shape) != product(types[0].shape):
         raise GraphError(f"{types[0]} cannot take the shape {list(shape)}", expected="as many elements")
     return (types[0].with_shape(shape),)
@@ -32,19 +31,19 @@ def _infer_reshape(types: Sequence[TensorType], attributes: Attributes) -> tuple
 def _reshape(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
     bindings: dict[str, int] = {}
     bind(node.inputs[0].type.shape, operands[0].shape, bindings)
-    shape = [evaluate_dim(dim, bindings) for dim in cast("tuple[Dim, ...]", node.attributes["shape"])]
+    shape = [evaluate_dim(dim, bindings) for dim in dims(node.attributes, "shape")]
     return (operands[0].reshape(shape),)
 
 
 def _infer_permute(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
-    axes = ints(attributes, "axes")
+    axes = integers(attributes, "axes")
     if sorted(axes) != list(range(types[0].rank)):
         raise GraphError(f"the axes are {axes}", expected=f"each of 0 to {types[0].rank - 1} once")
     return (types[0].with_shape(tuple(types[0].shape[axis] for axis in axes)),)
 
 
 def _permute(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    return (operands[0].permute(ints(node.attributes, "axes")),)
+    return (operands[0].permute(node.integers("axes")),)
 
 
 def _infer_concat(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
@@ -61,7 +60,7 @@ def _infer_concat(types: Sequence[TensorType], attributes: Attributes) -> tuple[
 
 
 def _concat(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    return (torch.cat(list(operands), integer(node.attributes, "axis")),)
+    return (torch.cat(list(operands), node.integer("axis")),)
 
 
 def _infer_slice(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
@@ -76,13 +75,13 @@ def _infer_slice(types: Sequence[TensorType], attributes: Attributes) -> tuple[T
 
 
 def _slice(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    axis, start, stop, step = (integer(node.attributes, key) for key in ("axis", "start", "stop", "step"))
+    axis, start, stop, step = (node.integer(key) for key in ("axis", "start", "stop", "step"))
     index = [slice(None)] * axis + [slice(start, stop, step)]
     return (operands[0][tuple(index)],)
 
 
 def _infer_pad(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
-    pad, rank = ints(attributes, "pad"), types[0].rank
+    pad, rank = integers(attributes, "pad"), types[0].rank
     if len(pad) != 2 * rank:
         raise GraphError(f"there are {len(pad)} amounts of padding", expected=f"{2 * rank}: all begins, then all ends")
     sizes = [as_dim(size + pad[axis] + pad[rank + axis]) for axis, size in enumerate(types[0].shape)]
@@ -92,9 +91,9 @@ def _infer_pad(types: Sequence[TensorType], attributes: Attributes) -> tuple[Ten
 
 
 def _pad(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    pad = ints(node.attributes, "pad")
+    pad = node.integers("pad")
     half = len(pad) // 2
-    return (functional.pad(operands[0], pad_amounts(pad[:half], pad[half:]), value=real(node.attributes, "value")),)
+    return (functional.pad(operands[0], pad_amounts(pad[:half], pad[half:]), value=node.number("value")),)
 
 
 register(

@@ -8,11 +8,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from qcompiler.errors import GraphError
-from qcompiler.ir.attributes import Attributes
+from qcompiler.ir.attributes import Attributes, integer, number
 from qcompiler.ir.graph import Node
 from qcompiler.ir.registry import REQUIRED, OpDef, Trait, register
 from qcompiler.ir.types import DType, TensorType
-from qcompiler.ops.common import FLOAT_STAGES, INTEGER_ONLY, check_float, integer, real
+from qcompiler.ops.common import FLOAT_STAGES, INTEGER_ONLY, check_float
 from qcompiler.ops.integer import REQUANTIZED, REQUANTIZES, apply, check_requantized, steps
 from qcompiler.quant.layer_norm import layer_norm_accumulator
 
@@ -32,14 +32,14 @@ def _check_shapes(types: Sequence[TensorType]) -> int:
 def _infer(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
     check_float(types)
     _check_shapes(types)
-    if real(attributes, "eps") < 0:
+    if number(attributes, "eps") < 0:
         raise GraphError(f"eps is {attributes['eps']}", expected="at least 0")
     return (types[0],)
 
 
 def _evaluate(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
     x, weight, bias = operands
-    return (functional.layer_norm(x, weight.shape, weight, bias, real(node.attributes, "eps")),)
+    return (functional.layer_norm(x, weight.shape, weight, bias, node.number("eps")),)
 
 
 register(

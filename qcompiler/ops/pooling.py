@@ -9,12 +9,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from qcompiler.errors import GraphError
-from qcompiler.ir.attributes import Attributes
+from qcompiler.ir.attributes import Attributes, flag, integers
 from qcompiler.ir.dims import Dim
 from qcompiler.ir.graph import Node
 from qcompiler.ir.registry import REQUIRED, OpDef, Trait, register
 from qcompiler.ir.types import TensorType
-from qcompiler.ops.common import ANY_STAGE, FLOAT_STAGES, check_float, ints, sizes, window_size
+from qcompiler.ops.common import ANY_STAGE, FLOAT_STAGES, check_float, sizes, window_size
 
 
 def pool_shape(types: Sequence[TensorType], attributes: Attributes) -> tuple[Dim, ...]:
@@ -42,7 +42,7 @@ def pool_shape(types: Sequence[TensorType], attributes: Attributes) -> tuple[Dim
             stride[i],
             2 * padding[i],
             dilation[i],
-            ceil=bool(attributes["ceil_mode"]),
+            ceil=flag(attributes, "ceil_mode"),
             begin=padding[i],
         )
         for i in range(2)
@@ -71,13 +71,11 @@ def _infer_pool(types: Sequence[TensorType], attributes: Attributes) -> tuple[Te
 
 
 def _max_pool2d(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    x, a = operands[0], node.attributes
+    x = operands[0]
     # torch pools floats only; float64 holds every code.
     image = x if x.is_floating_point() else x.to(torch.float64)
-    pooled = functional.max_pool2d(
-        image, ints(a, "kernel"), ints(a, "stride"), ints(a, "padding"), ints(a, "dilation"), bool(a["ceil_mode"])
-    )
-    return (pooled.to(x.dtype),)
+    kernel, stride, padding, dilation = (node.integers(key) for key in ("kernel", "stride", "padding", "dilation"))
+    return (functional.max_pool2d(image, kernel, stride, padding, dilation, node.flag("ceil_mode")).to(x.dtype),)
 
 
 register(
@@ -106,18 +104,10 @@ def _infer_avg_pool(types: Sequence[TensorType], attributes: Attributes) -> tupl
 
 
 def _avg_pool2d(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    a = node.attributes
-    return (
-        functional.avg_pool2d(
-            operands[0],
-            ints(a, "kernel"),
-            ints(a, "stride"),
-            ints(a, "padding"),
-            bool(a["ceil_mode"]),
-            bool(a["count_include_pad"]),
-            a["divisor_override"],  # type: ignore[arg-type]  # an int or None
-        ),
-    )
+    kernel, stride, padding = (node.integers(key) for key in ("kernel", "stride", "padding"))
+    ceil, count_pad = node.flag("ceil_mode"), node.flag("count_include_pad")
+    divisor = node.integer("divisor_override") if node.given("divisor_override") else None
+    return (functional.avg_pool2d(operands[0], kernel, stride, padding, ceil, count_pad, divisor),)
 
 
 AVG_POOL_ATTRIBUTES = {
@@ -148,7 +138,7 @@ def mean_shape(types: Sequence[TensorType], attributes: Attributes) -> tuple[Dim
     Raises:
         GraphError: An axis is not an axis of the input, or appears twice.
     """
-    axes, rank = ints(attributes, "axes"), types[0].rank
+    axes, rank = integers(attributes, "axes"), types[0].rank
     if not axes or len(set(axes)) != len(axes) or not all(0 <= axis < rank for axis in axes):
         raise GraphError(f"the axes are {axes}", expected=f"different numbers from 0 to {rank - 1}")
     if attributes["keepdim"]:
@@ -162,7 +152,7 @@ def _infer_mean(types: Sequence[TensorType], attributes: Attributes) -> tuple[Te
 
 
 def _mean(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    return (operands[0].mean(ints(node.attributes, "axes"), bool(node.attributes["keepdim"])),)
+    return (operands[0].mean(node.integers("axes"), node.flag("keepdim")),)
 
 
 register(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 from torch import Tensor
 
 from qcompiler.errors import GraphError
-from qcompiler.ir.attributes import Attributes
+from qcompiler.ir.attributes import Attributes, integer
 from qcompiler.ir.graph import Node
 from qcompiler.ir.registry import REQUIRED, OpDef, Trait, register
 from qcompiler.ir.types import DType, TensorType
@@ -20,7 +19,6 @@ from qcompiler.ops.common import (
     check_integer,
     check_rounding,
     code_limits,
-    integer,
     like_first,
 )
 from qcompiler.quant import affine
@@ -69,9 +67,8 @@ def _fake_quantize(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]
     x, scale, zero_point = operands[:3]
     if not is_calibrated(scale):
         return (x,)
-    a = node.attributes
-    spec = cast("QuantSpec", a["spec"])
-    qmin, qmax = (cast("int | None", a[key]) for key in ("qmin", "qmax"))
+    spec = node.spec
+    qmin, qmax = node.integer("qmin", spec.qmin), node.integer("qmax", spec.qmax)
     factors = spread_factors(spec, x, operands[3:])
     return (affine.fake_quantize(x, scale, zero_point, spec, qmin, qmax, factors),)
 
@@ -123,7 +120,7 @@ def _fake_quantize_bias(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor,
         return (bias,)
     # float64 holds every 32-bit step; both operands have straight-through gradients.
     wide = scale.detach().to(torch.float64)
-    steps = round_float(bias.detach().to(torch.float64) / wide, Rounding(str(node.attributes["rounding"])))
+    steps = round_float(bias.detach().to(torch.float64) / wide, Rounding(node.text("rounding")))
     return (bias + ((steps * wide).to(bias.dtype) - bias).detach(),)
 
 
@@ -185,7 +182,7 @@ def _infer_quantize(types: Sequence[TensorType], attributes: Attributes) -> tupl
 
 def _quantize(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
     params, dtype = grid(node), node.output.type.dtype
-    spec = QuantSpec(bits=dtype.bits, signed=dtype.limits[0] < 0, rounding=Rounding(str(node.attributes["rounding"])))
+    spec = QuantSpec(bits=dtype.bits, signed=dtype.limits[0] < 0, rounding=Rounding(node.text("rounding")))
     codes = affine.quantize(operands[0], params.scale, params.zero_point, spec, *codes_limits(node))
     return (codes.to(dtype.torch),)
 
@@ -225,7 +222,7 @@ def _infer_expand_blocks(types: Sequence[TensorType], attributes: Attributes) ->
 
 def _expand_blocks(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
     codes, factors = (operand.to(torch.int16) for operand in operands)
-    axis, block = integer(node.attributes, "axis"), integer(node.attributes, "block")
+    axis, block = node.integer("axis"), node.integer("block")
     return (codes * expand_factors(factors, codes.shape, axis, block),)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -26,7 +25,7 @@ def leaf_tensor(value: Value) -> Tensor:
     leaf = value.producer
     if leaf is None or leaf.op not in LEAVES:
         raise GraphError(f"%{value.name} is not a tensor of the module", expected="a parameter, state or constant")
-    return leaf.graph.module.tensors[str(leaf.attributes["ref"])].detach()
+    return leaf.graph.module.tensors[leaf.text("ref")].detach()
 
 
 def is_leaf(value: Value) -> bool:
@@ -59,7 +58,7 @@ def grid(quantizer: Node) -> tuple[AffineParams, QuantSpec]:
     Raises:
         CalibrationError: The quantizer has no range yet.
     """
-    spec = cast("QuantSpec", quantizer.attributes["spec"])
+    spec = quantizer.spec
     scale, zero_point = (leaf_tensor(value) for value in quantizer.inputs[1:3])
     if not bool(torch.isfinite(scale).all()):
         raise CalibrationError("the quantizer has no range yet", where=quantizer.where, fix="Calibrate first.")
@@ -94,9 +93,7 @@ def weight_steps(quantizer: Node, weight: Tensor) -> Tensor:
 
 def code_limits(quantizer: Node) -> tuple[int, int]:
     """Lowest and highest code of the quantizer."""
-    spec = cast("QuantSpec", quantizer.attributes["spec"])
-    low, high = quantizer.attributes["qmin"], quantizer.attributes["qmax"]
-    return (spec.qmin if low is None else cast("int", low), spec.qmax if high is None else cast("int", high))
+    return quantizer.integer("qmin", quantizer.spec.qmin), quantizer.integer("qmax", quantizer.spec.qmax)
 
 
 def border_code(pad: Node, params: AffineParams, limits: tuple[int, int]) -> int:
@@ -108,16 +105,15 @@ def border_code(pad: Node, params: AffineParams, limits: tuple[int, int]) -> int
         limits: Lowest and highest code of the operand, used if no quantizer supplies the limits of the grid.
     """
     source = quantizer_of(pad.inputs[0])
-    spec = None if source is None else cast("QuantSpec", source.attributes["spec"])
-    low, high = limits if spec is None else (spec.qmin, spec.qmax)
-    real = torch.tensor(float(cast("float", pad.attributes["value"])))
+    low, high = limits if source is None else (source.spec.qmin, source.spec.qmax)
+    real = torch.tensor(pad.number("value"))
     wide = QuantSpec(bits=32)  # wider than any grid: the limits are applied afterwards
     return min(max(int(quantize(real, params.scale, params.zero_point, wide)), low), high)
 
 
 def with_zero(pool: Node, params: AffineParams, limits: tuple[int, int]) -> tuple[int, int]:
     """Lowest and highest code of an average over windows, from those of its operand: padding zeros may be counted."""
-    if not (any(cast("tuple[int, ...]", pool.attributes["padding"])) and pool.attributes["count_include_pad"]):
+    if not (any(pool.integers("padding")) and pool.flag("count_include_pad")):
         return limits
     zero_point = int(params.zero_point)
     return min(limits[0], zero_point), max(limits[1], zero_point)
@@ -127,7 +123,7 @@ def activation_bounds(node: Node) -> tuple[float, float]:
     """The real interval that a `relu` or `clamp` node clamps to."""
     if node.op == "relu":
         return 0.0, math.inf
-    return float(cast("float", node.attributes["min"])), float(cast("float", node.attributes["max"]))
+    return node.number("min"), node.number("max")
 
 
 def channel_bounds(node: Node) -> tuple[Tensor, Tensor]:

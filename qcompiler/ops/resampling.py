@@ -12,18 +12,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from qcompiler.errors import GraphError
-from qcompiler.ir.attributes import Attributes
+from qcompiler.ir.attributes import Attributes, integers
 from qcompiler.ir.graph import Node
 from qcompiler.ir.registry import REQUIRED, Infer, OpDef, register
 from qcompiler.ir.types import TensorType
-from qcompiler.ops.common import FLOAT_STAGES, ints
+from qcompiler.ops.common import FLOAT_STAGES
 
 MODES = ("nearest", "bilinear")
 
@@ -35,7 +34,7 @@ def _infer(size: str) -> Infer:
             raise GraphError(f"the input is {types[0]}", expected="[N, C, H, W]")
         if size == "size" and attributes["mode"] not in MODES:
             raise GraphError(f"the mode is {attributes['mode']!r}", expected=" or ".join(MODES))
-        sizes = ints(attributes, size)
+        sizes = integers(attributes, size)
         if len(sizes) != 2 or min(sizes) < 1:
             raise GraphError(f"the output size is {sizes}", expected="two positive numbers")
         return (types[0].with_shape((x[0], x[1], *sizes)),)
@@ -44,14 +43,14 @@ def _infer(size: str) -> Infer:
 
 
 def _adaptive(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    height, width = ints(node.attributes, "output_size")
+    height, width = node.integers("output_size")
     return (functional.adaptive_avg_pool2d(operands[0], (height, width)),)
 
 
 def _resize(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    mode = str(node.attributes["mode"])
-    corners = bool(node.attributes["align_corners"]) if mode == "bilinear" else None
-    return (functional.interpolate(operands[0], ints(node.attributes, "size"), mode=mode, align_corners=corners),)
+    mode = node.text("mode")
+    corners = node.flag("align_corners") if mode == "bilinear" else None
+    return (functional.interpolate(operands[0], node.integers("size"), mode=mode, align_corners=corners),)
 
 
 register(
@@ -87,15 +86,10 @@ def resampling_weights(node: Node) -> tuple[Tensor, Tensor, Tensor]:
     Raises:
         GraphError: The size of the image is symbolic.
     """
-    sizes = node.inputs[0].type.shape[2:]
-    if not all(isinstance(size, int) for size in sizes):
-        raise GraphError(
-            f"the image is {node.inputs[0].type}", where=node.where, expected="a height and width in numbers"
-        )
-    wanted = cast("tuple[int, ...]", node.output.type.shape[2:])
-    (rows, rows_sum), (columns, columns_sum) = (
-        _axis(node, size, out) for size, out in zip(cast("tuple[int, int]", sizes), wanted, strict=True)
-    )
+    image, result = node.inputs[0].type, node.output.type
+    if not all(isinstance(size, int) for size in image.shape[2:]):
+        raise GraphError(f"the image is {image}", where=node.where, expected="a height and width in numbers")
+    (rows, rows_sum), (columns, columns_sum) = (_axis(node, image.size(axis), result.size(axis)) for axis in (2, 3))
     return rows, columns, torch.outer(rows_sum, columns_sum)
 
 

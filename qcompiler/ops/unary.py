@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from qcompiler.errors import GraphError
-from qcompiler.ir.attributes import Attribute, Attributes
+from qcompiler.ir.attributes import Attribute, Attributes, integer, text
 from qcompiler.ir.graph import Node
 from qcompiler.ir.registry import REQUIRED, OpDef, Trait, register
 from qcompiler.ir.types import TensorType
-from qcompiler.ops.common import FLOAT_STAGES, check_float, integer, same_real_type
+from qcompiler.ops.common import FLOAT_STAGES, check_float, same_real_type
 from qcompiler.quant.affine import along_axis
 
 Array = npt.NDArray[np.float64]
@@ -49,7 +49,8 @@ class UnaryFunction:
     def parameters(self, node: Node) -> tuple[Attribute, ...]:
         """The attributes of the function in their order, from its own op or from a `scaled_unary`."""
         if node.op == SCALED:
-            return cast("tuple[Attribute, ...]", node.attributes["parameters"])
+            given = node.attributes["parameters"]
+            return given if isinstance(given, tuple) else (given,)
         return tuple(node.attributes[name] for name in self.attributes)
 
     def table(self, node: Node, scale: float = 1.0) -> Callable[[Array], Array]:
@@ -199,12 +200,12 @@ for _name, _function in {
 
 def unary_of(node: Node) -> UnaryFunction:
     """The function that a `scaled_unary` node applies between its scales."""
-    return UNARY[str(node.attributes["function"])]
+    return UNARY[node.text("function")]
 
 
 def _infer_scaled(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
     check_float(types)
-    (x, scale), axis, name = types, integer(attributes, "axis"), str(attributes["function"])
+    (x, scale), axis, name = types, integer(attributes, "axis"), text(attributes, "function")
     if not 0 < axis < x.rank or scale.shape != (x.shape[axis],):
         raise GraphError(
             f"the input is {x} and the scales {scale} along axis {axis}",
@@ -228,7 +229,7 @@ def scaled_values(node: Node, x: Tensor, scale: Tensor, axis: int) -> Tensor:
 
 
 def _scaled(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    return (scaled_values(node, operands[0], operands[1], integer(node.attributes, "axis")),)
+    return (scaled_values(node, operands[0], operands[1], node.integer("axis")),)
 
 
 register(

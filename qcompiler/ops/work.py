@@ -15,7 +15,7 @@ def multiply_accumulates(node: Node) -> int:
     A call counts the products of the called graph.
     """
     if node.op == "call":
-        return sum(map(multiply_accumulates, node.graph.module.graphs[str(node.attributes["graph"])].nodes))
+        return sum(map(multiply_accumulates, node.graph.module.graphs[node.text("graph")].nodes))
     if not node.definition.has(Trait.MAC):
         return 0
     if node.op == "matmul":

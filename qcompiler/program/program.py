@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
+from qcompiler.ir.attributes import Attributed
+
 SCHEMA = "qcompiler.program/1"
 NIBBLES = ("i4", "u4")
 """Element types of which a byte may hold two."""
@@ -37,7 +39,7 @@ class Tensor(_Model):
     axis: int | None = None
 
 
-class Instruction(_Model):
+class Instruction(_Model, Attributed):
     """One operation. Its first result is also its name."""
 
     op: str
@@ -49,6 +51,11 @@ class Instruction(_Model):
     def output(self) -> str:
         """The first result, the only one except for the call of an island."""
         return self.outputs[0]
+
+    @property
+    def where(self) -> str:
+        """The name of the instruction, for messages."""
+        return f"%{self.output}"
 
 
 class Memory(_Model):
