@@ -109,6 +109,11 @@ class Node(Attributed):
         return op(self.op)
 
     @property
+    def callee(self) -> Graph | None:
+        """The graph that a `call` runs; None for every other node."""
+        return self.graph.module.graphs[self.text("graph")] if self.op == "call" else None
+
+    @property
     def where(self) -> str:
         """Node, module path and source line, for messages."""
         place = str(self.location)

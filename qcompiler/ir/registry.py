@@ -35,14 +35,46 @@ class Trait(StrEnum):
     """Takes no operands: reads a tensor of the module."""
     MOVEMENT = "movement"
     """Moves elements unchanged: the result has the codes and the grid of the input."""
-    ACTIVATION = "activation"
-    """Monotone clamp of its input between two numbers: `relu`, `clamp`."""
+    VIEW = "view"
+    """A movement that shows elements of its operand in another shape or order: `reshape`, `permute`, `slice`."""
     MAC = "mac"
-    """Sum of products of its first operand with its second, the weight."""
+    """Sum of products of its first operand with its second: a layer or a contraction."""
+    WEIGHTED = "weighted"
+    """A layer: its second operand is the weight, its third, if present, the bias."""
+    CONVOLUTION = "convolution"
+    """A layer that slides a window over an image, with its channels along axis 1; other layers have them last."""
+    TRANSPOSED = "transposed"
+    """A convolution that spreads each element of its input over a window of its result."""
+    CONTRACTION = "contraction"
+    """Sum of products of two activations, neither of which is a weight: `matmul`."""
     PARAMETRIC = "parametric"
     """All operands but the first are tensors of the model, which become constants of the integer form."""
+    NORMALIZATION = "normalization"
+    """The mean and deviation of the result are parameters, whatever the operand is."""
+    AVERAGE = "average"
+    """Each result is a mean of elements, so that it lies within the range of the operand."""
+    SPATIAL = "spatial"
+    """Mixes pixels of an image within each channel: pooling and resizing."""
+    ELEMENTWISE = "elementwise"
+    """A sum, difference or product of two operands, element by element."""
     UNARY = "unary"
     """Applies one real function to each element."""
+    CLAMP = "clamp"
+    """Monotone clamp of its input between two numbers, for all elements or per channel."""
+    ACTIVATION = "activation"
+    """A clamp with one interval for all elements: `relu`, `clamp`."""
+    RECTIFIER = "rectifier"
+    """The identity above 0, a slope times the element below: `relu`, `leaky_relu`, `prelu`."""
+    NOT_NEGATIVE = "not-negative"
+    """Every result is at least 0."""
+    KEEPS_SIGN = "keeps-sign"
+    """The result is at least 0 if all operands are; a border of `pad` has a value of its own."""
+    COMMUTES_WITH_SCALE = "commutes-with-scale"
+    """f(s x) = s f(x) for a positive s; a border of `pad` has a value of its own."""
+    QUANTIZER = "quantizer"
+    """Puts its first operand on the grid of its attribute `spec` and of the scale and zero point that follow."""
+    BIAS_QUANTIZER = "bias-quantizer"
+    """Puts a bias on the grid of the sums of its layer."""
     REQUANTIZES = "requantizes"
     """An integer op with its own output scale and zero point, given in the result type."""
 
@@ -60,6 +92,7 @@ class OpDef:
         stages: Stages at which the op is legal.
         traits: Facts about the op; see `Trait`.
         summary: One line for the documentation.
+        kind: Kind of the integer form as named in descriptors; empty: the traits decide, see `ops.kinds`.
         update: New values of states that the op reads as operands, by position, from operand tensors; None: the op
             updates no state.
     """
@@ -72,11 +105,12 @@ class OpDef:
     attributes: Mapping[str, object] = field(default_factory=dict)
     traits: frozenset[Trait] = frozenset()
     summary: str = ""
+    kind: str = ""
     update: Update | None = None
 
-    def has(self, trait: Trait) -> bool:
-        """Whether the op has `trait`."""
-        return trait in self.traits
+    def has(self, *traits: Trait) -> bool:
+        """Whether the op has one of `traits`."""
+        return not self.traits.isdisjoint(traits)
 
     def accepts(self, count: int) -> bool:
         """Whether `count` operands are a legal number."""

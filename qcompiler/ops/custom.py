@@ -69,6 +69,9 @@ _OPERATORS = frozenset(
 )
 """Python's own operators on tensors."""
 
+CUSTOM = "custom"
+"""Name of the op that calls a function of torch."""
+
 OPERAND, SIZE, DTYPE = "operand", "size", "dtype"
 """Keys of the JSON objects that represent values without a JSON form: a tensor, a size, an element type."""
 
@@ -122,8 +125,18 @@ def _overridable() -> frozenset[object]:
     return frozenset(item for group in torch.overrides.get_overridable_functions().values() for item in group)
 
 
+def is_custom(node: Node) -> bool:
+    """Whether `node` calls a function of torch that has no operator here."""
+    return node.op == CUSTOM
+
+
 def function_name(node: Node) -> str:
-    """The name of a custom op in messages and in rules: `cumsum` for `torch.cumsum` and `aten::cumsum.default`."""
+    """The name of what `node` computes, in messages and in rules: the operator, or the function of a custom node.
+
+    The name of `torch.cumsum` and of `aten::cumsum.default` is `cumsum`.
+    """
+    if not is_custom(node):
+        return node.op
     name = node.text("function")
     if "::" not in name:
         return name.rpartition(".")[2].strip("_")
@@ -193,7 +206,7 @@ def _call(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
 
 register(
     OpDef(
-        "custom",
+        CUSTOM,
         ("operands*",),
         _infer_custom,
         _custom,

@@ -71,7 +71,7 @@ register(
         evaluate=_evaluate,
         stages=FLOAT_STAGES,
         # At inference nothing is dropped: elements, codes included, pass unchanged.
-        traits=frozenset({Trait.MOVEMENT}),
+        traits=frozenset({Trait.MOVEMENT, Trait.KEEPS_SIGN, Trait.COMMUTES_WITH_SCALE}),
         summary="Zeroes elements, channels or samples while training; the identity at inference.",
     )
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from qcompiler.ops.common import FLOAT_STAGES, broadcast, check_float, same_type
 from qcompiler.quant.affine import along_axis
 
 Array = npt.NDArray[np.float64]
+_Binary: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
 def _relu(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -44,7 +45,9 @@ register(
         infer=same_type,
         evaluate=_relu,
         stages=FLOAT_STAGES,
-        traits=frozenset({Trait.ACTIVATION}),
+        traits=frozenset(
+            {Trait.CLAMP, Trait.ACTIVATION, Trait.RECTIFIER, Trait.NOT_NEGATIVE, Trait.COMMUTES_WITH_SCALE}
+        ),
         summary="max(x, 0).",
     )
 )
@@ -56,7 +59,7 @@ register(
         infer=_infer_clamp,
         evaluate=_clamp,
         stages=FLOAT_STAGES,
-        traits=frozenset({Trait.ACTIVATION}),
+        traits=frozenset({Trait.CLAMP, Trait.ACTIVATION}),
         summary="min(max(x, min), max).",
     )
 )
@@ -87,7 +90,7 @@ register(
         infer=_infer_clamp_channels,
         evaluate=_clamp_channels,
         stages=FLOAT_STAGES,
-        traits=frozenset({Trait.PARAMETRIC}),
+        traits=frozenset({Trait.CLAMP, Trait.PARAMETRIC}),
         summary="min(max(x, low), high), a pair of limits for each channel along `axis`; ends may be infinite.",
     )
 )
@@ -104,18 +107,26 @@ def _infer_div(types: Sequence[TensorType], attributes: Attributes) -> tuple[Ten
     return _infer_binary(types, attributes)
 
 
-def _binary(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Node, Sequence[Tensor]], tuple[Tensor, ...]]:
+def _binary(function: _Binary) -> Callable[[Node, Sequence[Tensor]], tuple[Tensor, ...]]:
     return lambda node, operands: (function(operands[0], operands[1]),)
 
 
-for _name, _torch in (("add", torch.add), ("sub", torch.sub), ("mul", torch.mul), ("div", torch.div)):
+_SIGNED = frozenset({Trait.ELEMENTWISE})
+_binaries: tuple[tuple[str, _Binary, frozenset[Trait]], ...] = (
+    ("add", torch.add, _SIGNED | {Trait.KEEPS_SIGN}),
+    ("sub", torch.sub, _SIGNED),
+    ("mul", torch.mul, _SIGNED | {Trait.KEEPS_SIGN}),
+    ("div", torch.div, frozenset()),
+)
+for _name, _torch, _traits in _binaries:
     register(
         OpDef(
             name=_name,
             operands=("a", "b"),
             infer=_infer_div if _name == "div" else _infer_binary,
-            evaluate=_binary(cast("Callable[[Tensor, Tensor], Tensor]", _torch)),
+            evaluate=_binary(_torch),
             stages=FLOAT_STAGES,
+            traits=_traits,
             summary=f"{_name}(a, b) with broadcasting.",
         )
     )
@@ -159,6 +170,7 @@ register(
         infer=_infer_batch_norm,
         evaluate=_batch_norm,
         stages=FLOAT_STAGES,
+        traits=frozenset({Trait.NORMALIZATION}),
         summary="(x - mean) / sqrt(variance + eps) * weight + bias along axis 1.",
         update=_new_statistics,
     )
@@ -197,7 +209,8 @@ register(
         infer=_infer_prelu,
         evaluate=_prelu,
         stages=FLOAT_STAGES,
-        traits=frozenset({Trait.PARAMETRIC}),
+        traits=frozenset({Trait.PARAMETRIC, Trait.RECTIFIER, Trait.COMMUTES_WITH_SCALE}),
+        kind="table",
         summary="max(x, 0) + weight * min(x, 0), a weight for all or one per channel along axis 1.",
     )
 )

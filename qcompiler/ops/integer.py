@@ -173,7 +173,7 @@ for _rank in (1, 2, 3):
             infer=_infer,
             evaluate=_evaluate,
             stages=INTEGER_ONLY,
-            traits=REQUANTIZES,
+            traits=REQUANTIZES | {Trait.WEIGHTED, Trait.CONVOLUTION},
             summary="requantize(sum (x - z_x)(w - z_w) + bias); padding adds nothing.",
         )
     )
@@ -193,7 +193,7 @@ for _rank in (1, 2, 3):
             infer=_infer,
             evaluate=_evaluate,
             stages=INTEGER_ONLY,
-            traits=REQUANTIZES,
+            traits=REQUANTIZES | {Trait.WEIGHTED, Trait.CONVOLUTION, Trait.TRANSPOSED},
             summary="requantize of a transposed convolution; weight [in, out / groups, kernel...].",
         )
     )
@@ -205,7 +205,7 @@ register(
         infer=_infer_linear,
         evaluate=_linear,
         stages=INTEGER_ONLY,
-        traits=REQUANTIZES,
+        traits=REQUANTIZES | {Trait.WEIGHTED},
         summary="requantize(sum (x - z_x)(w - z_w) + bias).",
     )
 )

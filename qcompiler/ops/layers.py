@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import cast
 
 from torch import Tensor
 
@@ -25,13 +24,14 @@ from qcompiler.ops.quantizers import is_leaf, leaf_tensor
 def leaf_of(value: Value) -> Value:
     """The parameter before quantization: the operand of the quantizer of `value`, or `value` itself."""
     producer = value.producer
-    is_quantizer = producer is not None and producer.op in ("fake_quantize", "fake_quantize_bias")
-    return cast("Node", producer).inputs[0] if is_quantizer else value
+    if producer is None or not producer.definition.has(Trait.QUANTIZER, Trait.BIAS_QUANTIZER):
+        return value
+    return producer.inputs[0]
 
 
 def is_weighted(node: Node) -> bool:
     """Whether `node` multiplies its input with a weight, its second operand, wherever the weight comes from."""
-    return node.definition.has(Trait.MAC) and node.op != "matmul"
+    return node.definition.has(Trait.WEIGHTED)
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,13 @@ class Layer:
 
     @property
     def is_linear(self) -> bool:
-        """Whether the layer is a matrix product at each position."""
-        return self.node.op == "linear"
+        """Whether the layer is a matrix product at each position, with its channels along the last axis."""
+        return not self.node.definition.has(Trait.CONVOLUTION)
 
     @property
     def transposed(self) -> bool:
         """Whether the layer is a transposed convolution."""
-        return self.node.op.startswith("conv_transpose")
+        return self.node.definition.has(Trait.TRANSPOSED)
 
     @property
     def groups(self) -> int:

@@ -153,7 +153,7 @@ for _rank in (1, 2, 3):
             infer=_infer,
             evaluate=_evaluate,
             stages=FLOAT_STAGES,
-            traits=frozenset({Trait.MAC}),
+            traits=frozenset({Trait.MAC, Trait.WEIGHTED, Trait.CONVOLUTION}),
             summary="Cross-correlation; weight [out, in / groups, kernel...], padding (begins..., ends...).",
         )
     )
@@ -173,7 +173,7 @@ for _rank in (1, 2, 3):
             infer=_infer,
             evaluate=_evaluate,
             stages=FLOAT_STAGES,
-            traits=frozenset({Trait.MAC}),
+            traits=frozenset({Trait.MAC, Trait.WEIGHTED, Trait.CONVOLUTION, Trait.TRANSPOSED}),
             summary="Transposed convolution; weight [in, out / groups, kernel...].",
         )
     )
@@ -210,7 +210,7 @@ register(
         infer=_infer_linear,
         evaluate=_evaluate_linear,
         stages=FLOAT_STAGES,
-        traits=frozenset({Trait.MAC}),
+        traits=frozenset({Trait.MAC, Trait.WEIGHTED}),
         summary="x W^T + b; weight [out, in].",
     )
 )
@@ -235,7 +235,7 @@ register(
         infer=_infer_matmul,
         evaluate=_evaluate_matmul,
         stages=FLOAT_STAGES,
-        traits=frozenset({Trait.MAC}),
+        traits=frozenset({Trait.MAC, Trait.CONTRACTION}),
         summary="Matrix product over the last two axes, batched over the others.",
     )
 )

@@ -18,7 +18,8 @@ from qcompiler.ir.types import TensorType
 from qcompiler.ops.common import ANY_STAGE
 from qcompiler.ops.mac import pad_amounts
 
-_MOVEMENT = frozenset({Trait.MOVEMENT})
+_MOVEMENT = frozenset({Trait.MOVEMENT, Trait.KEEPS_SIGN, Trait.COMMUTES_WITH_SCALE})
+_VIEW = _MOVEMENT | {Trait.VIEW}
 
 
 def _infer_reshape(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
@@ -104,14 +105,12 @@ register(
         _reshape,
         ANY_STAGE,
         {"shape": REQUIRED},
-        _MOVEMENT,
+        _VIEW,
         "The same elements in row-major order under other sizes.",
     )
 )
 register(
-    OpDef(
-        "permute", ("x",), _infer_permute, _permute, ANY_STAGE, {"axes": REQUIRED}, _MOVEMENT, "Axes in another order."
-    )
+    OpDef("permute", ("x",), _infer_permute, _permute, ANY_STAGE, {"axes": REQUIRED}, _VIEW, "Axes in another order.")
 )
 register(
     OpDef(
@@ -133,7 +132,7 @@ register(
         _slice,
         ANY_STAGE,
         {"axis": REQUIRED, "start": REQUIRED, "stop": REQUIRED, "step": 1},
-        _MOVEMENT,
+        _VIEW,
         "Part of one axis.",
     )
 )

@@ -50,7 +50,8 @@ register(
         infer=_infer,
         evaluate=_evaluate,
         stages=FLOAT_STAGES,
-        traits=frozenset({Trait.PARAMETRIC}),
+        traits=frozenset({Trait.PARAMETRIC, Trait.NORMALIZATION}),
+        kind="normalization",
         summary="(x - mean) / sqrt(variance + eps) * weight + bias over the last axes, as many as the weight has.",
     )
 )

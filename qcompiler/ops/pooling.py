@@ -16,6 +16,9 @@ from qcompiler.ir.registry import REQUIRED, OpDef, Trait, register
 from qcompiler.ir.types import TensorType
 from qcompiler.ops.common import ANY_STAGE, FLOAT_STAGES, check_float, sizes, window_size
 
+MEAN = frozenset({Trait.AVERAGE, Trait.KEEPS_SIGN, Trait.COMMUTES_WITH_SCALE})
+"""Traits of every average."""
+
 
 def pool_shape(types: Sequence[TensorType], attributes: Attributes) -> tuple[Dim, ...]:
     """Output shape of a 2-D pooling.
@@ -92,7 +95,7 @@ register(
         infer=_infer_pool,
         evaluate=_max_pool2d,
         stages=ANY_STAGE,
-        traits=frozenset({Trait.MOVEMENT}),
+        traits=frozenset({Trait.MOVEMENT, Trait.SPATIAL, Trait.KEEPS_SIGN, Trait.COMMUTES_WITH_SCALE}),
         summary="The largest element of each window; padding never wins.",
     )
 )
@@ -127,6 +130,7 @@ register(
         infer=_infer_avg_pool,
         evaluate=_avg_pool2d,
         stages=FLOAT_STAGES,
+        traits=MEAN | {Trait.SPATIAL},
         summary="The mean of each window.",
     )
 )
@@ -163,6 +167,7 @@ register(
         infer=_infer_mean,
         evaluate=_mean,
         stages=FLOAT_STAGES,
+        traits=MEAN,
         summary="The mean over whole axes.",
     )
 )

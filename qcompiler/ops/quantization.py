@@ -99,6 +99,7 @@ register(
         infer=_infer_fake_quantize,
         evaluate=_fake_quantize,
         stages=QUANTIZED_ONLY,
+        traits=frozenset({Trait.QUANTIZER}),
         summary="x on a grid in steps of scale, or of scale * factor; the identity while the scale is NaN.",
     )
 )
@@ -132,6 +133,7 @@ register(
         infer=_infer_fake_quantize_bias,
         evaluate=_fake_quantize_bias,
         stages=QUANTIZED_ONLY,
+        traits=frozenset({Trait.BIAS_QUANTIZER}),
         summary="A bias in steps of input scale x weight scale; the identity while the scale is NaN.",
     )
 )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
 
 from qcompiler.errors import CalibrationError, GraphError
 from qcompiler.ir.graph import Node, Value
-from qcompiler.ir.interpret import LEAVES
 from qcompiler.ir.registry import Trait
 from qcompiler.ops.quantization import spread_factors
 from qcompiler.quant.affine import AffineParams, along_axis, quantize
@@ -23,14 +23,29 @@ def leaf_tensor(value: Value) -> Tensor:
         GraphError: `value` is not a leaf.
     """
     leaf = value.producer
-    if leaf is None or leaf.op not in LEAVES:
+    if leaf is None or not is_leaf(value):
         raise GraphError(f"%{value.name} is not a tensor of the module", expected="a parameter, state or constant")
     return leaf.graph.module.tensors[leaf.text("ref")].detach()
 
 
 def is_leaf(value: Value) -> bool:
     """Whether `value` is a tensor of the module."""
-    return value.producer is not None and value.producer.op in LEAVES
+    return value.producer is not None and value.producer.definition.has(Trait.LEAF)
+
+
+def is_quantizer(node: Node | None) -> TypeGuard[Node]:
+    """Whether `node` is a quantizer with a grid of its own; the grid of a bias follows from its layer."""
+    return node is not None and node.definition.has(Trait.QUANTIZER)
+
+
+def quantizes_parameter(node: Node | None) -> TypeGuard[Node]:
+    """Whether `node` is a quantizer of a tensor of the module; the other quantizers read activations."""
+    return is_quantizer(node) and is_leaf(node.inputs[0])
+
+
+def quantizers_reading(value: Value) -> list[Node]:
+    """The quantizers among the readers of `value`."""
+    return [user for user in value.users if is_quantizer(user)]
 
 
 def quantizer_of(value: Value) -> Node | None:
@@ -38,16 +53,16 @@ def quantizer_of(value: Value) -> Node | None:
     node = value.producer
     while node is not None and node.definition.has(Trait.MOVEMENT):
         node = node.inputs[0].producer
-    return node if node is not None and node.op == "fake_quantize" else None
+    return node if is_quantizer(node) else None
 
 
 def quantizer_behind(node: Node) -> Node | None:
     """The quantizer that is the only reader of `node`, or of the activations directly after the node."""
     while len(node.outputs) == 1 and len(node.output.users) == 1 and not node.graph.is_output(node.output):
         node = next(iter(node.output.users))
-        if node.op == "fake_quantize":
+        if is_quantizer(node):
             return node
-        if not node.definition.has(Trait.ACTIVATION) and node.op != "clamp_channels":
+        if not node.definition.has(Trait.CLAMP):
             return None
     return None
 
@@ -120,10 +135,8 @@ def with_zero(pool: Node, params: AffineParams, limits: tuple[int, int]) -> tupl
 
 
 def activation_bounds(node: Node) -> tuple[float, float]:
-    """The real interval that a `relu` or `clamp` node clamps to."""
-    if node.op == "relu":
-        return 0.0, math.inf
-    return node.number("min"), node.number("max")
+    """The real interval that an activation clamps to: that of its attributes, or of a `relu`, which has none."""
+    return node.number("min", 0.0), node.number("max", math.inf)
 
 
 def channel_bounds(node: Node) -> tuple[Tensor, Tensor]:

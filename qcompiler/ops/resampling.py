@@ -20,9 +20,10 @@ from torch.nn import functional
 from qcompiler.errors import GraphError
 from qcompiler.ir.attributes import Attributes, integers
 from qcompiler.ir.graph import Node
-from qcompiler.ir.registry import REQUIRED, Infer, OpDef, register
+from qcompiler.ir.registry import REQUIRED, Infer, OpDef, Trait, register
 from qcompiler.ir.types import TensorType
 from qcompiler.ops.common import FLOAT_STAGES
+from qcompiler.ops.pooling import MEAN
 
 MODES = ("nearest", "bilinear")
 
@@ -61,6 +62,7 @@ register(
         infer=_infer("output_size"),
         evaluate=_adaptive,
         stages=FLOAT_STAGES,
+        traits=MEAN | {Trait.SPATIAL},
         summary="Means over windows chosen to give a stated output size.",
     )
 )
@@ -72,6 +74,7 @@ register(
         infer=_infer("size"),
         evaluate=_resize,
         stages=FLOAT_STAGES,
+        traits=MEAN | {Trait.SPATIAL},
         summary="An image of another size, by the nearest pixel or between the four around.",
     )
 )

@@ -39,12 +39,14 @@ class UnaryFunction:
         straight: Whether the function continues like a straight line at an end, as silu does, so that f(s x) / s is as
             wide as f(x): equalization then passes through, with a lookup table per channel. Where both ends are
             bounded, all channels of f(x) already share one range, and a factor could only separate them.
+        traits: Facts about the op in addition to `Trait.UNARY`.
     """
 
     torch: Callable[..., Tensor]
     numpy: Callable[..., Array]
     attributes: dict[str, Attribute] = field(default_factory=dict)
     straight: bool = False
+    traits: frozenset[Trait] = frozenset()
 
     def parameters(self, node: Node) -> tuple[Attribute, ...]:
         """The attributes of the function in their order, from its own op or from a `scaled_unary`."""
@@ -89,7 +91,7 @@ def register_unary(name: str, function: UnaryFunction) -> None:
             infer=same_real_type,
             evaluate=evaluate,
             stages=FLOAT_STAGES,
-            traits=frozenset({Trait.UNARY}),
+            traits=frozenset({Trait.UNARY}) | function.traits,
             summary=f"{name}(x), element by element.",
         )
     )
@@ -153,22 +155,25 @@ def _log(x: Array) -> Array:
 _SELU_SCALE, _SELU_ALPHA = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717
 """Klambauer et al. 2017, arXiv:1706.02515, with the digits of torch."""
 
+_NOT_NEGATIVE = frozenset({Trait.NOT_NEGATIVE})
+
 for _name, _function in {
-    "sigmoid": UnaryFunction(torch.sigmoid, _sigmoid),
+    "sigmoid": UnaryFunction(torch.sigmoid, _sigmoid, traits=_NOT_NEGATIVE),
     "tanh": UnaryFunction(torch.tanh, np.tanh),
     "silu": UnaryFunction(functional.silu, lambda x: x * _sigmoid(x), straight=True),
     "hardswish": UnaryFunction(functional.hardswish, lambda x: x * _relu6(x + 3.0) / 6.0, straight=True),
-    "hardsigmoid": UnaryFunction(functional.hardsigmoid, lambda x: _relu6(x + 3.0) / 6.0),
+    "hardsigmoid": UnaryFunction(functional.hardsigmoid, lambda x: _relu6(x + 3.0) / 6.0, traits=_NOT_NEGATIVE),
     "gelu": UnaryFunction(functional.gelu, _gelu, {"approximate": "none"}, straight=True),
     "leaky_relu": UnaryFunction(
         functional.leaky_relu,
         lambda x, negative_slope: np.where(x >= 0.0, x, negative_slope * x),
         {"negative_slope": 0.01},
+        traits=frozenset({Trait.RECTIFIER, Trait.COMMUTES_WITH_SCALE}),
     ),
     "elu": UnaryFunction(functional.elu, _elu, {"alpha": 1.0}, straight=True),
     "celu": UnaryFunction(functional.celu, _celu, {"alpha": 1.0}, straight=True),
     "selu": UnaryFunction(functional.selu, lambda x: _SELU_SCALE * _elu(x, _SELU_ALPHA), straight=True),
-    "softplus": UnaryFunction(functional.softplus, _softplus, straight=True),
+    "softplus": UnaryFunction(functional.softplus, _softplus, straight=True, traits=_NOT_NEGATIVE),
     "log_sigmoid": UnaryFunction(functional.logsigmoid, lambda x: -_softplus(-x), straight=True),
     "mish": UnaryFunction(functional.mish, lambda x: x * np.tanh(_softplus(x)), straight=True),
     "softsign": UnaryFunction(functional.softsign, lambda x: x / (1.0 + np.abs(x))),
@@ -182,13 +187,13 @@ for _name, _function in {
     "hardshrink": UnaryFunction(
         functional.hardshrink, lambda x, lambd: np.where(np.abs(x) > lambd, x, 0.0), {"lambd": 0.5}, straight=True
     ),
-    "abs": UnaryFunction(torch.abs, np.abs),
-    "exp": UnaryFunction(torch.exp, np.exp),
+    "abs": UnaryFunction(torch.abs, np.abs, traits=_NOT_NEGATIVE),
+    "exp": UnaryFunction(torch.exp, np.exp, traits=_NOT_NEGATIVE),
     "expm1": UnaryFunction(torch.expm1, np.expm1),
     "log": UnaryFunction(torch.log, _log),
     "log1p": UnaryFunction(torch.log1p, lambda x: _log(x + 1.0)),
-    "sqrt": UnaryFunction(torch.sqrt, lambda x: np.sqrt(np.maximum(x, 0.0))),
-    "rsqrt": UnaryFunction(torch.rsqrt, _rsqrt),
+    "sqrt": UnaryFunction(torch.sqrt, lambda x: np.sqrt(np.maximum(x, 0.0)), traits=_NOT_NEGATIVE),
+    "rsqrt": UnaryFunction(torch.rsqrt, _rsqrt, traits=_NOT_NEGATIVE),
     "reciprocal": UnaryFunction(torch.reciprocal, _reciprocal),
     "erf": UnaryFunction(torch.erf, _erf),
     "sin": UnaryFunction(torch.sin, np.sin),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+from qcompiler.ir.dims import Shape
 from qcompiler.ir.graph import Node, Value
-from qcompiler.ir.interpret import LEAVES
-from qcompiler.ir.registry import Trait
+from qcompiler.ir.registry import OpDef, Trait
 
 
 def multiply_accumulates(node: Node) -> int:
@@ -14,27 +15,43 @@ def multiply_accumulates(node: Node) -> int:
 
     A call counts the products of the called graph.
     """
-    if node.op == "call":
-        return sum(map(multiply_accumulates, node.graph.module.graphs[node.text("graph")].nodes))
-    if not node.definition.has(Trait.MAC):
-        return 0
-    if node.op == "matmul":
+    if node.callee is not None:
+        return sum(map(multiply_accumulates, node.callee.nodes))
+    if node.definition.has(Trait.CONTRACTION):
         return count(node.output) * _size(node.inputs[0].type.shape[-1])
-    weight = node.inputs[1].type.shape
+    if not node.definition.has(Trait.WEIGHTED):
+        return 0
+    x, weight, y = (_sizes(value.type.shape) for value in (*node.inputs[:2], node.output))
+    return layer_products(node.definition, (1, *x[1:]), weight, (1, *y[1:]))
+
+
+def layer_products(layer: OpDef, x: Sequence[int], weight: Sequence[int], y: Sequence[int]) -> int:
+    """Number of products that a layer sums.
+
+    Args:
+        layer: The operator: a weighted one, on real numbers or on codes.
+        x: Sizes of the input.
+        weight: Sizes of the weight.
+        y: Sizes of the result.
+    """
     # Each weight is used once per output pixel; in a transposed convolution, once per input pixel.
-    pixels = node.inputs[0] if "conv_transpose" in node.op else node.output
-    shape = pixels.type.shape[1:-1] if node.op.endswith("linear") else pixels.type.shape[2:]
-    return math.prod(map(_size, weight)) * math.prod(map(_size, shape))
+    pixels = x if layer.has(Trait.TRANSPOSED) else y
+    positions = (pixels[0], *pixels[2:]) if layer.has(Trait.CONVOLUTION) else pixels[:-1]
+    return math.prod(weight) * math.prod(positions)
 
 
 def elements(node: Node) -> int:
     """Number of elements in the results of `node`, for a batch of one; 0 for tensors of the module."""
-    return 0 if node.op in LEAVES else sum(map(count, node.outputs))
+    return 0 if node.definition.has(Trait.LEAF) else sum(map(count, node.outputs))
 
 
 def count(value: Value) -> int:
     """Number of elements of `value`, for a batch of one."""
-    return math.prod(map(_size, value.type.shape))
+    return math.prod(_sizes(value.type.shape))
+
+
+def _sizes(shape: Shape) -> tuple[int, ...]:
+    return tuple(map(_size, shape))
 
 
 def _size(dim: object) -> int:
