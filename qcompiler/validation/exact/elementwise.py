@@ -1,0 +1,77 @@
+"""Exact evaluation of sums and products of two values, and of activations."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from qcompiler.errors import GraphError
+from qcompiler.ir.graph import Node
+from qcompiler.ir.table import Table
+from qcompiler.ops.quantizers import activation_bounds
+from qcompiler.quant.affine import AffineParams
+from qcompiler.quant.arithmetic import (
+    Arithmetic,
+    FloatOperation,
+    add_codes,
+    add_parameters,
+    elementwise_float32,
+    mul_codes,
+    mul_parameters,
+)
+from qcompiler.validation.exact.quantizers import waiting
+from qcompiler.validation.exact.values import Exact, Pending, Rule, codes_of, real_of
+
+exact: Table[Rule] = Table()
+
+
+@exact("add", "sub", "mul")
+def binary(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
+    """A sum, a difference or a product of codes."""
+    a, b = (codes_of(node, item) for item in operands)
+    computes = arithmetic.at(node.op, max(a.bits, b.bits))
+
+    def requantize(out: AffineParams, qmin: int, qmax: int) -> Tensor:
+        if computes.elementwise == "f32":
+            operation = cast("FloatOperation", node.op)
+            grids = (a.params, b.params)
+            return elementwise_float32(operation, (a.codes, b.codes), grids, out, qmin=qmin, qmax=qmax)
+        if node.op in ("add", "sub"):
+            largest = max(item.largest_step() for item in (a, b))
+            sums = add_parameters(a.params, b.params, out, computes, largest=largest, subtract=node.op == "sub")
+            return add_codes(a.codes, b.codes, sums, qmin=qmin, qmax=qmax)
+        products = mul_parameters(a.params, b.params, out, computes)
+        return mul_codes(a.codes, b.codes, products, qmin=qmin, qmax=qmax)
+
+    return Pending(requantize)
+
+
+@exact("relu", "clamp")
+def activation(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
+    """A tighter clamp of what waits."""
+    pending = waiting(node, operands[0], arithmetic)
+    low, high = activation_bounds(node)
+    # clamp(clamp(x, a, b), c, d) clamps a and b as well.
+    low, high = min(max(pending.low, low), high), max(min(pending.high, high), low)
+    return dataclasses.replace(pending, low=low, high=high)
+
+
+@exact("clamp_channels")
+def clamp_channels(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
+    """A clamp of what waits, with a pair of bounds per channel."""
+    pending = waiting(node, operands[0], arithmetic)
+    axis = cast("int", node.attributes["axis"])
+    low, high = (real_of(node, item) for item in operands[1:])
+    before = (torch.full_like(low, -math.inf), torch.full_like(low, math.inf))
+    if pending.channels is not None:
+        before = pending.channels[:2]
+        if pending.channels[2] != axis:
+            raise GraphError("channels are clamped along two axes", where=node.where, expected="a quantizer in between")
+    # Order: bounds per channel, bounds of the whole tensor, then these bounds.
+    ends = [bound.clamp(pending.low, pending.high).clamp(low, high) for bound in before]
+    return Pending(pending.requantize, channels=(ends[0], ends[1], axis))

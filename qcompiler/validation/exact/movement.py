@@ -1,0 +1,70 @@
+"""Exact evaluation of operators that move codes unchanged."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from qcompiler.errors import GraphError
+from qcompiler.ir.graph import Node
+from qcompiler.ir.registry import Trait
+from qcompiler.ir.table import Table
+from qcompiler.ops.borders import border
+from qcompiler.ops.quantizers import border_code
+from qcompiler.quant.affine import AffineParams
+from qcompiler.quant.arithmetic import Arithmetic
+from qcompiler.validation.exact.values import Codes, Exact, Pending, Rule, codes_of
+
+exact: Table[Rule] = Table()
+
+
+@exact(Trait.MOVEMENT)
+def movement(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
+    """The codes of the operands in other places."""
+    if len(operands) == 1 and isinstance(operands[0], Pending):
+        inner = _per_tensor(node, operands[0])
+
+        def requantize(out: AffineParams, qmin: int, qmax: int) -> Tensor:
+            return _move(node, [inner.requantize(out, qmin, qmax)])
+
+        return Pending(requantize, inner.low, inner.high)
+    items = [codes_of(node, item) for item in operands]
+    first = items[0]
+    for item in items[1:]:
+        if not (
+            torch.equal(item.params.scale, first.params.scale)
+            and torch.equal(item.params.zero_point, first.params.zero_point)
+        ):
+            raise GraphError(f"the operands of {node.op} are on different grids", where=node.where)
+    codes = _move(node, [item.codes for item in items])
+    low, high = min(i.qmin for i in items), max(i.qmax for i in items)
+    return Codes(codes, first.params, low, high, max(i.bits for i in items))
+
+
+def _move(node: Node, codes: list[Tensor]) -> Tensor:
+    return node.definition.evaluate(node, codes)[0]
+
+
+@exact("pad")
+def pad(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
+    """A border of one code."""
+    x = operands[0]
+    pad = cast("tuple[int, ...]", node.attributes["pad"])
+    half = len(pad) // 2
+    torch_pad = [size for axis in reversed(range(half)) for size in (pad[axis], pad[half + axis])]
+    if isinstance(x, Codes):
+        code = border_code(node, x.params, (x.qmin, x.qmax))
+        qmin, qmax = (min(x.qmin, code), max(x.qmax, code)) if border(node) is not None else (x.qmin, x.qmax)
+        return dataclasses.replace(x, codes=functional.pad(x.codes, torch_pad, value=code), qmin=qmin, qmax=qmax)
+    raise GraphError(f"{node.op} is given an accumulator", where=node.where, expected="a quantizer in front of it")
+
+
+def _per_tensor(node: Node, x: Pending) -> Pending:
+    if x.channels is not None:
+        raise GraphError(f"{node.op} moves what is clamped per channel", where=node.where, expected="a quantizer first")
+    return x

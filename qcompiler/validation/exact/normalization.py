@@ -1,0 +1,37 @@
+"""Exact evaluation of layer normalization."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+from torch import Tensor
+
+from qcompiler.errors import InputError, UnsupportedError
+from qcompiler.ir.graph import Node
+from qcompiler.ir.table import Table
+from qcompiler.quant.affine import AffineParams
+from qcompiler.quant.arithmetic import Arithmetic
+from qcompiler.quant.layer_norm import layer_norm_codes, layer_norm_parameters
+from qcompiler.validation.exact.values import Exact, Pending, Rule, codes_of, real_of
+
+exact: Table[Rule] = Table()
+
+
+@exact("layer_norm")
+def layer_norm(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
+    """A layer normalization in integers."""
+    x = codes_of(node, operands[0])
+    computes = arithmetic.at(node.op, x.bits)
+    weight, bias = (real_of(node, item) for item in operands[1:])
+    eps = float(cast("float", node.attributes["eps"]))
+
+    def requantize(out: AffineParams, qmin: int, qmax: int) -> Tensor:
+        try:
+            constants = layer_norm_parameters(x.params, weight, bias, eps, out, computes, largest=x.largest_step())
+        except InputError as error:
+            raise UnsupportedError(error.found, where=node.where, expected=error.expected, fix=error.fix) from None
+        zero_point = int(out.zero_point)
+        return layer_norm_codes(x.steps(), constants, out_zero_point=zero_point, qmin=qmin, qmax=qmax)
+
+    return Pending(requantize)
