@@ -1,0 +1,21 @@
+"""The rules of lowering, gathered from the families of operators."""
+
+from __future__ import annotations
+
+from qcompiler.ir.table import Table
+from qcompiler.passes.lower_to_integer import averages, elementwise, mac, movement, normalization, quantizers, tables
+from qcompiler.passes.lower_to_integer.lowering import Keep, Lower
+
+LOWERS: Table[Lower] = Table(
+    mac.lowers,
+    elementwise.lowers,
+    averages.lowers,
+    normalization.lowers,
+    tables.lowers,
+    movement.lowers,
+    quantizers.lowers,
+)
+"""Operators whose result the following quantizer brings to its grid."""
+
+KEEPS: Table[Keep] = Table(averages.keeps, movement.keeps)
+"""Operators that keep the grid of their first operand."""
