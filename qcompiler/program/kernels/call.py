@@ -1,0 +1,84 @@
+"""An instruction with the types around it: the argument of every kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from qcompiler.program.arithmetic import Int, requantize
+from qcompiler.program.program import Instruction, Tensor
+
+FLOAT32_EXACT, FLOAT64_EXACT = 2**24, 2**53
+Array: TypeAlias = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Call:
+    """An instruction and the types around it."""
+
+    instruction: Instruction
+    inputs: tuple[Tensor, ...]
+    output: Tensor
+
+    def __getitem__(self, name: str) -> Any:
+        return self.instruction.attributes[name]
+
+    def get(self, name: str) -> Any:
+        """An attribute, None when it is absent."""
+        return self.instruction.attributes.get(name)
+
+    def zero_point(self, index: int) -> int:
+        """Zero point of an operand."""
+        return self.inputs[index].zero_point[0]
+
+    @property
+    def limits(self) -> tuple[Any, Any]:
+        """Lowest and highest code of the result: integers, or tuples with one per channel."""
+        low, high = limits_of(self.output.dtype)
+        return (low if self.get("qmin") is None else self["qmin"], high if self.get("qmax") is None else self["qmax"])
+
+    def requantize(self, acc: Int, multiplier: Array | None, exponent: Array | None) -> Int:
+        """Accumulators, channels last, to codes."""
+        low, high = (np.asarray(codes, np.int64) for codes in self.limits)
+        return requantize(acc, multiplier, exponent, self["mode"], self.output.zero_point[0], low, high)
+
+
+def limits_of(dtype: str) -> tuple[int, int]:
+    """Lowest and highest code of an element type."""
+    bits = int(dtype[1:])
+    return (0, 2**bits - 1) if dtype[0] == "u" else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+
+
+def steps_of(call: Call, arrays: Sequence[Array], index: int) -> Int:
+    """Codes of an operand with the zero point removed."""
+    result: Int = arrays[index].astype(np.int64) - call.zero_point(index)
+    return result
+
+
+def largest_step(call: Call) -> int:
+    """Largest magnitude of a code of the first operand, zero point removed."""
+    low, high = limits_of(call.inputs[0].dtype)
+    return max(high - call.zero_point(0), call.zero_point(0) - low)
+
+
+def multiplier_of(arrays: Sequence[Array], first: int) -> tuple[Array | None, Array | None]:
+    """Multiplier and exponent: shift modes have only an exponent, float modes only a multiplier."""
+    if arrays[first].dtype == np.int8:
+        return None, arrays[first]
+    return arrays[first], arrays[first + 1] if len(arrays) > first + 1 else None
+
+
+def scalar_multiplier_of(arrays: Sequence[Array], first: int) -> tuple[Array | None, Array | None]:
+    """The same for one multiplier per tensor, which need not broadcast with the last axis."""
+    multiplier, exponent = (None if part is None else part[0] for part in multiplier_of(arrays, first))
+    return multiplier, exponent
+
+
+Kernel: TypeAlias = Callable[[Call, Sequence[Array]], Array]
+"""(instruction, operands in logical order) -> the result in logical order."""
+Sums: TypeAlias = Callable[[Call, Sequence[Array]], Int]
+"""(instruction, operands) -> accumulators of a layer, bias included and channels last."""

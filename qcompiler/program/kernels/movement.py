@@ -1,0 +1,67 @@
+"""Kernels that move codes unchanged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from qcompiler.ir.table import Table
+from qcompiler.program.kernels.call import Array, Call, Kernel
+
+kernel: Table[Kernel] = Table()
+
+
+@kernel("max_pool2d")
+def max_pool2d(call: Call, arrays: Sequence[Array]) -> Array:
+    """Largest code of each window; padding is never selected."""
+    x = arrays[0]
+    out_h, out_w = call.output.shape[2:]
+    (kernel_h, kernel_w), (stride_h, stride_w), (pad_h, pad_w) = call["kernel"], call["stride"], call["padding"]
+    step_h, step_w = call["dilation"]
+    need_h = stride_h * (out_h - 1) + step_h * (kernel_h - 1) + 1 - x.shape[2] - pad_h
+    need_w = stride_w * (out_w - 1) + step_w * (kernel_w - 1) + 1 - x.shape[3] - pad_w
+    lowest = np.iinfo(x.dtype).min
+    x = np.pad(x, ((0, 0), (0, 0), (pad_h, max(need_h, 0)), (pad_w, max(need_w, 0))), constant_values=lowest)
+    result = np.full((*x.shape[:2], out_h, out_w), lowest, x.dtype)
+    for i in range(0, step_h * kernel_h, step_h):
+        for j in range(0, step_w * kernel_w, step_w):
+            part = x[:, :, i : i + stride_h * (out_h - 1) + 1 : stride_h, j : j + stride_w * (out_w - 1) + 1 : stride_w]
+            np.maximum(result, part, out=result)
+    return result
+
+
+@kernel("reshape")
+def reshape(call: Call, arrays: Sequence[Array]) -> Array:
+    """Other sizes, row-major in logical order."""
+    return arrays[0].reshape(call.output.shape)
+
+
+@kernel("permute")
+def permute(call: Call, arrays: Sequence[Array]) -> Array:
+    """Axes in another order."""
+    return arrays[0].transpose(call["axes"])
+
+
+@kernel("concat")
+def concat(call: Call, arrays: Sequence[Array]) -> Array:
+    """Join operands along one axis."""
+    return np.concatenate(arrays, axis=call["axis"])
+
+
+@kernel("slice")
+def slice_(call: Call, arrays: Sequence[Array]) -> Array:
+    """Part of one axis."""
+    index = [slice(None)] * int(call["axis"]) + [slice(call["start"], call["stop"], call["step"])]
+    return arrays[0][tuple(index)]
+
+
+@kernel("pad")
+def pad(call: Call, arrays: Sequence[Array]) -> Array:
+    """A border of one code; a negative amount cuts off."""
+    amounts = call["pad"]
+    half = len(amounts) // 2
+    widths = list(zip(amounts[:half], amounts[half:], strict=True))
+    inner = arrays[0][tuple(slice(max(-begin, 0), -max(-end, 0) or None) for begin, end in widths)]
+    border = [(max(begin, 0), max(end, 0)) for begin, end in widths]
+    return np.pad(inner, border, constant_values=inner.dtype.type(call["value"]))

@@ -1,0 +1,21 @@
+"""The kernels of all instructions, gathered from the families of operators."""
+
+from __future__ import annotations
+
+from qcompiler.ir.table import Table
+from qcompiler.program.kernels import averages, elementwise, mac, movement, normalization, quantizers, tables
+from qcompiler.program.kernels.call import Kernel, Sums
+
+LAYERS: Table[Sums] = mac.sums
+"""Instructions that sum products: their accumulators."""
+
+KERNELS: Table[Kernel] = Table(
+    mac.kernel,
+    elementwise.kernel,
+    averages.kernel,
+    normalization.kernel,
+    tables.kernel,
+    movement.kernel,
+    quantizers.kernel,
+)
+"""Every instruction that a program may hold, except calls of float islands."""
