@@ -1,7 +1,8 @@
 """ONNX with QuantizeLinear and DequantizeLinear pairs."""
 
 from qcompiler.backends.onnx_qdq.check import check_file
-from qcompiler.backends.onnx_qdq.emit import UNSIGNED_SHIFT, OnnxOptions, emit
+from qcompiler.backends.onnx_qdq.emit import emit
+from qcompiler.backends.onnx_qdq.emitter import UNSIGNED_SHIFT, OnnxOptions
 from qcompiler.backends.onnx_qdq.functions import FUNCTIONS
 from qcompiler.backends.onnx_qdq.runtime import Layers, integer_weights, run, run_observed
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 
-from qcompiler.backends.onnx_qdq.emit import UNSIGNED_SHIFT, WEIGHT_CODES
+from qcompiler.backends.onnx_qdq.emitter import UNSIGNED_SHIFT, WEIGHT_CODES
 from qcompiler.errors import InputError, VerificationError
 
 Array = npt.NDArray[np.generic]

@@ -200,7 +200,7 @@ class Accumulator(_Model):
 class Bias(_Model):
     """Bias added to an accumulator."""
 
-    bits: Annotated[Annotated[Int, Field(ge=8, le=64)], By("passes/lower_to_integer.py: bias_bits")] = 32
+    bits: Annotated[Annotated[Int, Field(ge=8, le=64)], By("passes/lower_to_integer/mac.py: bias_bits")] = 32
     """Width of a stored bias; widths above 32 are stored in 64 bits."""
     zero_point_folding: Annotated[
         Literal["compiler", "hardware"], By("passes/common/proofs.py: zero_point_folding")
@@ -225,9 +225,9 @@ class Tables(_Model):
     """Float type in which an entry is computed before it is rounded."""
     per_channel: Annotated[Bool, By("qcompiler/targets/target.py: table.per_channel")] = True
     """Whether each channel may have its own table, for functions with such a rule."""
-    max_entries: Annotated[Annotated[Int, Field(ge=4, le=65536)], By("passes/lower_to_integer.py: max_entries")] = 65536
+    max_entries: Annotated[Annotated[Int, Field(ge=4, le=65536)], By("passes/lower_to_integer/tables.py: most")] = 65536
     """Longest table; 256 excludes tables for codes of more than 8 bits."""
-    max_bytes: Annotated[Annotated[Int, Field(ge=4)] | None, By("passes/lower_to_integer.py: max_bytes")] = None
+    max_bytes: Annotated[Annotated[Int, Field(ge=4)] | None, By("passes/lower_to_integer/tables.py: max_bytes")] = None
     """Largest size of all tables of one instruction, several if channels have their own."""
 
 
@@ -409,11 +409,11 @@ class Onnx(_Model):
     """Version of the operators; raised if element types need a newer one."""
     ir_version: Annotated[Annotated[Int, Field(ge=7, le=13)], By("backends/onnx_qdq/emit.py: options.ir_version")] = 8
     """Version of the file format."""
-    activations: Annotated[Literal["unsigned", "as_is"], By("backends/onnx_qdq/emit.py: options.activations")] = (
+    activations: Annotated[Literal["unsigned", "as_is"], By("backends/onnx_qdq/emitter.py: options.activations")] = (
         "unsigned"
     )
     """Signed 8-bit activations as unsigned codes 128 higher, as ONNX Runtime's kernels require, or unchanged."""
-    bias: Annotated[Literal["int32", "float"], By("backends/onnx_qdq/emit.py: options.bias")] = "int32"
+    bias: Annotated[Literal["int32", "float"], By("backends/onnx_qdq/emitter.py: options.bias")] = "int32"
     """Biases as integers before a DequantizeLinear, or as the equivalent real numbers."""
 
 

@@ -1,0 +1,41 @@
+"""Float islands in ONNX."""
+
+from __future__ import annotations
+
+import onnx_graphsurgeon as gs
+
+from qcompiler.backends.onnx_qdq.emitter import Emitter, Rule
+from qcompiler.backends.onnx_qdq.islands import export, keep_apart
+from qcompiler.ir.graph import Node, Value
+from qcompiler.ir.table import Table
+
+emits: Table[Rule] = Table()
+
+
+@emits("call")
+def call(emitter: Emitter, node: Node) -> None:
+    """A float island: the operators that torch's exporter writes for it."""
+    graph = node.graph.module.graphs[str(node.attributes["graph"])]
+    island = export(graph, emitter.options.opset, node.where)
+    for position, value in enumerate(node.outputs):
+        keep_apart(island, island.outputs[position], [user.output for user in value.users if user.op == "quantize"])
+    given = dict(zip(map(id, island.inputs), (emitter.real_numbers(value) for value in node.inputs), strict=True))
+    wanted: dict[int, Value] = {}
+    for tensor, value in zip(island.outputs, node.outputs, strict=True):
+        if id(tensor) in given or id(tensor) in wanted or isinstance(tensor, gs.Constant):
+            source = given.get(id(tensor), tensor)
+            emitter.codes[value] = emitter.add("Identity", [source], value.name)
+        else:
+            wanted[id(tensor)] = value
+    for tensor in island.tensors().values():
+        if isinstance(tensor, gs.Variable):
+            tensor.shape = None  # its symbols are those of one export: the same name elsewhere is another size
+        if id(tensor) in wanted:
+            emitter.codes[wanted[id(tensor)]] = tensor
+            tensor.name = wanted[id(tensor)].name
+        elif id(tensor) not in given:
+            tensor.name = emitter.unused(f"{node.name}/{tensor.name}")
+    for position, item in enumerate(island.nodes):
+        item.name = emitter.unused(f"{node.name}/{position}/{item.op}")
+        item.inputs = [given.get(id(tensor), tensor) for tensor in item.inputs]
+        emitter.nodes.append(item)

@@ -1,0 +1,73 @@
+"""Operators that move codes unchanged, in ONNX."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qcompiler.backends.onnx_qdq.emitter import Emitter, Rule
+from qcompiler.backends.onnx_qdq.rules.windows import window_ends
+from qcompiler.errors import UnsupportedError
+from qcompiler.ir.graph import Node
+from qcompiler.ir.table import Table
+
+emits: Table[Rule] = Table()
+
+
+@emits("max_pool2d")
+def max_pool2d(emitter: Emitter, node: Node) -> None:
+    """Largest codes of windows."""
+    pooled = emitter.compute(
+        node,
+        "MaxPool",
+        [emitter.real(node, 0)],
+        kernel_shape=emitter.ints(node, "kernel"),
+        strides=emitter.ints(node, "stride"),
+        pads=emitter.ints(node, "padding") + window_ends(emitter, node),
+        dilations=emitter.ints(node, "dilation"),
+    )
+    emitter.quantized(node, pooled)
+
+
+@emits("reshape")
+def reshape(emitter: Emitter, node: Node) -> None:
+    """Reshape."""
+    emitter.quantized(node, emitter.compute(node, "Reshape", [emitter.real(node, 0), emitter.sizes(node)]))
+
+
+@emits("permute")
+def permute(emitter: Emitter, node: Node) -> None:
+    """Transpose."""
+    x = emitter.real(node, 0)
+    emitter.quantized(node, emitter.compute(node, "Transpose", [x], perm=emitter.ints(node, "axes")))
+
+
+@emits("concat")
+def concat(emitter: Emitter, node: Node) -> None:
+    """Concat."""
+    parts = [emitter.real(node, index) for index in range(len(node.inputs))]
+    axis = int(node.attributes["axis"])  # type: ignore[arg-type]
+    emitter.quantized(node, emitter.compute(node, "Concat", parts, axis=axis))
+
+
+@emits("slice")
+def slice(emitter: Emitter, node: Node) -> None:
+    """Slice."""
+    bounds = [
+        emitter.constant(f"{node.name}.{key}", np.asarray([node.attributes[key]], np.int64))
+        for key in ("start", "stop", "axis", "step")
+    ]
+    emitter.quantized(node, emitter.compute(node, "Slice", [emitter.real(node, 0), *bounds]))
+
+
+@emits("pad")
+def pad(emitter: Emitter, node: Node) -> None:
+    """Pad, by a real number."""
+    quant = node.output.type.quant
+    if quant is None:
+        raise UnsupportedError("the result has no grid", where=node.where)
+    code = float(node.attributes["value"])  # type: ignore[arg-type]
+    amounts = emitter.constant(f"{node.name}.pads", np.asarray(emitter.ints(node, "pad"), np.int64))
+    value = emitter.constant(
+        f"{node.name}.value", np.float32((code - quant.zero_point[0]) * np.float32(quant.scale[0]))
+    )
+    emitter.quantized(node, emitter.compute(node, "Pad", [emitter.real(node, 0), amounts, value]))

@@ -1,0 +1,41 @@
+"""Normalizations in ONNX."""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import numpy as np
+
+from qcompiler.backends.onnx_qdq.emitter import Emitter, Rule
+from qcompiler.errors import UnsupportedError
+from qcompiler.ir.graph import Node
+from qcompiler.ir.table import Table
+
+emits: Table[Rule] = Table()
+
+
+LEAST_EPS = float(np.finfo(np.float32).tiny)
+"""Smallest epsilon, which keeps a normalization of equal elements from dividing by zero."""
+
+
+@emits("int_layer_norm")
+def layer_norm(emitter: Emitter, node: Node) -> None:
+    """In operators of opset 13, with the weight and the bias that the integers stand for."""
+    x, weight, bias = emitter.real(node, 0), emitter.numbers(node, 1), emitter.numbers(node, 2)
+    rank = node.inputs[0].type.rank
+    axes = list(range(rank - node.inputs[1].type.rank, rank))
+    quant, count = node.inputs[0].type.quant, math.prod(cast("tuple[int, ...]", node.inputs[1].type.shape))
+    if quant is None:
+        raise UnsupportedError("the operand has no grid", where=node.where)
+    eps = float(cast("int", node.attributes["epsilon"])) * quant.scale[0] ** 2 / count**2
+    distance = emitter.compute(node, "Sub", [x, emitter.mean_over(node, x, axes, keepdim=True)])
+    square = emitter.compute(node, "Mul", [distance, distance])
+    variance = emitter.mean_over(node, square, axes, keepdim=True)
+    # The smallest normal number stands for no eps at all, where equal elements would give 0 / 0.
+    guarded = emitter.compute(
+        node, "Add", [variance, emitter.constant(f"{node.name}.eps", np.float32(max(eps, LEAST_EPS)))]
+    )
+    normalized = emitter.compute(node, "Div", [distance, emitter.compute(node, "Sqrt", [guarded])])
+    scaled = emitter.compute(node, "Mul", [normalized, weight])
+    emitter.quantized(node, emitter.compute(node, "Add", [scaled, bias]))
