@@ -1,13 +1,12 @@
 """Aliases: tensors that may share bytes during overlapping lifetimes, and the check of a memory plan.
 
     op                                                 the result may lie
-    int_add, int_mul                                   on an operand of equal shape that is not read afterwards
-    lookup, int_clamp, rescale, quantize, dequantize   on its first operand, if that is not read afterwards
+    in place (`Kernel.in_place`)                       on an operand of equal shape that is not read afterwards
     reshape, permute                                   on the operand, if no byte has to move
     slice                                              in the operand, if the slice is contiguous
     concat                                             around the operands, if each is contiguous within the result
 
-The first two kinds run from the first to the last element: operand and result begin at the same byte, and an element of
+The first kind runs from the first to the last element: operand and result begin at the same byte, and an element of
 the result is no larger than an element of the operand. The other three, the views, then do nothing, and their operand
 may stay alive. An operand of `concat` is written directly to its place, which exists in one result only.
 """
@@ -21,21 +20,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qcompiler.errors import ArtifactError, UnsupportedError
+from qcompiler.program.kernels import KERNELS
 from qcompiler.program.liveness import Shape, Tensors, rooms
 
 if TYPE_CHECKING:
     from qcompiler.program.program import Instruction, Memory, Program
-
-OVERWRITES: dict[str, tuple[int, ...]] = {
-    "int_add": (0, 1),
-    "int_mul": (0, 1),
-    "lookup": (0,),
-    "int_clamp": (0,),
-    "rescale": (0,),
-    "quantize": (0,),
-    "dequantize": (0,),
-}
-"""Op -> operands on which its result may lie; see the module docstring for the conditions."""
 
 MOST_VIEWS = 256
 """Most views of one tensor; others are copies, because the readers of a region grow with the square of this."""
@@ -46,7 +35,7 @@ Homes = dict[str, tuple[str, int]]
 
 def overwritable(tensors: Tensors, homes: Homes, instruction: Instruction) -> list[str]:
     """Operands on which the result of `instruction` may lie, if they are not read afterwards."""
-    positions = OVERWRITES.get(instruction.op, ())
+    positions = _in_place(instruction)
     if not positions:
         return []
     result = instruction.output
@@ -73,9 +62,14 @@ def shown(tensors: Tensors, homes: Homes) -> frozenset[str]:
     return frozenset(
         item.output
         for item in tensors.core.instructions
-        if item.op not in OVERWRITES
+        if not _in_place(item)
         and any(name in homes and homes[name][0] == homes[item.output][0] for name in item.inputs)
     )
+
+
+def _in_place(instruction: Instruction) -> tuple[int, ...]:
+    """Operands on which the result may lie under the conditions of the module text; none of a float island."""
+    return KERNELS[instruction.op].in_place if instruction.op in KERNELS else ()
 
 
 def find_homes(tensors: Tensors, alignment: int) -> Homes:

@@ -22,6 +22,7 @@ from qcompiler.errors import ArtifactError, QCompilerError, UnsupportedError
 from qcompiler.ir.attributes import Attribute
 from qcompiler.ir.registry import REQUIRED, OpDef, known_ops
 from qcompiler.ir.types import DType, QuantParams, TensorType
+from qcompiler.program.kernels import KERNELS
 from qcompiler.program.liveness import NUMPY_TYPES, Tensors
 from qcompiler.quant.rounding import MAX_SHIFT
 
@@ -93,16 +94,6 @@ KINDS: Mapping[str, tuple[_Test, str]] = {
     "graph": (lambda value: isinstance(value, str), "the name of an island"),
 }
 """Test and description of each attribute by name; a name has the same meaning in all instructions."""
-
-_REAL = ("quantize", "dequantize", "call")
-_ON_GRIDS: Mapping[str, tuple[tuple[int, ...], bool]] = {
-    "quantize": ((), True),
-    "dequantize": ((0,), False),
-    **dict.fromkeys(("int_add", "int_mul"), ((0, 1), True)),
-    **dict.fromkeys(("int_mean", "int_layer_norm", "int_avg_pool2d", "int_resample2d", "rescale"), ((0,), True)),
-}
-"""Instructions that compute with zero points: the operands, and whether the result, too; see `_layer`."""
-_MOVING = ("max_pool2d", "reshape", "permute", "concat", "slice")
 
 
 def check_program(program: Program, constants: Mapping[str, Array]) -> None:
@@ -193,8 +184,6 @@ def _kernels(program: Program) -> frozenset[str]:
 
 
 def _definition(instruction: Instruction, where: str) -> OpDef:
-    from qcompiler.program.kernels import KERNELS
-
     if instruction.op != "call" and instruction.op not in KERNELS:
         raise ArtifactError(f"the instruction {instruction.op!r} is unknown", where=where)
     return known_ops()[instruction.op]
@@ -294,8 +283,8 @@ def _check_instruction(program: Program, tensors: Tensors, instruction: Instruct
     (expected_type,) = definition.infer(operands, definition.complete({**given, **own}))
     if (expected_type.dtype, expected_type.shape) != (result.dtype, result.shape):
         raise ArtifactError(f"the result is {result}", where=where, expected=f"{expected_type}, as follows")
-    reads, writes = ((0,), True) if "weight" in definition.operands else _ON_GRIDS.get(instruction.op, ((), False))
-    names = [instruction.inputs[index] for index in reads] + [instruction.output] * writes
+    kernel = KERNELS[instruction.op]
+    names = [instruction.inputs[index] for index in kernel.steps] + [instruction.output] * kernel.requantizes
     without = next((name for name in names if len(program.tensors[name].scale) != 1), None)
     if without is not None:
         raise ArtifactError(
@@ -356,7 +345,7 @@ def _check_codes(
             if rows is None or (rows.size and not 0 <= int(rows.min()) <= int(rows.max()) < table.shape[0]):
                 raise ArtifactError(f"{instruction.inputs[2]!r} names rows that the table has not", where=where)
         low, high = (int(table.min()), int(table.max())) if table.size else (low, high)
-    elif instruction.op in _MOVING or instruction.op == "pad":
+    elif instruction.op != "call" and KERNELS[instruction.op].moves:
         found_limits = [range_of(name) for name in instruction.inputs]
         low, high = min(item[0] for item in found_limits), max(item[1] for item in found_limits)
         if instruction.op == "pad" and program.tensors[result].dtype[0] in "iu":
@@ -365,7 +354,7 @@ def _check_codes(
             if not isinstance(value, int | float) or value != int(value) or not bottom <= value <= top:
                 raise ArtifactError(f"the border has the code {value}", where=where, expected=f"{bottom} to {top}")
             low, high = min(low, int(value)), max(high, int(value))
-    elif instruction.op not in _REAL or instruction.op == "quantize":
+    elif instruction.op not in ("dequantize", "call"):
         ends = [instruction.attributes.get(name) for name in ("qmin", "qmax")]
         low = _end(ends[0], min, low)
         high = _end(ends[1], max, high)

@@ -7,11 +7,12 @@ import numpy.typing as npt
 
 from qcompiler.backends.integer.c.library import mode_of
 from qcompiler.backends.integer.c.memory import NUMPY
-from qcompiler.backends.integer.c.scales import accumulator, dtype_limits, largest_step, scale_of
+from qcompiler.backends.integer.c.scales import accumulator, scale_of
 from qcompiler.backends.integer.c.text import Value, sizes
 from qcompiler.backends.integer.c.writer import Step, Writer
 from qcompiler.errors import UnsupportedError
 from qcompiler.program.kernels import Call
+from qcompiler.program.kernels.call import largest_step, limits_of
 from qcompiler.program.program import Array
 
 Int = npt.NDArray[np.int64]
@@ -75,7 +76,7 @@ class Mac:
             folded: Whether it multiplies codes, with their zero point in the bias, or codes less their zero point.
         """
         x = self.call.inputs[0]
-        largest = max(map(abs, dtype_limits(x.dtype))) if folded else largest_step(x)
+        largest = max(map(abs, limits_of(x.dtype))) if folded else largest_step(x)
         rows = np.abs(self.weight).reshape(self.channels, -1).sum(axis=1)
         start = self.folded_bias() if folded else self.bias
         bound = max((int(row) * largest + abs(int(b)) for row, b in zip(rows, start, strict=True)), default=0)

@@ -11,7 +11,7 @@ from qcompiler.backends.integer.c.text import Value
 from qcompiler.backends.integer.c.writer import Step, Writer
 from qcompiler.errors import ArtifactError, UnsupportedError
 from qcompiler.program.kernels import Call
-from qcompiler.program.program import Array, Tensor
+from qcompiler.program.program import Array
 
 INT32_LIMIT, INT64_LIMIT = 2**31, 2**63
 
@@ -103,15 +103,3 @@ def accumulator(bound: int) -> str:
     if bound >= INT64_LIMIT:
         raise UnsupportedError(f"a sum can reach {bound}", expected=f"less than {INT64_LIMIT}")
     return "int32_t" if bound < INT32_LIMIT else "int64_t"
-
-
-def dtype_limits(dtype: str) -> tuple[int, int]:
-    """Smallest and largest code of an element type."""
-    bits = int(dtype[1:])
-    return (0, 2**bits - 1) if dtype[0] == "u" else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
-
-
-def largest_step(tensor: Tensor) -> int:
-    """Largest magnitude of a code less its zero point."""
-    low, high = dtype_limits(tensor.dtype)
-    return max(high - tensor.zero_point[0], tensor.zero_point[0] - low)

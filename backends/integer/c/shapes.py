@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from typing import TypeAlias
 
 from qcompiler.errors import UnsupportedError
 from qcompiler.program.files import ProgramFiles
+from qcompiler.program.liveness import Tensors
 from qcompiler.program.program import Instruction
 
 Shape: TypeAlias = tuple[int, ...]
@@ -22,42 +22,11 @@ def shapes_for_batch(files: ProgramFiles, batch: int) -> dict[str, Shape]:
     Raises:
         UnsupportedError: They do not follow from the sizes of the inputs.
     """
-    program = files.program
-    shapes: dict[str, Shape] = {name: tuple(array.shape) for name, array in files.constants.items()}
-    for name in files.constants:
-        shapes[name] = program.tensors[name].shape  # images of weights may lie otherwise
-    for name in program.inputs:
-        shapes[name] = tuple(batch if size == -1 else size for size in program.tensors[name].shape)
-    for item in program.instructions:
-        declared = program.tensors[item.output].shape
-        if -1 not in declared:
-            shapes[item.output] = declared
-            continue
-        rule = _RULES.get(item.op, _same)
-        found = rule([shapes[name] for name in item.inputs], item.attributes, declared)
-        if len(found) != len(declared) or any(
-            want not in (-1, have) for want, have in zip(declared, found, strict=False)
-        ):
-            raise UnsupportedError(
-                f"%{item.output} has the sizes {list(found)} for a batch of {batch}", expected=str(list(declared))
-            )
-        shapes[item.output] = found
-    return shapes
-
-
-_Rule: TypeAlias = Callable[[Sequence[Shape], Mapping[str, Any], Shape], Shape]
-
-
-def _same(operands: Sequence[Shape], attributes: Mapping[str, Any], declared: Shape) -> Shape:
-    return operands[0]
-
-
-def _batch_in_front(operands: Sequence[Shape], attributes: Mapping[str, Any], declared: Shape) -> Shape:
-    return (operands[0][0], *declared[1:])
-
-
-def _linear(operands: Sequence[Shape], attributes: Mapping[str, Any], declared: Shape) -> Shape:
-    return (*operands[0][:-1], declared[-1])
+    program, tensors = files.program, Tensors(files.program, batch)
+    shapes = {name: program.tensors[name].shape for name in files.constants}  # kernels may lie otherwise
+    shapes |= tensors.shapes
+    shapes |= {item.inputs[0]: shapes[item.output] for item in tensors.core.entry}
+    return shapes | {item.output: shapes[item.inputs[0]] for item in tensors.core.exit}
 
 
 def broadcast(*operands: Shape) -> Shape:
@@ -65,60 +34,6 @@ def broadcast(*operands: Shape) -> Shape:
     rank = max(map(len, operands))
     padded = [(1,) * (rank - len(shape)) + shape for shape in operands]
     return tuple(next((size for size in sizes if size != 1), 1) for sizes in zip(*padded, strict=True))
-
-
-def _broadcast(operands: Sequence[Shape], attributes: Mapping[str, Any], declared: Shape) -> Shape:
-    return broadcast(*operands)
-
-
-def _mean(operands: Sequence[Shape], attributes: Mapping[str, Any], declared: Shape) -> Shape:
-    axes, keep = attributes["axes"], attributes.get("keepdim")
-    kept = [1 if axis in axes else size for axis, size in enumerate(operands[0]) if keep or axis not in axes]
-    return tuple(kept)
-
-
-def _reshape(operands: Sequence[Shape], attributes: Mapping[str, Any], declared: Shape) -> Shape:
-    known = math.prod(size for size in declared if size != -1)
-    return tuple(math.prod(operands[0]) // known if size == -1 else size for size in declared)
-
-
-def _permute(operands: Sequence[Shape], attributes: Mapping[str, Any], declared: Shape) -> Shape:
-    return tuple(operands[0][axis] for axis in attributes["axes"])
-
-
-def _concat(operands: Sequence[Shape], attributes: Mapping[str, Any], declared: Shape) -> Shape:
-    axis = int(attributes["axis"])
-    return (*operands[0][:axis], sum(shape[axis] for shape in operands), *operands[0][axis + 1 :])
-
-
-def _slice(operands: Sequence[Shape], attributes: Mapping[str, Any], declared: Shape) -> Shape:
-    axis = int(attributes["axis"])
-    return (*operands[0][:axis], declared[axis], *operands[0][axis + 1 :])
-
-
-def _pad(operands: Sequence[Shape], attributes: Mapping[str, Any], declared: Shape) -> Shape:
-    amounts, rank = attributes["pad"], len(declared)
-    return tuple(size + amounts[axis] + amounts[rank + axis] for axis, size in enumerate(operands[0]))
-
-
-_IMAGES = (
-    *(f"int_conv{transposed}{rank}d" for transposed in ("", "_transpose") for rank in (1, 2, 3)),
-    "int_avg_pool2d",
-    "int_resample2d",
-    "max_pool2d",
-)
-_RULES: dict[str, _Rule] = {
-    **dict.fromkeys(_IMAGES, _batch_in_front),
-    "int_linear": _linear,
-    "int_add": _broadcast,
-    "int_mul": _broadcast,
-    "int_mean": _mean,
-    "reshape": _reshape,
-    "permute": _permute,
-    "concat": _concat,
-    "slice": _slice,
-    "pad": _pad,
-}
 
 
 def physical_axes(rank: int, layout: str) -> tuple[int, ...]:

@@ -7,22 +7,21 @@ from collections.abc import Sequence
 import numpy as np
 
 from qcompiler.errors import ArtifactError
-from qcompiler.ir.table import Table
 from qcompiler.program.arithmetic import Int, average
 from qcompiler.program.kernels.call import (
     FLOAT64_EXACT,
     Array,
     Call,
-    Kernel,
+    Kernels,
     largest_step,
     scalar_multiplier_of,
     steps_of,
 )
 
-kernel: Table[Kernel] = Table()
+kernel = Kernels()
 
 
-@kernel("int_mean")
+@kernel("int_mean", steps=(0,), requantizes=True)
 def int_mean(call: Call, arrays: Sequence[Array]) -> Array:
     """Sum over whole axes; the division is in the multiplier, or the multiplier is a power of two next to a divisor."""
     total = steps_of(call, arrays, 0).sum(axis=tuple(call["axes"]), keepdims=bool(call["keepdim"]))
@@ -35,7 +34,7 @@ def int_mean(call: Call, arrays: Sequence[Array]) -> Array:
     return codes
 
 
-@kernel("int_avg_pool2d")
+@kernel("int_avg_pool2d", steps=(0,), requantizes=True)
 def int_avg_pool2d(call: Call, arrays: Sequence[Array]) -> Array:
     """Mean of each window, divided as the target rounds."""
     x = steps_of(call, arrays, 0)
@@ -54,11 +53,11 @@ def int_avg_pool2d(call: Call, arrays: Sequence[Array]) -> Array:
     return codes
 
 
-@kernel("int_resample2d")
+@kernel("int_resample2d", steps=(0,), requantizes=True)
 def int_resample2d(call: Call, arrays: Sequence[Array]) -> Array:
     """Weighted means along both axes: integer weights, one division per pixel."""
     rows, columns = (array.astype(np.float64) for array in arrays[1:3])
-    bound = int(np.abs(rows).sum(axis=1).max() * np.abs(columns).sum(axis=1).max()) * largest_step(call)
+    bound = int(np.abs(rows).sum(axis=1).max() * np.abs(columns).sum(axis=1).max()) * largest_step(call.inputs[0])
     if bound >= FLOAT64_EXACT:
         raise ArtifactError(f"partial sums can reach {bound}", where=call.instruction.output)
     total = (rows @ steps_of(call, arrays, 0).astype(np.float64) @ columns.T).astype(np.int64)

@@ -59,10 +59,10 @@ def steps_of(call: Call, arrays: Sequence[Array], index: int) -> Int:
     return result
 
 
-def largest_step(call: Call) -> int:
-    """Largest magnitude of a code of the first operand, zero point removed."""
-    low, high = limits_of(call.inputs[0].dtype)
-    return max(high - call.zero_point(0), call.zero_point(0) - low)
+def largest_step(tensor: Tensor) -> int:
+    """Largest magnitude of a code of a tensor, zero point removed."""
+    low, high = limits_of(tensor.dtype)
+    return max(high - tensor.zero_point[0], tensor.zero_point[0] - low)
 
 
 def multiplier_of(arrays: Sequence[Array], first: int) -> tuple[Array | None, Array | None]:
@@ -78,7 +78,51 @@ def scalar_multiplier_of(arrays: Sequence[Array], first: int) -> tuple[Array | N
     return multiplier, exponent
 
 
-Kernel: TypeAlias = Callable[[Call, Sequence[Array]], Array]
+Run: TypeAlias = Callable[[Call, Sequence[Array]], Array]
 """(instruction, operands in logical order) -> the result in logical order."""
 Sums: TypeAlias = Callable[[Call, Sequence[Array]], Int]
 """(instruction, operands) -> accumulators of a layer, bias included and channels last."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """An instruction that a program may hold.
+
+    Args:
+        run: Its computation.
+        steps: Positions of operands whose zero point it removes: each of them has one.
+        requantizes: Whether the result has one scale and zero point that the computation reads.
+        in_place: Positions of operands on which the result may lie, where their sizes agree: it runs from the first to
+            the last element.
+        moves: Whether each code of the result is one of the operands', or one of its own attributes.
+    """
+
+    run: Run
+    steps: tuple[int, ...] = ()
+    requantizes: bool = False
+    in_place: tuple[int, ...] = ()
+    moves: bool = False
+
+    def __call__(self, call: Call, arrays: Sequence[Array]) -> Array:
+        """The result of an instruction in logical order."""
+        return self.run(call, arrays)
+
+
+class Kernels(dict[str, Kernel]):
+    """The kernels of one family of operators, by name of the instruction."""
+
+    def __call__(
+        self,
+        *names: str,
+        steps: tuple[int, ...] = (),
+        requantizes: bool = False,
+        in_place: tuple[int, ...] = (),
+        moves: bool = False,
+    ) -> Callable[[Run], Run]:
+        """A decorator that enters a computation under `names`; see `Kernel`."""
+
+        def enter(run: Run) -> Run:
+            self.update(dict.fromkeys(names, Kernel(run, steps, requantizes, in_place, moves)))
+            return run
+
+        return enter

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from qcompiler.ir.table import Table
 from qcompiler.program.arithmetic import Int, fused_multiply_add, multiply
-from qcompiler.program.kernels.call import Array, Call, Kernel, steps_of
+from qcompiler.program.kernels.call import Array, Call, Kernels, steps_of
 
-kernel: Table[Kernel] = Table()
+kernel = Kernels()
 
 
-@kernel("int_add")
+@kernel("int_add", steps=(0, 1), requantizes=True, in_place=(0, 1))
 def int_add(call: Call, arrays: Sequence[Array]) -> Array:
     """Addition: both operands on one scale in integers, or ONNX Runtime's float32 form."""
     low, high = call.limits
@@ -36,7 +35,7 @@ def int_add(call: Call, arrays: Sequence[Array]) -> Array:
     return call.requantize(total, call.get("out_multiplier"), call.get("out_exponent"))
 
 
-@kernel("int_mul")
+@kernel("int_mul", steps=(0, 1), requantizes=True, in_place=(0, 1))
 def int_mul(call: Call, arrays: Sequence[Array]) -> Array:
     """Product of codes without their zero points."""
     if call["mode"] == "f32":
@@ -49,7 +48,7 @@ def int_mul(call: Call, arrays: Sequence[Array]) -> Array:
     return call.requantize(product, call.get("product_multiplier"), call.get("product_exponent"))
 
 
-@kernel("int_clamp")
+@kernel("int_clamp", in_place=(0,))
 def int_clamp(call: Call, arrays: Sequence[Array]) -> Array:
     """Limits of codes along an axis, on the grid of the operand."""
     shape = [-1 if axis == call["axis"] else 1 for axis in range(arrays[0].ndim)]

@@ -15,14 +15,14 @@ from qcompiler.program.kernels.call import (
     FLOAT64_EXACT,
     Array,
     Call,
-    Kernel,
+    Kernels,
     Sums,
     largest_step,
     multiplier_of,
     steps_of,
 )
 
-kernel: Table[Kernel] = Table()
+kernel = Kernels()
 sums: Table[Sums] = Table()
 
 
@@ -72,7 +72,7 @@ def conv(call: Call, arrays: Sequence[Array]) -> Int:
     out_channels, per_group, *kernel = weight.shape
     rank = len(kernel)
     groups, stride, dilation, padding = (call[name] for name in ("groups", "stride", "dilation", "padding"))
-    dtype = _exact_type(weight.reshape(out_channels, -1), largest_step(call), call.instruction.output)
+    dtype = _exact_type(weight.reshape(out_channels, -1), largest_step(call.inputs[0]), call.instruction.output)
     x = np.moveaxis(steps_of(call, arrays, 0).astype(dtype), 1, -1)
     x = np.pad(x, ((0, 0), *zip(padding[:rank], padding[rank:], strict=True), (0, 0)))
     sizes = [(x.shape[1 + i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1 for i in range(rank)]
@@ -103,7 +103,7 @@ def conv_transpose(call: Call, arrays: Sequence[Array]) -> Int:
         call[name] for name in ("groups", "stride", "dilation", "padding", "output_padding")
     )
     columns = weight.reshape(groups, in_channels // groups, per_group, -1).transpose(0, 2, 1, 3)
-    dtype = _exact_type(columns.reshape(groups * per_group, -1), largest_step(call), call.instruction.output)
+    dtype = _exact_type(columns.reshape(groups * per_group, -1), largest_step(call.inputs[0]), call.instruction.output)
     x = np.moveaxis(steps_of(call, arrays, 0).astype(dtype), 1, -1)
     matrices = weight.astype(dtype)
     # The full range of the taps; the padding is cropped afterwards.
@@ -129,13 +129,13 @@ def conv_transpose(call: Call, arrays: Sequence[Array]) -> Int:
 def linear(call: Call, arrays: Sequence[Array]) -> Int:
     """x W^T."""
     weight = _weight(call, arrays)
-    dtype = _exact_type(weight, largest_step(call), call.instruction.output)
+    dtype = _exact_type(weight, largest_step(call.inputs[0]), call.instruction.output)
     acc = steps_of(call, arrays, 0).astype(dtype) @ weight.astype(dtype).T
     total: Int = acc.astype(np.int64) + arrays[2].astype(np.int64)
     return total
 
 
-@kernel(*sums)
+@kernel(*sums, steps=(0,), requantizes=True)
 def layer(call: Call, arrays: Sequence[Array]) -> Array:
     """A layer: its sums of products, requantized."""
     total = sums[call.instruction.op](call, arrays)

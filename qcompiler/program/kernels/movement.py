@@ -6,13 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from qcompiler.ir.table import Table
-from qcompiler.program.kernels.call import Array, Call, Kernel
+from qcompiler.program.kernels.call import Array, Call, Kernels
 
-kernel: Table[Kernel] = Table()
+kernel = Kernels()
 
 
-@kernel("max_pool2d")
+@kernel("max_pool2d", moves=True)
 def max_pool2d(call: Call, arrays: Sequence[Array]) -> Array:
     """Largest code of each window; padding is never selected."""
     x = arrays[0]
@@ -31,32 +30,32 @@ def max_pool2d(call: Call, arrays: Sequence[Array]) -> Array:
     return result
 
 
-@kernel("reshape")
+@kernel("reshape", moves=True)
 def reshape(call: Call, arrays: Sequence[Array]) -> Array:
     """Other sizes, row-major in logical order."""
     return arrays[0].reshape(call.output.shape)
 
 
-@kernel("permute")
+@kernel("permute", moves=True)
 def permute(call: Call, arrays: Sequence[Array]) -> Array:
     """Axes in another order."""
     return arrays[0].transpose(call["axes"])
 
 
-@kernel("concat")
+@kernel("concat", moves=True)
 def concat(call: Call, arrays: Sequence[Array]) -> Array:
     """Join operands along one axis."""
     return np.concatenate(arrays, axis=call["axis"])
 
 
-@kernel("slice")
+@kernel("slice", moves=True)
 def slice_(call: Call, arrays: Sequence[Array]) -> Array:
     """Part of one axis."""
     index = [slice(None)] * int(call["axis"]) + [slice(call["start"], call["stop"], call["step"])]
     return arrays[0][tuple(index)]
 
 
-@kernel("pad")
+@kernel("pad", moves=True)
 def pad(call: Call, arrays: Sequence[Array]) -> Array:
     """A border of one code; a negative amount cuts off."""
     amounts = call["pad"]

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from qcompiler.ir.table import Table
 from qcompiler.program.arithmetic import Int, divide
-from qcompiler.program.kernels.call import Array, Call, Kernel, multiplier_of, steps_of
+from qcompiler.program.kernels.call import Array, Call, Kernels, multiplier_of, steps_of
 
-kernel: Table[Kernel] = Table()
+kernel = Kernels()
 
 
-@kernel("int_layer_norm")
+@kernel("int_layer_norm", steps=(0,), requantizes=True)
 def int_layer_norm(call: Call, arrays: Sequence[Array]) -> Array:
     """Distances from the mean over the root of the variance, both times the number of elements: see `numerics`."""
     steps = steps_of(call, arrays, 0)

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from qcompiler.ir.table import Table
 from qcompiler.program.arithmetic import round_real
-from qcompiler.program.kernels.call import Array, Call, Kernel, scalar_multiplier_of, steps_of
+from qcompiler.program.kernels.call import Array, Call, Kernels, scalar_multiplier_of, steps_of
 
-kernel: Table[Kernel] = Table()
+kernel = Kernels()
 
 
-@kernel("quantize")
+@kernel("quantize", requantizes=True, in_place=(0,))
 def quantize(call: Call, arrays: Sequence[Array]) -> Array:
     """Real numbers to codes, by a true float32 division."""
     with np.errstate(over="ignore"):  # an infinite quotient is valid, because the clamp follows
@@ -22,13 +21,13 @@ def quantize(call: Call, arrays: Sequence[Array]) -> Array:
     return np.clip(steps, *call.limits).astype(np.int64)
 
 
-@kernel("dequantize")
+@kernel("dequantize", steps=(0,), in_place=(0,))
 def dequantize(call: Call, arrays: Sequence[Array]) -> Array:
     """Codes to real numbers."""
     return steps_of(call, arrays, 0).astype(np.float32) * np.float32(call.inputs[0].scale[0])
 
 
-@kernel("rescale")
+@kernel("rescale", steps=(0,), requantizes=True, in_place=(0,))
 def rescale(call: Call, arrays: Sequence[Array]) -> Array:
     """Rescale from one grid to another."""
     return call.requantize(steps_of(call, arrays, 0), *scalar_multiplier_of(arrays, 1))

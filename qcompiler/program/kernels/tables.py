@@ -6,13 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from qcompiler.ir.table import Table
-from qcompiler.program.kernels.call import Array, Call, Kernel
+from qcompiler.program.kernels.call import Array, Call, Kernels
 
-kernel: Table[Kernel] = Table()
+kernel = Kernels()
 
 
-@kernel("lookup")
+@kernel("lookup", in_place=(0,))
 def lookup(call: Call, arrays: Sequence[Array]) -> Array:
     """A table entry per code; with an axis, from the row of the channel, or from the row named for the channel."""
     index, table, axis = arrays[0].astype(np.int64) - call["offset"], arrays[1], call.get("axis")

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from qcompiler.backends.integer import Executor, plan, plan_program, sum_of_tensors
 from qcompiler.backends.integer.memory import ALIGNMENT
 from qcompiler.errors import ArtifactError, InputError, UnsupportedError
-from qcompiler.program.aliases import MOST_VIEWS, OVERWRITES, check_memory, find_homes
+from qcompiler.program.aliases import MOST_VIEWS, check_memory, find_homes
 from qcompiler.program.files import ProgramFiles
+from qcompiler.program.kernels import KERNELS
 from qcompiler.program.liveness import Tensors, core_of
 from qcompiler.program.program import Memory, Program
 from tests.backends.integer.programs import HALF_OF_SUM, Builder, inputs_of, runnable
@@ -143,7 +144,7 @@ def test_elementwise_results_lie_on_operands_that_die() -> None:
 
 @pytest.mark.parametrize("op", ["max_pool2d", "int_linear", "pad", "int_layer_norm"])
 def test_what_reads_its_neighbours_never_lies_on_its_operand(op: str) -> None:
-    assert op not in OVERWRITES
+    assert not KERNELS[op].in_place
     builder = Builder()
     x = builder.input((64,))
     y = builder.add(op, [x], (64,), pad=(0, 1, 0, -1))
@@ -398,7 +399,7 @@ def test_a_program_without_a_plan_is_read() -> None:
     assert ProgramFiles.parse(json.dumps(data), files.weights()).program.memory is None
 
 
-@pytest.mark.parametrize("op", OVERWRITES)
+@pytest.mark.parametrize("op", [op for op, kernel in KERNELS.items() if kernel.in_place])
 def test_what_may_lie_on_its_operand_works_element_by_element(op: str) -> None:
     """Element i of the result follows from element i of the operand: changing one changes no other."""
     builder = Builder()
@@ -423,7 +424,7 @@ def test_what_may_lie_on_its_operand_works_element_by_element(op: str) -> None:
         np.full((1, *shape), 3, np.float32 if name == x and op == "quantize" else np.int8) for name in builder.inputs
     ]
     (before,) = executor.run(inputs)
-    for position in OVERWRITES[op]:
+    for position in KERNELS[op].in_place:
         for index in np.ndindex(1, *shape):
             changed = [array.copy() for array in inputs]
             changed[position][index] += 20

@@ -8,12 +8,13 @@ import numpy as np
 
 from qcompiler.backends.integer.c.library import RAW
 from qcompiler.backends.integer.c.rules.windows import images, window_of
-from qcompiler.backends.integer.c.scales import accumulator, dtype_limits, largest_step, requantizer, scalar_scale_of
+from qcompiler.backends.integer.c.scales import accumulator, requantizer, scalar_scale_of
 from qcompiler.backends.integer.c.shapes import check_rank, merged, physical_axes
 from qcompiler.backends.integer.c.text import Value
 from qcompiler.backends.integer.c.writer import Rule, Step, Writer
 from qcompiler.errors import ArtifactError, UnsupportedError
 from qcompiler.ir.table import Table
+from qcompiler.program.kernels.call import largest_step, limits_of
 from qcompiler.program.program import Array
 
 emits: Table[Rule] = Table()
@@ -35,7 +36,7 @@ def mean(writer: Writer, step: Step) -> None:
         check_rank(box, item)
     *outer, (inner, next_one) = summed
     count = math.prod(shape[a] for a in axes)
-    bound = count * max(abs(limit - x.zero_point[0]) for limit in dtype_limits(x.dtype))
+    bound = count * max(abs(limit - x.zero_point[0]) for limit in limits_of(x.dtype))
     scale = scalar_scale_of(writer, step, call, 1)
     types = {"X": writer.ctype(item.inputs[0]), "Y": writer.ctype(item.output), "MODE": scale.mode}
     members: dict[str, Value] = {

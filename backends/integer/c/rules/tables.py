@@ -7,10 +7,10 @@ import math
 import numpy as np
 
 from qcompiler.backends.integer.c.memory import SIZES
-from qcompiler.backends.integer.c.scales import dtype_limits
 from qcompiler.backends.integer.c.text import Value
 from qcompiler.backends.integer.c.writer import Rule, Step, Writer
 from qcompiler.ir.table import Table
+from qcompiler.program.kernels.call import limits_of
 
 emits: Table[Rule] = Table()
 
@@ -24,7 +24,7 @@ def lookup(writer: Writer, step: Step) -> None:
     table = np.atleast_2d(writer.operand(item, 1))
     ctype = writer.ctype(x)
     if SIZES[ctype] == 1:
-        low, high = dtype_limits("i8" if ctype == "int8_t" else "u8")
+        low, high = limits_of("i8" if ctype == "int8_t" else "u8")
         table = np.pad(table, ((0, 0), (first - low, high + 1 - first - table.shape[1])), mode="edge")
         first = low
     count = math.prod(call.output.shape)
