@@ -27,16 +27,16 @@ def arithmetic_of(descriptor: Descriptor) -> Arithmetic:
     special: dict[tuple[str, int], Arithmetic] = {}
     for rule in descriptor.op:
         for bits in (8, 16):
-            pair = next((p for p in rule.combinations if _storage(descriptor.dtypes[p.activation]) == bits), None)
+            pair = next((p for p in rule.combinations if bits in _storages(descriptor.dtypes[p.activation])), None)
             found = _special(base, rule, pair)
             if found != base:
                 special.update({(name, bits): found for name in rule.names})
     return dataclasses.replace(base, special=special)
 
 
-def _storage(number: NumberType) -> int:
-    """Storage width of activation codes in bits."""
-    return 16 if max(number.widths) > 8 else 8
+def _storages(number: NumberType) -> set[int]:
+    """Storage widths of activation codes in bits: a number type may have narrow and wide codes."""
+    return {16 if width > 8 else 8 for width in number.widths}
 
 
 def _special(base: Arithmetic, rule: OpRule, pair: Combination | None) -> Arithmetic:

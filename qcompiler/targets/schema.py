@@ -1,12 +1,12 @@
-"""The hardware descriptor as data: every field, its meaning, and the code that honours it.
+"""The hardware descriptor as data: every field and its meaning.
 
 A descriptor is TOML with schema `qcompiler.hw/1`. All models are frozen and closed: an unknown key is an error, and so
-is a value of a type other than TOML's own. `targets.consistency` checks the fields against each other.
+is a value of a type other than TOML's own. `targets.consistency` checks the fields against each other. Every field has
+an effect: on what is compiled, on what is refused, or on what is reported (decision 13).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
@@ -16,17 +16,6 @@ from qcompiler.quant.modes import AverageRounding, Precision, RequantMode, Requa
 from qcompiler.quant.spec import ScaleKind
 
 SCHEMA = "qcompiler.hw/1"
-
-
-@dataclass(frozen=True)
-class By:
-    """The code that honours a field: a file and an expression that reads it, `passes/common/fixed_grids.py: out_fixed`.
-
-    Facts that change nothing in the integers, such as the size of a memory, are honoured by the code that reports them.
-    """
-
-    place: str
-
 
 Int: TypeAlias = Annotated[int, Strict()]
 Bool: TypeAlias = Annotated[bool, Strict()]
@@ -40,8 +29,6 @@ Interval: TypeAlias = tuple[Count, Count]
 OpKind = Literal["mac", "elementwise", "average", "normalization", "table", "movement", "float"]
 Packing = Literal["none", "low_nibble_first", "high_nibble_first"]
 
-_REPORT = By("qcompiler/targets/facts.py: facts")
-
 
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -50,47 +37,43 @@ class _Model(BaseModel):
 class Identity(_Model):
     """Identity of the target, and sources of the descriptor."""
 
-    name: Annotated[Text, By("qcompiler/targets/target.py: name"), Field(pattern=r"^[A-Za-z0-9_.\-]+(\[.*\])?$")]
+    name: Annotated[Text, Field(pattern=r"^[A-Za-z0-9_.\-]+(\[.*\])?$")]
     """Name of the target; overrides are added in brackets."""
-    version: Annotated[Text, _REPORT] = "1"
+    version: Text = "1"
     """Version of the descriptor."""
-    vendor: Annotated[Text, _REPORT] = ""
+    vendor: Text = ""
     """Vendor of the hardware or software."""
-    description: Annotated[Text, By("qcompiler/cli/commands.py: description")] = ""
+    description: Text = ""
     """One-line description for lists."""
-    sources: Annotated[tuple[Text, ...], _REPORT] = ()
+    sources: tuple[Text, ...] = ()
     """Sources of the numbers that are not obvious."""
-    unknown: Annotated[tuple[Text, ...], _REPORT] = ()
+    unknown: tuple[Text, ...] = ()
     """Values without a public source, key by key, with the assumption made."""
 
 
 class NumberType(_Model):
     """One integer grid."""
 
-    bits: Annotated[Width, By("qcompiler/targets/target.py: number.bits")]
+    bits: Width
     """Width of a code."""
-    allowed_bits: Annotated[tuple[Width, ...], By("qcompiler/targets/target.py: .widths")] = ()
+    allowed_bits: tuple[Width, ...] = ()
     """Widths that an override may ask for; empty for the width of the type only."""
-    signed: Annotated[Bool, By("qcompiler/targets/target.py: number.signed")] = True
+    signed: Bool = True
     """Whether codes run below 0."""
-    symmetric: Annotated[Bool, By("qcompiler/targets/target.py: number.symmetric")] = False
+    symmetric: Bool = False
     """Whether the zero point is always 0; otherwise any code."""
-    narrow: Annotated[Bool, By("qcompiler/targets/target.py: number.narrow")] = False
+    narrow: Bool = False
     """Leave out the lowest code, so that a signed grid is symmetric about zero."""
-    granularity: Annotated[
-        Literal["per_tensor", "per_channel", "per_block"], By("qcompiler/targets/target.py: number.granularity")
-    ] = "per_tensor"
+    granularity: Literal["per_tensor", "per_channel", "per_block"] = "per_tensor"
     """Number of scales: one, one per output channel of a weight, or one per channel with an integer factor of it for
     each block of inputs."""
-    block: Annotated[Annotated[Int, Field(ge=1, le=65536)] | None, By("qcompiler/targets/target.py: number.block")] = (
-        None
-    )
+    block: Annotated[Int, Field(ge=1, le=65536)] | None = None
     """Number of inputs of a channel that share a factor, with `per_block`."""
-    factor_bits: Annotated[Annotated[Int, Field(ge=1, le=8)], By("qcompiler/targets/target.py: number.factor_bits")] = 4
+    factor_bits: Annotated[Int, Field(ge=1, le=8)] = 4
     """Width of these unsigned factors."""
-    scale: Annotated[ScaleKind, By("qcompiler/targets/target.py: number.scale")] = ScaleKind.FLOAT
+    scale: ScaleKind = ScaleKind.FLOAT
     """Any scale, or powers of two."""
-    packing: Annotated[Packing, By("qcompiler/program/program.py: packing")] = "none"
+    packing: Packing = "none"
     """Storage of 4-bit weights: one per byte, or two per byte with the first in the low or high half."""
 
     @model_validator(mode="after")
@@ -121,30 +104,28 @@ class NumberType(_Model):
 class Defaults(_Model):
     """Default grids, as names of number types."""
 
-    activation: Annotated[Text, By("qcompiler/targets/target.py: defaults.activation")]
+    activation: Text
     """Default number type of activations."""
-    weight: Annotated[Text, By("qcompiler/targets/target.py: defaults.weight")]
+    weight: Text
     """Default number type of weights."""
-    other_activations: Annotated[tuple[Text, ...], By("qcompiler/targets/target.py: other_activations")] = ()
+    other_activations: tuple[Text, ...] = ()
     """Number types that an override may select by a width that the default lacks."""
-    other_weights: Annotated[tuple[Text, ...], By("qcompiler/targets/target.py: other_weights")] = ()
+    other_weights: tuple[Text, ...] = ()
     """The same for weights, by width."""
 
 
 class Multiplier(_Model):
     """Arithmetic and width of the multipliers that turn accumulators into codes."""
 
-    mode: Annotated[RequantMode, By("qcompiler/quant/requant.py: self.mode")]
+    mode: RequantMode
     """The arithmetic; `tosa_double` is another name of `double`."""
-    multiplier_bits: Annotated[
-        Annotated[Int, Field(ge=2, le=32)] | None, By("qcompiler/quant/modes.py: self.multiplier_bits")
-    ] = None
+    multiplier_bits: Annotated[Int, Field(ge=2, le=32)] | None = None
     """Bits of a signed integer multiplier; all that the mode has where it is not said."""
-    max_left_shift: Annotated[Count | None, By("qcompiler/quant/modes.py: self.max_left_shift")] = None
+    max_left_shift: Count | None = None
     """Largest e of a multiplier f * 2^e with f in [1/2, 1): 0 where none may be above 1."""
-    max_right_shift: Annotated[Count | None, By("qcompiler/quant/modes.py: self.max_right_shift")] = None
+    max_right_shift: Count | None = None
     """Largest -e."""
-    multiplier_precision: Annotated[Precision, By("qcompiler/quant/modes.py: self.precision")] = "float64"
+    multiplier_precision: Precision = "float64"
     """Float type in which s_x * s_w / s_y is computed; `f32_rne` has float32 always."""
 
     @model_validator(mode="after")
@@ -165,9 +146,9 @@ class Multiplier(_Model):
 class Requantize(Multiplier):
     """Requantization of accumulators to codes."""
 
-    per_channel: Annotated[Bool, By("qcompiler/targets/consistency.py: requantize.per_channel")] = True
+    per_channel: Bool = True
     """Whether each channel may have its own multiplier; otherwise weights have one scale per tensor."""
-    per_channel_clamp: Annotated[Bool, By("qcompiler/targets/target.py: requantize.per_channel_clamp")] = False
+    per_channel_clamp: Bool = False
     """Whether each channel of a result may have its own limits, if `clamp` has a rule: the core then computes
     `clamp_channels`, so that equalization keeps the cap of a ReLU6."""
 
@@ -175,13 +156,13 @@ class Requantize(Multiplier):
 class Roundings(_Model):
     """Rounding in all steps except requantization."""
 
-    quantize: Annotated[Rounding, By("qcompiler/targets/target.py: rounding.quantize")]
+    quantize: Rounding
     """Of real numbers to codes."""
-    bias: Annotated[Rounding, By("qcompiler/targets/arithmetic.py: rounding.bias")]
+    bias: Rounding
     """Of biases to steps of the accumulator."""
-    table: Annotated[Rounding, By("qcompiler/targets/arithmetic.py: rounding.table")]
+    table: Rounding
     """Of the entries of tables."""
-    average: Annotated[AverageRounding, By("qcompiler/targets/arithmetic.py: rounding.average")]
+    average: AverageRounding
     """Of the sum of a window divided by its number of elements: of codes less their zero point or, as `rhaz_raw`, of
     raw codes, halves away from code 0."""
 
@@ -189,9 +170,9 @@ class Roundings(_Model):
 class Accumulator(_Model):
     """Accumulator of the sums of products."""
 
-    bits: Annotated[Annotated[Int, Field(ge=16, le=64)], By("passes/common/proofs.py: accumulator_bits")] = 32
+    bits: Annotated[Int, Field(ge=16, le=64)] = 32
     """Width in bits."""
-    overflow: Annotated[Literal["forbid", "wrap", "saturate"], By("passes/common/proofs.py: overflow")] = "forbid"
+    overflow: Literal["forbid", "wrap", "saturate"] = "forbid"
     """Behaviour beyond the width. Absence of wrong results is proven per channel, or the compile is refused: with
     `wrap` for final sums, with `forbid` for all sums that begin with the bias, with `saturate` for every partial
     sum."""
@@ -200,130 +181,122 @@ class Accumulator(_Model):
 class Bias(_Model):
     """Bias added to an accumulator."""
 
-    bits: Annotated[Annotated[Int, Field(ge=8, le=64)], By("passes/lower_to_integer/mac.py: bias_bits")] = 32
+    bits: Annotated[Int, Field(ge=8, le=64)] = 32
     """Width of a stored bias; widths above 32 are stored in 64 bits."""
-    zero_point_folding: Annotated[
-        Literal["compiler", "hardware"], By("passes/common/proofs.py: zero_point_folding")
-    ] = "hardware"
+    zero_point_folding: Literal["compiler", "hardware"] = "hardware"
     """Place where the input zero point is removed from the products: hardware, or the compiler in the bias."""
 
 
 class Elementwise(_Model):
     """Additions, subtractions and products of two activations."""
 
-    mode: Annotated[Literal["requantize", "f32"], By("qcompiler/quant/arithmetic.py: elementwise")] = "requantize"
+    mode: Literal["requantize", "f32"] = "requantize"
     """`requantize`: with the multipliers of the requantization; `f32`: both operands are dequantized, the operation is
     computed and its result quantized in float32, each step rounded."""
-    add_shift: Annotated[Annotated[Int, Field(ge=0, le=30)], By("qcompiler/quant/arithmetic.py: add_shift")] = 20
+    add_shift: Annotated[Int, Field(ge=0, le=30)] = 20
     """Left shift in bits of both operands before rescaling to one scale; less if the result would exceed 30 bits."""
 
 
 class Tables(_Model):
     """Lookup tables of functions of one number, one entry per code."""
 
-    precision: Annotated[Precision, By("qcompiler/quant/arithmetic.py: table_precision")] = "float64"
+    precision: Precision = "float64"
     """Float type in which an entry is computed before it is rounded."""
-    per_channel: Annotated[Bool, By("qcompiler/targets/target.py: table.per_channel")] = True
+    per_channel: Bool = True
     """Whether each channel may have its own table, for functions with such a rule."""
-    max_entries: Annotated[Annotated[Int, Field(ge=4, le=65536)], By("passes/lower_to_integer/tables.py: most")] = 65536
+    max_entries: Annotated[Int, Field(ge=4, le=65536)] = 65536
     """Longest table; 256 excludes tables for codes of more than 8 bits."""
-    max_bytes: Annotated[Annotated[Int, Field(ge=4)] | None, By("passes/lower_to_integer/tables.py: max_bytes")] = None
+    max_bytes: Annotated[Int, Field(ge=4)] | None = None
     """Largest size of all tables of one instruction, several if channels have their own."""
 
 
 class FixedGrid(_Model):
     """Scale and zero point of a result that the hardware fixes."""
 
-    scale: Annotated[Annotated[Real, Field(gt=0)], By("passes/fix_ranges.py: fixed.scale")]
+    scale: Annotated[Real, Field(gt=0)]
     """Size of a step."""
-    zero_point: Annotated[Int, By("passes/fix_ranges.py: fixed.zero_point")]
+    zero_point: Int
     """Code of 0."""
-    bits: Annotated[Width, By("passes/common/fixed_grids.py: grid.bits")] = 8
+    bits: Width = 8
     """Width of the results with this grid; calibration finds the grid of other widths."""
 
 
 class Limits(_Model):
     """Limits of operator sizes; larger ops are not computed in integers."""
 
-    kernel: Annotated[Interval | None, By("qcompiler/targets/limits.py: kernel")] = None
+    kernel: Interval | None = None
     """Size of a window along each axis."""
-    stride: Annotated[Interval | None, By("qcompiler/targets/limits.py: stride")] = None
+    stride: Interval | None = None
     """Step of a window along each axis."""
-    dilation: Annotated[Interval | None, By("qcompiler/targets/limits.py: dilation")] = None
+    dilation: Interval | None = None
     """Distance of the taps along each axis."""
-    groups: Annotated[Literal["any", "one", "one_or_depthwise"], By("qcompiler/targets/limits.py: groups")] = "any"
+    groups: Literal["any", "one", "one_or_depthwise"] = "any"
     """Groups of a convolution: any, all channels together, or also each channel by itself."""
-    terms: Annotated[Count | None, By("qcompiler/targets/limits.py: terms")] = None
+    terms: Count | None = None
     """Number of products in the sum of one output."""
 
 
 class Combination(_Model):
     """An allowed pair of activation and weight, with its deviating arithmetic."""
 
-    activation: Annotated[Text, By("qcompiler/targets/target.py: pair.activation")]
+    activation: Text
     """Number type of the input."""
-    weight: Annotated[Text, By("qcompiler/targets/target.py: pair.weight")]
+    weight: Text
     """Number type of the weight."""
-    requantize: Annotated[Multiplier | None, By("qcompiler/targets/arithmetic.py: pair.requantize")] = None
+    requantize: Multiplier | None = None
     """In place of that of the rule."""
-    accumulator: Annotated[Accumulator | None, By("qcompiler/targets/arithmetic.py: pair.accumulator")] = None
+    accumulator: Accumulator | None = None
     """In place of that of the target."""
-    bias: Annotated[Bias | None, By("qcompiler/targets/arithmetic.py: pair.bias")] = None
+    bias: Bias | None = None
     """In place of that of the target."""
 
 
 class OpRule(_Model):
     """Ops that the integer core computes."""
 
-    names: Annotated[Annotated[tuple[Text, ...], Field(min_length=1)], By("qcompiler/targets/target.py: rule.names")]
+    names: Annotated[tuple[Text, ...], Field(min_length=1)]
     """Ops of the graph, not of a framework."""
-    kind: Annotated[OpKind, By("qcompiler/targets/target.py: rule.kind")]
+    kind: OpKind
     """Kind of the ops; `float`: ops that the core lacks, with results on a fixed grid after a float island."""
-    per_channel: Annotated[Bool | None, By("qcompiler/targets/target.py: rule.per_channel")] = None
+    per_channel: Bool | None = None
     """Whether weights may have one scale per channel; by default as in the number type. For tables: whether each
     channel may have its own, so that equalization passes through; false by default."""
-    out_fixed: Annotated[FixedGrid | None, By("passes/common/fixed_grids.py: out_fixed")] = None
+    out_fixed: FixedGrid | None = None
     """Fixed grid of the results, in place of calibration."""
-    limits: Annotated[Limits | None, By("qcompiler/targets/target.py: rule.limits")] = None
+    limits: Limits | None = None
     """Sizes that they may have."""
-    requantize: Annotated[Multiplier | None, By("qcompiler/targets/arithmetic.py: rule.requantize")] = None
+    requantize: Multiplier | None = None
     """In place of that of the target."""
-    combinations: Annotated[tuple[Combination, ...], By("qcompiler/targets/target.py: rule.combinations")] = ()
+    combinations: tuple[Combination, ...] = ()
     """Pairs that layers may multiply; all pairs of the target's number types by default."""
 
 
 class Supergroup(_Model):
     """A chain of ops without quantization in between."""
 
-    steps: Annotated[
-        Annotated[tuple[tuple[Text, ...], ...], Field(min_length=2)], By("qcompiler/targets/target.py: group.steps")
-    ]
+    steps: Annotated[tuple[tuple[Text, ...], ...], Field(min_length=2)]
     """One list of alternatives per step, the later ones activations."""
 
 
 class Tie(_Model):
     """Tensors of an op that share one grid."""
 
-    ops: Annotated[Annotated[tuple[Text, ...], Field(min_length=1)], By("qcompiler/targets/target.py: tie.ops")]
+    ops: Annotated[tuple[Text, ...], Field(min_length=1)]
     """The ops; ops that only move elements keep the grid in any case."""
-    tensors: Annotated[Literal["inputs_and_output"], By("passes/unify_scales.py: target.tie")] = "inputs_and_output"
+    tensors: Literal["inputs_and_output"] = "inputs_and_output"
     """The tied tensors."""
 
 
 class Layout(_Model):
     """Layout of tensors in memory."""
 
-    activations: Annotated[Literal["NHWC", "NCHW"], By("qcompiler/session/emission.py: layout.activations")] = "NCHW"
+    activations: Literal["NHWC", "NCHW"] = "NCHW"
     """Physical order of images."""
-    weights: Annotated[Literal["OHWI", "OIHW"], By("qcompiler/session/emission.py: layout.weights")] = "OIHW"
+    weights: Literal["OHWI", "OIHW"] = "OIHW"
     """Physical order of convolution weights."""
-    alignment: Annotated[
-        Annotated[Int, Field(ge=1, le=4096)], By("qcompiler/session/emission.py: layout.alignment")
-    ] = 16
+    alignment: Annotated[Int, Field(ge=1, le=4096)] = 16
     """Alignment of activations in bytes: a power of two."""
-    channel_multiple: Annotated[
-        Annotated[Int, Field(ge=1, le=4096)], By("qcompiler/program/roofline.py: channel_multiple")
-    ] = 1
+    channel_multiple: Annotated[Int, Field(ge=1, le=4096)] = 1
     """Number of channels computed at a time."""
 
     @model_validator(mode="after")
@@ -336,84 +309,66 @@ class Layout(_Model):
 class Memory(_Model):
     """One memory."""
 
-    name: Annotated[Text, By("qcompiler/program/roofline.py: memory.name")]
+    name: Text
     """Name, such as sram. Memories are tried in the order of the file."""
-    bytes: Annotated[Annotated[Count, Field(ge=1)], By("qcompiler/program/roofline.py: memory.bytes")]
+    bytes: Annotated[Count, Field(ge=1)]
     """Size in bytes."""
-    holds: Annotated[
-        Annotated[tuple[Literal["activations", "constants"], ...], Field(min_length=1)],
-        By("qcompiler/program/roofline.py: memory.holds"),
-    ] = (
+    holds: Annotated[tuple[Literal["activations", "constants"], ...], Field(min_length=1)] = (
         "activations",
         "constants",
     )
     """Contents that the memory may hold."""
-    bytes_per_cycle: Annotated[
-        Annotated[Real, Field(gt=0)] | None, By("qcompiler/program/roofline.py: bytes_per_cycle")
-    ] = None
+    bytes_per_cycle: Annotated[Real, Field(gt=0)] | None = None
     """Bandwidth in bytes per cycle."""
-    latency_cycles: Annotated[Count | None, By("qcompiler/program/roofline.py: latency_cycles")] = None
+    latency_cycles: Count | None = None
     """Cycles before the first byte of a transfer; each tensor is one transfer."""
-    burst_bytes: Annotated[Annotated[Count, Field(ge=1)] | None, By("qcompiler/program/roofline.py: burst_bytes")] = (
-        None
-    )
+    burst_bytes: Annotated[Count, Field(ge=1)] | None = None
     """Smallest transfer in bytes."""
-    picojoules_per_byte: Annotated[
-        Annotated[Real, Field(ge=0)] | None, By("qcompiler/program/roofline.py: picojoules_per_byte")
-    ] = None
+    picojoules_per_byte: Annotated[Real, Field(ge=0)] | None = None
     """Energy per byte in picojoules."""
 
 
 class Compute(_Model):
     """Speed of the core, for estimates."""
 
-    clock_hz: Annotated[Annotated[Real, Field(gt=0)] | None, By("qcompiler/program/roofline.py: clock_hz")] = None
+    clock_hz: Annotated[Real, Field(gt=0)] | None = None
     """Cycles per second."""
-    macs_per_cycle: Annotated[
-        dict[Annotated[Text, Field(pattern=r"^(4|8|16)x(4|8|16)$")], Annotated[Int, Field(ge=1, lt=2**31)]],
-        By("qcompiler/program/roofline.py: macs_per_cycle"),
+    macs_per_cycle: dict[
+        Annotated[Text, Field(pattern=r"^(4|8|16)x(4|8|16)$")], Annotated[Int, Field(ge=1, lt=2**31)]
     ] = {}
     """Multiply-accumulates per cycle, by width of activation and weight: `8x8`."""
-    elementwise_per_cycle: Annotated[
-        Annotated[Int, Field(ge=1, lt=2**31)] | None, By("qcompiler/program/roofline.py: elementwise_per_cycle")
-    ] = None
+    elementwise_per_cycle: Annotated[Int, Field(ge=1, lt=2**31)] | None = None
     """Elements per cycle of all other ops."""
-    picojoules_per_mac: Annotated[
-        Annotated[Real, Field(ge=0)] | None, By("qcompiler/program/roofline.py: picojoules_per_mac")
-    ] = None
+    picojoules_per_mac: Annotated[Real, Field(ge=0)] | None = None
     """Energy per multiply-accumulate in picojoules."""
 
 
 class Verification(_Model):
     """Largest deviation of ONNX Runtime from the integer program, layer by layer, on the same integers."""
 
-    layer_lsb: Annotated[Annotated[Int, Field(ge=0, lt=2**16)], By("qcompiler/verification/forms.py: layer_lsb")] = 1
+    layer_lsb: Annotated[Int, Field(ge=0, lt=2**16)] = 1
     """Largest difference in steps of the result's grid."""
-    layer_fraction: Annotated[
-        Annotated[Real, Field(ge=0, le=1)], By("qcompiler/verification/forms.py: layer_fraction")
-    ] = 0.005
+    layer_fraction: Annotated[Real, Field(ge=0, le=1)] = 0.005
     """Share of the elements that may differ at all, not counting differences caused only by the rounding mode."""
 
 
 class Partition(_Model):
     """Treatment of ops that the integer core lacks, or that are requested in float."""
 
-    fallback: Annotated[Literal["refuse", "float"], By("passes/partition.py: target.fallback")] = "refuse"
+    fallback: Literal["refuse", "float"] = "refuse"
     """`float`: such ops run in float32 between a dequantize and a quantize, on a processor next to the core."""
 
 
 class Onnx(_Model):
     """Flavour of the exported file."""
 
-    opset: Annotated[Annotated[Int, Field(ge=13, le=25)], By("backends/onnx_qdq/emit.py: options.opset")] = 13
+    opset: Annotated[Int, Field(ge=13, le=25)] = 13
     """Version of the operators; raised if element types need a newer one."""
-    ir_version: Annotated[Annotated[Int, Field(ge=7, le=13)], By("backends/onnx_qdq/emit.py: options.ir_version")] = 8
+    ir_version: Annotated[Int, Field(ge=7, le=13)] = 8
     """Version of the file format."""
-    activations: Annotated[Literal["unsigned", "as_is"], By("backends/onnx_qdq/emitter.py: options.activations")] = (
-        "unsigned"
-    )
+    activations: Literal["unsigned", "as_is"] = "unsigned"
     """Signed 8-bit activations as unsigned codes 128 higher, as ONNX Runtime's kernels require, or unchanged."""
-    bias: Annotated[Literal["int32", "float"], By("backends/onnx_qdq/emitter.py: options.bias")] = "int32"
+    bias: Literal["int32", "float"] = "int32"
     """Biases as integers before a DequantizeLinear, or as the equivalent real numbers."""
 
 
@@ -424,38 +379,36 @@ class Simulation(_Model):
     and biases are in float. Activations after a ReLU or a sigmoid, which cannot be negative, have unsigned codes.
     """
 
-    reason: Annotated[Annotated[Text, Field(min_length=1)], By("qcompiler/session/compile.py: simulation.reason")]
+    reason: Annotated[Text, Field(min_length=1)]
     """Reason why no model can be compiled for the target."""
-    first_last_bits: Annotated[Width | None, By("passes/insert_quantizers.py: first_last_bits")] = None
+    first_last_bits: Width | None = None
     """Width of the weights of the first and last layer, and of the input of the last; None: as for others."""
-    first_input: Annotated[Literal["float", "quantized"], By("passes/insert_quantizers.py: first_input")] = "quantized"
+    first_input: Literal["float", "quantized"] = "quantized"
     """Whether the first layer reads a float or a quantized input."""
 
 
 class Fields(_Model):
     """The fields of a descriptor; `descriptor.Descriptor` checks the fields against each other."""
 
-    schema_version: Annotated[
-        Literal["qcompiler.hw/1"], By("qcompiler/targets/loader.py: schema"), Field(alias="schema")
-    ]
+    schema_version: Annotated[Literal["qcompiler.hw/1"], Field(alias="schema")]
     """The version of this schema."""
-    target: Annotated[Identity, By("qcompiler/targets/target.py: descriptor.target")]
-    dtypes: Annotated[dict[Text, NumberType], By("qcompiler/targets/target.py: descriptor.dtypes")]
-    defaults: Annotated[Defaults, By("qcompiler/targets/target.py: descriptor.defaults")]
-    requantize: Annotated[Requantize, By("qcompiler/targets/arithmetic.py: descriptor.requantize")]
-    rounding: Annotated[Roundings, By("qcompiler/targets/arithmetic.py: descriptor.rounding")]
-    accumulator: Annotated[Accumulator, By("qcompiler/targets/arithmetic.py: descriptor.accumulator")] = Accumulator()
-    bias: Annotated[Bias, By("qcompiler/targets/arithmetic.py: descriptor.bias")] = Bias()
-    elementwise: Annotated[Elementwise, By("qcompiler/targets/arithmetic.py: descriptor.elementwise")] = Elementwise()
-    table: Annotated[Tables, By("qcompiler/targets/arithmetic.py: descriptor.table")] = Tables()
-    op: Annotated[Annotated[tuple[OpRule, ...], Field(min_length=1)], By("qcompiler/targets/target.py: descriptor.op")]
-    supergroup: Annotated[tuple[Supergroup, ...], By("qcompiler/targets/target.py: descriptor.supergroup")] = ()
-    tie: Annotated[tuple[Tie, ...], By("qcompiler/targets/target.py: descriptor.tie")] = ()
-    layout: Annotated[Layout, By("qcompiler/targets/target.py: descriptor.layout")] = Layout()
-    memory: Annotated[tuple[Memory, ...], By("qcompiler/targets/facts.py: memory")] = ()
-    compute: Annotated[Compute, By("qcompiler/targets/facts.py: compute")] = Compute()
-    partition: Annotated[Partition, By("qcompiler/targets/target.py: descriptor.partition")] = Partition()
-    verify: Annotated[Verification, By("qcompiler/targets/target.py: descriptor.verify")] = Verification()
-    onnx: Annotated[Onnx, By("qcompiler/targets/target.py: descriptor.onnx")] = Onnx()
-    simulation: Annotated[Simulation | None, By("qcompiler/targets/target.py: descriptor.simulation")] = None
+    target: Identity
+    dtypes: dict[Text, NumberType]
+    defaults: Defaults
+    requantize: Requantize
+    rounding: Roundings
+    accumulator: Accumulator = Accumulator()
+    bias: Bias = Bias()
+    elementwise: Elementwise = Elementwise()
+    table: Tables = Tables()
+    op: Annotated[tuple[OpRule, ...], Field(min_length=1)]
+    supergroup: tuple[Supergroup, ...] = ()
+    tie: tuple[Tie, ...] = ()
+    layout: Layout = Layout()
+    memory: tuple[Memory, ...] = ()
+    compute: Compute = Compute()
+    partition: Partition = Partition()
+    verify: Verification = Verification()
+    onnx: Onnx = Onnx()
+    simulation: Simulation | None = None
     """Simulation scheme of a target that is not hardware."""
