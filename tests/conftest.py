@@ -1,14 +1,16 @@
-"""What holds for every test: the same examples at each run, one thread per worker, no GPU where there is none."""
+"""What holds for every test: the same numbers at each run, one thread per worker, no GPU where there is none."""
 
 from __future__ import annotations
 
 import os
+import random
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Read when torch is imported, and inherited by the processes that tests start. Workers that each take a thread per
     # core would spend their time waiting for one another.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import settings
@@ -17,7 +19,11 @@ settings.register_profile("qcompiler", deadline=None, derandomize=True)
 settings.load_profile("qcompiler")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what is marked `gpu` where no CUDA device is found."""
+    """Begin with the same random state, whichever tests ran before; skip what needs a GPU where there is none."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002  # the state that code under test may read
+    torch.manual_seed(0)
     if item.get_closest_marker("gpu") is not None and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device, and torch finds none")
