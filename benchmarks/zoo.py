@@ -114,10 +114,10 @@ def row(name: str) -> Row:
         expected = _first(model(x))
     report = compiled.verification
     assert report is not None
+    file = compiled.artifact.forms["ONNX"].files["model.onnx"]
     program, layers = report.form("integer program"), report.form("onnxruntime, layer by layer")
     runtime, plain = (
-        torch.from_numpy(onnx_qdq.run(compiled.artifact.onnx, [x.numpy()], optimize=optimize)[0])
-        for optimize in (True, False)
+        torch.from_numpy(onnx_qdq.run(file, [x.numpy()], optimize=optimize)[0]) for optimize in (True, False)
     )
     return Row(
         name,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from qcompiler.session.announced import analyze, prepare_quantized_training
     from qcompiler.session.compile import Compiled, compile
     from qcompiler.session.qat import QATModule, batch_norm_divergence, prepare_qat, reestimate_batch_norm
-    from qcompiler.verification.forms import Report
+    from qcompiler.verification.report import Report
 
 __all__ = [
     "Artifact",

@@ -30,6 +30,7 @@ from qcompiler.passes.partition import Partition
 from qcompiler.passes.unify_scales import UnifyScales
 from qcompiler.quant.encoding import Encodings
 from qcompiler.session.pipeline import structural_passes
+from tests.support.forms import onnx_of
 
 VERSIONS = encodings.VERSIONS
 
@@ -115,10 +116,10 @@ def records(data: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def same_program(one: qcompiler.Compiled, other: qcompiler.Compiled) -> bool:
     a, b = one.artifact, other.artifact
-    return (a.program.program_json(), a.program.weights(), a.onnx, a.encodings()) == (
+    return (a.program.program_json(), a.program.weights(), onnx_of(a), a.encodings()) == (
         b.program.program_json(),
         b.program.weights(),
-        b.onnx,
+        onnx_of(b),
         b.encodings(),
     )
 
@@ -201,7 +202,7 @@ def test_given_encodings_are_verified_like_found_ones(compiled: qcompiler.Compil
 
 
 def test_every_tensor_of_codes_has_one_encoding_under_its_name(compiled: qcompiler.Compiled) -> None:
-    model = onnx.load_from_string(compiled.artifact.onnx)
+    model = onnx.load_from_string(onnx_of(compiled.artifact))
     constants = {item.name: onnx.numpy_helper.to_array(item) for item in model.graph.initializer}
     found = records(json.loads(compiled.encodings()))
     stored = {item["name"]: item for item in json.loads(compiled.encodings("2.0.0"))["encodings"]}

@@ -3,8 +3,7 @@
     out/  manifest.json     target, pipeline, nesting of inputs and outputs, verification report, hashes
           program.json      the integer program
           weights.safetensors   constants of the program
-          model.onnx        the model for ONNX Runtime
-          c/                the model in portable C99, if it has no float island
+          model.onnx, c/    the forms of the back ends
           encodings.json    scale and zero point of each tensor, for other tools
           provenance.json   rewrites and refusals of each pass
           report.html       report for the browser
@@ -21,7 +20,6 @@ import difflib
 import hashlib
 import json
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,11 +30,26 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from qcompiler.artifact.manifest import SCHEMA, Manifest, Provenance, read_checked
+from qcompiler.artifact.difference import difference
+from qcompiler.artifact.layout import (
+    ENCODINGS,
+    KIND,
+    MANIFEST,
+    PROGRAM,
+    PROVENANCE,
+    REPORT,
+    REQUIRED,
+    WEIGHTS,
+    check_names,
+    to_json,
+)
+from qcompiler.artifact.manifest import SCHEMA, Manifest, read_manifest, read_provenance
 from qcompiler.artifact.report import Page, report_html
+from qcompiler.backends import PROGRAM as PROGRAM_FORM
 from qcompiler.backends import encodings as encodings_files
+from qcompiler.backends import known_backends
+from qcompiler.backends.base import Emitted
 from qcompiler.backends.integer import Executor, sum_of_tensors
-from qcompiler.backends.integer.c.form import FOLDER, why_not_ours
 from qcompiler.errors import ArtifactError, EncodingsError, InputError, QCompilerError, TargetError
 from qcompiler.ir import calls, tree
 from qcompiler.ir.settings import own_defaults
@@ -47,20 +60,13 @@ from qcompiler.program.program import Program
 from qcompiler.program.roofline import Estimate, estimate
 from qcompiler.quant.encoding import Encodings
 from qcompiler.storage.destination import Destination, read_whole
-from qcompiler.storage.occupant import Kind
 from qcompiler.storage.reading import decode, exists, read_file
 from qcompiler.targets import Target
 
 if TYPE_CHECKING:
-    from qcompiler.verification.forms import ReadBack, Report
+    from qcompiler.verification.forms import ReadBack
+    from qcompiler.verification.report import Report
 
-MANIFEST, PROGRAM, WEIGHTS, ONNX = "manifest.json", "program.json", "weights.safetensors", "model.onnx"
-PROVENANCE, REPORT, ENCODINGS = "provenance.json", "report.html", "encodings.json"
-_REQUIRED = (PROGRAM, WEIGHTS, ONNX, PROVENANCE)
-_C_FILE = re.compile(rf"{FOLDER}/\w[\w.-]*", re.ASCII)
-"""Names of C files; a matching name cannot lead out of the folder."""
-_USUAL = frozenset({MANIFEST, *_REQUIRED, REPORT, ENCODINGS, FOLDER})
-"""Names at the top of the folder."""
 SAMPLES = 4
 """Batch size of the random inputs for verification."""
 WHOLE_NUMBERS = (16, 2, 1)
@@ -74,7 +80,7 @@ class Artifact:
     Args:
         target: Hardware target.
         program: Integer program.
-        onnx: Content of the ONNX file.
+        forms: Forms of the back ends by name, each with its files or the reason for their absence.
         input_tree: Nesting of the model's arguments.
         output_tree: Nesting of the model's outputs.
         pipeline: Pipeline text of the passes.
@@ -82,15 +88,13 @@ class Artifact:
         diagnostics: Notes for the user.
         verification: Verification report of the compile; None if verification was off.
         sqnr: Signal-to-noise ratio of tensors and outputs against the float model, dB; see `validation.layers`.
-        c: Files of the folder `c/`; empty if C cannot be written.
-        without_c: Reason why `c` is empty.
         grids: Encodings of all tensors; None in a folder of a release that did not write them.
         input_names: Names of the model's arguments; empty in a folder of a release that did not write them.
     """
 
     target: Target
     program: ProgramFiles
-    onnx: bytes
+    forms: Mapping[str, Emitted]
     input_tree: tree.Tree
     output_tree: tree.Tree
     pipeline: str = ""
@@ -98,8 +102,6 @@ class Artifact:
     diagnostics: tuple[str, ...] = ()
     verification: dict[str, Any] | None = None
     sqnr: Mapping[str, float] = field(default_factory=dict)
-    c: Mapping[str, bytes] = field(default_factory=dict)
-    without_c: str = ""
     grids: Encodings | None = None
     input_names: tuple[str, ...] = ()
 
@@ -168,7 +170,9 @@ class Artifact:
 
     @own_defaults()
     def verify(self, *inputs: object, seed: int = 0) -> Report:
-        """Compare the integer program with C and ONNX Runtime; the artifact does not contain the graphs.
+        """Compare the integer program with the other forms; the artifact does not contain the graphs.
+
+        Code that this version does not write for the program is not run.
 
         Args:
             inputs: The model's float arguments; random inputs if none are given.
@@ -180,10 +184,13 @@ class Artifact:
         leaves = self._synthesized(seed)
         if inputs:
             leaves = calls.bind(self.input_tree, self.input_names, inputs, {}).tensors
-        reason = why_not_ours(self.program, self.c) if self.c else self.without_c
-        c = {} if reason else self.c
-        forms = Forms(self.program, self.onnx, c=c, without_c=reason, read_back=self.read_back)
-        return verify(forms, leaves, self.target, seed=seed)
+        known = known_backends()
+        emitted = dict(self.forms)
+        for name, form in self.forms.items():
+            reason = known[name].why_foreign(form.files, self.program) if form.files and name in known else None
+            if reason is not None:
+                emitted[name] = Emitted(reason=reason)
+        return verify(Forms(self.program, emitted, read_back=self.read_back), leaves, self.target, seed=seed)
 
     def explain(self, name: str) -> str:
         """List what each pass did to the captured node or module `name`, and why.
@@ -237,7 +244,7 @@ class Artifact:
                 self.passes,
                 self.memory,
                 self.estimate,
-                {"ONNX file": len(self.onnx), "C source": sum(map(len, self.c.values()))},
+                {name: sum(map(len, form.files.values())) for name, form in self.forms.items()},
             )
         )
 
@@ -246,10 +253,9 @@ class Artifact:
         content = {
             PROGRAM: self.program.program_json().encode(),
             WEIGHTS: self.program.weights(),
-            ONNX: self.onnx,
-            PROVENANCE: _json({"pipeline": self.pipeline, "passes": list(self.passes)}),
+            PROVENANCE: to_json({"pipeline": self.pipeline, "passes": list(self.passes)}),
             REPORT: self.report().encode(),
-            **{f"{FOLDER}/{name}": data for name, data in self.c.items()},
+            **{name: data for form in self.forms.values() for name, data in form.files.items()},
         }
         if self.grids is not None:
             content[ENCODINGS] = self.encodings().encode()
@@ -264,11 +270,13 @@ class Artifact:
             "islands": list(self.islands),
             # JSON has no infinity: null stands for a tensor that lost nothing.
             "sqnr_db": {name: None if ratio == math.inf else ratio for name, ratio in self.sqnr.items()},
-            "forms": ["integer program", "onnx", *(["c"] if self.c else [])],
-            "without_c": self.without_c,
+            "forms": {
+                PROGRAM_FORM: {"files": [PROGRAM, WEIGHTS], "reason": ""},
+                **{name: {"files": sorted(form.files), "reason": form.reason} for name, form in self.forms.items()},
+            },
             "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in sorted(content.items())},
         }
-        return {MANIFEST: _json(manifest), **content}
+        return {MANIFEST: to_json(manifest), **content}
 
     def save(self, output: str | Path) -> Path:
         """Write the folder; an existing artifact is replaced in one step, or not at all.
@@ -286,7 +294,7 @@ class Artifact:
     @staticmethod
     def destination(output: str | Path) -> Destination:
         """The folder `output` as a destination for an artifact."""
-        return Destination(output, Kind("an artifact", MANIFEST, _named_files, _USUAL))
+        return Destination(output, KIND)
 
     @classmethod
     def check_destination(cls, output: str | Path) -> None:
@@ -312,9 +320,9 @@ class Artifact:
             raise ArtifactError(f"{path} holds no {MANIFEST}", expected="a folder that save() wrote")
         content = {MANIFEST: read_file(path / MANIFEST, where=str(path))}
         try:
-            named = read_checked(Manifest, content[MANIFEST], MANIFEST)[0].sha256
-            for name, digest in named.items():
-                _check_name(name)
+            manifest = read_manifest(content[MANIFEST], MANIFEST)
+            check_names(manifest)
+            for name, digest in manifest.sha256.items():
                 if not exists(path / name):
                     raise ArtifactError(f"{name} is missing", fix="Compile the model again.")
                 content[name] = read_file(path / name, where=str(path))
@@ -331,17 +339,15 @@ class Artifact:
         Raises:
             ArtifactError: A file is missing or invalid.
         """
-        known, plain = read_checked(Manifest, content[MANIFEST], MANIFEST)
-        missing = [name for name in _REQUIRED if name not in content]
+        manifest = read_manifest(content[MANIFEST], MANIFEST)
+        missing = [name for name in REQUIRED if name not in content]
         if missing:
             raise ArtifactError(f"{missing[0]} is missing", where=MANIFEST, fix="Compile the model again.")
-        provenance = read_checked(Provenance, content[PROVENANCE], PROVENANCE)[1]
+        provenance = read_provenance(content[PROVENANCE], PROVENANCE)
         program = ProgramFiles.parse(decode(content[PROGRAM], PROGRAM), content[WEIGHTS])
-        from qcompiler.backends import onnx_qdq  # onnx and onnxruntime take a while to import
-
-        onnx_qdq.check_file(content[ONNX], ONNX)
+        forms = _forms(manifest, content)
         try:
-            target = Target.of(plain["target"], MANIFEST)
+            target = Target.of(manifest.target, MANIFEST)
         except TargetError as error:
             raise ArtifactError(f"the target: {error}", where=MANIFEST) from None
         grids = None
@@ -352,22 +358,19 @@ class Artifact:
                 )
             except EncodingsError as error:
                 raise ArtifactError(str(error), where=ENCODINGS) from None
-        prefix = f"{FOLDER}/"
         artifact = cls(
             target=target,
             program=program,
+            forms=forms,
             grids=grids,
-            onnx=content[ONNX],
-            input_tree=_tree(plain["input_tree"], "input_tree", len(program.program.inputs)),
-            input_names=known.input_names,
-            output_tree=_tree(plain["output_tree"], "output_tree", len(program.program.outputs)),
+            input_tree=_tree(manifest.input_tree, "input_tree", len(program.program.inputs)),
+            input_names=manifest.input_names,
+            output_tree=_tree(manifest.output_tree, "output_tree", len(program.program.outputs)),
             pipeline=provenance["pipeline"],
             passes=tuple(provenance["passes"]),
-            diagnostics=known.diagnostics,
-            verification=plain["verification"],
-            sqnr={name: math.inf if ratio is None else ratio for name, ratio in known.sqnr_db.items()},
-            c={name.removeprefix(prefix): data for name, data in content.items() if name.startswith(prefix)},
-            without_c=known.without_c,
+            diagnostics=manifest.diagnostics,
+            verification=None if manifest.verification is None else manifest.verification.model_dump(mode="json"),
+            sqnr={name: math.inf if ratio is None else ratio for name, ratio in manifest.sqnr_db.items()},
         )
         if not (isinstance(artifact.input_tree, tuple) and artifact.input_tree[0] == "tuple"):
             raise ArtifactError("input_tree is no tuple of arguments", where=MANIFEST)
@@ -466,14 +469,23 @@ def _with_types(grids: Encodings, program: Program) -> Encodings:
     return dataclasses.replace(grids, tensors=tuple(tensors))
 
 
-def _check_name(name: str) -> None:
-    """Refuse a file name that no artifact has, such as one outside of the folder.
+def _forms(manifest: Manifest, content: Mapping[str, bytes]) -> dict[str, Emitted]:
+    """The forms of back ends that a manifest lists; files of installed back ends are checked.
 
     Raises:
-        ArtifactError: `name` is such a name.
+        ArtifactError: A file is missing, or its back end cannot have written it.
     """
-    if name not in (*_REQUIRED, ENCODINGS, REPORT) and not _C_FILE.fullmatch(name):
-        raise ArtifactError(f"{MANIFEST} names the file {name!r}", expected="files of an artifact")
+    known, forms = known_backends(), {}
+    for form, item in manifest.forms.items():
+        missing = [name for name in item.files if name not in content]
+        if missing:
+            raise ArtifactError(f"{missing[0]} is missing", where=MANIFEST, fix="Compile the model again.")
+        if form == PROGRAM_FORM:
+            continue
+        forms[form] = Emitted({name: content[name] for name in item.files}, item.reason)
+        if item.files and form in known:
+            known[form].check(forms[form].files)
+    return forms
 
 
 def _within(folder: Path, error: ArtifactError) -> ArtifactError:
@@ -508,55 +520,3 @@ def _tree(data: object, key: str, count: int) -> tree.Tree:
     if tree.leaves(found) != list(range(count)):
         raise ArtifactError(f"{key} has the leaves {tree.leaves(found)}", where=MANIFEST, expected=f"0 to {count - 1}")
     return found
-
-
-def difference(old: bytes | None, new: bytes | None) -> str:
-    """The first place in which two contents of a file differ: the key where both are JSON, else the byte."""
-    if old is None or new is None:
-        return "it is missing in what was read" if new is None else "it is in what was read alone"
-    try:
-        return f"{_key_that_differs(json.loads(old), json.loads(new))} was not read as it was written"
-    except ValueError:
-        pairs = zip(old, new, strict=False)
-        place = next((index for index, (a, b) in enumerate(pairs) if a != b), min(len(old), len(new)))
-        return f"byte {place} was not read as it was written"
-
-
-def _key_that_differs(old: object, new: object) -> str:
-    """The path of the first key whose values differ."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted({*old, *new} - {"sha256"}):
-            if key not in old or key not in new:
-                return str(key)
-            if old[key] != new[key]:
-                return f"{key}.{_key_that_differs(old[key], new[key])}".rstrip(".")
-    if isinstance(old, list) and isinstance(new, list):
-        for index, (a, b) in enumerate(zip(old, new, strict=False)):
-            if a != b:
-                return f"{index}.{_key_that_differs(a, b)}".rstrip(".")
-        return str(min(len(old), len(new))) if len(old) != len(new) else ""
-    return ""
-
-
-def _json(data: object) -> bytes:
-    return (json.dumps(data, sort_keys=True, indent=1) + "\n").encode()
-
-
-def _named_files(manifest: bytes) -> dict[str, str]:
-    """The sha256 of each file by the manifest, and that of the manifest as `save` writes it.
-
-    Raises:
-        ValueError: The manifest is not that of an artifact but, for example, of a web application.
-    """
-    try:
-        data = json.loads(manifest)
-        as_written = _json(data)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-    files = data.get("sha256") if isinstance(data, dict) else None
-    if not isinstance(files, dict) or not str(data.get("schema")).startswith("qcompiler.artifact/"):
-        raise ValueError("it is no manifest of an artifact")
-    return {
-        MANIFEST: hashlib.sha256(as_written).hexdigest(),
-        **{name: str(digest) for name, digest in files.items() if name != MANIFEST},
-    }

@@ -5,17 +5,20 @@ All values are checked on reading, so that later code meets no wrong type, missi
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+import json
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from qcompiler.errors import ArtifactError
 from qcompiler.storage.reading import parse_json
 
-SCHEMA = "qcompiler.artifact/1"
+SCHEMA = "qcompiler.artifact/2"
+FIRST = "qcompiler.artifact/1"
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
+Share = Annotated[Finite, Field(ge=0, le=1)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -24,7 +27,7 @@ class _Closed(BaseModel):
 
 
 class FoundForm(_Closed):
-    """Comparison of one form: the fields of `verification.forms.Form`."""
+    """Comparison of one form: the fields of `verification.report.Form`."""
 
     name: str
     status: Literal["equal", "within bound", "differs", "not run"]
@@ -38,12 +41,12 @@ class FoundForm(_Closed):
 
 
 class Verification(_Closed):
-    """A verification report: the result of `verification.forms.Report.to_dict`."""
+    """A verification report: the result of `verification.report.Report.to_dict`."""
 
     passed: bool
     reference: str
     samples: Count
-    onnxruntime_integer_macs: Annotated[Finite, Field(ge=0, le=1)] | None
+    integer_macs: dict[str, Share]
     forms: tuple[FoundForm, ...]
 
 
@@ -56,10 +59,17 @@ class Island(_Closed):
     elements: Finite
 
 
+class FormFiles(_Closed):
+    """The files of a form, or the reason for their absence; see `backends.base.Emitted`."""
+
+    files: tuple[str, ...]
+    reason: str
+
+
 class Manifest(_Closed):
     """`manifest.json`."""
 
-    schema_version: Annotated[Literal["qcompiler.artifact/1"], Field(alias="schema")]
+    schema_version: Annotated[Literal["qcompiler.artifact/2"], Field(alias="schema")]
     target: dict[str, Any]
     """Checked by `Target.from_json`."""
     input_tree: Any
@@ -70,8 +80,7 @@ class Manifest(_Closed):
     verification: Verification | None
     islands: tuple[Island, ...] = ()
     sqnr_db: dict[str, Finite | None]
-    forms: tuple[str, ...] = ()
-    without_c: str = ""
+    forms: dict[str, FormFiles]
     sha256: dict[str, Digest]
 
 
@@ -100,28 +109,83 @@ class Provenance(_Closed):
     passes: tuple[RunOfPass, ...]
 
 
-_Checked = TypeVar("_Checked", Manifest, Provenance)
+class FirstVerification(_Closed):
+    """A verification report of the first schema."""
+
+    passed: bool
+    reference: str
+    samples: Count
+    onnxruntime_integer_macs: Share | None
+    forms: tuple[FoundForm, ...]
 
 
-def read_checked(kind: type[_Checked], data: bytes, name: str) -> tuple[_Checked, Any]:
-    """Parse and check a JSON file.
+class FirstManifest(_Closed):
+    """`manifest.json` of the schema `qcompiler.artifact/1`, whose only forms were C and ONNX."""
+
+    schema_version: Annotated[Literal["qcompiler.artifact/1"], Field(alias="schema")]
+    target: dict[str, Any]
+    input_tree: Any
+    output_tree: Any
+    input_names: tuple[str, ...] = ()
+    diagnostics: tuple[str, ...]
+    verification: FirstVerification | None
+    islands: tuple[Island, ...] = ()
+    sqnr_db: dict[str, Finite | None]
+    forms: tuple[str, ...] = ()
+    without_c: str = ""
+    sha256: dict[str, Digest]
+
+    def translated(self) -> dict[str, Any]:
+        """The same manifest in the current schema."""
+        data = self.model_dump(mode="json", exclude={"schema_version", "without_c"})
+        if self.verification is not None:
+            share = data["verification"].pop("onnxruntime_integer_macs")
+            data["verification"]["integer_macs"] = {} if share is None else {"onnxruntime": share}
+        c = sorted(name for name in self.sha256 if name.startswith("c/"))
+        data["forms"] = {
+            "integer program": {"files": ["program.json", "weights.safetensors"], "reason": ""},
+            "C": {"files": c, "reason": self.without_c},
+            "ONNX": {"files": ["model.onnx"], "reason": ""},
+        }
+        return {"schema": SCHEMA, **data}
+
+
+def read_manifest(data: bytes, name: str) -> Manifest:
+    """Parse and check a manifest of any schema.
 
     Args:
-        kind: Schema of the file.
         data: Content of the file.
         name: Name of the file, for messages.
-
-    Returns:
-        The checked values, and the unchanged plain data.
 
     Raises:
         ArtifactError: The content is not JSON, or a value is missing, unknown, of another type or out of range.
     """
     plain = parse_json(data, name)
-    if kind is Manifest and (not isinstance(plain, dict) or plain.get("schema") != SCHEMA):
-        raise ArtifactError(f"{name} is of another version", where=name, expected=f"schema {SCHEMA}")
+    schema = plain.get("schema") if isinstance(plain, dict) else None
+    if schema == FIRST:
+        data = json.dumps(_checked(FirstManifest, data, name).translated()).encode()
+    elif schema != SCHEMA:
+        raise ArtifactError(f"{name} is of another version", where=name, expected=f"schema {SCHEMA} or {FIRST}")
+    return _checked(Manifest, data, name)
+
+
+def read_provenance(data: bytes, name: str) -> dict[str, Any]:
+    """Parse and check `provenance.json`; arguments and errors are those of `read_manifest`.
+
+    Returns:
+        The plain data.
+    """
+    plain = parse_json(data, name)
+    _checked(Provenance, data, name)
+    return cast("dict[str, Any]", plain)
+
+
+_Checked = TypeVar("_Checked", Manifest, FirstManifest, Provenance)
+
+
+def _checked(kind: type[_Checked], data: bytes, name: str) -> _Checked:
     try:
-        return kind.model_validate_json(data), plain
+        return kind.model_validate_json(data)
     except ValidationError as error:
         finding = error.errors()[0]
         place = ".".join(str(part) for part in finding["loc"])

@@ -11,6 +11,7 @@ from qcompiler.artifact.drawing import draw
 from qcompiler.program.files import ProgramFiles
 from qcompiler.program.roofline import Estimate
 from qcompiler.targets import Target
+from qcompiler.verification.report import integer_kernels
 
 _STYLE = """
 :root { --text: #222; --paper: #fff; --line: #ddd; --box: #e8eaee; --light: 82%; --edge: #777 }
@@ -45,7 +46,7 @@ class Page:
     memory: Mapping[str, int]
     estimate: Estimate
     sizes: Mapping[str, int]
-    """Sizes of the shipped files in bytes, by name."""
+    """Sizes of the forms in bytes, by name."""
 
 
 def report_html(page: Page) -> str:
@@ -104,10 +105,9 @@ def _forms(verification: Mapping[str, Any] | None) -> str:
             ]
         )
     head = ["form", "status", "tensors", "elements", "differing", "largest difference (LSB)", "first tensor"]
-    share = verification["onnxruntime_integer_macs"]
     text = f"Compared with the {verification['reference']} on {verification['samples']} samples."
-    if share is not None:
-        text += f" ONNX Runtime does {100 * share:.1f} % of the products in integer kernels."
+    for sentence in integer_kernels(verification["integer_macs"]):
+        text += f" {sentence}."
     return f"<p>{escape(text)}</p>{_table(head, rows)}"
 
 
@@ -180,7 +180,7 @@ def _sizes(page: Page) -> str:
         ["instructions", len(program.instructions)],
         ["constants, bytes", weights],
         ["weights, elements", floats],
-        *([f"{name}, bytes", size] for name, size in (*page.sizes.items(), *page.memory.items())),
+        *([escape(f"{name}, bytes"), size] for name, size in (*page.sizes.items(), *page.memory.items())),
     ]
     return _table(["", ""], rows)
 

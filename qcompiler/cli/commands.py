@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from qcompiler.passes.base import Override
-    from qcompiler.verification.forms import Report
+    from qcompiler.verification.report import Report
 
 app = typer.Typer(
     name="qcompiler",
@@ -605,6 +605,8 @@ def _calibration(path: Path, batch_size: int, normalize: str, subject: object, e
 
 
 def _print_report(report: Report | None) -> None:
+    from qcompiler.verification.report import integer_kernels
+
     if report is None:
         typer.echo("not verified")
         return
@@ -616,8 +618,8 @@ def _print_report(report: Report | None) -> None:
     head = ("form", "status", "tensors", "elements", "differing", "LSB", "first tensor")
     typer.echo(f"compared with the {report.reference} on {report.samples} samples:")
     _print_table(head, rows)
-    if report.integer_macs is not None:
-        typer.echo(f"ONNX Runtime does {100 * report.integer_macs:.1f} % of the products in integer kernels")
+    for sentence in integer_kernels(report.integer_macs):
+        typer.echo(sentence)
 
 
 def _print_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from torch import Tensor
 
 import qcompiler
 from qcompiler.artifact.artifact import Artifact
+from qcompiler.backends import known_backends
+from qcompiler.backends.base import Backend
 from qcompiler.errors import InputError
 
 ALLOWED_LOSS = 0.005
@@ -72,8 +75,8 @@ class Result:
             elif form["differing"]:
                 found += f", by {form['largest']} LSB at most"
             lines.append(f"  {form['name']:<42}{found}")
-        share = self.verification["onnxruntime_integer_macs"]
-        lines.append(f"  {'products in ONNX Runtime integer kernels':<42}{100 * share:.1f} %")
+        for name, share in self.verification["integer_macs"].items():
+            lines.append(f"  {f'products in integer kernels of {name}':<42}{100 * share:.1f} %")
         lines.append("bytes")
         lines.append(f"  {'parameters in float32':<42}{self.float_bytes:>9}")
         lines += [f"  {name:<42}{size:>9}" for name, size in sorted(self.bytes.items())]
@@ -116,6 +119,7 @@ def run(output: Path) -> Result:
     data, model = digits("data").load_data(), digits("model").load_digits_net()
     compiled = qcompiler.compile(model, "int8_dsp", calibration_data=[data.calibration_images], output=output)
     assert compiled.verification is not None
+    forms = {name: known_backends()[name] for name, form in compiled.artifact.forms.items() if form.files}
     seconds = dict(compiled.seconds)
     reloaded = subprocess.run(  # noqa: S603  # runs this interpreter on the code above
         [sys.executable, "-c", _RELOAD, str(output), str(ROOT)], capture_output=True, text=True, check=True
@@ -124,7 +128,7 @@ def run(output: Path) -> Result:
         "float": accuracy(model, data),
         "exact simulation": accuracy(compiled.simulate, data),
         "integer program": accuracy(compiled.run, data),
-        "ONNX Runtime": accuracy(lambda x: _runtime(compiled.artifact, x), data),
+        **{name: accuracy(partial(_run_form, backend, compiled.artifact), data) for name, backend in forms.items()},
         "integer program, in a fresh process": json.loads(reloaded.stdout),
     }
     loss = measured["float"] - measured["integer program"]
@@ -142,7 +146,5 @@ def run(output: Path) -> Result:
     )
 
 
-def _runtime(artifact: Artifact, x: Tensor) -> Tensor:
-    from qcompiler.backends import onnx_qdq
-
-    return torch.from_numpy(onnx_qdq.run(artifact.onnx, [x.numpy()])[0])
+def _run_form(backend: Backend, artifact: Artifact, x: Tensor) -> Tensor:
+    return torch.from_numpy(backend.run(artifact.forms[backend.name].files, [x.numpy()])[0])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -47,8 +46,9 @@ from qcompiler.storage.writing import write_file
 from qcompiler.targets import Target, load_target
 from qcompiler.training.quantized_module import QuantizedModule
 from qcompiler.validation.exact import Codes, simulate
-from qcompiler.verification.forms import Forms, Report
+from qcompiler.verification.forms import Forms
 from qcompiler.verification.forms import verify as verify_forms
+from qcompiler.verification.report import Report
 
 __all__ = ["Compiled", "compile"]
 
@@ -271,19 +271,19 @@ def _compiled(session: Session, verify: OnFailure) -> Compiled:
     Raises:
         VerificationError: A form differs, and `verify` is "error".
     """
-    artifact, samples = session.artifact, session.samples
+    unverified, samples = session.artifact(), session.samples
     quantized, integer = session.quantized.module, session.integer.module
     verification = None
     if verify != "off":
-        forms = _forms(artifact, quantized, integer)
+        forms = _forms(unverified, quantized, integer)
         verification = verify_forms(forms, samples, session.target, seed=session.options.seed)
-        artifact = dataclasses.replace(artifact, verification=verification.to_dict())
     session.progress.finished("verify")
     if verification is not None and not verification.passed:
         message = f"the forms of the model disagree:\n{verification}"
         if verify == "error":
             raise VerificationError(message, fix="Nothing was written. The first tensor named is where to look.")
         warnings.warn(message, stacklevel=2)
+    artifact = unverified if verification is None else session.artifact(verification.to_dict())
     return Compiled(
         session.target,
         quantized,
@@ -340,12 +340,4 @@ def _check_learned(model: Prepared, target: str | Path | Target | None, others: 
 
 
 def _forms(artifact: Artifact, quantized: Module, lowered: Module) -> Forms:
-    return Forms(
-        artifact.program,
-        artifact.onnx,
-        quantized.main,
-        lowered.main,
-        c=artifact.c,
-        without_c=artifact.without_c,
-        read_back=artifact.read_back,
-    )
+    return Forms(artifact.program, artifact.forms, quantized.main, lowered.main, artifact.read_back)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from qcompiler.artifact.artifact import Artifact, islands_of
+from qcompiler.artifact.layout import check_paths
 from qcompiler.backends import encodings as grids
+from qcompiler.backends import known_backends
+from qcompiler.backends.base import Emitted, Lowered
 from qcompiler.backends.integer import emit as emit_program
-from qcompiler.backends.integer.c.form import write_c
+from qcompiler.errors import UnsupportedError
 from qcompiler.ir.rewrite import Record
 from qcompiler.ir.types import Stage
 from qcompiler.passes import Pass
@@ -36,8 +40,8 @@ def emit(
     target: Target,
     samples: Sequence[Tensor],
     seed: int,
-) -> Artifact:
-    """All forms of a model, not yet compared with each other.
+) -> Callable[..., Artifact]:
+    """Emit all forms of a model, which are not yet compared with each other.
 
     Args:
         captured: The captured model.
@@ -48,13 +52,14 @@ def emit(
         target: The hardware.
         samples: Flat inputs, for the self-test of the C and the noise of each tensor.
         seed: Seed of the random codes of the self-test.
-    """
-    from qcompiler.backends import onnx_qdq  # onnx and onnxruntime take a while to import
 
+    Returns:
+        Function that builds the artifact; its keyword `verification` is the report of the comparison, as plain data.
+    """
     graph = integer.module.main
     layout = target.layout
     program = emit_program(graph, layout.activations, layout.weights, layout.alignment, target.packing)
-    c, without_c = write_c(program, captured.name, [x.numpy() for x in samples], seed)
+    model = Lowered(captured.name, graph, program, [x.numpy() for x in samples], seed)
     # The recorded pipeline leaves out the passes that apply given encodings, so that found and given encodings produce
     # the same file. After training no pipeline leads from the model to the weights, so none is recorded.
     pipeline = "" if captured.records else print_pipeline(without_encodings(passes))
@@ -63,10 +68,11 @@ def emit(
     ratios: Mapping[str, float] = {}
     if canonical.module.main.stage is Stage.CANONICAL:
         ratios = layer_sqnr(canonical.module.main, quantized.module.main, samples, target.arithmetic)
-    return Artifact(
+    return functools.partial(
+        Artifact,
         target=target,
         program=program,
-        onnx=onnx_qdq.emit(graph, onnx_qdq.OnnxOptions(**target.onnx.model_dump())),
+        forms=emit_forms(model, target),
         grids=grids.collect(graph, calibrated=quantized.module.main, about=about),
         input_tree=graph.input_tree,
         input_names=tuple(graph.input_names),
@@ -80,9 +86,23 @@ def emit(
             *_island_summary(program, plain),
         ),
         sqnr={name: float(f"{ratio:.2f}") for name, ratio in ratios.items()},
-        c=c,
-        without_c=without_c,
     )
+
+
+def emit_forms(model: Lowered, target: Target) -> dict[str, Emitted]:
+    """The form of every back end, or the reason why it cannot express the model.
+
+    Raises:
+        PluginError: A back end of a plugin cannot be loaded, or writes a path that is taken.
+    """
+    forms = {}
+    for name, backend in known_backends().items():
+        try:
+            forms[name] = Emitted(backend.emit(model, target))
+        except UnsupportedError as error:
+            forms[name] = Emitted(reason=error.found if error.where is None else f"{error.found}, at {error.where}")
+    check_paths(forms)
+    return forms
 
 
 _SCHEMES = {

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 from torch import Tensor, nn
 from torch.export import ExportedProgram
@@ -102,9 +103,16 @@ class Session:
         self._check_end(Stage.INTEGER, "lower-to-integer")
         return self._advanced(self.quantized, self._borders[1], len(self.passes))
 
+    def artifact(self, verification: Mapping[str, Any] | None = None) -> Artifact:
+        """The files of all forms.
+
+        Args:
+            verification: Report on the comparison of the forms, as plain data; None if they are not compared.
+        """
+        return self._build(verification=verification)
+
     @cached_property
-    def artifact(self) -> Artifact:
-        """The files of all forms, not yet compared with each other."""
+    def _build(self) -> Callable[..., Artifact]:
         integer = self.integer  # first, so that passes which end early are refused before one runs
         found = emit(
             self.captured,

@@ -1,170 +1,61 @@
-"""The promise: the forms of a compiled model are run against each other, tensor by tensor.
+"""Verification: the forms of a compiled model are run against each other, tensor by tensor.
 
 The exact simulation of the quantized graph is the reference. Two experiments are made:
 
-    end to end        all forms on the same real inputs; each layer reads what the layer before it gave
+    end to end        all forms on the same real inputs; each layer reads the result of the layer before it
     layer by layer    each layer reads random codes over the whole range of its grid, the same in all forms, so that no
-                      layer hides behind the one in front of it; an island that has no result for such codes,
+                      layer's error is hidden by the layer before it; an island that has no result for such codes,
                       because it reads them as indices, gets those of the real inputs
 
-The integer graph, the executor of the integer program, and the C source, built with the compiler that is there, must
-equal the simulation in every element of both. The artifact is written to memory and read back: the program that the
-bytes hold must give the same codes, and nothing may be lost on the way. The program runs once more on one image inside
-of the array that its memory plan lays out, freed bytes overwritten, and must give the codes that it gives with memory
-of its own for each tensor: a result on bytes that are still read shows. ONNX Runtime computes with its own arithmetic:
-fed the same integers it must stay within the bound of the target, but for elements that its one rounding explains (see
-`rounded_once`). End to end, where a difference of one step in one layer may grow in the next, differences are counted.
-It runs twice, as everybody runs it and with all optimisation off, because exports exist that are right in only one of
-the two.
+The integer graph, the executor of the integer program and the artifact that is read back from its own bytes must equal
+the simulation in every element of both. The program runs once more on one image inside the arena of its memory plan,
+with freed bytes overwritten, and must give the same codes: a tensor that is overwritten too early shows.
+
+The other forms are those of the back ends, see `backends.base`. A form without bounds must equal the reference in both
+experiments, too. A form with bounds, such as ONNX Runtime's, is compared layer by layer: on the same integers it must
+stay within them, except for elements that its single rounding explains (see `rounded_once`). End to end, where a
+difference of one step in one layer may grow in the next, differences are counted.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, cast
+from typing import cast
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from qcompiler.backends import known_backends
+from qcompiler.backends.base import Backend, Emitted, Way
 from qcompiler.backends.integer import Executor
-from qcompiler.backends.integer.c import form as c_form
 from qcompiler.errors import ToolchainError
 from qcompiler.ir.graph import Graph, Value
 from qcompiler.ir.interpret import interpret
 from qcompiler.passes.base import check_seed
 from qcompiler.program import aliases, liveness
 from qcompiler.program.files import ProgramFiles
-from qcompiler.quant.arithmetic import ELEMENTWISE_FLOAT32
+from qcompiler.program.products import products
 from qcompiler.targets import Target
 from qcompiler.validation.exact import Codes, Exact, simulate
+from qcompiler.verification.report import Form, Report
 from qcompiler.verification.rounded_once import RoundedOnce
+from qcompiler.verification.tally import Array, Tally, Tensors
 
-if TYPE_CHECKING:
-    from qcompiler.backends.onnx_qdq import Layers
-
-Status = Literal["equal", "within bound", "differs", "not run"]
-Array = npt.NDArray[np.generic]
-Tensors = dict[str, Array]
-
-TRANSPOSED = ("int_conv_transpose1d", "int_conv_transpose2d", "int_conv_transpose3d")
-MAC_INSTRUCTIONS = ("int_conv1d", "int_conv2d", "int_conv3d", *TRANSPOSED, "int_linear")
-MAC_OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-"""The operators of a file that sum products."""
-RUNTIME_EXACT = ("GlobalAveragePool", "Sigmoid")
-"""Operators whose integer kernels a target of ONNX Runtime's arithmetic reproduces, beside those that multiply."""
-
-
-@dataclass(frozen=True)
-class Bound:
-    """How far a tensor may be from the reference.
-
-    Args:
-        lsb: Largest difference, in steps of the grid.
-        fraction: Share of the elements that may differ at all.
-    """
-
-    lsb: int = 0
-    fraction: float = 0.0
-
-    def allows(self, count: int, size: int, distance: int) -> bool:
-        """Whether `count` of `size` elements may differ, by `distance` at most.
-
-        Where elements may differ at all, a small tensor gets what chance may bring: three standard deviations and one.
-        """
-        expected = self.fraction * size
-        return distance <= self.lsb and count <= expected + (3 * math.sqrt(expected) + 1 if expected else 0)
-
-
-@dataclass(frozen=True)
-class Form:
-    """How one form compares with the reference.
-
-    Args:
-        name: Of the form.
-        status: `equal`: no element differs. `within bound`: some do, no more and no further than the target allows.
-        required: Whether `differs` is a failure.
-        tensors: Tensors compared.
-        elements: Elements compared.
-        differing: Elements that differ.
-        largest: Largest difference in steps of the grid.
-        first: First tensor that differs; of those beyond their bound where there is one.
-        reason: Why it was not run.
-    """
-
-    name: str
-    status: Status
-    required: bool
-    tensors: int = 0
-    elements: int = 0
-    differing: int = 0
-    largest: int = 0
-    first: str = ""
-    reason: str = ""
-
-    def __str__(self) -> str:
-        if self.status == "not run":
-            return f"{self.name}: not run ({self.reason})"
-        if self.status == "differs" and not self.tensors:
-            return f"{self.name}: {self.first}"
-        text = f"{self.name}: {self.differing} of {self.elements} elements differ in {self.tensors} tensors"
-        return text if not self.differing else f"{text}, by {self.largest} at most, first in %{self.first}"
-
-
-@dataclass(frozen=True)
-class Report:
-    """All forms of one verification.
-
-    Args:
-        reference: The form with which the others are compared.
-        forms: The others.
-        samples: Samples in the batch on which the forms ran.
-        integer_macs: Share of the multiply-accumulates that ONNX Runtime does in integer kernels; None when unknown.
-    """
-
-    reference: str
-    forms: tuple[Form, ...]
-    samples: int
-    integer_macs: float | None = None
-
-    @property
-    def passed(self) -> bool:
-        """Whether no required form differs from the reference, or failed to run."""
-        return all(form.status in ("equal", "within bound") for form in self.forms if form.required)
-
-    def form(self, name: str) -> Form:
-        """The form called `name`."""
-        return next(form for form in self.forms if form.name == name)
-
-    def to_dict(self) -> dict[str, object]:
-        """As JSON holds it."""
-        return {
-            "passed": self.passed,
-            "reference": self.reference,
-            "samples": self.samples,
-            "onnxruntime_integer_macs": self.integer_macs,
-            "forms": [dataclasses.asdict(form) for form in self.forms],
-        }
-
-    def __str__(self) -> str:
-        lines = [f"compared with the {self.reference} on {self.samples} samples", *map(str, self.forms)]
-        if self.integer_macs is not None:
-            lines.append(f"ONNX Runtime does {100 * self.integer_macs:.1f} % of the products in integer kernels")
-        return "\n".join(lines)
+__all__ = ["Forms", "ReadBack", "verify"]
 
 
 @dataclass(frozen=True)
 class ReadBack:
-    """An artifact as its files give it.
+    """An artifact that was read from its own files.
 
     Args:
-        program: The integer program that was read; None where the files cannot be read.
-        faults: What was lost or changed on the way, as sentences that name file and key.
+        program: The integer program that was read; None if the files cannot be read.
+        faults: Losses and changes, as sentences that name file and key.
     """
 
     program: ProgramFiles | None
@@ -173,105 +64,35 @@ class ReadBack:
 
 @dataclass(frozen=True)
 class Forms:
-    """What there is of a model.
+    """The forms of a compiled model to be compared.
 
     Args:
-        program: The integer program.
-        onnx: The ONNX file.
-        quantized: The calibrated graph before lowering; None for an artifact from disk.
-        integer: The lowered graph; None for an artifact from disk.
-        c: The folder of C; empty where there is none.
-        without_c: Why there is none.
-        read_back: Writes the artifact to memory and reads it; None for a program alone.
+        program: Integer program.
+        emitted: Forms of the back ends, by name.
+        quantized: Calibrated graph before lowering; None for an artifact from disk.
+        integer: Lowered graph; None for an artifact from disk.
+        read_back: Function that writes the artifact to memory and reads it; None for a program alone.
     """
 
     program: ProgramFiles
-    onnx: bytes | None = None
+    emitted: Mapping[str, Emitted] = field(default_factory=dict)
     quantized: Graph | None = None
     integer: Graph | None = None
-    c: Mapping[str, bytes] = field(default_factory=dict)
-    without_c: str = ""
     read_back: Callable[[], ReadBack] | None = None
-
-
-@dataclass
-class _Tally:
-    """Counts the elements that differ."""
-
-    name: str
-    required: bool = True
-    bounds: Mapping[str, Bound] = field(default_factory=dict)
-    tensors: int = 0
-    elements: int = 0
-    differing: int = 0
-    largest: int = 0
-    first: str = ""
-    beyond: str = ""
-
-    def compare(
-        self,
-        expected: Tensors,
-        found: Tensors,
-        steps: Mapping[str, float] | None = None,
-        rounded: Callable[..., Array | None] | None = None,
-    ) -> None:
-        """Add the tensors that both have.
-
-        Args:
-            expected: Of the reference.
-            found: Of the form.
-            steps: Size of one step, for tensors of real numbers.
-            rounded: Gives, for `name` and `reference`, codes that elements may have as well: see `rounded_once`. They
-                count as different all the same, but not towards the share and the distance that a bound allows.
-        """
-        for name in (name for name in expected if name in found):
-            old, new = expected[name], found[name]
-            self.tensors += 1
-            self.elements += old.size
-            distances = np.ones(old.shape)
-            if old.shape != new.shape:
-                count, distance = old.size, 1
-            else:
-                distances = np.abs(new.astype(np.float64) - old.astype(np.float64)) / (steps or {}).get(name, 1.0)
-                count, distance = int(np.count_nonzero(distances)), math.ceil(distances.max(initial=0) - 1e-3)
-            if not count:
-                continue
-            self.first = self.first or name
-            self.differing += count
-            self.largest = max(self.largest, distance, 1)
-            bound = self.bounds.get(name, Bound())
-            if not bound.allows(count, old.size, distance) and rounded is not None and old.shape == new.shape:
-                others = rounded(name, reference=old)
-                if others is not None:
-                    # A multiplier of 15 bits is some steps off at the end of 16 bits. An element that has neither code
-                    # is as far as it is from the nearer one: both roundings are right.
-                    nearest = np.minimum(distances, np.abs(new.astype(np.float64) - others.astype(np.float64)))
-                    count, distance = int(np.count_nonzero(nearest)), math.ceil(nearest.max(initial=0))
-            if not bound.allows(count, old.size, distance):
-                self.beyond = self.beyond or name
-
-    def form(self) -> Form:
-        if not self.tensors:
-            # Nothing to compare is no proof, but no failure either: a model may have nothing to quantize.
-            return Form(self.name, "not run", required=False, reason="no tensor of the model is quantized")
-        status: Status = "differs" if self.beyond else "within bound" if self.differing else "equal"
-        first = self.beyond or self.first
-        counts = (self.tensors, self.elements, self.differing, self.largest)
-        return Form(self.name, status, self.required, *counts, first)
 
 
 def verify(forms: Forms, inputs: Sequence[Tensor], target: Target, *, seed: int = 0) -> Report:
     """Compare the forms of a model.
 
     Args:
-        forms: What there is. Without the graphs the executor is the reference.
+        forms: The forms. Without the graphs the executor is the reference.
         inputs: Float tensors, flat.
-        target: Gives the arithmetic of the simulation, and the bound of ONNX Runtime.
-        seed: Of the random codes.
+        target: Hardware target, which defines the arithmetic of the simulation and the bounds of forms.
+        seed: Seed for random codes.
 
     Raises:
         VerificationError: A form cannot be run at all.
-        InputError: The seed is none.
+        InputError: The seed is invalid.
     """
     check_seed(seed)
     return _Verification(forms, inputs, target, seed).report()
@@ -279,7 +100,7 @@ def verify(forms: Forms, inputs: Sequence[Tensor], target: Target, *, seed: int 
 
 @dataclass(frozen=True)
 class _Run:
-    """What a form gave: codes by name of tensor, the limits of each, and the real outputs."""
+    """The results of a form: codes by tensor, real outputs, and the lowest and highest code of each tensor."""
 
     codes: Tensors
     outputs: Tensors
@@ -291,7 +112,7 @@ def _named(outputs: Sequence[Array]) -> Tensors:
 
 
 def _simulate(graph: Graph, target: Target, inputs: Sequence[Tensor], given: Tensors | None) -> _Run:
-    found: Tensors = {}
+    found: dict[str, Array] = {}
     limits: dict[str, tuple[int, int]] = {}
 
     def observe(value: Value, item: Exact) -> None:
@@ -311,7 +132,7 @@ def _simulate(graph: Graph, target: Target, inputs: Sequence[Tensor], given: Ten
 
 
 def _interpret(graph: Graph, inputs: Sequence[Tensor], given: Tensors | None) -> _Run:
-    found: Tensors = {}
+    found: dict[str, Array] = {}
 
     def observe(value: Value, tensor: Tensor) -> None:
         if value.type.quant is not None:
@@ -328,7 +149,7 @@ def _interpret(graph: Graph, inputs: Sequence[Tensor], given: Tensors | None) ->
 
 
 def _execute(executor: Executor, inputs: Sequence[Tensor], given: Tensors | None) -> _Run:
-    found: Tensors = {}
+    found: dict[str, Array] = {}
 
     def observe(name: str, array: Array) -> None:
         if executor.program.tensors[name].scale:
@@ -352,6 +173,7 @@ class _Verification:
         self.executor = Executor(forms.program)
         self.rounded = RoundedOnce(self.executor, target)
         self.reference = "integer program" if forms.quantized is None else "exact simulation"
+        self.shares: dict[str, float] = {}
         self.real = self.refer(None)
         # What a clamp per channel reads is no layer's result, but a step within one.
         within = {item.inputs[0] for item in self.program.instructions if item.op == "int_clamp"}
@@ -360,7 +182,7 @@ class _Verification:
         written = [item.output for item in self.program.instructions if item.output not in (*within, *self.views)]
         activations = [name for name in written if name in self.real.limits]
         generator = np.random.default_rng(seed)
-        self.codes: Tensors = {
+        self.codes: dict[str, Array] = {
             name: generator.integers(*self.real.limits[name], self.real.codes[name].shape, np.int32, endpoint=True)
             for name in activations
         }
@@ -424,8 +246,8 @@ class _Verification:
             ]
         if self.forms.read_back is not None:
             found.append(self.read_back(self.forms.read_back))
-        found += [self.source(), *self.runtime()]
-        return Report(self.reference, tuple(found), self.samples, self.integer_macs())
+        found += self.backends()
+        return Report(self.reference, tuple(found), self.samples, self.shares)
 
     @property
     def samples(self) -> int:
@@ -440,7 +262,7 @@ class _Verification:
             run: Runs it.
             planned: Whether it is the program, whose memory plan belongs to it.
         """
-        tally = _Tally(name)
+        tally = Tally(name)
         real = run(None)
         tally.compare(self.real.codes, real.codes)
         tally.compare(self.real.outputs, real.outputs, self.steps)
@@ -460,13 +282,13 @@ class _Verification:
 
     def planned(self) -> Form:
         """The program in its array, where the program itself is the reference."""
-        tally = _Tally("integer program in one array")
+        tally = Tally("integer program in one array")
         self.compare_planned(tally)
         if not tally.tensors:
             return Form(tally.name, "not run", required=False, reason="the program has no plan of its memory")
         return tally.form()
 
-    def compare_planned(self, tally: _Tally) -> None:
+    def compare_planned(self, tally: Tally) -> None:
         """Add what the program gives in the array of its plan, on as many images as that is for and random codes."""
         plan = self.program.memory
         if plan is None:
@@ -481,105 +303,62 @@ class _Verification:
         tally.compare(expected.codes, found.codes)
         tally.compare(expected.outputs, found.outputs, self.steps)
 
-    def source(self) -> Form:
-        """The C source: built, and compared in both experiments, with its helpers for real numbers in the first."""
-        reason = c_form.why_not_run() if self.forms.c else self.forms.without_c or "there is no C source"
-        if reason:
-            return Form("C", "not run", False, reason=reason)
-        tally, inputs = _Tally("C"), [x.numpy() for x in self.inputs]
-        try:
-            with c_form.built(self.forms.c, 2 * self.samples * self.macs()[0]) as binary:
-                real = binary.run(inputs, real=True)
-                random = binary.run(c_form.codes_of_inputs(binary, inputs, self.codes), self.codes)
-                computed = {step["tensor"]: random.codes[step["tensor"]] for step in binary.contract["steps"]}
-        except ToolchainError as error:
-            return Form("C", "not run", True, reason=error.found)
-        tally.compare(self.real.codes, real.codes)
-        tally.compare(self.real.outputs, _named(real.outputs), self.steps)
-        tally.compare(self.random.codes, computed)
-        return tally.form()
-
-    def runtime(self) -> list[Form]:
-        """ONNX Runtime, twice in each experiment."""
-        from qcompiler.backends import onnx_qdq  # onnxruntime takes a while to import
-
-        found: list[Form] = []
-        inputs = [x.numpy() for x in self.inputs]
-        fed = {**{name: self.random.codes[name] for name in self.views if name in self.random.codes}, **self.codes}
-        unsigned = {name for name, tensor in self.program.tensors.items() if str(tensor.dtype) in ("u4", "u8")}
-        for optimize in (True, False):
-            session = "onnxruntime" if optimize else "onnxruntime unoptimized"
-            if self.forms.onnx is None:
-                found.append(Form(session, "not run", False, reason="there is no ONNX file"))
+    def backends(self) -> Iterator[Form]:
+        """The forms of all back ends."""
+        known = known_backends()
+        for name, emitted in self.forms.emitted.items():
+            backend = known.get(name)
+            missing = None if backend else f"no back end called {name!r} is installed"
+            reason = emitted.reason or missing or (backend.available() if backend else None)
+            if backend is None or reason:
+                yield Form(name, "not run", False, reason=reason or "")
                 continue
-            whole = _Tally(f"{session}, end to end", required=False)
-            codes, outputs = onnx_qdq.run_observed(self.forms.onnx, inputs, optimize=optimize, unsigned=unsigned)
-            whole.compare(self.real.codes, codes)
-            whole.compare(self.real.outputs, _named(outputs), self.steps)
-            layers = onnx_qdq.Layers(self.forms.onnx, optimize=optimize, unsigned=unsigned)
-            single = _Tally(f"{session}, layer by layer", bounds=self.bounds(layers, optimize))
-            for given, expected in ((self.real.codes, self.real.codes), (fed, self.random.codes)):
-                rounded = functools.partial(self.rounded.codes, given=given, in_float32=not optimize)
-                single.compare(expected, layers.run(inputs, given), rounded=rounded)
-            found += [single.form(), whole.form()]
-        return found
+            try:
+                yield from self.backend(backend, emitted)
+            except ToolchainError as error:
+                yield Form(name, "not run", True, reason=error.found)
 
-    def bounds(self, layers: Layers, optimize: bool) -> dict[str, Bound]:
-        """How far each layer of the file may be from the reference on the same integers."""
-        allowed = self.target.descriptor.verify
-        same_arithmetic = allowed.layer_fraction == 0
-        if not optimize:  # sums in float32 round
-            allowed = allowed.model_copy(update={"layer_fraction": max(allowed.layer_fraction, _FLOAT_FRACTION)})
-        result: dict[str, Bound] = {}
-        in_float32 = {i.output for i in self.program.instructions if i.attributes.get("mode") == ELEMENTWISE_FLOAT32}
-        sums = {i.output for i in self.program.instructions if i.op in MAC_INSTRUCTIONS}
-        for name, operator in layers.operators.items():
-            if name in in_float32:
-                result[name] = Bound()  # the same operations, each rounded
-            elif operator in MAC_OPERATORS or name in sums:
-                result[name] = Bound(allowed.layer_lsb, allowed.layer_fraction)
-            elif operator in RUNTIME_EXACT and same_arithmetic and optimize:
-                result[name] = Bound()
-            else:
-                result[name] = Bound(1 + self.steepness(name), 1.0)
-        return result
+    def backend(self, backend: Backend, emitted: Emitted) -> Iterator[Form]:
+        """One form, in each way to run it."""
+        with contextlib.closing(backend.ways(emitted.files, self.forms.program, self.target, self.samples)) as ways:
+            for way in ways:
+                yield from self.way(way)
+                if way.integer_weights is not None and (share := self.integer_macs(way.integer_weights())) is not None:
+                    self.shares[way.name] = share
 
-    def steepness(self, name: str) -> int:
-        """Steps of a result by which a function in float32 may be off because its argument is.
+    def way(self, way: Way) -> Iterator[Form]:
+        """One comparison for a form that must be equal or only runs as a whole; else one for each experiment."""
+        inputs = [x.numpy() for x in self.inputs]
+        found = way.run(inputs)
+        if way.bounds and way.run_layers is not None:
+            whole = Tally(f"{way.name}, end to end", required=False)
+            layers = Tally(f"{way.name}, layer by layer", bounds=way.bounds)
+            for given, expected in ((self.real.codes, self.real.codes), (self.given, self.random.codes)):
+                rounded = None
+                if way.rounding != "target":
+                    in_float32 = way.rounding == "float32"
+                    rounded = functools.partial(self.rounded.codes, given=given, in_float32=in_float32)
+                layers.compare(expected, way.run_layers(inputs, given), rounded=rounded)
+            yield layers.form()
+        else:
+            whole = Tally(way.name, bounds=way.bounds)
+        whole.compare(self.real.codes, found.codes)
+        whole.compare(self.real.outputs, _named(found.outputs), self.steps)
+        if not way.bounds and way.run_layers is not None:
+            whole.compare(self.random.codes, way.run_layers(inputs, self.given))
+        yield whole.form()
 
-        The argument (code - zero point) * scale has two roundings, by 2^-24 each: with 2^16 codes up to 2^-7 of a step
-        of the input. Where one step more gives a result that is hundreds of steps off, that shows.
-        """
-        item = next(item for item in self.program.instructions if name in item.outputs)
-        if item.op != "lookup":
-            return 0
-        table = self.forms.program.constants[item.inputs[1]].astype(np.int64)
-        return int(np.abs(np.diff(table)).max(initial=0) * table.shape[-1] * 2.0**-23)
+    @functools.cached_property
+    def given(self) -> Tensors:
+        """Random codes of all tensors: those drawn, and views of them."""
+        return {**{name: self.random.codes[name] for name in self.views if name in self.random.codes}, **self.codes}
 
-    def integer_macs(self) -> float | None:
-        """Share of the multiply-accumulates of one sample that ONNX Runtime does in integer kernels."""
-        from qcompiler.backends import onnx_qdq
-
-        if self.forms.onnx is None:
-            return None
-        total, inside = self.macs(onnx_qdq.integer_weights(self.forms.onnx))
-        return inside / total if total else None
-
-    def macs(self, weights: Collection[str] = ()) -> tuple[int, int]:
-        """Multiply-accumulates of one sample: of all layers, and of those with these weights."""
-        total = inside = 0
-        for item in self.program.instructions:
-            if item.op in MAC_INSTRUCTIONS:
-                weight = item.inputs[1]
-                # The weight meets each pixel of the result once; where it is transposed, each pixel of the input.
-                shape = self.program.tensors[item.inputs[0] if item.op in TRANSPOSED else item.output].shape
-                positions = shape[1:-1] if item.op == "int_linear" else shape[2:]
-                macs = self.forms.program.constants[weight].size * math.prod(positions)
-                total += macs
-                inside += macs if weight in weights else 0
-        return total, inside
+    def integer_macs(self, weights: Collection[str]) -> float | None:
+        """Share of the multiply-accumulates of one sample that are done with these weights; None without any."""
+        layers = products(self.forms.program)
+        weight_of = {item.output: item.inputs[1] for item in self.program.instructions if item.output in layers}
+        inside = sum(count for name, count in layers.items() if weight_of[name] in weights)
+        return inside / sum(layers.values()) if layers else None
 
 
 _NO_GRAPH = "the artifact holds the program, not the graph"
-_FLOAT_FRACTION = 0.005
-"""Share of elements whose float32 sum may round to the other side of a tie."""

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import qcompiler
-from qcompiler.artifact.artifact import Artifact, difference
+from qcompiler.artifact.artifact import Artifact
+from qcompiler.artifact.difference import difference
 from qcompiler.backends import encodings as encodings_files
 from qcompiler.errors import EncodingsError, VerificationError
 from qcompiler.program.files import ProgramFiles
@@ -134,7 +135,7 @@ FAULTS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str]] = {
     "the pipeline": (dropped(pipeline=""), "provenance.json: pipeline"),
     "the noise": (dropped(sqnr={}), "manifest.json: sqnr_db"),
     "the diagnostics": (dropped(diagnostics=("lost",)), "manifest.json: diagnostics"),
-    "the C": (dropped(c={}), "c/"),
+    "the C": (dropped(forms={}), "c/"),
     "the nesting of outputs": (dropped(output_tree=("tuple", [0])), "manifest.json: output_tree"),
     "the memory plan": (program_without("memory", None), "program.json: memory"),
     "the order of axes": (program_without("layout", "NCHW"), "program.json: layout"),

@@ -20,9 +20,12 @@ Version: 1.0
 """
 
 _USE = """
+import dataclasses
 import torch
 from torch import nn
 import qcompiler
+from qcompiler.backends.base import Emitted
+from qcompiler.errors import QCompilerError
 from qcompiler.session.pipeline import default_pipeline, known_passes, parse_pipeline, print_pipeline
 
 assert "merge-relu" in known_passes()
@@ -33,14 +36,41 @@ compiled = qcompiler.compile(model, "example_dsp", example_inputs=torch.randn(2,
 assert compiled.verification.passed
 assert compiled.target.name == "example_dsp"
 print(compiled.explain("3"))
+
+assert compiled.verification.form("outline").status == "equal"
+assert compiled.artifact.forms["outline"].files["outline/model.txt"].startswith(b"# Sequential for example_dsp")
+assert "outline" in compiled.artifact.report()
+loaded = qcompiler.load(compiled.save("out"))
+assert loaded.files() == compiled.artifact.files()
+assert loaded.verify().form("outline").status == "equal"
+text = loaded.forms["outline"].files["outline/model.txt"].decode()
+damaged = dataclasses.replace(
+    loaded, forms={"outline": Emitted({"outline/model.txt": text.replace('int_conv2d', 'int_linear').encode()})}
+)
+try:
+    damaged.verify()
+except QCompilerError as error:
+    print("damaged:", error)
+
+island = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Softmax(1), nn.Conv2d(4, 2, 1)).eval()
+target = qcompiler.load_target("int8_dsp").override(fallback="float")
+other = qcompiler.compile(island, target, calibration_data=[torch.randn(2, 3, 4, 4)])
+print(other.verification.form("outline"))
+assert other.verification.form("onnxruntime, layer by layer").status != "not run", "the other forms stand"
 """
 
 
 _ASK = """
 from qcompiler.ir.registry import op
-from qcompiler.session.plugins import load_backends
+from qcompiler.backends import known_backends
 
-print(op("conv2d").name, list(load_backends()))
+print(op("conv2d").name, list(known_backends()))
+
+import qcompiler
+
+loaded = qcompiler.load("out")
+assert loaded.forms["outline"].files, "a form without its back end is kept"
+print(loaded.verify().form("outline"))
 """
 
 
@@ -87,7 +117,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, str]]:
         place = folder / f"installed {number}"
         place.mkdir()
         installed(place, "one", groups)
-        imports = "import qcompiler\nfrom qcompiler.ir.registry import known_ops\nfrom qcompiler.session import plugins\nfrom qcompiler.session.pipeline import known_passes\n"
+        imports = "import qcompiler\nfrom qcompiler.ir.registry import known_ops\nfrom qcompiler.backends import known_backends\nfrom qcompiler.session.pipeline import known_passes\n"
         calls[case] = (f"{imports}{call}\n", [str(place), str(PLUGIN)])
     example = folder / "example"
     example.mkdir()
@@ -104,6 +134,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, str]]:
 EXAMPLE = {
     "qcompiler.passes": {"merge-relu": "qcompiler_example_plugin.merge_relu:MergeRelu"},
     "qcompiler.targets": {"example_dsp": "qcompiler_example_plugin"},
+    "qcompiler.backends": {"outline": "qcompiler_example_plugin.outline:Outline"},
 }
 
 
@@ -112,6 +143,13 @@ def test_an_installed_plugin_adds_a_pass_and_a_target(ran: dict[str, tuple[str, 
     assert all(f'"{value}"' in declared for items in EXAMPLE.values() for value in items.values())
     out, err = ran["the example"]
     assert "merge-relu: " in out, err
+
+
+def test_the_back_end_of_a_plugin_is_emitted_verified_saved_and_loaded(ran: dict[str, tuple[str, str]]) -> None:
+    out, err = ran["the example"]
+    assert "damaged: " in out, err
+    assert "outline: not run (an outline has no float islands, at " in out, err
+    assert "outline: not run (no back end called 'outline' is installed)" in ran["nothing"][0], ran["nothing"][1]
 
 
 CLASHES = {
@@ -125,7 +163,14 @@ CLASHES = {
     "something that is no pass": ({"qcompiler.passes": {"mine": "json:dumps"}}, "known_passes()", "a subclass of Pass", "mine"),
     "a module that is not there": ({"qcompiler.passes": {"mine": "no_such:B"}}, "known_passes()", "no_such", "uninstall one"),
     "a target of ours": ({"qcompiler.targets": {"int8_dsp": "json"}}, "qcompiler.targets()", "'int8_dsp'", "qcompiler and one"),
-    "a back end without run": ({"qcompiler.backends": {"text": "json"}}, "plugins.load_backends()", "emit and run", "text"),
+    "something that is no back end": ({"qcompiler.backends": {"text": "json"}}, "known_backends()", "a subclass of Backend", "text"),
+    "a back end of another name": (
+        {"qcompiler.backends": {"text": "qcompiler_example_plugin.outline:Outline"}},
+        "known_backends()",
+        "is a back end called 'outline'",
+        "text",
+    ),
+    "a back end of ours": ({"qcompiler.backends": {"C": "json"}}, "known_backends()", "'C'", "qcompiler and one"),
     "an operator that is none": ({"qcompiler.ops": {"sine": "math:sin"}}, "known_ops()", "an OpDef called 'sine'", "sine"),
 }  # fmt: skip
 
@@ -140,4 +185,4 @@ def test_clashes_and_broken_plugins_name_their_owner(case: str, ran: dict[str, t
 
 def test_without_plugins_there_are_operators_and_back_ends_of_ours(ran: dict[str, tuple[str, str]]) -> None:
     out, err = ran["nothing"]
-    assert out.strip() == "conv2d ['integer', 'onnx_qdq']", err
+    assert out.startswith("conv2d ['C', 'ONNX']\n"), err

@@ -66,9 +66,9 @@ def test_each_pass_runs_once_and_no_stage_runs_what_it_does_not_need() -> None:
     assert borders[-1][2] == "insert-quantizers"
     assert session.quantized.module.main.stage is Stage.QUANTIZED
     assert borders[-1][2] == "lower-to-integer"
-    assert "artifact" not in vars(session), "nothing is emitted"
+    assert "_build" not in vars(session), "nothing is emitted"
     assert session.integer is session.integer
-    assert session.artifact is session.artifact
+    assert session.artifact().program is session.artifact().program, "a model is emitted once"
     names = [item.name for item in passes]
     assert [before for before, _, _ in borders] == [None, *names]
     assert [after for _, _, after in borders] == [*names, None]
@@ -82,7 +82,7 @@ def test_a_session_gives_what_compile_gives() -> None:
     compiled = qcompiler.compile(model(), TARGET, calibration_data=options().calibration_data)
     assert module_hash(session.quantized.module) == module_hash(compiled.quantized)
     assert module_hash(session.integer.module) == module_hash(compiled.integer)
-    files, others = session.artifact.files(), compiled.artifact.files()
+    files, others = session.artifact().files(), compiled.artifact.files()
     assert {name for name in files if files[name] != others[name]} <= {"manifest.json", "report.html"}
 
 

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from qcompiler.artifact.artifact import MANIFEST, Artifact
+from qcompiler.artifact.artifact import Artifact
+from qcompiler.artifact.layout import MANIFEST
 from qcompiler.errors import ArtifactError
 from qcompiler.storage import exchange, occupant
 from qcompiler.storage.destination import COMMIT, Destination, read_whole

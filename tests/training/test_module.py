@@ -134,7 +134,7 @@ def test_a_compiled_module_has_every_form() -> None:
     module = prepare()
     learn(module)
     compiled = qcompiler.compile(module)
-    assert "small.h" in compiled.artifact.c
+    assert "c/small.h" in compiled.artifact.forms["C"].files
     grids = json.loads(compiled.encodings())
     assert len(grids["param_encodings"]) >= 4
     assert "pipeline" not in grids.get("producer", {}), "no passes lead from the model to weights that learned"
@@ -254,6 +254,7 @@ import sys, torch
 from safetensors.torch import load_file, save_file
 import qcompiler
 from tests.training.networks import INPUTS, small
+from tests.support.forms import c_of
 module = qcompiler.prepare_qat(
     small(seed=1), "int8_dsp_per_channel", calibration_data=[torch.randn(4, 3, 8, 8)], method="min_max", batch_norm="keep"
 )

@@ -15,18 +15,21 @@ from torch import Tensor, nn
 
 import qcompiler
 from qcompiler.backends import onnx_qdq
+from qcompiler.backends.base import Lowered
 from qcompiler.backends.integer import emit
-from qcompiler.backends.integer.c.form import write_c
+from qcompiler.backends.onnx_qdq.bounds import steepness
 from qcompiler.ir.graph import Module
 from qcompiler.passes.base import PassContext
 from qcompiler.passes.manager import PassManager
 from qcompiler.program.files import ProgramFiles
 from qcompiler.program.program import Instruction
+from qcompiler.session.emission import emit_forms
 from qcompiler.session.pipeline import default_pipeline, quantization_passes
 from qcompiler.targets import load_target
-from qcompiler.verification.forms import Forms, _Verification, verify
+from qcompiler.verification.forms import Forms, verify
 from tests.backends.integer.test_executor import Mixed
 from tests.passes.test_default_pipeline import capture
+from tests.support.forms import onnx_form
 
 TARGET = load_target("int8_dsp_per_channel")
 
@@ -49,8 +52,7 @@ def inputs() -> list[torch.Tensor]:
 
 def test_equal_forms_pass_and_say_how_much_was_compared(forms: tuple[Module, Module, ProgramFiles]) -> None:
     quantized, integer, program = forms
-    source, _ = write_c(program, "mixed", [inputs()[0].numpy()], 0)
-    found = Forms(program, onnx_qdq.emit(integer.main), quantized.main, integer.main, source)
+    found = Forms(program, emit_forms(Lowered("mixed", integer.main, program), TARGET), quantized.main, integer.main)
     report = verify(found, inputs(), TARGET)
     assert report.passed
     assert [form.name for form in report.forms[:3]] == ["integer graph", "integer program", "C"]
@@ -121,7 +123,7 @@ def test_a_fault_fails_and_names_its_tensor(fault: str, forms: tuple[Module, Mod
     quantized, integer, program = forms
     try:
         broken, name = FAULTS[fault](program)
-        report = verify(Forms(broken, None, quantized.main, integer.main), inputs(), TARGET)
+        report = verify(Forms(broken, {}, quantized.main, integer.main), inputs(), TARGET)
     except (ValueError, IndexError):
         pytest.fail("a fault must be found by the verifier, not by a crash")
     executor = report.forms[1]
@@ -174,7 +176,9 @@ def test_a_file_that_means_two_things_is_caught(
     quantized, integer, program = forms
     model = onnx.load_from_string(onnx_qdq.emit(integer.main))
     name = fault(model)
-    report = verify(Forms(program, model.SerializeToString(), quantized.main, integer.main), inputs(), TARGET)
+    report = verify(
+        Forms(program, onnx_form(model.SerializeToString()), quantized.main, integer.main), inputs(), TARGET
+    )
     assert not report.passed
     default = report.form("onnxruntime, layer by layer")
     assert default.status == "differs"
@@ -196,8 +200,7 @@ def test_a_steep_function_in_float32_may_be_off_as_its_argument_is() -> None:
         compiled = qcompiler.compile(model.eval(), target, calibration_data=[x])
         assert compiled.verification is not None and compiled.verification.passed
         artifact = compiled.artifact
-        verification = _Verification(Forms(artifact.program, artifact.onnx), [x], compiled.target, 0)
         table = next(item for item in artifact.program.program.instructions if item.op == "lookup")
-        assert verification.steepness(table.output) <= bound
+        assert steepness(artifact.program, table.output) <= bound
         if bound:
-            assert verification.steepness(table.output) > 1
+            assert steepness(artifact.program, table.output) > 1

@@ -25,6 +25,7 @@ from qcompiler.quant.requant import (
 )
 from qcompiler.verification.forms import Forms, verify
 from qcompiler.verification.rounded_once import RoundedOnce
+from tests.support.forms import onnx_form, onnx_of
 
 INTEGER_MODES = [mode for mode in RequantMode if mode is not RequantMode.FLOAT32_RNE]
 
@@ -117,7 +118,9 @@ def test_a_share_alone_would_refuse_them(monkeypatch: pytest.MonkeyPatch) -> Non
         compiled = qcompiler.compile(model, target, calibration_data=[x])
         with monkeypatch.context() as patch:
             patch.setattr(RoundedOnce, "codes", lambda *_, **__: None)
-            refused += not verify(Forms(compiled.artifact.program, compiled.artifact.onnx), [x], target).passed
+            refused += not verify(
+                Forms(compiled.artifact.program, onnx_form(onnx_of(compiled.artifact))), [x], target
+            ).passed
     assert refused > 0
 
 
@@ -158,7 +161,9 @@ def test_a_fault_is_no_tie_of_float32(place: int) -> None:
     constants[layer.inputs[place]] = np.asarray(
         array.astype(np.float64) * 1.02 + (60 if place == 2 else 0), array.dtype
     )
-    report = verify(Forms(ProgramFiles(files.program, constants), compiled.artifact.onnx), [x], compiled.target)
+    report = verify(
+        Forms(ProgramFiles(files.program, constants), onnx_form(onnx_of(compiled.artifact))), [x], compiled.target
+    )
     assert report.form("onnxruntime unoptimized, layer by layer").status == "differs"
 
 
@@ -190,8 +195,8 @@ def test_a_fault_is_not_explained(fault: str) -> None:
     model, x = few(0)
     compiled = qcompiler.compile(model, target, calibration_data=[x])
     files = compiled.artifact.program
-    assert verify(Forms(files, compiled.artifact.onnx), [x], target).passed
-    report = verify(Forms(FAULTS[fault](files), compiled.artifact.onnx), [x], target)
+    assert verify(Forms(files, onnx_form(onnx_of(compiled.artifact))), [x], target).passed
+    report = verify(Forms(FAULTS[fault](files), onnx_form(onnx_of(compiled.artifact))), [x], target)
     assert not report.passed
     assert report.form("onnxruntime, layer by layer").first == "up.q" or "relu" in report.forms[-1].first
 
@@ -209,7 +214,7 @@ def test_a_wrong_rounding_is_not_explained(monkeypatch: pytest.MonkeyPatch) -> N
         return right(value, shift, ties) if ties == "up" else value >> np.asarray(shift)  # type: ignore[arg-type]
 
     monkeypatch.setattr(arithmetic, "shift_right", down)
-    assert not verify(Forms(compiled.artifact.program, compiled.artifact.onnx), [x], target).passed
+    assert not verify(Forms(compiled.artifact.program, onnx_form(onnx_of(compiled.artifact))), [x], target).passed
 
 
 def test_what_is_no_layer_has_no_other_codes() -> None:
@@ -229,4 +234,4 @@ def test_what_is_no_layer_has_no_other_codes() -> None:
     compiled = qcompiler.compile(model, float_target, calibration_data=[x])
     rounded = RoundedOnce(Executor(compiled.artifact.program), float_target)
     assert rounded.codes(layer.output, codes, codes[layer.output]) is None, "it rounds once itself"
-    assert onnx_qdq.emit(compiled.integer.main) == compiled.artifact.onnx
+    assert onnx_qdq.emit(compiled.integer.main) == onnx_of(compiled.artifact)

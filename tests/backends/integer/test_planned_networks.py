@@ -158,7 +158,7 @@ def test_verification_finds_a_plan_that_destroys_what_is_read(monkeypatch: pytes
     files = emit(module.main)
     memory = files.program.memory
     assert memory is not None
-    forms = Forms(files, None, quantized.main, module.main)
+    forms = Forms(files, {}, quantized.main, module.main)
     assert verify(forms, [x], target).form("integer program").status == "equal"
     conv = next(item for item in files.program.instructions if item.op == "int_conv2d")
     offsets = {**memory.offsets, conv.output: memory.offsets[conv.inputs[0]]}
@@ -167,7 +167,7 @@ def test_verification_finds_a_plan_that_destroys_what_is_read(monkeypatch: pytes
     )
     monkeypatch.setattr("qcompiler.program.files.check_memory", lambda program, memory: None)
     damaged = ProgramFiles(broken, files.constants)
-    found = verify(Forms(damaged, None, quantized.main, module.main), [x], target)
+    found = verify(Forms(damaged, {}, quantized.main, module.main), [x], target)
     assert not found.passed
     assert (found.form("integer program").status, found.form("integer program").first) == ("differs", conv.output)
     alone = verify(Forms(damaged), [x], target).form("integer program in one array")

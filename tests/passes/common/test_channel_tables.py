@@ -37,6 +37,7 @@ from tests.passes.golden import leaf, lines, module, refusals
 from tests.passes.golden import run as run_alone
 from tests.reference.maker import check as check_against_loops
 from tests.support.equalized import PLACES, Net, computed, expected, image, measured, placed, run_exactly, wide
+from tests.support.forms import onnx_of
 
 TARGET = load_target("int8_dsp")
 ALIKE = TARGET.override(per_channel_tables=False)
@@ -341,7 +342,7 @@ def test_all_forms_agree(name: str, target: str) -> None:
     assert ProgramFiles.parse(program.program_json(), program.weights()).program == program.program
     if target in ("single", "runtime"):
         weights = {n.inputs[1].name for n in compiled.integer.main.nodes if n.op in ("int_conv2d", "int_linear")}
-        onnx = compiled.artifact.onnx
+        onnx = onnx_of(compiled.artifact)
         assert onnx is not None
         assert integer_weights(onnx) == weights, "its layers stay in integer kernels"
 

@@ -1,1 +1,1 @@
-"""Extends qcompiler by a pass and a target."""
+"""Extends qcompiler by a pass, a target and a back end."""

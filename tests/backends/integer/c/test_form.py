@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import re
@@ -13,12 +12,17 @@ import pytest
 import torch
 
 import qcompiler
-from qcompiler.backends.integer.c import form as c_form
+from qcompiler.backends.base import Emitted, Lowered
+from qcompiler.backends.integer.c import form
+from qcompiler.backends.integer.c.form import CSource, folder_of
 from qcompiler.errors import ArtifactError
 from qcompiler.program import aliases, liveness
 from qcompiler.program.files import ProgramFiles
-from qcompiler.verification.forms import Forms, Report, verify
+from qcompiler.session.emission import emit_forms
+from qcompiler.verification.forms import Forms, verify
+from qcompiler.verification.report import Report
 from tests.backends.integer.c.test_networks import Inverted
+from tests.support.forms import c_form, c_of
 
 X = torch.randn(4, 3, 33, 29, generator=torch.Generator().manual_seed(3))
 
@@ -32,13 +36,13 @@ def compiled() -> qcompiler.Compiled:
 def verified(compiled: qcompiler.Compiled, c: dict[str, bytes]) -> Report:
     """The report of a compile with other C."""
     artifact = compiled.artifact
-    forms = Forms(artifact.program, None, compiled.quantized.main, compiled.integer.main, c)
+    forms = Forms(artifact.program, c_form(c), compiled.quantized.main, compiled.integer.main)
     return verify(forms, list(compiled.inputs), compiled.target)
 
 
 def test_every_tensor_of_c_is_compared(compiled: qcompiler.Compiled) -> None:
     assert compiled.verification is not None
-    form, contract = compiled.verification.form("C"), json.loads(compiled.artifact.c["contract.json"])
+    form, contract = compiled.verification.form("C"), json.loads(c_of(compiled.artifact)["contract.json"])
     assert (form.status, form.required) == ("equal", True)
     # The input and the output once, with their real numbers; what is computed twice.
     assert form.tensors == 1 + 2 * len(contract["steps"]) + 1
@@ -66,9 +70,9 @@ def test_tensors_that_lie_where_others_do() -> None:
     tensors = liveness.Tensors(program, program.memory.batch)
     views = aliases.shown(tensors, aliases.find_homes(tensors, program.memory.alignment))
     assert len(views) >= 4
-    contract = json.loads(compiled.artifact.c["contract.json"])
+    contract = json.loads(c_of(compiled.artifact)["contract.json"])
     assert views == {step["tensor"] for step in contract["steps"] if step["is_view"]}
-    text = compiled.artifact.c["model.c"].decode()
+    text = c_of(compiled.artifact)["model.c"].decode()
     assert text.count("in its place already") == len(views)
     assert compiled.verification is not None
     assert compiled.verification.form("C").status == "equal"
@@ -103,14 +107,14 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_in_the_source_fails_and_names_its_tensor(fault: str, compiled: qcompiler.Compiled) -> None:
     inject, name = FAULTS[fault]
-    report = verified(compiled, inject(dict(compiled.artifact.c)))
+    report = verified(compiled, inject(dict(c_of(compiled.artifact))))
     form = report.form("C")
     assert not report.passed
     assert (form.status, form.first) == ("differs", name)
 
 
 def test_source_that_does_not_compile_fails(compiled: qcompiler.Compiled) -> None:
-    report = verified(compiled, {**compiled.artifact.c, "kernels.c": b"this is no C\n"})
+    report = verified(compiled, {**c_of(compiled.artifact), "kernels.c": b"this is no C\n"})
     assert not report.passed
     assert report.form("C").status == "not run"
     assert "failed:" in report.form("C").reason
@@ -120,21 +124,21 @@ def test_without_a_compiler_the_others_are_compared(
     compiled: qcompiler.Compiled, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("CC", "no-such-compiler")
-    report = verified(compiled, dict(compiled.artifact.c))
+    report = verified(compiled, dict(c_of(compiled.artifact)))
     assert report.passed
     assert report.form("C").reason == "there is no C compiler 'no-such-compiler'"
     broken = tmp_path / "cc"
     broken.write_text("#!/bin/sh\necho nothing works >&2\nexit 1\n", encoding="utf-8")
     broken.chmod(0o755)
     monkeypatch.setenv("CC", str(broken))
-    report = verified(compiled, dict(compiled.artifact.c))
+    report = verified(compiled, dict(c_of(compiled.artifact)))
     assert report.passed
     assert "builds no programs here" in report.form("C").reason
 
 
 def test_an_artifact_keeps_it_and_verifies_it_again(compiled: qcompiler.Compiled, tmp_path: Path) -> None:
     loaded = qcompiler.load(compiled.save(tmp_path / "out"))
-    assert loaded.c == compiled.artifact.c
+    assert c_of(loaded) == c_of(compiled.artifact)
     assert loaded.files() == compiled.artifact.files()
     assert loaded.verify().form("C").status == "equal"
 
@@ -171,8 +175,9 @@ def test_names_of_tensors_cannot_become_code(compiled: qcompiler.Compiled) -> No
     evil = 'x.q */ int main(void) { return 1; } /*\n#include "/etc/hostname"\n??/\n\\'
     text = files.program_json().replace('"x.q"', json.dumps(evil))
     renamed = ProgramFiles.parse(text, files.weights())
-    source, reason = c_form.write_c(renamed, "evil */ model", [X.numpy()], 0)
-    assert not reason
+    graph = compiled.integer.main
+    form = CSource().emit(Lowered("evil */ model", graph, renamed, [X.numpy()]), compiled.target)
+    source = folder_of(form)
     assert json.loads(source["contract.json"])["name"] == "evil_model"
     files_of_c = {name: data for name, data in source.items() if name.endswith((".c", ".h")) and name != "selftest.c"}
     code = b"".join(files_of_c.values()).decode()
@@ -180,29 +185,32 @@ def test_names_of_tensors_cannot_become_code(compiled: qcompiler.Compiled) -> No
     assert "return 1" not in without_comments
     assert '"/etc/hostname"' not in without_comments
     assert "\\" not in code
-    report = verify(Forms(renamed, c=source), [X], compiled.target)
+    report = verify(Forms(renamed, c_form(source)), [X], compiled.target)
     assert report.form("C").status == "equal"
 
 
 def test_what_is_too_large_or_not_integer_says_why(
     compiled: qcompiler.Compiled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files = compiled.artifact.program
+    files, graph = compiled.artifact.program, compiled.integer.main
     with monkeypatch.context() as patch:
-        patch.setattr(c_form, "LARGEST", 1000)
-        found, reason = c_form.write_c(files, "net", [X.numpy()], 0)
-    assert (found, reason[:30]) == ({}, "its constants have 0 MiB, and ")
+        patch.setattr(form, "LARGEST", 1000)
+        found = emit_forms(Lowered("net", graph, files), compiled.target)["C"]
+    assert not found.files
+    assert found.reason.startswith("its constants have 0 MiB, and ")
     unplanned = ProgramFiles(files.program.model_copy(update={"memory": None}), files.constants)
-    assert c_form.write_c(unplanned, "net", [X.numpy()], 0) == ({}, "the program has no memory plan")
-    report = verified(dataclasses.replace(compiled), {})
-    assert report.form("C").reason == "there is no C source"
+    without = emit_forms(Lowered("net", graph, unplanned), compiled.target)
+    assert without["C"] == Emitted(reason="the program has no memory plan")
+    assert without["ONNX"].files, "the other forms stand"
+    report = verify(Forms(files, without), [X], compiled.target)
+    assert report.form("C").reason == "the program has no memory plan"
 
 
 def test_a_float_island_is_named() -> None:
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.Softmax(1), torch.nn.Conv2d(4, 2, 1)).eval()
     target = qcompiler.load_target("int8_dsp").override(fallback="float")
     compiled = qcompiler.compile(model, target, calibration_data=[X])
-    assert compiled.artifact.c == {}
+    assert not compiled.artifact.forms["C"].files
     assert compiled.verification is not None
     form = compiled.verification.form("C")
     assert (form.status, form.required) == ("not run", False)

@@ -19,6 +19,7 @@ from qcompiler.errors import UnsupportedError
 from qcompiler.program.files import ProgramFiles
 from tests.backends.integer.c.builds import SANITIZED, STRICT, codes_of, differing
 from tests.backends.integer.programs import Builder, inputs_of, runnable
+from tests.support.forms import c_of
 
 LAYOUTS: tuple[Literal["NHWC", "NCHW"], ...] = ("NHWC", "NCHW")
 CROSSING = [
@@ -106,7 +107,7 @@ def test_codes_that_are_input_and_output(tmp_path: Path) -> None:
     x = torch.rand(6, 5, generator=torch.Generator().manual_seed(0))
     compiled = qcompiler.compile(Function("relu").eval(), "int8_dsp", calibration_data=[x], verify="off")
     assert [item.op for item in compiled.artifact.program.program.instructions] == ["quantize", "dequantize"]
-    binary = c.Binary(compiled.artifact.c, tmp_path, cflags=("-O1", *STRICT, *SANITIZED))
+    binary = c.Binary(c_of(compiled.artifact), tmp_path, cflags=("-O1", *STRICT, *SANITIZED))
     assert [end["quantized"] for end in (*binary.contract["inputs"], *binary.contract["outputs"])] == [True, False]
     (found,) = binary.run([x.numpy()], real=True).outputs
     assert np.array_equal(found, np.asarray(compiled.run(x)))

@@ -1,0 +1,181 @@
+"""The protocol of back ends: each writes one form of a compiled model, runs it, and states how exact it is."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from qcompiler.ir.graph import Graph
+from qcompiler.program.files import ProgramFiles
+from qcompiler.targets import Target
+
+Array: TypeAlias = npt.NDArray[np.generic]
+Files: TypeAlias = Mapping[str, bytes]
+"""Content by path in the artifact: a file name, or a folder and a file name."""
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A lowered model, which every back end reads.
+
+    Args:
+        name: Name of the model.
+        graph: Graph at stage INTEGER.
+        program: Integer program of the graph, with its constants.
+        samples: One array of real numbers per input, for a self-test.
+        seed: Seed for random codes of a self-test.
+    """
+
+    name: str
+    graph: Graph
+    program: ProgramFiles
+    samples: Sequence[Array] = ()
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """One form of a model.
+
+    Args:
+        files: Files of the form; empty if the form cannot express the model.
+        reason: Reason for the absence of files.
+    """
+
+    files: Files = field(default_factory=dict)
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Allowed distance of a tensor from the reference.
+
+    Args:
+        lsb: Largest difference, in steps of the grid.
+        fraction: Share of elements that may differ, in [0, 1].
+    """
+
+    lsb: int = 0
+    fraction: float = 0.0
+
+    def allows(self, count: int, size: int, distance: int) -> bool:
+        """Whether `count` of `size` elements may differ by up to `distance` steps.
+
+        For a positive fraction, the count may exceed its expectation by three standard deviations plus one, so that
+        small tensors pass.
+        """
+        expected = self.fraction * size
+        return distance <= self.lsb and count <= expected + (3 * math.sqrt(expected) + 1 if expected else 0)
+
+
+@dataclass(frozen=True)
+class Results:
+    """The results of a run.
+
+    Args:
+        outputs: Real numbers of each output, in order.
+        codes: Codes of tensors inside the model, by name; empty if the form does not show them.
+    """
+
+    outputs: Sequence[Array]
+    codes: Mapping[str, Array] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to run the files of a form. A runtime with an optimizer has two: with and without optimization.
+
+    Args:
+        name: Name of the way in the verification report.
+        run: Function from the model's inputs, as real numbers, to its results.
+        run_layers: Function that runs each layer on given codes. Its arguments are the model's inputs and the codes of
+            every tensor by name. It returns the codes that each layer computes. None: only whole runs are possible.
+        bounds: Allowed distance of each tensor from the reference; a tensor without a bound must be equal. Outputs are
+            called `output 0`, `output 1`, ...
+        rounding: `target`: sums and results round as on the target. `once`: results are rounded once, to even, with the
+            real multiplier. `float32`: sums are also rounded, to float32.
+        integer_weights: Function that returns the names of the weights multiplied in integer kernels; None if unknown.
+    """
+
+    name: str
+    run: Callable[[Sequence[Array]], Results]
+    run_layers: Callable[[Sequence[Array], Mapping[str, Array]], Mapping[str, Array]] | None = None
+    bounds: Mapping[str, Bound] = field(default_factory=dict)
+    rounding: Literal["target", "once", "float32"] = "target"
+    integer_weights: Callable[[], frozenset[str]] | None = None
+
+
+class Backend(ABC):
+    """A back end, which writes and runs one form of a model.
+
+    A subclass sets `name` and implements `emit` and `run`. It is published under the entry point group
+    `qcompiler.backends` with the same name.
+    """
+
+    name: ClassVar[str]
+    """Name of the form in manifest, report and command line."""
+
+    @abstractmethod
+    def emit(self, model: Lowered, target: Target) -> Files:
+        """The files of the form. The same arguments give the same bytes.
+
+        Raises:
+            UnsupportedError: The form cannot express the model. The compile records the reason and continues.
+        """
+
+    @abstractmethod
+    def run(self, files: Files, inputs: Sequence[Array]) -> list[Array]:
+        """The outputs of the form, as real numbers.
+
+        Args:
+            files: Files written by `emit`.
+            inputs: One array per input of the model, as real numbers.
+        """
+
+    def available(self) -> str | None:
+        """The reason why the form cannot be run on this machine; None if it can."""
+        return None
+
+    def bound(self, target: Target) -> Bound:
+        """Allowed distance of the outputs from those of the integer program."""
+        del target
+        return Bound()
+
+    def check(self, files: Files) -> None:
+        """Check files from disk before anything else reads them.
+
+        Raises:
+            ArtifactError: `emit` cannot have written the files.
+        """
+        del files
+
+    def why_foreign(self, files: Files, program: ProgramFiles) -> str | None:
+        """The reason why files from disk are not run: they contain code that `emit` does not write for `program`."""
+        del files, program
+        return None
+
+    def ways(self, files: Files, program: ProgramFiles, target: Target, samples: int) -> Generator[Way, None, None]:
+        """The ways to run `files` that verification compares with the reference; by default `run` alone.
+
+        Args:
+            files: Files of the form.
+            program: Integer program of the model.
+            target: Hardware target.
+            samples: Batch size of the inputs.
+
+        Raises:
+            ToolchainError: The files cannot be built.
+        """
+        del samples
+        outputs = (f"output {index}" for index in range(len(program.program.outputs)))
+        yield Way(
+            self.name,
+            lambda inputs: Results(self.run(files, inputs)),
+            bounds=dict.fromkeys(outputs, self.bound(target)),
+        )

@@ -1,0 +1,63 @@
+"""How far each layer of a file may be from the integer program on the same integers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from qcompiler.backends.base import Bound
+from qcompiler.program.files import ProgramFiles
+from qcompiler.program.products import products
+from qcompiler.quant.arithmetic import ELEMENTWISE_FLOAT32
+
+MAC_OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""Operators of a file that sum products."""
+RUNTIME_EXACT = ("GlobalAveragePool", "Sigmoid")
+"""Other operators whose integer kernels are reproduced by targets with ONNX Runtime's arithmetic."""
+FLOAT_FRACTION = 0.005
+"""Share of elements whose float32 sum may round to the other side of a tie."""
+
+
+def layer_bounds(
+    operators: Mapping[str, str], files: ProgramFiles, allowed: Bound, *, optimize: bool
+) -> dict[str, Bound]:
+    """The bound of each quantized tensor of a file.
+
+    Args:
+        operators: ONNX operator that computes each tensor, by name of the tensor.
+        files: Integer program of the same model.
+        allowed: Bound of layers that sum products. A fraction of 0 says that the target has ONNX Runtime's arithmetic.
+        optimize: Whether ONNX Runtime optimizes the file, and so uses its integer kernels.
+    """
+    same_arithmetic = allowed.fraction == 0
+    if not optimize:  # sums in float32 round
+        allowed = dataclasses.replace(allowed, fraction=max(allowed.fraction, FLOAT_FRACTION))
+    result: dict[str, Bound] = {}
+    instructions = files.program.instructions
+    in_float32 = {item.output for item in instructions if item.attributes.get("mode") == ELEMENTWISE_FLOAT32}
+    layers = products(files)
+    for name, operator in operators.items():
+        if name in in_float32:
+            result[name] = Bound()  # the same operations, each rounded
+        elif operator in MAC_OPERATORS or name in layers:
+            result[name] = allowed
+        elif operator in RUNTIME_EXACT and same_arithmetic and optimize:
+            result[name] = Bound()
+        else:
+            result[name] = Bound(1 + steepness(files, name), 1.0)
+    return result
+
+
+def steepness(files: ProgramFiles, name: str) -> int:
+    """Additional steps by which the result of a function in float32 may differ because its argument is rounded.
+
+    The argument (code - zero point) * scale has two roundings of at most 2^-24 each: with 2^16 codes, up to 2^-7 of a
+    step of the input. This shows where neighbouring codes have results that are hundreds of steps apart.
+    """
+    item = next(item for item in files.program.instructions if name in item.outputs)
+    if item.op != "lookup":
+        return 0
+    table = files.constants[item.inputs[1]].astype(np.int64)
+    return int(np.abs(np.diff(table)).max(initial=0) * table.shape[-1] * 2.0**-23)

@@ -1,0 +1,61 @@
+"""The back end ONNX: `model.onnx`, run in ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from functools import partial
+
+from qcompiler.backends.base import Array, Backend, Bound, Files, Lowered, Results, Way
+from qcompiler.backends.onnx_qdq.bounds import layer_bounds
+from qcompiler.backends.onnx_qdq.check import check_file
+from qcompiler.backends.onnx_qdq.emit import emit
+from qcompiler.backends.onnx_qdq.emitter import OnnxOptions
+from qcompiler.backends.onnx_qdq.runtime import Layers, integer_weights, run, run_observed
+from qcompiler.program.files import ProgramFiles
+from qcompiler.targets import Target
+
+FILE = "model.onnx"
+
+
+class Onnx(Backend):
+    """QuantizeLinear and DequantizeLinear around each operator, for ONNX Runtime."""
+
+    name = "ONNX"
+
+    def emit(self, model: Lowered, target: Target) -> Files:
+        """The file, in the flavour that the target chooses."""
+        return {FILE: emit(model.graph, OnnxOptions(**target.onnx.model_dump()))}
+
+    def run(self, files: Files, inputs: Sequence[Array]) -> list[Array]:
+        """Run the file on the CPU, as ONNX Runtime runs it by default."""
+        return run(files[FILE], inputs)
+
+    def bound(self, target: Target) -> Bound:
+        """The distance that the target allows for a layer that ONNX Runtime computes with its own arithmetic."""
+        allowed = target.descriptor.verify
+        return Bound(allowed.layer_lsb, allowed.layer_fraction)
+
+    def check(self, files: Files) -> None:
+        """Refuse a file that `emit` cannot have written."""
+        check_file(files[FILE], FILE)
+
+    def ways(self, files: Files, program: ProgramFiles, target: Target, samples: int) -> Generator[Way, None, None]:
+        """Two ways: as everybody runs it and without optimization. Exports exist that are right in only one of them."""
+        del samples
+        model, declared = files[FILE], program.program.tensors
+        unsigned = frozenset(name for name, tensor in declared.items() if str(tensor.dtype) in ("u4", "u8"))
+        for optimize in (True, False):
+            layers = Layers(model, optimize=optimize, unsigned=unsigned)
+
+            def observed(inputs: Sequence[Array], *, optimize: bool = optimize) -> Results:
+                codes, outputs = run_observed(model, inputs, optimize=optimize, unsigned=unsigned)
+                return Results(outputs, codes)
+
+            yield Way(
+                "onnxruntime" if optimize else "onnxruntime unoptimized",
+                observed,
+                layers.run,
+                layer_bounds(layers.operators, program, self.bound(target), optimize=optimize),
+                "once" if optimize else "float32",
+                partial(integer_weights, model) if optimize else None,
+            )

@@ -1,0 +1,35 @@
+"""Where two contents of a file differ."""
+
+from __future__ import annotations
+
+import json
+
+__all__ = ["difference"]
+
+
+def difference(old: bytes | None, new: bytes | None) -> str:
+    """The first place in which two contents of a file differ: the key where both are JSON, else the byte."""
+    if old is None or new is None:
+        return "it is missing in what was read" if new is None else "it is in what was read alone"
+    try:
+        return f"{_key_that_differs(json.loads(old), json.loads(new))} was not read as it was written"
+    except ValueError:
+        pairs = zip(old, new, strict=False)
+        place = next((index for index, (a, b) in enumerate(pairs) if a != b), min(len(old), len(new)))
+        return f"byte {place} was not read as it was written"
+
+
+def _key_that_differs(old: object, new: object) -> str:
+    """The path of the first key whose values differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted({*old, *new} - {"sha256"}):
+            if key not in old or key not in new:
+                return str(key)
+            if old[key] != new[key]:
+                return f"{key}.{_key_that_differs(old[key], new[key])}".rstrip(".")
+    if isinstance(old, list) and isinstance(new, list):
+        for index, (a, b) in enumerate(zip(old, new, strict=False)):
+            if a != b:
+                return f"{index}.{_key_that_differs(a, b)}".rstrip(".")
+        return str(min(len(old), len(new))) if len(old) != len(new) else ""
+    return ""
