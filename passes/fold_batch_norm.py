@@ -34,7 +34,8 @@ from qcompiler.ops.quantizers import leaf_tensor
 from qcompiler.passes.base import Pass, PassContext, only_user
 from qcompiler.validation.contracts import THRESHOLDS, Contract
 
-AFFINE = "a batch norm with nothing to fold into, as a depthwise 1x1 convolution"
+AFFINE = "batch-norm-as-convolution"
+"""Code of the events that record a batch norm without a layer to fold into."""
 """The record's note on a batch norm that is not folded."""
 
 CHANNEL_AXIS = 1
@@ -159,7 +160,7 @@ def _to_affine(node: Node, rewriter: Rewriter) -> None:
     geometry = {"stride": (1, 1), "padding": (0, 0, 0, 0), "dilation": (1, 1), "groups": channels}
     layer = rewriter.insert("conv2d", [x, *operands], geometry, before=node, like=node)
     _keep_statistics(layer, node, affine, rewriter)
-    rewriter.note(layer, AFFINE)
+    rewriter.note(layer, "a batch norm with nothing to fold into, as a depthwise 1x1 convolution", code=AFFINE)
     result = layer.output
     if image != shape:
         result = rewriter.insert("reshape", [result], {"shape": shape}, before=node, like=node).output

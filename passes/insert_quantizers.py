@@ -66,7 +66,6 @@ class InsertQuantizers(Pass):
         """See the module text."""
         target = context.require_target(self.name)
         overrides = Overrides.resolve(context.overrides, graph)
-        graph.stage = Stage.QUANTIZED  # quantizers are legal from here on
         placement = _Placement(graph, target, overrides, context.rewriter(graph))
         if target.simulation is None:
             placement.run()

@@ -36,6 +36,9 @@ from qcompiler.passes.common.overrides import Overrides
 from qcompiler.targets import Target
 from qcompiler.validation.contracts import THRESHOLDS, Contract
 
+FLOAT_ISLAND = "float-island"
+"""Code of the events that record an island, with the data `name`, `why`, `macs` and `elements`."""
+
 
 @dataclass(frozen=True)
 class Partition(Pass):
@@ -92,9 +95,10 @@ class Partition(Pass):
                 for count, whole in zip((multiply_accumulates, elements), total, strict=True)
             ]
             call = _outline(graph, members, rewriter)
-            rewriter.note(call, f"float island @{call.attributes['graph']}: {'; '.join(dict.fromkeys(reasons))}")
-            for name, share in zip(("macs", "elements"), shares, strict=True):
-                context.record.metrics[f"{call.attributes['graph']}.{name}"] = share
+            name, why = str(call.attributes["graph"]), "; ".join(dict.fromkeys(reasons))
+            found = dict(zip(("macs", "elements"), shares, strict=True))
+            rewriter.note(call, f"float island @{name}: {why}", code=FLOAT_ISLAND, name=name, why=why, **found)
+            context.record.metrics.update({f"{name}.{key}": share for key, share in found.items()})
 
 
 def why_float(node: Node, target: Target, overrides: Overrides) -> str:

@@ -40,7 +40,6 @@ class LowerToInteger(Pass):
     def run(self, graph: Graph, context: PassContext) -> None:
         """See the module text."""
         target = context.require_target(self.name)
-        graph.stage = Stage.INTEGER
         _Run(Lowering(graph, target, context.rewriter(graph), LOWERS)).run()
 
 

@@ -329,7 +329,7 @@ def _long_sums(nodes: Sequence[Node], target: Target) -> Iterator[Advice]:
 
 def _unfolded(records: Sequence[Record]) -> Iterator[Advice]:
     events = [event for record in records if record.pass_name == FoldBatchNorm.name for event in record.events]
-    names = tuple(event.origins[0] for event in events if event.detail == AFFINE)
+    names = tuple(event.origins[0] for event in events if event.code == AFFINE)
     if names:
         why = "; ".join(dict.fromkeys(event.detail for event in events if event.kind == "refusal"))
         text = "They are layers of their own. Put a batch norm right behind a layer that nobody else reads."

@@ -20,7 +20,7 @@ import difflib
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,6 +85,7 @@ class Artifact:
         output_tree: Nesting of the model's outputs.
         pipeline: Pipeline text of the passes.
         passes: Records of the passes: `pass_name`, `events`, `metrics`.
+        islands: Float islands: `name`, `why`, and the shares of the model's `macs` and `elements`, in [0, 1].
         diagnostics: Notes for the user.
         verification: Verification report of the compile; None if verification was off.
         sqnr: Signal-to-noise ratio of tensors and outputs against the float model, dB; see `validation.layers`.
@@ -99,16 +100,12 @@ class Artifact:
     output_tree: tree.Tree
     pipeline: str = ""
     passes: tuple[dict[str, Any], ...] = ()
+    islands: tuple[dict[str, Any], ...] = ()
     diagnostics: tuple[str, ...] = ()
     verification: dict[str, Any] | None = None
     sqnr: Mapping[str, float] = field(default_factory=dict)
     grids: Encodings | None = None
     input_names: tuple[str, ...] = ()
-
-    @property
-    def islands(self) -> tuple[dict[str, Any], ...]:
-        """Float islands: `name`, `why`, and the shares of the model's `macs` and `elements`, in [0, 1]."""
-        return islands_of(self.program, self.passes)
 
     @property
     def memory(self) -> dict[str, int]:
@@ -368,6 +365,7 @@ class Artifact:
             output_tree=_tree(manifest.output_tree, "output_tree", len(program.program.outputs)),
             pipeline=provenance["pipeline"],
             passes=tuple(provenance["passes"]),
+            islands=tuple(island.model_dump() for island in manifest.islands),
             diagnostics=manifest.diagnostics,
             verification=None if manifest.verification is None else manifest.verification.model_dump(mode="json"),
             sqnr={name: math.inf if ratio is None else ratio for name, ratio in manifest.sqnr_db.items()},
@@ -492,19 +490,6 @@ def _within(folder: Path, error: ArtifactError) -> ArtifactError:
     """The same error with the folder as its place."""
     place = str(folder) if error.where is None or error.where == str(folder) else f"{folder}, {error.where}"
     return ArtifactError(error.found, where=place, expected=error.expected, fix=error.fix)
-
-
-def islands_of(program: ProgramFiles, passes: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], ...]:
-    """The float islands of a program by the records of the passes that made it; see `Artifact.islands`."""
-    found = []
-    for record in passes:
-        for event in record["events"]:
-            for name in program.program.islands:
-                start = f"float island @{name}: "
-                if event["detail"].startswith(start):
-                    shares = {key: record["metrics"][f"{name}.{key}"] for key in ("macs", "elements")}
-                    found.append({"name": name, "why": event["detail"].removeprefix(start), **shares})
-    return tuple(found)
 
 
 def _tree(data: object, key: str, count: int) -> tree.Tree:

@@ -92,6 +92,8 @@ class Happening(_Closed):
     origins: tuple[str, ...]
     where: str
     detail: str
+    code: str = ""
+    data: dict[str, int | Finite | str] = {}
 
 
 class RunOfPass(_Closed):

@@ -32,6 +32,8 @@ class Event:
         origins: Captured nodes that the node represents.
         where: Module path and source line.
         detail: The edit or the reason of a refusal, as a sentence without a full stop.
+        code: Kind of edit, for events that later steps look up; empty for others.
+        data: Facts of an event with a code, by name.
     """
 
     kind: str
@@ -39,6 +41,13 @@ class Event:
     origins: tuple[str, ...]
     where: str
     detail: str
+    code: str = ""
+    data: Mapping[str, float | str] = field(default_factory=dict)
+
+    def plain(self) -> dict[str, Any]:
+        """The event as plain data for JSON; code and data only if there is a code."""
+        found = dataclasses.asdict(self)
+        return found if self.code else {key: found[key] for key in found if key not in ("code", "data")}
 
 
 @dataclass
@@ -55,7 +64,7 @@ class Record:
             key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
             for key, value in self.metrics.items()
         }
-        return {**dataclasses.asdict(self), "metrics": metrics}
+        return {"pass_name": self.pass_name, "events": [event.plain() for event in self.events], "metrics": metrics}
 
 
 class Rewriter:
@@ -226,9 +235,16 @@ class Rewriter:
             )
         self.graph.module.tensors[ref] = row_major(tensor)
 
-    def note(self, node: Node, detail: str) -> None:
-        """Record that something was done to `node`."""
-        self.record.events.append(Event("rewrite", node.name, node.origins, str(node.location), detail))
+    def note(self, node: Node, detail: str, *, code: str = "", **data: float | str) -> None:
+        """Record that something was done to `node`.
+
+        Args:
+            node: The node.
+            detail: The edit, as a sentence without a full stop.
+            code: Kind of edit, if later steps look it up.
+            data: Facts of the edit, by name.
+        """
+        self.record.events.append(Event("rewrite", node.name, node.origins, str(node.location), detail, code, data))
 
     def refuse(self, node: Node, reason: str) -> None:
         """Record that `node` was left alone, and why."""

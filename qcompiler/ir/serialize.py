@@ -133,15 +133,21 @@ def _record(item: object, where: str) -> Record:
     return Record(name, [_event(event, where) for event in events], metrics)
 
 
-_TEXTS = ("kind", "node", "where", "detail")
+_TEXTS, _CODED = ("kind", "node", "where", "detail"), ("code", "data")
 
 
 def _event(item: object, where: str) -> Event:
-    fits = isinstance(item, dict) and set(item) == {*_TEXTS, "origins"} and isinstance(item["origins"], list)
+    known = {*_TEXTS, "origins"}
+    fits = isinstance(item, dict) and set(item) in (known, {*known, *_CODED}) and isinstance(item["origins"], list)
     if (
         not isinstance(item, dict)
         or not fits
         or not all(isinstance(text, str) for text in (*(item[key] for key in _TEXTS), *item["origins"]))
     ):
         raise ArtifactError(f"an event of {where} has another form", expected=", ".join((*_TEXTS, "origins")))
-    return Event(**{key: item[key] for key in _TEXTS}, origins=tuple(item["origins"]))
+    code, data = item.get("code", ""), item.get("data", {})
+    if not isinstance(code, str) or not isinstance(data, dict):
+        raise ArtifactError(f"an event of {where} has another form", expected="a code and a table")
+    if not all(isinstance(value, str | int | float) for value in data.values()):
+        raise ArtifactError(f"an event of {where} has another form", expected="a table of texts and numbers")
+    return Event(**{key: item[key] for key in _TEXTS}, origins=tuple(item["origins"]), code=code, data=data)

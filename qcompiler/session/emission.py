@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from qcompiler.artifact.artifact import Artifact, islands_of
+from qcompiler.artifact.artifact import Artifact
 from qcompiler.artifact.layout import check_paths
 from qcompiler.backends import encodings as grids
 from qcompiler.backends import known_backends
@@ -21,7 +21,7 @@ from qcompiler.passes import Pass
 from qcompiler.passes.apply_encodings import ApplyEncodings
 from qcompiler.passes.calibrate_activations import CalibrateActivations
 from qcompiler.passes.check_encodings import CheckEncodings
-from qcompiler.program.files import ProgramFiles
+from qcompiler.passes.partition import FLOAT_ISLAND
 from qcompiler.session.pipeline import print_pipeline, without_encodings
 from qcompiler.session.stages import Captured, State
 from qcompiler.targets import Target
@@ -64,7 +64,10 @@ def emit(
     # the same file. After training no pipeline leads from the model to the weights, so none is recorded.
     pipeline = "" if captured.records else print_pipeline(without_encodings(passes))
     about = grids.About(pipeline, _quantizer_args(target, passes))
-    plain = tuple(record.plain() for record in integer.records)
+    events = [event for record in integer.records for event in record.events]
+    # An island without a consumer of its result is not part of the program.
+    islands = tuple(dict(event.data) for event in events if event.code == FLOAT_ISLAND)
+    islands = tuple(item for item in islands if item["name"] in program.program.islands)
     ratios: Mapping[str, float] = {}
     if canonical.module.main.stage is Stage.CANONICAL:
         ratios = layer_sqnr(canonical.module.main, quantized.module.main, samples, target.arithmetic)
@@ -78,12 +81,13 @@ def emit(
         input_names=tuple(graph.input_names),
         output_tree=graph.output_tree,
         pipeline=", ".join(filter(None, (captured.pipeline, print_pipeline(passes)))),
-        passes=plain,
+        passes=tuple(record.plain() for record in integer.records),
+        islands=islands,
         diagnostics=(
             *captured.diagnostics,
             *([] if program.program.memory else ["No memory is planned: the model takes no single image."]),
             *_given_summary(integer.records),
-            *_island_summary(program, plain),
+            *_island_summary(islands),
         ),
         sqnr={name: float(f"{ratio:.2f}") for name, ratio in ratios.items()},
     )
@@ -143,8 +147,7 @@ def _given_summary(records: Sequence[Record]) -> list[str]:
     return found
 
 
-def _island_summary(program: ProgramFiles, passes: Sequence[Mapping[str, Any]]) -> list[str]:
-    islands = islands_of(program, passes)
+def _island_summary(islands: Sequence[Mapping[str, Any]]) -> list[str]:
     if not islands:
         return []
     macs, elements = (100 * sum(item[key] for item in islands) for key in ("macs", "elements"))
