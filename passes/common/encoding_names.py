@@ -17,10 +17,10 @@ from enum import StrEnum
 
 from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.interpret import LEAVES
+from qcompiler.ir.onnx_types import OPS
 from qcompiler.ir.registry import Trait
 from qcompiler.ops.layers import leaf_of
 from qcompiler.ops.quantizers import is_leaf, quantizer_behind
-from qcompiler.targets.onnx_types import OPS
 
 AVERAGES = ("avg_pool2d", "adaptive_avg_pool2d", "resize")
 """Ops whose integer form is on the grid of its input, with a name of its own where its quantizer has another grid."""

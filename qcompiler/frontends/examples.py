@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.export import ExportedProgram
 
 from qcompiler.errors import GraphError, InputError
 from qcompiler.ir import tree
@@ -92,28 +91,11 @@ class Binding:
         return [names[index] for index in range(len(self.tensors))]
 
 
-def signature_of(model: nn.Module | ExportedProgram) -> inspect.Signature:
-    """The parameters of a call of `model`, without `self`."""
-    if not isinstance(model, ExportedProgram):
-        return inspect.signature(model.forward)
-    positional, keywords = model.call_spec.in_spec.children()
-    flat = list(model.graph_signature.user_inputs)
-    names: list[str] = []
-    first = 0
-    for index, spec in enumerate(positional.children()):
-        plain = spec.is_leaf() and isinstance(flat[first], str)
-        names.append(str(flat[first]) if plain else f"input_{index}")
-        first += spec.num_leaves
-    parameters = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names]
-    parameters += [inspect.Parameter(str(name), inspect.Parameter.KEYWORD_ONLY) for name in keywords.context or []]
-    return inspect.Signature(parameters)
-
-
-def bind_example(model: nn.Module | ExportedProgram, example_inputs: object) -> Binding:
-    """Bind `example_inputs` to the forward of `model`.
+def bind_example(signature: inspect.Signature, example_inputs: object) -> Binding:
+    """Bind `example_inputs` to the forward of a model.
 
     Args:
-        model: The model.
+        signature: Parameters of the forward.
         example_inputs: A tensor, a tuple or list of arguments, or a dict: arguments by name if its keys are names of
             parameters, otherwise the single argument of the forward. Or a `Binding`.
 
@@ -121,7 +103,6 @@ def bind_example(model: nn.Module | ExportedProgram, example_inputs: object) -> 
         InputError: The inputs are of another kind, do not fit the signature, or hold no tensor, an object that is not
             a tensor, an empty batch, NaN or infinity, or an unsupported element type.
     """
-    signature = signature_of(model)
     arguments, keywords = _spread(signature, example_inputs)
     try:
         bound = signature.bind(*arguments, **keywords)
@@ -194,39 +175,18 @@ def _check_tensor(tensor: Tensor, name: str) -> None:
         )
 
 
-def find_example_inputs(model: nn.Module | ExportedProgram) -> object:
-    """Example inputs found in the attributes of `model`.
-
-    Searched in this order: the inputs kept in an ExportedProgram; `example_input_array` (Lightning); the input size
-    in `default_cfg` or `pretrained_cfg` (timm); `input_size` or `input_shape`; `config` with `num_channels` and
-    `image_size` (transformers); three channels and `image_size` or 224 for image networks whose class is in
-    torchvision. Sizes have no batch axis; the values are then drawn from a separate random generator.
-
-    Raises:
-        InputError: No attribute gives inputs or a size; the error lists the ways to give inputs.
-    """
-    if isinstance(model, ExportedProgram):
-        if model.example_inputs is not None:
-            positional, keywords = model.example_inputs
-            bound = signature_of(model).bind(*positional, **keywords)
-            return dict(bound.arguments)
-    else:
-        array = getattr(model, "example_input_array", None)
-        if array is not None:
-            return array
-        size = _input_size(model)
-        if size is not None:
-            reference = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
-            generator = torch.Generator("cpu").manual_seed(0)
-            values = torch.randn(_FOUND_BATCH, *size, generator=generator, dtype=torch.float32, device="cpu")
-            return values.to(device=reference.device, dtype=reference.dtype)
-    raise InputError(
-        "there are no example inputs, and the model does not tell the shape of its input",
-        expected="example_inputs, or an attribute of the model that tells them: example_input_array, "
-        "default_cfg['input_size'], pretrained_cfg['input_size'], input_size, input_shape, or config.num_channels "
-        "and config.image_size; or a network of torchvision.models for images",
-        fix=WAYS,
-    )
+def example_of(model: nn.Module) -> object | None:
+    """Example inputs found in the attributes of a module, see `find_example_inputs`; None without any."""
+    array: object = getattr(model, "example_input_array", None)
+    if array is not None:
+        return array
+    size = _input_size(model)
+    if size is None:
+        return None
+    reference = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
+    generator = torch.Generator("cpu").manual_seed(0)
+    values = torch.randn(_FOUND_BATCH, *size, generator=generator, dtype=torch.float32, device="cpu")
+    return values.to(device=reference.device, dtype=reference.dtype)
 
 
 def _input_size(model: nn.Module) -> tuple[int, ...] | None:

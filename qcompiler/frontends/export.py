@@ -18,10 +18,9 @@ from torch.utils import _pytree
 
 from qcompiler.errors import UnsupportedError
 from qcompiler.frontends.examples import Binding
-from qcompiler.frontends.given import GUARDS
 from qcompiler.frontends.locations import source_of_stack
 from qcompiler.frontends.table import plain_name
-from qcompiler.frontends.trace import PATH, SOURCE, Leaf, Trace, containers_of, named_leaves
+from qcompiler.frontends.trace import GUARDS, PATH, SOURCE, Leaf, Trace, containers_of, named_leaves
 
 
 def export(model: nn.Module, binding: Binding, dynamic: bool) -> Trace:
@@ -190,7 +189,7 @@ def trace_program(program: ExportedProgram, model: nn.Module | None) -> Trace:
         return _pytree.tree_unflatten(leaves, cast("_pytree.TreeSpec", program.call_spec.out_spec))
 
     containers = containers_of(model) if model is not None else _containers_in(graph)
-    return Trace(program.graph_module, graph, containers, named, leaves, bind, nest, _batch_bounds(program), constants)
+    return Trace(program.graph_module, graph, containers, named, leaves, bind, nest, batch_bounds(program), constants)
 
 
 def trace_graph_module(model: fx.GraphModule) -> Trace:
@@ -269,7 +268,7 @@ def _submodule(model: nn.Module, path: str) -> nn.Module | None:
         return None
 
 
-def _batch_bounds(program: ExportedProgram) -> tuple[int, int] | None:
+def batch_bounds(program: ExportedProgram) -> tuple[int, int] | None:
     """The range of the first size of the inputs, if it is dynamic."""
     user = set(program.graph_signature.user_inputs)
     for node in program.graph.find_nodes(op="placeholder"):

@@ -10,10 +10,8 @@ from torch.export import ExportedProgram
 
 from qcompiler.errors import GraphError, InputError
 from qcompiler.frontends.finite import not_finite
+from qcompiler.frontends.trace import GUARDS
 from qcompiler.ir.types import DType
-
-GUARDS = "_guards_fn"
-"""The module in which torch.export checks the inputs of a program."""
 
 
 def check_kind(model: object) -> nn.Module | ExportedProgram:

@@ -18,6 +18,8 @@ from qcompiler.ir.types import DType, TensorType
 
 PATH, SOURCE = "qcompiler_path", "qcompiler_source"
 """Keys of a node's `meta`: module path and source line."""
+GUARDS = "_guards_fn"
+"""The module in which torch.export checks the inputs of a program."""
 
 
 @dataclass(eq=False)

@@ -7,11 +7,12 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.export import ExportedProgram
 
 from qcompiler.errors import CalibrationError, InputError
-from qcompiler.frontends.examples import bind_example, signature_of
+from qcompiler.frontends.examples import bind_example
 from qcompiler.frontends.precision import as_float32
+from qcompiler.frontends.source import Source
+from qcompiler.frontends.torch_module import TorchModule
 from qcompiler.ir import tree
 from qcompiler.ir.graph import Graph
 from qcompiler.ir.interpret import check_inputs
@@ -25,7 +26,7 @@ class Batches:
     """Batches of the user's data, bound to the forward signature of the model.
 
     Args:
-        model: Model to compile.
+        source: Model to compile.
         data: Batches. A model with one input takes the first element of a tuple batch, so that labels are dropped.
         forward: Function that calls its first argument, the model, for a batch; None: the batch itself is bound.
         device: Device to move the tensors to; None: no move.
@@ -36,7 +37,7 @@ class Batches:
 
     def __init__(
         self,
-        model: nn.Module | ExportedProgram,
+        source: Source,
         data: Iterable[object],
         forward: Forward | None = None,
         device: torch.device | str | None = None,
@@ -47,7 +48,7 @@ class Batches:
                 expected="an iterable of batches, such as a DataLoader or a list of tensors",
                 fix="Put a single batch into a list: [batch].",
             )
-        self.model, self.data, self.forward, self.device = model, data, forward, device
+        self.source, self.data, self.forward, self.device = source, data, forward, device
         self.graph: Graph | None = None
         """Graph that each batch is checked against; None before capture."""
         self.example: object = None
@@ -76,23 +77,23 @@ class Batches:
 
     def _bind(self, item: object) -> list[Tensor]:
         if self.forward is not None:
-            assert isinstance(self.model, nn.Module)
-            recorder = _Recorder(self.model)
+            assert isinstance(self.source, TorchModule)
+            recorder = _Recorder(self.source.model)
             with torch.no_grad():
                 self.forward(recorder, item)
             if recorder.call is None:
                 raise InputError("forward= did not call the model")
             positional, keywords = recorder.call
-            item = signature_of(self.model).bind(*positional, **keywords)
+            item = self.source.signature().bind(*positional, **keywords)
         elif isinstance(item, tuple | list) and len(item) > 1 and self._takes_one():
             item = item[0]
-        binding = bind_example(self.model, item)
+        binding = bind_example(self.source.signature(), item)
         self.example = binding.bound
         self._given = [x.dtype for x in binding.tensors]
         return as_float32(binding.tensors)
 
     def _takes_one(self) -> bool:
-        parameters = list(signature_of(self.model).parameters.values())
+        parameters = list(self.source.signature().parameters.values())
         return len(parameters) == 1 and parameters[0].kind is not parameters[0].VAR_POSITIONAL
 
     def check(self, tensors: list[Tensor]) -> None:

@@ -14,8 +14,8 @@ from torch.export import ExportedProgram
 from qcompiler.calibration.processes import processes
 from qcompiler.calibration.store import DEFAULT_MEMORY
 from qcompiler.errors import InputError
-from qcompiler.frontends.capture import copy_model
 from qcompiler.frontends.given import check_kind
+from qcompiler.frontends.running import copy_model
 from qcompiler.frontends.wrappers import unwrap
 from qcompiler.ir.graph import Graph, Module
 from qcompiler.ir.rewrite import Record

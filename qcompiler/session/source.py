@@ -12,9 +12,9 @@ from torch.export import ExportedProgram
 
 from qcompiler.calibration.spool import reiterable
 from qcompiler.errors import InputError, NotSupportedYetError
-from qcompiler.frontends import capture
+from qcompiler.frontends import capture, source_of
 from qcompiler.frontends.finite import check_finite
-from qcompiler.frontends.given import check_kind, parse_device
+from qcompiler.frontends.given import parse_device
 from qcompiler.frontends.pt2 import load_exported
 from qcompiler.frontends.wrappers import unwrap
 from qcompiler.ir.graph import Graph
@@ -75,17 +75,17 @@ def capture_model(given: nn.Module | ExportedProgram, options: Options, context:
         CalibrationError: There is no batch.
     """
     unwrapped, notes = unwrap(given)
-    model = check_kind(unwrapped)
+    source = source_of(unwrapped)
     device = None if options.device is None else parse_device(options.device)
     first, batches, example_inputs = None, None, options.example_inputs
     if options.calibration_data is not None:
-        batches = Batches(model, options.calibration_data, options.forward, device)
+        batches = Batches(source, options.calibration_data, options.forward, device)
         once = iter(options.calibration_data) is options.calibration_data
         context.calibration = reiterable(batches, once=once)
         first = next(iter(context.calibration))
         if example_inputs is None:
             example_inputs = batches.example
-    found = capture(model, example_inputs, device=device)
+    found = capture(source, example_inputs, device=device)
     graph = found.module.main
     if batches is not None and first is not None:
         batches.graph = graph
@@ -98,8 +98,7 @@ def capture_model(given: nn.Module | ExportedProgram, options: Options, context:
     else:
         fix = "Run the model in torch on this batch and look at this call, or leave the batch out."
         check_finite(graph, context.samples[0], "the first batch of the calibration data", fix)
-    name = "model" if isinstance(model, ExportedProgram) else type(model).__name__
-    return Captured(found.module, [*notes, *found.diagnostics], name=name)
+    return Captured(found.module, [*notes, *found.diagnostics], name=source.name)
 
 
 def load_model(model: Model) -> nn.Module | ExportedProgram:

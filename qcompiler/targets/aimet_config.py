@@ -26,9 +26,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from qcompiler.errors import TargetError
+from qcompiler.ir.onnx_types import ELSEWHERE, OPS
 from qcompiler.quant.spec import QuantSpec, ScaleKind
 from qcompiler.storage.reading import parse_json, read_file
-from qcompiler.targets.onnx_types import ELSEWHERE, OPS
 from qcompiler.targets.target import Target
 
 __all__ = ["read_aimet_config"]

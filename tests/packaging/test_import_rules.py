@@ -24,7 +24,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "quant": (),
     "ir": ("plugins", "quant.spec", "storage"),
     "ops": ("ir", "quant"),
-    "targets": ("ir.types", "plugins", "quant", "storage"),
+    "targets": ("ir.onnx_types", "ir.types", "plugins", "quant", "storage"),
     "frontends": ("ir", "ops", "storage"),
     "calibration": ("ir", "ops", "quant", "storage"),
     "validation": ("ir", "ops", "quant"),

@@ -14,9 +14,9 @@ from torch import nn
 import qcompiler
 from qcompiler import cli
 from qcompiler.errors import TargetError
+from qcompiler.ir.onnx_types import ELSEWHERE, OPS
 from qcompiler.ir.registry import known_ops
 from qcompiler.targets import load_target
-from qcompiler.targets.onnx_types import ELSEWHERE, OPS
 
 WHOLE = Path(__file__).parent / "default_config.json"
 

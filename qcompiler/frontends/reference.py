@@ -1,0 +1,154 @@
+"""The results of a model itself, with which its graph is compared."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from qcompiler.errors import CaptureError, InputError
+from qcompiler.frontends.compare import compare
+from qcompiler.frontends.examples import Binding
+from qcompiler.frontends.finite import check_result, is_finite
+from qcompiler.frontends.running import first_line, run
+from qcompiler.ir import tree
+from qcompiler.ir.graph import Graph
+
+
+class Reference:
+    """The results of a model on the example, and at other batch sizes if it runs at any.
+
+    The graph is made from two batch sizes and checked at a third one: 1 if possible, the size on a device, at which an
+    unnoticed squeeze or `batch // 2` shows.
+
+    Args:
+        model: The model as a module, which a run may change.
+        binding: The example call.
+        bounds: Smallest and largest batch size that the model declares.
+
+    Raises:
+        InputError: The model does not run on the example, or its result is not finite.
+        CaptureError: The result contains something other than tensors and numbers.
+    """
+
+    def __init__(self, model: nn.Module, binding: Binding, bounds: tuple[int, int]) -> None:
+        self.model, self.binding, self.bounds = model, binding, bounds
+        held = {name: x.clone() for name, x in model.named_buffers()}
+        self.results = [(binding.tensors, run(model, binding))]
+        self.nesting = _own_nesting(self.results[0][1])
+        check_result(model, binding, self.results[0][1])
+        self.batches: tuple[int, int] | None = None
+        self.why_fixed = "no input has a batch axis"
+        if binding.batch is not None:
+            self._find_batches(binding.batch)
+        self.written = [name for name, x in model.named_buffers() if name not in held or not torch.equal(x, held[name])]
+        """Buffers to which the forward writes."""
+
+    def check_repeats(self) -> None:
+        """Refuse a model with another result at each call.
+
+        Raises:
+            CaptureError: Two results on the example inputs differ.
+        """
+        tensors, result = self.results[0]
+        again, _ = tree.flatten(self.binding.call(self.model, tensors), "model's result", values=True)
+        before, _ = tree.flatten(result, "model's result", values=True)
+        if not all(torch.equal(x, y) for x, y in zip(before, again, strict=True)):
+            raise CaptureError(
+                "the model gives another result at each call on the same inputs",
+                expected="a forward that does the same at every call",
+                fix="Leave random numbers, and values that are kept from call to call, out of the forward.",
+            )
+
+    def _find_batches(self, batch: int) -> None:
+        for other in (batch + 1, batch - 1):
+            if other and self._runs(other):
+                self.batches = (batch, other)
+                break
+        else:
+            return
+        low, high = self.bounds
+        if low in self.batches:
+            third = max(self.batches) + 1
+            self.bounds = (low, high if third <= high and self._runs(third) else max(self.batches))
+        else:
+            self.bounds = (low if self._runs(low) else min(self.batches), high)
+
+    def _runs(self, batch: int) -> bool:
+        tensors = self.binding.resized(batch)
+        try:
+            result = self.binding.call(self.model, tensors)
+        except Exception as error:  # whatever the model raises on a batch size that it was not made for
+            self.why_fixed = first_line(error)
+            return False
+        if not is_finite(result):
+            self.why_fixed = f"it gives NaN or infinity at {batch}"
+            return False
+        self.results.append((tensors, result))
+        return True
+
+    def fixed_batch(self) -> list[str]:
+        """A sentence for the user if the model runs only at the batch size of the example."""
+        if self.batches is not None:
+            return []
+        size = "" if self.binding.batch is None else f" to {self.binding.batch}"
+        return [f"The batch size is fixed{size}: the model does not run at another ({self.why_fixed})."]
+
+    def check(self, graph: Graph) -> list[str]:
+        """Compare a graph with the model at all batch sizes, and give it the nesting of the model's own results.
+
+        Returns:
+            Diagnostic sentences.
+
+        Raises:
+            CaptureError: The results differ.
+        """
+        diagnostics: list[str] = []
+        for tensors, result in self.results:
+            try:
+                compare(graph, self.model, self.binding, tensors, result)
+            except CaptureError as error:
+                if not self.written:
+                    self.check_repeats()
+                    raise
+                raise CaptureError(
+                    f"the result of the model depends on {self.written[0]!r}, to which its forward writes",
+                    where=error.where,
+                    expected="a forward that does the same at every call",
+                    fix="Return the new value instead of keeping it.",
+                ) from error
+        if self.written:
+            names = ", ".join(map(repr, self.written))
+            diagnostics.append(f"The forward writes to {names}, which no result depends on: the writes are left out.")
+        graph.set_outputs(graph.outputs, self.nesting)
+        return diagnostics
+
+
+def _own_nesting(result: object) -> tree.Tree:
+    """The nesting of the model's result in its own classes.
+
+    Raises:
+        CaptureError: The result contains something other than tensors and numbers, or no tensor, or an object that
+            cannot be made from its fields.
+    """
+    try:
+        leaves, nesting = tree.flatten(result, "model's result", values=True)
+    except InputError as error:
+        fix = "Leave it out of what forward returns, or make it a tensor."
+        raise CaptureError(error.found, where=error.where, expected=error.expected, fix=fix) from None
+    if not leaves:
+        raise CaptureError(
+            f"the model returns {'None' if result is None else f'a {type(result).__name__} without tensors'}",
+            expected="at least one tensor",
+            fix="Return the result of forward.",
+        )
+    try:
+        again, found = tree.flatten(tree.unflatten(nesting, leaves), "model's result", values=True)
+        reason = "" if found == nesting and len(again) == len(leaves) else "it holds something else then"
+    except Exception as error:  # whatever the constructor of the user's class raises
+        reason = first_line(error)
+    if reason:
+        raise CaptureError(
+            f"the model returns a {type(result).__name__} that cannot be made from its fields: {reason}",
+            expected="tensors in tuples, lists, dicts, NamedTuples and dataclasses",
+        )
+    return nesting
