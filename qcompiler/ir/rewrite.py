@@ -168,12 +168,12 @@ class Rewriter:
         node.attributes.update(node.definition.complete({**node.attributes, **attributes}, node.where))
 
     def refresh_types(self, node: Node) -> None:
-        """Infer the result types of `node` anew. The node's own grid and layout stay."""
+        """Infer the result types of `node` anew. The node's own scale and zero point stay."""
         inferred = node.definition.infer([value.type for value in node.inputs], node.attributes)
         own_grid = node.definition.has(Trait.REQUANTIZES) or node.definition.has(Trait.LEAF)
         for value, type in zip(node.outputs, inferred, strict=True):
             old = value.type
-            value.type = dataclasses.replace(type, quant=old.quant, layout=old.layout) if own_grid else type
+            value.type = dataclasses.replace(type, quant=old.quant) if own_grid else type
 
     def replace_uses(self, old: Value, new: Value, only: Iterable[Node] | None = None) -> None:
         """Make users of `old` (or just those in `only`) and, without `only`, the graph's outputs read `new`."""

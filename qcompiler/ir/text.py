@@ -270,8 +270,7 @@ class _Parser:
         shape: tuple[Dim, ...] = self.checked(lambda: tuple(map(parse_dim, parts)))
         self.position = end
         quant = self.quant() if self.accept("q(") else None
-        layout = self.token(_WORD, "an order of axes") if self.accept("@") else None
-        return self.checked(lambda: TensorType(dtype, shape, quant, layout))
+        return self.checked(lambda: TensorType(dtype, shape, quant))
 
     def quant(self) -> QuantParams:
         scales: list[float] = []

@@ -1,4 +1,4 @@
-"""Types of values (element type, shape, quantization parameters, physical layout) and the four stages of a graph."""
+"""Types of values (element type, shape, quantization parameters) and the four stages of a graph."""
 
 from __future__ import annotations
 
@@ -169,13 +169,11 @@ class TensorType:
         dtype: Element type.
         shape: Logical sizes (NCHW order for images); normalized by `as_dim`.
         quant: Scale and zero point, for integers that represent real numbers.
-        layout: Physical order of the axes as a permutation of `NCHW` letters, None for the logical order.
     """
 
     dtype: DType
     shape: Shape
     quant: QuantParams | None = None
-    layout: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(map(as_dim, self.shape)))
@@ -211,8 +209,4 @@ class TensorType:
 
     def __str__(self) -> str:
         text = f"{self.dtype}[{', '.join(format_dim(d) for d in self.shape)}]"
-        if self.quant is not None:
-            text += f" {self.quant}"
-        if self.layout is not None:
-            text += f" @{self.layout}"
-        return text
+        return text if self.quant is None else f"{text} {self.quant}"

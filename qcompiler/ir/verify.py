@@ -90,7 +90,7 @@ def _check_types(node: Node, where: str) -> None:
     for value, expected in zip(node.outputs, inferred, strict=True):
         found = value.type
         if definition.has(Trait.REQUANTIZES) or node.op in LEAVES:
-            expected = dataclasses.replace(expected, quant=found.quant, layout=found.layout)
+            expected = dataclasses.replace(expected, quant=found.quant)
         if found != expected:
             raise GraphError(f"{node.op} declares the type {found}", where=where, expected=str(expected))
 

@@ -74,11 +74,11 @@ def test_types_are_written_shortly() -> None:
     channels = QuantParams((0.5, 0.25), (0, 1), axis=0)
     assert str(TensorType(DType.F32, ())) == "f32[]"
     assert str(TensorType(DType.U8, (symbol("N"), 3), params)) == "u8[N, 3] q(0.5:-3)"
-    assert str(TensorType(DType.I8, (2, 3), channels, "NHWC")) == "i8[2, 3] q(0.5:0 0.25:1 axis=0) @NHWC"
+    assert str(TensorType(DType.I8, (2, 3), channels)) == "i8[2, 3] q(0.5:0 0.25:1 axis=0)"
 
 
 def test_another_shape_leaves_the_rest() -> None:
-    type = TensorType(DType.I8, (2, 3), QuantParams((0.5,), (0,)), "NHWC")
+    type = TensorType(DType.I8, (2, 3), QuantParams((0.5,), (0,)))
     changed = type.with_shape((symbol("N"),))
     assert (changed.rank, type.rank) == (1, 2)
-    assert (changed.dtype, changed.quant, changed.layout) == (type.dtype, type.quant, type.layout)
+    assert (changed.dtype, changed.quant) == (type.dtype, type.quant)

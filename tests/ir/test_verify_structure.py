@@ -173,7 +173,7 @@ def test_a_leaf_may_have_a_grid_and_a_requantized_result_has_one_of_its_own() ->
     verify_module(module)
     node = next(node for node in module.main.nodes if node.op == "int_conv2d")
     value = node.output
-    value.type = dataclasses.replace(value.type, quant=QuantParams((0.25,), (3,)), layout="NHWC")
+    value.type = dataclasses.replace(value.type, quant=QuantParams((0.25,), (3,)))
     verify_module(module)
     value.type = dataclasses.replace(value.type, dtype=DType.I32)
     with pytest.raises(GraphError, match="int_conv2d declares the type i32"):
