@@ -315,7 +315,12 @@ class Module:
 
     def __init__(self, tensors: Mapping[str, Tensor] | None = None) -> None:
         self.graphs: dict[str, Graph] = {}
-        self.tensors: dict[str, Tensor] = dict(tensors or {})
+        self._tensors: dict[str, Tensor] = dict(tensors or {})
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The store of tensors by name. Passes change its entries; a run may read other tensors, see `interpret`."""
+        return self._tensors
 
     def add(self, graph: Graph) -> Graph:
         """Take ownership of `graph`.
@@ -342,9 +347,13 @@ class Module:
             name = f"{hint}_{count}"
         return name
 
-    def clone(self) -> Module:
-        """A copy whose graphs can be edited without changing this module. Tensors are shared: passes replace them."""
-        copy = Module(self.tensors)
+    def clone(self, tensors: Mapping[str, Tensor] | None = None) -> Module:
+        """A copy whose graphs can be edited without changing this module.
+
+        Args:
+            tensors: Tensors of the copy; None: those of this module, which both share. Passes replace tensors.
+        """
+        copy = Module(self.tensors if tensors is None else tensors)
         for graph in self.graphs.values():
             copy.add(_clone_graph(graph, copy))
         return copy

@@ -11,7 +11,7 @@ def home_of(root: nn.Module, name: str, taken: Container[str]) -> tuple[nn.Modul
     """The module that holds the tensor called `name`, created if missing, and the attribute name there.
 
     `conv.weight` and `conv.weight.q.scale` cannot both exist: a path through a tensor gets an underscore, and so does a
-    part that torch itself uses, such as `forward`.
+    part that torch or the class of the outermost module itself uses, such as `forward`.
 
     Args:
         root: The outermost module.
@@ -21,8 +21,15 @@ def home_of(root: nn.Module, name: str, taken: Container[str]) -> tuple[nn.Modul
     *path, leaf = name.split(".")
     home = root
     for length, part in enumerate(path, start=1):
-        part = f"{part}_" if ".".join(path[:length]) in taken or hasattr(nn.Module, part) else part
+        part = f"{part}_" if ".".join(path[:length]) in taken or _is_used(home, root, part) else part
         if part not in dict(home.named_children()):
             home.add_module(part, nn.Module())
         home = home.get_submodule(part)
-    return home, f"{leaf}_" if hasattr(nn.Module, leaf) else leaf
+    return home, f"{leaf}_" if _is_used(home, root, leaf) else leaf
+
+
+def _is_used(home: nn.Module, root: nn.Module, part: str) -> bool:
+    """Whether `part` is a name of torch's own, or an attribute that the class of the outermost module declares."""
+    if hasattr(nn.Module, part):
+        return True
+    return home is root and any(part in vars(kind) or part in kind.__annotations__ for kind in type(root).__mro__[:-1])

@@ -51,10 +51,10 @@ class Evaluation:
     def __call__(self, node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The results of `node`."""
         if node.op in LEAVES:
-            ref = str(node.attributes["ref"])
+            ref = node.text("ref")
             return (self._before[ref] if ref in self._before else self._tensors[ref],)
         if node.op == "call":
-            called = node.graph.module.graphs[str(node.attributes["graph"])]
+            called = node.graph.module.graphs[node.text("graph")]
             # The order of sums in torch kernels follows the strides, so equal bits need equal strides in every form.
             return tuple(interpret_with(called, [tensor.contiguous() for tensor in operands], self))
         if node.definition.update is not None:
@@ -70,7 +70,7 @@ def _state_of(node: Node, position: int) -> str:
         raise GraphError(
             f"{node.op} updates its operand {node.inputs[position]}", where=node.where, expected="a state of the model"
         )
-    return str(leaf.attributes["ref"])
+    return leaf.text("ref")
 
 
 def interpret(

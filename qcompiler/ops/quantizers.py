@@ -10,14 +10,19 @@ from torch import Tensor
 
 from qcompiler.errors import CalibrationError, GraphError
 from qcompiler.ir.graph import Node, Value
+from qcompiler.ir.interpret import Tensors
 from qcompiler.ir.registry import Trait
 from qcompiler.ops.quantization import spread_factors
 from qcompiler.quant.affine import AffineParams, along_axis, quantize
 from qcompiler.quant.spec import QuantSpec
 
 
-def leaf_tensor(value: Value) -> Tensor:
+def leaf_tensor(value: Value, tensors: Tensors | None = None) -> Tensor:
     """The tensor that a leaf reads.
+
+    Args:
+        value: Result of the leaf.
+        tensors: Tensors that leaves read; None: those of the module.
 
     Raises:
         GraphError: `value` is not a leaf.
@@ -25,7 +30,7 @@ def leaf_tensor(value: Value) -> Tensor:
     leaf = value.producer
     if leaf is None or not is_leaf(value):
         raise GraphError(f"%{value.name} is not a tensor of the module", expected="a parameter, state or constant")
-    return leaf.graph.module.tensors[leaf.text("ref")].detach()
+    return (leaf.graph.module.tensors if tensors is None else tensors)[leaf.text("ref")].detach()
 
 
 def is_leaf(value: Value) -> bool:
@@ -67,27 +72,36 @@ def quantizer_behind(node: Node) -> Node | None:
     return None
 
 
-def grid(quantizer: Node) -> tuple[AffineParams, QuantSpec]:
+def grid(quantizer: Node, tensors: Tensors | None = None) -> tuple[AffineParams, QuantSpec]:
     """Scale, zero point and specification of a calibrated quantizer.
+
+    Args:
+        quantizer: The quantizer.
+        tensors: Tensors that leaves read; None: those of the module.
 
     Raises:
         CalibrationError: The quantizer has no range yet.
     """
     spec = quantizer.spec
-    scale, zero_point = (leaf_tensor(value) for value in quantizer.inputs[1:3])
+    scale, zero_point = (leaf_tensor(value, tensors) for value in quantizer.inputs[1:3])
     if not bool(torch.isfinite(scale).all()):
         raise CalibrationError("the quantizer has no range yet", where=quantizer.where, fix="Calibrate first.")
     return AffineParams(scale, zero_point, spec.axis if scale.dim() else None), spec
 
 
-def weight_codes(quantizer: Node, weight: Tensor) -> Tensor:
+def weight_codes(quantizer: Node, weight: Tensor, tensors: Tensors | None = None) -> Tensor:
     """The integers that represent a weight in sums of products, int64: codes times the factors of their blocks.
+
+    Args:
+        quantizer: Quantizer of the weight.
+        weight: The weight.
+        tensors: Tensors that leaves read; None: those of the module.
 
     Raises:
         CalibrationError: The quantizer has no range yet.
     """
-    params, spec = grid(quantizer)
-    factors = spread_factors(spec, weight, [leaf_tensor(value) for value in quantizer.inputs[3:]])
+    params, spec = grid(quantizer, tensors)
+    factors = spread_factors(spec, weight, [leaf_tensor(value, tensors) for value in quantizer.inputs[3:]])
     codes = quantize(weight, params.scale, params.zero_point, spec, factors=factors).to(torch.int64)
     return codes if factors is None else codes * factors
 

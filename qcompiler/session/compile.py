@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from qcompiler.artifact.artifact import Artifact
 from qcompiler.backends import encodings as grids
@@ -40,11 +40,11 @@ from qcompiler.session.pipeline import (
 )
 from qcompiler.session.progress import steps
 from qcompiler.session.session import Session
-from qcompiler.session.source import Model, Prepared, check_forward, load_model, prepared
+from qcompiler.session.source import Model, check_forward, load_model, prepared
 from qcompiler.storage.destination import Destination
 from qcompiler.storage.writing import write_file
 from qcompiler.targets import Target, load_target
-from qcompiler.training.quantized_module import QuantizedModule
+from qcompiler.training.module import QATModule
 from qcompiler.validation.exact import Codes, simulate
 from qcompiler.verification.forms import Forms
 from qcompiler.verification.forms import verify as verify_forms
@@ -112,12 +112,12 @@ class Compiled:
         """Run the integer program from codes to codes; see `Artifact.run_integer`."""
         return self.artifact.run_integer(*codes)
 
-    def module(self) -> nn.Module:
+    def module(self) -> QATModule:
         """The quantized model as a module: differentiable in train mode, exact in eval mode.
 
         In eval mode its outputs equal those of the integer program bit for bit.
         """
-        return QuantizedModule(self.quantized, self.target.arithmetic).eval()
+        return QATModule(self.quantized, self.target, None).eval()
 
     @own_defaults()
     def verify(self, *inputs: object, seed: int = 0) -> Report:
@@ -324,7 +324,7 @@ def _write(destination: Destination, artifact: Artifact) -> None:
     destination.discard_finished()
 
 
-def _check_learned(model: Prepared, target: str | Path | Target | None, others: tuple[object, ...]) -> None:
+def _check_learned(model: QATModule, target: str | Path | Target | None, others: tuple[object, ...]) -> None:
     """Refuse arguments that `prepare_qat` has already fixed."""
     if any(item is not None for item in others):
         raise InputError(

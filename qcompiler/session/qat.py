@@ -18,91 +18,26 @@ from qcompiler.frontends.given import check_kind
 from qcompiler.frontends.running import copy_model
 from qcompiler.frontends.wrappers import unwrap
 from qcompiler.ir.graph import Graph, Module
-from qcompiler.ir.rewrite import Record
 from qcompiler.ir.settings import own_defaults
-from qcompiler.passes import Pass, PassContext
+from qcompiler.passes import Pass
 from qcompiler.passes.base import Override
-from qcompiler.passes.fit_biases import FitBiases
 from qcompiler.passes.fold_batch_norm import FoldBatchNorm
 from qcompiler.quant.spec import QuantSpec
 from qcompiler.session.batches import Forward
 from qcompiler.session.options import Options
-from qcompiler.session.pipeline import LEARNED_FACTS, print_pipeline
+from qcompiler.session.pipeline import print_pipeline
 from qcompiler.session.progress import steps
 from qcompiler.session.session import Session
-from qcompiler.session.source import Model, Prepared, check_forward, load_model, prepared
-from qcompiler.session.stages import Captured
-from qcompiler.storage.tensors import row_major
+from qcompiler.session.source import Model, check_forward, load_model, prepared
 from qcompiler.targets import Target, load_target
 from qcompiler.training.batch_norm import Divergences, Style, reestimate, statistics_divergence
 from qcompiler.training.freezing import Freezing, Tracking
 from qcompiler.training.methods import Methods
-from qcompiler.training.module import Recipe, TrainingModule
+from qcompiler.training.module import Preparation, QATModule, Recipe
 from qcompiler.training.regularizers import Weighted
 from qcompiler.training.unfold import FoldedNorm, norms_behind_layers
 
-__all__ = ["QATModule", "batch_norm_divergence", "prepare_qat", "qat_module", "reestimate_batch_norm"]
-
-TRAINING = "quantization-aware-training"
-"""Name of the training among the records of passes."""
-
-
-class QATModule(TrainingModule, Prepared):
-    """A trainable quantized model for a target; made by `prepare_qat`, accepted by `compile`.
-
-    See `TrainingModule` for its behaviour.
-
-    Attributes:
-        target: Target of the module.
-        diagnostics: Notes for the user.
-        records: Records of the passes before training.
-    """
-
-    def __init__(
-        self,
-        module: Module,
-        target: Target,
-        recipe: Recipe,
-        norms: Sequence[FoldedNorm],
-        *,
-        still: Sequence[str],
-        records: Sequence[Record],
-        pipeline: str,
-        samples: Sequence[Tensor],
-        diagnostics: Sequence[str],
-        name: str = "model",
-    ) -> None:
-        super().__init__(
-            module,
-            target.arithmetic,
-            recipe,
-            norms,
-            dictated=_dictated(module.main, target),
-            still=still,
-            simulation=None if target.simulation is None else target.simulation.reason,
-        )
-        self.target = target
-        self.diagnostics = tuple(diagnostics)
-        self.records = tuple(records)
-        self._pipeline, self._name = pipeline, name
-        self._samples = [sample.detach().cpu() for sample in samples]
-
-    def captured(self, context: PassContext) -> Captured:
-        """The quantized graph with the current learned state, for `compile`.
-
-        Raises:
-            UnsupportedError: The target is for simulation only.
-        """
-        module = self.quantized()
-        module.tensors = {name: row_major(tensor.cpu()) for name, tensor in module.tensors.items()}
-        context.samples = [list(self._samples)]
-        done = Record(TRAINING, metrics={"steps": int(self.steps), "batch_norm": self.recipe.batch_norm})
-        pipeline = f"{self._pipeline}, {TRAINING}"
-        return Captured(module, self.diagnostics, LEARNED_FACTS, (*self.records, done), pipeline, self._name)
-
-    def finish(self, module: Module) -> None:
-        """Run `fit-biases`, as every compile does."""
-        FitBiases().run(module.main, PassContext(self.target))
+__all__ = ["QATModule", "batch_norm_divergence", "prepare_qat", "reestimate_batch_norm"]
 
 
 @own_defaults()
@@ -191,26 +126,19 @@ def prepare_qat(
         session = Session(source, hardware, options, chosen, group=group, progress=progress, between=between)
         quantized = session.quantized
     still = [name for name, item in _parameters(source) if not item.requires_grad]
+    preparation = Preparation(
+        quantized.records,
+        print_pipeline(chosen),
+        tuple(sample.detach().cpu() for sample in session.context.samples[0]),
+        (*notes, *session.captured.diagnostics),
+        session.captured.name,
+    )
+    dictated = _dictated(quantized.module.main, hardware)
     trained = QATModule(
-        quantized.module,
-        hardware,
-        recipe,
-        norms,
-        still=still,
-        records=quantized.records,
-        pipeline=print_pipeline(chosen),
-        samples=session.context.samples[0],
-        diagnostics=[*notes, *session.captured.diagnostics],
-        name=session.captured.name,
+        quantized.module, hardware, recipe, norms, dictated=dictated, still=still, preparation=preparation
     )
     trained.train()
     return trained
-
-
-def qat_module(model: object) -> QATModule | None:
-    """The module of `prepare_qat` in `model`, also inside DistributedDataParallel or torch.compile; None if absent."""
-    found = prepared(model)
-    return found if isinstance(found, QATModule) else None
 
 
 def reestimate_batch_norm(
@@ -270,7 +198,7 @@ def batch_norm_divergence(
 @contextmanager
 def _in_float(module: nn.Module) -> Iterator[QATModule]:
     """The module of `prepare_qat` in float evaluation, because on integer codes batch norms are folded."""
-    subject = qat_module(module)
+    subject = prepared(module)
     if subject is None:
         raise InputError(f"the module is a {type(module).__name__}", expected="a module of prepare_qat")
     if subject.recipe.batch_norm == "fold":

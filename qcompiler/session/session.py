@@ -20,9 +20,10 @@ from qcompiler.passes.manager import Between
 from qcompiler.session.emission import emit
 from qcompiler.session.options import Options
 from qcompiler.session.progress import Steps
-from qcompiler.session.source import Prepared, capture_model
+from qcompiler.session.source import capture_model, captured_training
 from qcompiler.session.stages import Captured, State
 from qcompiler.targets import Target
+from qcompiler.training.module import QATModule
 
 __all__ = ["Session"]
 
@@ -37,7 +38,7 @@ class Session:
     to that stage are equal.
 
     Args:
-        source: Model, or a module prepared for the target.
+        source: Model, or the module of `prepare_qat`.
         target: Hardware target.
         options: All other settings of the caller.
         passes: All passes, in order; their order is checked before the first pass runs.
@@ -49,7 +50,7 @@ class Session:
 
     def __init__(
         self,
-        source: nn.Module | ExportedProgram | Prepared,
+        source: nn.Module | ExportedProgram,
         target: Target,
         options: Options,
         passes: Sequence[Pass],
@@ -77,8 +78,8 @@ class Session:
     @cached_property
     def captured(self) -> Captured:
         """The captured graph, usually at stage FLOAT; its samples and calibration data are then in `context`."""
-        if isinstance(self.source, Prepared):
-            found = self.source.captured(self.context)
+        if isinstance(self.source, QATModule):
+            found = captured_training(self.source, self.context)
         else:
             found = capture_model(self.source, self.options, self.context)
         self.progress.finished("capture")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TypeAlias
 
@@ -18,12 +17,14 @@ from qcompiler.frontends.given import parse_device
 from qcompiler.frontends.pt2 import load_exported
 from qcompiler.frontends.wrappers import unwrap
 from qcompiler.ir.graph import Graph
+from qcompiler.ir.rewrite import Record
 from qcompiler.passes import PassContext
 from qcompiler.session.batches import Batches
 from qcompiler.session.options import Options
+from qcompiler.session.pipeline import LEARNED_FACTS
 from qcompiler.session.stages import Captured
 from qcompiler.storage.tensors import row_major
-from qcompiler.targets import Target
+from qcompiler.training.module import QATModule
 
 Model: TypeAlias = nn.Module | ExportedProgram | str | Path
 
@@ -31,28 +32,35 @@ SAMPLES = 4
 """Samples on which the contracts of passes are validated and the forms are compared."""
 
 
-class Prepared(nn.Module, ABC):
-    """A module prepared for a target with its own quantized graph, such as that of `prepare_qat`.
-
-    Attributes:
-        target: Target of the module.
-    """
-
-    target: Target
-
-    @abstractmethod
-    def captured(self, context: PassContext) -> Captured:
-        """The current graph of the module; samples are put into `context`."""
+TRAINING = "quantization-aware-training"
+"""Name of the training among the records of passes."""
 
 
-def prepared(model: object) -> Prepared | None:
-    """The prepared module in `model`, also inside DistributedDataParallel or torch.compile; None if absent."""
+def prepared(model: object) -> QATModule | None:
+    """The module of `prepare_qat` in `model`, also inside DistributedDataParallel or torch.compile; None if absent."""
     for name in ("_orig_mod", "module", "_orig_mod"):
-        if isinstance(model, Prepared):
+        if isinstance(model, QATModule):
             break
         if isinstance(model, nn.Module) and isinstance(getattr(model, name, None), nn.Module):
             model = getattr(model, name)
-    return model if isinstance(model, Prepared) else None
+    return model if isinstance(model, QATModule) and model.preparation is not None else None
+
+
+def captured_training(module: QATModule, context: PassContext) -> Captured:
+    """The quantized graph of a prepared module with its current tensors; its samples are put into `context`.
+
+    Raises:
+        UnsupportedError: The target is for simulation only.
+        CalibrationError: A scale is 0 or not finite.
+    """
+    way = module.preparation
+    assert way is not None
+    learned = module.quantized()
+    learned = learned.clone({name: row_major(tensor.cpu()) for name, tensor in learned.tensors.items()})
+    context.samples = [list(way.samples)]
+    done = Record(TRAINING, metrics={"steps": int(module.steps), "batch_norm": module.recipe.batch_norm})
+    records, pipeline = (*way.records, done), f"{way.pipeline}, {TRAINING}"
+    return Captured(learned, way.diagnostics, LEARNED_FACTS, records, pipeline, way.name)
 
 
 def check_forward(model: nn.Module | ExportedProgram, options: Options) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -26,12 +26,12 @@ from qcompiler.quant.spec import QuantSpec, ScaleKind
 from qcompiler.training.batch_norm import BatchNorm, Style
 from qcompiler.training.deploy import QuantizedActivation, QuantizedWeight, deployable
 from qcompiler.training.methods import Methods, Role, is_named, resolve
-from qcompiler.training.program import Normalized, Places, Program, write_program
+from qcompiler.training.program import Normalized, Places, Program, write_plain_program, write_program
 from qcompiler.training.quantizer import Quantizer
 from qcompiler.training.ranges import FixedRange
 from qcompiler.training.unfold import FoldedNorm, norms_of, output_axis, unfold
 
-__all__ = ["Blueprint", "Dropout", "build"]
+__all__ = ["Blueprint", "Dropout", "build", "build_plain"]
 
 
 class Dropout(nn.Module):
@@ -57,10 +57,10 @@ class Dropout(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class Blueprint:
-    """The immutable description of the graph behind a training module, shared by copies of the module.
+    """The immutable description of the graph of a module that learns, shared by copies of the module.
 
     Args:
-        graph: Shipped graph at stage QUANTIZED, without dropouts; the values of its tensors are out of date.
+        graph: Shipped graph at stage QUANTIZED, without dropouts and without tensors, which the module holds.
         fixed: Tensors outside the module.
         paths: Paths of all other tensors in the module, by name in the graph.
         weights: Weight quantizers.
@@ -116,6 +116,29 @@ def build(
         InputError: A method is unknown or does not fit a quantizer, or `keep` is used with one scale per weight.
     """
     return _Builder(root, module, methods, style, dictated, still, float_norms).run(norms)
+
+
+def build_plain(root: nn.Module, module: Module) -> Blueprint:
+    """Give `root` the tensors of a graph under their own names; ranges are parameters without a training method.
+
+    Args:
+        root: Module without parameters and buffers.
+        module: Calibrated module at stage QUANTIZED.
+    """
+    graph = module.clone({})
+    # What no node reads, such as a scale that unify-scales replaced, must not be a parameter: it never gets a gradient.
+    learned = {
+        node.text("ref")
+        for called in graph.graphs.values()
+        for node in called.nodes
+        if node.op == "parameter" and (node.output.users or called.is_output(node.output))
+    }
+    paths = {
+        name: _register(root, name, tensor, module.tensors, learns=True if name in learned else None)
+        for name, tensor in module.tensors.items()
+    }
+    calls, program = write_plain_program(graph.main, paths)
+    return Blueprint(graph, {}, paths, (), (), Source.of(calls), program)
 
 
 @dataclass
@@ -197,8 +220,8 @@ class _Builder:
         kept = {name: path for name, path in self.paths.items() if name in shipped.tensors and name not in made}
         known = {*made, *kept, *grids}
         fixed = {name: tensor for name, tensor in shipped.tensors.items() if name not in known}
-        shipped.tensors = {}
-        return Blueprint(shipped, fixed, kept, quantized, tuple(activations.values()), Source.of(calls), program)
+        source = Source.of(calls)
+        return Blueprint(shipped.clone({}), fixed, kept, quantized, tuple(activations.values()), source, program)
 
     def _weights(self) -> dict[Node, _Weight]:
         """Weight quantizers and their layers, by quantizer node."""
@@ -316,13 +339,8 @@ class _Builder:
 
     def _hold(self, ref: str, tensor: Tensor, op: str) -> str:
         """Register `tensor` as a parameter or buffer under its own name; returns its path."""
-        home, leaf = home_of(self.root, ref, self.taken)
-        value = tensor.detach().clone()
-        if op == "parameter" and value.is_floating_point():
-            home.register_parameter(leaf, nn.Parameter(value, requires_grad=ref not in self.still))
-        else:
-            home.register_buffer(leaf, value)
-        self.paths[ref] = _path_of(self.root, home, leaf)
+        learns = ref not in self.still if op == "parameter" else None
+        self.paths[ref] = _register(self.root, ref, tensor, self.taken, learns=learns)
         return self.paths[ref]
 
     def _place(self, name: str, module: nn.Module) -> str:
@@ -395,7 +413,7 @@ def _at_one_sample(dim: Dim) -> int:
 def _ref(value: Value) -> str:
     leaf = value.producer
     assert leaf is not None
-    return str(leaf.attributes["ref"])
+    return leaf.text("ref")
 
 
 def _is_leaf(quantizer: Node) -> bool:
@@ -426,6 +444,25 @@ def _names(quantizer: Node, weight: _Weight | None) -> list[str]:
         return own
     found = [source.name, *source.origins, source.location.path, *(() if weight is None else (weight.ref,))]
     return [name for name in (*found, *own) if name]
+
+
+def _register(root: nn.Module, ref: str, tensor: Tensor, taken: Container[str], *, learns: bool | None) -> str:
+    """Register a copy of `tensor` under its own name; returns its path.
+
+    Args:
+        root: Module that gets the tensor.
+        ref: Name of the tensor.
+        tensor: The tensor.
+        taken: Names of all tensors.
+        learns: Whether the parameter requires a gradient; None: the tensor is a buffer, as integers always are.
+    """
+    home, leaf = home_of(root, ref, taken)
+    value = tensor.detach().clone()
+    if learns is not None and value.is_floating_point():
+        home.register_parameter(leaf, nn.Parameter(value, requires_grad=learns))
+    else:
+        home.register_buffer(leaf, value)
+    return _path_of(root, home, leaf)
 
 
 def _path_of(root: nn.Module, home: nn.Module, leaf: str) -> str:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from qcompiler.errors import CalibrationError, InputError
 from qcompiler.quant.affine import along_axis
 from qcompiler.training.batch_norm import BatchNorm
-from qcompiler.training.module import TrainingModule
+from qcompiler.training.module import QATModule
 from qcompiler.training.oscillations import OSCILLATING
 from qcompiler.training.tracking import oscillating
 
@@ -51,7 +51,7 @@ class TwoCodes:
     share: Tensor
 
 
-def two_codes(module: TrainingModule, threshold: float = OSCILLATING) -> dict[str, TwoCodes]:
+def two_codes(module: QATModule, threshold: float = OSCILLATING) -> dict[str, TwoCodes]:
     """The oscillating weights by layer; layers without oscillating weights are omitted.
 
     The two codes are the code of the last step and its neighbour in the direction from which the last change came. The
@@ -70,7 +70,7 @@ def two_codes(module: TrainingModule, threshold: float = OSCILLATING) -> dict[st
     return found
 
 
-def choose(module: TrainingModule, codes: dict[str, tuple[TwoCodes, Tensor]]) -> int:
+def choose(module: QATModule, codes: dict[str, tuple[TwoCodes, Tensor]]) -> int:
     """Set oscillating weights to chosen codes: the latent weight becomes the value of the code.
 
     Args:
@@ -91,7 +91,7 @@ def choose(module: TrainingModule, codes: dict[str, tuple[TwoCodes, Tensor]]) ->
     return moved
 
 
-def sample_codes(module: TrainingModule, *, seed: int, threshold: float = OSCILLATING) -> int:
+def sample_codes(module: QATModule, *, seed: int, threshold: float = OSCILLATING) -> int:
     """Sample the code of every oscillating weight; the probability of the upper code is its share of time.
 
     Samples with different seeds are independent; each replaces the previous sample.
@@ -161,7 +161,7 @@ class BinaryOptimization:
 
 
 def optimize_codes(
-    module: TrainingModule,
+    module: QATModule,
     batches: Iterable[Any],
     loss: Callable[[nn.Module, Any], Tensor],
     how: BinaryOptimization | None = None,
@@ -229,7 +229,7 @@ def _endless(batches: Iterable[Any]) -> Iterator[Any]:
 
 
 @contextmanager
-def _softly(module: TrainingModule, found: dict[str, TwoCodes], variables: dict[str, Tensor]) -> Iterator[None]:
+def _softly(module: QATModule, found: dict[str, TwoCodes], variables: dict[str, Tensor]) -> Iterator[None]:
     """Eval mode in float with oscillating weights between their codes; batch norm statistics are restored."""
     modes = {item: item.training for item in module.modules()}
     norms = [item for item in module.modules() if isinstance(item, BatchNorm)]

@@ -1,8 +1,10 @@
-"""A quantized graph as a trainable module.
+"""A quantized graph as a torch module.
 
 In train mode a forward computes in float with fake quantization, differentiable in every weight and every range. In
 eval mode a forward computes on integer codes with the target's arithmetic on the shipped graph, and equals the compiled
 module bit for bit. Parameters and buffers keep their names in the model.
+
+The graph itself never changes: both evaluations are functions of it, of the inputs and of the tensors of the module.
 """
 
 from __future__ import annotations
@@ -17,11 +19,13 @@ from torch import Tensor, nn
 from qcompiler.errors import InputError, UnsupportedError
 from qcompiler.ir import calls
 from qcompiler.ir.graph import Module
+from qcompiler.ir.rewrite import Record
 from qcompiler.ir.settings import own_defaults
+from qcompiler.ops.biases import fitted
 from qcompiler.quant.affine import along_axis
-from qcompiler.quant.arithmetic import Arithmetic
+from qcompiler.targets import Target
 from qcompiler.training.batch_norm import BatchNorm, Style, batch_norms, process_count, sum_over_processes
-from qcompiler.training.build import Blueprint, build
+from qcompiler.training.build import build, build_plain
 from qcompiler.training.deploy import QuantizedWeight, check_scales, deployed_tensors, tensor_at
 from qcompiler.training.finite import check_finite
 from qcompiler.training.freezing import Freezing, Tracking, freeze
@@ -35,7 +39,7 @@ from qcompiler.training.schedules import as_schedule
 from qcompiler.training.unfold import FoldedNorm
 from qcompiler.validation.exact import Codes, simulate
 
-__all__ = ["Recipe", "TrainingModule"]
+__all__ = ["Preparation", "QATModule", "Recipe"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,25 @@ class Recipe:
 
 
 @dataclass(frozen=True)
+class Preparation:
+    """The way of a model to its quantized graph, for `compile`.
+
+    Args:
+        records: Records of the passes.
+        pipeline: These passes as text.
+        samples: Flat inputs on which the forms are compared, on the CPU.
+        diagnostics: Notes for the user.
+        name: Name of the model.
+    """
+
+    records: tuple[Record, ...]
+    pipeline: str
+    samples: tuple[Tensor, ...]
+    diagnostics: tuple[str, ...] = ()
+    name: str = "model"
+
+
+@dataclass(frozen=True)
 class _Hook:
     """A callback that is not copied or pickled with its module."""
 
@@ -75,61 +98,74 @@ class _Hook:
         return _Hook, ()
 
 
-class TrainingModule(nn.Module):
+class QATModule(nn.Module):
     """A quantized model that is trainable in train mode and exact in eval mode.
 
+    Made by `prepare_qat`, whose modules `compile` accepts, and by `Compiled.module()`.
     Any training loop works: call `step()` after each optimizer step, and add `regularization()` to the loss if the
     recipe has regularizers. To resume, load the `state_dict` into a module made by the same call.
 
     Args:
-        module: Calibrated module at stage QUANTIZED, with dropouts and with activations before their quantizers.
-        arithmetic: Arithmetic of the target.
-        recipe: Training settings.
+        module: Calibrated module at stage QUANTIZED; to learn its ranges, with dropouts and with activations before
+            their quantizers.
+        target: Target of the module. If it is for simulation only, eval mode computes in float.
+        recipe: Training settings; None: the graph is taken as it is, with its ranges as parameters like all others.
         norms: Batch norms before folding; see `training.unfold.norms_behind_layers`.
         dictated: Names of quantizers whose scale and zero point the target fixes.
         still: Names of parameters with `requires_grad=False`.
-        simulation: Reason why the target has no integer program; eval mode then computes in float. None: it has one.
+        preparation: The way of the model to this graph; None: `compile` does not accept the module.
 
     Attributes:
+        target: Target of the module.
+        recipe: Training settings.
+        preparation: The way of the model to this graph.
         exact: Whether eval mode computes on integer codes. False: in float as in train mode, which is faster but may
             differ by single steps.
         steps: Number of optimizer steps so far, int64 [].
     """
 
+    # Declared, so that a model may have modules of these names; see `ir.homes`.
+    target: Target
+    recipe: Recipe
+    preparation: Preparation | None
+    exact: bool
     steps: Tensor
 
     def __init__(
         self,
         module: Module,
-        arithmetic: Arithmetic,
-        recipe: Recipe,
+        target: Target,
+        recipe: Recipe | None,
         norms: Sequence[FoldedNorm] = (),
         *,
         dictated: Collection[str] = (),
         still: Collection[str] = (),
-        simulation: str | None = None,
+        preparation: Preparation | None = None,
     ) -> None:
         super().__init__()
-        self.recipe = recipe
-        self.exact = simulation is None
-        self._simulation = simulation
-        self._arithmetic = arithmetic
-        self._blueprint: Blueprint = build(
-            self,
-            module,
-            recipe.method,
-            recipe.batch_norm,
-            norms,
-            dictated=dictated,
-            still=still,
-            float_norms=simulation is not None,
-        )
+        self.target, self.recipe, self.preparation = target, recipe or Recipe(), preparation
+        self.exact = target.simulation is None
+        if recipe is None:
+            self._blueprint = build_plain(self, module)
+        else:
+            self._blueprint = build(
+                self,
+                module,
+                recipe.method,
+                recipe.batch_norm,
+                norms,
+                dictated=dictated,
+                still=still,
+                float_norms=target.simulation is not None,
+            )
         graph = self._blueprint.graph.main
         self._expected = tuple(
             (value.name, value.type.dtype.torch, tuple(d if isinstance(d, int) else None for d in value.type.shape))
             for value in graph.inputs
         )
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64, device=_device(self)))
+        # Without a recipe the state_dict holds the tensors of the graph alone.
+        steps = torch.zeros((), dtype=torch.int64, device=_device(self))
+        self.register_buffer("steps", steps, persistent=recipe is not None)
         self._tracked: tuple[QuantizedWeight, ...] = ()
         self._track()
         self._before = _Hook()
@@ -162,26 +198,16 @@ class TrainingModule(nn.Module):
             UnsupportedError: The target is for simulation only.
             CalibrationError: A scale is 0 or not finite.
         """
-        if self._simulation is not None:
+        if self.target.simulation is not None:
             raise UnsupportedError(
-                f"there is no integer program: {self._simulation}",
+                f"there is no integer program: {self.target.simulation.reason}",
                 expected="a target that is a piece of hardware",
                 fix="Train for the target that you compile for.",
             )
         self._before_a_look()
-        copy = self._blueprint.graph.clone()
-        copy.tensors = self._deployed()
-        blueprint = self._blueprint
-        check_scales(copy.tensors, blueprint.weights, blueprint.activations)
-        self.finish(copy)
-        return copy
-
-    def finish(self, module: Module) -> None:
-        """Apply the numeric changes that lowering would make to the shipped graph, so that both use the same numbers.
-
-        Args:
-            module: Shipped graph with its tensors, which may be replaced.
-        """
+        blueprint, tensors = self._blueprint, self._deployed()
+        check_scales(tensors, blueprint.weights, blueprint.activations)
+        return blueprint.graph.clone(self._fitted(tensors))
 
     def regularization(self) -> Tensor:
         """The term to add to the loss, float32 []: the sum over weights and regularizers of strength times penalty."""
@@ -210,6 +236,16 @@ class TrainingModule(nn.Module):
             quantizer.spec.bits,
             oscillation.frozen if oscillation is not None and oscillation.freezes else None,
         )
+
+    @property
+    def diagnostics(self) -> tuple[str, ...]:
+        """Notes for the user about the preparation."""
+        return () if self.preparation is None else self.preparation.diagnostics
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """Records of the passes before training."""
+        return () if self.preparation is None else self.preparation.records
 
     @property
     def arguments(self) -> int:
@@ -304,7 +340,7 @@ class TrainingModule(nn.Module):
         """
         self._before = _Hook(call)
 
-    def train(self, mode: bool = True) -> TrainingModule:
+    def train(self, mode: bool = True) -> QATModule:
         """Set train or eval mode."""
         self._unseen = self._unseen or mode
         super().train(mode)
@@ -346,20 +382,21 @@ class TrainingModule(nn.Module):
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _exactly(self, call: calls.Call) -> object:
-        shipped, leaves = self._blueprint.graph, call.tensors
+        graph, leaves = self._blueprint.graph.main, call.tensors
         with torch.no_grad(), own_defaults(), torch.autocast(leaves[0].device.type, enabled=False):
             # Recomputed for each call, so that any change of a weight takes effect.
-            shipped.tensors = self._deployed()
-            try:
-                self.finish(shipped)
-                results, _ = simulate(shipped.main, leaves, shipped.tensors, self._arithmetic)
-            finally:
-                shipped.tensors = {}
+            tensors = self._fitted(self._deployed())
+            results, _ = simulate(graph, leaves, tensors, self.target.arithmetic)
         return self._nested(call, [item.real() if isinstance(item, Codes) else item for item in results])
 
     def _deployed(self) -> dict[str, Tensor]:
         blueprint = self._blueprint
         return deployed_tensors(self, blueprint.fixed, blueprint.paths, blueprint.weights, blueprint.activations)
+
+    def _fitted(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """`tensors` as lowering gets them: scales that have learned must let biases fit, as in every compile."""
+        blueprint = self._blueprint
+        return fitted(blueprint.graph.main, tensors, self.target.arithmetic) if blueprint.weights else tensors
 
     def _quantizer(self, item: QuantizedWeight) -> Quantizer:
         return cast("Quantizer", self.get_submodule(item.quantizer))

@@ -24,7 +24,7 @@ from qcompiler.ops.quantizers import activation_bounds
 from qcompiler.training.batch_norm import Style
 from qcompiler.training.quantizer import fake_quantize_bias
 
-__all__ = ["Normalized", "Places", "Program", "write_program"]
+__all__ = ["Normalized", "Places", "Program", "write_plain_program", "write_program"]
 
 Program: TypeAlias = Callable[..., list[Tensor]]
 
@@ -115,6 +115,39 @@ def write_program(graph: Graph, places: Places) -> tuple[fx.Graph, Program]:
     return record(graph, _Rules(graph, places))
 
 
+def write_plain_program(graph: Graph, paths: Mapping[str, str]) -> tuple[fx.Graph, Program]:
+    """Write down the forward of `graph` with its own quantizers, whose ranges are tensors like all others.
+
+    Args:
+        graph: Graph at stage QUANTIZED.
+        paths: Paths of tensors in the root module, by name.
+
+    Returns:
+        See `write_program`.
+    """
+
+    def rule(recorder: Recorder, node: Node, operands: Sequence[Recorded]) -> tuple[Recorded, ...]:
+        if node.op in LEAVES:
+            return (recorder.attribute(paths[node.text("ref")], node.output.type),)
+        if node.op == "call":
+            return _called(recorder, node, operands, rule)
+        return recorder.evaluate(node, operands)
+
+    return record(graph, rule)
+
+
+def _called(recorder: Recorder, node: Node, operands: Sequence[Any], rule: Callable[..., Any]) -> tuple[Any, ...]:
+    """The results of a float island, whose nodes are recorded by `rule`."""
+    # Float islands get contiguous tensors in every evaluation, because sums depend on strides.
+    inputs = []
+    for value, item in zip(node.inputs, operands, strict=True):
+        contiguous = recorder.method("contiguous", item)
+        contiguous.type = value.type
+        inputs.append(contiguous)
+    called = node.graph.module.graphs[node.text("graph")]
+    return tuple(interpret_with(called, inputs, lambda inner, items: rule(recorder, inner, items)))
+
+
 class _Rules:
     """The rules that translate each node into recorded torch calls."""
 
@@ -149,7 +182,7 @@ class _Rules:
             case "dropout" if node.name in self.places.dropouts:
                 return (recorder.module(self.places.dropouts[node.name], operands[0]),)
             case "call":
-                return self._call(recorder, node, operands)
+                return _called(recorder, node, operands, self)
         if node.definition.has(Trait.ACTIVATION) and _is_read_by_a_quantizer(node):
             low, high = activation_bounds(node)
             x = cast("Recorded", operands[0])
@@ -162,7 +195,7 @@ class _Rules:
         return recorder.evaluate(node, [item for item in operands if isinstance(item, Recorded)])
 
     def _leaf(self, recorder: Recorder, node: Node) -> Item:
-        ref = str(node.attributes["ref"])
+        ref = node.text("ref")
         if ref in self.places.quantizers:
             return _Scale(ref)
         path = self.places.tensors.get(ref)
@@ -226,16 +259,6 @@ class _Rules:
             result = y * correction.reshape(spread) + shift.reshape(spread)
         result.type = node.output.type
         return cast("Recorded", result)
-
-    def _call(self, recorder: Recorder, node: Node, operands: Sequence[Item]) -> tuple[Item, ...]:
-        # Float islands get contiguous tensors in every evaluation, because sums depend on strides.
-        inputs: list[Item] = []
-        for value, item in zip(node.inputs, operands, strict=True):
-            contiguous = recorder.method("contiguous", cast("Recorded", item))
-            contiguous.type = value.type
-            inputs.append(contiguous)
-        called = node.graph.module.graphs[str(node.attributes["graph"])]
-        return tuple(interpret_with(called, inputs, lambda inner, items: self(recorder, inner, items)))
 
 
 def _spread(rank: int, axis: int) -> list[int]:

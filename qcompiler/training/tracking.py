@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from qcompiler.errors import InputError
-from qcompiler.training.module import TrainingModule
+from qcompiler.training.module import QATModule
 from qcompiler.training.oscillations import OSCILLATING, Oscillations
 from qcompiler.training.plots import Bars
 
@@ -59,7 +59,7 @@ def oscillating(state: Oscillations, threshold: float = OSCILLATING) -> torch.Te
     return (state.frequency > threshold) & ~state.frozen
 
 
-def oscillation_statistics(module: TrainingModule, threshold: float = OSCILLATING) -> dict[str, LayerOscillations]:
+def oscillation_statistics(module: QATModule, threshold: float = OSCILLATING) -> dict[str, LayerOscillations]:
     """Oscillation statistics by layer, in the order of the model.
 
     Args:
@@ -103,7 +103,7 @@ def together(layers: Mapping[str, LayerOscillations]) -> LayerOscillations:
     )
 
 
-def oscillation_scalars(module: TrainingModule, threshold: float = OSCILLATING) -> dict[str, float]:
+def oscillation_scalars(module: QATModule, threshold: float = OSCILLATING) -> dict[str, float]:
     """Scalars in [0, 1] for any logger: `oscillating/<layer>`, `frozen/<layer>`, `frequency/<layer>`.
 
     The first two are shares of weights, the third is the mean frequency of the unfrozen weights. The layer name `all`
@@ -118,7 +118,7 @@ def oscillation_scalars(module: TrainingModule, threshold: float = OSCILLATING) 
     return found
 
 
-def oscillation_plot(module: TrainingModule, threshold: float = OSCILLATING) -> str:
+def oscillation_plot(module: QATModule, threshold: float = OSCILLATING) -> str:
     """An `svg` bar chart of the percentages of oscillating and of frozen weights per layer.
 
     Arguments and errors: see `oscillation_statistics`.

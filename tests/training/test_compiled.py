@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import qcompiler
-from qcompiler.session.qat import qat_module
+from qcompiler.session.source import prepared
 from qcompiler.training.batch_norm import Style
 
 INPUTS = torch.randn(8, 3, 6, 6, generator=torch.Generator().manual_seed(0))
@@ -64,4 +64,4 @@ def test_one_graph_gives_the_same_results_and_gradients(backend: str, target: st
     exact = qcompiler.compile(other).run(INPUTS)
     assert isinstance(exact, Tensor)
     assert torch.equal(compiled(INPUTS), exact), "eval mode is exact behind torch.compile, too"
-    assert qat_module(compiled) is other
+    assert prepared(compiled) is other

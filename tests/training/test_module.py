@@ -23,7 +23,7 @@ import qcompiler
 from examples.digits.data import load_data
 from examples.digits.model import load_digits_net
 from qcompiler import errors
-from qcompiler.session.qat import TRAINING
+from qcompiler.session.source import TRAINING
 from qcompiler.training.freezing import Freezing, Tracking
 from qcompiler.training.methods import METHODS, Method
 from qcompiler.training.oscillations import Oscillations
