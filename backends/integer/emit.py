@@ -9,10 +9,11 @@ import numpy as np
 
 from qcompiler.backends.integer.memory import ALIGNMENT, plan_program
 from qcompiler.errors import UnsupportedError
-from qcompiler.ir.graph import Graph, Node, Value
+from qcompiler.ir.graph import Graph, Value
 from qcompiler.ir.interpret import LEAVES
 from qcompiler.ir.text import print_graph
 from qcompiler.ir.types import Stage
+from qcompiler.program.constants import constants_of
 from qcompiler.program.files import ProgramFiles
 from qcompiler.program.program import ISLAND_TENSOR, Array, Instruction, Program, Scalar, Tensor
 
@@ -46,8 +47,7 @@ def emit(
     for node in graph.nodes:
         if node.op in LEAVES:
             array = node.graph.module.tensors[str(node.attributes["ref"])].detach().cpu().numpy()
-            is_kernel = array.ndim == 4 and any(user.op == "int_conv2d" for user in _readers(node))
-            constants[node.name] = array.transpose(0, 2, 3, 1) if is_kernel and weight_layout == "OHWI" else array
+            constants[node.name] = array
             continue
         if node.op == "expand_blocks":
             continue  # an instruction reads codes and factors apart
@@ -78,29 +78,22 @@ def emit(
                 attributes=cast("dict[str, Scalar | tuple[int, ...]]", attributes),
             )
         )
+    stored = constants_of(constants, tensors, instructions, weight_layout)
     program = Program(
         layout=layout,
-        weight_layout=weight_layout,
         packing=packing,
         inputs=tuple(value.name for value in graph.inputs),
         outputs=tuple(value.name for value in graph.outputs),
         tensors=tensors,
-        constants=tuple(constants),
+        constants=stored,
         islands=islands,
         instructions=tuple(instructions),
     )
     with contextlib.suppress(UnsupportedError):  # a model that takes no single image has no plan for one
         program = plan_program(program, alignment=alignment)
     # Not `ascontiguousarray`, which gives a tensor without axes one.
-    return ProgramFiles(program, {name: np.asarray(array, order="C") for name, array in constants.items()})
-
-
-def _readers(leaf: Node) -> list[Node]:
-    """Who reads a constant, also through the factors of its blocks."""
-    found = []
-    for user in leaf.output.users:
-        found += [user, *user.output.users] if user.op == "expand_blocks" else [user]
-    return found
+    arrays = {name: array.transpose(stored[name].order) for name, array in constants.items()}
+    return ProgramFiles(program, {name: np.asarray(array, order="C") for name, array in arrays.items()})
 
 
 def _tensor(value: Value) -> Tensor:

@@ -108,7 +108,7 @@ class Executor:
         self.program = program = files.program
         self.core = core_of(program)
         self._plan = None if memory is None else Plan(program, memory)
-        self._constants = {name: self._logical_weight(name, array) for name, array in files.constants.items()}
+        self._constants = {name: files.logical(name) for name in files.constants}
         self._calls: list[Call] = []
         self._islands: dict[str, Island] = {}
         readers: dict[str, str] = {}
@@ -276,10 +276,6 @@ class Executor:
     def _load(self, array: Array) -> Array:
         """A view in logical order."""
         return array.transpose(_TO_NCHW) if array.ndim == 4 and self.program.layout == "NHWC" else array
-
-    def _logical_weight(self, name: str, array: Array) -> Array:
-        kernels = {i.inputs[1] for i in self.program.instructions if i.op == "int_conv2d"}
-        return array.transpose(_TO_NCHW) if self.program.weight_layout == "OHWI" and name in kernels else array
 
 
 def _check_codes(name: str, array: Array, low: int, high: int) -> None:

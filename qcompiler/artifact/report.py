@@ -173,13 +173,11 @@ def _passes(passes: Sequence[Mapping[str, Any]]) -> str:
 def _sizes(page: Page) -> str:
     program, constants = page.program.program, page.program.constants
     weights = sum(array.nbytes for array in constants.values())
-    floats = sum(
-        array.size for name, array in constants.items() if program.tensors[name].axis is not None or array.ndim > 1
-    )
+    elements = sum(array.size for name, array in constants.items() if program.constants[name].role == "weight")
     rows = [
         ["instructions", len(program.instructions)],
         ["constants, bytes", weights],
-        ["weights, elements", floats],
+        ["weights, elements", elements],
         *([escape(f"{name}, bytes"), size] for name, size in (*page.sizes.items(), *page.memory.items())),
     ]
     return _table(["", ""], rows)

@@ -22,6 +22,7 @@ from qcompiler.errors import ArtifactError, QCompilerError, UnsupportedError
 from qcompiler.ir.attributes import Attribute
 from qcompiler.ir.registry import REQUIRED, OpDef, known_ops
 from qcompiler.ir.types import DType, QuantParams, TensorType
+from qcompiler.program.constants import roles_of, stored_shape
 from qcompiler.program.kernels import KERNELS
 from qcompiler.program.liveness import NUMPY_TYPES, Tensors
 from qcompiler.quant.rounding import MAX_SHIFT
@@ -108,8 +109,12 @@ def check_program(program: Program, constants: Mapping[str, Array]) -> None:
     """
     for name, tensor in program.tensors.items():
         _check_tensor(name, tensor)
-    for name in program.constants:
+    roles = roles_of(program.constants, program.instructions)
+    for name, constant in program.constants.items():
         _check_constant(program, name, constants[name])
+        if constant.role != roles[name]:
+            where = f"program.json, constants.{name}"
+            raise ArtifactError(f"its role is {constant.role!r}", where=where, expected=repr(roles[name]))
     extra = next((name for name in constants if name not in program.constants), None)
     if extra is not None:
         raise ArtifactError(f"{extra!r} is no constant of the program", where="weights.safetensors")
@@ -129,6 +134,10 @@ def check_program(program: Program, constants: Mapping[str, Array]) -> None:
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:
             # The rules of operators assume attributes of valid kinds, such as one step per axis.
             raise ArtifactError(f"its attributes do not fit its operands: {error}", where=where) from None
+    for name, role in roles_of(program.constants, program.instructions).items():
+        if program.constants[name].role != role:
+            found, where = program.constants[name].role, f"program.json, constants.{name}"
+            raise ArtifactError(f"its role is {found!r}", where=where, expected=repr(role))
 
 
 def _check_tensor(name: str, tensor: Tensor) -> None:
@@ -162,9 +171,7 @@ def _check_tensor(name: str, tensor: Tensor) -> None:
 def _check_constant(program: Program, name: str, array: Array) -> None:
     where = f"weights.safetensors, {name}"
     tensor = program.tensors[name]
-    stored = tensor.shape
-    if len(stored) == 4 and program.weight_layout == "OHWI" and name in _kernels(program):
-        stored = (stored[0], stored[2], stored[3], stored[1])
+    stored = stored_shape(program, name)
     wanted = np.dtype(NUMPY_TYPES[tensor.dtype])
     if array.dtype != wanted or array.shape != stored:
         found = f"it is {array.dtype} {list(array.shape)}"
@@ -174,13 +181,6 @@ def _check_constant(program: Program, name: str, array: Array) -> None:
         codes = array.astype(np.int64)
         if codes.min() < low or codes.max() > high:
             raise ArtifactError(f"it has codes from {codes.min()} to {codes.max()}", where=where, expected=tensor.dtype)
-
-
-def _kernels(program: Program) -> frozenset[str]:
-    """Constants that are stored in the order of `weight_layout`."""
-    return frozenset(
-        item.inputs[1] for item in program.instructions if item.op == "int_conv2d" and len(item.inputs) > 1
-    )
 
 
 def _definition(instruction: Instruction, where: str) -> OpDef:

@@ -18,8 +18,12 @@ from safetensors.numpy import load, save
 from qcompiler.errors import ArtifactError
 from qcompiler.program.aliases import check_memory
 from qcompiler.program.check import check_program
-from qcompiler.program.program import NIBBLES, Array, Program
+from qcompiler.program.constants import constants_of, stored_shape
+from qcompiler.program.program import NIBBLES, Array, Body, FirstProgram, Program
 from qcompiler.storage.reading import parse_json
+
+FIRST = "qcompiler.program/1"
+"""The schema of older programs, which are translated on reading."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,10 @@ class ProgramFiles:
         check_references(self.program, self.constants)
         if self.program.memory is not None:
             check_memory(self.program, self.program.memory)
+
+    def logical(self, name: str) -> Array:
+        """A view of a constant in the logical order of its axes."""
+        return self.constants[name].transpose(np.argsort(self.program.constants[name].order))
 
     def program_json(self) -> str:
         """Text of `program.json`; the same program gives the same bytes."""
@@ -63,13 +71,17 @@ class ProgramFiles:
         Raises:
             ArtifactError: The files are damaged, do not belong together, or are of another version.
         """
-        parse_json(program_json, "program.json")  # refuses what pydantic accepts: duplicate keys, NaN, deep nesting
+        # Refuses what pydantic accepts: duplicate keys, NaN, deep nesting.
+        plain = parse_json(program_json, "program.json")
+        first = isinstance(plain, dict) and plain.get("schema") == FIRST
         try:
-            program = Program.model_validate_json(program_json, strict=True)
+            kind = FirstProgram if first else Program
+            found = kind.model_validate_json(program_json, strict=True)
         except ValidationError as error:
             finding = error.errors()[0]
             place = ".".join(str(part) for part in finding["loc"])
             raise ArtifactError(f"not an integer program: {finding['msg']}", where=f"program.json, {place}") from None
+        program = _translated(found) if isinstance(found, FirstProgram) else found
         try:
             constants = load(weights)
         except (SafetensorError, KeyError, ValueError) as error:  # KeyError: an element type that NumPy lacks
@@ -79,6 +91,13 @@ class ProgramFiles:
         check_references(program, constants)
         check_program(program, constants)
         return cls(program, constants)
+
+
+def _translated(first: FirstProgram) -> Program:
+    """A program of the first schema in the current one."""
+    constants = constants_of(first.constants, first.tensors, first.instructions, first.weight_layout)
+    fields = {name: getattr(first, name) for name in Body.model_fields}
+    return Program(constants=constants, **fields)
 
 
 def check_references(program: Program, constants: Mapping[str, Array]) -> None:
@@ -113,12 +132,9 @@ def _unpacked(program: Program, name: str, array: Array) -> Array:
         ArtifactError: The number of codes differs from the number of elements.
     """
     tensor = program.tensors.get(name)
-    if tensor is None or tensor.dtype not in NIBBLES:
+    if tensor is None or tensor.dtype not in NIBBLES or name not in program.constants:
         return array
-    shape = tensor.shape
-    is_kernel = any(i.op == "int_conv2d" and i.inputs[1] == name for i in program.instructions)
-    if len(shape) == 4 and is_kernel and program.weight_layout == "OHWI":
-        shape = (shape[0], *shape[2:], shape[1])
+    shape = stored_shape(program, name)
     packed = array.reshape(-1).astype(np.uint8)
     halves = [packed & 0xF, packed >> 4]
     codes = np.stack(halves if program.packing == "low_nibble_first" else halves[::-1], 1).reshape(-1)

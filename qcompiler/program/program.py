@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from qcompiler.ir.attributes import Attributed
 
-SCHEMA = "qcompiler.program/1"
+SCHEMA = "qcompiler.program/2"
 NIBBLES = ("i4", "u4")
 """Element types of which a byte may hold two."""
 ISLAND_TENSOR = "/"
@@ -37,6 +37,16 @@ class Tensor(_Model):
     scale: tuple[float, ...] = ()
     zero_point: tuple[int, ...] = ()
     axis: int | None = None
+
+
+class Constant(_Model):
+    """The use and the storage of a constant."""
+
+    role: str
+    """`weight`, `bias`, `multiplier`, `exponent`, `divisor`, `table`, `rows` or `columns`: the operand that it is.
+    `factors`: of the blocks of a weight. `island`: tensor of a float island. `value`: read like an activation."""
+    order: tuple[int, ...]
+    """Physical order: axis `order[i]` of the tensor is axis i of the stored array."""
 
 
 class Instruction(_Model, Attributed):
@@ -75,19 +85,32 @@ class Memory(_Model):
     caller; the codes after and before these are the inputs and outputs of the core."""
 
 
-class Program(_Model):
-    """The whole program except its constants."""
+class Body(_Model):
+    """The part of a program that both versions of the schema have."""
 
-    schema_version: Annotated[Literal["qcompiler.program/1"], Field(alias="schema")] = "qcompiler.program/1"
     layout: Literal["NHWC", "NCHW"]
-    weight_layout: Literal["OHWI", "OIHW"]
     packing: Literal["none", "low_nibble_first", "high_nibble_first"] = "none"
     """Storage of 4-bit constants in files: one per byte, or two, row-major, padded with a zero after an odd number."""
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     tensors: dict[str, Tensor]
-    constants: tuple[str, ...]
     islands: dict[str, str] = {}
     """Float graphs that the instruction `call` runs, as text; their tensors are constants called `island/tensor`."""
     instructions: tuple[Instruction, ...]
     memory: Memory | None = None
+
+
+class Program(Body):
+    """The whole program except the numbers of its constants."""
+
+    schema_version: Annotated[Literal["qcompiler.program/2"], Field(alias="schema")] = "qcompiler.program/2"
+    constants: dict[str, Constant]
+
+
+class FirstProgram(Body):
+    """A program of the schema `qcompiler.program/1`, which gave names of constants only."""
+
+    schema_version: Annotated[Literal["qcompiler.program/1"], Field(alias="schema")]
+    weight_layout: Literal["OHWI", "OIHW"]
+    """Physical order of the weights of two-dimensional convolutions."""
+    constants: tuple[str, ...]

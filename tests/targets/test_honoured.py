@@ -266,8 +266,9 @@ def test_packed_constants_come_back(data: st.DataObject) -> None:
     packing = data.draw(st.sampled_from(["none", "low_nibble_first", "high_nibble_first"]))
     program = Program.model_validate(
         {
-            "schema": "qcompiler.program/1", "layout": "NHWC", "weight_layout": "OHWI", "packing": packing,
-            "inputs": [], "outputs": ["w"], "constants": ["w"], "instructions": [],
+            "schema": "qcompiler.program/2", "layout": "NHWC", "packing": packing,
+            "inputs": [], "outputs": ["w"], "instructions": [],
+            "constants": {"w": {"role": "value", "order": tuple(range(len(shape)))}},
             "tensors": {"w": {"dtype": dtype, "shape": shape}},
         }
     )  # fmt: skip

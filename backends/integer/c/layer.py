@@ -31,9 +31,8 @@ class Mac:
         self.writer, self.step, self.item = writer, step, step.item
         self.call: Call = writer.call_of(step.item)
         self.weight_name, self.bias_name = step.item.inputs[1:3]
-        stored = writer.operand(step.item, 1)
         self.bias: Int = writer.operand(step.item, 2).astype(np.int64)
-        logical = self._logical(stored)
+        logical = writer.operand(step.item, 1)
         tensor = self.call.inputs[1]
         zeros = np.array(tensor.zero_point or (0,), np.int64)
         shape = [1] * logical.ndim
@@ -58,11 +57,6 @@ class Mac:
         each = factors[:, np.arange(size) // block]
         each = each if axis == 0 else each.T
         self.weight = self.weight * each.reshape(*each.shape, *[1] * (self.weight.ndim - 2))
-
-    def _logical(self, stored: Array) -> Array:
-        kernels = {item.inputs[1] for item in self.writer.program.instructions if item.op == "int_conv2d"}
-        last = self.writer.program.weight_layout == "OHWI" and self.weight_name in kernels
-        return stored.transpose(0, 3, 1, 2) if last else stored
 
     @property
     def channels(self) -> int:

@@ -143,7 +143,7 @@ class Writer:
     def pointer(self, tensor: str) -> str:
         """The expression of C for the first element of a tensor of codes."""
         if tensor in self.files.constants:
-            array = self.files.constants[tensor]
+            array = self.files.logical(tensor)
             axes = physical_axes(array.ndim, self.layout)
             note = f"codes {sizes(array.shape)} of %{tensor}"
             return self.constant(tensor, array.transpose(axes), self.ctype(tensor), note)
@@ -167,7 +167,7 @@ class Writer:
         return self.constants[key].symbol
 
     def operand(self, item: Instruction, index: int) -> Array:
-        """A constant operand, as the program holds it.
+        """A constant operand in the logical order of its axes.
 
         Raises:
             UnsupportedError: It is computed.
@@ -180,7 +180,7 @@ class Writer:
             raise UnsupportedError(
                 f"operand {index} of {item.op}, %{name}, is computed", where=f"%{item.output}", expected="a constant"
             )
-        return self.files.constants[name]
+        return self.files.logical(name)
 
     def channel_box(self, tensor: str, axis: int) -> dict[str, Value]:
         """Sizes in memory in front of, along and behind an axis."""

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from hypothesis import strategies as st
 
+from qcompiler.program.constants import constants_of
 from qcompiler.program.files import ProgramFiles
 from qcompiler.program.program import Instruction, Program, Tensor
 
@@ -64,11 +65,12 @@ class Builder:
         """What was built."""
         return Program(
             layout=self.layout,
-            weight_layout="OHWI" if self.layout == "NHWC" else "OIHW",
             inputs=tuple(self.inputs),
             outputs=outputs,
             tensors=self.tensors,
-            constants=tuple(self.constants),
+            constants=constants_of(
+                self.constants, self.tensors, self.instructions, "OHWI" if self.layout == "NHWC" else "OIHW"
+            ),
             instructions=tuple(self.instructions),
         )
 

@@ -110,7 +110,7 @@ def test_files_round_trip_and_are_the_same_bytes_twice() -> None:
 def test_bad_files_and_inputs_are_refused() -> None:
     files = emit(shared("mixed", "int8_dsp").main)
     with pytest.raises(ArtifactError, match=r"program\.json, schema"):
-        ProgramFiles.parse(files.program_json().replace("qcompiler.program/1", "qcompiler.program/9"), files.weights())
+        ProgramFiles.parse(files.program_json().replace("qcompiler.program/2", "qcompiler.program/9"), files.weights())
     with pytest.raises(ArtifactError, match="cannot be read"):
         ProgramFiles.parse(files.program_json(), files.weights()[:20])
     with pytest.raises(ArtifactError, match="is missing"):

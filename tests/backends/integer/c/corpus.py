@@ -124,11 +124,14 @@ def merge(cases: Sequence[Case], layout: str) -> tuple[ProgramFiles, list[Array]
         outputs += map(renamed, program.outputs)
     program = Program(
         layout=programs[0].program.layout,
-        weight_layout=programs[0].program.weight_layout,
         inputs=tuple(inputs),
         outputs=tuple(outputs),
         tensors=tensors,
-        constants=tuple(constants),
+        constants={
+            f"case{index}.{name}": constant
+            for index, files in enumerate(programs)
+            for name, constant in files.program.constants.items()
+        },
         instructions=tuple(instructions),
     )
     return ProgramFiles(program, constants), [array for _, arrays in cases for array in arrays]
