@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from qcompiler.errors import PluginError, QCompilerError
 from qcompiler.ir.graph import Graph
 from qcompiler.program.files import ProgramFiles
 from qcompiler.targets import Target
@@ -179,3 +181,25 @@ class Backend(ABC):
             lambda inputs: Results(self.run(files, inputs)),
             bounds=dict.fromkeys(outputs, self.bound(target)),
         )
+
+
+@contextlib.contextmanager
+def blaming(backend: Backend) -> Iterator[None]:
+    """Name the back end of a plugin when its code fails in the block.
+
+    Raises:
+        PluginError: The code of another distribution raised an error that no caller expects.
+    """
+    try:
+        yield
+    except QCompilerError:
+        raise
+    except Exception as error:
+        module = type(backend).__module__
+        if module.partition(".")[0] == "qcompiler":
+            raise
+        raise PluginError(
+            f"the back end {backend.name!r} fails: {type(error).__name__}: {error}",
+            where=module,
+            fix="Repair it, or uninstall its distribution.",
+        ) from error

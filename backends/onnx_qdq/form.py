@@ -11,6 +11,7 @@ from qcompiler.backends.onnx_qdq.check import check_file
 from qcompiler.backends.onnx_qdq.emit import emit
 from qcompiler.backends.onnx_qdq.emitter import OnnxOptions
 from qcompiler.backends.onnx_qdq.runtime import Layers, integer_weights, run, run_observed
+from qcompiler.errors import ArtifactError
 from qcompiler.program.files import ProgramFiles
 from qcompiler.targets import Target
 
@@ -36,7 +37,9 @@ class Onnx(Backend):
         return Bound(allowed.layer_lsb, allowed.layer_fraction)
 
     def check(self, files: Files) -> None:
-        """Refuse a file that `emit` cannot have written."""
+        """Refuse files that `emit` cannot have written."""
+        if set(files) != {FILE}:
+            raise ArtifactError(f"the form {self.name} has the files {', '.join(files)}", expected=FILE)
         check_file(files[FILE], FILE)
 
     def ways(self, files: Files, program: ProgramFiles, target: Target, samples: int) -> Generator[Way, None, None]:

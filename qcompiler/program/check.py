@@ -109,17 +109,17 @@ def check_program(program: Program, constants: Mapping[str, Array]) -> None:
     """
     for name, tensor in program.tensors.items():
         _check_tensor(name, tensor)
-    roles = roles_of(program.constants, program.instructions)
-    for name, constant in program.constants.items():
+    for name in program.constants:
         _check_constant(program, name, constants[name])
-        if constant.role != roles[name]:
-            where = f"program.json, constants.{name}"
-            raise ArtifactError(f"its role is {constant.role!r}", where=where, expected=repr(roles[name]))
     extra = next((name for name in constants if name not in program.constants), None)
     if extra is not None:
         raise ArtifactError(f"{extra!r} is no constant of the program", where="weights.safetensors")
     for index, instruction in enumerate(program.instructions):
         _check_attributes(instruction, f"program.json, instructions.{index}")
+    for name, role in roles_of(program.constants, program.instructions).items():
+        if program.constants[name].role != role:
+            found, where = program.constants[name].role, f"program.json, constants.{name}"
+            raise ArtifactError(f"its role is {found!r}", where=where, expected=repr(role))
     tensors = _tensors(program)
     limits: dict[str, Limits] = {}
     for index, instruction in enumerate(program.instructions):

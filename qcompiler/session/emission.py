@@ -12,7 +12,7 @@ from qcompiler.artifact.artifact import Artifact
 from qcompiler.artifact.layout import check_paths
 from qcompiler.backends import encodings as grids
 from qcompiler.backends import known_backends
-from qcompiler.backends.base import Emitted, Lowered
+from qcompiler.backends.base import Emitted, Lowered, blaming
 from qcompiler.backends.integer import emit as emit_program
 from qcompiler.errors import UnsupportedError
 from qcompiler.ir.rewrite import Record
@@ -97,12 +97,13 @@ def emit_forms(model: Lowered, target: Target) -> dict[str, Emitted]:
     """The form of every back end, or the reason why it cannot express the model.
 
     Raises:
-        PluginError: A back end of a plugin cannot be loaded, or writes a path that is taken.
+        PluginError: A back end of a plugin cannot be loaded, fails, or writes a path that is taken.
     """
     forms = {}
     for name, backend in known_backends().items():
         try:
-            forms[name] = Emitted(backend.emit(model, target))
+            with blaming(backend):
+                forms[name] = Emitted(backend.emit(model, target))
         except UnsupportedError as error:
             forms[name] = Emitted(reason=error.found if error.where is None else f"{error.found}, at {error.where}")
     check_paths(forms)

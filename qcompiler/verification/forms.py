@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from qcompiler.backends import known_backends
-from qcompiler.backends.base import Backend, Emitted, Way
+from qcompiler.backends.base import Backend, Emitted, Way, blaming
 from qcompiler.backends.integer import Executor
 from qcompiler.errors import ToolchainError
 from qcompiler.ir.graph import Graph, Value
@@ -308,13 +308,18 @@ class _Verification:
         known = known_backends()
         for name, emitted in self.forms.emitted.items():
             backend = known.get(name)
-            missing = None if backend else f"no back end called {name!r} is installed"
-            reason = emitted.reason or missing or (backend.available() if backend else None)
+            reason = emitted.reason or ("" if emitted.files else "it has no files")
+            if backend is None:
+                reason = reason or f"no back end called {name!r} is installed"
+            else:
+                reason = reason or backend.available() or ""
             if backend is None or reason:
-                yield Form(name, "not run", False, reason=reason or "")
+                yield Form(name, "not run", False, reason=reason)
                 continue
             try:
-                yield from self.backend(backend, emitted)
+                with blaming(backend):
+                    found = list(self.backend(backend, emitted))
+                yield from found
             except ToolchainError as error:
                 yield Form(name, "not run", True, reason=error.found)
 

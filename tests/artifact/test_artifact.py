@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ import qcompiler
 from qcompiler.artifact.artifact import Artifact
 from qcompiler.artifact.difference import difference
 from qcompiler.backends import encodings as encodings_files
-from qcompiler.errors import EncodingsError, VerificationError
+from qcompiler.backends.base import Emitted
+from qcompiler.errors import ArtifactError, EncodingsError, VerificationError
 from qcompiler.program.files import ProgramFiles
 from qcompiler.targets import Target
 
@@ -241,3 +243,31 @@ def test_results_of_several_times_the_batch_are_read_back() -> None:
     compiled = qcompiler.compile(Halves().eval(), "int8_dsp", calibration_data=[x])
     assert compiled.verification is not None
     assert compiled.verification.form("artifact read back").status == "equal"
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (["c/model.c"], "names the file 'c/model.c'"),
+        (["../model.onnx"], "names the file"),
+        (["manifest.json"], "names the file 'manifest.json'"),
+        (["other.onnx"], "other.onnx is missing"),
+    ],
+)
+def test_forms_of_a_manifest_have_files_of_their_own(
+    files: list[str], message: str, compiled: qcompiler.Compiled, tmp_path: Path
+) -> None:
+    folder = compiled.save(tmp_path / "out")
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    manifest["forms"]["ONNX"]["files"] = files
+    manifest["sha256"].pop("model.onnx")
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(ArtifactError, match=message):
+        qcompiler.load(folder)
+
+
+def test_a_form_without_files_is_not_run(compiled: qcompiler.Compiled) -> None:
+    forms = {**compiled.artifact.forms, "ONNX": Emitted()}
+    report = dataclasses.replace(compiled.artifact, forms=forms).verify()
+    assert report.form("ONNX").reason == "it has no files"
+    assert report.form("C").status == "equal"
