@@ -26,6 +26,9 @@ the next layer is given."""
 INTEGER_KERNELS = {"QLinearConv": 3, "QLinearMatMul": 3, "QGemm": 3, "MatMulInteger": 1, "ConvInteger": 1}
 """Kernels of ONNX Runtime that multiply integers -> the position of the weight among their inputs."""
 
+MADE_UNSIGNED = "_s8_2_u8"
+"""Suffix that ONNX Runtime gives to weights that it makes unsigned, on processors on which `saturates` is true."""
+
 CLIPS = ("Clip", "Max", "Min")
 """Operators that clamp numbers or codes: the same limits for all channels, or limits per channel."""
 
@@ -227,7 +230,7 @@ def integer_weights(model: bytes) -> frozenset[str]:
         Session(model, optimized=path)
         graph = onnx.load(str(path)).graph
     kernels = (node for node in graph.node if node.op_type in INTEGER_KERNELS)
-    read = (node.input[INTEGER_KERNELS[node.op_type]] for node in kernels)
+    read = (node.input[INTEGER_KERNELS[node.op_type]].removesuffix(MADE_UNSIGNED) for node in kernels)
     return frozenset(name.removesuffix(WEIGHT_CODES) for name in read if name.endswith(WEIGHT_CODES))
 
 
