@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
@@ -177,7 +177,10 @@ def avg_pool(draw: Draw) -> Case:
 
 def max_pool(draw: Draw) -> Case:
     kernel, options, shapes = pooled(draw)
-    options["dilation"] = 1 if options["ceil_mode"] else draw(st.sampled_from([1, 1, 2]))
+    options["dilation"] = draw(st.sampled_from([1, 1, 2]))
+    spans = [options["dilation"] * (size - 1) + 1 for size in kernel]
+    padded = [size + 2 * border for size, border in zip(shapes[0][2:], options["padding"], strict=True)]
+    assume(all(size >= span for size, span in zip(padded, spans, strict=True)))
     return lambda x: functional.max_pool2d(x, kernel, **options), shapes
 
 
@@ -195,9 +198,21 @@ def adaptive(draw: Draw) -> Case:
 
 
 def adaptive_max(draw: Draw) -> Case:
-    size, factor = sizes(draw, 2, 1, 3), sizes(draw, 2, 1, 3)
-    image = tuple(s * f for s, f in zip(size, factor, strict=True))
-    return lambda x: functional.adaptive_max_pool2d(x, size), [(2, 3, *image)]
+    rank = draw(st.integers(1, 3))
+    pool = (functional.adaptive_max_pool1d, functional.adaptive_max_pool2d, functional.adaptive_max_pool3d)[rank - 1]
+    size: Any = list(sizes(draw, rank, 1, 4))
+    return lambda x: pool(x, size), [(2, 3, *sizes(draw, rank, 2, 7))]
+
+
+def max_pool_of_boxes(draw: Draw) -> Case:
+    kernel = sizes(draw, 3, 1, 3)
+    options = {
+        "stride": draw(st.sampled_from([None, sizes(draw, 3, 1, 2)])),
+        "padding": tuple(draw(st.integers(0, k // 2)) for k in kernel),
+        "dilation": sizes(draw, 3, 1, 2),
+        "ceil_mode": draw(st.booleans()),
+    }
+    return lambda x: functional.max_pool3d(x, kernel, **options), [(2, 3, *sizes(draw, 3, 5, 7))]
 
 
 def mean(draw: Draw) -> Case:
@@ -264,7 +279,8 @@ CASES: dict[str, Callable[[Draw], Case]] = {
     "max_pool2d": max_pool,
     "pool of a line": pool_of_a_line,
     "adaptive_avg_pool2d": adaptive,
-    "adaptive_max_pool2d": adaptive_max,
+    "adaptive max pooling": adaptive_max,
+    "max_pool3d": max_pool_of_boxes,
     "mean": mean,
     "resize": resize,
     "concat": concat,

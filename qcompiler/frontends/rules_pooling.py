@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -77,23 +78,100 @@ def _adaptive_avg_pool2d(b: Builder, input: Operand, output_size: int | Sequence
     )
 
 
-@rule("adaptive_max_pool2d", "adaptive_max_pool2d_with_indices")
-def _adaptive_max_pool2d(
-    b: Builder, input: Operand, output_size: int | Sequence[int | None], return_indices: bool = False
+def _fixed_sizes(b: Builder, input: Operand, count: int) -> tuple[int, ...]:
+    """The last `count` sizes of `input`."""
+    sizes = input.type.shape[-count:]
+    if not all(isinstance(size, int) for size in sizes):
+        raise b.unsupported(f"{b.function} of {input.type}", "All sizes but that of the batch must be fixed.")
+    return tuple(int(cast("int", size)) for size in sizes)
+
+
+def _pooled_along(
+    b: Builder, input: Operand, axis: int, kernel: int, stride: int, padding: int = 0, dilation: int = 1, **more: bool
+) -> Value:
+    """The maxima of windows along one axis: [N, A, L, B] -> [N, A, L', B], A and B the axes before and after it."""
+    batch, *sizes = input.type.shape
+    before, after = math.prod(_fixed_sizes(b, input, len(sizes))[: axis - 1]), math.prod(sizes[axis:])
+    image = b.node("reshape", [input], shape=(batch, before, sizes[axis - 1], after))
+    pooled = b.node(
+        "max_pool2d",
+        [image],
+        kernel=(kernel, 1),
+        stride=(stride, 1),
+        padding=(padding, 0),
+        dilation=(dilation, 1),
+        **more,
+    )
+    return b.node("reshape", [pooled], shape=(batch, *sizes[: axis - 1], pooled.type.shape[2], *sizes[axis:]))
+
+
+@rule("max_pool3d", "max_pool3d_with_indices")
+def _max_pool3d(
+    b: Builder,
+    input: Operand,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Ints = 0,
+    dilation: Ints = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
 ) -> object:
+    """Maxima of boxes, one axis after another: the maximum of maxima is the maximum."""
+    if return_indices:
+        raise b.unsupported("max_pool3d with return_indices=True", "Pool without the indices.")
+    kernel = as_tuple(kernel_size, 3)
+    windows = zip(
+        kernel, as_tuple(stride, 3) if stride else kernel, as_tuple(padding, 3), as_tuple(dilation, 3), strict=True
+    )
+    pooled = input
+    for axis, window in enumerate(windows, 2):
+        if window != (1, 1, 0, 1):
+            pooled = _pooled_along(b, pooled, axis, *window, ceil_mode=bool(ceil_mode))
+    several = isinstance(b.observed, list)
+    return [pooled, b.refusal("the indices of max_pool3d are read", "Pool without the indices.")] if several else pooled
+
+
+@rule(
+    "adaptive_max_pool1d",
+    "adaptive_max_pool2d",
+    "adaptive_max_pool3d",
+    "adaptive_max_pool1d_with_indices",
+    "adaptive_max_pool2d_with_indices",
+    "adaptive_max_pool3d_with_indices",
+)
+def _adaptive_max_pool(b: Builder, input: Operand, output_size: object, return_indices: bool = False) -> object:
     """Adaptive max pooling: the function returns pixels, the aten operator also indices."""
     if return_indices:
         raise b.unsupported(f"{b.function} with return_indices=True", "Pool without the indices.")
     several = isinstance(b.observed, list)
-    before, after = input.type.shape[2:], b.parts()[0].shape[2:] if several else b.shape[2:]
-    pairs = list(zip(before, after, strict=True))
-    if not all(isinstance(old, int) and isinstance(new, int) and not old % new for old, new in pairs):
-        raise b.unsupported(
-            f"{b.function} of {input.type} to {list(after)}, whose windows differ", "Use sizes that divide the image."
-        )
-    kernel = tuple(int(cast("int", old)) // int(cast("int", new)) for old, new in pairs)
-    pooled = b.node("max_pool2d", [input], kernel=kernel, stride=kernel)
-    return [pooled, b.refusal("the indices of adaptive_max_pool2d are read")] if several else pooled
+    after = (b.parts()[0].shape if several else b.shape)[2:]
+    before = _fixed_sizes(b, input, len(after))
+    sizes = [(old, int(cast("int", new))) for old, new in zip(before, after, strict=True)]
+    pooled = input
+    if len(after) == 2 and not any(old % new for old, new in sizes):
+        kernel = tuple(old // new for old, new in sizes)
+        pooled = b.node("max_pool2d", [input], kernel=kernel, stride=kernel)
+    else:
+        for axis, (old, new) in enumerate(sizes, 2):
+            pooled = _adapted(b, pooled, axis, old, new)
+    return [pooled, b.refusal(f"the indices of {b.function} are read")] if several else pooled
+
+
+def _adapted(b: Builder, input: Operand, axis: int, old: int, new: int) -> Operand:
+    """The maxima of `new` windows along an axis of `old` elements.
+
+    Window i is floor(i * old / new) to ceil((i + 1) * old / new), the end excluded.
+    """
+    if old == new:
+        return input
+    if not old % new:
+        return _pooled_along(b, input, axis, old // new, old // new)
+    parts = []
+    for index in range(new):
+        start, stop = index * old // new, -(-(index + 1) * old // new)
+        part = b.node("slice", [input], axis=axis, start=start, stop=stop, step=1)
+        parts.append(_pooled_along(b, part, axis, stop - start, stop - start))
+    return b.node("concat", parts, axis=axis)
 
 
 @rule("adaptive_avg_pool1d", "adaptive_avg_pool3d")

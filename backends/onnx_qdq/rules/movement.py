@@ -16,13 +16,20 @@ emits: Table[Rule] = Table()
 @emits("max_pool2d")
 def max_pool2d(emitter: Emitter, node: Node) -> None:
     """Largest codes of windows."""
+    x, kernel = emitter.real(node, 0), emitter.ints(node, "kernel")
+    begins, ends = emitter.ints(node, "padding"), window_ends(emitter, node)
+    if any(border >= size for borders in (begins, ends) for border, size in zip(borders, kernel, strict=True)):
+        # Dilated windows may begin or end further out than the runtime lets its own padding be.
+        amounts = emitter.constant(f"{node.name}.pads", np.asarray([0, 0, *begins, 0, 0, *ends], np.int64))
+        lowest = emitter.constant(f"{node.name}.lowest", np.float32(-np.inf))
+        x, begins, ends = emitter.compute(node, "Pad", [x, amounts, lowest]), [0, 0], [0, 0]
     pooled = emitter.compute(
         node,
         "MaxPool",
-        [emitter.real(node, 0)],
-        kernel_shape=emitter.ints(node, "kernel"),
+        [x],
+        kernel_shape=kernel,
         strides=emitter.ints(node, "stride"),
-        pads=emitter.ints(node, "padding") + window_ends(emitter, node),
+        pads=begins + ends,
         dilations=emitter.ints(node, "dilation"),
     )
     emitter.quantized(node, pooled)
