@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Literal, cast
 
 import torch
-from torch import nn
-from torch.export import ExportedProgram
 
 from qcompiler.ir.graph import Graph, Module, Node
 from qcompiler.ir.interpret import LEAVES
@@ -35,7 +33,7 @@ from qcompiler.quant.spec import QuantSpec
 from qcompiler.session.options import Options
 from qcompiler.session.pipeline import structural_passes
 from qcompiler.session.session import Session
-from qcompiler.session.source import load_model
+from qcompiler.session.source import Model, load_model
 from qcompiler.targets import Target, load_target
 
 Fate = Literal["quantized", "fused", "folded", "moved", "removed", "float", "refused"]
@@ -126,7 +124,7 @@ class Checkup:
 
 
 def check(
-    model: nn.Module | ExportedProgram | str | Path,
+    model: Model,
     target: str | Path | Target = "int8_dsp",
     *,
     example_inputs: object = None,

@@ -8,7 +8,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.export import ExportedProgram
 
 from qcompiler.errors import UnsupportedError
 from qcompiler.frontends.examples import bind_example
@@ -16,7 +15,7 @@ from qcompiler.frontends.own_types import OwnTypes
 from qcompiler.frontends.reference import Reference
 from qcompiler.frontends.running import copy_model, plain, undisturbed
 from qcompiler.frontends.source import Call, Candidate, Route, Source
-from qcompiler.frontends.sources import find_example_inputs, source_of
+from qcompiler.frontends.sources import Subject, find_example_inputs, source_of
 from qcompiler.frontends.wrappers import unwrap
 from qcompiler.ir.graph import Module
 from qcompiler.ir.settings import own_defaults
@@ -40,7 +39,7 @@ class Capture:
 
 
 def capture(
-    model: nn.Module | ExportedProgram | Source,
+    model: Subject,
     example_inputs: object = None,
     *,
     device: torch.device | str | None = None,
@@ -66,11 +65,8 @@ def capture(
         CaptureError: The model can be traced in no way, or the graph does not compute what the model does.
         UnsupportedError: The model calls a function that has no operator.
     """
-    notes: list[str] = []
-    if not isinstance(model, Source):
-        unwrapped, notes = unwrap(model)
-        model = source_of(unwrapped)
-    source = model
+    unwrapped, notes = unwrap(model)
+    source = source_of(unwrapped)
     if example_inputs is None:
         example_inputs = find_example_inputs(source)
     binding = bind_example(source.signature(), example_inputs)

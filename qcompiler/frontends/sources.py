@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 from torch import nn
 from torch.export import ExportedProgram
 
@@ -12,20 +14,25 @@ from qcompiler.frontends.given import check_kind
 from qcompiler.frontends.source import Source
 from qcompiler.frontends.torch_module import TorchModule
 
-__all__ = ["find_example_inputs", "source_of"]
+__all__ = ["Subject", "find_example_inputs", "source_of"]
+
+Subject: TypeAlias = nn.Module | ExportedProgram | Source
+"""A model that can be captured."""
 
 
 def source_of(model: object) -> Source:
-    """The model as a source.
+    """The model as a source; a source is returned unchanged.
 
     Raises:
         InputError: The model has another type, or a parameter or buffer has no values or holds NaN or infinity.
     """
+    if isinstance(model, Source):
+        return model
     checked = check_kind(model)
     return Exported(checked) if isinstance(checked, ExportedProgram) else TorchModule(checked)
 
 
-def find_example_inputs(model: nn.Module | ExportedProgram | Source) -> object:
+def find_example_inputs(model: Subject) -> object:
     """Example inputs found in the attributes of `model`.
 
     Searched in this order: the inputs kept in an ExportedProgram; `example_input_array` (Lightning); the input size
@@ -36,8 +43,7 @@ def find_example_inputs(model: nn.Module | ExportedProgram | Source) -> object:
     Raises:
         InputError: No attribute gives inputs or a size; the error lists the ways to give inputs.
     """
-    source = model if isinstance(model, Source) else source_of(model)
-    found = source.example()
+    found = source_of(model).example()
     if found is None:
         raise InputError(
             "there are no example inputs, and the model does not tell the shape of its input",

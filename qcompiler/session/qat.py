@@ -9,11 +9,11 @@ from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
-from torch.export import ExportedProgram
 
 from qcompiler.calibration.processes import processes
 from qcompiler.calibration.store import DEFAULT_MEMORY
 from qcompiler.errors import InputError
+from qcompiler.frontends import Subject
 from qcompiler.frontends.given import check_kind
 from qcompiler.frontends.running import copy_model
 from qcompiler.frontends.wrappers import unwrap
@@ -230,7 +230,7 @@ def _moved(item: object, device: torch.device) -> object:
     return item.to(device) if isinstance(item, Tensor) else item
 
 
-def _in_eval_mode(model: nn.Module | ExportedProgram) -> nn.Module | ExportedProgram:
+def _in_eval_mode(model: Subject) -> Subject:
     """`model`, or a copy of it in eval mode."""
     if not isinstance(model, nn.Module) or not any(item.training for item in model.modules()):
         return model

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from torch import Tensor, nn
-from torch.export import ExportedProgram
+from torch import Tensor
 
 from qcompiler.artifact.artifact import Artifact
 from qcompiler.calibration.journal import Journal
 from qcompiler.calibration.processes import Processes
 from qcompiler.errors import PipelineError
+from qcompiler.frontends import Subject
 from qcompiler.ir.graph import Module
 from qcompiler.ir.types import Stage
 from qcompiler.passes import Pass, PassContext, PassManager
@@ -50,7 +50,7 @@ class Session:
 
     def __init__(
         self,
-        source: nn.Module | ExportedProgram,
+        source: Subject,
         target: Target,
         options: Options,
         passes: Sequence[Pass],

@@ -7,11 +7,10 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.export import ExportedProgram
 
 from qcompiler.calibration.spool import reiterable
 from qcompiler.errors import InputError, NotSupportedYetError
-from qcompiler.frontends import capture, source_of
+from qcompiler.frontends import Subject, capture, source_of
 from qcompiler.frontends.finite import check_finite
 from qcompiler.frontends.given import parse_device
 from qcompiler.frontends.pt2 import load_exported
@@ -26,7 +25,7 @@ from qcompiler.session.stages import Captured
 from qcompiler.storage.tensors import row_major
 from qcompiler.training.module import QATModule
 
-Model: TypeAlias = nn.Module | ExportedProgram | str | Path
+Model: TypeAlias = Subject | str | Path
 
 SAMPLES = 4
 """Samples on which the contracts of passes are validated and the forms are compared."""
@@ -63,7 +62,7 @@ def captured_training(module: QATModule, context: PassContext) -> Captured:
     return Captured(learned, way.diagnostics, LEARNED_FACTS, records, pipeline, way.name)
 
 
-def check_forward(model: nn.Module | ExportedProgram, options: Options) -> None:
+def check_forward(model: Subject, options: Options) -> None:
     """Refuse `forward=` where it would not be used.
 
     Raises:
@@ -73,7 +72,7 @@ def check_forward(model: nn.Module | ExportedProgram, options: Options) -> None:
         raise InputError("forward= is given without calibration data and a module to call", fix="Leave it out.")
 
 
-def capture_model(given: nn.Module | ExportedProgram, options: Options, context: PassContext) -> Captured:
+def capture_model(given: Subject, options: Options, context: PassContext) -> Captured:
     """Capture a model, and put its calibration data and samples into `context`.
 
     Raises:
@@ -109,7 +108,7 @@ def capture_model(given: nn.Module | ExportedProgram, options: Options, context:
     return Captured(found.module, [*notes, *found.diagnostics], name=source.name)
 
 
-def load_model(model: Model) -> nn.Module | ExportedProgram:
+def load_model(model: Model) -> Subject:
     """The model itself, read from disk where a path is given.
 
     Raises:
