@@ -21,7 +21,7 @@ high biases).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -39,11 +39,11 @@ from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ops.layers import Layer, leaf_of
 from qcompiler.ops.quantizers import leaf_tensor
 from qcompiler.passes.base import Pass, PassContext
-from qcompiler.passes.common.channel_limits import CLAMPS, keeps_caps, limits_of, set_limits
+from qcompiler.passes.common.channel_limits import keeps_caps, limits_of, set_limits
 from qcompiler.passes.common.equalization import FOREIGN, Consumer, Group, PerChannel, forget_ranges, groups
 from qcompiler.validation.contracts import THRESHOLDS, Contract
 
-RECTIFIERS = ("relu", "leaky_relu", "prelu")
+_KEEP_A_SHIFT = (Trait.MOVEMENT, Trait.AVERAGE, Trait.RECTIFIER, Trait.CLAMP, Trait.QUANTIZER)
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,8 @@ class AbsorbBias(Pass):
 def _rectified(group: Group) -> bool:
     """Whether nothing below zero comes through in some channel, so that a shift may only go down to it."""
     lows = [limits_of(cap.node, len(cap.channels))[0] for cap in group.caps]
-    return any(node.op in RECTIFIERS for node in group.between) or any(bool((low >= 0).any()) for low in lows)
+    rectifies = any(node.definition.has(Trait.RECTIFIER) for node in group.between)
+    return rectifies or any(bool((low >= 0).any()) for low in lows)
 
 
 def _caps_of(cap: PerChannel, count: int) -> Tensor:
@@ -181,9 +182,8 @@ def _shifts(group: Group, rewriter: Rewriter, *, padded: bool) -> bool:
     layers = (group.producer, *(consumer.node for consumer in group.consumers))
     reason = next((f"{layer.name} has no bias" for layer in layers if len(layer.inputs) < 3), "")
     for node in group.between:
-        averages_padding = node.op == "avg_pool2d" and any(cast("tuple[int, ...]", node.attributes["padding"]))
-        moves_it = node.definition.has(Trait.MOVEMENT) or node.op in ("fake_quantize", "mean", *RECTIFIERS, *CLAMPS)
-        if averages_padding or node.op == "pad" or not (moves_it or node.op.endswith(("pool2d", "resize"))):
+        averages_padding = node.definition.has(Trait.AVERAGE) and any(node.integers("padding", ()))
+        if averages_padding or node.op == "pad" or not node.definition.has(*_KEEP_A_SHIFT):
             reason = reason or f"{node.name} on the way does not keep a shift"
     for consumer in group.consumers:
         layer = Layer(consumer.node)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import torch
 
@@ -22,7 +22,7 @@ from qcompiler.ir.graph import Graph, Node
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ir.types import Stage
-from qcompiler.ops.quantizers import is_leaf, leaf_tensor, quantizer_of
+from qcompiler.ops.quantizers import leaf_tensor, quantizer_of, quantizes_parameter
 from qcompiler.passes.base import Pass, PassContext
 from qcompiler.passes.common.encoding_names import Names, Role
 from qcompiler.passes.common.fixed_grids import fixed_grid, is_dictated
@@ -106,7 +106,7 @@ class _Application:
 
     def _dictated(self, quantizer: Node) -> Encoding:
         """The grid that the target fixes for `quantizer`."""
-        fixed, spec = fixed_grid(quantizer, self.target), cast("QuantSpec", quantizer.attributes["spec"])
+        fixed, spec = fixed_grid(quantizer, self.target), quantizer.spec
         assert fixed is not None, "asked for what is dictated"
         zero_point = fixed.zero_point - spec.qmin + int(spec.narrow)
         return Encoding(quantizer.name, spec.bits, (fixed.scale,), (zero_point,))
@@ -125,8 +125,8 @@ class _Application:
             return
         self.given[quantizer] = item
         value, layer = quantizer.inputs[0], _layer(quantizer)
-        spec = self._in_width(item, cast("QuantSpec", quantizer.attributes["spec"]), layer.op if layer else None)
-        channels = None if spec.axis is None else cast("int", value.type.shape[spec.axis])
+        spec = self._in_width(item, quantizer.spec, layer.op if layer else None)
+        channels = None if spec.axis is None else value.type.size(spec.axis)
         if item.axis is not None:
             item = dataclasses.replace(item, axis=item.axis % max(value.type.rank, 1))
         scale, zero_point = item.on(spec, channels, self.target.name)
@@ -182,4 +182,4 @@ def _layer(quantizer: Node) -> Node | None:
     """The layer whose weight is quantized; None where it is no weight."""
     reader = next(iter(quantizer.output.users), None)
     is_weight = reader is not None and reader.definition.has(Trait.MAC) and reader.inputs[1] is quantizer.output
-    return reader if is_weight and is_leaf(quantizer.inputs[0]) else None
+    return reader if is_weight and quantizes_parameter(quantizer) else None

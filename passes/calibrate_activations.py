@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import torch
 
@@ -27,8 +27,9 @@ from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ir.types import Stage
+from qcompiler.ops.layers import Layer, is_weighted
 from qcompiler.ops.quantization import is_calibrated
-from qcompiler.ops.quantizers import leaf_tensor
+from qcompiler.ops.quantizers import is_quantizer, leaf_tensor
 from qcompiler.passes.base import Pass, PassContext
 from qcompiler.quant.affine import qparams_from_range
 from qcompiler.quant.spec import QuantSpec
@@ -98,7 +99,7 @@ class CalibrateActivations(Pass):
         rewriter = context.rewriter(graph)
         groups: Groups = {}
         for node in graph.nodes:
-            if node.op == "fake_quantize" and not is_calibrated(leaf_tensor(node.inputs[1])):
+            if is_quantizer(node) and not is_calibrated(leaf_tensor(node.inputs[1])):
                 groups.setdefault(node.inputs[1], []).append(node)
         if context.calibration is None:
             ranges, sources = self._without_data(graph, context, groups)
@@ -111,7 +112,7 @@ class CalibrateActivations(Pass):
             sources = {scale: f"{count} batches by {method}" for scale, method in methods.items()}
         for scale, (low, high) in ranges.items():
             quantizer = groups[scale][0]
-            spec = _spec(quantizer)
+            spec = quantizer.spec
             new_scale, zero_point = _at(groups[scale], partial(qparams_from_range, low, high, spec))
             rewriter.write_tensor(scale, new_scale)
             rewriter.write_tensor(quantizer.inputs[2], zero_point)
@@ -134,7 +135,7 @@ class CalibrateActivations(Pass):
     def _observe(self, group: list[Node], method: str) -> Observer:
         classes = _classes(group[0])
         axis = classes[0] if classes is not None else 1
-        return self._observer(method, _spec(group[0]), group[0].name, axis)
+        return self._observer(method, group[0].spec, group[0].name, axis)
 
     def _observer(self, method: str, spec: QuantSpec, name: str, class_axis: int = 1) -> Observer:
         known = {**self.options(), "class_axis": class_axis}
@@ -153,10 +154,10 @@ class CalibrateActivations(Pass):
         ranges: dict[Value, Range] = {}
         sources: dict[Value, str] = {}
         for scale, items in found.items():
-            known_items = cast("list[Distribution]", items)
-            low, high = min(item.range[0] for item in known_items), max(item.range[1] for item in known_items)
+            spread = [item for item in items if isinstance(item, Distribution)]
+            low, high = min(item.range[0] for item in spread), max(item.range[1] for item in spread)
             ranges[scale] = (torch.tensor(low), torch.tensor(high))
-            basis = sorted(frozenset().union(*(item.basis for item in known_items)))
+            basis = sorted(frozenset().union(*(item.basis for item in spread)))
             sources[scale] = " and ".join(basis) or "its own values"
         return ranges, sources
 
@@ -179,7 +180,8 @@ def _unknown(stops: list[Stop]) -> PassError:
 def _classes(quantizer: Node) -> tuple[int, int] | None:
     """Axis and number of the classes of a quantizer of logits; None for any other."""
     value = quantizer.inputs[0]
-    axis = value.type.rank - 1 if value.producer is not None and value.producer.op == "linear" else 1
+    maker = value.producer
+    axis = Layer(maker).output_axis if maker is not None and is_weighted(maker) else 1
     count = value.type.shape[axis] if value.type.rank > 1 else 1
     if not isinstance(count, int) or count < 2 or not _leads_out(quantizer.output):
         return None
@@ -206,7 +208,3 @@ def _at(group: list[Node], found: Callable[[], Range]) -> Range:
     except CalibrationError as error:
         where = error.where or group[0].where
         raise CalibrationError(error.found, where=where, expected=error.expected, fix=error.fix) from None
-
-
-def _spec(quantizer: Node) -> QuantSpec:
-    return cast("QuantSpec", quantizer.attributes["spec"])

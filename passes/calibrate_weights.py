@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from qcompiler.calibration.observers import Observer, check_single_values, make_
 from qcompiler.ir.graph import Graph
 from qcompiler.ir.types import Stage
 from qcompiler.ops.quantization import is_calibrated
-from qcompiler.ops.quantizers import is_leaf, leaf_tensor
+from qcompiler.ops.quantizers import leaf_tensor, quantizes_parameter
 from qcompiler.passes.base import Pass, PassContext
 from qcompiler.quant.affine import qparams_from_range
 from qcompiler.quant.blocks import block_factors, block_view
@@ -61,9 +61,9 @@ class CalibrateWeights(Pass):
         """See the class."""
         rewriter = context.rewriter(graph)
         for node in graph.nodes:
-            if node.op != "fake_quantize" or not is_leaf(node.inputs[0]) or is_calibrated(leaf_tensor(node.inputs[1])):
+            if not quantizes_parameter(node) or is_calibrated(leaf_tensor(node.inputs[1])):
                 continue
-            tensor, spec = leaf_tensor(node.inputs[0]), cast("QuantSpec", node.attributes["spec"])
+            tensor, spec = leaf_tensor(node.inputs[0]), node.spec
             if spec.block is not None and spec.axis is not None:
                 low, high = self._range(block_view(tensor, spec.axis, spec.block), _of_rows(spec), node.name)
                 scale, factors = block_factors(low, high, spec, tensor.shape[spec.axis])

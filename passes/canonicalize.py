@@ -24,16 +24,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import torch
 
 from qcompiler.ir.graph import Graph, Node, Value
-from qcompiler.ir.interpret import LEAVES
+from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ir.types import Stage
 from qcompiler.ops import SCALED
-from qcompiler.ops.quantizers import leaf_tensor
+from qcompiler.ops.quantizers import activation_bounds, is_leaf, leaf_tensor
 from qcompiler.passes.base import Pass, PassContext
 from qcompiler.passes.common.channel_limits import limits_of, set_limits
 from qcompiler.passes.common.channel_tables import scales_of, set_scales
@@ -77,7 +77,7 @@ def _remove(node: Node, rewriter: Rewriter) -> bool:
 
 
 def _dropout(node: Node, rewriter: Rewriter) -> bool:
-    return not node.attributes["training"] and _remove(node, rewriter)
+    return not node.flag("training") and _remove(node, rewriter)
 
 
 def _reshape(node: Node, rewriter: Rewriter) -> bool:
@@ -93,13 +93,13 @@ def _reshape(node: Node, rewriter: Rewriter) -> bool:
 
 
 def _permute(node: Node, rewriter: Rewriter) -> bool:
-    axes = cast("tuple[int, ...]", node.attributes["axes"])
+    axes = node.integers("axes")
     if axes == tuple(range(len(axes))):
         return _remove(node, rewriter)
     first = node.inputs[0].producer
     if first is None or first.op != "permute":
         return False
-    inner = cast("tuple[int, ...]", first.attributes["axes"])
+    inner = first.integers("axes")
     rewriter.replace_input(node, 0, first.inputs[0])
     rewriter.set_attributes(node, axes=tuple(inner[axis] for axis in axes))
     rewriter.note(node, "took the place of two permutations")
@@ -108,18 +108,19 @@ def _permute(node: Node, rewriter: Rewriter) -> bool:
 
 
 def _adaptive_avg_pool2d(node: Node, rewriter: Rewriter) -> bool:
-    sizes = node.inputs[0].type.shape[-2:]
-    wanted = cast("tuple[int, int]", node.attributes["output_size"])
+    x = node.inputs[0].type
+    sizes = x.shape[-2:]
+    wanted = node.integers("output_size")
     if wanted == sizes:
         return _remove(node, rewriter)
     if wanted == (1, 1):
         return _to_mean(node, rewriter)
     if not all(isinstance(size, int) for size in sizes):
         return False
-    concrete = cast("tuple[int, int]", sizes)
-    if any(size % want for size, want in zip(concrete, wanted, strict=True)):
+    image = (x.size(-2), x.size(-1))
+    if any(size % want for size, want in zip(image, wanted, strict=True)):
         return False
-    kernel = tuple(size // want for size, want in zip(concrete, wanted, strict=True))
+    kernel = tuple(size // want for size, want in zip(image, wanted, strict=True))
     pool = rewriter.insert(
         "avg_pool2d",
         node.inputs,
@@ -137,25 +138,24 @@ def _resize(node: Node, rewriter: Rewriter) -> bool:
 
 
 def _avg_pool2d(node: Node, rewriter: Rewriter) -> bool:
-    attributes = node.attributes
-    whole = attributes["kernel"] == node.inputs[0].type.shape[-2:] and attributes["padding"] == (0, 0)
-    if attributes["divisor_override"] is not None:
+    whole = node.integers("kernel") == node.inputs[0].type.shape[-2:] and not any(node.integers("padding"))
+    if node.given("divisor_override"):
         return _to_mean_of_windows(node, rewriter)
     return whole and _to_mean(node, rewriter)
 
 
 def _to_mean_of_windows(node: Node, rewriter: Rewriter) -> bool:
     """A sum divided by another number than its terms leaves the range of what it sums; a mean does not."""
-    x, attributes = node.inputs[0], node.attributes
-    kernel, stride, padding = (cast("tuple[int, int]", attributes[key]) for key in ("kernel", "stride", "padding"))
-    terms = math.prod(kernel)
-    factor = terms / cast("int", attributes["divisor_override"])
-    sizes, counts = x.type.shape[2:], node.output.type.shape[2:]
-    if factor == 1.0 or not all(isinstance(size, int) for size in (*sizes, *counts)):
+    x, y = node.inputs[0], node.output
+    kernel, stride, padding = (node.integers(key) for key in ("kernel", "stride", "padding"))
+    terms, divisor = math.prod(kernel), node.integer("divisor_override")
+    factor = terms / divisor
+    if factor == 1.0 or not all(isinstance(size, int) for size in (*x.type.shape[2:], *y.type.shape[2:])):
         return False
+    sizes, counts = ([value.type.size(axis) for axis in (2, 3)] for value in (x, y))
     # A window counted upwards may end behind the padding, where torch counts no zeros: they are put there.
-    covered = [(cast("int", count) - 1) * s + k for count, s, k in zip(counts, stride, kernel, strict=True)]
-    ends = [max(0, c - cast("int", size) - p) for c, size, p in zip(covered, sizes, padding, strict=True)]
+    covered = [(count - 1) * s + k for count, s, k in zip(counts, stride, kernel, strict=True)]
+    ends = [max(0, c - size - p) for c, size, p in zip(covered, sizes, padding, strict=True)]
     if any(end > p for end, p in zip(ends, padding, strict=True)):
         pad = (0, 0, *padding, 0, 0, *ends)
         x = rewriter.insert("pad", [x], {"pad": pad, "value": 0.0}, before=node, like=node).output
@@ -164,7 +164,7 @@ def _to_mean_of_windows(node: Node, rewriter: Rewriter) -> bool:
     pool = rewriter.insert("avg_pool2d", [x], window, before=node, like=node)
     leaf = rewriter.leaf("constant", torch.tensor([factor]), ref=f"{node.name}.factor", before=node, like=node)
     product = rewriter.insert("mul", [pool.output, leaf], before=node, like=node)
-    rewriter.note(product, f"a sum of {terms} divided by {attributes['divisor_override']}, as a mean times a constant")
+    rewriter.note(product, f"a sum of {terms} divided by {divisor}, as a mean times a constant")
     rewriter.replace(node, product.output)
     return True
 
@@ -180,12 +180,12 @@ def _conv(node: Node, rewriter: Rewriter) -> bool:
     pad = node.inputs[0].producer
     if pad is None or pad.op != "pad" or pad.attributes["value"] != 0.0:
         return False
-    amounts = cast("tuple[int, ...]", pad.attributes["pad"])
+    amounts = pad.integers("pad")
     rank = len(amounts) // 2
     begins, ends = amounts[:rank], amounts[rank:]
     if any(begins[:2]) or any(ends[:2]) or min(amounts) < 0:
         return False
-    own = cast("tuple[int, ...]", node.attributes["padding"])
+    own = node.integers("padding")
     padding = tuple(a + b for a, b in zip(own, begins[2:] + ends[2:], strict=True))
     rewriter.replace_input(node, 0, pad.inputs[0])
     rewriter.set_attributes(node, padding=padding)
@@ -195,7 +195,7 @@ def _conv(node: Node, rewriter: Rewriter) -> bool:
 
 
 def _clamp(node: Node, rewriter: Rewriter) -> bool:
-    low, high = node.attributes["min"], node.attributes["max"]
+    low, high = activation_bounds(node)
     if high != math.inf:
         return False
     if low == -math.inf:
@@ -209,10 +209,10 @@ def _clamp(node: Node, rewriter: Rewriter) -> bool:
 
 
 def _clamp_channels(node: Node, rewriter: Rewriter) -> bool:
-    if not all(map(_is_leaf, node.inputs[1:])):
+    if not all(map(is_leaf, node.inputs[1:])):
         return False
-    axis = cast("int", node.attributes["axis"])
-    low, high = limits_of(node, cast("int", node.output.type.shape[axis]))
+    axis = node.integer("axis")
+    low, high = limits_of(node, node.output.type.size(axis))
     if bool(((low != low[0]) | (high != high[0])).any()):
         return False
     rewriter.note(set_limits(node, low, high, axis, rewriter), "a clamp per channel with limits that are all alike")
@@ -220,10 +220,10 @@ def _clamp_channels(node: Node, rewriter: Rewriter) -> bool:
 
 
 def _scaled_unary(node: Node, rewriter: Rewriter) -> bool:
-    if not _is_leaf(node.inputs[1]):
+    if not is_leaf(node.inputs[1]):
         return False
-    axis = cast("int", node.attributes["axis"])
-    scales = scales_of(node, cast("int", node.output.type.shape[axis]))
+    axis = node.integer("axis")
+    scales = scales_of(node, node.output.type.size(axis))
     if bool((scales != 1).any()):
         return False
     rewriter.note(set_scales(node, scales, axis, rewriter), "scales that are all 1")
@@ -233,8 +233,8 @@ def _scaled_unary(node: Node, rewriter: Rewriter) -> bool:
 def _div(node: Node, rewriter: Rewriter) -> bool:
     divisor = node.inputs[1].producer
     if divisor is None or divisor.op != "constant":
-        return _is_leaf(node.inputs[0]) and _to_reciprocal(node, rewriter)
-    tensor = node.graph.module.tensors[str(divisor.attributes["ref"])]
+        return is_leaf(node.inputs[0]) and _to_reciprocal(node, rewriter)
+    tensor = leaf_tensor(divisor.output)
     if not tensor.is_floating_point():
         return False
     factor = rewriter.set_tensor(node.inputs[1], 1.0 / tensor, before=node)
@@ -258,14 +258,14 @@ def _to_reciprocal(node: Node, rewriter: Rewriter) -> bool:
 def _matmul(node: Node, rewriter: Rewriter) -> bool:
     """A product with a matrix of the model is a layer: it has ranges, rounding and kernels of its own."""
     left, right = node.inputs
-    if right.type.rank == 2 and left.type.rank >= 2 and not _is_leaf(left):
+    if right.type.rank == 2 and left.type.rank >= 2 and not is_leaf(left):
         weight = _matrix(right, rewriter, node, transposed=True)
         if weight is None:
             return False
         layer = rewriter.insert("linear", [left, weight], before=node, like=node)
         rewriter.note(layer, "a product with a matrix of the model")
         rewriter.replace(node, layer.output)
-    elif left.type.rank == 2 and right.type.rank >= 2 and not _is_leaf(right):
+    elif left.type.rank == 2 and right.type.rank >= 2 and not is_leaf(right):
         weight = _matrix(left, rewriter, node, transposed=False)
         if weight is None:
             return False
@@ -279,7 +279,7 @@ def _matmul(node: Node, rewriter: Rewriter) -> bool:
     else:
         return False
     for value in (left, right):
-        if value.producer is not None and (_is_leaf(value) or value.producer.op == "permute"):
+        if value.producer is not None and (is_leaf(value) or value.producer.op == "permute"):
             _erase_if_unused(value.producer, rewriter)
     return True
 
@@ -287,21 +287,21 @@ def _matmul(node: Node, rewriter: Rewriter) -> bool:
 def _matrix(value: Value, rewriter: Rewriter, before: Node, *, transposed: bool) -> Value | None:
     """A leaf with the matrix, or its transpose, whether `value` is a leaf or turns one; None where it is neither."""
     node = value.producer
-    if node is not None and node.op == "permute" and _is_leaf(node.inputs[0]):
+    if node is not None and node.op == "permute" and is_leaf(node.inputs[0]):
         value, transposed = node.inputs[0], not transposed
-    if not _is_leaf(value) or not value.type.dtype.is_float:
+    if not is_leaf(value) or not value.type.dtype.is_float:
         return None
     leaf = value.producer
     if not transposed or leaf is None:
         return value
     # A leaf of its own, also for a square matrix: others may read this one.
-    ref = str(leaf.attributes["ref"])
+    ref = leaf.text("ref")
     return rewriter.leaf(leaf.op, leaf_tensor(value).T.contiguous(), ref=ref, before=before, like=leaf)
 
 
 def _constant_last(node: Node, rewriter: Rewriter) -> bool:
     left, right = node.inputs
-    if not _is_leaf(left) or _is_leaf(right):
+    if not is_leaf(left) or is_leaf(right):
         return False
     rewriter.replace_input(node, 0, right)
     rewriter.replace_input(node, 1, left)
@@ -309,13 +309,9 @@ def _constant_last(node: Node, rewriter: Rewriter) -> bool:
     return True
 
 
-def _is_leaf(value: Value) -> bool:
-    return value.producer is not None and value.producer.op in LEAVES
-
-
 def _erase_if_unused(node: Node, rewriter: Rewriter) -> None:
     unused = all(not value.users and not node.graph.is_output(value) for value in node.outputs)
-    if unused and (node.op in LEAVES or node.inputs):
+    if unused and (node.definition.has(Trait.LEAF) or node.inputs):
         rewriter.erase(node)
 
 

@@ -14,8 +14,9 @@ import torch
 from qcompiler.errors import EncodingsError, InputError
 from qcompiler.ir.graph import Graph, Node
 from qcompiler.ir.types import Stage
+from qcompiler.ops.layers import Layer
 from qcompiler.ops.quantization import is_calibrated
-from qcompiler.ops.quantizers import grid, is_leaf, leaf_tensor, quantizer_of
+from qcompiler.ops.quantizers import grid, is_leaf, is_quantizer, leaf_tensor, quantizer_of, quantizers_reading
 from qcompiler.passes.base import Pass, PassContext
 from qcompiler.passes.common.encoding_names import Names, Place, Role
 from qcompiler.passes.common.fixed_grids import fixed_grid, is_dictated
@@ -81,8 +82,7 @@ class CheckEncodings(Pass):
 
 def _is_open(node: Node) -> bool:
     """Whether `node` is a quantizer of an activation whose range is to be found."""
-    is_activation = node.op == "fake_quantize" and not is_leaf(node.inputs[0])
-    return is_activation and not is_calibrated(leaf_tensor(node.inputs[1]))
+    return is_quantizer(node) and not is_leaf(node.inputs[0]) and not is_calibrated(leaf_tensor(node.inputs[1]))
 
 
 def _listed(items: list[str]) -> str:
@@ -117,7 +117,7 @@ def _quantizers(place: Place) -> list[Node]:
     node = place.node
     if place.role in (Role.ACTIVATION, Role.PARAMETER):
         return [node]
-    own = [user for user in node.output.users if user.op == "fake_quantize"]
+    own = quantizers_reading(node.output)
     source = quantizer_of(node.inputs[0])
     found = [] if source is None or place.role is Role.BEHIND else [source]
     return found if place.role is Role.AVERAGE else found + own
@@ -137,13 +137,13 @@ def _is_on(quantizer: Node, item: Encoding, target: Target) -> bool:
 
 def _check_bias(item: Encoding, layer: Node) -> None:
     """A bias is in steps of the accumulator, which are those of input times weight."""
-    source, weight = quantizer_of(layer.inputs[0]), layer.inputs[1].producer
+    source, weight = quantizer_of(layer.inputs[0]), Layer(layer).quantizer
     if item.bits != BIAS_BITS or any(zero != item.half for zero in item.zero_point):
         raise item.misfit(
             f"{item.bits} bits and zero point {item.zero_point[0]}",
             f"{BIAS_BITS} signed bits with zero point 0: a bias is added to the accumulator",
         )
-    if source is None or weight is None or weight.op != "fake_quantize":
+    if source is None or weight is None:
         return
     factors = [leaf_tensor(quantizer.inputs[1]) for quantizer in (source, weight)]
     open_ones = [q.name for q, factor in zip((source, weight), factors, strict=True) if not is_calibrated(factor)]

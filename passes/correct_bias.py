@@ -109,7 +109,8 @@ def _empirical(graph: Graph, context: PassContext, images: int, rewriter: Rewrit
 def _analytic(graph: Graph, input_range: tuple[float, float], rewriter: Rewriter) -> None:
     known, readers = describe(graph, input_range), parameter_readers(graph)
     for node in graph.nodes:
-        if Layer.of(node) is None or node.inputs[1].producer is None or node.inputs[1].producer.op != "fake_quantize":
+        layer = Layer.of(node)
+        if layer is None or layer.quantizer is None:
             continue
         if not _has_own_bias(node, readers, rewriter):
             continue
@@ -117,11 +118,9 @@ def _analytic(graph: Graph, input_range: tuple[float, float], rewriter: Rewriter
         if isinstance(x, Stop):
             rewriter.refuse(node, f"the mean of its input is not known without data: {x.why} (at {x.node.where})")
             continue
-        layer = Layer(node)
-        leaf = leaf_of(node.inputs[1])
-        weight = leaf_tensor(leaf)
-        params, _ = grid(node.inputs[1].producer)
-        codes = weight_codes(node.inputs[1].producer, weight)
+        weight = layer.weight_tensor()
+        params, _ = grid(layer.quantizer)
+        codes = weight_codes(layer.quantizer, weight)
         error = dequantize(codes, params.scale, params.zero_point, params.axis).to(torch.float64) - weight
         parts = layer.rows(error).sum(3)  # [groups, outputs, inputs]
         expected = x.channels(layer.input_axis, layer.inputs).mean.reshape(layer.groups, 1, -1)

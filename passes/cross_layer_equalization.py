@@ -36,10 +36,11 @@ from torch import Tensor
 
 from qcompiler.errors import InputError
 from qcompiler.ir.graph import Graph, Node
+from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ops.layers import Layer
 from qcompiler.passes.base import Pass, PassContext
-from qcompiler.passes.common.channel_limits import CLAMPS, keeps_caps, limits_of, set_limits
+from qcompiler.passes.common.channel_limits import keeps_caps, limits_of, set_limits
 from qcompiler.passes.common.channel_tables import scales_of, set_scales
 from qcompiler.passes.common.equalization import FOREIGN, Consumer, Group, forget_ranges, groups, scale_layer
 from qcompiler.validation.contracts import THRESHOLDS, Contract
@@ -229,7 +230,7 @@ def _rescale_between(found: Sequence[Group], layers: dict[Node, _Layer], rewrite
             product[own] *= rows[item.channels[own]]
     for node, (axis, product) in factors.items():
         least, most = float(product.min()), float(product.max())
-        if node.op not in CLAMPS:
+        if not node.definition.has(Trait.CLAMP):
             scaled = set_scales(node, scales_of(node, len(product)) / product, axis, rewriter)
             rewriter.note(scaled, f"its channels are multiplied by {least:.4g} to {most:.4g}: a table for each")
             continue

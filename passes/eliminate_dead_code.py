@@ -24,9 +24,7 @@ class EliminateDeadCode(Pass):
             if not any(value.users or graph.is_output(value) for value in node.outputs):
                 rewriter.erase(node)
         module = graph.module
-        called = {
-            str(node.attributes["graph"]) for g in module.graphs.values() for node in g.nodes if node.op == "call"
-        }
+        called = {node.callee.name for g in module.graphs.values() for node in g.nodes if node.callee is not None}
         for name in [name for name in module.graphs if name != graph.name and name not in called]:
             del module.graphs[name]
         used = {

@@ -7,15 +7,15 @@ values take precedence over calibration.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import torch
 
 from qcompiler.ir.graph import Graph
 from qcompiler.ir.types import Stage
+from qcompiler.ops.quantizers import is_quantizer
 from qcompiler.passes.base import Pass, PassContext
 from qcompiler.passes.common.fixed_grids import fixed_grid, is_dictated
-from qcompiler.quant.spec import QuantSpec
 from qcompiler.validation.contracts import THRESHOLDS, Contract
 
 
@@ -38,11 +38,11 @@ class FixRanges(Pass):
         target = context.require_target(self.name)
         rewriter = context.rewriter(graph)
         for node in graph.nodes:
-            fixed = fixed_grid(node, target) if node.op == "fake_quantize" else None
+            fixed = fixed_grid(node, target) if is_quantizer(node) else None
             if fixed is None:
                 continue
             if not is_dictated(node, target):
-                bits = cast("QuantSpec", node.attributes["spec"]).bits
+                bits = node.spec.bits
                 rewriter.refuse(node, f"the grid fixed by {target.name} is for {fixed.bits} bits, not {bits}")
                 continue
             rewriter.write_tensor(node.inputs[1], torch.tensor(fixed.scale))

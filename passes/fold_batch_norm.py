@@ -17,7 +17,7 @@ Source: Nagel et al. 2021, arXiv:2106.08295, section 3.1 (batch normalization fo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -72,7 +72,7 @@ class FoldBatchNorm(Pass):
         for node in graph.nodes:
             if node.op != "batch_norm":
                 continue
-            if node.attributes["training"]:
+            if node.flag("training"):
                 raise PassError(
                     "the batch norm normalizes with the statistics of the batch", where=node.where, fix="Call eval()."
                 )
@@ -92,7 +92,7 @@ class _Affine:
     @classmethod
     def of(cls, node: Node) -> _Affine:
         weight, bias, mean, variance = (leaf_tensor(value).to(torch.float64) for value in node.inputs[1:])
-        gain = weight / torch.sqrt(variance + cast("float", node.attributes["eps"]))
+        gain = weight / torch.sqrt(variance + node.number("eps"))
         return cls(gain, bias - mean * gain, bias.to(torch.float32), weight.abs().to(torch.float32))
 
 

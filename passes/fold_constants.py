@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from qcompiler.ir.graph import Graph
-from qcompiler.ir.interpret import LEAVES, Evaluation
+from qcompiler.ir.interpret import Evaluation
 from qcompiler.ir.types import Stage
-from qcompiler.ops.quantizers import leaf_tensor
+from qcompiler.ops.quantizers import is_leaf, leaf_tensor
 from qcompiler.passes.base import Pass, PassContext
 from qcompiler.validation.contracts import THRESHOLDS, Contract
 
@@ -44,12 +44,9 @@ class FoldConstants(Pass):
         rewriter = context.rewriter(graph)
         evaluate = Evaluation(graph.module.tensors)
         for node in graph.nodes:
-            if node.op in LEAVES or not node.inputs or len(node.outputs) != 1:
+            if not node.inputs or len(node.outputs) != 1 or not all(map(is_leaf, node.inputs)):
                 continue
-            producers = [value.producer for value in node.inputs]
-            if not all(p is not None and p.op in LEAVES for p in producers):
-                continue
-            leaves = [p for p in producers if p is not None]
+            leaves = [value.producer for value in node.inputs if value.producer is not None]
             tensors = [leaf_tensor(leaf.output) for leaf in leaves]
             tensor = evaluate(node, tensors)[0].detach()
             largest = max(item.numel() for item in tensors)

@@ -8,14 +8,14 @@ relu(reshape(conv(x)))             ->  reshape(relu(conv(x)))      any op that o
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import ClassVar
 
 from qcompiler.ir.graph import Graph, Node
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ir.types import Stage
 from qcompiler.passes.base import Pass, PassContext, only_user
-from qcompiler.passes.common.channel_limits import CLAMPS, composed, limits_of, set_limits
+from qcompiler.passes.common.channel_limits import composed, limits_of, set_limits
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class FuseActivations(Pass):
         """See the class."""
         rewriter = context.rewriter(graph)
         for node in graph.nodes:
-            if node.op not in CLAMPS:
+            if not node.definition.has(Trait.CLAMP):
                 continue
             current = node
             while (moved := _merge(current, rewriter) or _move_up(current, rewriter)) is not None:
@@ -45,14 +45,14 @@ class FuseActivations(Pass):
 
 def _merge(node: Node, rewriter: Rewriter) -> Node | None:
     first = node.inputs[0].producer
-    if first is None or first.op not in CLAMPS or only_user(first) is not node:
+    if first is None or not first.definition.has(Trait.CLAMP) or only_user(first) is not node:
         return None
-    axes = {cast("int", item.attributes["axis"]) for item in (first, node) if item.op == "clamp_channels"}
+    axes = {item.integer("axis") for item in (first, node) if item.given("axis")}
     if len(axes) > 1:
         rewriter.refuse(node, f"{first.name} clamps along another axis")
         return None
     axis = axes.pop() if axes else 0
-    count = cast("int", node.output.type.shape[axis]) if axis else 1
+    count = node.output.type.size(axis) if axis else 1
     low, high = composed(limits_of(first, count), limits_of(node, count))
     names = f"{first.name} and {node.name}"
     first.origins = tuple(dict.fromkeys(first.origins + node.origins))
@@ -68,7 +68,7 @@ def _move_up(node: Node, rewriter: Rewriter) -> Node | None:
         return None
     if mover is None or not mover.definition.has(Trait.MOVEMENT) or len(mover.inputs) != 1 or mover.op == "pad":
         return None
-    if mover.op == "dropout" and node.op != "relu":
+    if mover.op == "dropout" and not node.definition.has(Trait.COMMUTES_WITH_SCALE):
         return None  # what is scaled up afterwards may leave the interval
     if only_user(mover) is not node:
         rewriter.refuse(node, f"{mover.name} is read by other nodes too")

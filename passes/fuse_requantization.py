@@ -13,13 +13,13 @@ Limits per channel stay an op of their own, for a quantizer has one pair; loweri
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import ClassVar
 
 from qcompiler.ir.graph import Graph, Node
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ir.types import Stage
-from qcompiler.ops.quantizers import activation_bounds, clamped_limits, code_limits, grid
+from qcompiler.ops.quantizers import activation_bounds, clamped_limits, code_limits, grid, is_quantizer
 from qcompiler.passes.base import Pass, PassContext, only_user
 from qcompiler.passes.common.channel_limits import composed, limits_of, set_limits
 
@@ -46,7 +46,7 @@ class FuseRequantization(Pass):
             if quantizer is not None and quantizer.op == "clamp_channels":
                 _into_limits(node, quantizer, rewriter)
                 continue
-            if quantizer is None or quantizer.op != "fake_quantize":
+            if not is_quantizer(quantizer):
                 rewriter.refuse(node, "its result is not read by one quantizer alone")
                 continue
             low, high = activation_bounds(node)
@@ -60,8 +60,8 @@ class FuseRequantization(Pass):
 
 def _into_limits(node: Node, clamp: Node, rewriter: Rewriter) -> None:
     """Merge an activation into the clamp per channel behind it, which may be uniform then."""
-    axis = cast("int", clamp.attributes["axis"])
-    count = cast("int", clamp.output.type.shape[axis])
+    axis = clamp.integer("axis")
+    count = clamp.output.type.size(axis)
     low, high = composed(limits_of(node, count), limits_of(clamp, count))
     name = node.name
     clamp.origins = tuple(dict.fromkeys(node.origins + clamp.origins))

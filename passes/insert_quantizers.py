@@ -19,31 +19,24 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import torch
 
 from qcompiler.errors import UnsupportedError
 from qcompiler.ir.graph import Graph, Node, Value
-from qcompiler.ir.interpret import LEAVES
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ir.types import Stage
 from qcompiler.ops.borders import leaves_range
 from qcompiler.ops.layers import Layer, is_weighted
-from qcompiler.ops.quantizers import quantizer_of
+from qcompiler.ops.quantizers import activation_bounds, is_leaf, is_quantizer, quantizer_of
 from qcompiler.passes.base import Pass, PassContext, only_user
 from qcompiler.passes.common.overrides import Overrides
 from qcompiler.quant.blocks import block_axis, block_count
 from qcompiler.quant.spec import QuantSpec
 from qcompiler.targets import Target
 from qcompiler.targets.schema import Simulation
-
-_NOT_NEGATIVE = frozenset({"relu", "sigmoid", "hardsigmoid", "softplus", "exp", "abs", "sqrt", "rsqrt"})
-"""Ops whose results are at least 0."""
-_MEANS = ("mean", "avg_pool2d", "adaptive_avg_pool2d", "resize")
-_KEEPS_SIGN = ("add", "mul", *_MEANS)
-"""Ops whose results are at least 0 where all of their operands are."""
 
 
 @dataclass(frozen=True)
@@ -85,22 +78,22 @@ class _Placement:
         """Width asked for a node whose quantizer comes after the node that is the key."""
 
     def run(self) -> None:
-        nodes = [node for node in self.graph.nodes if node.op not in LEAVES]
+        nodes = [node for node in self.graph.nodes if not node.definition.has(Trait.LEAF)]
         first = next(self.graph.nodes, None)
         for value in self.graph.inputs:
-            readers = [user for user in value.users if user.op != "call"]
+            readers = [user for user in value.users if user.callee is None]
             if first is not None and value.type.dtype.is_float and readers:
                 spec = self.target.activation_spec()
                 self._quantize(value, spec, before=first, like=first, stem=value.name, only=readers)
         for node in nodes:
-            if node.op == "call":
+            if node.callee is not None:
                 self._quantize_results(node)
                 continue
             for index, value in enumerate(node.inputs):
                 if self._is_plain_constant(node, index):
                     spec = self.target.activation_spec(op=node.op)
                     self._quantize(value, spec, before=node, like=node, stem=value.name, only=[node])
-            if node.definition.has(Trait.MAC):
+            if is_weighted(node):
                 self._quantize_parameters(node)
             self._propagate_or_quantize(node)
 
@@ -110,7 +103,7 @@ class _Placement:
         for index, node in enumerate(layers):
             is_first, is_last = index == 0, index == len(layers) - 1
             bits = scheme.first_last_bits if is_first or is_last else None
-            for position, value in enumerate(node.inputs if node.op == "matmul" else node.inputs[:1]):
+            for position, value in enumerate(node.inputs[:1] if is_weighted(node) else node.inputs):
                 if is_first and scheme.first_input == "float":
                     continue
                 own = self.overrides.activation_bits(node) or (bits if is_last else None)
@@ -118,19 +111,16 @@ class _Placement:
                 spec = dataclasses.replace(spec, signed=not _is_never_negative(value))
                 stem = f"{node.name}.input" if position == 0 else f"{node.name}.input{position}"
                 self._quantize(value, spec, before=node, like=node, stem=stem, only=[node])
-            if node.op != "matmul":
+            if is_weighted(node):
                 self._quantize_weight(node, self.overrides.weight_bits(node) or bits)
 
     def _is_plain_constant(self, node: Node, index: int) -> bool:
         """Whether operand `index` is a tensor of the module that is read like an activation."""
-        leaf = node.inputs[index].producer
-        is_weight = is_weighted(node)
-        is_parameter = index > 0 and (is_weight or node.definition.has(Trait.PARAMETRIC))
-        return leaf is not None and leaf.op in LEAVES and not is_parameter and node.inputs[index].type.dtype.is_float
+        value = node.inputs[index]
+        is_parameter = index > 0 and node.definition.has(Trait.WEIGHTED, Trait.PARAMETRIC)
+        return is_leaf(value) and not is_parameter and value.type.dtype.is_float
 
     def _quantize_parameters(self, node: Node) -> None:
-        if node.op == "matmul":
-            return
         quantized = self._quantize_weight(node, self.overrides.weight_bits(node))
         if len(node.inputs) < 3:
             return
@@ -165,17 +155,17 @@ class _Placement:
             fix = "Ask for other widths of this layer, or of what it reads."
             raise UnsupportedError(why, where=node.where, expected="a pair that the core multiplies", fix=fix)
         weight = node.inputs[1]
-        return self._quantize(weight, spec, before=node, like=node, stem=f"{node.name}.weight", only=[node])
+        return self._quantize(weight, spec, before=node, like=node, stem=f"{node.name}.weight", only=[node]).output
 
     def _bits_read(self, node: Node) -> int:
         """Width of what a layer reads."""
         source = quantizer_of(node.inputs[0])
-        return self.target.activation_bits if source is None else cast("QuantSpec", source.attributes["spec"]).bits
+        return self.target.activation_bits if source is None else source.spec.bits
 
     def _quantize_results(self, call: Node) -> None:
         """Quantize values that pass from a float island to the integer core; outputs of the model stay float."""
         for value in call.outputs:
-            readers = [user for user in value.users if user.op != "call"]
+            readers = [user for user in value.users if user.callee is None]
             if value.type.dtype.is_float and readers:
                 spec = self.target.activation_spec()
                 self._quantize(value, spec, before=call.following, like=call, stem=value.name, only=readers)
@@ -202,9 +192,9 @@ class _Placement:
         """A grid that reaches as far as a border does; what the border is put around is brought to it later."""
         source = quantizer_of(node.inputs[0])
         own = self.target.activation_spec(op=node.op, bits=bits)
-        spec = own if source is None or bits is not None else cast("QuantSpec", source.attributes["spec"])
-        quantized = self._quantize(node.output, spec, before=node.following, like=node, stem=node.name)
-        self.rewriter.note(cast("Node", quantized.producer), f"what {node.name} adds may lie outside of its operand")
+        spec = own if source is None or bits is not None else source.spec
+        quantizer = self._quantize(node.output, spec, before=node.following, like=node, stem=node.name)
+        self.rewriter.note(quantizer, f"what {node.name} adds may lie outside of its operand")
 
     def _quantize(
         self,
@@ -215,7 +205,7 @@ class _Placement:
         like: Node,
         stem: str,
         only: Sequence[Node] | None = None,
-    ) -> Value:
+    ) -> Node:
         """Put a quantizer on `value` for all its users, or for `only`."""
         channels = () if spec.axis is None else (value.type.shape[spec.axis],)
         size = tuple(int(c) for c in channels if isinstance(c, int))
@@ -224,7 +214,7 @@ class _Placement:
         zero_point = self.rewriter.leaf("state", zero, ref=f"{stem}.zero_point", before=before)
         factors = []
         if spec.block is not None and spec.axis is not None:
-            count = block_count(cast("int", value.type.shape[block_axis(spec.axis)]), spec.block)
+            count = block_count(value.type.size(block_axis(spec.axis)), spec.block)
             ones = torch.ones(*size, count, dtype=torch.uint8)
             factors.append(self.rewriter.leaf("state", ones, ref=f"{stem}.factors", before=before))
         users = list(value.users if only is None else only)
@@ -242,21 +232,20 @@ class _Placement:
             self.graph.set_outputs([node.output if out is value else out for out in self.graph.outputs])
         self.scales[node.output] = scale
         self.rewriter.note(node, f"a quantizer {spec}")
-        return node.output
+        return node
 
 
 def _is_never_negative(value: Value) -> bool:
     """Whether the graph says that all elements of `value` are at least 0."""
     node = value.producer
-    if node is None or node.op in LEAVES:
+    if node is None:
         return False
-    if node.op in _NOT_NEGATIVE:
+    if is_quantizer(node):
+        return _is_never_negative(node.inputs[0])
+    if node.definition.has(Trait.NOT_NEGATIVE):
         return True
-    if node.op == "clamp":
-        return float(cast("float", node.attributes["min"])) >= 0.0
-    if node.op == "pad" and float(cast("float", node.attributes["value"])) < 0.0:
+    if node.definition.has(Trait.ACTIVATION):
+        return activation_bounds(node)[0] >= 0.0
+    if not node.definition.has(Trait.KEEPS_SIGN) or node.number("value", 0.0) < 0.0:  # the value of a border
         return False
-    if node.op in _KEEPS_SIGN or node.definition.has(Trait.MOVEMENT) or node.op == "fake_quantize":
-        operands = node.inputs[:1] if node.op == "fake_quantize" else node.inputs
-        return all(map(_is_never_negative, operands))
-    return False
+    return all(map(_is_never_negative, node.inputs))

@@ -14,22 +14,21 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import ClassVar
 
 from qcompiler.errors import UnsupportedError
 from qcompiler.ir.analysis import convex_partitions, reachable
 from qcompiler.ir.graph import Graph, Node, Value
-from qcompiler.ir.interpret import LEAVES
 from qcompiler.ir.registry import Trait, known_ops
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ir.types import Stage
 from qcompiler.ops import SCALED
 from qcompiler.ops.borders import border, has_no_code, leaves_range
-from qcompiler.ops.custom import function_name, registration
+from qcompiler.ops.custom import function_name, is_custom, registration
 from qcompiler.ops.kinds import integer_kinds
+from qcompiler.ops.quantizers import is_leaf
 from qcompiler.ops.work import elements, multiply_accumulates
 from qcompiler.passes.base import Pass, PassContext
-from qcompiler.passes.common.channel_limits import CLAMPS
 from qcompiler.passes.common.exact_values import integer_exact
 from qcompiler.passes.common.geometry import geometry_of
 from qcompiler.passes.common.overrides import Overrides
@@ -85,11 +84,7 @@ class Partition(Pass):
         inside.update(_clamps_behind(graph, inside))
         total = [max(1, sum(map(count, graph.nodes))) for count in (multiply_accumulates, elements)]
         for members in convex_partitions(graph, inside.__contains__):
-            reasons = [
-                f"{node.op if node.op != 'custom' else function_name(node)}: {outside[node]}"
-                for node in members
-                if node in outside
-            ]
+            reasons = [f"{function_name(node)}: {outside[node]}" for node in members if node in outside]
             shares = [
                 sum(map(count, members)) / whole
                 for count, whole in zip((multiply_accumulates, elements), total, strict=True)
@@ -109,31 +104,31 @@ def why_float(node: Node, target: Target, overrides: Overrides) -> str:
         target: The hardware.
         overrides: The user's overrides.
     """
-    if node.op in (*LEAVES, "dropout"):  # a dropout computes nothing at inference
+    if node.definition.has(Trait.LEAF) or node.op == "dropout":  # a dropout computes nothing at inference
         return ""
     if overrides.wants_float(node):
         return "float is asked for"
-    if target.simulation is not None and node.op != "custom":
+    if target.simulation is not None and not is_custom(node):
         return ""  # what is no layer is in float anyway
     if has_no_code(node):
         return f"its border is {border(node)}, for which there is no code"
-    if node.op == "custom":
-        return str(node.attributes["reason"]) or f"the torch function {function_name(node)!r} has no operator here"
+    if is_custom(node):
+        return node.text("reason") or f"the torch function {function_name(node)!r} has no operator here"
     if node.op == SCALED:
-        if not target.per_channel_table(function := str(node.attributes["function"])):
+        if not target.per_channel_table(function := node.text("function")):
             return f"the target {target.name} has no table per channel for {function}"
     elif not target.supports(node.op):
         return f"the target {target.name} has no integer {node.op}"
     too_large = target.beyond(node.op, geometry_of(node))
     if too_large:
         return f"it has {too_large}"
-    is_weighted = node.definition.has(Trait.PARAMETRIC) or (node.definition.has(Trait.MAC) and node.op != "matmul")
-    computed = [value for value in node.inputs[1:] if not _is_leaf(value)] if is_weighted else []
+    has_parameters = node.definition.has(Trait.WEIGHTED, Trait.PARAMETRIC)
+    computed = [value for value in node.inputs[1:] if not is_leaf(value)] if has_parameters else []
     if computed:
         return f"its parameter %{computed[0].name} is computed"
-    if node.op == "mean":
+    if node.definition.has(Trait.AVERAGE):
         sizes = node.inputs[0].type.shape
-        if not all(isinstance(sizes[axis], int) for axis in cast("tuple[int, ...]", node.attributes["axes"])):
+        if not all(isinstance(sizes[axis], int) for axis in node.integers("axes", ())):
             return "it is a mean over an axis of symbolic size"
     strange = [value for value in (*node.inputs, *node.outputs) if not value.type.dtype.is_float]
     return f"%{strange[0].name} is {strange[0].type.dtype}" if strange else ""
@@ -141,7 +136,7 @@ def why_float(node: Node, target: Target, overrides: Overrides) -> str:
 
 def _refusal(node: Node, why: str, target: Target) -> UnsupportedError:
     fix = f'Let it run in float, load_target("{target.name}").override(fallback="float"), or replace it in the model'
-    if node.op == "custom":
+    if is_custom(node):
         fix += f", or register what it means:\n\n{registration(function_name(node))}"
     elif node.op == "clamp_channels":
         fix += ", or equalize for this target: it clamps all channels alike."
@@ -187,7 +182,7 @@ def _borders_in_front(graph: Graph, inside: Collection[Node]) -> list[Node]:
 
 def _clamps_behind(graph: Graph, inside: Collection[Node]) -> list[Node]:
     """Activations that are the only readers of an island's result: a quantizer in between would only lose accuracy."""
-    activations = [node for node in graph.nodes if node.op in CLAMPS and node not in inside]
+    activations = [node for node in graph.nodes if node.definition.has(Trait.CLAMP) and node not in inside]
     sources = {node: node.inputs[0].producer for node in activations}
     return [
         node
@@ -201,7 +196,7 @@ def _outline(graph: Graph, members: Sequence[Node], rewriter: Rewriter) -> Node:
     inside = set(members)
     takes = list(
         dict.fromkeys(
-            value for node in members for value in node.inputs if value.producer not in inside and not _is_leaf(value)
+            value for node in members for value in node.inputs if value.producer not in inside and not is_leaf(value)
         )
     )
     gives = [
@@ -233,17 +228,13 @@ def _outline(graph: Graph, members: Sequence[Node], rewriter: Rewriter) -> Node:
     for old, new in zip(gives, call.outputs, strict=True):
         rewriter.replace_uses(old, new)
     for node in reversed(members):
-        leaves = [value.producer for value in node.inputs if _is_leaf(value)]
+        leaves = [value.producer for value in node.inputs if is_leaf(value)]
         rewriter.erase(node)
         for leaf in dict.fromkeys(leaves):
             if leaf is not None and not leaf.output.users and not graph.is_output(leaf.output):
                 rewriter.erase(leaf)
     graph.name_results(call, names)
     return call
-
-
-def _is_leaf(value: Value) -> bool:
-    return value.producer is not None and value.producer.op in LEAVES
 
 
 def _unused(graph: Graph, members: Sequence[Node]) -> str:

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import ClassVar
 
 from qcompiler.ir.graph import Graph
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.types import Stage
+from qcompiler.ops.quantizers import activation_bounds
 from qcompiler.passes.base import Pass, PassContext
 from qcompiler.passes.common.channel_limits import keeps_caps
 from qcompiler.validation.contracts import THRESHOLDS, Contract
@@ -47,7 +48,7 @@ class ReplaceRelu6(Pass):
         for node in graph.nodes:
             if node.op != "clamp":
                 continue
-            low, high = cast("float", node.attributes["min"]), cast("float", node.attributes["max"])
+            low, high = activation_bounds(node)
             source = node.inputs[0].producer
             if low != 0.0 or high == math.inf:
                 rewriter.refuse(node, f"it clamps from {low:g}")

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -116,7 +116,7 @@ class SmoothActivations(Pass):
     def _factors(self, group: Group, magnitudes: Magnitudes) -> Tensor:
         """s of the module text, float64; 1 where a channel is always zero or nothing reads it."""
         producer = group.producer
-        count = cast("int", producer.output.type.shape[producer_axis(producer)])
+        count = producer.output.type.size(producer_axis(producer))
         x, w = (torch.zeros(count, dtype=torch.float64) for _ in range(2))
         for consumer in group.consumers:
             own = consumer.channels != FOREIGN

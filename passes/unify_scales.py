@@ -30,7 +30,7 @@ from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ir.types import Stage
 from qcompiler.ops.borders import leaves_range
 from qcompiler.ops.quantization import is_calibrated
-from qcompiler.ops.quantizers import leaf_tensor, quantizer_of
+from qcompiler.ops.quantizers import is_quantizer, leaf_tensor, quantizer_of
 from qcompiler.passes.base import Pass, PassContext
 from qcompiler.passes.common.fixed_grids import is_dictated
 from qcompiler.passes.common.own_grids import put_quantizer_behind
@@ -93,17 +93,17 @@ class UnifyScales(Pass):
 
 def _follow(node: Node, rewriter: Rewriter) -> None:
     """Update the scale of a bias to the current scale of the layer's input."""
-    if not node.definition.has(Trait.MAC) or len(node.inputs) < 3:
+    if not node.definition.has(Trait.WEIGHTED) or len(node.inputs) < 3:
         return
     bias, source = node.inputs[2].producer, quantizer_of(node.inputs[0])
-    product = bias.inputs[1].producer if bias is not None and bias.op == "fake_quantize_bias" else None
+    product = bias.inputs[1].producer if bias is not None and bias.definition.has(Trait.BIAS_QUANTIZER) else None
     if product is not None and product.op == "scale_product" and source is not None:
         rewriter.replace_input(product, 0, source.inputs[1])
 
 
 def _own_quantizer(node: Node) -> Node | None:
     users = list(node.output.users)
-    return users[0] if len(users) == 1 and users[0].op == "fake_quantize" else None
+    return users[0] if len(users) == 1 and is_quantizer(users[0]) else None
 
 
 def _is_read_alone(quantizer: Node, node: Node) -> bool:

@@ -25,7 +25,7 @@ from qcompiler.calibration.processes import Processes
 from qcompiler.ir.graph import Node
 from qcompiler.ir.interpret import evaluate_node
 from qcompiler.ir.registry import Trait
-from qcompiler.ops import SCALED, UNARY, scaled_values
+from qcompiler.ops import SCALED, scaled_values
 from qcompiler.ops.quantizers import channel_bounds, leaf_tensor
 from qcompiler.passes.base import only_user
 from qcompiler.quant.affine import along_axis
@@ -92,7 +92,7 @@ def activation_behind(node: Node) -> Activation | None:
         return lambda x, axis: scaled_values(reader, x, scale, axis)
     if reader is None or len(reader.inputs) != 1:
         return None
-    if not reader.definition.has(Trait.ACTIVATION) and reader.op not in UNARY:
+    if not reader.definition.has(Trait.ACTIVATION, Trait.UNARY):
         return None
     return lambda x, axis: evaluate_node(reader, [x])[0]
 

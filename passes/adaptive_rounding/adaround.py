@@ -23,7 +23,7 @@ import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ from torch import Tensor
 from qcompiler.errors import InputError, PassError
 from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.types import Stage
-from qcompiler.ops.layers import leaf_of
+from qcompiler.ops.layers import Layer, leaf_of
 from qcompiler.ops.quantizers import grid, leaf_tensor, weight_steps
 from qcompiler.passes.adaptive_rounding.activation import Behind, activation_behind
 from qcompiler.passes.adaptive_rounding.moments import Samples, round_layer
@@ -131,7 +131,8 @@ class AdaRound(Pass):
 
     def round(self, node: Node, inputs: LayerInputs, readers: Mapping[Value, int], seed: int) -> dict[str, Tensor]:
         """The weight, its error over that of rounding to nearest, and with `gram` what the bias should take over."""
-        quantizer = cast("Node", node.inputs[1].producer)
+        quantizer = Layer(node).quantizer
+        assert quantizer is not None, "layers without one are refused"
         weight = leaf_tensor(leaf_of(node.inputs[1])).to(torch.float32)
         scale, (_, spec) = weight_steps(quantizer, weight), grid(quantizer)
         limits = (spec.qmin, spec.qmax)
@@ -155,8 +156,7 @@ class AdaRound(Pass):
 
 
 def _refusal(node: Node, readers: Mapping[Value, int]) -> str:
-    maker = node.inputs[1].producer
-    if maker is None or maker.op != "fake_quantize":
+    if Layer(node).quantizer is None:
         return "its weight is not quantized"
     return "its weight is that of another layer too" if readers[leaf_of(node.inputs[1])] > 1 else ""
 

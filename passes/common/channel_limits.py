@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -22,8 +21,6 @@ from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ops.quantizers import activation_bounds, channel_bounds
 from qcompiler.passes.base import PassContext
 
-CLAMPS = ("relu", "clamp", "clamp_channels")
-
 
 def keeps_caps(context: PassContext) -> bool:
     """Whether the target, if there is one, clamps each channel between limits of its own."""
@@ -31,7 +28,7 @@ def keeps_caps(context: PassContext) -> bool:
 
 
 def limits_of(node: Node, channels: int) -> tuple[Tensor, Tensor]:
-    """Lowest and highest value that one of `CLAMPS` gives: float64 [channels] each."""
+    """Lowest and highest value that a clamp gives: float64 [channels] each."""
     if node.op == "clamp_channels":
         low, high = (limit.to(torch.float64) for limit in channel_bounds(node))
         return low, high
@@ -46,7 +43,7 @@ def composed(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> tup
 
 
 def set_limits(node: Node, low: Tensor, high: Tensor, axis: int, rewriter: Rewriter) -> Node:
-    """Make one of `CLAMPS` clamp to other limits; another operator takes its place, and its name, where it must.
+    """Make a clamp clamp to other limits; another operator takes its place, and its name, where it must.
 
     Args:
         node: The activation.
@@ -90,7 +87,7 @@ def replaced(
     name, old = node.output.name, [value.producer for value in node.inputs[1:]]
     rewriter.replace(node, new.output)
     rewriter.rename(new.output, name)
-    for leaf in dict.fromkeys(cast("list[Node]", old)):
-        if not leaf.output.users and not leaf.graph.is_output(leaf.output):
+    for leaf in dict.fromkeys(old):
+        if leaf is not None and not leaf.output.users and not leaf.graph.is_output(leaf.output):
             rewriter.erase(leaf)
     return new

@@ -7,8 +7,6 @@ Scales that are all 1 are written as the function itself again.
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor
 
@@ -21,7 +19,7 @@ from qcompiler.passes.common.channel_limits import replaced
 
 def function_of(node: Node) -> str:
     """The function that a node computes, with scales or without, if scales can do any good; else empty."""
-    name = str(node.attributes["function"]) if node.op == SCALED else node.op
+    name = node.text("function") if node.op == SCALED else node.op
     return name if name in UNARY and UNARY[name].straight else ""
 
 
@@ -60,4 +58,4 @@ def _plain(node: Node, rewriter: Rewriter) -> Node:
         return node
     function = unary_of(node)
     attributes = dict(zip(function.attributes, function.parameters(node), strict=True))
-    return replaced(node, cast("str", node.attributes["function"]), [], attributes, rewriter)
+    return replaced(node, node.text("function"), [], attributes, rewriter)

@@ -16,16 +16,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from qcompiler.ir.graph import Graph, Node, Value
-from qcompiler.ir.interpret import LEAVES
 from qcompiler.ir.onnx_types import OPS
 from qcompiler.ir.registry import Trait
 from qcompiler.ops.layers import leaf_of
-from qcompiler.ops.quantizers import is_leaf, quantizer_behind
+from qcompiler.ops.pooling import averages_windows
+from qcompiler.ops.quantizers import is_quantizer, quantizer_behind, quantizers_reading, quantizes_parameter
 
-AVERAGES = ("avg_pool2d", "adaptive_avg_pool2d", "resize")
-"""Ops whose integer form is on the grid of its input, with a name of its own where its quantizer has another grid."""
-
-_BOOKKEEPING = (*LEAVES, "fake_quantize", "fake_quantize_bias", "scale_product", "call")
 _EXPORTED = re.compile(r"(?P<scope>(?:/[^/]+)*)/(?P<type>[A-Za-z]+?)(?:_(?P<index>\d+))?_output_0")
 
 
@@ -105,17 +101,17 @@ class Names:
         return f"did you mean {' or '.join(near)}?" if near else f"outputs here are {', '.join(self._outputs)}"
 
     def _enter(self, node: Node) -> None:
-        if node.op == "fake_quantize" and is_leaf(node.inputs[0]):
+        if quantizes_parameter(node):
             place = Place(Role.PARAMETER, node)
             _add(self._artifact, [node.name, f"{node.name}.codes"], [place])
             _add(self._model, _parameter_names(node.inputs[0], node.output.users, "weight"), [place])
-        elif node.op == "fake_quantize":
+        elif is_quantizer(node):
             # `.int` is what stands in front of limits per channel, on the same grid.
             _add(self._artifact, [node.name, f"{node.name}.int"], [Place(Role.ACTIVATION, node)])
-        elif node.op == "call":
+        elif node.callee is not None:
             for value in node.outputs:
                 _add(self._model, [value.name], _quantizers(value))
-        elif node.op not in _BOOKKEEPING:
+        elif not node.definition.has(Trait.LEAF, Trait.BIAS_QUANTIZER) and node.op != "scale_product":
             self._enter_operator(node)
 
     def _enter_operator(self, node: Node) -> None:
@@ -123,7 +119,8 @@ class Names:
         if node.definition.has(Trait.MOVEMENT):
             _add(self._artifact, [node.name], places)
             _add(self._artifact, [f"{node.name}.q"], [Place(Role.BEHIND, node)])
-        if node.op in AVERAGES and (not places or places[0].node.name in self._given):
+        # Its integer form is on the grid of its input, with a name of its own if the quantizer has another grid.
+        if averages_windows(node) and (not places or places[0].node.name in self._given):
             _add(self._artifact, [node.name], [Place(Role.AVERAGE, node)])
         if not places:
             follower = next(iter(node.output.users), None)
@@ -178,7 +175,7 @@ def _add(table: dict[str, list[Place]], names: Iterable[str], places: list[Place
 
 def _quantizers(value: Value) -> list[Place]:
     """The quantizers that read `value`: one, or one for some of its readers."""
-    return [Place(Role.ACTIVATION, user) for user in value.users if user.op == "fake_quantize"]
+    return [Place(Role.ACTIVATION, quantizer) for quantizer in quantizers_reading(value)]
 
 
 def _parameter_names(leaf: Value, readers: Iterable[Node], role: str) -> Iterator[str]:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NoReturn, cast
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ops.layers import Layer, leaf_of
 from qcompiler.ops.quantization import is_calibrated
-from qcompiler.ops.quantizers import activation_bounds, is_leaf, leaf_tensor
+from qcompiler.ops.quantizers import activation_bounds, is_leaf, is_quantizer, leaf_tensor
 from qcompiler.passes.common.channel_tables import function_of
 
 FOREIGN = -1
@@ -42,9 +42,6 @@ FOREIGN = -1
 
 SAMPLES = 2
 """Samples for which channels are followed: with one, what moves elements from sample to sample would not show."""
-
-SPATIAL_MEANS = ("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "resize")
-"""Ops that keep the channels and mix pixels with weights that are not negative."""
 
 
 @dataclass(frozen=True)
@@ -154,13 +151,13 @@ def parameter_readers(graph: Graph) -> dict[Value, int]:
     leaves: dict[Value, str] = {}
     for other in graph.module.graphs.values():
         for node in other.nodes:
-            if node.op in ("fake_quantize", "fake_quantize_bias"):
+            if node.definition.has(Trait.QUANTIZER, Trait.BIAS_QUANTIZER):
                 continue
             for value in node.inputs:
                 leaf = leaf_of(value)
                 if leaf.producer is None or not is_leaf(leaf):
                     continue
-                ref = str(leaf.producer.attributes["ref"])
+                ref = leaf.producer.text("ref")
                 readers[ref] = readers.get(ref, 0) + 1
                 if other is graph:
                     leaves[leaf] = ref
@@ -250,7 +247,7 @@ def _group(
         if layer is not None and node.inputs[0] in maps:
             consumers.append(Consumer(node, _channels_read(layer, maps[node.inputs[0]])))
             continue
-        if node.op in ("clamp", "clamp_channels"):
+        if node.definition.has(Trait.CLAMP) and not node.definition.has(Trait.RECTIFIER):
             caps.append(_cap(node, maps[node.inputs[0]], capped=capped))
         if tabled is not None and function_of(node):
             tables.append(_table(node, maps[node.inputs[0]], tabled))
@@ -278,7 +275,7 @@ def _cap(node: Node, numbers: Tensor, *, capped: bool) -> PerChannel:
     Raises:
         Refused: Not along one axis, or there can be no limits per channel.
     """
-    if not capped and node.op == "clamp":
+    if not capped and node.definition.has(Trait.ACTIVATION):
         low, high = activation_bounds(node)
         raise Refused(f"{node.name} clamps to {low:g}..{high:g}, which no factor leaves alone")
     if not capped:
@@ -308,8 +305,7 @@ def _refuse(reason: str) -> NoReturn:
 
 def _along_an_axis(node: Node, numbers: Tensor) -> PerChannel | None:
     """The axis of the parameters of `node`, or one that they can be along; None where channels lie across it."""
-    own = node.attributes.get("axis")
-    for axis in range(1, numbers.dim()) if own is None else (cast("int", own),):
+    for axis in (node.integer("axis"),) if node.given("axis") else range(1, numbers.dim()):
         rows = numbers.movedim(axis, 0).flatten(1)
         if isinstance(node.output.type.shape[axis], int) and not bool((rows != rows[:, :1]).any()):
             return PerChannel(node, axis, rows[:, 0])
@@ -322,21 +318,21 @@ def _through(node: Node, maps: dict[Value, Tensor]) -> Tensor:
     Raises:
         Refused: It does not commute with a positive factor per channel.
     """
-    if node.op == "fake_quantize":
-        if node.attributes["qmin"] is not None or node.attributes["qmax"] is not None:
+    if is_quantizer(node):
+        if node.given("qmin") or node.given("qmax"):
             raise Refused(f"{node.name} does the work of an activation already")
         return maps[node.inputs[0]]
-    if node.op in ("relu", "leaky_relu", "prelu", "clamp", "clamp_channels"):
-        return maps[node.inputs[0]]
-    if node.op in SPATIAL_MEANS:
-        return _over_pixels(node, maps[node.inputs[0]])
-    if node.op == "mean":
-        return _mean(node, maps[node.inputs[0]])
     if node.op == "mul":
         return _product(node, maps)
-    if node.definition.has(Trait.MOVEMENT):
-        return _moved(node, maps)
-    raise Refused(f"{node.name} is {node.op}, which does not commute with a factor per channel")
+    if node.definition.has(Trait.CLAMP):  # its limits follow, or it was refused
+        return maps[node.inputs[0]]
+    if not node.definition.has(Trait.COMMUTES_WITH_SCALE):
+        raise Refused(f"{node.name} is {node.op}, which does not commute with a factor per channel")
+    if node.definition.has(Trait.SPATIAL):
+        return _over_pixels(node, maps[node.inputs[0]])
+    if node.definition.has(Trait.AVERAGE):
+        return _mean(node, maps[node.inputs[0]])
+    return _moved(node, maps) if node.definition.has(Trait.MOVEMENT) else maps[node.inputs[0]]
 
 
 def _over_pixels(node: Node, numbers: Tensor) -> Tensor:
@@ -347,13 +343,13 @@ def _over_pixels(node: Node, numbers: Tensor) -> Tensor:
 
 
 def _mean(node: Node, numbers: Tensor) -> Tensor:
-    axes = cast("tuple[int, ...]", node.attributes["axes"])
+    axes = node.integers("axes")
     first = numbers
     for axis in axes:
         first = first.narrow(axis, 0, 1)
     if bool((numbers != first).any()):
         raise Refused(f"{node.name} averages several channels")
-    return first if node.attributes["keepdim"] else first.squeeze(axes)
+    return first if node.flag("keepdim") else first.squeeze(axes)
 
 
 def _product(node: Node, maps: dict[Value, Tensor]) -> Tensor:
@@ -385,10 +381,10 @@ def forget_ranges(found: Iterable[Group], rewriter: Rewriter, *, weights: bool) 
     """
     changed = False
     for group in found:
-        quantizers = [node for node in group.between if node.op == "fake_quantize"]
+        quantizers = [node for node in group.between if is_quantizer(node)]
         layers = (group.producer, *(consumer.node for consumer in group.consumers)) if weights else ()
         makers = [value.producer for layer in layers for value in layer.inputs if is_leaf(leaf_of(value))]
-        quantizers += [maker for maker in makers if maker is not None and maker.op == "fake_quantize"]
+        quantizers += [maker for maker in makers if is_quantizer(maker)]
         for quantizer in quantizers:
             scale = leaf_tensor(quantizer.inputs[1])
             if is_calibrated(scale):

@@ -21,9 +21,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from qcompiler.ir.graph import Graph, Node, Value
-from qcompiler.ir.interpret import LEAVES
 from qcompiler.ir.registry import Trait
-from qcompiler.ops.custom import function_name
+from qcompiler.ops.custom import function_name, is_custom
 from qcompiler.ops.layers import Layer, is_weighted
 from qcompiler.ops.quantizers import is_leaf, leaf_tensor
 
@@ -31,8 +30,6 @@ TO_WHOLE_NUMBERS = frozenset(
     {"floor", "ceil", "round", "trunc", "fix", "sign", "floor_divide", "floordiv", "remainder", "mod", "fmod", "frac"}
 )
 """Functions of torch whose results jump."""
-ARITHMETIC = frozenset({"add", "sub", "mul"})
-"""Ops with an integer form that put two values on one grid."""
 FAR = 1e3
 """Magnitude of the numbers that masks add: the step of a grid of 8 bits that reaches as far is 4 and more."""
 ON_THE_WAY, READS, COMPUTES = (
@@ -47,11 +44,11 @@ def integer_exact(graph: Graph) -> dict[Node, str]:
     found = _ways(graph)
     exact = _computed_from_integers(graph)
     for node in graph.nodes:
-        if node.op in LEAVES:
+        if node.definition.has(Trait.LEAF):
             continue
         if any(value in exact for value in node.outputs if value.type.dtype.is_float):
             found.setdefault(node, COMPUTES)
-        elif node.op in ARITHMETIC and any(value in exact or _shuts_out(node, value) for value in node.inputs):
+        elif node.definition.has(Trait.ELEMENTWISE) and any(v in exact or _shuts_out(node, v) for v in node.inputs):
             found.setdefault(node, READS)
     return found
 
@@ -61,7 +58,7 @@ def _ways(graph: Graph) -> dict[Node, str]:
     free = _free_of_weights(graph)
     found: dict[Node, str] = {}
     for node in graph.reversed_nodes:
-        if node.op in LEAVES or node.definition.has(Trait.MAC):
+        if node.definition.has(Trait.LEAF, Trait.MAC):
             continue
         for value in node.outputs:
             ends = [user for user in value.users if _makes_whole_numbers(user) or user in found]
@@ -72,7 +69,7 @@ def _ways(graph: Graph) -> dict[Node, str]:
 
 
 def _makes_whole_numbers(node: Node) -> bool:
-    if node.op == "custom" and function_name(node) in TO_WHOLE_NUMBERS:
+    if is_custom(node) and function_name(node) in TO_WHOLE_NUMBERS:
         return True
     return any(not value.type.dtype.is_float for value in node.outputs)
 
@@ -94,7 +91,7 @@ def _computed_from_integers(graph: Graph) -> set[Value]:
     found = {value for value in graph.inputs if not value.type.dtype.is_float}
     free = _free_of_weights(graph)
     for node in graph.nodes:
-        if node.op in LEAVES:
+        if node.definition.has(Trait.LEAF):
             continue
         found.update(value for value in node.outputs if not value.type.dtype.is_float)
         weighted = is_weighted(node) and Layer(node).terms > 1  # a product with one number each is an outer product
@@ -112,7 +109,7 @@ def _sources(node: Node) -> Iterator[Value]:
 
 def _is_table(node: Node, value: Value) -> bool:
     """Whether `value` is a matrix of the model that a function of torch reads: rows to look up, or weights."""
-    return node.op == "custom" and is_leaf(value) and value.type.dtype.is_float and value.type.rank > 1
+    return is_custom(node) and is_leaf(value) and value.type.dtype.is_float and value.type.rank > 1
 
 
 def _shuts_out(node: Node, value: Value) -> bool:

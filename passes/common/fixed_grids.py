@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 from qcompiler.ir.graph import Node, Value
 from qcompiler.ops.custom import function_name
-from qcompiler.quant.spec import QuantSpec
 from qcompiler.targets import Target
 from qcompiler.targets.schema import FixedGrid
 
@@ -21,15 +18,12 @@ def fixed_grid(quantizer: Node, target: Target) -> FixedGrid | None:
 def is_dictated(quantizer: Node, target: Target) -> bool:
     """Whether `target` fixes the grid of `quantizer`: there is such a grid, and it has the width of the quantizer."""
     grid = fixed_grid(quantizer, target)
-    return grid is not None and grid.bits == cast("QuantSpec", quantizer.attributes["spec"]).bits
+    return grid is not None and grid.bits == quantizer.spec.bits
 
 
 def _computed_by(value: Value) -> str:
     """The op, or the function of torch without one, that gives `value`: the last in a float island."""
     node = value.producer
-    if node is not None and node.op == "call":
-        island = node.graph.module.graphs[str(node.attributes["graph"])]
-        node = island.outputs[node.outputs.index(value)].producer
-    if node is None:
-        return ""
-    return function_name(node) if node.op == "custom" else node.op
+    if node is not None and node.callee is not None:
+        node = node.callee.outputs[node.outputs.index(value)].producer
+    return "" if node is None else function_name(node)

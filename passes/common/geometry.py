@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import cast
 
 from qcompiler.ir.dims import Dim
 from qcompiler.ir.graph import Node
@@ -15,13 +14,12 @@ from qcompiler.targets.limits import Geometry
 
 def geometry_of(node: Node) -> Geometry:
     """Window, groups and length of the sums of a node; of most ops there is nothing to say."""
-    if node.op == "mean":
+    if node.definition.has(Trait.AVERAGE) and node.given("axes"):
         shape = node.inputs[0].type.shape
-        return Geometry(terms=_product([shape[axis] for axis in _ints(node, "axes")]))
+        return Geometry(terms=_product([shape[axis] for axis in node.integers("axes")]))
     if not node.definition.has(Trait.MAC):
-        kernel = _ints(node, "kernel")
-        terms = math.prod(kernel) if kernel else None
-        return Geometry(kernel, _ints(node, "stride"), _ints(node, "dilation"), terms=terms)
+        kernel, stride, dilation = (node.integers(key, ()) for key in ("kernel", "stride", "dilation"))
+        return Geometry(kernel, stride, dilation, terms=math.prod(kernel) if kernel else None)
     if not is_weighted(node):
         return Geometry(terms=_product(node.inputs[1].type.shape[1:]))
     layer = Layer(node)
@@ -30,11 +28,6 @@ def geometry_of(node: Node) -> Geometry:
     return Geometry(
         layer.kernel, layer.stride, layer.dilation, groups=layer.groups, channels=layer.inputs, terms=layer.terms
     )
-
-
-def _ints(node: Node, name: str) -> tuple[int, ...]:
-    value = node.attributes.get(name)
-    return cast("tuple[int, ...]", value) if isinstance(value, tuple) else ()
 
 
 def _product(sizes: Sequence[Dim]) -> int | None:

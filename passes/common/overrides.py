@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from qcompiler.errors import InputError
 from qcompiler.ir.graph import Graph, Node
-from qcompiler.ir.interpret import LEAVES
+from qcompiler.ir.registry import Trait
 from qcompiler.passes.base import Override
 
 WEIGHT_BITS_LIMIT = 8
@@ -45,7 +45,8 @@ class Overrides:
         Raises:
             InputError: A pattern matches no node, or its value is not valid.
         """
-        nodes = [node for each in graph.module.graphs.values() for node in each.nodes if node.op not in LEAVES]
+        every = (node for each in graph.module.graphs.values() for node in each.nodes)
+        nodes = [node for node in every if not node.definition.has(Trait.LEAF)]
         result: dict[str, Bits] = {}
         for pattern, wish in wishes.items():
             bits = _bits(pattern, wish)

@@ -9,7 +9,6 @@ each of them, the input channels of a group: channels lie side by side in memory
 from __future__ import annotations
 
 import math
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -84,18 +83,18 @@ def _geometry(node: Node) -> tuple[list[int], list[int], list[int]]:
 
 def _padding(node: Node) -> tuple[list[int], list[int]]:
     """The padding at both ends of the input, or of the spread input of a transposed convolution."""
-    padding = cast("tuple[int, ...]", node.attributes["padding"])
+    padding = Layer(node).padding
     kernel, _, dilation = _geometry(node)
     if not Layer(node).transposed:
         return list(padding[: len(kernel)]), list(padding[len(kernel) :])
-    extra = cast("tuple[int, ...]", node.attributes["output_padding"])
+    extra = node.integers("output_padding")
     begins = [d * (k - 1) - p for k, d, p in zip(kernel, dilation, padding, strict=True)]
     return begins, [begin + more for begin, more in zip(begins, extra, strict=True)]
 
 
 def _prepared_size(node: Node, x: Tensor) -> list[int]:
     begins, ends = _padding(node)
-    steps = cast("tuple[int, ...]", node.attributes["stride"]) if Layer(node).transposed else [1] * len(begins)
+    steps = Layer(node).stride if Layer(node).transposed else [1] * len(begins)
     sizes = zip(x.shape[2:], steps, begins, ends, strict=True)
     return [(size - 1) * step + 1 + begin + end for size, step, begin, end in sizes]
 
@@ -103,7 +102,7 @@ def _prepared_size(node: Node, x: Tensor) -> list[int]:
 def _prepared(node: Node, x: Tensor) -> Tensor:
     """The input with its padding; that of a transposed convolution as an ordinary one reads it, zeros in between."""
     if Layer(node).transposed:
-        stride = cast("tuple[int, ...]", node.attributes["stride"])
+        stride = Layer(node).stride
         sizes = [(size - 1) * step + 1 for size, step in zip(x.shape[2:], stride, strict=True)]
         spread = x.new_zeros(*x.shape[:2], *sizes)
         spread[(slice(None), slice(None), *(slice(None, None, step) for step in stride))] = x

@@ -24,12 +24,13 @@ from qcompiler.calibration.store import Kept, Store
 from qcompiler.errors import CalibrationError
 from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.hashing import tensor_digest
-from qcompiler.ir.interpret import LEAVES, Evaluation, evaluate_node
+from qcompiler.ir.interpret import Evaluation, evaluate_node
+from qcompiler.ir.registry import Trait
 from qcompiler.ops.layers import Layer
-from qcompiler.ops.quantizers import leaf_tensor
+from qcompiler.ops.quantizers import is_leaf, is_quantizer, leaf_tensor
 from qcompiler.passes.base import PassContext
 
-QUANTIZERS = ("fake_quantize", "fake_quantize_bias")
+QUANTIZERS = (Trait.QUANTIZER, Trait.BIAS_QUANTIZER)
 
 
 @dataclass(frozen=True)
@@ -180,9 +181,9 @@ def _segments(graph: Graph) -> list[list[Node]]:
     """Nodes that compute activations: first those before the first layer, then each layer with what follows it."""
     segments: list[list[Node]] = [[]]
     for node in graph.nodes:
-        if node.op in LEAVES or (node.op in QUANTIZERS and _is_parameter(node.output)):
+        if node.definition.has(Trait.LEAF) or (node.definition.has(*QUANTIZERS) and _is_parameter(node.output)):
             continue
-        if Layer.of(node) is not None and _is_parameter(node.inputs[1]) and not _is_leaf(node.inputs[1]):
+        if Layer.of(node) is not None and _is_parameter(node.inputs[1]) and not is_leaf(node.inputs[1]):
             segments.append([])
         segments[-1].append(node)
     return segments
@@ -229,7 +230,7 @@ def _evaluate(
     node: Node, operands: Sequence[Pair], parameters: tuple[Sequence[Tensor], Sequence[Tensor]]
 ) -> list[Pair]:
     """The results of a node in both models."""
-    if node.op in QUANTIZERS:
+    if node.definition.has(*QUANTIZERS):
         # In the float model nothing is quantized; in the other one a quantizer without a range lets values pass.
         quantized = evaluate_node(node, [operands[0].quantized, *parameters[1]])[0]
         same = quantized is operands[0].quantized or torch.equal(quantized, operands[0].quantized)
@@ -257,24 +258,20 @@ def _parameters(node: Node, original: Mapping[str, Tensor]) -> tuple[list[Tensor
             continue
         maker = value.producer
         assert maker is not None
-        leaf = maker.inputs[0].producer if maker.op in QUANTIZERS else maker
+        leaf = maker.inputs[0].producer if maker.definition.has(*QUANTIZERS) else maker
         assert leaf is not None
         ref = str(leaf.attributes["ref"])
         was, now = original[ref], node.graph.module.tensors[ref]
-        if maker.op == "fake_quantize":
+        if is_quantizer(maker):
             now = evaluate_node(maker, [now, *map(leaf_tensor, maker.inputs[1:])])[0]
         real.append(was)
         quantized.append(now)
     return real, quantized
 
 
-def _is_leaf(value: Value) -> bool:
-    return value.producer is not None and value.producer.op in LEAVES
-
-
 def _is_parameter(value: Value) -> bool:
     """Whether `value` is a tensor of the model, as it is or quantized."""
     producer = value.producer
-    return producer is not None and (
-        producer.op in LEAVES or (producer.op in QUANTIZERS and _is_leaf(producer.inputs[0]))
+    return is_leaf(value) or (
+        producer is not None and producer.definition.has(*QUANTIZERS) and is_leaf(producer.inputs[0])
     )

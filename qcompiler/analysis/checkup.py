@@ -11,25 +11,23 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 
 from qcompiler.ir.graph import Graph, Module, Node
-from qcompiler.ir.interpret import LEAVES
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Record
 from qcompiler.ops import SCALED, UNARY
 from qcompiler.ops.custom import function_name
 from qcompiler.ops.layers import Layer, is_weighted
-from qcompiler.ops.quantizers import is_leaf
+from qcompiler.ops.quantizers import is_leaf, is_quantizer
 from qcompiler.ops.work import elements, multiply_accumulates
 from qcompiler.passes import Pass
 from qcompiler.passes.base import Override
 from qcompiler.passes.common.overrides import Overrides
 from qcompiler.passes.fold_batch_norm import AFFINE, FoldBatchNorm
 from qcompiler.passes.partition import why_float
-from qcompiler.quant.spec import QuantSpec
 from qcompiler.session.options import Options
 from qcompiler.session.pipeline import structural_passes
 from qcompiler.session.session import Session
@@ -160,8 +158,8 @@ def check(
 
     session = Session(load_model(model), lenient, options, (*front, *back), between=between)
     captured = session.captured
-    names = [node for node in captured.module.main.nodes if node.op not in LEAVES]
-    seen = {node.name: (_op_name(node), str(node.location)) for node in names}
+    names = [node for node in captured.module.main.nodes if not node.definition.has(Trait.LEAF)]
+    seen = {node.name: (function_name(node), str(node.location)) for node in names}
     module, records = session.quantized.module, session.quantized.records[: len(front)]
     (canonical,) = unpartitioned
     wishes = Overrides.resolve(session.context.overrides, canonical)
@@ -171,11 +169,6 @@ def check(
     nodes = tuple(NodeFate(name, *seen[name], *fates[name]) for name in seen)
     advice = _advice(canonical, module.main, hardware, records, outside, whole)
     return Checkup(hardware.name, nodes, tuple(advice), tuple(captured.diagnostics))
-
-
-def _op_name(node: Node) -> str:
-    """The op, or the function of torch that has none."""
-    return function_name(node) if node.op == "custom" else node.op
 
 
 def _fates(
@@ -188,13 +181,12 @@ def _fates(
 ) -> dict[str, tuple[Fate, str]]:
     """By captured node, its fate and the detail."""
     fates: dict[str, tuple[Fate, str]] = {name: ("removed", _last_word(name, records)) for name in seen}
-    islands = graph.module.graphs
     for node in graph.nodes:
-        if node.op in LEAVES or node.op in ("fake_quantize", "fake_quantize_bias", "scale_product"):
+        if node.definition.has(Trait.LEAF, Trait.QUANTIZER, Trait.BIAS_QUANTIZER) or node.op == "scale_product":
             continue
-        if node.op == "call":
-            for member in islands[str(node.attributes["graph"])].nodes:
-                if member.op not in LEAVES:
+        if node.callee is not None:
+            for member in node.callee.nodes:
+                if not member.definition.has(Trait.LEAF):
                     why = outside.get(member.name, "between parts of a float island")
                     fate: Fate = "refused" if refused and member.name in outside else "float"
                     _assign(fates, member, seen, (fate, why), records)
@@ -214,7 +206,7 @@ def _assign(
     origins = [name for name in node.origins if name in seen]
     if not origins:
         return
-    main = next((name for name in origins if seen[name][0] == _op_name(node)), origins[0])
+    main = next((name for name in origins if seen[name][0] == function_name(node)), origins[0])
     for name in origins:
         if name == main:
             fates[name] = fate
@@ -226,13 +218,13 @@ def _integer_fate(node: Node) -> tuple[Fate, str]:
     if node.definition.has(Trait.MOVEMENT):
         return "moved", "moves codes on the grid of its input"
     users = [user for value in node.outputs for user in value.users]
-    quantizer = next((user for user in users if user.op == "fake_quantize"), None)
-    details = [] if quantizer is None else [f"to {quantizer.attributes['spec']}"]
+    quantizer = next(filter(is_quantizer, users), None)
+    details = [] if quantizer is None else [f"to {quantizer.spec}"]
     if quantizer is None:
         details.append(f"one step with %{users[0].name}" if users else "an output of the model")
-    weight = node.inputs[1].producer if node.definition.has(Trait.MAC) else None
-    if weight is not None and weight.op == "fake_quantize":
-        spec = cast("QuantSpec", weight.attributes["spec"])
+    weight = Layer(node).quantizer if is_weighted(node) else None
+    if weight is not None:
+        spec = weight.spec
         details.append(f"weight {spec}" + ("" if spec.axis is None else " per channel"))
     return "fused" if quantizer is None else "quantized", ", ".join(details)
 
@@ -351,8 +343,8 @@ def _shared(nodes: Sequence[Node]) -> Iterator[Advice]:
 
 
 def _channels(nodes: Sequence[Node]) -> Iterator[Advice]:
-    layers = [node for node in _layers(nodes) if node.op.startswith("conv")]
-    found = tuple(_captured(node) for node in layers if cast("int", node.output.type.shape[1]) % LANES)
+    layers = [node for node in _layers(nodes) if node.definition.has(Trait.CONVOLUTION)]
+    found = tuple(_captured(node) for node in layers if node.output.type.size(1) % LANES)
     if found:
         text = f"The number of output channels is no multiple of {LANES}: vector units run partly idle."
         yield Advice("channels", found, text)
@@ -369,13 +361,7 @@ def _tables(nodes: Sequence[Node]) -> Iterator[Advice]:
 
 
 def _padding(nodes: Sequence[Node]) -> Iterator[Advice]:
-    padded = [
-        _captured(node)
-        for node in _layers(nodes)
-        if node.op.startswith("conv")
-        and any(cast("tuple[int, ...]", node.attributes["padding"]))
-        and not _reads_an_input(node)
-    ]
+    padded = [_captured(node) for node in _layers(nodes) if Layer(node).pads and not _reads_an_input(node)]
     if padded:
         text = "They pad with zeros, so that a bias absorbed from the layer in front of them is wrong at the border."
         yield Advice("padding", tuple(padded), text)

@@ -23,7 +23,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias, cast
+from functools import partial
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -37,13 +38,20 @@ from qcompiler.calibration.statistics import statistics_of
 from qcompiler.errors import InputError
 from qcompiler.ir.dims import Dim, evaluate_dim, symbols_of
 from qcompiler.ir.graph import Graph, Node, Value
-from qcompiler.ir.interpret import LEAVES, interpret_with
+from qcompiler.ir.interpret import interpret_with
 from qcompiler.ir.registry import Trait
 from qcompiler.ops.borders import border
-from qcompiler.ops.custom import function_name
+from qcompiler.ops.custom import function_name, is_custom
 from qcompiler.ops.layers import Layer, leaf_of
 from qcompiler.ops.mac import pad_amounts
-from qcompiler.ops.quantizers import activation_bounds, channel_bounds, is_leaf, leaf_tensor
+from qcompiler.ops.quantizers import (
+    activation_bounds,
+    channel_bounds,
+    is_leaf,
+    leaf_tensor,
+    quantizers_reading,
+    quantizes_parameter,
+)
 from qcompiler.ops.unary import SCALED, UNARY, unary_of
 
 __all__ = ["DEFAULT_INPUT_RANGE", "RULES", "Stop", "describe"]
@@ -106,7 +114,7 @@ def describe(graph: Graph, input_range: tuple[float, float], alpha: float = ALPH
     known: dict[Value, Known] = {}
 
     def observe(value: Value, item: _Item) -> None:
-        if item is None and any(user.op == "fake_quantize" and user.inputs[0] is value for user in value.users):
+        if item is None and any(user.inputs[0] is value for user in quantizers_reading(value)):
             item = Distribution.constant(leaf_tensor(value), alpha)
         if item is not None:
             known[value] = item
@@ -129,11 +137,11 @@ class _Carrier:
 
     def rule(self, node: Node, operands: Sequence[_Item]) -> tuple[_Item, ...]:
         """What a node makes of its operands."""
-        if node.op in LEAVES or node.op in _OF_LEAVES or (node.op == "fake_quantize" and is_leaf(node.inputs[0])):
+        if node.definition.has(Trait.LEAF) or node.op in _OF_LEAVES or quantizes_parameter(node):
             return (None,)
-        if node.op == "call":
+        if node.callee is not None:
             inputs = [self._item(value, item) for value, item in zip(node.inputs, operands, strict=True)]
-            return tuple(interpret_with(node.graph.module.graphs[node.text("graph")], inputs, self.rule))
+            return tuple(interpret_with(node.callee, inputs, self.rule))
         read = [self._item(node.inputs[i], operands[i]) for i in self._reads(node)]
         stopped = next((item for item in read if isinstance(item, Stop)), None)
         if stopped is not None and not self._is_normalized(node):
@@ -158,24 +166,23 @@ class _Carrier:
         leaf = leaf_of(value)
         if is_leaf(leaf) and leaf.type.dtype.is_float:
             return Distribution.constant(leaf_tensor(leaf), self.alpha)
-        node = cast("Node", value.producer)
-        return Stop(node, f"%{value.name} is {value.type.dtype}, which has no distribution")
+        assert value.producer is not None, "every input of a graph has a distribution"
+        return Stop(value.producer, f"%{value.name} is {value.type.dtype}, which has no distribution")
 
     def _reads(self, node: Node) -> range:
         """Positions of the operands that are no parameters."""
-        alone = node.definition.has(Trait.PARAMETRIC) or node.op == "fake_quantize"
-        layer = node.definition.has(Trait.MAC) and node.op != "matmul"
-        return range(1 if alone or layer or node.op == "batch_norm" else len(node.inputs))
+        alone = node.definition.has(Trait.PARAMETRIC, Trait.WEIGHTED, Trait.NORMALIZATION, Trait.QUANTIZER)
+        return range(1 if alone else len(node.inputs))
 
     def _is_normalized(self, node: Node) -> bool:
         """Whether the result is known whatever the operand is."""
-        return node.op in ("layer_norm", "batch_norm") or statistics_of(node) is not None
+        return node.definition.has(Trait.NORMALIZATION) or statistics_of(node) is not None
 
     def _found(self, node: Node, operands: Sequence[Distribution]) -> Distribution | str:
         strange = next((value for value in node.outputs if not value.type.dtype.is_float), None)
         if strange is not None:
             return f"{node.op} gives {strange.type.dtype}, which has no distribution"
-        if node.op == "custom":
+        if is_custom(node):
             return f"the function {function_name(node)} has no rule for means and deviations"
         rule = RULES.get(node.op)
         if rule is not None:
@@ -280,9 +287,8 @@ def _aligned(x: Distribution, rank: int) -> Distribution:
     return x.moved(lambda tensor: tensor.reshape(*[1] * missing, *tensor.shape)) if missing else x
 
 
-def _sum(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) -> Distribution | str:
+def _sum(carrier: _Carrier, node: Node, operands: Sequence[Distribution], *, sign: float) -> Distribution | str:
     x, y = (_aligned(item, node.output.type.rank) for item in operands)
-    sign = 1.0 if node.op == "add" else -1.0
     if x.shares(y):
         return x.together(y, lambda a, b: a + sign * b) or f"{node.op} has no finite mean"
     one = torch.ones((), dtype=torch.float64)
@@ -290,12 +296,14 @@ def _sum(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) -> Dis
         return x.affine(one, sign * y.moments.mean)
     if _is_constant(x):
         return y.affine(sign * one, x.moments.mean)
-    return x.plus(y if node.op == "add" else y.affine(-one, 0.0 * one))
+    return x.plus(y if sign > 0.0 else y.affine(-one, 0.0 * one))
 
 
-def _product(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) -> Distribution | str:
+def _product(
+    carrier: _Carrier, node: Node, operands: Sequence[Distribution], *, divides: bool = False
+) -> Distribution | str:
     x, y = (_aligned(item, node.output.type.rank) for item in operands)
-    divides, zero = node.op == "div", torch.zeros((), dtype=torch.float64)
+    zero = torch.zeros((), dtype=torch.float64)
     if x.shares(y):
         function = torch.div if divides else torch.mul
         return x.together(y, function) or f"{node.op} has no finite mean or range"
@@ -357,29 +365,28 @@ def _mean(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) -> Di
         mixed = x.mixed(varying)
         x = Distribution.of(moments, x.alpha, x.basis, limits=mixed.limits)
     x = x.averaged(math.prod(sizes[axis] for axis in axes if axis not in varying))
-    if node.attributes["keepdim"]:
+    if node.flag("keepdim"):
         return x
     kept = [axis for axis in range(len(sizes)) if axis not in axes]
     return x.moved(lambda tensor: tensor.squeeze(tuple(axes)) if kept else tensor.reshape(()))
 
 
+def _adaptive_pool(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) -> Distribution:
+    sizes = zip(carrier.sizes(node.inputs[0])[2:], node.integers("output_size"), strict=True)
+    return operands[0].mixed((2, 3)).averaged(max(1, math.prod(size // out for size, out in sizes)))
+
+
 def _pool(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) -> Distribution:
-    """An average over windows of an image, or between pixels."""
-    x = operands[0].mixed((2, 3))
-    if node.op == "resize":
-        return x
-    if node.op == "adaptive_avg_pool2d":
-        sizes = carrier.sizes(node.inputs[0])[2:]
-        return x.averaged(max(1, math.prod(s // o for s, o in zip(sizes, node.integers("output_size"), strict=True))))
+    """An average over windows of an image."""
     taps = math.prod(node.integers("kernel"))
-    x = x.averaged(taps)
+    x = operands[0].mixed((2, 3)).averaged(taps)
     if node.given("divisor_override"):
         x = x.affine(torch.tensor(taps / node.integer("divisor_override"), dtype=torch.float64), torch.zeros(()))
     return x.with_value(0.0) if any(node.integers("padding")) and node.flag("count_include_pad") else x
 
 
-def _maximum(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) -> Distribution:
-    """The largest of neighbours, that are taken as alike."""
+def _neighbours(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) -> Distribution:
+    """The largest of neighbours, or a number between them; neighbours are taken as alike."""
     return operands[0].mixed((2, 3))
 
 
@@ -504,16 +511,16 @@ RULES: Mapping[str, _Rule] = {
     SCALED: _scaled,
     "layer_norm": _layer_norm,
     "batch_norm": _batch_norm,
-    "add": _sum,
-    "sub": _sum,
+    "add": partial(_sum, sign=1.0),
+    "sub": partial(_sum, sign=-1.0),
     "mul": _product,
-    "div": _product,
+    "div": partial(_product, divides=True),
     "matmul": _matmul,
     "mean": _mean,
     "avg_pool2d": _pool,
-    "adaptive_avg_pool2d": _pool,
-    "resize": _pool,
-    "max_pool2d": _maximum,
+    "adaptive_avg_pool2d": _adaptive_pool,
+    "resize": _neighbours,
+    "max_pool2d": _neighbours,
     "concat": _concat,
     "permute": _permute,
     "slice": _slice,

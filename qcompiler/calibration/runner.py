@@ -6,7 +6,7 @@ Several processes run a share of the batches each and merge their summaries exac
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence, Sized
-from typing import TypeAlias, cast
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -108,7 +108,7 @@ def _clamp(node: Node, operands: Sequence[Tensor]) -> Tensor:
 
 
 def _clamp_channels(node: Node, operands: Sequence[Tensor]) -> Tensor:
-    x, axis = operands[0], cast("int", node.attributes["axis"])
+    x, axis = operands[0], node.integer("axis")
     low, high = (along_axis(limit, x.dim(), axis) for limit in operands[1:])
     return torch.minimum(torch.maximum(x, low, out=x), high, out=x)
 

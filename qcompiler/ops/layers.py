@@ -18,7 +18,7 @@ from torch import Tensor
 
 from qcompiler.ir.graph import Node, Value
 from qcompiler.ir.registry import Trait
-from qcompiler.ops.quantizers import is_leaf, leaf_tensor
+from qcompiler.ops.quantizers import is_leaf, is_quantizer, leaf_tensor
 
 
 def leaf_of(value: Value) -> Value:
@@ -60,6 +60,12 @@ class Layer:
     def bias(self) -> Value | None:
         """The bias itself, without its quantizer; None without a bias."""
         return leaf_of(self.node.inputs[2]) if len(self.node.inputs) > 2 else None
+
+    @property
+    def quantizer(self) -> Node | None:
+        """The quantizer of the weight; None while the weight has none."""
+        maker = self.node.inputs[1].producer
+        return maker if is_quantizer(maker) else None
 
     @property
     def is_linear(self) -> bool:

@@ -136,6 +136,11 @@ register(
 )
 
 
+def averages_windows(node: Node) -> bool:
+    """Whether `node` averages over windows of an image: its integer form is on the grid of its operand."""
+    return node.definition.has(Trait.AVERAGE) and node.definition.has(Trait.SPATIAL)
+
+
 def mean_shape(types: Sequence[TensorType], attributes: Attributes) -> tuple[Dim, ...]:
     """Output shape of a mean.
 

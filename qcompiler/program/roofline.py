@@ -25,9 +25,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 
+from qcompiler.ir.registry import Trait, op
+from qcompiler.ops.work import layer_products
 from qcompiler.program.aliases import find_homes
 from qcompiler.program.files import ProgramFiles
-from qcompiler.program.kernels import LAYERS
 from qcompiler.program.liveness import Tensors
 from qcompiler.program.program import Instruction
 from qcompiler.targets import Target
@@ -256,22 +257,17 @@ class _Estimation:
 
     def _macs(self, item: Instruction) -> int:
         """Products of a layer."""
-        if item.op not in LAYERS:
+        if not op(item.op).has(Trait.WEIGHTED):
             return 0
-        weight = self.tensors.shape(item.inputs[1])
-        # Each weight is used once per output pixel; in a transposed convolution, once per input pixel.
-        pixels = self.tensors.shape(item.inputs[0] if "transpose" in item.op else item.output)
-        positions = pixels[:-1] if item.op == "int_linear" else (pixels[0], *pixels[2:])
-        return math.prod(weight) * math.prod(positions)
+        x, weight, y = (self.tensors.shape(name) for name in (*item.inputs[:2], item.output))
+        return layer_products(op(item.op), x, weight, y)
 
     def _elements(self, item: Instruction) -> int:
         """Numbers that are computed or compared: for windows, the elements of each window."""
         shapes = [self.tensors.shape(name) for name in (*item.inputs[:1], item.output)]
         read, written = map(math.prod, shapes)
         if item.op in ("int_avg_pool2d", "max_pool2d"):
-            kernel = item.attributes["kernel"]
-            assert isinstance(kernel, tuple)
-            return written * math.prod(kernel)
+            return written * math.prod(item.integers("kernel"))
         return max(read, written)
 
     def _compute_cycles(self, item: Instruction, macs: int, elements: int) -> int | None:
@@ -285,7 +281,7 @@ class _Estimation:
             if rate is None:
                 self._miss(f"no compute cycles of layers of {pair} bits: compute.macs_per_cycle does not have them")
                 return None
-            channels = self.tensors.shape(item.output)[-1 if item.op == "int_linear" else 1]
+            channels = self.tensors.shape(item.output)[1 if op(item.op).has(Trait.CONVOLUTION) else -1]
             whole = -(-channels // self.d.layout.channel_multiple) * self.d.layout.channel_multiple
             return math.ceil(Fraction(macs * whole, channels * rate))
         if not elements:

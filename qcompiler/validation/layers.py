@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from qcompiler.ir.graph import Graph, Value
-from qcompiler.ir.interpret import LEAVES, interpret
+from qcompiler.ir.interpret import interpret
+from qcompiler.ir.registry import Trait
 from qcompiler.quant.arithmetic import Arithmetic
 from qcompiler.validation.exact import Codes, Exact, simulate
 from qcompiler.validation.metrics import sqnr_db
@@ -70,4 +71,4 @@ def _ratio(expected: Tensor, found: Tensor) -> float:
 
 def _is_parameter(value: Value) -> bool:
     source = value.producer.inputs[0].producer if value.producer is not None and value.producer.inputs else None
-    return source is not None and source.op in LEAVES
+    return source is not None and source.definition.has(Trait.LEAF)

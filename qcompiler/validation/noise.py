@@ -9,12 +9,11 @@ from torch import Tensor
 
 from qcompiler.ir.graph import Graph, Node
 from qcompiler.ir.interpret import Evaluation, interpret_with
+from qcompiler.ir.registry import Trait
 from qcompiler.quant.arithmetic import Arithmetic
 from qcompiler.validation.exact import Codes, simulate
 
 __all__ = ["float_outputs", "squared_errors"]
-
-_QUANTIZERS = ("fake_quantize", "fake_quantize_bias")
 
 
 def float_outputs(graph: Graph, inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -27,7 +26,8 @@ def float_outputs(graph: Graph, inputs: Sequence[Tensor]) -> list[Tensor]:
     evaluation = Evaluation(graph.module.tensors)
 
     def rule(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        return (operands[0],) if node.op in _QUANTIZERS else evaluation(node, operands)
+        quantizes = node.definition.has(Trait.QUANTIZER, Trait.BIAS_QUANTIZER)
+        return (operands[0],) if quantizes else evaluation(node, operands)
 
     return interpret_with(graph, list(inputs), rule)
 

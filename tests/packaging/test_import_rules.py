@@ -29,7 +29,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "calibration": ("ir", "ops", "quant", "storage"),
     "validation": ("ir", "ops", "quant"),
     "training": ("calibration", "ir", "ops", "quant", "targets", "validation"),
-    "program": ("ir", "quant", "storage", "targets"),
+    "program": ("ir", "ops", "quant", "storage", "targets"),
     "passes": ("calibration", "ir", "ops", "quant", "targets", "training", "validation"),
     "backends": ("ir", "ops", "plugins", "program", "quant", "storage", "targets", "validation"),
 }
