@@ -177,11 +177,10 @@ def _hardtanh(
 
 @rule("clamp")
 def _clamp(b: Builder, input: Operand, min: object = None, max: object = None) -> Value:
-    limits = [-math.inf if min is None else min, math.inf if max is None else max]
-    if not all(isinstance(limit, int | float) for limit in limits):
+    low, high = -math.inf if min is None else min, math.inf if max is None else max
+    if not isinstance(low, int | float) or not isinstance(high, int | float):
         raise b.unsupported("a clamp whose limits are tensors", "Give the limits as numbers.")
-    low, high = (float(cast("float", limit)) for limit in limits)
-    return b.node("clamp", [input], min=low, max=high)
+    return b.node("clamp", [input], min=float(low), max=float(high))
 
 
 @rule("clamp_min")
@@ -203,10 +202,10 @@ def unary_rule(op: str) -> Rule:
         unknown = [name for name in keywords if name not in names]
         if unknown:
             raise TypeError(f"{unknown[0]}={keywords[unknown[0]]!r}")
-        attributes = {
+        attributes: dict[str, Attribute] = {
             name: value if isinstance(value, str) else float(cast("float", value)) for name, value in given.items()
         }
-        return b.node(op, [input], **cast("dict[str, Attribute]", attributes))
+        return b.node(op, [input], **attributes)
 
     return rule
 
@@ -247,8 +246,7 @@ def _log_sigmoid_forward(b: Builder, input: Operand) -> object:
 def _binary(op: str) -> Rule:
     def rule(b: Builder, input: object, other: object, *, alpha: Number = 1) -> Value:
         if alpha != 1:
-            number = isinstance(other, int | float)
-            other = cast("float", other) * alpha if number else b.node("mul", [other, alpha])
+            other = other * alpha if isinstance(other, int | float) else b.node("mul", [other, alpha])
         if isinstance(b.observed, Observed):
             input, other = (_promoted(operand, b.observed.dtype) for operand in (input, other))
         return b.node(op, [input, other])

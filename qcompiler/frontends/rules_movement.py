@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 from qcompiler.frontends.builder import Builder, Observed, Operand
 from qcompiler.frontends.table import axis_of, rule
@@ -89,7 +89,7 @@ def _split(b: Builder, input: Operand, size: object, dim: int = 0) -> list[Opera
 
 @rule("unbind")
 def _unbind(b: Builder, input: Operand, dim: int = 0) -> list[Operand]:
-    return [cast("Operand", _select(b, input, dim, index)) for index in range(len(b.parts()))]
+    return [_select(b, input, dim, index) for index in range(len(b.parts()))]
 
 
 def _sliced(b: Builder, input: Operand, axis: int, part: slice) -> Operand:
@@ -149,7 +149,7 @@ def _getitem(b: Builder, input: Operand, index: object) -> Operand:
             shape = input.type.shape
             input, axis = _reshaped(b, input, (*shape[:axis], 1, *shape[axis:])), axis + 1
         elif isinstance(item, int) and not isinstance(item, bool):
-            input = cast("Operand", _select(b, input, axis, item))
+            input = _select(b, input, axis, item)
         else:
             raise b.unsupported(f"a tensor is indexed with a {type(item).__name__}", "Index with numbers and slices.")
     return input

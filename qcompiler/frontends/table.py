@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Sequence
-from typing import TypeAlias, cast
+from typing import TypeAlias, TypeVar
 
 import torch
 from torch._ops import OpOverload, OpOverloadPacket
@@ -20,6 +20,7 @@ from qcompiler.ops.custom import registration
 
 Ints: TypeAlias = "int | Sequence[int]"
 Number: TypeAlias = "bool | int | float"
+_R = TypeVar("_R", bound=Rule)
 RULES: dict[str, Rule] = {}
 
 _ALIASES = {
@@ -82,7 +83,7 @@ def plain_name(target: object) -> str:
     return _ALIASES.get(name, name)
 
 
-def rule(*names: str) -> Callable[[Rule], Rule]:
+def rule(*names: str) -> Callable[[_R], _R]:
     """Enter a rule into the table.
 
     The rule takes a `Builder` and the arguments of the torch function, with operands for tensors; it returns operands.
@@ -94,7 +95,7 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
         PluginError: A name is taken.
     """
 
-    def enter(function: Rule) -> Rule:
+    def enter(function: _R) -> _R:
         for name in names:
             if name in RULES:
                 raise PluginError(
@@ -127,7 +128,7 @@ def as_tuple(value: Ints, rank: int) -> tuple[int, ...]:
 
 def known_sizes(operand: Operand) -> tuple[int, ...]:
     """The shape of one of the model's own tensors."""
-    return tuple(int(cast("int", size)) for size in operand.type.shape)
+    return operand.type.sizes
 
 
 def axis_of(operand: Operand, dim: int) -> int:
