@@ -144,6 +144,17 @@ def test_a_clone_is_edited_alone() -> None:
     assert torch.equal(original.tensors["w"], torch.eye(4))
 
 
+def test_a_clone_may_hold_other_tensors_but_no_module_gets_another_store() -> None:
+    original = small()
+    tensors = {name: tensor * 2 for name, tensor in original.tensors.items()}
+    copy = original.clone(tensors)
+    assert copy.tensors == tensors
+    assert copy.tensors is not tensors
+    assert not any(copy.tensors[name] is tensor for name, tensor in original.tensors.items())
+    with pytest.raises(AttributeError):
+        original.tensors = tensors  # type: ignore[misc]  # shown to fail
+
+
 def test_a_clone_keeps_the_name_of_every_result() -> None:
     module = Module()
     graph = module.add(Graph())

@@ -8,6 +8,7 @@ from typing import cast
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional
 
 import qcompiler
@@ -252,3 +253,20 @@ def test_momentum_none_averages_all_batches() -> None:
     for part in INPUTS.split(8):
         module(part)
     torch.testing.assert_close(norm.running_mean, torch.stack(seen).mean(0), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("style", ["keep", "double"])
+def test_a_step_is_a_function_of_the_state_that_it_is_given(style: Style) -> None:
+    module, other = prepared(style), prepared(style)
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    state = {name: tensor.detach().clone() for name, tensor in (*module.named_parameters(), *module.named_buffers())}
+    for _ in range(2):
+        found = functional_call(module, state, (INPUTS,))
+        assert torch.equal(found, other(INPUTS))
+    statistics = [name for name in before if name.endswith(("running_mean", "running_var"))]
+    assert statistics
+    for name in statistics:
+        assert torch.equal(state[name], other.state_dict()[name])
+        assert not torch.equal(state[name], before[name])
+    for name, tensor in module.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
