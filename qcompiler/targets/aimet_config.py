@@ -1,12 +1,12 @@
 """Read a runtime configuration of AIMET as a target.
 
-Such a file says which tensors are quantized, symmetric or not, per tensor or per channel, in which widths, and which
-operators run in one step. Arithmetic and absent keys come from the base target. Every key that is present is honoured
-or refused by name.
+A runtime configuration selects the quantized tensors, their symmetry, granularity and widths, and the operators that
+run in one step. Arithmetic and absent keys come from the base target. Every key that is present is honoured or refused
+by name.
 
     defaults.params.is_symmetric              weights: symmetric
     defaults.ops.is_symmetric                 activations: symmetric
-    defaults.strict_symmetric                 what is symmetric: narrow
+    defaults.strict_symmetric                 symmetric number types: narrow
     defaults.per_channel_quantization         weights: granularity; op_type.X: that of one op
     defaults.supported_kernels                bits and allowed_bits of activations and weights
     defaults.hw_version                       version of the target
@@ -145,7 +145,7 @@ class _File(_Closed):
 
 
 class _Reading:
-    """One file laid over a base."""
+    """One file applied to a base."""
 
     def __init__(self, file: _File, base: Target, where: str, ignore: Collection[str]) -> None:
         self.file = file
@@ -183,13 +183,13 @@ class _Reading:
             self.data["supergroup"] = [{"steps": steps} for steps in groups if steps]
         for index, name in enumerate(self.file.supergroup_pass_list):
             if name not in PASSES:
-                self._refuse(f"supergroup_pass_list.{index}", f"no pattern {name!r}; known are {', '.join(PASSES)}")
+                self._refuse(f"supergroup_pass_list.{index}", f"{name!r} is not one of {', '.join(PASSES)}")
         self._refuse_false("model_input.is_input_quantized", self.file.model_input.is_input_quantized, "inputs")
         self._refuse_false("model_output.is_output_quantized", self.file.model_output.is_output_quantized, "outputs")
         idle = [key for key, used in self.ignore.items() if not used]
         if idle:
             raise TargetError(
-                f"ignore names {idle[0]!r}, where nothing is refused", where=self.where, fix="Leave it out."
+                f"ignore lists {idle[0]!r}, but no such key is refused", where=self.where, fix="Remove it from ignore."
             )
         if self.problems:
             count = sum(map(len, self.problems.values()))
@@ -197,8 +197,8 @@ class _Reading:
             raise TargetError(
                 f"{count} key{'s' * (count > 1)} of the configuration cannot be honoured: " + "; ".join(listed),
                 where=self.where,
-                expected=f"what {self.base.name} can be made to do",
-                fix="Choose another base, or say that a key is not needed: load_target(..., base=..., ignore=[...]).",
+                expected=f"settings that {self.base.name} supports",
+                fix="Choose another base, or ignore the keys that you do not need: load_target(..., ignore=[...]).",
             )
         identity = self.data["target"]
         stem = re.sub(r"[^A-Za-z0-9_.\-]", "_", self.where.removesuffix(".json")) or "config"
@@ -217,7 +217,7 @@ class _Reading:
 
     def _refuse_false(self, key: str, flag: bool | None, what: str) -> None:
         if flag is False:
-            self._refuse(key, f"{what} in float, where the integer core has codes")
+            self._refuse(key, f"{what} cannot stay in float on an integer core")
 
     def _defaults(self) -> None:
         given = self.file.defaults
@@ -230,7 +230,7 @@ class _Reading:
         if given.unsigned_symmetric:
             self._refuse(
                 "defaults.unsigned_symmetric",
-                "symmetric tensors without negative values would be unsigned; all of a kind have one sign here",
+                "all activations must have the same signedness",
             )
         if given.per_channel_quantization is not None:
             self.weight["granularity"] = "per_channel" if given.per_channel_quantization else "per_tensor"
@@ -248,9 +248,9 @@ class _Reading:
         for index, kernel in enumerate(kernels):
             place = f"{key}.{index}"
             if kernel.param is None:
-                self._refuse(place, "a kernel without param")
+                self._refuse(place, "the kernel has no param")
             elif "float" in (kernel.activation.dtype, kernel.param.dtype):
-                self._refuse(place, "a kernel in floating point, which the integer core has not")
+                self._refuse(place, "the integer core has no floating-point kernels")
             else:
                 pair = (kernel.activation.bitwidth, kernel.param.bitwidth)
                 lacking = [
@@ -259,7 +259,7 @@ class _Reading:
                     if bits not in known
                 ]
                 if lacking:
-                    self._refuse(place, f"{' and '.join(lacking)}, which {self.base.name} has not")
+                    self._refuse(place, f"{self.base.name} does not support {' and '.join(lacking)}")
                 else:
                     pairs.append(pair)
         activations, weights = (
@@ -268,7 +268,9 @@ class _Reading:
         absent = [(a, w) for a in activations for w in weights if (a, w) not in pairs]
         if absent:
             a, w = absent[0]
-            self._refuse(key, f"not activations of {a} with weights of {w} bits: here every pair of widths goes")
+            self._refuse(
+                key, f"{a}-bit activations with {w}-bit weights are missing; all pairs of widths must be allowed"
+            )
         return activations, weights
 
     def _params(self) -> None:
@@ -283,18 +285,18 @@ class _Reading:
             if name == "bias":
                 self._bias(f"params.{name}", rule)
             elif name != "weight" and rule.is_quantized:
-                self._refuse(f"params.{name}.is_quantized", "the integer core has weights and biases alone")
+                self._refuse(f"params.{name}.is_quantized", "the integer core has only weights and biases")
 
     def _unquantized(self, key: str) -> None:
-        self._refuse(key, "weights in float, where the integer core has codes")
+        self._refuse(key, "weights cannot stay in float on an integer core")
 
     def _asymmetric(self, key: str) -> None:
-        self._refuse(key, "weights with a zero point, which costs a sum over the input per output")
+        self._refuse(key, "weights must be symmetric: a weight zero point needs a sum over the input for each output")
 
     def _bias(self, key: str, rule: _Param) -> None:
-        """A bias is an integer of 32 bits in steps of the accumulator, whatever `is_quantized` says."""
+        """Check a bias, which is an integer in steps of the accumulator for either value of `is_quantized`."""
         if rule.is_quantized and rule.is_symmetric is False:
-            self._refuse(f"{key}.is_symmetric", "a bias with a zero point, where it is in steps of the accumulator")
+            self._refuse(f"{key}.is_symmetric", "a bias has no zero point: it is in steps of the accumulator")
 
     def _op_type(self, name: str, given: _OpType) -> None:
         key = f"op_type.{name}"
@@ -306,7 +308,7 @@ class _Reading:
             self._refuse_false(f"{key}.is_input_quantized", given.is_input_quantized, "inputs")
             self._output(f"{key}.is_output_quantized", op, kind, given.is_output_quantized)
             if given.is_symmetric not in (None, self.activation["symmetric"]):
-                self._refuse(f"{key}.is_symmetric", "another symmetry than that of all activations")
+                self._refuse(f"{key}.is_symmetric", "all activations must have the same symmetry")
             self._per_channel(f"{key}.per_channel_quantization", op, kind, given.per_channel_quantization)
             for parameter, rule in given.params.items():
                 self._parameter(f"{key}.params.{parameter}", parameter, op, kind, rule)
@@ -321,11 +323,11 @@ class _Reading:
         if name in OPS or name in ELSEWHERE:
             return True
         near = difflib.get_close_matches(name, [*OPS, *ELSEWHERE], n=1)
-        self._refuse(key, f"no type of operator {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        self._refuse(key, f"there is no operator type {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
         return False
 
     def _ops(self, name: str) -> list[str]:
-        """The operators of a type that the base computes in integers; settings of other operators do not apply."""
+        """The operators of a type that the base computes in integers; settings for other operators are ignored."""
         return [op for op in OPS.get(name, ()) if name not in FOLDED and self.base.supports(op)]
 
     def _kind(self, op: str) -> str:
@@ -338,7 +340,7 @@ class _Reading:
             if not flag:
                 self.data["tie"].append({"ops": [op], "tensors": "inputs_and_output"})
         elif flag and kind == "movement":
-            self._refuse(key, f"{op} only moves elements, whose grid stays that of the input")
+            self._refuse(key, f"{op} only moves elements, so its result keeps the grid of its input")
         elif kind != "movement":
             self._refuse_false(key, flag, f"results of {op}")
 
@@ -352,9 +354,9 @@ class _Reading:
         if kind == "mac":
             self._rule(op)["per_channel"] = flag
         elif op == "prelu" and not flag:
-            self._refuse(key, "one scale for all slopes, which are exact in tables here")
+            self._refuse(key, "slopes are exact in tables, so they have no scale")
         elif kind == "normalization" and flag:
-            self._refuse(key, f"a scale per channel for {op}, whose constants have one")
+            self._refuse(key, f"the constants of {op} have one scale, not one per channel")
 
     def _parameter(self, key: str, name: str, op: str, kind: str, rule: _Param) -> None:
         """Apply the settings of one parameter of one operator."""
@@ -367,7 +369,7 @@ class _Reading:
                 self._asymmetric(f"{key}.is_symmetric")
         elif op == "prelu" and name == "weight":
             if rule.is_quantized:
-                self._refuse(f"{key}.is_quantized", "slopes of few bits, which are exact in tables here")
+                self._refuse(f"{key}.is_quantized", "slopes are exact in tables, so they are not quantized")
         else:
             self._refuse(key, f"{op} has no parameter {name!r}")
 
@@ -381,16 +383,16 @@ class _Reading:
         activations, weights = ({number["bits"], *number["allowed_bits"]} for number in (self.activation, self.weight))
         whole = {(a, w) for a in activations for w in (weights if all(pair[1] for pair in pairs) else {None})}
         if len(pairs) != len(kernels) or pairs != whole:
-            self._refuse(key, "widths of its own, where all operators have the same")
+            self._refuse(key, "all operators must have the same widths")
 
     def _constrain(self, key: str, op: str, kind: str, given: _Constraints) -> None:
-        """Turn a range with both ends into a fixed grid; the range of a ReLU begins at 0 by itself."""
+        """Turn a range with both ends into a fixed grid; the range of a ReLU begins at 0 in any case."""
         if given.max is None:
             if op != "relu" or given.min != 0 or self.activation["symmetric"]:
-                self._refuse(key, "one end of a range, while calibration finds the other")
+                self._refuse(key, "the range has only one end: set both min and max")
             return
         if kind == "movement" or not given.min < given.max:
-            self._refuse(key, f"{op} only moves elements" if kind == "movement" else "min is not below max")
+            self._refuse(key, f"{op} only moves elements" if kind == "movement" else "min must be less than max")
             return
         number = self.activation
         spec = QuantSpec(
@@ -401,7 +403,7 @@ class _Reading:
             scale_kind=ScaleKind(number["scale"]),
         )
         if spec.symmetric and not spec.signed and given.min < 0:
-            self._refuse(key, "a range below 0, where activations are unsigned and symmetric")
+            self._refuse(key, "activations are unsigned and symmetric, so min must not be negative")
             return
         from qcompiler.quant.affine import qparams_from_range  # loads torch, needed by few configurations
 
@@ -409,7 +411,7 @@ class _Reading:
         rule = self._rule(op)
         rule["out_fixed"] = {"scale": float(scale), "zero_point": int(zero_point), "bits": spec.bits}
         if kind == "table" and rule["per_channel"]:
-            rule["per_channel"] = False  # one grid for all channels: their tables cannot differ by a factor
+            rule["per_channel"] = False  # channels that share a grid cannot have tables that differ by a factor
 
     def _rule(self, op: str) -> dict[str, Any]:
         """The rule for `op` alone."""
@@ -440,7 +442,9 @@ class _Reading:
             if self._kind(ops[0]) != "movement":  # activations are moved before ops that only move elements
                 steps.append(ops)
         if any(op not in ("relu", "clamp") for ops in steps[1:] for op in ops):
-            self._refuse(key, "no quantizer in front of what reads codes; Relu and Clip alone join in")
+            self._refuse(
+                key, "only Relu and Clip can follow in a supergroup; other operators read codes, not accumulators"
+            )
             return []
         return steps if len(steps) > 1 else []
 

@@ -16,10 +16,10 @@ from qcompiler.targets.schema import Combination, Fields, FixedGrid, NumberType,
 Key = tuple[str | int, ...]
 
 FOLLOWS = {
-    "clamp_channels": "the rule for clamp: set requantize.per_channel_clamp",
-    "scaled_unary": "the rules for tables: set their per_channel",
+    "clamp_channels": "the rule for clamp; set requantize.per_channel_clamp",
+    "scaled_unary": "the rules for tables; set their per_channel",
 }
-"""Ops that rules do not name, and the setting that enables each."""
+"""Ops without a rule of their own, and the setting that enables each."""
 
 ACTIVATIONS = ("relu", "clamp")
 """Ops absorbed by a requantization; no other op is computed on an accumulator."""
@@ -80,24 +80,26 @@ def _grids(d: Fields) -> Iterator[Contradiction]:
     for name in (d.defaults.weight, *d.defaults.other_weights):
         weight = d.dtypes[name]
         if not weight.symmetric:
-            reason = "weights must be symmetric: a weight zero point costs a sum over the input per output"
+            reason = "weights must be symmetric: a weight zero point needs a sum over the input for each output"
             yield Contradiction(("dtypes", name, "symmetric"), reason)
         if not weight.signed:
-            reason = "weights must be signed: a symmetric grid of unsigned codes holds no negative weight"
+            reason = "weights must be signed: a symmetric grid of unsigned codes has no negative values"
             yield Contradiction(("dtypes", name, "signed"), reason)
         if weight.granularity != "per_tensor" and not d.requantize.per_channel:
-            reason = f"{name} has a scale per channel, and requantization one multiplier for all of them"
+            reason = f"{name} has one scale per channel, but requantize.per_channel is false"
             yield Contradiction(("dtypes", name, "granularity"), reason)
     for name in (d.defaults.activation, *d.defaults.other_activations):
         if d.dtypes[name].granularity != "per_tensor":
-            reason = "activations per channel are refused: their scale cannot leave the sum over channels"
+            reason = (
+                "activations must be per tensor: scales per channel cannot be factored out of the sum over channels"
+            )
             yield Contradiction(("dtypes", name, "granularity"), reason)
         if d.dtypes[name].packing != "none":
-            yield Contradiction(("dtypes", name, "packing"), "only weights are packed")
+            yield Contradiction(("dtypes", name, "packing"), "only weights can be packed")
     used = {d.defaults.activation, d.defaults.weight, *d.defaults.other_activations, *d.defaults.other_weights}
     for name in d.dtypes:
         if name not in used:
-            yield Contradiction(("dtypes", name), f"no default names the number type {name!r}")
+            yield Contradiction(("dtypes", name), f"the number type {name!r} is not used in defaults")
 
 
 def _rules(d: Fields) -> Iterator[Contradiction]:
@@ -106,9 +108,9 @@ def _rules(d: Fields) -> Iterator[Contradiction]:
     for index, rule in enumerate(d.op):
         for place, name in enumerate(rule.names):
             if name in FOLLOWS:
-                yield Contradiction(("op", index, "names", place), f"{name} follows {FOLLOWS[name]}")
+                yield Contradiction(("op", index, "names", place), f"{name} is controlled by {FOLLOWS[name]}")
             if name in seen:
-                yield Contradiction(("op", index, "names", place), f"two rules are for the op {name!r}")
+                yield Contradiction(("op", index, "names", place), f"the op {name!r} has two rules")
             seen.add(name)
         for key, reason in _rule(d, rule):
             yield Contradiction(("op", index, *key), reason)
@@ -126,9 +128,9 @@ def _rule(d: Fields, rule: OpRule) -> Iterator[tuple[Key, str]]:
     """Contradictions within one rule."""
     first = rule.names[0]
     if rule.kind == "table" and rule.per_channel and rule.out_fixed is not None:
-        yield ("per_channel",), f"{first} has a table per channel, and one grid that is fixed for all of them"
+        yield ("per_channel",), f"{first} has one table per channel, but out_fixed fixes one grid for all channels"
     if rule.per_channel and rule.kind == "mac" and not d.requantize.per_channel:
-        yield ("per_channel",), f"{first} has a scale per channel, and requantization one multiplier for all of them"
+        yield ("per_channel",), f"{first} has one scale per channel, but requantize.per_channel is false"
     if rule.per_channel is not None and rule.kind not in ("mac", "table"):
         yield ("per_channel",), f"{first} has neither a weight nor a table"
     if rule.out_fixed is not None:
@@ -137,25 +139,25 @@ def _rule(d: Fields, rule: OpRule) -> Iterator[tuple[Key, str]]:
         if reason:
             yield ("out_fixed",), f"out_fixed of {first}: {reason}"
         if rule.kind == "movement":
-            yield ("out_fixed",), f"{first} keeps the grid of what it moves"
+            yield ("out_fixed",), f"{first} only moves elements, so its result keeps the grid of its input"
     if rule.kind == "float":
         for field in ("per_channel", "limits", "requantize", "combinations"):
             if getattr(rule, field):
-                yield (field,), f"{first} runs in float, where {field} means nothing"
+                yield (field,), f"{first} runs in float, so {field} has no meaning"
         if rule.out_fixed is None:
-            yield ("kind",), f"{first} runs in float, and nothing is said of its results: leave the rule out"
+            yield ("kind",), f"{first} runs in float and has no out_fixed: remove the rule"
     if rule.limits is not None:
         for field in ("kernel", "stride", "dilation"):
             ends = getattr(rule.limits, field)
             if ends is not None and ends[0] > ends[1]:
-                yield ("limits", field), f"{field} is from {ends[0]} to {ends[1]}"
+                yield ("limits", field), f"{field} has the minimum {ends[0]} and the maximum {ends[1]}"
     if rule.requantize is not None and rule.kind in ("movement", "table"):
         yield ("requantize",), f"{first} is not requantized"
     yield from _combinations(d, rule)
 
 
 def _combinations(d: Fields, rule: OpRule) -> Iterator[tuple[Key, str]]:
-    """Pairs of number types, whose arithmetic may depend only on the width of the activation."""
+    """Pairs of number types, whose arithmetic may depend only on the storage width of the activation."""
     if rule.combinations and rule.kind != "mac":
         yield ("combinations",), f"{rule.names[0]} has no weight"
         return
@@ -167,14 +169,14 @@ def _combinations(d: Fields, rule: OpRule) -> Iterator[tuple[Key, str]]:
     for index, pair in enumerate(rule.combinations):
         for role, names in known.items():
             if getattr(pair, role) not in names:
-                reason = f"{getattr(pair, role)!r} is none of the target's number types for {role}s, {list(names)}"
+                reason = f"{getattr(pair, role)!r} is not one of the target's number types for {role}s, {list(names)}"
                 yield ("combinations", index, role), reason
                 return
         wide = max(d.dtypes[pair.activation].widths) > 8
         mine, other = pair, special.setdefault(wide, pair)
         fields = ("requantize", "accumulator", "bias")
         if any(getattr(mine, field) != getattr(other, field) for field in fields):
-            reason = "pairs with activations of one storage width differ in arithmetic, which only that width decides"
+            reason = "pairs whose activations have the same storage width must have the same arithmetic"
             yield ("combinations", index), reason
 
 
@@ -182,11 +184,11 @@ def fixed_grid_misfit(grid: FixedGrid, number: NumberType) -> str:
     """Why results of `number` cannot be on `grid`; empty if they can."""
     low, high = number.model_copy(update={"bits": grid.bits}).limits
     if not low <= grid.zero_point <= high:
-        return f"zero_point is outside of {low} to {high}"
+        return f"zero_point is {grid.zero_point}, which is outside of {low} to {high}"
     if number.symmetric and grid.zero_point:
-        return f"zero_point is {grid.zero_point} where the grid of activations is symmetric"
+        return f"zero_point is {grid.zero_point}, but activations are symmetric"
     if number.scale is ScaleKind.POW2 and math.frexp(grid.scale)[0] != 0.5:
-        return f"scale is {grid.scale}, which is no power of two as those of activations are"
+        return f"scale is {grid.scale}, but the scales of activations are powers of two"
     return ""
 
 
@@ -202,15 +204,15 @@ def _arithmetic(d: Fields) -> Iterator[Contradiction]:
                 places.append((("op", index, "combinations", place, "requantize", "mode"), pair.requantize.mode))
     for key, mode in places:
         if mode.is_shift and any(number.scale is not ScaleKind.POW2 for number in numbers):
-            yield Contradiction(key, f"the mode {mode} only shifts, and scales may be other than powers of two")
+            yield Contradiction(key, f"the mode {mode} only shifts, so all scales must be powers of two")
         if mode is RequantMode.NVDLA and not all(number.symmetric for number in numbers):
-            reason = f"the mode {mode} adds no zero point to a result, and activations may have one"
+            reason = f"the mode {mode} adds no zero point, so all number types must be symmetric"
             yield Contradiction(key, reason)
     weight = max(max(d.dtypes[name].widths) for name in (d.defaults.weight, *d.defaults.other_weights))
     activation = d.dtypes[d.defaults.activation]
     product = 2 ** (activation.bits + weight - 1)
     if d.accumulator.bits < 64 and product > 2 ** (d.accumulator.bits - 1) - 1:
-        reason = f"an accumulator of {d.accumulator.bits} bits does not hold one product"
+        reason = f"an accumulator of {d.accumulator.bits} bits cannot hold a single product"
         yield Contradiction(("accumulator", "bits"), reason)
 
 
@@ -220,7 +222,7 @@ def _groups(d: Fields) -> Iterator[Contradiction]:
     for index, group in enumerate(d.supergroup):
         for place, name in enumerate(group.steps[0]):
             if kinds[name] in ("movement", "table", "float"):
-                reason = f"{name} ends in no accumulator that an activation could be taken into"
+                reason = f"{name} has no accumulator into which an activation could be fused"
                 yield Contradiction(("supergroup", index, "steps", 0, place), reason)
         for later, step in enumerate(group.steps[1:], start=1):
             for place, name in enumerate(step):
@@ -235,7 +237,7 @@ def _memories(d: Fields) -> Iterator[Contradiction]:
     names: set[str] = set()
     for index, memory in enumerate(d.memory):
         if memory.name in names:
-            yield Contradiction(("memory", index, "name"), f"two memories are called {memory.name!r}")
+            yield Contradiction(("memory", index, "name"), f"two memories have the name {memory.name!r}")
         names.add(memory.name)
 
 

@@ -42,21 +42,21 @@ def grid_text(number: NumberType) -> str:
     parts += ["narrow"] * number.narrow
     parts += ["one scale per channel"] * (number.granularity == "per_channel")
     if number.block is not None:
-        parts.append(f"one per channel with factors of {number.factor_bits} bits for {number.block} inputs each")
-    parts += ["powers of two"] * (number.scale is ScaleKind.POW2)
-    parts += ["two in a byte"] * (number.packing != "none")
+        parts.append(f"one scale per channel and a {number.factor_bits}-bit factor per {number.block} inputs")
+    parts += ["power-of-two scales"] * (number.scale is ScaleKind.POW2)
+    parts += ["two per byte"] * (number.packing != "none")
     return ", ".join(parts)
 
 
 def multiplier_text(item: Multiplier) -> str:
-    """A requantization in words: `single, multipliers of 16 bits, right by at most 31`."""
+    """A requantization in words: `single, 16-bit multipliers, right shift at most 31`."""
     parts = [str(item.mode)]
     if item.multiplier_bits is not None:
-        parts.append(f"multipliers of {item.multiplier_bits} bits")
+        parts.append(f"{item.multiplier_bits}-bit multipliers")
     if item.max_left_shift is not None:
-        parts.append(f"left by at most {item.max_left_shift}" if item.max_left_shift else "no left shift")
+        parts.append(f"left shift at most {item.max_left_shift}" if item.max_left_shift else "no left shift")
     if item.max_right_shift is not None:
-        parts.append(f"right by at most {item.max_right_shift}")
+        parts.append(f"right shift at most {item.max_right_shift}")
     if item.multiplier_precision == "float32" and item.mode is not RequantMode.FLOAT32_RNE:
         parts.append("computed in float32")
     return ", ".join(parts)
@@ -93,7 +93,7 @@ def _facts(d: Descriptor) -> Iterator[tuple[str, str]]:
     for source in d.target.sources:
         yield "source", source
     for item in d.target.unknown:
-        yield "not known", item
+        yield "unknown", item
 
 
 def _memory(memory: Memory) -> str:
@@ -101,7 +101,7 @@ def _memory(memory: Memory) -> str:
     if memory.bytes_per_cycle is not None:
         parts.append(f"{memory.bytes_per_cycle:g} bytes per cycle")
     if memory.latency_cycles is not None:
-        parts.append(f"{memory.latency_cycles} cycles to the first")
+        parts.append(f"{memory.latency_cycles} cycles of latency")
     if memory.burst_bytes is not None:
         parts.append(f"bursts of {memory.burst_bytes} bytes")
     if memory.picojoules_per_byte is not None:

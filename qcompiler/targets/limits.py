@@ -17,7 +17,7 @@ class Geometry:
     Args:
         kernel: Size of the window along each axis.
         stride: Step of the window along each axis.
-        dilation: Distance of the taps along each axis.
+        dilation: Dilation along each axis.
         groups: Number of groups of a convolution.
         channels: Number of input channels of a convolution.
         terms: Number of products, or elements, in one sum.
@@ -41,11 +41,11 @@ def beyond(limits: Limits, geometry: Geometry) -> str:
     for name, values in sizes.items():
         ends = getattr(limits, name)
         if ends is not None and any(not ends[0] <= value <= ends[1] for value in values):
-            return f"a {name} of {' x '.join(map(str, values))}, where {ends[0]} to {ends[1]} are possible"
+            return f"a {name} of {' x '.join(map(str, values))}, but only {ends[0]} to {ends[1]} are possible"
     if limits.groups != "any" and geometry.groups != 1:
         depthwise = geometry.groups == geometry.channels
         if limits.groups == "one" or not depthwise:
-            return f"{geometry.groups} groups of channels, where {limits.groups.replace('_', ' ')} is possible"
+            return f"{geometry.groups} groups of channels, but only {limits.groups.replace('_', ' ')} is possible"
     if limits.terms is not None and geometry.terms is not None and geometry.terms > limits.terms:
-        return f"sums of {geometry.terms} products, where {limits.terms} are possible"
+        return f"sums of {geometry.terms} products, but at most {limits.terms} are possible"
     return ""

@@ -49,19 +49,19 @@ def load_target(
     is_configuration = not isinstance(target, Target) and str(target).endswith(".json")
     if is_configuration and base is None:
         raise TargetError(
-            "a runtime configuration does not say how the hardware computes",
+            "a runtime configuration needs a base, because it does not describe the arithmetic of the hardware",
             where=Path(str(target)).name,
-            fix='Name the target that does: load_target("config.json", base="int8_dsp"), or --base int8_dsp.',
+            fix='Name a target as base: load_target("config.json", base="int8_dsp"), or --base int8_dsp.',
         )
     if base is not None:
         if not is_configuration:
-            raise TargetError(f"base is given for {target!r}", expected="a runtime configuration in JSON")
+            raise TargetError(f"base was given with the target {target!r}", expected="a runtime configuration in JSON")
         # Imported on demand: the schema takes as long to build as that of descriptors.
         from qcompiler.targets.aimet_config import read_aimet_config
 
         return read_aimet_config(str(target), load_target(base), ignore=ignore)
     if ignore:
-        raise TargetError(f"ignore is given for {target!r}", expected="a runtime configuration in JSON")
+        raise TargetError(f"ignore was given with the target {target!r}", expected="a runtime configuration in JSON")
     if isinstance(target, Target):
         return target
     path = _find(str(target))
@@ -87,7 +87,7 @@ def _find(name: str, beside: Path | None = None, where: Spot | None = None) -> P
         except (OSError, ValueError):  # a name that no file can have
             found = False
         if not found:
-            raise TargetError(f"there is no file {name!r}", where=place, expected="a descriptor in TOML")
+            raise TargetError(f"there is no file {name!r}", where=place, expected="the path of a descriptor in TOML")
         return path
     sources = _sources()
     name = RENAMED.get(name, name)
@@ -103,9 +103,9 @@ def _find(name: str, beside: Path | None = None, where: Spot | None = None) -> P
 
 
 def _read(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Any], Spot]:
-    """The content of a file merged over its bases, and the position of each key."""
+    """The content of a file merged with its bases, and the position of each key."""
     if path in seen:
-        raise TargetError("descriptors extend each other in a circle", where=" -> ".join(p.name for p in (*seen, path)))
+        raise TargetError("descriptors extend each other in a cycle", where=" -> ".join(p.name for p in (*seen, path)))
     try:
         text = path.read_text(encoding="utf-8")
         data = tomllib.loads(text)
@@ -117,7 +117,7 @@ def _read(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Any], Spot]:
         raise TargetError(f"the descriptor cannot be read: {error.strerror}", where=path.name) from error
     spot = find_spots(text, path.name)
     if data.get("schema") != SCHEMA:
-        found = f"the schema is {data['schema']!r}" if "schema" in data else "no schema is named"
+        found = f"the schema is {data['schema']!r}" if "schema" in data else "the key 'schema' is missing"
         raise TargetError(found, where=str(spot.find(("schema",))), expected=f"schema = {SCHEMA!r}")
     base = data.pop("extends", None)
     if base is None:
@@ -132,7 +132,7 @@ def _read(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Any], Spot]:
 
 def _no_toml(error: BaseException, file: str) -> TargetError:
     """The error for text that is not TOML, with the line if the reader reports one."""
-    text = str(error) if isinstance(error, ValueError) else "it is nested too deeply"
+    text = str(error) if isinstance(error, ValueError) else "the nesting is too deep"
     message, _, place = text.partition(" (at line ")
     line = place.partition(",")[0]
     where = f"{file}:{line}" if line.isdigit() else file
@@ -140,7 +140,7 @@ def _no_toml(error: BaseException, file: str) -> TargetError:
 
 
 def _merge(base: dict[str, Any], base_spot: Spot, child: dict[str, Any], spot: Spot) -> None:
-    """Lay `child` over `base`: tables merge, rules replace those for the same ops, everything else is replaced."""
+    """Merge `child` into `base`: tables merge, rules replace rules for the same ops, other values are replaced."""
     for key, value in child.items():
         mine = spot.children.get(key, spot)
         if isinstance(value, dict) and isinstance(base.get(key), dict):

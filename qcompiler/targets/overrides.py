@@ -74,8 +74,8 @@ def _set_bits(data: dict[str, Any], role: str, bits: int) -> None:
     if name is None:
         widths = sorted({width for n in names for width in (dtypes[n]["bits"], *dtypes[n]["allowed_bits"])})
         raise TargetError(
-            f"{bits} bits are asked for",
-            where=f"dtypes.{names[0]} of {data['target']['name']}",
+            f"{data['target']['name']} has no {role}s of {bits} bits",
+            where=f"dtypes.{names[0]}",
             expected="one of " + ", ".join(map(str, widths)) + " bits",
         )
     defaults[role], defaults[others] = name, [other for other in names if other != name]
@@ -123,7 +123,7 @@ def _set_tables(data: dict[str, Any], value: bool) -> None:
 def _set_mode(data: dict[str, Any], mode: str) -> None:
     """Set one mode, with its widest multipliers, for all ops."""
     if mode not in set(RequantMode):
-        raise TargetError(f"the requantization mode is {mode!r}", expected="one of " + ", ".join(RequantMode))
+        raise TargetError(f"there is no requantization mode {mode!r}", expected="one of " + ", ".join(RequantMode))
     kept = {key: data["requantize"][key] for key in ("per_channel", "per_channel_clamp")}
     data["requantize"] = {"mode": mode, **kept}
     for rule in data["op"]:

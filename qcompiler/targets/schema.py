@@ -1,7 +1,7 @@
 """The hardware descriptor as data: every field and its meaning.
 
-A descriptor is TOML with schema `qcompiler.hw/1`. All models are frozen and closed: an unknown key is an error, and so
-is a value of a type other than TOML's own. `targets.consistency` checks the fields against each other. Every field has
+A descriptor is TOML with schema `qcompiler.hw/1`. All models are frozen and closed: an unknown key is an error, as is a
+value whose TOML type does not match. `targets.consistency` checks the fields against each other. Every field has
 an effect: on what is compiled, on what is refused, or on what is reported (decision 13).
 """
 
@@ -57,35 +57,37 @@ class NumberType(_Model):
     bits: Width
     """Width of a code."""
     allowed_bits: tuple[Width, ...] = ()
-    """Widths that an override may ask for; empty for the width of the type only."""
+    """Widths that an override may select; empty if only `bits` is possible."""
     signed: Bool = True
-    """Whether codes run below 0."""
+    """Whether codes can be negative."""
     symmetric: Bool = False
-    """Whether the zero point is always 0; otherwise any code."""
+    """Whether the zero point is always 0; otherwise the zero point may be any code."""
     narrow: Bool = False
-    """Leave out the lowest code, so that a signed grid is symmetric about zero."""
+    """Whether the lowest code is unused, so that a signed grid is symmetric about zero."""
     granularity: Literal["per_tensor", "per_channel", "per_block"] = "per_tensor"
-    """Number of scales: one, one per output channel of a weight, or one per channel with an integer factor of it for
-    each block of inputs."""
+    """Number of scales: one per tensor, one per output channel of a weight, or one per channel with an integer factor
+    for each block of inputs."""
     block: Annotated[Int, Field(ge=1, le=65536)] | None = None
     """Number of inputs of a channel that share a factor, with `per_block`."""
     factor_bits: Annotated[Int, Field(ge=1, le=8)] = 4
-    """Width of these unsigned factors."""
+    """Width in bits of the unsigned block factors."""
     scale: ScaleKind = ScaleKind.FLOAT
-    """Any scale, or powers of two."""
+    """Kind of scales: any float32 value, or powers of two."""
     packing: Packing = "none"
     """Storage of 4-bit weights: one per byte, or two per byte with the first in the low or high half."""
 
     @model_validator(mode="after")
     def _describes_a_grid(self) -> NumberType:
         if self.narrow and not self.signed:
-            raise ValueError("narrow is for signed codes, of which it drops the lowest")
+            raise ValueError("narrow drops the lowest signed code, but signed is false")
         if (self.granularity == "per_block") != (self.block is not None):
-            raise ValueError("granularity per_block and the size of a block go together")
+            raise ValueError("granularity per_block needs block, and block needs granularity per_block")
         if self.granularity == "per_block" and not (self.signed and self.symmetric):
-            raise ValueError("blocks are for signed symmetric grids: a zero point would be another one in each of them")
+            raise ValueError(
+                "per_block needs a signed symmetric grid: otherwise each block would have its own zero point"
+            )
         if self.packing != "none" and self.bits != 4:
-            raise ValueError(f"packing is {self.packing}, which puts two codes of 4 bits into a byte, not {self.bits}")
+            raise ValueError(f"packing is {self.packing}, which needs 4-bit codes, but bits is {self.bits}")
         return self
 
     @property
@@ -109,9 +111,9 @@ class Defaults(_Model):
     weight: Text
     """Default number type of weights."""
     other_activations: tuple[Text, ...] = ()
-    """Number types that an override may select by a width that the default lacks."""
+    """Additional number types, which an override selects by width."""
     other_weights: tuple[Text, ...] = ()
-    """The same for weights, by width."""
+    """Additional number types of weights, which an override selects by width."""
 
 
 class Multiplier(_Model):
@@ -120,13 +122,13 @@ class Multiplier(_Model):
     mode: RequantMode
     """The arithmetic; `tosa_double` is another name of `double`."""
     multiplier_bits: Annotated[Int, Field(ge=2, le=32)] | None = None
-    """Bits of a signed integer multiplier; all that the mode has where it is not said."""
+    """Bits of a signed integer multiplier; by default the maximum of the mode."""
     max_left_shift: Count | None = None
-    """Largest e of a multiplier f * 2^e with f in [1/2, 1): 0 where none may be above 1."""
+    """Largest e of a multiplier f * 2^e with f in [1/2, 1); 0 limits multipliers to values below 1."""
     max_right_shift: Count | None = None
-    """Largest -e."""
+    """Largest -e of a multiplier f * 2^e with f in [1/2, 1)."""
     multiplier_precision: Precision = "float64"
-    """Float type in which s_x * s_w / s_y is computed; `f32_rne` has float32 always."""
+    """Float type in which s_x * s_w / s_y is computed; `f32_rne` always uses float32."""
 
     @model_validator(mode="after")
     def _is_held(self) -> Multiplier:
@@ -149,22 +151,22 @@ class Requantize(Multiplier):
     per_channel: Bool = True
     """Whether each channel may have its own multiplier; otherwise weights have one scale per tensor."""
     per_channel_clamp: Bool = False
-    """Whether each channel of a result may have its own limits, if `clamp` has a rule: the core then computes
-    `clamp_channels`, so that equalization keeps the cap of a ReLU6."""
+    """Whether each channel of a result may have its own clamp limits. If `clamp` has a rule, the core then computes
+    `clamp_channels`, and equalization can keep the cap of a ReLU6."""
 
 
 class Roundings(_Model):
     """Rounding in all steps except requantization."""
 
     quantize: Rounding
-    """Of real numbers to codes."""
+    """Rounding of real numbers to codes."""
     bias: Rounding
-    """Of biases to steps of the accumulator."""
+    """Rounding of biases to steps of the accumulator."""
     table: Rounding
-    """Of the entries of tables."""
+    """Rounding of table entries."""
     average: AverageRounding
-    """Of the sum of a window divided by its number of elements: of codes less their zero point or, as `rhaz_raw`, of
-    raw codes, halves away from code 0."""
+    """Rounding of the sum of a window divided by its number of elements. The sum is over codes minus their zero point;
+    with `rhaz_raw`, over raw codes with halves away from code 0."""
 
 
 class Accumulator(_Model):
@@ -173,9 +175,8 @@ class Accumulator(_Model):
     bits: Annotated[Int, Field(ge=16, le=64)] = 32
     """Width in bits."""
     overflow: Literal["forbid", "wrap", "saturate"] = "forbid"
-    """Behaviour beyond the width. Absence of wrong results is proven per channel, or the compile is refused: with
-    `wrap` for final sums, with `forbid` for all sums that begin with the bias, with `saturate` for every partial
-    sum."""
+    """Behaviour when a sum exceeds the width. The compiler proves per channel that results stay correct, or refuses:
+    `wrap` requires it of final sums, `forbid` of all sums that begin with the bias, `saturate` of every partial sum."""
 
 
 class Bias(_Model):
@@ -184,17 +185,18 @@ class Bias(_Model):
     bits: Annotated[Int, Field(ge=8, le=64)] = 32
     """Width of a stored bias; widths above 32 are stored in 64 bits."""
     zero_point_folding: Literal["compiler", "hardware"] = "hardware"
-    """Place where the input zero point is removed from the products: hardware, or the compiler in the bias."""
+    """Side that removes the input zero point: the hardware from the products, or the compiler in the bias."""
 
 
 class Elementwise(_Model):
     """Additions, subtractions and products of two activations."""
 
     mode: Literal["requantize", "f32"] = "requantize"
-    """`requantize`: with the multipliers of the requantization; `f32`: both operands are dequantized, the operation is
-    computed and its result quantized in float32, each step rounded."""
+    """`requantize`: integer arithmetic with requantization multipliers; `f32`: both operands are dequantized, the
+    operation is computed and its result quantized in float32, with rounding after each step."""
     add_shift: Annotated[Int, Field(ge=0, le=30)] = 20
-    """Left shift in bits of both operands before rescaling to one scale; less if the result would exceed 30 bits."""
+    """Left shift in bits of both operands before rescaling to a common scale; reduced if the result would exceed 30
+    bits."""
 
 
 class Tables(_Model):
@@ -203,86 +205,86 @@ class Tables(_Model):
     precision: Precision = "float64"
     """Float type in which an entry is computed before it is rounded."""
     per_channel: Bool = True
-    """Whether each channel may have its own table, for functions with such a rule."""
+    """Whether each channel may have its own table, for functions whose rule allows it."""
     max_entries: Annotated[Int, Field(ge=4, le=65536)] = 65536
-    """Longest table; 256 excludes tables for codes of more than 8 bits."""
+    """Maximum number of entries of a table; 256 excludes tables for codes of more than 8 bits."""
     max_bytes: Annotated[Int, Field(ge=4)] | None = None
-    """Largest size of all tables of one instruction, several if channels have their own."""
+    """Maximum size in bytes of all tables of one instruction, which has several if each channel has its own."""
 
 
 class FixedGrid(_Model):
     """Scale and zero point of a result that the hardware fixes."""
 
     scale: Annotated[Real, Field(gt=0)]
-    """Size of a step."""
+    """The scale."""
     zero_point: Int
-    """Code of 0."""
+    """The zero point."""
     bits: Width = 8
-    """Width of the results with this grid; calibration finds the grid of other widths."""
+    """Width of the results with this grid; at other widths, calibration finds the grid."""
 
 
 class Limits(_Model):
-    """Limits of operator sizes; larger ops are not computed in integers."""
+    """Limits of operator sizes. Ops beyond them are not computed in integers."""
 
     kernel: Interval | None = None
     """Size of a window along each axis."""
     stride: Interval | None = None
     """Step of a window along each axis."""
     dilation: Interval | None = None
-    """Distance of the taps along each axis."""
+    """Dilation along each axis."""
     groups: Literal["any", "one", "one_or_depthwise"] = "any"
-    """Groups of a convolution: any, all channels together, or also each channel by itself."""
+    """Allowed groups of a convolution: any number, one, or one and depthwise."""
     terms: Count | None = None
-    """Number of products in the sum of one output."""
+    """Maximum number of products in the sum of one output."""
 
 
 class Combination(_Model):
-    """An allowed pair of activation and weight, with its deviating arithmetic."""
+    """An allowed pair of activation and weight, with its arithmetic where that differs from the rule's."""
 
     activation: Text
     """Number type of the input."""
     weight: Text
     """Number type of the weight."""
     requantize: Multiplier | None = None
-    """In place of that of the rule."""
+    """Requantization of this pair; by default that of the rule."""
     accumulator: Accumulator | None = None
-    """In place of that of the target."""
+    """Accumulator of this pair; by default that of the target."""
     bias: Bias | None = None
-    """In place of that of the target."""
+    """Bias of this pair; by default that of the target."""
 
 
 class OpRule(_Model):
     """Ops that the integer core computes."""
 
     names: Annotated[tuple[Text, ...], Field(min_length=1)]
-    """Ops of the graph, not of a framework."""
+    """Names of ops of the graph, not of a framework."""
     kind: OpKind
-    """Kind of the ops; `float`: ops that the core lacks, with results on a fixed grid after a float island."""
+    """Kind of the ops; `float`: ops that the core lacks, whose results have a fixed grid after a float island."""
     per_channel: Bool | None = None
-    """Whether weights may have one scale per channel; by default as in the number type. For tables: whether each
-    channel may have its own, so that equalization passes through; false by default."""
+    """For layers: whether weights may have one scale per channel; by default as in the number type. For tables: whether
+    each channel may have its own table, which lets equalization pass through; false by default."""
     out_fixed: FixedGrid | None = None
-    """Fixed grid of the results, in place of calibration."""
+    """Fixed grid of the results, which replaces calibration."""
     limits: Limits | None = None
-    """Sizes that they may have."""
+    """Size limits of these ops."""
     requantize: Multiplier | None = None
-    """In place of that of the target."""
+    """Requantization of these ops; by default that of the target."""
     combinations: tuple[Combination, ...] = ()
-    """Pairs that layers may multiply; all pairs of the target's number types by default."""
+    """Allowed pairs of activation and weight; by default all pairs of the target's number types."""
 
 
 class Supergroup(_Model):
-    """A chain of ops without quantization in between."""
+    """A chain of ops without quantization between them."""
 
     steps: Annotated[tuple[tuple[Text, ...], ...], Field(min_length=2)]
-    """One list of alternatives per step, the later ones activations."""
+    """One list of alternative ops per step. All steps after the first are activations."""
 
 
 class Tie(_Model):
     """Tensors of an op that share one grid."""
 
     ops: Annotated[tuple[Text, ...], Field(min_length=1)]
-    """The ops; ops that only move elements keep the grid in any case."""
+    """Names of the ops. Ops that only move elements keep the grid of their input in any case."""
     tensors: Literal["inputs_and_output"] = "inputs_and_output"
     """The tied tensors."""
 
@@ -302,7 +304,7 @@ class Layout(_Model):
     @model_validator(mode="after")
     def _alignment_is_a_power_of_two(self) -> Layout:
         if self.alignment & (self.alignment - 1):
-            raise ValueError(f"alignment is {self.alignment}, which is no power of two")
+            raise ValueError(f"alignment is {self.alignment}, which is not a power of two")
         return self
 
 
@@ -310,7 +312,7 @@ class Memory(_Model):
     """One memory."""
 
     name: Text
-    """Name, such as sram. Memories are tried in the order of the file."""
+    """Name, such as sram. Memories are filled in the order of the file."""
     bytes: Annotated[Count, Field(ge=1)]
     """Size in bytes."""
     holds: Annotated[tuple[Literal["activations", "constants"], ...], Field(min_length=1)] = (
@@ -347,9 +349,9 @@ class Verification(_Model):
     """Largest deviation of ONNX Runtime from the integer program, layer by layer, on the same integers."""
 
     layer_lsb: Annotated[Int, Field(ge=0, lt=2**16)] = 1
-    """Largest difference in steps of the result's grid."""
+    """Maximum difference of an element in steps of the result's grid."""
     layer_fraction: Annotated[Real, Field(ge=0, le=1)] = 0.005
-    """Share of the elements that may differ at all, not counting differences caused only by the rounding mode."""
+    """Maximum share of differing elements, not counting differences caused only by the rounding mode."""
 
 
 class Partition(_Model):
@@ -360,14 +362,14 @@ class Partition(_Model):
 
 
 class Onnx(_Model):
-    """Flavour of the exported file."""
+    """Variant of the exported ONNX file."""
 
     opset: Annotated[Int, Field(ge=13, le=25)] = 13
-    """Version of the operators; raised if element types need a newer one."""
+    """Version of the operator set; raised if element types need a newer one."""
     ir_version: Annotated[Int, Field(ge=7, le=13)] = 8
     """Version of the file format."""
     activations: Literal["unsigned", "as_is"] = "unsigned"
-    """Signed 8-bit activations as unsigned codes 128 higher, as ONNX Runtime's kernels require, or unchanged."""
+    """Signed 8-bit activations as unsigned codes plus 128, as ONNX Runtime's kernels require, or unchanged."""
     bias: Literal["int32", "float"] = "int32"
     """Biases as integers before a DequantizeLinear, or as the equivalent real numbers."""
 
@@ -382,9 +384,9 @@ class Simulation(_Model):
     reason: Annotated[Text, Field(min_length=1)]
     """Reason why no model can be compiled for the target."""
     first_last_bits: Width | None = None
-    """Width of the weights of the first and last layer, and of the input of the last; None: as for others."""
+    """Width of the weights of the first and last layer and of the input of the last; by default as for other layers."""
     first_input: Literal["float", "quantized"] = "quantized"
-    """Whether the first layer reads a float or a quantized input."""
+    """Input of the first layer: float or quantized."""
 
 
 class Fields(_Model):
@@ -411,4 +413,4 @@ class Fields(_Model):
     verify: Verification = Verification()
     onnx: Onnx = Onnx()
     simulation: Simulation | None = None
-    """Simulation scheme of a target that is not hardware."""
+    """Simulation scheme of a target that does not describe hardware."""

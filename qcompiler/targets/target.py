@@ -53,7 +53,7 @@ class Target:
 
     @property
     def onnx(self) -> Onnx:
-        """Flavour of the exported file."""
+        """Variant of the exported ONNX file."""
         return self.descriptor.onnx
 
     @property
@@ -63,7 +63,7 @@ class Target:
 
     @property
     def packing(self) -> Packing:
-        """How weights of four bits are stored."""
+        """Storage of 4-bit weights."""
         for name in (self.descriptor.defaults.weight, *self.descriptor.defaults.other_weights):
             if self.descriptor.dtypes[name].packing != "none":
                 return self.descriptor.dtypes[name].packing
@@ -79,7 +79,7 @@ class Target:
 
     @property
     def simulation(self) -> Simulation | None:
-        """Simulation scheme of a target that is not hardware; None for hardware."""
+        """Simulation scheme of a target that does not describe hardware; None for hardware."""
         return self.descriptor.simulation
 
     @property
@@ -171,7 +171,9 @@ class Target:
         if any(activation_bits in dtypes[a].widths and weight_bits in dtypes[w].widths for a, w in pairs):
             return ""
         known = ", ".join(f"{a} x {w}" for a, w in pairs)
-        return f"{op} of {activation_bits}-bit activations and {weight_bits}-bit weights, where {self.name} has {known}"
+        return (
+            f"{op} of {activation_bits}-bit activations and {weight_bits}-bit weights, but {self.name} supports {known}"
+        )
 
     def _number(self, role: str, bits: int | None) -> NumberType:
         """The number type for activations, or weights, of a width."""
@@ -186,8 +188,8 @@ class Target:
                 return dtypes[candidate]
         widths = sorted(width for candidate in (name, *others) for width in dtypes[candidate].widths)
         raise TargetError(
-            f"{bits} bits are asked for",
-            where=f"dtypes.{name} of {self.name}",
+            f"{self.name} has no {role}s of {bits} bits",
+            where=f"dtypes.{name}",
             expected="one of " + ", ".join(map(str, widths)) + " bits",
         )
 
@@ -217,10 +219,10 @@ class Target:
                 if rule.kind == "float":
                     continue  # float rules may name functions without an operator
                 if op not in known or op not in kinds:
-                    found = f"the rule of {self.name} for {op!r} is for no operator"
+                    found = f"{self.name} has a rule for {op!r}, which is not a known operator"
                     if op in known:
                         found = f"{self.name} has a rule for {op}, which has no integer form"
-                    raise TargetError(found, where="key op.names", fix=nearest(op, kinds) or "Take it out.")
+                    raise TargetError(found, where="key op.names", fix=nearest(op, kinds) or "Remove it.")
                 if rule.kind != kinds[op]:
                     raise TargetError(
                         f"the kind of {op} is {rule.kind!r} in {self.name}", where="key op.kind", expected=kinds[op]
@@ -235,9 +237,9 @@ class Target:
                 requantize, per_channel_clamp, per_channel_tables (of functions without a fixed grid), layout, fallback.
 
         Returns:
-            A target whose name lists the changes, such as `int8_dsp[weight_bits=4]`. A grid that the target fixes for
-            a result keeps its real numbers where codes become signed or unsigned; where it is no grid of the new kind,
-            it is found by calibration.
+            A target whose name lists the changes, such as `int8_dsp[weight_bits=4]`. Fixed grids of results keep their
+            real numbers if codes become signed or unsigned. Fixed grids that are impossible for the new activations are
+            dropped, and calibration finds them.
 
         Raises:
             TargetError: An unknown keyword, or a value that the target cannot have.
@@ -272,7 +274,7 @@ class Target:
         try:
             data = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise TargetError(f"the descriptor is no JSON: {error}") from error
+            raise TargetError(f"the descriptor is not JSON: {error}") from error
         return cls.of(data, "JSON")
 
     @classmethod

@@ -199,7 +199,9 @@ def _typed(error: QCompilerError, case: Case) -> Verdict:
         outcome = Outcome.FALSE_ALARM if "captured graph" in found else Outcome.REFUSED
     elif isinstance(error, UnsupportedError | NotSupportedYetError):
         outcome = Outcome.REFUSED
-    elif isinstance(error, InputError | TargetError) and re.search("matches no node|bits are asked for", found):
+    elif isinstance(error, InputError | TargetError) and re.search(
+        "matches no node|has no (activation|weight)s of", found
+    ):
         return Verdict(Outcome.REFUSED, name, text)  # an override that the model or the target has no use for
     if outcome is Outcome.REFUSED and error.where is None:
         outcome = Outcome.INTERNAL  # a refusal that does not say where helps nobody

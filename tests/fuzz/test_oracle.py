@@ -46,7 +46,7 @@ RAISED: list[tuple[Exception, Outcome]] = [
     (errors.CaptureError("the captured graph and the model differ", where="m:3"), Outcome.FALSE_ALARM),
     (errors.InputError("the override 'conv1' matches no node"), Outcome.REFUSED),
     (errors.InputError("an operand does not fit"), Outcome.INTERNAL),
-    (errors.TargetError("16 bits are asked for"), Outcome.REFUSED),
+    (errors.TargetError("int8_dsp has no weights of 16 bits"), Outcome.REFUSED),
     (errors.TargetError("the descriptor has no rule"), Outcome.INTERNAL),
     (errors.CalibrationError("3 NaN among 7"), Outcome.FALSE_ALARM),
     (errors.ContractError("the pass changed output 0 by 0.1"), Outcome.FALSE_ALARM),

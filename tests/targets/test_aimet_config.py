@@ -145,33 +145,33 @@ def kernel(activation: int, param: int, dtype: str = "int") -> dict[str, Any]:
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "activations in float": (
         {"defaults__ops__is_output_quantized": "False"},
-        "defaults.ops.is_output_quantized: activations in float",
+        "defaults.ops.is_output_quantized: activations cannot stay in float",
     ),
     "inputs in float": ({"defaults__ops__is_input_quantized": "False"}, "defaults.ops.is_input_quantized"),
-    "weights in float": ({"defaults__params__is_quantized": "False"}, "defaults.params.is_quantized: weights in float"),
+    "weights in float": ({"defaults__params__is_quantized": "False"}, "defaults.params.is_quantized: weights cannot"),
     "asymmetric weights": ({"defaults__params__is_symmetric": "False"}, "defaults.params.is_symmetric: .*zero point"),
     "asymmetric weights of their own": ({"params__weight__is_symmetric": "False"}, "params.weight.is_symmetric"),
     "asymmetric biases": (
         {"params__bias": {"is_quantized": "True", "is_symmetric": "False"}},
-        "params.bias.is_symmetric: a bias with a zero point",
+        "params.bias.is_symmetric: a bias has no zero point",
     ),
     "other parameters": ({"params__gamma__is_quantized": "True"}, "params.gamma.is_quantized"),
-    "signs by tensor": ({"defaults__unsigned_symmetric": "True"}, "defaults.unsigned_symmetric: .*one sign"),
+    "signs by tensor": ({"defaults__unsigned_symmetric": "True"}, "defaults.unsigned_symmetric: .*same signedness"),
     "floating point": (
         {"defaults__supported_kernels": [kernel(8, 8), kernel(16, 16, "float")]},
-        "defaults.supported_kernels.1: a kernel in floating point",
+        "defaults.supported_kernels.1: .*floating-point",
     ),
     "widths that the base has not": (
         {"defaults__supported_kernels": [kernel(32, 16)]},
-        "defaults.supported_kernels.0: activations of 32 bits and weights of 16 bits, which int8_dsp has not",
+        "kernels.0: int8_dsp does not support activations of 32 bits and weights of 16 bits",
     ),
     "widths in pairs": (
         {"defaults__supported_kernels": [kernel(16, 8), kernel(8, 4)]},
-        "defaults.supported_kernels: not activations of 16 with weights of 4 bits",
+        "defaults.supported_kernels: 16-bit activations with 4-bit weights are missing",
     ),
     "widths of one operator": (
         {"op_type__Conv__supported_kernels": [kernel(16, 8)]},
-        "op_type.Conv.supported_kernels: widths of its own",
+        "op_type.Conv.supported_kernels: .*the same widths",
     ),
     "layers in float": ({"op_type__Conv__is_output_quantized": "False"}, "op_type.Conv.is_output_quantized: results"),
     "functions in float": ({"op_type__Tanh__is_output_quantized": "False"}, "op_type.Tanh.is_output_quantized"),
@@ -180,10 +180,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"op_type__MaxPool__is_output_quantized": "True"},
         "op_type.MaxPool.is_output_quantized: max_pool2d only moves",
     ),
-    "a symmetry of its own": ({"op_type__Add__is_symmetric": "True"}, "op_type.Add.is_symmetric: another symmetry"),
+    "a symmetry of its own": ({"op_type__Add__is_symmetric": "True"}, "op_type.Add.is_symmetric: .*same symmetry"),
     "one scale for slopes": (
         {"op_type__PRelu__per_channel_quantization": "False"},
-        "op_type.PRelu.per_channel_quantization: one scale",
+        "op_type.PRelu.per_channel_quantization: slopes are exact",
     ),
     "slopes of few bits": (
         {"op_type__PRelu__params__weight__is_quantized": "True"},
@@ -207,20 +207,20 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "half a range": (
         {"op_type__Tanh__encoding_constraints": {"min": 0.0}},
-        "op_type.Tanh.encoding_constraints: one end",
+        "op_type.Tanh.encoding_constraints: .*one end",
     ),
-    "no range": ({"op_type__Tanh__encoding_constraints": {"min": 1, "max": 1}}, "min is not below max"),
+    "no range": ({"op_type__Tanh__encoding_constraints": {"min": 1, "max": 1}}, "min must be less than max"),
     "a range of what is moved": (
         {"op_type__Pad__encoding_constraints": {"min": 0, "max": 1}},
         "op_type.Pad.encoding_constraints: pad only moves",
     ),
-    "a type that is none": ({"op_type__Convv": {}}, "op_type.Convv: no type of operator 'Convv'; did you mean 'Conv'?"),
+    "a type that is none": ({"op_type__Convv": {}}, "op_type.Convv: .*type 'Convv'; did you mean 'Conv'?"),
     "a group with a table": (
         {"supergroups": [{"op_list": ["Conv", "Relu"]}, {"op_list": ["Conv", "HardSwish"]}]},
-        "supergroups.1.op_list: no quantizer in front of what reads codes",
+        "supergroups.1.op_list: only Relu and Clip",
     ),
     "a group of nothing": ({"supergroups": [{"op_list": ["Conv", "Rleu"]}]}, "supergroups.0.op_list.1: .*'Relu'"),
-    "a pattern that is none": ({"supergroup_pass_list": ["Softmax"]}, "supergroup_pass_list.0: no pattern 'Softmax'"),
+    "a pattern that is none": ({"supergroup_pass_list": ["Softmax"]}, "supergroup_pass_list.0: 'Softmax' is not"),
     "an input in float": ({"model_input__is_input_quantized": "False"}, "model_input.is_input_quantized: inputs"),
     "an output in float": ({"model_output__is_output_quantized": "False"}, "model_output.is_output_quantized: outputs"),
 }
@@ -238,13 +238,15 @@ def test_what_the_base_cannot_do_is_refused_with_its_key(case: str, tmp_path: Pa
 def test_all_that_is_refused_is_told_at_once_and_may_be_given_up(tmp_path: Path) -> None:
     groups = [{"op_list": ["Conv", name]} for name in ("PRelu", "Relu", "LeakyRelu")]
     path = config(tmp_path, supergroups=groups, op_type__LayerNormalization__params__weight__is_symmetric="False")
-    with pytest.raises(TargetError, match=r"3 keys .*supergroups\.0\.op_list, supergroups\.2\.op_list: no quantizer"):
+    with pytest.raises(
+        TargetError, match=r"3 keys .*supergroups\.0\.op_list, supergroups\.2\.op_list: only Relu and Clip"
+    ):
         load_target(path, base="int8_dsp")
     unneeded = ["op_type.LayerNormalization", "supergroups.0", "supergroups.2"]
     target = load_target(path, "int8_dsp", ignore=unneeded)
     assert target.absorbs("conv2d", "relu")
     assert not target.absorbs("conv2d", "prelu")
-    with pytest.raises(TargetError, match=r"ignore names 'supergroups\.1', where nothing is refused"):
+    with pytest.raises(TargetError, match=r"ignore lists 'supergroups\.1', but no such key is refused"):
         load_target(path, "int8_dsp", ignore=[*unneeded, "supergroups.1"])
 
 
@@ -275,9 +277,11 @@ def test_a_malformed_file_is_refused(case: str, tmp_path: Path) -> None:
 
 
 def test_a_file_and_a_base_belong_together(tmp_path: Path) -> None:
-    with pytest.raises(TargetError, match=r"does not say how the hardware computes.*default_config\.json.*--base"):
+    with pytest.raises(TargetError, match=r"needs a base.*default_config\.json.*--base"):
         load_target(WHOLE)
-    with pytest.raises(TargetError, match="base is given for 'int8_dsp'; expected a runtime configuration"):
+    with pytest.raises(
+        TargetError, match="base was given with the target 'int8_dsp'; expected a runtime configuration"
+    ):
         load_target("int8_dsp", base="ort_cpu")
     with pytest.raises(TargetError, match="there is no target 'int8_dps'"):
         load_target(WHOLE, base="int8_dps")

@@ -165,16 +165,16 @@ def test_fixed_grids_follow_where_they_can_and_are_calibrated_elsewhere() -> Non
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[dtypes.w8]\nblock = 32\n", "granularity per_block and the size of a block go together"),
-        ('[dtypes.w8]\ngranularity = "per_block"\n', "granularity per_block and the size of a block go together"),
-        ('[dtypes.a8]\ngranularity = "per_block"\nblock = 4\n', "blocks are for signed symmetric grids"),
+        ("[dtypes.w8]\nblock = 32\n", "per_block needs block, and block needs granularity per_block"),
+        ('[dtypes.w8]\ngranularity = "per_block"\n', "per_block needs block, and block needs granularity per_block"),
+        ('[dtypes.a8]\ngranularity = "per_block"\nblock = 4\n', "per_block needs a signed symmetric grid"),
         (
             '[dtypes.a8]\nsymmetric = true\ngranularity = "per_block"\nblock = 4\n[[op]]\nnames = ["sigmoid"]\nkind = "table"\n',
-            "activations per channel are refused",
+            "activations must be per tensor",
         ),
         ("[dtypes.w8]\nsigned = false\nnarrow = false\n", "weights must be signed"),
-        ("[dtypes.a8]\nsigned = false\nnarrow = true\n", "narrow is for signed codes"),
-        ("[dtypes.a8]\nsymmetric = true\n", "zero_point is -128 where the grid of activations is symmetric"),
+        ("[dtypes.a8]\nsigned = false\nnarrow = true\n", "narrow drops the lowest signed code"),
+        ("[dtypes.a8]\nsymmetric = true\n", "zero_point is -128, but activations are symmetric"),
         (
             """[dtypes.a8]
 scale = "pow2"
@@ -183,7 +183,7 @@ names = ["tanh"]
 kind = "table"
 out_fixed = { scale = 0.1, zero_point = 0 }
 """,
-            "no power of two",
+            "the scales of activations are powers of two",
         ),
     ],
 )

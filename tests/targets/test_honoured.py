@@ -121,7 +121,10 @@ def test_sizes_within_the_limits_are_not(text: str, layer: nn.Module, tmp_path: 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('[[op]]\nnames = ["conv2q"]\nkind = "mac"\n', r"for 'conv2q' is for no operator .*Did you mean 'conv2d'"),
+        (
+            '[[op]]\nnames = ["conv2q"]\nkind = "mac"\n',
+            r"for 'conv2q', which is not a known operator .*Did you mean 'conv2d'",
+        ),
         ('[[op]]\nnames = ["batch_norm"]\nkind = "mac"\n', "has a rule for batch_norm, which has no integer form"),
         (
             '[[op]]\nnames = ["layer_norm"]\nkind = "average"\n',
@@ -333,5 +336,5 @@ def test_the_report_says_what_is_not_known(tmp_path: Path) -> None:
         nn.Conv2d(4, 2, 3).eval(), "nvdla", calibration_data=[image()], effort="fast", verify="off"
     )
     text = compiled.report(tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "not known" in text
-    assert "requantize.multiplier_bits: the documents say that it depends on the operands" in text
+    assert "unknown" in text
+    assert "requantize.multiplier_bits: depends on the operands according to the documents" in text

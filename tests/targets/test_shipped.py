@@ -74,7 +74,7 @@ def test_what_it_says(name: str) -> None:
     identity = target.descriptor.target
     assert identity.description and identity.sources
     assert bool(identity.unknown) == (name not in ("ort_cpu", *OWN))
-    assert [text for title, text in target.facts() if title == "not known"] == list(identity.unknown)
+    assert [text for title, text in target.facts() if title == "unknown"] == list(identity.unknown)
     target.check_ops(integer_kinds(), known_ops())
 
 

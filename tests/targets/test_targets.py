@@ -63,13 +63,16 @@ WRONG = {
     "an unknown key inside": (EXTENDS + "[accumulator]\nbit = 32\n", "Did you mean 'bits'"),
     "a mode that is none": (EXTENDS + '[requantize]\nmode = "triple"\n', "requantize.mode"),
     "asymmetric weights": (EXTENDS + "[dtypes.w8]\nsymmetric = false\n", "weights must be symmetric"),
-    "activations per channel": (EXTENDS + '[dtypes.a8]\ngranularity = "per_channel"\n', "cannot leave the sum"),
+    "activations per channel": (
+        EXTENDS + '[dtypes.a8]\ngranularity = "per_channel"\n',
+        "activations must be per tensor",
+    ),
     "a default that is no type": (EXTENDS + '[defaults]\nweight = "w4"\n', "defaults.weight is 'w4'"),
     "a tie of an op without a rule": (EXTENDS + '[[tie]]\nops = ["gather"]\n', "'gather', which has no rule"),
-    "an accumulator that holds no product": (EXTENDS + "[accumulator]\nbits = 16\n", "does not hold one product"),
+    "an accumulator that holds no product": (EXTENDS + "[accumulator]\nbits = 16\n", "cannot hold a single product"),
     "a fixed grid outside of the codes": (
         EXTENDS + '[[op]]\nnames = ["tanh"]\nkind = "table"\nout_fixed = { scale = 0.1, zero_point = 200 }\n',
-        "zero_point is outside",
+        "zero_point is 200, which is outside",
     ),
     "a rule of its own for limits per channel": (
         EXTENDS + '[[op]]\nnames = ["clamp_channels"]\nkind = "elementwise"\n',
@@ -82,10 +85,10 @@ WRONG = {
     "tables per channel on a fixed grid": (
         EXTENDS
         + '[[op]]\nnames = ["tanh"]\nkind = "table"\nper_channel = true\nout_fixed = { scale = 0.1, zero_point = 0 }\n',
-        "tanh has a table per channel, and one grid",
+        "tanh has one table per channel, but out_fixed",
     ),
     "a base that is not there": ('schema = "qcompiler.hw/1"\nextends = "int9"\n', "there is no target 'int9'"),
-    "a base in a circle": ('schema = "qcompiler.hw/1"\nextends = "chip.toml"\n', "in a circle"),
+    "a base in a circle": ('schema = "qcompiler.hw/1"\nextends = "chip.toml"\n', "in a cycle"),
     "another schema": ('schema = "qcompiler.hw/9"\nextends = "int8_dsp"\n', "schema"),
 }
 
@@ -144,7 +147,7 @@ def test_tables_per_channel_are_a_matter_of_their_rules(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"weight_bits": 9}, "9 bits are asked for"),
+        ({"weight_bits": 9}, "int8_dsp has no weights of 9 bits"),
         ({"weight_bits": True}, "a number of bits"),
         ({"per_channels": True}, "Did you mean per_channel"),
         ({"requantize": "triple"}, "one of single"),
@@ -175,19 +178,19 @@ CONTRADICTIONS = {
         "a8 and b both have 8 bits",
     ),
     "another type that is none": ('[defaults]\nother_weights = ["w2"]\n', "'w2' is not one of dtypes"),
-    "a type that nobody uses": ("[dtypes.a16]\nbits = 16\n", "no default names the number type 'a16'"),
-    "packed bytes": ('[dtypes.w8]\npacking = "low_nibble_first"\n', "two codes of 4 bits into a byte, not 8"),
+    "a type that nobody uses": ("[dtypes.a16]\nbits = 16\n", "the number type 'a16' is not used in defaults"),
+    "packed bytes": ('[dtypes.w8]\npacking = "low_nibble_first"\n', "needs 4-bit codes, but bits is 8"),
     "packed activations": (
         '[dtypes.a8]\nbits = 4\nallowed_bits = []\npacking = "low_nibble_first"\n',
-        "only weights are packed",
+        "only weights can be packed",
     ),
     "scales without multipliers": (
         '[dtypes.w8]\ngranularity = "per_channel"\n[requantize]\nper_channel = false\n',
-        "one multiplier for all of them",
+        "w8 has one scale per channel, but requantize.per_channel is false",
     ),
     "a rule with scales without multipliers": (
         f"[requantize]\nper_channel = false\n{MAC}per_channel = true\n",
-        "linear has a scale per channel",
+        "linear has one scale per channel, but requantize.per_channel is false",
     ),
     "channels of nothing": (
         '[[op]]\nnames = ["add"]\nkind = "elementwise"\nper_channel = true\n',
@@ -195,17 +198,20 @@ CONTRADICTIONS = {
     ),
     "a fixed grid of what moves": (
         '[[op]]\nnames = ["pad"]\nkind = "movement"\nout_fixed = { scale = 1.0, zero_point = 0 }\n',
-        "keeps the grid of what it moves",
+        "keeps the grid of its input",
     ),
     "an island about which nothing is said": (
         '[[op]]\nnames = ["softmax"]\nkind = "float"\n',
-        "nothing is said of its results",
+        "has no out_fixed: remove the rule",
     ),
     "an island with limits": (
         '[[op]]\nnames = ["softmax"]\nkind = "float"\nout_fixed = { scale = 1.0, zero_point = 0 }\nlimits = { terms = 3 }\n',
-        "where limits means nothing",
+        "so limits has no meaning",
     ),
-    "limits the wrong way round": (f"{MAC}limits = {{ stride = [3, 1] }}\n", "stride is from 3 to 1"),
+    "limits the wrong way round": (
+        f"{MAC}limits = {{ stride = [3, 1] }}\n",
+        "stride has the minimum 3 and the maximum 1",
+    ),
     "a table that requantizes": (
         '[[op]]\nnames = ["tanh"]\nkind = "table"\nrequantize = { mode = "single" }\n',
         "tanh is not requantized",
@@ -216,19 +222,19 @@ CONTRADICTIONS = {
     ),
     "pairs of other types": (
         f'{MAC}combinations = [{{ activation = "w8", weight = "w8" }}]\n',
-        "'w8' is none of the target's number types for activations",
+        "'w8' is not one of the target's number types for activations",
     ),
     "pairs of one width in two arithmetics": (
         W4
         + MAC
         + 'combinations = [{ activation = "a8", weight = "w8" }, '
         + '{ activation = "a8", weight = "w4", accumulator = { bits = 24 } }]\n',
-        "which only that width decides",
+        "must have the same arithmetic",
     ),
-    "shifts of any scale": ('[requantize]\nmode = "pow2_shift"\n', "scales may be other than powers of two"),
+    "shifts of any scale": ('[requantize]\nmode = "pow2_shift"\n', "all scales must be powers of two"),
     "shifts of any scale in a rule": (
         f'{MAC}requantize = {{ mode = "pow2_shift_rhaz" }}\n',
-        "scales may be other than powers of two",
+        "all scales must be powers of two",
     ),
     "a convertor without zero points": ('[requantize]\nmode = "nvdla_cvt"\n', "adds no zero point"),
     "a multiplier that the mode has not": (
@@ -246,12 +252,12 @@ CONTRADICTIONS = {
     ),
     "an activation behind a table": (
         '[[supergroup]]\nsteps = [["tanh"], ["relu"]]\n',
-        "tanh ends in no accumulator",
+        "tanh has no accumulator",
     ),
     "a supergroup of an op without a rule": ('[[supergroup]]\nsteps = [["matmul"], ["relu"]]\n', "which has no rule"),
     "two memories of one name": (
         '[[memory]]\nname = "m"\nbytes = 1\n[[memory]]\nname = "m"\nbytes = 2\n',
-        "two memories are called 'm'",
+        "two memories have the name 'm'",
     ),
 }
 
@@ -271,7 +277,7 @@ def test_widths_choose_among_number_types() -> None:
     with pytest.raises(TargetError, match="one of 8, 16 bits"):
         target.activation_spec(bits=4)
     assert target.unmultiplied("conv2d", 8, 4) == "" == target.unmultiplied("add", 16, 4)
-    assert "where cmsis_nn has a8 x w8, a8 x w4, a16 x w8" in target.unmultiplied("conv2d", 16, 4)
+    assert "but cmsis_nn supports a8 x w8, a8 x w4, a16 x w8" in target.unmultiplied("conv2d", 16, 4)
     wide = target.override(activation_bits=16)
     assert (wide.activation_bits, str(wide.activation_spec(bits=8))) == (16, "s8 rounding=rhaz")
     assert wide.packing == "low_nibble_first"

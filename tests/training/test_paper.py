@@ -64,7 +64,7 @@ def test_everything_else_is_in_float() -> None:
 
 
 def test_nothing_is_compiled_for_it() -> None:
-    reason = "for simulation only: additions, batch norms and the first input are in float"
+    reason = "for simulation only: additions, batch norms and the first input stay in float"
     with pytest.raises(errors.UnsupportedError, match=reason):
         qcompiler.compile(small(), "lsq_paper", example_inputs=INPUTS)
     module = qcompiler.prepare_qat(small(), "lsq_paper", calibration_data=[INPUTS])
