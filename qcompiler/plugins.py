@@ -26,7 +26,7 @@ def find_entries(group: str, taken: Mapping[str, str]) -> dict[str, metadata.Ent
         owner = _owner(entry)
         if entry.name in owners:
             raise PluginError(
-                f"two entries of {group} are called {entry.name!r}",
+                f"two entry points of {group} have the name {entry.name!r}",
                 where=f"{owners[entry.name]} and {owner}",
                 fix="Rename or uninstall one of them.",
             )
@@ -49,7 +49,7 @@ def _load(entry: metadata.EntryPoint, group: str) -> object:
         return entry.load()
     except Exception as error:  # importing a plugin may raise anything
         raise PluginError(
-            f"the entry {entry.name!r} of {group} cannot be loaded: {type(error).__name__}: {error}",
+            f"the entry point {entry.name!r} of {group} cannot be loaded: {type(error).__name__}: {error}",
             where=f"{entry.value} of {_owner(entry)}",
             fix=f"Repair or uninstall {_owner(entry)}.",
         ) from error

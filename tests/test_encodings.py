@@ -198,7 +198,7 @@ def test_given_encodings_are_verified_like_found_ones(compiled: qcompiler.Compil
     second = again(write(tmp_path, compiled.encodings()), verify="error")
     assert second.verification is not None
     assert second.verification.passed
-    assert second.diagnostics == ("Encodings are given for 21 tensors; 0 quantizers are calibrated.",)
+    assert second.diagnostics == ("Encodings set 21 tensors; 0 quantizers are calibrated.",)
 
 
 def test_every_tensor_of_codes_has_one_encoding_under_its_name(compiled: qcompiler.Compiled) -> None:
@@ -334,7 +334,7 @@ def test_what_a_file_leaves_out_is_calibrated_or_missed(compiled: qcompiler.Comp
     with pytest.raises(errors.EncodingsError, match=r"2 tensors have no encoding, and there is no data: a\.q, fc\.q"):
         again(path)
     with_data = again(path, calibration_data=[IMAGES])
-    assert with_data.diagnostics[0] == "Encodings are given for 17 tensors; 2 quantizers are calibrated."
+    assert with_data.diagnostics[0] == "Encodings set 17 tensors; 2 quantizers are calibrated."
     wider = again(path, calibration_data=[4 * IMAGES])
     assert not same_program(compiled, wider)
     before, near, after = (records(json.loads(item.encodings())) for item in (compiled, with_data, wider))
@@ -540,7 +540,7 @@ def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert cli.main(given) == 1
     assert "'nowhere' (" in capsys.readouterr().err
     assert cli.main([*given, "--ignore-unmatched", "-o", back]) == 0
-    assert "note: Encodings that belong to no tensor are ignored: nowhere." in capsys.readouterr().err
+    assert "note: Encodings that match no tensor are ignored: nowhere." in capsys.readouterr().err
     for name in ("program.json", "weights.safetensors", "model.onnx", "encodings.json"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "back" / name).read_bytes(), name
     assert cli.main(["encodings", out, "--version", "3"]) == 2

@@ -47,23 +47,23 @@ app = typer.Typer(
 )
 
 LARGEST = 2**31 - 1
-"""Of numbers on the command line."""
+"""Largest number accepted on the command line."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Folder = Annotated[Path, typer.Argument(help="An artifact folder.")]
+Folder = Annotated[Path, typer.Argument(help="Folder of an artifact.")]
 
 
 Wishes = Annotated[
-    list[str] | None, typer.Option("--override", help="PATTERN=BITS, PATTERN=a16w4 or PATTERN=float; may be repeated.")
+    list[str] | None, typer.Option("--override", help="Bit widths of layers: PATTERN=BITS, PATTERN=a16w4 or PATTERN=float; may be repeated.")
 ]
 Changes = Annotated[
     list[str] | None,
-    typer.Option("--set", help="FIELD=VALUE of the target, such as per_channel=true; may be repeated."),
+    typer.Option("--set", help="Change of the target: FIELD=VALUE, such as per_channel=true; may be repeated."),
 ]
 
 
 def _target_names() -> list[str]:
-    """For the shell's completion."""
+    """Names of targets, for completion in the shell."""
     import qcompiler
 
     return list(qcompiler.targets())
@@ -74,18 +74,18 @@ TargetName = Annotated[
     typer.Option(
         "--target",
         "-t",
-        help="Name, path of a .toml file, or with --base of a runtime configuration of AIMET in .json.",
+        help="Name of a target, path of a .toml file, or with --base path of an AIMET runtime configuration (.json).",
         autocompletion=_target_names,
     ),
 ]
 Base = Annotated[
     str | None,
-    typer.Option(help="What a runtime configuration does not say: name of a target.", autocompletion=_target_names),
+    typer.Option(help="Target that completes an AIMET runtime configuration.", autocompletion=_target_names),
 ]
 
 
 class Normalization(enum.StrEnum):
-    """What becomes of the pixels of calibration images; see `inputs.NORMALIZATIONS`."""
+    """Normalization of the pixels of calibration images; see `inputs.NORMALIZATIONS`."""
 
     unit = "unit"
     signed = "signed"
@@ -93,7 +93,7 @@ class Normalization(enum.StrEnum):
 
 
 class OnFailure(enum.StrEnum):
-    """What a failed verification does."""
+    """Action after a failed verification."""
 
     error = "error"
     warn = "warn"
@@ -101,7 +101,7 @@ class OnFailure(enum.StrEnum):
 
 
 class Effort(enum.StrEnum):
-    """How hard the compiler tries."""
+    """Time that the compiler spends on accuracy."""
 
     fast = "fast"
     default = "default"
@@ -112,36 +112,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Args:
-        arguments: Without the program's name; those of the process when None.
+        arguments: Arguments without the program's name; None for the arguments of this process.
 
     Returns:
         The exit code.
     """
     warnings.showwarning = _show_warning
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a name that is no text in the encoding of the terminal is shown
+        if isinstance(stream, io.TextIOWrapper):  # the terminal's encoding may lack characters of a name
             stream.reconfigure(errors="backslashreplace")
     try:
         code = _run(arguments)
         if sys.stdout is not None:
             sys.stdout.flush()
-    except BrokenPipeError:  # nothing reads any more
+    except BrokenPipeError:  # the reader has closed the pipe
         _discard(sys.stdout)
         return 1
     except OSError as error:
         _discard(sys.stdout)
-        _say(f"error: the results cannot be written: {error.strerror}")
+        _say(f"error: cannot write the results: {error.strerror}")
         return 1
     return code
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    """Run the command line, but for what becomes of its results; see `main`."""
+    """Run the command line, without flushing its output; see `main`."""
     try:
         stopped = app(arguments, standalone_mode=False)
     except QCompilerError as error:
         notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
-        # Some messages show lines of code to write; in all others a line ends where a name of the user's has an end.
+        # These classes show lines of code or tables. In all others a line break can only come from a name of the user.
         shows_lines = isinstance(error, CaptureError | UnsupportedError | VerificationError)
         _say(f"error: {error}{notes}" if shows_lines else f"error: {_one_line(error)}{notes}")
         return 1
@@ -149,53 +149,53 @@ def _run(arguments: Sequence[str] | None) -> int:
         _say("aborted")
         return 1
     except MemoryError:
-        _say("error: there is not enough memory. Give fewer samples, or a smaller --batch-size.")
+        _say("error: out of memory. Use fewer samples or a smaller --batch-size.")
         return 1
     except BrokenPipeError:
         raise
-    except Exception as error:  # usage errors of the parser, which all have `show`; and our own defects
+    except Exception as error:  # usage errors of the parser, which have `show`, and defects
         if hasattr(error, "show"):
             error.show()
             return 2
         if isinstance(error, OSError):
             if error.filename is None:
-                raise  # of a stream
-            _say(f"error: {str(error.filename)[:200]!r} cannot be used: {error.strerror}")
+                raise  # an error of a stream
+            _say(f"error: {str(error.filename)[:200]!r} cannot be accessed: {error.strerror}")
             return 1
         _say(_defect(error))
         return 1
     if stopped == INTERRUPTED:
         _say("aborted")
         return 1
-    return stopped if isinstance(stopped, int) else 0  # what typer.Exit carried
+    return stopped if isinstance(stopped, int) else 0  # the code of typer.Exit
 
 
 INTERRUPTED = 130
 """Exit code of typer for an interrupt from the keyboard."""
 DEBUG = "QCOMPILER_DEBUG"
-"""Environment variable: with any value, a defect of ours shows its traceback."""
+"""Environment variable; with any value, the message of a defect includes its traceback."""
 
 
 def _defect(error: Exception) -> str:
-    """The text for an exception that nothing should raise."""
+    """The message for an unexpected exception."""
     if os.environ.get(DEBUG):
         return "".join(traceback.format_exception(error)).rstrip()
     frame = traceback.extract_tb(error.__traceback__)[-1]
     text = " ".join(f"{type(error).__name__}: {error}".split())
     return (
         f"error: this is a defect in qcompiler: {text} (at {Path(frame.filename).name}:{frame.lineno}). "
-        f"Please report it, with the traceback that {DEBUG}=1 shows."
+        f"Please report it with the traceback, which {DEBUG}=1 shows."
     )
 
 
 def _say(text: str) -> None:
-    """Print to stderr, whether or not somebody reads it."""
+    """Print to stderr; ignore a closed stream."""
     with contextlib.suppress(OSError):
         typer.echo(text, err=True)
 
 
 def _discard(stream: TextIO | None) -> None:
-    """Let what is still buffered go nowhere, so that the interpreter does not complain at its end."""
+    """Redirect a closed stream to the null device, so that the interpreter can flush it at exit."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # type: ignore[union-attr]
 
@@ -219,34 +219,34 @@ def _options(
 
 @app.command()
 def compile(  # the field's word for it
-    model: Annotated[str, typer.Argument(help="package.module:function that returns the model, or a .pt2 file.")],
+    model: Annotated[str, typer.Argument(help="Function that returns the model, as package.module:function, or a .pt2 file.")],
     target: TargetName = "int8_dsp",
     base: Base = None,
     changes: Changes = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Artifact folder to write.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the artifact.")] = None,
     calibration: Annotated[
         Path | None,
         typer.Option(
-            help="Inputs, samples along the first axis: .npz, .npy, .safetensors or .pt; or a folder of images."
+            help="Calibration data, samples along the first axis: .npz, .npy, .safetensors or .pt; or a folder of images."
         ),
     ] = None,
     normalize: Annotated[
-        Normalization, typer.Option(help="Of images: pixels 0 to 1, -1 to 1, or as for ImageNet.")
+        Normalization, typer.Option(help="Normalization of images: pixels from 0 to 1, from -1 to 1, or as for ImageNet.")
     ] = Normalization.unit,
     batch_size: Annotated[int, typer.Option(min=1, max=LARGEST, help="Samples per calibration batch.")] = 32,
     override: Wishes = None,
     encodings: Annotated[
-        Path | None, typer.Option(help="Grids that are given: a file of encodings, 0.6.1, 1.0.0 or 2.0.0.")
+        Path | None, typer.Option(help="File of encodings (version 0.6.1, 1.0.0 or 2.0.0) whose scales and zero points are used.")
     ] = None,
     ignore_unmatched: Annotated[
-        bool, typer.Option("--ignore-unmatched", help="Pass over encodings whose name no tensor has.")
+        bool, typer.Option("--ignore-unmatched", help="Ignore encodings that match no tensor.")
     ] = False,
-    effort: Annotated[Effort, typer.Option(help="fast, default or best.")] = Effort.default,
-    pipeline: Annotated[str | None, typer.Option(help="Passes as text, instead of the default ones.")] = None,
-    verify: Annotated[OnFailure, typer.Option(help="What a failed verification does.")] = OnFailure.error,
-    seed: Annotated[int, typer.Option(min=0, help="Of all random numbers.")] = 0,
+    effort: Annotated[Effort, typer.Option(help="Time to spend on accuracy.")] = Effort.default,
+    pipeline: Annotated[str | None, typer.Option(help="Passes as text, in place of the default pipeline.")] = None,
+    verify: Annotated[OnFailure, typer.Option(help="Action after a failed verification.")] = OnFailure.error,
+    seed: Annotated[int, typer.Option(min=0, help="Seed for all random number generators.")] = 0,
     memory: Annotated[
-        int, typer.Option(min=0, max=LARGEST, help="Mebibytes of activations kept in memory; more goes to disk.")
+        int, typer.Option(min=0, max=LARGEST, help="Memory for cached activations in MiB; the rest is stored on disk.")
     ] = 1024,
     as_json: Json = False,
 ) -> None:
@@ -289,7 +289,7 @@ def compile(  # the field's word for it
     _print_report(report)
     if compiled.artifact.memory:
         sizes = ", ".join(f"{name} {size}" for name, size in compiled.artifact.memory.items())
-        typer.echo(f"bytes of activations: {sizes}")
+        typer.echo(f"activation memory in bytes: {sizes}")
     typer.echo(str(compiled.artifact.estimate))
     if output is not None:
         typer.echo(f"written to {output}")
@@ -297,14 +297,14 @@ def compile(  # the field's word for it
 
 @app.command()
 def check(
-    model: Annotated[str, typer.Argument(help="As for compile.")],
+    model: Annotated[str, typer.Argument(help="Model, as for compile.")],
     target: TargetName = "int8_dsp",
     base: Base = None,
     changes: Changes = None,
     override: Wishes = None,
     as_json: Json = False,
 ) -> None:
-    """Say what compile would fold, fuse, quantize, keep in float or refuse, and what would serve the model better."""
+    """Show what compile would fold, fuse, quantize, keep in float or refuse, and give advice on the model."""
     import qcompiler
 
     subject, example = _model(model)
@@ -328,11 +328,11 @@ def check(
 @app.command()
 def verify(
     artifact: Folder,
-    inputs: Annotated[Path | None, typer.Option(help="Inputs to compare on; made up when absent.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of what is made up.")] = 0,
+    inputs: Annotated[Path | None, typer.Option(help="Inputs for the comparison; random by default.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random inputs.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Check the hashes of an artifact, and run its forms against each other."""
+    """Check the hashes of an artifact, and compare its forms with each other."""
     import qcompiler
     from qcompiler.cli.inputs import load_tensors
 
@@ -349,8 +349,8 @@ def verify(
 @app.command()
 def run(
     artifact: Folder,
-    inputs: Annotated[Path, typer.Argument(help="The model's inputs: .npz, .npy, .safetensors or .pt.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to write the outputs: .npz.")] = None,
+    inputs: Annotated[Path, typer.Argument(help="Inputs of the model: .npz, .npy, .safetensors or .pt.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File for the outputs: .npz.")] = None,
     as_json: Json = False,
 ) -> None:
     """Run the integer program of an artifact."""
@@ -365,7 +365,7 @@ def run(
     arrays = {f"output_{index}": tensor.numpy() for index, tensor in enumerate(results)}
     if output is not None:
         if output.suffix != ".npz":
-            raise InputError(f"the output is {output.name!r}", expected="a name that ends in .npz")
+            raise InputError(f"--output is {output.name!r}", expected="a name that ends in .npz")
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, **arrays)
         write_file(output, buffer.getvalue())
@@ -379,7 +379,7 @@ def run(
 
 
 class Version(enum.StrEnum):
-    """Of a file of encodings; see `backends.encodings.write`."""
+    """Version of a file of encodings; see `backends.encodings.write`."""
 
     v0_6_1 = "0.6.1"
     v1_0_0 = "1.0.0"
@@ -389,10 +389,10 @@ class Version(enum.StrEnum):
 @app.command()
 def encodings(
     artifact: Folder,
-    version: Annotated[Version, typer.Option(help="Of the format.")] = Version.v1_0_0,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to write it.")] = None,
+    version: Annotated[Version, typer.Option(help="Version of the format.")] = Version.v1_0_0,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write; stdout by default.")] = None,
 ) -> None:
-    """Write the grid of each tensor as JSON, for AIMET and those who read its files."""
+    """Write the encoding of each tensor as JSON in the format of AIMET."""
     import qcompiler
 
     text = qcompiler.load(artifact).encodings(version.value)
@@ -405,7 +405,7 @@ def encodings(
 
 @app.command()
 def estimate(artifact: Folder, as_json: Json = False) -> None:
-    """Cycles, time and bytes moved by instruction, estimated from the figures of the target: nothing is measured."""
+    """Estimate cycles, time and bytes moved per instruction from the figures of the target; nothing is measured."""
     import qcompiler
 
     found = qcompiler.load(artifact).estimate
@@ -435,7 +435,7 @@ def explain(
     node: Annotated[str, typer.Argument(help="Name of a node, or a module path such as features.0.")],
     as_json: Json = False,
 ) -> None:
-    """What each pass did to a node, and why."""
+    """Show what each pass did to a node, and why."""
     import qcompiler
 
     text = qcompiler.load(artifact).explain(node)
@@ -448,11 +448,11 @@ def explain(
 @app.command()
 def targets(
     name: Annotated[
-        str | None, typer.Argument(help="Name, or path of a .toml file.", autocompletion=_target_names)
+        str | None, typer.Argument(help="Name of a target, or path of a .toml file.", autocompletion=_target_names)
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """The targets that can be named; of one that is named, how it computes, and what is known and not known of it."""
+    """List the known targets, or show the arithmetic, facts and unknowns of one target."""
     import qcompiler
 
     if name is not None:
@@ -473,7 +473,7 @@ def targets(
 
 @app.command()
 def passes(as_json: Json = False) -> None:
-    """The passes that a pipeline can name, with their options."""
+    """List the passes that a pipeline can use, with their options."""
     from qcompiler.session.pipeline import known_passes
 
     rows = []
@@ -488,17 +488,17 @@ def passes(as_json: Json = False) -> None:
 
 
 @app.command()
-def analyze(model: Annotated[str, typer.Argument(help="As for compile.")]) -> None:
-    """Tell which layers suffer from quantization. Not supported yet."""
+def analyze(model: Annotated[str, typer.Argument(help="Model, as for compile.")]) -> None:
+    """Find the layers that lose most accuracy by quantization. Not supported yet."""
     raise NotSupportedYetError(f"the analysis of {model}", fix="Use qcompiler verify and the report of the artifact.")
 
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Artifact folder to write.")] = Path("out/digits"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the artifact.")] = Path("out/digits"),
     as_json: Json = False,
 ) -> None:
-    """Compile a network for handwritten digits, and show what became of its accuracy."""
+    """Compile a network for handwritten digits, and compare its accuracy before and after."""
     from qcompiler.cli import demo as example
 
     result = example.run(output)
@@ -511,12 +511,12 @@ def demo(
 
 
 def _model(text: str) -> tuple[Any, object]:
-    """The model that a command line names, and the example inputs that its function gives beside it."""
+    """The model named on the command line, and its example inputs if its function returns them."""
     if Path(text).suffix in (".pt2", ".onnx"):
         return text, None
     module, colon, function = text.partition(":")
     if not colon or not module or not function:
-        raise InputError(f"the model is {text!r}", expected="package.module:function, or a .pt2 file")
+        raise InputError(f"the model {text!r} cannot be read", expected="package.module:function, or a .pt2 file")
     sys.path.insert(0, "")
     try:
         item = getattr(importlib.import_module(module), function)
@@ -524,7 +524,7 @@ def _model(text: str) -> tuple[Any, object]:
         raise
     except (Exception, SystemExit) as error:  # whatever the user's module raises
         raise InputError(
-            f"{text!r} cannot be imported: {_one_line(error)}", fix="Run from the folder of the module."
+            f"{text!r} cannot be imported: {_one_line(error)}", fix="Run the command from the folder that contains the module."
         ) from error
     finally:
         sys.path.remove("")
@@ -554,14 +554,14 @@ def _loaded(subject: object) -> Any:  # noqa: ANN401  # a model of any kind
 
 
 def _target(name: str, base: str | None, changes: Iterable[str]) -> Any:  # noqa: ANN401  # a Target, imported late
-    """The target called `name`, on `base` if it is a configuration, with the fields that `--set` changes."""
+    """The target `name`, on `base` if it is a runtime configuration, with the changes of `--set`."""
     import qcompiler
 
     fields: dict[str, object] = {}
     for text in changes:
         key, equals, value = text.partition("=")
         if not equals or not key:
-            raise InputError(f"the change of the target is {text!r}", expected="FIELD=VALUE, such as per_channel=true")
+            raise InputError(f"--set is {text!r}", expected="FIELD=VALUE, such as per_channel=true")
         words: dict[str, object] = {"true": True, "false": False}
         fields[key] = int(value) if _NUMBER.fullmatch(value) else words.get(value.lower(), value)
     target = qcompiler.load_target(name, base)
@@ -578,7 +578,7 @@ def _overrides(texts: Iterable[str]) -> dict[str, Override]:
         pattern, equals, value = text.rpartition("=")
         if not equals or not pattern:
             raise InputError(
-                f"the override is {text!r}",
+                f"--override is {text!r}",
                 expected="PATTERN=BITS, such as features.0=16, features.1=a16w4 or head=float",
             )
         widths = _WIDTHS.fullmatch(value)
@@ -590,7 +590,7 @@ def _overrides(texts: Iterable[str]) -> dict[str, Override]:
 
 
 def _calibration(path: Path, batch_size: int, normalize: str, subject: object, example: object) -> Iterable[object]:
-    """Batches from a file of arrays or a folder of images, which are brought to the size that the model takes."""
+    """Batches from a file of arrays, or from a folder of images that are resized to the input of the model."""
     from qcompiler.cli.inputs import ImageFolder, batches, load_tensors
     from qcompiler.frontends import find_example_inputs
     from qcompiler.ir import tree
@@ -600,7 +600,7 @@ def _calibration(path: Path, batch_size: int, normalize: str, subject: object, e
     leaves, _ = tree.flatten(find_example_inputs(_loaded(subject)) if example is None else example)
     shape = tuple(leaves[0].shape[1:])
     if len(leaves) != 1 or len(shape) != 3:
-        raise InputError("a folder of images is given", expected="a model of one input [N, channels, height, width]")
+        raise InputError(
     return ImageFolder(path, (shape[0], shape[1], shape[2]), normalize, batch_size)
 
 
@@ -635,7 +635,7 @@ def _print_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         table.add_row(*map(str, row))
     console = Console(highlight=False)
     if not console.is_terminal:
-        console.width = 160  # a pipe has no width: do not fold what others parse
+        console.width = 160  # a pipe has no width; folded lines would be hard to parse
     console.print(table)
 
 

@@ -89,7 +89,7 @@ class Result:
         return "\n".join(lines)
 
 
-def digits(name: str) -> Any:  # noqa: ANN401  # the example is no part of the package: nothing is known of its types
+def digits(name: str) -> Any:  # noqa: ANN401  # the example is not part of the package, so its types are unknown
     """The module `name` of the example.
 
     Raises:

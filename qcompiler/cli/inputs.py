@@ -42,8 +42,8 @@ def load_tensors(path: Path) -> tuple[Tensor, ...]:
     readers = {".npz": _zip_of_arrays, ".npy": _array, ".safetensors": _safetensors, ".pt": _pickle, ".pth": _pickle}
     if path.suffix not in readers:
         raise InputError(
-            f"{path.name!r} is of an unknown kind",
-            expected=".npz, .npy, .safetensors, .pt, or for calibration a folder of images",
+            f"the file {path.name!r} has an unknown type",
+            expected=".npz, .npy, .safetensors or .pt; for calibration also a folder of images",
         )
     data = read_file(path, InputError)
     try:
@@ -53,10 +53,10 @@ def load_tensors(path: Path) -> tuple[Tensor, ...]:
     except InputError:
         raise
     except MemoryError:
-        raise InputError(f"{path} needs more memory than there is", fix="Give fewer samples.") from None
+        raise InputError(f"{path} does not fit into memory", fix="Use fewer samples.") from None
     except Exception as error:  # noqa: BLE001  # on a broken file each reader raises its own type: struct.error, ...
         reason = " ".join(str(error).partition("\n")[0].split())[:200]
-        raise InputError(f"{path} cannot be read: {reason}", fix="Write it again.") from None
+        raise InputError(f"{path} cannot be read: {reason}", fix="Write the file again.") from None
     for index, tensor in enumerate(found):
         _check_tensor(tensor, f"{path}, tensor {index}")
     return found
@@ -77,10 +77,10 @@ def _array(data: bytes, where: str) -> tuple[Tensor, ...]:
     if version in ((1, 0), (2, 0)):
         shape, _, dtype = header(stream)
         if math.prod(shape) * dtype.itemsize > len(data):
-            raise InputError(f"its header names {math.prod(shape)} elements", where=where, expected="as many as follow")
+            raise InputError(f"the header declares {math.prod(shape)} elements, but the file is shorter", where=where)
     array = np.load(io.BytesIO(data), allow_pickle=False)
     if array.dtype.kind not in "biuf":
-        raise InputError(f"it holds {array.dtype}", where=where, expected="an array of numbers")
+        raise InputError(f"the array has the type {array.dtype}", where=where, expected="an array of numbers")
     return (torch.from_numpy(np.asarray(array, array.dtype.newbyteorder("="))),)
 
 
@@ -96,25 +96,25 @@ def _pickle(data: bytes, where: str) -> tuple[Tensor, ...]:
         item = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")  # noqa: TID251  # runs no code
     except Exception:  # noqa: BLE001  # the reader raises many types
         # torch's own message may recommend weights_only=False, which lets the file run code.
-        found = f"{where} holds something else than tensors, or is damaged"
-        raise InputError(found, expected="a tensor, or several") from None
+        found = f"{where} is damaged, or contains objects other than tensors"
+        raise InputError(found, expected="one or more tensors") from None
     items = list(item.values()) if isinstance(item, dict) else item
     items = items if isinstance(items, tuple | list) else [items]
     if not all(isinstance(x, Tensor) for x in items):
-        raise InputError(f"{where} holds something else than tensors", expected="a tensor, or several")
+        raise InputError(f"{where} contains objects other than tensors", expected="one or more tensors")
     return tuple(items)
 
 
 def _check_bytes(count: int, where: str) -> None:
     if count > machine_memory():
-        raise InputError(f"{where} takes {count} bytes", expected="less than this machine's memory")
+        raise InputError(f"{where} needs {count} bytes", expected="less than the memory of this machine")
 
 
 def _check_tensor(tensor: Tensor, where: str) -> None:
     """Refuse a tensor that is not a plain array of real numbers."""
     if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.is_meta:
-        kind = "a complex tensor" if tensor.is_complex() else f"a tensor of layout {tensor.layout}, {tensor.dtype}"
-        raise InputError(f"it is {kind}", where=where, expected="a dense tensor of real numbers")
+        kind = "complex" if tensor.is_complex() else f"of layout {tensor.layout} and type {tensor.dtype}"
+        raise InputError(f"the tensor is {kind}", where=where, expected="a dense tensor of real numbers")
     _check_bytes(tensor.numel() * tensor.element_size(), where)  # a stride of 0 stores fewer bytes than the tensor has
 
 
@@ -147,9 +147,9 @@ class ImageFolder:
 
     def __post_init__(self) -> None:
         if self.shape[0] not in (1, 3):
-            raise InputError(f"the model takes {self.shape[0]} channels", expected="1 for grey images, 3 for coloured")
+            raise InputError(f"the input of the model has {self.shape[0]} channels", expected="1 (grey) or 3 (colour)")
         if not self.files:
-            raise InputError(f"the folder {str(self.folder)!r} holds no image", expected=", ".join(IMAGES))
+            raise InputError(f"the folder {str(self.folder)!r} contains no images", expected=", ".join(IMAGES))
 
     @property
     def files(self) -> list[Path]:
@@ -170,7 +170,7 @@ class ImageFolder:
         try:
             from PIL import Image, ImageOps
         except ImportError:
-            raise InputError("images are read with Pillow, which is not here", fix="pip install pillow") from None
+            raise InputError("Pillow, which reads images, is not installed", fix="Run `pip install pillow`.") from None
         channels, height, width = self.shape
         try:
             check_regular(path.stat(), str(path), InputError)

@@ -22,7 +22,7 @@ def analyze(
     Raises:
         NotSupportedYetError: Always.
     """
-    raise NotSupportedYetError("qcompiler.analyze", fix="Use Compiled.verify and the report.")
+    raise NotSupportedYetError("qcompiler.analyze", fix="Use Compiled.verify() and the report.")
 
 
 def prepare_quantized_training(

@@ -44,7 +44,7 @@ class Batches:
     ) -> None:
         if isinstance(data, Tensor) or not isinstance(data, Iterable):
             raise InputError(
-                f"the calibration data is a {type(data).__name__}",
+                f"calibration_data is a {type(data).__name__}",
                 expected="an iterable of batches, such as a DataLoader or a list of tensors",
                 fix="Put a single batch into a list: [batch].",
             )
@@ -67,13 +67,13 @@ class Batches:
             except InputError as error:
                 raise InputError(
                     error.found,
-                    where=f"batch {index} of the calibration data",
+                    where=f"batch {index} of calibration_data",
                     expected=error.expected,
-                    fix="Give batches that bind to the model's forward, or forward=lambda model, batch: model(...).",
+                    fix="Use batches that bind to the model's forward, or forward=lambda model, batch: model(...).",
                 ) from None
             yield tensors
         if index < 0:
-            raise CalibrationError("the calibration data is empty", expected="at least one batch")
+            raise CalibrationError("calibration_data is empty", expected="at least one batch")
 
     def _bind(self, item: object) -> list[Tensor]:
         if self.forward is not None:

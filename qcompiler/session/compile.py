@@ -183,33 +183,34 @@ def compile(  # shadows the builtin: `compile` is the established name
     with as many threads gets; the first process writes the output.
 
     Args:
-        model: A module in eval mode, a GraphModule, an ExportedProgram, or the path of a saved one (`.pt2`); or what
-            `prepare_qat` made, which brings target, ranges and widths along: what it computes in eval mode is compiled.
-        target: Name, path of a TOML file, or a target; `int8_dsp` when None.
-        example_inputs: A tensor, tuple or dict; looked for in the calibration data and in the model when absent.
-        calibration_data: Batches that bind to the forward signature; of a tuple batch, a model of one input takes the
-            first element. None: ranges follow from batch norms.
-        forward: How the model is called for a batch, `lambda model, batch: model(batch["image"])`, where batches do
-            not bind themselves.
-        effort: `fast`: ranges are the smallest and largest value seen. `default`: channels are equalized; weights of
-            fewer than eight bits get the ranges of least error and corrected biases. `best`: weights are rounded to
-            data, and what `default` does is kept where the outputs come nearer to the float model that way; needs
-            `calibration_data`. With both, activations of fewer than six bits get the ranges of least error.
+        model: A module in eval mode, a GraphModule, an ExportedProgram, or the path of a saved program (`.pt2`). A
+            module of `prepare_qat` is compiled as it computes in eval mode, with its own target, ranges and widths.
+        target: Name, path of a TOML file, or a target; `int8_dsp` by default.
+        example_inputs: A tensor, tuple or dict. By default taken from `calibration_data` or from an attribute of the
+            model.
+        calibration_data: Batches that bind to the forward signature. A model with one input takes the first element of
+            a tuple batch. None: ranges follow from batch norms.
+        forward: Function that calls the model on a batch that does not bind to the forward signature, such as
+            `lambda model, batch: model(batch["image"])`.
+        effort: `fast`: ranges are the smallest and largest values seen. `default`: channels are equalized, and weights
+            below eight bits get least-error ranges and corrected biases. `best`: weights are rounded adaptively to
+            `calibration_data`, which is required; steps of `default` are kept if they bring the outputs closer to the
+            float model. With `default` and `best`, activations below six bits get least-error ranges.
         overrides: Widths by node name, module path, glob or op: `{"features.0": 16}`.
-        encodings: Grids that are given, as a file of version 0.6.1, 1.0.0 or 2.0.0: they win over calibration, which
-            finds what the file leaves out, if there is data. A file of this package names the passes that led to it,
-            and they run again, whatever `effort` is; with any other file the model is not equalized, so that the grids
-            are those of its tensors.
-        unmatched_encodings: What names do that no tensor has: `error`, or `ignore`.
-        passes: Instead of the default pipeline.
-        pipeline: The same as text, such as `"canonicalize, fold-batch-norm, ..."`.
-        verify: What a failed verification does. `off` skips it.
-        seed: Of all random numbers.
-        memory: Mebibytes of activations that adaptive rounding and bias correction keep in memory; more goes to disk.
-        device: Where calibration runs; where the model is when None.
-        output: Folder for the artifact; it appears, or takes the place of the artifact there, in one step after
-            verification. Anything else there is refused before a pass runs. What long steps finish is kept next to it,
-            in `<output>.work`: the same call goes on from there when it was ended before.
+        encodings: File of encodings (version 0.6.1, 1.0.0 or 2.0.0), or its content. Its scales and zero points
+            replace calibration; missing encodings are calibrated. A file of this package lists the passes that led to
+            it, and they run again for any `effort`. With other files the model is not equalized, because the encodings
+            belong to the original tensors.
+        unmatched_encodings: Action for encodings that match no tensor: `error` or `ignore`.
+        passes: Passes in place of the default pipeline.
+        pipeline: The passes as text, such as `"canonicalize, fold-batch-norm, ..."`.
+        verify: Action after a failed verification; `off` skips the verification.
+        seed: Seed for all random number generators.
+        memory: Memory for the activations of adaptive rounding and bias correction in MiB; the rest is stored on disk.
+        device: Device for calibration; by default the device of the model.
+        output: Folder for the artifact. After verification, the folder appears or replaces an older artifact in one
+            step. Any other content there is refused before the first pass runs. Long steps save their progress in
+            `<output>.work`; after an interruption, the same call resumes from there.
 
     Raises:
         QCompilerError: The compile failed; there is one subclass per kind of cause, and nothing is written.
@@ -239,7 +240,7 @@ def compile(  # shadows the builtin: `compile` is the established name
     if hardware.simulation is not None:
         raise UnsupportedError(
             f"the target {hardware.name} is for simulation only: {hardware.simulation.reason}",
-            fix="Compile for a target that is a piece of hardware, such as int8_dsp.",
+            fix="Choose a target that describes hardware, such as int8_dsp.",
         )
     destination = None if output is None else Artifact.destination(output)
     source = load_model(model) if learned is None else learned
@@ -279,9 +280,9 @@ def _compiled(session: Session, verify: OnFailure) -> Compiled:
         verification = verify_forms(forms, samples, session.target, seed=session.options.seed)
     session.progress.finished("verify")
     if verification is not None and not verification.passed:
-        message = f"the forms of the model disagree:\n{verification}"
+        message = f"the forms of the compiled model disagree:\n{verification}"
         if verify == "error":
-            raise VerificationError(message, fix="Nothing was written. The first tensor named is where to look.")
+            raise VerificationError(message, fix="Nothing was written. Start with the first tensor that differs.")
         warnings.warn(message, stacklevel=2)
     artifact = unverified if verification is None else session.artifact(verification.to_dict())
     return Compiled(
@@ -328,14 +329,14 @@ def _check_learned(model: QATModule, target: str | Path | Target | None, others:
     """Refuse arguments that `prepare_qat` has already fixed."""
     if any(item is not None for item in others):
         raise InputError(
-            "a module of prepare_qat is compiled with arguments that it was prepared with",
-            expected="none of example_inputs, calibration_data, forward, overrides, encodings, passes and pipeline",
-            fix="Give them to prepare_qat.",
+            "a module of prepare_qat already has these arguments",
+            expected="no example_inputs, calibration_data, forward, overrides, encodings, passes or pipeline",
+            fix="Pass them to prepare_qat.",
         )
     if target is not None and load_target(target).digest() != model.target.digest():
         raise InputError(
-            f"a module that was trained for {model.target.name} is compiled for {load_target(target).name}",
-            fix="Leave target= out, or prepare the model for the other target.",
+            f"the module was trained for {model.target.name}, but target is {load_target(target).name}",
+            fix="Omit target=, or prepare the model for the other target.",
         )
 
 

@@ -85,7 +85,7 @@ def emit(
         islands=islands,
         diagnostics=(
             *captured.diagnostics,
-            *([] if program.program.memory else ["No memory is planned: the model takes no single image."]),
+            *([] if program.program.memory else ["No memory plan: the model has no single image input."]),
             *_given_summary(integer.records),
             *_island_summary(islands),
         ),
@@ -135,14 +135,14 @@ def _quantizer_args(hardware: Target, chosen: Sequence[Pass]) -> dict[str, objec
 
 
 def _given_summary(records: Sequence[Record]) -> list[str]:
-    """Notes on given encodings."""
+    """Notes on the use of encodings."""
     found = []
     for record in records:
         if record.pass_name == CheckEncodings.name:
             given, open_ones = record.metrics["given"], record.metrics["calibrated"]
-            found.append(f"Encodings are given for {given} tensors; {open_ones} quantizers are calibrated.")
+            found.append(f"Encodings set {given} tensors; {open_ones} quantizers are calibrated.")
             if "unmatched" in record.metrics:
-                found.append(f"Encodings that belong to no tensor are ignored: {record.metrics['unmatched']}.")
+                found.append(f"Encodings that match no tensor are ignored: {record.metrics['unmatched']}.")
         if record.pass_name == ApplyEncodings.name:
             found += [f"%{event.node}: {event.detail}." for event in record.events if event.kind == "refusal"]
     return found
@@ -152,6 +152,6 @@ def _island_summary(islands: Sequence[Mapping[str, Any]]) -> list[str]:
     if not islands:
         return []
     macs, elements = (100 * sum(item[key] for item in islands) for key in ("macs", "elements"))
-    what = "One float island does" if len(islands) == 1 else f"{len(islands)} float islands do"
+    what = "One float island has" if len(islands) == 1 else f"{len(islands)} float islands have"
     names = ", ".join(f"@{item['name']}" for item in islands[:4]) + (", ..." if len(islands) > 4 else "")
     return [f"{what} {macs:.2f} % of the multiply-accumulates and {elements:.2f} % of the elements: {names}."]

@@ -120,7 +120,7 @@ class Options:
     def _check_best(self) -> None:
         if self.effort == "best" and not self.has_data:
             raise InputError(
-                "effort='best' is asked for without calibration_data", fix="Give some, or effort='default'."
+                "effort='best' needs calibration_data", fix="Pass calibration_data=, or use effort='default'."
             )
 
     def _with_encodings(self, chosen: Sequence[Pass]) -> tuple[Pass, ...]:
@@ -129,7 +129,9 @@ class Options:
             return with_encodings(chosen, self.unmatched_encodings)
         for kind, place in ((ApplyEncodings, "insert-quantizers"), (CheckEncodings, "unify-scales")):
             if not any(isinstance(item, kind) for item in chosen):
-                raise PipelineError(f"encodings are given, and no {kind.name} runs", fix=f"Run it after {place}.")
+                raise PipelineError(
+                    f"encodings= needs the pass {kind.name}, which is not in the pipeline", fix=f"Add it after {place}."
+                )
         if self.unmatched_encodings == "error":
             return tuple(chosen)
         return tuple(CheckEncodings("ignore") if isinstance(item, CheckEncodings) else item for item in chosen)

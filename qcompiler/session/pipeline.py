@@ -181,7 +181,7 @@ def asked_passes(effort: str, passes: Sequence[Pass] | None, pipeline: str | Non
     if effort not in ("fast", "default", "best"):
         raise InputError(f"effort is {effort!r}", expected='"fast", "default" or "best"')
     if passes is not None and pipeline is not None:
-        raise InputError("both passes= and pipeline= are given", fix="Give one of them.")
+        raise InputError("both passes= and pipeline= were passed", fix="Pass only one of them.")
     if pipeline is not None:
         return parse_pipeline(pipeline)
     return None if passes is None else tuple(passes)
@@ -289,7 +289,7 @@ def parse_pipeline(text: str) -> tuple[Pass, ...]:
             continue
         if name not in known:
             near = difflib.get_close_matches(name, [*known, "default"], n=3)
-            hint = f"Did you mean {', '.join(near)}?" if near else f"Known are {', '.join(known)}."
+            hint = f"Did you mean {', '.join(near)}?" if near else f"The known passes are {', '.join(known)}."
             raise PipelineError(f"there is no pass {name!r}", where=where, fix=hint)
         passes.append(_build(known[name], options, where))
     if not passes:

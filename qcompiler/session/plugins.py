@@ -23,8 +23,10 @@ def load_passes(taken: Iterable[str]) -> dict[str, type[Pass]]:
     passes: dict[str, type[Pass]] = {}
     for name, item in load_entries(PASSES, dict.fromkeys(taken, "qcompiler")).items():
         if not (isinstance(item, type) and issubclass(item, Pass)):
-            raise PluginError(f"the entry {name!r} of {PASSES} is {item!r}", expected="a subclass of Pass")
+            raise PluginError(f"the entry point {name!r} of {PASSES} is {item!r}", expected="a subclass of Pass")
         if item.name != name:
-            raise PluginError(f"the entry {name!r} of {PASSES} is a pass called {item.name!r}", expected="one name")
+            raise PluginError(
+                f"the entry point {name!r} of {PASSES} is a pass with the name {item.name!r}", expected="one name"
+            )
         passes[name] = item
     return passes

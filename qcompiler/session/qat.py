@@ -203,8 +203,8 @@ def _in_float(module: nn.Module) -> Iterator[QATModule]:
         raise InputError(f"the module is a {type(module).__name__}", expected="a module of prepare_qat")
     if subject.recipe.batch_norm == "fold":
         raise InputError(
-            "the batch norms of this module are part of its weights",
-            fix='Prepare it with batch_norm="keep" or "double".',
+            "the batch norms of this module are folded into its weights",
+            fix='Use batch_norm="keep" or "double" in prepare_qat.',
         )
     exact = subject.exact
     try:

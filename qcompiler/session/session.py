@@ -201,4 +201,4 @@ class Session:
         stages = [self.captured.module.main.stage]
         stages += [item.becomes for item in self._manager.passes if item.becomes is not None]
         if stage not in stages:
-            raise PipelineError(f"the pipeline ends at stage {stages[-1]}", fix=f"Let {name} be one of its passes.")
+            raise PipelineError(f"the pipeline ends at stage {stages[-1]}", fix=f"Add {name} to the pipeline.")

@@ -69,7 +69,7 @@ def check_forward(model: Subject, options: Options) -> None:
         InputError: There is no calibration data, or no module to call.
     """
     if options.forward is not None and (options.calibration_data is None or not isinstance(model, nn.Module)):
-        raise InputError("forward= is given without calibration data and a module to call", fix="Leave it out.")
+        raise InputError("forward= needs calibration_data and a module to call", fix="Omit forward=.")
 
 
 def capture_model(given: Subject, options: Options, context: PassContext) -> Captured:
@@ -100,11 +100,11 @@ def capture_model(given: Subject, options: Options, context: PassContext) -> Cap
     inputs = found.inputs if first is None else first
     context.samples = [samples_of(graph, inputs, first is None, context.seed)]
     if first is None:
-        fix = "Give calibration_data on which it gives finite numbers."
-        check_finite(graph, context.samples[0], "inputs that are drawn at random", fix)
+        fix = "Pass calibration_data for which the model returns finite numbers."
+        check_finite(graph, context.samples[0], "random inputs", fix)
     else:
-        fix = "Run the model in torch on this batch and look at this call, or leave the batch out."
-        check_finite(graph, context.samples[0], "the first batch of the calibration data", fix)
+        fix = "Run the model in torch on this batch and inspect this call, or omit the batch."
+        check_finite(graph, context.samples[0], "the first batch of calibration_data", fix)
     return Captured(found.module, [*notes, *found.diagnostics], name=source.name)
 
 
@@ -118,12 +118,12 @@ def load_model(model: Model) -> Subject:
         return model
     path = Path(model)
     if path.suffix == ".onnx":
-        raise NotSupportedYetError("a model from an ONNX file", where=str(model), fix="Give the PyTorch model.")
+        raise NotSupportedYetError("a model from an ONNX file", where=str(model), fix="Pass the PyTorch model.")
     if path.suffix != ".pt2":
         raise InputError(
             f"the model is the path {str(model)!r}",
-            expected="a module, an ExportedProgram, or the path of a .pt2 file that torch.export.save wrote",
-            fix="Of weights alone, make the module and load them: model.load_state_dict(torch.load(path)).",
+            expected="a module, an ExportedProgram, or the path of a .pt2 file written by torch.export.save",
+            fix="If the file holds only weights, create the module and run model.load_state_dict(torch.load(path)).",
         )
     return load_exported(path)
 

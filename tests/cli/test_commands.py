@@ -108,7 +108,7 @@ def test_a_folder_of_images_calibrates(tmp_path: Path, capsys: pytest.CaptureFix
     assert "broken.png cannot be read" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
     assert cli.main(["compile", MODEL, "--calibration", str(tmp_path / "empty")]) == 1
-    assert "holds no image" in capsys.readouterr().err
+    assert "contains no images" in capsys.readouterr().err
 
 
 def test_images_are_read_as_the_model_takes_them(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_images_are_read_as_the_model_takes_them(tmp_path: Path) -> None:
     assert net[0, :, 5, 5].tolist() == pytest.approx([(1 - 0.485) / 0.229, -0.456 / 0.224, (0.2 - 0.406) / 0.225])
     (grey,) = next(iter(ImageFolder(tmp_path, (1, 10, 10))))
     assert grey.shape == (2, 1, 10, 10)
-    with pytest.raises(InputError, match="takes 4 channels"):
+    with pytest.raises(InputError, match="has 4 channels"):
         ImageFolder(tmp_path, (4, 10, 10))
 
 
@@ -260,7 +260,7 @@ def test_results_that_go_nowhere_end_in_one_line(case: str) -> None:
     if case == "a full disk":
         with Path("/dev/full").open("w") as full:
             run = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-        assert (run.returncode, run.stderr) == (1, "error: the results cannot be written: No space left on device\n")
+        assert (run.returncode, run.stderr) == (1, "error: cannot write the results: No space left on device\n")
         return
     shell = {"a closed pipe": " | true; exit ${PIPESTATUS[0]}", "no stdout": " >&-", "an interrupt": ""}[case]
     run = subprocess.run(["bash", "-c", '"$@"' + shell, "bash", *command], capture_output=True, text=True, check=False)

@@ -245,7 +245,7 @@ def test_a_failed_verification_writes_nothing(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(errors.VerificationError, match=r"integer graph: \d+ of .* first in %features"):
         qcompiler.compile(load_digits_net(), output=tmp_path / "out", **options)  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
-    with pytest.warns(UserWarning, match="the forms of the model disagree"):
+    with pytest.warns(UserWarning, match="the forms of the compiled model disagree"):
         compiled = qcompiler.compile(load_digits_net(), verify="warn", **options)  # type: ignore[arg-type]
     assert compiled.verification is not None
     assert not compiled.verification.passed

@@ -157,7 +157,7 @@ CLASHES = {
     "a pass of another": (
         {"qcompiler.passes": {"mine": "qcompiler_example_plugin.merge_relu:MergeRelu"}},
         "known_passes()",
-        "is a pass called 'merge-relu'",
+        "is a pass with the name 'merge-relu'",
         "mine",
     ),
     "something that is no pass": ({"qcompiler.passes": {"mine": "json:dumps"}}, "known_passes()", "a subclass of Pass", "mine"),
@@ -171,7 +171,7 @@ CLASHES = {
         "text",
     ),
     "a back end of ours": ({"qcompiler.backends": {"C": "json"}}, "known_backends()", "'C'", "qcompiler and one"),
-    "an operator that is none": ({"qcompiler.ops": {"sine": "math:sin"}}, "known_ops()", "an OpDef called 'sine'", "sine"),
+    "an operator that is none": ({"qcompiler.ops": {"sine": "math:sin"}}, "known_ops()", "an OpDef with the name 'sine'", "sine"),
 }  # fmt: skip
 
 

@@ -160,7 +160,7 @@ def test_reestimation_gives_the_mean_of_the_statistics_of_batches(style: Style) 
     assert qcompiler.reestimate_batch_norm(module, batches, limit=2) == 2
     with pytest.raises(errors.CalibrationError, match="no batch"):
         qcompiler.reestimate_batch_norm(module, [])
-    with pytest.raises(errors.InputError, match="part of its weights"):
+    with pytest.raises(errors.InputError, match="folded into its weights"):
         qcompiler.reestimate_batch_norm(prepared("fold"), batches)
 
 
