@@ -107,13 +107,13 @@ def why_float(node: Node, target: Target, overrides: Overrides) -> str:
     if node.definition.has(Trait.LEAF) or node.op == "dropout":  # a dropout computes nothing at inference
         return ""
     if overrides.wants_float(node):
-        return "float is asked for"
+        return "an override selects float"
     if target.simulation is not None and not is_custom(node):
         return ""  # what is no layer is in float anyway
     if has_no_code(node):
-        return f"its border is {border(node)}, for which there is no code"
+        return f"its border is {border(node)}, which has no code"
     if is_custom(node):
-        return node.text("reason") or f"the torch function {function_name(node)!r} has no operator here"
+        return node.text("reason") or f"the torch function {function_name(node)!r} has no operator"
     if node.op == SCALED:
         if not target.per_channel_table(function := node.text("function")):
             return f"the target {target.name} has no table per channel for {function}"
@@ -121,34 +121,36 @@ def why_float(node: Node, target: Target, overrides: Overrides) -> str:
         return f"the target {target.name} has no integer {node.op}"
     too_large = target.beyond(node.op, geometry_of(node))
     if too_large:
-        return f"it has {too_large}"
+        return f"the operator has {too_large}"
     has_parameters = node.definition.has(Trait.WEIGHTED, Trait.PARAMETRIC)
     computed = [value for value in node.inputs[1:] if not is_leaf(value)] if has_parameters else []
     if computed:
-        return f"its parameter %{computed[0].name} is computed"
+        return f"its parameter %{computed[0].name} is not a constant"
     if node.definition.has(Trait.AVERAGE):
         sizes = node.inputs[0].type.shape
         if not all(isinstance(sizes[axis], int) for axis in node.integers("axes", ())):
-            return "it is a mean over an axis of symbolic size"
+            return "a mean over an axis of symbolic size"
     strange = [value for value in (*node.inputs, *node.outputs) if not value.type.dtype.is_float]
     return f"%{strange[0].name} is {strange[0].type.dtype}" if strange else ""
 
 
 def _refusal(node: Node, why: str, target: Target) -> UnsupportedError:
-    fix = f'Let it run in float, load_target("{target.name}").override(fallback="float"), or replace it in the model'
+    fix = f'Run it in float, load_target("{target.name}").override(fallback="float"), or replace it in the model'
     if is_custom(node):
-        fix += f", or register what it means:\n\n{registration(function_name(node))}"
+        fix += f", or register a rule for it:\n\n{registration(function_name(node))}"
     elif node.op == "clamp_channels":
-        fix += ", or equalize for this target: it clamps all channels alike."
+        fix += ", or equalize for this target, which has one pair of limits for all channels."
     elif node.op == SCALED:
-        fix += ", or equalize for this target: it has one table for all channels."
+        fix += ", or equalize for this target, which has one table for all channels."
     elif not target.supports(node.op):
         fix += f", or add a rule for {node.op} to the target."
     elif target.beyond(node.op, geometry_of(node)):
-        fix += ", or raise the limits of the target if the hardware has more."
+        fix += ", or raise the limits of the target if the hardware allows it."
     else:
         fix += "."
-    return UnsupportedError(why, where=node.where, expected=f"what {target.name} computes in integers", fix=fix)
+    return UnsupportedError(
+        why, where=node.where, expected=f"an operator that {target.name} computes in integers", fix=fix
+    )
 
 
 def _movement_between(graph: Graph, outside: Collection[Node]) -> list[Node]:

@@ -137,13 +137,13 @@ CASES: dict[str, tuple[type[Exception], list[str], Callable[[], object], Options
     "a number for the calibration data": (errors.InputError, ["int", "iterable"], net, {"calibration_data": 7}),
     "a batch of another shape": (
         errors.InputError,
-        ["batch 1 of the calibration data", "dimension 2"],
+        ["batch 1 of calibration_data", "dimension 2"],
         net,
         {"calibration_data": [images(), images(2, 3, 5, 5)]},
     ),
     "a batch with NaN": (
         errors.InputError,
-        ["batch 1 of the calibration data", "NaN"],
+        ["batch 1 of calibration_data", "NaN"],
         net,
         {"calibration_data": [images(), torch.full((2, 3, 6, 6), torch.nan)]},
     ),
@@ -270,7 +270,7 @@ def test_what_is_not_ours_is_not_overwritten(existing: str, tmp_path: Path) -> N
 def test_inputs_of_a_compiled_model_are_checked() -> None:
     compiled = qcompiler.compile(net(), example_inputs=images())
     for run in (compiled.run, compiled.simulate, compiled.module(), compiled.verify):
-        with pytest.raises(errors.InputError, match="nest as"):
+        with pytest.raises(errors.InputError, match="have the structure"):
             run(images(), images())
         with pytest.raises(errors.InputError, match="shape"):
             run(images(2, 3, 6, 7))

@@ -98,7 +98,7 @@ class Builder:
             inspect.signature(rule).bind(self, *arguments, **keywords)
             result = rule(self, *arguments, **keywords)
         except (TypeError, ValueError, IndexError) as error:
-            raise self.unsupported(f"{function} is called with arguments that no operator takes: {error}") from error
+            raise self.unsupported(f"{function} has arguments that no operator accepts: {error}") from error
         if isinstance(observed, list) and isinstance(result, list) and len(observed) == len(result):
             for part, seen in zip(result, observed, strict=True):
                 self._check(part, seen)
@@ -120,13 +120,13 @@ class Builder:
     def shape(self) -> Shape:
         """The shape of the call's result."""
         if not isinstance(self.observed, Observed):
-            raise self.unsupported(f"the result of {self.function} is not one tensor")
+            raise self.unsupported(f"{self.function} does not return a single tensor")
         return self.observed.shape
 
     def parts(self) -> list[Observed]:
         """The results of a call that returns several tensors."""
         if not isinstance(self.observed, list | tuple):
-            raise self.unsupported(f"the result of {self.function} is not several tensors")
+            raise self.unsupported(f"{self.function} does not return several tensors")
         return [part for part in self.observed if isinstance(part, Observed)]
 
     def unsupported(self, found: str, fix: str | None = None) -> UnsupportedError:
@@ -177,10 +177,10 @@ class Builder:
         if not isinstance(item, Leaf):
             if hasattr(item, "free_symbols"):
                 raise self.unsupported(
-                    f"{self.function} computes with the number {item}, which follows the batch size N",
-                    "Only shapes may follow it: use a mean over the batch, or a number.",
+                    f"{self.function} computes with the number {item}, which depends on the batch size N",
+                    "Use a mean over the batch, or a fixed number: only shapes may depend on the batch size.",
                 )
-            raise self.unsupported(f"{self.function} takes a {type(item).__name__} as a tensor")
+            raise self.unsupported(f"{self.function} has a {type(item).__name__} in place of a tensor")
         if id(item) not in self._leaves:
             module = self.graph.module
             ref = item.ref or module.unique_tensor_name(f"{user}.constant" if user else "constant")

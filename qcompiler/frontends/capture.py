@@ -26,10 +26,10 @@ class Capture:
     """A captured model.
 
     Args:
-        module: Its graph, at stage FLOAT; the tensors are copies.
+        module: The module with the graph at stage FLOAT and copies of the tensors.
         inputs: The example inputs, flat.
-        route: How it was captured: `given` for an exported program or a graph module.
-        diagnostics: Sentences on what the user may want to know.
+        route: Method of the capture; `given` for an exported program or a graph module.
+        diagnostics: Sentences for the user.
     """
 
     module: Module
@@ -45,24 +45,23 @@ def capture(
     device: torch.device | str | None = None,
     precision: Literal["float32", "own"] = "float32",
 ) -> Capture:
-    """Turn `model` into a graph that computes the same.
+    """Turn `model` into an equivalent graph.
 
-    The model is traced with torch.fx, and with torch.export where that fails or keeps a function whole that has no
-    operator. The graph is compared with the model on
-    the example inputs and at a second batch size. The model, its mode, the random state and torch's settings are left
-    as they are.
+    The model is traced with torch.fx, or with torch.export if torch.fx fails or keeps a function without an operator. The
+    graph is compared with the model on the example inputs and at a second batch size. The model, its mode, the random
+    state and torch's settings are not changed.
 
     Args:
         model: A module in eval mode, a graph module, an exported program, or a source.
-        example_inputs: A tensor, a tuple of arguments or a dict of them by name; what the model tells of itself when
-            None, see `find_example_inputs`.
-        device: Where to run and to hold the tensors of the graph; where the model is when None.
-        precision: `float32` converts halves and doubles. `own` keeps the types of a module, which serves comparisons in
-            float64; quantization needs float32.
+        example_inputs: A tensor, a tuple of arguments or a dict of arguments by name. None: found in attributes of the
+            model, see `find_example_inputs`.
+        device: Device for the runs and for the tensors of the graph; by default the device of the model.
+        precision: `float32` converts other float types. `own` keeps the types of a module, for comparisons in float64;
+            quantization needs float32.
 
     Raises:
         InputError: The model is in train mode, or the example inputs are missing or do not fit.
-        CaptureError: The model can be traced in no way, or the graph does not compute what the model does.
+        CaptureError: The model cannot be traced, or the results of graph and model differ.
         UnsupportedError: The model calls a function that has no operator.
     """
     unwrapped, notes = unwrap(model)

@@ -60,7 +60,7 @@ def compare(graph: Graph, model: nn.Module, binding: Binding, tensors: Sequence[
     try:
         found, _ = interpret(graph, [x.clone() for x in tensors], graph.module.tensors)
     except InputError as error:
-        raise CaptureError(f"the captured graph refuses{batch}: {error.found}", expected=error.expected) from error
+        raise CaptureError(f"the captured graph cannot run{batch}: {error.found}", expected=error.expected) from error
     if tree.same_nesting(expected_tree, graph.output_tree) and all(map(is_close, found, expected)):
         return
     interpret(graph, [x.clone() for x in tensors], graph.module.tensors, observe=observe)
@@ -69,7 +69,7 @@ def compare(graph: Graph, model: nn.Module, binding: Binding, tensors: Sequence[
         f"the captured graph and the model differ{batch}; the first module that differs is {described}",
         where=where,
         expected="equal results",
-        fix="The trace kept a flag, a branch or a size of its own run: make the forward depend on its inputs alone.",
+        fix="The trace contains a flag, branch or size of the traced call: make the forward depend only on its inputs.",
     )
 
 
@@ -104,4 +104,4 @@ def _first_difference(
         candidates = inside or [tensor for _, tensor in values]
         if not all(any(is_close(tensor, result) for tensor in candidates) for result in results):
             return path, f"{path} ({type(module).__name__})"
-    return None, f"the model itself ({type(model).__name__}), in the calls of its own forward"
+    return None, f"the model itself ({type(model).__name__}), in its own forward"

@@ -108,7 +108,7 @@ class _Conversion:
             low, high = max(low, traced[0], BATCH_BOUNDS[0]), min(high, traced[1], BATCH_BOUNDS[1])
             graph.bounds[BATCH] = (low, high)
             if (low, high) != BATCH_BOUNDS:
-                self.diagnostics.append(f"The graph holds for batch sizes from {low} to {high}, as the model does.")
+                self.diagnostics.append(f"The graph is valid for batch sizes from {low} to {high}, as the model is.")
         graph.input_tree, graph.input_names = self.binding.tree, self.binding.labels
         return [
             graph.add_input(name, TensorType(DType.of(x.dtype), self._shape(tuple(x.shape), tuple(y.shape), name)))
@@ -119,10 +119,10 @@ class _Conversion:
         """The shape that is `small` at the first batch size and `large` at the second, linear in the batch."""
         if len(small) != len(large):
             raise CaptureError(
-                f"the shape is {list(small)} at one batch size and {list(large)} at another",
+                f"the rank depends on the batch size: {list(small)} at one batch size, {list(large)} at another",
                 where=where,
-                expected="one number of dimensions at every batch size",
-                fix="Name the axis to squeeze: squeeze(dim).",
+                expected="the same rank at every batch size",
+                fix="If the model calls squeeze(), name the axis: squeeze(dim).",
             )
         return tuple(self._dim(a, b, where) for a, b in zip(small, large, strict=True))
 
@@ -135,7 +135,7 @@ class _Conversion:
             raise CaptureError(
                 f"a size is {small} at batch {first} and {large} at batch {second}",
                 where=where,
-                expected="a size that is linear in the batch",
+                expected="sizes that are linear in the batch size",
             )
         return as_dim(factor * symbol(BATCH) + (small - factor * first))
 
@@ -150,7 +150,7 @@ class _Conversion:
             case (list() | tuple(), list() | tuple()):
                 if len(small) != len(large):
                     return self._refusal(
-                        f"the call gives {len(small)} results at one batch size, {len(large)} at another", where
+                        f"the call returns {len(small)} results at one batch size, {len(large)} at another", where
                     )
                 return [self._merge(a, b, where) for a, b in zip(small, large, strict=True)]
             case (int(), int()) if not isinstance(small, bool):
@@ -168,8 +168,8 @@ class _Conversion:
             CaptureError(
                 found,
                 where=where,
-                expected="a forward in which only shapes follow the batch size",
-                fix="Compute it for a batch of fixed size, or from sizes that are not the batch's.",
+                expected="a forward in which only shapes depend on the batch size",
+                fix="Compute it from other sizes, or for a fixed batch size.",
             )
         )
 
@@ -225,7 +225,7 @@ class _Conversion:
         if all(part.constant is not None for part in _tensors(observed)) and (rule is None or node not in self.named):
             if node in self.named:
                 self.diagnostics.append(
-                    f"{function} of parameters became a constant (at {where}): training the graph does not change it."
+                    f"{function} of parameters became a constant (at {where}); training the graph does not change it."
                 )
             return _map(observed, self._constant)
         try:
@@ -243,8 +243,8 @@ class _Conversion:
             raise CaptureError(
                 f"{function} reads a number from the values of the model's inputs",
                 where=where,
-                expected="a forward that does the same for all values of its inputs",
-                fix="Keep it a tensor: leave out item(), float() and the like.",
+                expected="a forward whose operations do not depend on the values of its inputs",
+                fix="Keep it a tensor: remove item(), float() and similar calls.",
             )
 
     def _written_part(self, node: fx.Node, function: str, where: str) -> Leaf:
@@ -252,7 +252,7 @@ class _Conversion:
         small, large = (run.writes[node.name].constant for run in (self.first, self.last))
         if small is None or large is None or not _same(small, large):
             raise UnsupportedError(
-                f"{function} writes to a part of a tensor", where=where, fix="Join the parts with torch.cat instead."
+                f"{function} writes to a part of a tensor", where=where, fix="Build the tensor with torch.cat."
             )
         return Leaf("constant", "", small)
 
@@ -279,10 +279,10 @@ class _Conversion:
             name = held.ref if isinstance(held, Leaf) else ""
             refusal = Refusal(
                 UnsupportedError(
-                    f"the forward writes to {name or 'a constant'!r} and reads what it wrote",
+                    f"the forward writes to {name or 'a constant'!r} and reads the new value",
                     where=where,
-                    expected="a forward that leaves the model as it is: batch norms in eval mode, for one",
-                    fix="Compute the new value in the forward and return it instead.",
+                    expected="a forward that does not change the model, for example with batch norms in eval mode",
+                    fix="Return the new value as an output.",
                 )
             )
             self.written[name] = refusal
@@ -290,9 +290,9 @@ class _Conversion:
             return
         view = Refusal(
             UnsupportedError(
-                f"{plain_name(node.target)} writes in place to memory that another tensor sees too",
+                f"{plain_name(node.target)} writes in place to memory that another tensor shares",
                 where=where,
-                fix="Call it out of place, or on a clone().",
+                fix="Use the out-of-place function, or call it on a clone().",
             )
         )
         for other, shares in write.shares.items():
@@ -344,12 +344,12 @@ class _Conversion:
                     return len(values) - 1
             if is_dataclass(item) and not isinstance(item, type):
                 return walk({part.name: getattr(item, part.name) for part in fields(item)}, path)
-            kind = type(item).__name__ if not hasattr(item, "free_symbols") else "size that follows the batch"
+            kind = type(item).__name__ if not hasattr(item, "free_symbols") else "size that depends on the batch"
             raise CaptureError(
                 f"the model returns a {kind}",
                 where=f"result{path}",
                 expected="tensors in tuples, lists, dicts, NamedTuples and dataclasses",
-                fix="Leave it out of what forward returns, or make it a tensor.",
+                fix="Remove it from the result of forward, or make it a tensor.",
             )
 
         output_tree = walk(result, "")
@@ -372,9 +372,11 @@ def _check_type(dtype: torch.dtype, what: str, where: str) -> None:
     try:
         DType.of(dtype)
     except GraphError as error:
-        fix = "Convert to another type, or compute this before or after the compiled model."
+        fix = "Convert it to another type, or compute this part outside of the compiled model."
         if dtype.is_complex:
-            fix = "Compute with real and imaginary parts as two tensors, or before or after the compiled model."
+            fix = (
+                "Use two tensors for the real and imaginary parts, or compute this part outside of the compiled model."
+            )
         kind = "complex numbers" if dtype.is_complex else "numbers"
         raise UnsupportedError(f"{what} {kind} of {dtype}", where=where, expected=error.expected, fix=fix) from None
 

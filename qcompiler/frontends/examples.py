@@ -13,7 +13,7 @@ from qcompiler.errors import GraphError, InputError
 from qcompiler.ir import tree
 from qcompiler.ir.types import DType
 
-WAYS = "Give example_inputs=: a tensor, a tuple of arguments, or a dict of arguments by name."
+WAYS = "Pass example_inputs=: a tensor, a tuple of arguments, or a dict of arguments by name."
 _FOUND_BATCH = 2
 """Batch size of inputs made from a size alone. Not 1, because torch treats sizes of 1 specially."""
 
@@ -118,13 +118,13 @@ def bind_example(signature: inspect.Signature, example_inputs: object) -> Bindin
             raise InputError(
                 error.found,
                 expected=error.expected,
-                fix="Give what is no tensor a default in forward, or wrap the model in a module that passes it.",
+                fix="Give other arguments a default in forward, or wrap the model in a module that passes them.",
             ) from None
         for tensor in found:
             _check_tensor(tensor, name)
         tensors += found
     if not tensors:
-        raise InputError("the example inputs hold no tensor", expected=f"forward{signature}", fix=WAYS)
+        raise InputError("the example inputs contain no tensor", expected=f"forward{signature}", fix=WAYS)
     _, nested = tree.flatten(tuple(bound.arguments.values()))
     return Binding(bound, [x.detach() for x in tensors], nested)
 
@@ -169,9 +169,9 @@ def _check_tensor(tensor: Tensor, name: str) -> None:
         )
     if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
         raise InputError(
-            "an example input holds NaN or infinity",
+            "an example input contains NaN or infinity",
             where=where,
-            expected="finite numbers, for the graph is compared with the model on them",
+            expected="finite numbers, because the graph and the model are compared on these inputs",
         )
 
 

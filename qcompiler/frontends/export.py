@@ -154,8 +154,8 @@ def trace_program(program: ExportedProgram, model: nn.Module | None) -> Trace:
     if written is not None:
         raise UnsupportedError(
             f"the program writes to {written!r}",
-            expected="a program that leaves the model as it is: batch norms exported in eval mode, for one",
-            fix="Compute the new value in the forward and return it instead.",
+            expected="a program that does not change the model, for example exported with batch norms in eval mode",
+            fix="Return the new value as an output.",
         )
     named = named_leaves(model) if model is not None else _program_leaves(program)
     by_name = _by_name(program, model, named)
@@ -171,7 +171,7 @@ def trace_program(program: ExportedProgram, model: nn.Module | None) -> Trace:
         assert spec.target is not None
         tensor = by_name.get(spec.target)
         if not isinstance(tensor, Tensor):
-            raise UnsupportedError(f"the program takes {spec.target!r}, a {type(tensor).__name__}", expected="tensors")
+            raise UnsupportedError(f"the program reads {spec.target!r}, a {type(tensor).__name__}", expected="tensors")
         known = named.get(id(tensor))
         leaves[spec.arg.name] = known or constants.setdefault(id(tensor), Leaf("constant", "", tensor))
     graph = without_regions(program.graph_module)

@@ -48,11 +48,11 @@ def check_result(model: nn.Module, binding: Binding, result: object) -> None:
             handle.remove()
     path, module = found[0] if found else ("", model)
     raise InputError(
-        f"the model itself gives {not_finite(_floats(result))} on the example inputs, "
+        f"the model itself returns {not_finite(_floats(result))} on the example inputs, "
         f"first in {path or 'its own forward'} ({type(module).__name__})",
         where=path or None,
         expected="finite results",
-        fix="Run the model in torch on the same inputs and look at this module, or give other example inputs.",
+        fix="Run the model in torch on the same inputs and inspect this module, or pass other example inputs.",
     )
 
 
@@ -82,7 +82,7 @@ def check_finite(graph: Graph, tensors: Sequence[Tensor], what: str, fix: str) -
 
     interpret(graph, tensors, graph.module.tensors, observe=observe)
     raise InputError(
-        f"the model itself gives {not_finite(outputs)} on {what}",
+        f"the model itself returns {not_finite(outputs)} on {what}",
         where=next(iter(found), None),
         expected="finite results",
         fix=fix,

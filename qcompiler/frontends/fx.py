@@ -90,7 +90,7 @@ def trace(model: nn.Module, bound: inspect.BoundArguments) -> Trace:
     starred = [p.name for p in parameters.values() if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     given = bound.arguments
     if any(given.get(name) for name in starred):
-        raise CaptureError("torch.fx does not trace a forward that takes any number of arguments")
+        raise CaptureError("torch.fx cannot trace a forward with *args or **kwargs")
     # None stays None: with a proxy in its place, `x is None` in the forward would be False.
     defaults = {
         name: given.get(name, parameter.default)

@@ -26,7 +26,7 @@ def check_kind(model: object) -> nn.Module | ExportedProgram:
             _check_held(name, tensor, is_parameter=name in parameters)
         return model
     if isinstance(model, torch.jit.ScriptModule):
-        raise InputError("the model is a TorchScript module", fix="Give the module it was made from.")
+        raise InputError("the model is a TorchScript module", fix="Pass the module from which it was scripted.")
     if not isinstance(model, nn.Module):
         raise InputError(
             f"the model is {_kind(model)}",
@@ -50,11 +50,11 @@ def _kind(model: object) -> str:
 
 def _way_to_module(model: object) -> str | None:
     if isinstance(model, Mapping):
-        return "Make the module and load it: model.load_state_dict(state), then compile model.eval()."
+        return "Create the module, call model.load_state_dict(state), and compile model.eval()."
     if isinstance(model, type):
-        return f"Make one: {model.__name__}(...)."
+        return f"Create an instance: {model.__name__}(...)."
     if callable(model):
-        return "Write a class of nn.Module whose forward calls it."
+        return "Write an nn.Module whose forward calls it."
     return None
 
 
@@ -77,9 +77,9 @@ def _check_held(name: str, tensor: Tensor, *, is_parameter: bool) -> None:
     right = tensor.isfinite() if is_parameter else ~tensor.isnan()
     if not bool(right.all()):
         raise InputError(
-            f"{what} holds {not_finite([tensor])}: {int((~right).sum())} of {tensor.numel()} elements",
+            f"{what} contains {not_finite([tensor])} in {int((~right).sum())} of {tensor.numel()} elements",
             expected="finite numbers",
-            fix="Look at how it was trained or loaded.",
+            fix="Check how it was trained or loaded.",
         )
 
 
@@ -89,8 +89,8 @@ def check_mode(model: nn.Module) -> None:
     Raises:
         InputError: Modules are in train mode; the error names them.
     """
-    # A graph of torch calls has no mode of its own, nor have the bare modules that only hold the tensors of one and the
-    # checks of the inputs that torch.export adds.
+    # These have no mode: a graph of torch calls, the bare modules that hold its tensors, and the input checks that
+    # torch.export adds.
     checks = {f"{name}.{GUARDS}".lstrip(".") for name, m in model.named_modules() if isinstance(m, fx.GraphModule)}
     training = [
         name or "the model itself"
@@ -118,8 +118,8 @@ def parse_device(device: torch.device | str) -> torch.device:
         raise InputError(
             f"the device is {str(device)!r}: {type(error).__name__}: {first}",
             expected="a device of this machine",
-            fix="Leave device= out to run where the model is.",
+            fix="Omit device= to use the device of the model.",
         ) from error
     if found.type == "meta":
-        raise InputError("the device is 'meta', which holds no values", expected="a device of this machine")
+        raise InputError("the device is 'meta', which has no values", expected="a device of this machine")
     return found

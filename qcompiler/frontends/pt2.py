@@ -90,7 +90,7 @@ def load_exported(path: Path) -> ExportedProgram:
             return torch.export.load(io.BytesIO(clean))
     except Exception as error:  # the archive reader may raise any error
         text = " ".join(f"{type(error).__name__}: {error}".split())[:400]
-        raise InputError(f"the file {str(path)!r} is no exported program: {text}", fix=_FIX) from error
+        raise InputError(f"the file {str(path)!r} is not an exported program: {text}", fix=_FIX) from error
 
 
 def checked_archive(data: bytes, where: str) -> bytes:
@@ -130,8 +130,8 @@ def _members(data: bytes, where: str) -> dict[str, bytes]:
             infos = archive.infolist()
             total = sum(info.file_size for info in infos)
             if total > len(data):
-                found_text = f"its members take {total} bytes in a file of {len(data)}"
-                _refuse(found_text, where, expected="members as they are: torch.export.save compresses nothing")
+                found_text = f"its members need {total} bytes, but the file has {len(data)}"
+                _refuse(found_text, where, expected="uncompressed members, as torch.export.save writes them")
             names = [info.filename for info in infos]
             roots = {name.partition("/")[0] for name in names}
             cut = len(roots.pop()) + 1 if len(roots) == 1 and all("/" in name for name in names) else 0
@@ -140,22 +140,31 @@ def _members(data: bytes, where: str) -> dict[str, bytes]:
                 if name in found:
                     _refuse(f"it has two members {name!r}", where)
                 if info.compress_type != zipfile.ZIP_STORED:
-                    _refuse("it is compressed", where, name, expected="a member as torch.export.save writes it")
+                    _refuse(
+                        "it is compressed",
+                        where,
+                        name,
+                        expected="uncompressed members, as torch.export.save writes them",
+                    )
                 found[name] = archive.read(info)
     except InputError:
         raise
     except Exception as error:  # a broken archive raises errors of many classes: struct, zlib, ...
-        raise InputError(f"the file {where!r} is no exported program: {error}", fix=_FIX) from None
+        raise InputError(f"the file {where!r} is not an exported program: {error}", fix=_FIX) from None
     return found
 
 
 def _archive(members: Mapping[str, bytes], where: str) -> dict[str, bytes]:
     compiled = next((name for name in members if name.startswith(_COMPILED)), None)
     if compiled is not None:
-        _refuse("it holds a compiled library, which loading would run", where, compiled, "an exported program")
+        _refuse("it contains a compiled library, which loading would run", where, compiled, "an exported program")
     if _MODEL not in members:
         models = [name for name in members if name.startswith("models/")]
-        _refuse(f"it has no {_MODEL}" + (f", but {models[0]}" if models else ""), where, expected="one program: model")
+        _refuse(
+            f"it has no {_MODEL}" + (f", but {models[0]}" if models else ""),
+            where,
+            expected="one program with the name model",
+        )
     kept = {name: members[name] for name in _MARKS if name in members and len(members[name]) < 100}
     kept[_MODEL] = _graph(members[_MODEL], where, _MODEL)
     if _SAMPLES not in members:
@@ -196,7 +205,7 @@ def _pickle(content: bytes, where: str, member: str) -> bytes:
             torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")  # noqa: TID251  # runs no code
     except Exception as error:  # the reader of pickles may raise any error
         reason = str(error).strip().partition("\n")[0][:200]
-        _refuse(f"it holds something else than tensors, and reading it may run code: {reason}", where, member)
+        _refuse(f"it contains objects other than tensors, and reading them may run code: {reason}", where, member)
     return content
 
 
@@ -205,16 +214,16 @@ def _payloads(members: Mapping[str, bytes], folder: str, config: str, where: str
     table = parse_json(members[config], f"{where}, {config}", InputError)
     entries = table.get("config") if isinstance(table, dict) else None
     if not isinstance(entries, dict):
-        _refuse("it holds no table of tensors", where, config)
+        _refuse("it contains no table of tensors", where, config)
     for key, entry in entries.items():
         if not isinstance(entry, dict) or not isinstance(entry.get("path_name"), str):
-            _refuse(f"{key!r} names no member", where, config)
+            _refuse(f"{key!r} has no path_name", where, config)
         path = entry["path_name"]
         name = f"data/{folder}/{path}"
         if "/" in path or name not in members:
-            _refuse(f"{key!r} names {path!r}, which is not there", where, config)
+            _refuse(f"{key!r} refers to {path!r}, which is missing", where, config)
         if folder == "constants" and not path.startswith("tensor_"):
-            _refuse(f"the constant {key!r} is an object, and reading it may run code", where, name, "tensors alone")
+            _refuse(f"the constant {key!r} is an object, and reading it may run code", where, name, "only tensors")
         if entry.get("use_pickle") is not False:
             yield name, _pickle(members[name], where, name)
             continue
@@ -234,7 +243,7 @@ def _check_sizes(meta: object, stored: int, key: str, where: str) -> None:
         _refuse(
             f"the tensor {key!r} has {count} elements in {stored} bytes",
             where,
-            expected="as many as are there",
+            expected="no more elements than are stored",
         )
 
 
@@ -243,7 +252,7 @@ def _graph(content: bytes, where: str, member: str) -> bytes:
     place = f"{where}, {member}"
     tree = parse_json(content, place, InputError)
     if not isinstance(tree, dict):
-        _refuse("it holds no program", where, member)
+        _refuse("it contains no program", where, member)
     checks: dict[str, Callable[[Any, str], None]] = {
         "expr_str": _check_size,
         "target": _check_operator,
@@ -259,7 +268,7 @@ def _graph(content: bytes, where: str, member: str) -> bytes:
                 if key in checks and isinstance(value, str):
                     checks[key](value, place)
                 elif key in ("as_custom_obj", "custom_obj", "class_fqn") and value:
-                    _refuse("it holds an object of a class of its own", where, member, "tensors alone")
+                    _refuse("it contains an object of an unknown class", where, member, "only tensors")
                 else:
                     waiting.append(value)
         elif isinstance(node, list):
@@ -294,7 +303,7 @@ def _check_size(text: str, where: str) -> None:
         for node in ast.walk(ast.parse(text, mode="eval")):
             _check_node(node)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise InputError(f"a size is {text[:100]!r}", where=where, expected="arithmetic on integers") from None
+        raise InputError(f"a size is {text[:100]!r}", where=where, expected="integer arithmetic") from None
 
 
 def _check_node(node: ast.AST) -> None:
@@ -339,9 +348,9 @@ def _check_nesting(text: str, where: str) -> None:
         if isinstance(node, dict):
             if node.get("type") == "collections.defaultdict" or "__enum__" in node:
                 raise InputError(
-                    "inputs or outputs nest in what a module has to be imported for",
+                    "the nesting of inputs or outputs uses classes that would have to be imported",
                     where=where,
-                    expected="tuples, lists and dicts with keys that are text",
+                    expected="tuples, lists and dicts with string keys",
                 )
             if isinstance(node.get("context"), str):
                 waiting.append(parse_json(node["context"], where, InputError))

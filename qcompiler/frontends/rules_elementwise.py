@@ -29,9 +29,9 @@ def _batch_norm(
     eps: float = 1e-5,
 ) -> Value:
     if running_mean is None or running_var is None:
-        raise b.unsupported("a batch norm without running statistics", "Track them: track_running_stats=True.")
+        raise b.unsupported("a batch norm without running statistics", "Set track_running_stats=True.")
     if training:
-        raise b.unsupported("a batch norm uses the statistics of the batch", "Call model.eval() before tracing.")
+        raise b.unsupported("a batch norm uses batch statistics", "Call model.eval() before tracing.")
     return b.node(
         "batch_norm",
         [
@@ -79,7 +79,7 @@ def _core_batch_norm(
     momentum: float,
     eps: float,
 ) -> object:
-    statistics = b.refusal("the statistics of a batch norm are read")
+    statistics = b.refusal("the model reads the statistics of a batch norm")
     result = _batch_norm(b, input, running_mean, running_var, weight, bias, False, momentum, eps)
     return [result, statistics, statistics]
 
@@ -110,7 +110,7 @@ def _native_layer_norm(
     bias: Operand | None,
     eps: float,
 ) -> object:
-    statistics = b.refusal("the statistics of a layer norm are read")
+    statistics = b.refusal("the model reads the statistics of a layer norm")
     return [_layer_norm(b, input, normalized_shape, weight, bias, eps), statistics, statistics]
 
 
@@ -148,7 +148,8 @@ def _to(b: Builder, input: Operand, *arguments: object, **keywords: object) -> O
     result = b.observed
     if not isinstance(result, Observed) or result.dtype != input.type.dtype.torch:
         raise b.unsupported(
-            f"{b.function} changes the element type from {input.type.dtype}", "Convert the inputs before the model."
+            f"{b.function} changes the element type from {input.type.dtype}",
+            "Convert the inputs before calling the model.",
         )
     return input
 
@@ -179,7 +180,7 @@ def _hardtanh(
 def _clamp(b: Builder, input: Operand, min: object = None, max: object = None) -> Value:
     low, high = -math.inf if min is None else min, math.inf if max is None else max
     if not isinstance(low, int | float) or not isinstance(high, int | float):
-        raise b.unsupported("a clamp whose limits are tensors", "Give the limits as numbers.")
+        raise b.unsupported("a clamp has tensors as limits", "Use numbers as limits.")
     return b.node("clamp", [input], min=float(low), max=float(high))
 
 
@@ -240,7 +241,7 @@ for _op in UNARY:
 
 @rule("log_sigmoid_forward")
 def _log_sigmoid_forward(b: Builder, input: Operand) -> object:
-    return [b.node("log_sigmoid", [input]), b.refusal("the buffer of a log_sigmoid is read")]
+    return [b.node("log_sigmoid", [input]), b.refusal("the model reads the buffer of a log_sigmoid")]
 
 
 def _binary(op: str) -> Rule:
@@ -268,7 +269,7 @@ for _op in ("add", "sub", "mul"):
 @rule("div")
 def _div(b: Builder, input: object, other: object, *, rounding_mode: str | None = None) -> object:
     if rounding_mode is not None:
-        raise b.unsupported(f"a division with rounding_mode={rounding_mode!r}", "Only true division has an operator.")
+        raise b.unsupported(f"a division with rounding_mode={rounding_mode!r}", "Only true division is supported.")
     return _binary("div")(b, input, other)
 
 
@@ -290,5 +291,5 @@ def _square(b: Builder, input: Operand) -> Value:
 @rule("pow")
 def _pow(b: Builder, input: Operand, exponent: object) -> Value:
     if exponent != 2:
-        raise b.unsupported(f"the power {exponent!r}", "Only squares have an operator.")
+        raise b.unsupported(f"the power {exponent!r}", "Only squares are supported.")
     return b.node("mul", [input, input])

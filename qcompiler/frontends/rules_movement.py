@@ -30,7 +30,7 @@ def _expand(b: Builder, input: Operand, *arguments: object, **keywords: object) 
     if b.shape != input.type.shape:
         raise b.unsupported(
             f"{b.function} repeats a tensor of shape {list(input.type.shape)} to {list(b.shape)}",
-            "Leave it out in front of +, -, * and /, which broadcast.",
+            "Remove it before +, -, * and /, which broadcast.",
         )
     return input
 
@@ -62,7 +62,9 @@ def _matrix_transposed(b: Builder, input: Operand) -> object:
 def _cat(b: Builder, tensors: Sequence[Operand], dim: int = 0) -> Value:
     axis = axis_of(tensors[0], dim)
     if any(not isinstance(x.type.shape[axis], int) for x in tensors):
-        raise b.unsupported(f"tensors are joined along axis {axis}, the batch", "Join along an axis of fixed size.")
+        raise b.unsupported(
+            f"tensors are concatenated along axis {axis}, the batch", "Concatenate along an axis of fixed size."
+        )
     return b.node("concat", list(tensors), axis=axis)
 
 
@@ -162,7 +164,7 @@ def _pad(
     if isinstance(mode, int | float):  # aten.constant_pad_nd has the value in this place
         mode, value = "constant", float(mode)
     if mode != "constant":
-        raise b.unsupported(f"padding of mode {mode!r}", "Only constant padding has an operator: padding_mode='zeros'.")
+        raise b.unsupported(f"padding of mode {mode!r}", "Only constant padding is supported: padding_mode='zeros'.")
     rank = input.type.rank
     begins, ends = [0] * rank, [0] * rank
     for index in range(len(pad) // 2):

@@ -39,7 +39,7 @@ def _max_pool2d(
 
 @rule("max_pool2d_with_indices")
 def _max_pool2d_with_indices(b: Builder, input: Operand, *arguments: Any) -> object:
-    indices = b.refusal("the indices of max_pool2d are read", "Pool without the indices.")
+    indices = b.refusal("the model reads the indices of max_pool2d", "Pool without the indices.")
     return [_max_pool2d(b, input, *arguments), indices]
 
 
@@ -178,7 +178,7 @@ def _adapted(b: Builder, input: Operand, axis: int, old: int, new: int) -> Opera
 def _global_average(b: Builder, input: Operand, output_size: Ints) -> Value:
     axes = tuple(range(2, input.type.rank))
     if any(size != 1 for size in b.shape[2:]):
-        raise b.unsupported(f"{b.function} to {list(b.shape[2:])}", "Only to a size of 1 has it an operator.")
+        raise b.unsupported(f"{b.function} to {list(b.shape[2:])}", "Only an output size of 1 is supported.")
     return b.node("mean", [input], axes=axes, keepdim=True)
 
 
@@ -238,12 +238,14 @@ def _interpolate(
         mode = "bilinear" if bilinear else "nearest"
     mode = mode or "nearest"
     if mode not in ("nearest", "bilinear") or antialias or input.type.rank != 4:
-        raise b.unsupported(f"interpolation of mode {mode!r} over {input.type}", "Use nearest or bilinear on images.")
+        raise b.unsupported(
+            f"interpolation of mode {mode!r} over {input.type}", "Use the mode nearest or bilinear on images."
+        )
     before, after = input.type.shape[2:], b.shape[2:]
     factors = [scale_factor] * 2 if isinstance(scale_factor, int | float) else scale_factor
     # torch samples by the factor itself, which equals the ratio of the sizes only for a whole number of pixels.
     if isinstance(factors, Sequence) and not recompute_scale_factor and _rounds(before, factors, after):
-        raise b.unsupported(f"interpolation by {scale_factor} of {input.type}", "Give the size instead.")
+        raise b.unsupported(f"interpolation by {scale_factor} of {input.type}", "Use size= in place of scale_factor=.")
     if not all(isinstance(item, int) for item in (*before, *after)):
         raise b.unsupported(f"interpolation of {input.type}", "Height and width must be fixed.")
     return b.node("resize", [input], size=after, mode=str(mode), align_corners=bool(align_corners))

@@ -24,7 +24,7 @@ def _convolution(rank: int) -> Rule:
             pads = (*(t // 2 for t in totals), *(t - t // 2 for t in totals))
         elif isinstance(padding, str):
             if padding != "valid":
-                raise b.unsupported(f"a convolution with padding={padding!r}", "Give the padding in numbers.")
+                raise b.unsupported(f"a convolution with padding={padding!r}", "Use numbers for the padding.")
             pads = (0,) * 2 * rank
         else:
             pads = as_tuple(padding, rank) * 2
@@ -104,7 +104,7 @@ def _mm(b: Builder, input: Operand, mat2: Operand) -> Value:
 @rule("addmm")
 def _addmm(b: Builder, input: Operand, mat1: Operand, mat2: Operand, *, beta: Number = 1, alpha: Number = 1) -> Value:
     if beta != 1 or alpha != 1:
-        raise b.unsupported(f"addmm with beta={beta} and alpha={alpha}", "Multiply the operands instead.")
+        raise b.unsupported(f"addmm with beta={beta} and alpha={alpha}", "Multiply the operands by beta and alpha.")
     weight = _untransposed(mat2)
     if weight is not None and input.type.shape == weight.type.shape[:1]:
         return b.node("linear", [mat1, weight, input])

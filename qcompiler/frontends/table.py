@@ -99,7 +99,7 @@ def rule(*names: str) -> Callable[[_R], _R]:
         for name in names:
             if name in RULES:
                 raise PluginError(
-                    f"two rules are for the torch function {name!r}",
+                    f"there are two rules for the torch function {name!r}",
                     where=f"{RULES[name].__module__} and {function.__module__}",
                     fix="Remove one of them.",
                 )
@@ -114,9 +114,9 @@ def unknown(function: str, where: str) -> UnsupportedError:
     near = difflib.get_close_matches(function, RULES, n=2, cutoff=0.8)
     hint = f" There are rules for {' and '.join(near)}." if near else ""
     return UnsupportedError(
-        f"the torch function {function!r} has no operator here",
+        f"the torch function {function!r} has no operator",
         where=where,
-        fix=f"Replace it in the model, or register what it means:{hint}\n\n{registration(function)}",
+        fix=f"Replace it in the model, or register a rule for it:{hint}\n\n{registration(function)}",
     )
 
 

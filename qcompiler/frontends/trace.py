@@ -286,9 +286,9 @@ def record(trace: Trace, call: inspect.BoundArguments) -> Recorder:
         place = str(location(node)) or node.name if node is not None else None
         first = str(error).strip().splitlines()
         raise CaptureError(
-            f"the traced model does not run where the model does: {first[0] if first else type(error).__name__}",
+            f"the traced model does not run on the inputs of the model: {first[0] if first else type(error).__name__}",
             where=place,
-            expected="a forward whose trace holds for every batch size",
-            fix="A size or a value was fixed while tracing: take sizes from x.shape, and avoid values kept in Python.",
+            expected="a forward whose trace is valid for every batch size",
+            fix="Tracing fixed a size or a value: read sizes from x.shape, and do not keep values in Python.",
         ) from error
     return recorder

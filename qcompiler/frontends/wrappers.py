@@ -20,7 +20,7 @@ def unwrap(model: object) -> tuple[object, list[str]]:
     """
     notes: list[str] = []
     while (inner := _inside(model)) is not None:
-        notes.append(f"{_name(model)} is taken off: the model inside, a {type(inner).__name__}, is compiled.")
+        notes.append(f"{_name(model)} is removed: the wrapped model, a {type(inner).__name__}, is compiled.")
         model = inner
     return model, notes
 

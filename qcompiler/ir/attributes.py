@@ -195,4 +195,4 @@ def _scalar(value: object) -> Scalar | Dim:
         return float(value)
     if hasattr(value, "free_symbols"):  # a sympy expression; sympy is not imported for the check
         return as_dim(cast("Dim", value))
-    raise GraphError(f"{value!r}", expected="a number, text, a bool, None, a QuantSpec, a size, or a tuple of these")
+    raise GraphError(f"{value!r}", expected="a number, string, bool, None, QuantSpec or size, or a tuple of these")

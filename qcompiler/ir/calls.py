@@ -77,6 +77,6 @@ def _in_order(
         wrong = [*(f"{len(left)} more" for _ in left[:1]), *map(repr, rest), *(f"no {name!r}" for name in missing)]
         raise InputError(
             f"the arguments do not fit: {', '.join(wrong)}",
-            expected=", ".join(names) or "arguments by position: their names are not known",
+            expected=", ".join(names) or "arguments by position, because their names are unknown",
         )
     return tuple(values[name] for name in names)

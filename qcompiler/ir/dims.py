@@ -37,7 +37,7 @@ def symbol(name: str) -> sympy.Expr:
         InputError: `name` could not be read back from a size in text.
     """
     if not _SYMBOL.fullmatch(name) or keyword.iskeyword(name) or name == "floor":
-        raise InputError(f"a size is called {name!r}", expected="letters, digits and underscores, and no keyword")
+        raise InputError(f"a size has the name {name!r}", expected="letters, digits and underscores, but not a keyword")
     import sympy
 
     return sympy.Symbol(name, integer=True, positive=True)
@@ -111,7 +111,7 @@ def bind(shape: Shape, sizes: Sequence[int], bindings: dict[str, int]) -> str | 
         None if they match, else one sentence about the difference.
     """
     if len(shape) != len(sizes):
-        return f"it has {len(sizes)} dimensions, not {len(shape)}"
+        return f"the shape has {len(sizes)} dimensions, not {len(shape)}"
     for position, (dim, size) in enumerate(zip(shape, sizes, strict=True)):
         if not isinstance(dim, int) and dim.is_Symbol and str(dim) not in bindings:
             bindings[str(dim)] = size

@@ -95,7 +95,7 @@ class Node(Attributed):
             GraphError: The node has several results.
         """
         if len(self.outputs) != 1:
-            raise GraphError(f"{self.op} has {len(self.outputs)} results where one is needed", where=self.where)
+            raise GraphError(f"{self.op} has {len(self.outputs)} results, but one is expected", where=self.where)
         return self.outputs[0]
 
     @property

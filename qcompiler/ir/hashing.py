@@ -71,6 +71,6 @@ def _attribute(graph: Graph, key: str, item: Attribute, known: dict[str, str]) -
         return format_attribute(item)
     if item not in known:
         if item not in graph.module.tensors:
-            raise GraphError(f"the module does not hold the tensor {item!r}", where=f"@{graph.name}")
+            raise GraphError(f"the module has no tensor {item!r}", where=f"@{graph.name}")
         known[item] = tensor_digest(graph.module.tensors[item])
     return known[item]

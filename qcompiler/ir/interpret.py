@@ -132,7 +132,7 @@ def interpret_with(
         results = rule(node, [environment[value] for value in node.inputs])
         if len(results) != len(node.outputs):
             raise GraphError(
-                f"{node.op} gave {len(results)} results", where=node.where, expected=str(len(node.outputs))
+                f"{node.op} returned {len(results)} results", where=node.where, expected=str(len(node.outputs))
             )
         for value in node.inputs:
             remaining[value] -= 1

@@ -139,7 +139,7 @@ class OpDef:
                 result[name] = plain(value)
             except GraphError as error:
                 raise GraphError(
-                    f"{self.name} is given {name} = {error.found}", where=where, expected=error.expected
+                    f"{self.name} has the attribute {name} = {error.found}", where=where, expected=error.expected
                 ) from None
         return result
 
@@ -167,7 +167,7 @@ def register(definition: OpDef) -> OpDef:
     """
     if definition.name in _OPS:
         raise PluginError(
-            f"two operators are called {definition.name!r}",
+            f"two operators have the name {definition.name!r}",
             where=f"{_OPS[definition.name].evaluate.__module__} and {definition.evaluate.__module__}",
             fix="Rename one of them.",
         )
@@ -188,7 +188,7 @@ def op(name: str) -> OpDef:
     except KeyError:
         near = difflib.get_close_matches(name, ops, n=3)
         hint = f" Did you mean {', '.join(near)}?" if near else ""
-        raise GraphError(f"there is no operator called {name!r}", fix=f"Register it first.{hint}") from None
+        raise GraphError(f"there is no operator {name!r}", fix=f"Register it first.{hint}") from None
 
 
 def known_ops() -> dict[str, OpDef]:
@@ -223,7 +223,9 @@ def _register_plugins() -> None:
 def _checked(name: str, item: object) -> OpDef:
     if isinstance(item, OpDef) and item.name == name:
         return item
-    raise PluginError(f"the entry {name!r} of {ENTRY_POINT_GROUP} is {item!r}", expected=f"an OpDef called {name!r}")
+    raise PluginError(
+        f"the entry point {name!r} of {ENTRY_POINT_GROUP} is {item!r}", expected=f"an OpDef with the name {name!r}"
+    )
 
 
 def _names(items: Mapping[str, object]) -> str:

@@ -43,7 +43,9 @@ def save_module(module: Module, path: str | Path, records: Sequence[Record] = ()
     """
     folder = Path(path)
     if folder.suffix != ".qir":
-        raise ArtifactError(f"{folder} is no name for a module", expected="a name that ends in .qir")
+        raise ArtifactError(
+            f"the folder of a module cannot have the name {folder}", expected="a name that ends in .qir"
+        )
     # Clones: safetensors refuses tensors that share memory.
     tensors = {name: module.tensors[name].detach().cpu().clone().contiguous() for name in sorted(module.tensors)}
     provenance = json.dumps([record.plain() for record in records], indent=1, sort_keys=True) + "\n"
@@ -66,7 +68,7 @@ def _named_files(hashes: bytes) -> dict[str, str]:
     """
     lines = [line.split("  ") for line in hashes.decode().splitlines()[1:]]
     if not lines or any(len(line) != 2 for line in lines):
-        raise ValueError("it names no files")
+        raise ValueError("it lists no files")
     return {name: digest for digest, name in lines if name != HASH}
 
 
@@ -90,7 +92,7 @@ def _read(path: Path) -> tuple[Module, list[Record]]:
     content: dict[str, bytes] = {}
     for name in (TEXT, TENSORS, PROVENANCE, HASH):
         if not exists(folder / name):
-            raise ArtifactError(f"{name} is missing", where=str(path), expected="a folder of save_module")
+            raise ArtifactError(f"{name} is missing", where=str(path), expected="a folder written by save_module")
         content[name] = read_file(folder / name, where=str(path))
     reading = TENSORS
     try:
@@ -106,9 +108,7 @@ def _read(path: Path) -> tuple[Module, list[Record]]:
         raise ArtifactError(f"{reading} cannot be read: {error}", where=str(path)) from error
     written = content[HASH].decode(errors="replace").partition("\n")[0].strip()
     if found != written:
-        raise ArtifactError(
-            f"the module is not the one that was written: its hash is {found}", where=str(path), expected=written
-        )
+        raise ArtifactError(f"the module was altered: its hash is {found}", where=str(path), expected=written)
     return module, records
 
 
@@ -119,7 +119,7 @@ def _records(data: object) -> list[Record]:
         ArtifactError: A record has another form than ours.
     """
     if not isinstance(data, list):
-        raise ArtifactError("it is no list of records")
+        raise ArtifactError("it is not a list of records")
     return [_record(item, f"record {index}") for index, item in enumerate(data)]
 
 

@@ -207,7 +207,7 @@ class _Parser:
     def node(self, graph: Graph) -> None:
         names = self.several(self.new_name)
         if len(set(names)) != len(names):
-            self.fail("a name of its own for each result")
+            self.fail("a different name for each result")
         self.expect("=")
         self.skip_blanks()
         start = self.position
@@ -245,7 +245,7 @@ class _Parser:
         """Give the results of `node` the names and types of the text."""
         if len(names) != len(node.outputs) or len(types) != len(node.outputs):
             raise self.error(
-                f"there are {len(names)} names and {len(types)} types",
+                f"the line has {len(names)} names and {len(types)} types",
                 f"{len(node.outputs)} results of {node.op}, each with a type",
             )
         definition = op(node.op)
@@ -254,7 +254,9 @@ class _Parser:
             found = value.type
             same = (found.dtype, found.shape) == (declared.dtype, declared.shape) if own_grid else found == declared
             if not same:
-                raise self.error(f"%{name} has the type {declared}", f"{found}, which follows from the operands")
+                raise self.error(
+                    f"%{name} has the type {declared}", f"{found}, the type that follows from the operands"
+                )
             value.type = declared
             self.values[name] = value
         graph.name_results(node, names)
@@ -291,7 +293,7 @@ class _Parser:
         key = self.token(_WORD, "the name of an attribute")
         if key in known:
             self.position = start
-            self.fail(f"each attribute once; {key} is there already")
+            self.fail(f"each attribute once, but {key} is repeated")
         self.expect("=")
         known[key] = self.attribute()
 
@@ -336,7 +338,7 @@ class _Parser:
         name = self.name("the name of a value")
         if name not in self.values:
             self.position = start
-            self.fail(f"a value that is defined above; %{name} is not")
+            self.fail(f"a value that is defined above, but %{name} is not")
         return self.values[name]
 
     def new_name(self) -> str:
@@ -345,7 +347,7 @@ class _Parser:
         name = self.name("the name of a value")
         if name in self.values:
             self.position = start
-            self.fail(f"a name that is not taken; %{name} is")
+            self.fail(f"a new name, but %{name} exists")
         return name
 
     def name(self, what: str) -> str:
@@ -424,7 +426,7 @@ class _Parser:
         except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError) as error:
             # The rules of operators assume attributes of the right kinds.
             self.position = start
-            raise self.error(f"it does not fit together: {type(error).__name__}: {error}", expected) from None
+            raise self.error(f"the text is inconsistent: {type(error).__name__}: {error}", expected) from None
 
     def fail(self, expected: str) -> NoReturn:
         rest = self.text[self.position : self.position + 20].partition("\n")[0]

@@ -33,7 +33,7 @@ class Recorded(fx.Proxy):
             TraceError: The type is unknown.
         """
         if self.type is None:
-            raise fx.proxy.TraceError("the number of dimensions of an intermediate result is not known")
+            raise fx.proxy.TraceError("the rank of an intermediate result is unknown")
         return self.type.rank
 
     def is_floating_point(self) -> bool:
@@ -43,7 +43,7 @@ class Recorded(fx.Proxy):
             TraceError: The type is unknown.
         """
         if self.type is None:
-            raise fx.proxy.TraceError("the type of an intermediate result is not known")
+            raise fx.proxy.TraceError("the type of an intermediate result is unknown")
         return self.type.dtype.is_float
 
 

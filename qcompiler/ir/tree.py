@@ -133,7 +133,7 @@ class _Flat:
         items: list[tuple[str, Tree]] = []
         for key, item in value.items():
             if not isinstance(key, str):
-                raise self._refusal(f"has the dict key {key!r}", "keys that are strings")
+                raise self._refusal(f"has the dict key {key!r}", "string keys")
             items.append((key, self._child(key, item)))
         plain: Tree = ("dict", items)
         if kind is dict:
@@ -177,7 +177,9 @@ def _from_numpy(array: np.ndarray | np.generic, what: str) -> torch.Tensor:
     try:
         return torch.from_numpy(np.array(array, order="C"))
     except TypeError:
-        raise InputError(f"the {what} holds an array of {array.dtype}", expected="numbers that torch has") from None
+        raise InputError(
+            f"the {what} contains an array of type {array.dtype}", expected="a type of numbers that torch has"
+        ) from None
 
 
 def unflatten(tree: Tree, leaves: Sequence[object], *, arrays: bool = False) -> object:
@@ -354,7 +356,7 @@ def match_arrays(tree: Tree, arguments: tuple[object, ...], *, arrays: bool = Tr
         )
     places: dict[int, int] = {}
     if not _aligned(tree, found, places):
-        raise InputError(f"the inputs nest as {_describe(found)}", expected=_describe(tree))
+        raise InputError(f"the inputs have the structure {_describe(found)}", expected=_describe(tree))
     tensors = []
     for index, dtype in sorted(leaf_types(tree)):
         tensor = flat.leaves[places[index]]

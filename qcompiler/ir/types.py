@@ -84,7 +84,7 @@ class DType(StrEnum):
         for member, candidate in _TORCH.items():
             if candidate == dtype and member not in (cls.I4, cls.U4):
                 return member
-        raise GraphError(f"{dtype} has no element type in the graph", expected="one of " + ", ".join(cls))
+        raise GraphError(f"the graph has no element type for {dtype}", expected="one of " + ", ".join(cls))
 
 
 _TORCH = {
@@ -136,7 +136,7 @@ class QuantParams:
         if len(self.scale) != len(self.zero_point) or (self.axis is None and len(self.scale) != 1):
             raise GraphError(
                 f"{len(self.scale)} scales and {len(self.zero_point)} zero points on axis {self.axis}",
-                expected="as many of one as of the other, and one of each without an axis",
+                expected="equal numbers of scales and zero points, and one of each without an axis",
             )
 
     @classmethod

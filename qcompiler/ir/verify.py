@@ -39,7 +39,7 @@ def verify(graph: Graph, after: str = "") -> None:
         count += 1
         where = node.where + context
         if node.graph is not graph:
-            raise GraphError("a node of another graph stands in this one", where=where)
+            raise GraphError("the graph contains a node of another graph", where=where)
         if graph.stage not in node.definition.stages:
             legal = ", ".join(sorted(node.definition.stages))
             raise GraphError(f"{node.op} is not legal at stage {graph.stage}", where=where, expected=f"stage {legal}")
@@ -50,10 +50,10 @@ def verify(graph: Graph, after: str = "") -> None:
         _check_types(node, where)
         for index, value in enumerate(node.outputs):
             if value.producer is not node or value.index != index:
-                raise GraphError(f"%{value.name} does not know that it is result {index} of this node", where=where)
+                raise GraphError(f"%{value.name} is not linked as result {index} of this node", where=where)
             defined.add(value)
     if count != len(graph):
-        raise GraphError(f"the graph counts {len(graph)} nodes and holds {count}", where=f"@{graph.name}{context}")
+        raise GraphError(f"the graph counts {len(graph)} nodes but contains {count}", where=f"@{graph.name}{context}")
     for value in graph.values():
         if value.users != uses.get(value, {}):
             raise GraphError("the list of users is out of date", where=f"%{value.name}{context}")
@@ -67,7 +67,7 @@ def _check_names(graph: Graph, context: str) -> None:
     for value in graph.values():
         if value.name in names:
             place = value.producer.where if value.producer is not None else f"@{graph.name}"
-            raise GraphError(f"two values are called %{value.name}", where=place + context)
+            raise GraphError(f"two values have the name %{value.name}", where=place + context)
         names.add(value.name)
 
 
@@ -99,7 +99,7 @@ def _check_leaf(node: Node, where: str) -> None:
     ref = str(node.attributes["ref"])
     tensor = node.graph.module.tensors.get(ref)
     if tensor is None:
-        raise GraphError(f"{node.op} refers to the tensor {ref!r}, which the module does not hold", where=where)
+        raise GraphError(f"{node.op} refers to the tensor {ref!r}, which is not in the module", where=where)
     declared = node.output.type
     if tuple(tensor.shape) != declared.shape or tensor.dtype != declared.dtype.torch:
         raise GraphError(
@@ -112,10 +112,12 @@ def _check_call(node: Node, where: str) -> None:
     name = str(node.attributes["graph"])
     called = graphs.get(name)
     if called is None:
-        raise GraphError(f"the call is of @{name}, which the module does not hold", where=where)
+        raise GraphError(f"the call refers to @{name}, which is not in the module", where=where)
     names = list(graphs)
     if names.index(name) <= names.index(node.graph.name):
-        raise GraphError(f"@{node.graph.name} calls @{name}", where=where, expected="a graph that stands behind it")
+        raise GraphError(
+            f"@{node.graph.name} calls @{name}", where=where, expected="a graph that comes later in the module"
+        )
     for kind, own, other in (("takes", node.inputs, called.inputs), ("gives", node.outputs, called.outputs)):
         found, declared = [str(value.type) for value in own], [str(value.type) for value in other]
         if found != declared:

@@ -40,7 +40,7 @@ def same_type(types: Sequence[TensorType], attributes: Mapping[str, Attribute]) 
 def same_real_type(types: Sequence[TensorType], attributes: Mapping[str, Attribute]) -> tuple[TensorType, ...]:
     """The type of the first operand, which must be a float."""
     if not types[0].dtype.is_float:
-        raise GraphError(f"a function of real numbers is given {types[0]}", expected="a float tensor")
+        raise GraphError(f"a function of real numbers has the operand {types[0]}", expected="a float tensor")
     return (types[0],)
 
 
@@ -79,7 +79,7 @@ def code_limits(attributes: Mapping[str, Attribute], low: int, high: int) -> tup
     qmin = low if attributes["qmin"] is None else integer(attributes, "qmin")
     qmax = high if attributes["qmax"] is None else integer(attributes, "qmax")
     if not low <= qmin <= qmax <= high:
-        raise GraphError(f"the codes are limited to {qmin}..{qmax}", expected=f"an interval within {low}..{high}")
+        raise GraphError(f"the codes are limited to {qmin}..{qmax}", expected=f"an interval in {low}..{high}")
     return qmin, qmax
 
 
@@ -136,12 +136,14 @@ def window_size(
     span = size + pad - dilation * (kernel - 1) - 1 + (stride - 1 if ceil else 0)
     if isinstance(span, int) and span < 0:
         raise GraphError(
-            f"a window of {dilation * (kernel - 1) + 1} does not fit into {size} elements padded by {pad}",
+            f"a window of {dilation * (kernel - 1) + 1} does not fit into {size} elements with padding {pad}",
             expected="an input at least as large as the window",
         )
     if ceil and not isinstance(span, int) and stride + begin > dilation * (kernel - 1) + 1:
         # torch drops the last window for some sizes only, which a formula of the size cannot express.
-        raise GraphError(f"windows are counted upwards along an axis of {size} elements", expected="a known size")
+        raise GraphError(
+            f"the number of windows is rounded up along an axis of {size} elements", expected="an axis of known size"
+        )
     result = as_dim(span // stride + 1)
     if ceil and isinstance(result, int) and isinstance(size, int) and (result - 1) * stride >= size + begin:
         result -= 1

@@ -94,8 +94,8 @@ def find_function(name: str) -> Callable[..., object]:
         found = found if _is_of_tensors(space, rest, found) else None
     if not callable(found):
         raise GraphError(
-            f"there is no function {name!r} here",
-            expected="one of torch, or an operator registered with torch.library",
+            f"there is no function {name!r}",
+            expected="a function of torch, or an operator registered with torch.library",
             fix="Import the package that registers it.",
         )
     return cast("Callable[..., object]", found)
@@ -180,7 +180,7 @@ def _custom(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
     result = function(*positional, **keywords)
     found = [result] if isinstance(result, Tensor) else list(cast("Sequence[object]", result))
     if not all(isinstance(item, Tensor) for item in found):
-        raise GraphError("a custom function gives something else than tensors", where=node.where)
+        raise GraphError("a custom function returned objects other than tensors", where=node.where)
     return tuple(cast("list[Tensor]", found))
 
 
@@ -212,7 +212,7 @@ register(
         _custom,
         frozenset({Stage.FLOAT, Stage.CANONICAL}),
         {"function": REQUIRED, "arguments": REQUIRED, "results": REQUIRED, "reason": ""},
-        summary="A function of torch that has no operator here, by its name; `reason` says why it has none.",
+        summary="A function of torch without an operator, by its name; `reason` gives the cause.",
     )
 )
 register(
@@ -223,6 +223,6 @@ register(
         _call,
         ANY_STAGE,
         {"graph": REQUIRED, "results": REQUIRED},
-        summary="Another graph of the module, run on real numbers: a float island.",
+        summary="A float island: another graph of the module, run on real numbers.",
     )
 )

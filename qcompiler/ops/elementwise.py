@@ -71,7 +71,7 @@ def _infer_clamp_channels(types: Sequence[TensorType], attributes: Attributes) -
     if not 0 < axis < x.rank or any(limit.shape != (x.shape[axis],) for limit in limits):
         raise GraphError(
             f"the input is {x} and the limits {limits[0]} and {limits[1]} along axis {axis}",
-            expected="a lower and an upper limit for each index of an axis behind the first",
+            expected="a lower and an upper limit for each index of an axis after the first",
         )
     return (x,)
 
@@ -91,7 +91,7 @@ register(
         evaluate=_clamp_channels,
         stages=FLOAT_STAGES,
         traits=frozenset({Trait.CLAMP, Trait.PARAMETRIC}),
-        summary="min(max(x, low), high), a pair of limits for each channel along `axis`; ends may be infinite.",
+        summary="min(max(x, low), high) with a pair of limits for each channel along `axis`; limits may be infinite.",
     )
 )
 
@@ -211,7 +211,7 @@ register(
         stages=FLOAT_STAGES,
         traits=frozenset({Trait.PARAMETRIC, Trait.RECTIFIER, Trait.COMMUTES_WITH_SCALE}),
         kind="table",
-        summary="max(x, 0) + weight * min(x, 0), a weight for all or one per channel along axis 1.",
+        summary="max(x, 0) + weight * min(x, 0) with one weight, or one per channel along axis 1.",
     )
 )
 

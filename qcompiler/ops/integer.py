@@ -128,7 +128,7 @@ def _factors(node: Node, operands: Sequence[Tensor], axis: int = 0) -> tuple[Ten
     zero_point = int(grid(node, 0).zero_point)
     low, high = (limit - zero_point for limit in node.inputs[0].type.dtype.limits)
     if not exact_in_float64(weight, low, high, axis):
-        raise GraphError("a sum of products may leave float64", where=node.where, expected="less than 2^53")
+        raise GraphError("a sum of products may exceed float64", where=node.where, expected="less than 2^53")
     return x, weight
 
 
@@ -385,7 +385,11 @@ def _infer_avg_pool2d(types: Sequence[TensorType], attributes: Attributes) -> tu
 
 def _avg_pool2d(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
     if node.inputs[0].type.quant != node.output.type.quant:
-        raise GraphError("average pooling changes the grid", where=node.where, expected="one grid in and out")
+        raise GraphError(
+            "the result of average pooling has another grid than the input",
+            where=node.where,
+            expected="one grid for input and result",
+        )
     x = steps(node, operands, 0)
     height, width = x.shape[2:]
     qmin, qmax = codes_limits(node)
@@ -428,7 +432,11 @@ def _infer_resample2d(types: Sequence[TensorType], attributes: Attributes) -> tu
 
 def _resample2d(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
     if node.inputs[0].type.quant != node.output.type.quant:
-        raise GraphError("resampling changes the grid", where=node.where, expected="one grid in and out")
+        raise GraphError(
+            "the result of resampling has another grid than the input",
+            where=node.where,
+            expected="one grid for input and result",
+        )
     x, rows, columns = (item.to(torch.float64) for item in (steps(node, operands, 0), *operands[1:3]))
     qmin, qmax = codes_limits(node)
     codes = windowed_average_codes(
@@ -468,7 +476,7 @@ def _infer_lookup(types: Sequence[TensorType], attributes: Attributes) -> tuple[
         named = f"{table} with rows {rows[0]}" if rows else str(table)
         raise GraphError(
             f"the table is {named}, for {x} along axis {axis}",
-            expected=f"{dtype}, one entry per code, a row per channel or the number of one",
+            expected=f"{dtype}, one entry per code, and a row or row number per channel",
         )
     return (TensorType(dtype, x.shape),)
 
@@ -491,7 +499,7 @@ register(
         evaluate=_lookup,
         stages=INTEGER_ONLY,
         traits=REQUANTIZES,
-        summary="table[x - offset]; with an axis, row rows[c], or c, of the table for channel c along it.",
+        summary="table[x - offset]; with an axis, channel c uses row rows[c], or row c, of the table.",
     )
 )
 
@@ -513,7 +521,7 @@ register(
         evaluate=_rescale,
         stages=INTEGER_ONLY,
         traits=REQUANTIZES,
-        summary="requantize(x - z_x): from one grid to another.",
+        summary="requantize(x - z_x) from one grid to another.",
     )
 )
 
@@ -528,7 +536,11 @@ def _infer_clamp(types: Sequence[TensorType], attributes: Attributes) -> tuple[T
 
 def _clamp(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
     if node.inputs[0].type.quant != node.output.type.quant:
-        raise GraphError("a clamp of codes changes the grid", where=node.where, expected="one grid in and out")
+        raise GraphError(
+            "the result of a clamp of codes has another grid than the input",
+            where=node.where,
+            expected="one grid for input and result",
+        )
     codes = operands[0].to(torch.int64)
     return _finish(node, codes.clamp(*limits_along(node, codes, node.integer("axis"))))
 
@@ -542,6 +554,6 @@ register(
         evaluate=_clamp,
         stages=INTEGER_ONLY,
         traits=REQUANTIZES,
-        summary="min(max(x, qmin), qmax) on one grid, with limits for each channel along `axis`.",
+        summary="min(max(x, qmin), qmax) on one grid with limits for each channel along `axis`.",
     )
 )

@@ -37,8 +37,8 @@ def conv_shape(types: Sequence[TensorType], attributes: Attributes, rank: int) -
     out, channels, *kernel = _weight_shape(types, rank)
     if groups < 1 or x[1] != channels * groups or out % groups:
         raise GraphError(
-            f"{x[1]} input channels meet a weight [{out}, {channels}, ...] in {groups} groups",
-            expected=f"{channels * groups} input channels and output channels that the groups divide",
+            f"{x[1]} input channels do not match the weight [{out}, {channels}, ...] in {groups} groups",
+            expected=f"{channels * groups} input channels, and output channels divisible by the groups",
         )
     if len(types) > 2 and types[2].shape != (out,):
         raise GraphError(f"the bias is {types[2]}", expected=f"[{out}]")
@@ -54,7 +54,7 @@ def _weight_shape(types: Sequence[TensorType], rank: int) -> tuple[int, ...]:
     if types[0].rank != rank + 2 or types[1].rank != rank + 2 or len(weight) != rank + 2:
         raise GraphError(
             f"the input is {types[0]} and the weight {types[1]}",
-            expected=f"{rank + 2} dimensions each, those of the weight known and positive",
+            expected=f"{rank + 2} dimensions each, with known positive sizes of the weight",
         )
     return weight
 
@@ -99,11 +99,11 @@ def conv_transpose_shape(types: Sequence[TensorType], attributes: Attributes, ra
     rows, channels, *kernel = _weight_shape(types, rank)
     if groups < 1 or x[1] != rows or rows % groups:
         raise GraphError(
-            f"{x[1]} input channels meet a weight [{rows}, {channels}, ...] in {groups} groups",
-            expected="as many input channels as the weight has rows, in groups that divide them",
+            f"{x[1]} input channels do not match the weight [{rows}, {channels}, ...] in {groups} groups",
+            expected="as many input channels as rows of the weight, divisible by the groups",
         )
     if any(extra[i] >= max(stride[i], dilation[i]) for i in range(rank)):
-        raise GraphError(f"output_padding is {extra}", expected="less than the stride or the dilation")
+        raise GraphError(f"output_padding is {extra}", expected="a number less than the stride or the dilation")
     out = channels * groups
     if len(types) > 2 and types[2].shape != (out,):
         raise GraphError(f"the bias is {types[2]}", expected=f"[{out}]")
@@ -112,7 +112,7 @@ def conv_transpose_shape(types: Sequence[TensorType], attributes: Attributes, ra
         for i in range(rank)
     ]
     if any(isinstance(span, int) and span < 1 for span in spans):
-        raise GraphError(f"padding is {padding}", expected="less than leaves an empty output")
+        raise GraphError(f"padding is {padding}", expected="padding that leaves a non-empty output")
     return (x[0], out, *spans)
 
 

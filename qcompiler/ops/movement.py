@@ -25,7 +25,7 @@ _VIEW = _MOVEMENT | {Trait.VIEW}
 def _infer_reshape(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
     shape = dims(attributes, "shape")
     if product(shape) != product(types[0].shape):
-        raise GraphError(f"{types[0]} cannot take the shape {list(shape)}", expected="as many elements")
+        raise GraphError(f"{types[0]} cannot be reshaped to {list(shape)}", expected="the same number of elements")
     return (types[0].with_shape(shape),)
 
 
@@ -55,7 +55,10 @@ def _infer_concat(types: Sequence[TensorType], attributes: Attributes) -> tuple[
     for type in types:
         others = (*type.shape[:axis], first.shape[axis], *type.shape[axis + 1 :])
         if type.rank != first.rank or dataclasses.replace(type, shape=others) != first:
-            raise GraphError(f"{first} and {type} cannot be joined along axis {axis}", expected="equal other sizes")
+            raise GraphError(
+                f"{first} and {type} cannot be concatenated along axis {axis}",
+                expected="equal sizes along all other axes",
+            )
         total = as_dim(total + type.shape[axis])
     return (first.with_shape((*first.shape[:axis], total, *first.shape[axis + 1 :])),)
 
@@ -69,9 +72,9 @@ def _infer_slice(types: Sequence[TensorType], attributes: Attributes) -> tuple[T
     shape = types[0].shape
     size = shape[axis] if 0 <= axis < len(shape) else None
     if not isinstance(size, int):
-        raise GraphError(f"axis {axis} of {types[0]} is sliced", expected="an axis of known size")
+        raise GraphError(f"the slice is along axis {axis} of {types[0]}", expected="an axis of known size")
     if not 0 <= start < stop <= size or step < 1:
-        raise GraphError(f"the slice is {start}:{stop}:{step} of {size}", expected="a part that is not empty")
+        raise GraphError(f"the slice is {start}:{stop}:{step} of {size}", expected="a non-empty part")
     return (types[0].with_shape((*shape[:axis], -(-(stop - start) // step), *shape[axis + 1 :])),)
 
 
@@ -106,7 +109,7 @@ register(
         ANY_STAGE,
         {"shape": REQUIRED},
         _VIEW,
-        "The same elements in row-major order under other sizes.",
+        "The same elements in row-major order with other sizes.",
     )
 )
 register(
@@ -121,7 +124,7 @@ register(
         ANY_STAGE,
         {"axis": REQUIRED},
         _MOVEMENT,
-        "Operands side by side along one axis.",
+        "Operands concatenated along one axis.",
     )
 )
 register(
@@ -145,6 +148,6 @@ register(
         ANY_STAGE,
         {"pad": REQUIRED, "value": 0.0},
         _MOVEMENT,
-        "A border of one value: a real number, or a code once integer.",
+        "A border of one value: a real number, or a code in an INTEGER graph.",
     )
 )

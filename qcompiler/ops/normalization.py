@@ -24,7 +24,7 @@ def _check_shapes(types: Sequence[TensorType]) -> int:
     if not 0 < dims <= x.rank or x.shape[x.rank - dims :] != weight.shape or bias.shape != weight.shape:
         raise GraphError(
             f"the input is {x}, the weight {weight} and the bias {bias}",
-            expected="the last sizes of the input for both",
+            expected="both with the last sizes of the input",
         )
     return dims
 

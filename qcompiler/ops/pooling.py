@@ -37,7 +37,10 @@ def pool_shape(types: Sequence[TensorType], attributes: Attributes) -> tuple[Dim
     if divisor is not None and not (isinstance(divisor, int) and divisor > 0):
         raise GraphError(f"divisor_override is {divisor}", expected="a positive number")
     if any(2 * p > k for p, k in zip(padding, kernel, strict=True)):
-        raise GraphError(f"the padding {padding} is more than half the window {kernel}", expected="half at most")
+        raise GraphError(
+            f"the padding {padding} is more than half the window {kernel}",
+            expected="padding of at most half the window",
+        )
     counts = [
         window_size(
             x[2 + i],
@@ -64,8 +67,8 @@ def _check_windows(size: Dim, count: Dim, taps: range, stride: int) -> None:
     for begin in range(0, count * stride, stride):
         if not any(0 <= begin + tap < size for tap in taps):
             raise GraphError(
-                f"the window at {begin + taps[0]} with taps {taps.step} apart misses all {size} elements",
-                expected="windows that hold an element",
+                f"the window at {begin + taps[0]} with taps {taps.step} apart contains none of the {size} elements",
+                expected="windows with at least one element",
             )
 
 
@@ -96,7 +99,7 @@ register(
         evaluate=_max_pool2d,
         stages=ANY_STAGE,
         traits=frozenset({Trait.MOVEMENT, Trait.SPATIAL, Trait.KEEPS_SIGN, Trait.COMMUTES_WITH_SCALE}),
-        summary="The largest element of each window; padding never wins.",
+        summary="The largest element of each window; padding counts as minus infinity.",
     )
 )
 
@@ -149,7 +152,7 @@ def mean_shape(types: Sequence[TensorType], attributes: Attributes) -> tuple[Dim
     """
     axes, rank = integers(attributes, "axes"), types[0].rank
     if not axes or len(set(axes)) != len(axes) or not all(0 <= axis < rank for axis in axes):
-        raise GraphError(f"the axes are {axes}", expected=f"different numbers from 0 to {rank - 1}")
+        raise GraphError(f"the axes are {axes}", expected=f"distinct axes from 0 to {rank - 1}")
     if attributes["keepdim"]:
         return tuple(1 if axis in axes else size for axis, size in enumerate(types[0].shape))
     return tuple(size for axis, size in enumerate(types[0].shape) if axis not in axes)

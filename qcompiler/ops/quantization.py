@@ -38,7 +38,7 @@ def _infer_fake_quantize(types: Sequence[TensorType], attributes: Attributes) ->
     channels = () if spec.axis is None else (types[0].shape[spec.axis],)
     for type in types[1:3]:
         if type.shape != channels:
-            raise GraphError(f"a quantizer {spec} of {types[0]} has a parameter {type}", expected=f"shape {channels}")
+            raise GraphError(f"the quantizer {spec} of {types[0]} has a parameter {type}", expected=f"shape {channels}")
     _check_factors(types, spec)
     return (types[0],)
 
@@ -100,7 +100,7 @@ register(
         evaluate=_fake_quantize,
         stages=QUANTIZED_ONLY,
         traits=frozenset({Trait.QUANTIZER}),
-        summary="x on a grid in steps of scale, or of scale * factor; the identity while the scale is NaN.",
+        summary="x rounded to a grid with steps of scale, or of scale * factor; the identity while the scale is NaN.",
     )
 )
 
@@ -142,7 +142,7 @@ register(
 def _infer_scale_product(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
     check_float(types)
     if types[0].rank and types[1].rank and types[0].shape != types[1].shape:
-        raise GraphError(f"the scales are {types[0]} and {types[1]}", expected="one each, or as many of both")
+        raise GraphError(f"the scales are {types[0]} and {types[1]}", expected="equal numbers of elements, or one")
     return (types[0] if types[0].rank else types[1],)
 
 
@@ -172,7 +172,7 @@ def grid(node: Node, operand: int | None = None) -> affine.AffineParams:
     value = node.output if operand is None else node.inputs[operand]
     quant = value.type.quant
     if quant is None:
-        raise GraphError(f"%{value.name} is {value.type}", where=node.where, expected="codes on a grid")
+        raise GraphError(f"%{value.name} is {value.type}", where=node.where, expected="codes with a grid")
     return affine.AffineParams(quant.scale_tensor(), quant.zero_point_tensor(), quant.axis)
 
 
@@ -237,7 +237,7 @@ register(
         evaluate=_expand_blocks,
         stages=INTEGER_ONLY,
         traits=frozenset({Trait.REQUANTIZES}),
-        summary="codes * factor of their block: the weight of a layer; programs hold both apart.",
+        summary="codes * factor of their block: the weight of a layer; programs store both separately.",
     )
 )
 

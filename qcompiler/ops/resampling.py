@@ -63,7 +63,7 @@ register(
         evaluate=_adaptive,
         stages=FLOAT_STAGES,
         traits=MEAN | {Trait.SPATIAL},
-        summary="Means over windows chosen to give a stated output size.",
+        summary="Means over windows that are chosen to give the requested output size.",
     )
 )
 register(
@@ -75,7 +75,7 @@ register(
         evaluate=_resize,
         stages=FLOAT_STAGES,
         traits=MEAN | {Trait.SPATIAL},
-        summary="An image of another size, by the nearest pixel or between the four around.",
+        summary="An image resized to another size, by the nearest pixel or bilinearly between four pixels.",
     )
 )
 
@@ -91,7 +91,7 @@ def resampling_weights(node: Node) -> tuple[Tensor, Tensor, Tensor]:
     """
     image, result = node.inputs[0].type, node.output.type
     if not all(isinstance(size, int) for size in image.shape[2:]):
-        raise GraphError(f"the image is {image}", where=node.where, expected="a height and width in numbers")
+        raise GraphError(f"the image is {image}", where=node.where, expected="known height and width")
     (rows, rows_sum), (columns, columns_sum) = (_axis(node, image.size(axis), result.size(axis)) for axis in (2, 3))
     return rows, columns, torch.outer(rows_sum, columns_sum)
 

@@ -214,11 +214,11 @@ def _infer_scaled(types: Sequence[TensorType], attributes: Attributes) -> tuple[
     if not 0 < axis < x.rank or scale.shape != (x.shape[axis],):
         raise GraphError(
             f"the input is {x} and the scales {scale} along axis {axis}",
-            expected="a scale for each index of an axis behind the first",
+            expected="a scale for each index of an axis after the first",
         )
     parameters = attributes["parameters"]
     if name not in UNARY:
-        raise GraphError(f"the function is {name!r}", expected="the name of a function of one number")
+        raise GraphError(f"the function is {name!r}", expected="the name of a unary function")
     wanted = tuple(UNARY[name].attributes)
     if not isinstance(parameters, tuple) or len(parameters) != len(wanted):
         raise GraphError(f"the parameters of {name} are {parameters}", expected=f"values for {wanted}")
@@ -246,6 +246,6 @@ register(
         evaluate=_scaled,
         stages=FLOAT_STAGES,
         traits=frozenset({Trait.PARAMETRIC}),
-        summary="f(x * scale) / scale for the function named, a positive scale for each channel along `axis`.",
+        summary="f(x * scale) / scale with a positive scale for each channel along `axis`.",
     )
 )

@@ -30,14 +30,17 @@ def filled(name: str, value: float) -> Callable[[nn.Linear], object]:
         (lambda x: x, "is a function; .*nn.Module whose forward calls it"),
         (nn.Linear(3, 2).state_dict(), "is a state dict: a OrderedDict of 2 entries; .*load_state_dict"),
         ({"weight": torch.ones(1)}, "is a state dict: a dict of 1 entries"),
-        (nn.Linear, r"is the class Linear; .*Make one: Linear\(...\)"),
+        (nn.Linear, r"is the class Linear; .*Create an instance: Linear\(...\)"),
         (None, "is a NoneType"),
         (nn.LazyLinear(3), "the parameter 'weight' has no shape yet"),
         (nn.Linear(3, 2, device="meta"), "the parameter 'weight' is on the meta device"),
         (nn.Linear(3, 2, dtype=torch.complex64), "the parameter 'weight' has the element type torch.complex64"),
-        (held(filled("weight", float("nan"))), "the parameter 'weight' holds NaN: 1 of 6 elements; expected finite"),
+        (
+            held(filled("weight", float("nan"))),
+            "the parameter 'weight' contains NaN in 1 of 6 elements; expected finite",
+        ),
         (held(filled("bias", float("-inf"))), "the parameter 'bias' holds infinity: 1 of 2 elements"),
-        (held(lambda m: m.register_buffer("b", torch.tensor([float("nan")]))), "the buffer 'b' holds NaN: 1 of 1"),
+        (held(lambda m: m.register_buffer("b", torch.tensor([float("nan")]))), "the buffer 'b' contains NaN in 1 of 1"),
         (held(lambda m: m.register_buffer("b", torch.eye(2).to_sparse())), "the buffer 'b' is a torch.sparse_coo"),
     ],
 )
@@ -53,7 +56,7 @@ def test_a_mask_may_hold_infinities() -> None:
 
 def test_an_exported_program_is_looked_into() -> None:
     layer = held(filled("weight", float("nan"))).eval()
-    with pytest.raises(InputError, match="the parameter 'weight' holds NaN"):
+    with pytest.raises(InputError, match="the parameter 'weight' contains NaN"):
         check_kind(torch.export.export(layer, (torch.ones(2, 3),)))
 
 

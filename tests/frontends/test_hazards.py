@@ -68,7 +68,7 @@ def test_the_graph_does_what_the_model_does_at_any_batch(function: Callable[...,
         graph = frontends.capture(Function(function).eval(), torch.randn(2, 6)).module.main
     except QCompilerError as error:
         assert function is added_in_place, "only memory that is seen twice may be refused"
-        assert "memory that another tensor sees" in str(error)  # noqa: PT017
+        assert "memory that another tensor shares" in str(error)  # noqa: PT017
         return
     x = torch.randn(batch, 6, generator=torch.Generator().manual_seed(batch))
     assert torch.equal(outputs_of(graph, [x])[0], function(x.clone(), None))

@@ -170,11 +170,11 @@ ENUM = {"type": "builtins.dict", "context": json.dumps([{"__enum__": True, "fqn"
 DEFAULT = {"type": "collections.defaultdict", "context": json.dumps({"default_factory_module": "marker", "default_factory_name": "x", "dict_context": []}), "children_spec": []}  # fmt: skip
 
 ATTACKS: dict[str, tuple[Callable[[Members, Path], Members], str]] = {
-    "sample inputs": (in_a_member(SAMPLES), "reading it may run code"),
-    "weights as one pickle": (in_a_member("data/weights/model.pt"), "reading it may run code"),
-    "constants as one pickle": (in_a_member("data/constants/model.pt"), "reading it may run code"),
-    "a weight": (in_a_table(WEIGHTS, "weight_0", pickled=True, make=evil_pickle), "reading it may run code"),
-    "a constant": (in_a_table(CONSTANTS, "tensor_0", pickled=True, make=evil_pickle), "reading it may run code"),
+    "sample inputs": (in_a_member(SAMPLES), "may run code"),
+    "weights as one pickle": (in_a_member("data/weights/model.pt"), "may run code"),
+    "constants as one pickle": (in_a_member("data/constants/model.pt"), "may run code"),
+    "a weight": (in_a_table(WEIGHTS, "weight_0", pickled=True, make=evil_pickle), "may run code"),
+    "a constant": (in_a_table(CONSTANTS, "tensor_0", pickled=True, make=evil_pickle), "may run code"),
     "an opaque object": (in_a_table(CONSTANTS, "opaque_obj_0", pickled=True, make=plain_pickle), "is an object"),
     "a custom object": (in_a_table(CONSTANTS, "custom_obj_0", pickled=True, make=evil_pickle), "is an object"),
     "a symbolic size": (in_a_size, "a size is"),
@@ -184,13 +184,13 @@ ATTACKS: dict[str, tuple[Callable[[Members, Path], Members], str]] = {
     "a namespace that is none": (in_an_operator("torch.ops.loaded_libraries.add"), "the program calls"),
     "an operator that opens files": (in_an_operator("torch.ops.aten.from_file.default"), "the program calls"),
     "a call of anything": (in_an_operator("_operator.call"), "the program calls"),
-    "a module named by an enumeration": (in_the_nesting(ENUM), "has to be imported"),
-    "a module named by a default": (in_the_nesting(DEFAULT), "has to be imported"),
+    "a module named by an enumeration": (in_the_nesting(ENUM), "would have to be imported"),
+    "a module named by a default": (in_the_nesting(DEFAULT), "would have to be imported"),
     "a compiled library": (in_a_member("data/aotinductor/model/model.so"), "compiled library"),
-    "old weights": (old_format("serialized_state_dict.pt"), "reading it may run code"),
-    "old weights in JSON": (old_format("serialized_state_dict.json"), "reading it may run code"),
-    "old constants": (old_format("serialized_constants.pt"), "reading it may run code"),
-    "old inputs": (old_format("serialized_example_inputs.pt"), "reading it may run code"),
+    "old weights": (old_format("serialized_state_dict.pt"), "may run code"),
+    "old weights in JSON": (old_format("serialized_state_dict.json"), "may run code"),
+    "old constants": (old_format("serialized_constants.pt"), "may run code"),
+    "old inputs": (old_format("serialized_example_inputs.pt"), "may run code"),
 }
 
 
@@ -259,7 +259,7 @@ def test_archives_that_are_none(members: Members, tmp_path: Path) -> None:
     data = write(tmp_path / "whole.pt2", members).read_bytes()
     for content in (b"", b"PK", data[: len(data) // 2], b"\0" * 100):
         path.write_bytes(content)
-        with pytest.raises(InputError, match="is no exported program"):
+        with pytest.raises(InputError, match="is not an exported program"):
             load_exported(path)
     without = {name: content for name, content in members.items() if name != GRAPH}
     with pytest.raises(InputError, match=r"it has no models/model\.json"):

@@ -50,7 +50,7 @@ RAISED: list[tuple[Exception, Outcome]] = [
     (errors.TargetError("the descriptor has no rule"), Outcome.INTERNAL),
     (errors.CalibrationError("3 NaN among 7"), Outcome.FALSE_ALARM),
     (errors.ContractError("the pass changed output 0 by 0.1"), Outcome.FALSE_ALARM),
-    (errors.VerificationError("the forms of the model disagree"), Outcome.FALSE_ALARM),
+    (errors.VerificationError("the forms of the compiled model disagree"), Outcome.FALSE_ALARM),
     (errors.GraphError("%3 is used before it is defined", where="%3"), Outcome.INTERNAL),
     (errors.PassError("%3 has no grid"), Outcome.INTERNAL),
     (errors.ArtifactError("the memory plan overwrites an output"), Outcome.INTERNAL),

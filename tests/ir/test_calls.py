@@ -29,14 +29,14 @@ def test_any_number_of_arguments() -> None:
     tree: Any = ("tuple", [("tuple", [0, 1]), ("dict", [("mask", 2)])])
     mask = torch.ones(1)
     assert calls.bind(tree, ["*inputs", "**more"], (X, Y), {"mask": mask}).tensors == [X, Y, mask]
-    with pytest.raises(InputError, match="nest as"):
+    with pytest.raises(InputError, match="have the structure"):
         calls.bind(tree, ["*inputs", "**more"], (X,), {"mask": mask})
 
 
 @pytest.mark.parametrize(
     ("arguments", "keywords", "message"),
     [
-        ((X,), {}, "the inputs nest as"),
+        ((X,), {}, "the inputs have the structure"),
         ((X,), {"z": Y}, "do not fit: 'z', no 'y'; expected x, y"),
         ((X, Y), {"y": Y}, "do not fit: 'y'; expected x, y"),
         ((X, Y, X), {"y": Y}, "do not fit: 1 more, 'y'"),
@@ -53,7 +53,7 @@ def test_what_does_not_fit_is_refused(arguments: tuple[object, ...], keywords: d
 
 def test_names_that_are_not_known_are_not_guessed() -> None:
     assert calls.bind(TWO, [], (X, Y), {}).tensors == [X, Y]
-    with pytest.raises(InputError, match="their names are not known"):
+    with pytest.raises(InputError, match="their names are unknown"):
         calls.bind(TWO, [], (X,), {"y": Y})
 
 

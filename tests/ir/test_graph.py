@@ -73,7 +73,7 @@ def test_users_are_counted_by_operand() -> None:
     a = graph.value("a")
     twice = graph.append("mul", [a, a])
     assert {node.op: count for node, count in a.users.items()} == {"relu": 1, "add": 1, "mul": 2}
-    with pytest.raises(GraphError, match="has 2 results where one is needed"):
+    with pytest.raises(GraphError, match="has 2 results, but one is expected"):
         _ = graph.append(ANYTHING, [twice.output], {"second": 0, "results": 2}).output
 
 
@@ -92,7 +92,7 @@ def test_an_output_may_stand_twice() -> None:
     ("name", "count", "attributes", "message"),
     [
         ("relu", 2, {}, "2 operands"),
-        ("relux", 1, {}, "no operator called 'relux'.*Did you mean relu"),
+        ("relux", 1, {}, "no operator 'relux'.*Did you mean relu"),
         ("clamp", 1, {"mim": 0.0}, "no attribute 'mim'.*one of min, max"),
         ("reshape", 1, {}, "lacks the attribute 'shape'"),
         ("clamp", 1, {"min": {1: 2}}, r"clamp is given min = \{1: 2\}"),

@@ -101,7 +101,7 @@ def test_attributes_are_completed_in_the_order_of_the_declaration() -> None:
 
 def test_a_name_is_taken_once() -> None:
     before = known_ops()
-    with pytest.raises(PluginError, match=r"two operators are called 'relu'.*test_registry"):
+    with pytest.raises(PluginError, match=r"two operators have the name 'relu'.*test_registry"):
         register(definition("relu"))
     assert known_ops() == before
     assert op("relu") is before["relu"]

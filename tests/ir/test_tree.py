@@ -181,7 +181,7 @@ def test_a_call_nests_as_the_model_does() -> None:
     assert tree.match(shape, ({"a": x, "b": None}, [y])) == [x, y]
     assert tree.match(shape, ({"b": None, "a": x}, [y])) == [x, y], "keys come in any order"
     for arguments in ((x, y), ({"a": x, "b": None}, (y,)), ({"a": x}, [y]), ({"c": None, "a": x}, [y])):
-        with pytest.raises(InputError, match=r"nest as .*; expected \(\{a: tensor, b: None\}, \[tensor\]\)"):
+        with pytest.raises(InputError, match=r"have the structure .*; expected \(\{a: tensor, b: None\}, \[tensor\]\)"):
             tree.match(shape, arguments)
 
 

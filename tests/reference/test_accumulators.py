@@ -94,7 +94,7 @@ def test_float64_is_refused_where_it_is_not_exact() -> None:
     # 4194369 = ceil(2^53 / (65535 * 2^15)): neither form computes what it might not hold.
     weight = torch.full((1, 4194369), -(2**15), dtype=torch.int16)
     make = linear(weight, torch.zeros(1, 4194369, dtype=torch.int64), DType.U16)
-    with pytest.raises(GraphError, match=r"may leave float64 \(at %int_linear"):
+    with pytest.raises(GraphError, match=r"may exceed float64 \(at %int_linear"):
         outputs_of(make.graph, make.inputs)
     with pytest.raises(ArtifactError, match=r"partial sums can reach \d+ \(at int_linear"):
         executed(make)

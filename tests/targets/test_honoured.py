@@ -70,7 +70,7 @@ LIMITS: dict[str, tuple[str, nn.Module, str]] = {
     "a kernel": (CONV + "limits = { kernel = [1, 3] }\n", nn.Conv2d(4, 2, (3, 5)), "a kernel of 3 x 5, where 1 to 3"),
     "a stride": (CONV + "limits = { stride = [1, 2] }\n", nn.Conv2d(4, 2, 3, 3), "a stride of 3 x 3, where 1 to 2"),
     "a dilation": (CONV + "limits = { dilation = [1, 1] }\n", nn.Conv2d(4, 2, 3, dilation=2), "a dilation of 2 x 2"),
-    "groups": (CONV + 'limits = { groups = "one" }\n', nn.Conv2d(4, 4, 3, groups=4), "4 groups of channels, where one is"),
+    "groups": (CONV + 'limits = { groups = "one" }\n', nn.Conv2d(4, 4, 3, groups=4), "4 groups of channels, but only one is"),
     "groups that are no channels": (
         CONV + 'limits = { groups = "one_or_depthwise" }\n',
         nn.Conv2d(4, 4, 3, groups=2),
