@@ -113,7 +113,9 @@ class AbsorbBias(Pass):
                 border = max(border, at_border)
             channels, largest = channels + int((c != 0).sum()), max(largest, float(c.abs().max()))
             names = ", ".join(consumer.node.name for consumer in group.consumers)
-            rewriter.note(group.producer, f"{int((c != 0).sum())} channels give up to {float(c.max()):.4g} to {names}")
+            rewriter.note(
+                group.producer, f"{int((c != 0).sum())} channels move up to {float(c.max()):.4g} to the bias of {names}"
+            )
         for node, (axis, shift) in shifts.items():
             _shift_limits(node, shift, axis, rewriter)
         context.record.metrics.update(channels=channels, largest=largest, border=border)
@@ -139,9 +141,9 @@ class AbsorbBias(Pass):
             assert isinstance(stop, Stop)
             if not known:
                 raise PassError(
-                    f"no range of a layer is known without data: {stop.why}",
+                    f"without calibration_data no range of a layer is known: {stop.why}",
                     where=stop.node.where,
-                    fix="Give calibration_data, or leave the pass out.",
+                    fix="Pass calibration_data, or remove the pass.",
                 )
             return known | {node: torch.zeros(_channels(node), dtype=torch.float64) for node in rest}
         observers = {node: MinMaxObserver(node.name, axis=Layer(node).output_axis) for node in rest}
@@ -184,11 +186,11 @@ def _shifts(group: Group, rewriter: Rewriter, *, padded: bool) -> bool:
     for node in group.between:
         averages_padding = node.definition.has(Trait.AVERAGE) and any(node.integers("padding", ()))
         if averages_padding or node.op == "pad" or not node.definition.has(*_KEEP_A_SHIFT):
-            reason = reason or f"{node.name} on the way does not keep a shift"
+            reason = reason or f"{node.name} in between does not keep a shift"
     for consumer in group.consumers:
         layer = Layer(consumer.node)
         if layer.transposed or (not padded and layer.pads):
-            why = "sums fewer taps at its border" if layer.transposed else "pads"
+            why = "sums fewer taps at the border" if layer.transposed else "pads"
             reason = reason or f"{consumer.node.name} {why}"
     if reason:
         rewriter.refuse(group.producer, reason)

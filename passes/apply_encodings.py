@@ -107,7 +107,7 @@ class _Application:
     def _dictated(self, quantizer: Node) -> Encoding:
         """The grid that the target fixes for `quantizer`."""
         fixed, spec = fixed_grid(quantizer, self.target), quantizer.spec
-        assert fixed is not None, "asked for what is dictated"
+        assert fixed is not None, "the target fixes no grid here"
         zero_point = fixed.zero_point - spec.qmin + int(spec.narrow)
         return Encoding(quantizer.name, spec.bits, (fixed.scale,), (zero_point,))
 
@@ -115,7 +115,7 @@ class _Application:
         """Put a quantizer behind `node`, for all that read it."""
         spec = self._in_width(item, self.target.activation_spec(), weight_of=None)
         quantizer = put_quantizer_behind(node, spec, self.rewriter)
-        self.rewriter.note(quantizer, "a grid of its own is given")
+        self.rewriter.note(quantizer, "the encodings give this value its own grid")
         self._give(quantizer, item)
 
     def _give(self, quantizer: Node, item: Encoding) -> None:
@@ -134,7 +134,7 @@ class _Application:
         self.rewriter.write_tensor(quantizer.inputs[1], scale)
         self.rewriter.write_tensor(quantizer.inputs[2], zero_point)
         shared = ", one scale for all channels" if channels is not None and not item.per_channel else ""
-        self.rewriter.note(quantizer, f"the grid given for {item.name!r}{shared}")
+        self.rewriter.note(quantizer, f"uses the encoding of {item.name!r}{shared}")
         if spec.narrow and not item.narrow and layer is not None:
             self._count_lowest(quantizer, spec)
 
@@ -148,33 +148,33 @@ class _Application:
             return own
         default = self.target.activation_spec() if weight_of is None else self.target.weight_spec(weight_of, 0)
         if own.bits != default.bits:
-            raise item.misfit(f"{item.bits} bits", f"the {own.bits} bits that an override asks for")
+            raise item.misfit(f"{item.bits} bits", f"{own.bits} bits, as the override says")
         try:
             if weight_of is None:
                 self.target.activation_spec(bits=item.bits)
             else:
                 self.target.weight_spec(weight_of, 0, bits=item.bits)
         except TargetError as error:
-            raise item.misfit(f"{item.bits} bits", f"{error.expected}, which {self.target.name} has there") from None
+            raise item.misfit(f"{item.bits} bits", f"{error.expected}, the widths of {self.target.name}") from None
         return dataclasses.replace(own, bits=item.bits)
 
     def _count_lowest(self, quantizer: Node, spec: QuantSpec) -> None:
-        """Tell how many weights have the code that a file's grid has, and the target's has not."""
+        """Report the number of weights with a code that the file's grid has but the target's grid lacks."""
         weight, scale = leaf_tensor(quantizer.inputs[0]), leaf_tensor(quantizer.inputs[1])
         steps = weight.to(torch.float64) / along_axis(scale.to(torch.float64), weight.dim(), spec.axis)
         count = int((steps < spec.qmin - 0.5).sum())
         if count:
             verb = "weight is" if count == 1 else "weights are"
-            reason = f"{count} {verb} on code {spec.qmin - 1} of the given grid; {self.target.name} has {spec.qmin} on"
+            reason = f"{count} {verb} on code {spec.qmin - 1} of the encoding; {self.target.name} begins at {spec.qmin}"
             self.rewriter.refuse(quantizer, reason)
 
 
 def _check_same(first: Encoding, second: Encoding) -> None:
     if not first.same_grid(second):
         raise EncodingsError(
-            f"the encodings of {first.name!r} and {second.name!r} are for one tensor and differ",
+            f"the encodings of {first.name!r} and {second.name!r} belong to one tensor but differ",
             expected="one grid",
-            fix="Leave one of them out.",
+            fix="Remove one of them.",
         )
 
 

@@ -53,7 +53,7 @@ def check_seed(seed: object) -> None:
     """Refuse a seed that one of the generators refuses.
 
     Raises:
-        InputError: It is no integer, negative or too large.
+        InputError: The seed is not an integer, negative or too large.
     """
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= LARGEST_SEED:
         raise InputError(f"the seed is {seed!r}", expected="an integer from 0 to 2^63 - 1")
@@ -69,15 +69,15 @@ class PassContext:
         calibration: Batches of flat inputs, read lazily and by each pass that needs them; an iterator, which can be
             read only once, is kept on disk while it is first read. None when there is no data.
         input_range: Real range assumed for float inputs when there is no data.
-        overrides: Per-node wishes by name, glob or op; see `qcompiler.compile`.
-        encodings: Grids that are given, which calibration leaves alone; None where there are none.
-        seed: Start of the one random generator.
-        memory: Mebibytes of activations that a pass keeps at once; what exceeds them goes to disk.
-        processes: Those that work on this compile; each sees all data and works on its share.
-        journal: What is finished, where a compile can go on after it was ended.
-        progress: Told by long passes how far they are.
+        overrides: Bit widths or float per node, by name, glob or op; see `qcompiler.compile`.
+        encodings: Encodings that calibration does not change; None without encodings.
+        seed: Seed of the random generator.
+        memory: Memory for the activations of a pass in MiB; the rest is stored on disk.
+        processes: Processes of this compile; each sees all data and computes its share.
+        journal: Saved results of finished work, from which an interrupted compile resumes.
+        progress: Callback through which long passes report progress.
         start: Tensors of the module at the first `start-candidate`; None before it.
-        candidates: Tensors of the candidates that were set aside, see `start-candidate`.
+        candidates: Tensors of the previous candidates; see `start-candidate`.
     """
 
     target: Target | None = None
@@ -109,29 +109,29 @@ class PassContext:
         """The target.
 
         Raises:
-            PassError: There is none; the message names `user`.
+            PassError: There is no target; the message names `user`.
         """
         if self.target is None:
             raise PassError(f"{user} needs a target", fix="Give PassContext(target=load_target(...)).")
         return self.target
 
     def require_encodings(self, user: str) -> Encodings:
-        """The given encodings.
+        """The encodings.
 
         Raises:
-            PassError: There are none; the message names `user`.
+            PassError: There are no encodings; the message names `user`.
         """
         if self.encodings is None:
-            raise PassError(f"{user} needs encodings", fix="Give compile(..., encodings=...).")
+            raise PassError(f"{user} needs encodings", fix="Call compile(..., encodings=...).")
         return self.encodings
 
 
 @dataclass(frozen=True)
 class Pass(ABC):
-    """Base of all passes. Subclasses are frozen dataclasses; class attributes declare, fields are options."""
+    """Base class of passes. Subclasses are frozen dataclasses: class attributes declare, fields are options."""
 
     name: ClassVar[str]
-    """As written in a pipeline, in kebab case."""
+    """Name in a pipeline, in kebab case."""
     stages: ClassVar[frozenset[Stage]] = frozenset({Stage.CANONICAL, Stage.QUANTIZED})
     """Stages of the graphs that the pass accepts."""
     becomes: ClassVar[Stage | None] = None
@@ -179,7 +179,7 @@ class Pass(ABC):
 
 
 def only_user(node: Node) -> Node | None:
-    """The one node that reads the only result of `node`; None when there is another, or it is an output."""
+    """The only user of the only result of `node`; None if there are several users or the result is an output."""
     value = node.output
     if node.graph.is_output(value) or len(value.users) != 1:
         return None

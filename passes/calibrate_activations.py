@@ -129,7 +129,7 @@ class CalibrateActivations(Pass):
             return self.logits
         for quantizer in outputs:
             others = ", ".join(other.name for other in group if other is not quantizer)
-            rewriter.refuse(quantizer, f"its grid is also that of {others}: {self.method} instead of {self.logits}")
+            rewriter.refuse(quantizer, f"it shares its grid with {others}, so {self.method} replaces {self.logits}")
         return self.method
 
     def _observe(self, group: list[Node], method: str) -> Observer:
@@ -171,9 +171,9 @@ def _unknown(stops: list[Stop]) -> PassError:
     reasons = [f"{stop.why} (at {stop.node.where})" for stop in stops[:NAMED]]
     more = f"; and {len(stops) - NAMED} more" if len(stops) > NAMED else ""
     return PassError(
-        f"without data no range is known after {'this' if len(stops) == 1 else f'these {len(stops)}'}: "
+        f"without calibration_data no range is known after {'this' if len(stops) == 1 else f'these {len(stops)}'}: "
         f"{'; '.join(reasons)}{more}",
-        fix="Give calibration_data.",
+        fix="Pass calibration_data.",
     )
 
 

@@ -86,7 +86,7 @@ def _reshape(node: Node, rewriter: Rewriter) -> bool:
         return _remove(node, rewriter)
     if x.producer is not None and x.producer.op == "reshape":
         rewriter.replace_input(node, 0, x.producer.inputs[0])
-        rewriter.note(node, "took the place of two reshapes")
+        rewriter.note(node, "replaces two reshapes")
         _erase_if_unused(x.producer, rewriter)
         return True
     return False
@@ -102,7 +102,7 @@ def _permute(node: Node, rewriter: Rewriter) -> bool:
     inner = first.integers("axes")
     rewriter.replace_input(node, 0, first.inputs[0])
     rewriter.set_attributes(node, axes=tuple(inner[axis] for axis in axes))
-    rewriter.note(node, "took the place of two permutations")
+    rewriter.note(node, "replaces two permutations")
     _erase_if_unused(first, rewriter)
     return True
 
@@ -189,7 +189,7 @@ def _conv(node: Node, rewriter: Rewriter) -> bool:
     padding = tuple(a + b for a, b in zip(own, begins[2:] + ends[2:], strict=True))
     rewriter.replace_input(node, 0, pad.inputs[0])
     rewriter.set_attributes(node, padding=padding)
-    rewriter.note(node, f"took in the zero padding of {pad.name}")
+    rewriter.note(node, f"includes the zero padding of {pad.name}")
     _erase_if_unused(pad, rewriter)
     return True
 
@@ -215,7 +215,7 @@ def _clamp_channels(node: Node, rewriter: Rewriter) -> bool:
     low, high = limits_of(node, node.output.type.size(axis))
     if bool(((low != low[0]) | (high != high[0])).any()):
         return False
-    rewriter.note(set_limits(node, low, high, axis, rewriter), "a clamp per channel with limits that are all alike")
+    rewriter.note(set_limits(node, low, high, axis, rewriter), "a clamp per channel with equal limits")
     return True
 
 
@@ -305,7 +305,7 @@ def _constant_last(node: Node, rewriter: Rewriter) -> bool:
         return False
     rewriter.replace_input(node, 0, right)
     rewriter.replace_input(node, 1, left)
-    rewriter.note(node, "the constant second")
+    rewriter.note(node, "the constant is now the second operand")
     return True
 
 

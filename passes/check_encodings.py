@@ -59,17 +59,16 @@ class CheckEncodings(Pass):
         if unknown and self.unmatched == "error":
             listed = _listed([f"{name!r} ({names.explain(name)})" for name in unknown])
             raise EncodingsError(
-                f"{len(unknown)} of {len(encodings.tensors)} encodings belong to no tensor: {listed}",
-                expected="names of the ONNX file of an artifact, of the model, or of its modules",
-                fix="Correct the names, or ignore them: unmatched_encodings='ignore', on the command line "
-                "--ignore-unmatched.",
+                f"{len(unknown)} of {len(encodings.tensors)} encodings match no tensor: {listed}",
+                expected="names from the ONNX file of an artifact, from the model, or of its modules",
+                fix="Correct the names, or ignore the encodings: unmatched_encodings='ignore', or --ignore-unmatched.",
             )
         missing = [node.name for node in graph.nodes if _is_open(node)]
         if missing and context.calibration is None:
             raise EncodingsError(
-                f"{len(missing)} tensors have no encoding, and there is no data: {_listed(missing)}",
-                expected="an encoding for each, or data",
-                fix="Give calibration_data, from which the ranges of these tensors are found.",
+                f"{len(missing)} tensors have no encoding, and there is no calibration_data: {_listed(missing)}",
+                expected="an encoding for each tensor, or calibration_data",
+                fix="Pass calibration_data, from which the ranges of these tensors are found.",
             )
         for item in encodings.tensors:
             for place in places[item.name]:
@@ -104,11 +103,11 @@ def _check(item: Encoding, place: Place, target: Target) -> None:
         half = item.half if target.activation_spec().signed else 0
         raise item.misfit(
             f"scale {item.scale[0]!r} and zero point {item.zero_point[0]}",
-            f"scale {fixed.scale!r} and zero point {fixed.zero_point + half}, which {target.name} dictates there",
+            f"scale {fixed.scale!r} and zero point {fixed.zero_point + half}, which {target.name} fixes there",
         )
     raise item.misfit(
         f"scale {item.scale[0]!r} and zero point {item.zero_point[0]}",
-        "the grid of what it is made from: elements are only moved there" if quantizer is not None else "a quantizer",
+        "the grid of the input, because the operator only moves elements" if quantizer is not None else "a quantizer",
     )
 
 
@@ -150,8 +149,8 @@ def _check_bias(item: Encoding, layer: Node) -> None:
     if open_ones:
         raise EncodingsError(
             f"the bias {item.name!r} has an encoding, but {' and '.join(open_ones)} have none",
-            expected="those of input and weight too, of which it is the product",
-            fix="Leave that of the bias out.",
+            expected="encodings of input and weight, because the bias scale is the product of their scales",
+            fix="Remove the encoding of the bias.",
         )
     expected = (factors[0] * factors[1]).reshape(-1)
     given = torch.tensor(item.scale, dtype=torch.float32)
@@ -159,5 +158,5 @@ def _check_bias(item: Encoding, layer: Node) -> None:
         raise item.misfit(
             f"the scale {item.scale[0]!r}",
             f"{float(expected[0])!r}, the product of the scales of input and weight",
-            fix="Leave the encoding of the bias out.",
+            fix="Remove the encoding of the bias.",
         )

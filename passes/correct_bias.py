@@ -80,7 +80,8 @@ class CorrectBias(Pass):
             return
         if context.calibration is None:
             raise PassError(
-                "there is no data for an empirical correction", fix="Give calibration_data, or be analytic."
+                "an empirical bias correction needs calibration_data",
+                fix="Pass calibration_data, or use the analytic correction.",
             )
         _empirical(graph, context, self.images, rewriter)
 
@@ -116,7 +117,9 @@ def _analytic(graph: Graph, input_range: tuple[float, float], rewriter: Rewriter
             continue
         x = known[node.inputs[0]]
         if isinstance(x, Stop):
-            rewriter.refuse(node, f"the mean of its input is not known without data: {x.why} (at {x.node.where})")
+            rewriter.refuse(
+                node, f"the mean of its input is unknown without calibration_data: {x.why} (at {x.node.where})"
+            )
             continue
         weight = layer.weight_tensor()
         params, _ = grid(layer.quantizer)
@@ -130,7 +133,7 @@ def _analytic(graph: Graph, input_range: tuple[float, float], rewriter: Rewriter
 def _has_own_bias(node: Node, readers: Mapping[Value, int], rewriter: Rewriter) -> bool:
     reason = "it has no bias" if len(node.inputs) < 3 else ""
     if not reason and readers[leaf_of(node.inputs[2])] > 1:
-        reason = "its bias is that of another layer too"
+        reason = "another layer uses the same bias"
     if reason:
         rewriter.refuse(node, reason)
     return not reason

@@ -76,7 +76,10 @@ class CrossLayerEqualization(Pass):
 
     def __post_init__(self) -> None:
         if not self.tolerance > 0 or self.rounds < 1:
-            raise InputError(f"tolerance={self.tolerance} and rounds={self.rounds}", expected="more than 0, at least 1")
+            raise InputError(
+                f"tolerance={self.tolerance} and rounds={self.rounds}",
+                expected="a tolerance above 0 and at least 1 round",
+            )
 
     @property
     def contract(self) -> Contract:
@@ -104,7 +107,7 @@ class CrossLayerEqualization(Pass):
         _rescale_between(found, layers, rewriter)
         for group in found:
             names = ", ".join(consumer.node.name for consumer in group.consumers)
-            rewriter.note(group.producer, f"its channels are rescaled against {names}")
+            rewriter.note(group.producer, f"its channels are rescaled with the inverse in {names}")
         context.record.metrics.update(pairs=len(found), rounds=rounds)
         context.record.metrics.update(spread_before=before, spread_after=_spread(list(layers.values())))
 
@@ -232,7 +235,9 @@ def _rescale_between(found: Sequence[Group], layers: dict[Node, _Layer], rewrite
         least, most = float(product.min()), float(product.max())
         if not node.definition.has(Trait.CLAMP):
             scaled = set_scales(node, scales_of(node, len(product)) / product, axis, rewriter)
-            rewriter.note(scaled, f"its channels are multiplied by {least:.4g} to {most:.4g}: a table for each")
+            rewriter.note(
+                scaled, f"its channels are multiplied by {least:.4g} to {most:.4g}, with one table per channel"
+            )
             continue
         low, high = (limit * product for limit in limits_of(node, len(product)))
         rewriter.note(

@@ -38,7 +38,7 @@ class FitBiases(Pass):
             if fit is None:
                 continue
             if fit.wider is None:
-                rewriter.refuse(node, "its products leave no room for a bias")
+                rewriter.refuse(node, "its products use the whole accumulator, so no bias fits")
             elif fit.factor > 1.0:
                 rewriter.write_tensor(fit.quantizer.inputs[1], fit.wider)
                 count = int((fit.wider > fit.scale).sum())

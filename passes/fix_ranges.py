@@ -47,4 +47,4 @@ class FixRanges(Pass):
                 continue
             rewriter.write_tensor(node.inputs[1], torch.tensor(fixed.scale))
             rewriter.write_tensor(node.inputs[2], torch.tensor(fixed.zero_point, dtype=torch.int32))
-            rewriter.note(node, f"a grid fixed by {target.name}: scale {fixed.scale}, zero {fixed.zero_point}")
+            rewriter.note(node, f"a grid fixed by {target.name}: scale {fixed.scale}, zero point {fixed.zero_point}")

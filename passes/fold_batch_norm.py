@@ -73,9 +73,7 @@ class FoldBatchNorm(Pass):
             if node.op != "batch_norm":
                 continue
             if node.flag("training"):
-                raise PassError(
-                    "the batch norm normalizes with the statistics of the batch", where=node.where, fix="Call eval()."
-                )
+                raise PassError("the batch norm uses batch statistics", where=node.where, fix="Call eval().")
             if not (_fold_backward(node, rewriter) or _fold_forward(node, rewriter)):
                 _to_affine(node, rewriter)
 
@@ -101,11 +99,14 @@ def _fold_backward(node: Node, rewriter: Rewriter) -> bool:
     if layer is None:
         return False
     if layer.output_axis != CHANNEL_AXIS:
-        rewriter.refuse(node, f"the channels of {layer.node.name} lie along axis {layer.output_axis}, its own along 1")
+        rewriter.refuse(
+            node,
+            f"the channels of {layer.node.name} are on axis {layer.output_axis}, those of the batch norm on axis 1",
+        )
         return False
     if only_user(layer.node) is not node:
         others = _others(layer.node, node)
-        rewriter.refuse(node, f"{layer.node.name} also feeds {others}, so the fold would change that")
+        rewriter.refuse(node, f"{layer.node.name} also feeds {others}, which the fold would change")
         return False
     affine = _Affine.of(node)
     weight, bias = _parameters(layer)
@@ -113,7 +114,7 @@ def _fold_backward(node: Node, rewriter: Rewriter) -> bool:
     _set_parameters(layer, weight * gain, bias * affine.gain + affine.shift, rewriter)
     _keep_statistics(layer.node, node, affine, rewriter)
     layer.node.origins = tuple(dict.fromkeys(layer.node.origins + node.origins))
-    rewriter.note(layer.node, f"took in the batch norm {node.name} that followed it")
+    rewriter.note(layer.node, f"includes the batch norm {node.name} that followed it")
     rewriter.replace(node, layer.node.output)
     return True
 
@@ -125,21 +126,23 @@ def _fold_forward(node: Node, rewriter: Rewriter) -> bool:
     name = layer.node.name
     if layer.input_axis != CHANNEL_AXIS:
         rewriter.refuse(
-            node, f"{name} reads channels along axis {layer.input_axis}, those of the batch norm lie along 1"
+            node, f"{name} reads channels on axis {layer.input_axis}, but those of the batch norm are on axis 1"
         )
         return False
     if layer.transposed:
         rewriter.refuse(node, f"border positions of the transposed convolution {name} sum fewer taps")
         return False
     if layer.pads:
-        rewriter.refuse(node, f"{name} pads with zeros behind the batch norm; in front of it that is no zero")
+        rewriter.refuse(
+            node, f"{name} pads with zeros after the batch norm; before the batch norm the padding would not be zero"
+        )
         return False
     affine = _Affine.of(node)
     weight, bias = _parameters(layer)
     gain, shift = (v.reshape(layer.groups, 1, -1, 1) for v in (affine.gain, affine.shift))
     _set_parameters(layer, weight * gain, bias + (weight * shift).sum((2, 3)).reshape(-1), rewriter)
     layer.node.origins = tuple(dict.fromkeys(layer.node.origins + node.origins))
-    rewriter.note(layer.node, f"took in the batch norm {node.name} that preceded it")
+    rewriter.note(layer.node, f"includes the batch norm {node.name} that preceded it")
     rewriter.replace(node, node.inputs[0])
     return True
 
@@ -160,7 +163,7 @@ def _to_affine(node: Node, rewriter: Rewriter) -> None:
     geometry = {"stride": (1, 1), "padding": (0, 0, 0, 0), "dilation": (1, 1), "groups": channels}
     layer = rewriter.insert("conv2d", [x, *operands], geometry, before=node, like=node)
     _keep_statistics(layer, node, affine, rewriter)
-    rewriter.note(layer, "a batch norm with nothing to fold into, as a depthwise 1x1 convolution", code=AFFINE)
+    rewriter.note(layer, "a batch norm without a layer to fold into, as a depthwise 1x1 convolution", code=AFFINE)
     result = layer.output
     if image != shape:
         result = rewriter.insert("reshape", [result], {"shape": shape}, before=node, like=node).output

@@ -51,7 +51,7 @@ class FoldConstants(Pass):
             tensor = evaluate(node, tensors)[0].detach()
             largest = max(item.numel() for item in tensors)
             if tensor.numel() > max(largest, self.max_elements):
-                rewriter.refuse(node, f"its {tensor.numel()} elements are more than {self.max_elements}")
+                rewriter.refuse(node, f"its {tensor.numel()} elements exceed the limit of {self.max_elements}")
                 continue
             constant = rewriter.leaf("constant", tensor.contiguous(), ref=node.name, before=node, like=node)
             rewriter.note(node, f"computed at compile time from {', '.join(leaf.name for leaf in leaves)}")

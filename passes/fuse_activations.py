@@ -58,7 +58,7 @@ def _merge(node: Node, rewriter: Rewriter) -> Node | None:
     first.origins = tuple(dict.fromkeys(first.origins + node.origins))
     rewriter.replace(node, first.output)
     merged = set_limits(first, low, high, axis, rewriter)
-    rewriter.note(merged, f"took the place of {names}")
+    rewriter.note(merged, f"replaces {names}")
     return merged
 
 
@@ -71,10 +71,10 @@ def _move_up(node: Node, rewriter: Rewriter) -> Node | None:
     if mover.op == "dropout" and not node.definition.has(Trait.COMMUTES_WITH_SCALE):
         return None  # what is scaled up afterwards may leave the interval
     if only_user(mover) is not node:
-        rewriter.refuse(node, f"{mover.name} is read by other nodes too")
+        rewriter.refuse(node, f"{mover.name} has other users")
         return None
     up = rewriter.insert(node.op, mover.inputs, node.attributes, before=mover, like=node)
-    rewriter.note(up, f"moved up over {mover.name}")
+    rewriter.note(up, f"moved before {mover.name}")
     rewriter.replace_input(mover, 0, up.output)
     rewriter.replace(node, mover.output)
     return up

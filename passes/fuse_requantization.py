@@ -47,14 +47,14 @@ class FuseRequantization(Pass):
                 _into_limits(node, quantizer, rewriter)
                 continue
             if not is_quantizer(quantizer):
-                rewriter.refuse(node, "its result is not read by one quantizer alone")
+                rewriter.refuse(node, "its result has users other than one quantizer")
                 continue
             low, high = activation_bounds(node)
             params, spec = grid(quantizer)
             qmin, qmax = clamped_limits(low, high, params, spec, *code_limits(quantizer))
             rewriter.set_attributes(quantizer, qmin=qmin, qmax=qmax)
             quantizer.origins = tuple(dict.fromkeys(node.origins + quantizer.origins))
-            rewriter.note(quantizer, f"does the work of {node.name}: codes {qmin} to {qmax}")
+            rewriter.note(quantizer, f"includes {node.name}: codes {qmin} to {qmax}")
             rewriter.replace(node, node.inputs[0])
 
 
@@ -67,4 +67,4 @@ def _into_limits(node: Node, clamp: Node, rewriter: Rewriter) -> None:
     clamp.origins = tuple(dict.fromkeys(node.origins + clamp.origins))
     rewriter.replace(node, node.inputs[0])
     merged = set_limits(clamp, low, high, axis, rewriter)
-    rewriter.note(merged, f"does the work of {name} too")
+    rewriter.note(merged, f"includes {name}")

@@ -149,11 +149,13 @@ class _Placement:
         if layer.transposed and layer.groups != 1 and spec.axis is not None:
             # Along that axis the weight has one entry for as many output channels as there are groups.
             spec = dataclasses.replace(spec, axis=None, block=None)
-            self.rewriter.refuse(node, "one weight scale for all channels: a transposed convolution in groups")
+            self.rewriter.refuse(
+                node, "one weight scale for all channels, because it is a transposed convolution with groups"
+            )
         why = self.target.unmultiplied(node.op, self._bits_read(node), spec.bits)
         if why:
-            fix = "Ask for other widths of this layer, or of what it reads."
-            raise UnsupportedError(why, where=node.where, expected="a pair that the core multiplies", fix=fix)
+            fix = "Override the widths of this layer or of its input."
+            raise UnsupportedError(why, where=node.where, expected="a pair of widths that the core multiplies", fix=fix)
         weight = node.inputs[1]
         return self._quantize(weight, spec, before=node, like=node, stem=f"{node.name}.weight", only=[node]).output
 
@@ -178,7 +180,7 @@ class _Placement:
             if leaves_range(node):
                 self._quantize_border(node, bits)
             elif bits is not None:
-                self.rewriter.refuse(node, f"{bits} bits were asked for, but {node.op} keeps the grid of its input")
+                self.rewriter.refuse(node, f"{bits} bits were requested, but {node.op} keeps the grid of its input")
             return
         follower = only_user(node)
         if follower is not None and self.target.absorbs(node.op, follower.op):
@@ -194,7 +196,7 @@ class _Placement:
         own = self.target.activation_spec(op=node.op, bits=bits)
         spec = own if source is None or bits is not None else source.spec
         quantizer = self._quantize(node.output, spec, before=node.following, like=node, stem=node.name)
-        self.rewriter.note(quantizer, f"what {node.name} adds may lie outside of its operand")
+        self.rewriter.note(quantizer, f"the border of {node.name} may be outside of the range of its operand")
 
     def _quantize(
         self,

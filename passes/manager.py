@@ -43,9 +43,7 @@ class PassManager:
         self.between = between
         for item in self.passes:
             if not isinstance(item, Pass):
-                raise PipelineError(
-                    f"{item!r} is not a pass", expected="an instance of a subclass of qcompiler.passes.Pass"
-                )
+                raise PipelineError(f"{item!r} is not a pass", expected="an instance of qcompiler.passes.Pass")
 
     def check_order(self, stage: Stage) -> None:
         """Check the stage and the facts that each pass needs, starting from `stage`.
@@ -57,16 +55,18 @@ class PassManager:
         for position, item in enumerate(self.passes):
             if stage not in item.stages:
                 raise PipelineError(
-                    f"{item.name} would run on a graph at stage {stage}",
+                    f"{item.name} cannot run on a graph at stage {stage}",
                     where=f"position {position + 1} of {self.describe()}",
                     expected="stage " + " or ".join(s for s in Stage if s in item.stages),
                 )
             missing = sorted(item.requires - facts)
             if missing:
                 givers = [p.name for p in self.passes if missing[0] in p.establishes]
-                hint = f"Run {' or '.join(givers)} before it." if givers else "No pass of this pipeline establishes it."
+                hint = (
+                    f"Run {' or '.join(givers)} before it." if givers else "No pass of this pipeline establishes that."
+                )
                 raise PipelineError(
-                    f"{item.name} needs {', '.join(missing)}, which does not hold when it runs",
+                    f"{item.name} needs {', '.join(missing)}, which is not established before it",
                     where=f"position {position + 1} of {self.describe()}",
                     fix=hint,
                 )

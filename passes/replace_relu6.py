@@ -54,11 +54,13 @@ class ReplaceRelu6(Pass):
                 rewriter.refuse(node, f"it clamps from {low:g}")
                 continue
             if source is None or not source.definition.has(Trait.MAC):
-                rewriter.refuse(node, "no layer stands right in front of it")
+                rewriter.refuse(node, "no layer directly before it")
                 continue
             if keeps_caps(context):
-                rewriter.refuse(node, f"equalization keeps the cap of {high:g}: the target has one per channel")
+                rewriter.refuse(
+                    node, f"equalization keeps the cap of {high:g}, because the target has limits per channel"
+                )
                 continue
             relu = rewriter.insert("relu", node.inputs, before=node, like=node)
-            rewriter.note(relu, f"runs free above {high:g}")
+            rewriter.note(relu, f"is not limited above {high:g}")
             rewriter.replace(node, relu.output)

@@ -93,7 +93,7 @@ class SmoothActivations(Pass):
     def run(self, graph: Graph, context: PassContext) -> None:
         """See the module text."""
         if context.calibration is None:
-            raise PassError("there is no data that tells how large activations are", fix="Give calibration_data.")
+            raise PassError("without calibration_data the size of activations is unknown", fix="Pass calibration_data.")
         rewriter = context.rewriter(graph)
         found = list(_found(graph, rewriter))
         magnitudes = _observed(graph, context, context.calibration, found)

@@ -70,7 +70,7 @@ class UnifyScales(Pass):
                 leader = follower = put_quantizer_behind(node, target.activation_spec(op=node.op), rewriter)
             if leader is None and _differ(known):
                 leader = follower = put_quantizer_behind(node, target.activation_spec(op=node.op), rewriter)
-                rewriter.note(leader, f"the grids of all that {node.name} reads are fixed, and differ")
+                rewriter.note(leader, f"all operands of {node.name} have fixed grids, which differ")
             if leader is None:
                 continue
             if leader is follower:
@@ -163,7 +163,7 @@ def _insert_rescale(node: Node, index: int, member: Node, like: Node, rewriter: 
         name=f"{node.inputs[index].name}.rescaled",
     )
     rewriter.replace_input(node, index, second.output)
-    why = f"the grid of {member.name} " + ("cannot change" if _cannot_join(member, like) else "serves others as well")
+    why = f"the grid of {member.name} " + ("cannot change" if _cannot_join(member, like) else "is used by other nodes")
     rewriter.note(second, f"{why}, so {node.name} reads a rescaled copy")
     return second
 

@@ -62,15 +62,17 @@ class WeighCandidates(Pass):
     def run(self, graph: Graph, context: PassContext) -> None:
         """See the module text."""
         if context.calibration is None:
-            raise PassError("candidates are weighed without data", fix="Give calibration_data, or leave the pass out.")
+            raise PassError(
+                "the comparison of candidates needs calibration_data", fix="Pass calibration_data, or remove the pass."
+            )
         if context.start is None or not context.candidates:
-            raise PassError("there is one candidate only", fix="Run start-candidate before each candidate.")
+            raise PassError("there is only one candidate", fix="Run start-candidate before each candidate.")
         tensors = graph.module.tensors
         candidates: list[dict[str, Tensor]] = [*context.candidates, dict(tensors)]
         if any(item.keys() != tensors.keys() for item in (context.start, *candidates)):
             raise PassError(
                 "the graph was changed between start-candidate and weigh-candidates",
-                fix="Only passes that write tensors may run in between: ranges, rounding, bias correction.",
+                fix="Between them, run only passes that write tensors: ranges, rounding, bias correction.",
             )
         noises = self._noises(graph, context, context.start, candidates)
         kept = 0

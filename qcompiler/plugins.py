@@ -36,7 +36,7 @@ def find_entries(group: str, taken: Mapping[str, str]) -> dict[str, metadata.Ent
 
 
 def load_entries(group: str, taken: Mapping[str, str]) -> dict[str, object]:
-    """What the entry points of `find_entries` name, imported.
+    """The imported objects of the entry points of `find_entries`.
 
     Raises:
         PluginError: Two owners use one name, or an entry point cannot be imported.

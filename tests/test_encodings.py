@@ -190,7 +190,7 @@ def test_float_islands_come_back_too(tmp_path: Path) -> None:
     second = again(write(tmp_path, first.encodings()), target)
     assert same_program(first, second)
     assert second.artifact.islands[0]["name"] == "b"
-    with pytest.raises(errors.UnsupportedError, match="float is asked for"):
+    with pytest.raises(errors.UnsupportedError, match="an override selects float"):
         again(tmp_path / "given.json")
 
 
@@ -312,11 +312,11 @@ def test_a_name_that_no_tensor_has_is_reported_with_the_nearest(
     with pytest.raises(errors.EncodingsError) as caught:
         placed(canonical, text)
     message = str(caught.value)
-    assert "5 of 17 encodings belong to no tensor" in message
+    assert "5 of 17 encodings match no tensor" in message
     assert "'fc.weigth' (did you mean fc.weight" in message
-    assert "'features.0' (nothing is quantized there: it is one step with features.2)" in message
-    assert "'/blocks/Gelu_output_0' (there is no operator of that kind)" in message
-    assert "'/module_conv/Conv_output_0' (of that kind there are features.0, a, b)" in message
+    assert "'features.0' (its result has no quantizer: it is fused with features.2)" in message
+    assert "'/blocks/Gelu_output_0' (there is no operator of that type)" in message
+    assert "'/module_conv/Conv_output_0' (operators of that type are features.0, a, b)" in message
     assert "'input.1' (outputs here are fc.q)" in message
     assert "unmatched_encodings='ignore'" in message
     _, done = placed(canonical, text, unmatched="ignore")
@@ -331,7 +331,9 @@ def test_what_a_file_leaves_out_is_calibrated_or_missed(compiled: qcompiler.Comp
             data[section] = [item for item in data[section] if item["name"] not in gone]
 
     path = write(tmp_path, edited(compiled, drop))
-    with pytest.raises(errors.EncodingsError, match=r"2 tensors have no encoding, and there is no data: a\.q, fc\.q"):
+    with pytest.raises(
+        errors.EncodingsError, match=r"2 tensors have no encoding, and there is no calibration_data: a\.q, fc\.q"
+    ):
         again(path)
     with_data = again(path, calibration_data=[IMAGES])
     assert with_data.diagnostics[0] == "Encodings set 17 tensors; 2 quantizers are calibrated."
@@ -368,7 +370,7 @@ def without(name: str) -> Callable[[dict[str, Any]], None]:
 UNHOLDABLE = {
     "a width that the target has not": (
         changed("a.q", bw=12),
-        r"'a\.q' has 12 bits; expected one of 2, 3, 4, 5, 6, 7, 8, 16 bits, which int8_dsp has there",
+        r"'a\.q' has 12 bits; expected one of 2, 3, 4, 5, 6, 7, 8, 16 bits, the widths of int8_dsp",
     ),
     "weights of too many bits": (
         changed("a.weight.q.codes", bw=16, offset=[-(2**15)]),
@@ -376,11 +378,11 @@ UNHOLDABLE = {
     ),
     "channels where there is one scale": (
         changed("a.weight.q.codes", enc_type="PER_CHANNEL", scale=[0.1] * 4, offset=[-128] * 4),
-        r"4 scales, one per channel; expected the one scale that int8_dsp has there",
+        r"4 scales, one per channel; expected one scale, as in int8_dsp",
     ),
     "weights with a zero point": (
         changed("a.weight.q.codes", is_sym=False, offset=[-100]),
-        r"'a\.weight\.q\.codes' has the zero point -28 of an asymmetric grid; expected 0, for int8_dsp is symmetric",
+        r"'a\.weight\.q\.codes' has the zero point -28 of an asymmetric grid; expected 0, because int8_dsp is symmetric",
     ),
     "a zero point on no code": (
         changed("a.q", offset=[-300]),
@@ -388,7 +390,7 @@ UNHOLDABLE = {
     ),
     "another grid than the hardware dictates": (
         changed("gate.q", scale=[0.00390625 * 2]),
-        r"'gate\.q' has scale 0\.0078125.*expected scale 0\.00390625 and zero point 0, which int8_dsp dictates there",
+        r"'gate\.q' has scale 0\.0078125.*expected scale 0\.00390625 and zero point 0, which int8_dsp fixes there",
     ),
     "a bias that is not on the grid of the accumulator": (
         changed("a.q.bias.codes", scale=[1.0]),
@@ -402,7 +404,7 @@ UNHOLDABLE = {
         without("x.q"),
         r"the bias 'features\.2\.q\.bias\.codes' has an encoding, but x\.q have none",
     ),
-    "two names of one tensor": (torn, r"the encodings of 'a\.q' and 'a' are for one tensor and differ"),
+    "two names of one tensor": (torn, r"the encodings of 'a\.q' and 'a' belong to one tensor but differ"),
 }
 
 
@@ -427,7 +429,7 @@ def test_one_scale_serves_all_channels(compiled: qcompiler.Compiled, canonical: 
 
 def test_an_override_that_contradicts_a_file_is_refused(compiled: qcompiler.Compiled, tmp_path: Path) -> None:
     path = write(tmp_path, compiled.encodings())
-    with pytest.raises(errors.EncodingsError, match=r"'a\.q' has 8 bits; expected the 16 bits that an override asks"):
+    with pytest.raises(errors.EncodingsError, match=r"'a\.q' has 8 bits; expected 16 bits, as the override says"):
         again(path, overrides={"a": 16})
 
 
@@ -440,7 +442,7 @@ def test_weights_on_a_code_that_the_target_has_not_are_told(compiled: qcompiler.
         data["param_encodings"] = [item for item in data["param_encodings"] if "bias" not in item["name"]]
 
     told = again(write(tmp_path, edited(compiled, stretch, foreign=True))).diagnostics
-    assert told[0] == "%a.weight.q: 1 weight is on code -128 of the given grid; int8_dsp has -127 on."
+    assert told[0] == "%a.weight.q: 1 weight is on code -128 of the encoding; int8_dsp begins at -127."
 
 
 def compiled_with(data: Mapping[str, Any], tmp_path: Path, **options: Any) -> qcompiler.Compiled:

@@ -314,7 +314,7 @@ def _check_integer(dtype: str, name: str, where: str) -> None:
 
 def _unsupported(what: str, where: str) -> EncodingsError:
     return EncodingsError(
-        f"the encoding has {what}", where=where, expected="one scale and zero point per tensor or per channel"
+        f"the encoding has {what}", where=where, expected="one scale and one zero point per tensor or per channel"
     )
 
 

@@ -186,7 +186,7 @@ class Executor:
             size = math.prod(abs(n) for n in tensor.shape) * (batch if -1 in tensor.shape else 1) * KERNEL_BYTES
             if size > machine_memory():
                 raise InputError(
-                    f"the tensor {name!r} takes {size} bytes while it is computed",
+                    f"the tensor {name!r} needs {size} bytes while it is computed",
                     expected=f"at most the {machine_memory()} bytes of memory of this machine",
                     fix="Give fewer samples at a time.",
                 )

@@ -89,7 +89,7 @@ class AdaRound(Pass):
         if self.learning_rate <= 0 or self.regularization < 0:
             raise InputError(
                 f"learning_rate={self.learning_rate}, regularization={self.regularization}",
-                expected="a positive learning rate, and a regularization that is not negative",
+                expected="a positive learning rate, and a regularization of at least 0",
             )
 
     @property
@@ -100,7 +100,9 @@ class AdaRound(Pass):
     def run(self, graph: Graph, context: PassContext) -> None:
         """See the module text."""
         if context.calibration is None:
-            raise PassError("adaptive rounding needs data", fix="Give calibration_data, or leave the pass out.")
+            raise PassError(
+                "adaptive rounding needs calibration_data", fix="Pass calibration_data, or remove the pass."
+            )
         rewriter = context.rewriter(graph)
         readers = parameter_readers(graph)
         given = read_batches(graph, context, self.images)
@@ -122,7 +124,7 @@ class AdaRound(Pass):
             ratios.append(float(result["ratio"]))
             rewriter.note(
                 node,
-                f"its weights are rounded to data: {ratios[-1]:.3f} of the squared error of rounding to nearest",
+                f"its weights are rounded adaptively: {ratios[-1]:.3f} of the squared error of rounding to nearest",
             )
 
         run_both(graph, given, layer, context)
@@ -158,7 +160,7 @@ class AdaRound(Pass):
 def _refusal(node: Node, readers: Mapping[Value, int]) -> str:
     if Layer(node).quantizer is None:
         return "its weight is not quantized"
-    return "its weight is that of another layer too" if readers[leaf_of(node.inputs[1])] > 1 else ""
+    return "another layer uses the same weight" if readers[leaf_of(node.inputs[1])] > 1 else ""
 
 
 def _seed(seed: int, name: str) -> int:

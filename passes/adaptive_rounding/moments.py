@@ -1,13 +1,13 @@
-"""Adaptive rounding of one layer from the second moments of its inputs: each image is read once.
+"""Adaptive rounding of one layer from the second moments of its inputs, which reads each image once.
 
-Up to `LARGEST` weights in a row, G = E[x^ x^T] is kept. Longer rows (25,088 in the first linear layer of VGG) are
-rounded block by block instead, each block with the moments of its own columns, and what all columns together lose so
-far is carried along, sample by sample:
+For rows of up to `LARGEST` weights, G = E[x^ x^T] is kept. Longer rows (VGG's first linear layer has 25,088 weights)
+are rounded block by block with the moments of the columns of the block; the accumulated error of all previous columns
+is kept per sample:
 
     r = W x^ - W x                       before the first block, [samples, rows]
-    r = r + (s q_B - w_B) x^_B           behind block B;   c_B = E[r x^_B] is what the next one finds
+    r = r + (s q_B - w_B) x^_B           after block B;    the next block starts from c_B = E[r x^_B]
 
-Rows are shared out over processes.
+Rows are distributed over processes.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from qcompiler.passes.common.two_models import LayerInputs
 from qcompiler.quant.rounding_search import Moments, round_to_data, rounding_error
 
 LARGEST = 6144
-"""Most weights of a row whose moments are kept whole: 300 MB in float64."""
+"""Largest number of weights of a row with a single matrix of moments: 300 MB in float64."""
 
 COLUMNS = 1024
-"""Weights of a longer row that are rounded at once."""
+"""Number of weights per block of a longer row."""
 
 SAMPLES = 4096
-"""Most samples of a layer with such rows: they are kept, in both models."""
+"""Maximum number of samples of a layer with longer rows; the samples of both models are kept in memory."""
 
 ROWS = 256
-"""Rows that one process rounds at a time. Fixed: how many rows there are at once may show in the last bit."""
+"""Number of rows that one process rounds at a time; constant, because it can change the last bit of results."""
 
 Round = Callable[[Tensor, Tensor, Moments, Tensor], Tensor]
 
@@ -48,7 +48,7 @@ class Rounded:
     Args:
         codes: float32 [groups, R, K].
         shift: Correction to add to the bias, float64 [groups, R]: the lost mean; zeros if no correction is requested.
-        error: Squared error over that of rounding to nearest, both without the activation and before it was looked at.
+        error: Squared error relative to rounding to nearest, both without the activation and before its refinement.
     """
 
     codes: Tensor
@@ -73,7 +73,7 @@ class Samples:
     seed: int
 
     def __call__(self, index: int) -> tuple[Tensor, Tensor]:
-        """float32 [groups, S, K] of batch `index` in both models; the same object where they do not differ."""
+        """float32 [groups, S, K] of batch `index` in both models; the same object if both are equal."""
         pair = self.inputs.batch(index)
         count = positions(self.node, pair.real)
         quota = max(1, self.positions // self.inputs.count)
@@ -91,8 +91,8 @@ def round_layer(samples: Samples, rows: Tensor, scale: Tensor, limits: tuple[int
     """Round a layer.
 
     Args:
-        samples: What it reads.
-        rows: Its weights, float32 [groups, R, K].
+        samples: Inputs of the layer.
+        rows: Weights of the layer, float32 [groups, R, K].
         scale: Step of each weight, float32 [groups, R, 1] or [groups, R, K].
         limits: Lowest and highest code.
         behind: Activation and bias of the layer; the bias absorbs the mean error, so only deviations from it count.
@@ -150,14 +150,14 @@ def _by_moments(
 
 
 def shrunk(gram: Tensor, quartic: Tensor, samples: float) -> Tensor:
-    """Second moments nearer to those of the population: what few samples say of pairs of inputs is taken with care.
+    """Shrink second moments of few samples towards their diagonal, which is closer to the moments of the population.
 
         (1 - r) G + r diag(G)        r = (E |x|^4 - |G|^2) / samples / |G - diag(G)|^2, within 0..1
 
     Args:
         gram: G, means over the samples, float64 [groups, K, K].
         quartic: E |x|^4, [groups].
-        samples: Their number.
+        samples: Number of samples.
 
     Source: Ledoit and Wolf 2004, "A well-conditioned estimator for large-dimensional covariance matrices", section 3,
     with the diagonal in place of a multiple of the identity.
@@ -172,7 +172,7 @@ def shrunk(gram: Tensor, quartic: Tensor, samples: float) -> Tensor:
 def _shared(
     processes: Processes, moments: Moments, rows: Tensor, scale: Tensor, drift: Tensor, limits: tuple[int, int]
 ) -> Tensor:
-    """Codes of all rows, each piece of them found by the process that owns it: some rows of a group, or some groups."""
+    """Codes of all rows. Each process rounds its share: some rows of a group, or some groups."""
     groups = max(1, ROWS // rows.shape[1])
     pieces = [
         (slice(group, group + groups), slice(row, row + ROWS))
@@ -210,7 +210,7 @@ def _by_blocks(
             residual[index] = (quantized - real) @ rows.transpose(1, 2)
 
     def error(codes: Tensor | None) -> Tensor:
-        """The errors of block inputs with the residual, or with the residual that other codes would leave."""
+        """The products of block inputs with the residual, or with the residual after a change of codes."""
         moved = None if codes is None else codes * scale - rows
 
         def part(index: int) -> list[Tensor]:

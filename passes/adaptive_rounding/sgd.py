@@ -4,9 +4,9 @@
 
     minimise  || f(W x) - f(W~ x^) ||^2  +  lambda sum(1 - |2 h(V) - 1|^beta)        x^: input quantized so far
 
-f is the activation behind the layer; V begins where h(V) is what rounding down would cut off. The regularizer draws
-each h to 0 or 1, softly at first: beta falls from 20 to 2 along a cosine, and the first fifth of the steps goes without
-it. What is left at the end is rounded: up where V >= 0.
+f is the activation after the layer; V starts where h(V) is the fraction that rounding down removes. The
+regularizer pulls each h to 0 or 1, weakly at first: beta falls from 20 to 2 along a cosine, and the first fifth of the
+steps has no regularizer. At the end weights with V >= 0 are rounded up, all others down.
 
 Source: Nagel et al. 2020, arXiv:2004.10568, sections 3.2 and 3.3, equations 21 to 25.
 """
@@ -27,7 +27,7 @@ from qcompiler.passes.adaptive_rounding.activation import activation_behind
 from qcompiler.passes.common.two_models import LayerInputs
 
 ZETA, GAMMA = 1.1, -0.1
-"""The rectified sigmoid goes a little beyond 0 and 1, so that its ends are reached."""
+"""Ends of the stretched sigmoid, slightly beyond 0 and 1, so that h reaches 0 and 1."""
 BETA = (20.0, 2.0)
 
 
@@ -39,7 +39,7 @@ class Descent:
         iterations: Steps per layer.
         batch_size: Images per step.
         learning_rate: Learning rate of Adam.
-        regularization: lambda.
+        regularization: Weight lambda of the regularizer.
         warm_start: Share of the steps without the regularizer.
     """
 
@@ -50,7 +50,7 @@ class Descent:
     warm_start: float = 0.2
 
     def beta(self, step: int) -> float:
-        """Exponent of the regularizer behind the warm start."""
+        """Exponent of the regularizer after the warm start."""
         begun = self.warm_start * self.iterations
         share = (step - begun) / max(1.0, self.iterations - begun)
         return BETA[1] + 0.5 * (BETA[0] - BETA[1]) * (1 + math.cos(math.pi * share))
@@ -68,15 +68,15 @@ def descend(
 
     Args:
         node: The layer.
-        inputs: What it reads: all images, in memory.
+        inputs: Inputs of the layer: all images, in memory.
         scale: Step of each weight, float32, broadcasts with the weight.
         limits: Lowest and highest code.
         options: Settings of the descent.
         seed: Seed for the choice of images.
 
     Returns:
-        Codes in the shape of the weight, float32, and their squared error behind the activation over that of rounding
-        to nearest.
+        Codes in the shape of the weight, float32, and their squared error after the activation relative to rounding to
+        nearest.
     """
     weight = leaf_tensor(leaf_of(node.inputs[1])).to(torch.float32)
     rest = [leaf_tensor(leaf_of(value)) for value in node.inputs[2:]]

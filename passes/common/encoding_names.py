@@ -90,15 +90,15 @@ class Names:
         runs = self._runs(name)
         if len(runs) > 1:
             known = [place.node.name for node in runs for place in self._results(node)]
-            return f"it runs several times: name {' or '.join(known[:3])}"
+            return f"it runs several times: use {' or '.join(known[:3])}"
         match = _EXPORTED.fullmatch(name)
         if match is not None:
             kin = [
                 node.name for nodes in self._paths.values() for node in nodes if node.op in _spellings(match["type"])
             ]
-            return f"of that kind there are {', '.join(kin[:3])}" if kin else "there is no operator of that kind"
+            return f"operators of that type are {', '.join(kin[:3])}" if kin else "there is no operator of that type"
         near = difflib.get_close_matches(name, dict.fromkeys([*self._model, *self._captured, *self._artifact]), n=3)
-        return f"did you mean {' or '.join(near)}?" if near else f"outputs here are {', '.join(self._outputs)}"
+        return f"did you mean {' or '.join(near)}?" if near else f"the outputs are {', '.join(self._outputs)}"
 
     def _enter(self, node: Node) -> None:
         if quantizes_parameter(node):
@@ -124,8 +124,8 @@ class Names:
             _add(self._artifact, [node.name], [Place(Role.AVERAGE, node)])
         if not places:
             follower = next(iter(node.output.users), None)
-            beside = f" with {follower.name}" if follower is not None else ""
-            reason = f"nothing is quantized there: it is one step{beside}"
+            fused = f"fused with {follower.name}" if follower is not None else "not quantized"
+            reason = f"its result has no quantizer: it is {fused}"
             self._reasons.update(dict.fromkeys((node.name, *node.origins), reason))
         _add(self._model, [node.name], places)
         self._captured.update(dict.fromkeys(node.origins, places))

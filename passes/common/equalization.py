@@ -41,7 +41,7 @@ FOREIGN = -1
 """Channel number of elements that come from elsewhere: other parts of a concat, a border."""
 
 SAMPLES = 2
-"""Samples for which channels are followed: with one, what moves elements from sample to sample would not show."""
+"""Samples for which channels are followed: with one, what moves elements between samples would not show."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def producer_axis(node: Node) -> int:
         sizes = leaf_tensor(leaf_of(factor)).shape if factor is not None else ()
         axes = [axis - len(sizes) for axis, size in enumerate(sizes) if size != 1]
         if len(axes) != 1:
-            raise Refused("its constant is not one number per channel")
+            raise Refused("its constant does not have one number per channel")
         return node.output.type.rank + axes[0]
     return node.output.type.rank - 1 if node.op == "layer_norm" else Layer(node).output_axis
 
@@ -190,7 +190,7 @@ def groups(
             group = _group(node, positions, capped=caps, tabled=tables)
             for layer in (group.producer, *(consumer.node for consumer in group.consumers)):
                 if any(readers.get(leaf_of(value), 0) > 1 for value in layer.inputs):
-                    raise Refused(f"the parameters of {layer.name} are those of another layer too")
+                    raise Refused(f"another layer uses the parameters of {layer.name}")
         except Refused as reason:
             if refused is not None:
                 refused(node, str(reason))
@@ -265,7 +265,7 @@ def _channels_read(layer: Layer, numbers: Tensor) -> Tensor:
     """The producer's channel of each input channel of `layer`."""
     rows = numbers.movedim(layer.input_axis, 0).flatten(1)
     if bool((rows != rows[:, :1]).any()):
-        raise Refused(f"{layer.node.name} reads several channels as one")
+        raise Refused(f"{layer.node.name} reads several channels as one input channel")
     return rows[:, 0]
 
 
@@ -277,12 +277,12 @@ def _cap(node: Node, numbers: Tensor, *, capped: bool) -> PerChannel:
     """
     if not capped and node.definition.has(Trait.ACTIVATION):
         low, high = activation_bounds(node)
-        raise Refused(f"{node.name} clamps to {low:g}..{high:g}, which no factor leaves alone")
+        raise Refused(f"{node.name} clamps to {low:g}..{high:g}, which changes under a factor")
     if not capped:
-        raise Refused(f"{node.name} clamps each channel to limits of its own, which the target cannot")
+        raise Refused(f"{node.name} clamps each channel to its own limits, which the target does not support")
     if not all(map(is_leaf, node.inputs[1:])):
         raise Refused(f"the limits of {node.name} are computed")
-    return _along_an_axis(node, numbers) or _refuse(f"{node.name} clamps several channels as one")
+    return _along_an_axis(node, numbers) or _refuse(f"{node.name} has common limits for several channels")
 
 
 def _table(node: Node, numbers: Tensor, tabled: Callable[[str], bool]) -> PerChannel:
@@ -293,7 +293,7 @@ def _table(node: Node, numbers: Tensor, tabled: Callable[[str], bool]) -> PerCha
     """
     function = function_of(node)
     if not tabled(function):
-        raise Refused(f"{node.name} is {function}, for which the target has one table for all channels")
+        raise Refused(f"{node.name} is {function}, and the target has no table per channel for it")
     if not all(map(is_leaf, node.inputs[1:])):
         raise Refused(f"the scales of {node.name} are computed")
     return _along_an_axis(node, numbers) or _refuse(f"{node.name} has one table for several channels")
@@ -320,7 +320,7 @@ def _through(node: Node, maps: dict[Value, Tensor]) -> Tensor:
     """
     if is_quantizer(node):
         if node.given("qmin") or node.given("qmax"):
-            raise Refused(f"{node.name} does the work of an activation already")
+            raise Refused(f"{node.name} already includes an activation")
         return maps[node.inputs[0]]
     if node.op == "mul":
         return _product(node, maps)
@@ -355,13 +355,13 @@ def _mean(node: Node, numbers: Tensor) -> Tensor:
 def _product(node: Node, maps: dict[Value, Tensor]) -> Tensor:
     (first, *others) = (maps[value] for value in node.inputs if value in maps)
     if others:
-        raise Refused(f"{node.name} multiplies the channels with one another")
+        raise Refused(f"{node.name} multiplies channels with each other")
     return first.expand(_shape(node.output, node.graph))
 
 
 def _moved(node: Node, maps: dict[Value, Tensor]) -> Tensor:
     if node.op == "pad" and node.attributes["value"] != 0.0:
-        raise Refused(f"{node.name} pads with {node.attributes['value']}, which no factor leaves alone")
+        raise Refused(f"{node.name} pads with {node.attributes['value']}, which changes under a factor")
     operands = [
         maps[value] if value in maps else torch.full(_shape(value, node.graph), FOREIGN) for value in node.inputs
     ]
@@ -369,7 +369,7 @@ def _moved(node: Node, maps: dict[Value, Tensor]) -> Tensor:
     try:
         moved = node.definition.evaluate(node, [(item + 1).to(torch.float64) for item in operands])[0]
     except (GraphError, RuntimeError) as error:  # sizes that follow the batch in more than their first axis
-        raise Refused(f"{node.name} moves elements from sample to sample") from error
+        raise Refused(f"{node.name} moves elements between samples") from error
     return moved.to(torch.int64) - 1
 
 

@@ -33,7 +33,7 @@ TO_WHOLE_NUMBERS = frozenset(
 FAR = 1e3
 """Magnitude of the numbers that masks add: the step of a grid of 8 bits that reaches as far is 4 and more."""
 ON_THE_WAY, READS, COMPUTES = (
-    "an index or a mask is computed from it",
+    "an index or a mask depends on it",
     "it reads an index or a mask",
     "it computes an index or a mask",
 )

@@ -90,7 +90,7 @@ def _bits(pattern: str, wish: Override) -> Bits:
         return Bits(is_float=True)
     if isinstance(wish, bool) or not isinstance(wish, int | Mapping):
         raise InputError(
-            f"the override is {wish!r}",
+            f"an override has the value {wish!r}",
             where=where,
             expected='a number of bits, "float", or {"activation_bits": ..., "weight_bits": ...}',
         )
@@ -99,6 +99,6 @@ def _bits(pattern: str, wish: Override) -> Bits:
     unknown = [key for key in wish if key not in ("activation_bits", "weight_bits")]
     if unknown:
         raise InputError(
-            f"the override has the key {unknown[0]!r}", where=where, expected="activation_bits or weight_bits"
+            f"an override has the key {unknown[0]!r}", where=where, expected="activation_bits or weight_bits"
         )
     return Bits(wish.get("activation_bits"), wish.get("weight_bits"))

@@ -60,10 +60,10 @@ class Proofs:
             low, high = low + zero_point, high + zero_point
             if not fits(kernel_bias, kernel_bias, arithmetic.bias_bits):
                 raise UnsupportedError(
-                    f"a bias is {int(kernel_bias[kernel_bias.abs().argmax()])} with the input's zero point in it",
+                    f"a bias is {int(kernel_bias[kernel_bias.abs().argmax()])} including the zero point of the input",
                     where=self.node.where,
-                    expected=f"what fits into the {arithmetic.bias_bits} bits of a bias of {self.target}",
-                    fix="Give the channel larger weights, or the layer a larger input range.",
+                    expected=f"a value that fits into the {arithmetic.bias_bits}-bit biases of {self.target}",
+                    fix="Increase the weights of the channel, or the input range of the layer.",
                 )
         if arithmetic.overflow == "saturate":
             self.sums(*partial_sum_bounds(codes, kernel_bias, low, high))
@@ -85,7 +85,7 @@ class Proofs:
                 f"the accumulator can reach {extreme}",
                 where=self.node.where,
                 expected=f"at most {2 ** (bits - 1) - 1}: the accumulator of {self.target} has {bits} bits",
-                fix="Use fewer bits for this layer's input or weight.",
+                fix="Use fewer bits for the input or the weight of this layer.",
             )
         if item is not None:
             self.requantization(minimum, maximum, item)
@@ -115,5 +115,5 @@ class Proofs:
                 found,
                 where=self.node.where,
                 expected=f"numbers that requantization mode '{item.mode}' of {self.target} can hold",
-                fix="Use fewer bits for what this layer reads, or more for what it gives.",
+                fix="Use fewer bits for the input of this layer, or more for its output.",
             )

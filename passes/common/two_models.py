@@ -137,7 +137,7 @@ def read_batches(graph: Graph, context: PassContext, images: int) -> Given:
         if seen >= images:
             break
     if not count:
-        raise CalibrationError("the calibration data is empty", expected="at least one batch")
+        raise CalibrationError("calibration_data is empty", expected="at least one batch")
     return Given(count, held, store, hashlib.sha256(" ".join(hashes).encode()).hexdigest() if hashes else "")
 
 

@@ -56,7 +56,7 @@ def _bias(lowering: Lowering, node: Node, scale: Tensor, arithmetic: Arithmetic)
     try:
         return quantize_bias(leaf_tensor(source), scale, arithmetic.bias_rounding, arithmetic.bias_bits)
     except InputError as error:
-        fix = "Give the channel larger weights, or the layer a larger input range."
+        fix = "Increase the weights of the channel, or the input range of the layer."
         raise UnsupportedError(error.found, where=node.where, expected=error.expected, fix=fix) from None
 
 

@@ -37,24 +37,24 @@ from qcompiler.targets import Target, load_target
 Fate = Literal["quantized", "fused", "folded", "moved", "removed", "float", "refused"]
 
 LANES = 32
-"""Channels that vector units take at a time: fewer, or a number that it does not divide, leave some of them idle."""
+"""Channels per vector operation; other numbers of channels leave a part of the vector unit idle."""
 
 SPREAD = 16.0
-"""Largest over smallest range of a weight's channels from which one scale for all of them loses four bits and more."""
+"""Ratio of the largest to the median channel range of a weight at which one common scale loses four bits."""
 
 
 @dataclass(frozen=True)
 class NodeFate:
-    """What will become of one captured node.
+    """The fate of one captured node.
 
     Args:
-        name: Of the node.
-        op: What it computes.
+        name: Name of the node.
+        op: Operator, or function of torch without an operator.
         where: Module path and source line.
-        fate: `quantized`: computed in integers, a quantizer behind it. `fused`: computed in integers together with
-            what follows it. `folded`: part of another node. `moved`: moves codes, computes nothing. `removed`: nothing
-            of it is left. `float`: in a float island. `refused`: the target does not have it.
-        detail: Which grid, which node, or why.
+        fate: `quantized`: computed in integers and followed by a quantizer. `fused`: computed in integers in one step
+            with the following node. `folded`: merged into another node. `moved`: moves codes without computing.
+            `removed`: removed without replacement. `float`: in a float island. `refused`: missing from the target.
+        detail: The grid, the other node, or the reason.
     """
 
     name: str
@@ -66,12 +66,12 @@ class NodeFate:
 
 @dataclass(frozen=True)
 class Advice:
-    """Something that would serve a model better.
+    """A recommendation for a model.
 
     Args:
-        rule: Short name of what was looked at.
-        nodes: The nodes concerned.
-        text: What was found and what to do.
+        rule: Short name of the subject.
+        nodes: Names of the nodes concerned.
+        text: The finding and the recommendation.
     """
 
     rule: str
@@ -81,12 +81,12 @@ class Advice:
 
 @dataclass(frozen=True)
 class Checkup:
-    """What a compile for a target would do.
+    """The predicted result of a compile.
 
     Args:
-        target: Its name.
+        target: Name of the target.
         nodes: One entry per captured node, in order.
-        advice: Findings, the weightiest first.
+        advice: Recommendations, the most important first.
         diagnostics: Sentences from the capture.
     """
 
@@ -105,7 +105,7 @@ class Checkup:
         return tuple(node for node in self.nodes if node.fate == fate)
 
     def to_dict(self) -> dict[str, object]:
-        """As JSON holds it."""
+        """The result as data for JSON."""
         return {
             "target": self.target,
             "passed": self.passed,
@@ -129,21 +129,21 @@ def check(
     overrides: Mapping[str, Override] | None = None,
     device: torch.device | str | None = None,
 ) -> Checkup:
-    """Say what `compile` would do with `model`, before any work.
+    """Predict what `compile` would do with each node of `model`.
 
-    The model stays as it is. Accumulators and biases are proven with real ranges, so that a compile may still refuse
-    what this lets pass; `advice` tells which layers are near.
+    The model is not changed. A compile may still refuse a model that passes, because the proofs for accumulators and
+    biases need real ranges; `advice` lists layers that are close to the limits.
 
     Args:
         model: As for `compile`.
-        target: As for `compile`. Where it refuses what it does not have, all of that is listed, not only the first.
+        target: As for `compile`. All nodes that it would refuse are listed, not only the first.
         example_inputs: As for `compile`.
         overrides: As for `compile`.
-        device: Where the model is traced.
+        device: Device for tracing the model.
 
     Raises:
         CaptureError: The model cannot be traced.
-        UnsupportedError: It calls what cannot even be named in a graph.
+        UnsupportedError: The model calls something that a graph cannot represent.
         InputError: The inputs or an override do not fit.
     """
     hardware = load_target(target)
@@ -179,7 +179,7 @@ def _fates(
     *,
     refused: bool,
 ) -> dict[str, tuple[Fate, str]]:
-    """By captured node, its fate and the detail."""
+    """Fate and detail of each captured node, by name."""
     fates: dict[str, tuple[Fate, str]] = {name: ("removed", _last_word(name, records)) for name in seen}
     for node in graph.nodes:
         if node.definition.has(Trait.LEAF, Trait.QUANTIZER, Trait.BIAS_QUANTIZER) or node.op == "scale_product":
@@ -202,7 +202,7 @@ def _assign(
     fate: tuple[Fate, str],
     records: Sequence[Record],
 ) -> None:
-    """Give the captured node behind `node` its fate; the others that it stands for were folded into it."""
+    """Set the fate of the captured node that `node` computes; other captured nodes were folded into it."""
     origins = [name for name in node.origins if name in seen]
     if not origins:
         return
@@ -221,7 +221,7 @@ def _integer_fate(node: Node) -> tuple[Fate, str]:
     quantizer = next(filter(is_quantizer, users), None)
     details = [] if quantizer is None else [f"to {quantizer.spec}"]
     if quantizer is None:
-        details.append(f"one step with %{users[0].name}" if users else "an output of the model")
+        details.append(f"fused with %{users[0].name}" if users else "an output of the model")
     weight = Layer(node).quantizer if is_weighted(node) else None
     if weight is not None:
         spec = weight.spec
@@ -230,9 +230,9 @@ def _integer_fate(node: Node) -> tuple[Fate, str]:
 
 
 def _last_word(name: str, records: Sequence[Record]) -> str:
-    """What was last said of the captured node `name`."""
+    """The last event about the captured node `name`."""
     words = [e.detail for r in records for e in r.events if e.kind == "rewrite" and name in (e.node, *e.origins)]
-    return words[-1] if words else "nobody reads its result"
+    return words[-1] if words else "its result is unused"
 
 
 def _advice(
@@ -252,7 +252,7 @@ def _advice(
     if not any("statistics" in node.attributes and node.attributes["statistics"] for node in nodes):
         macs = tuple(_captured(node) for node in nodes if node.definition.has(Trait.MAC))
         if macs:
-            yield Advice("ranges", macs, "No batch norm tells the ranges of activations: give calibration_data.")
+            yield Advice("ranges", macs, "No batch norm gives the ranges of activations: pass calibration_data.")
     yield from _shared(nodes)
     yield from _channels(nodes)
     yield from _tables(nodes)
@@ -271,14 +271,14 @@ def _not_integer(
     ]
     text = f"{shares[0]:.2f} % of the multiply-accumulates and {shares[1]:.2f} % of the elements are not integer. "
     if target.fallback == "refuse":
-        text += f'Replace them, or let them run in float: load_target("{target.name}").override(fallback="float").'
+        text += f'Replace them, or run them in float: load_target("{target.name}").override(fallback="float").'
     else:
-        text += "Each island costs a dequantize and a quantize: keep them next to one another."
+        text += "Each island costs a dequantize and a quantize: keep such operators next to each other."
     yield Advice("not integer", tuple(map(_captured, strange)), text)
 
 
 def _wide_spread(nodes: Sequence[Node], target: Target) -> Iterator[Advice]:
-    """Layers whose channels differ so much in range that one scale serves the small ones badly."""
+    """Layers with such different channel ranges that one common scale is too coarse for the small channels."""
     found: dict[str, float] = {}
     for node in _layers(nodes):
         layer = Layer(node)
@@ -292,8 +292,8 @@ def _wide_spread(nodes: Sequence[Node], target: Target) -> Iterator[Advice]:
         worst = max(found, key=found.__getitem__)
         bits = math.log2(found[worst])
         text = (
-            f"Ranges of the channels of one weight differ by {found[worst]:.0f} from the largest to the middle one "
-            f"(%{worst}): one scale for all leaves the middle one {bits:.1f} bits less. Use one scale per channel, "
+            f"The largest channel range of the weight of %{worst} is {found[worst]:.0f} times the median: with one common "
+            f"scale, the median channel loses {bits:.1f} bits. Use one scale per channel, "
             f'load_target("{target.name}").override(per_channel=True), or equalize the layers.'
         )
         yield Advice("channel ranges", tuple(found), text)
@@ -311,8 +311,8 @@ def _long_sums(nodes: Sequence[Node], target: Target) -> Iterator[Advice]:
             found[_captured(node)] = width
     if found:
         text = (
-            f"With the worst weights and inputs the sum leaves the {min(found.values())} bits of the accumulator. The "
-            "proof at compile time takes the real weights; where it fails, use fewer bits there."
+            f"With the worst weights and inputs, the sum exceeds the {min(found.values())}-bit accumulator. The proof at "
+            "compile time uses the real weights; if it fails, use fewer bits in these layers."
         )
         yield Advice("long sums", tuple(found), text)
 
@@ -322,12 +322,12 @@ def _unfolded(records: Sequence[Record]) -> Iterator[Advice]:
     names = tuple(event.origins[0] for event in events if event.code == AFFINE)
     if names:
         why = "; ".join(dict.fromkeys(event.detail for event in events if event.kind == "refusal"))
-        text = "They are layers of their own. Put a batch norm right behind a layer that nobody else reads."
+        text = "They become separate layers. Put a batch norm directly after a layer that has no other users."
         yield Advice("batch norm", names, f"{text} Refused: {why}." if why else text)
 
 
 def _shared(nodes: Sequence[Node]) -> Iterator[Advice]:
-    """Weights that several nodes read."""
+    """Weights that several nodes use."""
     readers: dict[str, list[str]] = {}
     for node in _layers(nodes):
         leaf = node.inputs[1].producer
@@ -336,8 +336,8 @@ def _shared(nodes: Sequence[Node]) -> Iterator[Advice]:
     names = tuple(name for group in readers.values() if len(group) > 1 for name in group)
     if names:
         text = (
-            "One weight serves several calls. Each call gets ranges of its own, but what rescales a weight for the "
-            "sake of one call changes all: equalization leaves such layers alone."
+            "Several calls use one weight. Each call has its own activation ranges, but rescaling the weight for one "
+            "call would change all of them, so equalization skips these layers."
         )
         yield Advice("shared weights", names, text)
 
@@ -346,7 +346,7 @@ def _channels(nodes: Sequence[Node]) -> Iterator[Advice]:
     layers = [node for node in _layers(nodes) if node.definition.has(Trait.CONVOLUTION)]
     found = tuple(_captured(node) for node in layers if node.output.type.size(1) % LANES)
     if found:
-        text = f"The number of output channels is no multiple of {LANES}: vector units run partly idle."
+        text = f"The number of output channels is not a multiple of {LANES}, so vector units are partly idle."
         yield Advice("channels", found, text)
 
 
@@ -354,8 +354,8 @@ def _tables(nodes: Sequence[Node]) -> Iterator[Advice]:
     found = tuple(_captured(node) for node in nodes if node.op in (*UNARY, SCALED, "prelu"))
     if found:
         text = (
-            "These activations are looked up in tables, which reads and writes the tensor once more. A relu or a clamp "
-            "costs nothing: it is part of the layer in front of it."
+            "These activations need a lookup table, which reads and writes the tensor once more. A relu or a clamp is "
+            "free, because it is part of the preceding layer."
         )
         yield Advice("activations", found, text)
 
@@ -363,7 +363,7 @@ def _tables(nodes: Sequence[Node]) -> Iterator[Advice]:
 def _padding(nodes: Sequence[Node]) -> Iterator[Advice]:
     padded = [_captured(node) for node in _layers(nodes) if Layer(node).pads and not _reads_an_input(node)]
     if padded:
-        text = "They pad with zeros, so that a bias absorbed from the layer in front of them is wrong at the border."
+        text = "They pad with zeros, so a bias that is absorbed from the preceding layer is wrong at the border."
         yield Advice("padding", tuple(padded), text)
 
 
@@ -377,7 +377,7 @@ def _layers(nodes: Sequence[Node]) -> Iterator[Node]:
 
 
 def _captured(node: Node) -> str:
-    """The name of the captured node that `node` stands for."""
+    """The name of the captured node that `node` computes."""
     return node.origins[0] if node.origins else node.name
 
 

@@ -161,7 +161,7 @@ class Artifact:
             InputError: The number of tensors, a shape or an element type does not fit.
         """
         if any(not x.numel() for x in codes):
-            raise InputError("the codes hold an empty batch", expected="at least one sample")
+            raise InputError("the codes contain an empty batch", expected="at least one sample")
         results = Executor(self.program).run_integer(_arrays(codes))
         return [torch.from_numpy(array) for array in results]
 
@@ -208,7 +208,7 @@ class Artifact:
         if not lines:
             near = difflib.get_close_matches(name, known, n=3)
             raise InputError(
-                f"no pass did anything to a node {name!r}",
+                f"no pass changed or refused a node {name!r}",
                 expected="the name of a node or a module path, such as features.0",
                 fix=f"Did you mean {', '.join(near)}?" if near else None,
             )
@@ -225,7 +225,7 @@ class Artifact:
             ArtifactError: The folder was written by a release without encodings.
         """
         if self.grids is None:
-            raise ArtifactError(f"the artifact holds no {ENCODINGS}", fix="Compile the model again.")
+            raise ArtifactError(f"the artifact contains no {ENCODINGS}", fix="Compile the model again.")
         return encodings_files.write(self.grids, version)
 
     def report(self) -> str:
@@ -314,7 +314,7 @@ class Artifact:
     @classmethod
     def _read(cls, path: Path) -> Artifact:
         if not exists(path / MANIFEST):
-            raise ArtifactError(f"{path} holds no {MANIFEST}", expected="a folder that save() wrote")
+            raise ArtifactError(f"{path} contains no {MANIFEST}", expected="a folder written by save()")
         content = {MANIFEST: read_file(path / MANIFEST, where=str(path))}
         try:
             manifest = read_manifest(content[MANIFEST], MANIFEST)
@@ -324,7 +324,7 @@ class Artifact:
                     raise ArtifactError(f"{name} is missing", fix="Compile the model again.")
                 content[name] = read_file(path / name, where=str(path))
                 if hashlib.sha256(content[name]).hexdigest() != digest:
-                    raise ArtifactError(f"{name} is not what was written", fix="Compile the model again.")
+                    raise ArtifactError(f"{name} was altered", fix="Compile the model again.")
             return cls.parse(content)
         except ArtifactError as error:
             raise _within(path, error) from error.__cause__
@@ -371,7 +371,7 @@ class Artifact:
             sqnr={name: math.inf if ratio is None else ratio for name, ratio in manifest.sqnr_db.items()},
         )
         if not (isinstance(artifact.input_tree, tuple) and artifact.input_tree[0] == "tuple"):
-            raise ArtifactError("input_tree is no tuple of arguments", where=MANIFEST)
+            raise ArtifactError("input_tree is not a tuple of arguments", where=MANIFEST)
         return artifact
 
     def read_back(self) -> ReadBack:
@@ -462,7 +462,7 @@ def _with_types(grids: Encodings, program: Program) -> Encodings:
         if item.is_parameter or declared is None:
             declared = program.tensors.get(item.name.rstrip("_").removesuffix(encodings_files.CODES))
         if declared is None:
-            raise ArtifactError(f"{item.name!r} is no tensor of the program", where=ENCODINGS)
+            raise ArtifactError(f"{item.name!r} is not a tensor of the program", where=ENCODINGS)
         tensors.append(encodings_files.stored_as(item, DType(declared.dtype), declared.axis))
     return dataclasses.replace(grids, tensors=tuple(tensors))
 

@@ -10,13 +10,13 @@ __all__ = ["difference"]
 def difference(old: bytes | None, new: bytes | None) -> str:
     """The first place in which two contents of a file differ: the key where both are JSON, else the byte."""
     if old is None or new is None:
-        return "it is missing in what was read" if new is None else "it is in what was read alone"
+        return "it is missing after reading" if new is None else "it exists only after reading"
     try:
-        return f"{_key_that_differs(json.loads(old), json.loads(new))} was not read as it was written"
+        return f"{_key_that_differs(json.loads(old), json.loads(new))} changed between writing and reading"
     except ValueError:
         pairs = zip(old, new, strict=False)
         place = next((index for index, (a, b) in enumerate(pairs) if a != b), min(len(old), len(new)))
-        return f"byte {place} was not read as it was written"
+        return f"byte {place} changed between writing and reading"
 
 
 def _key_that_differs(old: object, new: object) -> str:

@@ -70,10 +70,10 @@ def named_files(manifest: bytes) -> dict[str, str]:
         data = json.loads(manifest)
         as_written = to_json(data)
     except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+        raise ValueError("the nesting is too deep") from None
     files = data.get("sha256") if isinstance(data, dict) else None
     if not isinstance(files, dict) or not str(data.get("schema")).startswith("qcompiler.artifact/"):
-        raise ValueError("it is no manifest of an artifact")
+        raise ValueError("it is not the manifest of an artifact")
     return {
         MANIFEST: hashlib.sha256(as_written).hexdigest(),
         **{name: str(digest) for name, digest in files.items() if name != MANIFEST},

@@ -167,7 +167,7 @@ def read_manifest(data: bytes, name: str) -> Manifest:
     if schema == FIRST:
         data = json.dumps(_checked(FirstManifest, data, name).translated()).encode()
     elif schema != SCHEMA:
-        raise ArtifactError(f"{name} is of another version", where=name, expected=f"schema {SCHEMA} or {FIRST}")
+        raise ArtifactError(f"{name} has another version", where=name, expected=f"schema {SCHEMA} or {FIRST}")
     return _checked(Manifest, data, name)
 
 

@@ -113,8 +113,8 @@ def _forms(verification: Mapping[str, Any] | None) -> str:
 
 def _outputs(sqnr: Mapping[str, float]) -> str:
     rows = [[name, _decibels(ratio)] for name, ratio in sqnr.items() if name.startswith("output ")]
-    text = "The exact simulation against the float model, on the samples on which the forms were compared."
-    return f"<p>{text}</p>{_table(['output', 'signal-to-noise ratio'], rows)}" if rows else "<p>None in float.</p>"
+    text = "The exact simulation compared with the float model, on the samples of the verification."
+    return f"<p>{text}</p>{_table(['output', 'signal-to-noise ratio'], rows)}" if rows else "<p>None.</p>"
 
 
 def _islands(islands: Sequence[Mapping[str, Any]]) -> str:
@@ -127,7 +127,7 @@ def _islands(islands: Sequence[Mapping[str, Any]]) -> str:
         ]
         for item in islands
     ]
-    return _table(["island", "", "of the multiply-accumulates", "of the elements computed"], rows)
+    return _table(["island", "", "share of the multiply-accumulates", "share of the elements"], rows)
 
 
 def _tensors(page: Page) -> str:
@@ -185,7 +185,7 @@ def _sizes(page: Page) -> str:
 
 def _estimate(found: Estimate) -> str:
     """The roofline estimate from the descriptor's figures, not a measurement."""
-    text = "For one image, from the figures of the target's descriptor. Nothing was measured; a real core takes longer."
+    text = "Estimated for one image from the figures of the target. Nothing was measured; a real core takes longer."
     parts = [f"<p>{escape(line)}</p>" for line in (text, *str(found).splitlines())]
     rows = []
     for layer in found.layers:

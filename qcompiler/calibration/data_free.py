@@ -1,4 +1,4 @@
-"""Ranges and means without data: what batch norms know of their outputs, carried through the graph.
+"""Ranges and means without data, propagated from batch norms through the graph.
 
 A value is described by the moments of its elements and by the interval in which they are expected; see `distribution`.
 
@@ -9,11 +9,11 @@ A value is described by the moments of its elements and by the interval in which
     sums, products                 of independent numbers, as for a gate of squeeze-and-excitation: it follows from the
                                    means of all channels, of which one element is a small part
     averages                       see `Distribution.averaged`
-    movements                      elements keep what is known of them; where it is not known which element went where,
-                                   each is one of all, drawn at random
+    movements                      elements keep their distribution; if the new place of an element is unknown, each
+                                   element is one of all elements, drawn at random
     float islands                  their own nodes, one by one
 
-What is left is a `Stop`, which names the operator and the reason.
+Other operators give a `Stop`, which names the operator and the reason.
 
 Source: Nagel et al. 2021, arXiv:2106.08295, section 3.1 (batch normalization based range setting).
 """
@@ -57,18 +57,18 @@ from qcompiler.ops.unary import SCALED, UNARY, unary_of
 __all__ = ["DEFAULT_INPUT_RANGE", "RULES", "Stop", "describe"]
 
 DEFAULT_INPUT_RANGE = (-3.0, 3.0)
-"""Assumed range of float inputs without data: three deviations of inputs with mean 0 and deviation 1."""
+"""Assumed range of float inputs: three standard deviations of inputs with mean 0 and standard deviation 1."""
 
-INPUTS, BATCH_NORMS, LAYER_NORMS = "the assumed range of the inputs", "batch-norm statistics", "layer-norm parameters"
+INPUTS, BATCH_NORMS, LAYER_NORMS = "the assumed input range", "batch-norm statistics", "layer-norm parameters"
 
 
 @dataclass(frozen=True)
 class Stop:
-    """The node after which nothing is known without data.
+    """The node after which no distribution is known.
 
     Args:
         node: The node.
-        why: A sentence without a full stop, that names the operator.
+        why: Reason that names the operator, a sentence without a full stop.
     """
 
     node: Node
@@ -76,25 +76,25 @@ class Stop:
 
 
 _OF_LEAVES = ("scale_product", "fake_quantize_bias")
-"""Ops on tensors of the module alone."""
+"""Ops that read only tensors of the module."""
 
 Known: TypeAlias = Distribution | Stop
 _Item: TypeAlias = Distribution | Stop | None
-"""None: a tensor of the module, described where it is read."""
+"""A distribution, a stop, or None for a tensor of the module, which is described at its reader."""
 _Rule: TypeAlias = "Callable[[_Carrier, Node, Sequence[Distribution]], Distribution | str]"
 
 
 def describe(graph: Graph, input_range: tuple[float, float], alpha: float = ALPHA) -> dict[Value, Known]:
-    """What is known of every float value without data.
+    """The distribution of every float value, without data.
 
     Args:
-        graph: CANONICAL or QUANTIZED, batch norms folded.
-        input_range: Of every float input.
-        alpha: Standard deviations to each side that intervals reach.
+        graph: A CANONICAL or QUANTIZED graph with folded batch norms.
+        input_range: Range of every float input.
+        alpha: Half width of intervals in standard deviations.
 
     Returns:
-        By value: its distribution, or the node that stopped it. A tensor of the module has an entry where a quantizer
-        reads it.
+        By value, its distribution or the node that stopped the propagation. A tensor of the module has an entry if a
+        quantizer reads it.
 
     Raises:
         InputError: `alpha` is negative or not finite.
@@ -124,11 +124,11 @@ def describe(graph: Graph, input_range: tuple[float, float], alpha: float = ALPH
 
 
 class _Carrier:
-    """Carries distributions through the nodes of a graph and of its float islands.
+    """Propagates distributions through the nodes of a graph and of its float islands.
 
     Args:
-        graph: The graph, for the symbols of its sizes.
-        alpha: Standard deviations to each side.
+        graph: The graph, which gives the bounds of symbolic sizes.
+        alpha: Half width of intervals in standard deviations.
     """
 
     def __init__(self, graph: Graph, alpha: float) -> None:
@@ -136,7 +136,7 @@ class _Carrier:
         self.alpha = alpha
 
     def rule(self, node: Node, operands: Sequence[_Item]) -> tuple[_Item, ...]:
-        """What a node makes of its operands."""
+        """Distributions of the results of a node."""
         if node.definition.has(Trait.LEAF) or node.op in _OF_LEAVES or quantizes_parameter(node):
             return (None,)
         if node.callee is not None:
@@ -150,11 +150,11 @@ class _Carrier:
         return (Stop(node, found) if isinstance(found, str) else found,) * len(node.outputs)
 
     def sizes(self, value: Value) -> tuple[int, ...]:
-        """The shape of a value, each symbol as small as it may be."""
+        """The shape of a value with the smallest value of each symbol."""
         return tuple(self._size(dim) for dim in value.type.shape)
 
     def normal(self, moments: Gaussian, basis: frozenset[str]) -> Distribution:
-        """New normal numbers."""
+        """An independent normal distribution."""
         return Distribution.of(moments, self.alpha, basis)
 
     def _size(self, dim: Dim) -> int:
@@ -170,18 +170,18 @@ class _Carrier:
         return Stop(value.producer, f"%{value.name} is {value.type.dtype}, which has no distribution")
 
     def _reads(self, node: Node) -> range:
-        """Positions of the operands that are no parameters."""
+        """Positions of the operands that are not parameters."""
         alone = node.definition.has(Trait.PARAMETRIC, Trait.WEIGHTED, Trait.NORMALIZATION, Trait.QUANTIZER)
         return range(1 if alone else len(node.inputs))
 
     def _is_normalized(self, node: Node) -> bool:
-        """Whether the result is known whatever the operand is."""
+        """Whether the distribution of the result does not depend on the operand."""
         return node.definition.has(Trait.NORMALIZATION) or statistics_of(node) is not None
 
     def _found(self, node: Node, operands: Sequence[Distribution]) -> Distribution | str:
         strange = next((value for value in node.outputs if not value.type.dtype.is_float), None)
         if strange is not None:
-            return f"{node.op} gives {strange.type.dtype}, which has no distribution"
+            return f"{node.op} returns {strange.type.dtype}, which has no distribution"
         if is_custom(node):
             return f"the function {function_name(node)} has no rule for means and deviations"
         rule = RULES.get(node.op)
@@ -194,7 +194,7 @@ class _Carrier:
         if Layer.of(node) is not None:
             return _layer(self, Layer(node), operands)
         if node.definition.has(Trait.MAC):
-            return f"{node.op} reads a weight that is computed"
+            return f"{node.op} has a computed weight"
         if node.definition.has(Trait.MOVEMENT):
             return _anywhere(self, node, operands)
         return f"{node.op} has no rule for means and deviations"
@@ -204,11 +204,11 @@ def _function(node: Node, x: Distribution, function: Function, *, uniform: bool)
     found = x.apply(function, uniform=uniform)
     low, high = x.range
     name = node.text("function") if node.op == SCALED else node.op
-    return found or f"{name} has no finite mean or range where it reads {low:.4g} to {high:.4g} and beyond"
+    return found or f"{name} has no finite mean or range for inputs around {low:.4g} to {high:.4g}"
 
 
 def _along(tensor: Tensor, rank: int, axis: int) -> Tensor:
-    """[C] in `rank` axes, along one of them; float64."""
+    """Reshape [C] to `rank` axes with C along one of them; float64."""
     shape = [1] * rank
     shape[axis] = -1
     return tensor.detach().to("cpu", torch.float64).reshape(shape)
@@ -244,7 +244,7 @@ def _layer(carrier: _Carrier, layer: Layer, operands: Sequence[Distribution]) ->
 
 
 def _phases(layer: Layer) -> list[list[int]]:
-    """Taps that are summed at one position: all of them, or those of a position of a transposed convolution."""
+    """Number of taps summed at one position: all taps, or the taps of one output phase of a transposed convolution."""
     taps = list(range(math.prod(layer.kernel)))
     if not layer.transposed:
         return [taps]
@@ -257,7 +257,7 @@ def _phases(layer: Layer) -> list[list[int]]:
             places.append((rest % size) * dilation % stride)
             rest //= size
         found.setdefault(tuple(places), []).append(tap)
-    # Strides beyond the kernel leave positions to which nothing is added.
+    # Strides larger than the kernel leave positions without any tap.
     empty = len(found) < math.prod(layer.stride)
     return [*found.values(), *([[]] if empty else [])]
 
@@ -311,7 +311,7 @@ def _product(
         low, high = y.range
         inverse = y.apply(UNARY["reciprocal"].numpy, uniform=True)
         if inverse is None:
-            return f"div has no finite mean or range where its divisor reads {low:.4g} to {high:.4g} and beyond"
+            return f"div has no finite mean or range for divisors around {low:.4g} to {high:.4g}"
         y = inverse
     if _is_constant(y):
         return x.affine(y.moments.mean, zero)
@@ -428,7 +428,7 @@ def _pad(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) -> Dis
     if added is None or not math.isfinite(added) or not own:
         x = x if added is None or not math.isfinite(added) else x.with_value(added)
         return x.mixed(own)
-    # Channels of a border of their own: constants.
+    # Channels that consist only of border values are constants.
     amounts = [[amount if axis in own else 0 for axis, amount in enumerate(half)] for half in (pad[:rank], pad[rank:])]
     flat = pad_amounts(*amounts)
 
@@ -441,7 +441,7 @@ def _pad(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) -> Dis
 
 
 def _reshape(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) -> Distribution:
-    """Axes are split and joined in groups; only in groups whose elements differ each has an entry of its own."""
+    """Split and join axes in groups; only groups with differing elements get one entry per element."""
     x = operands[0]
     before, after = carrier.sizes(node.inputs[0]), carrier.sizes(node.output)
     groups = _factored(before, after)
@@ -462,7 +462,7 @@ def _ends(axes: range) -> tuple[int, int]:
 
 
 def _factored(before: Sequence[int], after: Sequence[int]) -> list[tuple[range, range]] | None:
-    """Shortest runs of axes that hold the same elements before and after a reshape; None where there are none."""
+    """Shortest runs of axes with the same elements before and after a reshape; None if there are none."""
     groups, i, j = [], 0, 0
     while i < len(before) or j < len(after):
         start, end, left, right = i, j, 1, 1
@@ -482,7 +482,7 @@ def _factored(before: Sequence[int], after: Sequence[int]) -> list[tuple[range, 
 
 
 def _anywhere(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) -> Distribution:
-    """Elements of all operands in unknown places."""
+    """Elements of all operands at unknown positions."""
     rank = node.output.type.rank
     flat = [
         item.mixed(range(item.moments.mean.dim())).moved(lambda t: t.reshape([1] * max(rank, 1))) for item in operands
@@ -527,4 +527,4 @@ RULES: Mapping[str, _Rule] = {
     "pad": _pad,
     "reshape": _reshape,
 }
-"""Rules by operator; functions, clamps, layers and other movements are known by what they are."""
+"""Rules by operator. Functions, clamps, layers and other movements are handled by their traits."""

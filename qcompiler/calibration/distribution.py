@@ -1,13 +1,12 @@
-"""What is known of a tensor without data: moments, and the interval that its elements stay in.
+"""Distribution of the elements of a tensor: moments, and the interval that contains the elements.
 
-All tensors have the axes of the value that they describe, of its size or of size 1 where all elements are alike: those
-of an image with statistics per channel are [1, C, 1, 1]. An element is a function of one normal number, cut to hard
-limits:
+All tensors have the axes of the described value, with size 1 along axes on which all elements are alike: statistics
+per channel of an image are [1, C, 1, 1]. An element is a function of one normal number, clipped to hard limits:
 
     x = function(min(max(normal, low), high))
 
-A function of x is one of the same normal number, so that x * sigmoid(x) is exact whatever nodes it is built from. Sums
-and products of numbers that share no normal number are taken as independent, and what results, as normal again.
+A function of x is a function of the same normal number, so x * sigmoid(x) is exact for any decomposition into nodes.
+Sums and products of numbers without a common normal number are treated as independent, and their results as normal.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ __all__ = ["Distribution", "Interval"]
 Movement = Callable[[Tensor], Tensor]
 
 _POINTS = 513
-"""Points of an interval at which a function is computed to find its extremes, evenly spaced."""
+"""Number of evenly spaced points of an interval at which a function is computed to find its extremes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +35,8 @@ class Interval:
     """An interval per element.
 
     Args:
-        low: Finite, float64.
-        high: Of the same shape, at least `low`.
+        low: Lower ends, finite, float64.
+        high: Upper ends in the shape of `low`, at least `low`.
     """
 
     low: Tensor
@@ -45,40 +44,40 @@ class Interval:
 
     @classmethod
     def around(cls, x: Gaussian, deviations: float) -> Interval:
-        """Mean and so many standard deviations to each side."""
+        """The interval of `alpha` standard deviations around the mean."""
         reach = deviations * x.std
         return cls(x.mean - reach, x.mean + reach)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Interval:
-        """The ends under a function that keeps their order."""
+        """The interval under a monotonically increasing function."""
         return Interval(function(self.low), function(self.high))
 
     def cut(self, other: Interval) -> Interval:
-        """The nearest interval that lies within `other`."""
+        """The interval clamped to `other`."""
         return self.map(lambda end: end.clamp(other.low, other.high))
 
     def hull(self, *values: float) -> Interval:
-        """The interval with `values` added."""
+        """The smallest interval that also contains `values`."""
         low, high = self.low, self.high
         for value in values:
             low, high = low.clamp(max=value), high.clamp(min=value)
         return Interval(low, high)
 
     def plus(self, other: Interval) -> Interval:
-        """All sums."""
+        """The interval of all sums."""
         return Interval(self.low + other.low, self.high + other.high)
 
     def times(self, other: Interval) -> Interval:
-        """All products."""
+        """The interval of all products."""
         ends = [a * b for a in (self.low, self.high) for b in (other.low, other.high)]
         stacked = torch.stack(torch.broadcast_tensors(*ends))
         return Interval(stacked.amin(0), stacked.amax(0))
 
     def image(self, function: Function) -> Interval:
-        """The least and the greatest value of a function on the interval, from `_POINTS` points, its ends and 0.
+        """The minimum and maximum of a function on the interval, from `_POINTS` points, the ends and 0.
 
         Args:
-            function: Given arrays with one axis more, the last.
+            function: Function of arrays with one additional last axis.
         """
         share = torch.linspace(0.0, 1.0, _POINTS, dtype=torch.float64)
         low, high = self.low.unsqueeze(-1), self.high.unsqueeze(-1)
@@ -98,12 +97,12 @@ class Interval:
 
 @dataclass(frozen=True, eq=False)
 class _Source:
-    """Normal numbers of which an element is a function; the same object stands for the same numbers.
+    """Normal numbers on which elements depend; identical objects are identical numbers.
 
     Args:
-        normal: Means and deviations.
-        reach: Where they are expected.
-        limits: Where they are cut.
+        normal: Means and standard deviations.
+        reach: Interval in which the numbers are expected.
+        limits: Hard limits at which the numbers are clipped.
     """
 
     normal: Gaussian
@@ -112,7 +111,7 @@ class _Source:
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """All tensors, in the order of `like`."""
+        """All tensors, in the order that `like` expects."""
         ends = (self.reach.low, self.reach.high, self.limits.low, self.limits.high)
         return (self.normal.mean, self.normal.std, *ends)
 
@@ -129,15 +128,15 @@ class Distribution:
 
     Args:
         moments: Means and standard deviations.
-        reach: Interval in which elements are expected: `alpha` deviations around the means of normal numbers, and
-            what functions make of it.
-        limits: Interval outside of which there is no element.
+        reach: Interval in which elements are expected: `alpha` deviations around the means of normal numbers, and its
+            image under functions.
+        limits: Interval that contains all elements.
         alpha: Standard deviations.
-        source: Normal numbers of which the elements are a function; None: these moments themselves, cut to `limits`.
-        function: The function; None: the identity.
-        clip: Limits, where the function clips to them and does nothing else.
+        source: Normal numbers on which the elements depend; None for numbers with these moments, clipped to `limits`.
+        function: Function from the normal numbers to the elements; None for the identity.
+        clip: Limits of a function that only clips.
         uniform: Whether the function is the same for all elements, so that elements may be moved.
-        basis: What the moments follow from, such as batch norms.
+        basis: Sources of the moments, such as batch norms.
     """
 
     moments: Gaussian
@@ -160,14 +159,14 @@ class Distribution:
         reach: Interval | None = None,
         limits: Interval | None = None,
     ) -> Distribution:
-        """Normal numbers, independent of all others.
+        """Normal numbers that are independent of all others.
 
         Args:
             moments: Means and standard deviations.
             alpha: Standard deviations.
-            basis: What the moments follow from.
-            reach: Where elements are expected, if that is known better than from the moments.
-            limits: Outside of which there is none.
+            basis: Sources of the moments.
+            reach: Interval in which elements are expected, if known more exactly than from the moments.
+            limits: Interval that contains all elements.
         """
         bounds = Interval.around(moments, FAR)
         bounds = bounds if limits is None else bounds.cut(limits)
@@ -176,24 +175,24 @@ class Distribution:
 
     @classmethod
     def constant(cls, tensor: Tensor, alpha: float) -> Distribution:
-        """The elements of a tensor themselves."""
+        """The distribution of the elements of a known tensor."""
         mean = tensor.detach().to("cpu", torch.float64)
         return cls.of(Gaussian(mean, torch.zeros_like(mean)), alpha, frozenset())
 
     @property
     def range(self) -> tuple[float, float]:
-        """Lowest and highest value expected in the tensor."""
+        """Lowest and highest expected value of the tensor."""
         return float(self.reach.low.min()), float(self.reach.high.max())
 
     def apply(self, function: Function, *, uniform: bool) -> Distribution | None:
-        """After a function, element by element.
+        """The distribution after an elementwise function.
 
         Args:
-            function: Given arrays with one axis more, the last.
-            uniform: Whether it is the same for all elements.
+            function: Function of arrays with one additional last axis.
+            uniform: Whether the function is the same for all elements.
 
         Returns:
-            None where its mean, its deviation or an end of its interval is no finite number.
+            None if its mean, its deviation or an end of its interval is not finite.
         """
         inner = self.function
         composed: Function = function if inner is None else lambda x: function(inner(x))
@@ -214,7 +213,7 @@ class Distribution:
         return self.source is other.source
 
     def clamp(self, low: Tensor | float, high: Tensor | float) -> Distribution:
-        """After clipping, in closed form where nothing else was done to the normal numbers."""
+        """The distribution after clipping, in closed form if the elements are only clipped normal numbers."""
         bounds = Interval(*(torch.as_tensor(end, dtype=torch.float64) for end in (low, high)))
         if bool((bounds.low <= self.limits.low).all()) and bool((bounds.high >= self.limits.high).all()):
             return self
@@ -222,7 +221,7 @@ class Distribution:
         if self.function is not None and self.clip is None:
             ends = [end if end.dim() == 0 else end.unsqueeze(-1) for end in (bounds.low, bounds.high)]
             found = self.apply(lambda x: torch.from_numpy(x).clamp(*ends).numpy(), uniform=uniform)
-            assert found is not None  # between two finite limits, or those of a finite interval
+            assert found is not None  # clipping to finite limits or to a finite interval
             return found
         clip = (self.clip or Interval(torch.tensor(-math.inf), torch.tensor(math.inf))).cut(bounds)
         normal = self.source.normal
@@ -243,8 +242,8 @@ class Distribution:
     def plus(self, other: Distribution) -> Distribution:
         """The sum with independent elements.
 
-        Deviations of ends add up like those of normal numbers, root of the sum of squares. The ends of the result are
-        also `alpha` standard deviations away where that is farther: clipped numbers are at their end often.
+        Distances of ends from the mean add like standard deviations, as the root of the sum of squares. The ends of the
+        result are at least `alpha` standard deviations from the mean, because clipped numbers often are at their end.
         """
         moments = gaussian.add(self.moments, other.moments)
         ends = Interval.around(moments, self.alpha)
@@ -278,7 +277,7 @@ class Distribution:
         )
 
     def averaged(self, count: int) -> Distribution:
-        """The mean of `count` neighbours along axes where all have one distribution; see `gaussian.entangled`."""
+        """The mean of `count` neighbours with one distribution; see `gaussian.entangled`."""
         if count == 1:
             return self
         std = gaussian.entangled(self.moments.std / count**0.5, self.moments.std)
@@ -306,14 +305,14 @@ class Distribution:
         )
 
     def with_value(self, value: float) -> Distribution:
-        """With a border of one value, which is too small a part to count in the moments."""
+        """The distribution with a border of one value, which is neglected in the moments."""
         return replace(self, reach=self.reach.hull(value), limits=self.limits.hull(value))
 
     def moved(self, *moves: Movement) -> Distribution:
-        """With elements in other places.
+        """The distribution with moved elements.
 
         Args:
-            moves: What happens to the means, to the standard deviations, and to low and high ends; one for all alike.
+            moves: Functions that move the elements of means, standard deviations, low and high ends, or one for all.
         """
         mean, std, low, high = moves if len(moves) == 4 else moves * 4
         tensors = (self.moments.mean, self.moments.std, self.reach.low, self.reach.high)
@@ -326,7 +325,7 @@ class Distribution:
         return replace(self, moments=moments, reach=reach, limits=limits, source=source)
 
     def mixed(self, axes: Sequence[int]) -> Distribution:
-        """With one entry along `axes`: an element drawn at random there."""
+        """The distribution of an element drawn at random along `axes`, which have size 1 afterwards."""
         axes = [axis for axis in axes if self.moments.mean.shape[axis] > 1 or self.reach.low.shape[axis] > 1]
         if not axes:
             return self
@@ -339,7 +338,7 @@ class Distribution:
         return Distribution.of(moments, self.alpha, self.basis, reach=reach, limits=limits)
 
     def spread(self, shape: Sequence[int]) -> Distribution:
-        """With entries of their own along axes that had one for all."""
+        """The distribution expanded along axes of size 1."""
         if all(tensor.shape == tuple(shape) for tensor in (self.moments.mean, self.reach.low, self.limits.low)):
             return self
         return self.moved(lambda tensor: tensor.expand(tuple(shape)))

@@ -1,7 +1,7 @@
-"""Means and standard deviations, carried through operators in closed form and through functions by quadrature.
+"""Means and standard deviations, propagated through operators in closed form and through functions by quadrature.
 
-Closed forms are exact: clipping for normal numbers, sums, products and layers for independent ones. Quadrature is that
-of `expectation`, with its error bound. All computation is in float64.
+Closed forms are exact: clipping for normal numbers; sums, products and layers for independent numbers. `expectation`
+states the error bound of quadrature. All computation is in float64.
 
 Source:
     Nagel et al. 2021, arXiv:2106.08295, section 3.1 (ranges from batch normalization) and section 3.3 (expectation of
@@ -38,10 +38,10 @@ __all__ = [
 ]
 
 Function = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
-"""A real function, element by element, in float64."""
+"""An elementwise real function in float64."""
 
 ALPHA = 6.0
-"""Standard deviations to each side that a range covers, as in the source."""
+"""Half width of a range in standard deviations, as in the source."""
 
 FAR = 40.0
 """Standard deviations beyond which the normal density is 0 in float64."""
@@ -50,7 +50,8 @@ STEP = 1.0 / 32.0
 """Distance of the nodes of quadrature, in standard deviations."""
 
 _REACH = 9.0
-"""Standard deviations of the outermost nodes: beyond lies a mass of 2e-19, less than one unit in the last place."""
+"""Position of the outermost nodes in standard deviations. The mass beyond is 2e-19, less than half a unit in the last
+place."""
 _AGREEMENT = 0.05
 """Largest difference, relative to the root of the second moment, between all nodes and every second one. A jump of
 height d makes 1.2 % of d, and a pole changes the moments by a factor."""
@@ -64,9 +65,9 @@ class Gaussian:
     """Means and standard deviations, one of each per channel or, in tensors of several axes, per element.
 
     Args:
-        mean: Of any shape, [C] for channels; finite; kept as float64.
-        std: Of the same shape, finite and not negative; kept as float64. After a batch norm: |gamma|, with beta as the
-            mean.
+        mean: Means of any shape, [C] for channels; finite; stored as float64.
+        std: Standard deviations in the shape of `mean`; finite, not negative; stored as float64. After a batch norm,
+            mean and std are beta and |gamma|.
 
     Raises:
         InputError: Shapes differ, there is no element, or a value is out of range.
@@ -79,7 +80,7 @@ class Gaussian:
         if self.mean.shape != self.std.shape or self.mean.numel() == 0:
             raise InputError(
                 f"means of shape {list(self.mean.shape)} and standard deviations of shape {list(self.std.shape)}",
-                expected="one of each per channel",
+                expected="one mean and one standard deviation per channel",
             )
         finite = bool((torch.isfinite(self.mean) & torch.isfinite(self.std)).all())
         if not finite or bool((self.std < 0.0).any()):
@@ -121,9 +122,9 @@ def clamp(x: Gaussian, low: Tensor | float, high: Tensor | float) -> Gaussian:
     The pivot keeps the variance from being a small difference of large squares where nearly all of the mass is clipped.
 
     Args:
-        x: Before clipping.
-        low: Lower limit, one or as many as means; may be -inf; 0 for a ReLU.
-        high: Upper limit, one or as many as means; may be inf.
+        x: Moments before clipping.
+        low: Lower limits, one or one per mean; may be -inf; 0 for a ReLU.
+        high: Upper limits, one or one per mean; may be inf.
 
     Returns:
         Mean, within the limits, and standard deviation of the clipped channels.
@@ -135,11 +136,11 @@ def clamp(x: Gaussian, low: Tensor | float, high: Tensor | float) -> Gaussian:
     if any(limit.dim() and limit.shape != x.mean.shape for limit in (low, high)):
         raise InputError(
             f"clipping limits of shapes {list(low.shape)} and {list(high.shape)} for {x.mean.numel()} channels",
-            expected="one number, or as many as means",
+            expected="one limit, or one per channel",
         )
     if not bool((low <= high).all()):
         raise InputError(f"clipping limits {low.tolist()} and {high.tolist()}", expected="low <= high")
-    # A channel without spread is a constant; the unit deviation only keeps its quotients finite.
+    # A channel with standard deviation 0 is a constant; the unit deviation only keeps its quotients finite.
     std = torch.where(x.std > 0.0, x.std, 1.0)
     a, b = (low - x.mean) / std, (high - x.mean) / std
     pivot = torch.zeros_like(a).clamp(a, b)
@@ -157,7 +158,7 @@ def add(x: Gaussian, y: Gaussian) -> Gaussian:
     """Moments of x + y for independent x and y, with broadcasting.
 
     Raises:
-        InputError: The shapes do not fit together.
+        InputError: The shapes do not broadcast.
     """
     _check_shapes("sum", x.mean, y.mean)
     return Gaussian(x.mean + y.mean, torch.hypot(x.std, y.std))
@@ -169,7 +170,7 @@ def product(x: Gaussian, y: Gaussian) -> Gaussian:
         mean = mx my,    variance = vx vy + vx my^2 + vy mx^2
 
     Raises:
-        InputError: The shapes do not fit together.
+        InputError: The shapes do not broadcast.
     """
     _check_shapes("product", x.mean, y.mean)
     crossed = torch.hypot(x.std * y.mean, y.std * x.mean)
@@ -177,7 +178,7 @@ def product(x: Gaussian, y: Gaussian) -> Gaussian:
 
 
 def mixture(x: Gaussian, axes: Sequence[int]) -> Gaussian:
-    """Moments of an element drawn at random along `axes`, each of them as likely: axes of size 1 afterwards."""
+    """Moments of an element drawn uniformly at random along `axes`, which have size 1 afterwards."""
     if not axes:
         return x
     mean = x.mean.mean(tuple(axes), keepdim=True)
@@ -193,20 +194,20 @@ def expectation(function: Function, x: Gaussian, low: Tensor, high: Tensor) -> G
     0.6 % of d, with phi <= 0.4 the normal density there.
 
     Args:
-        function: Given arrays of the shape of x with one axis more, the last; finite for finite numbers.
-        x: Before clipping.
-        low: Lower limits, that broadcast to x; finite.
-        high: Upper limits.
+        function: Function of arrays in the shape of x with one additional last axis; finite for finite numbers.
+        x: Moments before clipping.
+        low: Lower limits that broadcast to x; finite.
+        high: Upper limits that broadcast to x; finite.
 
     Returns:
-        Mean and standard deviation per element of x; None where one of them is no finite number, or where half of the
-        nodes give other moments: the function has a pole within reach, and no moments.
+        Mean and standard deviation per element of x; None if one of them is not finite, or if half of the nodes give
+        different moments: the function then has a pole in the interval, and no moments.
     """
     count = int(_REACH / STEP)  # which has no remainder
     z = torch.arange(-count, count + 1, dtype=torch.float64) * STEP
     weights = torch.exp(-0.5 * z.square())
     weights /= weights.sum()
-    # Around the value at the middle, the variance is no small difference of large squares.
+    # Relative to the value at the middle, the variance is not a small difference of large squares.
     pivot = torch.from_numpy(_values(function, x.mean.clamp(low, high).unsqueeze(-1)))
     coarse_weights = weights * 2.0 * (torch.arange(len(z)) % 2 == 0)
     first, second, coarse_first, coarse_second = (torch.zeros_like(pivot[..., 0]) for _ in range(4))
@@ -238,7 +239,7 @@ def _check_shapes(what: str, x: Tensor, y: Tensor) -> None:
         torch.broadcast_shapes(x.shape, y.shape)
     except RuntimeError:
         raise InputError(
-            f"a {what} of shapes {list(x.shape)} and {list(y.shape)}", expected="shapes that broadcast"
+            f"the {what} has operands of shapes {list(x.shape)} and {list(y.shape)}", expected="shapes that broadcast"
         ) from None
 
 
@@ -253,7 +254,7 @@ def scale(x: Gaussian, factor: Tensor | float) -> Gaussian:
         The scaled moments.
 
     Raises:
-        InputError: The shapes do not fit together.
+        InputError: The shapes do not broadcast.
     """
     factors = torch.as_tensor(factor, dtype=torch.float64)
     _check_shapes("product", x.mean, factors)
@@ -283,7 +284,7 @@ def linear(
         The output channels.
 
     Raises:
-        InputError: The shapes do not fit together.
+        InputError: The shapes do not broadcast.
     """
     channels = x.mean.numel()
     if weight.dim() < 2 or groups < 1 or weight.shape[0] % groups or weight.shape[1] * groups != channels:

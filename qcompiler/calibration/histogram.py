@@ -190,8 +190,8 @@ class Histogram:
         """
         if self.counts.shape != other.counts.shape:
             raise InputError(
-                f"histograms of {self.channels} channels x {self.bins} bins and {other.channels} x {other.bins}",
-                expected="the same channels and bins in both",
+                f"the histograms have {self.channels} channels x {self.bins} bins and {other.channels} x {other.bins}",
+                expected="equal numbers of channels and bins",
             )
         low, high = torch.minimum(self.low, other.low), torch.maximum(self.high, other.high)
         exponent, first = _layout(low, high, self.bins)

@@ -91,7 +91,8 @@ class Observer(ABC):
         """
         if type(self) is not type(other) or _options(self) != _options(other):
             raise InputError(
-                f"a merge of {self} with {other}", expected="observers of one kind, tensor and set of options"
+                f"a merge of {self} with {other}",
+                expected="observers of the same kind and tensor, with the same options",
             )
         return self.from_state(self._combined(self._state, other.state()))
 
@@ -107,7 +108,7 @@ class Observer(ABC):
         if not self._state:
             raise CalibrationError(
                 f"no values of '{self.name}' were observed",
-                expected="at least one calibration batch that reaches it",
+                expected="at least one calibration batch",
                 fix="Check that the calibration data is not empty",
             )
         low, high = self._estimate(self._state)
@@ -142,7 +143,7 @@ class Observer(ABC):
             raise CalibrationError(
                 f"'{self.name}' had {a['low'].shape[-1]} channels on axis {self.axis} and now has {b['low'].shape[-1]}",
                 expected="the same number in every batch",
-                fix="Pass the channel axis, not that of the batch or of a varying length",
+                fix="Pass the channel axis, not the axis of the batch or of a variable length",
             )
         return {"count": a["count"] + b["count"], **self._combine(a, b)}
 
@@ -151,7 +152,9 @@ class Observer(ABC):
         if not x.is_floating_point():
             raise InputError(f"values of type {x.dtype} for '{self.name}'", expected="a float tensor")
         if self.axis is not None and not -x.dim() <= self.axis < x.dim():
-            raise InputError(f"axis {self.axis} for '{self.name}' of shape {list(x.shape)}", expected="an axis it has")
+            raise InputError(
+                f"axis {self.axis} for '{self.name}' of shape {list(x.shape)}", expected="an existing axis"
+            )
         if x.numel() == 0:
             return x
         x = x.detach().to(torch.float32)
@@ -165,7 +168,7 @@ class Observer(ABC):
             batch = "a batch" if index is None else f"batch {index}"
             raise CalibrationError(
                 f"{nan} NaN and {infinite} infinite values among the {rows.numel()} of {batch} of '{self.name}'",
-                expected="values that are finite in float32",
+                expected="finite float32 values",
                 fix="Check the calibration data and the float model on it",
             )
         return rows
@@ -209,13 +212,13 @@ class MovingAverageObserver(Observer):
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.momentum < 1.0:
-            raise InputError(f"momentum={self.momentum}", expected="a weight of the past in [0, 1)")
+            raise InputError(f"momentum={self.momentum}", expected="a momentum in [0, 1)")
 
     def _summarize(self, rows: Tensor, index: int | None, /) -> State:
         if index is None or index < 0:
             raise InputError(
-                f"a batch of '{self.name}' with index {index} for a moving average",
-                expected="the position of the batch in the data set, from 0",
+                f"the moving average of '{self.name}' has a batch with index {index}",
+                expected="the position of the batch in the data set, starting at 0",
                 fix="Call update(x, index=i)",
             )
         low, high = _extremes(rows)
@@ -375,17 +378,17 @@ class CrossEntropyObserver(Observer):
             raise InputError(f"rows={self.rows}", expected="at least 1")
         if self.axis is not None:
             raise InputError(
-                f"a range per index of axis {self.axis} by cross-entropy for '{self.name}'",
+                f"cross-entropy cannot find a range per index of axis {self.axis} of '{self.name}'",
                 expected="one range for all classes",
-                fix="Use 'mse', which looks at each channel alone",
+                fix="Use 'mse', which handles each channel separately",
             )
 
     def _rows(self, x: Tensor, index: int | None) -> Tensor:
         """Classes last, the rest flattened: float32 [R, classes]."""
         if not -x.dim() <= self.class_axis < x.dim():
             raise InputError(
-                f"'{self.name}' of shape {list(x.shape)} for a range by cross-entropy",
-                expected=f"logits, with the classes on axis {self.class_axis}",
+                f"'{self.name}' has shape {list(x.shape)}, which is not a shape of logits",
+                expected=f"logits for the method cross-entropy, with the classes on axis {self.class_axis}",
             )
         classes = x.shape[self.class_axis]
         rows = super()._rows(x.movedim(self.class_axis, -1), index)
@@ -431,9 +434,9 @@ def check_single_values(method: str) -> None:
     """
     if OBSERVERS.get(method) is CrossEntropyObserver:
         raise InputError(
-            f"method='{method}' for all tensors",
-            expected="a method that looks at single values: cross-entropy is that of logits, in rows",
-            fix=f"Give calibrate-activations the option logits={method}",
+            f"method='{method}' is not possible for all tensors",
+            expected="a method for single values; cross-entropy needs rows of logits",
+            fix=f"Use the option logits={method} of calibrate-activations",
         )
 
 
@@ -483,7 +486,7 @@ def make_observer(
     allowed = options_of(method)
     if spec.block is not None:
         raise InputError(
-            f"an observer for '{name}' with the block quantizer '{spec}'",
+            f"the observer of '{name}' has the block quantizer '{spec}'",
             expected="one range per tensor or per channel",
             fix="Reshape the tensor so that each block is a channel",
         )

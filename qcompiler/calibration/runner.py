@@ -69,7 +69,7 @@ def observe(
                 interpret_with(graph, batch, rule, show)
         count += 1
     if not count:
-        raise CalibrationError("the calibration data is empty", expected="at least one batch")
+        raise CalibrationError("calibration_data is empty", expected="at least one batch")
     return count, _merged(observers, processes)
 
 
@@ -138,5 +138,5 @@ def _check_batch(graph: Graph, batch: list[Tensor], index: int) -> None:
     try:
         check_inputs(graph, batch)
     except InputError as error:
-        where = f"batch {index} of the calibration data"
+        where = f"batch {index} of calibration_data"
         raise InputError(error.found, where=where, expected=error.expected, fix=error.fix) from None

@@ -1,7 +1,7 @@
-"""The statistics that a layer keeps of its folded batch norm: mean and standard deviation of each output channel.
+"""Statistics of a folded batch norm, kept on its layer: mean and standard deviation of each output channel.
 
-They are a tensor [2, C] of the module, named by the attribute `statistics` of the layer (decision 4). All that reads or
-writes them does so here.
+The statistics are a tensor [2, C] of the module; the attribute `statistics` of the layer has its name (decision 4).
+Only this module reads and writes them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["set_statistics", "statistics_of"]
 
 
 def statistics_of(layer: Node) -> Gaussian | None:
-    """What a batch norm says of the output channels of `layer`, [C]; None where there was none."""
+    """Statistics [C] of the output channels of `layer` from its batch norm; None if the layer had no batch norm."""
     ref = layer.attributes.get("statistics")
     if not isinstance(ref, str):
         return None
@@ -25,6 +25,6 @@ def statistics_of(layer: Node) -> Gaussian | None:
 
 
 def set_statistics(layer: Node, moments: Gaussian) -> None:
-    """Replace the statistics of a layer that has some, after a change of its output channels."""
+    """Replace the statistics of a layer after a change of its output channels, if the layer has statistics."""
     tensor: Tensor = torch.stack([moments.mean, moments.std]).to(torch.float32)
     layer.graph.module.tensors[str(layer.attributes["statistics"])] = tensor

@@ -59,8 +59,8 @@ class Exported(Source):
         home = device_of(self._module, binding)
         if device is not None and parse_device(device) != home:
             raise InputError(
-                f"the exported program lives on {home}, not on {device}",
-                fix="Export the model from the device where it shall run.",
+                f"the exported program is on {home}, not on {device}",
+                fix="Export the model from the device on which the program should run.",
             )
         return home
 
@@ -89,7 +89,7 @@ class Exported(Source):
     def _module(self) -> nn.Module:
         try:
             return self.program.module()
-        except Exception as error:  # whatever torch finds wrong in a program that was changed
+        except Exception as error:  # torch raises many types for an altered program
             raise InputError(
                 f"the exported program cannot be run: {first_line(error)}", fix="Export the model again."
             ) from error

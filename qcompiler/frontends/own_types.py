@@ -31,10 +31,10 @@ class OwnTypes:
     def __init__(self, model: nn.Module, given: Binding, device: torch.device, *, keep: bool) -> None:
         self.given, self.binding = given, given
         self.found: dict[str, None] = {}
-        """Types that the forward asks for."""
+        """Types to which the forward converts."""
         self.differs = False
         self.result: object = None
-        """Results of the model in its own types; None where torch cannot compute them."""
+        """Results of the model in its own types; None if torch cannot compute them."""
         self.types: list[str] = []
         self.mode: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
         if not keep:
@@ -54,13 +54,13 @@ class OwnTypes:
         try:
             return run(model, self.given)
         except InputError as error:
-            # torch lacks some functions for halves on the CPU: the model may be made for another device.
+            # torch lacks some half-precision functions on the CPU; the model may need another device.
             if "not implemented for" not in str(error.__cause__):
                 raise
             return None
 
     def look(self, model: nn.Module) -> None:
-        """After a run in float32: whether the forward asks for other types."""
+        """Record whether the forward converts to other types; called after a run in float32."""
         if self.found and not self.differs:
             self.differs, self.result = True, self._result(copy_model(model))
 
@@ -83,5 +83,5 @@ class OwnTypes:
         graph.set_outputs(graph.outputs, tree.with_types(graph.output_tree, outputs))
         names = [str(x).removeprefix("torch.") for x in (*inputs, *outputs) if x is not None]
         kinds = " and ".join(dict.fromkeys([*self.types, *names, *self.found]))
-        ends = "what goes in and comes out keeps its type"
+        ends = "inputs and outputs keep their types"
         return [f"The model computes in {kinds}; it is compiled in float32, and {ends}."]

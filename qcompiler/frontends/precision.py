@@ -61,7 +61,7 @@ class Float32(TorchFunctionMode):
         device: Device on which the model runs.
 
     Attributes:
-        found: What was replaced: names of types, `mixed precision` for autocast.
+        found: Names of the replaced types, and `mixed precision` for autocast.
     """
 
     def __init__(self, device: torch.device) -> None:

@@ -41,7 +41,7 @@ class Reference:
         if binding.batch is not None:
             self._find_batches(binding.batch)
         self.written = [name for name, x in model.named_buffers() if name not in held or not torch.equal(x, held[name])]
-        """Buffers to which the forward writes."""
+        """Buffers that the forward changes."""
 
     def check_repeats(self) -> None:
         """Refuse a model with another result at each call.
@@ -54,9 +54,9 @@ class Reference:
         before, _ = tree.flatten(result, "model's result", values=True)
         if not all(torch.equal(x, y) for x, y in zip(before, again, strict=True)):
             raise CaptureError(
-                "the model gives another result at each call on the same inputs",
-                expected="a forward that does the same at every call",
-                fix="Leave random numbers, and values that are kept from call to call, out of the forward.",
+                "the model returns different results for the same inputs",
+                expected="a forward whose result depends only on its inputs",
+                fix="Remove random numbers, and values that are kept between calls, from the forward.",
             )
 
     def _find_batches(self, batch: int) -> None:
@@ -77,11 +77,11 @@ class Reference:
         tensors = self.binding.resized(batch)
         try:
             result = self.binding.call(self.model, tensors)
-        except Exception as error:  # whatever the model raises on a batch size that it was not made for
+        except Exception as error:  # the model may raise any error at other batch sizes
             self.why_fixed = first_line(error)
             return False
         if not is_finite(result):
-            self.why_fixed = f"it gives NaN or infinity at {batch}"
+            self.why_fixed = f"it returns NaN or infinity at batch size {batch}"
             return False
         self.results.append((tensors, result))
         return True
@@ -91,7 +91,7 @@ class Reference:
         if self.batches is not None:
             return []
         size = "" if self.binding.batch is None else f" to {self.binding.batch}"
-        return [f"The batch size is fixed{size}: the model does not run at another ({self.why_fixed})."]
+        return [f"The batch size is fixed{size}: the model does not run at other batch sizes ({self.why_fixed})."]
 
     def check(self, graph: Graph) -> list[str]:
         """Compare a graph with the model at all batch sizes, and give it the nesting of the model's own results.
@@ -111,14 +111,14 @@ class Reference:
                     self.check_repeats()
                     raise
                 raise CaptureError(
-                    f"the result of the model depends on {self.written[0]!r}, to which its forward writes",
+                    f"the result of the model depends on {self.written[0]!r}, which its forward changes",
                     where=error.where,
-                    expected="a forward that does the same at every call",
-                    fix="Return the new value instead of keeping it.",
+                    expected="a forward whose result depends only on its inputs",
+                    fix="Return the new value as an output.",
                 ) from error
         if self.written:
             names = ", ".join(map(repr, self.written))
-            diagnostics.append(f"The forward writes to {names}, which no result depends on: the writes are left out.")
+            diagnostics.append(f"The forward writes to {names}; no result depends on the writes, so they are omitted.")
         graph.set_outputs(graph.outputs, self.nesting)
         return diagnostics
 
@@ -133,22 +133,22 @@ def _own_nesting(result: object) -> tree.Tree:
     try:
         leaves, nesting = tree.flatten(result, "model's result", values=True)
     except InputError as error:
-        fix = "Leave it out of what forward returns, or make it a tensor."
+        fix = "Remove it from the result of forward, or make it a tensor."
         raise CaptureError(error.found, where=error.where, expected=error.expected, fix=fix) from None
     if not leaves:
         raise CaptureError(
             f"the model returns {'None' if result is None else f'a {type(result).__name__} without tensors'}",
             expected="at least one tensor",
-            fix="Return the result of forward.",
+            fix="Return tensors from forward.",
         )
     try:
         again, found = tree.flatten(tree.unflatten(nesting, leaves), "model's result", values=True)
-        reason = "" if found == nesting and len(again) == len(leaves) else "it holds something else then"
-    except Exception as error:  # whatever the constructor of the user's class raises
+        reason = "" if found == nesting and len(again) == len(leaves) else "its content differs after that"
+    except Exception as error:  # the constructor of the user's class may raise any error
         reason = first_line(error)
     if reason:
         raise CaptureError(
-            f"the model returns a {type(result).__name__} that cannot be made from its fields: {reason}",
+            f"the model returns a {type(result).__name__} that cannot be rebuilt from its fields: {reason}",
             expected="tensors in tuples, lists, dicts, NamedTuples and dataclasses",
         )
     return nesting

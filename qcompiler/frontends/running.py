@@ -45,7 +45,7 @@ def run(model: nn.Module, binding: Binding) -> object:
         raise InputError(
             f"the model does not run on the example inputs ({described}): {first_line(error)}",
             where=entered[-1] if entered and entered[-1] else failing_line(error)[0],
-            expected=f"inputs of the shape that the model takes; its parameters are {' and '.join(floats) or 'none'}",
+            expected=f"inputs with the shapes that the model expects; its parameters are {' and '.join(floats) or 'none'}",
             fix=WAYS,
         ) from error
     finally:
@@ -64,23 +64,23 @@ def copy_model(model: nn.Module, share_parameters: bool = False) -> nn.Module:
     for module in model.modules():
         for value in vars(module).values():
             if isinstance(value, Tensor) and not value.is_leaf:
-                memo[id(value)] = value.detach().clone()  # deepcopy refuses tensors that carry a gradient history
+                memo[id(value)] = value.detach().clone()  # deepcopy refuses tensors with a gradient history
     if share_parameters:
         memo |= {id(parameter): parameter for parameter in model.parameters()}
     try:
         return copy.deepcopy(model, memo)
-    except Exception as error:  # whatever a __deepcopy__ raises
+    except Exception as error:  # a __deepcopy__ may raise any error
         raise CaptureError(
             f"the model cannot be copied: {first_line(error)}",
-            expected="a model that copy.deepcopy copies",
-            fix="Keep locks, files and handles out of the modules.",
+            expected="a model that copy.deepcopy can copy",
+            fix="Remove locks, files and handles from the modules.",
         ) from error
 
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
     """Restore the random states afterwards, and suppress torch's warnings about tracing."""
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  # the user's own, which a forward may use
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  # the global state, which a forward may use
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

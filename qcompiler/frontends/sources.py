@@ -46,10 +46,10 @@ def find_example_inputs(model: Subject) -> object:
     found = source_of(model).example()
     if found is None:
         raise InputError(
-            "there are no example inputs, and the model does not tell the shape of its input",
-            expected="example_inputs, or an attribute of the model that tells them: example_input_array, "
+            "there are no example inputs, and the model has no attribute with the shape of its input",
+            expected="example_inputs, or one of these attributes of the model: example_input_array, "
             "default_cfg['input_size'], pretrained_cfg['input_size'], input_size, input_shape, or config.num_channels "
-            "and config.image_size; or a network of torchvision.models for images",
+            "and config.image_size; or an image network of torchvision.models",
             fix=WAYS,
         )
     return found

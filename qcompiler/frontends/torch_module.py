@@ -74,13 +74,13 @@ def _export(model: nn.Module, call: Call) -> Trace:
 
 
 def _trace(model: nn.Module, call: Call) -> tuple[Trace, Route]:
-    """Trace with torch.fx, else with torch.export."""
+    """Trace with torch.fx, or with torch.export if that fails."""
     if isinstance(model, fx.GraphModule) and export.is_flat(model):
         return export.trace_graph_module(model), "given"
     given = isinstance(model, fx.GraphModule)
     try:
         return fx_tracer.trace(model, call.binding.bound), "given" if given else "fx"
-    except Exception as error:  # whatever the user's forward raises on traced values
+    except Exception as error:  # the user's forward may raise any error on traced values
         fx_error = error
     try:
         return _export(model, call), "given" if given else "export"
@@ -94,8 +94,8 @@ def _trace(model: nn.Module, call: Call) -> tuple[Trace, Route]:
             f"the model can be captured neither by torch.fx ({first_line(fx_error)}) "
             f"nor by torch.export ({first_line(error)}){f': `{text}`' if text else ''}",
             where=place,
-            expected="a forward that does the same for all values of its inputs",
-            fix="Rewrite this line without a decision on tensor values, or capture the parts around it apart.",
+            expected="a forward whose operations do not depend on the values of its inputs",
+            fix="Rewrite this line without a decision on tensor values, or compile the parts around it separately.",
         ) from error
 
 
@@ -111,12 +111,12 @@ def device_of(model: nn.Module, binding: Binding) -> torch.device:
         homes.setdefault(tensor.device, name)
     if len(homes) > 1:
         spread = ", ".join(f"{name!r} on {home}" for home, name in homes.items())
-        raise InputError(f"the model is spread over several devices: {spread}", fix="Move it to one, or give device=.")
+        raise InputError(f"the model is spread over several devices: {spread}", fix="Move the model to one device, or pass device=.")
     home = next(iter(homes), binding.tensors[0].device)
     for name, tensor in zip(binding.tensor_names(), binding.tensors, strict=True):
         if tensor.device != home:
             raise InputError(
                 f"the example input {name!r} is on {tensor.device} and the model on {home}",
-                fix="Move one to the other's device, or give device=.",
+                fix="Move both to one device, or pass device=.",
             )
     return home

@@ -126,7 +126,7 @@ def _overridable() -> frozenset[object]:
 
 
 def is_custom(node: Node) -> bool:
-    """Whether `node` calls a function of torch that has no operator here."""
+    """Whether `node` calls a function of torch that has no operator."""
     return node.op == CUSTOM
 
 

@@ -190,7 +190,9 @@ def check_memory(program: Program, memory: Memory) -> None:
     offsets = memory.offsets
     for name in (*tensors.shapes, *offsets):
         if name not in offsets or name not in tensors.shapes:
-            found = "has no place in memory" if name in tensors.shapes else "has a place, and is no tensor of the core"
+            found = (
+                "has no place in memory" if name in tensors.shapes else "has a place but is not a tensor of the core"
+            )
             raise ArtifactError(f"{name!r} {found}", where=_WHERE, fix=_FIX)
     for name, offset in offsets.items():
         if offset % memory.alignment or not 0 <= offset <= memory.bytes - room[name]:

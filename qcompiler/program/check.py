@@ -113,7 +113,7 @@ def check_program(program: Program, constants: Mapping[str, Array]) -> None:
         _check_constant(program, name, constants[name])
     extra = next((name for name in constants if name not in program.constants), None)
     if extra is not None:
-        raise ArtifactError(f"{extra!r} is no constant of the program", where="weights.safetensors")
+        raise ArtifactError(f"{extra!r} is not a constant of the program", where="weights.safetensors")
     for index, instruction in enumerate(program.instructions):
         _check_attributes(instruction, f"program.json, instructions.{index}")
     for name, role in roles_of(program.constants, program.instructions).items():
@@ -149,13 +149,13 @@ def _check_tensor(name: str, tensor: Tensor) -> None:
         raise ArtifactError(f"its sizes are {list(tensor.shape)}", where=where, expected=expected)
     size = math.prod(abs(size) for size in tensor.shape) * np.dtype(NUMPY_TYPES[tensor.dtype]).itemsize
     if size > MOST_BYTES:
-        raise ArtifactError(f"the tensor {name!r} takes {size} bytes", where=where, expected=f"at most {MOST_BYTES}")
+        raise ArtifactError(f"the tensor {name!r} needs {size} bytes", where=where, expected=f"at most {MOST_BYTES}")
     if not all(0 < scale < math.inf and 0 < np.float32(scale) < np.inf for scale in tensor.scale):
         bad = next(scale for scale in tensor.scale if not (0 < np.float32(scale) < np.inf))
         raise ArtifactError(f"a scale is {bad}", where=where, expected="float32 numbers above 0")
     if len(tensor.scale) != len(tensor.zero_point):
         found = f"there are {len(tensor.scale)} scales and {len(tensor.zero_point)} zero points"
-        raise ArtifactError(found, where=where, expected="as many of both")
+        raise ArtifactError(found, where=where, expected="equal numbers of both")
     if tensor.axis is not None and not 0 <= tensor.axis < len(tensor.shape):
         raise ArtifactError(f"its axis is {tensor.axis}", where=where, expected=f"0 to {len(tensor.shape) - 1}")
     count = 1 if tensor.axis is None else tensor.shape[tensor.axis]
@@ -238,7 +238,7 @@ def _tensors(program: Program) -> Tensors:
             raise ArtifactError(error.found, where="program.json, instructions", expected=error.expected) from None
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:
             raise ArtifactError(f"sizes do not fit together: {error}", where="program.json, instructions") from None
-    raise ArtifactError(f"the sizes fit no batch: {reason}", where="program.json, tensors")
+    raise ArtifactError(f"the sizes are valid for no batch size: {reason}", where="program.json, tensors")
 
 
 def _type(tensors: Tensors, name: str) -> TensorType:
@@ -335,7 +335,7 @@ def _check_codes(
     if instruction.op == "lookup":
         table = constants.get(instruction.inputs[1])
         if table is None:
-            raise ArtifactError(f"the table {instruction.inputs[1]!r} is no constant", where=where)
+            raise ArtifactError(f"the table {instruction.inputs[1]!r} is not a constant", where=where)
         first, last = (code - int(instruction.attributes["offset"]) for code in range_of(instruction.inputs[0]))  # type: ignore[arg-type]
         if first < 0 or last >= table.shape[-1]:
             found = f"codes from {first} to {last} index a table of {table.shape[-1]}"
@@ -343,7 +343,7 @@ def _check_codes(
         if len(instruction.inputs) > 2:
             rows = constants.get(instruction.inputs[2])
             if rows is None or (rows.size and not 0 <= int(rows.min()) <= int(rows.max()) < table.shape[0]):
-                raise ArtifactError(f"{instruction.inputs[2]!r} names rows that the table has not", where=where)
+                raise ArtifactError(f"{instruction.inputs[2]!r} refers to rows that the table lacks", where=where)
         low, high = (int(table.min()), int(table.max())) if table.size else (low, high)
     elif instruction.op != "call" and KERNELS[instruction.op].moves:
         found_limits = [range_of(name) for name in instruction.inputs]

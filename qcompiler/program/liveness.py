@@ -155,9 +155,9 @@ class Tensors:
             size, rest = divmod(math.prod(shapes[0]), -math.prod(declared))
             if rest or not size:
                 raise UnsupportedError(
-                    f"{list(shapes[0])} cannot take the shape {list(declared)}",
+                    f"{list(shapes[0])} cannot be reshaped to {list(declared)}",
                     where=instruction.output,
-                    expected=f"a model that takes {self.batch} at a time",
+                    expected=f"a model with a batch of {self.batch}",
                 )
             return size
         if instruction.op == "concat" and instruction.attributes["axis"] == place:
@@ -172,7 +172,7 @@ class Tensors:
             if old == -1
         ]
         if not found:
-            raise UnsupportedError("its size depends on what it does not read", where=instruction.output)
+            raise UnsupportedError("its size does not follow from its operands", where=instruction.output)
         return max(found)
 
 

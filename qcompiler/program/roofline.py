@@ -175,7 +175,7 @@ def estimate(files: ProgramFiles, target: Target) -> Estimate:
     clock = target.descriptor.compute.clock_hz
     plan = files.program.memory
     if plan is None:
-        return Estimate(target.name, (), ("the program has no plan of its memory for one image",), clock)
+        return Estimate(target.name, (), ("the program has no memory plan for one image",), clock)
     return _Estimation(files, target, plan.batch, plan.alignment, plan.bytes).result()
 
 
@@ -197,7 +197,7 @@ class _Estimation:
     def result(self) -> Estimate:
         layers = tuple(map(self._layer, self.tensors.core.instructions))
         if self.d.compute.clock_hz is None and any(layer.cycles for layer in layers):
-            self._miss("no time: compute.clock_hz is not given")
+            self._miss("no time: compute.clock_hz is missing")
         return Estimate(self.target.name, layers, tuple(self.reasons), self.d.compute.clock_hz)
 
     def _miss(self, reason: str) -> None:
@@ -215,7 +215,7 @@ class _Estimation:
             if not holding:
                 self._miss(f"no memory cycles of {kind}: the descriptor has no memory that holds them")
             elif place is None:
-                self._miss(f"no memory cycles of {kind}: they take {size} bytes, for which no memory has room")
+                self._miss(f"no memory cycles of {kind}: they need {size} bytes, and no memory is large enough")
             elif place.bytes_per_cycle is None:
                 self._miss(f"no memory cycles of {kind}: memory {place.name} has no bytes_per_cycle")
             else:
@@ -279,7 +279,7 @@ class _Estimation:
             pair = "x".join(str(_bits(self.files.program.tensors[name].dtype)) for name in item.inputs[:2])
             rate = compute.macs_per_cycle.get(pair)
             if rate is None:
-                self._miss(f"no compute cycles of layers of {pair} bits: compute.macs_per_cycle does not have them")
+                self._miss(f"no compute cycles of {pair}-bit layers: compute.macs_per_cycle has no entry {pair}")
                 return None
             channels = self.tensors.shape(item.output)[1 if op(item.op).has(Trait.CONVOLUTION) else -1]
             whole = -(-channels // self.d.layout.channel_multiple) * self.d.layout.channel_multiple
@@ -287,7 +287,7 @@ class _Estimation:
         if not elements:
             return 0
         if compute.elementwise_per_cycle is None:
-            self._miss("no compute cycles but of layers: compute.elementwise_per_cycle is not given")
+            self._miss("compute cycles only of layers: compute.elementwise_per_cycle is missing")
             return None
         return -(-elements // compute.elementwise_per_cycle)
 

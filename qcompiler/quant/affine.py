@@ -59,7 +59,7 @@ class AffineParams:
         if (self.scale.dtype, self.zero_point.dtype) != (torch.float32, torch.int32):
             raise InputError(found, expected="a float32 scale and an int32 zero point")
         if self.scale.shape != self.zero_point.shape or self.scale.dim() != rank:
-            raise InputError(found, expected=f"both of rank {rank} and one shape, for axis={self.axis}")
+            raise InputError(found, expected=f"tensors of rank {rank} and equal shape, for axis={self.axis}")
 
 
 def along_axis(values: Tensor, rank: int, axis: int | None) -> Tensor:
@@ -117,7 +117,7 @@ def qparams_from_range(low: Tensor | float, high: Tensor | float, spec: QuantSpe
         exact = next_power_of_two(exact)
     scale = exact.to(torch.float32)
     if not bool(torch.isfinite(scale).all()):
-        raise CalibrationError(f"a range up to {float(high.max())} needs a scale beyond float32")
+        raise CalibrationError(f"a range up to {float(high.max())} needs a scale that float32 cannot hold")
     if spec.symmetric:
         return scale, torch.zeros_like(scale, dtype=torch.int32)
     zero_point = round_float(spec.qmin - low / scale.to(torch.float64), Rounding.NEAREST_EVEN)
@@ -265,7 +265,7 @@ def quantize_bias(bias: Tensor, scale: Tensor, rounding: Rounding, bits: int = 3
         worst = int(torch.nonzero(~fits.reshape(-1))[0])
         raise InputError(
             f"the bias {float(bias.reshape(-1)[worst])} of channel {worst} is {steps.reshape(-1)[worst]:.0f} steps",
-            expected=f"a value that fits into {bits} bits",
+            expected=f"a bias that fits into {bits} bits",
             fix="Enlarge the weight scale of that channel until the bias fits",
         )
     return steps.to(torch.int64)
@@ -331,8 +331,12 @@ def _clamp_steps(steps: Tensor, zero_point: Tensor, low: int, high: int) -> Tens
 def _limits(spec: QuantSpec, qmin: int | None, qmax: int | None, factors: Tensor | None) -> tuple[int, int]:
     """The codes to clamp to: the given limits, else the limits of the grid."""
     if (spec.block is None) != (factors is None):
-        found = f"no factors for blocks of {spec.block}" if factors is None else "factors for a grid without blocks"
-        raise InputError(found, expected="factors where there are blocks")
+        found = (
+            f"the grid has blocks of {spec.block} but no factors"
+            if factors is None
+            else "the grid has factors but no blocks"
+        )
+        raise InputError(found, expected="factors if and only if the grid has blocks")
     return spec.qmin if qmin is None else qmin, spec.qmax if qmax is None else qmax
 
 
@@ -342,12 +346,12 @@ def _check_range(low: Tensor, high: Tensor, spec: QuantSpec) -> None:
         raise CalibrationError(f"range ends of shapes {list(low.shape)} and {list(high.shape)}", expected="one shape")
     if not bool((torch.isfinite(low) & torch.isfinite(high)).all()):
         raise CalibrationError(
-            f"a range that is not finite: low {low.tolist()}, high {high.tolist()}",
+            f"the range is not finite: low {low.tolist()}, high {high.tolist()}",
             expected="finite numbers",
-            fix="Look for NaN or infinite values in the calibration data and the weights",
+            fix="Check the calibration data and the weights for NaN and infinite values",
         )
     if bool((low > high).any()):
-        raise CalibrationError(f"a range with low {low.tolist()} above high {high.tolist()}", expected="low <= high")
+        raise CalibrationError(f"the range has low {low.tolist()} above high {high.tolist()}", expected="low <= high")
     if spec.symmetric and not spec.signed and bool((low < 0.0).any()):
         raise CalibrationError(
             f"a range from {float(low.min())} for the symmetric unsigned quantizer '{spec}'",

@@ -398,7 +398,7 @@ def global_average_codes(
     if divisor is None:
         return multiplier.apply(total, zero_point=out_zero_point, qmin=qmin, qmax=qmax)
     if multiplier.exponent is None:
-        raise InputError("an average with a divisor and a float multiplier", expected="a power of two")
+        raise InputError("an average has both a divisor and a float multiplier", expected="a power of two")
     power = int(multiplier.exponent)
     dividend, whole = total << max(power, 0), divisor << max(-power, 0)
     return _average(dividend, whole, parameters.rounding, out_zero_point).clamp(qmin, qmax)
@@ -497,7 +497,9 @@ def lookup_table(
         quotient = _evaluate(function, steps * source.scale.to(torch.float64)) / target.scale.to(torch.float64)
     if bool(torch.isnan(quotient).any()):
         code = in_qmin + int(torch.nonzero(torch.isnan(quotient))[0])
-        raise InputError(f"a table function gives NaN for the input code {code}", expected="a number for every code")
+        raise InputError(
+            f"the function of a table returns NaN for the input code {code}", expected="a finite result for every code"
+        )
     entries = round_float(quotient.to(torch.float64), arithmetic.table_rounding) + _zero_point(target)
     return entries.clamp(out_qmin, out_qmax).to(torch.int64)
 
@@ -507,7 +509,7 @@ def _add_codes_float32(a: Tensor, b: Tensor, parameters: AddParameters, qmin: in
     if left_is_scalar(a.shape, b.shape):
         first, second, offset = second, first, parameters.scalar_left_offset
     if offset is None:
-        raise InputError("addition parameters with neither an output multiplier nor an offset")
+        raise InputError("the addition has neither an output multiplier nor an offset")
     partial = fused_multiply_add(second[0].to(torch.float32), second[1].factor, offset)
     total = fused_multiply_add(first[0].to(torch.float32), first[1].factor, partial)
     return torch.round(total).clamp(qmin, qmax).to(torch.int64)
@@ -523,6 +525,6 @@ def _zero_point(params: AffineParams) -> int:
     """The zero point as a number; elementwise arithmetic on codes needs one zero point per tensor."""
     if params.axis is not None:
         raise InputError(
-            f"per-channel parameters on axis {params.axis}", expected="one scale and zero point per tensor"
+            f"per-channel parameters on axis {params.axis}", expected="one scale and one zero point per tensor"
         )
     return int(params.zero_point)

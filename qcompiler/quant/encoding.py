@@ -89,20 +89,20 @@ class Encoding:
             EncodingsError: `spec` cannot hold the encoding: width, channels, symmetry, scale or zero point differ.
         """
         if self.bits != spec.bits:
-            raise self.misfit(f"{self.bits} bits", f"{spec.bits} bits, which {owner} has there")
+            raise self.misfit(f"{self.bits} bits", f"{spec.bits} bits, the width of {owner} there")
         count = 1 if channels is None else channels
         if self.per_channel and channels is None:
-            raise self.misfit(f"{len(self.scale)} scales, one per channel", f"the one scale that {owner} has there")
+            raise self.misfit(f"{len(self.scale)} scales, one per channel", f"one scale, as in {owner}")
         if len(self.scale) not in {1, count} or (self.per_channel and len(self.scale) != count):
-            raise self.misfit(f"{len(self.scale)} scales", f"one, or one for each of {count} channels")
+            raise self.misfit(f"{len(self.scale)} scales", f"one scale, or one for each of {count} channels")
         if self.axis is not None and spec.axis is not None and self.axis != spec.axis:
-            raise self.misfit(f"scales along axis {self.axis}", f"axis {spec.axis}, that of the output channels")
+            raise self.misfit(f"scales along axis {self.axis}", f"axis {spec.axis}, the axis of the output channels")
         scale = torch.tensor(_float32(self.scale), dtype=torch.float32)
         if not bool((torch.isfinite(scale) & (scale >= SMALLEST_SCALE)).all()):
-            raise self.misfit(f"the scale {_worst(self.scale)}", f"float32 numbers from {SMALLEST_SCALE:.3g} on")
+            raise self.misfit(f"the scale {_worst(self.scale)}", f"float32 numbers of at least {SMALLEST_SCALE:.3g}")
         if spec.scale_kind is ScaleKind.POW2 and bool((torch.frexp(scale).mantissa != 0.5).any()):
             odd = float(scale[torch.frexp(scale).mantissa != 0.5][0])
-            raise self.misfit(f"the scale {odd!r}", f"powers of two, as {owner} has there")
+            raise self.misfit(f"the scale {odd!r}", f"powers of two, as in {owner}")
         zero = [point - self.half if spec.signed else point for point in self.zero_point]
         low = -self.half if spec.signed else 0
         high = low + 2 * self.half - 1
@@ -111,7 +111,7 @@ class Encoding:
             raise self.misfit(f"the zero point {outside[0]}", f"one of the codes of {owner}, {low} to {high}")
         if spec.symmetric and any(zero):
             found = f"the zero point {next(filter(None, zero))} of an asymmetric grid"
-            raise self.misfit(found, f"0, for {owner} is symmetric there")
+            raise self.misfit(found, f"0, because {owner} is symmetric there")
         zero_point = torch.tensor(zero, dtype=torch.int32)
         if channels is None:
             return scale[0], zero_point[0]
@@ -144,7 +144,7 @@ class Encodings:
         seen: set[str] = set()
         for item in self.tensors:
             if item.name in seen:
-                raise EncodingsError(f"two encodings are for {item.name!r}", expected="one per tensor")
+                raise EncodingsError(f"the tensor {item.name!r} has two encodings", expected="one per tensor")
             seen.add(item.name)
 
     @property

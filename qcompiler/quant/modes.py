@@ -188,7 +188,7 @@ class RequantSpec:
         form, most = self.mode.form, self.mode.form.significand_bits + 1
         if self.multiplier_bits is not None and not (form.significand_bits and 2 <= self.multiplier_bits <= most):
             raise InputError(
-                f"multipliers of {self.multiplier_bits} bits for requantization mode '{self.mode}'",
+                f"the requantization mode '{self.mode}' cannot have multipliers of {self.multiplier_bits} bits",
                 expected=f"2..{most} bits" if form.significand_bits else "no integer multiplier",
             )
         for name, shift, limit in (
@@ -197,7 +197,7 @@ class RequantSpec:
         ):
             if shift is not None and not 0 <= shift <= limit:
                 raise InputError(
-                    f"a {name} shift of up to {shift} bits for requantization mode '{self.mode}'",
+                    f"the requantization mode '{self.mode}' cannot have a {name} shift of up to {shift} bits",
                     expected=f"0..{limit} bits",
                 )
 

@@ -93,7 +93,7 @@ class Requantization:
             InputError: Multipliers of the mode are powers of two.
         """
         if self.multiplier is None:
-            raise InputError(f"no multiplier for requantization mode '{self.mode}'")
+            raise InputError(f"the requantization mode '{self.mode}' has no multiplier")
         return self.multiplier
 
     def reshape(self, *sizes: int) -> Requantization:
@@ -190,8 +190,8 @@ def prepare_requantization(multiplier: Tensor, spec: RequantSpec | RequantMode) 
     if bool(odd.any()):
         raise InputError(
             f"the multiplier {float(multiplier.reshape(-1)[odd][0])}",
-            expected=f"a power of two, as requantization mode '{spec.mode}' multiplies by nothing else",
-            fix="Use scales that are powers of two for weights and activations",
+            expected=f"a power of two, because requantization mode '{spec.mode}' only shifts",
+            fix="Use power-of-two scales for weights and activations",
         )
     shift = (exponent.to(torch.int64) - 1).clamp(spec.min_exponent, spec.max_exponent)
     return Requantization(spec.mode, None, shift.to(torch.int8), multiplier)
@@ -217,8 +217,8 @@ def multiply_by_quantized_multiplier(
     found = tuple(part for part in (significand, exponent) if part is not None)
     if len(found) != len(mode.form.parts) or (mode.is_shift and exponent is None):
         raise InputError(
-            f"no {'significand' if significand is None else 'exponent'} for requantization mode '{mode}'",
-            expected="significand and exponent, or that of both which the mode has",
+            f"no {'significand' if significand is None else 'exponent'} was passed for requantization mode '{mode}'",
+            expected="the parts that the mode needs: significand, exponent or both",
         )
     if exponent is None:
         return torch.round(x.to(torch.float32) * found[0]).to(torch.int64)

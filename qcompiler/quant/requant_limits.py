@@ -49,16 +49,16 @@ def requantization_misfit(
     bits = _NARROW_INPUT_BITS.get(spec.mode)
     if bits is not None and not fits(minimum, maximum, bits):
         return (
-            f"the accumulator can reach {int(largest.max())}, where requantization mode '{spec.mode}' takes {bits} bits"
+            f"the accumulator can reach {int(largest.max())}, but requantization mode '{spec.mode}' accepts {bits} bits"
         )
     width = spec.mode.form.significand_bits
     if (int(largest.max()) << width) + 2 ** (width - 1 - int(powers.min())) > 2**63:
-        return "the accumulator times its multiplier leaves 64 bits"
+        return "the product of accumulator and multiplier exceeds 64 bits"
     return ""
 
 
 def _shifted(left: Tensor, bits: int) -> str:
-    return f"the accumulator, shifted left by {int(left.max())}, leaves {bits} bits"
+    return f"the accumulator, shifted left by {int(left.max())}, exceeds {bits} bits"
 
 
 def _out_of_range(item: Requantization, real: Tensor, spec: RequantSpec, largest: Tensor) -> str:
@@ -68,8 +68,8 @@ def _out_of_range(item: Requantization, real: Tensor, spec: RequantSpec, largest
     if bool((exponents > spec.max_exponent).any()):
         worst = int(exponents.argmax())
         return (
-            f"the multiplier {float(wide.reshape(-1)[worst]):.6g} of channel {worst} asks for a left shift of "
-            f"{int(exponents.max())} bits, and the hardware shifts by at most {spec.max_exponent}"
+            f"the multiplier {float(wide.reshape(-1)[worst]):.6g} of channel {worst} needs a left shift of "
+            f"{int(exponents.max())} bits, but the hardware shifts by at most {spec.max_exponent}"
         )
     small = exponents < spec.min_exponent
     # The lost part of the product must stay below half a code, so that it changes no more than the rounding does.
@@ -78,8 +78,8 @@ def _out_of_range(item: Requantization, real: Tensor, spec: RequantSpec, largest
     if bool(harmful.any()):
         worst = int(torch.nonzero(harmful)[0])
         return (
-            f"the multiplier {float(wide.reshape(-1)[min(worst, wide.numel() - 1)]):.6g} of channel {worst} asks for a "
-            f"right shift of {-int(exponents.min())} bits, and the hardware shifts by at most {-spec.min_exponent}"
+            f"the multiplier {float(wide.reshape(-1)[min(worst, wide.numel() - 1)]):.6g} of channel {worst} needs a "
+            f"right shift of {-int(exponents.min())} bits, but the hardware shifts by at most {-spec.min_exponent}"
         )
     return ""
 

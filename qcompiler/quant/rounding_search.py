@@ -5,21 +5,21 @@ the quantized one, both with their means subtracted (bias correction restores th
 
     E (s q x^ - w x)^2  =  d G d  +  2 d c  +  E (w x^ - w x)^2        G = E[x^ x^T],  c = E[(w x^ - w x) x^]
 
-so that images are needed once, for G and c, and a trial costs no image at all. The step s is that of a row, or of each
-weight: grids with blocks of inputs have one for each block. Rows are solved side by side, and so are the groups of a
-convolution, each with its own G:
+so images are needed only once, for G and c, and trials need no images. The step s belongs to a row or to a weight:
+grids with blocks of inputs have one step per block. Rows are solved in parallel, as are the groups of a convolution,
+each with its own G:
 
-    up to 16 weights    all 2^K roundings are tried: the best one
-    more                rounding with error compensation, weight by weight, the remaining ones taking over what each one
-                        lost; then single flips, as long as they lower the error; then flips of two weights at once,
-                        until neither a flip nor a pair of flips lowers it
+    up to 16 weights    the best of all 2^K roundings
+    more                rounding weight by weight with error compensation: the remaining weights absorb each error; then
+                        single flips as long as they lower the error; then flips of two weights at once, until neither a
+                        flip nor a pair lowers the error
 
-All roundings of a short row are tried as those of its two halves a and b, with M = 2 diag(step) G diag(step) between
-them: E(a, b) = E(a) + E(b) + a M b is one product of two matrices, 256 by 256 for 16 weights.
+All roundings of a short row are combinations of the roundings of its halves a and b, with M = 2 diag(step) G diag(step)
+between the halves: E(a, b) = E(a) + E(b) + a M b is one matrix product, 256 by 256 for 16 weights.
 
 Sources: Nagel et al. 2020, arXiv:2004.10568, equation 13 (the quadratic form of adaptive rounding); Frantar et al.
 2022, arXiv:2210.17323, section 3 (error compensation along the Cholesky factor of the inverse). Pairs of flips are the
-usual second neighbourhood of quadratic problems over zeros and ones; which of them can help at all is our own bound.
+usual second neighbourhood of binary quadratic problems; the bound on useful pairs is our own.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from torch import Tensor
 __all__ = ["Moments", "round_to_data", "rounding_error"]
 
 ENUMERATED = 16
-"""Most weights of a row of which all roundings are tried: 65,536 of them, about a millisecond a row."""
+"""Largest number of weights of a row whose roundings are all tried: 65,536 roundings, about a millisecond per row."""
 
 CHOICES = 1 << 20
-"""Errors of tried roundings that are in memory at once: 8 MiB."""
+"""Number of errors of tried roundings in memory at a time: 8 MiB."""
 
 DAMPING = 1e-3
 """Share of the mean diagonal added before inversion; otherwise directions absent from the inputs would decide."""
@@ -53,16 +53,16 @@ SWEEPS = 30
 """Largest number of sweeps of single flips."""
 
 PAIR_SWEEPS = 30
-"""Most visits of every weight by pairs of flips; rows in which a sweep changes nothing are left out of the next one."""
+"""Largest number of sweeps of pairs of flips; the next sweep skips rows that a sweep did not change."""
 
 ALL_PARTNERS = 512
-"""Longest rows of which all pairs are looked at."""
+"""Length of the longest rows whose pairs are all tried."""
 
 PARTNERS = 64
-"""Weights that each weight of a longer row is paired with: those whose inputs are correlated most with its own."""
+"""Number of partners per weight of longer rows: the weights with the most correlated inputs."""
 
 NOTICEABLE = 1e-5
-"""Least gain of a pair, as a share of the squared errors of its two flips: less may be rounding of float32 alone."""
+"""Least gain of a pair as a share of the squared errors of its two flips; smaller gains may be float32 rounding."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Moments:
 
     Args:
         gram: G of the module text, [groups, K, K]: float64 for short rows, else float32.
-        inverse: Of G with enough on its diagonal to have one; None for short rows.
+        inverse: Inverse of G with a damped diagonal; None for short rows.
         factor: Upper triangular U with U^T U = `inverse`; None for short rows.
     """
 
@@ -173,7 +173,7 @@ class _Problem:
         return rounding_error(codes, self.weight, self.scale, self.gram, self.drift)
 
     def best_of(self, found: Tensor) -> Tensor:
-        """The codes of least error for each row among several, [choices, groups, R, K]; the first of equals."""
+        """The codes with the least error for each row among several, [choices, groups, R, K]; the first of equals."""
         best = torch.stack([self.error(codes) for codes in found]).argmin(0)
         return found.gather(0, best[None, :, :, None].expand(1, *found.shape[1:]))[0]
 
@@ -196,7 +196,7 @@ class _Problem:
         return torch.where(taken.reshape(self.low.shape), self.high, self.low)
 
     def compensated(self, wanted: Tensor, factor: Tensor) -> Tensor:
-        """Round weight by weight; those to come move so that the sum stays."""
+        """Round weight by weight; the remaining weights compensate for each error."""
         wanted, codes = wanted.clone(), torch.empty_like(wanted)
         steps = self.scale.expand_as(wanted)
         for begin in range(0, wanted.shape[2], BLOCK):
@@ -248,11 +248,11 @@ class _Problem:
         return codes
 
     def paired(self, codes: Tensor) -> Tensor:
-        """Flip two weights at once, or one, as long as the error falls.
+        """Flip one or two weights at once as long as the error falls.
 
-        With a[i] for what flipping i alone adds to the error, a pair adds a[i] + a[j] + 2 c[i] c[j] G[i, j]. Where no
-        flip helps alone, one of the two has a < |c[i] c[j] G[i, j]|: only such weights are looked at, with all partners
-        or, in long rows, with those of the most correlated inputs.
+        Flipping i alone adds a[i] to the error, and flipping a pair adds a[i] + a[j] + 2 c[i] c[j] G[i, j]. If no
+        single flip helps, one weight of a useful pair has a < |c[i] c[j] G[i, j]|. Only such weights are tried, with
+        all partners or, in long rows, with the partners of the most correlated inputs.
         """
         groups, outputs, count = codes.shape
         scale = self.scale.expand_as(codes)
@@ -280,12 +280,12 @@ class _Problem:
 
 
 def _choices(count: int) -> Tensor:
-    """All rows of `count` zeros and ones, float64 [2^count, count]."""
+    """All binary rows of length `count`, float64 [2^count, count]."""
     return ((torch.arange(2**count).unsqueeze(1) >> torch.arange(count)) & 1).to(torch.float64)
 
 
 def _best_choice(slope: Tensor, curvature: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """The zeros and ones r with the least slope r + r curvature r, for each row.
+    """The binary row r with the least slope r + r curvature r, for each row.
 
     Args:
         slope: float64 [rows, K].
@@ -311,13 +311,13 @@ def _best_choice(slope: Tensor, curvature: Tensor, first: Tensor, second: Tensor
 
 
 class _Pairs:
-    """Rows in which weights are flipped one by one and in pairs.
+    """Rows whose weights are flipped one at a time and in pairs.
 
     Args:
-        slope: Half the derivative of the error by each weight, float32 [rows, K]; kept up to date.
-        changes: What flipping each weight adds to it, float32 [rows, K]; 0 where both codes are one; kept up to date.
+        slope: Half the derivative of the error by each weight, float32 [rows, K]; updated by each flip.
+        changes: Change of each weight when flipped, float32 [rows, K]; 0 if both codes are equal; updated by each flip.
         gram: G, [groups, K, K].
-        group: The group of each row, int64 [rows].
+        group: Group of each row, int64 [rows].
     """
 
     def __init__(self, slope: Tensor, changes: Tensor, gram: Tensor, group: Tensor) -> None:
@@ -332,14 +332,14 @@ class _Pairs:
             self.partners = (beside / size.unsqueeze(1)).topk(PARTNERS, dim=2).indices  # [groups, K, PARTNERS]
 
     def promising(self, rows: Tensor) -> Tensor:
-        """The weights of some rows that may be one of a pair that helps, or help alone: bool [rows, K]."""
+        """The weights of some rows whose flip may lower the error, alone or in a pair: bool [rows, K]."""
         changes, group = self.changes[rows], self.group[rows]
         alone = changes * (2.0 * self.slope[rows] + changes * self.diagonal[group])
         reach = changes.abs()
         return (alone < reach * reach.amax(1, keepdim=True) * self.strongest[group]) & (reach > 0.0)
 
     def best_with(self, k: int, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """The best partner of weight `k` in some rows, `k` where it is best alone, and whether the error falls."""
+        """The best partner of weight `k` in some rows (`k` itself for a single flip), and whether the error falls."""
         group = self.group[rows]
         own = self.changes[rows, k]
         square = own.square() * self.diagonal[group, k]
@@ -353,7 +353,7 @@ class _Pairs:
             slope, changes = self.slope[at, others], self.changes[at, others]
             along, diagonal = self.gram[group.unsqueeze(1), k, others], self.diagonal[group.unsqueeze(1), others]
         squares = changes.square() * diagonal
-        # Of k itself, the sum below says what flipping it twice would change: nothing may come of that.
+        # For k itself, the sum below describes two flips of k, which must never be chosen.
         together = torch.addcmul(slope, own.unsqueeze(1), along).mul_(changes).mul_(2.0).add_(squares)
         if others is None:
             together[:, k] = 0.0
@@ -365,7 +365,7 @@ class _Pairs:
         return gain < -noise, torch.where(paired, partner, k)
 
     def flip(self, rows: Tensor, weights: Tensor, flips: Tensor) -> None:
-        """Flip one weight in each of some rows, and note it in `flips`."""
+        """Flip one weight in each of some rows, and record it in `flips`."""
         if not len(rows):
             return
         change = self.changes[rows, weights].unsqueeze(1)
@@ -374,5 +374,5 @@ class _Pairs:
         flips[rows, weights] ^= True
 
     def _of_groups(self, values: Tensor, group: Tensor) -> Tensor:
-        """The row of `values`, [groups, K], for each of some rows; one for all where there is one group."""
+        """The row of `values` [groups, K] for each of some rows; a single row if there is one group."""
         return values if len(values) == 1 else values[group]

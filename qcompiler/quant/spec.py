@@ -19,7 +19,7 @@ _STORAGE_BITS = {True: (4, 8, 16, 32), False: (4, 8, 16)}
 
 _GRID = re.compile(r"(?P<sign>[su])(?P<bits>\d+)")
 _SYNTAX = (
-    "text such as 's8 symmetric narrow axis=0 block=32 scale=pow2 rounding=rhaz', all words but the first optional"
+    "text such as 's8 symmetric narrow axis=0 block=32 scale=pow2 rounding=rhaz', where only the first word is required"
 )
 
 
@@ -76,12 +76,14 @@ class QuantSpec:
         if self.narrow and not self.signed:
             raise InputError(
                 "a narrow unsigned quantizer",
-                expected="narrow only on signed grids, where it drops the lowest code",
+                expected="narrow only with signed codes",
                 fix="Set signed=True or narrow=False",
             )
         if self.block is not None and self.axis is None:
             raise InputError(
-                f"block={self.block} without an axis", expected="an axis to cut into blocks", fix="Give axis as well"
+                f"block={self.block} without an axis",
+                expected="an axis that is divided into blocks",
+                fix="Set axis as well",
             )
         if self.block is not None and self.block < 1:
             raise InputError(f"block={self.block}", expected="a positive block size")

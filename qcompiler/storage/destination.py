@@ -65,7 +65,7 @@ def resolved(path: str | Path) -> Path:
     try:
         return Path(os.path.realpath(path))
     except (OSError, ValueError) as error:  # ValueError: a null byte; OSError: the working directory is gone
-        raise ArtifactError(f"{str(path)!r} is no path: {error}", fix="Choose another output.") from error
+        raise ArtifactError(f"{str(path)!r} is not a valid path: {error}", fix="Choose another output.") from error
 
 
 class Destination:
@@ -109,14 +109,14 @@ class Destination:
         if not os.path.lexists(self.work):
             return
         if self.work.is_symlink() or not self.work.is_dir() or is_mount(self.work):
-            foreign = ["it is no plain folder"]
+            foreign = ["it is not a regular folder"]
         else:
             foreign = list(self._foreign_work())
         if foreign:
             raise ArtifactError(
-                f"{self.work} exists and is no work folder of a compile: {listed(foreign)}",
-                expected="nothing there, or what a compile that was ended left",
-                fix="Choose another output, or move what is yours out of it.",
+                f"{self.work} exists and is not the work folder of a compile: {listed(foreign)}",
+                expected="no such folder, or the rest of an interrupted compile",
+                fix="Choose another output, or move your files out of it.",
             )
 
     def _foreign_work(self) -> Iterator[str]:
@@ -237,8 +237,8 @@ class Destination:
         foreign = list(self.kind.foreign(self.work / STAGED))[: SHOWN + 1]
         if foreign and exchange(self.work / STAGED, self.folder):
             raise ArtifactError(
-                f"{self.folder} holds files of yours: {listed(foreign)}",
-                expected="only files that its manifest names, as they were written",
+                f"{self.folder} contains your files: {listed(foreign)}",
+                expected="only unaltered files that are listed in the manifest",
                 fix="Move them elsewhere, or choose another output.",
             )
 
@@ -279,7 +279,7 @@ class Destination:
         foreign = list(self.kind.foreign(folder, unfinished=unfinished))
         if foreign:
             raise ArtifactError(
-                f"{folder} holds files of yours: {listed(foreign)}", fix="Move them elsewhere, and try again."
+                f"{folder} contains your files: {listed(foreign)}", fix="Move them elsewhere, and try again."
             )
         for place, folders, files in os.walk(folder, topdown=False):
             # The marker last: it identifies the remaining files as the compiler's.
@@ -323,7 +323,7 @@ class Destination:
         return ArtifactError(
             f"{self.folder} is being written by {holder if HOLDER.fullmatch(holder) and holder else 'another process'}",
             expected="one writer at a time",
-            fix="Wait until it has ended, or choose another output.",
+            fix="Wait until the other compile ends, or choose another output.",
         )
 
     def _refuse_held(self) -> None:

@@ -96,7 +96,7 @@ def refuse_occupied(folder: Path, kind: Kind) -> None:
         return
     if not folder.is_dir():
         raise ArtifactError(
-            f"{folder} exists and is no {_bare(kind)}: it is no folder", fix="Choose another output, or remove it."
+            f"{folder} exists and is not {kind.noun}: it is not a folder", fix="Choose another output, or remove it."
         )
     _refuse_place(folder)
     foreign = list(itertools.islice(kind.foreign(folder), SHOWN + 1))
@@ -106,21 +106,21 @@ def refuse_occupied(folder: Path, kind: Kind) -> None:
     if kind.named(folder):
         fix = "Move them elsewhere, or choose another output."
         if all(name.startswith("c/") for name in foreign):
-            fix = f"Move them elsewhere, or choose another output; what make built, `make -C {folder}/c clean` removes."
+            fix = f"Move them elsewhere, or run `make -C {folder}/c clean` to remove the files that make built."
         raise ArtifactError(
-            f"{folder} is {kind.noun} that holds files of yours: {shown}",
-            expected="only files that its manifest names, as they were written",
+            f"{folder} is {kind.noun} that also contains your files: {shown}",
+            expected="only unaltered files that are listed in the manifest",
             fix=fix,
         )
     names = {entry.name for entry in entries(folder)}
     if names <= kind.usual:
         raise ArtifactError(
-            f"{folder} holds a part of {kind.noun} ({shown}) without a {kind.marker} that names its files",
-            expected=f"{kind.noun} as it was written; an older release that was ended may have left the part",
+            f"{folder} contains a part of {kind.noun} ({shown}) without the {kind.marker} that lists its files",
+            expected=f"{kind.noun} as it was written; an interrupted older release may have left the part",
             fix=f"Remove {folder}.",
         )
     raise ArtifactError(
-        f"{folder} exists and is no {_bare(kind)}: it holds {shown}", fix="Choose another output, or remove it."
+        f"{folder} exists and is not {kind.noun}: it contains {shown}", fix="Choose another output, or remove it."
     )
 
 
@@ -130,9 +130,9 @@ def _refuse_place(folder: Path) -> None:
     if is_mount(folder):
         reason = "is a mount point, which cannot be replaced"
     elif _is_above(folder, Path.cwd):
-        reason = "is the working directory, or holds it"
+        reason = "is the working directory, or contains it"
     elif _is_above(folder, Path.home):
-        reason = "is the home folder, or holds it"
+        reason = "is the home folder, or contains it"
     if reason:
         raise ArtifactError(f"{folder} {reason}", fix="Choose a folder within it.")
 
@@ -162,10 +162,6 @@ def is_mount(folder: Path) -> bool:
 def listed(names: list[str]) -> str:
     """Names for a message, at most `SHOWN` of them."""
     return ", ".join(names[:SHOWN]) + (", and more" if len(names) > SHOWN else "")
-
-
-def _bare(kind: Kind) -> str:
-    return kind.noun.partition(" ")[2]
 
 
 def entries(folder: Path) -> list[os.DirEntry[str]]:

@@ -69,7 +69,7 @@ def read_file(path: str | Path, kind: type[QCompilerError] = ArtifactError, wher
             check_regular(status, name, kind, where)
             if status.st_size > machine_memory():
                 raise kind(
-                    f"{name} has {status.st_size} bytes", where=where, expected="less than this machine's memory"
+                    f"{name} has {status.st_size} bytes", where=where, expected="less than the memory of this machine"
                 )
             return file.read()
     except FileNotFoundError:
@@ -77,7 +77,7 @@ def read_file(path: str | Path, kind: type[QCompilerError] = ArtifactError, wher
     except OSError as error:
         raise kind(f"{name} cannot be read: {error.strerror}", where=where) from None
     except ValueError as error:  # a name with a NUL or with characters that the file system cannot encode
-        raise kind(f"{name!r} is no name of a file: {error}", where=where) from None
+        raise kind(f"{name!r} is not a valid file name: {error}", where=where) from None
 
 
 def check_regular(
@@ -102,7 +102,7 @@ def decode(data: bytes, name: str, kind: type[QCompilerError] = ArtifactError) -
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise kind(f"it is not UTF-8: byte {error.start}", where=name) from None
+        raise kind(f"the text is not UTF-8: byte {error.start}", where=name) from None
 
 
 def parse_json(data: bytes | str, name: str, kind: type[QCompilerError] = ArtifactError) -> object:
@@ -123,7 +123,7 @@ def parse_json(data: bytes | str, name: str, kind: type[QCompilerError] = Artifa
         found: dict[str, object] = {}
         for key, value in pairs:
             if key in found:
-                raise kind(f"the key {key!r} stands there twice", where=name)
+                raise kind(f"the key {key!r} appears twice", where=name)
             found[key] = value
         return found
 
@@ -143,9 +143,9 @@ def parse_json(data: bytes | str, name: str, kind: type[QCompilerError] = Artifa
             text, object_pairs_hook=unique, parse_int=integer, parse_float=real, parse_constant=real
         )
     except json.JSONDecodeError as error:
-        raise kind(f"it cannot be read: no JSON: {error}", where=name) from None
+        raise kind(f"the text is not JSON: {error}", where=name) from None
     except RecursionError:
-        raise kind("it is nested too deeply", where=name, expected=f"at most {DEEPEST} levels") from None
+        raise kind("the nesting is too deep", where=name, expected=f"at most {DEEPEST} levels") from None
     level: list[object] = [found]
     for _ in range(DEEPEST):
         level = [
@@ -156,4 +156,4 @@ def parse_json(data: bytes | str, name: str, kind: type[QCompilerError] = Artifa
         ]
         if not level:
             return found
-    raise kind("it is nested too deeply", where=name, expected=f"at most {DEEPEST} levels")
+    raise kind("the nesting is too deep", where=name, expected=f"at most {DEEPEST} levels")

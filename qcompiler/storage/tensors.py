@@ -62,7 +62,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, temporary: bool 
         os.replace(beside, path)
     except (OSError, SafetensorError) as error:
         raise ArtifactError(
-            f"{path} cannot be written: {error}", fix="Make room on that disk, or choose another folder."
+            f"{path} cannot be written: {error}", fix="Free space on that disk, or choose another folder."
         ) from error
 
 
@@ -84,6 +84,7 @@ def read_temporary(path: Path) -> dict[str, Tensor]:
     found = read_tensors(path)
     if not found:
         raise ArtifactError(
-            f"the temporary file {path} is gone", fix="Set TMPDIR to a folder in which nothing else removes files."
+            f"the temporary file {path} is gone",
+            fix="Set TMPDIR to a folder whose files are not removed by other programs.",
         )
     return found

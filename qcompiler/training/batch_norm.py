@@ -219,7 +219,7 @@ def reestimate(
     *flat, batches_read = sum_over_processes([*flat, torch.tensor(count, dtype=torch.float64)])
     count = int(batches_read)
     if not count:
-        raise CalibrationError("there is no batch to estimate batch norms from", expected="at least one")
+        raise CalibrationError("there is no batch from which to estimate batch norms", expected="at least one")
     with torch.no_grad():
         for norm, mean, variance in zip(norms, flat[::2], flat[1::2], strict=True):
             norm.running_mean.copy_(mean / count)

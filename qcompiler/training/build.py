@@ -249,13 +249,13 @@ class _Builder:
         if self.float_norms:
             return
         if item.spec.axis is None:
-            expected = "a scale per output channel, into which the batch norm goes in the end"
+            expected = "a scale per output channel, into which the batch norm is folded after training"
         elif item.spec.scale_kind is ScaleKind.POW2:
-            expected = "scales of any size: what a batch norm makes of a power of two is none"
+            expected = "float scales, because the folded batch norm makes a scale other than a power of two"
         else:
             return
         raise InputError(
-            f"batch_norm='keep' for the weight quantizer '{item.spec}'",
+            f"batch_norm='keep' is not possible for the weight quantizer '{item.spec}'",
             where=item.quantizer.where,
             expected=expected,
             fix="Use another target, such as one with per_channel=True, or batch_norm='fold'.",
@@ -301,7 +301,7 @@ class _Builder:
                 raise CalibrationError(
                     "the quantizer has no range yet",
                     where=first.where,
-                    fix="Give calibration_data, and passes that find ranges.",
+                    fix="Pass calibration_data, and use passes that find ranges.",
                 )
             role: Role = "weights" if first in weights else "activations"
             names = tuple(dict.fromkeys(name for node in members for name in _names(node, weights.get(node))))

@@ -225,7 +225,7 @@ def _endless(batches: Iterable[Any]) -> Iterator[Any]:
             empty = False
             yield batch
         if empty:
-            raise CalibrationError("there is no batch to choose codes by", expected="at least one")
+            raise CalibrationError("there is no batch for the choice of codes", expected="at least one")
 
 
 @contextmanager

@@ -141,16 +141,16 @@ def check_scales(
     Raises:
         CalibrationError: A scale is not finite, or an activation scale is not above `SMALLEST_SCALE`.
     """
-    fix = "Train again with lower rates, of the scales above all: parameter_groups(lr, scale_lr=...)."
+    fix = "Train again with lower learning rates, especially for scales: parameter_groups(lr, scale_lr=...)."
     scales = {weight.quantizer: tensors[weight.scale] for weight in weights}
     activation_scales = {item.quantizer: tensors[item.scale] for item in activations}
     for where, scale in (scales | activation_scales).items():
         if not bool(torch.isfinite(scale).all()):
-            found = f"training has left the scale {scale[~scale.isfinite()][0].item()}"
+            found = f"after training a scale is {scale[~scale.isfinite()][0].item()}"
             raise CalibrationError(found, where=where, expected="a finite number", fix=fix)
     for where, scale in activation_scales.items():
         if bool((scale <= SMALLEST_SCALE).any()):
-            found = "training has left the scale 0: everything in front of it is 0, or its steps were too large"
+            found = "after training a scale is 0: its input is always 0, or its steps were too large"
             raise CalibrationError(found, where=where, expected="a number above 0", fix=fix)
 
 

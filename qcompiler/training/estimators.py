@@ -136,7 +136,7 @@ class PSG(Estimator):
     eps: float = 1e-4
 
     def __post_init__(self) -> None:
-        _check(self.eps > 0.0, f"eps={self.eps}", "above 0, or weights on the grid never leave it")
+        _check(self.eps > 0.0, f"eps={self.eps}", "a number above 0; with 0, weights on the grid would never leave it")
 
     def factor(self, gradient: Tensor, steps: Tensor, codes: Tensor) -> Tensor | None:
         """See the class."""

@@ -46,11 +46,11 @@ def check_finite(module: nn.Module, step: int) -> None:
         what = "a running statistic" if name in statistics else "a parameter"
     more = f", and {len(broken) - 1} other tensors are not finite" if len(broken) > 1 else ""
     raise CalibrationError(
-        f"step {step} of training made {what} {parameter[~parameter.isfinite()][0].item()}{more}",
+        f"after step {step} of training, {what} is {parameter[~parameter.isfinite()][0].item()}{more}",
         where=owner if owner in quantizers else name,
         expected="finite numbers",
-        fix="Go back to the last checkpoint; train with lower rates, of the scales above all: "
-        "parameter_groups(lr, scale_lr=...). If the loss was not finite before, look at the inputs.",
+        fix="Return to the last checkpoint, and train with lower learning rates, especially for scales: "
+        "parameter_groups(lr, scale_lr=...). If the loss was not finite before, check the inputs.",
     )
 
 

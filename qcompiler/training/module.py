@@ -201,8 +201,8 @@ class QATModule(nn.Module):
         if self.target.simulation is not None:
             raise UnsupportedError(
                 f"there is no integer program: {self.target.simulation.reason}",
-                expected="a target that is a piece of hardware",
-                fix="Train for the target that you compile for.",
+                expected="a target that describes hardware",
+                fix="Train for the target for which you compile.",
             )
         self._before_a_look()
         blueprint, tensors = self._blueprint, self._deployed()
@@ -290,7 +290,7 @@ class QATModule(nn.Module):
             latent.copy_(kept)
             raise InputError(
                 f"codes of the weight of {layer!r} cannot be chosen: its range follows its values, or they are frozen",
-                expected="a range that learns or stays",
+                expected="a learned or constant range",
                 fix="Use method='lsq', or freezing.",
             )
         return int((wanted != before).sum())

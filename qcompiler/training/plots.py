@@ -122,7 +122,7 @@ def _drawn(width: float, height: float, draw: Callable[[Figure], None]) -> str:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise InputError(
-            "plots are drawn by matplotlib, which is not installed", fix="pip install 'qcompiler[plots]'"
+            "plots need matplotlib, which is not installed", fix="Run `pip install 'qcompiler[plots]'`."
         ) from error
     with mpl.rc_context():
         mpl.rcdefaults()  # ignore the settings of the user

@@ -215,9 +215,9 @@ class RecomputedRange(Ranges):
         """
         if not spec.symmetric:
             raise InputError(
-                f"a range that is computed anew at each step, for the grid {spec}",
-                expected="the symmetric grid of a weight",
-                fix="Give activations another method: 'ste' keeps their range, 'lsq' learns it.",
+                f"a range that is computed at each step cannot be used with the grid {spec}",
+                expected="a symmetric grid of a weight",
+                fix="Use another method for activations: 'ste' keeps the range, 'lsq' learns it.",
             )
 
     def grid(self, holder: nn.Module, spec: QuantSpec, x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -361,7 +361,11 @@ class LearnedClip(Ranges):
         """
         codes = spec.qmax - zero_point.to(scale.dtype)
         if bool((codes <= 0).any()):
-            raise InputError("a learned clip for a grid that ends at 0", expected="positive values", fix="Use 'lsq'.")
+            raise InputError(
+                "a learned clipping limit needs a grid that does not end at 0",
+                expected="positive values",
+                fix="Use 'lsq'.",
+            )
         learn(holder, "clip", scale * codes)
         _keep_zero_point(holder, spec, zero_point)
 

@@ -105,5 +105,5 @@ def _check_share(begin: float) -> None:
 
 def _known(total: int | None) -> int:
     if total is None:
-        raise InputError("a schedule does not know how long the training is", fix="Give prepare_qat total_steps=.")
+        raise InputError("a schedule needs the number of training steps", fix="Pass total_steps= to prepare_qat.")
     return total

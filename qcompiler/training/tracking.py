@@ -74,7 +74,7 @@ def oscillation_statistics(module: QATModule, threshold: float = OSCILLATING) ->
     if not states:
         raise InputError(
             "no weight of the module is tracked",
-            fix="Prepare it with tracking=Tracking() or freezing=Freezing(); both look at weights of few bits alone.",
+            fix="Use tracking=Tracking() or freezing=Freezing() in prepare_qat; both apply only to low-bit weights.",
         )
     found = {}
     for layer, state in states.items():

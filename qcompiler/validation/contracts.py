@@ -148,5 +148,5 @@ def _broken(what: str, index: int, found: str, expected: str) -> ContractError:
     return ContractError(
         f"{what} changed output {index} by {found}",
         expected=expected,
-        fix="The pass is at fault: compare the graph before and after it on one input.",
+        fix="The pass has a defect: compare the graph before and after it on one input.",
     )

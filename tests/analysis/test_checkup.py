@@ -84,7 +84,7 @@ def test_no_advice_where_the_target_does_it() -> None:
     found = qcompiler.check(model, target, example_inputs=images(), overrides={"head": "float"})
     assert found.passed
     assert {name for name, node in fates(found).items() if node.fate == "float"} == {"head", "cumsum"}
-    assert fates(found)["head"].detail == "float is asked for"
+    assert fates(found)["head"].detail == "an override selects float"
     assert "weight s8 symmetric narrow axis=0 per channel" in fates(found)["second"].detail
     assert "channel ranges" not in {item.rule for item in found.advice}
 

@@ -139,7 +139,7 @@ def test_pixels_are_rows_wherever_the_classes_are() -> None:
 
 
 def test_what_are_no_rows_is_refused() -> None:
-    with pytest.raises(InputError, match=r"shape \[3\] for a range by cross-entropy"):
+    with pytest.raises(InputError, match=r"shape \[3\], which is not a shape of logits"):
         observer().update(torch.zeros(3))
     with pytest.raises(InputError, match="rows=0"):
         observer(rows=0)
@@ -232,7 +232,7 @@ def test_a_method_for_logits_alone_and_none_without_data() -> None:
         module, PassContext(load_target("int8_dsp"), [[x]])
     )
     sources = {event.detail.partition(" from ")[2] for event in records[-1].events}
-    assert sources == {"the assumed range of the inputs", "batch-norm statistics"}
+    assert sources == {"the assumed input range", "batch-norm statistics"}
 
 
 def test_a_whole_compile_from_text_on_the_digits() -> None:

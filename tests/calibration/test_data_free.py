@@ -110,7 +110,7 @@ def test_functions_of_normal_numbers(name: str) -> None:
     item = known_of(graph)["y"]
     if name in INFINITE:
         assert isinstance(item, Stop), f"{name} is known"
-        assert item.why.startswith(f"{name} has no finite mean or range where it reads -14 to 10")
+        assert item.why.startswith(f"{name} has no finite mean or range for inputs around -14 to 10")
         return
     if name == "sqrt":  # not a number below 0, where the table holds 0
         graph = graph_of("  %r = relu(%c) : f32[N, 4, 1, 1]\n  %y = sqrt(%r) : f32[N, 4, 1, 1]\n  return %y\n")

@@ -76,7 +76,11 @@ def test_a_range_covers_six_deviations() -> None:
 
 @pytest.mark.parametrize(
     ("mean", "std", "message"),
-    [([0.0], [1.0, 2.0], "one of each per channel"), ([float("nan")], [1.0], "finite"), ([0.0], [-1.0], "at least 0")],
+    [
+        ([0.0], [1.0, 2.0], "one mean and one standard deviation per channel"),
+        ([float("nan")], [1.0], "finite"),
+        ([0.0], [-1.0], "at least 0"),
+    ],
 )
 def test_what_is_no_distribution_is_refused(mean: list[float], std: list[float], message: str) -> None:
     with pytest.raises(InputError, match=message):

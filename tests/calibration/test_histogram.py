@@ -217,7 +217,7 @@ def test_what_is_no_matrix_is_refused() -> None:
         of([1.0], bins=1)
     with pytest.raises(InputError, match="non-empty float32 matrix"):
         Histogram.of(torch.zeros(3))
-    with pytest.raises(InputError, match="the same channels and bins"):
+    with pytest.raises(InputError, match="equal numbers of channels and bins"):
         of([1.0]).merge(of([1.0], bins=8))
     with pytest.raises(InputError, match="percentile=50"):
         percentile(of([1.0]), 50.0)

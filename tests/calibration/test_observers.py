@@ -137,9 +137,9 @@ def test_options_are_checked(method: str, options: dict[str, float], message: st
 
 
 def test_observers_of_different_kinds_do_not_merge() -> None:
-    with pytest.raises(InputError, match="observers of one kind"):
+    with pytest.raises(InputError, match="observers of the same kind"):
         make_observer("min_max", SPEC, "x").merge(make_observer("mse", SPEC, "x"))
-    with pytest.raises(InputError, match="observers of one kind"):
+    with pytest.raises(InputError, match="observers of the same kind"):
         make_observer("min_max", SPEC, "x").merge(make_observer("min_max", SPEC, "y"))
 
 

@@ -57,7 +57,7 @@ def test_a_full_disk_is_named(keep: Callable[[Tensor], object], monkeypatch: pyt
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(tensor_files, "save_file", full)
-    with pytest.raises(ArtifactError, match=r"cannot be written: .*No space left on device. Make room"):
+    with pytest.raises(ArtifactError, match=r"cannot be written: .*No space left on device. Free space"):
         keep(torch.zeros(3))
 
 

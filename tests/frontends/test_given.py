@@ -39,7 +39,7 @@ def filled(name: str, value: float) -> Callable[[nn.Linear], object]:
             held(filled("weight", float("nan"))),
             "the parameter 'weight' contains NaN in 1 of 6 elements; expected finite",
         ),
-        (held(filled("bias", float("-inf"))), "the parameter 'bias' holds infinity: 1 of 2 elements"),
+        (held(filled("bias", float("-inf"))), "the parameter 'bias' contains infinity in 1 of 2 elements"),
         (held(lambda m: m.register_buffer("b", torch.tensor([float("nan")]))), "the buffer 'b' contains NaN in 1 of 1"),
         (held(lambda m: m.register_buffer("b", torch.eye(2).to_sparse())), "the buffer 'b' is a torch.sparse_coo"),
     ],

@@ -254,7 +254,7 @@ def test_a_tensor_larger_than_memory_is_refused(nbytes: bytes, members: Members,
 def test_archives_that_are_none(members: Members, tmp_path: Path) -> None:
     zeros = {**members, "data/extra": bytes(10**6)}
     path = write(tmp_path / "bomb.pt2", zeros, kind=zipfile.ZIP_DEFLATED)
-    with pytest.raises(InputError, match=r"its members take \d+ bytes in a file of \d+"):
+    with pytest.raises(InputError, match=r"its members need \d+ bytes, but the file has \d+"):
         load_exported(path)
     data = write(tmp_path / "whole.pt2", members).read_bytes()
     for content in (b"", b"PK", data[: len(data) // 2], b"\0" * 100):

@@ -43,7 +43,7 @@ def test_any_number_of_arguments() -> None:
         ((X, 2.0), {}, "holds a float"),
         ((X, Y[:0]), {}, r"input 1 is empty: \[0, 3\]; expected at least one sample"),
         ((X, Y.numpy()), {}, "tensors and NumPy arrays"),
-        ((X.numpy(), np.array(["a"])), {}, "holds an array of <U1"),
+        ((X.numpy(), np.array(["a"])), {}, "contains an array of type <U1"),
     ],
 )
 def test_what_does_not_fit_is_refused(arguments: tuple[object, ...], keywords: dict[str, object], message: str) -> None:

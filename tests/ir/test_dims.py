@@ -109,7 +109,7 @@ def test_a_size_needs_the_value_of_each_symbol() -> None:
         ((N, N // 2), (5, 2), {"N": 5}, None),
         ((N, N // 2), (5, 3), {"N": 5}, "dimension 1 is 3, not 2"),
         ((3,), (4,), {}, "dimension 0 is 4, not 3"),
-        ((3, 3), (3,), {}, "it has 1 dimensions, not 2"),
+        ((3, 3), (3,), {}, "the shape has 1 dimensions, not 2"),
     ],
 )
 def test_sizes_are_matched_and_symbols_found(

@@ -95,7 +95,7 @@ def test_an_output_may_stand_twice() -> None:
         ("relux", 1, {}, "no operator 'relux'.*Did you mean relu"),
         ("clamp", 1, {"mim": 0.0}, "no attribute 'mim'.*one of min, max"),
         ("reshape", 1, {}, "lacks the attribute 'shape'"),
-        ("clamp", 1, {"min": {1: 2}}, r"clamp is given min = \{1: 2\}"),
+        ("clamp", 1, {"min": {1: 2}}, r"clamp has the attribute min = \{1: 2\}"),
     ],
 )
 def test_nodes_that_make_no_sense_are_refused(

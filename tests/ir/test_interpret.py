@@ -67,7 +67,7 @@ def test_any_domain_will_do() -> None:
 
 
 def test_a_rule_gives_as_many_results_as_there_are() -> None:
-    with pytest.raises(GraphError, match=r"parameter gave 2 results .at %w.*expected 1"):
+    with pytest.raises(GraphError, match=r"parameter returned 2 results .at %w.*expected 1"):
         interpret_with(small().main, [0], lambda node, operands: (0, 0))
 
 

@@ -63,7 +63,7 @@ def test_sizes_and_quantizers_stay_what_they_are() -> None:
 
 @pytest.mark.parametrize("value", [object(), {1: 2}, ((1,),), torch.ones(2), 1j])
 def test_what_text_could_not_say_is_refused(value: object) -> None:
-    with pytest.raises(GraphError, match="expected a number, text"):
+    with pytest.raises(GraphError, match="expected a number, string"):
         plain(value)
 
 
@@ -95,7 +95,7 @@ def test_attributes_are_completed_in_the_order_of_the_declaration() -> None:
         definition("completed").complete({}, "%here")
     with pytest.raises(GraphError, match=r"no attribute 'lsat'.*expected one of mode, must, last"):
         definition("completed").complete({"lsat": 0})
-    with pytest.raises(GraphError, match=r"completed is given must = .*at %here"):
+    with pytest.raises(GraphError, match=r"completed has the attribute must = .*at %here"):
         definition("completed").complete({"must": object()}, "%here")
 
 

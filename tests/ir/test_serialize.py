@@ -84,7 +84,7 @@ def test_what_the_user_put_into_a_module_is_named(name: str, tmp_path: Path) -> 
     folder = save_module(one(), tmp_path / "m.qir")
     with (folder / name).open("a") as file:
         file.write("# mine\n")
-    with pytest.raises(ArtifactError, match=f"a module that holds files of yours: {name}"):
+    with pytest.raises(ArtifactError, match=f"a module that also contains your files: {name}"):
         save_module(one(), folder)
     assert "# mine" in (folder / name).read_text()
 

@@ -109,7 +109,7 @@ def test_reads_as_documented() -> None:
 BROKEN = {
     "an operator that is unknown": ("%y = reluu(%x) : f32[2]", "reluu", "line 3, column 8"),
     "a value that is not defined": ("%y = relu(%z) : f32[2]", "%z is not", "line 3, column 14"),
-    "a name that is taken": ("%x = relu(%x) : f32[2]", "%x is", "line 3, column 4"),
+    "a name that is taken": ("%x = relu(%x) : f32[2]", "but %x exists", "line 3, column 4"),
     "a type that does not follow": ("%y = relu(%x) : f32[3]", "f32[2]", "line 3"),
     "an element type that is unknown": ("%y = relu(%x) : f33[2]", "one of i4", "line 3, column 19"),
     "a missing type": ("%y = relu(%x)", "`:`", "line 3"),

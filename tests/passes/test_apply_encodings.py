@@ -66,6 +66,6 @@ def test_a_moved_value_on_a_dictated_grid_needs_no_quantizer() -> None:
 
 
 def test_one_value_has_one_grid() -> None:
-    with pytest.raises(EncodingsError, match=r"the encodings of 'r' and 'r\.q' are for one tensor and differ"):
+    with pytest.raises(EncodingsError, match=r"the encodings of 'r' and 'r\.q' belong to one tensor but differ"):
         applied(MOVED, grid("r", 0.5), grid("r.q", 0.25))
     applied(MOVED, grid("r", 0.5), grid("r.q", 0.5))

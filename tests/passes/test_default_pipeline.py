@@ -112,6 +112,6 @@ class Unbounded(nn.Module):
 
 def test_data_free_calibration_names_all_functions_after_which_no_range_is_known() -> None:
     with pytest.raises(
-        PassError, match=r"these 2: reciprocal has .*Unbounded.forward.*; reciprocal has .*Give calibration_data"
+        PassError, match=r"these 2: reciprocal has .*Unbounded.forward.*; reciprocal has .*Pass calibration_data"
     ):
         compiled(Unbounded(), torch.rand(2, 4) + 1.0, "int8_dsp", None)

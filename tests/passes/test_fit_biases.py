@@ -72,7 +72,7 @@ def test_each_channel_gets_what_its_bias_needs() -> None:
         assert steps(BIASES[index], SCALES[index]) > room
         assert room * (1 - 2e-6) < steps(BIASES[index], float(scales[index])) <= room
     (event,) = record.events
-    assert event.detail == "enlarged 2 of its weight scales by up to 468.8, so that its bias fits"
+    assert event.detail == "enlarged 2 of its weight scales by up to 468.8 so that its bias fits"
 
 
 def test_one_scale_for_all_channels_is_that_of_the_largest_need() -> None:
@@ -111,7 +111,7 @@ def test_products_that_fill_the_accumulator_are_left_to_lowering() -> None:
     subject = layer("s8 symmetric narrow", [1 / 127], torch.ones(1, 66400))
     scales, record = fitted(subject, load_target("int8_dsp"))
     assert scales == torch.tensor(1 / 127)
-    assert refusals(record) == ["its products leave no room for a bias"]
+    assert refusals(record) == ["its products use the whole accumulator"]
 
 
 @pytest.mark.parametrize("effort", ["fast", "best"])

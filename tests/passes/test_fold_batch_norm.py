@@ -103,4 +103,4 @@ def test_says_which_axes_differ(norm_first: bool) -> None:
     FoldBatchNorm().run(graph, context)
     refused = [event.detail for event in context.record.events if event.kind == "refusal"]
     assert len(refused) == 1
-    assert "along axis 2" in refused[0]
+    assert "on axis 2" in refused[0]

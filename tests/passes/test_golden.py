@@ -197,7 +197,7 @@ FOLDS: dict[str, tuple[list[str], list[str], str | None]] = {
     "in front of a padded convolution": (
         [*norm("n", "%x", "f32[N, 4, 6, 6]", 4), *conv("c", "%n", 8, "f32[N, 8, 6, 6]", PADDED), "%c"],
         ["%n_1 = conv2d(%x, %n.gain, %n.shift)", "%c = conv2d(%n_1, %c.weight)", "return %c"],
-        "in front of it that is no zero",
+        "before the batch norm the padding would not be zero",
     ),
     "alone": (
         ["%r = relu(%x) : f32[N, 4, 6, 6]", *norm("n", "%r", "f32[N, 4, 6, 6]", 4), "%n"],
@@ -307,7 +307,7 @@ def test_fuse_activations(case: str) -> None:
     record = run(FuseActivations(), subject)
     assert lines(subject) == after
     computes_the_same(module("canonical", *before), subject, rtol=0.0)
-    assert (refusals(record) == ["p is read by other nodes too"]) == (case == "not where others read")
+    assert (refusals(record) == ["p has other users"]) == (case == "not where others read")
 
 
 def quantized(*text: str, upto: type[Pass], target: str = "int8_dsp") -> tuple[Module, PassContext]:

@@ -141,7 +141,11 @@ def test_the_user_asks_for_float() -> None:
             {},
             ["int8_dsp has no integer matmul", "add a rule for matmul", 'fallback="float"'],
         ),
-        ([f"%a = relu(%x) : {SHAPE}", "%a"], {"relu": "float"}, ["float is asked for", "%a", 'fallback="float"']),
+        (
+            [f"%a = relu(%x) : {SHAPE}", "%a"],
+            {"relu": "float"},
+            ["an override selects float", "%a", 'fallback="float"'],
+        ),
     ],
 )
 def test_a_target_without_islands_refuses(text: list[str], wishes: dict[str, Override], words: list[str]) -> None:

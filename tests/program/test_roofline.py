@@ -119,11 +119,11 @@ MISSING = {
     "nothing": ("", {"the descriptor of chip has no figures: neither [compute] nor [[memory]]"}),
     "no memory": (SPEEDS, {"no memory cycles of activations", "no memory cycles of constants"}),
     "no bandwidth": (SPEEDS + SRAM + FLASH.replace("bytes_per_cycle = 0.5\n", ""), {"memory flash has no bytes_per_cycle"}),
-    "too small": (SPEEDS + SRAM.replace("8192", "512") + FLASH, {"activations: they take 704 bytes, for which no memory"}),
-    "no rate of these widths": (SPEEDS.replace("8x8", "16x8") + SRAM + FLASH, {"layers of 8x8 bits"}),
+    "too small": (SPEEDS + SRAM.replace("8192", "512") + FLASH, {"activations: they need 704 bytes, and no memory"}),
+    "no rate of these widths": (SPEEDS.replace("8x8", "16x8") + SRAM + FLASH, {"8x8-bit layers"}),
     "no rate of other elements": (
         SPEEDS.replace("elementwise_per_cycle = 4\n", "") + SRAM + FLASH,
-        {"elementwise_per_cycle is not given"},
+        {"elementwise_per_cycle is missing"},
     ),
 }  # fmt: skip
 
@@ -145,7 +145,7 @@ def test_what_is_not_said_is_not_estimated(case: str, compiled: qcompiler.Compil
 def test_cycles_without_a_clock(compiled: qcompiler.Compiled, tmp_path: Path) -> None:
     found = again(compiled, tmp_path, SPEEDS.replace("clock_hz = 1e6\n", "") + SRAM + FLASH)
     assert (found.cycles, found.seconds) == (11_922, None)
-    assert found.reasons == ("no time: compute.clock_hz is not given",)
+    assert found.reasons == ("no time: compute.clock_hz is missing",)
 
 
 def test_channels_at_a_time_leave_multipliers_idle(compiled: qcompiler.Compiled, tmp_path: Path) -> None:
@@ -194,4 +194,4 @@ def test_a_model_without_a_plan_has_no_estimate(compiled: qcompiler.Compiled) ->
     without = type(files)(files.program.model_copy(update={"memory": None}), files.constants)
     found = estimate(without, compiled.target)
     assert (found.layers, found.cycles) == ((), None)
-    assert "no plan of its memory" in found.reasons[0]
+    assert "no memory plan" in found.reasons[0]

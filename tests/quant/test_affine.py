@@ -188,5 +188,5 @@ def test_what_has_no_codes_or_no_gradient_is_refused_by_name() -> None:
     with pytest.raises(InputError, match="32 bits"):
         fake_quantize(x, one, zero, QuantSpec(32))
     for function in (quantize, fake_quantize):
-        with pytest.raises(InputError, match="no factors for blocks of 2"):
+        with pytest.raises(InputError, match="the grid has blocks of 2 but no factors"):
             function(x, one, zero, QuantSpec(8, axis=0, block=2))

@@ -34,9 +34,14 @@ def test_channels_have_their_scales_and_one_scale_serves_all() -> None:
 
 
 REFUSED = {
-    "another width": (ASYMMETRIC, "s4", None, "'x' has 8 bits; expected 4 bits, which chip has there"),
-    "channels on one scale": (SYMMETRIC, "s8 symmetric", None, "2 scales, one per channel; expected the one scale"),
-    "other channels": (SYMMETRIC, "s8 symmetric axis=0", 3, "2 scales; expected one, or one for each of 3 channels"),
+    "another width": (ASYMMETRIC, "s4", None, "'x' has 8 bits; expected 4 bits, the width of chip there"),
+    "channels on one scale": (SYMMETRIC, "s8 symmetric", None, "2 scales, one per channel; expected one scale"),
+    "other channels": (
+        SYMMETRIC,
+        "s8 symmetric axis=0",
+        3,
+        "2 scales; expected one scale, or one for each of 3 channels",
+    ),
     "another axis": (SYMMETRIC, "s8 symmetric axis=1", 2, "scales along axis 0; expected axis 1"),
     "an asymmetric grid": (ASYMMETRIC, "s8 symmetric", None, "zero point 3 of an asymmetric grid; expected 0"),
     "a zero point on no code": (
@@ -46,7 +51,12 @@ REFUSED = {
         "the zero point 128; expected one of the codes of chip, -128 to 127",
     ),
     "a zero point below": (Encoding("x", 8, (1.0,), (-1,)), "u8", None, "the zero point -1; expected .* 0 to 255"),
-    "a scale beyond float32": (Encoding("x", 8, (1e39,), (0,)), "u8", None, "the scale 1e.39; expected float32"),
+    "a scale that float32 cannot hold": (
+        Encoding("x", 8, (1e39,), (0,)),
+        "u8",
+        None,
+        "the scale 1e.39; expected float32",
+    ),
     "a scale that vanishes": (Encoding("x", 8, (1e-30,), (0,)), "u8", None, "the scale 1e-30; expected float32"),
     "no power of two": (Encoding("x", 8, (0.3,), (0,)), "u8 scale=pow2", None, "the scale 0.3.*powers of two"),
 }
@@ -79,5 +89,5 @@ def test_a_calibrated_grid_comes_back_bit_for_bit(low: float, high: float, bits:
 
 
 def test_a_tensor_has_one_encoding() -> None:
-    with pytest.raises(EncodingsError, match="two encodings are for 'x'"):
+    with pytest.raises(EncodingsError, match="the tensor 'x' has two encodings"):
         Encodings((ASYMMETRIC, ASYMMETRIC), "1.0.0")

@@ -37,7 +37,7 @@ def test_ordinary_numbers_fit(mode: RequantMode) -> None:
 )
 def test_a_multiplier_that_is_too_large_is_named(spec: RequantSpec, multiplier: float, shift: int) -> None:
     found = misfit([0.25, multiplier], spec, 100)
-    assert f"of channel 1 asks for a left shift of {shift} bits" in found
+    assert f"of channel 1 needs a left shift of {shift} bits" in found
     assert f"by at most {spec.max_exponent}" in found
 
 
@@ -52,7 +52,7 @@ def test_a_right_shift_that_is_too_short_is_a_misfit_only_where_it_shows() -> No
     tiny = 2.0**-13 * 1.01
     assert misfit([0.25, tiny], spec, 2**11) == "", "less than half a code is lost"
     found = misfit([0.25, tiny], spec, 2**23)
-    assert "of channel 1 asks for a right shift of 12 bits, and the hardware shifts by at most 4" in found
+    assert "of channel 1 needs a right shift of 12 bits, but the hardware shifts by at most 4" in found
     assert misfit(2.0**-40, RequantSpec(RequantMode.SINGLE), 2**31 - 1) == "", "zero is right for 32 bits"
     assert "a right shift of 32 bits" in misfit(2.0**-33, RequantSpec(RequantMode.S64_16), 2**40)
     assert "a right shift of 9 bits" in misfit(2.0**-9, RequantSpec(RequantMode.POW2_SHIFT, max_right_shift=8), 2**20)
@@ -61,15 +61,15 @@ def test_a_right_shift_that_is_too_short_is_a_misfit_only_where_it_shows() -> No
 def test_products_stay_in_their_registers() -> None:
     double, single = RequantSpec(RequantMode.DOUBLE), RequantSpec(RequantMode.SINGLE)
     assert misfit(8.0, double, 2**27 - 1) == ""
-    assert "shifted left by 4, leaves 32 bits" in misfit(8.0, double, 2**27)
+    assert "shifted left by 4, exceeds 32 bits" in misfit(8.0, double, 2**27)
     assert misfit(8.0, single, 2**31 - 1) == ""
-    assert "times its multiplier leaves 64 bits" in misfit(8.0, single, 2**33)
+    assert "product of accumulator and multiplier exceeds 64 bits" in misfit(8.0, single, 2**33)
     assert misfit(0.25, RequantSpec(RequantMode.TOSA16), 2**47 - 1) == ""
     for mode in (RequantMode.TOSA16, RequantMode.S64_16):
-        assert f"where requantization mode '{mode}' takes 48 bits" in misfit(0.25, RequantSpec(mode), 2**47)
+        assert f"but requantization mode '{mode}' takes 48 bits" in misfit(0.25, RequantSpec(mode), 2**47)
         assert misfit(0.25, RequantSpec(mode), 2**47 - 1, -(2**47)) == ""
     assert "takes 32 bits" in misfit(0.25, RequantSpec(RequantMode.NVDLA), 2**31)
-    assert "leaves 63 bits" in misfit(2.0**40, RequantSpec(RequantMode.POW2_SHIFT), 2**30)
+    assert "exceeds 63 bits" in misfit(2.0**40, RequantSpec(RequantMode.POW2_SHIFT), 2**30)
 
 
 @given(data=st.data())

@@ -202,7 +202,7 @@ def test_an_altered_file_is_found(name: str, digits: qcompiler.Compiled, tmp_pat
     data = bytearray((folder / name).read_bytes())
     data[len(data) // 2] ^= 1
     (folder / name).write_bytes(bytes(data))
-    with pytest.raises(errors.ArtifactError, match=f"{name} is not what was written"):
+    with pytest.raises(errors.ArtifactError, match=f"{name} was altered"):
         qcompiler.load(folder)
     (folder / name).unlink()
     with pytest.raises(errors.ArtifactError, match=f"{name} is missing"):
@@ -214,7 +214,7 @@ def test_an_altered_file_is_found(name: str, digits: qcompiler.Compiled, tmp_pat
     [("", "cannot be read"), ("[]", "another version"), ('{"schema": "qcompiler.artifact/9"}', "another version")],
 )
 def test_a_broken_manifest_is_refused(text: str, message: str, tmp_path: Path) -> None:
-    with pytest.raises(errors.ArtifactError, match=r"holds no manifest\.json"):
+    with pytest.raises(errors.ArtifactError, match=r"contains no manifest\.json"):
         qcompiler.load(tmp_path)
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(errors.ArtifactError, match=message):

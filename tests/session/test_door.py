@@ -502,8 +502,8 @@ def test_constants_without_axes_in_islands_keep_none(tmp_path: Path) -> None:
 
 
 REFUSED: dict[str, tuple[Shape, str]] = {
-    "NaN": (lambda logits, x: torch.log(logits - 100), r"the model itself gives NaN on the example inputs"),
-    "infinity": (lambda logits, x: logits / (logits - logits), r"gives (NaN|infinity) on the example inputs"),
+    "NaN": (lambda logits, x: torch.log(logits - 100), r"the model itself returns NaN on the example inputs"),
+    "infinity": (lambda logits, x: logits / (logits - logits), r"returns (NaN|infinity) on the example inputs"),
     "complex": (lambda logits, x: torch.complex(logits, logits), r"gives complex numbers of torch\.complex64"),
     "complex within": (lambda logits, x: torch.fft.rfft(logits).abs(), "fft_rfft gives complex numbers"),
     "complex constant": (lambda logits, x: (logits * torch.tensor([1j, 2j, 3j])).imag, "mul gives complex numbers"),
@@ -532,7 +532,7 @@ def test_a_module_that_gives_no_number_is_named() -> None:
     for parameter in model.parameters():
         nn.init.ones_(parameter)
     with pytest.raises(
-        InputError, match=r"gives infinity on the example inputs, first in 1\.0 \(Divides\) \(at 1\.0\)"
+        InputError, match=r"returns infinity on the example inputs, first in 1\.0 \(Divides\) \(at 1\.0\)"
     ):
         capture(model, torch.randn(4, 3, generator=torch.Generator().manual_seed(0)))
 
@@ -543,7 +543,7 @@ def test_drawn_inputs_that_a_model_cannot_take_are_named() -> None:
             return self.logits(x.log())
 
     positive = images().abs() + 1
-    with pytest.raises(InputError, match=r"gives NaN on random inputs .*Pass calibration_data"):
+    with pytest.raises(InputError, match=r"returns NaN on random inputs .*Pass calibration_data"):
         qcompiler.compile(Logs(), example_inputs=positive, verify="off")
     assert compiled(Logs(), positive).run(positive) is not None
 

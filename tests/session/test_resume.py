@@ -117,7 +117,7 @@ def test_an_error_of_the_call_leaves_nothing(tmp_path: Path, monkeypatch: pytest
 def test_a_folder_of_somebody_else_stays(tmp_path: Path) -> None:
     (tmp_path / "out.work").mkdir()
     (tmp_path / "out.work" / "thesis.tex").write_text("years of work")
-    with pytest.raises(ArtifactError, match=r"out\.work exists and is no work folder"):
+    with pytest.raises(ArtifactError, match=r"out\.work exists and is not the work folder"):
         compiled(tmp_path / "out")
     assert (tmp_path / "out.work" / "thesis.tex").read_text() == "years of work"
     assert not (tmp_path / "out").exists()
@@ -167,7 +167,7 @@ def test_a_disk_that_is_full_ends_a_compile_with_a_reason_and_keeps_what_is_fini
 
     with monkeypatch.context() as patch:
         patch.setattr(journal_file, "write_tensors", full)
-        with pytest.raises(ArtifactError, match=r"cannot be written: .*No space left.*Make room"):
+        with pytest.raises(ArtifactError, match=r"cannot be written: .*No space left.*Free space"):
             compiled(tmp_path / "out")
     begun = end_behind(monkeypatch, 100)
     compiled(tmp_path / "out")

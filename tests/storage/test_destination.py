@@ -58,7 +58,7 @@ def read(output: Path) -> dict[str, bytes]:
 
     def whole(folder: Path) -> dict[str, bytes]:
         if not (folder / MANIFEST).is_file():
-            raise ArtifactError("nothing there")
+            raise ArtifactError("no such folder")
         manifest = (folder / MANIFEST).read_bytes()
         names = json.loads(manifest)["sha256"]
         found = {MANIFEST: manifest, **{name: (folder / name).read_bytes() for name in names}}
@@ -221,7 +221,7 @@ def test_what_the_user_put_into_an_artifact_is_named(name: str, message: str, tm
     else:
         (output / name).write_bytes((output / name).read_bytes() + b" " if (output / name).exists() else b"mine")
     before = on_disk(output)
-    with pytest.raises(ArtifactError, match=f"holds files of yours: {message}"):
+    with pytest.raises(ArtifactError, match=f"contains your files: {message}"):
         write(output, NEW)
     assert on_disk(output) == before
     assert (output / name).exists()
@@ -303,19 +303,19 @@ def test_a_link_to_an_artifact_stays_a_link(tmp_path: Path) -> None:
 def test_the_working_directory_stays(output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    with pytest.raises(ArtifactError, match="is the working directory, or holds it"):
+    with pytest.raises(ArtifactError, match="is the working directory, or contains it"):
         write(output, NEW)
 
 
 def test_the_home_folder_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "user"))
     (tmp_path / "user").mkdir()
-    with pytest.raises(ArtifactError, match="is the home folder, or holds it"):
+    with pytest.raises(ArtifactError, match="is the home folder, or contains it"):
         write(tmp_path / "user", NEW)
 
 
 @pytest.mark.parametrize(
-    ("output", "message"), [("/", "is the root"), ("/proc", "is a mount point"), ("a\0b", "is no path")]
+    ("output", "message"), [("/", "is the root"), ("/proc", "is a mount point"), ("a\0b", "is not a valid path")]
 )
 def test_what_cannot_be_an_output_is_refused(output: str, message: str) -> None:
     with pytest.raises(ArtifactError, match=message):
@@ -355,7 +355,7 @@ def test_what_is_foreign_in_the_work_folder_stays(name: str, tmp_path: Path) -> 
     else:
         place.write_text("years of work")
     before = on_disk(tmp_path)
-    with pytest.raises(ArtifactError, match=rf"out\.work exists and is no work folder of a compile: {name}"):
+    with pytest.raises(ArtifactError, match=rf"out\.work exists and is not the work folder of a compile: {name}"):
         write(tmp_path / "out", NEW)
     assert on_disk(tmp_path) == before
 
@@ -363,7 +363,7 @@ def test_what_is_foreign_in_the_work_folder_stays(name: str, tmp_path: Path) -> 
 def test_a_work_folder_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "elsewhere" / "finished").mkdir(parents=True)
     (tmp_path / "out.work").symlink_to("elsewhere")
-    with pytest.raises(ArtifactError, match="it is no plain folder"):
+    with pytest.raises(ArtifactError, match="it is not a regular folder"):
         write(tmp_path / "out", NEW)
 
 
@@ -378,7 +378,7 @@ def test_what_the_user_writes_while_we_write_comes_back(tmp_path: Path, monkeypa
         original(self)
 
     monkeypatch.setattr(Destination, "_put_in_place", late)
-    with pytest.raises(ArtifactError, match=r"holds files of yours: notes\.txt"):
+    with pytest.raises(ArtifactError, match=r"contains your files: notes\.txt"):
         write(output, NEW)
     assert on_disk(output) == {**OLD, "notes.txt": b"mine"}
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -22,7 +22,7 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
         "loop": "cannot be read",
         "gone": "there is no file",
         "x" * 300: "cannot be read",
-        "a\0b": "is no name of a file",
+        "a\0b": "is not a valid file name",
     }
     for name, words in cases.items():
         with pytest.raises(InputError, match=words):
@@ -34,15 +34,15 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
 
 
 BAD_JSON = {
-    "": "no JSON",
-    '{"a": 1, "a": 2}': "the key 'a' stands there twice",
+    "": "not JSON",
+    '{"a": 1, "a": 2}': "the key 'a' appears twice",
     "[NaN]": "NaN is not finite",
     "[-Infinity]": "is not finite",
     "[1e999]": "1e999 is not finite",
     "[" + "9" * 5000 + "]": "has 5000 digits",
     "[36893488147419103232]": "has 20 digits",
-    "[" * 100_000: "nested too deeply",
-    "[" * (DEEPEST + 1) + "]" * (DEEPEST + 1): "nested too deeply",
+    "[" * 100_000: "the nesting is too deep",
+    "[" * (DEEPEST + 1) + "]" * (DEEPEST + 1): "the nesting is too deep",
 }
 
 

@@ -251,7 +251,7 @@ def test_all_that_is_refused_is_told_at_once_and_may_be_given_up(tmp_path: Path)
 
 
 MALFORMED = {
-    "no JSON": ("{", "no JSON"),
+    "no JSON": ("{", "not JSON"),
     "an unknown section": ('{"op_types": {}}', "no key 'op_types'.*Did you mean 'op_type'"),
     "an unknown key": ('{"defaults": {"strict_symmetrc": "True"}}', "'defaults.strict_symmetrc'.*'strict_symmetric'"),
     "a word that is no truth": (

@@ -67,16 +67,16 @@ def image(channels: int = 4, size: int = 9) -> Tensor:
 
 CONV = '[[op]]\nnames = ["conv2d"]\nkind = "mac"\n'
 LIMITS: dict[str, tuple[str, nn.Module, str]] = {
-    "a kernel": (CONV + "limits = { kernel = [1, 3] }\n", nn.Conv2d(4, 2, (3, 5)), "a kernel of 3 x 5, where 1 to 3"),
-    "a stride": (CONV + "limits = { stride = [1, 2] }\n", nn.Conv2d(4, 2, 3, 3), "a stride of 3 x 3, where 1 to 2"),
+    "a kernel": (CONV + "limits = { kernel = [1, 3] }\n", nn.Conv2d(4, 2, (3, 5)), "a kernel of 3 x 5, but only 1 to 3"),
+    "a stride": (CONV + "limits = { stride = [1, 2] }\n", nn.Conv2d(4, 2, 3, 3), "a stride of 3 x 3, but only 1 to 2"),
     "a dilation": (CONV + "limits = { dilation = [1, 1] }\n", nn.Conv2d(4, 2, 3, dilation=2), "a dilation of 2 x 2"),
     "groups": (CONV + 'limits = { groups = "one" }\n', nn.Conv2d(4, 4, 3, groups=4), "4 groups of channels, but only one is"),
     "groups that are no channels": (
         CONV + 'limits = { groups = "one_or_depthwise" }\n',
         nn.Conv2d(4, 4, 3, groups=2),
-        "2 groups of channels, where one or depthwise is",
+        "2 groups of channels, but only one or depthwise is",
     ),
-    "a long sum": (CONV + "limits = { terms = 35 }\n", nn.Conv2d(4, 2, 3), "sums of 36 products, where 35 are"),
+    "a long sum": (CONV + "limits = { terms = 35 }\n", nn.Conv2d(4, 2, 3), "sums of 36 products, but at most 35 are"),
     "a long mean": (
         '[[op]]\nnames = ["mean"]\nkind = "average"\nlimits = { terms = 80 }\n',
         Function(lambda x: x.mean((2, 3))),
@@ -156,7 +156,9 @@ def test_pairs_that_are_not_multiplied_are_refused(tmp_path: Path) -> None:
     module, _ = lowered(layers, target, image(), {"0": 16})
     modes = [node.attributes["mode"] for node in module.main.nodes if node.op == "int_conv2d"]
     assert modes == ["single", "tosa16"], "the second layer reads 16 bits"
-    with pytest.raises(UnsupportedError, match=r"conv2d of 8-bit activations and 4-bit weights, where hexagon_htp has"):
+    with pytest.raises(
+        UnsupportedError, match=r"conv2d of 8-bit activations and 4-bit weights, but hexagon_htp supports"
+    ):
         lowered(layers, target, image(), {"1": {"weight_bits": 4}})
 
 
@@ -212,7 +214,7 @@ def test_accumulators_and_folded_zero_points(tmp_path: Path) -> None:
         layer.weight.fill_(1.0)
     folding = chip(tmp_path, '[accumulator]\nbits = 40\n[bias]\nbits = 23\nzero_point_folding = "compiler"\n')
     with pytest.raises(
-        UnsupportedError, match=r"a bias is 4876800 with the input's zero point in it.*23 bits of a bias"
+        UnsupportedError, match=r"a bias is 4876800 including the zero point of the input.*23-bit biases"
     ):
         lowered(layer, folding, x)
     lowered(layer, chip(tmp_path, "[accumulator]\nbits = 40\n[bias]\nbits = 23\n"), x)
@@ -222,12 +224,10 @@ def test_multipliers_that_the_hardware_cannot_hold_are_refused(tmp_path: Path) -
     target = chip(tmp_path, "[requantize]\nmax_left_shift = 0\n")
     x = image()
     # From a range of 1 to one of 0.1.
-    with pytest.raises(
-        UnsupportedError, match=r"asks for a left shift of 4 bits, and the hardware shifts by at most 0"
-    ):
+    with pytest.raises(UnsupportedError, match=r"needs a left shift of 4 bits, but the hardware shifts by at most 0"):
         lowered(nn.Sequential(nn.ReLU(), Function(lambda x: x.clamp(max=0.1))), target, x)
     with pytest.raises(
-        UnsupportedError, match=r"asks for a right shift of \d+ bits, and the hardware shifts by at most 0"
+        UnsupportedError, match=r"needs a right shift of \d+ bits, but the hardware shifts by at most 0"
     ):
         lowered(nn.Conv2d(4, 2, 3), chip(tmp_path, "[requantize]\nmultiplier_bits = 4\nmax_right_shift = 0\n"), x)
 
@@ -328,7 +328,7 @@ def test_the_artifact_of_a_named_target_comes_back(tmp_path: Path) -> None:
     program = json.loads((tmp_path / "out" / "program.json").read_text(encoding="utf-8"))
     assert program["packing"] == "low_nibble_first"
     report = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    assert "two in a byte" in report and "source" in report
+    assert "two per byte" in report and "source" in report
 
 
 def test_the_report_says_what_is_not_known(tmp_path: Path) -> None:

@@ -239,9 +239,12 @@ CONTRADICTIONS = {
     "a convertor without zero points": ('[requantize]\nmode = "nvdla_cvt"\n', "adds no zero point"),
     "a multiplier that the mode has not": (
         '[requantize]\nmode = "tosa16"\nmultiplier_bits = 32\n',
-        "multipliers of 32 bits for requantization mode 'tosa16'",
+        "mode 'tosa16' cannot have multipliers of 32 bits",
     ),
-    "a shift that the mode has not": ("[requantize]\nmax_right_shift = 40\n", "a right shift of up to 40 bits"),
+    "a shift that the mode has not": (
+        "[requantize]\nmax_right_shift = 40\n",
+        "cannot have a right shift of up to 40 bits",
+    ),
     "a table on an accumulator": (
         '[[supergroup]]\nsteps = [["conv2d"], ["tanh"]]\n',
         "tanh is not computed on accumulators",

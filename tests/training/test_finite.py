@@ -117,10 +117,10 @@ def test_one_step_of_adamw_on_attention_leaves_every_scale_above_zero() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("head.weight", "step 2 of training made a parameter {}"),
-        ("stem.0.weight", "step 2 of training made a parameter {}"),
-        ("head.quantizer.scale", "step 2 of training made the scale of the quantizer {}"),
-        ("point.0.weight_quantizer.scale", "step 2 of training made the scale of the quantizer {}"),
+        ("head.weight", "after step 2 of training, a parameter is {}"),
+        ("stem.0.weight", "after step 2 of training, a parameter is {}"),
+        ("head.quantizer.scale", "after step 2 of training, the scale of the quantizer is {}"),
+        ("point.0.weight_quantizer.scale", "after step 2 of training, the scale of the quantizer is {}"),
     ],
 )
 def test_what_is_not_finite_is_named_with_its_step(name: str, message: str, value: float) -> None:

@@ -187,7 +187,7 @@ def test_the_range_of_a_fine_input_learns_where_it_is_named(bits: int, method: A
 
 @pytest.mark.parametrize(
     ("value", "message"),
-    [(0.0, "training has left the scale 0.*head.quantizer.*scale_lr"), (float("nan"), "the scale nan.*finite")],
+    [(0.0, "after training a scale is 0.*head.quantizer.*scale_lr"), (float("nan"), "the scale nan.*finite")],
 )
 def test_a_range_that_training_has_destroyed_is_refused_by_name(value: float, message: str) -> None:
     module = prepare()

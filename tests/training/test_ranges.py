@@ -107,7 +107,7 @@ def test_clip_has_the_gradient_of_pact() -> None:
 
 
 def test_clip_refuses_a_grid_that_ends_at_zero() -> None:
-    with pytest.raises(InputError, match="ends at 0"):
+    with pytest.raises(InputError, match="does not end at 0"):
         make(LearnedClip(), QuantSpec(8), 0.1, 127)
 
 

@@ -102,7 +102,7 @@ def model_header(writer: Writer, ends: list[End], title: str) -> str:
     """The public header."""
     n, upper = writer.name, writer.name.upper()
     unread = [
-        comment(f"   Input {index}, {name}, is read by nothing.") + "\n"
+        comment(f"   Input {index}, {name}, is unused.") + "\n"
         for index, (name, codes) in enumerate(zip(writer.program.inputs, writer.ends.inputs, strict=True))
         if codes is None
     ]

@@ -169,8 +169,8 @@ class Library:
             [
                 f"/* The kernels of {self.name}. Written by qcompiler.",
                 "",
-                "   Codes are integers that stand for real numbers: real = scale * (code - zero_point). Sizes and",
-                "   distances are counted in elements, not in bytes. */",
+                "   Codes are integers that represent real numbers: real = scale * (code - zero_point). Sizes and",
+                "   strides are in elements, not in bytes. */",
                 f"#ifndef {guard}",
                 f"#define {guard}",
                 "",

@@ -27,7 +27,7 @@ def mac(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
     layer, computes = Layer(node), arithmetic.at(node.op, x.bits)
     low, high = (code - int(x.params.zero_point) for code in (x.qmin, x.qmax))
     if not exact_in_float64(weight.steps(), low, high, int(layer.transposed)):
-        raise GraphError("a sum of products may leave float64", where=node.where, expected="less than 2^53")
+        raise GraphError("a sum of products may exceed float64", where=node.where, expected="less than 2^53")
     terms = [x.steps().to(torch.float64), weight.steps().to(torch.float64)]
     acc = node.definition.evaluate(node, terms)[0].to(torch.int64)
     axis = layer.output_axis

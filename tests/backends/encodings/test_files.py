@@ -160,7 +160,7 @@ def channel(**changes: Any) -> str:
 
 
 REFUSED = {
-    "no JSON": ("{", "no JSON"),
+    "not JSON": ("{", "not JSON"),
     "no version": ("[]", r"encodings of version None .*expected one of 0\.6\.1, 1\.0\.0, 2\.0\.0"),
     "a version that is to come": ('{"version": "2.1.0"}', r"version '2\.1\.0'"),
     "a section too few": ('{"version": "1.0.0", "activation_encodings": []}', "param_encodings"),
@@ -194,7 +194,7 @@ REFUSED = {
     "an incomplete channel": (channel(offset=None), "without scale, offset or is_symmetric"),
     "a tensor twice": (
         json.dumps({"version": "2.0.0", "encodings": [json.loads(linear())["encodings"][0]] * 2}),
-        "two encodings are for 'x'",
+        "the tensor 'x' has two encodings",
     ),
 }
 

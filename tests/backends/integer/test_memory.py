@@ -293,7 +293,7 @@ def test_sizes_follow_the_batch() -> None:
     pairs = builder.add("reshape", [builder.input((8,))], (16,))
     program = builder.program(pairs)
     assert Tensors(program, 2).shapes[pairs] == (1, 16)
-    with pytest.raises(UnsupportedError, match="takes 1 at a time"):
+    with pytest.raises(UnsupportedError, match="a batch of 1"):
         plan(program)
 
 
@@ -374,7 +374,7 @@ def test_plans_that_do_not_fit_the_program_are_refused() -> None:
             check_memory(program, memory.model_copy(update=changes))
 
     refused(f"'{name}' has no place", offsets={key: at for key, at in memory.offsets.items() if key != name})
-    refused("'nothing' has a place, and is no tensor", offsets={**memory.offsets, "nothing": 0})
+    refused("'nothing' has a place but is not a tensor", offsets={**memory.offsets, "nothing": 0})
     refused(f"'{name}' lies at bytes 8 to", offsets={**memory.offsets, name: 8})
     refused(f"'{name}' lies at bytes -16 to", offsets={**memory.offsets, name: -16})
     refused("lies at", bytes=memory.bytes - 16)

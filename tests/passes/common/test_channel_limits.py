@@ -278,7 +278,7 @@ def test_activations_in_a_row_merge(first: str, second: str, low: list[float], h
     subject = module("canonical", *text, inputs=X, tensors=dict(MERGED))
     record = run_alone(FuseActivations(), subject)
     assert len(clamps(subject)) == 1
-    assert record.events[-1].detail == "took the place of a and b"
+    assert record.events[-1].detail == "replaces a and b"
     found = limits(subject, clamps(subject)[0])
     assert [limit.tolist() for limit in found] == [low, high]
     x = torch.randn(2, 2, 6, 6) * 6
@@ -332,12 +332,12 @@ def test_a_target_without_limits_per_channel_stops_at_the_clamp(place: str) -> N
     net = network("relu6")
     subject, records = run(net, placed(place, CrossLayerEqualization()), image(), ALIKE)
     assert "a clamps" not in refusals(records[-1])[0]
-    assert "clamps to 0..6, which no factor leaves alone" in refusals(records[-1])[0]
+    assert "clamps to 0..6, which changes under a factor" in refusals(records[-1])[0]
     assert torch.equal(subject.tensors["a.weight"], network("relu6").a.weight)
     context = PassContext(ALIKE)
     capped = small([*LEAVES, *TEXT[:3], CHANNELS.replace("%x", "%a"), *TEXT[4:]])
     assert (
-        "limits of its own, which the target cannot"
+        "to its own limits, which the target does not support"
         in refusals(run_alone(CrossLayerEqualization(), capped, context))[0]
     )
     with pytest.raises(UnsupportedError, match=r"no integer clamp_channels.*equalize for this target"):
@@ -347,7 +347,7 @@ def test_a_target_without_limits_per_channel_stops_at_the_clamp(place: str) -> N
 def test_relu6_is_replaced_only_where_there_are_no_caps() -> None:
     net, x = network("relu6"), image()
     subject, records = run(net, [ReplaceRelu6()], x)
-    assert refusals(records[-1]) == ["equalization keeps the cap of 6: the target has one per channel"]
+    assert refusals(records[-1]) == ["equalization keeps the cap of 6, because the target has limits per channel"]
     assert [node.op for node in clamps(subject)] == ["clamp"]
     subject, records = run(net, [ReplaceRelu6(), CrossLayerEqualization()], x, ALIKE)
     assert [node.op for node in clamps(subject)] == ["relu"]
@@ -361,7 +361,7 @@ def test_channels_that_are_clamped_as_one_are_refused() -> None:
         b=nn.Conv2d(16, 16, 1),
     )
     _, records = run(net, [CrossLayerEqualization()], image())
-    assert any("clamps several channels as one" in reason for reason in refusals(records[-1]))
+    assert any("has common limits for several channels" in reason for reason in refusals(records[-1]))
 
 
 def test_a_clamp_per_channel_goes_along_with_the_island_in_front_of_it() -> None:

@@ -203,7 +203,7 @@ def test_a_function_gets_scales() -> None:
     assert lines(subject)[1] == SCALED
     assert subject.tensors["r.scales"].tolist() == [4.0, 1.0]
     notes = {event.node: event.detail for event in record.events if event.kind == "rewrite"}
-    assert notes["r"] == "its channels are multiplied by 0.25 to 1: a table for each"
+    assert notes["r"] == "its channels are multiplied by 0.25 to 1, with one table per channel"
     text = print_module(subject)
     assert print_module(parse_module(text, subject.tensors)) == text
 
@@ -248,13 +248,13 @@ def test_factors_are_rounded_so_that_channels_share_tables() -> None:
 def test_a_target_with_one_table_for_all_channels_stops_there(place: str) -> None:
     net = network("silu")
     subject, records = run(net, placed(place, CrossLayerEqualization()), image(), ALIKE)
-    assert "silu, for which the target has one table for all channels" in refusals(records[-1])[0]
+    assert "silu, and the target has no table per channel" in refusals(records[-1])[0]
     assert torch.equal(subject.tensors["a.weight"], network("silu").a.weight)
     context = PassContext(ALIKE)
     scaled = small(
         [leaf("r.scales", "f32", 2, kind="constant"), *TEXT[:3], SCALED, *TEXT[4:]], {"r.scales": torch.ones(2)}
     )
-    assert "one table for all channels" in refusals(run_alone(CrossLayerEqualization(), scaled, context))[0]
+    assert "no table per channel" in refusals(run_alone(CrossLayerEqualization(), scaled, context))[0]
     with pytest.raises(UnsupportedError, match=r"no table per channel for celu.*equalize for this target"):
         run_alone(Partition(), scaled, context)
 

@@ -91,12 +91,12 @@ def test_what_is_moved_has_a_place_and_one_behind_it(graph: Graph) -> None:
 
 
 UNKNOWN = {
-    "layer1.0.act": "it runs several times: name layer1.0.act.q or layer1.0.act_1.q",
-    "layer1.0.conv1": "nothing is quantized there: it is one step with layer1.0.act",
-    "/layer1/layer1.0/act/Relu_2_output_0": "of that kind there are layer1.0.act",
-    "/Softmax_output_0": "there is no operator of that kind",
+    "layer1.0.act": "it runs several times: use layer1.0.act.q or layer1.0.act_1.q",
+    "layer1.0.conv1": "its result has no quantizer: it is fused with layer1.0.act",
+    "/layer1/layer1.0/act/Relu_2_output_0": "operators of that type are layer1.0.act",
+    "/Softmax_output_0": "there is no operator of that type",
     "layer1.0.conv1.wieght": "did you mean layer1.0.conv1.weight",
-    "495": "outputs here are mul.q",
+    "495": "the outputs are mul.q",
 }
 
 

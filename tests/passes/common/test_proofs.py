@@ -72,7 +72,7 @@ def test_sums_of_codes_as_they_are() -> None:
 def test_the_bias_with_the_zero_point_in_it() -> None:
     changes = {"zero_point_folding": "compiler", "bias_bits": 16, "accumulator_bits": 32}
     layer(proofs(**changes), [127, 129], -1, (0, 255), -128)
-    with pytest.raises(UnsupportedError, match=r"a bias is 32768 with the input's zero point in it.*16 bits of a bias"):
+    with pytest.raises(UnsupportedError, match=r"a bias is 32768 including the zero point of the input.*16-bit biases"):
         layer(proofs(**changes), [127, 129], 0, (0, 255), -128)
     layer(proofs(**{**changes, "zero_point_folding": "hardware"}), [127, 129], 0, (0, 255), -128)
 
@@ -92,7 +92,7 @@ def test_shifts_that_the_hardware_does_not_have(case: str) -> None:
     layer(subject, [128, 128], 0, (0, 255), real=right)
     with pytest.raises(UnsupportedError, match=message) as caught:
         layer(subject, [128, 128], 0, (0, 255), real=wrong)
-    assert "bits for what this layer reads" in str(caught.value)
+    assert "bits for the input of this layer" in str(caught.value)
 
 
 def test_a_multiplier_that_the_mode_has_not() -> None:

@@ -1,4 +1,4 @@
-/* The constants of ${n}, read from a file when the program starts: little endian on any machine. */
+/* The constants of ${n}, read from a little-endian file when the program starts. */
 #include <stdint.h>
 #include <stdio.h>
 

@@ -1,4 +1,4 @@
-/* Real numbers for ${n}: to codes and back, as the program defines it to the last bit. Written by qcompiler. */
+/* Conversion of real numbers to codes of ${n} and back, exact to the last bit. Written by qcompiler. */
 #include "${n}_float.h"
 
 #include <float.h>

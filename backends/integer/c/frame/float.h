@@ -1,4 +1,4 @@
-/* Real numbers for ${n}. Optional: nothing else needs it. Written by qcompiler. */
+/* Conversion of real numbers for ${n}. Optional: no other file needs it. Written by qcompiler. */
 #ifndef ${N}_FLOAT_H
 #define ${N}_FLOAT_H
 

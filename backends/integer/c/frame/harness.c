@@ -1,6 +1,6 @@
-/* Feeds ${n} from standard input and gives what comes out on standard output, for whoever compares it with other forms.
-   Arguments: the number of runs; 1 to exchange real numbers, 0 for codes; a file with the constants, where they are
-   not compiled in. Numbers are little endian on any machine. */
+/* Reads the inputs of ${n} from standard input and writes the outputs to standard output, for a comparison with other forms.
+   Arguments: the number of runs; 1 for real numbers, 0 for codes; a file with the constants, if they are not compiled in.
+   Numbers are little endian. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -19,7 +19,7 @@ static int is_big_endian(void)
     return *(const unsigned char *)&one == 0;
 }
 
-/* The bytes of each number, in place, from or to little endian. */
+/* Convert numbers in place from or to little endian. */
 static void order(unsigned char *bytes, int32_t size, int32_t elements)
 {
     if (!is_big_endian()) {

@@ -11,10 +11,10 @@
 #elif defined(__GNUC__)
 #define ALIGNED __attribute__((aligned(${alignment})))
 #else
-#define ALIGNED /* kernels need no more than elements do */
+#define ALIGNED /* kernels need only the alignment of elements */
 #endif
 
-/* With ${N}_TRACE somebody is told of the result of every step. */
+/* With ${N}_TRACE, a function of the caller gets the result of every step. */
 #ifdef ${N}_TRACE
 void ${n}_trace(int32_t step, void *codes);
 #define TRACE(step, codes) ${n}_trace(step, codes)
@@ -24,9 +24,9 @@ void ${n}_trace(int32_t step, void *codes);
 
 static ALIGNED ${element} arena[${length}];
 
-/* Where tensors lie in the arena. */
+/* Places of tensors in the arena. */
 ${places}
-/* What the calls take. */
+/* Constant arguments of the calls. */
 ${structures}void ${n}_run(void)
 {
 ${calls}}

@@ -1,4 +1,4 @@
-/* Runs ${n} on known codes and compares every code that comes out. Written by qcompiler. */
+/* Runs ${n} on known codes and compares every output code. Written by qcompiler. */
 #include <stdio.h>
 
 #include "${n}.h"

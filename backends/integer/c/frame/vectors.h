@@ -1,4 +1,4 @@
-/* What the self-test feeds to ${n}, and what must come out. Written by qcompiler. */
+/* Inputs of ${n} for the self-test, and the expected outputs. Written by qcompiler. */
 #ifndef ${N}_VECTORS_H
 #define ${N}_VECTORS_H
 
