@@ -111,7 +111,9 @@ def device_of(model: nn.Module, binding: Binding) -> torch.device:
         homes.setdefault(tensor.device, name)
     if len(homes) > 1:
         spread = ", ".join(f"{name!r} on {home}" for home, name in homes.items())
-        raise InputError(f"the model is spread over several devices: {spread}", fix="Move the model to one device, or pass device=.")
+        raise InputError(
+            f"the model is spread over several devices: {spread}", fix="Move the model to one device, or pass device=."
+        )
     home = next(iter(homes), binding.tensors[0].device)
     for name, tensor in zip(binding.tensor_names(), binding.tensors, strict=True):
         if tensor.device != home:
