@@ -262,7 +262,9 @@ def test_a_manifest_of_others_makes_no_artifact(manifest: str, tmp_path: Path) -
 def test_a_part_without_its_manifest_says_what_to_do(tmp_path: Path) -> None:
     output = write(tmp_path / "out", {name: data for name, data in OLD.items() if name != "old.bin"})
     (output / MANIFEST).unlink()
-    with pytest.raises(ArtifactError, match=rf"holds a part of an artifact.*without a manifest.*Remove {output}\."):
+    with pytest.raises(
+        ArtifactError, match=rf"contains a part of an artifact.*without the manifest.*Remove {output}\."
+    ):
         write(output, NEW)
 
 

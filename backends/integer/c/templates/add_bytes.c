@@ -3,7 +3,7 @@
 //: header
 typedef ${add}_t ${f}_t;
 
-/* The same for codes of 8 bits: many at a time where the machine has vectors. */
+/* The same for 8-bit codes, on vectors if the machine has them. */
 void ${f}(
     ${Y} *y, const ${A} *a, const ${B} *b, const ${f}_t *call);
 //: body
@@ -12,7 +12,7 @@ void ${f}(
 {
 #if defined(LANES)
     const ${f}_t own = *call;
-    /* Steps of 9 bits, and of their sum; those that multipliers below 1 make are no larger. */
+    /* Lanes for 9-bit differences and for their sum; multipliers below 1 do not enlarge them. */
     const int64_t largest = (int64_t)255 << own.shift;
     scale_of_lanes by_a, by_b, by_sum;
     const int32_t fits = prepare_scale(&by_a, own.a_multiplier, own.a_exponent, largest)

@@ -2,13 +2,13 @@
 //: needs place round_even fused_multiply_add
 //: header
 typedef struct {
-    int32_t outer, inner;      /* elements of y: all axes but the last, and along the last */
-    int32_t rank;              /* of the outer axes */
+    int32_t outer, inner;      /* elements of y: along all axes except the last, and along the last axis */
+    int32_t rank;              /* number of outer axes */
     int32_t size[${RANK}];
-    int32_t a_step[${RANK}], a_next; /* distances of neighbours along each axis: 0 where one element serves all */
+    int32_t a_step[${RANK}], a_next; /* strides along each axis; 0 if broadcast */
     int32_t b_step[${RANK}], b_next;
     float a_multiplier, b_multiplier;
-    float offset;              /* holds all zero points */
+    float offset;              /* includes all zero points */
     int32_t low, high;
 } ${f}_t;
 

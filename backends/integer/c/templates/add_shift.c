@@ -2,13 +2,13 @@
 //: needs place multiply requantize
 //: header
 typedef struct {
-    int32_t outer, inner;      /* elements of y: all axes but the last, and along the last */
-    int32_t rank;              /* of the outer axes */
+    int32_t outer, inner;      /* elements of y: along all axes except the last, and along the last axis */
+    int32_t rank;              /* number of outer axes */
     int32_t size[${RANK}];
-    int32_t a_step[${RANK}], a_next; /* distances of neighbours along each axis: 0 where one element serves all */
+    int32_t a_step[${RANK}], a_next; /* strides along each axis; 0 if broadcast */
     int32_t b_step[${RANK}], b_next;
     int32_t a_zero_point, b_zero_point;
-    int32_t shift;             /* bits that both are shifted left before they are brought to one scale */
+    int32_t shift;             /* left shift of both operands before rescaling to a common scale */
     int32_t a_exponent, b_exponent;
     int32_t sign;              /* 1 to add, -1 to subtract */
     ${requantize}_t to;

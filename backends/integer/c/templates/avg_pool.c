@@ -6,12 +6,12 @@ typedef struct {
     int32_t height, width, out_height, out_width;
     int32_t kernel_height, kernel_width;
     int32_t stride_y, stride_x;
-    int32_t top, left;                             /* padding on all sides */
-    int32_t counts_padding;                        /* 1 where padding counts among the elements of a window */
-    int32_t divisor;                               /* in place of the number of elements, or 0 */
-    int32_t x_image, x_channel, x_line, x_pixel;   /* distances in memory of neighbours along each axis */
+    int32_t top, left;                             /* padding before and after */
+    int32_t counts_padding;                        /* 1 if padding counts as elements of a window */
+    int32_t divisor;                               /* divisor that replaces the number of elements, or 0 */
+    int32_t x_image, x_channel, x_line, x_pixel;   /* strides in memory */
     int32_t y_image, y_channel, y_line, y_pixel;
-    int32_t zero_point;                            /* of x and y */
+    int32_t zero_point;                            /* zero point of x and y */
     int32_t low, high;
 } ${f}_t;
 
@@ -25,7 +25,7 @@ void ${f}(
     for (int32_t pixel = 0; pixel < call->batch * call->out_height * call->out_width; ++pixel) {
         const int32_t ox = pixel % call->out_width, oy = pixel / call->out_width % call->out_height;
         const int32_t image = pixel / call->out_width / call->out_height;
-        /* The window, cut at the end of the padding, and what of it lies in the image. */
+        /* The window, clipped to the padded image, and its part inside of the image. */
         const int32_t top = oy * call->stride_y - call->top, left = ox * call->stride_x - call->left;
         const int32_t full_bottom = top + call->kernel_height, last_line = call->height + call->top;
         const int32_t full_right = left + call->kernel_width, last_column = call->width + call->left;

@@ -1,7 +1,7 @@
 //: needs vectors
 //: body
 #if defined(LANES)
-/* 4 * LANES bytes, of which the first count are there. Instructions that leave some out are slow; most counts are whole. */
+/* The first count of 4 * LANES bytes. Masked instructions are slow, and most counts are 4 * LANES. */
 static inline lanes load_bytes(const void *from, int32_t count)
 {
 #if LANES == 16
@@ -19,7 +19,7 @@ static inline lanes load_bytes(const void *from, int32_t count)
 #endif
 }
 
-/* The first count of 4 * LANES bytes. */
+/* Store the first count of 4 * LANES bytes. */
 static inline void store_bytes(void *to, lanes bytes, int32_t count)
 {
 #if LANES == 16

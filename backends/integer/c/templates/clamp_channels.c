@@ -1,12 +1,12 @@
 //: over X Y
 //: header
 typedef struct {
-    int32_t outer, channels, inner; /* sizes of x and y in front of the axis of the channels, along it, behind it */
+    int32_t outer, channels, inner; /* sizes of x and y before, along and after the channel axis */
     const int32_t *low;             /* [channels] */
     const int32_t *high;            /* [channels] */
 } ${f}_t;
 
-/* y = x between the limits of its channel. y may be x. */
+/* y = x clamped to the limits of its channel. y may be x. */
 void ${f}(
     ${Y} *y, const ${X} *x, const ${f}_t *call);
 //: body

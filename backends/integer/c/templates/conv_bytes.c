@@ -3,16 +3,16 @@
 //: header
 typedef struct {
     ${conv_channels_last}_t plain;
-    int32_t panels; /* where the weights lie in the order of vectors */
+    int32_t panels; /* offset of the weights in the order of vectors */
 } ${f}_t;
 
-/* The same for codes and weights of 8 bits: many pixels and channels at a time where the machine has vectors. */
+/* The same for 8-bit codes and weights, on vectors of pixels and channels if the machine has them. */
 void ${f}(
     ${Y} *restrict y, const ${X} *restrict x, const ${f}_t *call);
 //: body
 #if defined(LANES)
-/* codes[segment][ROWS]: where the codes of each pixel of a tile begin. A segment is a tap, or a line of taps that lie side by
-   side in memory; lines that leave the image are copied to edge. */
+/* codes[segment][ROWS]: the first code of each pixel of a tile. A segment is a tap, or a line of taps that are contiguous in
+   memory; lines that leave the image are copied to edge. */
 static void ${f}_find(
     const uint8_t **codes, uint8_t *edge, const ${X} *x, const ${conv_channels_last}_t *call, int32_t skipped,
     place_of_pixel *at, int32_t pixels, int32_t joined)
@@ -21,7 +21,7 @@ static void ${f}_find(
     const int32_t depth = channels / call->groups, lines = call->kernel_height, columns = call->kernel_width;
     const int32_t next_line = call->dilation_y * width * channels, next_tap = call->dilation_x * channels;
     const int32_t below = (lines - 1) * call->dilation_y, beside = (columns - 1) * call->dilation_x;
-    /* Codes behind the last tap that are read with it. */
+    /* Codes after the last tap that are read with the tap. */
     const int32_t behind = joined ? (columns * depth + 3) / 4 * 4 - columns * depth : 0;
     const int32_t size = call->batch * height * width * channels;
     const int32_t taps = joined ? 1 : columns;
@@ -60,7 +60,7 @@ static void ${f}_find(
         }
         next_pixel(at, call->out_width, call->out_height);
     }
-    /* Where pixels are fewer the first one stands in. */
+    /* Missing pixels of a tile are replaced by the first one. */
     for (int32_t i = pixels; i < ROWS; ++i) {
         for (int32_t segment = 0; segment < lines * taps; ++segment) {
             codes[segment * ROWS + i] = codes[segment * ROWS];
@@ -99,9 +99,9 @@ static void ${f}_vectors(
     const int32_t segments = joined ? call->kernel_height : call->kernel_height * call->kernel_width;
     const int32_t length = joined ? call->kernel_width * depth : depth, quads = (length + 3) / 4;
     const int32_t pixels = call->batch * call->out_height * call->out_width;
-    const int32_t size = HEAD + 4 * PANEL * quads * segments; /* of a panel */
+    const int32_t size = HEAD + 4 * PANEL * quads * segments; /* bytes of a panel */
     const lanes flip = splat((${X})-1 < 0 ? (int32_t)0x80808080u : 0);
-    /* Whether each pixel is made of the one at the same place. */
+    /* Whether each output pixel depends only on the input pixel at the same place. */
     const int32_t is_flat = segments == 1 && call->kernel_width == 1 && depth % 4 == 0 && call->stride_y == 1
         && call->stride_x == 1 && !call->top && !call->left && call->out_height == call->height
         && call->out_width == call->width;
@@ -135,7 +135,7 @@ static void ${f}_vectors(
                 }
                 for (int32_t pixel = 0, tile_at = 0; pixel < some; pixel += ROWS, ++tile_at) {
                     const int32_t n = some - pixel < ROWS ? some - pixel : ROWS;
-                    const ${requantize_lanes}_t with = head.to; /* in registers: no pointer leads to it */
+                    const ${requantize_lanes}_t with = head.to; /* a local copy, which stays in registers */
                     ${Y} *to_y = y + (first + pixel) * call->out_channels + o;
                     lanes sums[2 * ROWS];
                     tile(sums, codes[tile_at], segments, quads, panel + HEAD, head.start, flip, n, count);
@@ -158,7 +158,7 @@ void ${f}(
     const int32_t depth = plain->channels / plain->groups, line = plain->kernel_width * depth;
     const int32_t joined =
         line <= LINE && plain->kernel_height <= LINES && plain->groups == 1 && plain->dilation_x == 1;
-    /* One pixel or two are done before their weights are in order. */
+    /* For one or two pixels, reordering the weights would take longer than the convolution. */
     const int32_t many = plain->batch * plain->out_height * plain->out_width >= ROWS / 2;
     if (many && plain->kernel_height * plain->kernel_width <= TAPS && (joined || depth % 4 == 0)) {
         ${f}_vectors(y, x, plain, (int8_t *)panels + call->panels, joined);

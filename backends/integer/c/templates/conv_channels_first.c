@@ -6,9 +6,9 @@ typedef struct {
     int32_t channels, out_channels;
     int32_t size[3], out_size[3]; /* depth, height, width */
     int32_t kernel[3], stride[3], dilation[3];
-    int32_t padding[3];           /* in front */
+    int32_t padding[3];           /* padding before the first element */
     int32_t groups;
-    int32_t zero_point;           /* of x */
+    int32_t zero_point;           /* zero point of x */
     const ${W} *weight;           /* [out_channels][channels / groups][kernel] */
     const ${ACC} *bias;           /* [out_channels] */
     ${requantize_channels}_t to;
@@ -18,7 +18,7 @@ typedef struct {
 void ${f}(
     ${Y} *restrict y, const ${X} *restrict x, const ${f}_t *call);
 //: body
-/* Add one tap to a row of sums: those of its pixels that lie inside of the image. */
+/* Add one tap to the sums of a row of pixels for which the tap is inside of the image. */
 static void ${f}_tap(
     ${ACC} *restrict sum, const ${X} *restrict row, int32_t count, int32_t first, int32_t stride, int32_t width,
     ${STEP} zero_point, ${W} weight)

@@ -6,9 +6,9 @@ typedef struct {
     int32_t channels, out_channels;
     int32_t size[3], out_size[3]; /* depth, height, width */
     int32_t kernel[3], stride[3], dilation[3];
-    int32_t padding[3];           /* in front */
+    int32_t padding[3];           /* padding before the first element */
     int32_t groups;
-    int32_t zero_point;           /* of x */
+    int32_t zero_point;           /* zero point of x */
     const ${W} *weight;           /* [groups][blocks of 16 output channels][kernel][channels / groups][16] */
     const ${ACC} *bias;           /* [out_channels] */
     ${requantize_channels}_t to;

@@ -8,11 +8,11 @@ typedef struct {
     int32_t kernel_height, kernel_width;
     int32_t stride_y, stride_x;
     int32_t dilation_y, dilation_x;
-    int32_t top, left;    /* padding in front */
+    int32_t top, left;    /* padding before the first pixel */
     int32_t groups;
     const ${W} *weight;   /* [out_channels][kernel_height][kernel_width][channels / groups] */
-    const ${ACC} *bias;   /* [out_channels], less the zero point of x times the sum of the weights */
-    const ${X} *outside;  /* [channels / groups] zero points of x, which taps outside of the image read */
+    const ${ACC} *bias;   /* [out_channels], minus the zero point of x times the sum of the weights */
+    const ${X} *outside;  /* [channels / groups] zero points of x, read by taps outside of the image */
     ${requantize_channels}_t to;
 } ${f}_t;
 
@@ -26,13 +26,13 @@ void ${f}(
     const int32_t height = call->height, width = call->width, channels = call->channels;
     const int32_t depth = channels / call->groups, rows = call->out_channels / call->groups;
     const int32_t size = call->kernel_height * call->kernel_width * depth;
-    /* Taps that lie side by side in memory make one long sum. */
+    /* Taps that are contiguous in memory form one long sum. */
     const int32_t joined = call->groups == 1 && call->dilation_x == 1;
 
     for (int32_t first = 0; first < call->out_channels; first += rows) {
         const int32_t skipped = first / rows * depth;
         for (int32_t row = 0; row < rows; row += 4) {
-            /* Four channels at a time read x once; where fewer are left, the last one stands in for those that lack. */
+            /* Four channels at a time share one read of x; missing channels are replaced by the last one. */
             const int32_t o = first + row, count = rows - row < 4 ? rows - row : 4;
             const ${W} *w[4];
             for (int32_t i = 0; i < 4; ++i) {

@@ -6,10 +6,10 @@ typedef struct {
     int32_t channels, out_channels;
     int32_t size[3], out_size[3];           /* depth, height, width */
     int32_t kernel[3], stride[3], dilation[3];
-    int32_t padding[3];                     /* what is cut off in front */
+    int32_t padding[3];                     /* number of pixels removed before the first one */
     int32_t groups;
-    int32_t zero_point;                     /* of x */
-    int32_t x_image, x_channel, x_step[3];  /* distances in memory of neighbours along each axis */
+    int32_t zero_point;                     /* zero point of x */
+    int32_t x_image, x_channel, x_step[3];  /* strides in memory */
     int32_t y_image, y_channel, y_step[3];
     const ${W} *weight;                     /* [out_channels][kernel][channels / groups] */
     const ${ACC} *bias;                     /* [out_channels] */
@@ -20,7 +20,7 @@ typedef struct {
 void ${f}(
     ${Y} *restrict y, const ${X} *restrict x, const ${f}_t *call);
 //: body
-/* The input pixel whose tap `tap` meets the output pixel `out` along an axis, -1 where there is none. */
+/* The input pixel that adds tap `tap` to the output pixel `out` along an axis; -1 if there is none. */
 static int32_t ${f}_source(const ${f}_t *call, int32_t axis, int32_t out, int32_t tap)
 {
     const int32_t reach = out + call->padding[axis] - tap * call->dilation[axis];

@@ -3,15 +3,15 @@
 //: header
 typedef struct {
     ${conv_transpose}_t plain;
-    int32_t panels; /* where the weights lie in the order of vectors */
+    int32_t panels; /* offset of the weights in the order of vectors */
 } ${f}_t;
 
-/* The same for codes and weights of 8 bits: many pixels and channels at a time where the machine has vectors. */
+/* The same for 8-bit codes and weights, on vectors of pixels and channels if the machine has them. */
 void ${f}(
     ${Y} *restrict y, const ${X} *restrict x, const ${f}_t *call);
 //: body
 #if defined(LANES)
-enum { ${f}_DEPTH = 1024 }; /* most channels of x */
+enum { ${f}_DEPTH = 1024 }; /* largest number of channels of x */
 
 typedef struct {
     ${requantize_lanes}_t to;
@@ -21,15 +21,15 @@ typedef struct {
 
 typedef char ${f}_fits[sizeof(${f}_head) <= HEAD ? 1 : -1];
 
-/* Output pixels at one place of the stride are met by the same taps: they are a convolution of their own. Gives the first
-   byte behind its panels. */
+/* Output pixels with the same phase of the stride use the same taps, so they form a convolution. Returns the first byte
+   after its panels. */
 static int8_t *${f}_place(
     ${Y} *y, const ${X} *x, const ${conv_transpose}_t *call, int8_t *weights, int32_t place_y, int32_t place_x)
 {
     const int32_t depth = call->channels, quads = depth / 4, size = call->kernel[1] * call->kernel[2] * depth;
     const int32_t is_signed = (${X})-1 < 0;
     const lanes flip = splat(is_signed ? (int32_t)0x80808080u : 0);
-    /* The first pixels of this place, and how far the taps reach from them. */
+    /* The first pixels of this phase, and the reach of their taps. */
     const int32_t first_y = (place_y - call->padding[1] % call->stride[1] + call->stride[1]) % call->stride[1];
     const int32_t first_x = (place_x - call->padding[2] % call->stride[2] + call->stride[2]) % call->stride[2];
     const uint8_t *codes[TAPS * ROWS];
@@ -59,7 +59,7 @@ static int8_t *${f}_place(
             head.is_ready = 1;
             memcpy(weights, &head, sizeof head);
         }
-        const ${requantize_lanes}_t with = head.to; /* in registers: no pointer leads to it */
+        const ${requantize_lanes}_t with = head.to; /* a local copy, which stays in registers */
         for (int32_t line = 0; line < call->batch * call->out_size[1]; ++line) {
             const int32_t image = line / call->out_size[1], oy = line % call->out_size[1];
             const ${X} *from = x + image * call->x_image;

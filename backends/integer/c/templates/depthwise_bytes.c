@@ -3,17 +3,17 @@
 //: header
 typedef ${depthwise_channels_last}_t ${f}_t;
 
-/* The same for codes and weights of 8 bits: many channels at a time where the machine has vectors. */
+/* The same for 8-bit codes and weights, on vectors of channels if the machine has them. */
 void ${f}(
     ${Y} *restrict y, const ${X} *restrict x, const ${f}_t *call);
 //: body
 #if defined(LANES)
-/* Weights of some channels in the order of interleave, four lines of a column at a time, and what sums begin with.
-   Gives the largest sum, or more. */
+/* Weights of some channels in the order of interleave, four lines of a column at a time, and the initial sums. Returns an
+   upper bound of the sums. */
 static int64_t ${f}_prepare(bytes_of_lanes *weight, lanes *first, const ${f}_t *call, int32_t from, int32_t some)
 {
     const int32_t lines = call->kernel_height, columns = call->kernel_width, channels = call->channels;
-    const int32_t zero_point = call->zero_point + ((${X})-1 < 0 ? 128 : 0); /* of codes from 0 to 255 */
+    const int32_t zero_point = call->zero_point + ((${X})-1 < 0 ? 128 : 0); /* for codes from 0 to 255 */
     int32_t start[4 * LANES] = {0};
     int64_t largest = 0;
     for (int32_t i = 0; i < some; ++i) {
@@ -51,7 +51,7 @@ static int64_t ${f}_prepare(bytes_of_lanes *weight, lanes *first, const ${f}_t *
     return largest;
 }
 
-/* The codes of one column of x below a window, in the order of the weights; outside of the image the zero point. */
+/* The codes of one column of a window, in the order of the weights, with the zero point outside of the image. */
 static inline ALWAYS_INLINE void ${f}_column(
     bytes_of_lanes *column, const ${X} *const *line, const int32_t lines, int32_t offset, int32_t is_inside, int32_t some,
     lanes outside, lanes flip)
@@ -68,7 +68,7 @@ static inline ALWAYS_INLINE void ${f}_column(
     }
 }
 
-/* The lines of x below those of a kernel; none outside of the image. */
+/* The lines of x for the lines of a kernel; null outside of the image. */
 static inline void ${f}_lines(const ${X} **line, const ${X} *x, const ${f}_t *call, int32_t oy)
 {
     const int32_t image = oy / call->out_height, top = oy % call->out_height * call->stride_y - call->top;
@@ -78,7 +78,7 @@ static inline void ${f}_lines(const ${X} **line, const ${X} *x, const ${f}_t *ca
     }
 }
 
-/* A kernel of any size. The window keeps the columns that the next pixel reads again. */
+/* A kernel of any size. The window keeps the columns that the next pixel needs. */
 static void ${f}_any(
     ${Y} *y, const ${X} *x, const ${f}_t *call, const bytes_of_lanes *weight, const lanes *first,
     const ${requantize_lanes}_t *to, int32_t some, lanes outside, lanes flip)
@@ -89,7 +89,7 @@ static void ${f}_any(
     bytes_of_lanes window[4 * COLUMNS];
     for (int32_t oy = 0; oy < call->batch * call->out_height; ++oy) {
         const ${X} *line[4 * COLUMNS];
-        /* Columns take turns: column left is at place begin, and the first one that is not there, ix, at place end. */
+        /* Columns form a ring: column left is at place begin, and the first missing column, ix, goes to place end. */
         int32_t ix = -call->left, end = 0, begin = 0;
         ${f}_lines(line, x, call, oy);
         for (int32_t ox = 0, left = ix; ox < call->out_width; ++ox, left += call->stride_x, y += channels) {
@@ -117,13 +117,13 @@ static void ${f}_any(
     }
 }
 
-/* A kernel of 3x3, the columns of which stay in registers. */
+/* A 3x3 kernel, whose columns stay in registers. */
 static inline ALWAYS_INLINE void ${f}_three(
     ${Y} *y, const ${X} *x, const ${f}_t *call, const bytes_of_lanes *weight, const lanes *first,
     const ${requantize_lanes}_t *to, const int32_t some, lanes outside, lanes flip)
 {
     const int32_t channels = call->channels, width = call->width, stride = call->stride_x;
-    const ${requantize_lanes}_t with = *to; /* in registers: no pointer leads to it */
+    const ${requantize_lanes}_t with = *to; /* a local copy, which stays in registers */
     const lanes begin[4] = {first[0], first[1], first[2], first[3]};
     for (int32_t oy = 0; oy < call->batch * call->out_height; ++oy) {
         const ${X} *line[3];
@@ -164,7 +164,7 @@ static void ${f}_vectors(${Y} *y, const ${X} *x, const ${f}_t *call)
     const lanes flip = splat((${X})-1 < 0 ? (int32_t)0x80808080u : 0);
     const lanes outside = V(set1_epi8)((int8_t)call->zero_point);
     for (int32_t done = 0; done < channels; done += 4 * LANES) {
-        /* The last channels are computed with some of those in front of them. */
+        /* The last channels are computed together with some of the preceding ones. */
         const int32_t left = channels - done, some = channels < 4 * LANES ? channels : 4 * LANES;
         const int32_t c = left < some ? channels - some : done;
         bytes_of_lanes weight[4 * COLUMNS];

@@ -8,14 +8,14 @@ typedef struct {
     int32_t kernel_height, kernel_width;
     int32_t stride_y, stride_x;
     int32_t dilation_y, dilation_x;
-    int32_t top, left;  /* padding in front */
-    int32_t zero_point; /* of x */
+    int32_t top, left;  /* padding before the first pixel */
+    int32_t zero_point; /* zero point of x */
     const ${W} *weight; /* [kernel_height][kernel_width][channels] */
     const ${ACC} *bias; /* [channels] */
     ${requantize_channels}_t to;
 } ${f}_t;
 
-/* Convolution of each channel with a kernel of its own, x: [batch][height][width][channels]. */
+/* Convolution of each channel with its own kernel, x: [batch][height][width][channels]. */
 void ${f}(
     ${Y} *restrict y, const ${X} *restrict x, const ${f}_t *call);
 //: body

@@ -1,6 +1,6 @@
 //: over ACC
 //: body
-/* x / divisor to the nearest integer, halves to the even one; for a positive divisor. */
+/* x / divisor to the nearest integer, halves to even; for a positive divisor. */
 static ${ACC} ${f}(${ACC} x, ${ACC} divisor)
 {
     const ${ACC} magnitude = x < 0 ? -x : x;

@@ -1,6 +1,6 @@
 //: over X W ACC
 //: body
-/* Add to four sums the products of n codes with the weights of four output channels. */
+/* Add the products of n codes with the weights of four output channels to four sums. */
 static void ${f}(${ACC} sum[4], const ${X} *x, const ${W} *const w[4], int32_t from, int32_t n)
 {
     const ${W} *w0 = w[0] + from, *w1 = w[1] + from, *w2 = w[2] + from, *w3 = w[3] + from;

@@ -2,10 +2,10 @@
 //: needs place round_even
 //: header
 typedef struct {
-    int32_t outer, inner;      /* elements of y: all axes but the last, and along the last */
-    int32_t rank;              /* of the outer axes */
+    int32_t outer, inner;      /* elements of y: along all axes except the last, and along the last axis */
+    int32_t rank;              /* number of outer axes */
     int32_t size[${RANK}];
-    int32_t a_step[${RANK}], a_next; /* distances of neighbours along each axis: 0 where one element serves all */
+    int32_t a_step[${RANK}], a_next; /* strides along each axis; 0 if broadcast */
     int32_t b_step[${RANK}], b_next;
     int32_t a_zero_point, b_zero_point;
     float a_scale, b_scale, scale;
@@ -29,8 +29,8 @@ void ${f}(
         for (int32_t j = 0; j < own.inner; ++j) {
             const float p = (float)(left[j * own.a_next] - own.a_zero_point) * own.a_scale;
             const float q = (float)(right[j * own.b_next] - own.b_zero_point) * own.b_scale;
-            /* No more than the largest numbers: this changes nothing but infinities, and it stands between products
-               and sum, so that no compiler fuses them into one rounding. */
+            /* Clamping to the largest numbers changes only infinities, and keeps compilers from fusing the products
+               and the sum into one rounding. */
             const float x = p < -FLT_MAX ? -FLT_MAX : p > FLT_MAX ? FLT_MAX : p;
             const float z = q < -FLT_MAX ? -FLT_MAX : q > FLT_MAX ? FLT_MAX : q;
             const float steps = (x ${SIGN} z) / own.scale;

@@ -2,8 +2,8 @@
 //: body
 /* x * y + z, rounded once to float, on machines with and without such an instruction.
 
-   The product is exact in double. What the sum loses is known exactly (Knuth's two-sum), and an inexact sum is moved to
-   its odd neighbour, from which rounding to float is the rounding of the exact value (Boldo and Melquiond 2008). A
+   The product is exact in double. The rounding error of the sum is known exactly (Knuth's two-sum), and an inexact sum is
+   moved to its odd neighbour, which rounds to the same float as the exact value (Boldo and Melquiond 2008). A
    compiler that fuses the product into a sum changes nothing, because the product is exact. */
 static float fused_multiply_add(float x, float y, float z)
 {

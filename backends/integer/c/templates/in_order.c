@@ -1,7 +1,7 @@
 //: needs vectors
 //: body
 #if defined(LANES)
-/* Bytes that were packed from four vectors, part by part of 128 bits, in the order of codes. */
+/* Restore the order of bytes that were packed from four vectors in parts of 128 bits. */
 static inline lanes in_order(lanes packed, int32_t is_deep)
 {
 #if LANES == 16

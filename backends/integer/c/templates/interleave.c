@@ -1,7 +1,7 @@
 //: needs vectors bytes
 //: body
 #if defined(LANES)
-/* Four bytes for each channel, from vectors of the first, second, third and fourth ones. Unpacking keeps to parts of 128
+/* Four bytes for each channel from vectors of the first, second, third and fourth bytes. Unpacking works within parts of 128
    bits: out[j] holds channels 4 * j to 4 * j + 3 of each part of 16. */
 static inline void interleave(lanes *out, const lanes *in)
 {

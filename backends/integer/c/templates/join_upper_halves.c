@@ -1,7 +1,7 @@
 //: needs vectors
 //: body
 #if defined(LANES)
-/* Of numbers of 64 bits the upper halves, those of odd in the places between those of even. */
+/* Upper halves of 64-bit numbers, with the odd ones between the even ones. */
 static inline lanes join_upper_halves(lanes even, lanes odd)
 {
 #if LANES == 16

@@ -2,13 +2,13 @@
 //: needs place root divide requantize
 //: header
 typedef struct {
-    int32_t rows;                                /* how often `count` elements are normalized together */
-    int32_t rank, size[${RANK}], step[${RANK}];               /* of the axes in front; distances of neighbours in x and y */
+    int32_t rows;                                /* number of groups of `count` elements that are normalized together */
+    int32_t rank, size[${RANK}], step[${RANK}];               /* outer axes; strides in x and y */
     int32_t count;
     int32_t inner_rank, inner_size[${RANK}], inner_step[${RANK}];
     int32_t x_zero_point;
     int64_t epsilon;                             /* eps * count^2 / scale^2 */
-    int32_t fraction;                            /* bits of the accumulator behind the point */
+    int32_t fraction;                            /* fractional bits of the accumulator */
     const int16_t *weight;                       /* [count] */
     const int32_t *bias;                         /* [count] */
     ${requantize}_t to;
@@ -34,7 +34,7 @@ void ${f}(
         }
         radicand = n * squares - sum * sum + call->epsilon;
         radicand = radicand > 1 ? radicand : 1;
-        /* The root gets 30 bits: the radicand is multiplied by 4, and what it divides by 2, as often as needed. */
+        /* The root needs 30 bits: multiply the radicand by 4 and the dividend by 2 as often as needed. */
         unit = (int64_t)1 << (call->fraction + 8);
         while (radicand < (int64_t)1 << 58) {
             radicand *= 4;

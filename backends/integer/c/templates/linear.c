@@ -6,7 +6,7 @@ typedef struct {
     int32_t inputs;
     int32_t outputs;
     const ${W} *weight; /* [outputs][inputs] */
-    const ${ACC} *bias; /* [outputs], less the zero point of x times the sum of the weights */
+    const ${ACC} *bias; /* [outputs], minus the zero point of x times the sum of the weights */
     ${requantize_channels}_t to;
 } ${f}_t;
 
@@ -19,7 +19,7 @@ void ${f}(
 {
     const int32_t inputs = call->inputs, outputs = call->outputs;
     for (int32_t o = 0; o < outputs; o += 4) {
-        /* Four channels at a time read x once; where fewer are left, the last one stands in for those that lack. */
+        /* Four channels at a time share one read of x; missing channels are replaced by the last one. */
         const int32_t count = outputs - o < 4 ? outputs - o : 4;
         const ${W} *w[4];
         for (int32_t i = 0; i < 4; ++i) {

@@ -3,15 +3,15 @@
 //: header
 typedef ${linear}_t ${f}_t;
 
-/* The same for codes and weights of 8 bits: many inputs at a time where the machine has vectors. */
+/* The same for 8-bit codes and weights, on vectors of inputs if the machine has them. */
 void ${f}(
     ${Y} *restrict y, const ${X} *restrict x, const ${f}_t *call);
 //: body
 #if defined(LANES)
 static void ${f}_row(${Y} *y, const ${X} *x, const ${f}_t *call)
 {
-    /* Instructions multiply unsigned bytes by signed ones. Where the codes are signed the weights are made unsigned: they
-       are 128 too large, and the products too large by 128 times the sum of the codes. */
+    /* Instructions multiply unsigned bytes by signed bytes. For signed codes 128 is added to the weights, which enlarges the
+       sum of the products by 128 times the sum of the codes. */
     const int32_t inputs = call->inputs, is_signed = (${X})-1 < 0;
     const lanes flip = splat(is_signed ? (int32_t)0x80808080u : 0);
     int32_t codes = 0;
@@ -19,7 +19,7 @@ static void ${f}_row(${Y} *y, const ${X} *x, const ${f}_t *call)
         codes += x[i];
     }
     for (int32_t o = 0; o < call->outputs; o += 4) {
-        /* Where fewer are left, the last one stands in for those that lack. */
+        /* Missing channels are replaced by the last one. */
         const int32_t count = call->outputs - o < 4 ? call->outputs - o : 4;
         lanes sums[4] = {splat(0), splat(0), splat(0), splat(0)};
         for (int32_t i = 0; i < inputs; i += 4 * LANES) {
@@ -32,7 +32,7 @@ static void ${f}_row(${Y} *y, const ${X} *x, const ${f}_t *call)
             }
         }
         for (int32_t k = 0; k < count; ++k) {
-            /* Unsigned, which may wrap on the way. */
+            /* Unsigned, because intermediate sums may wrap. */
             const uint32_t sum = sum_of_lanes(sums[k]) - 128u * (uint32_t)codes + (uint32_t)call->bias[o + k];
             y[o + k] = (${Y})${requantize_channels}(&call->to, o + k, (int32_t)sum);
         }

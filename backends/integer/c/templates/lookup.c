@@ -1,11 +1,11 @@
 //: over X Y
 //: header
 typedef struct {
-    int32_t outer, channels, inner; /* sizes of x and y in front of the axis of the channels, along it, behind it */
-    const ${Y} *table;              /* an entry for each code; all codes of a channel side by side */
+    int32_t outer, channels, inner; /* sizes of x and y before, along and after the channel axis */
+    const ${Y} *table;              /* one entry per code; the entries of a channel are contiguous */
     int32_t first;                  /* code of the first entry */
-    int32_t entries;                /* of one channel */
-    const int32_t *rows;            /* which part of the table each channel reads; none: its own */
+    int32_t entries;                /* number of entries of one channel */
+    const int32_t *rows;            /* row of the table for each channel; null: the row of its index */
 } ${f}_t;
 
 /* y = table[x]. y may be x. */

@@ -6,13 +6,13 @@ typedef struct {
     int32_t kernel_height, kernel_width;
     int32_t stride_y, stride_x;
     int32_t dilation_y, dilation_x;
-    int32_t top, left;                            /* padding in front, which never wins */
-    int32_t x_image, x_channel, x_line, x_pixel;  /* distances in memory of neighbours along each axis */
+    int32_t top, left;                            /* padding before the first pixel, which is never the maximum */
+    int32_t x_image, x_channel, x_line, x_pixel;  /* strides in memory */
     int32_t y_image, y_channel, y_line, y_pixel;
-    int32_t lowest;                               /* code that a window begins with */
+    int32_t lowest;                               /* initial code of the maximum */
 } ${f}_t;
 
-/* y = the largest x of a window. */
+/* y = the maximum of x in a window. */
 void ${f}(
     ${X} *restrict y, const ${X} *restrict x, const ${f}_t *call);
 //: body

@@ -3,11 +3,11 @@
 //: header
 typedef struct {
     int32_t count;                             /* elements of y */
-    int32_t rank, size[${RANK}], step[${RANK}];             /* of y, and distances of neighbours in x */
-    int32_t summed;                            /* elements of x for each of y, but for those along the last axis */
+    int32_t rank, size[${RANK}], step[${RANK}];             /* axes of y; strides in x */
+    int32_t summed;                            /* elements of x per element of y, without the last summed axis */
     int32_t sum_rank, sum_size[${RANK}], sum_step[${RANK}];
-    int32_t inner, next;                       /* the last axis that is summed */
-    int32_t run;                               /* elements of y side by side, of elements of x side by side */
+    int32_t inner, next;                       /* size and stride of the last summed axis */
+    int32_t run;                               /* contiguous elements of y that come from contiguous elements of x */
     int32_t x_zero_point;
     ${requantize}_t to;
 } ${f}_t;

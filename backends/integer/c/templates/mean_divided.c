@@ -3,13 +3,13 @@
 //: header
 typedef struct {
     int32_t count;                             /* elements of y */
-    int32_t rank, size[${RANK}], step[${RANK}];             /* of y, and distances of neighbours in x */
-    int32_t summed;                            /* elements of x for each of y, but for those along the last axis */
+    int32_t rank, size[${RANK}], step[${RANK}];             /* axes of y; strides in x */
+    int32_t summed;                            /* elements of x per element of y, without the last summed axis */
     int32_t sum_rank, sum_size[${RANK}], sum_step[${RANK}];
-    int32_t inner, next;                       /* the last axis that is summed */
+    int32_t inner, next;                       /* size and stride of the last summed axis */
     int32_t x_zero_point;
-    ${ACC} factor, divisor;                    /* of a sum */
-    int32_t zero_point;                        /* of y */
+    ${ACC} factor, divisor;                    /* factor and divisor of the sum */
+    int32_t zero_point;                        /* zero point of y */
     int32_t low, high;
 } ${f}_t;
 

@@ -2,15 +2,15 @@
 //: needs place
 //: header
 typedef struct {
-    int32_t x_first, y_first;        /* elements */
-    int32_t outer, inner;            /* what is moved: all axes but the last, and along the last */
-    int32_t rank;                    /* of the outer axes */
+    int32_t x_first, y_first;        /* offsets of the first element */
+    int32_t outer, inner;            /* moved elements: along all axes except the last, and along the last axis */
+    int32_t rank;                    /* number of outer axes */
     int32_t size[${RANK}];
-    int32_t x_step[${RANK}], x_next; /* distances of neighbours along each axis */
+    int32_t x_step[${RANK}], x_next; /* strides along each axis */
     int32_t y_step[${RANK}], y_next;
 } ${f}_t;
 
-/* Codes to other places. */
+/* Copy codes to other places. */
 void ${f}(
     ${X} *restrict y, const ${X} *restrict x, const ${f}_t *call);
 //: body

@@ -3,7 +3,7 @@
 //: header
 typedef ${mul}_t ${f}_t;
 
-/* The same for codes of 8 bits: many at a time where the machine has vectors. */
+/* The same for 8-bit codes, on vectors if the machine has them. */
 void ${f}(
     ${Y} *y, const ${A} *a, const ${B} *b, const ${f}_t *call);
 //: body

@@ -2,10 +2,10 @@
 //: needs place round_even
 //: header
 typedef struct {
-    int32_t outer, inner;      /* elements of y: all axes but the last, and along the last */
-    int32_t rank;              /* of the outer axes */
+    int32_t outer, inner;      /* elements of y: along all axes except the last, and along the last axis */
+    int32_t rank;              /* number of outer axes */
     int32_t size[${RANK}];
-    int32_t a_step[${RANK}], a_next; /* distances of neighbours along each axis: 0 where one element serves all */
+    int32_t a_step[${RANK}], a_next; /* strides along each axis; 0 if broadcast */
     int32_t b_step[${RANK}], b_next;
     int32_t a_zero_point, b_zero_point;
     float multiplier;
@@ -22,8 +22,8 @@ void ${f}(
     ${Y} *y, const ${A} *a, const ${B} *b, const ${f}_t *call)
 {
     const ${f}_t own = *call;
-    /* One more than the limits of the sum: beyond them the result is a limit anyhow. They also stand between the
-       product and the sum, so that no compiler fuses the two. */
+    /* Limits of the sum, plus one: beyond them the result is a limit in any case. The clamp also keeps compilers from fusing
+       the product and the sum. */
     const float least = (float)(own.low - own.zero_point - 1), most = (float)(own.high - own.zero_point + 1);
     for (int32_t i = 0; i < own.outer; ++i) {
         const ${A} *left = a + place(i, own.rank, call->size, call->a_step);

@@ -2,7 +2,7 @@
 //: needs vectors in_order
 //: body
 #if defined(LANES)
-/* Four vectors of numbers, one behind the other, to codes between low and high. Packing saturates. */
+/* Convert four consecutive vectors of numbers to codes between low and high. Packing saturates. */
 static inline ALWAYS_INLINE lanes ${f}(const lanes *numbers, int32_t low, int32_t high)
 {
     const lanes first = V(packs_epi32)(numbers[0], numbers[1]), second = V(packs_epi32)(numbers[2], numbers[3]);

@@ -1,13 +1,13 @@
 //: needs vectors
 //: body
 #if defined(LANES)
-/* The weights of all layers, panel by panel, in the order in which tiles read them. A panel is made when its layer runs
-   for the first time, and begins with what else its channels need. */
+/* The weights of all layers in panels, in the order in which tiles read them. The first run of a layer writes its panels. A
+   panel begins with the other constants of its channels. */
 static lanes panels[PANELS_BYTES / sizeof(lanes)];
 
 enum { HEAD = 128 * LANES };
 
-/* Four channels at a time: 16 weights of each to four quads, as 4x4 words turned round. */
+/* Four channels at a time: 16 weights of each become four quads, a transposition of 4x4 words. */
 static void turn(int8_t *to, const int8_t *w0, const int8_t *w1, const int8_t *w2, const int8_t *w3)
 {
     const __m128i a = _mm_loadu_si128((const __m128i *)w0), b = _mm_loadu_si128((const __m128i *)w1);
@@ -20,10 +20,9 @@ static void turn(int8_t *to, const int8_t *w0, const int8_t *w1, const int8_t *w
     _mm_storeu_si128((__m128i *)(to + 12 * PANEL), _mm_unpackhi_epi64(a2, c2));
 }
 
-/* From weight[count][size], of which segments of a length are wanted that begin at some offsets, to
-   panel[segment][quad][PANEL][4], with zeros behind segments that end within a quad, and the last channel in place of those
-   that lack. start[PANEL] is the bias less below times the sum of these weights. Gives the largest sum of their products
-   with codes from 0 to 255, or more. */
+/* Copy segments of one length from some offsets of weight[count][size] to panel[segment][quad][PANEL][4], with zeros after
+   segments that end within a quad, and the last channel in place of missing ones. start[PANEL] is the bias minus below times
+   the sum of these weights. Returns an upper bound of the sums of their products with codes from 0 to 255. */
 static int64_t pack_panel(
     int8_t *panel, int32_t *start, const int32_t *bias, int32_t below, const int8_t *weight, int32_t count, int32_t size,
     const int32_t *offset, int32_t segments, int32_t length)

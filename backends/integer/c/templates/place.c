@@ -1,5 +1,5 @@
 //: body
-/* Where element `index` of a box lies: `size` of each axis, the last one running fastest, and `step` along each. */
+/* Offset of element `index` of a box with the sizes `size`, the last axis fastest, and the strides `step`. */
 static int32_t place(int32_t index, int32_t rank, const int32_t *size, const int32_t *step)
 {
     int32_t at = 0;

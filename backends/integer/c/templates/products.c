@@ -4,13 +4,13 @@
 #if LANES == 16 || defined(__AVXVNNI__)
 typedef lanes bytes_of_lanes;
 #else
-/* Of four bytes those at even and those at odd places, in 16 bits: sums of two products of bytes do not fit 16 bits. */
+/* The even and the odd bytes of four, as 16-bit numbers: sums of two products of bytes do not fit into 16 bits. */
 typedef struct {
     lanes even, odd;
 } bytes_of_lanes;
 #endif
 
-/* Four signed bytes for each lane. */
+/* Load four signed bytes per lane. */
 static inline bytes_of_lanes signed_bytes(lanes four)
 {
 #if LANES == 16 || defined(__AVXVNNI__)
@@ -25,7 +25,7 @@ static inline bytes_of_lanes load_weights(const int8_t *from)
     return signed_bytes(load_lanes(from));
 }
 
-/* Four codes for each lane, which flip makes numbers from 0 to 255. */
+/* Load four codes per lane; flip converts them to numbers from 0 to 255. */
 static inline bytes_of_lanes flip_codes(lanes codes, lanes flip)
 {
 #if LANES == 16
@@ -38,7 +38,7 @@ static inline bytes_of_lanes flip_codes(lanes codes, lanes flip)
 #endif
 }
 
-/* Four codes for all lanes. */
+/* Load the same four codes into all lanes. */
 static inline bytes_of_lanes splat_codes(const void *from, lanes flip)
 {
     int32_t four;
@@ -46,12 +46,12 @@ static inline bytes_of_lanes splat_codes(const void *from, lanes flip)
     return flip_codes(splat(four), flip);
 }
 
-/* To each sum the four products of its lane. */
+/* Add the four products of its lane to each sum. */
 static inline lanes add_products(lanes sum, bytes_of_lanes codes, bytes_of_lanes weights)
 {
 #if LANES == 16 && defined(__GNUC__) && !defined(__clang__)
-    /* GCC 12 moves every sum to another register in each turn of a loop over the function for this instruction, and to
-       memory: that takes twice the time. */
+    /* With the intrinsic for this instruction, GCC 12 moves every sum between registers and memory in each iteration of the
+       loop, which takes twice the time. */
     __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(codes), "v"(weights));
     return sum;
 #elif LANES == 16

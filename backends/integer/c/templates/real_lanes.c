@@ -7,7 +7,7 @@ typedef __m512 reals_of_lanes;
 typedef __m256 reals_of_lanes;
 #endif
 
-/* To the nearest integer, halves to the even one, whatever the mode of rounding is. */
+/* Round to the nearest integer, halves to even, in every rounding mode of the machine. */
 static inline lanes round_even_lanes(reals_of_lanes x)
 {
 #if LANES == 16

@@ -3,11 +3,11 @@
 //: header
 typedef struct {
     int32_t count;
-    int32_t x_rank, x_size[${RANK}], x_step[${RANK}]; /* sizes in the order of the graph, distances of neighbours */
+    int32_t x_rank, x_size[${RANK}], x_step[${RANK}]; /* sizes in the order of the graph, strides */
     int32_t y_rank, y_size[${RANK}], y_step[${RANK}];
 } ${f}_t;
 
-/* The same codes under other sizes, where memory holds the axes in another order than the graph. */
+/* A reshape for axes whose order in memory differs from the graph. */
 void ${f}(
     ${X} *restrict y, const ${X} *restrict x, const ${f}_t *call);
 //: body

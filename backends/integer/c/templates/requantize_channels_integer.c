@@ -1,15 +1,15 @@
 //: over MODE
 //: needs multiply
 //: header
-/* From the accumulator of a channel to its code: round(x * multiplier * 2^(exponent - ${WIDTH})) + zero_point. */
+/* Convert the accumulator of a channel to its code: round(x * multiplier * 2^(exponent - ${WIDTH})) + zero_point. */
 typedef struct {
     const ${M} *multiplier; /* below 2^${WIDTH} */
     const int8_t *exponent;
-    int32_t next;              /* 1 where each channel has a multiplier, 0 where they share one */
+    int32_t next;              /* 1 for one multiplier per channel, 0 for one in all */
     int32_t zero_point;
     int32_t low;
     int32_t high;
-    const int32_t *lows;       /* limits of each channel in place of low and high, or none */
+    const int32_t *lows;       /* limits per channel that replace low and high, or null */
     const int32_t *highs;
 } ${f}_t;
 //: body

@@ -1,14 +1,14 @@
 //: over MODE
 //: needs multiply
 //: header
-/* From the accumulator of a channel to its code: round(x * 2^exponent) + zero_point. */
+/* Convert the accumulator of a channel to its code: round(x * 2^exponent) + zero_point. */
 typedef struct {
     const int8_t *exponent;
-    int32_t next;         /* 1 where each channel has an exponent, 0 where they share one */
+    int32_t next;         /* 1 for one exponent per channel, 0 for one in all */
     int32_t zero_point;
     int32_t low;
     int32_t high;
-    const int32_t *lows;  /* limits of each channel in place of low and high, or none */
+    const int32_t *lows;  /* limits per channel that replace low and high, or null */
     const int32_t *highs;
 } ${f}_t;
 //: body

@@ -1,7 +1,7 @@
 //: over ACC
 //: needs round_even
 //: header
-/* From accumulators to codes: float(x) * multiplier, clamped, then rounded to even. */
+/* Convert accumulators to codes: float(x) * multiplier, clamped, then rounded to even. */
 typedef struct {
     float multiplier;
     int32_t zero_point;
@@ -11,7 +11,7 @@ typedef struct {
 //: body
 static int32_t ${f}(const ${f}_t *to, ${ACC} x)
 {
-    /* The limits stand between the product and the sums of the rounding: nothing can be fused. */
+    /* The clamp is between the product and the sums of the rounding, so that no compiler can fuse them. */
     const float product = (float)x * to->multiplier;
     const float low = (float)(to->low - to->zero_point), high = (float)(to->high - to->zero_point);
     const float inside = product < low ? low : product > high ? high : product;

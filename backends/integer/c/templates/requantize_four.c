@@ -7,7 +7,7 @@ typedef struct {
     int32_t from, count, is_deep;
 } ${f}_t;
 
-/* What count channels need, none of whose sums is larger than largest. */
+/* Constants of count channels, whose sums are at most largest. */
 static void ${f}_prepare(
     ${f}_t *with, const ${requantize_channels}_t *to, int32_t from, int32_t count, int32_t is_deep,
     int64_t largest)
@@ -19,7 +19,7 @@ static void ${f}_prepare(
     (void)largest;
 }
 
-/* Codes of four vectors of sums. */
+/* Convert four vectors of sums to codes. */
 static inline lanes ${f}(const ${f}_t *with, const lanes *sums)
 {
     ${Y} codes[4 * LANES] = {0};

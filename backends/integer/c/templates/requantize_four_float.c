@@ -8,7 +8,7 @@ typedef struct {
     int32_t is_deep;
 } ${f}_t;
 
-/* What count channels need, none of whose sums is larger than largest. */
+/* Constants of count channels, whose sums are at most largest. */
 static void ${f}_prepare(
     ${f}_t *with, const ${requantize_channels}_t *to, int32_t from, int32_t count, int32_t is_deep,
     int64_t largest)
@@ -31,7 +31,7 @@ static void ${f}_prepare(
     }
 }
 
-/* Codes of four vectors of sums. */
+/* Convert four vectors of sums to codes. */
 static inline ALWAYS_INLINE lanes ${f}(const ${f}_t *with, const lanes *sums)
 {
     lanes numbers[4], packed;

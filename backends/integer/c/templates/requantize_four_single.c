@@ -4,15 +4,15 @@
 #if defined(LANES)
 typedef struct {
     lanes significand[4], odd_significand[4];
-    lanes half[4], shift[4]; /* of the upper halves of products */
+    lanes half[4], shift[4]; /* rounding and shift of the upper halves of products */
     lanes zero_point, low, high;
     int32_t is_deep;
-    int32_t up;     /* bits that sums are shifted left, so that multipliers are below 1/4 */
-    int32_t is_far; /* whether that is too far */
+    int32_t up;     /* left shift of sums in bits, which brings multipliers below 1/4 */
+    int32_t is_far; /* whether that shift is too large */
     ${requantize_four}_t plain;
 } ${f}_t;
 
-/* What count channels need, none of whose sums is larger than largest. */
+/* Constants of count channels, whose sums are at most largest. */
 static void ${f}_prepare(
     ${f}_t *with, const ${requantize_channels}_t *to, int32_t from, int32_t count, int32_t is_deep,
     int64_t largest)
@@ -49,8 +49,8 @@ static void ${f}_prepare(
     }
 }
 
-/* round(x * multiplier), halves up. Products have 64 bits: those of lanes at even and at odd places are computed apart. Of a
-   multiplier below 1/4 the lower half of the product does not matter but for where it is rounded down to the upper one. */
+/* round(x * multiplier), halves up. 64-bit products of even and odd lanes are computed separately. For multipliers
+   below 1/4 the lower half of the product only matters for its rounding into the upper half. */
 static inline ALWAYS_INLINE lanes ${f}_multiply(const ${f}_t *with, lanes x, int32_t i)
 {
     const lanes even = V(mul_epi32)(x, with->significand[i]);
@@ -58,7 +58,7 @@ static inline ALWAYS_INLINE lanes ${f}_multiply(const ${f}_t *with, lanes x, int
     return V(srav_epi32)(V(add_epi32)(join_upper_halves(even, odd), with->half[i]), with->shift[i]);
 }
 
-/* Codes of four vectors of sums. */
+/* Convert four vectors of sums to codes. */
 static inline ALWAYS_INLINE lanes ${f}(const ${f}_t *with, const lanes *sums)
 {
     lanes numbers[4], packed;

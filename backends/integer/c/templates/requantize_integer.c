@@ -1,7 +1,7 @@
 //: over MODE
 //: needs multiply
 //: header
-/* From accumulators to codes: round(x * multiplier * 2^(exponent - ${WIDTH})) + zero_point, between low and high. */
+/* Convert accumulators to codes: round(x * multiplier * 2^(exponent - ${WIDTH})) + zero_point, between low and high. */
 typedef struct {
     int32_t multiplier; /* below 2^${WIDTH} */
     int32_t exponent;

@@ -1,7 +1,7 @@
 //: over MODE
 //: needs multiply
 //: header
-/* From accumulators to codes: round(x * 2^exponent) + zero_point, between low and high. */
+/* Convert accumulators to codes: round(x * 2^exponent) + zero_point, between low and high. */
 typedef struct {
     int32_t exponent;
     int32_t zero_point;

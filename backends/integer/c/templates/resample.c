@@ -4,17 +4,17 @@
 typedef struct {
     int32_t batch, channels;
     int32_t out_height, out_width;
-    int32_t line_taps, pixel_taps;                /* how many lines, and how many pixels of them, make one of y */
-    const int32_t *line, *line_weight;            /* [out_height]: the first; [out_height][line_taps] */
-    const int32_t *pixel, *pixel_weight;          /* [out_width]: the first; [out_width][pixel_taps] */
-    const int32_t *line_divisor, *pixel_divisor;  /* [out_height], [out_width]: the divisor is their product */
-    int32_t x_image, x_channel, x_line, x_pixel;  /* distances in memory of neighbours along each axis */
+    int32_t line_taps, pixel_taps;                /* numbers of lines and of pixels of x per pixel of y */
+    const int32_t *line, *line_weight;            /* [out_height] first line; [out_height][line_taps] weights */
+    const int32_t *pixel, *pixel_weight;          /* [out_width] first pixel; [out_width][pixel_taps] weights */
+    const int32_t *line_divisor, *pixel_divisor;  /* [out_height], [out_width]; the divisor is their product */
+    int32_t x_image, x_channel, x_line, x_pixel;  /* strides in memory */
     int32_t y_image, y_channel, y_line, y_pixel;
-    int32_t zero_point;                           /* of x and y */
+    int32_t zero_point;                           /* zero point of x and y */
     int32_t low, high;
 } ${f}_t;
 
-/* y = divide(sum of line_weight * pixel_weight * (x - zero_point)) + zero_point: an image of another size. */
+/* y = divide(sum of line_weight * pixel_weight * (x - zero_point)) + zero_point: resizes an image. */
 void ${f}(
     ${X} *restrict y, const ${X} *restrict x, const ${f}_t *call);
 //: body
@@ -47,7 +47,7 @@ void ${f}(
                     }
                 }
             }
-            /* Shifts take a tenth of the time of divisions. */
+            /* A shift takes a tenth of the time of a division. */
             if (((${ACC})1 << power) == divisor) {
                 for (int32_t k = 0; k < n; ++k) {
                     sum[k] = (${ACC})${shift}(sum[k]${raw_sum}, -power);

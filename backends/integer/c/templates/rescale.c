@@ -7,7 +7,7 @@ typedef struct {
     ${requantize}_t to;
 } ${f}_t;
 
-/* y = requantize(x - x_zero_point): from one grid to another. y may be x. */
+/* y = requantize(x - x_zero_point), which changes the grid. y may be x. */
 void ${f}(
     ${Y} *y, const ${X} *x, const ${f}_t *call);
 //: body

@@ -1,6 +1,6 @@
 //: needs float_assumptions
 //: body
-/* To the nearest integer, halves to the even one, for |x| < 2^24. Every step is exact. */
+/* Round to the nearest integer, halves to even, for |x| < 2^24. Every step is exact. */
 static int32_t round_even(float x)
 {
     const int32_t whole = (int32_t)x; /* towards zero */

@@ -1,14 +1,14 @@
 //: needs vectors join_upper_halves
 //: body
 #if defined(LANES)
-/* One multiplier below 1, for all lanes. */
+/* A multiplier below 1 for all lanes. */
 typedef struct {
     lanes significand, half, shift;
     int32_t up;
 } scale_of_lanes;
 
-/* Whether numbers up to largest can be multiplied in lanes. Numbers are shifted left until what they are multiplied with is
-   below 1/4: then the lower half of the product does not matter but for where it is rounded down to the upper one. */
+/* Whether numbers up to largest can be multiplied in lanes. Numbers are shifted left until their
+   multiplier is below 1/4; the lower half of the product then only matters for its rounding into the upper half. */
 static inline int32_t prepare_scale(scale_of_lanes *by, int32_t significand, int32_t exponent, int64_t largest)
 {
     const int32_t up = exponent + 2 > 0 ? exponent + 2 : 0, shift = up - 1 - exponent;

@@ -1,5 +1,5 @@
 //: body
-/* x * 2^exponent, rounded to the nearest integer, halves to the even one. */
+/* x * 2^exponent, rounded to the nearest integer, halves to even. */
 static int64_t shift_rne(int64_t x, int32_t exponent)
 {
     const int32_t left = exponent > 0 ? exponent : 0;

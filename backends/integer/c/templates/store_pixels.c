@@ -1,7 +1,7 @@
 //: needs vectors bytes
 //: body
 #if defined(LANES)
-/* Codes of the first count channels of two pixels; the second may be left out. */
+/* Store the codes of the first count channels of two pixels, or of one. */
 static inline void store_pixels(void *first, void *second, lanes codes, int32_t count)
 {
     if (count < PANEL || !second) {

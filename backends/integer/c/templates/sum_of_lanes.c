@@ -1,7 +1,7 @@
 //: needs vectors
 //: body
 #if defined(LANES)
-/* Their sum, less what leaves 32 bits. */
+/* Sum of the lanes, modulo 2^32. */
 static inline uint32_t sum_of_lanes(lanes values)
 {
     uint32_t each[LANES], sum = 0;

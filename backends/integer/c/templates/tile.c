@@ -3,8 +3,8 @@
 #if defined(LANES)
 /* sums[pixel][2] = start[PANEL] + products of the codes of each pixel with a panel of weights.
 
-   codes[segment * ROWS + pixel] points to 4 * quads codes, which flip makes numbers from 0 to 255. Where the last two
-   numbers are constants, all sums are in registers. */
+   codes[segment * ROWS + pixel] points to 4 * quads codes; flip converts them to numbers from 0 to 255. If the last two
+   arguments are constants, all sums stay in registers. */
 static inline ALWAYS_INLINE void tile_of(
     lanes *sums, const uint8_t *const *codes, int32_t segments, int32_t quads, const int8_t *weight, const int32_t *start,
     lanes flip, const int32_t pixels, const int32_t vectors)
@@ -36,7 +36,7 @@ static inline ALWAYS_INLINE void tile_of(
     }
 }
 
-/* A tile of some pixels and channels. */
+/* Compute a tile of pixels and channels. */
 static void tile(
     lanes *sums, const uint8_t *const *codes, int32_t segments, int32_t quads, const int8_t *weight, const int32_t *start,
     lanes flip, int32_t pixels, int32_t channels)

@@ -1,6 +1,6 @@
 //: body
-/* Vectors of LANES numbers of 32 bits, where the compiler may use them: -march=native or the like. They give the same
-   bits as the loops without; -D${N}_PORTABLE leaves them out. */
+/* Vectors of LANES 32-bit numbers, if the compiler may use them, for example with -march=native. The results equal those of
+   the plain loops in every bit; -D${N}_PORTABLE disables vectors. */
 #if !defined(${N}_PORTABLE) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512VNNI__)
 #define LANES 16
 #elif !defined(${N}_PORTABLE) && defined(__AVX2__)
@@ -11,7 +11,7 @@
 #include <immintrin.h>
 #include <string.h>
 
-/* Instructions for that many lanes, and pixels that a tile computes at once: as many as there are registers for. */
+/* Instructions for LANES lanes, and the number of pixels of a tile, for which there are enough registers. */
 #if LANES == 16
 #define V(name) _mm512_##name
 #define ROWS 8
@@ -27,12 +27,12 @@
 #endif
 
 enum {
-    PANEL = 2 * LANES, /* channels that a tile computes at once */
-    TAPS = 64,         /* most taps of a kernel */
-    TILES = 8,         /* whose codes are found at once */
-    LINES = 8,         /* most lines of a kernel whose taps are read line by line */
-    LINE = 256,        /* most codes in a line of taps that are read as one */
-    COLUMNS = 16       /* most columns of a kernel for single channels, of four lines each */
+    PANEL = 2 * LANES, /* channels of a tile */
+    TAPS = 64,         /* largest number of taps of a kernel */
+    TILES = 8,         /* number of tiles whose codes are located at a time */
+    LINES = 8,         /* largest number of lines of a kernel that is read line by line */
+    LINE = 256,        /* largest number of codes in a line of taps that is read as one segment */
+    COLUMNS = 16       /* largest number of columns of a depthwise kernel, each of four lines */
 };
 
 #if LANES == 16

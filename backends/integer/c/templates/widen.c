@@ -1,7 +1,7 @@
 //: needs vectors
 //: body
 #if defined(LANES)
-/* Bytes as four vectors of numbers. */
+/* Widen bytes to four vectors of numbers. */
 static inline ALWAYS_INLINE void widen(lanes *out, lanes bytes, int32_t is_signed)
 {
 #if LANES == 16
