@@ -54,7 +54,10 @@ Folder = Annotated[Path, typer.Argument(help="Folder of an artifact.")]
 
 
 Wishes = Annotated[
-    list[str] | None, typer.Option("--override", help="Bit widths of layers: PATTERN=BITS, PATTERN=a16w4 or PATTERN=float; may be repeated.")
+    list[str] | None,
+    typer.Option(
+        "--override", help="Bit widths of a layer: PATTERN=BITS, PATTERN=a16w4 or PATTERN=float; may be repeated."
+    ),
 ]
 Changes = Annotated[
     list[str] | None,
@@ -219,7 +222,9 @@ def _options(
 
 @app.command()
 def compile(  # the field's word for it
-    model: Annotated[str, typer.Argument(help="Function that returns the model, as package.module:function, or a .pt2 file.")],
+    model: Annotated[
+        str, typer.Argument(help="Function that returns the model, as package.module:function, or a .pt2 file.")
+    ],
     target: TargetName = "int8_dsp",
     base: Base = None,
     changes: Changes = None,
@@ -227,16 +232,18 @@ def compile(  # the field's word for it
     calibration: Annotated[
         Path | None,
         typer.Option(
-            help="Calibration data, samples along the first axis: .npz, .npy, .safetensors or .pt; or a folder of images."
+            help="Calibration data (.npz, .npy, .safetensors or .pt, samples on the first axis), or folder of images."
         ),
     ] = None,
     normalize: Annotated[
-        Normalization, typer.Option(help="Normalization of images: pixels from 0 to 1, from -1 to 1, or as for ImageNet.")
+        Normalization,
+        typer.Option(help="Normalization of images: pixels from 0 to 1, from -1 to 1, or as for ImageNet."),
     ] = Normalization.unit,
     batch_size: Annotated[int, typer.Option(min=1, max=LARGEST, help="Samples per calibration batch.")] = 32,
     override: Wishes = None,
     encodings: Annotated[
-        Path | None, typer.Option(help="File of encodings (version 0.6.1, 1.0.0 or 2.0.0) whose scales and zero points are used.")
+        Path | None,
+        typer.Option(help="File of encodings (version 0.6.1, 1.0.0 or 2.0.0) whose scales and zero points are used."),
     ] = None,
     ignore_unmatched: Annotated[
         bool, typer.Option("--ignore-unmatched", help="Ignore encodings that match no tensor.")
@@ -524,7 +531,8 @@ def _model(text: str) -> tuple[Any, object]:
         raise
     except (Exception, SystemExit) as error:  # whatever the user's module raises
         raise InputError(
-            f"{text!r} cannot be imported: {_one_line(error)}", fix="Run the command from the folder that contains the module."
+            f"{text!r} cannot be imported: {_one_line(error)}",
+            fix="Run the command from the folder that contains the module.",
         ) from error
     finally:
         sys.path.remove("")
@@ -601,6 +609,9 @@ def _calibration(path: Path, batch_size: int, normalize: str, subject: object, e
     shape = tuple(leaves[0].shape[1:])
     if len(leaves) != 1 or len(shape) != 3:
         raise InputError(
+            "--calibration is a folder of images, but the model has no single image input",
+            expected="a model with one input [N, channels, height, width]",
+        )
     return ImageFolder(path, (shape[0], shape[1], shape[2]), normalize, batch_size)
 
 

@@ -47,9 +47,9 @@ def capture(
 ) -> Capture:
     """Turn `model` into an equivalent graph.
 
-    The model is traced with torch.fx, or with torch.export if torch.fx fails or keeps a function without an operator. The
-    graph is compared with the model on the example inputs and at a second batch size. The model, its mode, the random
-    state and torch's settings are not changed.
+    The model is traced with torch.fx, or with torch.export if torch.fx fails or keeps a function without an operator.
+    The graph is compared with the model on the example inputs and at a second batch size. The model, its mode, the
+    random state and torch's settings are not changed.
 
     Args:
         model: A module in eval mode, a graph module, an exported program, or a source.
@@ -105,7 +105,7 @@ def _compared(source: Source, own: nn.Module, reference: Reference, call: Call) 
                 raise
         else:
             if refused is not None:
-                diagnostics.append(f"Captured by torch.{found.route}, for by torch.fx {refused.found}.")
+                diagnostics.append(f"Captured with torch.{found.route} because torch.fx failed: {refused.found}.")
             return found, diagnostics
     assert refused is not None
     raise refused
