@@ -263,7 +263,7 @@ def test_an_artifact_of_before_has_none(compiled: qcompiler.Compiled, tmp_path: 
     manifest = json.loads((folder / "manifest.json").read_text())
     del manifest["sha256"]["encodings.json"]
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(errors.ArtifactError, match=r"holds no encodings\.json.*Compile the model again"):
+    with pytest.raises(errors.ArtifactError, match=r"contains no encodings\.json.*Compile the model again"):
         qcompiler.load(folder).encodings()
 
 
@@ -499,7 +499,7 @@ def test_parts_that_differ_without_a_whole_are_joined_by_calibration(
 def test_passes_of_ones_own_place_them(compiled: qcompiler.Compiled, tmp_path: Path) -> None:
     path = write(tmp_path, compiled.encodings())
     pipeline = json.loads(compiled.encodings())["producer"]["pipeline"]
-    with pytest.raises(errors.PipelineError, match=r"no apply-encodings runs.*after insert-quantizers"):
+    with pytest.raises(errors.PipelineError, match=r"needs the pass apply-encodings.*after insert-quantizers"):
         again(path, pipeline=pipeline)
     placed = pipeline.replace("insert-quantizers", "insert-quantizers, apply-encodings")
     with pytest.raises(errors.PipelineError, match=r"no check-encodings runs.*after unify-scales"):

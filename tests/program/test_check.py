@@ -121,7 +121,7 @@ def test_a_batch_that_no_machine_holds_is_refused_before_it_is_computed(
     files: ProgramFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("qcompiler.backends.integer.executor.machine_memory", lambda: 10_000)
-    with pytest.raises(InputError, match=r"the tensor '.*' takes \d+ bytes while it is computed"):
+    with pytest.raises(InputError, match=r"the tensor '.*' needs \d+ bytes while it is computed"):
         Executor(files).run([images().numpy()])
 
 

@@ -254,7 +254,7 @@ def test_a_manifest_of_others_makes_no_artifact(manifest: str, tmp_path: Path) -
     output.mkdir()
     (output / MANIFEST).write_text(manifest)
     (output / "index.html").write_text("mine")
-    with pytest.raises(ArtifactError, match=r"exists and is no artifact: it holds index\.html, manifest\.json"):
+    with pytest.raises(ArtifactError, match=r"exists and is not an artifact: it contains index\.html, manifest\.json"):
         write(output, NEW)
     assert (output / "index.html").read_text() == "mine"
 
@@ -288,7 +288,7 @@ def test_paths_are_resolved_before_they_are_judged(
     (home / "link").symlink_to("results")
     monkeypatch.chdir(home)
     before = sorted(path.relative_to(home) for path in home.rglob("*"))
-    with pytest.raises(ArtifactError, match=r"is no artifact: it holds thesis\.tex|is the working directory"):
+    with pytest.raises(ArtifactError, match=r"is not an artifact: it contains thesis\.tex|is the working directory"):
         write(output, NEW)
     assert sorted(path.relative_to(home) for path in home.rglob("*")) == before
 
