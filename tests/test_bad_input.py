@@ -262,7 +262,7 @@ def test_what_is_not_ours_is_not_overwritten(existing: str, tmp_path: Path) -> N
         output.mkdir()
     (output / "thesis.tex" if existing == "folder" else output).write_text("years of work")
     before = sorted(path.name for path in tmp_path.rglob("*"))
-    with pytest.raises(errors.ArtifactError, match="exists and is no artifact"):
+    with pytest.raises(errors.ArtifactError, match="exists and is not an artifact"):
         qcompiler.compile(net(), example_inputs=images(), output=output)
     assert sorted(path.name for path in tmp_path.rglob("*")) == before
 

@@ -45,7 +45,7 @@ def run(model: nn.Module, binding: Binding) -> object:
         raise InputError(
             f"the model does not run on the example inputs ({described}): {first_line(error)}",
             where=entered[-1] if entered and entered[-1] else failing_line(error)[0],
-            expected=f"inputs with the shapes that the model expects; its parameters are {' and '.join(floats) or 'none'}",
+            expected=f"inputs that fit the model, whose parameters are {' and '.join(floats) or 'none'}",
             fix=WAYS,
         ) from error
     finally:

@@ -72,7 +72,7 @@ def test_what_is_missing_or_damaged_is_named(name: str, tmp_path: Path) -> None:
 def test_nothing_of_the_users_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "mine.qir").mkdir()
     (tmp_path / "mine.qir" / "thesis.txt").write_text("years of work")
-    with pytest.raises(ArtifactError, match=r"is no module: it holds thesis\.txt"):
+    with pytest.raises(ArtifactError, match=r"is not a module: it contains thesis\.txt"):
         save_module(one(), tmp_path / "mine.qir")
     with pytest.raises(ArtifactError, match=r"\.qir"):
         save_module(one(), tmp_path / "mine")

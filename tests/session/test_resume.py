@@ -260,7 +260,7 @@ def test_an_output_is_refused_before_a_batch_is_read(tmp_path: Path, monkeypatch
             read.append(batch)
             yield batch
 
-    with pytest.raises(ArtifactError, match=r"results exists and is no artifact: it holds thesis\.tex"):
+    with pytest.raises(ArtifactError, match=r"results exists and is not an artifact: it contains thesis\.tex"):
         qcompiler.compile(net, "int8_dsp", calibration_data=data(), output="build/../results")
     assert not read
     assert files(tmp_path) == {"results/thesis.tex": b"years of work"}

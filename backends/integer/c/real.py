@@ -25,11 +25,11 @@ _HALVES = {
 }
 
 
-_LIMITED = """/* Real numbers are quantized in blocks by two loops, because compilers generate branches for a single loop. */
+_LIMITED = """/* Real numbers are quantized in blocks by two loops: for a single loop compilers generate branches. */
 enum { PART = 256 };
 
-/* Steps of the grid, clamped to the limits plus one step: beyond them the code is a limit in any case, and an int32_t holds
-   the result. NaN becomes 0. */
+/* Steps of the grid, clamped to the limits plus one step: beyond them the code is a limit in any case. The result fits
+   into an int32_t. NaN becomes 0. */
 static float limited(float steps, int32_t zero_point, int32_t low, int32_t high)
 {
     const float least = (float)(low - zero_point - 1), most = (float)(high - zero_point + 1);
@@ -47,12 +47,12 @@ def float_header(name: str, ends: Sequence[End]) -> str:
         size = f"{name.upper()}_{end.label.upper()}_SIZE"
         if end.rounding:
             parts.append(
-                f"/* Input {end.index}: {size} real numbers, in the order of the codes in memory, are converted to codes. */\n"
+                f"/* Convert {size} real numbers for input {end.index}, in the order of the codes, to codes. */\n"
                 f"void {name}_quantize_{end.label}(const float *real);\n\n"
             )
         elif end.kind == "output" and end.scale:
             parts.append(
-                f"/* Output {end.index}: its {size} codes are converted to real numbers, in the order of the codes in memory. */\n"
+                f"/* Convert the {size} codes of output {end.index} to real numbers, in the order of the codes. */\n"
                 f"void {name}_dequantize_{end.label}(float *real);\n\n"
             )
     return fill("float.h", n=name, N=name.upper(), prototypes="".join(parts))
