@@ -43,4 +43,4 @@ class FitBiases(Pass):
                 rewriter.write_tensor(fit.quantizer.inputs[1], fit.wider)
                 count = int((fit.wider > fit.scale).sum())
                 which = f"{count} of its weight scales" if fit.scale.dim() else "its weight scale"
-                rewriter.note(node, f"enlarged {which} by up to {fit.factor:.4g}, so that its bias fits")
+                rewriter.note(node, f"enlarged {which} by up to {fit.factor:.4g} so that its bias fits")

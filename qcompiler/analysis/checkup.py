@@ -292,8 +292,8 @@ def _wide_spread(nodes: Sequence[Node], target: Target) -> Iterator[Advice]:
         worst = max(found, key=found.__getitem__)
         bits = math.log2(found[worst])
         text = (
-            f"The largest channel range of the weight of %{worst} is {found[worst]:.0f} times the median: with one common "
-            f"scale, the median channel loses {bits:.1f} bits. Use one scale per channel, "
+            f"The largest channel range of the weight of %{worst} is {found[worst]:.0f} times the median: with one "
+            f"common scale, the median channel loses {bits:.1f} bits. Use one scale per channel, "
             f'load_target("{target.name}").override(per_channel=True), or equalize the layers.'
         )
         yield Advice("channel ranges", tuple(found), text)
@@ -311,8 +311,8 @@ def _long_sums(nodes: Sequence[Node], target: Target) -> Iterator[Advice]:
             found[_captured(node)] = width
     if found:
         text = (
-            f"With the worst weights and inputs, the sum exceeds the {min(found.values())}-bit accumulator. The proof at "
-            "compile time uses the real weights; if it fails, use fewer bits in these layers."
+            f"With the worst weights and inputs, the sum exceeds the {min(found.values())}-bit accumulator. The proof "
+            "at compile time uses the real weights; if it fails, use fewer bits in these layers."
         )
         yield Advice("long sums", tuple(found), text)
 
