@@ -161,7 +161,8 @@ def _compile(case: Case, verify: Literal["error", "off"] = "error") -> Compiled:
     built = case.program.built
     model: nn.Module | torch.export.ExportedProgram = built.model
     if case.exported:
-        with warnings.catch_warnings(action="ignore"):
+        # Statistics of a batch norm may be parameters, and torch differentiates no batch norm in them.
+        with warnings.catch_warnings(action="ignore"), torch.no_grad():
             model = torch.export.export(built.model, tuple(x.clone() for x in built.data[0]))
     return qcompiler.compile(
         model,

@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 
+import torch
 from torch import Tensor
 
 from tests.fuzz.oracle import Verdict, judge
@@ -131,6 +132,7 @@ def inputs_for_lines(case: Case) -> Iterator[Case]:
         yield from live_only(dataclasses.replace(case, program=renamed))
 
 
+@torch.no_grad()
 def _samples(program: Program) -> dict[str, Tensor]:
     values: dict[str, object] = dict(zip(program.inputs, program.built.data[0], strict=True))
     from tests.fuzz.draw import Drawing
