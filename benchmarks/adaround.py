@@ -108,7 +108,7 @@ def quantized(model: nn.Module) -> tuple[Graph, PassContext]:
     module = capture(model, batches[0][0]).module
     target = load_target("int8_dsp").override(weight_bits=BITS, per_channel=True)
     PassManager(passes).run(module, PassContext(target, [[batches[0][0][:2]]]))
-    return module.main, PassContext(target, calibration=batches)
+    return module.main, PassContext(target, calibration_data=batches)
 
 
 def errors(node: Node, inputs: LayerInputs, weight: Tensor, shift: Tensor | None) -> Tensor:
@@ -207,7 +207,7 @@ def ours(name: str, images: int, seed: int) -> Json:
     end = next(index for index, item in enumerate(passes) if isinstance(item, AdaRound))
     model, batches = load(name), [[part] for part in drawn(images, seed).split(BATCH)]
     module = capture(model, batches[0][0]).module
-    context = PassContext(target, calibration=batches, seed=seed)
+    context = PassContext(target, calibration_data=batches, seed=seed)
     PassManager(passes[:end]).run(module, context)
     begun = time.perf_counter()
     passes[end].run(module.main, context)

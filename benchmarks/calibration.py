@@ -73,7 +73,7 @@ def measure(name: str, batches: int, rounds: int, efforts: Sequence[str]) -> Jso
 
     def calibrate(method: str) -> Callable[[], object]:
         def job() -> None:
-            context = PassContext(load_target("int8_dsp"), calibration=[[x] for x in data])
+            context = PassContext(load_target("int8_dsp"), calibration_data=[[x] for x in data])
             CalibrateActivations(method=method).run(module.clone().main, context)
 
         return job

@@ -124,7 +124,7 @@ class AbsorbBias(Pass):
         """Lower bounds that the producers' channels never, or hardly ever, fall below."""
         known: dict[Node, Tensor] = {}
         described = (
-            {} if context.calibration is not None else describe(graph, context.input_range or DEFAULT_INPUT_RANGE)
+            {} if context.calibration_data is not None else describe(graph, context.input_range or DEFAULT_INPUT_RANGE)
         )
         for group in found:
             producer, moments = group.producer, statistics_of(group.producer)
@@ -136,7 +136,7 @@ class AbsorbBias(Pass):
         rest = [group.producer for group in found if group.producer not in known]
         if not rest:
             return known
-        if context.calibration is None:
+        if context.calibration_data is None:
             stop = described[rest[0].output]
             assert isinstance(stop, Stop)
             if not known:
@@ -148,7 +148,7 @@ class AbsorbBias(Pass):
             return known | {node: torch.zeros(_channels(node), dtype=torch.float64) for node in rest}
         observers = {node: MinMaxObserver(node.name, axis=Layer(node).output_axis) for node in rest}
         shown = {node.output: observer for node, observer in observers.items()}
-        _, seen = observe(graph, context.calibration, shown, context.processes, context.progress)
+        _, seen = observe(graph, context.calibration_data, shown, context.processes, context.progress)
         return known | {node: seen[node.output].range()[0].to(torch.float64) for node in rest}
 
 

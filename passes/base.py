@@ -66,8 +66,8 @@ class PassContext:
     Args:
         target: The hardware; None if no pass needs it.
         samples: Batches of flat inputs on which contracts are validated.
-        calibration: Batches of flat inputs, read lazily and by each pass that needs them; an iterator, which can be
-            read only once, is kept on disk while it is first read. None when there is no data.
+        calibration_data: Batches of flat inputs, read lazily by each pass that needs them. An iterator, which can be
+            read only once, is kept on disk while it is first read. None without data.
         input_range: Real range assumed for float inputs when there is no data.
         overrides: Bit widths or float per node, by name, glob or op; see `qcompiler.compile`.
         encodings: Encodings that calibration does not change; None without encodings.
@@ -82,7 +82,7 @@ class PassContext:
 
     target: Target | None = None
     samples: list[list[Tensor]] = field(default_factory=list)
-    calibration: Iterable[list[Tensor]] | None = None
+    calibration_data: Iterable[list[Tensor]] | None = None
     input_range: tuple[float, float] | None = None
     overrides: Mapping[str, Override] = field(default_factory=dict)
     encodings: Encodings | None = None
@@ -98,8 +98,8 @@ class PassContext:
     def __post_init__(self) -> None:
         check_seed(self.seed)
         self.generator = torch.Generator().manual_seed(self.seed)
-        if self.calibration is not None:
-            self.calibration = reiterable(self.calibration, once=isinstance(self.calibration, Iterator))
+        if self.calibration_data is not None:
+            self.calibration_data = reiterable(self.calibration_data, once=isinstance(self.calibration_data, Iterator))
 
     def rewriter(self, graph: Graph) -> Rewriter:
         """An editor that writes into the record of the running pass."""

@@ -101,13 +101,13 @@ class CalibrateActivations(Pass):
         for node in graph.nodes:
             if is_quantizer(node) and not is_calibrated(leaf_tensor(node.inputs[1])):
                 groups.setdefault(node.inputs[1], []).append(node)
-        if context.calibration is None:
+        if context.calibration_data is None:
             ranges, sources = self._without_data(graph, context, groups)
         else:
             methods = {scale: self._method(group, rewriter) for scale, group in groups.items()}
             observers = {scale: self._observe(group, methods[scale]) for scale, group in groups.items()}
             shown = {quantizer.inputs[0]: observers[scale] for scale, group in groups.items() for quantizer in group}
-            count, seen = observe(graph, context.calibration, shown, context.processes, context.progress)
+            count, seen = observe(graph, context.calibration_data, shown, context.processes, context.progress)
             ranges = {scale: _at(group, seen[group[0].inputs[0]].range) for scale, group in groups.items()}
             sources = {scale: f"{count} batches by {method}" for scale, method in methods.items()}
         for scale, (low, high) in ranges.items():

@@ -64,7 +64,7 @@ class CheckEncodings(Pass):
                 fix="Correct the names, or ignore the encodings: unmatched_encodings='ignore', or --ignore-unmatched.",
             )
         missing = [node.name for node in graph.nodes if _is_open(node)]
-        if missing and context.calibration is None:
+        if missing and context.calibration_data is None:
             raise EncodingsError(
                 f"{len(missing)} tensors have no encoding, and there is no calibration_data: {_listed(missing)}",
                 expected="an encoding for each tensor, or calibration_data",

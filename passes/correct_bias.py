@@ -74,11 +74,11 @@ class CorrectBias(Pass):
     def run(self, graph: Graph, context: PassContext) -> None:
         """See the module text."""
         rewriter = context.rewriter(graph)
-        empirical = self.method == "empirical" or (self.method == "auto" and context.calibration is not None)
+        empirical = self.method == "empirical" or (self.method == "auto" and context.calibration_data is not None)
         if not empirical:
             _analytic(graph, context.input_range or DEFAULT_INPUT_RANGE, rewriter)
             return
-        if context.calibration is None:
+        if context.calibration_data is None:
             raise PassError(
                 "an empirical bias correction needs calibration_data",
                 fix="Pass calibration_data, or use the analytic correction.",

@@ -92,11 +92,11 @@ class SmoothActivations(Pass):
 
     def run(self, graph: Graph, context: PassContext) -> None:
         """See the module text."""
-        if context.calibration is None:
+        if context.calibration_data is None:
             raise PassError("without calibration_data the size of activations is unknown", fix="Pass calibration_data.")
         rewriter = context.rewriter(graph)
         found = list(_found(graph, rewriter))
-        magnitudes = _observed(graph, context, context.calibration, found)
+        magnitudes = _observed(graph, context, context.calibration_data, found)
         before = _spread(magnitudes)
         for group in reversed(found):
             s = self._factors(group, magnitudes)

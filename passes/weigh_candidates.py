@@ -61,7 +61,7 @@ class WeighCandidates(Pass):
 
     def run(self, graph: Graph, context: PassContext) -> None:
         """See the module text."""
-        if context.calibration is None:
+        if context.calibration_data is None:
             raise PassError(
                 "the comparison of candidates needs calibration_data", fix="Pass calibration_data, or remove the pass."
             )

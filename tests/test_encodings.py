@@ -95,7 +95,7 @@ def placed(
     context = PassContext(
         qcompiler.load_target(target),
         encodings=encodings.parse(text),
-        calibration=[[IMAGES]] if data else None,
+        calibration_data=[[IMAGES]] if data else None,
     )
     passes = [Partition(), InsertQuantizers(), ApplyEncodings(), FixRanges(), UnifyScales(), CheckEncodings(unmatched)]
     return module, PassManager(passes, {"canonical", "batch-norm-folded"}).run(module, context)

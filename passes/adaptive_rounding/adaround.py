@@ -99,7 +99,7 @@ class AdaRound(Pass):
 
     def run(self, graph: Graph, context: PassContext) -> None:
         """See the module text."""
-        if context.calibration is None:
+        if context.calibration_data is None:
             raise PassError(
                 "adaptive rounding needs calibration_data", fix="Pass calibration_data, or remove the pass."
             )

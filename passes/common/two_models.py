@@ -125,7 +125,7 @@ def read_batches(graph: Graph, context: PassContext, images: int) -> Given:
     store, hashes = Store(context.memory), []
     held: dict[Value, dict[int, _Held]] = {value: {} for value in graph.inputs}
     count = seen = 0
-    for batch in context.calibration or ():
+    for batch in context.calibration_data or ():
         for value, tensor in zip(graph.inputs, batch, strict=True):
             if context.journal.folder is not None:
                 hashes.append(tensor_digest(tensor))

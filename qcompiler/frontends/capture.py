@@ -105,7 +105,12 @@ def _compared(source: Source, own: nn.Module, reference: Reference, call: Call) 
                 raise
         else:
             if refused is not None:
-                diagnostics.append(f"Captured with torch.{found.route} because torch.fx failed: {refused.found}.")
+                how = (
+                    "with torch.export because torch.fx"
+                    if found.route == "export"
+                    else "with another graph because the first"
+                )
+                diagnostics.append(f"Captured {how} failed: {refused.found}.")
             return found, diagnostics
     assert refused is not None
     raise refused

@@ -152,7 +152,7 @@ class Session:
             group=self.context.processes,
         )
         changed.captured = self.captured  # which has put samples and data into the context
-        changed.context.samples, changed.context.calibration = self.context.samples, self.context.calibration
+        changed.context.samples, changed.context.calibration_data = self.context.samples, self.context.calibration_data
         same = (self.target, self.context.overrides, self.context.encodings)
         shared = same == (changed.target, changed.context.overrides, changed.context.encodings)
         front = self.passes[: self._borders[0]]

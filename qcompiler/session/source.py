@@ -88,8 +88,8 @@ def capture_model(given: Subject, options: Options, context: PassContext) -> Cap
     if options.calibration_data is not None:
         batches = Batches(source, options.calibration_data, options.forward, device)
         once = iter(options.calibration_data) is options.calibration_data
-        context.calibration = reiterable(batches, once=once)
-        first = next(iter(context.calibration))
+        context.calibration_data = reiterable(batches, once=once)
+        first = next(iter(context.calibration_data))
         if example_inputs is None:
             example_inputs = batches.example
     found = capture(source, example_inputs, device=device)

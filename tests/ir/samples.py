@@ -78,7 +78,7 @@ def conv_net(stage: Stage) -> Module:
         model, x = ConvNet().eval(), torch.randn(4, 3, 8, 8)
     module = frontends.capture(model, x).module
     passes = {Stage.FLOAT: (), Stage.QUANTIZED: quantization_passes(), Stage.INTEGER: default_pipeline()}[stage]
-    context = PassContext(load_target("int8_dsp_per_channel"), samples=[[x]], calibration=[[x]])
+    context = PassContext(load_target("int8_dsp_per_channel"), samples=[[x]], calibration_data=[[x]])
     PassManager(passes).run(module, context)
     assert module.main.stage is stage
     return module

@@ -33,7 +33,7 @@ def capture(model: nn.Module, x: Tensor) -> Module:
 
 def compiled(model: nn.Module, x: Tensor, target: str, calibration: list[list[Tensor]] | None) -> Module:
     module = capture(model, x)
-    context = PassContext(load_target(target), samples=[[x]], calibration=calibration)
+    context = PassContext(load_target(target), samples=[[x]], calibration_data=calibration)
     PassManager(TO_INTEGER).run(module, context)
     return module
 
@@ -60,7 +60,7 @@ def test_lowered_codes_equal_the_exact_simulation(network: str) -> None:
         model.train()(torch.randn(8, 3, 64, 64))
     x = torch.randn(2, 3, 64, 64)
     target = load_target("int8_dsp")
-    context = PassContext(target, calibration=[[torch.randn(8, 3, 64, 64)]])
+    context = PassContext(target, calibration_data=[[torch.randn(8, 3, 64, 64)]])
     simulated, lowered = capture(model, x), capture(model, x)
     PassManager(TO_QUANTIZED).run(simulated, context)
     PassManager(TO_INTEGER).run(lowered, context)

@@ -313,7 +313,7 @@ def test_fuse_activations(case: str) -> None:
 def quantized(*text: str, upto: type[Pass], target: str = "int8_dsp") -> tuple[Module, PassContext]:
     """The passes of the default pipeline up to one, without data."""
     subject = module("float", *text)
-    context = PassContext(load_target(target), calibration=[[torch.randn(2, 4, 6, 6)]])
+    context = PassContext(load_target(target), calibration_data=[[torch.randn(2, 4, 6, 6)]])
     for item in quantization_passes():
         run(item, subject, context)
         if isinstance(item, upto):

@@ -54,7 +54,9 @@ def test_a_product_by_hand() -> None:
         "b": torch.tensor([1.0, 2.0]),
     }
     subject = module("canonical", *PRODUCT, inputs="%x : f32[N, 3]", tensors=tensors)
-    record = run(SmoothActivations(), subject, PassContext(calibration=[[torch.ones(1, 3)], [-torch.ones(2, 3) / 2]]))
+    record = run(
+        SmoothActivations(), subject, PassContext(calibration_data=[[torch.ones(1, 3)], [-torch.ones(2, 3) / 2]])
+    )
     assert lines(subject) == ["%m = mul(%x, %k) : f32[N, 3]", "%y = linear(%m, %w, %b) : f32[N, 2]", "return %y"]
     assert [(event.kind, event.node, event.detail) for event in record.events] == [
         ("refusal", "y", "%y is an output of the model"),
@@ -79,7 +81,7 @@ def test_a_scale_goes_into_weight_and_bias_of_a_layer_norm() -> None:
     ]
     subject = module("canonical", *nodes, inputs="%x : f32[N, 5, 4]")
     before = dict(subject.tensors)
-    run(SmoothActivations(alpha=0.0), subject, PassContext(calibration=[[torch.randn(3, 5, 4)]]))
+    run(SmoothActivations(alpha=0.0), subject, PassContext(calibration_data=[[torch.randn(3, 5, 4)]]))
     s = 1 / before["w"].abs().amax(0)  # without a part for the activation, weights alone decide
     torch.testing.assert_close(subject.tensors["g"], before["g"] / s, rtol=1e-6, atol=0)
     torch.testing.assert_close(subject.tensors["h"], before["h"] / s, rtol=1e-6, atol=0)
@@ -161,7 +163,7 @@ def test_the_function_is_the_same_in_double_precision(name: str, monkeypatch: py
     wide = x.to(torch.float64)
     before = interpret_with(subject.main, [wide], Evaluation(subject.tensors))
     tensors = dict(subject.tensors)
-    context = PassContext(calibration=[[wide]])
+    context = PassContext(calibration_data=[[wide]])
     SmoothActivations(alpha=0.7).run(subject.main, context)
     record = context.record
     assert set(groups_of(record)) == CASES[name][3]
@@ -194,7 +196,7 @@ def test_what_is_left_of_each_range_is_what_alpha_says(seed: int, alpha: float) 
     x = torch.randn(5, 4, 6)
     subject = frontends.capture(net.eval(), x).module
     PassManager(FRONT).run(subject, PassContext())
-    run(SmoothActivations(alpha=alpha), subject, PassContext(calibration=[[x]]))
+    run(SmoothActivations(alpha=alpha), subject, PassContext(calibration_data=[[x]]))
     for activation, weight in channel_ranges(subject.main, x):
         alive = activation > 0
         activation, weight = activation[alive], weight[alive]
@@ -226,7 +228,7 @@ def test_what_cannot_be_smoothed_is_left_alone_with_its_reason(name: str) -> Non
     subject = frontends.capture(Net(function, **make()).eval(), x).module
     PassManager(FRONT).run(subject, PassContext())
     before = dict(subject.tensors)
-    record = run(SmoothActivations(), subject, PassContext(calibration=[[x]]))
+    record = run(SmoothActivations(), subject, PassContext(calibration_data=[[x]]))
     assert (node, reason) in [(event.node, event.detail) for event in record.events if event.kind == "refusal"]
     assert all(torch.equal(tensor, subject.tensors[key]) for key, tensor in before.items())
 
@@ -250,7 +252,7 @@ def test_channels_that_are_always_zero_keep_their_numbers() -> None:
     x = torch.randn(3, 4)
     subject = frontends.capture(Net(lambda m, x: m.b(m.a(x)), a=a, b=b).eval(), x).module
     PassManager(FRONT).run(subject, PassContext())
-    run(SmoothActivations(), subject, PassContext(calibration=[[x]]))
+    run(SmoothActivations(), subject, PassContext(calibration_data=[[x]]))
     assert all(bool(tensor.isfinite().all()) for tensor in subject.tensors.values())
     assert torch.equal(subject.tensors["b.weight"][:, 0], b.weight[:, 0])
     assert torch.equal(subject.tensors["a.weight"][1], a.weight[1])
@@ -352,7 +354,7 @@ def test_equalized_weights_and_smooth_activations_go_together() -> None:
     x = torch.randn(2, 3, 5, 5)
     subject = frontends.capture(net.eval(), x).module
     passes = [*FRONT, CrossLayerEqualization(), SmoothActivations()]
-    PassManager(passes).run(subject, PassContext(samples=[[x]], calibration=[[x]]))
+    PassManager(passes).run(subject, PassContext(samples=[[x]], calibration_data=[[x]]))
     torch.testing.assert_close(outputs_of(subject.main, [x])[0], net(x).detach(), rtol=1e-4, atol=1e-5)
 
 

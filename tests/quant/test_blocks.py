@@ -122,7 +122,7 @@ def lowered(block: int | None, **changes: object) -> tuple[Module, Tensor, Tenso
     model, x = Layers().eval(), torch.randn(4, 10, 8, 8)
     target = load_target("w4a8_npu").override(block=block, activation_bits=8, **changes)
     module = frontends.capture(model, (x,)).module
-    PassManager(default_pipeline("fast", per_channel=True)).run(module, PassContext(target, calibration=[[x]]))
+    PassManager(default_pipeline("fast", per_channel=True)).run(module, PassContext(target, calibration_data=[[x]]))
     with torch.no_grad():
         return module, x, model(x)
 

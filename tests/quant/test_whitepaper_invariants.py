@@ -90,7 +90,7 @@ def test_absorbing_the_smallest_values_of_the_data_leaves_the_function_on_them(s
         model[0].bias.add_(torch.linspace(0, 9, channels))  # type: ignore[operator]
     x = torch.randn(4, 3, 6, 6)
     module = frontends.capture(model, x).module
-    PassManager([*FRONT, AbsorbBias()]).run(module, PassContext(samples=[[x]], calibration=[[x]]))
+    PassManager([*FRONT, AbsorbBias()]).run(module, PassContext(samples=[[x]], calibration_data=[[x]]))
     torch.testing.assert_close(outputs_of(module.main, [x])[0], model(x).detach(), rtol=1e-4, atol=1e-4)
 
 

@@ -142,7 +142,7 @@ class Function(nn.Module):
 def lowered(model: nn.Module, *inputs: Tensor, fit: bool = False, **changes: object) -> Module:
     """`fit`: with biases that are made to fit."""
     module = frontends.capture(model.eval(), inputs).module
-    context = PassContext(load_target("int8_dsp").override(**changes), calibration=[list(inputs)])
+    context = PassContext(load_target("int8_dsp").override(**changes), calibration_data=[list(inputs)])
     passes = [item for item in default_pipeline() if fit or not isinstance(item, FitBiases)]
     PassManager(passes).run(module, context)
     return module

@@ -143,9 +143,9 @@ def test_an_end_that_passes_never_reach_is_refused_before_one_runs() -> None:
     ran: list[object] = []
     passes = default_pipeline()[:3]
     session = Session(model(), TARGET, options(), passes, between=lambda *_: ran.append(_))
-    with pytest.raises(PipelineError, match=r"ends at stage canonical.*Let insert-quantizers be one"):
+    with pytest.raises(PipelineError, match=r"ends at stage canonical.*Add insert-quantizers"):
         session.quantized  # noqa: B018
-    with pytest.raises(PipelineError, match=r"ends at stage canonical.*Let lower-to-integer be one"):
+    with pytest.raises(PipelineError, match=r"ends at stage canonical.*Add lower-to-integer"):
         session.integer  # noqa: B018
     assert not ran
 

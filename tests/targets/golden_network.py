@@ -57,7 +57,7 @@ def lowered(target: Target) -> Module:
     """The integer graph of the network."""
     module = frontends.capture(Network().eval(), (INPUT,)).module
     PassManager(default_pipeline("fast", per_channel=target.per_channel)).run(
-        module, PassContext(target, calibration=[[INPUT]])
+        module, PassContext(target, calibration_data=[[INPUT]])
     )
     return module
 

@@ -77,7 +77,7 @@ def lowered(
     """The integer program of `Everything` or of another model, with its constants."""
     x = images() if data is None else data
     module = frontends.capture(model or everything(), (x,)).module
-    context = PassContext(target, calibration=[[x]], overrides=overrides or {})
+    context = PassContext(target, calibration_data=[[x]], overrides=overrides or {})
     widths = {"weight_bits": target.weight_bits, "activation_bits": target.activation_bits}
     PassManager(default_pipeline(effort, per_channel=target.per_channel, **widths)).run(module, context)
     program = emit(module.main, target.layout.activations, target.layout.weights, packing=target.packing)

@@ -43,7 +43,7 @@ def lowered(
 ) -> tuple[Module, Tensor]:
     """The integer graph and what it gives, after the executor has given the same."""
     module = frontends.capture(model.eval(), (x,)).module
-    context = PassContext(target, calibration=[[x]], overrides=overrides or {})
+    context = PassContext(target, calibration_data=[[x]], overrides=overrides or {})
     PassManager(default_pipeline("fast", per_channel=target.per_channel)).run(module, context)
     found = outputs_of(module.main, [x])[0]
     files = emit(module.main, "NHWC", "OHWI", packing=target.packing)
@@ -287,7 +287,9 @@ def test_two_weights_lie_in_a_byte() -> None:
     layer = nn.Conv2d(3, 4, 3)
     target = load_target("w4a8_npu")
     module = frontends.capture(layer.eval(), (image(3),)).module
-    PassManager(default_pipeline("fast", per_channel=True)).run(module, PassContext(target, calibration=[[image(3)]]))
+    PassManager(default_pipeline("fast", per_channel=True)).run(
+        module, PassContext(target, calibration_data=[[image(3)]])
+    )
     files = emit(module.main, "NHWC", "OHWI", packing=target.packing)
     name = next(i for i in files.program.instructions if i.op == "int_conv2d").inputs[1]
     stored, codes = load(files.weights())[name], files.constants[name].reshape(-1)

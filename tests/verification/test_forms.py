@@ -39,7 +39,7 @@ def forms() -> tuple[Module, Module, ProgramFiles]:
     torch.manual_seed(0)
     model, x = Mixed(), torch.randn(4, 3, 33, 29)
     quantized = capture(model, x)
-    context = PassContext(TARGET, calibration=[[x]])
+    context = PassContext(TARGET, calibration_data=[[x]])
     PassManager(quantization_passes()).run(quantized, context)
     integer = capture(model, x)
     PassManager(default_pipeline()).run(integer, context)

@@ -32,7 +32,7 @@ ALLOWED = 1.02
 def compiled(model: nn.Module, x: Tensor, layout: Layout = "NHWC", target: str = "int8_dsp") -> ProgramFiles:
     """The program, without the checks between the passes: their numbers are not what is looked at here."""
     module = capture(model.eval(), x).module
-    PassManager(default_pipeline()).run(module, PassContext(load_target(target), samples=[], calibration=[[x]]))
+    PassManager(default_pipeline()).run(module, PassContext(load_target(target), samples=[], calibration_data=[[x]]))
     return emit(module.main, layout, "OHWI" if layout == "NHWC" else "OIHW")
 
 
@@ -152,7 +152,7 @@ def test_verification_finds_a_plan_that_destroys_what_is_read(monkeypatch: pytes
     module = capture(load_digits_net().eval(), x).module
     target = load_target("int8_dsp")
     passes = default_pipeline()
-    PassManager(passes[:-1]).run(module, PassContext(target, samples=[], calibration=[[x]]))
+    PassManager(passes[:-1]).run(module, PassContext(target, samples=[], calibration_data=[[x]]))
     quantized = module.clone()
     PassManager(passes[-1:], facts=["ties", "requantization-fused"]).run(module, PassContext(target, samples=[]))
     files = emit(module.main)
