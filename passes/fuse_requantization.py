@@ -19,7 +19,7 @@ from qcompiler.ir.graph import Graph, Node
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ir.types import Stage
-from qcompiler.ops.quantizers import activation_bounds, clamped_limits, code_limits, grid, is_quantizer
+from qcompiler.ops.quantizers import activation_bounds, clamped_limits, clamps_channels, code_limits, grid, is_quantizer
 from qcompiler.passes.base import Pass, PassContext, only_user
 from qcompiler.passes.common.channel_limits import composed, limits_of, set_limits
 
@@ -43,7 +43,7 @@ class FuseRequantization(Pass):
             if not node.definition.has(Trait.ACTIVATION):
                 continue
             quantizer = only_user(node)
-            if quantizer is not None and quantizer.op == "clamp_channels":
+            if quantizer is not None and clamps_channels(quantizer):
                 _into_limits(node, quantizer, rewriter)
                 continue
             if not is_quantizer(quantizer):

@@ -26,7 +26,7 @@ from qcompiler.ops import SCALED
 from qcompiler.ops.borders import border, has_no_code, leaves_range
 from qcompiler.ops.custom import function_name, is_custom, registration
 from qcompiler.ops.kinds import integer_kinds
-from qcompiler.ops.quantizers import is_leaf
+from qcompiler.ops.quantizers import clamps_channels, is_leaf
 from qcompiler.ops.work import elements, multiply_accumulates
 from qcompiler.passes.base import Pass, PassContext
 from qcompiler.passes.common.exact_values import integer_exact
@@ -138,7 +138,7 @@ def _refusal(node: Node, why: str, target: Target) -> UnsupportedError:
     fix = f'Run it in float, load_target("{target.name}").override(fallback="float"), or replace it in the model'
     if is_custom(node):
         fix += f", or register a rule for it:\n\n{registration(function_name(node))}"
-    elif node.op == "clamp_channels":
+    elif clamps_channels(node):
         fix += ", or equalize for this target, which has one pair of limits for all channels."
     elif node.op == SCALED:
         fix += ", or equalize for this target, which has one table for all channels."

@@ -131,7 +131,7 @@ def _has_factors(node: Node) -> bool:
     """Whether a factor per channel of the result can go into parameters of `node`."""
     if node.op == "layer_norm":
         return all(is_leaf(leaf_of(value)) for value in node.inputs[1:])
-    return constant_factor(node) is not None if node.op == "mul" else Layer.of(node) is not None
+    return constant_factor(node) is not None or Layer.of(node) is not None
 
 
 def _axes(group: Group) -> dict[Value, set[int]]:

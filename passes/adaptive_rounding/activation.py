@@ -26,7 +26,7 @@ from qcompiler.ir.graph import Node
 from qcompiler.ir.interpret import evaluate_node
 from qcompiler.ir.registry import Trait
 from qcompiler.ops import SCALED, scaled_values
-from qcompiler.ops.quantizers import channel_bounds, leaf_tensor
+from qcompiler.ops.quantizers import channel_bounds, clamps_channels, leaf_tensor
 from qcompiler.passes.base import only_user
 from qcompiler.quant.affine import along_axis
 from qcompiler.quant.rounding_search import Moments, round_to_data
@@ -84,7 +84,7 @@ class Behind:
 def activation_behind(node: Node) -> Activation | None:
     """The activation that alone reads a layer, if there is one."""
     reader = only_user(node)
-    if reader is not None and reader.op == "clamp_channels":
+    if reader is not None and clamps_channels(reader):
         low, high = channel_bounds(reader)
         return lambda x, axis: x.clamp(along_axis(low, x.dim(), axis), along_axis(high, x.dim(), axis))
     if reader is not None and reader.op == SCALED:

@@ -18,7 +18,7 @@ from torch import Tensor
 from qcompiler.ir.attributes import Attribute
 from qcompiler.ir.graph import Node, Value
 from qcompiler.ir.rewrite import Rewriter
-from qcompiler.ops.quantizers import activation_bounds, channel_bounds
+from qcompiler.ops.quantizers import activation_bounds, channel_bounds, clamps_channels
 from qcompiler.passes.base import PassContext
 
 
@@ -29,7 +29,7 @@ def keeps_caps(context: PassContext) -> bool:
 
 def limits_of(node: Node, channels: int) -> tuple[Tensor, Tensor]:
     """Lowest and highest value that a clamp gives: float64 [channels] each."""
-    if node.op == "clamp_channels":
+    if clamps_channels(node):
         low, high = (limit.to(torch.float64) for limit in channel_bounds(node))
         return low, high
     low, high = (torch.full((channels,), limit, dtype=torch.float64) for limit in activation_bounds(node))
@@ -59,7 +59,7 @@ def set_limits(node: Node, low: Tensor, high: Tensor, axis: int, rewriter: Rewri
         low, high = low.to(dtype), high.to(dtype)
         if bool((low == low[0]).all() & (high == high[0]).all()):
             return _uniform(node, float(low[0]), float(high[0]), rewriter)
-    if node.op == "clamp_channels":
+    if clamps_channels(node):
         for index, limit in ((1, low), (2, high)):
             rewriter.replace_input(node, index, rewriter.set_tensor(node.inputs[index], limit, before=node))
         return node

@@ -129,9 +129,9 @@ def producer_axis(node: Node) -> int:
     Raises:
         Refused: A product with a constant that has not one axis.
     """
-    if node.op == "mul":
-        factor = constant_factor(node)
-        sizes = leaf_tensor(leaf_of(factor)).shape if factor is not None else ()
+    factor = constant_factor(node)
+    if factor is not None:
+        sizes = leaf_tensor(leaf_of(factor)).shape
         axes = [axis - len(sizes) for axis, size in enumerate(sizes) if size != 1]
         if len(axes) != 1:
             raise Refused("its constant does not have one number per channel")

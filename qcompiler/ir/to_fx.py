@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from torch import Tensor, fx
 
-from qcompiler.ir.dims import Dim
+from qcompiler.ir.attributes import dims
 from qcompiler.ir.graph import Graph, Module, Node
 from qcompiler.ir.interpret import interpret_with
 from qcompiler.ir.types import TensorType
@@ -115,7 +115,7 @@ class Recorder(fx.proxy.GraphAppendingTracer):
         return results
 
     def _reshape(self, node: Node, x: Recorded) -> Recorded:
-        shape = cast("tuple[Dim, ...]", node.attributes["shape"])
+        shape = dims(node.attributes, "shape")
         symbolic = [axis for axis, size in enumerate(shape) if not isinstance(size, int)]
         if len(symbolic) > 1:
             return self._call(node, [x])[0]

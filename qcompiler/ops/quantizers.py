@@ -153,8 +153,13 @@ def activation_bounds(node: Node) -> tuple[float, float]:
     return node.number("min", 0.0), node.number("max", math.inf)
 
 
+def clamps_channels(node: Node) -> bool:
+    """Whether `node` clamps each channel between limits of its own."""
+    return node.definition.has(Trait.CLAMP) and not node.definition.has(Trait.ACTIVATION)
+
+
 def channel_bounds(node: Node) -> tuple[Tensor, Tensor]:
-    """The real intervals that a `clamp_channels` node clamps to, [C] each."""
+    """The real intervals that a node clamps its channels to, [C] each; see `clamps_channels`."""
     low, high = (leaf_tensor(value) for value in node.inputs[1:])
     return low, high
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qcompiler.errors import ArtifactError, UnsupportedError
+from qcompiler.ir.registry import Trait, op
 from qcompiler.program.kernels import KERNELS
 from qcompiler.program.liveness import Shape, Tensors, rooms
 
@@ -118,7 +119,7 @@ def _resolve(homes: Homes, name: str) -> tuple[str, int]:
 
 def _begin(tensors: Tensors, instruction: Instruction) -> int | None:
     """Offset in bytes of a view within its operand; None if bytes have to move."""
-    if instruction.op not in ("reshape", "permute", "slice") or instruction.inputs[0] in tensors.constants:
+    if not op(instruction.op).has(Trait.VIEW) or instruction.inputs[0] in tensors.constants:
         return None
     name = instruction.inputs[0]
     old, new = tensors.shapes[name], tensors.shapes[instruction.output]
@@ -126,13 +127,10 @@ def _begin(tensors: Tensors, instruction: Instruction) -> int | None:
         return 0 if _runs(tensors, old) == _runs(tensors, new) else None
     before, after = tensors.strides(old), tensors.strides(new)
     if instruction.op == "permute":
-        axes = instruction.attributes["axes"]
-        assert isinstance(axes, tuple)
+        axes = instruction.integers("axes")
         same = all(size == 1 or after[to] == before[axes[to]] for to, size in enumerate(new))
         return 0 if same else None
-    axis, start, step = (instruction.attributes[key] for key in ("axis", "start", "step"))
-    assert isinstance(axis, int)
-    assert isinstance(start, int)
+    axis, start, step = (instruction.integer(key) for key in ("axis", "start", "step"))
     if _outermost(tensors, old, axis) and (step == 1 or new[axis] == 1):
         return start * before[axis] * tensors.item_bytes[name]
     return None

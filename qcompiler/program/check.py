@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from qcompiler.errors import ArtifactError, QCompilerError, UnsupportedError
 from qcompiler.ir.attributes import Attribute
-from qcompiler.ir.registry import REQUIRED, OpDef, known_ops
+from qcompiler.ir.registry import REQUIRED, OpDef, Trait, known_ops
 from qcompiler.ir.types import DType, QuantParams, TensorType
 from qcompiler.program.constants import roles_of, stored_shape
 from qcompiler.program.kernels import KERNELS
@@ -267,7 +267,7 @@ def _check_instruction(program: Program, tensors: Tensors, instruction: Instruct
     if block is not None:
         factors = operands.pop() if operands else None
         weight = operands[1].shape if len(operands) > 1 else ()
-        channels, inputs = (weight[1], weight[0]) if "transpose" in instruction.op else (*weight[:2], 0, 0)[:2]
+        channels, inputs = (weight[1], weight[0]) if definition.has(Trait.TRANSPOSED) else (*weight[:2], 0, 0)[:2]
         blocks = -(-int(inputs) // block) if isinstance(block, int) else 0
         if factors is None or factors.shape != (channels, blocks):
             found = f"the factors are {factors}"

@@ -266,9 +266,8 @@ class _Estimation:
         """Numbers that are computed or compared: for windows, the elements of each window."""
         shapes = [self.tensors.shape(name) for name in (*item.inputs[:1], item.output)]
         read, written = map(math.prod, shapes)
-        if item.op in ("int_avg_pool2d", "max_pool2d"):
-            return written * math.prod(item.integers("kernel"))
-        return max(read, written)
+        kernel = item.integers("kernel", ())
+        return written * math.prod(kernel) if kernel else max(read, written)
 
     def _compute_cycles(self, item: Instruction, macs: int, elements: int) -> int | None:
         compute = self.d.compute

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +19,11 @@ from qcompiler.frontends.running import copy_model
 from qcompiler.frontends.wrappers import unwrap
 from qcompiler.ir.graph import Graph, Module
 from qcompiler.ir.settings import own_defaults
+from qcompiler.ops.quantizers import is_quantizer
 from qcompiler.passes import Pass
 from qcompiler.passes.base import Override
+from qcompiler.passes.common.fixed_grids import is_dictated
 from qcompiler.passes.fold_batch_norm import FoldBatchNorm
-from qcompiler.quant.spec import QuantSpec
 from qcompiler.session.batches import Forward
 from qcompiler.session.options import Options
 from qcompiler.session.pipeline import print_pipeline
@@ -243,12 +244,4 @@ def _parameters(model: object) -> list[tuple[str, nn.Parameter]]:
 
 def _dictated(graph: Graph, target: Target) -> list[str]:
     """Names of the quantizers whose scale and zero point the hardware fixes."""
-    found = []
-    for node in graph.nodes:
-        source = node.inputs[0].producer if node.op == "fake_quantize" else None
-        rule = target.op_rule(source.op) if source is not None else None
-        if rule is None or rule.out_fixed is None:
-            continue
-        if cast("QuantSpec", node.attributes["spec"]).bits == rule.out_fixed.bits:
-            found.append(node.name)
-    return found
+    return [node.name for node in graph.nodes if is_quantizer(node) and is_dictated(node, target)]

@@ -19,8 +19,9 @@ from qcompiler.ir.interpret import LEAVES
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.to_fx import Source
 from qcompiler.ops.dropout import drop
+from qcompiler.ops.layers import Layer, is_weighted
 from qcompiler.ops.quantization import is_calibrated
-from qcompiler.ops.quantizers import is_leaf, leaf_tensor, quantizer_of
+from qcompiler.ops.quantizers import is_leaf, is_quantizer, leaf_tensor, quantizer_of, quantizes_parameter
 from qcompiler.quant.affine import qparams_from_range
 from qcompiler.quant.spec import QuantSpec, ScaleKind
 from qcompiler.training.batch_norm import BatchNorm, Style
@@ -152,7 +153,7 @@ class _Weight:
 
     @property
     def spec(self) -> QuantSpec:
-        return cast("QuantSpec", self.quantizer.attributes["spec"])
+        return self.quantizer.spec
 
     @property
     def ref(self) -> str:
@@ -163,7 +164,7 @@ class _Weight:
     def bias(self) -> Value | None:
         """The bias that the bias quantizer reads."""
         maker = self.layer.inputs[2].producer if len(self.layer.inputs) > 2 else None
-        if maker is not None and maker.op == "fake_quantize_bias":
+        if maker is not None and maker.definition.has(Trait.BIAS_QUANTIZER):
             return maker.inputs[0]
         return self.layer.inputs[2] if len(self.layer.inputs) > 2 and is_leaf(self.layer.inputs[2]) else None
 
@@ -191,7 +192,7 @@ class _Builder:
         """Scales that replace those of the graph, by name."""
 
     def run(self, norms: Sequence[FoldedNorm]) -> Blueprint:
-        quantizers = [node for node in self.graph.nodes if node.op == "fake_quantize"]
+        quantizers = [node for node in self.graph.nodes if is_quantizer(node)]
         weights = self._weights()
         if self.style != "fold":
             self._take_out_all(weights, norms)
@@ -203,11 +204,7 @@ class _Builder:
         calls, program = write_program(self.graph, Places(self.paths, paths, self._dropouts(), normalized))
 
         shipped = deployable(self.module)
-        own = {
-            node.name: _ref(node.inputs[0])
-            for node in shipped.main.nodes
-            if node.op == "fake_quantize" and _is_leaf(node)
-        }
+        own = {node.name: _ref(node.inputs[0]) for node in shipped.main.nodes if quantizes_parameter(node)}
         quantized = tuple(self._quantized(item, own[node.name], paths) for node, item in weights.items())
         activations = {
             _ref(node.inputs[1]): QuantizedActivation(
@@ -227,8 +224,8 @@ class _Builder:
         """Weight quantizers and their layers, by quantizer node."""
         found = {}
         for node in self.graph.nodes:
-            quantizer = node.inputs[1].producer if node.definition.has(Trait.MAC) and node.op != "matmul" else None
-            if quantizer is not None and quantizer.op == "fake_quantize" and _is_leaf(quantizer):
+            quantizer = Layer(node).quantizer if is_weighted(node) else None
+            if quantizes_parameter(quantizer):
                 found[quantizer] = _Weight(quantizer, node)
         return found
 
@@ -311,7 +308,7 @@ class _Builder:
             )
             ranges = FixedRange() if stays else method.ranges
             quantizer = Quantizer(
-                cast("QuantSpec", first.attributes["spec"]),
+                first.spec,
                 ranges,
                 method.estimator,
                 scale,
@@ -356,7 +353,7 @@ class _Builder:
         for graph in self.module.graphs.values():
             for node in graph.nodes:
                 if node.op == "dropout":
-                    p, mode = float(cast("float", node.attributes["p"])), str(node.attributes["mode"])
+                    p, mode = node.number("p"), node.text("mode")
                     found[node.name] = self._place(node.name, Dropout(p, mode))
         return found
 
@@ -386,7 +383,7 @@ def _shared(members: Sequence[Node]) -> int:
     arXiv:1902.08153, section 2.2). Tensors with one common scale, such as the parts of a concatenation, are counted
     together.
     """
-    axis = cast("QuantSpec", members[0].attributes["spec"]).axis
+    axis = members[0].spec.axis
     batch = _fixed_batch(members[0])
     count = 0
     for value in {id(node.inputs[0]): node.inputs[0] for node in members}.values():
@@ -416,10 +413,6 @@ def _ref(value: Value) -> str:
     return leaf.text("ref")
 
 
-def _is_leaf(quantizer: Node) -> bool:
-    return is_leaf(quantizer.inputs[0])
-
-
 FINE_BITS = 8
 """Width from which the range of a model input stays as calibrated.
 
@@ -430,10 +423,7 @@ images of 224 x 224 that costs a tenth of a step of ResNet-18.
 
 def _reads_the_model_input(members: Sequence[Node]) -> bool:
     """Whether all of these quantizers read model inputs and have at least `FINE_BITS` bits."""
-    return all(
-        node.inputs[0].producer is None and cast("QuantSpec", node.attributes["spec"]).bits >= FINE_BITS
-        for node in members
-    )
+    return all(node.inputs[0].producer is None and node.spec.bits >= FINE_BITS for node in members)
 
 
 def _names(quantizer: Node, weight: _Weight | None) -> list[str]:

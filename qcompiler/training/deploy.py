@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from qcompiler.errors import CalibrationError
 from qcompiler.ir.graph import Graph, Module, Node
 from qcompiler.ir.rewrite import Rewriter
-from qcompiler.ops.quantizers import is_leaf
+from qcompiler.ops.quantizers import quantizes_parameter
 from qcompiler.quant.affine import SMALLEST_SCALE, along_axis
 from qcompiler.quant.rounding import Rounding, round_float
 from qcompiler.training.batch_norm import BatchNorm
@@ -85,7 +85,7 @@ def deployable(module: Module) -> Module:
         for node in graph.nodes:
             if node.op == "dropout":
                 rewriter.replace(node, node.inputs[0])
-            elif node.op == "fake_quantize" and is_leaf(node.inputs[0]):
+            elif quantizes_parameter(node):
                 _own_leaf(node, graph, rewriter)
     return copy
 

@@ -20,7 +20,7 @@ from qcompiler.ir.graph import Graph, Node
 from qcompiler.ir.interpret import LEAVES, interpret_with
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.to_fx import Recorded, Recorder, record
-from qcompiler.ops.quantizers import activation_bounds
+from qcompiler.ops.quantizers import activation_bounds, clamps_channels, is_quantizer
 from qcompiler.training.batch_norm import Style
 from qcompiler.training.quantizer import fake_quantize_bias
 
@@ -187,9 +187,9 @@ class _Rules:
             low, high = activation_bounds(node)
             x = cast("Recorded", operands[0])
             return (_Clamped(x, None if low == -math.inf else low, None if high == math.inf else high),)
-        if node.op == "clamp_channels" and _is_read_by_a_quantizer(node):
+        if clamps_channels(node) and _is_read_by_a_quantizer(node):
             x, lows, highs = cast("Sequence[Recorded]", operands)
-            return (_Clamped(x, lows, highs, cast("int", node.attributes["axis"])),)
+            return (_Clamped(x, lows, highs, node.integer("axis")),)
         if node.name in self.places.normalized and node.definition.has(Trait.MAC):
             return (self._normalized(recorder, node, operands),)
         return recorder.evaluate(node, [item for item in operands if isinstance(item, Recorded)])
@@ -233,7 +233,7 @@ class _Rules:
         product = cast("_Product", scale)
         # Both scales are recorded: input and weight of the layer are quantized before the bias.
         left, right = (self.grids[item.ref][0] for item in (product.left, product.right))
-        rounding = str(node.attributes["rounding"])
+        rounding = node.text("rounding")
         result = recorder.function(fake_quantize_bias, bias, left, right, rounding)
         result.type = node.output.type
         return result
@@ -270,4 +270,4 @@ def _is_read_by_a_quantizer(node: Node) -> bool:
     """Whether one quantizer, and nothing else, reads the result."""
     value = node.output
     users = list(value.users)
-    return len(users) == 1 and users[0].op == "fake_quantize" and not node.graph.is_output(value)
+    return len(users) == 1 and is_quantizer(users[0]) and not node.graph.is_output(value)

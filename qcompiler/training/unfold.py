@@ -14,14 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor
 
 from qcompiler.ir.graph import Graph, Node, Value
-from qcompiler.ir.registry import Trait
-from qcompiler.ops.layers import Layer
+from qcompiler.ops.layers import Layer, is_weighted
 from qcompiler.ops.quantizers import is_leaf, leaf_tensor
 from qcompiler.quant.affine import along_axis
 
@@ -89,7 +87,7 @@ def norms_behind_layers(graph: Graph) -> list[FoldedNorm]:
     found = []
     for node in graph.nodes:
         layer = node.inputs[0].producer if node.op == "batch_norm" else None
-        if layer is None or not layer.definition.has(Trait.MAC) or layer.op == "matmul" or layer.output.type.rank < 2:
+        if layer is None or not is_weighted(layer) or layer.output.type.rank < 2:
             continue
         parameters = [*layer.inputs[1:], *node.inputs[1:]]
         if len(layer.output.users) != 1 or graph.is_output(layer.output) or not all(map(is_leaf, parameters)):
@@ -104,8 +102,8 @@ def norms_behind_layers(graph: Graph) -> list[FoldedNorm]:
                 gamma,
                 mean,
                 variance,
-                cast("float", node.attributes["eps"]),
-                cast("float", node.attributes["momentum"]),
+                node.number("eps"),
+                node.number("momentum"),
                 leaf_tensor(layer.inputs[1]),
                 leaf_tensor(layer.inputs[2]) if len(layer.inputs) > 2 else None,
                 _is_parameter(node.inputs[1]) and _is_parameter(node.inputs[2]),

@@ -7,7 +7,19 @@ import torch
 from torch import Tensor, nn
 
 from qcompiler.frontends import capture
+from qcompiler.ir.dims import symbol
+from qcompiler.ir.graph import Graph, Module, Node
+from qcompiler.ir.types import DType, Stage, TensorType
 from qcompiler.ops.layers import Layer
+from qcompiler.ops.quantizers import (
+    activation_bounds,
+    channel_bounds,
+    clamps_channels,
+    is_quantizer,
+    quantizers_reading,
+    quantizes_parameter,
+)
+from qcompiler.quant.spec import QuantSpec
 
 CASES: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "conv1d": (nn.Conv1d(4, 6, 3, groups=2, padding=1), (2, 4, 8)),
@@ -82,3 +94,51 @@ def test_a_product_of_two_activations_is_no_layer() -> None:
     graph = capture(Product().eval(), (torch.randn(2, 4, 4),)).module.main
     assert [Layer.of(node) for node in graph.nodes if node.op == "matmul"] == [None]
     assert Layer.of(None) is None
+
+
+def quantized_layer(*, quantized: bool) -> Node:
+    """A convolution whose weight has a quantizer, or none, before a clamp of each channel."""
+    graph = Module().add(Graph(stage=Stage.QUANTIZED))
+    module = graph.module
+    x = graph.add_input("x", TensorType(DType.F32, (symbol("N"), 3, 6, 6)))
+    tensors = {
+        "w": ("parameter", torch.ones(4, 3, 3, 3)),
+        "s": ("parameter", torch.tensor(1.0)),
+        "z": ("state", torch.tensor(0, dtype=torch.int32)),
+        "low": ("constant", torch.zeros(4)),
+        "high": ("constant", torch.arange(1.0, 5.0)),
+    }
+    values = {}
+    for name, (op, tensor) in tensors.items():
+        module.tensors[name] = tensor
+        attributes = {"ref": name, "dtype": str(DType.of(tensor.dtype)), "shape": tuple(tensor.shape)}
+        values[name] = graph.append(op, [], attributes, name=name).output
+    weight = values["w"]
+    if quantized:
+        spec = {"spec": QuantSpec(bits=8)}
+        weight = graph.append("fake_quantize", [weight, values["s"], values["z"]], spec).output
+    layer = graph.append("conv2d", [x, weight])
+    clamp = graph.append("clamp_channels", [layer.output, values["low"], values["high"]], {"axis": 1})
+    graph.set_outputs([graph.append("relu", [clamp.output]).output])
+    return layer
+
+
+def test_the_quantizer_of_a_layer_stands_before_its_weight() -> None:
+    layer = Layer.of(quantized_layer(quantized=True))
+    assert layer is not None
+    assert layer.quantizer is not None
+    assert quantizes_parameter(layer.quantizer)
+    assert is_quantizer(layer.quantizer)
+    assert quantizers_reading(layer.weight) == [layer.quantizer]
+    assert torch.equal(layer.weight_tensor(), torch.ones(4, 3, 3, 3))
+    plain = Layer.of(quantized_layer(quantized=False))
+    assert plain is not None
+    assert plain.quantizer is None
+    assert not quantizers_reading(plain.weight)
+
+
+def test_a_clamp_per_channel_is_told_from_one_for_all() -> None:
+    _, *after = (node for node in quantized_layer(quantized=False).graph.nodes if node.inputs)
+    assert [clamps_channels(node) for node in after] == [True, False]
+    assert torch.equal(channel_bounds(after[0])[1], torch.arange(1.0, 5.0))
+    assert activation_bounds(after[1]) == (0.0, float("inf"))
