@@ -8,6 +8,7 @@ from html import escape
 from typing import Any
 
 from qcompiler.artifact.drawing import draw
+from qcompiler.ir.types import DType
 from qcompiler.program.files import ProgramFiles
 from qcompiler.program.roofline import Estimate
 from qcompiler.targets import Target
@@ -138,18 +139,13 @@ def _tensors(page: Page) -> str:
             tensor = program.tensors[name]
             grid = [""] * 4
             if tensor.scale:
-                low, high = _limits(tensor.dtype)
+                low, high = DType(tensor.dtype).limits
                 scale, zero = tensor.scale[0], tensor.zero_point[0]
                 grid = [f"{scale:.6g}", str(zero), f"{scale * (low - zero):.4g}", f"{scale * (high - zero):.4g}"]
             shape = " × ".join("N" if size == -1 else str(size) for size in tensor.shape)
             ratio = _decibels(page.sqnr[name]) if name in page.sqnr else _number("")
             rows.append([escape(name), escape(item.op), f"{tensor.dtype}[{shape}]", *map(_number, grid), ratio])
     return _table(["tensor", "operation", "type", "scale", "zero point", "lowest", "highest", "signal to noise"], rows)
-
-
-def _limits(dtype: str) -> tuple[int, int]:
-    bits = int(dtype[1:])
-    return (0, 2**bits - 1) if dtype[0] == "u" else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
 
 
 def _passes(passes: Sequence[Mapping[str, Any]]) -> str:

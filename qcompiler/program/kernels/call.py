@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from qcompiler.ir.types import DType
 from qcompiler.program.arithmetic import Int, requantize
 from qcompiler.program.program import Instruction, Tensor
 
@@ -49,8 +50,7 @@ class Call:
 
 def limits_of(dtype: str) -> tuple[int, int]:
     """Lowest and highest code of an element type."""
-    bits = int(dtype[1:])
-    return (0, 2**bits - 1) if dtype[0] == "u" else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    return DType(dtype).limits
 
 
 def steps_of(call: Call, arrays: Sequence[Array], index: int) -> Int:
