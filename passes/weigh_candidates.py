@@ -95,17 +95,13 @@ class WeighCandidates(Pass):
         """The noise of each candidate."""
         arithmetic = context.require_target(self.name).arithmetic
         given = read_batches(graph, context, self.images)
-        tensors = graph.module.tensors
 
         def sums(index: int) -> list[Tensor]:
             """Per output, the square of the signal and of the error of each candidate: [1 + candidates, outputs]."""
             inputs = [given.held[value][index].load().real for value in graph.inputs]
-            tensors.update(start)
-            wanted = float_outputs(graph, inputs)
+            wanted = float_outputs(graph, inputs, start)
             rows = [[_power(item) for item in wanted]]
-            for candidate in candidates:
-                tensors.update(candidate)
-                rows.append(squared_errors(graph, inputs, wanted, arithmetic))
+            rows += [squared_errors(graph, inputs, item, wanted, arithmetic) for item in candidates]
             return [torch.tensor(rows, dtype=torch.float64)]
 
         with torch.no_grad():

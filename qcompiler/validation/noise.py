@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from qcompiler.ir.graph import Graph, Node
-from qcompiler.ir.interpret import Evaluation, interpret_with
+from qcompiler.ir.interpret import Evaluation, Tensors, interpret_with
 from qcompiler.ir.registry import Trait
 from qcompiler.quant.arithmetic import Arithmetic
 from qcompiler.validation.exact import Codes, simulate
@@ -16,14 +16,15 @@ from qcompiler.validation.exact import Codes, simulate
 __all__ = ["float_outputs", "squared_errors"]
 
 
-def float_outputs(graph: Graph, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """The outputs of a QUANTIZED graph with the tensors that it has, as if it had no quantizers.
+def float_outputs(graph: Graph, inputs: Sequence[Tensor], tensors: Tensors) -> list[Tensor]:
+    """The outputs of a QUANTIZED graph as if it had no quantizers.
 
     Args:
         graph: Calibrated or not.
         inputs: Float tensors, one per graph input.
+        tensors: Tensors that leaves read.
     """
-    evaluation = Evaluation(graph.module.tensors)
+    evaluation = Evaluation(tensors)
 
     def rule(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
         quantizes = node.definition.has(Trait.QUANTIZER, Trait.BIAS_QUANTIZER)
@@ -33,7 +34,7 @@ def float_outputs(graph: Graph, inputs: Sequence[Tensor]) -> list[Tensor]:
 
 
 def squared_errors(
-    graph: Graph, inputs: Sequence[Tensor], wanted: Sequence[Tensor], arithmetic: Arithmetic
+    graph: Graph, inputs: Sequence[Tensor], tensors: Tensors, wanted: Sequence[Tensor], arithmetic: Arithmetic
 ) -> list[float]:
     """Sums of squared differences between what the integer program gives and what is wanted, one per output.
 
@@ -42,10 +43,11 @@ def squared_errors(
     Args:
         graph: At stage QUANTIZED, calibrated.
         inputs: Float tensors, one per graph input.
+        tensors: Tensors that leaves read.
         wanted: The outputs of the float model.
         arithmetic: How the target computes.
     """
-    found, _ = simulate(graph, inputs, graph.module.tensors, arithmetic)
+    found, _ = simulate(graph, inputs, tensors, arithmetic)
     errors = []
     for output, reference in zip(found, wanted, strict=True):
         real = output.real() if isinstance(output, Codes) else output

@@ -11,6 +11,7 @@ from torch import nn
 import qcompiler
 from qcompiler.ir.graph import Module
 from qcompiler.ir.rewrite import Record
+from qcompiler.ops import biases
 from qcompiler.passes import PassContext
 from qcompiler.passes.fit_biases import FitBiases
 from qcompiler.quant.arithmetic import Arithmetic
@@ -73,6 +74,18 @@ def test_each_channel_gets_what_its_bias_needs() -> None:
         assert room * (1 - 2e-6) < steps(BIASES[index], float(scales[index])) <= room
     (event,) = record.events
     assert event.detail == "enlarged 2 of its weight scales by up to 468.8 so that its bias fits"
+
+
+def test_the_function_of_the_tensors_is_the_pass() -> None:
+    spec, target = "s8 symmetric narrow axis=0", load_target("int8_dsp_per_channel")
+    subject = layer(spec, SCALES, WEIGHTS)
+    before = dict(subject.tensors)
+    found = biases.fitted(subject.main, before, target.arithmetic)
+    assert torch.equal(found["ws"], fitted(layer(spec, SCALES, WEIGHTS), target)[0])
+    assert before["ws"].tolist() == subject.tensors["ws"].tolist() == pytest.approx(SCALES), "nothing is written"
+    assert all(found[name] is tensor for name, tensor in before.items() if name != "ws")
+    again = biases.fitted(subject.main, found, target.arithmetic)
+    assert again["ws"] is found["ws"]
 
 
 def test_one_scale_for_all_channels_is_that_of_the_largest_need() -> None:

@@ -117,22 +117,21 @@ def test_the_noise_is_that_of_the_integer_program_against_the_float_model() -> N
     kept = records[-1].metrics["kept"]
     assert -10 * math.log10(noise) == pytest.approx(measured(records[-1], f"candidate_{kept}_db"), abs=0.02)
     assert context.start is not None
-    module.tensors.update(context.start)
-    torch.testing.assert_close(float_outputs(graph, [x])[0], wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(float_outputs(graph, [x], context.start)[0], wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_elements_that_are_not_finite_and_integer_outputs_do_not_count() -> None:
     module, *_ = run([*RANGES])
     x, arithmetic = torch.randn(4, 3, 8, 8), load_target("int8_dsp").arithmetic
-    wanted = float_outputs(module.main, [x])[0]
-    (whole,) = squared_errors(module.main, [x], [wanted], arithmetic)
+    wanted = float_outputs(module.main, [x], module.tensors)[0]
+    (whole,) = squared_errors(module.main, [x], module.tensors, [wanted], arithmetic)
     holed = wanted.clone()
     holed[0] = -math.inf
-    (part,) = squared_errors(module.main, [x], [holed], arithmetic)
-    (rest,) = squared_errors(module.main, [x[1:]], [wanted[1:]], arithmetic)
+    (part,) = squared_errors(module.main, [x], module.tensors, [holed], arithmetic)
+    (rest,) = squared_errors(module.main, [x[1:]], module.tensors, [wanted[1:]], arithmetic)
     assert part == pytest.approx(rest)
     assert part < whole
-    assert squared_errors(module.main, [x], [wanted.long()], arithmetic) == [0.0]
+    assert squared_errors(module.main, [x], module.tensors, [wanted.long()], arithmetic) == [0.0]
 
 
 def test_misuse_is_refused() -> None:
@@ -179,7 +178,9 @@ def exact_noise(passes: tuple[Pass, ...], target: Target, seed: int) -> float:
     PassManager(quantized).run(module, context)
     with torch.no_grad():
         wanted = net(x)
-    return squared_errors(module.main, [x], [wanted], target.arithmetic)[0] / float(wanted.square().sum())
+    return squared_errors(module.main, [x], module.tensors, [wanted], target.arithmetic)[0] / float(
+        wanted.square().sum()
+    )
 
 
 @pytest.mark.parametrize("name", HARDWARE)
