@@ -116,10 +116,6 @@ def check_program(program: Program, constants: Mapping[str, Array]) -> None:
         raise ArtifactError(f"{extra!r} is not a constant of the program", where="weights.safetensors")
     for index, instruction in enumerate(program.instructions):
         _check_attributes(instruction, f"program.json, instructions.{index}")
-    for name, role in roles_of(program.constants, program.instructions).items():
-        if program.constants[name].role != role:
-            found, where = program.constants[name].role, f"program.json, constants.{name}"
-            raise ArtifactError(f"its role is {found!r}", where=where, expected=repr(role))
     tensors = _tensors(program)
     limits: dict[str, Limits] = {}
     for index, instruction in enumerate(program.instructions):
