@@ -63,8 +63,6 @@ ROUNDINGS = ("rne", "rhaz", "rhup", "floor", "trunc")
 """Roundings of divisions."""
 RAW = "_raw"
 """Ends the name of a rounding of averages that is a rounding of raw codes."""
-SIGNS = {"add": "+", "sub": "-", "mul": "*"}
-"""Operations of float32, and how C writes them."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +109,8 @@ class Library:
 
         Args:
             template: Name of the template.
-            types: Template parameters: X, Y, A, B, W, ACC: element types of C; MODE, ROUNDING: names.
+            types: Template parameters: X, Y, A, B, W, ACC: element types of C; MODE, ROUNDING, OPERATION: names. Others
+                are texts for its placeholders.
 
         Raises:
             UnsupportedError: There is no such mode or rounding.
@@ -133,8 +132,6 @@ class Library:
         if "ROUNDING" in chosen:
             divisor = "call->divisor" if template == "mean_divided" else "divisor"
             values |= _average(types["ROUNDING"], f"({types['ACC']}){divisor}")
-        if "OPERATION" in chosen:
-            values["SIGN"] = SIGNS[types["OPERATION"]]
         if "MODE" in chosen:
             mode = mode_of(types["MODE"])
             values |= {"M": mode.significand, "WIDTH": str(mode.width)}

@@ -24,7 +24,7 @@ def add(writer: Writer, step: Step) -> None:
     step.elementwise = True
     item, call, types = step.item, writer.call_of(step.item), _types(writer, step)
     if types["MODE"] == "f32":
-        _in_float32(writer, step, call, {**types, "OPERATION": "sub" if call.get("subtract") else "add"})
+        _in_float32(writer, step, types, "sub" if call.get("subtract") else "add")
         return
     form = mode_of(types["MODE"]).form
     if form == "float":
@@ -80,7 +80,7 @@ def mul(writer: Writer, step: Step) -> None:
     step.elementwise = True
     item, call, types = step.item, writer.call_of(step.item), _types(writer, step)
     if types["MODE"] == "f32":
-        _in_float32(writer, step, call, {**types, "OPERATION": "mul"})
+        _in_float32(writer, step, types, "mul")
         return
     scale = scale_in(call, "product")
     step.notes.append(scale.text())
@@ -96,7 +96,12 @@ def mul(writer: Writer, step: Step) -> None:
     writer.emit(step, template, types, item.inputs, {**members, "to": requantizer(call, scale)})
 
 
-def _in_float32(writer: Writer, step: Step, call: Call, types: dict[str, str]) -> None:
+_SIGNS = {"add": "+", "sub": "-", "mul": "*"}
+"""Operations of float32, and how C writes them."""
+
+
+def _in_float32(writer: Writer, step: Step, types: dict[str, str], operation: str) -> None:
+    call = writer.call_of(step.item)
     low, high = call.limits
     scales = [float(tensor.scale[0]) for tensor in (*call.inputs, call.output)]
     step.notes.append("scales {:.6g} and {:.6g} to {:.6g}".format(*scales))
@@ -109,6 +114,7 @@ def _in_float32(writer: Writer, step: Step, call: Call, types: dict[str, str]) -
         "low": int(low),
         "high": int(high),
     }
+    types = {**types, "OPERATION": operation, "SIGN": _SIGNS[operation]}
     writer.emit(step, "elementwise_f32", types, step.item.inputs, members)
 
 
