@@ -1,7 +1,7 @@
 """Give tensors that must share a scale and zero point one quantizer grid.
 
-If the target ties the operands and the result of an op (concat, average pooling, ...), their quantizers share one
-scale and one zero point:
+If the target ties the operands and the result of an op (average pooling, ...), or the op moves codes of several
+operands (concat, ...), their quantizers share one scale and one zero point:
 
     fq(a, s1, z1), fq(b, s2, z2) ─► concat      becomes      fq(a, s1, z1), fq(b, s1, z1) ─► concat
 
@@ -60,7 +60,8 @@ class UnifyScales(Pass):
         ties: list[list[Node]] = []
         for node in graph.nodes:
             widened = leaves_range(node)
-            if target.tie(node.op) is None and not widened:
+            joins = node.definition.has(Trait.MOVEMENT) and len(node.inputs) > 1
+            if target.tie(node.op) is None and not widened and not joins:
                 continue
             members = [quantizer_of(value) for value in node.inputs]
             follower = _own_quantizer(node)

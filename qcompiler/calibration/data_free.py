@@ -195,9 +195,22 @@ class _Carrier:
             return _layer(self, Layer(node), operands)
         if node.definition.has(Trait.MAC):
             return f"{node.op} has a computed weight"
+        if node.definition.has(Trait.ELEMENTWISE):
+            return _pair(node, operands)
         if node.definition.has(Trait.MOVEMENT):
             return _anywhere(self, node, operands)
         return f"{node.op} has no rule for means and deviations"
+
+
+def _pair(node: Node, operands: Sequence[Distribution]) -> Distribution | str:
+    """A function of two numbers without a closed form."""
+    x, y = (_aligned(item, node.output.type.rank) for item in operands)
+
+    def function(a: Tensor, b: Tensor) -> Tensor:
+        return node.definition.evaluate(node, [a, b])[0]
+
+    found = x.together(y, function) if x.shares(y) else x.apart(y, function)
+    return found or f"{node.op} has no finite mean or range"
 
 
 def _function(node: Node, x: Distribution, function: Function, *, uniform: bool) -> Distribution | str:

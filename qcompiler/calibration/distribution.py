@@ -29,6 +29,11 @@ Movement = Callable[[Tensor], Tensor]
 _POINTS = 513
 """Number of evenly spaced points of an interval at which a function is computed to find its extremes."""
 
+_NODES = torch.linspace(-6.0, 6.0, 49, dtype=torch.float64)
+"""Nodes of quadrature over two independent numbers, in standard deviations. A kink costs up to 0.2 % of one."""
+_GRID = 17
+"""Points of each of two intervals at which a function of both is computed to find its extremes."""
+
 
 @dataclass(frozen=True, eq=False)
 class Interval:
@@ -88,6 +93,16 @@ class Interval:
                 values = torch.from_numpy(np.asarray(function(at.contiguous().numpy()), order="C"))
             least, greatest = values.amin(-1).minimum(least), values.amax(-1).maximum(greatest)
         return Interval(least, greatest)
+
+    def pairs(self, other: Interval, function: Callable[[Tensor, Tensor], Tensor]) -> Interval:
+        """The least and the greatest value of a function of two numbers, from `_GRID` points of each interval."""
+        share = torch.linspace(0.0, 1.0, _GRID, dtype=torch.float64)
+        ones, others = (x.low.unsqueeze(-1) + (x.high - x.low).unsqueeze(-1) * share for x in (self, other))
+        found = [function(one.unsqueeze(-1), others) for one in ones.unbind(-1)]
+        return Interval(
+            torch.stack([values.amin(-1) for values in found]).amin(0),
+            torch.stack([values.amax(-1) for values in found]).amax(0),
+        )
 
     @property
     def is_finite(self) -> bool:
@@ -207,6 +222,38 @@ class Distribution:
             return function(*parts).numpy()
 
         return self._of_source(composed, uniform=self.uniform and other.uniform, basis=self.basis | other.basis)
+
+    def apart(self, other: Distribution, function: Callable[[Tensor, Tensor], Tensor]) -> Distribution | None:
+        """A function of two independent numbers, by quadrature over both; see `_NODES` and `_GRID`.
+
+        Returns:
+            None where its mean, its deviation or an end of its interval is no finite number.
+        """
+        weights = torch.exp(-0.5 * _NODES.square())
+        weights = weights / weights.sum()
+        mean, square = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+        ones, others = (item.at(_NODES) for item in (self, other))
+        for weight, one in zip(weights, ones.unbind(-1), strict=True):
+            values = function(one.unsqueeze(-1), others)
+            mean = mean + weight * (values * weights).sum(-1)
+            square = square + weight * (values.square() * weights).sum(-1)
+        if not bool((torch.isfinite(mean) & torch.isfinite(square)).all()):
+            return None
+        reach = self.reach.pairs(other.reach, function)
+        limits = self.limits.pairs(other.limits, function)
+        if not (reach.is_finite and limits.is_finite):
+            return None
+        moments = Gaussian(mean, (square - mean.square()).clamp(min=0.0).sqrt())
+        return Distribution.of(moments, self.alpha, self.basis | other.basis, reach=reach, limits=limits)
+
+    def at(self, deviations: Tensor) -> Tensor:
+        """Elements so many standard deviations of the normal numbers from their means, along one axis more."""
+        source = self.source
+        mean, std, low, high = (t.unsqueeze(-1) for t in (*source.tensors[:2], source.limits.low, source.limits.high))
+        normal = (mean + std * deviations).clamp(low, high)
+        return (
+            normal if self.function is None else torch.from_numpy(np.asarray(self.function(normal.numpy()), order="C"))
+        )
 
     def shares(self, other: Distribution) -> bool:
         """Whether the elements are functions of the same normal numbers as those of `other`."""

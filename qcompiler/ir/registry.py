@@ -34,7 +34,8 @@ class Trait(StrEnum):
     LEAF = "leaf"
     """Takes no operands: reads a tensor of the module."""
     MOVEMENT = "movement"
-    """Moves elements unchanged: the result has the codes and the grid of the input."""
+    """Gives elements of its operands unchanged, so that all are on one grid: `reshape`, `concat`. With `ELEMENTWISE`,
+    the values decide which of two: `maximum`."""
     VIEW = "view"
     """A movement that shows elements of its operand in another shape or order: `reshape`, `permute`, `slice`."""
     MAC = "mac"
@@ -56,7 +57,7 @@ class Trait(StrEnum):
     SPATIAL = "spatial"
     """Mixes pixels of an image within each channel: pooling and resizing."""
     ELEMENTWISE = "elementwise"
-    """A sum, difference or product of two operands, element by element."""
+    """A function of the elements of two operands at the same place, with broadcasting."""
     UNARY = "unary"
     """Applies one real function to each element."""
     CLAMP = "clamp"

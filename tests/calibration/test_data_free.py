@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy import integrate
 from torch import Tensor
 
-from qcompiler.calibration import gaussian
+from qcompiler.calibration import data_free, gaussian
 from qcompiler.calibration.data_free import Stop, describe
 from qcompiler.calibration.distribution import Distribution
 from qcompiler.calibration.gaussian import STEP, Gaussian
@@ -98,7 +98,9 @@ def test_every_operator_has_a_rule_or_a_reason() -> None:
             continue  # other tests register operators
         if not (Stage.CANONICAL in item.stages or Stage.QUANTIZED in item.stages) or item.has(Trait.LEAF):
             continue
-        by_trait = any(item.has(trait) for trait in (Trait.UNARY, Trait.ACTIVATION, Trait.MAC, Trait.MOVEMENT))
+        by_trait = any(
+            item.has(trait) for trait in (Trait.UNARY, Trait.ACTIVATION, Trait.MAC, Trait.MOVEMENT, Trait.ELEMENTWISE)
+        )
         if not (by_trait or name in RULES or name in WITHOUT_RULE):
             missing.append(name)
     assert not missing
@@ -237,6 +239,30 @@ def test_sums_and_products_of_independent_numbers() -> None:
     outputs_of(graph, list(x), lambda value, tensor: seen.update({value.name: tensor}))
     for name in ("p", "q"):
         agrees(known_of(graph)[name], seen[name].double().movedim(1, 0).flatten(1).T, STEP**2)
+
+
+@pytest.mark.parametrize("op", ["add", "mul"])
+def test_functions_of_two_numbers_without_a_rule_are_near_the_closed_form(
+    op: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = f"""  %d = conv2d(%z, %w, %b) {{groups = 4, statistics = "s"}} : f32[N, 4, 1, 1]
+  %r = relu(%c) : f32[N, 4, 1, 1]
+  %g = sigmoid(%d) : f32[N, 4, 1, 1]
+  %y = {op}(%r, %g) : f32[N, 4, 1, 1]
+  %own = {op}(%r, %c) : f32[N, 4, 1, 1]
+  return %y, %own
+"""
+    mean, std = STATISTICS
+    text = HEAD.replace("{\n", "{\n  input %z : f32[N, 4, 1, 1]\n", 1)
+    graph = parse_module(f"{text}{body}}}\n", {"w": std.reshape(4, 1, 1, 1), "b": mean, "s": STATISTICS}).main
+    exact = known_of(graph)
+    monkeypatch.delitem(data_free.RULES, op)
+    for name in ("y", "own"):
+        found, wanted = known_of(graph)[name], exact[name]
+        assert isinstance(found, Distribution) and isinstance(wanted, Distribution)
+        torch.testing.assert_close(found.moments.mean, wanted.moments.mean, rtol=1e-2, atol=1e-3)
+        torch.testing.assert_close(found.moments.std, wanted.moments.std, rtol=1e-2, atol=1e-3)
+        assert found.range[0] <= wanted.moments.mean.min() and wanted.moments.mean.max() <= found.range[1]
 
 
 def test_channels_are_followed_through_movements() -> None:
