@@ -1,4 +1,7 @@
-"""Find the range of each weight quantizer from its weight, per tensor, per channel or per block of inputs."""
+"""Find the range of each weight quantizer from its weight, per tensor, per channel or per block of inputs.
+
+A constant that shares its grid with activations, as an operand of a concat does, is calibrated with them.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from qcompiler.calibration.observers import Observer, check_single_values, make_
 from qcompiler.ir.graph import Graph
 from qcompiler.ir.types import Stage
 from qcompiler.ops.quantization import is_calibrated
-from qcompiler.ops.quantizers import leaf_tensor, quantizes_parameter
+from qcompiler.ops.quantizers import is_quantizer, leaf_tensor, quantizes_parameter
 from qcompiler.passes.base import Pass, PassContext
 from qcompiler.quant.affine import qparams_from_range
 from qcompiler.quant.blocks import block_factors, block_view
@@ -63,6 +66,8 @@ class CalibrateWeights(Pass):
         for node in graph.nodes:
             if not quantizes_parameter(node) or is_calibrated(leaf_tensor(node.inputs[1])):
                 continue
+            if any(is_quantizer(user) and not quantizes_parameter(user) for user in node.inputs[1].users):
+                continue  # a constant on the grid of activations, which is found together with theirs
             tensor, spec = leaf_tensor(node.inputs[0]), node.spec
             if spec.block is not None and spec.axis is not None:
                 low, high = self._range(block_view(tensor, spec.axis, spec.block), _of_rows(spec), node.name)
