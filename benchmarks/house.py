@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ("qcompiler", "passes", "backends")
 
 REPRESENTATIVES: Mapping[str, tuple[str, ...]] = {
-    "operator": (r"[\"']maximum[\"']", r"\bint_maximum\b", r"\bMAXIMUM\b"),
+    "operator": (r"[\"']maximum[\"']", r"/\* maximum\b"),
     "operator (sub)": (r"[\"']sub[\"']", r"\bint_sub\b", r"\bSUB\b"),
     "pass": (r"\bReplaceRelu6\b", r"replace-relu6"),
     "target": (r"\bpow2_mcu\b",),

@@ -150,6 +150,15 @@ def _add(model: _Model, shape: Sequence[int]) -> Json:
     return _binary(code, kind)(model, shape)
 
 
+def _extreme(code: str) -> Callable[[_Model, Sequence[int]], Json]:
+    def write(model: _Model, shape: Sequence[int]) -> Json:
+        for name, operand, like in zip("ab", model.operands, model.types, strict=True):
+            model.add(name, operand, like)
+        return model.finish(code, "MaximumMinimumOptions", shape)
+
+    return write
+
+
 def _pool(code: str) -> Callable[[_Model, Sequence[int]], Json]:
     def write(model: _Model, shape: Sequence[int]) -> Json:
         if any(model.attribute("padding")):
@@ -198,6 +207,8 @@ OPERATORS: dict[str, Callable[[_Model, Sequence[int]], Json]] = {
     "int_linear": _linear,
     "int_add": _add,
     "int_mul": _binary("MUL", "MulOptions"),
+    "maximum": _extreme("MAXIMUM"),
+    "minimum": _extreme("MINIMUM"),
     "int_avg_pool2d": _pool("AVERAGE_POOL_2D"),
     "max_pool2d": _pool("MAX_POOL_2D"),
     "int_mean": _mean,

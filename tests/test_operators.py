@@ -271,6 +271,8 @@ CASES: dict[str, Callable[[Draw], Case]] = {
     "add": binary(torch.add),
     "sub": binary(torch.sub),
     "mul": binary(torch.mul),
+    "maximum": binary(torch.maximum),
+    "minimum": binary(torch.minimum),
     "with a number": with_number,
     "clamp": clamp,
     "prelu": prelu,

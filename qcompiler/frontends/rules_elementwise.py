@@ -266,6 +266,19 @@ for _op in ("add", "sub", "mul"):
     rule(_op)(_binary(_op))
 
 
+def _extreme(op: str) -> Rule:
+    def rule(b: Builder, input: Operand, other: object = None, *arguments: object, **keywords: object) -> Value:
+        if not isinstance(other, Value | Leaf):
+            raise b.unsupported(f"{b.function} of one tensor", "Only that of two tensors has an operator.")
+        return _binary(op)(b, input, other)  # type: ignore[return-value]
+
+    return rule
+
+
+for _op in ("maximum", "minimum"):
+    rule(_op, _op[:3])(_extreme(_op))
+
+
 @rule("div")
 def _div(b: Builder, input: object, other: object, *, rounding_mode: str | None = None) -> object:
     if rounding_mode is not None:

@@ -19,6 +19,8 @@ OPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "Sub": ("sub",),
         "Mul": ("mul",),
         "Div": ("div",),
+        "Max": ("maximum",),
+        "Min": ("minimum",),
         "Relu": ("relu",),
         "Clip": ("clamp",),
         "GlobalAveragePool": ("mean",),

@@ -16,7 +16,7 @@ from qcompiler.ir.attributes import Attributes, flag, integer, number
 from qcompiler.ir.graph import Node
 from qcompiler.ir.registry import REQUIRED, OpDef, Trait, register
 from qcompiler.ir.types import Stage, TensorType
-from qcompiler.ops.common import FLOAT_STAGES, broadcast, check_float, same_type
+from qcompiler.ops.common import ANY_STAGE, FLOAT_STAGES, broadcast, check_float, same_type
 from qcompiler.quant.affine import along_axis
 
 Array = npt.NDArray[np.float64]
@@ -128,6 +128,27 @@ for _name, _torch, _traits in _binaries:
             stages=FLOAT_STAGES,
             traits=_traits,
             summary=f"{_name}(a, b) with broadcasting.",
+        )
+    )
+
+
+def _infer_extreme(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
+    shape = broadcast(types[0].shape, types[1].shape)
+    if types[0].with_shape(shape) != types[1].with_shape(shape):
+        raise GraphError(f"the operands are {types[0]} and {types[1]}", expected="one element type and one grid")
+    return (types[0].with_shape(shape),)
+
+
+for _name, _torch in (("maximum", torch.maximum), ("minimum", torch.minimum)):
+    register(
+        OpDef(
+            name=_name,
+            operands=("a", "b"),
+            infer=_infer_extreme,
+            evaluate=_binary(_torch),
+            stages=ANY_STAGE,
+            traits=frozenset({Trait.ELEMENTWISE, Trait.MOVEMENT, Trait.KEEPS_SIGN}),
+            summary=f"{_name}(a, b) with broadcasting, of numbers or of codes on one grid.",
         )
     )
 

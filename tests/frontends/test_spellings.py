@@ -69,6 +69,8 @@ SPELLINGS: dict[str, list[Spelling]] = {
     "prelu": [lambda x, m: F.prelu(x, m.weight), lambda x, m: torch.prelu(x, m.weight), lambda x, m: x.prelu(m.weight)],
     "add": [lambda x: x + x, lambda x: torch.add(x, x), lambda x: x.add(x), lambda x: x.add_(x)],
     "add a number": [lambda x: x + 1.5, lambda x: 1.5 + x, lambda x: x.add(1.5), lambda x: torch.add(x, 3, alpha=0.5)],
+    "maximum": [lambda x, m: torch.maximum(x, m.weight), lambda x, m: torch.max(x, m.weight), lambda x, m: x.max(m.weight), lambda x, m: x.maximum(m.weight)],
+    "minimum": [lambda x, m: torch.minimum(x, m.weight), lambda x, m: torch.min(x, m.weight), lambda x, m: x.minimum(m.weight)],
     "sub": [lambda x, m: x - m.weight, lambda x, m: torch.sub(x, m.weight), lambda x, m: x.subtract(m.weight), lambda x, m: x.sub_(m.weight)],
     "mul": [lambda x: x * x, lambda x: torch.mul(x, x), lambda x: x.multiply(x), lambda x: x.square(), lambda x: x**2, lambda x: torch.pow(x, 2)],
     "div": [lambda x: x / 4, lambda x: torch.div(x, 4), lambda x: x.true_divide(4), lambda x: x * 0.25, lambda x: x.div_(4)],

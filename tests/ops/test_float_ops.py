@@ -74,6 +74,8 @@ CASES: dict[str, tuple[str, list[Tensor], Attributes, Callable[..., Tensor]]] = 
     "add": ("add", [X, tensor(4, 1, 7)], {}, torch.add),
     "sub": ("sub", [X, tensor(7)], {}, torch.sub),
     "mul": ("mul", [X, tensor(2, 1, 6, 1)], {}, torch.mul),
+    "maximum": ("maximum", [X, tensor(2, 1, 6, 1)], {}, torch.maximum),
+    "minimum": ("minimum", [X, tensor(7)], {}, torch.minimum),
     "div": ("div", [X, tensor()], {}, torch.div),
     "identity": ("identity", [X], {}, lambda x: x),
     "dropout at inference": ("dropout", [X], {"p": 0.9}, lambda x: x),

@@ -9,7 +9,7 @@ from qcompiler.ir.attributes import Attribute
 from qcompiler.ir.dims import symbol
 from qcompiler.ir.graph import Graph, Module
 from qcompiler.ir.registry import REQUIRED, Trait, known_ops
-from qcompiler.ir.types import DType, Stage, TensorType
+from qcompiler.ir.types import DType, QuantParams, Stage, TensorType
 from qcompiler.quant.spec import QuantSpec
 
 Attributes = dict[str, Attribute]
@@ -73,6 +73,7 @@ CASES: dict[str, tuple[str, list[TensorType], Attributes, str]] = {
     "batches that do not broadcast": ("matmul", [f32(2, 3, 4), f32(3, 4, 5)], {}, "do not broadcast"),
     # element by element
     "sizes that do not broadcast": ("add", [X, f32(3)], {}, "do not broadcast"),
+    "the larger of two grids": ("maximum", [CODES, TensorType(DType.I8, (2, 4, 6, 7), QuantParams((0.5,), (3,)))], {}, "one element type and one grid"),
     "two element types": ("mul", [X, of(DType.F64, 7)], {}, "one element type"),
     "a quotient of integers": ("div", [i32(2), i32(2)], {}, "floating point"),
     "an interval upside down": ("clamp", [X], {"min": 1.0, "max": 0.0}, "min <= max"),

@@ -164,7 +164,7 @@ def test_windows_along_an_axis_of_unknown_size(data: st.DataObject) -> None:
 @settings(max_examples=60)
 def test_arithmetic_with_broadcasting(data: st.DataObject) -> None:
     draw = data.draw
-    op = draw(st.sampled_from(["add", "sub", "mul", "div"]))
+    op = draw(st.sampled_from(["add", "sub", "mul", "div", "maximum", "minimum"]))
     sizes = [BATCH, *(draw(st.integers(1, 4)) for _ in range(draw(st.integers(0, 3))))]
     left = [draw(st.sampled_from([size, size, 1])) for size in sizes]
     right = [draw(st.sampled_from([size, size, 1])) for size in sizes][draw(st.integers(0, len(sizes))) :]

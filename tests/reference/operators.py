@@ -466,6 +466,22 @@ def pad(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list[Any
     return fill(out, element)
 
 
+def maximum(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list[Any]:
+    """The larger code of two on one grid."""
+    return _chosen(max, operands, out)
+
+
+def minimum(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list[Any]:
+    """The smaller code of two on one grid."""
+    return _chosen(min, operands, out)
+
+
+def _chosen(choose: Callable[[int, int], int], operands: Sequence[Grid], out: Grid) -> list[Any]:
+    a, b = operands
+    assert (a.scale, a.zero_points) == (b.scale, b.zero_points) == (out.scale, out.zero_points)
+    return fill(out, lambda i: choose(a.at(broadcast(a, i)), b.at(broadcast(b, i))))
+
+
 OPERATORS: dict[str, Callable[[Sequence[Grid], Attributes, Grid], list[Any]]] = {
     "int_conv1d": int_conv,
     "int_conv2d": int_conv,
@@ -476,6 +492,8 @@ OPERATORS: dict[str, Callable[[Sequence[Grid], Attributes, Grid], list[Any]]] = 
     "int_linear": int_linear,
     "int_add": int_add,
     "int_mul": int_mul,
+    "maximum": maximum,
+    "minimum": minimum,
     "int_mean": int_mean,
     "int_avg_pool2d": int_avg_pool2d,
     "int_resample2d": int_resample2d,

@@ -207,6 +207,17 @@ def test_multiplication(mode: RequantMode, shapes: tuple[tuple[int, ...], tuple[
 
 
 @pytest.mark.parametrize("shapes", SHAPES)
+@pytest.mark.parametrize("op", ["maximum", "minimum"])
+@pytest.mark.parametrize("dtype", [DType.I8, DType.U8, DType.I16])
+def test_extremes(op: str, shapes: tuple[tuple[int, ...], tuple[int, ...]], dtype: DType) -> None:
+    make = Maker(len(op) + len(shapes[1]))
+    a = make.input(shapes[0], dtype)
+    b = make.input(shapes[1], dtype, a.type.quant)
+    make.graph.set_outputs([make.graph.append(op, [a, b]).output])
+    make.check()
+
+
+@pytest.mark.parametrize("shapes", SHAPES)
 @pytest.mark.parametrize("operation", ["add", "sub", "mul"])
 @pytest.mark.parametrize("exact", [True, False])
 def test_elementwise_operators_in_float32(

@@ -28,6 +28,13 @@ def binary(emitter: Emitter, node: Node) -> None:
         emitter.quantized(node, emitter.compute(node, "Sum", [emitter.compute(node, op, operands)]))
 
 
+@emits("maximum", "minimum")
+def extreme(emitter: Emitter, node: Node) -> None:
+    """Max or Min."""
+    op = "Max" if node.op == "maximum" else "Min"
+    emitter.quantized(node, emitter.compute(node, op, [emitter.real(node, 0), emitter.real(node, 1)]))
+
+
 @emits("int_clamp")
 def clamp(emitter: Emitter, node: Node) -> None:
     """On codes as they are, so that they have one quantizer: that of the operand, behind which this stands."""

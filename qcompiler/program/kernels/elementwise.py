@@ -48,6 +48,14 @@ def int_mul(call: Call, arrays: Sequence[Array]) -> Array:
     return call.requantize(product, call.get("product_multiplier"), call.get("product_exponent"))
 
 
+@kernel("maximum", "minimum", in_place=(0, 1), moves=True)
+def extreme(call: Call, arrays: Sequence[Array]) -> Array:
+    """The larger or the smaller of two codes on one grid."""
+    function = np.maximum if call.instruction.op == "maximum" else np.minimum
+    codes: Array = function(*arrays)
+    return codes
+
+
 @kernel("int_clamp", in_place=(0,))
 def int_clamp(call: Call, arrays: Sequence[Array]) -> Array:
     """Limits of codes along an axis, on the grid of the operand."""

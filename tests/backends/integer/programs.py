@@ -116,7 +116,7 @@ class _Random:
             else:
                 self.codes.append(builder.add("quantize", [builder.input(shape, "f32")], shape, rounding="rne"))
         makers = (
-            self.lookup, self.clamp, self.rescale, self.sum, self.product, self.pool, self.mean,
+            self.lookup, self.clamp, self.rescale, self.sum, self.product, self.extreme, self.pool, self.mean,
             self.reshape, self.permute, self.slice, self.concat, self.pad,
         )  # fmt: skip
         for _ in range(count):
@@ -175,6 +175,13 @@ class _Random:
     def sum(self, x: str) -> str:
         other = self.of_shape(self.builder.shape(x))
         return self.builder.add("int_add", [x, other], self.builder.shape(x), **HALF_OF_SUM)
+
+    def extreme(self, x: str) -> str:
+        shape = self.builder.shape(x)
+        other = self.random.choice([name for name in self.codes if self.builder.shape(name) == shape] or [x])
+        same = other if self.builder.dtype(other) == self.builder.dtype(x) else x
+        op = self.random.choice(("maximum", "minimum"))
+        return self.builder.add(op, [x, same], shape, self.builder.dtype(x))
 
     def product(self, x: str) -> str:
         shape = self.builder.shape(x)

@@ -417,8 +417,8 @@ def test_what_may_lie_on_its_operand_works_element_by_element(op: str) -> None:
         "quantize": {"rounding": "rne"},
         "dequantize": {},
     }
-    others = [builder.input(shape)] if op in ("int_add", "int_mul") else operands.get(op, [])
-    y = builder.add(op, [x, *others], shape, "f32" if op == "dequantize" else "i8", **attributes[op])
+    others = [builder.input(shape)] if len(KERNELS[op].in_place) > 1 else operands.get(op, [])
+    y = builder.add(op, [x, *others], shape, "f32" if op == "dequantize" else "i8", **attributes.get(op, {}))
     executor = Executor(builder.files(y))
     inputs = [
         np.full((1, *shape), 3, np.float32 if name == x and op == "quantize" else np.int8) for name in builder.inputs
@@ -427,6 +427,6 @@ def test_what_may_lie_on_its_operand_works_element_by_element(op: str) -> None:
     for position in KERNELS[op].in_place:
         for index in np.ndindex(1, *shape):
             changed = [array.copy() for array in inputs]
-            changed[position][index] += 20
+            changed[position][index] -= 20 if op == "minimum" else -20
             (after,) = executor.run(changed)
             assert [tuple(place) for place in np.argwhere(before != after)] == [index]

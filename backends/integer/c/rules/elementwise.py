@@ -126,6 +126,15 @@ def _left_is_scalar(left: Sequence[int], right: Sequence[int]) -> bool:
     return not wide or wide[-1] == 1
 
 
+@emits("maximum", "minimum")
+def extreme(writer: Writer, step: Step) -> None:
+    """`maximum`, `minimum`."""
+    step.elementwise = True
+    item = step.item
+    types = {"X": writer.ctype(item.output), "OPERATION": item.op, "ORDER": ">" if item.op == "maximum" else "<"}
+    writer.emit(step, "extreme", types, item.inputs, _walk(writer, step, item.inputs))
+
+
 @emits("int_clamp")
 def clamp(writer: Writer, step: Step) -> None:
     """`int_clamp`."""

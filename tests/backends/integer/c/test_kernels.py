@@ -236,7 +236,7 @@ def test_weights_of_16_bits_less_their_zero_points(tmp_path: Path) -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_results_over_their_operands(layout: str, tmp_path: Path) -> None:
     """Elementwise kernels whose result lies exactly where an operand does."""
-    ops = {"int_add", "int_mul", "lookup", "int_clamp", "rescale"}
+    ops = {"int_add", "int_mul", "maximum", "minimum", "lookup", "int_clamp", "rescale"}
     found_cases = collect([*TESTS["elementwise"], *TESTS["requantize"]])
     cases = [case for case in found_cases if ops & {node.op for node in case[0].nodes}]
     files, inputs = merge(cases[LAYOUTS.index(layout) :: 2], layout)  # each case in one of the two
