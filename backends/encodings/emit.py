@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import cast
 
 from qcompiler.backends.encodings.write import write
 from qcompiler.errors import UnsupportedError
@@ -155,11 +154,11 @@ def _specs(graph: Graph) -> dict[str, QuantSpec]:
     found: dict[str, QuantSpec] = {}
     for node in graph.nodes:
         if node.op == "fake_quantize":
-            found[node.name] = cast("QuantSpec", node.attributes["spec"])
+            found[node.name] = node.spec
         elif node.definition.has(Trait.MOVEMENT) or node.op in AVERAGES:
             source = quantizer_of(node.inputs[0])
             if source is not None:
-                found[node.name] = cast("QuantSpec", source.attributes["spec"])
+                found[node.name] = source.spec
     return found
 
 
@@ -187,6 +186,6 @@ def _excluded(graph: Graph) -> tuple[str, ...]:
     names: list[str] = []
     for node in graph.nodes:
         if node.op == "call":
-            island = graph.module.graphs[str(node.attributes["graph"])]
+            island = graph.module.graphs[node.text("graph")]
             names += [inner.name for inner in island.nodes if inner.op not in LEAVES]
     return tuple(names)

@@ -46,19 +46,18 @@ def emit(
     instructions: list[Instruction] = []
     for node in graph.nodes:
         if node.op in LEAVES:
-            array = node.graph.module.tensors[str(node.attributes["ref"])].detach().cpu().numpy()
-            constants[node.name] = array
+            constants[node.name] = node.graph.module.tensors[node.text("ref")].detach().cpu().numpy()
             continue
         if node.op == "expand_blocks":
             continue  # an instruction reads codes and factors apart
         if node.op == "call":
-            island = graph.module.graphs[str(node.attributes["graph"])]
+            island = graph.module.graphs[node.text("graph")]
             islands[island.name] = print_graph(island)
             for leaf in island.nodes:
                 if leaf.op in LEAVES:
                     name = f"{island.name}{ISLAND_TENSOR}{leaf.attributes['ref']}"
                     tensors[name] = _tensor(leaf.output)
-                    constants[name] = graph.module.tensors[str(leaf.attributes["ref"])].detach().cpu().numpy()
+                    constants[name] = graph.module.tensors[leaf.text("ref")].detach().cpu().numpy()
         attributes = {
             key: value
             for key, value in node.attributes.items()

@@ -114,7 +114,7 @@ class Executor:
         readers: dict[str, str] = {}
         for instruction in program.instructions:
             if instruction.op == "call":
-                name = str(instruction.attributes["graph"])
+                name = instruction.text("graph")
                 self._islands[name] = islands.load(files.program, files.constants, name)
             elif instruction.op not in KERNELS:
                 raise ArtifactError(f"the instruction {instruction.op!r} is unknown", where=instruction.output)

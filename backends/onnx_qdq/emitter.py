@@ -136,7 +136,7 @@ class Emitter:
         """A weight with a scale for each block: the scale of its channel times the factor of the block."""
         codes, factors = expand.inputs
         name = f"{node.name}/{index}"
-        array, inputs = leaf_array(factors), 1 - int(cast("int", expand.attributes["axis"]))
+        array, inputs = leaf_array(factors), 1 - expand.integer("axis")
         products = blocks.products(expand)
         if blocks.seem_channels(node, quant, array) and np.abs(products).max() <= blocks.INT8_MOST:
             if codes not in self.weights:
@@ -147,7 +147,7 @@ class Emitter:
         if codes not in self.weights:
             self.weights[codes] = self.constant(codes.name, leaf_array(codes))
         scale = blocks.scales(quant, array, inputs, tuple(int(cast("int", size)) for size in codes.type.shape))
-        attributes = {"axis": inputs, "block_size": int(cast("int", expand.attributes["block"]))}
+        attributes = {"axis": inputs, "block_size": expand.integer("block")}
         operands = [self.weights[codes], self.constant(f"{name}.scale", scale)]
         return self.add("DequantizeLinear", operands, self.unused(f"{name}.real"), **attributes)
 
@@ -226,7 +226,7 @@ class Emitter:
         """Lowest and highest codes of the result: numbers, or arrays that broadcast with it, one entry per channel."""
         found = []
         rank = node.output.type.rank
-        axis = rank - 1 if node.op == "int_linear" else int(cast("int", node.attributes.get("axis") or 1))
+        axis = rank - 1 if node.op == "int_linear" else node.integer("axis", 1)
         for name, default in zip(("qmin", "qmax"), node.output.type.dtype.limits, strict=True):
             codes = np.asarray(default if node.attributes.get(name) is None else node.attributes[name], np.int64)
             found.append(codes.reshape(-1, *[1] * (rank - axis - 1)) if codes.ndim else codes)
@@ -245,7 +245,7 @@ class Emitter:
 
     def ints(self, node: Node, name: str) -> list[int]:
         """An attribute that is a tuple of integers."""
-        return [int(item) for item in node.attributes[name]]  # type: ignore[union-attr,arg-type]
+        return list(node.integers(name))
 
     def real_numbers(self, value: Value) -> gs.Tensor:
         """A value without codes: an input of the file, or what a node computed; a tensor of the module as constant."""

@@ -19,5 +19,5 @@ def leaf_array(value: Value) -> npt.NDArray[np.generic]:
     node = value.producer
     if node is None or node.op not in LEAVES:
         raise UnsupportedError(f"%{value.name} is not emitted yet")
-    array: npt.NDArray[np.generic] = node.graph.module.tensors[str(node.attributes["ref"])].detach().cpu().numpy()
+    array: npt.NDArray[np.generic] = node.graph.module.tensors[node.text("ref")].detach().cpu().numpy()
     return array

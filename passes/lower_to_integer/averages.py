@@ -24,7 +24,7 @@ keeps: Table[Keep] = Table()
 def mean(lowering: Lowering, node: Node, out: Output) -> Value:
     """A mean over axes."""
     x = lowering.lowered[node.inputs[0]]
-    axes = cast("tuple[int, ...]", node.attributes["axes"])
+    axes = node.integers("axes")
     sizes = [x.type.shape[axis] for axis in axes]
     if not all(isinstance(size, int) for size in sizes):
         raise UnsupportedError("the mean is over an axis of symbolic size", where=node.where)
@@ -48,7 +48,7 @@ def avg_pool2d(lowering: Lowering, node: Node) -> Value:
     x = lowering.lowered[node.inputs[0]]
     low, high = with_zero(node, lowering.params(x), lowering.limits[x])
     proofs = lowering.proofs(node)
-    proofs.steps(lowering.steps(x), math.prod(cast("tuple[int, ...]", node.attributes["kernel"])))
+    proofs.steps(lowering.steps(x), math.prod(node.integers("kernel")))
     attributes = {**node.attributes, "rounding": str(proofs.arithmetic.average_rounding)}
     return lowering.keep_grid("int_avg_pool2d", [x], attributes, (low, high), node)
 

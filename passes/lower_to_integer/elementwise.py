@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import cast
 
 import torch
 
@@ -70,7 +69,7 @@ def activation(lowering: Lowering, node: Node, out: Output) -> Value:
 @lowers("clamp_channels")
 def clamp_channels(lowering: Lowering, node: Node, out: Output) -> Value:
     """Set limits per channel: in the requantization of a layer, or as a separate instruction after other ops."""
-    source, axis = node.inputs[0], cast("int", node.attributes["axis"])
+    source, axis = node.inputs[0], node.integer("axis")
     low, high = channel_limits(*channel_bounds(node), out.params, out.spec, out.qmin, out.qmax)
     whole = dataclasses.replace(out, qmin=min(low), qmax=max(high))
     limited = dataclasses.replace(whole, channels=(low, high))

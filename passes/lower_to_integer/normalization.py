@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 
 from qcompiler.errors import InputError, UnsupportedError
@@ -22,7 +20,7 @@ def layer_norm(lowering: Lowering, node: Node, out: Output) -> Value:
     """A layer normalization: its weight, bias and epsilon in integers."""
     x = lowering.lowered[node.inputs[0]]
     weight, bias = (leaf_tensor(value) for value in node.inputs[1:])
-    eps, largest = float(cast("float", node.attributes["eps"])), max(map(abs, lowering.steps(x)))
+    eps, largest = node.number("eps"), max(map(abs, lowering.steps(x)))
     proofs = lowering.proofs(node)
     try:
         constants = layer_norm_parameters(

@@ -293,7 +293,7 @@ def _check_instruction(program: Program, tensors: Tensors, instruction: Instruct
 def _check_call(program: Program, tensors: Tensors, instruction: Instruction, where: str) -> None:
     from qcompiler.program import islands  # which needs torch
 
-    name = str(instruction.attributes["graph"])
+    name = instruction.text("graph")
     if name not in program.islands:
         raise ArtifactError(f"the island {name!r} is missing", where=where)
     found = islands.result_types(program, name, [_type(tensors, item) for item in instruction.inputs])

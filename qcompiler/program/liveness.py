@@ -143,7 +143,7 @@ class Tensors:
             from qcompiler.program import islands  # needs torch, and imports this module
 
             operands = [self.shape(name) for name in instruction.inputs]
-            return islands.result_shapes(self.program, str(instruction.attributes["graph"]), operands)
+            return islands.result_shapes(self.program, instruction.text("graph"), operands)
         size = self._free_size(instruction, declared[0])
         return [tuple(size if old == -1 else old for old in declared[0])]
 

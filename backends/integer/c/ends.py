@@ -86,7 +86,7 @@ def _end(writer: Writer, kind: str, index: int, name: str, codes: str, maker: In
         low, high = int(np.min(least)), int(np.max(most))
     # A program may give its quantized input back: codes that it reads as an input are not quantized as an output.
     quantizes = kind == "input" and maker is not None and maker.op == "quantize"
-    rounding = str(maker.attributes["rounding"]) if maker is not None and quantizes else ""
+    rounding = maker.text("rounding") if maker is not None and quantizes else ""
     scale = declared.scale[0] if declared.scale else 0.0
     zero_point = declared.zero_point[0] if declared.zero_point else 0
     return End(kind, index, name, codes, ctype, writer.shapes[codes], low, high, scale, zero_point, rounding)

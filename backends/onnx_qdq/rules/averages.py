@@ -27,7 +27,7 @@ def mean(emitter: Emitter, node: Node) -> None:
     if axes == [2, 3] and node.inputs[0].type.rank == 4 and node.attributes["keepdim"]:
         emitter.quantized(node, emitter.compute(node, "GlobalAveragePool", [x]))
         return
-    emitter.quantized(node, emitter.mean_over(node, x, axes, bool(node.attributes["keepdim"])))
+    emitter.quantized(node, emitter.mean_over(node, x, axes, node.flag("keepdim")))
 
 
 @emits("int_avg_pool2d")
@@ -43,7 +43,7 @@ def avg_pool2d(emitter: Emitter, node: Node) -> None:
         kernel_shape=emitter.ints(node, "kernel"),
         strides=emitter.ints(node, "stride"),
         pads=emitter.ints(node, "padding") * 2,
-        count_include_pad=int(bool(node.attributes["count_include_pad"])),
+        count_include_pad=int(node.flag("count_include_pad")),
     )
     emitter.quantized(node, pooled)
 

@@ -15,7 +15,7 @@ emits: Table[Rule] = Table()
 @emits("call")
 def call(emitter: Emitter, node: Node) -> None:
     """A float island: the operators that torch's exporter writes for it."""
-    graph = node.graph.module.graphs[str(node.attributes["graph"])]
+    graph = node.graph.module.graphs[node.text("graph")]
     island = export(graph, emitter.options.opset, node.where)
     for position, value in enumerate(node.outputs):
         keep_apart(island, island.outputs[position], [user.output for user in value.users if user.op == "quantize"])

@@ -21,7 +21,7 @@ def conv(emitter: Emitter, node: Node) -> None:
         "strides": emitter.ints(node, "stride"),
         "pads": padding,
         "dilations": emitter.ints(node, "dilation"),
-        "group": int(node.attributes["groups"]),  # type: ignore[arg-type]
+        "group": node.integer("groups"),
         "kernel_shape": [int(size) for size in node.inputs[1].type.shape[2:]],
     }
     rank = len(node.inputs[1].type.shape) - 2
@@ -47,7 +47,7 @@ def conv_transpose(emitter: Emitter, node: Node) -> None:
         "pads": padding + ends,
         "output_padding": rest,
         "dilations": emitter.ints(node, "dilation"),
-        "group": int(node.attributes["groups"]),  # type: ignore[arg-type]
+        "group": node.integer("groups"),
         "kernel_shape": [int(size) for size in node.inputs[1].type.shape[2:]],
     }
     rank = len(node.inputs[1].type.shape) - 2

@@ -52,7 +52,7 @@ def permute(emitter: Emitter, node: Node) -> None:
 def concat(emitter: Emitter, node: Node) -> None:
     """Concat."""
     parts = [emitter.real(node, index) for index in range(len(node.inputs))]
-    axis = int(node.attributes["axis"])  # type: ignore[arg-type]
+    axis = node.integer("axis")
     emitter.quantized(node, emitter.compute(node, "Concat", parts, axis=axis))
 
 
@@ -72,7 +72,7 @@ def pad(emitter: Emitter, node: Node) -> None:
     quant = node.output.type.quant
     if quant is None:
         raise UnsupportedError("the result has no grid", where=node.where)
-    code = float(node.attributes["value"])  # type: ignore[arg-type]
+    code = node.number("value")
     amounts = emitter.constant(f"{node.name}.pads", np.asarray(emitter.ints(node, "pad"), np.int64))
     value = emitter.constant(
         f"{node.name}.value", np.float32((code - quant.zero_point[0]) * np.float32(quant.scale[0]))

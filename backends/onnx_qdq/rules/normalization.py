@@ -28,7 +28,7 @@ def layer_norm(emitter: Emitter, node: Node) -> None:
     quant, count = node.inputs[0].type.quant, math.prod(cast("tuple[int, ...]", node.inputs[1].type.shape))
     if quant is None:
         raise UnsupportedError("the operand has no grid", where=node.where)
-    eps = float(cast("int", node.attributes["epsilon"])) * quant.scale[0] ** 2 / count**2
+    eps = node.integer("epsilon") * quant.scale[0] ** 2 / count**2
     distance = emitter.compute(node, "Sub", [x, emitter.mean_over(node, x, axes, keepdim=True)])
     square = emitter.compute(node, "Mul", [distance, distance])
     variance = emitter.mean_over(node, square, axes, keepdim=True)

@@ -19,7 +19,7 @@ emits: Table[Rule] = Table()
 @emits("lookup")
 def lookup(emitter: Emitter, node: Node) -> None:
     """The function that a table holds."""
-    function = str(node.attributes["function"])
+    function = node.text("function")
     if function == "prelu":
         slopes = np.asarray(node.attributes["parameters"], np.float32)
         if node.attributes["axis"] is not None:
@@ -43,7 +43,7 @@ def lookup(emitter: Emitter, node: Node) -> None:
     if not scales.size:
         emitter.quantized(node, rule(compute, x, *parameters))
         return
-    behind = node.inputs[0].type.rank - 1 - int(cast("int", node.attributes["axis"]))
+    behind = node.inputs[0].type.rank - 1 - node.integer("axis")
     scale = emitter.constant(f"{node.name}.scales", scales.reshape(-1, *[1] * behind))
     result = rule(compute, emitter.compute(node, "Mul", [x, scale]), *parameters)
     emitter.quantized(node, emitter.compute(node, "Div", [result, scale]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -25,7 +24,7 @@ exact: Table[Rule] = Table()
 def mean(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
     """A mean over axes."""
     x = codes_of(node, operands[0])
-    axes = tuple(cast("tuple[int, ...]", node.attributes["axes"]))
+    axes = node.integers("axes")
     count = math.prod(x.codes.shape[axis] for axis in axes)
 
     def requantize(out: AffineParams, qmin: int, qmax: int) -> Tensor:
@@ -37,7 +36,7 @@ def mean(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact
             out_zero_point=int(out.zero_point),
             qmin=qmin,
             qmax=qmax,
-            keepdim=bool(node.attributes["keepdim"]),
+            keepdim=node.flag("keepdim"),
         )
 
     return Pending(requantize)

@@ -65,7 +65,7 @@ def activation(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) ->
 def clamp_channels(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
     """A clamp of what waits, with a pair of bounds per channel."""
     pending = waiting(node, operands[0], arithmetic)
-    axis = cast("int", node.attributes["axis"])
+    axis = node.integer("axis")
     low, high = (real_of(node, item) for item in operands[1:])
     before = (torch.full_like(low, -math.inf), torch.full_like(low, math.inf))
     if pending.channels is not None:

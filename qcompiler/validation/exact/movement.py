@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -54,7 +53,7 @@ def _move(node: Node, codes: list[Tensor]) -> Tensor:
 def pad(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
     """A border of one code."""
     x = operands[0]
-    pad = cast("tuple[int, ...]", node.attributes["pad"])
+    pad = node.integers("pad")
     half = len(pad) // 2
     torch_pad = [size for axis in reversed(range(half)) for size in (pad[axis], pad[half + axis])]
     if isinstance(x, Codes):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 from torch import Tensor
 
@@ -24,7 +23,7 @@ def layer_norm(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) ->
     x = codes_of(node, operands[0])
     computes = arithmetic.at(node.op, x.bits)
     weight, bias = (real_of(node, item) for item in operands[1:])
-    eps = float(cast("float", node.attributes["eps"]))
+    eps = node.number("eps")
 
     def requantize(out: AffineParams, qmin: int, qmax: int) -> Tensor:
         try:

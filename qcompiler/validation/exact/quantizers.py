@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -26,10 +25,10 @@ exact: Table[Rule] = Table()
 def fake_quantize(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
     """Codes on the grid of the quantizer."""
     x, scale, zero_point = operands[:3]
-    spec = cast("QuantSpec", node.attributes["spec"])
+    spec = node.spec
     params = _params(node, scale, zero_point, spec)
-    qmin = cast("int", _default(node.attributes["qmin"], spec.qmin))
-    qmax = cast("int", _default(node.attributes["qmax"], spec.qmax))
+    qmin = node.integer("qmin", spec.qmin)
+    qmax = node.integer("qmax", spec.qmax)
     if isinstance(x, Tensor):
         factors = spread_factors(spec, x, [real_of(node, item) for item in operands[3:]])
         codes = quantize(x, params.scale, params.zero_point, spec, qmin, qmax, factors).to(torch.int64)
@@ -55,7 +54,7 @@ def fake_quantize_bias(node: Node, operands: Sequence[Exact], arithmetic: Arithm
     """A bias in steps of the products."""
     bias, scale = real_of(node, operands[0]), real_of(node, operands[1])
     params = AffineParams(scale, torch.zeros_like(scale, dtype=torch.int32), 0 if scale.dim() else None)
-    bits = cast("int", node.attributes["bits"])
+    bits = node.integer("bits")
     limit = 2 ** (bits - 1)
     return Codes(quantize_bias(bias, scale, arithmetic.bias_rounding, bits), params, -limit, limit - 1, bits)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -40,7 +39,7 @@ def scaled_unary(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) 
     x, scales, function = codes_of(node, operands[0]), real_of(node, operands[1]), unary_of(node)
     different, rows = scales.unique(return_inverse=True)
     functions = [function.table(node, float(scale)) for scale in different]
-    axis = cast("int", node.attributes["axis"])
+    axis = node.integer("axis")
     return _tables(x, functions, rows, axis, arithmetic.at(node.op, x.bits))
 
 
