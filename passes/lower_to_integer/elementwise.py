@@ -9,6 +9,7 @@ import torch
 from qcompiler.errors import PassError
 from qcompiler.ir.attributes import Attribute
 from qcompiler.ir.graph import Node, Value
+from qcompiler.ir.registry import Trait
 from qcompiler.ir.table import Table
 from qcompiler.ops.layers import Layer, is_weighted
 from qcompiler.ops.quantizers import channel_bounds, channel_limits
@@ -19,18 +20,28 @@ from qcompiler.quant.requant import Requantization
 lowers: Table[Lower] = Table()
 
 
-@lowers("add", "sub")
+@lowers("add")
 def add(lowering: Lowering, node: Node, out: Output) -> Value:
-    """A sum or a difference."""
+    """A sum."""
+    return _sum(lowering, node, out, subtract=False)
+
+
+@lowers("sub")
+def sub(lowering: Lowering, node: Node, out: Output) -> Value:
+    """A difference."""
+    return _sum(lowering, node, out, subtract=True)
+
+
+def _sum(lowering: Lowering, node: Node, out: Output, *, subtract: bool) -> Value:
     a, b = (lowering.lowered[value] for value in node.inputs)
     if lowering.proofs(node).arithmetic.elementwise == ELEMENTWISE_FLOAT32:
         parts = ("left", "right", "out")
         unused = dict.fromkeys(f"{name}_{part}" for name in parts for part in ("multiplier", "exponent"))
         offsets = dict.fromkeys(("offset", "scalar_left_offset"))
-        said: dict[str, Attribute] = {"mode": ELEMENTWISE_FLOAT32, "shift": 0, "subtract": node.op == "sub"}
+        said: dict[str, Attribute] = {"mode": ELEMENTWISE_FLOAT32, "shift": 0, "subtract": subtract}
         return lowering.insert("int_add", [a, b], {**said, **unused, **offsets}, out, node)
     largest = max(abs(step) for value in (a, b) for step in lowering.steps(value))
-    grids, subtract = (lowering.params(a), lowering.params(b)), node.op == "sub"
+    grids = lowering.params(a), lowering.params(b)
     proofs = lowering.proofs(node)
     constants = add_parameters(*grids, out.params, proofs.arithmetic, largest=largest, subtract=subtract)
     # The requantizations of both operands, and of their sum, each with a factor of at most 1/2.
@@ -60,7 +71,7 @@ def mul(lowering: Lowering, node: Node, out: Output) -> Value:
     return lowering.insert("int_mul", [a, b], attributes, out, node)
 
 
-@lowers("relu", "clamp")
+@lowers(Trait.ACTIVATION)
 def activation(lowering: Lowering, node: Node, out: Output) -> Value:
     """An activation that no quantizer has taken in."""
     raise PassError(f"{node.op} stands in front of a quantizer", where=node.where, fix="Run fuse-requantization.")

@@ -8,6 +8,7 @@ from torch import Tensor
 from qcompiler.errors import InputError, UnsupportedError
 from qcompiler.ir.graph import Node, Value
 from qcompiler.ir.interpret import evaluate_node
+from qcompiler.ir.registry import Trait
 from qcompiler.ir.table import Table
 from qcompiler.ir.types import DType, QuantParams, TensorType
 from qcompiler.ops.layers import Layer
@@ -20,7 +21,7 @@ from qcompiler.quant.requant import real_multiplier
 lowers: Table[Lower] = Table()
 
 
-@lowers("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear")
+@lowers(Trait.WEIGHTED)
 def mac(lowering: Lowering, node: Node, out: Output) -> Value:
     """A layer: codes of the weight, the bias in steps of the products, and the multiplier."""
     x, weight = lowering.lowered[node.inputs[0]], lowering.lowered[node.inputs[1]]

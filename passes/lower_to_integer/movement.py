@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from qcompiler.errors import PassError
+from qcompiler.ir.attributes import Attribute
 from qcompiler.ir.graph import Node, Value
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.table import Table
@@ -22,15 +25,30 @@ def behind(lowering: Lowering, node: Node, out: Output) -> Value:
 
 @keeps(Trait.MOVEMENT)
 def movement(lowering: Lowering, node: Node) -> Value:
-    """The codes of the operands in other places."""
+    """Codes of the operands, none of which changes."""
     operands = [lowering.lowered[value] for value in node.inputs]
-    attributes = dict(node.attributes)
-    limits = [lowering.limits[value] for value in operands]
-    if node.op == "pad":
-        code = border_code(node, lowering.params(operands[0]), limits[0])
-        attributes["value"] = float(code)
-        if border(node) is not None:
-            limits.append((code, code))
+    lows, highs = zip(*(lowering.limits[value] for value in operands), strict=True)
+    return _moved(lowering, node, operands, node.attributes, (min(lows), max(highs)))
+
+
+@keeps("pad")
+def pad(lowering: Lowering, node: Node) -> Value:
+    """A border of one code."""
+    x = lowering.lowered[node.inputs[0]]
+    low, high = lowering.limits[x]
+    code = border_code(node, lowering.params(x), (low, high))
+    if border(node) is not None:
+        low, high = min(low, code), max(high, code)
+    return _moved(lowering, node, [x], {**node.attributes, "value": float(code)}, (low, high))
+
+
+def _moved(
+    lowering: Lowering,
+    node: Node,
+    operands: Sequence[Value],
+    attributes: Mapping[str, Attribute],
+    limits: tuple[int, int],
+) -> Value:
     moved = lowering.rewriter.insert(node.op, operands, attributes, before=node, like=node, name=f"{node.name}.int")
-    lowering.limits[moved.output] = (min(low for low, _ in limits), max(high for _, high in limits))
+    lowering.limits[moved.output] = limits
     return moved.output

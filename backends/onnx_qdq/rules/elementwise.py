@@ -13,25 +13,40 @@ from qcompiler.quant.arithmetic import ELEMENTWISE_FLOAT32
 emits: Table[Rule] = Table()
 
 
-@emits("int_add", "int_mul")
-def binary(emitter: Emitter, node: Node) -> None:
-    """Add, Sub or Mul; Sum where float32 arithmetic is wanted."""
-    op = "Mul" if node.op == "int_mul" else "Sub" if node.attributes["subtract"] else "Add"
-    operands = [emitter.real(node, 0), emitter.real(node, 1)]
-    if node.attributes["mode"] != ELEMENTWISE_FLOAT32 or op == "Sub":
-        emitter.quantized(node, emitter.compute(node, op, operands))
-    elif op == "Add":
-        # ONNX Runtime takes an Add between quantizers, and a Mul, into kernels of other arithmetic. It has none for
-        # Sub, nor for Sum.
-        emitter.quantized(node, emitter.compute(node, "Sum", operands))
-    else:
-        emitter.quantized(node, emitter.compute(node, "Sum", [emitter.compute(node, op, operands)]))
+@emits("int_add")
+def add(emitter: Emitter, node: Node) -> None:
+    """Add or Sub; Sum where float32 arithmetic is wanted.
+
+    ONNX Runtime takes an Add between quantizers, and a Mul, into kernels of other arithmetic. It has none for Sub, nor
+    for Sum.
+    """
+    plain = "Sum" if node.text("mode") == ELEMENTWISE_FLOAT32 else "Add"
+    _combined(emitter, node, "Sub" if node.flag("subtract") else plain)
 
 
-@emits("maximum", "minimum")
-def extreme(emitter: Emitter, node: Node) -> None:
-    """Max or Min."""
-    op = "Max" if node.op == "maximum" else "Min"
+@emits("int_mul")
+def mul(emitter: Emitter, node: Node) -> None:
+    """Mul, and a Sum of it alone where float32 arithmetic is wanted."""
+    if node.text("mode") != ELEMENTWISE_FLOAT32:
+        _combined(emitter, node, "Mul")
+        return
+    product = emitter.compute(node, "Mul", [emitter.real(node, 0), emitter.real(node, 1)])
+    emitter.quantized(node, emitter.compute(node, "Sum", [product]))
+
+
+@emits("maximum")
+def maximum(emitter: Emitter, node: Node) -> None:
+    """Max."""
+    _combined(emitter, node, "Max")
+
+
+@emits("minimum")
+def minimum(emitter: Emitter, node: Node) -> None:
+    """Min."""
+    _combined(emitter, node, "Min")
+
+
+def _combined(emitter: Emitter, node: Node, op: str) -> None:
     emitter.quantized(node, emitter.compute(node, op, [emitter.real(node, 0), emitter.real(node, 1)]))
 
 

@@ -48,11 +48,17 @@ def int_mul(call: Call, arrays: Sequence[Array]) -> Array:
     return call.requantize(product, call.get("product_multiplier"), call.get("product_exponent"))
 
 
-@kernel("maximum", "minimum", in_place=(0, 1), moves=True)
-def extreme(call: Call, arrays: Sequence[Array]) -> Array:
-    """The larger or the smaller of two codes on one grid."""
-    function = np.maximum if call.instruction.op == "maximum" else np.minimum
-    codes: Array = function(*arrays)
+@kernel("maximum", in_place=(0, 1), moves=True)
+def maximum(call: Call, arrays: Sequence[Array]) -> Array:
+    """The larger of two codes on one grid."""
+    codes: Array = np.maximum(*arrays)
+    return codes
+
+
+@kernel("minimum", in_place=(0, 1), moves=True)
+def minimum(call: Call, arrays: Sequence[Array]) -> Array:
+    """The smaller of two codes on one grid."""
+    codes: Array = np.minimum(*arrays)
     return codes
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import cast
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from qcompiler.errors import GraphError
 from qcompiler.ir.graph import Node
+from qcompiler.ir.registry import Trait
 from qcompiler.ir.table import Table
 from qcompiler.ops.quantizers import activation_bounds
 from qcompiler.quant.affine import AffineParams
@@ -25,33 +26,60 @@ from qcompiler.quant.arithmetic import (
     mul_parameters,
 )
 from qcompiler.validation.exact.quantizers import waiting
-from qcompiler.validation.exact.values import Exact, Pending, Rule, codes_of, real_of
+from qcompiler.validation.exact.values import Codes, Exact, Pending, Rule, codes_of, real_of
 
 exact: Table[Rule] = Table()
 
 
-@exact("add", "sub", "mul")
-def binary(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
-    """A sum, a difference or a product of codes."""
+@exact("add")
+def add(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
+    """A sum of codes."""
+    return _sum(node, operands, arithmetic, "add")
+
+
+@exact("sub")
+def sub(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
+    """A difference of codes."""
+    return _sum(node, operands, arithmetic, "sub")
+
+
+def _sum(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic, operation: Literal["add", "sub"]) -> Pending:
     a, b = (codes_of(node, item) for item in operands)
     computes = arithmetic.at(node.op, max(a.bits, b.bits))
+    if computes.elementwise == "f32":
+        return _in_float32(operation, a, b)
+    largest, subtract = max(a.largest_step(), b.largest_step()), operation == "sub"
 
     def requantize(out: AffineParams, qmin: int, qmax: int) -> Tensor:
-        if computes.elementwise == "f32":
-            operation = cast("FloatOperation", node.op)
-            grids = (a.params, b.params)
-            return elementwise_float32(operation, (a.codes, b.codes), grids, out, qmin=qmin, qmax=qmax)
-        if node.op in ("add", "sub"):
-            largest = max(item.largest_step() for item in (a, b))
-            sums = add_parameters(a.params, b.params, out, computes, largest=largest, subtract=node.op == "sub")
-            return add_codes(a.codes, b.codes, sums, qmin=qmin, qmax=qmax)
+        sums = add_parameters(a.params, b.params, out, computes, largest=largest, subtract=subtract)
+        return add_codes(a.codes, b.codes, sums, qmin=qmin, qmax=qmax)
+
+    return Pending(requantize)
+
+
+@exact("mul")
+def mul(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
+    """A product of codes."""
+    a, b = (codes_of(node, item) for item in operands)
+    computes = arithmetic.at(node.op, max(a.bits, b.bits))
+    if computes.elementwise == "f32":
+        return _in_float32("mul", a, b)
+
+    def requantize(out: AffineParams, qmin: int, qmax: int) -> Tensor:
         products = mul_parameters(a.params, b.params, out, computes)
         return mul_codes(a.codes, b.codes, products, qmin=qmin, qmax=qmax)
 
     return Pending(requantize)
 
 
-@exact("relu", "clamp")
+def _in_float32(operation: FloatOperation, a: Codes, b: Codes) -> Pending:
+    def requantize(out: AffineParams, qmin: int, qmax: int) -> Tensor:
+        return elementwise_float32(operation, (a.codes, b.codes), (a.params, b.params), out, qmin=qmin, qmax=qmax)
+
+    return Pending(requantize)
+
+
+@exact(Trait.ACTIVATION)
 def activation(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
     """A tighter clamp of what waits."""
     pending = waiting(node, operands[0], arithmetic)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from qcompiler.errors import GraphError
 from qcompiler.ir.graph import Node
+from qcompiler.ir.registry import Trait
 from qcompiler.ir.table import Table
 from qcompiler.ops.layers import Layer
 from qcompiler.quant.accumulator import exact_in_float64
@@ -20,7 +21,7 @@ from qcompiler.validation.exact.values import Exact, Pending, Rule, codes_of
 exact: Table[Rule] = Table()
 
 
-@exact("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear")
+@exact(Trait.WEIGHTED)
 def mac(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
     """Sums of products of codes; the accumulator waits for its quantizer."""
     x, weight = codes_of(node, operands[0]), codes_of(node, operands[1])

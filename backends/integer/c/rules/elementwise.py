@@ -126,12 +126,22 @@ def _left_is_scalar(left: Sequence[int], right: Sequence[int]) -> bool:
     return not wide or wide[-1] == 1
 
 
-@emits("maximum", "minimum")
-def extreme(writer: Writer, step: Step) -> None:
-    """`maximum`, `minimum`."""
+@emits("maximum")
+def maximum(writer: Writer, step: Step) -> None:
+    """`maximum`."""
+    _extreme(writer, step, ">")
+
+
+@emits("minimum")
+def minimum(writer: Writer, step: Step) -> None:
+    """`minimum`."""
+    _extreme(writer, step, "<")
+
+
+def _extreme(writer: Writer, step: Step, order: str) -> None:
     step.elementwise = True
     item = step.item
-    types = {"X": writer.ctype(item.output), "OPERATION": item.op, "ORDER": ">" if item.op == "maximum" else "<"}
+    types = {"X": writer.ctype(item.output), "OPERATION": item.op, "ORDER": order}
     writer.emit(step, "extreme", types, item.inputs, _walk(writer, step, item.inputs))
 
 
