@@ -62,11 +62,12 @@ class Canonicalize(Pass):
     def run(self, graph: Graph, context: PassContext) -> None:
         """See the module text."""
         rewriter = context.rewriter(graph)
+        rules = {op: rule for op, rule in _RULES.items() if not (self.keep_dropout and rule is _dropout)}
         changed = True
         while changed:
             changed = False
             for node in graph.nodes:
-                rule = _RULES.get(node.op) if not (self.keep_dropout and node.op == "dropout") else None
+                rule = rules.get(node.op)
                 changed |= rule is not None and rule(node, rewriter)
 
 
@@ -84,10 +85,11 @@ def _reshape(node: Node, rewriter: Rewriter) -> bool:
     x = node.inputs[0]
     if x.type.shape == node.output.type.shape:
         return _remove(node, rewriter)
-    if x.producer is not None and x.producer.op == "reshape":
-        rewriter.replace_input(node, 0, x.producer.inputs[0])
+    first = x.made_by("reshape")
+    if first is not None:
+        rewriter.replace_input(node, 0, first.inputs[0])
         rewriter.note(node, "replaces two reshapes")
-        _erase_if_unused(x.producer, rewriter)
+        _erase_if_unused(first, rewriter)
         return True
     return False
 
@@ -96,8 +98,8 @@ def _permute(node: Node, rewriter: Rewriter) -> bool:
     axes = node.integers("axes")
     if axes == tuple(range(len(axes))):
         return _remove(node, rewriter)
-    first = node.inputs[0].producer
-    if first is None or first.op != "permute":
+    first = node.inputs[0].made_by("permute")
+    if first is None:
         return False
     inner = first.integers("axes")
     rewriter.replace_input(node, 0, first.inputs[0])
@@ -177,8 +179,8 @@ def _to_mean(node: Node, rewriter: Rewriter) -> bool:
 
 
 def _conv(node: Node, rewriter: Rewriter) -> bool:
-    pad = node.inputs[0].producer
-    if pad is None or pad.op != "pad" or pad.attributes["value"] != 0.0:
+    pad = node.inputs[0].made_by("pad")
+    if pad is None or pad.number("value") != 0.0:
         return False
     amounts = pad.integers("pad")
     rank = len(amounts) // 2
@@ -231,8 +233,8 @@ def _scaled_unary(node: Node, rewriter: Rewriter) -> bool:
 
 
 def _div(node: Node, rewriter: Rewriter) -> bool:
-    divisor = node.inputs[1].producer
-    if divisor is None or divisor.op != "constant":
+    divisor = node.inputs[1].made_by("constant")
+    if divisor is None:
         return is_leaf(node.inputs[0]) and _to_reciprocal(node, rewriter)
     tensor = leaf_tensor(divisor.output)
     if not tensor.is_floating_point():
@@ -279,16 +281,16 @@ def _matmul(node: Node, rewriter: Rewriter) -> bool:
     else:
         return False
     for value in (left, right):
-        if value.producer is not None and (is_leaf(value) or value.producer.op == "permute"):
+        if value.producer is not None and (is_leaf(value) or value.made_by("permute")):
             _erase_if_unused(value.producer, rewriter)
     return True
 
 
 def _matrix(value: Value, rewriter: Rewriter, before: Node, *, transposed: bool) -> Value | None:
     """A leaf with the matrix, or its transpose, whether `value` is a leaf or turns one; None where it is neither."""
-    node = value.producer
-    if node is not None and node.op == "permute" and is_leaf(node.inputs[0]):
-        value, transposed = node.inputs[0], not transposed
+    turned = value.made_by("permute")
+    if turned is not None and is_leaf(turned.inputs[0]):
+        value, transposed = turned.inputs[0], not transposed
     if not is_leaf(value) or not value.type.dtype.is_float:
         return None
     leaf = value.producer

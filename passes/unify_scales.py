@@ -97,8 +97,9 @@ def _follow(node: Node, rewriter: Rewriter) -> None:
     if not node.definition.has(Trait.WEIGHTED) or len(node.inputs) < 3:
         return
     bias, source = node.inputs[2].producer, quantizer_of(node.inputs[0])
-    product = bias.inputs[1].producer if bias is not None and bias.definition.has(Trait.BIAS_QUANTIZER) else None
-    if product is not None and product.op == "scale_product" and source is not None:
+    quantizes = bias is not None and bias.definition.has(Trait.BIAS_QUANTIZER)
+    product = bias.inputs[1].made_by("scale_product") if bias is not None and quantizes else None
+    if product is not None and source is not None:
         rewriter.replace_input(product, 0, source.inputs[1])
 
 

@@ -360,7 +360,7 @@ def _product(node: Node, maps: dict[Value, Tensor]) -> Tensor:
 
 
 def _moved(node: Node, maps: dict[Value, Tensor]) -> Tensor:
-    if node.op == "pad" and node.attributes["value"] != 0.0:
+    if node.number("value", 0.0) != 0.0:
         raise Refused(f"{node.name} pads with {node.attributes['value']}, which changes under a factor")
     operands = [
         maps[value] if value in maps else torch.full(_shape(value, node.graph), FOREIGN) for value in node.inputs

@@ -81,9 +81,10 @@ def _adaptive_avg_pool2d(b: Builder, input: Operand, output_size: int | Sequence
 def _fixed_sizes(b: Builder, input: Operand, count: int) -> tuple[int, ...]:
     """The last `count` sizes of `input`."""
     sizes = input.type.shape[-count:]
-    if not all(isinstance(size, int) for size in sizes):
+    fixed = tuple(size for size in sizes if isinstance(size, int))
+    if len(fixed) < len(sizes):
         raise b.unsupported(f"{b.function} of {input.type}", "All sizes but that of the batch must be fixed.")
-    return tuple(int(cast("int", size)) for size in sizes)
+    return fixed
 
 
 def _pooled_along(

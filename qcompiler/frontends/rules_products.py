@@ -113,5 +113,5 @@ def _addmm(b: Builder, input: Operand, mat1: Operand, mat2: Operand, *, beta: Nu
 
 def _untransposed(operand: Operand) -> Value | None:
     """The transpose of `operand`, if it exists: torch.export splits a linear layer into a transpose and a product."""
-    node = operand.producer if isinstance(operand, Value) else None
-    return node.inputs[0] if node is not None and node.op == "permute" and operand.type.rank == 2 else None
+    node = operand.made_by("permute") if isinstance(operand, Value) else None
+    return node.inputs[0] if node is not None and operand.type.rank == 2 else None

@@ -47,6 +47,10 @@ class Value:
         self.users: dict[Node, int] = {}
         """Nodes that read this value, in order of first use, with the number of operands."""
 
+    def made_by(self, op: str) -> Node | None:
+        """The producer, if it is an `op`."""
+        return self.producer if self.producer is not None and self.producer.op == op else None
+
     def __repr__(self) -> str:
         return f"%{self.name}"
 

@@ -164,4 +164,4 @@ def unfold(layer: Node, norm: FoldedNorm, weight: Tensor, bias: Tensor, axis: in
 
 
 def _is_parameter(value: Value) -> bool:
-    return value.producer is not None and value.producer.op == "parameter"
+    return value.made_by("parameter") is not None

@@ -176,3 +176,22 @@ def test_a_clone_of_a_network_is_the_same(stage: Stage) -> None:
 def test_an_unknown_op_names_its_neighbours() -> None:
     with pytest.raises(GraphError, match="Did you mean conv2d"):
         op("conv2")
+
+
+def test_a_value_names_its_producer_by_operator() -> None:
+    graph = Graph()
+    x = graph.add_input("x", TensorType(DType.F32, (2, 3)))
+    relu = graph.append("relu", [x])
+    assert relu.output.made_by("relu") is relu
+    assert relu.output.made_by("clamp") is None
+    assert x.made_by("relu") is None
+
+
+def test_the_callee_of_a_call_is_a_graph_of_the_module() -> None:
+    module = Module()
+    island = module.add(Graph("island"))
+    graph = module.add(Graph())
+    x = graph.add_input("x", TensorType(DType.F32, (2, 3)))
+    call = graph.append("call", [x], {"graph": "island", "results": ("f32[2, 3]",)})
+    assert call.callee is island
+    assert graph.append("relu", [x]).callee is None
