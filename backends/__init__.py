@@ -35,8 +35,10 @@ def known_backends() -> dict[str, Backend]:
     found: dict[str, Backend] = {item.name: item() for item in (CSource, Onnx)}
     for name, item in load_entries(ENTRY_POINTS, dict.fromkeys((PROGRAM, *found), "qcompiler")).items():
         if not (isinstance(item, type) and issubclass(item, Backend)):
-            raise PluginError(f"the entry {name!r} of {ENTRY_POINTS} is {item!r}", expected="a subclass of Backend")
+            raise PluginError(
+                f"the entry point {name!r} of {ENTRY_POINTS} is {item!r}", expected="a subclass of Backend"
+            )
         if item.name != name:
-            raise PluginError(f"the entry {name!r} of {ENTRY_POINTS} is a back end called {item.name!r}")
+            raise PluginError(f"the entry point {name!r} of {ENTRY_POINTS} is a back end with the name {item.name!r}")
         found[name] = item()
     return found

@@ -1,10 +1,10 @@
-"""Set quantizers to the given scales and zero points, which calibration then keeps.
+"""Set the scales and zero points of quantizers from encodings; calibration does not change them.
 
     fq(x, NaN, 0) {s8}, "x.q": 8 bits, scale s, offset o        becomes        fq(x, s, -o - 128) {s8}
 
-A width that is not the quantizer's own is taken over where the target has it. A value that is only moved, such as the
-result of a max pooling, is on the grid of what it is moved from; where another grid is given for it, a quantizer is put
-behind it, which lowers to a rescale:
+The width of an encoding replaces the width of the quantizer if the target supports it. A moved value, such as the
+result of a max pooling, has the grid of its source. If its encoding has another grid, a quantizer is inserted after it,
+which lowers to a rescale:
 
     max_pool2d(fq(x, s, z))        becomes        fq(max_pool2d(fq(x, s, z)), s', z')
 """
@@ -42,7 +42,7 @@ class ApplyEncodings(Pass):
     lists the names that match no tensor.
 
     Raises:
-        EncodingsError: Two encodings ask for different grids of one tensor, or the target has no such grid.
+        EncodingsError: Two encodings of one tensor differ, or the target has no such grid.
     """
 
     name: ClassVar[str] = "apply-encodings"
@@ -69,7 +69,7 @@ class _Application:
         self.target = target
         self.rewriter = rewriter
         self.given: dict[Node, Encoding] = {}
-        """The encoding given to each quantizer."""
+        """The encoding of each quantizer."""
         self.moved: dict[Node, Encoding] = {}
         self.behind: dict[Node, Encoding] = {}
         names = Names(graph, encodings.by_name)
@@ -87,7 +87,7 @@ class _Application:
                 self._move(node)
 
     def _move(self, node: Node) -> None:
-        """Decide on which grid a moved value is: that of what it is moved from, or one of its own."""
+        """Give a moved value the grid of its source, or its own grid."""
         if node in self.behind:
             self._insert(node, self.behind[node])
             return
@@ -99,7 +99,7 @@ class _Application:
         for source in loose:
             if source not in self.given:
                 self._give(source, item)
-        # What the target dictates gives way to the others by a rescale: see `unify-scales`.
+        # Operands with a grid fixed by the target are rescaled to the others; see `unify-scales`.
         grids = [self.given[source] for source in loose] or [self._dictated(source) for source in sources]
         if any(not grid.same_grid(item) for grid in grids):
             self._insert(node, item)
@@ -112,7 +112,7 @@ class _Application:
         return Encoding(quantizer.name, spec.bits, (fixed.scale,), (zero_point,))
 
     def _insert(self, node: Node, item: Encoding) -> None:
-        """Put a quantizer behind `node`, for all that read it."""
+        """Insert a quantizer after `node` for all its users."""
         spec = self._in_width(item, self.target.activation_spec(), weight_of=None)
         quantizer = put_quantizer_behind(node, spec, self.rewriter)
         self.rewriter.note(quantizer, "the encodings give this value its own grid")
@@ -139,10 +139,10 @@ class _Application:
             self._count_lowest(quantizer, spec)
 
     def _in_width(self, item: Encoding, own: QuantSpec, weight_of: str | None) -> QuantSpec:
-        """The grid of the quantizer, in the width that is given.
+        """The grid of the quantizer with the width of the encoding.
 
         Raises:
-            EncodingsError: The target has no such width there, or an override asked for another one.
+            EncodingsError: The target has no such width, or an override selects another one.
         """
         if item.bits == own.bits:
             return own
@@ -179,7 +179,7 @@ def _check_same(first: Encoding, second: Encoding) -> None:
 
 
 def _layer(quantizer: Node) -> Node | None:
-    """The layer whose weight is quantized; None where it is no weight."""
+    """The layer whose weight is quantized; None for other tensors."""
     reader = next(iter(quantizer.output.users), None)
     is_weight = reader is not None and reader.definition.has(Trait.MAC) and reader.inputs[1] is quantizer.output
     return reader if is_weight and quantizes_parameter(quantizer) else None

@@ -155,7 +155,7 @@ def _to_mean_of_windows(node: Node, rewriter: Rewriter) -> bool:
     if factor == 1.0 or not all(isinstance(size, int) for size in (*x.type.shape[2:], *y.type.shape[2:])):
         return False
     sizes, counts = ([value.type.size(axis) for axis in (2, 3)] for value in (x, y))
-    # A window counted upwards may end behind the padding, where torch counts no zeros: they are put there.
+    # If the number of windows is rounded up, a window may end after the padding, where torch counts no zeros.
     covered = [(count - 1) * s + k for count, s, k in zip(counts, stride, kernel, strict=True)]
     ends = [max(0, c - size - p) for c, size, p in zip(covered, sizes, padding, strict=True)]
     if any(end > p for end, p in zip(ends, padding, strict=True)):

@@ -2,24 +2,24 @@
 
     A: W1, b1 ──► relu ──► B: W2        becomes        W1 / s, b1 / s ──► relu ──► W2 * s
 
-with one s > 0 per channel, so that the model computes what it did. For channel i with range r1 = max|W1[i]| in the one
-and r2 = max|W2[:, i]| in the other,
+with one s > 0 per channel, so the result of the model is unchanged. For channel i with ranges r1 = max|W1[i]| and
+r2 = max|W2[:, i]|,
 
     s_i = sqrt(r1_i / r2_i)        after which both ranges are sqrt(r1_i r2_i)
 
-A single scale per weight then serves all of its channels. Pairs are visited in turn until no factor differs from 1 by
-more than `tolerance`. For a depthwise layer between two others that is where all three ranges are (m0 m1 m2)^(1/3).
-Where several layers read the channels, r2 is the largest of their ranges; a concat rescales its parts apart.
+A single scale per weight then suits all channels. Pairs are visited in turn until no factor differs from 1 by more than
+`tolerance`. For a depthwise layer between two others, all three ranges converge to (m0 m1 m2)^(1/3). If several layers
+read the channels, r2 is the largest of their ranges; the parts of a concat are rescaled separately.
 
-A clamp on the way stays what it is by limits per channel, on targets that have them:
+A clamp between the layers keeps its effect with limits per channel, on targets that support them:
 
     A: W1, b1 ──► clamp(0, 6) ──► B: W2      becomes      W1 / s, b1 / s ──► clamp_channels(0, 6 / s) ──► W2 * s
 
-and so does a function that a table holds, where each channel may have a table of its own:
+and so does a function in a lookup table, if each channel may have its own table:
 
     A: W1, b1 ──► silu ──► B: W2             becomes      W1 / s, b1 / s ──► silu(x s) / s ──► W2 * s
 
-There s is rounded to a quarter of an octave, so that many channels share a table.
+For tables s is rounded to a quarter of an octave, so that many channels share a table.
 
 Source: Nagel et al. 2019, arXiv:1906.04721, section 4.1; Nagel et al. 2021, arXiv:2106.08295, section 3.2.
 """
@@ -46,23 +46,23 @@ from qcompiler.passes.common.equalization import FOREIGN, Consumer, Group, forge
 from qcompiler.validation.contracts import THRESHOLDS, Contract
 
 STEPS = 4
-"""Factors of channels behind which there is a table, per octave."""
+"""Number of factors per octave for channels with a table."""
 
 
 @dataclass(frozen=True)
 class CrossLayerEqualization(Pass):
     """Equalize the ranges of weights, on CANONICAL and on QUANTIZED graphs alike.
 
-    Refuses, by layer and reason: what leads to an output, to an addition, to a product of the channels with one
-    another, to a function without an end that is a straight line, or to a layer that shares its weight; what leads
-    through a clamp with two ends where the target has no limits per channel (see `replace-relu6`); and what leads
-    through a table where it has none per channel.
+    Refuses, with layer and reason: paths to an output, an addition, a product of channels with each other, a function
+    that does not commute with a factor, or a layer that shares its weight; paths through a clamp with two limits on
+    targets without limits per channel (see `replace-relu6`); and paths through a table on targets without tables per
+    channel.
 
-    On a QUANTIZED graph the quantizers on the way lose their ranges, which are no longer those of what they quantize.
+    On a QUANTIZED graph the quantizers in between lose their ranges, because their values change.
 
     Args:
         tolerance: Largest |s - 1| at which the ranges count as equal.
-        rounds: Most visits of each pair.
+        rounds: Maximum number of visits of each pair.
 
     Raises:
         InputError: An option is out of range.
@@ -83,11 +83,11 @@ class CrossLayerEqualization(Pass):
 
     @property
     def contract(self) -> Contract:
-        """Factors round once, and sums of rescaled products otherwise than before."""
+        """Factors are rounded once, and sums of rescaled products are rounded differently."""
         return THRESHOLDS[self.name]
 
     def prepare(self, graph: Graph, context: PassContext) -> bool:
-        """Forget the ranges of quantizers whose numbers are about to change."""
+        """Remove the ranges of quantizers whose values change."""
         return forget_ranges(_groups(graph, context), context.rewriter(graph), weights=True)
 
     def run(self, graph: Graph, context: PassContext) -> None:
@@ -118,12 +118,12 @@ def _groups(graph: Graph, context: PassContext, refused: Callable[[Node, str], N
 
 
 class _Layer:
-    """A weight as the magnitudes of its channels, and the factors found so far: a search touches no kernel.
+    """Channel magnitudes of a weight and the current factors, so that the search does not touch the kernel.
 
     Args:
         node: The layer.
-        classes: int64, one per input channel: channels of one number always get one factor, such as the positions of a
-            flattened channel. The magnitudes of a class are kept as one.
+        classes: Class of each input channel, int64. All channels of a class have one factor, such as the positions of a
+            flattened channel, and one magnitude.
     """
 
     def __init__(self, node: Node, classes: Tensor) -> None:
@@ -132,7 +132,7 @@ class _Layer:
         count, outputs, inputs = weight.shape[:3]
         magnitudes = weight.abs().amax(3).permute(1, 0, 2).reshape(outputs, count * inputs)
         numbers, self.classes = torch.unique(classes, return_inverse=True)
-        # A class of a convolution in groups lies within one group: its channels are those of one producer's channel.
+        # A class of a grouped convolution is within one group, because it belongs to one channel of the producer.
         self.group = torch.zeros(len(numbers), dtype=torch.int64)
         self.group[self.classes] = torch.arange(count).repeat_interleave(inputs)
         self.magnitudes = _largest_of(magnitudes, self.classes, len(numbers))
@@ -148,7 +148,7 @@ class _Layer:
         return (ranges.T * self.rows).reshape(-1)
 
     def column_ranges(self) -> Tensor:
-        """The range of each input channel: that of its class."""
+        """The range of each input channel, that is, of its class."""
         rows = self.rows.to(torch.float32)
         of_class = rows.T if len(rows) == 1 else rows[self.group].T
         return ((self.magnitudes * of_class).amax(0) * self.columns)[self.classes]
@@ -158,7 +158,7 @@ class _Layer:
         self.rows *= factors.reshape(self.rows.shape)
 
     def scale_columns(self, factors: Tensor) -> None:
-        """Multiply the input channels, those of one class by one factor."""
+        """Multiply the input channels by one factor per class."""
         of_class = torch.ones_like(self.columns)
         of_class[self.classes] = factors
         self.columns *= of_class
@@ -169,13 +169,13 @@ class _Layer:
 
 
 def _largest_of(rows: Tensor, numbers: Tensor, count: int) -> Tensor:
-    """In each row, the largest of the entries of each number: [rows, count]."""
+    """The largest entry of each class in each row, [rows, count]."""
     largest = torch.zeros(len(rows), count, dtype=rows.dtype)
     return largest.scatter_reduce(1, numbers.expand(len(rows), -1), rows, "amax")
 
 
 def _layers(found: Sequence[Group]) -> dict[Node, _Layer]:
-    """The layers of all groups. Two input channels are of one class when each group reads them as the same channel."""
+    """The layers of all groups. Two input channels have the same class if each group reads them as the same channel."""
     classes: dict[Node, Tensor] = {}
     for number, group in enumerate(found):
         classes.setdefault(group.producer, _apart(group.producer))
@@ -191,12 +191,12 @@ def _layers(found: Sequence[Group]) -> dict[Node, _Layer]:
 
 
 def _apart(node: Node) -> Tensor:
-    """Each input channel in a class of its own."""
+    """A separate class for each input channel."""
     return torch.arange(Layer(node).inputs)
 
 
 def _equalize(group: Group, layers: dict[Node, _Layer]) -> float:
-    """One visit of a group; the largest |s - 1|."""
+    """Visit a group once; return the largest |s - 1|."""
     producer = layers[group.producer]
     r1 = producer.row_ranges()
     r2 = torch.zeros_like(r1)
@@ -213,7 +213,7 @@ def _equalize(group: Group, layers: dict[Node, _Layer]) -> float:
 
 
 def _round_factors(group: Group, layers: dict[Node, _Layer]) -> None:
-    """Move the factors of a group onto a grid, by 9 % at most: a handful of tables then serves all of its channels."""
+    """Round the factors of a group to a grid, by at most 9 %, so that its channels need only a few tables."""
     producer = layers[group.producer]
     rows = producer.rows.reshape(-1)
     change = (rows.log2() * STEPS).round().div(STEPS).exp2() / rows
@@ -223,7 +223,7 @@ def _round_factors(group: Group, layers: dict[Node, _Layer]) -> None:
 
 
 def _rescale_between(found: Sequence[Group], layers: dict[Node, _Layer], rewriter: Rewriter) -> None:
-    """Multiply the limits of clamps by what their channels were multiplied by, and divide scales of tables by it."""
+    """Multiply the limits of clamps by the factors of their channels, and divide scales of tables by them."""
     factors: dict[Node, tuple[int, Tensor]] = {}
     for group in found:
         rows = layers[group.producer].rows.reshape(-1)

@@ -4,12 +4,12 @@ With g = gamma / sqrt(var + eps) and h = beta - mean * g, per channel, batch_nor
 
     batch_norm(conv(x, W, b))  ->  conv(x, g W, g b + h)          out channels scaled
     conv(batch_norm(x), W, b)  ->  conv(x, W g, b + sum W h)      in channels scaled; only without padding
-    batch_norm(x)              ->  conv(x, g, h), depthwise 1x1   a per-channel affine, nothing to fold into
+    batch_norm(x)              ->  conv(x, g, h), depthwise 1x1   if there is no layer to fold into
 
-`conv` is any convolution, transposed convolution or linear layer whose channels lie along axis 1, as those of the batch
-norm do: a linear layer on more than two axes has its channels along the last. The node that takes a batch norm in keeps
-what the batch norm knew of the distribution of its output, N(beta, gamma^2) per channel, under its attribute
-`statistics`: data-free ranges, bias absorption and analytic bias correction read it.
+`conv` is any convolution, transposed convolution or linear layer whose channels are on axis 1, as those of the batch
+norm are; a linear layer on more than two axes has its channels on the last axis. The layer keeps the distribution of
+the output of the batch norm, N(beta, gamma^2) per channel, in its attribute `statistics`, for data-free ranges, bias
+absorption and analytic bias correction.
 
 Source: Nagel et al. 2021, arXiv:2106.08295, section 3.1 (batch normalization folding).
 """
@@ -36,20 +36,20 @@ from qcompiler.validation.contracts import THRESHOLDS, Contract
 
 AFFINE = "batch-norm-as-convolution"
 """Code of the events that record a batch norm without a layer to fold into."""
-"""The record's note on a batch norm that is not folded."""
+"""Event text for a batch norm without a layer to fold into."""
 
 CHANNEL_AXIS = 1
-"""The axis along which the channels of a batch norm lie."""
+"""The channel axis of a batch norm."""
 
 
 @dataclass(frozen=True)
 class FoldBatchNorm(Pass):
     """Leave no batch norm in the graph.
 
-    Refuses: the fold into a layer whose channels lie along another axis than those of the batch norm; the fold into the
-    following layer when that layer pads, because the padding is zero behind the batch norm and would have to be -h / g
-    in front of it; when it is a transposed convolution, whose border positions sum fewer taps; and when the batch norm
-    has other users. Such a batch norm becomes a per-channel affine.
+    Refuses: the fold into a layer whose channel axis differs from that of the batch norm; the fold into a following
+    layer that pads, because the padding is zero after the batch norm and would have to be -h / g before it; the fold
+    into a transposed convolution, whose border positions sum fewer taps; and the fold of a batch norm with other users.
+    Such a batch norm becomes an affine function per channel.
     """
 
     name: ClassVar[str] = "fold-batch-norm"
@@ -59,7 +59,7 @@ class FoldBatchNorm(Pass):
 
     @property
     def contract(self) -> Contract:
-        """Products of float32 in another order."""
+        """Float32 products are computed in another order."""
         return THRESHOLDS[self.name]
 
     def run(self, graph: Graph, context: PassContext) -> None:
@@ -151,7 +151,7 @@ def _to_affine(node: Node, rewriter: Rewriter) -> None:
     affine = _Affine.of(node)
     channels = affine.gain.numel()
     x, shape = node.inputs[0], node.output.type.shape
-    # One image per sample whatever the rank, so that every target that has convolutions has this.
+    # One image per sample for every rank, so that every target with convolutions supports this.
     image = (shape[0], channels, product(shape[2:-1]), shape[-1] if len(shape) > 2 else 1)
     if image != shape:
         x = rewriter.insert("reshape", [x], {"shape": image}, before=node, like=node).output

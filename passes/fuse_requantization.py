@@ -2,12 +2,13 @@
 
     conv ─► relu ─► fq(s, z)        becomes        conv ─► fq(s, z) {qmin = z}
 
-A clamp before rounding is a tighter clamp of the codes after it, because rounding is monotone: the requantization that
-the hardware does anyway takes the activation in at no cost.
+A clamp before rounding equals a tighter clamp of the codes after it, because rounding is monotone. The requantization,
+which the hardware does in any case, then includes the activation for free.
 
     quantize(clamp(x, a, b)) = clamp(quantize(x), quantize(a), quantize(b))
 
-Limits per channel stay an op of their own, for a quantizer has one pair; lowering gives them to the integer op.
+Limits per channel stay a separate op, because a quantizer has one pair of limits; lowering moves them into the integer
+op.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from qcompiler.passes.common.channel_limits import composed, limits_of, set_limi
 class FuseRequantization(Pass):
     """Turn activations before quantizers into code limits.
 
-    Refuses: an activation with readers other than one quantizer, or one clamp per channel.
+    Refuses: an activation with users other than one quantizer or one clamp per channel.
     """
 
     name: ClassVar[str] = "fuse-requantization"
@@ -59,7 +60,7 @@ class FuseRequantization(Pass):
 
 
 def _into_limits(node: Node, clamp: Node, rewriter: Rewriter) -> None:
-    """Merge an activation into the clamp per channel behind it, which may be uniform then."""
+    """Merge an activation into the following clamp per channel, which may become uniform."""
     axis = clamp.integer("axis")
     count = clamp.output.type.size(axis)
     low, high = composed(limits_of(node, count), limits_of(clamp, count))

@@ -1,8 +1,8 @@
 """Write the scales and zero points of a graph: one encoding for each tensor of codes.
 
-Tensors are called as in the ONNX file of the same graph, and stored as there: signed activations of up to eight bits as
-unsigned codes, weights as signed ones. The constants of a layer normalization are real numbers in that file and have no
-encoding.
+Tensors have the names and stored types of the ONNX file of the same graph: unsigned codes for signed activations of up
+to eight bits, signed codes for weights. The constants of a layer normalization are real numbers in that file and have
+no encoding.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from qcompiler.quant.encoding import Encoding, Encodings
 from qcompiler.quant.spec import QuantSpec
 
 CODES = ".codes"
-"""Follows the name of a weight or bias in the name of its initializer in the ONNX file."""
+"""Suffix of the initializer of a weight or bias in the ONNX file."""
 
 AVERAGES = ("avg_pool2d", "adaptive_avg_pool2d", "resize")
-"""Ops whose integer form is on the grid of its input."""
+"""Ops whose integer form has the grid of its input."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class About:
     """Contents of a file in addition to the encodings.
 
     Args:
-        pipeline: The passes that led to them, as text; empty when unknown.
-        quantizer_args: Widths and symmetry where nothing else is said.
+        pipeline: The passes that led to the encodings, as text; empty if unknown.
+        quantizer_args: Default widths and symmetry.
     """
 
     pipeline: str = ""
@@ -61,11 +61,11 @@ def collect(graph: Graph, *, calibrated: Graph | None = None, about: About | Non
     """The encodings of `graph`.
 
     Args:
-        graph: At stage INTEGER: each tensor of codes. At stage QUANTIZED, calibrated: each quantizer, and each value
-            that is moved behind one.
-        calibrated: The QUANTIZED graph from which an INTEGER one was lowered. It knows which grids are symmetric, and
-            widths that are not those of an element type; without it a grid of six bits is written as one of eight.
-        about: Further contents of the file.
+        graph: A graph at stage INTEGER, with an encoding for each tensor of codes; or a calibrated QUANTIZED graph,
+            with an encoding for each quantizer and each value that is moved after a quantizer.
+        calibrated: The QUANTIZED graph from which an INTEGER graph was lowered. It has the symmetry of grids, and
+            widths other than those of element types; without it a six-bit grid is written with eight bits.
+        about: Additional contents of the file.
 
     Raises:
         UnsupportedError: The graph is at an earlier stage.
@@ -74,7 +74,7 @@ def collect(graph: Graph, *, calibrated: Graph | None = None, about: About | Non
     if graph.stage not in (Stage.QUANTIZED, Stage.INTEGER):
         raise UnsupportedError(f"a graph at stage {graph.stage} has no encodings", expected="quantized or integer")
     found = list(_quantized(graph) if graph.stage is Stage.QUANTIZED else _integer(graph, calibrated))
-    found.sort(key=lambda item: bool(item.is_parameter))  # as files below version 2 have them, in two sections
+    found.sort(key=lambda item: bool(item.is_parameter))  # files below version 2 have two sections
     about = about or About()
     producer = {"package": "qcompiler"}
     if about.pipeline:
@@ -138,7 +138,7 @@ def _encoding(name: str, quant: QuantParams, dtype: DType, spec: QuantSpec | Non
 
 
 def stored_as(item: Encoding, dtype: DType, axis: int | None) -> Encoding:
-    """The encoding with what the ONNX file does with the codes.
+    """The encoding of the codes as the ONNX file stores them.
 
     Args:
         item: The encoding.
@@ -150,7 +150,7 @@ def stored_as(item: Encoding, dtype: DType, axis: int | None) -> Encoding:
 
 
 def _specs(graph: Graph) -> dict[str, QuantSpec]:
-    """The grids of a QUANTIZED graph by the names that values have when it is integer."""
+    """The grids of a QUANTIZED graph by the names of the values in the INTEGER graph."""
     found: dict[str, QuantSpec] = {}
     for node in graph.nodes:
         if node.op == "fake_quantize":
@@ -163,7 +163,7 @@ def _specs(graph: Graph) -> dict[str, QuantSpec]:
 
 
 def _spec_of_limited(value: Value, specs: Mapping[str, QuantSpec]) -> QuantSpec | None:
-    """The grid of what an instruction limits channel by channel, which is that of its result."""
+    """The grid before limits per channel, which is the grid of the result."""
     users = [user for user in value.users if user.op == "int_clamp"]
     return specs.get(users[0].name) if users else None
 

@@ -17,9 +17,9 @@ from qcompiler.storage.reading import decode, parse_json, read_file
 
 _DTYPE = re.compile(r"(?P<unsigned>u?)int(?P<bits>\d+)")
 _SLACK = 0.5
-"""Steps by which the ends of a record may miss scale and offset: more is another grid."""
+"""Allowed difference, in steps, between the ends of a record and its scale and offset."""
 _ROUNDED = 2.0**-20
-"""The same as a share of the ends, which other tools compute in float32."""
+"""The same as a share of the ends, because other tools compute them in float32."""
 
 MOST_BITS = 64
 """Largest width of a code, in bits: biases of layers with 16-bit activations have 64."""
@@ -102,21 +102,21 @@ def load(path: str | Path) -> Encodings:
     """Read a file.
 
     Raises:
-        EncodingsError: It cannot be read; or see `parse`.
+        EncodingsError: The file cannot be read; or see `parse`.
     """
     return parse(decode(read_file(path, EncodingsError), Path(path).name, EncodingsError), Path(path).name)
 
 
 def parse(text: str, where: str = "encodings") -> Encodings:
-    """Read what `write` or AIMET wrote.
+    """Parse the text of `write` or of AIMET.
 
     Args:
         text: JSON of one of the versions that can be written.
         where: Name of the file, for messages.
 
     Raises:
-        EncodingsError: It is no JSON, of another version, has an unknown key, contradicts itself, or has blocks or
-            floating-point numbers, which no grid here has.
+        EncodingsError: The text is not JSON, has another version or an unknown key, contradicts itself, or has blocks
+            or floating-point types, which are not supported.
     """
     data = parse_json(text, where, EncodingsError)
     version = data.get("version") if isinstance(data, dict) else None
@@ -152,17 +152,25 @@ def _complete(file: _Version0 | _Version1 | _Version2, tensors: list[Encoding]) 
 
 def _from_channels(name: str, records: object, is_parameter: bool, where: str) -> Encoding:
     if not isinstance(records, list) or not records:
-        fix = "Give the file beside the ONNX file; the one for torch alone names modules." if records else None
-        raise EncodingsError("this is no list of channels", where=where, expected="at least one record", fix=fix)
+        fix = (
+            "Use the file written next to the ONNX file; the file for torch has names of modules." if records else None
+        )
+        raise EncodingsError(
+            "the value is not a list of channels", where=where, expected="at least one record", fix=fix
+        )
     channels = [_validated(_Channel, record, where) for record in records]
     first = channels[0]
     scales, offsets = [], []
     for item in channels:
         _check_integer(item.dtype, name, where)
         if (item.bitwidth, item.is_symmetric) != (first.bitwidth, first.is_symmetric):
-            raise EncodingsError("channels of several kinds", where=where, expected="one bitwidth and is_symmetric")
+            raise EncodingsError(
+                "the channels have different kinds", where=where, expected="one bitwidth and is_symmetric"
+            )
         if item.scale is None or item.offset is None or item.is_symmetric is None:
-            raise EncodingsError("a channel without scale, offset or is_symmetric", where=where, expected="all of them")
+            raise EncodingsError(
+                "a channel has no scale, offset or is_symmetric", where=where, expected="scale, offset and is_symmetric"
+            )
         if item.zero_point_shift:
             raise _unsupported("zero_point_shift", where)
         _check_ends(item, where)
@@ -173,7 +181,7 @@ def _from_channels(name: str, records: object, is_parameter: bool, where: str) -
 
 
 def _check_ends(item: _Channel, where: str) -> None:
-    """`min` and `max` repeat what scale and offset say."""
+    """Check that `min` and `max` agree with scale and offset."""
     if item.scale is None or item.offset is None:
         return
     steps = 2**item.bitwidth - 1
@@ -185,7 +193,7 @@ def _check_ends(item: _Channel, where: str) -> None:
             raise EncodingsError(
                 f"{key} is {given!r}",
                 where=where,
-                expected=f"{expected!r}, as scale and offset say",
+                expected=f"{expected!r}, as scale and offset require",
                 fix="Correct one.",
             )
 
@@ -196,7 +204,7 @@ def _from_tensor(item: _Tensor, is_parameter: bool, where: str) -> Encoding:
         raise EncodingsError(
             f"enc_type is {item.enc_type!r}",
             where=where,
-            expected="PER_TENSOR or PER_CHANNEL: no integer operator here sums block by block",
+            expected="PER_TENSOR or PER_CHANNEL, because no integer operator sums block by block",
         )
     for key in ("block_size", "compressed_bw", "per_block_int_scale"):
         if getattr(item, key):
@@ -207,7 +215,7 @@ def _from_tensor(item: _Tensor, is_parameter: bool, where: str) -> Encoding:
         raise EncodingsError("is_sym is missing", where=where, expected="true or false")
     per_channel = item.enc_type == "PER_CHANNEL"
     if not per_channel and len(item.scale) != 1:
-        raise EncodingsError(f"{len(item.scale)} scales for PER_TENSOR", where=where, expected="one")
+        raise EncodingsError(f"PER_TENSOR has {len(item.scale)} scales", where=where, expected="one")
     return _encoding(
         item.name, item.bw, list(item.scale), list(item.offset), item.is_sym, per_channel, is_parameter, where
     )
@@ -226,7 +234,7 @@ def _encoding(
     """An encoding of a version below 2."""
     _check_scales(scales, len(offsets), where)
     half = 2 ** (bits - 1)
-    # "strict symmetric": one code fewer, counted from 0, so that the zero point is one lower.
+    # "strict symmetric" grids have one code less, counted from 0, so the zero point is one lower.
     narrow = symmetric and all(offset == 1 - half for offset in offsets)
     zero_point = [half if narrow else -offset for offset in offsets]
     signed = symmetric and all(zero == half for zero in zero_point)
@@ -262,9 +270,9 @@ def _from_quantize_linear(item: _QuantizeLinear, where: str) -> Encoding:
     per_channel = isinstance(item.y_scale, list)
     if per_channel != (item.axis is not None):
         raise EncodingsError(
-            f"axis is {item.axis} and y_scale a {'list' if per_channel else 'number'}",
+            f"axis is {item.axis} and y_scale is a {'list' if per_channel else 'number'}",
             where=where,
-            expected="an axis with a list, no axis with a number",
+            expected="an axis for a list, no axis for a number",
         )
     _check_scales(scales, len(points), where)
     bits, signed = int(match["bits"]), not match["unsigned"]
@@ -296,7 +304,9 @@ def _numbers(value: object, key: str, where: str) -> list[float]:
 
 def _check_scales(scales: list[float], points: int, where: str) -> None:
     if len(scales) != points or not scales:
-        raise EncodingsError(f"{len(scales)} scales and {points} zero points", where=where, expected="as many of both")
+        raise EncodingsError(
+            f"{len(scales)} scales and {points} zero points", where=where, expected="equal numbers of both"
+        )
     bad = [scale for scale in scales if not 0 < scale < math.inf]
     if bad:
         raise EncodingsError(f"a scale is {bad[0]}", where=where, expected="positive numbers")
@@ -308,7 +318,7 @@ def _check_integer(dtype: str, name: str, where: str) -> None:
             f"dtype is {dtype}",
             where=where,
             expected="integers",
-            fix=f"Leave {name!r} out, and give the layer to a float island: overrides={{...: 'float'}}.",
+            fix=f"Remove {name!r} , and run the layer in float: overrides={{...: 'float'}}.",
         )
 
 

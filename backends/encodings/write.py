@@ -5,7 +5,7 @@
     2.0.0   one list of ONNX QuantizeLinear parameters: stored type, scale, zero point, axis
 
 Below 2.0.0 offsets are negated zero points of codes that count from 0; a signed symmetric grid of 8 bits has -128. A
-grid is written with all its 2^bits codes: that a quantizer leaves the lowest one out (`narrow`) cannot be said.
+grid is written with all its 2^bits codes; the format cannot express that the lowest code is unused (`narrow`).
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def write(encodings: Encodings, version: str = "1.0.0") -> str:
         version: One of `VERSIONS`.
 
     Raises:
-        EncodingsError: There is no such version; or the version needs what is not known: the axis of channels, or
-            which tensors are parameters.
+        EncodingsError: The version is unknown, or it needs unknown information: the channel axis, or which tensors are
+            parameters.
     """
     if version not in VERSIONS:
         raise EncodingsError(f"version {version!r} of encodings", expected="one of " + ", ".join(VERSIONS))
@@ -54,7 +54,7 @@ def _version_0(tensors: Sequence[Encoding]) -> Record:
 
 
 def _channels(item: Encoding) -> list[Record]:
-    """One record per scale. Its ends are those of the whole grid, so that max - min is 2^bits - 1 steps."""
+    """One record per scale. Its ends are the ends of the whole grid, so max - min is 2^bits - 1 steps."""
     return [
         {
             "bitwidth": item.bits,
@@ -98,7 +98,9 @@ def _quantize_linear(item: Encoding) -> Record:
     zero_point = item.stored_zero_point
     if item.per_channel:
         if item.axis is None:
-            raise EncodingsError(f"the channel axis of {item.name!r} is not known", expected="it, for version 2.0.0")
+            raise EncodingsError(
+                f"the channel axis of {item.name!r} is unknown", expected="a channel axis, for version 2.0.0"
+            )
         record.update(axis=item.axis, y_scale=list(item.scale), y_zero_point=list(zero_point))
     else:
         record.update(y_scale=item.scale[0], y_zero_point=zero_point[0])
@@ -111,8 +113,8 @@ def _sections(tensors: Sequence[Encoding]) -> tuple[list[Encoding], list[Encodin
     unknown = next((item for item in tensors if item.is_parameter is None), None)
     if unknown is not None:
         raise EncodingsError(
-            f"whether {unknown.name!r} is a parameter is not known",
-            expected="encodings that say it, or version 2.0.0",
+            f"it is unknown whether {unknown.name!r} is a parameter",
+            expected="encodings with that information, or version 2.0.0",
         )
     return [item for item in tensors if not item.is_parameter], [item for item in tensors if item.is_parameter]
 

@@ -38,7 +38,9 @@ def emit(
         UnsupportedError: The graph is not integer, or has two symbolic sizes in one shape.
     """
     if graph.stage is not Stage.INTEGER:
-        raise UnsupportedError(f"a graph at stage {graph.stage} is no integer program", fix="Lower it first.")
+        raise UnsupportedError(
+            f"a graph at stage {graph.stage} is not an integer program", fix="Lower the graph first."
+        )
     values = [v for v in graph.values() if v.producer is None or v.producer.op != "expand_blocks"]
     tensors = {value.name: _tensor(value) for value in values}
     constants: dict[str, Array] = {}
@@ -99,7 +101,7 @@ def _tensor(value: Value) -> Tensor:
     type = value.type
     shape = tuple(size if isinstance(size, int) else -1 for size in type.shape)
     if shape.count(-1) > 1:
-        raise UnsupportedError(f"%{value.name} is {type}", expected="one symbolic size at most: the batch")
+        raise UnsupportedError(f"%{value.name} is {type}", expected="at most one symbolic size, the batch")
     if type.quant is None:
         return Tensor(dtype=str(type.dtype), shape=shape)
     return Tensor(

@@ -155,7 +155,7 @@ class Executor:
         for name, inner, array in zip(self.program.inputs, self.core.given, inputs, strict=True):
             if self._plan is not None and array.shape != self._plan.tensors.shapes[inner]:
                 expected = str(list(self._plan.tensors.shapes[inner]))
-                raise InputError(f"input {name!r} has shape {list(array.shape)}", expected=f"{expected}, as is planned")
+                raise InputError(f"input {name!r} has shape {list(array.shape)}", expected=f"{expected}, as planned")
             memory.write(name, self._store(array))
         for call in self._calls:
             names, first = call.instruction.inputs, call.instruction.output
@@ -188,7 +188,7 @@ class Executor:
                 raise InputError(
                     f"the tensor {name!r} needs {size} bytes while it is computed",
                     expected=f"at most the {machine_memory()} bytes of memory of this machine",
-                    fix="Give fewer samples at a time.",
+                    fix="Use fewer samples at a time.",
                 )
 
     def _compute(self, call: Call, operands: Sequence[Array]) -> list[Array]:

@@ -1,15 +1,16 @@
 """Places rigid groups of rectangles in the plane of time and bytes, without overlap and with a small height.
 
-A group is several rectangles at fixed distances, such as results that lie on one another. The least height is
-NP-complete to find; attempts are made until a lower bound is met:
+A group is a set of rectangles at fixed distances, such as results that share bytes. Finding the least height is
+NP-complete; the search stops when a lower bound is met:
 
-1. in order of time, at the bottom or at the top of an array that is as high as the bound: exact for a chain, of which
-   two neighbours are alive at a time;
-2. in other orders, each group as low as it can be;
-3. from the best of these on, what surrounds the highest group is placed anew, from the bottom up but for a few moves.
+1. groups in order of time, at the bottom or at the top of an array with the height of the bound: exact for a chain,
+   in which two neighbours are alive at a time;
+2. other orders, each group as low as possible;
+3. starting from the best of these, the groups around the highest one are placed again, from the bottom up except for a
+   few moves.
 
 Source: orders by size and by the bytes alive at once are those of Pisarchyk and Lee 2020, arXiv:2001.03288, section 5.
-The third step is a hill climb over orders of placement, as compilers for small machines have it.
+The third step is hill climbing over orders of placement, as in compilers for small machines.
 """
 
 from __future__ import annotations
@@ -23,20 +24,20 @@ import numpy as np
 import numpy.typing as npt
 
 STEPS = 40_000
-"""Groups that the third step places in all: half a second or so."""
+"""Number of groups that the third step places in total: about half a second."""
 ACCEPT = 0.02
-"""Share of the moves for the worse that are made all the same."""
+"""Share of worsening moves that are accepted."""
 
 
 @dataclass(frozen=True)
 class Rectangle:
-    """Bytes that are taken for some time.
+    """Bytes that are occupied for some time.
 
     Args:
         begin: First time, 0 or later.
-        end: Last time; it is taken too.
-        low: First byte, counted from where the group begins.
-        high: Behind the last byte.
+        end: Last time, inclusive.
+        low: First byte, relative to the start of the group.
+        high: End of the bytes, exclusive.
     """
 
     begin: int
@@ -51,7 +52,7 @@ Array: TypeAlias = npt.NDArray[np.int64]
 
 
 class Placement:
-    """Searches first bytes for groups. The same groups get the same bytes.
+    """Searches the first byte of each group. The same groups always get the same bytes.
 
     Args:
         groups: Groups to place.
@@ -80,11 +81,11 @@ class Placement:
         self.begins = [min(part.begin for part in group) for group in groups]
         self.lengths = [max(part.end for part in group) - min(part.begin for part in group) + 1 for group in groups]
         self.pressures = self._pressures()
-        """For each group, the most bytes that are taken at once while it is there."""
+        """For each group, the largest number of bytes occupied at once during its lifetime."""
         self.best: Array = np.zeros(0, np.int64)
         """The first byte of each rectangle's group in the best placement so far."""
         self.top = 0
-        """Height of that."""
+        """Height of the best placement so far."""
 
     @property
     def offsets(self) -> list[int]:
@@ -117,7 +118,7 @@ class Placement:
             seed: Seed for the moves.
             steps: See `STEPS`.
         """
-        generator = random.Random(seed)  # noqa: S311  # no secret: a search that is the same each time
+        generator = random.Random(seed)  # noqa: S311  # a deterministic search, not a secret
         offsets = self.best
         while steps > 0 and not self.done:
             tops = offsets + self.high
@@ -145,13 +146,13 @@ class Placement:
         order = list(dict.fromkeys(self.owners[there].tolist()))
         for _ in range(generator.choice((1, 1, 2))):
             place = order.index(group if generator.random() < 0.5 else generator.choice(pile))
-            # To the very bottom now and then: among many the choice would seldom fall on it.
+            # Sometimes to the very bottom, which a random choice among many would rarely select.
             to = 0 if generator.random() < 0.25 else generator.randrange(place + 1)
             order.insert(to, order.pop(place))
         return order
 
     def _beside(self, begin: int, end: int) -> Array:
-        """Rectangles that are there at any time from `begin` to `end`."""
+        """Rectangles that are alive at any time from `begin` to `end`."""
         first = int(np.searchsorted(self.reach, begin, "left"))
         behind = int(np.searchsorted(self.begin, end, "right"))
         return (self.end[first:behind] >= begin).nonzero()[0] + first
@@ -168,12 +169,12 @@ class Placement:
         yield sorted(groups, key=lambda g: (-pressure[g], -length[g] * size[g])), False
 
     def _place(self, order: Sequence[int], offsets: Array, both_ends: bool) -> None:
-        """Give first bytes to one group after the other.
+        """Place one group after the other.
 
         Args:
             order: The groups.
             offsets: For each rectangle, the offset of its group; negative for unplaced groups.
-            both_ends: Whether a group that cannot be at the bottom is put to the top of the array, if it can be there.
+            both_ends: Whether a group that does not fit at the bottom is placed at the top of the array, if possible.
         """
         for group in order:
             low, high = self._excluded(group, offsets)
@@ -184,7 +185,7 @@ class Placement:
             offsets[self.parts[group]] = offset
 
     def _excluded(self, group: int, offsets: Array) -> tuple[Array, Array]:
-        """Open intervals in which the first byte of `group` cannot be: beside rectangles whose groups have one."""
+        """Open intervals that the first byte of `group` cannot be in, because of rectangles of placed groups."""
         low, high = [], []
         for part in self.parts[group]:
             window = self.windows[part]
@@ -204,11 +205,11 @@ class Placement:
 
 
 def _lowest(low: Array, high: Array) -> int:
-    """The first number from 0 on that is in none of the open intervals."""
+    """The smallest number of at least 0 that is in none of the open intervals."""
     if not len(low):
         return 0
     order = low.argsort(kind="stable")
-    # Up to where those intervals reach that begin first: one that begins behind that leaves a gap.
+    # Running maximum of interval ends: an interval that begins after it leaves a gap.
     reached = np.maximum(np.maximum.accumulate(high[order]), 0)
     gaps = (low[order][1:] >= reached[:-1]).nonzero()[0]
     if low[order[0]] >= 0:

@@ -1,15 +1,14 @@
 """Finds the order of instructions with the lowest peak of live bytes.
 
-Instructions that all others come before or after cut the program into segments, whose orders do not depend on one
-another. A segment is searched best first over the sets of instructions that have run: the bytes that are alive follow
-from the set alone, so that of all orders that lead to a set only the one with the smallest peak goes on. The search
-ends at the optimum, or after some work; then the best of three orders is taken: the one given, the one that goes depth
-first, and the best of those few that were followed at a time. Segments that do not
-decide about the peak of the program keep the order that they have, and so does one for which no better order is found.
+Instructions whose position is fixed in every order cut the program into independent segments. A segment is searched
+best first over the sets of instructions that have run: the live bytes depend only on the set, so of all orders that
+lead to a set only the one with the smallest peak is continued. The search ends at the optimum or at a work limit; then
+the best of three orders is used: the given order, a depth-first order, and the result of a beam search. Segments that
+do not determine the peak of the program keep their order, as do segments without a better order.
 
-Source: Ahn et al. 2020, arXiv:2003.02369, section 3: the search over sets, and cuts. That an instruction which frees at
-least as much as it writes never has to wait is a shortcut of ours: the bytes alive after a set are a submodular
-function of it, so that running such an instruction earlier makes no later moment worse.
+Source: Ahn et al. 2020, arXiv:2003.02369, section 3: the search over sets, and cuts. The rule that an instruction
+which frees at least as much as it writes never has to wait is ours: the bytes alive after a set are a submodular
+function of the set, so running such an instruction earlier makes no later moment worse.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ from qcompiler.backends.integer.bound import Regions
 from qcompiler.program.liveness import Core
 
 WORK = 300_000
-"""Work limit of the exact search of one segment: each step to a set of instructions, and each region that it may
-free, counts one. A second or so."""
+"""Work limit of the exact search of one segment, about a second: each step to a set of instructions, and each region
+that it may free, counts as one."""
 WIDEST_BEAM, MOST_CANDIDATES = 32, 64
-"""Beyond it: sets of equal size that are gone on with, if that costs no more work than before, and instructions that
-may follow each of them, those first that stand first in the order given."""
+"""Limits of the beam search: sets of equal size that are continued within the same work, and instructions that may
+follow each of them, the first ones of the given order."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +35,8 @@ class Schedule:
 
     Args:
         order: Numbers of the instructions.
-        lower_bound: The largest number of bytes that are alive at once.
-        exact: Whether it is known that no order has a smaller one.
+        lower_bound: Largest number of bytes alive at once.
+        exact: Whether no order has a smaller bound.
     """
 
     order: tuple[int, ...]
@@ -46,7 +45,7 @@ class Schedule:
 
 
 def schedule(regions: Regions, work: int = WORK) -> Schedule:
-    """Find an order whose bound is never above that of the order given.
+    """Find an order whose bound is not above that of the given order.
 
     Args:
         regions: Regions of the program.
@@ -58,7 +57,7 @@ def schedule(regions: Regions, work: int = WORK) -> Schedule:
     before = _before(core)
     segments = [_Segment(regions, before, span, alive) for span in _segments(before)]
     loose = {time for segment in segments for time in segment.span}
-    # What no order changes: both ends, and the instructions that cut.
+    # The same in every order: both ends, and the instructions that cut.
     proven = max(alive[0], alive[-1], *(alive[time + 1] for time in order if time not in loose))
     proven = max((proven, *(segment.least for segment in segments)))
     reached = proven
@@ -74,16 +73,16 @@ def schedule(regions: Regions, work: int = WORK) -> Schedule:
 
 
 def _before(core: Core) -> list[list[int]]:
-    """For each instruction, those that write what it reads."""
+    """For each instruction, the instructions that write its operands."""
     writers = {name: time for time, item in enumerate(core.instructions) for name in item.outputs}
     return [sorted({writers[name] for name in item.inputs if name in writers}) for item in core.instructions]
 
 
 def _segments(before: list[list[int]]) -> Iterator[range]:
-    """Runs of two instructions or more between those that have one place in all orders.
+    """Runs of at least two instructions between instructions whose position is the same in all orders.
 
-    An instruction has one place when all in front of it are among its ancestors, which is so when each of them is read
-    by another one up to it; and when all behind it are among its descendants, which is the same mirrored.
+    The position of an instruction is fixed if all instructions before it are its ancestors, that is, if each of them is
+    read by another one up to it, and if all instructions after it are its descendants, which is the mirrored condition.
     """
     count = len(before)
     soonest, latest = [count] * count, [-1] * count
@@ -114,7 +113,7 @@ class _State:
     Args:
         done: The set; bit i is the instruction number i of the segment.
         ready: Instructions that can run next.
-        alive: Bytes.
+        alive: Live bytes.
         peak: Peak memory of the order so far, bytes.
     """
 
@@ -125,7 +124,7 @@ class _State:
 
 
 class _Segment:
-    """Instructions of which several orders are possible."""
+    """Instructions with several possible orders."""
 
     def __init__(self, regions: Regions, before: list[list[int]], span: range, alive: list[int]) -> None:
         self.span = span
@@ -133,9 +132,9 @@ class _Segment:
         """The peak of the given order."""
         first = span.start
         self.after: list[list[int]] = [[] for _ in span]
-        """Instructions that read what each of them writes."""
+        """Instructions that read the results of each instruction."""
         self.needs = [0] * len(span)
-        """Instructions that have to run before each of them, as bits."""
+        """Instructions that have to run before each instruction, as bits."""
         for time in span:
             for source in before[time]:
                 if source in span:
@@ -144,9 +143,9 @@ class _Segment:
         self.writes = [sum(regions.size[region] for region in regions.writes[time]) for time in span]
         self.saving = [regions.saving[time] for time in span]
         self.frees: list[list[tuple[int, int]]] = [[] for _ in span]
-        """For each instruction, what it may free: users as bits, and bytes."""
+        """For each instruction, the regions that it may free: users as bits, and bytes."""
         self.reuses: list[list[int]] = [[] for _ in span]
-        """For each instruction, users of an operand on which its result may lie, itself among them."""
+        """For each instruction, the users of an operand whose place the result may take, itself included."""
         users: dict[int, int] = {}
         """For each region that can die here, its users as bits."""
         for time in span:
@@ -167,13 +166,13 @@ class _Segment:
         self.least = self._least(regions, users)
 
     def _alive_before(self, regions: Regions, alive: list[int]) -> int:
-        """Bytes that are alive when the first instruction is about to run."""
+        """Bytes alive before the first instruction."""
         time = self.span.start
         last = any(not users & ~1 for users in self.reuses[0])
         return alive[time + 1] - self.writes[0] + self.saving[0] * last
 
     def _least(self, regions: Regions, users: dict[int, int]) -> int:
-        """A bound for all orders: while an instruction runs, what it reads and writes is alive."""
+        """A bound for all orders: operands and results are alive while an instruction runs."""
         here = {region for time in self.span for region in regions.writes[time]}
         read = {region for time in self.span for region in regions.reads[time]}
         staying = self.alive - sum(regions.size[region] for region in read if region in users and region not in here)
@@ -185,12 +184,12 @@ class _Segment:
         )
 
     def start(self, reached: int) -> _State:
-        """Before anything has run; nobody gains by a peak below `reached`."""
+        """The state before the first instruction; a peak below `reached` has no advantage."""
         ready = sum(1 << place for place, needs in enumerate(self.needs) if not needs)
         return _State(0, ready, self.alive, max(reached, self.alive))
 
     def following(self, state: _State, most: int) -> list[tuple[int, _State]]:
-        """Instructions that may run next, `most` at most, and what comes of it; one alone where it need not wait."""
+        """At most `most` instructions that may run next, with the resulting states; only one if it need not wait."""
         found: list[tuple[int, _State]] = []
         ready = state.ready
         while ready and len(found) < most:
@@ -215,7 +214,7 @@ class _Segment:
         return _State(done, state.ready & ~(1 << place) | opened, alive, peak)
 
     def search(self, reached: int, work: int) -> Schedule:
-        """The best order, or one that is no worse than the given one where that is too much work."""
+        """The best order, or within the work limit one that is not worse than the given order."""
         start = self.start(reached)
         found = self._follow(start, self._depth_first())
         limit = min(self.peak, found.lower_bound)
@@ -224,7 +223,7 @@ class _Segment:
         best = {0: start.peak}
         came: dict[int, tuple[int, int]] = {}
         heap = [(start.peak, 0, 0, start)]
-        pushed = 0  # among equals the one found first, so that the outcome is always the same
+        pushed = 0  # the first of equal states, so that the result is deterministic
         while heap:
             peak, depth, _, state = heapq.heappop(heap)
             if peak > best[state.done]:
@@ -256,7 +255,7 @@ class _Segment:
         Source: Sethi and Ullman 1970, doi:10.1145/321607.321620, which is exact for a tree of equal results.
         """
         room = [0] * len(self.span)
-        """Bytes that each instruction needs with all that it follows from, taken for a tree."""
+        """Bytes that each instruction needs together with its ancestors, treated as a tree."""
         before: list[list[int]] = [[] for _ in self.span]
         for place in range(len(self.span)):
             for other in self.after[place]:
@@ -280,7 +279,7 @@ class _Segment:
         return list(result)
 
     def _beam(self, start: _State, work: int, limit: int) -> Schedule | None:
-        """The best order of those that lead from one of the most promising sets to the next; None at `limit`."""
+        """The best order of a beam search over sets; None if its peak reaches `limit`."""
         came: dict[int, tuple[int, int]] = {}
         level = [start]
         begun = self.work
@@ -301,7 +300,7 @@ class _Segment:
         return Schedule(self._order(came, level[0].done), level[0].peak, exact=False)
 
     def _order(self, came: dict[int, tuple[int, int]], done: int) -> tuple[int, ...]:
-        """The way that led to a set."""
+        """The order that led to a set."""
         places = []
         while done:
             done, place = came[done]

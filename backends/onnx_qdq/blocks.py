@@ -1,4 +1,4 @@
-"""Weights with a scale for each block of inputs, in the form of ONNX."""
+"""Weights with one scale per block of inputs, in ONNX."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ Array = npt.NDArray[np.generic]
 
 INT8_MOST = 127
 SCALE_TOLERANCE = 2.0**-19
-"""ONNX Runtime multiplies a layer in integers where the scale of the bias is that of the products, up to some 1e-6 that
-is relative to nothing: 1.7e-7 was taken, 1.7e-6 was not."""
+"""ONNX Runtime multiplies a layer in integers if the bias scale equals the scale of the products up to an absolute
+error of about 1e-6: 1.7e-7 was accepted, 1.7e-6 was not."""
 
 
 def scales(quant: QuantParams, factors: Array, inputs: int, shape: tuple[int, ...]) -> Array:
-    """The scale of each block, that of its channel times its factor, in the shape that DequantizeLinear takes.
+    """The scale of each block, the channel scale times the factor, in the shape for DequantizeLinear.
 
     Args:
         quant: Scales of the channels.
         factors: [channels, blocks].
-        inputs: The axis of the weight that is cut into blocks, 0 or 1.
+        inputs: The axis of the weight that is divided into blocks, 0 or 1.
         shape: Shape of the weight.
     """
     scale = np.asarray(quant.scale, np.float32)[:, None] * factors.astype(np.float32)
@@ -34,10 +34,10 @@ def scales(quant: QuantParams, factors: Array, inputs: int, shape: tuple[int, ..
 
 
 def seem_channels(node: Node, quant: QuantParams, factors: Array) -> bool:
-    """Whether ONNX Runtime takes the scales of blocks, one for each channel, for scales of channels.
+    """Whether ONNX Runtime treats block scales, one per channel, as channel scales.
 
-    It only looks whether the scale of the bias is that of the products, and fails on the shape of the scales when it
-    runs. Weights that are all zero, or very small, bring it there.
+    It only checks whether the bias scale equals the scale of the products, and then fails on the shape of the scales at
+    run time. This happens for weights that are all zero or very small.
 
     Args:
         node: The layer.
@@ -52,6 +52,6 @@ def seem_channels(node: Node, quant: QuantParams, factors: Array) -> bool:
 
 
 def products(expand: Node) -> npt.NDArray[np.int16]:
-    """The codes of a weight times the factors of their blocks, in steps of the scales of the channels."""
+    """The codes of a weight times the factors of their blocks, in steps of the channel scales."""
     found = expand.definition.evaluate(expand, [leaf_tensor(value) for value in expand.inputs])[0]
     return cast("npt.NDArray[np.int16]", found.numpy())

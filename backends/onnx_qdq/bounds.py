@@ -1,4 +1,4 @@
-"""How far each layer of a file may be from the integer program on the same integers."""
+"""Allowed difference between each layer of a file and the integer program on the same integers."""
 
 from __future__ import annotations
 

@@ -23,26 +23,32 @@ def check_file(data: bytes, where: str) -> None:
     try:
         model = onnx.load_from_string(data)
     except Exception as error:  # noqa: BLE001  # protobuf's error classes; protobuf is not our dependency
-        raise ArtifactError(f"it is no ONNX file: {error}", where=where) from None
+        raise ArtifactError(f"the file is not ONNX: {error}", where=where) from None
     graph = model.graph
     constants = {item.name for item in graph.initializer}
     for tensor in _tensors(model):
         if tensor.external_data or tensor.data_location == onnx.TensorProto.EXTERNAL:
-            raise ArtifactError(f"the tensor {tensor.name!r} lies in another file", where=where, expected="it in here")
+            raise ArtifactError(
+                f"the tensor {tensor.name!r} is stored in another file",
+                where=where,
+                expected="all tensors in this file",
+            )
     known = {"", *constants, *(item.name for item in graph.input)}
     for node in graph.node:
         place = f"{where}, node {node.name or node.op_type}"
         for attribute in node.attribute:
             if attribute.HasField("g") or attribute.graphs:
-                raise ArtifactError(f"{node.op_type} holds a graph", where=place, expected="one graph in the file")
+                raise ArtifactError(f"{node.op_type} contains a graph", where=place, expected="one graph in the file")
         unknown = next((name for name in node.input if name not in known), None)
         if unknown is not None:
             raise ArtifactError(f"{unknown!r} is read before it is written", where=place)
         taken = next((name for name in node.output if name and name in known), None)
         if taken is not None or not any(node.output):
-            raise ArtifactError("it writes nothing" if taken is None else f"{taken!r} is written twice", where=place)
+            raise ArtifactError(
+                "the node has no results" if taken is None else f"{taken!r} is written twice", where=place
+            )
         if node.op_type == "QuantizeLinear" and (len(node.input) < 3 or node.input[2] not in constants):
-            raise ArtifactError("its zero point is no constant", where=place)
+            raise ArtifactError("its zero point is not a constant", where=place)
         if node.op_type in ("Clip", "Max", "Min", "Cast") and not node.input:
             raise ArtifactError(f"{node.op_type} reads nothing", where=place)
         known.update(node.output)

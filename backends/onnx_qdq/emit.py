@@ -5,12 +5,13 @@ and weight scale, because ONNX Runtime's fused kernels assume that product and i
 
     int_conv2d(x, W, b) : q(s, z)   becomes   Q(s, z)(Conv(DQ(x), DQ(W), DQ(b)))
 
-Code limits that the element type does not give already become a Clip: of codes, behind Q, for what ONNX Runtime
-multiplies in integers; else of real numbers, in front of it. Limits per channel become a Max and a Min in its place.
+Code limits inside the range of the element type become a Clip: of codes after Q for operators that ONNX Runtime
+multiplies in integers, otherwise of real numbers before Q. Limits per channel become a Max and a Min in place of the
+Clip.
 
-Signed 8-bit activations are written unsigned, codes and zero points 128 higher, which stands for the same real numbers:
-ONNX Runtime on x86 fuses convolutions of signed activations only behind a session option (`session.qdqisint8allowed`),
-and runs them as float otherwise.
+Signed 8-bit activations are written as unsigned codes, with codes and zero points 128 higher, which represent the same
+real numbers: ONNX Runtime on x86 fuses convolutions of signed activations only with a session option
+(`session.qdqisint8allowed`), and otherwise runs them in float.
 """
 
 from __future__ import annotations
@@ -30,25 +31,25 @@ from qcompiler.ir.interpret import LEAVES
 from qcompiler.ir.types import DType, Stage
 
 WIDE_OPSET, WIDE_IR_VERSION = 21, 10
-"""The first versions in which QuantizeLinear takes 16-bit types, and DequantizeLinear scales of blocks."""
+"""The first opsets in which QuantizeLinear accepts 16-bit types, and DequantizeLinear accepts scales per block."""
 
 
 def emit(graph: Graph, options: OnnxOptions | None = None) -> bytes:
     """The ONNX file of `graph`.
 
     Args:
-        graph: At stage INTEGER. Its float inputs and outputs are those of the file.
-        options: Flavour.
+        graph: A graph at stage INTEGER. The file has its float inputs and outputs.
+        options: Variant of the file.
 
     Returns:
         The serialized model, checked by onnx. The same graph gives the same bytes.
 
     Raises:
-        UnsupportedError: The graph is not integer, or holds what ONNX at that opset cannot say.
+        UnsupportedError: The graph is not integer, or ONNX cannot express an operator at that opset.
     """
     options = _raised(options or OnnxOptions(), graph)
     if graph.stage is not Stage.INTEGER:
-        raise UnsupportedError(f"a graph at stage {graph.stage} has no ONNX form", fix="Lower it first.")
+        raise UnsupportedError(f"a graph at stage {graph.stage} has no ONNX form", fix="Lower the graph first.")
     model = _model(Emitter(graph, options))
     onnx.checker.check_model(model, full_check=True)
     content: bytes = model.SerializeToString(deterministic=True)
@@ -85,7 +86,7 @@ def _model(emitter: Emitter) -> onnx.ModelProto:
     for value in emitter.graph.outputs:
         tensor = emitter.codes.get(value)
         if tensor is None or value in emitter.graph.inputs or any(tensor is other for other in outputs):
-            # A file has a node of its own behind each output: inputs, constants and doubles are passed on.
+            # A file has a separate node for each output; inputs, constants and repeated outputs get an Identity.
             source = emitter.constant(f"{value.name}.value", leaf_array(value)) if tensor is None else tensor
             tensor = emitter.add("Identity", [source], emitter.unused(f"{value.name}.output"))
         tensor.dtype, tensor.shape = numpy_type(value), shape_of(value)

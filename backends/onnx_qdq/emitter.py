@@ -20,31 +20,31 @@ from qcompiler.ir.types import DType, QuantParams
 Array = npt.NDArray[np.generic]
 
 UNSIGNED_SHIFT = 128
-"""How much higher the codes of signed 8-bit activations are in the file."""
+"""Offset that is added to the codes of signed 8-bit activations in the file."""
 
 CLIP_TOLERANCE = 2.0**-20
-"""ONNX Runtime drops a Clip in front of a quantizer whose grid ends within 2^-23, relative to nothing, of the limits,
-and so do all grids for numbers of 1e-12. There is some room to that."""
+"""Margin for a rule of ONNX Runtime: it drops a Clip before a quantizer if the ends of the grid are within an absolute
+2^-23 of the limits, which holds for every grid of numbers around 1e-12."""
 
 AXES_AS_INPUT = 18
-"""The first opset in which ReduceMean takes its axes as an input."""
+"""The first opset in which ReduceMean reads its axes from an input."""
 
 _FUSED = ("int_conv1d", "int_conv2d", "int_conv3d", "int_linear")
-"""Layers for which ONNX Runtime has an integer kernel; it takes one in only with its quantizer right behind it."""
+"""Layers with an integer kernel in ONNX Runtime, which is used only if the quantizer directly follows the layer."""
 
 WEIGHT_CODES = ".codes"
-"""Follows the name of a weight in the name of its initializer."""
+"""Suffix of the initializer of a weight."""
 
 
 @dataclass(frozen=True)
 class OnnxOptions:
-    """Flavour of the file.
+    """Variant of the file.
 
     Args:
         opset: Version of the operator set.
         ir_version: Version of the file format; newer ones are refused by older runtimes.
-        activations: Signed 8-bit activations as unsigned ones, or as they are.
-        bias: Biases as integers behind a DequantizeLinear, or as real numbers.
+        activations: Signed 8-bit activations as unsigned codes, or unchanged.
+        bias: Biases as integers before a DequantizeLinear, or as real numbers.
     """
 
     opset: int = 13
@@ -57,8 +57,8 @@ class Emitter:
     """The ONNX graph of an integer graph while it is written, and the helpers of its rules.
 
     Args:
-        graph: At stage INTEGER.
-        options: Flavour of the file.
+        graph: A graph at stage INTEGER.
+        options: Variant of the file.
     """
 
     def __init__(self, graph: Graph, options: OnnxOptions) -> None:
@@ -68,18 +68,19 @@ class Emitter:
         self.codes: dict[Value, gs.Tensor] = {}
         """The integer tensor that holds each value."""
         self.weights: dict[Value, gs.Constant] = {}
-        """The initializer of each weight and bias, one for all that read it."""
+        """The initializer of each weight and bias, shared by all its users."""
         self.names = {value.name for value in graph.values()}
-        """Names in use: those of the graph keep theirs, so that both can be compared tensor by tensor."""
+        """Names in use. Values of the graph keep their names, so that graph and file can be compared tensor by
+        tensor."""
 
     def add(self, op: str, inputs: Sequence[gs.Tensor], name: str, **attributes: object) -> gs.Tensor:
-        """One ONNX node with one result called `name`, which is a value of the graph or made to differ from all."""
+        """An ONNX node with one result `name`, which is the name of a value of the graph or a new name."""
         output = gs.Variable(name)
         self.nodes.append(gs.Node(op, name=f"{name}/{op}", attrs=attributes, inputs=list(inputs), outputs=[output]))
         return output
 
     def compute(self, node: Node, op: str, inputs: Sequence[gs.Tensor], **attributes: object) -> gs.Tensor:
-        """One ONNX node on the way to the result of `node`, in real numbers."""
+        """An intermediate ONNX node for the result of `node`, in real numbers."""
         return self.add(op, inputs, self.unused(f"{node.name}.real"), **attributes)
 
     def constant(self, name: str, array: npt.ArrayLike) -> gs.Constant:
@@ -87,14 +88,14 @@ class Emitter:
         return gs.Constant(self.unused(name), np.asarray(array, order="C"))
 
     def unused(self, name: str) -> str:
-        """`name`, made longer while it is taken; reserved from now on."""
+        """Reserve `name`, with a suffix if it is taken."""
         while name in self.names:
             name += "_"
         self.names.add(name)
         return name
 
     def activation_grid(self, name: str, quant: QuantParams, dtype: DType) -> list[gs.Constant]:
-        """Scale and zero point of an activation; signed codes of up to eight bits move up to unsigned ones."""
+        """Scale and zero point of an activation; signed codes of up to eight bits become unsigned."""
         if DType.of(dtype.torch) is DType.I8 and self.options.activations == "unsigned":
             quant = QuantParams(quant.scale, tuple(zero + UNSIGNED_SHIFT for zero in quant.zero_point), quant.axis)
             dtype = DType.U8
@@ -111,7 +112,7 @@ class Emitter:
         return result
 
     def real(self, node: Node, index: int) -> gs.Tensor:
-        """Operand `index` dequantized, by a DequantizeLinear of its own so that each consumer can fuse it."""
+        """Operand `index` after its own DequantizeLinear, so that each consumer can fuse it."""
         value = node.inputs[index]
         quant = value.type.quant
         if quant is None:
@@ -133,7 +134,7 @@ class Emitter:
         return self.add("DequantizeLinear", [source, *grid], self.unused(f"{name}.real"), **axis)
 
     def weight_in_blocks(self, node: Node, index: int, expand: Node, quant: QuantParams) -> gs.Tensor:
-        """A weight with a scale for each block: the scale of its channel times the factor of the block."""
+        """A weight with one scale per block: the scale of the channel times the factor of the block."""
         codes, factors = expand.inputs
         name = f"{node.name}/{index}"
         array, inputs = leaf_array(factors), 1 - expand.integer("axis")
@@ -152,7 +153,7 @@ class Emitter:
         return self.add("DequantizeLinear", operands, self.unused(f"{name}.real"), **attributes)
 
     def real_bias(self, value: Value, quant: QuantParams) -> gs.Constant:
-        """A bias as the real numbers that it stands for: of more than 32 bits, which no DequantizeLinear takes."""
+        """A bias as real numbers, for biases of more than 32 bits, which DequantizeLinear does not accept."""
         if value not in self.weights:
             real = leaf_array(value).astype(np.float64) * np.asarray(quant.scale, np.float64)
             self.weights[value] = self.constant(value.name, real.astype(np.float32))
@@ -161,9 +162,9 @@ class Emitter:
     def biased(self, node: Node, op: str, operands: Sequence[gs.Tensor], inner: int, **attributes: object) -> gs.Tensor:
         """A layer with its bias, the third of `operands`; `inner` axes of its result follow the axis of the channels.
 
-        ONNX Runtime quantizes a bias that is a float constant to 32 bits in steps of s_x * s_w, beyond which it wraps.
-        A larger bias is added apart, by the operator that no optimization takes into the layer: Add after Gemm, Sum
-        after a convolution.
+        ONNX Runtime quantizes a float constant bias to 32 bits in steps of s_x * s_w, and wraps beyond that. A larger
+        bias is added separately, by an operator that no optimization merges into the layer: Add after Gemm, Sum after a
+        convolution.
         """
         value = node.inputs[2]
         if value.type.dtype is not DType.I64 or int(np.abs(leaf_array(value)).max(initial=0)) < 2**31:
@@ -174,7 +175,7 @@ class Emitter:
         return self.compute(node, "Add" if op == "Gemm" else "Sum", [layer, bias])
 
     def numbers(self, node: Node, index: int) -> gs.Constant:
-        """Operand `index`, a tensor of the module, as the real numbers that its codes stand for."""
+        """Operand `index`, a tensor of the module, as real numbers."""
         value = node.inputs[index]
         quant = value.type.quant
         if quant is None or quant.axis is not None:
@@ -185,7 +186,7 @@ class Emitter:
     def quantized(self, node: Node, real: gs.Tensor) -> None:
         """Quantize `real` to the grid and the code limits of `node`'s result."""
         value = node.output
-        # Codes of four bits are held one per byte here too, so that their quantizer does not end where they do.
+        # Four-bit codes are stored one per byte, so the range of their quantizer is wider than the range of the codes.
         quant, dtype = value.type.quant, DType.of(value.type.dtype.torch)
         if quant is None:
             raise UnsupportedError("the result has no grid", where=node.where)
@@ -195,7 +196,7 @@ class Emitter:
             self.codes[value] = self.add("QuantizeLinear", [real, *grid], value.name)
             return
         if node.op in _FUSED and dtype.bits == 8:
-            # Between a layer and its quantizer a Clip would keep ONNX Runtime from multiplying integers.
+            # A Clip between a layer and its quantizer would prevent the integer kernel of ONNX Runtime.
             whole = self.add("QuantizeLinear", [real, *grid], self.unused(f"{node.name}.whole"))
             shift, stored = self.stored(dtype)
             codes = [
@@ -217,7 +218,7 @@ class Emitter:
         self.codes[value] = self.add("QuantizeLinear", [clipped, *grid], value.name)
 
     def stored(self, dtype: DType) -> tuple[int, np.dtype[np.generic]]:
-        """How much higher the codes of an activation are in the file, and the type that holds them."""
+        """Offset of the codes of an activation in the file, and their type."""
         if dtype is DType.I8 and self.options.activations == "unsigned":
             return UNSIGNED_SHIFT, np.dtype(np.uint8)
         return 0, dtype.numpy
@@ -235,9 +236,9 @@ class Emitter:
     def clipped(
         self, tensor: gs.Tensor, limits: Sequence[gs.Constant], name: str, between: str, *, apart: bool = False
     ) -> gs.Tensor:
-        """`tensor` between two limits. Clip takes a pair of numbers only, Max and Min broadcast.
+        """Clamp `tensor` to limits: Clip for two numbers, Max and Min for limits that broadcast.
 
-        With `apart` it is Max and Min in any case, which no optimization takes into a quantizer.
+        With `apart`, always Max and Min, which no optimization merges into a quantizer.
         """
         if not apart and not any(limit.values.ndim for limit in limits):
             return self.add("Clip", [tensor, *limits], name)
@@ -248,12 +249,12 @@ class Emitter:
         return list(node.integers(name))
 
     def real_numbers(self, value: Value) -> gs.Tensor:
-        """A value without codes: an input of the file, or what a node computed; a tensor of the module as constant."""
+        """A value without codes: an input of the file, a result of a node, or a constant tensor of the module."""
         found = self.codes.get(value)
         return self.constant(f"{value.name}.value", leaf_array(value)) if found is None else found
 
     def mean_over(self, node: Node, x: gs.Tensor, axes: Sequence[int], keepdim: bool) -> gs.Tensor:
-        """ReduceMean, whose axes are an input in newer opsets."""
+        """ReduceMean; in newer opsets the axes are an input."""
         if self.options.opset >= AXES_AS_INPUT:
             operands = [x, self.constant(f"{node.name}.axes", np.asarray(axes, np.int64))]
             return self.compute(node, "ReduceMean", operands, keepdims=int(keepdim))
@@ -268,16 +269,16 @@ class Emitter:
 
 
 Rule: TypeAlias = Callable[[Emitter, Node], None]
-"""Writes the operators of ONNX for an integer op."""
+"""Function that writes the ONNX operators of an integer op."""
 
 
 def numpy_type(value: Value) -> np.dtype[np.generic]:
-    """Element type of a value in NumPy."""
+    """NumPy element type of a value."""
     return value.type.dtype.numpy
 
 
 def onnx_type(dtype: np.dtype[np.generic]) -> int:
-    """Number of an element type in ONNX."""
+    """ONNX number of an element type."""
     return int(onnx.helper.np_dtype_to_tensor_dtype(dtype))
 
 

@@ -24,7 +24,7 @@ class Onnx(Backend):
     name = "ONNX"
 
     def emit(self, model: Lowered, target: Target) -> Files:
-        """The file, in the flavour that the target chooses."""
+        """The file in the variant of the target."""
         return {FILE: emit(model.graph, OnnxOptions(**target.onnx.model_dump()))}
 
     def run(self, files: Files, inputs: Sequence[Array]) -> list[Array]:
@@ -32,7 +32,7 @@ class Onnx(Backend):
         return run(files[FILE], inputs)
 
     def bound(self, target: Target) -> Bound:
-        """The distance that the target allows for a layer that ONNX Runtime computes with its own arithmetic."""
+        """The difference that the target allows for a layer computed with ONNX Runtime's arithmetic."""
         allowed = target.descriptor.verify
         return Bound(allowed.layer_lsb, allowed.layer_fraction)
 
@@ -43,7 +43,7 @@ class Onnx(Backend):
         check_file(files[FILE], FILE)
 
     def ways(self, files: Files, program: ProgramFiles, target: Target, samples: int) -> Generator[Way, None, None]:
-        """Two ways: as everybody runs it and without optimization. Exports exist that are right in only one of them."""
+        """With default settings and without optimization, because some exports are correct in only one of the two."""
         del samples
         model, declared = files[FILE], program.program.tensors
         unsigned = frozenset(name for name, tensor in declared.items() if str(tensor.dtype) in ("u4", "u8"))

@@ -1,6 +1,6 @@
 """Functions of one number in ONNX operators of opset 13.
 
-Newer opsets have some of them as operators of their own, which are not worth a file that older runtimes refuse.
+Newer opsets have operators for some of them, but older runtimes would refuse the file.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 Tensor: TypeAlias = Any
-"""A tensor of onnx-graphsurgeon, which carries no types."""
+"""A tensor of onnx-graphsurgeon, which has no type annotations."""
 Compute: TypeAlias = Callable[..., Tensor]
-"""(operator, operands, attributes) -> its result; numbers among the operands become float32 constants."""
+"""(operator, operands, attributes) -> result; numbers among the operands become float32 constants."""
 Rule: TypeAlias = Callable[..., Tensor]
 """(compute, x, parameters of the function in the order of its attributes) -> the function of x."""
 
@@ -41,7 +41,7 @@ def _gelu(compute: Compute, x: Tensor, approximate: str) -> Tensor:
 
 
 def _positive(compute: Compute, x: Tensor) -> Tensor:
-    """x where a function of positive numbers has a value; 0 elsewhere, as in its table."""
+    """x inside the domain of a function of positive numbers; 0 elsewhere, as in its table."""
     return compute("Max", x, 0.0)
 
 

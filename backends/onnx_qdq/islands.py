@@ -20,37 +20,37 @@ from qcompiler.ir.graph import Graph, Value
 from qcompiler.ir.interpret import Evaluation, interpret_with
 
 Surgeon: TypeAlias = Any
-"""A graph of onnx-graphsurgeon, which carries no types."""
+"""A graph of onnx-graphsurgeon, which has no type annotations."""
 
 LEAST_OPSET = 18
 """The first opset that torch's exporter writes."""
 
 _MOVES = ("Cast", "Expand", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
-"""Operators through which ONNX Runtime moves quantizers, and those that it takes away."""
+"""Operators through which ONNX Runtime moves quantizers, and operators that it removes."""
 
 _CLIPS = ("Clip", "Relu")
-"""Operators that ONNX Runtime takes into the layer before them."""
+"""Operators that ONNX Runtime merges into the preceding layer."""
 
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-"""Operators whose float32 weights ONNX Runtime quantizes, a product of matrices once it became one with its bias."""
+"""Operators whose float32 weights ONNX Runtime quantizes; a matrix product only after it is fused with its bias."""
 
 _BATCH = 3
-"""Size at which symbols are traced: neither 0 nor 1, which torch treats in ways of their own."""
+"""Size for tracing symbols; not 0 or 1, which torch treats specially."""
 
 
 def export(graph: Graph, opset: int, where: str) -> Surgeon:
     """`graph` in ONNX operators.
 
     Args:
-        graph: On real numbers.
+        graph: A graph on real numbers.
         opset: Opset of the file, at least `LEAST_OPSET`.
-        where: The node that calls it, for messages.
+        where: The calling node, for messages.
 
     Returns:
-        A graph with as many inputs and outputs, in the same order.
+        A graph with the same inputs and outputs, in the same order.
 
     Raises:
-        UnsupportedError: It holds a function that torch's exporter cannot write.
+        UnsupportedError: torch's exporter cannot write a function of the graph.
     """
     sizes = {name: min(max(low, _BATCH), high) for name, (low, high) in graph.bounds.items()}
     examples, dynamic = [], []
@@ -70,12 +70,12 @@ def export(graph: Graph, opset: int, where: str) -> Surgeon:
                 optimize=True,
                 verbose=False,
             )
-    except Exception as error:  # whatever torch's exporter raises
+    except Exception as error:  # torch's exporter may raise any error
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise UnsupportedError(
             f"torch.onnx cannot write the float island @{graph.name}: {lines[0]}",
             where=where,
-            fix="Give each function of it an operator that torch.onnx knows.",
+            fix="Replace functions that torch.onnx does not support.",
         ) from error
     assert program is not None
     model = inliner.inline_local_functions(program.model_proto)
@@ -85,15 +85,15 @@ def export(graph: Graph, opset: int, where: str) -> Surgeon:
 def keep_apart(island: Surgeon, output: gs.Tensor, codes: Sequence[Value]) -> None:
     """Put a Sum of one operand between a Softmax or a layer and the quantizers of its result.
 
-    ONNX Runtime's optimizer makes integer kernels of an operator between DequantizeLinear and QuantizeLinear, which it
-    finds also through what only moves or clips elements:
+    ONNX Runtime's optimizer replaces an operator between DequantizeLinear and QuantizeLinear with an integer kernel,
+    even with operators in between that only move or clip elements:
 
-    - QLinearSoftmax is right on the grid of 1/256 alone: with another scale its codes wrap, or lie several steps away.
-    - A convolution or a linear layer with weights in float32 gets weights in int8, with one scale for all channels:
-      what was to stay in float would not.
+    - QLinearSoftmax is correct only on the grid of 1/256; with other scales its codes wrap, or differ by several steps.
+    - A convolution or linear layer with float32 weights gets int8 weights with one scale for all channels, although it
+      has to stay in float.
 
     Args:
-        island: The graph, which is changed where one of these gives the output.
+        island: The graph; changed if one of these operators computes the output.
         output: An output of the graph.
         codes: Results of the quantizers that read it.
     """
@@ -115,13 +115,13 @@ def keep_apart(island: Surgeon, output: gs.Tensor, codes: Sequence[Value]) -> No
 
 
 def _is_grid_of_softmax(value: Value) -> bool:
-    """Whether codes are on the grid of 1/256 from the lowest code on."""
+    """Whether codes have the grid of 1/256 that starts at the lowest code."""
     quant = value.type.quant
     return quant is not None and (quant.scale, quant.zero_point) == ((2.0**-8,), (value.type.dtype.limits[0],))
 
 
 def _maker(tensor: gs.Tensor) -> Surgeon | None:
-    """The node that gives `tensor`; None for an input and a constant."""
+    """The node that computes `tensor`; None for inputs and constants."""
     return tensor.inputs[0] if tensor.inputs else None
 
 
@@ -139,7 +139,7 @@ class _Runner(nn.Module):
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's progress and advice: what matters is raised."""
+    """Suppress the exporter's progress and advice; problems are raised."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -11,10 +11,10 @@ from qcompiler.ir.interpret import LEAVES
 
 
 def leaf_array(value: Value) -> npt.NDArray[np.generic]:
-    """The array behind a leaf.
+    """The array of a leaf.
 
     Raises:
-        UnsupportedError: `value` is computed.
+        UnsupportedError: `value` is not a leaf.
     """
     node = value.producer
     if node is None or node.op not in LEAVES:

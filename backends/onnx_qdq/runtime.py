@@ -20,8 +20,7 @@ Array = npt.NDArray[np.generic]
 Codes = npt.NDArray[np.int64]
 
 COMPUTED = ".computed"
-"""Follows the name of a tensor in a file that is cut into layers: what the layer gives, where the name alone is what
-the next layer is given."""
+"""Suffix of the result of a layer in a file that is cut into layers; the name alone is the input of the next layer."""
 
 INTEGER_KERNELS = {"QLinearConv": 3, "QLinearMatMul": 3, "QGemm": 3, "MatMulInteger": 1, "ConvInteger": 1}
 """Kernels of ONNX Runtime that multiply integers -> the position of the weight among their inputs."""
@@ -41,7 +40,7 @@ def run(model: bytes, inputs: Sequence[Array], *, optimize: bool = True) -> list
     Args:
         model: The serialized file.
         inputs: One array per input, in order.
-        optimize: False runs each operator as it is written, in floating point where it is.
+        optimize: Whether ONNX Runtime optimizes the file; False runs each operator as written.
 
     Returns:
         The outputs, in order.
@@ -67,17 +66,17 @@ class Session:
 
     def __init__(self, model: bytes, *, optimize: bool = True, optimized: Path | None = None) -> None:
         options = ort.SessionOptions()
-        options.log_severity_level = 4  # what fails is raised
+        options.log_severity_level = 4  # errors are raised
         if not optimize:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         if optimized is not None:
             options.optimized_model_filepath = str(optimized)
         if saturates():
-            # Pairs of u8 x s8 products saturate in 16 bits there; this asks for the slower kernels that do not.
+            # Pairs of u8 x s8 products saturate in 16 bits there; this selects slower kernels without saturation.
             options.add_session_config_entry("session.x64quantprecision", "1")
         try:
             self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # the runtime's exceptions share no base of their own
+        except Exception as error:  # the runtime's exceptions have no common base class
             raise VerificationError(f"ONNX Runtime {ort.__version__} refuses the file: {_one_line(error)}") from error
         self.inputs = tuple(item.name for item in self._session.get_inputs())
         self.outputs = tuple(item.name for item in self._session.get_outputs())
@@ -96,10 +95,10 @@ class Session:
             VerificationError: ONNX Runtime fails while it runs the file.
         """
         try:
-            # Arithmetic on arrays without axes gives NumPy scalars, which the runtime does not take.
+            # Arithmetic on arrays without axes returns NumPy scalars, which the runtime does not accept.
             given = {name: np.asarray(array) for name, array in inputs.items()}
             results: list[Array] = self._session.run(None, given)
-        except Exception as error:  # the runtime's exceptions share no base of their own
+        except Exception as error:  # the runtime's exceptions have no common base class
             if type(error).__name__ in _OF_INPUTS:
                 raise InputError(f"ONNX Runtime does not run on these inputs: {_one_line(error)}") from error
             found = f"ONNX Runtime {ort.__version__} fails while it runs the file: {_one_line(error)}"
@@ -108,7 +107,7 @@ class Session:
 
 
 _OF_INPUTS = ("InvalidArgument", "TypeError", "ValueError")
-"""Exceptions of ONNX Runtime that are about what it is given."""
+"""Exceptions of ONNX Runtime about its inputs."""
 
 
 def _one_line(error: Exception) -> str:
@@ -129,8 +128,8 @@ def saturates() -> bool:
 
 
 def _as_in_the_graph(name: str, codes: Array, unsigned: Collection[str]) -> Codes:
-    """Codes as the graph counts them: those of signed activations, which the file has unsigned, move back."""
-    # numpy makes a number of a difference without axes.
+    """Codes of the graph: the file stores signed activations as unsigned codes."""
+    # NumPy returns a number for a difference without axes.
     moved: Codes = np.asarray(codes.astype(np.int64) - _shift(name, codes.dtype, unsigned))
     return moved
 
@@ -140,7 +139,7 @@ def _shift(name: str, dtype: np.dtype[np.generic], unsigned: Collection[str]) ->
 
 
 class Layers:
-    """A file cut at every integer activation, so that all layers run at once and each on integers of your choice.
+    """A file that is cut at every integer activation, so that one run computes all layers on chosen integers.
 
         ... -> Q -> a -> DQ -> Conv -> Q -> b -> DQ -> ...
 
@@ -160,7 +159,7 @@ class Layers:
         makers = {node.output[0]: node for node in proto.graph.node}
         self._types: dict[str, int] = {}
         self.operators: dict[str, str] = {}
-        """The operator in front of each quantizer, by name of tensor; empty for a quantized input."""
+        """The operator before each quantizer, by name of tensor; empty for a quantized input."""
         for quantizer, last in _quantizers(proto):
             name = last.output[0]
             maker = makers.get(quantizer.input[0])
@@ -182,24 +181,24 @@ class Layers:
 
         Args:
             inputs: The inputs of the file, in order.
-            codes: By name of tensor, what its users read: the graph's codes in logical order.
+            codes: Codes that the users of each tensor read, by name of tensor, in logical order.
 
         Returns:
-            By name of tensor, the codes that its layer gives.
+            Codes that the layer of each tensor computes, by name of tensor.
 
         Raises:
-            VerificationError: A tensor of the file is missing in `codes`.
+            VerificationError: `codes` lacks a tensor of the file.
         """
         missing = [name for name in self.tensors if name not in codes]
         if missing:
-            raise VerificationError(f"the file has a tensor %{missing[0]} that the graph has not")
+            raise VerificationError(f"the file has a tensor %{missing[0]} that is not in the graph")
         if not self.tensors:
             return {}
         feeds: dict[str, Array] = dict(zip(self._session.inputs, inputs, strict=False))
         for name in self.tensors:
             dtype = onnx.helper.tensor_dtype_to_np_dtype(self._types[name])
             shifted = codes[name].astype(np.int64) + _shift(name, dtype, self._unsigned)
-            feeds[name] = np.asarray(shifted, dtype)  # numpy makes a number of a sum without axes
+            feeds[name] = np.asarray(shifted, dtype)  # NumPy returns a number for a sum without axes
         results = self._session.run_named(feeds)
         found = zip(self.tensors, results, strict=True)
         return {name: _as_in_the_graph(name, array, self._unsigned) for name, array in found}
@@ -208,7 +207,7 @@ class Layers:
 def run_observed(
     model: bytes, inputs: Sequence[Array], *, optimize: bool = True, unsigned: Collection[str] = ()
 ) -> tuple[dict[str, Array], list[Array]]:
-    """Run the whole file once: the graph's codes by name of tensor, and the outputs; arguments as of `Layers`."""
+    """Run the whole file once; return codes by name of tensor, and the outputs. Arguments as for `Layers`."""
     proto = onnx.load_from_string(model)
     count = len(proto.graph.output)
     for quantizer, last in _quantizers(proto):
@@ -221,9 +220,9 @@ def run_observed(
 
 
 def integer_weights(model: bytes) -> frozenset[str]:
-    """Weights that ONNX Runtime multiplies in its integer kernels, read from the graph that it really runs.
+    """Weights that ONNX Runtime multiplies in its integer kernels, read from its optimized graph.
 
-    Names of results do not survive its optimizer, names of initializers do.
+    The optimizer keeps the names of initializers, but not of results.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optimized.onnx"
@@ -235,7 +234,7 @@ def integer_weights(model: bytes) -> frozenset[str]:
 
 
 def _quantizers(model: onnx.ModelProto) -> list[tuple[onnx.NodeProto, onnx.NodeProto]]:
-    """Each quantizer with the node that gives what others read: the last that clips its codes, or itself."""
+    """Each quantizer with the node whose result is used: the last that clips its codes, or the quantizer itself."""
     clips = {node.input[0]: node for node in model.graph.node if node.op_type in (*CLIPS, "Cast")}
     found = []
     for quantizer in (node for node in model.graph.node if node.op_type == "QuantizeLinear"):

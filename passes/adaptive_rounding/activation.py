@@ -1,16 +1,16 @@
-"""Refines rounded rows through the activation after the layer, which decides how much each error counts.
+"""Refine rounded rows with the activation after the layer, which weights the errors of its input.
 
-Where a ReLU is closed, an error of its input is lost. Around the rounding that was found without it, with y^ the input
-of the activation f, e = f(y^) - f(y) its error and m = f'(y^), the error behind f is again quadratic in each row:
+A closed ReLU hides errors of its input. Around a rounding found without the activation, with y^ the input of the
+activation f, e = f(y^) - f(y) its error and m = f'(y^), the error after f is again quadratic in each row:
 
-    E (e + m (d - d0) x^)^2    G = E[m^2 x^ x^T]    c = E[e m x^] - G d0        d = s q - w, d0: that of now
+    E (e + m (d - d0) x^)^2    G = E[m^2 x^ x^T]    c = E[e m x^] - G d0        d = s q - w, d0: current d
 
-but G is another one for each row. So this is for rows that are short enough (`PRODUCTS`). f' is the slope over the
-usual error of y^ to both sides: an activation that is nearly open counts as such. The bias, where there is one, makes
-up for the mean, as before. A row is changed where its error behind f falls.
+but with a different G for each row, so only rows that are short enough are refined (`PRODUCTS`). f' is the mean slope
+over the usual error of y^ on both sides, so a nearly open activation counts. The bias, if any, absorbs the mean error.
+A row is changed if its error after f falls.
 
 Source: Nagel et al. 2020, arXiv:2004.10568, equation 25 (the activation as a part of the reconstruction); the
-Gauss-Newton form is our own.
+Gauss-Newton form is ours.
 """
 
 from __future__ import annotations
@@ -32,26 +32,27 @@ from qcompiler.quant.affine import along_axis
 from qcompiler.quant.rounding_search import Moments, round_to_data
 
 MOMENTS = 1 << 25
-"""Most numbers in the moments of all rows: 128 MiB."""
+"""Maximum number of elements in the moments of all rows: 128 MiB."""
 
 PRODUCTS = 1 << 36
-"""Most multiplications for the moments of all rows: what is above it makes do with fewer samples, down to `FEWEST`."""
+"""Maximum number of multiplications for the moments of all rows; larger problems use fewer samples, at least
+`FEWEST`."""
 
 PATCHES = 1 << 26
-"""Most numbers in the samples of one model: 256 MiB."""
+"""Maximum number of elements in the samples of one model: 256 MiB."""
 
 FEWEST, MOST = 4096, 8192
-"""Samples below which the moments of a row say too little, and above which they say little more."""
+"""Minimum and sufficient number of samples for the moments of a row."""
 
 PLAIN = 0.25
-"""Weight of an error before the activation relative to one after: other data opens closed activations."""
+"""Weight of an error before the activation relative to one after, because other data may open closed activations."""
 
 ROUNDS = 2
 SHORT = 32
-"""Rows up to which the products of all pairs of inputs are formed once for all rows; longer ones come one by one."""
+"""Length up to which products of all pairs of inputs are computed once for all rows; longer rows are separate."""
 
 CHUNK = 1 << 22
-"""Products of two inputs that are in memory at once."""
+"""Number of products of two inputs in memory at a time."""
 
 Activation = Callable[[Tensor, int], Tensor]
 """A function of a tensor and its channel axis."""
@@ -64,8 +65,8 @@ class Behind:
     """The bias and activation after the product of a layer.
 
     Args:
-        bias: float32 [groups, 1, R]; zeros where there is none.
-        function: The activation, None where there is none.
+        bias: float32 [groups, 1, R]; zeros without a bias.
+        function: The activation; None without an activation.
         has_bias: Whether the bias may be changed.
     """
 
@@ -82,7 +83,7 @@ class Behind:
 
 
 def activation_behind(node: Node) -> Activation | None:
-    """The activation that alone reads a layer, if there is one."""
+    """The activation that is the only user of a layer, if any."""
     reader = only_user(node)
     if reader is not None and clamps_channels(reader):
         low, high = channel_bounds(reader)
@@ -98,7 +99,7 @@ def activation_behind(node: Node) -> Activation | None:
 
 
 def samples_for(rows: Tensor, count: int) -> int:
-    """How many of `count` samples can be looked at; 0: the rows are too long."""
+    """Number of the `count` samples to use; 0 if the rows are too long."""
     groups, outputs, length = rows.shape
     if groups * outputs * length**2 > MOMENTS or groups * length * FEWEST > PATCHES:
         return 0
@@ -117,17 +118,17 @@ def refine(
     codes: Tensor,
     shift: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Change rows so that the error behind the activation falls.
+    """Change rows so that the error after the activation falls.
 
     Args:
-        processes: That take part.
+        processes: Processes of the compile.
         batches: Number of batches.
-        batch: Gives the patches of a batch in both models, float32 [groups, S, K].
+        batch: Function that returns the patches of a batch in both models, float32 [groups, S, K].
         behind: Bias and activation.
         rows: Weights w, float32 [groups, R, K].
         scale: Step of each weight, float32 [groups, R, 1] or [groups, R, K].
         limits: Lowest and highest code.
-        codes: As found without the activation, float32 [groups, R, K].
+        codes: Codes found without the activation, float32 [groups, R, K].
         shift: Bias correction so far, float64 [groups, R].
 
     Returns:
@@ -135,7 +136,7 @@ def refine(
     """
     if behind.function is None:
         return codes, shift
-    # So few samples are kept: to read them again and again would take longer than all the rest.
+    # The few samples are kept in memory: reading them repeatedly would take longer than all other work.
     kept = {index: batch(index) for index in range(batches) if processes.owns(index)}
     batch = kept.__getitem__
     errors, width = _errors(processes, batches, batch, behind, rows, scale, codes, shift)
@@ -190,7 +191,7 @@ def _errors(
     codes: Tensor,
     shift: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Squared error behind the activation, float64 [groups, R], and the usual error before it, [groups, 1, R]."""
+    """Squared error after the activation, float64 [groups, R], and the usual error before it, [groups, 1, R]."""
 
     def part(index: int) -> list[Tensor]:
         y, found = _outputs(batch(index), behind, rows, scale, codes, shift)

@@ -1,6 +1,6 @@
 """Resolves names in a file of encodings to tensors of a QUANTIZED graph.
 
-Names are looked for in three ways, the first that knows the name wins:
+Names are searched in three ways, and the first match is used:
 
     1. as in the ONNX file of an artifact: `features.0.2.q`, `features.0.0.weight.q.codes`, `features.0.2.q.bias.codes`
     2. as in the model: inputs (`x`), parameters (`features.0.0.weight`), module paths and nodes (`features.0.2`)
@@ -26,20 +26,20 @@ _EXPORTED = re.compile(r"(?P<scope>(?:/[^/]+)*)/(?P<type>[A-Za-z]+?)(?:_(?P<inde
 
 
 class Role(StrEnum):
-    """How a grid is given to a place."""
+    """Relation between a node and the grid of an encoding."""
 
     ACTIVATION = "activation"
     """The node is a quantizer of a value."""
     PARAMETER = "parameter"
     """The node is a quantizer of a tensor of the model."""
     MOVED = "moved"
-    """The node only moves elements: on the grid of what it moves, or with a quantizer behind it."""
+    """The node only moves elements: it has the grid of its input, or a quantizer after it."""
     BEHIND = "behind"
-    """The quantizer behind a node that only moves elements, which may not be there yet."""
+    """The quantizer after a node that only moves elements; it may not exist yet."""
     AVERAGE = "average"
     """The result of an average before its own quantizer: on the grid of its input."""
     BIAS = "bias"
-    """The bias of the layer that is the node."""
+    """The node is a layer, and the grid is that of its bias."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,10 @@ class Place:
 
 
 class Names:
-    """The names that a graph knows.
+    """The names of the tensors of a graph.
 
     Args:
-        graph: At stage QUANTIZED.
+        graph: A graph at stage QUANTIZED.
         given: All names of the file.
     """
 
@@ -63,7 +63,7 @@ class Names:
         self._artifact: dict[str, list[Place]] = {}
         self._model: dict[str, list[Place]] = {}
         self._captured: dict[str, list[Place]] = {}
-        """By names of captured nodes, of which the last one that stands for it has the result."""
+        """Places by name of captured node; the last node that computes it has the result."""
         self._paths: dict[str, list[Node]] = {}
         self._reasons: dict[str, str] = {}
         self._outputs = [value.name for value in graph.outputs]
@@ -73,7 +73,7 @@ class Names:
             self._enter(node)
 
     def find(self, name: str) -> list[Place]:
-        """The places that `name` stands for: several where layers share a parameter; none where it is not known."""
+        """The places of `name`: several if layers share a parameter, none if the name is unknown."""
         if name in self._artifact:
             return list(self._artifact[name])
         if len(self._runs(name)) > 1:
@@ -84,7 +84,7 @@ class Names:
         return self._module(name) or self._exported(name)
 
     def explain(self, name: str) -> str:
-        """Why nothing was found: a reason, or the nearest names."""
+        """The reason why a name was not found, or the nearest names."""
         if name in self._reasons:
             return self._reasons[name]
         runs = self._runs(name)
@@ -106,7 +106,7 @@ class Names:
             _add(self._artifact, [node.name, f"{node.name}.codes"], [place])
             _add(self._model, _parameter_names(node.inputs[0], node.output.users, "weight"), [place])
         elif is_quantizer(node):
-            # `.int` is what stands in front of limits per channel, on the same grid.
+            # `.int` is the tensor before limits per channel, with the same grid.
             _add(self._artifact, [node.name, f"{node.name}.int"], [Place(Role.ACTIVATION, node)])
         elif node.callee is not None:
             for value in node.outputs:
@@ -119,7 +119,7 @@ class Names:
         if node.definition.has(Trait.MOVEMENT):
             _add(self._artifact, [node.name], places)
             _add(self._artifact, [f"{node.name}.q"], [Place(Role.BEHIND, node)])
-        # Its integer form is on the grid of its input, with a name of its own if the quantizer has another grid.
+        # Its integer form has the grid of its input, and a name of its own if the quantizer has another grid.
         if averages_windows(node) and (not places or places[0].node.name in self._given):
             _add(self._artifact, [node.name], [Place(Role.AVERAGE, node)])
         if not places:
@@ -143,12 +143,12 @@ class Names:
         return _quantizers(node.output)
 
     def _runs(self, path: str) -> list[Node]:
-        """The last node of a module, once for each time that the module runs."""
+        """The last node of a module, for each run of the module."""
         nodes = self._paths.get(path, []) if path else []
         return [node for node in nodes if node.op == nodes[-1].op]
 
     def _module(self, path: str) -> list[Place]:
-        """A module gives what its last node gives."""
+        """The places of the result of a module, which is the result of its last node."""
         return self._results(self._runs(path)[-1]) if self._runs(path) else []
 
     def _exported(self, name: str) -> list[Place]:
@@ -163,7 +163,7 @@ class Names:
 
 
 def _spellings(type: str) -> tuple[str, ...]:
-    """Our operators for an operator of ONNX, as equalization may have changed them."""
+    """Operators for an ONNX operator type, including their forms after equalization."""
     return (*OPS.get(type, ()), *(("clamp_channels",) if type == "Clip" else ()))
 
 
@@ -174,7 +174,7 @@ def _add(table: dict[str, list[Place]], names: Iterable[str], places: list[Place
 
 
 def _quantizers(value: Value) -> list[Place]:
-    """The quantizers that read `value`: one, or one for some of its readers."""
+    """The quantizers that read `value`: one, or one for some of its users."""
     return [Place(Role.ACTIVATION, quantizer) for quantizer in quantizers_reading(value)]
 
 
@@ -189,7 +189,7 @@ def _parameter_names(leaf: Value, readers: Iterable[Node], role: str) -> Iterato
 
 
 def _module_path(scopes: list[str]) -> str:
-    """Each scope is the name of a child, or the path of one that has no name of its own: `layer1`, `layer1.0`."""
+    """Whether each scope is the name of a child, or the path of a child without a name: `layer1`, `layer1.0`."""
     path = ""
     for scope in scopes:
         last = path.rpartition(".")[2]

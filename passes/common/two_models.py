@@ -92,7 +92,7 @@ class LayerInputs:
         return self._held[index].load()
 
     def anywhere(self, index: int) -> Pair:
-        """The activation in batch `index`, whoever owns it; to be called in all processes."""
+        """The activation in batch `index` from the process that owns it; to be called in all processes."""
         own = self.batch(index) if index in self._held else None
         tensors = None if own is None else [own.real] if own.quantized is own.real else [own.real, own.quantized]
         real, *quantized = self.processes.share(tensors, self.processes.owner(index))

@@ -74,7 +74,7 @@ def mul(lowering: Lowering, node: Node, out: Output) -> Value:
 @lowers(Trait.ACTIVATION)
 def activation(lowering: Lowering, node: Node, out: Output) -> Value:
     """An activation that no quantizer has taken in."""
-    raise PassError(f"{node.op} stands in front of a quantizer", where=node.where, fix="Run fuse-requantization.")
+    raise PassError(f"{node.op} is before a quantizer", where=node.where, fix="Run fuse-requantization.")
 
 
 @lowers("clamp_channels")

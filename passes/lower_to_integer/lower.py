@@ -74,7 +74,7 @@ class _Run:
         leftover = [node for node in old if node in alive and node.op not in (*LEAVES, "call")]
         if leftover:
             raise PassError(
-                f"{leftover[0].op} has no integer form", where=leftover[0].where, expected="a quantizer behind it"
+                f"{leftover[0].op} has no integer form", where=leftover[0].where, expected="a quantizer after it"
             )
         for value, name in names.items():
             self.rewriter.rename(value, name)

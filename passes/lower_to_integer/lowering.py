@@ -96,8 +96,8 @@ class Lowering:
 
         Args:
             op: Name of the op.
-            inputs: Its operands.
-            attributes: Its attributes without element type and code limits.
+            inputs: Operands of the op.
+            attributes: Attributes of the op without element type and code limits.
             out: The quantizer.
             like: The op that it stands for.
         """
@@ -143,8 +143,8 @@ class Lowering:
 
         Args:
             op: Name of the op.
-            inputs: Its operands.
-            attributes: Its attributes without element type and code limits.
+            inputs: Operands of the op.
+            attributes: Attributes of the op without element type and code limits.
             limits: Lowest and highest code of the result.
             node: The op that it stands for.
         """

@@ -19,8 +19,8 @@ keeps: Table[Keep] = Table()
 
 @lowers(Trait.MOVEMENT)
 def behind(lowering: Lowering, node: Node, out: Output) -> Value:
-    """Refuse a quantizer behind a movement of real numbers."""
-    raise PassError(f"the quantizer stands behind {node.op}", where=node.where, fix="Quantize in front of it.")
+    """Refuse a quantizer after a movement of real numbers."""
+    raise PassError(f"the quantizer is after {node.op}", where=node.where, fix="Quantize before it.")
 
 
 @keeps(Trait.MOVEMENT)

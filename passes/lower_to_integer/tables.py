@@ -65,7 +65,7 @@ def _tabulated(lowering: Lowering, node: Node, out: Output, function: RealFuncti
             f"a table of {high - low + 1} entries",
             where=node.where,
             expected=f"at most {most} on {lowering.target.name}",
-            fix="Use fewer bits for what it reads, or let it run in float.",
+            fix="Use fewer bits for its input, or run it in float.",
         )
     return lookup_table(
         function,
@@ -95,7 +95,7 @@ def _lookup(
             f"tables of {size} bytes",
             where=node.where,
             expected=f"at most {most} on {lowering.target.name}",
-            fix="Use fewer bits, or equalize less: each factor of a channel is a table.",
+            fix="Use fewer bits, or equalize less: each factor of a channel needs its own table.",
         )
     type = TensorType(dtype, tuple(table.shape))
     value = lowering.leaf(table.to(dtype.torch), f"{out.quantizer.name}.table", out.quantizer, type)

@@ -1,4 +1,4 @@
-"""Where two contents of a file differ."""
+"""The first difference between two contents of a file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["difference"]
 
 
 def difference(old: bytes | None, new: bytes | None) -> str:
-    """The first place in which two contents of a file differ: the key where both are JSON, else the byte."""
+    """A sentence that names the first difference: a key if both contents are JSON, otherwise a byte."""
     if old is None or new is None:
         return "it is missing after reading" if new is None else "it exists only after reading"
     try:

@@ -1,13 +1,13 @@
 """Weight scales with which the biases of layers fit their integer type.
 
-A bias is stored in steps of s_x * s_w. Where all weights of a channel are tiny against it, those steps are too: the
-bias leaves its register, or the accumulator on top of the largest sum of products. Then
+A bias is stored in steps of s_x * s_w. If all weights of a channel are much smaller than the bias, the steps are so
+small that the bias exceeds its register, or the accumulator together with the largest sum of products. Then
 
-    s_w  >=  |b| / (s_x * limit)        limit: what the bias, or the accumulator, has left beside the products
+    s_w  >=  |b| / (s_x * limit)        limit: largest bias, or the part of the accumulator that the products leave
     s_w  >=  2^(e - 1) * s_y / s_x      e: smallest exponent of a multiplier, where the bias is 2^8 times all products
 
-per channel, or for all channels where they share one scale. The products of such a channel are next to nothing beside
-its bias, and so is what coarser weights change.
+per channel, or for all channels that share one scale. The products of such a channel are negligible compared with its
+bias, and so is the error of coarser weights.
 
 Related: Jacob et al. 2018, arXiv:1712.05877, section 2.4 (32-bit biases in steps of s_x * s_w).
 """
@@ -121,7 +121,7 @@ def fit_bias(node: Node, tensors: Tensors, arithmetic: Arithmetic) -> BiasFit | 
 
 
 def _held(node: Node, source: Tensor, weight: Tensor, bias: Tensor, spec: RequantSpec, tensors: Tensors) -> Tensor:
-    """The least weight scales, float64 [C], with which no multiplier is lost beside a large bias; 0 where none is."""
+    """The least weight scales, float64 [C], with which no multiplier is lost because of a large bias; 0 if none is."""
     following = quantizer_behind(node)
     if following is None or not _is_calibrated(following, tensors):
         return torch.zeros_like(bias)

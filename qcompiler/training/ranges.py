@@ -342,7 +342,7 @@ class LearnedClip(Ranges):
     """PACT: the upper end is a parameter without a gradient from rounding. scale = clip / (qmax - zero point).
 
     dL/dclip is the sum of the gradients of what is clipped above, and, on grids with negative codes, of what is clipped
-    below times the ratio of the two ends. The paper defines it for activations behind a ReLU and adds weight decay to
+    below times the ratio of the two ends. The paper defines it for activations after a ReLU and adds weight decay to
     the clip: `parameter_groups` does.
 
     Source: Choi et al. 2018, arXiv:1805.06085, equations 2 and 3.

@@ -175,9 +175,9 @@ class _Verification:
         self.reference = "integer program" if forms.quantized is None else "exact simulation"
         self.shares: dict[str, float] = {}
         self.real = self.refer(None)
-        # What a clamp per channel reads is no layer's result, but a step within one.
+        # The operand of a clamp per channel is a step within a layer, not the result of a layer.
         within = {item.inputs[0] for item in self.program.instructions if item.op == "int_clamp"}
-        # Nor is what lies where its operand does: who changes one changes both.
+        # A result in the place of its operand is excluded too: changing one would change both.
         self.views = self.shown()
         written = [item.output for item in self.program.instructions if item.output not in (*within, *self.views)]
         activations = [name for name in written if name in self.real.limits]
@@ -195,7 +195,7 @@ class _Verification:
         }
 
     def shown(self) -> frozenset[str]:
-        """Results that lie where their operand does, by the plan of memory."""
+        """Results that are in the place of their operand in the memory plan."""
         plan = self.program.memory
         if plan is None:
             return frozenset()
@@ -211,16 +211,15 @@ class _Verification:
     def on_random_codes(self) -> _Run:
         """Run the reference on random codes; an island that has no result for them reads those of the real inputs.
 
-        An index is made of numbers between certain ends: other codes than the model computes name rows that no table
-        has.
+        Indices are computed from numbers in a certain range; random codes can select rows that no table has.
         """
         try:
             return self.refer(self.codes)
-        except Exception:  # whatever a function of the model raises
+        except Exception:  # a function of the model may raise any error
             sources = {item.output: item.inputs[0] for item in self.program.instructions if item.inputs}
             read = [name for item in self.program.instructions if item.op == "call" for name in item.inputs]
             for name in read:
-                # An island reads the real numbers of codes, which may lie where others do.
+                # An island reads the real numbers of codes, whose place other tensors may share.
                 while name not in self.codes and name in sources:
                     name = sources[name]
                 if name in self.codes:
@@ -258,9 +257,9 @@ class _Verification:
         """A form that must equal the reference in both experiments, and in its real outputs.
 
         Args:
-            name: Of the form.
-            run: Runs it.
-            planned: Whether it is the program, whose memory plan belongs to it.
+            name: Name of the form.
+            run: Function that runs the form.
+            planned: Whether the form is the program, which has the memory plan.
         """
         tally = Tally(name)
         real = run(None)
@@ -272,7 +271,7 @@ class _Verification:
         return tally.form()
 
     def read_back(self, read_back: Callable[[], ReadBack]) -> Form:
-        """The program of the artifact as it is read from its bytes, which must hold all that was written."""
+        """The program read back from the bytes of the artifact, which must contain everything that was written."""
         name = "artifact read back"
         found = read_back()
         if found.program is None or found.faults:
@@ -281,7 +280,7 @@ class _Verification:
         return self.exact(name, lambda given: _execute(executor, self.inputs, given))
 
     def planned(self) -> Form:
-        """The program in its array, where the program itself is the reference."""
+        """The program in its arena, if the program itself is the reference."""
         tally = Tally("integer program in one array")
         self.compare_planned(tally)
         if not tally.tensors:
@@ -289,11 +288,11 @@ class _Verification:
         return tally.form()
 
     def compare_planned(self, tally: Tally) -> None:
-        """Add what the program gives in the array of its plan, on as many images as that is for and random codes."""
+        """Add the results of the program in the arena of its plan, for the planned batch and for random codes."""
         plan = self.program.memory
         if plan is None:
             return
-        # On images taken one by one: what an island computes may round otherwise in a batch.
+        # One image at a time, because an island may round differently in a batch.
         executor = Executor(self.forms.program, plan)
         shapes = liveness.Tensors(self.program, plan.batch).shapes
         given = zip(executor.core.given, self.inputs, strict=True)

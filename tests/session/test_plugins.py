@@ -167,7 +167,7 @@ CLASHES = {
     "a back end of another name": (
         {"qcompiler.backends": {"text": "qcompiler_example_plugin.outline:Outline"}},
         "known_backends()",
-        "is a back end called 'outline'",
+        "is a back end with the name 'outline'",
         "text",
     ),
     "a back end of ours": ({"qcompiler.backends": {"C": "json"}}, "known_backends()", "'C'", "qcompiler and one"),

@@ -50,7 +50,7 @@ def find_compiler(cc: str | None = None) -> list[str]:
             return command
     raise ToolchainError(
         f"there is no C compiler{f' {wanted!r}' if wanted else ''}",
-        fix="Install gcc or clang, or name one in the environment variable CC.",
+        fix="Install gcc or clang, or set the environment variable CC.",
     )
 
 
@@ -219,7 +219,7 @@ class Binary:
                 at += array.nbytes
                 parts.setdefault(item["key"], []).append(array.transpose(np.argsort(order)))
         if at != len(data):
-            raise ToolchainError(f"the program gave {len(data)} bytes", expected=str(at))
+            raise ToolchainError(f"the program returned {len(data)} bytes", expected=str(at))
         whole = {item["key"]: self._joined(parts[item["key"]], item, images) for item in items if runs}
         outputs = [whole.pop(item["key"]) for item in results]
         return Trace(outputs, whole)
@@ -325,7 +325,7 @@ def read_folder(folder: Folder) -> dict[str, bytes]:
     else:
         files = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir()) if path.is_file()}
     if CONTRACT not in files:
-        raise ArtifactError(f"there is no {CONTRACT}", expected="a folder that emit wrote")
+        raise ArtifactError(f"there is no {CONTRACT}", expected="a folder written by emit")
     return files
 
 
@@ -341,6 +341,6 @@ def read_constants(source: str, contract: Mapping[str, Any]) -> bytes:
         ctype, count, text = found.get(item["symbol"], ("", 0, ""))
         array = parse_elements(text, NUMPY[item["type"]])
         if ctype != item["type"] or count != item["elements"] or array.size != count:
-            raise ArtifactError(f"{item['symbol']} is not what the contract says", where="weights.c")
+            raise ArtifactError(f"{item['symbol']} does not agree with the contract", where="weights.c")
         parts.append(array.astype(array.dtype.newbyteorder("<")).tobytes())
     return b"".join(parts)

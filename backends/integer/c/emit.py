@@ -38,14 +38,14 @@ def emit(files: ProgramFiles, name: str, memory: Memory, vectors: Sequence[Vecto
         InputError: The name is no identifier, or a vector does not fit.
     """
     if not (name.isidentifier() and name.isascii()) or name.startswith("_"):
-        raise InputError(f"the name {name!r} is no identifier of C", fix="Make one with model_identifier.")
+        raise InputError(f"the name {name!r} is not a C identifier", fix="Create one with model_identifier.")
     for item in files.program.instructions:
         if item.op not in (*RULES, *ENDS, *WITHOUT_C):
             raise UnsupportedError(f"C has no kernel for {item.op!r}", where=f"%{item.output}")
     ends = find_ends(files.program)
     shapes = shapes_for_batch(files, memory.batch)
     if max(memory.bytes, *(math.prod(shape) for shape in shapes.values())) >= 2**31:
-        raise UnsupportedError("a tensor or the arena has 2^31 bytes or more", expected="sizes of 31 bits")
+        raise UnsupportedError("a tensor or the arena needs 2^31 bytes or more", expected="sizes below 2^31")
     writer = Writer(files, name, memory, shapes, ends)
     described = inputs_and_outputs(writer)
     for end in described:

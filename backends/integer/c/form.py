@@ -42,8 +42,8 @@ class CSource(Backend):
             raise UnsupportedError("the program has no memory plan")
         size = sum(array.nbytes for array in files.constants.values())
         if size > LARGEST:
-            reason = f"its constants have {size / 2**20:.0f} MiB, and C is written up to {LARGEST // 2**20} MiB"
-            raise UnsupportedError(f"{reason}; qcompiler.backends.integer.c.emit writes it all the same")
+            reason = f"its constants have {size / 2**20:.0f} MiB, but C is written only up to {LARGEST // 2**20} MiB"
+            raise UnsupportedError(f"{reason}; qcompiler.backends.integer.c.emit writes it in any case")
         vectors = _vectors(files, model.samples, plan.batch, model.seed) if model.samples else ()
         folder = c.emit(files, c.model_identifier(model.name), plan, vectors)
         return {f"{FOLDER}{name}": data for name, data in folder.items()}
@@ -60,7 +60,7 @@ class CSource(Backend):
         except ToolchainError as error:
             return error.found
         reason = c.why_it_cannot_build(tuple(command))
-        return f"the C compiler builds no programs here: {reason}" if reason else None
+        return f"the C compiler cannot build programs: {reason}" if reason else None
 
     def why_foreign(self, files: Files, program: ProgramFiles) -> str | None:
         """The first difference from the C that is written here for `program`; the self-test may have any vectors."""
@@ -70,13 +70,13 @@ class CSource(Backend):
                 return "the program has no memory plan"
             name = str(json.loads(folder[CONTRACT])["name"])
             if len(name) > LONGEST_NAME:
-                return f"{FOLDER}{CONTRACT} names a model of {len(name)} characters"
+                return f"{FOLDER}{CONTRACT} has a model name of {len(name)} characters"
             expected = c.emit(program, name, plan)
         except (QCompilerError, ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
             return f"{FOLDER}{CONTRACT} does not belong to the program: {error}"
         for name, content in expected.items():
             if name not in c.VECTOR_FILES and folder.get(name) != content:
-                return f"{FOLDER}{name} is not what this version writes for the program, and is not run"
+                return f"{FOLDER}{name} differs from the file that this version writes, and is not run"
         return None
 
     def ways(self, files: Files, program: ProgramFiles, target: Target, samples: int) -> Generator[Way, None, None]:

@@ -87,7 +87,7 @@ class Mac:
             limits = np.iinfo(NUMPY[ctype])
             if limits.min <= self.weight.min(initial=0) and self.weight.max(initial=0) <= limits.max:
                 return ctype
-        raise UnsupportedError("a weight less its zero point leaves 32 bits", where=f"%{self.item.output}")
+        raise UnsupportedError("a weight minus its zero point exceeds 32 bits", where=f"%{self.item.output}")
 
     def folded_bias(self) -> Int:
         """The bias of a kernel that multiplies codes as they are."""
@@ -97,7 +97,7 @@ class Mac:
     def weights(self, packed: Array, types: dict[str, str], order: str) -> str:
         """The symbol of the packed weights; notes what they are."""
         declared = self.call.inputs[1]
-        blocks = "" if self.block is None else f", a factor for each {self.block} inputs"
+        blocks = "" if self.block is None else f", a factor per {self.block} inputs"
         self.step.notes.append(f"weight {declared.dtype}{sizes(declared.shape)}{blocks}")
         return self.writer.constant(self.weight_name, packed, types["W"], f"{order} weights of %{self.item.output}")
 

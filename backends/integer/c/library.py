@@ -224,7 +224,7 @@ def _role(need: str, types: Mapping[str, str]) -> str:
     if need != "multiply":
         return f"{need}_{mode.form}"
     if not mode.multiply:
-        raise ArtifactError(f"the mode {types['MODE']!r} multiplies no integers", where="program.json")
+        raise ArtifactError(f"the mode {types['MODE']!r} has no integer multiplier", where="program.json")
     return mode.multiply
 
 

@@ -66,9 +66,9 @@ def find_ends(program: Program) -> Ends:
         if item.op == "call":
             island = item.attributes.get("graph")
             raise UnsupportedError(
-                f"the program runs the float island @{island}, and C is written for the integer core alone",
+                f"the program runs the float island @{island}, and C is written only for the integer core",
                 where=f"%{item.output}",
-                fix="Keep the model in integers, or run the island between two programs.",
+                fix="Keep the model in integers, or split it into two programs around the island.",
             )
     readers: dict[str, list[Instruction]] = {}
     for item in program.instructions:
@@ -79,7 +79,8 @@ def find_ends(program: Program) -> Ends:
         quantizers = [item for item in readers.get(name, ()) if item.op == "quantize"]
         if len(quantizers) > 1:
             raise UnsupportedError(
-                f"the input %{name} is quantized on {len(quantizers)} grids", expected="one grid for each input"
+                f"the input %{name} has {len(quantizers)} quantizers with different grids",
+                expected="one grid for each input",
             )
         if quantizers:
             inputs.append(quantizers[0].output)
@@ -94,6 +95,6 @@ def find_ends(program: Program) -> Ends:
     for name in program.outputs:
         codes = made[name].inputs[0] if name in made and made[name].op == "dequantize" else name
         if program.tensors[codes].dtype not in CTYPES:
-            raise UnsupportedError(f"the output %{name} is real numbers", expected="codes of 4, 8 or 16 bits")
+            raise UnsupportedError(f"the output %{name} has real numbers", expected="codes of 4, 8 or 16 bits")
         outputs.append(codes)
     return Ends(tuple(inputs), tuple(outputs))

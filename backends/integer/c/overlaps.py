@@ -1,7 +1,7 @@
 """Proves that under a memory plan every instruction reads the values written for it.
 
-The arena is followed byte by byte: each holds the number of the step that wrote it. What a tensor must look like when
-it is read is known from when it was written; whoever lies over it too early shows.
+The arena is simulated byte by byte: each byte has the number of the step that wrote it. When a tensor is read, its
+bytes must still have the step that wrote the tensor; otherwise it was overwritten too early.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ def check_rank(box: Sequence[object], item: Instruction) -> None:
     """
     if len(box) > MAX_RANK:
         raise UnsupportedError(
-            f"{item.op} walks {len(box)} axes", where=f"%{item.output}", expected=f"{MAX_RANK} at most"
+            f"{item.op} has {len(box)} axes", where=f"%{item.output}", expected=f"at most {MAX_RANK}"
         )
 
 

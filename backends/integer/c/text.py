@@ -20,7 +20,7 @@ _BYTES = {kind: [f"{code}," for code in range(*limits)] for kind, limits in (("i
 
 
 def integer(value: int) -> str:
-    """An integer constant; the smallest of a type is no constant of C, but a difference of two.
+    """An integer constant. The smallest value of a type is not a constant in C, so it is written as a difference.
 
     >>> integer(-3), integer(-(2**31))
     ('-3', '(-2147483647 - 1)')
@@ -53,7 +53,7 @@ def initializer(value: Value) -> str:
 
 
 def structure(type: str, name: str, members: Mapping[str, Value]) -> str:
-    """A constant structure, its members in lines that fit; structures within it stand in lines of their own."""
+    """A constant structure with its members in filled lines and nested structures in separate lines."""
     return f"static const {type} {name} = {{\n{_members(members, '    ')}}};\n"
 
 
@@ -68,12 +68,12 @@ def _members(members: Mapping[str, Value], indent: str) -> str:
 
 
 def filled(items: Sequence[str], indent: str, first: str | None = None) -> str:
-    """Items that are not to be broken, in lines that fit.
+    """Fill lines with items that must not be broken.
 
     Args:
         items: Texts.
-        indent: In front of each line.
-        first: In front of the first one, when it is another.
+        indent: Text before each line.
+        first: Text before the first line, if different.
     """
     lines: list[str] = []
     for item in items:
@@ -108,7 +108,7 @@ def parse_elements(text: str, dtype: npt.DTypeLike) -> Array:
 
 
 def comment(text: str) -> str:
-    """Text that stays within a comment, whatever a tensor is called: no end of one, and no way to write it otherwise.
+    """Text that cannot end a C comment, for any name of a tensor.
 
     >>> comment("*/ int x; /" + chr(92) + chr(10) + "*??/")
     '* / int x; /...*.../'

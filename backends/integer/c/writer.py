@@ -126,7 +126,7 @@ class Writer:
         end = begin + math.prod(self.shapes[tensor]) * size
         if begin < 0 or end > self.memory.bytes or begin % size:
             raise ArtifactError(
-                f"the memory plan puts a tensor at {begin} to {end}",
+                f"the memory plan places a tensor at {begin} to {end}",
                 where=f"%{tensor}",
                 expected=f"a place in {self.memory.bytes} bytes, aligned to {size}",
             )
@@ -183,7 +183,7 @@ class Writer:
         return self.files.logical(name)
 
     def channel_box(self, tensor: str, axis: int) -> dict[str, Value]:
-        """Sizes in memory in front of, along and behind an axis."""
+        """Sizes in memory before, along and after an axis."""
         shape = self.shapes[tensor]
         order = physical_axes(len(shape), self.layout)
         at = order.index(axis)

@@ -1,4 +1,4 @@
-"""Means over axes and windows in ONNX, whose averages and sizes differ from those of torch."""
+"""Means over axes and windows in ONNX, which counts averages and sizes differently from torch."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def resample2d(emitter: Emitter, node: Node) -> None:
         emitter.quantized(node, emitter.compute(node, "Einsum", [left, x, right], equation="ih,nchw,jw->ncij"))
         return
     mode, corners = cast("tuple[str, bool]", node.attributes["parameters"])
-    # The batch is not known, and factors in float32 may lose a pixel: the sizes are put together when it runs.
+    # The batch is unknown, and float32 factors may lose a pixel, so the sizes are computed at run time.
     shape = emitter.compute(node, "Shape", [x])
     bounds = [emitter.constant(f"{node.name}.bound", np.asarray([bound], np.int64)) for bound in (0, 2)]
     outer = emitter.compute(node, "Slice", [shape, *bounds])
@@ -75,7 +75,7 @@ def resample2d(emitter: Emitter, node: Node) -> None:
 
 
 def _window_sums(emitter: Emitter, node: Node) -> gs.Tensor:
-    """Averages that ONNX counts otherwise: means of whole windows over a border of zeros, each times a factor."""
+    """Averages that ONNX counts differently: means of whole windows over a border of zeros, each times a factor."""
     kernel, stride = emitter.ints(node, "kernel"), emitter.ints(node, "stride")
     height, width = node.inputs[0].type.shape[2:]
     if not isinstance(height, int) or not isinstance(width, int):

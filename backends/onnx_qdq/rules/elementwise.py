@@ -52,7 +52,7 @@ def _combined(emitter: Emitter, node: Node, op: str) -> None:
 
 @emits("int_clamp")
 def clamp(emitter: Emitter, node: Node) -> None:
-    """On codes as they are, so that they have one quantizer: that of the operand, behind which this stands."""
+    """Clamp codes directly after the quantizer of the operand, so that only one quantizer is needed."""
     dtype = DType.of(node.output.type.dtype.torch)  # as in `quantized`
     shift, stored = emitter.stored(dtype)
     # ONNX Runtime has Max and Min of 8 and of 32 bits.

@@ -14,7 +14,7 @@ emits: Table[Rule] = Table()
 
 @emits("call")
 def call(emitter: Emitter, node: Node) -> None:
-    """A float island: the operators that torch's exporter writes for it."""
+    """A float island, as operators written by torch's exporter."""
     graph = node.graph.module.graphs[node.text("graph")]
     island = export(graph, emitter.options.opset, node.where)
     for position, value in enumerate(node.outputs):
@@ -29,7 +29,7 @@ def call(emitter: Emitter, node: Node) -> None:
             wanted[id(tensor)] = value
     for tensor in island.tensors().values():
         if isinstance(tensor, gs.Variable):
-            tensor.shape = None  # its symbols are those of one export: the same name elsewhere is another size
+            tensor.shape = None  # symbols are local to one export: the same name elsewhere can be another size
         if id(tensor) in wanted:
             emitter.codes[wanted[id(tensor)]] = tensor
             tensor.name = wanted[id(tensor)].name

@@ -33,7 +33,7 @@ def conv_transpose(emitter: Emitter, node: Node) -> None:
     """A transposed convolution."""
     operands = [emitter.real(node, index) for index in range(3)]
     stride, padding, extra = (emitter.ints(node, key) for key in ("stride", "padding", "output_padding"))
-    # What the output gains at its end, less padding there gives as well; ONNX Runtime takes no more than a stride.
+    # Less padding at the end also enlarges the output; ONNX Runtime accepts output_padding only below the stride.
     ends = [max(pad - more, 0) for pad, more in zip(padding, extra, strict=True)]
     rest = [max(more - pad, 0) for pad, more in zip(padding, extra, strict=True)]
     if any(more >= step for more, step in zip(rest, stride, strict=True)):
@@ -56,12 +56,12 @@ def conv_transpose(emitter: Emitter, node: Node) -> None:
 
 @emits("int_linear")
 def linear(emitter: Emitter, node: Node) -> None:
-    """A Gemm, between reshapes where there are more than two axes."""
+    """A Gemm, between reshapes for more than two axes."""
     x, weight, bias = (emitter.real(node, index) for index in range(3))
     if node.inputs[0].type.rank == 2:
         emitter.quantized(node, emitter.biased(node, "Gemm", [x, weight, bias], 0, transB=1))
         return
-    # Gemm takes matrices. ONNX Runtime moves the reshapes out of the way and multiplies integers all the same.
+    # Gemm accepts matrices. ONNX Runtime moves the reshapes and still multiplies integers.
     rows = emitter.constant(f"{node.name}.rows", np.asarray([-1, node.inputs[0].type.shape[-1]], np.int64))
     matrix = emitter.compute(node, "Reshape", [x, rows])
     product = emitter.biased(node, "Gemm", [matrix, weight, bias], 0, transB=1)

@@ -19,7 +19,7 @@ def max_pool2d(emitter: Emitter, node: Node) -> None:
     x, kernel = emitter.real(node, 0), emitter.ints(node, "kernel")
     begins, ends = emitter.ints(node, "padding"), window_ends(emitter, node)
     if any(border >= size for borders in (begins, ends) for border, size in zip(borders, kernel, strict=True)):
-        # Dilated windows may begin or end further out than the runtime lets its own padding be.
+        # Dilated windows may begin or end farther outside than the runtime's padding may reach.
         amounts = emitter.constant(f"{node.name}.pads", np.asarray([0, 0, *begins, 0, 0, *ends], np.int64))
         lowest = emitter.constant(f"{node.name}.lowest", np.float32(-np.inf))
         x, begins, ends = emitter.compute(node, "Pad", [x, amounts, lowest]), [0, 0], [0, 0]

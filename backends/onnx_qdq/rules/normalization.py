@@ -21,7 +21,7 @@ LEAST_EPS = float(np.finfo(np.float32).tiny)
 
 @emits("int_layer_norm")
 def layer_norm(emitter: Emitter, node: Node) -> None:
-    """In operators of opset 13, with the weight and the bias that the integers stand for."""
+    """A normalization in operators of opset 13, with weight and bias as real numbers."""
     x, weight, bias = emitter.real(node, 0), emitter.numbers(node, 1), emitter.numbers(node, 2)
     rank = node.inputs[0].type.rank
     axes = list(range(rank - node.inputs[1].type.rank, rank))
@@ -32,7 +32,7 @@ def layer_norm(emitter: Emitter, node: Node) -> None:
     distance = emitter.compute(node, "Sub", [x, emitter.mean_over(node, x, axes, keepdim=True)])
     square = emitter.compute(node, "Mul", [distance, distance])
     variance = emitter.mean_over(node, square, axes, keepdim=True)
-    # The smallest normal number stands for no eps at all, where equal elements would give 0 / 0.
+    # The smallest normal number replaces an eps of 0, with which equal elements would give 0 / 0.
     guarded = emitter.compute(
         node, "Add", [variance, emitter.constant(f"{node.name}.eps", np.float32(max(eps, LEAST_EPS)))]
     )

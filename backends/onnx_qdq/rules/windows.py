@@ -1,4 +1,4 @@
-"""Padding with which ONNX counts as many windows as torch."""
+"""Padding with which ONNX has the same number of windows as torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from qcompiler.ir.graph import Node
 
 
 def window_ends(emitter: Emitter, node: Node) -> list[int]:
-    """Padding behind each axis with which as many windows fit as torch counts, which may count upwards."""
+    """Padding at the end of each axis with which the number of windows equals torch's, which may be rounded up."""
     ends = []
     dilation = emitter.ints(node, "dilation") if "dilation" in node.attributes else [1, 1]
     for axis in range(2):

@@ -89,12 +89,12 @@ class Kernel:
     """An instruction that a program may hold.
 
     Args:
-        run: Its computation.
-        steps: Positions of operands whose zero point it removes: each of them has one.
-        requantizes: Whether the result has one scale and zero point that the computation reads.
-        in_place: Positions of operands on which the result may lie, where their sizes agree: it runs from the first to
-            the last element.
-        moves: Whether each code of the result is one of the operands', or one of its own attributes.
+        run: Function that computes the result.
+        steps: Positions of operands whose zero point is removed; each of them has one zero point.
+        requantizes: Whether the computation reads one scale and zero point of the result.
+        in_place: Positions of operands whose place the result may take if their sizes agree; the instruction runs from
+            the first to the last element.
+        moves: Whether each code of the result is a code of an operand or of an attribute.
     """
 
     run: Run

@@ -60,7 +60,7 @@ def pad(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
         code = border_code(node, x.params, (x.qmin, x.qmax))
         qmin, qmax = (min(x.qmin, code), max(x.qmax, code)) if border(node) is not None else (x.qmin, x.qmax)
         return dataclasses.replace(x, codes=functional.pad(x.codes, torch_pad, value=code), qmin=qmin, qmax=qmax)
-    raise GraphError(f"{node.op} is given an accumulator", where=node.where, expected="a quantizer in front of it")
+    raise GraphError(f"{node.op} reads an accumulator", where=node.where, expected="a quantizer before it")
 
 
 def _per_tensor(node: Node, x: Pending) -> Pending:

@@ -60,7 +60,7 @@ def fake_quantize_bias(node: Node, operands: Sequence[Exact], arithmetic: Arithm
 
 
 def waiting(node: Node, x: Exact, arithmetic: Arithmetic) -> Pending:
-    """What waits for a grid: the result of integer arithmetic, or codes that are brought to another grid.
+    """A result that waits for its grid: from integer arithmetic, or codes that change their grid.
 
     Raises:
         GraphError: `x` is real numbers.

@@ -74,7 +74,7 @@ def codes_of(node: Node, item: Exact) -> Codes:
     if isinstance(item, Codes):
         return item
     kind = "real numbers" if isinstance(item, Tensor) else "an accumulator"
-    raise GraphError(f"{node.op} is given {kind}", where=node.where, expected="a quantizer in front of it")
+    raise GraphError(f"{node.op} reads {kind}", where=node.where, expected="a quantizer before it")
 
 
 def real_of(node: Node, item: Exact) -> Tensor:

@@ -386,7 +386,7 @@ def test_plans_that_do_not_fit_the_program_are_refused() -> None:
 
 def test_a_planned_executor_takes_the_batch_of_its_plan() -> None:
     files = _planned()
-    with pytest.raises(InputError, match=r"has shape \[2, 64\].*as is planned"):
+    with pytest.raises(InputError, match=r"has shape \[2, 64\].*as planned"):
         Executor(files, files.program.memory).run(inputs_of(files, 2))
 
 

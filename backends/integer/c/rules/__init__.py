@@ -26,6 +26,6 @@ ENDS = ("quantize", "dequantize")
 """Instructions that convert between real numbers and codes: not in the core but in the optional helper file."""
 
 WITHOUT_C: Mapping[str, str] = {
-    "call": "it runs a float island, and C is written for the integer core alone",
+    "call": "it runs a float island, and C is written only for the integer core",
 }
 """Instructions without C, with the reason: a program with such an instruction is refused by name."""

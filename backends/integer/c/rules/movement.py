@@ -71,7 +71,7 @@ def concat(writer: Writer, step: Step) -> None:
         if len(step.lines) > calls:
             parts.append(writer.bytes_of(item.output, first, math.prod(shape)))
         begin += shape[axis]
-    # Where operands lie in the result already, they do one behind the other, and so do the others.
+    # Operands that are already in the result are consecutive, and so are the others.
     step.writes = None if len(parts) == len(item.inputs) else parts
 
 

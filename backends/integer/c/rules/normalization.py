@@ -26,7 +26,7 @@ def layer_norm(writer: Writer, step: Step) -> None:
     for box in (rows, inner):
         check_rank(box, item)
     if int(np.abs(weight.astype(np.int64)).max(initial=0)) >= 2**15:
-        raise UnsupportedError("a weight of a normalization leaves 16 bits", where=f"%{item.output}")
+        raise UnsupportedError("a weight of a normalization exceeds 16 bits", where=f"%{item.output}")
     scale = scalar_scale_of(writer, step, call, 3)
     types = {"X": writer.ctype(item.inputs[0]), "Y": writer.ctype(item.output), "MODE": scale.mode}
     writer.emit(

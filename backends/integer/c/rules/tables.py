@@ -17,7 +17,7 @@ emits: Table[Rule] = Table()
 
 @emits("lookup")
 def lookup(writer: Writer, step: Step) -> None:
-    """`lookup`: a table of 8-bit codes has an entry for each of the 256, so that none reads beside it."""
+    """`lookup`: a table for 8-bit codes has 256 entries, so that no code reads outside of it."""
     step.elementwise = True
     item, call = step.item, writer.call_of(step.item)
     x, first, axis = item.inputs[0], int(call["offset"]), call.get("axis")

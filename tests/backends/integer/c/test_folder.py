@@ -280,7 +280,7 @@ def test_the_same_bytes_twice(models: Mapping[str, ProgramFiles]) -> None:
 
 @pytest.mark.parametrize("name", ["", "3x3", "a b", "_model", "größe"])
 def test_names_that_are_no_identifiers_are_refused(name: str, models: Mapping[str, ProgramFiles]) -> None:
-    with pytest.raises(InputError, match="is no identifier of C"):
+    with pytest.raises(InputError, match="is not a C identifier"):
         c.emit(models["int8_dsp"], name, separate(models["int8_dsp"]))
 
 
@@ -354,7 +354,7 @@ class TestPlans:
         name = next(item.output for item in files.program.instructions if item.op == "int_conv2d")
         offsets = {key: at for key, at in good.offsets.items() if key != name}
         self.refused(files, Plan(1, good.bytes, 16, offsets), rf"has no place for a tensor \(at %{name}\)")
-        self.refused(files, Plan(1, good.bytes, 16, {**good.offsets, name: good.bytes}), "puts a tensor at")
+        self.refused(files, Plan(1, good.bytes, 16, {**good.offsets, name: good.bytes}), "places a tensor at")
 
     def test_a_result_over_what_it_is_computed_from(self, models: Mapping[str, ProgramFiles]) -> None:
         files = models["int8_dsp"]
