@@ -2,17 +2,17 @@
 
     A: b1 ──► relu ──► B: W2, b2        becomes        b1 - c ──► relu ──► b2 + W2 c
 
-relu(x - c) = relu(x) - c wherever x >= c >= 0, so the model is unchanged as far as c is below all results of the layer.
-A range that began at c > 0 then begins at 0, and spends no codes on values that never occur. c per channel is
+relu(x - c) = relu(x) - c for x >= c >= 0, so the model is unchanged if c is below all results of the layer. A range
+that began at c > 0 then begins at 0, and uses no codes for values that never occur. c per channel is
 
     max(0, mean - sigmas * std)   from the batch norm that was folded into A: below 99.865 % of a normal distribution;
-                                  without data also from what the batch norms before A say of its result
-    max(0, smallest value seen)   from calibration data: below all of it
+                                  without data also from the propagated moments of earlier batch norms
+    max(0, smallest value)        of the calibration data
 
-Without an activation in between c is the mean, or the smallest value, itself. A clamp to [low, high] becomes one to
-[low - c, high - c] per channel, on targets that have such; a low of 0 or more stays at least 0, as that of a ReLU, and
-c no more than high. A zero of the padding of B is c too low
-then: the border of its result changes. That is measured, and refused with `padded=False`.
+Without an activation in between, c is the mean or the smallest value itself. A clamp to [low, high] becomes a clamp to
+[low - c, high - c] per channel, on targets that support it; a low of at least 0 stays at least 0, as for a ReLU, and c
+is at most high. If B pads, its zeros are then too low by c, so the border of its result changes. The change is
+measured, and refused with `padded=False`.
 
 Source: Nagel et al. 2019, arXiv:1906.04721, section 4.1.3; Nagel et al. 2021, arXiv:2106.08295, section 3.2 (absorbing
 high biases).
@@ -62,7 +62,7 @@ class AbsorbBias(Pass):
 
     Raises:
         InputError: `sigmas` is negative.
-        PassError: There is no calibration data, and no result of a layer is known without.
+        PassError: There is no calibration data, and no layer has a known range without data.
     """
 
     name: ClassVar[str] = "absorb-bias"
@@ -77,11 +77,11 @@ class AbsorbBias(Pass):
 
     @property
     def contract(self) -> Contract:
-        """Exact for what lies above c, and without padding."""
+        """The rewrite is exact for values above c and without padding."""
         return THRESHOLDS[self.name]
 
     def prepare(self, graph: Graph, context: PassContext) -> bool:
-        """Forget the ranges of quantizers whose numbers are about to change."""
+        """Remove the ranges of quantizers whose values change."""
         return forget_ranges(groups(graph, caps=keeps_caps(context)), context.rewriter(graph), weights=False)
 
     def run(self, graph: Graph, context: PassContext) -> None:
@@ -121,7 +121,7 @@ class AbsorbBias(Pass):
         context.record.metrics.update(channels=channels, largest=largest, border=border)
 
     def _lowest(self, graph: Graph, context: PassContext, found: list[Group]) -> dict[Node, Tensor]:
-        """Lower bounds that the producers' channels never, or hardly ever, fall below."""
+        """Lower bounds of the producers' channels, which values never or rarely violate."""
         known: dict[Node, Tensor] = {}
         described = (
             {} if context.calibration_data is not None else describe(graph, context.input_range or DEFAULT_INPUT_RANGE)
@@ -153,14 +153,14 @@ class AbsorbBias(Pass):
 
 
 def _rectified(group: Group) -> bool:
-    """Whether nothing below zero comes through in some channel, so that a shift may only go down to it."""
+    """Whether some channel has no values below zero, which limits the shift."""
     lows = [limits_of(cap.node, len(cap.channels))[0] for cap in group.caps]
     rectifies = any(node.definition.has(Trait.RECTIFIER) for node in group.between)
     return rectifies or any(bool((low >= 0).any()) for low in lows)
 
 
 def _caps_of(cap: PerChannel, count: int) -> Tensor:
-    """The highest value that comes through, per channel of the producer."""
+    """The highest value after all clamps, per channel of the producer."""
     own = cap.channels != FOREIGN
     _, high = limits_of(cap.node, len(own))
     least = torch.full((count,), torch.inf, dtype=torch.float64)
@@ -168,7 +168,7 @@ def _caps_of(cap: PerChannel, count: int) -> Tensor:
 
 
 def _shift_limits(node: Node, shift: Tensor, axis: int, rewriter: Rewriter) -> None:
-    """Add to the limits of a clamp; one that lets nothing below zero through goes on so."""
+    """Shift the limits of a clamp; a lower limit of at least 0 stays at least 0."""
     low, high = limits_of(node, len(shift))
     moved = torch.where(low >= 0, (low + shift).clamp(min=0.0), low + shift)
     node = set_limits(node, moved, high + shift, axis, rewriter)
@@ -180,7 +180,7 @@ def _channels(layer: Node) -> int:
 
 
 def _shifts(group: Group, rewriter: Rewriter, *, padded: bool) -> bool:
-    """Whether a shift of the producer's channels reaches the consumers as it is."""
+    """Whether a shift of the producer's channels reaches the consumers unchanged."""
     layers = (group.producer, *(consumer.node for consumer in group.consumers))
     reason = next((f"{layer.name} has no bias" for layer in layers if len(layer.inputs) < 3), "")
     for node in group.between:
@@ -198,7 +198,7 @@ def _shifts(group: Group, rewriter: Rewriter, *, padded: bool) -> bool:
 
 
 def _through(consumer: Consumer, c: Tensor) -> tuple[Tensor, float]:
-    """W2 c per output channel, and the most of it that a border does not get: what meets the padding."""
+    """W2 c per output channel, and the largest part of it that border positions lack because taps meet the padding."""
     own = consumer.channels != FOREIGN
     shift = torch.where(own, c[consumer.channels.clamp(min=0)], 0.0)
     layer = Layer(consumer.node)

@@ -68,7 +68,7 @@ class PassContext:
         samples: Batches of flat inputs on which contracts are validated.
         calibration_data: Batches of flat inputs, read lazily by each pass that needs them. An iterator, which can be
             read only once, is kept on disk while it is first read. None without data.
-        input_range: Real range assumed for float inputs when there is no data.
+        input_range: Assumed real range of float inputs without data.
         overrides: Bit widths or float per node, by name, glob or op; see `qcompiler.compile`.
         encodings: Encodings that calibration does not change; None without encodings.
         seed: Seed of the random generator.
@@ -152,7 +152,7 @@ class Pass(ABC):
         """Remove facts that the pass invalidates, such as the ranges of values that change.
 
         The manager calls it before it computes the reference outputs for the contract: otherwise a pass that is exact
-        in real numbers would be blamed for the noise of removed quantizers.
+        in real numbers would seem to cause the noise of removed quantizers.
 
         Returns:
             Whether anything was removed.

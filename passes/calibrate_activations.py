@@ -43,7 +43,7 @@ Range = tuple[torch.Tensor, torch.Tensor]
 
 @dataclass(frozen=True)
 class CalibrateActivations(Pass):
-    """Ranges of activations from data by a named method, or from batch-norm statistics where there is no data.
+    """Ranges of activations from data by a named method, or from batch-norm statistics without data.
 
     Args:
         method: `min_max`, `moving_average`, `percentile`, `mse`, `sqnr` or `entropy`; see `calibration.observers`. A
@@ -51,15 +51,15 @@ class CalibrateActivations(Pass):
         percentile: Percentage of the values below the upper end, for `percentile`.
         momentum: Weight of the past, for `moving_average`.
         bins: Bins of a histogram, for `percentile`, `mse`, `sqnr` and `entropy`.
-        clipping: Weight of what is clipped, for `sqnr`.
-        alpha: Standard deviations that a range without data spans to each side of the mean.
-        logits: Method for the outputs of the model that have two classes or more, mostly `cross_entropy`; None: as for
-            all others. Classes are along axis 1, after a linear layer along the last axis. If an output shares its grid
+        clipping: Weight of clipping errors, for `sqnr`.
+        alpha: Half width, in standard deviations, of a range without data.
+        logits: Method for outputs of the model with at least two classes, usually `cross_entropy`; None: as for other
+            values. Classes are on axis 1, after a linear layer on the last axis. If an output shares its grid
             with other values, or with outputs of other classes, `method` finds the grid, and the record says so.
         rows: Logit vectors kept, for `cross_entropy`.
 
     Raises:
-        InputError: There is no such method, it is for logits only, or an option is out of range.
+        InputError: The method is unknown or only for logits, or an option is out of range.
 
     Source: Nagel et al. 2021, arXiv:2106.08295, section 3.1 (range setting; alpha = 6 for batch-norm statistics).
     """
@@ -79,7 +79,7 @@ class CalibrateActivations(Pass):
 
     def __post_init__(self) -> None:
         check_single_values(self.method)
-        # Refused here, also where there turns out to be no data and no observer is needed.
+        # Refuse bad options here, because without data no observer is created.
         for method in (self.method, self.logits):
             if method is not None:
                 self._observer(method, QuantSpec(8), "an activation")
@@ -95,7 +95,7 @@ class CalibrateActivations(Pass):
         Raises:
             CalibrationError: The data is empty or not finite.
             InputError: A batch does not fit the graph.
-            PassError: There is no data, and the range of a value is not known without; the message names the functions.
+            PassError: There is no data, and a value has no range without data; the message names the functions.
         """
         rewriter = context.rewriter(graph)
         groups: Groups = {}
@@ -146,7 +146,7 @@ class CalibrateActivations(Pass):
     def _without_data(
         self, graph: Graph, context: PassContext, groups: Groups
     ) -> tuple[dict[Value, Range], dict[Value, str]]:
-        """Ranges by scale, and what they follow from."""
+        """Ranges and their sources, by scale."""
         known = describe(graph, context.input_range or DEFAULT_INPUT_RANGE, self.alpha)
         found = {scale: [known[_covered(quantizer)] for quantizer in group] for scale, group in groups.items()}
         stops = dict.fromkeys(item for items in found.values() for item in items if isinstance(item, Stop))
@@ -176,7 +176,7 @@ def _covered(quantizer: Node) -> Value:
 
 
 NAMED = 5
-"""Nodes that an error names; the others are counted."""
+"""Largest number of nodes that an error lists."""
 
 
 def _unknown(stops: list[Stop]) -> PassError:
@@ -191,7 +191,7 @@ def _unknown(stops: list[Stop]) -> PassError:
 
 
 def _classes(quantizer: Node) -> tuple[int, int] | None:
-    """Axis and number of the classes of a quantizer of logits; None for any other."""
+    """Axis and number of the classes of a quantizer of logits; None for other quantizers."""
     value = quantizer.inputs[0]
     maker = value.producer
     axis = Layer(maker).output_axis if maker is not None and is_weighted(maker) else 1
@@ -202,10 +202,10 @@ def _classes(quantizer: Node) -> tuple[int, int] | None:
 
 
 def _leads_out(value: Value) -> bool:
-    """Whether an output of the model is `value`, or what is left of it when elements are moved."""
+    """Whether an output of the model is `value`, or `value` after ops that only move elements."""
     if value.producer is not None and value.producer.graph.is_output(value):
         return True
-    # A concat makes other rows of it.
+    # A concat changes the rows.
     movers = [user for user in value.users if user.definition.has(Trait.MOVEMENT) and len(user.inputs) == 1]
     return any(_leads_out(user.output) for user in movers)
 
@@ -214,7 +214,7 @@ def _at(group: list[Node], found: Callable[[], Range]) -> Range:
     """The result of `found`; its error is extended by the location.
 
     Raises:
-        CalibrationError: As `found` does, such as for negative values on a grid that has none.
+        CalibrationError: `found` fails, for example for negative values on a grid without negative values.
     """
     try:
         return found()

@@ -31,13 +31,13 @@ class CalibrateWeights(Pass):
 
     Args:
         method: `min_max`, `percentile`, `mse`, `sqnr` or `entropy`; see `calibration.observers`. The largest weights
-            matter most, so that at 8 bits nothing is clipped by default; below, `mse` pays.
+            matter most, so nothing is clipped by default at 8 bits; with fewer bits use `mse`.
         percentile: Percentage of the values below the upper end, for `percentile`.
         bins: Bins of a histogram, for `percentile`, `mse`, `sqnr` and `entropy`.
-        clipping: Weight of what is clipped, for `sqnr`.
+        clipping: Weight of clipping errors, for `sqnr`.
 
     Raises:
-        InputError: There is no such method, or an option is out of range.
+        InputError: The method is unknown, or an option is out of range.
 
     Source: Nagel et al. 2021, arXiv:2106.08295, section 3.1 (range setting).
     """
@@ -92,5 +92,5 @@ class CalibrateWeights(Pass):
 
 
 def _of_rows(spec: QuantSpec) -> QuantSpec:
-    """The grid of a tensor that has a row for each block."""
+    """The grid of a tensor with one row per block."""
     return dataclasses.replace(spec, axis=0, block=None)

@@ -1,6 +1,6 @@
 """One spelling for each computation.
 
-identity(x), dropout(x) at inference        ->  x             a dropout stays with `keep_dropout`
+identity(x), dropout(x) at inference        ->  x             `keep_dropout` keeps dropouts
 reshape(reshape(x)), permute(permute(x))    ->  one of them, or none
 adaptive_avg_pool2d(x, 1)                   ->  mean(x, axes H W, keepdim)
 adaptive_avg_pool2d(x), windows divide      ->  avg_pool2d(x)
@@ -56,7 +56,7 @@ class Canonicalize(Pass):
 
     @property
     def contract(self) -> Contract:
-        """A mean and a pooling over the same window sum in another order; a reciprocal rounds once more."""
+        """A mean and a pooling over the same window sum in different orders; a reciprocal rounds once more."""
         return Close(rtol=1e-5)
 
     def run(self, graph: Graph, context: PassContext) -> None:
@@ -147,7 +147,7 @@ def _avg_pool2d(node: Node, rewriter: Rewriter) -> bool:
 
 
 def _to_mean_of_windows(node: Node, rewriter: Rewriter) -> bool:
-    """A sum divided by another number than its terms leaves the range of what it sums; a mean does not."""
+    """Turn a sum divided by a number other than its terms into a mean, whose result stays in the range of its operand."""
     x, y = node.inputs[0], node.output
     kernel, stride, padding = (node.integers(key) for key in ("kernel", "stride", "padding"))
     terms, divisor = math.prod(kernel), node.integer("divisor_override")
@@ -258,7 +258,7 @@ def _to_reciprocal(node: Node, rewriter: Rewriter) -> bool:
 
 
 def _matmul(node: Node, rewriter: Rewriter) -> bool:
-    """A product with a matrix of the model is a layer: it has ranges, rounding and kernels of its own."""
+    """Turn a product with a matrix of the model into a layer, with the ranges, rounding and kernels of layers."""
     left, right = node.inputs
     if right.type.rank == 2 and left.type.rank >= 2 and not is_leaf(left):
         weight = _matrix(right, rewriter, node, transposed=True)
@@ -287,7 +287,7 @@ def _matmul(node: Node, rewriter: Rewriter) -> bool:
 
 
 def _matrix(value: Value, rewriter: Rewriter, before: Node, *, transposed: bool) -> Value | None:
-    """A leaf with the matrix, or its transpose, whether `value` is a leaf or turns one; None where it is neither."""
+    """A leaf with the matrix or its transpose if `value` is a leaf or transposes one; otherwise None."""
     turned = value.made_by("permute")
     if turned is not None and is_leaf(turned.inputs[0]):
         value, transposed = turned.inputs[0], not transposed
@@ -296,7 +296,7 @@ def _matrix(value: Value, rewriter: Rewriter, before: Node, *, transposed: bool)
     leaf = value.producer
     if not transposed or leaf is None:
         return value
-    # A leaf of its own, also for a square matrix: others may read this one.
+    # A new leaf, also for a square matrix, because the old leaf may have other users.
     ref = leaf.text("ref")
     return rewriter.leaf(leaf.op, leaf_tensor(value).T.contiguous(), ref=ref, before=before, like=leaf)
 

@@ -1,4 +1,4 @@
-"""Check a graph against the given encodings, before the other tensors are calibrated.
+"""Check a graph against the encodings, before the other tensors are calibrated.
 
 Every name must match a tensor, every named tensor must have its given scale and zero point, and without data every
 tensor must have an encoding.
@@ -24,7 +24,7 @@ from qcompiler.quant.encoding import BIAS_BITS, Encoding
 from qcompiler.targets import Target
 
 SHOWN = 8
-"""Names that a message lists; it counts the others."""
+"""Largest number of names that a message lists."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class CheckEncodings(Pass):
         unmatched: Treatment of unmatched names in the file: `error`, or `ignore`, which lists them in the record.
 
     Raises:
-        EncodingsError: A name is unknown; a tensor ended on another grid, because the target dictates or derives it;
-            or there is no data, and encodings are missing.
-        InputError: `unmatched` is something else.
+        EncodingsError: A name is unknown; a tensor has another grid, which the target fixes or derives; or encodings
+            are missing without data.
+        InputError: `unmatched` has another value.
     """
 
     name: ClassVar[str] = "check-encodings"
@@ -80,7 +80,7 @@ class CheckEncodings(Pass):
 
 
 def _is_open(node: Node) -> bool:
-    """Whether `node` is a quantizer of an activation whose range is to be found."""
+    """Whether `node` is a quantizer of an activation without a range."""
     return is_quantizer(node) and not is_leaf(node.inputs[0]) and not is_calibrated(leaf_tensor(node.inputs[1]))
 
 
@@ -90,7 +90,7 @@ def _listed(items: list[str]) -> str:
 
 
 def _check(item: Encoding, place: Place, target: Target) -> None:
-    """Refuse a tensor that is on another grid than that of `item`."""
+    """Refuse a tensor whose grid differs from that of `item`."""
     if place.role is Role.BIAS:
         _check_bias(item, place.node)
         return
@@ -112,7 +112,7 @@ def _check(item: Encoding, place: Place, target: Target) -> None:
 
 
 def _quantizers(place: Place) -> list[Node]:
-    """The quantizers on whose grid a tensor may be."""
+    """The quantizers whose grid a tensor may have."""
     node = place.node
     if place.role in (Role.ACTIVATION, Role.PARAMETER):
         return [node]
@@ -135,7 +135,7 @@ def _is_on(quantizer: Node, item: Encoding, target: Target) -> bool:
 
 
 def _check_bias(item: Encoding, layer: Node) -> None:
-    """A bias is in steps of the accumulator, which are those of input times weight."""
+    """Check a bias, whose scale is the product of the scales of input and weight."""
     source, weight = quantizer_of(layer.inputs[0]), Layer(layer).quantizer
     if item.bits != BIAS_BITS or any(zero != item.half for zero in item.zero_point):
         raise item.misfit(

@@ -2,13 +2,14 @@
 
     E[W^ x] - E[W x] = (W^ - W) E[x]        per output channel; subtracted from the bias
 
-Rounding and clipping a weight moves the mean of what its layer gives, most where few weights make one output: in
-depthwise layers. Two ways to the expectation:
+Rounding and clipping a weight shifts the mean of the layer's result, most in depthwise layers, where an output has few
+weights. Two ways to the expectation:
 
-    empirical    data runs through the float layers and through the quantized ones at once; layer by layer, in order,
-                 the mean of the quantized result is made that of the float one, all layers before corrected already
-    analytic     E[x] per input channel follows from the batch norms, through activations and all else that
-                 `calibration.data_free` carries; no data is needed, and what padding adds at borders is not seen
+    empirical    data runs through the float and the quantized layers; in order, each layer's quantized mean is
+    corrected
+                 to the float mean, with all earlier layers already corrected
+    analytic     E[x] per input channel is propagated from the batch norms by `calibration.data_free`, without data; the
+                 effect of padding at borders is ignored
 
 Source: Nagel et al. 2019, arXiv:1906.04721, section 4.2; Nagel et al. 2021, arXiv:2106.08295, section 3.3.
 """
@@ -42,10 +43,10 @@ METHODS = ("auto", "empirical", "analytic")
 class CorrectBias(Pass):
     """Correct the biases of layers whose weights are quantized and calibrated.
 
-    Refuses: layers without a bias of their own, and with `analytic` those whose input is not known without data.
+    Refuses: layers without their own bias, and with `analytic` layers whose input has no known mean without data.
 
     Args:
-        method: `empirical`, `analytic`, or `auto`: empirical where there is data.
+        method: `empirical`, `analytic`, or `auto`: empirical if there is data.
         images: Maximum number of calibration images, rounded up to whole batches.
 
     Raises:
@@ -68,7 +69,7 @@ class CorrectBias(Pass):
 
     @property
     def contract(self) -> Contract:
-        """The noise of the weights changes, for the better."""
+        """The noise of the weights decreases."""
         return THRESHOLDS["calibrate"]
 
     def run(self, graph: Graph, context: PassContext) -> None:
@@ -90,7 +91,7 @@ def _empirical(graph: Graph, context: PassContext, images: int, rewriter: Rewrit
     readers = parameter_readers(graph)
 
     def layer(node: Node, inputs: LayerInputs) -> None:
-        """Make the means of the quantized result those of the float one."""
+        """Correct the means of the quantized results to those of the float results."""
         if not _has_own_bias(node, readers, rewriter):
             return
 

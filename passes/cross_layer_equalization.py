@@ -251,7 +251,7 @@ def _factor(consumer: Consumer, s: Tensor) -> Tensor:
 
 
 def _spread(layers: Sequence[_Layer]) -> float:
-    """The largest ratio, over the layers, of the widest channel to the middle one."""
+    """The largest ratio over the layers of the widest channel range to the median."""
     ratios = []
     for layer in layers:
         ranges = layer.row_ranges()

@@ -12,7 +12,7 @@ from qcompiler.passes.base import Pass, PassContext
 
 @dataclass(frozen=True)
 class EliminateDeadCode(Pass):
-    """One backward sweep: a node is dead when no living node and no output reads it."""
+    """Sweep backward once: a node is dead if no live node and no output reads it."""
 
     name: ClassVar[str] = "eliminate-dead-code"
     stages: ClassVar[frozenset[Stage]] = frozenset(Stage)

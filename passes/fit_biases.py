@@ -16,7 +16,7 @@ from qcompiler.validation.contracts import THRESHOLDS, Contract
 class FitBiases(Pass):
     """Weight scales with which every bias fits, for layers whose input and weight are calibrated.
 
-    Refuses: a layer whose products alone fill the accumulator; lowering says by how much.
+    Refuses: a layer whose products alone fill the accumulator; the error of lowering gives the numbers.
     """
 
     name: ClassVar[str] = "fit-biases"
@@ -26,7 +26,7 @@ class FitBiases(Pass):
 
     @property
     def contract(self) -> Contract:
-        """Weights lose information where they hardly had any."""
+        """Weights that are much smaller than their bias lose information."""
         return THRESHOLDS["calibrate"]
 
     def run(self, graph: Graph, context: PassContext) -> None:

@@ -2,8 +2,8 @@
 
     add(constant a, constant b)  ->  constant a + b
 
-Parameters count as constants: this compiler deploys a trained model. Quantizers, scales and what feeds them stay, since
-their values are found later.
+Parameters count as constants: this compiler deploys a trained model. Quantizers, scales and their operands stay,
+because their values are found later.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from qcompiler.validation.contracts import THRESHOLDS, Contract
 class FoldConstants(Pass):
     """Replace each node whose operands are all leaves by a constant.
 
-    Refuses: results of more than `max_elements` elements that are larger than their operands, because a broadcast would
-    blow up the file.
+    Refuses: results of more than `max_elements` elements that are larger than their operands, such as broadcasts, which
+    would enlarge the file.
 
     Args:
-        max_elements: Largest result, in elements, that may grow.
+        max_elements: Largest number of elements of a result that is larger than its operands.
     """
 
     name: ClassVar[str] = "fold-constants"

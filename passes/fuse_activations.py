@@ -1,6 +1,6 @@
 """Move each activation next to the op that produces its input, so that both become one hardware step.
 
-clamp(clamp(x, a, b), c, d)        ->  clamp(x, ...) with both intervals; of each channel, where they differ
+clamp(clamp(x, a, b), c, d)        ->  clamp(x, ...) with both intervals; per channel if they differ
 relu(max_pool2d(conv(x)))          ->  max_pool2d(relu(conv(x)))
 relu(reshape(conv(x)))             ->  reshape(relu(conv(x)))      any op that only moves elements
 """
@@ -24,8 +24,8 @@ class FuseActivations(Pass):
 
     Both are exact: a monotone clamp commutes with moving and with taking the maximum.
 
-    Refuses: to move over an op that other nodes read too, or that reads several values. What clamps each channel
-    between limits of its own merges, and stays where it is.
+    Refuses: to move over an op with other users or several operands. Clamps with limits per channel are merged but not
+    moved.
     """
 
     name: ClassVar[str] = "fuse-activations"
@@ -69,7 +69,7 @@ def _move_up(node: Node, rewriter: Rewriter) -> Node | None:
     if mover is None or not mover.definition.has(Trait.MOVEMENT) or len(mover.inputs) != 1 or mover.op == "pad":
         return None
     if mover.op == "dropout" and not node.definition.has(Trait.COMMUTES_WITH_SCALE):
-        return None  # what is scaled up afterwards may leave the interval
+        return None  # values that are scaled up afterwards may leave the interval
     if only_user(mover) is not node:
         rewriter.refuse(node, f"{mover.name} has other users")
         return None

@@ -4,12 +4,12 @@
 
     x ─► fq ─► conv(fq(W), fq_bias(b)) ─► relu ─► fq ─► y
 
-Every value that an integer op reads comes out of a quantizer, directly or through ops that only move elements; a border
-that may lie outside of the range of what it is put around gets one as well. Nothing is quantized between the members
-of a supergroup of the target, such as a convolution and its activation. Weights get the target's weight grid along
-their output-channel axis; a bias gets the product of the scales of input and weight.
-A float island reads and gives real numbers: what it reads is dequantized, what it gives to integer ops is quantized.
-All scales start as NaN, which stands for "not calibrated" and lets values pass, so that this pass is exact.
+Every operand of an integer op comes from a quantizer, directly or through ops that only move elements. A border that
+may be outside of the range of its operand gets a quantizer too. There is no quantizer between the members of a
+supergroup of the target, such as a convolution and its activation. Weights get the target's weight grid along their
+output-channel axis; the scale of a bias is the product of the scales of input and weight. The operands of a float
+island are dequantized, and its results are quantized for integer ops. All scales start as NaN, which means "not
+calibrated" and passes values unchanged, so this pass is exact.
 
 Source: Nagel et al. 2021, arXiv:2106.08295, section 2.3 (which quantizer goes where).
 """
@@ -41,12 +41,12 @@ from qcompiler.targets.schema import Simulation
 
 @dataclass(frozen=True)
 class InsertQuantizers(Pass):
-    """Quantizers as the target's descriptor and the user's overrides say.
+    """Quantizers according to the target's descriptor and the user's overrides.
 
     Raises:
-        InputError: An override that matches nothing, or asks for what the target cannot do.
-        TargetError: The target has no codes of a width that an override asks for.
-        UnsupportedError: The target does not multiply an activation and a weight of the widths that meet.
+        InputError: An override matches nothing, or selects something that the target does not support.
+        TargetError: The target lacks a width that an override selects.
+        UnsupportedError: The target does not multiply the widths of an activation and a weight of a layer.
     """
 
     name: ClassVar[str] = "insert-quantizers"
@@ -73,9 +73,9 @@ class _Placement:
         self.overrides = overrides
         self.rewriter = rewriter
         self.scales: dict[Value, Value] = {}
-        """The scale value of the grid that each quantized value is on."""
+        """The scale of the grid of each quantized value."""
         self.wishes: dict[Node, int] = {}
-        """Width asked for a node whose quantizer comes after the node that is the key."""
+        """Requested width of a supergroup, by the last node, after which the quantizer is inserted."""
 
     def run(self) -> None:
         nodes = [node for node in self.graph.nodes if not node.definition.has(Trait.LEAF)]
@@ -98,7 +98,7 @@ class _Placement:
             self._propagate_or_quantize(node)
 
     def run_layer_inputs(self, scheme: Simulation) -> None:
-        """Quantizers on what layers read, and nowhere else: the scheme of a target for simulation."""
+        """Insert quantizers only on operands of layers, the scheme of a simulation target."""
         layers = [node for node in self.graph.nodes if node.definition.has(Trait.MAC)]
         for index, node in enumerate(layers):
             is_first, is_last = index == 0, index == len(layers) - 1
@@ -115,7 +115,7 @@ class _Placement:
                 self._quantize_weight(node, self.overrides.weight_bits(node) or bits)
 
     def _is_plain_constant(self, node: Node, index: int) -> bool:
-        """Whether operand `index` is a tensor of the module that is read like an activation."""
+        """Whether operand `index` is a tensor of the module that is quantized like an activation."""
         value = node.inputs[index]
         is_parameter = index > 0 and node.definition.has(Trait.WEIGHTED, Trait.PARAMETRIC)
         return is_leaf(value) and not is_parameter and value.type.dtype.is_float
@@ -147,7 +147,7 @@ class _Placement:
         layer = Layer(node)
         spec = self.target.weight_spec(node.op, layer.weight_axis, bits=bits)
         if layer.transposed and layer.groups != 1 and spec.axis is not None:
-            # Along that axis the weight has one entry for as many output channels as there are groups.
+            # Along that axis each entry of the weight belongs to one output channel of every group.
             spec = dataclasses.replace(spec, axis=None, block=None)
             self.rewriter.refuse(
                 node, "one weight scale for all channels, because it is a transposed convolution with groups"
@@ -160,7 +160,7 @@ class _Placement:
         return self._quantize(weight, spec, before=node, like=node, stem=f"{node.name}.weight", only=[node]).output
 
     def _bits_read(self, node: Node) -> int:
-        """Width of what a layer reads."""
+        """Width of the input of a layer."""
         source = quantizer_of(node.inputs[0])
         return self.target.activation_bits if source is None else source.spec.bits
 
@@ -191,7 +191,7 @@ class _Placement:
         self._quantize(value, spec, before=node.following, like=node, stem=node.name)
 
     def _quantize_border(self, node: Node, bits: int | None) -> None:
-        """A grid that reaches as far as a border does; what the border is put around is brought to it later."""
+        """Insert a quantizer whose range includes a border; the operand is rescaled to its grid later."""
         source = quantizer_of(node.inputs[0])
         own = self.target.activation_spec(op=node.op, bits=bits)
         spec = own if source is None or bits is not None else source.spec
@@ -238,7 +238,7 @@ class _Placement:
 
 
 def _is_never_negative(value: Value) -> bool:
-    """Whether the graph says that all elements of `value` are at least 0."""
+    """Whether the graph proves that all elements of `value` are at least 0."""
     node = value.producer
     if node is None:
         return False

@@ -21,7 +21,7 @@ from qcompiler.validation.contracts import IntegerMatch, check
 from qcompiler.validation.exact import output_codes
 
 Between = Callable[[Pass | None, Module, Pass | None], None]
-"""Called with the pass before, the module, and the pass after; None at the two ends."""
+"""Callback with the previous pass, the module and the next pass; None at the two ends."""
 
 
 class PassManager:
@@ -29,7 +29,7 @@ class PassManager:
 
     Args:
         passes: The passes in the order in which they run.
-        facts: Facts that hold of the graph before the first pass.
+        facts: Facts that hold before the first pass.
         between: Callback for progress, dumps and snapshots, called before the first pass, between two passes and after
             the last one: `between(before, module, after)`.
 
@@ -92,9 +92,9 @@ class PassManager:
         return self.run_part(module, context, 0, len(self.passes))
 
     def run_part(self, module: Module, context: PassContext, start: int, stop: int) -> list[Record]:
-        """Run the passes from position `start` to before `stop`, on a module that all passes before them have seen.
+        """Run the passes from position `start` to before `stop`, on a module after all earlier passes.
 
-        Nothing checks the order: `check_order` does, for the whole sequence.
+        The order is not checked; `check_order` checks the whole sequence.
 
         Returns:
             One record per pass that ran.

@@ -4,7 +4,7 @@
 
                                                                      @layer_norm: x ─► layer_norm ─► softmax
 
-An island is as large as possible without a path that leaves it and comes back; it includes ops that only move elements
+An island is as large as possible without a path that leaves and re-enters it; it includes ops that only move elements
 between two of its parts, and an activation right after it. Integers, indices and masks are never quantized: all ops
 that compute them belong to islands, see `common.exact_values`. Quantizers are inserted around the call later, so that
 the call is between a dequantize and a quantize. A target without float fallback refuses, with a remedy.
@@ -58,7 +58,7 @@ class Partition(Pass):
 
     @property
     def contract(self) -> Contract:
-        """The same ops on contiguous copies: kernels of torch sum in an order that follows the strides."""
+        """The same ops run on contiguous copies; torch's kernels sum in an order that depends on strides."""
         return THRESHOLDS[self.name]
 
     def run(self, graph: Graph, context: PassContext) -> None:
@@ -67,7 +67,7 @@ class Partition(Pass):
         target.check_ops(integer_kinds(), known_ops())
         overrides = Overrides.resolve(context.overrides, graph)
         rewriter = context.rewriter(graph)
-        for node in graph.reversed_nodes:  # a node without readers is dropped: no refusal, no island
+        for node in graph.reversed_nodes:  # a node without users is removed, not refused or moved
             if not any(value.users or graph.is_output(value) for value in node.outputs):
                 rewriter.erase(node)
         outside = {node: why for node in graph.nodes if (why := why_float(node, target, overrides))}
@@ -109,7 +109,7 @@ def why_float(node: Node, target: Target, overrides: Overrides) -> str:
     if overrides.wants_float(node):
         return "an override selects float"
     if target.simulation is not None and not is_custom(node):
-        return ""  # what is no layer is in float anyway
+        return ""  # only layers are quantized
     if has_no_code(node):
         return f"its border is {border(node)}, which has no code"
     if is_custom(node):
@@ -154,7 +154,7 @@ def _refusal(node: Node, why: str, target: Target) -> UnsupportedError:
 
 
 def _movement_between(graph: Graph, outside: Collection[Node]) -> list[Node]:
-    """Nodes that only move what islands, or inputs, give to islands, or to outputs; with an island on one side."""
+    """Nodes that only move elements between islands, or between an island and an input or output."""
     movement = [node for node in graph.nodes if node.definition.has(Trait.MOVEMENT) and node not in outside]
     behind: set[Node] = set()
     ahead: set[Node] = set()
@@ -173,7 +173,7 @@ def _movement_between(graph: Graph, outside: Collection[Node]) -> list[Node]:
 
 
 def _borders_in_front(graph: Graph, inside: Collection[Node]) -> list[Node]:
-    """Borders that islands alone read: the grid of one that lies far outside would swallow what it is put around."""
+    """Borders used only by islands: a grid that includes a distant border would be too coarse for the operand."""
     found: list[Node] = []
     for node in graph.reversed_nodes:
         users = list(node.outputs[0].users)
@@ -183,7 +183,7 @@ def _borders_in_front(graph: Graph, inside: Collection[Node]) -> list[Node]:
 
 
 def _clamps_behind(graph: Graph, inside: Collection[Node]) -> list[Node]:
-    """Activations that are the only readers of an island's result: a quantizer in between would only lose accuracy."""
+    """Activations that are the only users of an island's result; a quantizer in between would only lose accuracy."""
     activations = [node for node in graph.nodes if node.definition.has(Trait.CLAMP) and node not in inside]
     sources = {node: node.inputs[0].producer for node in activations}
     return [
@@ -260,7 +260,7 @@ def _copy(island: Graph, node: Node | None, twins: dict[Value, Value]) -> None:
 
 
 def _clear_the_way(graph: Graph, members: Sequence[Node], rewriter: Rewriter) -> None:
-    """Move readers of the island that stand between its parts after the last part."""
+    """Move users of the island that are between its parts after the last part."""
     inside, last = set(members), members[-1]
     after = set(reachable(members)) - inside
     between: list[Node] = []

@@ -2,19 +2,19 @@
 
     layer_norm: g, b ──► B: W        becomes        g / s, b / s ──► B: W * s
 
-with one s > 0 per channel, so that the model computes what it did. Activations have one scale for all channels: a few
-channels of a transformer, a hundred times as large as the rest, leave the rest a handful of codes, while weights have
-codes to spare. For channel j with max|X[j]| on the calibration data and max|W[:, j]| over all that reads it,
+with one s > 0 per channel, so the result of the model is unchanged. Activations have one scale for all channels, so a
+few channels of a transformer that are a hundred times larger leave only a few codes for the others, while weights have
+unused codes. For channel j with max|X[j]| on the calibration data and max|W[:, j]| over all its readers,
 
     s_j = max|X[j]|^alpha / max|W[:, j]|^(1 - alpha)
 
-alpha = 1 makes all channels of the activation alike, alpha = 0 those of the weights; at 1/2 each channel of both has
-the range sqrt(max|X[j]| max|W[:, j]|) afterwards. This is the sibling of cross-layer equalization, which balances a
-weight against the next one instead of an activation against its readers.
+alpha = 1 equalizes the channels of the activation, alpha = 0 those of the weights; with 1/2 each channel of both has
+the range sqrt(max|X[j]| max|W[:, j]|) afterwards. Cross-layer equalization does the same for a weight and the next
+weight.
 
-1 / s goes into whatever makes the channels: a layer (a batch norm with nothing to fold into is one), the weight and
-bias of a layer norm, the constant of a product. Of a chain of groups the last comes first: what a group sees of its
-readers is then what stays, but for its own factors.
+1 / s goes into the producer of the channels: a layer (including a batch norm without a layer to fold into), the weight
+and bias of a layer norm, or the constant of a product. In a chain of groups the last group is first, so that a group
+sees the final weights of its readers, except for its own factors.
 
 Source: Xiao et al. 2023, arXiv:2211.10438, section 4, equations 3 and 4.
 """
@@ -49,23 +49,23 @@ from qcompiler.passes.common.equalization import (
 from qcompiler.validation.contracts import THRESHOLDS, Contract
 
 Magnitudes = dict[Value, Tensor]
-"""Ranges of the values that layers read: the largest absolute value of each channel, float64 [C]."""
+"""Ranges of the inputs of layers: the largest absolute value of each channel, float64 [C]."""
 
 
 @dataclass(frozen=True)
 class SmoothActivations(Pass):
     """Balance activations against the weights that read them, on CANONICAL and on QUANTIZED graphs alike.
 
-    Made for transformers, and for targets with a weight scale per channel: where a convolution makes the channels and
-    its weight has one scale, its channels are no longer what equalization made of them.
+    Intended for transformers, and for targets with one weight scale per channel: with a single scale, smoothing would
+    undo the equalization of a convolution that produces the channels.
 
-    Refuses, by node and reason: what leads to an output, to an addition or anything else that does not commute with a
-    factor per channel, or to a layer that shares its weight; products with a constant that has no channels.
+    Refuses, with node and reason: paths to an output, to an addition or another op that does not commute with a factor
+    per channel, or to a layer that shares its weight; and products with a constant without channels.
 
-    On a QUANTIZED graph the quantizers on the way lose their ranges, which are no longer those of what they quantize.
+    On a QUANTIZED graph the quantizers in between lose their ranges, because their values change.
 
     Args:
-        alpha: How much of the range of activations goes to the weights, 0 to 1.
+        alpha: Share of the activation range that moves to the weights, in [0, 1].
 
     Raises:
         InputError: `alpha` is out of range.
@@ -83,11 +83,11 @@ class SmoothActivations(Pass):
 
     @property
     def contract(self) -> Contract:
-        """Factors round once, and sums of rescaled products otherwise than before."""
+        """Factors are rounded once, and sums of rescaled products are rounded differently."""
         return THRESHOLDS[self.name]
 
     def prepare(self, graph: Graph, context: PassContext) -> bool:
-        """Forget the ranges of quantizers whose numbers are about to change."""
+        """Remove the ranges of quantizers whose values change."""
         return forget_ranges(groups(graph, may_produce=_has_factors), context.rewriter(graph), weights=True)
 
     def run(self, graph: Graph, context: PassContext) -> None:
@@ -114,7 +114,7 @@ class SmoothActivations(Pass):
         context.record.metrics.update(groups=len(found), spread_before=before, spread_after=_spread(magnitudes))
 
     def _factors(self, group: Group, magnitudes: Magnitudes) -> Tensor:
-        """s of the module text, float64; 1 where a channel is always zero or nothing reads it."""
+        """s of the module docstring, float64; 1 for a channel that is always zero or unused."""
         producer = group.producer
         count = producer.output.type.size(producer_axis(producer))
         x, w = (torch.zeros(count, dtype=torch.float64) for _ in range(2))
@@ -128,14 +128,14 @@ class SmoothActivations(Pass):
 
 
 def _has_factors(node: Node) -> bool:
-    """Whether a factor per channel of the result can go into parameters of `node`."""
+    """Whether the parameters of `node` can absorb a factor per channel of the result."""
     if node.op == "layer_norm":
         return all(is_leaf(leaf_of(value)) for value in node.inputs[1:])
     return constant_factor(node) is not None or Layer.of(node) is not None
 
 
 def _axes(group: Group) -> dict[Value, set[int]]:
-    """Along which axes the values that the group's layers read are read."""
+    """Channel axes of the inputs of the group's layers."""
     axes: dict[Value, set[int]] = {}
     for consumer in group.consumers:
         value = consumer.node.inputs[0]
@@ -174,7 +174,7 @@ def _factor(consumer: Consumer, s: Tensor) -> Tensor:
 
 
 def _divide(producer: Node, s: Tensor, rewriter: Rewriter) -> None:
-    """Divide the channels that `producer` gives."""
+    """Divide the channels of the result of `producer`."""
     layer = Layer.of(producer)
     if layer is not None:
         scale_layer(layer, rewriter, outputs=1.0 / s)
@@ -183,12 +183,12 @@ def _divide(producer: Node, s: Tensor, rewriter: Rewriter) -> None:
     for value in producer.inputs[1:] if factor is None else [factor]:
         leaf = leaf_of(value)
         tensor = leaf_tensor(leaf)
-        # Of a layer norm the channels are the last axis; of a constant the only one that is longer than 1.
+        # The channel axis of a layer norm is the last one; of a constant, the only axis longer than 1.
         shape = (-1,) if factor is None else [1 if size == 1 else -1 for size in tensor.shape]
         rewriter.write_tensor(leaf, (tensor.to(torch.float64) / s.reshape(shape)).to(tensor.dtype))
 
 
 def _spread(magnitudes: Magnitudes) -> float:
-    """The largest ratio, over the activations, of the widest channel to the middle one."""
+    """The largest ratio over the activations of the widest channel range to the median."""
     alive = [item[item > 0] for item in magnitudes.values()]
     return max((float(item.max() / item.median()) for item in alive if item.numel()), default=1.0)

@@ -1,11 +1,11 @@
-"""Begin one of several ways to quantize a graph, of which `weigh-candidates` keeps the best.
+"""Start one of several quantizations of a graph, of which `weigh-candidates` keeps the best.
 
     start-candidate, A, start-candidate, B, weigh-candidates        A or B
-    ..., C, weigh-candidates                                        what was kept, or C on top of it
+    ..., C, weigh-candidates                                        the kept one, or C applied to it
 
-The first time, the tensors of the model are remembered. Each time after that, the graph as it is now is set aside and
-the remembered tensors are back: parameters without what rounding and bias correction did, quantizers without ranges.
-Passes in between may write tensors, and leave the nodes of the graph alone.
+The first run saves the tensors of the model. Each later run stores the current tensors as a candidate and restores the
+saved ones: parameters before rounding and bias correction, and quantizers without ranges. Passes in between may write
+tensors but not change the nodes of the graph.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from qcompiler.passes.base import Pass, PassContext
 
 @dataclass(frozen=True)
 class StartCandidate(Pass):
-    """Set the graph aside and start again from the tensors that the first such pass found."""
+    """Store the current tensors as a candidate, and restore the tensors of the first run."""
 
     name: ClassVar[str] = "start-candidate"
     stages: ClassVar[frozenset[Stage]] = frozenset({Stage.QUANTIZED})
@@ -38,5 +38,5 @@ class StartCandidate(Pass):
         return True
 
     def run(self, graph: Graph, context: PassContext) -> None:
-        """All is done before the contract looks."""
+        """Do nothing: `prepare` did the work before the contract compares the graphs."""
         context.record.metrics.update(candidate=len(context.candidates))

@@ -5,14 +5,13 @@ operands (concat, ...), their quantizers share one scale and one zero point:
 
     fq(a, s1, z1), fq(b, s2, z2) ─► concat      becomes      fq(a, s1, z1), fq(b, s1, z1) ─► concat
 
-Calibration then finds one range for all of them. A quantizer whose grid is fixed, or of another width, cannot give way:
-the operand passes through a second quantizer, which lowers to a rescale. Where the grids of all operands are fixed and
-differ, they go to that of the result, which gets a quantizer; one operand alone keeps its grid, on which the op
-computes.
+Calibration then finds one range for all of them. A quantizer with a fixed grid or another width cannot change: its
+operand gets a second quantizer, which lowers to a rescale. If all operands have different fixed grids, they are
+rescaled to the grid of the result, which gets a quantizer. A single operand keeps its grid, and the op uses it.
 
-A border that may lie outside of the range of its operand is tied on every target, and its result leads: the operand is
-brought to the grid of the result, and becomes a copy where others read it too, whose range has nothing to do with the
-border.
+A border that may be outside of the range of its operand is tied on every target, and its result leads: the operand is
+rescaled to the grid of the result. If the operand has other users, they keep the original, because their range does not
+include the border.
 """
 
 from __future__ import annotations
@@ -109,7 +108,7 @@ def _own_quantizer(node: Node) -> Node | None:
 
 
 def _is_read_alone(quantizer: Node, node: Node) -> bool:
-    """Whether `node`, through ops that move elements, is all that reads `quantizer`."""
+    """Whether `node` is the only user of `quantizer`, through ops that only move elements."""
     value = node.inputs[0]
     while len(value.users) == 1 and not node.graph.is_output(value) and value.producer is not None:
         if value.producer is quantizer:
@@ -127,7 +126,7 @@ def _leader(members: Sequence[Node], follower: Node | None, target: Target) -> N
         return free[0]
     if not _differ(members):
         return None
-    # The grid of one operand need not hold what the others give; that of the result does.
+    # The grid of one operand may be too small for the others; the grid of the result fits all.
     if follower is not None:
         return follower
     loose = [quantizer for quantizer in members if not is_dictated(quantizer, target)]
@@ -135,7 +134,7 @@ def _leader(members: Sequence[Node], follower: Node | None, target: Target) -> N
 
 
 def _differ(quantizers: Sequence[Node]) -> bool:
-    """Whether grids that are fixed differ."""
+    """Whether all grids are fixed and some differ."""
     fixed = [quantizer for quantizer in quantizers if _is_fixed(quantizer)]
     return len(fixed) == len(quantizers) and any(_cannot_join(other, fixed[0]) for other in fixed[1:])
 
@@ -145,7 +144,7 @@ def _is_fixed(quantizer: Node) -> bool:
 
 
 def _cannot_join(quantizer: Node, other: Node) -> bool:
-    """Whether `quantizer` has to keep a grid that is not that of `other`."""
+    """Whether `quantizer` has to keep a grid that differs from the grid of `other`."""
     if quantizer.attributes["spec"] != other.attributes["spec"]:
         return True
     return _is_fixed(quantizer) and any(
@@ -155,7 +154,7 @@ def _cannot_join(quantizer: Node, other: Node) -> bool:
 
 
 def _insert_rescale(node: Node, index: int, member: Node, like: Node, rewriter: Rewriter) -> Node:
-    """A quantizer on the grid of `like`, read by operand `index` of `node` alone."""
+    """A quantizer with the grid of `like`, used only by operand `index` of `node`."""
     second = rewriter.insert(
         "fake_quantize",
         [node.inputs[index], *like.inputs[1:]],

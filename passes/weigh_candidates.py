@@ -1,10 +1,10 @@
-"""Keep the candidate whose outputs come nearest to those of the float model on calibration data.
+"""Keep the candidate whose outputs are closest to those of the float model on calibration data.
 
-    noise of a candidate  =  mean over outputs of  sum (y^ - y)^2 / sum y^2        y^: what the integer program gives
+    noise of a candidate  =  mean over outputs of  sum (y^ - y)^2 / sum y^2        y^: output of the integer program
 
-Rounding to data, ranges and bias correction each lower the error of one layer or one tensor. Whether the outputs of a
-network gain is another question: errors add up, and a range with less error in a tensor may clip what matters later.
-So the last word has the whole network, evaluated exactly. See `start-candidate` for what a candidate is.
+Adaptive rounding, ranges and bias correction each lower the error of one layer or one tensor. The outputs of the
+network need not improve: errors add up, and a range with less error in a tensor may clip values that matter later.
+Therefore the exact evaluation of the whole network decides. `start-candidate` explains candidates.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from qcompiler.validation.noise import float_outputs, squared_errors
 
 @dataclass(frozen=True)
 class WeighCandidates(Pass):
-    """Compare what was set aside, and the graph as it is now, with the float model; go on with the best.
+    """Compare all candidates, including the current graph, with the float model, and continue with the best.
 
-    Records the signal-to-noise ratio of each candidate in dB, in the order in which they were made, and the number of
-    the one that is kept. An earlier candidate gives way only to one that is better by `margin`.
+    Records the signal-to-noise ratio of each candidate in dB, in order, and the number of the kept candidate. A later
+    candidate replaces an earlier one only if it is better by `margin`.
 
     Args:
-        images: Calibration images that are used at most: whole batches, until so many were read.
-        margin: dB by which a later candidate must be better: what is rounded to data looks better on that data.
+        images: Maximum number of calibration images, rounded up to whole batches.
+        margin: Required gain of a later candidate in dB, because adaptive rounding looks better on its own data.
 
     Raises:
         InputError: An option is out of range.
-        PassError: There is no data, nothing was set aside, or the graph changed in between.
+        PassError: There is no data, there is no earlier candidate, or the nodes of the graph changed in between.
     """
 
     name: ClassVar[str] = "weigh-candidates"
@@ -56,7 +56,7 @@ class WeighCandidates(Pass):
 
     @property
     def contract(self) -> Contract:
-        """The noise of another candidate."""
+        """The noise may be that of another candidate."""
         return THRESHOLDS["calibrate"]
 
     def run(self, graph: Graph, context: PassContext) -> None:
@@ -77,7 +77,7 @@ class WeighCandidates(Pass):
         noises = self._noises(graph, context, context.start, candidates)
         kept = 0
         for number, noise in enumerate(noises):
-            # Only what is better is taken: a candidate whose outputs are not finite never is.
+            # A candidate with outputs that are not finite compares as not better, and is never kept.
             if noise < noises[kept] * 10.0 ** (-self.margin / 10.0) or math.isnan(noises[kept]):
                 kept = number
         tensors.update(candidates[kept])
@@ -97,7 +97,7 @@ class WeighCandidates(Pass):
         given = read_batches(graph, context, self.images)
 
         def sums(index: int) -> list[Tensor]:
-            """Per output, the square of the signal and of the error of each candidate: [1 + candidates, outputs]."""
+            """Squares of the signal and of the error of each candidate, per output: [1 + candidates, outputs]."""
             inputs = [given.held[value][index].load().real for value in graph.inputs]
             wanted = float_outputs(graph, inputs, start)
             rows = [[_power(item) for item in wanted]]
@@ -107,7 +107,7 @@ class WeighCandidates(Pass):
         with torch.no_grad():
             total = context.processes.sum(given.count, sums)[0]
         signal, errors = total[0], total[1:]
-        silent = signal == 0.0  # of a constant 0, or of integers: any error counts as it is
+        silent = signal == 0.0  # an output that is constantly 0: its error is not divided
         ratios = errors / torch.where(silent, torch.ones_like(signal), signal)
         return [float(row.mean()) for row in ratios]
 

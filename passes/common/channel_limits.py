@@ -2,9 +2,9 @@
 
     clamp(x, 0, 6)   with channel i of x divided by s_i        becomes        clamp_channels(x, 0, 6 / s_i)
 
-Limits that are alike in all channels are written as `clamp`, or `relu`, again.
+Equal limits in all channels become `clamp` or `relu` again.
 
-Source: Nagel et al. 2019, arXiv:1906.04721, section 4.1 (equivariance of functions that are linear in pieces).
+Source: Nagel et al. 2019, arXiv:1906.04721, section 4.1 (equivariance of piecewise linear functions).
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from qcompiler.passes.base import PassContext
 
 
 def keeps_caps(context: PassContext) -> bool:
-    """Whether the target, if there is one, clamps each channel between limits of its own."""
+    """Whether the target, if any, clamps each channel to its own limits."""
     return context.target is not None and context.target.per_channel_clamp
 
 
 def limits_of(node: Node, channels: int) -> tuple[Tensor, Tensor]:
-    """Lowest and highest value that a clamp gives: float64 [channels] each."""
+    """Lowest and highest result of a clamp, float64 [channels] each."""
     if clamps_channels(node):
         low, high = (limit.to(torch.float64) for limit in channel_bounds(node))
         return low, high
@@ -37,23 +37,23 @@ def limits_of(node: Node, channels: int) -> tuple[Tensor, Tensor]:
 
 
 def composed(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """The limits of clamping to `first` and then to `second`, which need not overlap."""
+    """The limits of a clamp to `first` followed by a clamp to `second`, which need not overlap."""
     (a, b), (c, d) = first, second
     return a.clamp(c, d), b.clamp(c, d)
 
 
 def set_limits(node: Node, low: Tensor, high: Tensor, axis: int, rewriter: Rewriter) -> Node:
-    """Make a clamp clamp to other limits; another operator takes its place, and its name, where it must.
+    """Change the limits of a clamp; if necessary, replace it with another operator of the same name.
 
     Args:
         node: The activation.
-        low: Limits of the channels along `axis`, [C].
-        high: As `low`.
+        low: Lower limits of the channels along `axis`, [C].
+        high: Upper limits, [C].
         axis: Channel axis.
         rewriter: Rewriter of the graph.
 
     Returns:
-        The activation from now on.
+        The resulting activation.
     """
     for dtype in (torch.float64, node.output.type.dtype.torch):
         low, high = low.to(dtype), high.to(dtype)
@@ -82,7 +82,7 @@ def _uniform(node: Node, low: float, high: float, rewriter: Rewriter) -> Node:
 def replaced(
     node: Node, op: str, leaves: Sequence[Value], attributes: Mapping[str, Attribute], rewriter: Rewriter
 ) -> Node:
-    """Put another activation in the place of `node`, under its name, on the same input; its own leaves go."""
+    """Replace `node` with another activation of the same name and input, and remove its leaves."""
     new = rewriter.insert(op, [node.inputs[0], *leaves], attributes, before=node, like=node)
     name, old = node.output.name, [value.producer for value in node.inputs[1:]]
     rewriter.replace(node, new.output)

@@ -1,8 +1,8 @@
-"""Functions of one number between scales per channel: what keeps silu(x) when channel i of x is divided by s_i.
+"""Unary functions between scales per channel, which preserve silu(x) when channel i of x is divided by s_i.
 
     silu(x)     becomes     scaled_unary(x, s) = silu(x s_i) / s_i        a table for each channel
 
-Scales that are all 1 are written as the function itself again.
+Scales that are all 1 become the function itself again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from qcompiler.passes.common.channel_limits import replaced
 
 
 def function_of(node: Node) -> str:
-    """The function that a node computes, with scales or without, if scales can do any good; else empty."""
+    """The function of a node, with or without scales, if scales can be useful; otherwise empty."""
     name = node.text("function") if node.op == SCALED else node.op
     return name if name in UNARY and UNARY[name].straight else ""
 
@@ -31,16 +31,16 @@ def scales_of(node: Node, channels: int) -> Tensor:
 
 
 def set_scales(node: Node, scales: Tensor, axis: int, rewriter: Rewriter) -> Node:
-    """Put a function between other scales; another operator takes its place, and its name, where it must.
+    """Change the scales of a function; if necessary, replace it with another operator of the same name.
 
     Args:
-        node: A function of one number, or a `scaled_unary`.
+        node: A unary function, or a `scaled_unary`.
         scales: Scales of the channels along `axis`, [C], positive.
         axis: Channel axis.
         rewriter: Rewriter of the graph.
 
     Returns:
-        The function from now on.
+        The resulting function.
     """
     scales = scales.to(node.output.type.dtype.torch)
     if bool((scales == 1).all()):

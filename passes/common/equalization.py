@@ -1,16 +1,16 @@
 """Finds layers that can be rescaled against each other, for equalization, bias absorption and smoothing.
 
-A layer whose output channels are divided by s > 0 gives the same result when every layer that reads them multiplies its
-weights by s, as long as what stands in between commutes with a positive factor: f(s x) = s f(x). A clamp does, once its
-limits are divided by s too, which takes limits per channel; a function such as SiLU does as f(s x) / s, which takes a
-table per channel. A product does, where one of its operands comes from elsewhere, be it through a layer that
-reads the channels: the gate of a squeeze-and-excite.
+The output channels of a layer can be divided by s > 0 if every layer that reads them multiplies its weights by s and
+all ops in between commute with a positive factor: f(s x) = s f(x). A clamp commutes if its limits are divided by s,
+which needs limits per channel. A function such as SiLU commutes as f(s x) / s, which needs a table per channel. A
+product commutes if only one operand has the channels; the other may come from a layer that reads them, as in a
+squeeze-and-excite gate.
 
     A ──► relu ──► max_pool ──► flatten ──► B        conv A, channel c: positions c*P .. c*P + P - 1 of linear B
                └─► depthwise conv ──► ...            every reader of the channels is a part of the group
 
-What moves elements is followed by moving the channel numbers themselves: a tensor of the value's shape that says at
-each position from which channel of A the element comes.
+Ops that move elements are tracked by moving channel numbers: a tensor in the shape of the value, with the channel of A
+from which each element comes.
 
 Source: Nagel et al. 2019, arXiv:1906.04721, section 4.1 (positive scaling equivariance).
 """
@@ -38,10 +38,10 @@ from qcompiler.ops.quantizers import activation_bounds, is_leaf, is_quantizer, l
 from qcompiler.passes.common.channel_tables import function_of
 
 FOREIGN = -1
-"""Channel number of elements that come from elsewhere: other parts of a concat, a border."""
+"""Channel number of elements from other sources: other parts of a concat, a border."""
 
 SAMPLES = 2
-"""Samples for which channels are followed: with one, what moves elements between samples would not show."""
+"""Number of samples for tracking channels; with one sample, moves between samples would go unnoticed."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,10 @@ class Consumer:
 
 @dataclass(frozen=True)
 class PerChannel:
-    """A node with parameters that follow the channels.
+    """A node with parameters per channel.
 
     Args:
-        node: A `clamp` or `clamp_channels`, a function of one number or a `scaled_unary`.
+        node: A `clamp`, a `clamp_channels`, a unary function or a `scaled_unary`.
         axis: Channel axis of the consumer's input.
         channels: int64, one per index of that axis: the channel of the producer, or FOREIGN.
     """
@@ -74,14 +74,14 @@ class PerChannel:
 
 @dataclass(frozen=True)
 class Group:
-    """A layer, or another node with a factor per channel, and all that reads its output channels.
+    """A layer, or another node with a factor per channel, and the readers of its output channels.
 
     Args:
         producer: The layer.
         consumers: The layers at the ends of all paths.
-        between: The nodes on the way, in order, each once.
-        caps: Activations on the way that clamp to numbers other than 0.
-        tables: Activations on the way that are lookup tables, except straight lines from 0.
+        between: The nodes in between, in order, each once.
+        caps: Activations in between that clamp to numbers other than 0.
+        tables: Activations in between that are lookup tables, except those that are linear from 0.
     """
 
     producer: Node
@@ -91,18 +91,18 @@ class Group:
     tables: tuple[PerChannel, ...] = ()
 
 
-class Refused(Exception):  # noqa: N818  # no error: it ends a search
-    """The channels of a layer cannot be rescaled; the text says why."""
+class Refused(Exception):  # noqa: N818  # not an error: it ends a search
+    """The channels of a layer cannot be rescaled; the text is the reason."""
 
 
 def scale_layer(
     layer: Layer, rewriter: Rewriter, *, outputs: Tensor | None = None, inputs: Tensor | None = None
 ) -> None:
-    """Multiply a layer's parameters, and what is known of its result, by factors; rounded once.
+    """Multiply a layer's parameters and statistics by factors; rounded once.
 
     Args:
         layer: A layer.
-        rewriter: Writes.
+        rewriter: Rewriter of the graph.
         outputs: float64 [output channels], for weight, bias and statistics; None: 1.
         inputs: float64 [input channels], for the weight; None: 1.
     """
@@ -124,10 +124,10 @@ def scale_layer(
 
 
 def producer_axis(node: Node) -> int:
-    """The axis of the channels that a producer gives, from 0: of a product with a constant, that of the constant.
+    """The channel axis of the result of a producer, from 0; for a product with a constant, the axis of the constant.
 
     Raises:
-        Refused: A product with a constant that has not one axis.
+        Refused: The constant of a product does not have exactly one axis longer than 1.
     """
     factor = constant_factor(node)
     if factor is not None:
@@ -140,13 +140,13 @@ def producer_axis(node: Node) -> int:
 
 
 def constant_factor(node: Node) -> Value | None:
-    """The operand of a product that alone is a tensor of the model, or the quantizer of one; None without it."""
+    """The only operand of a product that is a tensor of the model, or its quantizer; None if there is none."""
     constants = [value for value in node.inputs if is_leaf(leaf_of(value))] if node.op == "mul" else []
     return constants[0] if len(constants) == 1 else None
 
 
 def parameter_readers(graph: Graph) -> dict[Value, int]:
-    """How many nodes read each parameter, quantizers aside; a float island that has it too counts as well."""
+    """Number of users of each parameter, without quantizers; a float island with the parameter counts too."""
     readers: dict[str, int] = {}
     leaves: dict[Value, str] = {}
     for other in graph.module.graphs.values():
@@ -175,11 +175,11 @@ def groups(
     """The groups of `graph`, one per layer whose channels can be rescaled, in order.
 
     Args:
-        graph: CANONICAL or QUANTIZED.
-        refused: Called with each other layer and the reason.
-        may_produce: Which nodes have a factor per output channel, into which a scale can go.
-        caps: Whether a clamp may get limits per channel; else it ends the way.
-        tables: Which functions may get a table per channel; the others end the way, as all do with None.
+        graph: A CANONICAL or QUANTIZED graph.
+        refused: Callback with each refused layer and the reason.
+        may_produce: Predicate for nodes that can absorb a factor per output channel.
+        caps: Whether a clamp may get limits per channel; otherwise it ends the search.
+        tables: Predicate for functions that may get a table per channel; others end the search, as do all with None.
     """
     positions = {node: index for index, node in enumerate(graph.nodes)}
     readers = parameter_readers(graph)
@@ -199,7 +199,7 @@ def groups(
 
 
 def _shape(value: Value, graph: Graph) -> list[int]:
-    """The sizes of `value` for a few samples, which lie in it as any number of them do.
+    """The sizes of `value` for a few samples, which stand for any number of samples.
 
     Raises:
         Refused: There are no such sizes.

@@ -103,12 +103,12 @@ def _computed_from_integers(graph: Graph) -> set[Value]:
 
 
 def _sources(node: Node) -> Iterator[Value]:
-    """The operands of a node without its constants; a lookup table counts as an operand."""
+    """The operands of a node without constants; a lookup table counts as an operand."""
     return (value for value in node.inputs if not is_leaf(value) or _is_table(node, value))
 
 
 def _is_table(node: Node, value: Value) -> bool:
-    """Whether `value` is a matrix of the model that a function of torch reads: rows to look up, or weights."""
+    """Whether `value` is a matrix of the model that a torch function reads: rows to look up, or weights."""
     return is_custom(node) and is_leaf(value) and value.type.dtype.is_float and value.type.rank > 1
 
 

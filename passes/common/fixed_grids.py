@@ -9,20 +9,20 @@ from qcompiler.targets.schema import FixedGrid
 
 
 def fixed_grid(quantizer: Node, target: Target) -> FixedGrid | None:
-    """The grid that `target` fixes for what `quantizer` reads, of whatever width; None where calibration finds one."""
+    """The grid of any width that `target` fixes for the operand of `quantizer`; None if calibration finds the grid."""
     op = _computed_by(quantizer.inputs[0])
     rule = target.op_rule(op) if op else None
     return None if rule is None else rule.out_fixed
 
 
 def is_dictated(quantizer: Node, target: Target) -> bool:
-    """Whether `target` fixes the grid of `quantizer`: there is such a grid, and it has the width of the quantizer."""
+    """Whether `target` fixes the grid of `quantizer`, with the same width."""
     grid = fixed_grid(quantizer, target)
     return grid is not None and grid.bits == quantizer.spec.bits
 
 
 def _computed_by(value: Value) -> str:
-    """The op, or the function of torch without one, that gives `value`: the last in a float island."""
+    """The op, or the torch function without an op, that computes `value`; for a float island, its last op."""
     node = value.producer
     if node is not None and node.callee is not None:
         node = node.callee.outputs[node.outputs.index(value)].producer

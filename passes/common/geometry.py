@@ -13,7 +13,7 @@ from qcompiler.targets.limits import Geometry
 
 
 def geometry_of(node: Node) -> Geometry:
-    """Window, groups and length of the sums of a node; of most ops there is nothing to say."""
+    """Window, groups and length of the sums of a node; most ops have none of these."""
     if node.definition.has(Trait.AVERAGE) and node.given("axes"):
         shape = node.inputs[0].type.shape
         return Geometry(terms=_product([shape[axis] for axis in node.integers("axes")]))

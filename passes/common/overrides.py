@@ -13,12 +13,12 @@ from qcompiler.ir.registry import Trait
 from qcompiler.passes.base import Override
 
 WEIGHT_BITS_LIMIT = 8
-"""A plain number above it asks for wide activations only: no target here multiplies wider weights."""
+"""Largest width of weights; a larger plain number applies only to activations."""
 
 
 @dataclass(frozen=True)
 class Bits:
-    """Widths asked for, None where the target's own applies."""
+    """Requested widths; None for the default of the target."""
 
     activation: int | None = None
     weight: int | None = None
@@ -29,11 +29,10 @@ class Bits:
 class Overrides:
     """Widths by node name.
 
-    A pattern is the name of a node, a module path, which stands for all that the module holds, a glob over either, or
-    an op. Later patterns win over earlier ones.
-    `float` asks for a float island, which the target must allow.
-    A number n asks for n-bit results and weights of min(n, 8) bits; a mapping
-    `{"activation_bits": 16, "weight_bits": 4}` says each.
+    A pattern is the name of a node, a module path, which matches all nodes of the module, a glob for either, or an op.
+    Later patterns override earlier ones. `float` selects a float island, which the target must allow. A number n
+    selects n-bit results and weights of min(n, 8) bits; a mapping `{"activation_bits": 16, "weight_bits": 4}` selects
+    both.
     """
 
     bits: Mapping[str, Bits]
@@ -63,15 +62,15 @@ class Overrides:
         return cls(result)
 
     def activation_bits(self, node: Node) -> int | None:
-        """Width asked for the result of `node`."""
+        """Requested width of the result of `node`."""
         return self.bits.get(node.name, Bits()).activation
 
     def wants_float(self, node: Node) -> bool:
-        """Whether `node` shall be computed in float."""
+        """Whether an override selects float for `node`."""
         return self.bits.get(node.name, Bits()).is_float
 
     def weight_bits(self, node: Node) -> int | None:
-        """Width asked for the weight of `node`."""
+        """Requested width of the weight of `node`."""
         return self.bits.get(node.name, Bits()).weight
 
 

@@ -10,7 +10,7 @@ from qcompiler.quant.spec import QuantSpec
 
 
 def put_quantizer_behind(node: Node, spec: QuantSpec, rewriter: Rewriter) -> Node:
-    """A quantizer between `node` and all that reads its result, not calibrated; it lowers to a rescale."""
+    """A quantizer without a range between `node` and all its users; it lowers to a rescale."""
     value, users, following = node.output, list(node.output.users), node.following
     grid = [
         rewriter.leaf(kind, tensor, ref=f"{node.name}.{part}", before=following)

@@ -2,8 +2,8 @@
 
     layer(x)[position, channel] = rows[channel] . patches[position] + bias
 
-A position is a pixel of an image, or a row of what a linear layer gets. A patch holds kernel positions first and, for
-each of them, the input channels of a group: channels lie side by side in memory then, and are read in one go.
+A position is a pixel of an image, or a row of the input of a linear layer. A patch is ordered by kernel position and
+then by input channel of a group, so that the channels are contiguous in memory.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from qcompiler.ops.mac import pad_amounts
 
 
 def rows_of(node: Node, weight: Tensor) -> Tensor:
-    """A weight, or something else in its shape, as [groups, outputs per group, K]."""
+    """A weight, or another tensor of its shape, as [groups, outputs per group, K]."""
     return Layer(node).rows(weight).transpose(2, 3).flatten(2)
 
 
@@ -32,7 +32,7 @@ def weight_of(node: Node, rows: Tensor) -> Tensor:
 
 
 def positions(node: Node, x: Tensor) -> int:
-    """Number of positions of what the layer gives for the input `x`."""
+    """Number of positions of the layer's result for the input `x`."""
     if Layer(node).is_linear:
         return x.numel() // x.shape[-1]
     return len(x) * math.prod(_output_size(node, x))
@@ -100,7 +100,7 @@ def _prepared_size(node: Node, x: Tensor) -> list[int]:
 
 
 def _prepared(node: Node, x: Tensor) -> Tensor:
-    """The input with its padding; that of a transposed convolution as an ordinary one reads it, zeros in between."""
+    """The padded input; for a transposed convolution with zeros in between, as an ordinary convolution reads it."""
     if Layer(node).transposed:
         stride = Layer(node).stride
         sizes = [(size - 1) * step + 1 for size, step in zip(x.shape[2:], stride, strict=True)]

@@ -20,8 +20,8 @@ class Proofs:
     """The conditions that must hold for one node.
 
     Args:
-        node: For the messages.
-        arithmetic: How the target computes it.
+        node: The node, for messages.
+        arithmetic: Arithmetic of the target for the node.
         target: Name of the target.
     """
 
@@ -30,7 +30,7 @@ class Proofs:
     target: str
 
     def prepared(self, real: Tensor) -> Requantization:
-        """The multiplier for real ones.
+        """The integer multiplier for real multipliers.
 
         Raises:
             UnsupportedError: The mode has no such multiplier.
@@ -68,15 +68,15 @@ class Proofs:
         if arithmetic.overflow == "saturate":
             self.sums(*partial_sum_bounds(codes, kernel_bias, low, high))
         elif arithmetic.overflow == "forbid":
-            # Codes as they are, where the zero point is in the bias: an unfinished sum lacks some, so 0 is among them.
+            # Raw codes, because the bias includes the zero point: unfinished sums lack terms, so the range includes 0.
             self.sums(*accumulator_bounds(codes, kernel_bias, min(low, 0), max(high, 0)))
         self.sums(*accumulator_bounds(codes, bias, *steps), item)
 
     def sums(self, minimum: Tensor, maximum: Tensor, item: Requantization | None = None) -> None:
-        """Sums from minimum to maximum, one each or one per channel.
+        """Check sums from minimum to maximum, one of each or one per channel.
 
         Raises:
-            UnsupportedError: The accumulator may overflow, or as `requantization` does.
+            UnsupportedError: The accumulator may overflow; or see `requantization`.
         """
         bits = self.arithmetic.accumulator_bits
         if not fits(minimum, maximum, bits):
@@ -91,12 +91,12 @@ class Proofs:
             self.requantization(minimum, maximum, item)
 
     def steps(self, steps: tuple[int, int], count: int, item: Requantization | None = None) -> None:
-        """`sums` of up to `count` inputs, each from steps[0] to steps[1], which have 0 between them."""
+        """Check `sums` of up to `count` inputs, each from steps[0] <= 0 to steps[1] >= 0."""
         low, high = (torch.tensor(step * count) for step in steps)
         self.sums(low, high, item)
 
     def bounded(self, largest: int, *items: Requantization | None) -> None:
-        """`requantization` of numbers from -largest to largest, and `sums` of them, by several multipliers."""
+        """Check `requantization` of numbers from -largest to largest, and of their `sums`, by several multipliers."""
         bound = torch.tensor(largest)
         self.sums(-bound, bound)
         for item in items:
@@ -104,7 +104,7 @@ class Proofs:
                 self.requantization(-bound, bound, item)
 
     def requantization(self, minimum: Tensor, maximum: Tensor, item: Requantization) -> None:
-        """The way from an accumulator to a code.
+        """Check the requantization from an accumulator to a code.
 
         Raises:
             UnsupportedError: The multiplier is out of the hardware's range, or a product leaves its register.

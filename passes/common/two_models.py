@@ -1,12 +1,12 @@
 """Runs the float model and the quantized model on the same data, layer by layer, in one walk over the graph.
 
-A pass that moves a layer's result nearer to the float result gets the inputs of each layer in both models, after all
-earlier layers were changed:
+A pass that reduces the error of a layer gets the inputs of the layer in both models, after all earlier layers were
+changed:
 
     x ──► layer ──► relu ──► add ──► layer ──► ...      a segment: a layer and what follows, up to the next layer
 
-All batches go through a segment before the next one is visited, one batch at a time; only what later segments read is
-kept, in a store that spills to disk. Several processes take a share of the batches each.
+All batches run through a segment, one at a time, before the next segment. Only tensors that later segments read are
+kept, in a store that spills to disk. Each of several processes takes a share of the batches.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ QUANTIZERS = (Trait.QUANTIZER, Trait.BIAS_QUANTIZER)
 
 @dataclass(frozen=True)
 class Pair:
-    """A tensor in both models; the same object where they do not differ."""
+    """A tensor in both models; the same object if both are equal."""
 
     real: Tensor
     quantized: Tensor
@@ -75,7 +75,7 @@ class LayerInputs:
 
     Args:
         node: The layer.
-        processes: Who has which batch.
+        processes: Processes, each of which has some batches.
         count: Batches in all processes.
         held: Batches of this process.
         original: The tensors of the float model.
@@ -88,7 +88,7 @@ class LayerInputs:
         self._held, self._original = held, original
 
     def batch(self, index: int) -> Pair:
-        """The activation in batch `index`, one that this process owns."""
+        """The activation in batch `index`, which this process must own."""
         return self._held[index].load()
 
     def anywhere(self, index: int) -> Pair:
@@ -113,14 +113,14 @@ class LayerInputs:
 
 
 Visit = Callable[[Node, LayerInputs], None]
-"""Called for each layer whose weight is a parameter and quantized; may change its parameters."""
+"""Callback for each layer whose weight is a quantized parameter; it may change the parameters."""
 
 
 def read_batches(graph: Graph, context: PassContext, images: int) -> Given:
-    """Calibration batches until they hold `images` samples, or all.
+    """Calibration batches with at least `images` samples, or all batches.
 
     Raises:
-        CalibrationError: There is none.
+        CalibrationError: There is no batch.
     """
     store, hashes = Store(context.memory), []
     held: dict[Value, dict[int, _Held]] = {value: {} for value in graph.inputs}
@@ -144,11 +144,11 @@ def read_batches(graph: Graph, context: PassContext, images: int) -> Given:
 def run_both(graph: Graph, given: Given, layer: Visit, context: PassContext) -> None:
     """Walk over a QUANTIZED graph with both models.
 
-    In the quantized model the weights of layers are quantized, and activations where their quantizers have a range.
+    In the quantized model weights are quantized, and activations if their quantizers have a range.
 
     Args:
-        graph: Weights calibrated.
-        given: The data; used up.
+        graph: A QUANTIZED graph with calibrated weights.
+        given: The data, which is consumed.
         layer: See `Visit`.
         context: Processes and progress.
     """
@@ -172,7 +172,7 @@ def run_both(graph: Graph, given: Given, layer: Visit, context: PassContext) -> 
 
 
 def _cost(layer: Node) -> float:
-    """Roughly how long it takes to work on a layer, in any unit: its weights times how many share an output."""
+    """Estimated work for a layer in any unit: its weights times the weights per output."""
     shape = [size for size in layer.inputs[1].type.shape if isinstance(size, int)]
     return float(math.prod(shape)) * math.prod(shape[1:]) + 1e6
 
@@ -197,7 +197,7 @@ def _advance(
     store: Store,
     original: Mapping[str, Tensor],
 ) -> None:
-    """Run a segment for each batch, and keep what later segments read."""
+    """Run a segment for each batch, and keep the tensors that later segments read."""
     parameters = {node: _parameters(node, original) for node in nodes}
     kept = [value for node in nodes for value in node.outputs if last.get(value, 0) > number]
     indices = list(next(iter(held.values()), {}))
@@ -231,7 +231,7 @@ def _evaluate(
 ) -> list[Pair]:
     """The results of a node in both models."""
     if node.definition.has(*QUANTIZERS):
-        # In the float model nothing is quantized; in the other one a quantizer without a range lets values pass.
+        # Quantizers without a range pass values unchanged in the quantized model, as all do in the float model.
         quantized = evaluate_node(node, [operands[0].quantized, *parameters[1]])[0]
         same = quantized is operands[0].quantized or torch.equal(quantized, operands[0].quantized)
         return [operands[0] if same else Pair(operands[0].real, quantized)]
@@ -251,7 +251,7 @@ def _evaluate(
 
 
 def _parameters(node: Node, original: Mapping[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """The operands of a node that are parameters: as they were in the float model, and as they are now, quantized."""
+    """The parameters among the operands of a node: the original ones, and the current quantized ones."""
     real, quantized = [], []
     for value in node.inputs:
         if not _is_parameter(value):
@@ -270,7 +270,7 @@ def _parameters(node: Node, original: Mapping[str, Tensor]) -> tuple[list[Tensor
 
 
 def _is_parameter(value: Value) -> bool:
-    """Whether `value` is a tensor of the model, as it is or quantized."""
+    """Whether `value` is a tensor of the model or its quantizer."""
     producer = value.producer
     return is_leaf(value) or (
         producer is not None and producer.definition.has(*QUANTIZERS) and is_leaf(producer.inputs[0])

@@ -44,7 +44,7 @@ def _sum(lowering: Lowering, node: Node, out: Output, *, subtract: bool) -> Valu
     grids = lowering.params(a), lowering.params(b)
     proofs = lowering.proofs(node)
     constants = add_parameters(*grids, out.params, proofs.arithmetic, largest=largest, subtract=subtract)
-    # The requantizations of both operands, and of their sum, each with a factor of at most 1/2.
+    # Requantizations of both operands and of their sum, each with a factor of at most 1/2.
     proofs.bounded(largest << constants.shift, constants.left, constants.right, constants.out)
     attributes: dict[str, Attribute] = {"mode": str(constants.left.mode), "shift": constants.shift}
     attributes["subtract"] = subtract
@@ -65,7 +65,7 @@ def mul(lowering: Lowering, node: Node, out: Output) -> Value:
         return lowering.insert("int_mul", [a, b], {"mode": ELEMENTWISE_FLOAT32, **unused}, out, node)
     constants = mul_parameters(lowering.params(a), lowering.params(b), out.params, proofs.arithmetic)
     products = torch.outer(*(torch.tensor(lowering.steps(value)) for value in (a, b)))
-    # One product is no sum: it may have 33 bits where requantization multiplies in 64.
+    # A single product is not a sum: it may have 33 bits if requantization multiplies in 64 bits.
     proofs.requantization(products.min(), products.max(), constants.product)
     attributes = {"mode": str(constants.product.mode), **_scalar_multiplier("product", constants.product)}
     return lowering.insert("int_mul", [a, b], attributes, out, node)
@@ -73,7 +73,7 @@ def mul(lowering: Lowering, node: Node, out: Output) -> Value:
 
 @lowers(Trait.ACTIVATION)
 def activation(lowering: Lowering, node: Node, out: Output) -> Value:
-    """An activation that no quantizer has taken in."""
+    """Refuse an activation that was not absorbed by a quantizer."""
     raise PassError(f"{node.op} is before a quantizer", where=node.where, fix="Run fuse-requantization.")
 
 

@@ -63,7 +63,7 @@ class _Run:
                 continue  # lowered together with the quantizer that reads it
             self.state.lowered[node.output] = result
             if result not in quantized:
-                names[result] = node.name  # a second quantizer of the same grid is none, and has no name
+                names[result] = node.name  # a second quantizer with the same grid has no effect and no name
             if node.op == "fake_quantize":
                 quantized.add(result)
         self._set_outputs(old)

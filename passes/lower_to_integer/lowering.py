@@ -48,8 +48,8 @@ class Lowering:
     Args:
         graph: The graph.
         target: The target.
-        rewriter: All edits go through it.
-        rules: The rules of operators that a quantizer follows.
+        rewriter: Rewriter for all edits.
+        rules: Rules of operators that are followed by a quantizer.
     """
 
     def __init__(self, graph: Graph, target: Target, rewriter: Rewriter, rules: Table[Lower]) -> None:
@@ -99,7 +99,7 @@ class Lowering:
             inputs: Operands of the op.
             attributes: Attributes of the op without element type and code limits.
             out: The quantizer.
-            like: The op that it stands for.
+            like: The op that it replaces.
         """
         dtype = DType(out.spec.dtype)
         shape = out.quantizer.output.type.shape
@@ -118,7 +118,7 @@ class Lowering:
         return node.output
 
     def leaf(self, tensor: Tensor, ref: str, like: Node, type: TensorType | None = None) -> Value:
-        """A new constant of the module, called `ref`."""
+        """A new constant of the module with the name `ref`."""
         return self.rewriter.leaf("constant", tensor.contiguous(), ref=ref, before=like, like=like, type=type)
 
     def multiplier(self, requantization: Requantization, out: Output) -> list[Value]:
@@ -146,7 +146,7 @@ class Lowering:
             inputs: Operands of the op.
             attributes: Attributes of the op without element type and code limits.
             limits: Lowest and highest code of the result.
-            node: The op that it stands for.
+            node: The op that it replaces.
         """
         x = inputs[0].type
         result = self.rewriter.insert(
@@ -164,8 +164,8 @@ class Lowering:
     def steps(self, value: Value) -> tuple[int, int]:
         """Smallest and largest code of an activation, zero point removed.
 
-        0 is always among them: it is what padding adds, and what an unfinished sum lacks. So the bounds of a final sum
-        hold for every sum on the way to it, in any order, that starts with the bias.
+        The range always includes 0, which padding adds and which stands for missing terms of unfinished sums. The
+        bounds of a final sum therefore hold for every partial sum, in any order, that starts with the bias.
         """
         low, high = self.limits[value]
         zero_point = int(self.params(value).zero_point)
@@ -176,7 +176,7 @@ class Lowering:
         """The grid of a lowered value.
 
         Raises:
-            PassError: It has none.
+            PassError: The value has no grid.
         """
         quant = value.type.quant
         if quant is None:

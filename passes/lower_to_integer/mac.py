@@ -65,7 +65,7 @@ _GEOMETRY = ("stride", "padding", "output_padding", "dilation", "groups")
 
 
 def _weight(value: Value) -> Tensor:
-    """The integers of a weight: those of a leaf, or of one times its factors."""
+    """The integers of a weight: of a leaf, or of a leaf times its block factors."""
     node = value.producer
     if node is None or node.op != "expand_blocks":
         return leaf_tensor(value)

@@ -15,7 +15,7 @@ LOWERS: Table[Lower] = Table(
     movement.lowers,
     quantizers.lowers,
 )
-"""Operators whose result the following quantizer brings to its grid."""
+"""Rules of operators whose result is rounded to the grid of the following quantizer."""
 
 KEEPS: Table[Keep] = Table(averages.keeps, movement.keeps)
-"""Operators that keep the grid of their first operand."""
+"""Rules of operators that keep the grid of their first operand."""
