@@ -94,7 +94,7 @@ class AdaRound(Pass):
 
     @property
     def contract(self) -> Contract:
-        """The noise of the weights changes, for the better."""
+        """The noise of the weights decreases."""
         return THRESHOLDS["calibrate"]
 
     def run(self, graph: Graph, context: PassContext) -> None:

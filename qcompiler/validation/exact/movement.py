@@ -24,7 +24,7 @@ exact: Table[Rule] = Table()
 
 @exact(Trait.MOVEMENT)
 def movement(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
-    """The codes of the operands in other places."""
+    """The codes of the operands in another order."""
     if len(operands) == 1 and isinstance(operands[0], Pending):
         inner = _per_tensor(node, operands[0])
 
