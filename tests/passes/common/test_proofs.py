@@ -80,8 +80,8 @@ def test_the_bias_with_the_zero_point_in_it() -> None:
 SHIFTS = {
     "to the left": (RequantSpec(RequantMode.SINGLE, max_left_shift=1), 1.9, 2.1, "left shift of 2 bits.* at most 1"),
     "to the right": (RequantSpec(RequantMode.NVDLA, max_right_shift=0), 0.6, 1.37 * 2.0**-9, "right shift of 8 bits.* at most 0"),
-    "of an accumulator in 32 bits": (RequantSpec(RequantMode.DOUBLE), 0.9, 2.0**22, "shifted left by 23, leaves 32 bits"),
-    "by powers of two alone": (RequantSpec(RequantMode.POW2_SHIFT), 0.25, 2.0**47, "shifted left by 47, leaves 63 bits"),
+    "of an accumulator in 32 bits": (RequantSpec(RequantMode.DOUBLE), 0.9, 2.0**22, "shifted left by 23, exceeds 32 bits"),
+    "by powers of two alone": (RequantSpec(RequantMode.POW2_SHIFT), 0.25, 2.0**47, "shifted left by 47, exceeds 63 bits"),
 }  # fmt: skip
 
 
@@ -115,5 +115,5 @@ def test_sums_of_the_same_step_and_numbers_of_32_bits() -> None:
 def test_wide_accumulators_hold_what_modes_of_15_bits_take() -> None:
     subject = proofs(requant=RequantSpec(RequantMode.TOSA16), accumulator_bits=64)
     layer(subject, [2**15], 2**46, (0, 65535))
-    with pytest.raises(UnsupportedError, match=r"requantization mode 'tosa16' takes 48 bits"):
+    with pytest.raises(UnsupportedError, match=r"requantization mode 'tosa16' accepts 48 bits"):
         layer(subject, [2**15], 2**47, (0, 65535))
