@@ -147,7 +147,7 @@ def _avg_pool2d(node: Node, rewriter: Rewriter) -> bool:
 
 
 def _to_mean_of_windows(node: Node, rewriter: Rewriter) -> bool:
-    """Turn a sum divided by a number other than its terms into a mean, whose result stays in the range of its operand."""
+    """Turn a sum with another divisor than its number of terms into a mean, whose range is that of its operand."""
     x, y = node.inputs[0], node.output
     kernel, stride, padding = (node.integers(key) for key in ("kernel", "stride", "padding"))
     terms, divisor = math.prod(kernel), node.integer("divisor_override")

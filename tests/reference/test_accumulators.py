@@ -200,7 +200,7 @@ REFUSED: dict[str, tuple[Callable[[], Module], str]] = {
     ),
     "a product of 16 bits in 32": (
         lambda: lowered(Function(torch.mul), ends(1, 4), ends(1, 4), activation_bits=16, requantize="double"),
-        r"leaves 32 bits \(at %mul",
+        r"exceeds 32 bits \(at %mul",
     ),
 }  # fmt: skip
 
