@@ -317,7 +317,7 @@ def test_a_name_that_no_tensor_has_is_reported_with_the_nearest(
     assert "'features.0' (its result has no quantizer: it is fused with features.2)" in message
     assert "'/blocks/Gelu_output_0' (there is no operator of that type)" in message
     assert "'/module_conv/Conv_output_0' (operators of that type are features.0, a, b)" in message
-    assert "'input.1' (outputs here are fc.q)" in message
+    assert "'input.1' (the outputs are fc.q)" in message
     assert "unmatched_encodings='ignore'" in message
     _, done = placed(canonical, text, unmatched="ignore")
     assert done[-1].metrics["given"] == 12
@@ -502,7 +502,7 @@ def test_passes_of_ones_own_place_them(compiled: qcompiler.Compiled, tmp_path: P
     with pytest.raises(errors.PipelineError, match=r"needs the pass apply-encodings.*after insert-quantizers"):
         again(path, pipeline=pipeline)
     placed = pipeline.replace("insert-quantizers", "insert-quantizers, apply-encodings")
-    with pytest.raises(errors.PipelineError, match=r"no check-encodings runs.*after unify-scales"):
+    with pytest.raises(errors.PipelineError, match=r"needs the pass check-encodings.*after unify-scales"):
         again(path, pipeline=placed)
     placed = placed.replace("unify-scales", "unify-scales, check-encodings")
     assert same_program(compiled, again(path, pipeline=placed))

@@ -191,7 +191,7 @@ CASES: dict[str, tuple[Callable[[Tensor, Tensor], object], set[str], str | None]
     "a shared grid": (
         lambda a, b: (a, torch.cat([a, b], 1).mean((1, 2, 3))),
         set(),
-        "its grid is also that of b.q: percentile instead of cross_entropy",
+        "it shares its grid with b.q, so percentile replaces cross_entropy",
     ),
     "a concat of outputs": (lambda a, b: torch.cat([a, b], 1), set(), None),
 }  # fmt: skip

@@ -333,7 +333,7 @@ def test_real_numbers_are_refused(models: Mapping[str, ProgramFiles]) -> None:
     twice = files.program.model_copy(
         update={"instructions": (again, *files.program.instructions), "tensors": tensors, "memory": None}
     )
-    with pytest.raises(UnsupportedError, match="the input %x is quantized on 2 grids"):
+    with pytest.raises(UnsupportedError, match="the input %x has 2 quantizers with different grids"):
         c.emit(ProgramFiles(twice, files.constants), "model", separate(files))
 
 
