@@ -28,7 +28,7 @@ from qcompiler.quant.affine import fake_quantize, qparams_from_range
 from qcompiler.quant.spec import QuantSpec
 from qcompiler.session.pipeline import default_pipeline, parse_pipeline, quantization_passes
 from qcompiler.targets import load_target
-from tests.passes.golden import refusals
+from tests.support.golden import refusals
 
 
 def observer(spec: str = "s8", **options: object) -> CrossEntropyObserver:

@@ -10,7 +10,7 @@ from qcompiler.frontends import capture
 from qcompiler.ir.dims import symbol
 from qcompiler.ir.graph import Graph, Module, Node
 from qcompiler.ir.types import DType, Stage, TensorType
-from qcompiler.ops.layers import Layer
+from qcompiler.ops.layers import Layer, leaf_of
 from qcompiler.ops.quantizers import (
     activation_bounds,
     channel_bounds,
@@ -19,7 +19,10 @@ from qcompiler.ops.quantizers import (
     quantizers_reading,
     quantizes_parameter,
 )
+from qcompiler.passes.insert_quantizers import InsertQuantizers
+from qcompiler.passes.partition import Partition
 from qcompiler.quant.spec import QuantSpec
+from tests.support.equalized import Net, image, run_alike
 
 CASES: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "conv1d": (nn.Conv1d(4, 6, 3, groups=2, padding=1), (2, 4, 8)),
@@ -142,3 +145,13 @@ def test_a_clamp_per_channel_is_told_from_one_for_all() -> None:
     assert [clamps_channels(node) for node in after] == [True, False]
     assert torch.equal(channel_bounds(after[0])[1], torch.arange(1.0, 5.0))
     assert activation_bounds(after[1]) == (0.0, float("inf"))
+
+
+def test_the_parameter_behind_a_quantizer_is_found() -> None:
+    net = Net(lambda m, x: m.a(x), a=nn.Conv2d(3, 4, 1))
+    module, _ = run_alike(net, [Partition(), InsertQuantizers()], image())
+    layer = next(node for node in module.main.nodes if node.op == "conv2d")
+    assert [leaf_of(value).name for value in layer.inputs[1:]] == ["a.weight", "a.bias"]
+    quantizer = layer.inputs[1].producer
+    assert quantizer is not None
+    assert isinstance(quantizer.attributes["spec"], QuantSpec)

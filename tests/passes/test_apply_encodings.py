@@ -10,7 +10,7 @@ from qcompiler.passes.apply_encodings import ApplyEncodings
 from qcompiler.passes.insert_quantizers import InsertQuantizers
 from qcompiler.quant.encoding import Encoding, Encodings
 from qcompiler.targets import load_target
-from tests.passes.golden import lines, module, run
+from tests.support.golden import lines, module, run
 
 MOVED = [
     "%r = relu(%x) : f32[N, 4, 6, 6]",

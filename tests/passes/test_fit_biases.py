@@ -17,7 +17,7 @@ from qcompiler.passes.fit_biases import FitBiases
 from qcompiler.quant.arithmetic import Arithmetic
 from qcompiler.quant.requant import RequantMode, RequantSpec
 from qcompiler.targets import Target, load_target
-from tests.passes.golden import leaf, module, refusals, run
+from tests.support.golden import leaf, module, refusals, run
 
 BIASES = [0.5, 3.0e4, -7.0e4]
 

@@ -8,11 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from qcompiler.errors import PassError
 from qcompiler.frontends import capture
 from qcompiler.ir.rewrite import Record
 from qcompiler.passes import PassContext
 from qcompiler.passes.canonicalize import Canonicalize
+from qcompiler.passes.eliminate_dead_code import EliminateDeadCode
 from qcompiler.passes.fold_batch_norm import FoldBatchNorm
+from tests.support.golden import GEOMETRY, PADDED, computes_the_same, conv, leaf, module, norm, refusals, run, shown
 from tests.support.running import outputs_of
 
 CHANNELS = 6
@@ -104,3 +107,82 @@ def test_says_which_axes_differ(norm_first: bool) -> None:
     refused = [event.detail for event in context.record.events if event.kind == "refusal"]
     assert len(refused) == 1
     assert "on axis 2" in refused[0]
+
+
+FOLDS: dict[str, tuple[list[str], list[str], str | None]] = {
+    "behind a convolution": (
+        [*conv("c", "%x", 8, "f32[N, 8, 6, 6]", PADDED), *norm("n", "%c", "f32[N, 8, 6, 6]", 8), "%n"],
+        ["%c = conv2d(%x, %c.weight, %c.bias)", "return %c"],
+        None,
+    ),
+    "behind a transposed convolution in groups": (
+        [
+            leaf("w", "f32", 4, 3, 3, 3),
+            "%c = conv_transpose2d(%x, %w) {stride = (2, 2), padding = (1, 1), output_padding = (1, 1), groups = 2} : f32[N, 6, 12, 12]",
+            *norm("n", "%c", "f32[N, 6, 12, 12]", 6),
+            "%n",
+        ],
+        ["%c = conv_transpose2d(%x, %w, %c.bias)", "return %c"],
+        None,
+    ),
+    "behind a linear layer": (
+        [
+            '%f = reshape(%x) {shape = (dim"N", 144)} : f32[N, 144]',
+            leaf("w", "f32", 5, 144),
+            "%c = linear(%f, %w) : f32[N, 5]",
+            *norm("n", "%c", "f32[N, 5]", 5),
+            "%n",
+        ],
+        ["%f = reshape(%x)", "%c = linear(%f, %w, %c.bias)", "return %c"],
+        None,
+    ),
+    "in front of a convolution without padding": (
+        [*norm("n", "%x", "f32[N, 4, 6, 6]", 4), *conv("c", "%n", 8, "f32[N, 8, 4, 4]", GEOMETRY), "%c"],
+        ["%c = conv2d(%x, %c.weight, %c.bias)", "return %c"],
+        None,
+    ),
+    "in front of a padded convolution": (
+        [*norm("n", "%x", "f32[N, 4, 6, 6]", 4), *conv("c", "%n", 8, "f32[N, 8, 6, 6]", PADDED), "%c"],
+        ["%n_1 = conv2d(%x, %n.gain, %n.shift)", "%c = conv2d(%n_1, %c.weight)", "return %c"],
+        "before the batch norm the padding would not be zero",
+    ),
+    "alone": (
+        ["%r = relu(%x) : f32[N, 4, 6, 6]", *norm("n", "%r", "f32[N, 4, 6, 6]", 4), "%n"],
+        ["%r = relu(%x)", "%n_1 = conv2d(%r, %n.gain, %n.shift)", "return %n_1"],
+        None,
+    ),
+    "behind a layer that others read": (
+        [
+            *conv("c", "%x", 8, "f32[N, 8, 6, 6]", PADDED),
+            *norm("n", "%c", "f32[N, 8, 6, 6]", 8),
+            "%s = add(%c, %n) : f32[N, 8, 6, 6]",
+            "%s",
+        ],
+        [
+            "%c = conv2d(%x, %c.weight)",
+            "%n_1 = conv2d(%c, %n.gain, %n.shift)",
+            "%s = add(%c, %n_1)",
+            "return %s",
+        ],
+        "c also feeds s",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FOLDS)
+def test_fold_batch_norm(case: str) -> None:
+    before, after, refusal = FOLDS[case]
+    subject = module("canonical", *before)
+    record = run(FoldBatchNorm(), subject)
+    run(EliminateDeadCode(), subject)
+    assert shown(subject) == after
+    computes_the_same(module("canonical", *before), subject, rtol=1e-5)
+    assert [refusal in text for text in refusals(record) if refusal] == ([True] if refusal else [])
+    assert refusal or not refusals(record)
+
+
+def test_a_batch_norm_that_learns_is_refused() -> None:
+    lines_ = norm("n", "%x", "f32[N, 4, 6, 6]", 4)
+    lines_[-1] = lines_[-1].replace(" : ", " {training = true} : ")
+    with pytest.raises(PassError, match=r"batch statistics.*Call eval"):
+        run(FoldBatchNorm(), module("canonical", *lines_, "%n"))

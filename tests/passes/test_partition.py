@@ -16,7 +16,7 @@ from qcompiler.passes.eliminate_dead_code import EliminateDeadCode
 from qcompiler.passes.partition import Partition
 from qcompiler.session.pipeline import structural_passes
 from qcompiler.targets import load_target
-from tests.passes.golden import leaf, lines, module, run
+from tests.support.golden import leaf, lines, module, run
 from tests.support.running import outputs_of
 
 CUMSUM = 'function = "torch.cumsum", arguments = "[[{\\"operand\\": 0}, 1], {}]"'

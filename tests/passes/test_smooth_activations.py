@@ -31,8 +31,8 @@ from qcompiler.passes.smooth_activations import SmoothActivations
 from qcompiler.passes.unify_scales import UnifyScales
 from qcompiler.session.pipeline import parse_pipeline, structural_passes
 from qcompiler.targets import load_target
-from tests.passes.golden import leaf, lines, module, refusals, run
 from tests.support.equalized import PLACES, Net, measured, placed
+from tests.support.golden import leaf, lines, module, refusals, run
 from tests.support.running import outputs_of
 
 FRONT = structural_passes()[0]

@@ -10,7 +10,8 @@ from qcompiler.passes.fix_ranges import FixRanges
 from qcompiler.passes.insert_quantizers import InsertQuantizers
 from qcompiler.passes.unify_scales import UnifyScales
 from qcompiler.targets import load_target
-from tests.passes.golden import leaf, lines, module, run
+from tests.support.golden import PADDED, leaf, lines, module, quantized, run
+from tests.support.golden import conv as padded
 
 PLAIN = "{stride = (1, 1), padding = (0, 0, 0, 0), dilation = (1, 1)} "
 
@@ -96,3 +97,34 @@ def test_parts_on_different_given_grids_go_to_that_of_the_whole() -> None:
     assert {scale_of(subject, name) for name in ("a.q.rescaled", "b.q.rescaled", "c.q")} == {"c.scale"}
     assert [value.name for value in subject.main.outputs] == ["c.q"]
     assert bool(subject.tensors["c.scale"].isnan()), "calibration finds it"
+
+
+def test_unify_scales_makes_one_grid_of_a_concat() -> None:
+    text = [
+        *padded("a", "%x", 8, "f32[N, 8, 6, 6]", PADDED),
+        *padded("b", "%x", 8, "f32[N, 8, 6, 6]", PADDED),
+        "%c = concat(%a, %b) {axis = 1} : f32[N, 16, 6, 6]",
+        "%c",
+    ]
+    subject, _, _ = quantized(*text, upto=UnifyScales)
+    a, b = (node for node in subject.main.nodes if node.name in ("a.q", "b.q"))
+    assert a.inputs[1:] == b.inputs[1:]
+
+
+def test_the_scale_of_a_bias_follows_the_grid_that_it_shares() -> None:
+
+    text = [
+        *padded("a", "%x", 8, "f32[N, 8, 6, 6]", PADDED),
+        *padded("b", "%x", 8, "f32[N, 8, 6, 6]", PADDED),
+        "%g = sigmoid(%x) : f32[N, 4, 6, 6]",
+        "%c = concat(%g, %b, %a) {axis = 1} : f32[N, 20, 6, 6]",
+        leaf("d.weight", "f32", 2, 20, 1, 1),
+        leaf("d.bias", "f32", 2),
+        "%d = conv2d(%c, %d.weight, %d.bias) : f32[N, 2, 6, 6]",
+        "%d",
+    ]
+    subject, _, _ = quantized(*text, upto=UnifyScales)
+    product = next(node for node in subject.main.nodes if node.op == "scale_product" and node.name.startswith("d"))
+    concat = next(node for node in subject.main.nodes if node.op == "concat")
+    grids = {value.producer.inputs[1] for value in concat.inputs if value.producer is not None}
+    assert grids == {product.inputs[0]}, "one grid for all parts, and the bias on it"

@@ -18,7 +18,7 @@ from qcompiler.passes.insert_quantizers import InsertQuantizers
 from qcompiler.passes.partition import Partition
 from qcompiler.passes.unify_scales import UnifyScales
 from qcompiler.session.pipeline import structural_passes
-from qcompiler.targets import Target
+from qcompiler.targets import Target, load_target
 from tests.support.running import outputs_of
 
 FRONT = structural_passes()[0]
@@ -100,6 +100,16 @@ def run_exactly(
     captured = frontends.capture(model.eval(), x, precision="own").module
     context = PassContext(target, [[x]], [[x]] if calibrate else None)
     return captured, PassManager([*FRONT, *passes]).run(captured, context)
+
+
+def run_alike(
+    model: nn.Module, passes: Sequence[Pass], x: Tensor, *, calibrate: bool = True
+) -> tuple[Module, list[Record]]:
+    """The passes after `FRONT`, on a target that clamps all channels alike and has one table for all of them."""
+    module = frontends.capture(model.eval(), x).module
+    target = load_target("int8_dsp").override(fallback="float", per_channel_clamp=False, per_channel_tables=False)
+    context = PassContext(target, [[x]], [[x]] if calibrate else None)
+    return module, PassManager([*FRONT, *passes]).run(module, context)
 
 
 def computed(subject: Module, x: Tensor) -> Tensor:

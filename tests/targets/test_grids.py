@@ -20,7 +20,7 @@ from qcompiler.quant.affine import dequantize, qparams_from_range, quantize
 from qcompiler.quant.spec import QuantSpec, ScaleKind
 from qcompiler.session.pipeline import default_pipeline
 from qcompiler.targets import Target, load_target
-from tests.passes.golden import leaf, module
+from tests.support.golden import leaf, module
 from tests.targets.test_targets import EXTENDS, ROOMY, write
 
 SINGLE = [method for method in OBSERVERS if method != "cross_entropy"]

@@ -41,11 +41,11 @@ from qcompiler.program.files import ProgramFiles
 from qcompiler.session.pipeline import quantization_passes, structural_passes
 from qcompiler.targets import Target, load_target
 from qcompiler.validation.exact import output_codes
-from tests.passes.golden import leaf, lines, module, refusals
-from tests.passes.golden import run as run_alone
 from tests.reference.maker import check as check_against_loops
 from tests.support.equalized import FRONT, PLACES, Net, computed, expected, image, measured, placed, run_exactly, wide
 from tests.support.forms import onnx_of
+from tests.support.golden import leaf, lines, module, refusals
+from tests.support.golden import run as run_alone
 from tests.support.running import outputs_of
 
 TARGET = load_target("int8_dsp")

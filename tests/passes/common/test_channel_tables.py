@@ -33,11 +33,11 @@ from qcompiler.passes.smooth_activations import SmoothActivations
 from qcompiler.program.files import ProgramFiles
 from qcompiler.session.pipeline import quantization_passes, structural_passes
 from qcompiler.targets import Target, load_target
-from tests.passes.golden import leaf, lines, module, refusals
-from tests.passes.golden import run as run_alone
 from tests.reference.maker import check as check_against_loops
 from tests.support.equalized import PLACES, Net, computed, expected, image, measured, placed, run_exactly, wide
 from tests.support.forms import onnx_of
+from tests.support.golden import leaf, lines, module, refusals
+from tests.support.golden import run as run_alone
 
 TARGET = load_target("int8_dsp")
 ALIKE = TARGET.override(per_channel_tables=False)

@@ -13,6 +13,12 @@ from qcompiler.ir.text import parse_module, print_graph
 from qcompiler.ir.types import DType
 from qcompiler.ir.verify import verify_module
 from qcompiler.passes import Pass, PassContext
+from qcompiler.session.pipeline import quantization_passes
+from qcompiler.targets import load_target
+from tests.support.running import outputs_of
+
+GEOMETRY = "{stride = (1, 1), padding = (0, 0, 0, 0), dilation = (1, 1)} "
+PADDED = "{stride = (1, 1), padding = (1, 1, 1, 1), dilation = (1, 1)} "
 
 _LEAF = re.compile(r'ref = "(?P<ref>[^"]+)", dtype = "(?P<dtype>\w+)", shape = \((?P<shape>[^)]*)\)')
 
@@ -54,6 +60,19 @@ def leaf(name: str, dtype: str, *sizes: int, kind: str = "parameter") -> str:
     return f'%{name} = {kind}() {{ref = "{name}", dtype = "{dtype}", shape = ({shape}{trailing})}} : {dtype}[{shape}]'
 
 
+def norm(name: str, source: str, type: str, channels: int) -> list[str]:
+    """A batch norm called `name` and its four tensors."""
+    parts = ("gamma", "beta", "mean", "var")
+    tensors = [leaf(f"{name}.{part}", "f32", channels, kind="state") for part in parts]
+    return [*tensors, f"%{name} = batch_norm({source}, {', '.join(f'%{name}.{p}' for p in parts)}) : {type}"]
+
+
+def conv(name: str, source: str, out: int, type: str, attributes: str = "", inputs: int = 4) -> list[str]:
+    """A convolution of 3 by 3 called `name`, and its weight."""
+    weight = leaf(f"{name}.weight", "f32", out, inputs, 3, 3)
+    return [weight, f"%{name} = conv2d({source}, %{name}.weight) {attributes}: {type}"]
+
+
 def run(item: Pass, subject: Module, context: PassContext | None = None) -> Record:
     """Run a pass alone, without the manager's checks but those of structure."""
     context = context or PassContext()
@@ -70,6 +89,31 @@ def lines(subject: Module) -> list[str]:
     return [line.strip() for line in text if re.match(r"  (%|return)", line) and not _LEAF.search(line)]
 
 
+def shown(subject: Module) -> list[str]:
+    """The lines without attributes."""
+    return [line.partition(" {")[0] if " {" in line else line.partition(" :")[0] for line in lines(subject)]
+
+
+def computes_the_same(before: Module, after: Module, rtol: float) -> None:
+    """Compare the outputs of two modules on random inputs, relative to the largest output; 0 asks for the same bits."""
+    generator = torch.Generator().manual_seed(7)
+    shapes = [[3 if not isinstance(size, int) else size for size in v.type.shape] for v in before.main.inputs]
+    inputs = [torch.randn(shape, generator=generator) for shape in shapes]
+    for old, new in zip(outputs_of(before.main, inputs), outputs_of(after.main, inputs), strict=True):
+        torch.testing.assert_close(new, old, rtol=rtol, atol=rtol * float(old.abs().max()))
+
+
 def refusals(record: Record) -> Sequence[str]:
     """Why nodes were left alone."""
     return [event.detail for event in record.events if event.kind == "refusal"]
+
+
+def quantized(*text: str, upto: type[Pass], target: str = "int8_dsp") -> tuple[Module, PassContext, Record]:
+    """A graph after the passes of the default pipeline up to one, and the record of the last of them."""
+    subject = module("float", *text)
+    context = PassContext(load_target(target), calibration_data=[[torch.randn(2, 4, 6, 6)]])
+    for item in quantization_passes():
+        record = run(item, subject, context)
+        if isinstance(item, upto):
+            return subject, context, record
+    raise AssertionError(f"{upto.name} is not in the default pipeline")

@@ -1,0 +1,92 @@
+"""High biases move to the following layers, on both kinds of graphs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from qcompiler.errors import InputError, PassError
+from qcompiler.passes.absorb_bias import AbsorbBias
+from tests.support.equalized import PLACES, Net, image, measured, placed, run_alike
+
+
+def biased(seed: int = 0, padding: int = 0) -> Net:
+    """A batch norm whose channels lie far above zero."""
+    torch.manual_seed(seed)
+    norm = nn.BatchNorm2d(8)
+    with torch.no_grad():
+        norm.bias.copy_(torch.linspace(-2, 12, 8))
+        norm.weight.copy_(torch.linspace(0.5, 2, 8))
+    net = Net(
+        lambda m, x: m.b(torch.relu(m.n(m.a(x)))), a=nn.Conv2d(3, 8, 3), n=norm, b=nn.Conv2d(8, 4, 3, padding=padding)
+    )
+    with torch.no_grad():
+        for _ in range(60):
+            net.train()(torch.randn(16, 3, 8, 8))
+    return net
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_three_deviations_below_the_mean_go_into_the_next_bias(place: str) -> None:
+    net = biased()
+    module, records = run_alike(net, placed(place, AbsorbBias()), image())
+    mean, std = net.n.bias.detach(), net.n.weight.detach()
+    c = (mean - 3 * std).clamp(min=0)
+    assert measured(records[-1], "channels") == int((c > 0).sum()) > 2
+    assert measured(records[-1], "border") == 0.0
+    assert measured(records[-1], "sqnr_db") > 40, "but for the few numbers below c the function is the same"
+    layer = next(node for node in module.main.nodes if node.name == "a")
+    new_mean, new_std = module.tensors[str(layer.attributes["statistics"])]
+    torch.testing.assert_close(new_mean, mean - c)
+    assert torch.equal(new_std, std)
+
+
+def test_the_smallest_values_of_data_are_absorbed_exactly() -> None:
+    torch.manual_seed(0)
+    a = nn.Conv2d(3, 8, 1)
+    with torch.no_grad():
+        nn.init.uniform_(a.weight, -0.2, 0.2)
+        a.bias = nn.Parameter(torch.linspace(-5, 15, 8))
+    net = Net(lambda m, x: m.b(functional.max_pool2d(torch.relu(m.a(x)), 2)), a=a, b=nn.Conv2d(8, 4, 3))
+    _, records = run_alike(net, [AbsorbBias()], image())
+    assert measured(records[-1], "channels") > 2
+    assert measured(records[-1], "sqnr_db") > 110
+
+
+def test_the_border_is_measured_or_refused() -> None:
+    net = biased(padding=1)
+    _, records = run_alike(net, [AbsorbBias()], image())
+    assert measured(records[-1], "border") > 0.1
+    _, records = run_alike(net, [AbsorbBias(padded=False)], image())
+    assert measured(records[-1], "channels") == 0
+    assert any(event.detail == "b pads" for event in records[-1].events)
+
+
+def test_without_statistics_and_data_there_is_nothing_to_absorb() -> None:
+    net = Net(lambda m, x: m.b(torch.relu(m.a(torch.log(x)))), a=nn.Conv2d(3, 8, 1), b=nn.Conv2d(8, 4, 1))
+    with pytest.raises(PassError, match=r"no range of a layer is known: log has no finite .*calibration_data"):
+        run_alike(net, [AbsorbBias()], image().abs() + 1.0, calibrate=False)
+
+
+def test_without_a_batch_norm_what_the_layers_before_say_is_absorbed() -> None:
+    net = Net(lambda m, x: m.b(torch.relu(m.a(x))), a=nn.Conv2d(3, 8, 1), b=nn.Conv2d(8, 4, 1))
+    with torch.no_grad():
+        net.a.bias.add_(20.0)
+    _, records = run_alike(net, [AbsorbBias()], image(), calibrate=False)
+    assert measured(records[-1], "channels") == 8
+    assert 10.0 < measured(records[-1], "largest") < 21.0
+
+
+def test_a_negative_number_of_deviations_is_refused() -> None:
+    with pytest.raises(InputError, match="sigmas=-1"):
+        AbsorbBias(sigmas=-1.0)
+
+
+def test_an_average_over_padding_keeps_no_shift() -> None:
+    net = Net(
+        lambda m, x: m.b(functional.avg_pool2d(torch.relu(m.a(x)), 3, 1, 1)), a=nn.Conv2d(3, 8, 1), b=nn.Conv2d(8, 4, 1)
+    )
+    _, records = run_alike(net, [AbsorbBias()], image())
+    assert any("does not keep a shift" in event.detail for event in records[-1].events)
