@@ -10,6 +10,7 @@ softmax or an argmax usually reads them, so small logits do not matter.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +24,7 @@ from qcompiler.calibration.gaussian import ALPHA
 from qcompiler.calibration.histogram import DEFAULT_BINS
 from qcompiler.calibration.observers import Observer, check_single_values, make_observer, options_of
 from qcompiler.calibration.runner import observe
-from qcompiler.errors import CalibrationError, PassError
+from qcompiler.errors import CalibrationError, InputError, PassError
 from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
@@ -79,6 +80,8 @@ class CalibrateActivations(Pass):
 
     def __post_init__(self) -> None:
         check_single_values(self.method)
+        if not 0 < self.alpha < math.inf:
+            raise InputError(f"alpha={self.alpha}", expected="a finite number above 0")
         # Refuse bad options here, because without data no observer is created.
         for method in (self.method, self.logits):
             if method is not None:

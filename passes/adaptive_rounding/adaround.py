@@ -86,7 +86,7 @@ class AdaRound(Pass):
         counts = {key: getattr(self, key) for key in ("images", "positions", "iterations", "batch_size")}
         if min(counts.values()) < 1:
             raise InputError(", ".join(f"{key}={value}" for key, value in counts.items()), expected="at least 1 each")
-        if self.learning_rate <= 0 or self.regularization < 0:
+        if not (self.learning_rate > 0 and self.regularization >= 0):
             raise InputError(
                 f"learning_rate={self.learning_rate}, regularization={self.regularization}",
                 expected="a positive learning rate, and a regularization of at least 0",

@@ -344,8 +344,12 @@ def test_options_and_missing_data_are_refused() -> None:
         AdaRound(positions=0)
     with pytest.raises(InputError, match="method='gramm'"):
         AdaRound(method="gramm")
-    with pytest.raises(InputError, match="learning_rate=0"):
-        AdaRound(learning_rate=0)
+    for rate in (0.0, -1.0, float("nan")):
+        with pytest.raises(InputError, match=f"learning_rate={rate}"):
+            AdaRound(learning_rate=rate)
+    for weight in (-0.1, float("nan")):
+        with pytest.raises(InputError, match=f"regularization={weight}"):
+            AdaRound(regularization=weight)
     net, x = depthwise(), torch.randn(4, 3, 8, 8)
     module = frontends.capture(net.eval(), x).module
     target = load_target("int8_dsp")
