@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
+from qcompiler.ir.types import Stage
 from qcompiler.passes.canonicalize import Canonicalize
-from tests.support.golden import computes_the_same, conv, leaf, lines, module, run
+from tests.support.declared import check_declared
+from tests.support.golden import computes_the_same, conv, leaf, lines, module, run, shown
 
 CANONICAL: dict[str, tuple[list[str], list[str]]] = {
     "identity and dropout": (
@@ -82,6 +85,69 @@ CANONICAL: dict[str, tuple[list[str], list[str]]] = {
             "return %c",
         ],
     ),
+    "resizing to the same size": (
+        ['%a = resize(%x) {size = (6, 6), mode = "nearest"} : f32[N, 4, 6, 6]', "%a"],
+        ["return %x"],
+    ),
+    "adaptive pooling to the same size": (
+        ["%a = adaptive_avg_pool2d(%x) {output_size = (6, 6)} : f32[N, 4, 6, 6]", "%a"],
+        ["return %x"],
+    ),
+    "pooling over the whole image": (
+        ["%a = avg_pool2d(%x) {kernel = (6, 6), stride = (6, 6), padding = (0, 0)} : f32[N, 4, 1, 1]", "%a"],
+        ["%a_1 = mean(%x) {axes = (2, 3), keepdim = true} : f32[N, 4, 1, 1]", "return %a_1"],
+    ),
+    "a sum divided by another number than its terms": (
+        [
+            "%a = avg_pool2d(%x) {kernel = (2, 2), stride = (2, 2), divisor_override = 8} : f32[N, 4, 3, 3]",
+            "%a",
+        ],
+        [
+            "%a_1 = avg_pool2d(%x) {kernel = (2, 2), stride = (2, 2)} : f32[N, 4, 3, 3]",
+            "%a_2 = mul(%a_1, %a.factor) : f32[N, 4, 3, 3]",
+            "return %a_2",
+        ],
+    ),
+    "limits alike in all channels": (
+        [
+            leaf("low", "f32", 4),
+            leaf("high", "f32", 4),
+            "%a = clamp_channels(%x, %low, %high) {axis = 1} : f32[N, 4, 6, 6]",
+            "%a",
+        ],
+        ["%a = clamp(%x) {min = -0.5, max = 2.0} : f32[N, 4, 6, 6]", "return %a"],
+    ),
+    "scales that are all 1": (
+        [
+            leaf("ones", "f32", 4),
+            '%a = scaled_unary(%x, %ones) {function = "celu", parameters = (0.5,), axis = 1} : f32[N, 4, 6, 6]',
+            "%a",
+        ],
+        ["%a = celu(%x) {alpha = 0.5} : f32[N, 4, 6, 6]", "return %a"],
+    ),
+    "a constant divided by a value": (
+        [
+            leaf("k", "f32", 4, 1, 1, kind="constant"),
+            "%e = exp(%x) : f32[N, 4, 6, 6]",
+            "%a = div(%k, %e) : f32[N, 4, 6, 6]",
+            "%a",
+        ],
+        [
+            "%e = exp(%x) : f32[N, 4, 6, 6]",
+            "%a_1 = reciprocal(%e) : f32[N, 4, 6, 6]",
+            "%a_2 = mul(%a_1, %k) : f32[N, 4, 6, 6]",
+            "return %a_2",
+        ],
+    ),
+    "constants come second": (
+        [
+            leaf("k", "f32", 4, 1, 1, kind="constant"),
+            "%a = add(%k, %x) : f32[N, 4, 6, 6]",
+            "%b = mul(%k, %a) : f32[N, 4, 6, 6]",
+            "%b",
+        ],
+        ["%a = add(%x, %k) : f32[N, 4, 6, 6]", "%b = mul(%a, %k) : f32[N, 4, 6, 6]", "return %b"],
+    ),
     "division by a constant": (
         [leaf("k", "f32", 4, 1, 1, kind="constant"), "%a = div(%x, %k) : f32[N, 4, 6, 6]", "%a"],
         ["%a_1 = mul(%x, %k) : f32[N, 4, 6, 6]", "return %a_1"],
@@ -89,23 +155,79 @@ CANONICAL: dict[str, tuple[list[str], list[str]]] = {
 }
 
 
+TENSORS = {"low": torch.full((4,), -0.5), "high": torch.full((4,), 2.0), "ones": torch.ones(4)}
+
+
 @pytest.mark.parametrize("case", CANONICAL)
 def test_canonicalize(case: str) -> None:
     before, after = CANONICAL[case]
-    subject = module("float", *before)
-    run(Canonicalize(), subject)
+    subject = module("float", *before, tensors=TENSORS)
+    record = run(Canonicalize(), subject)
     assert lines(subject) == after
-    computes_the_same(module("float", *before), subject, rtol=1e-6)
+    assert subject.main.stage is Stage.CANONICAL
+    assert record.events and {event.kind for event in record.events} == {"rewrite"}
+    computes_the_same(module("float", *before, tensors=TENSORS), subject, rtol=1e-6)
+    again = run(Canonicalize(), subject)
+    assert not again.events, "what is canonical stays"
 
 
-def test_windows_of_different_sizes_stay_as_they_are() -> None:
-    line = "%a = adaptive_avg_pool2d(%x) {output_size = (4, 4)} : f32[N, 4, 4, 4]"
-    subject = module("float", line, "%a")
+LEFT_ALONE: dict[str, list[str]] = {
+    "windows of different sizes": ["%a = adaptive_avg_pool2d(%x) {output_size = (4, 4)} : f32[N, 4, 4, 4]", "%a"],
+    "dropout that drops": ["%a = dropout(%x) {p = 0.5, training = true} : f32[N, 4, 6, 6]", "%a"],
+    "resizing to another size": ['%a = resize(%x) {size = (3, 3), mode = "nearest"} : f32[N, 4, 3, 3]', "%a"],
+    "a border that is not zero": [
+        "%p = pad(%x) {pad = (0, 0, 1, 1, 0, 0, 1, 1), value = 1.0} : f32[N, 4, 8, 8]",
+        *conv("c", "%p", 8, "f32[N, 8, 6, 6]"),
+        "%c",
+    ],
+    "a border of channels": [
+        "%p = pad(%x) {pad = (0, 1, 0, 0, 0, 1, 0, 0)} : f32[N, 6, 6, 6]",
+        *conv("c", "%p", 8, "f32[N, 8, 4, 4]", inputs=6),
+        "%c",
+    ],
+    "a border that is cut off": [
+        "%p = pad(%x) {pad = (0, 0, -1, 0, 0, 0, 0, 0)} : f32[N, 4, 5, 6]",
+        *conv("c", "%p", 8, "f32[N, 8, 3, 4]"),
+        "%c",
+    ],
+    "a product of two values": ["%a = matmul(%x, %x) : f32[N, 4, 6, 6]", "%a"],
+    "a division by a value": ["%a = div(%x, %x) : f32[N, 4, 6, 6]", "%a"],
+    "a clamp with one end that is not zero": ["%a = clamp(%x) {min = 0.5} : f32[N, 4, 6, 6]", "%a"],
+    "limits that differ": [
+        leaf("limits", "f32", 4),
+        leaf("high", "f32", 4),
+        "%a = clamp_channels(%x, %limits, %high) {axis = 1} : f32[N, 4, 6, 6]",
+        "%a",
+    ],
+}
+
+
+@pytest.mark.parametrize("case", LEFT_ALONE)
+def test_what_is_something_else_stays_as_it_is(case: str) -> None:
+    subject = module("float", *LEFT_ALONE[case], tensors=TENSORS)
+    before = lines(subject)
+    record = run(Canonicalize(), subject)
+    assert lines(subject) == before
+    assert not record.events
+
+
+def test_a_producer_that_others_read_stays() -> None:
+    text = [
+        '%a = reshape(%x) {shape = (dim"N", 24, 6)} : f32[N, 24, 6]',
+        '%b = reshape(%a) {shape = (dim"N", 144)} : f32[N, 144]',
+        "%a, %b",
+    ]
+    subject = module("float", *text)
     run(Canonicalize(), subject)
-    assert lines(subject) == [line, "return %a"]
+    assert lines(subject) == [text[0], text[1].replace("%a)", "%x)"), "return %a, %b"]
 
 
-def test_dropout_that_drops_stays() -> None:
-    subject = module("float", "%b = dropout(%x) {p = 0.5, training = true} : f32[N, 4, 6, 6]", "%b")
-    run(Canonicalize(), subject)
-    assert lines(subject)[0].startswith("%b = dropout(%x)")
+def test_dropouts_stay_for_training() -> None:
+    text = ["%a = dropout(%x) {p = 0.5} : f32[N, 4, 6, 6]", "%b = identity(%a) : f32[N, 4, 6, 6]", "%b"]
+    subject = module("float", *text)
+    run(Canonicalize(keep_dropout=True), subject)
+    assert shown(subject) == ["%a = dropout(%x)", "return %a"]
+
+
+def test_what_it_needs_and_establishes() -> None:
+    check_declared(Canonicalize(), {Stage.FLOAT, Stage.CANONICAL}, establishes={"canonical"})

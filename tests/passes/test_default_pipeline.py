@@ -10,13 +10,10 @@ from torch import Tensor, nn
 from examples.digits.data import load_data
 from examples.digits.model import load_digits_net
 from qcompiler import frontends
-from qcompiler.errors import PassError, PipelineError, UnsupportedError
+from qcompiler.errors import PassError, UnsupportedError
 from qcompiler.ir.graph import Module
 from qcompiler.ir.types import Stage
 from qcompiler.passes.base import PassContext
-from qcompiler.passes.canonicalize import Canonicalize
-from qcompiler.passes.fold_batch_norm import FoldBatchNorm
-from qcompiler.passes.insert_quantizers import InsertQuantizers
 from qcompiler.passes.manager import PassManager
 from qcompiler.session.pipeline import default_pipeline, quantization_passes
 from qcompiler.targets import load_target, targets
@@ -70,24 +67,6 @@ def test_lowered_codes_equal_the_exact_simulation(network: str) -> None:
         found = output_codes(lowered.main, inputs, target.arithmetic)[0]
         assert expected.unique().numel() > 10, "a constant output would prove nothing"
         assert int((expected != found).sum()) == 0
-
-
-def test_order_is_checked_before_anything_runs() -> None:
-    module = capture(nn.Sequential(nn.Linear(4, 2)), torch.randn(2, 4))
-    before = len(module.main)
-    with pytest.raises(PipelineError, match=r"needs quantizers.*insert-quantizers"):
-        PassManager([Canonicalize(), FoldBatchNorm(), CalibrateWeightsFirst(), InsertQuantizers()]).run(
-            module, PassContext()
-        )
-    assert len(module.main) == before
-    assert module.main.stage is Stage.FLOAT
-
-
-class CalibrateWeightsFirst(Canonicalize):
-    """Needs what only a later pass establishes."""
-
-    name = "calibrate-weights-first"
-    requires = frozenset({"quantizers"})
 
 
 def test_refuses_an_op_that_the_target_lacks_with_its_place() -> None:
