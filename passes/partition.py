@@ -1,4 +1,4 @@
-"""Move ops that the integer core cannot compute into float islands, which are graphs of their own.
+"""Move ops that the integer core cannot compute into float islands, which are separate graphs.
 
     x ─► conv ─► layer_norm ─► softmax ─► conv        becomes        x ─► conv ─► call(@layer_norm) ─► conv
 

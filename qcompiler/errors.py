@@ -1,8 +1,8 @@
-"""Every error the compiler raises on purpose, one class per kind of cause.
+"""The errors of the compiler, one class per kind of cause.
 
-An error message is made of up to four parts, always in this order: what was found, where (node, module path, source
-line), what was expected, and what to do. A caller that handles errors by kind catches the class; a caller that handles
-them all catches `QCompilerError`. Anything else that escapes the compiler is a bug of ours.
+An error message has up to four parts in this order: the fact that was found, its place (node, module path, source
+line), the expected value, and a remedy. Catch a class for one kind of error, or `QCompilerError` for all. Any other
+exception from the compiler is a bug.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = [
 
 
 class QCompilerError(Exception):
-    """Base of all errors raised on purpose.
+    """Base class of all errors of the compiler.
 
     Args:
         found: The fact that was found, as a sentence without a final full stop.
@@ -54,11 +54,11 @@ class QCompilerError(Exception):
 
 
 class InputError(QCompilerError):
-    """An argument of the public surface is wrong: act on the call."""
+    """An argument of a public function is wrong: change the call."""
 
 
 class CaptureError(QCompilerError):
-    """The model could not be turned into a graph, or the graph does not compute what the model computes."""
+    """The model could not be turned into a graph, or the results of graph and model differ."""
 
 
 class UnsupportedError(QCompilerError):
@@ -66,10 +66,10 @@ class UnsupportedError(QCompilerError):
 
 
 class NotSupportedYetError(QCompilerError):
-    """A part of the announced surface that this release does not carry.
+    """An announced feature that this release does not have.
 
     Args:
-        what: The part.
+        what: Name of the feature.
         where: As for all errors.
         fix: Alternative that works today.
     """
@@ -79,11 +79,11 @@ class NotSupportedYetError(QCompilerError):
 
 
 class TargetError(QCompilerError):
-    """A hardware descriptor is malformed, contradictory or unknown: act on the descriptor."""
+    """A hardware descriptor is malformed, contradictory or unknown: change the descriptor."""
 
 
 class GraphError(QCompilerError):
-    """A graph breaks an invariant of its stage: the pass or front end that built it is at fault."""
+    """A graph breaks an invariant of its stage: the pass or front end that built it has a defect."""
 
 
 class ParseError(QCompilerError):
@@ -95,7 +95,7 @@ class PassError(QCompilerError):
 
 
 class PipelineError(QCompilerError):
-    """Passes are missing, unknown or in an order that cannot work. Raised before anything runs."""
+    """Passes are missing, unknown or in an impossible order. Raised before any pass runs."""
 
 
 class ContractError(QCompilerError):
@@ -111,7 +111,7 @@ class VerificationError(QCompilerError):
 
 
 class EncodingsError(QCompilerError):
-    """A file of encodings is malformed, or asks for what the model does not have or the target cannot hold."""
+    """A file of encodings is malformed, or does not fit the model or the target."""
 
 
 class ArtifactError(QCompilerError):
@@ -123,4 +123,4 @@ class PluginError(QCompilerError):
 
 
 class ToolchainError(QCompilerError):
-    """A program that is not ours, such as a C compiler, is missing or failed: act on the machine."""
+    """An external program, such as a C compiler, is missing or failed: change the environment."""

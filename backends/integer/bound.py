@@ -29,7 +29,7 @@ class Reuse:
 
 
 class Regions:
-    """The regions of a program. Instructions are numbered as they stand in the core.
+    """The regions of a program. Instructions are numbered in the order of the core.
 
     Args:
         tensors: Tensors of the core.

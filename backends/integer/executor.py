@@ -46,7 +46,7 @@ class Storage(Protocol):
 
 
 class _Separate:
-    """Memory of its own for each tensor, until its last reader is done."""
+    """Separate memory for each tensor, until its last reader has run."""
 
     def __init__(self, freed: Mapping[str, Sequence[str]]) -> None:
         self.freed = freed
@@ -97,7 +97,7 @@ class Executor:
     Args:
         files: The program and its constants.
         memory: A plan of its memory: all tensors of the core lie in one array of bytes then, in which freed ranges are
-            overwritten, see `planned`. Each tensor has memory of its own where there is none.
+            overwritten, see `planned`. None: separate memory for each tensor.
 
     Raises:
         ArtifactError: An instruction or element type is unknown.
@@ -203,7 +203,7 @@ class Executor:
             ) from error
 
     def run_integer(self, codes: Sequence[Array]) -> list[Array]:
-        """Run from codes to codes: what lies between the quantizers of the inputs and the dequantized outputs.
+        """Run the part from the quantized inputs to the outputs before dequantization, from codes to codes.
 
         Args:
             codes: For each input, its codes in the element type that its quantizer gives, in logical order; real
@@ -250,7 +250,7 @@ class Executor:
             codes: Operands of the instruction, by name, in logical order.
 
         Returns:
-            None where `name` is not the result of a layer, or what it reads is not given.
+            None if `name` is not the result of a layer, or if an operand is missing.
         """
         call = next((item for item in self._calls if item.instruction.output == name), None)
         if call is None or call.instruction.op not in LAYERS:

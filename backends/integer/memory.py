@@ -79,7 +79,7 @@ def plan(program: Program, batch: int = 1, alignment: int = ALIGNMENT) -> Memory
 
 
 def sum_of_tensors(program: Program, batch: int = 1) -> int:
-    """Bytes of all tensors of the core, as if each had a place of its own."""
+    """Bytes of all tensors of the core without sharing."""
     tensors = Tensors(program, batch)
     return sum(map(tensors.bytes, tensors.shapes))
 

@@ -37,7 +37,7 @@ class Plan:
         self.spans = {name: (offset, offset + room[name]) for name, offset in memory.offsets.items()}
         lives = tensors.core.lives()
         self.before: dict[str, list[Span]] = {}
-        """By the first result of an instruction, what is overwritten before it reads."""
+        """Regions that are overwritten before an instruction reads, by its first result."""
         self.after: dict[str, list[Span]] = {}
         """The same for after it has written."""
         related: dict[str, list[str]] = {}

@@ -132,7 +132,7 @@ class AdaRound(Pass):
         context.record.metrics.update(layers=len(ratios), error_over_nearest=mean)
 
     def round(self, node: Node, inputs: LayerInputs, readers: Mapping[Value, int], seed: int) -> dict[str, Tensor]:
-        """The weight, its error over that of rounding to nearest, and with `gram` what the bias should take over."""
+        """The weight, its error relative to rounding to nearest, and with `gram` the correction of the bias."""
         quantizer = Layer(node).quantizer
         assert quantizer is not None, "layers without one are refused"
         weight = leaf_tensor(leaf_of(node.inputs[1])).to(torch.float32)

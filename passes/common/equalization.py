@@ -365,7 +365,7 @@ def _moved(node: Node, maps: dict[Value, Tensor]) -> Tensor:
     operands = [
         maps[value] if value in maps else torch.full(_shape(value, node.graph), FOREIGN) for value in node.inputs
     ]
-    # Numbers are moved as they are, one up: a border of zeros is FOREIGN then.
+    # Channel numbers are moved plus one, so that a border of zeros becomes FOREIGN.
     try:
         moved = node.definition.evaluate(node, [(item + 1).to(torch.float64) for item in operands])[0]
     except (GraphError, RuntimeError) as error:  # sizes that follow the batch in more than their first axis

@@ -1,7 +1,7 @@
 """Finds nodes that compute indices and masks, which must be exact even when floats hold them in between.
 
     m ─► cumsum ─► * ─► - 1 ─► long ─► embedding        positions: half a step off reads another row
-    ids ─► != ─► float ─► (1 - m) * -1e4 ─► add         a mask: its grid would swallow what it is added to
+    ids ─► != ─► float ─► (1 - m) * -1e4 ─► add         a mask: its grid would be too coarse for the other operand
     t ─► float ─► * frequencies ─► sin                  an angle: half a step off may be a whole turn
 
 A value is integer-exact when it is an integer or a boolean, or a float
@@ -9,7 +9,7 @@ A value is integer-exact when it is an integer or a boolean, or a float
     on the way to one        some node turns it into an integer or a boolean, or into a whole number. The way is
                              followed backwards to a weighted layer, or to what other nodes read as data
     computed from such       by arithmetic, from integers, booleans and constants alone. A table that is looked up
-                             holds data: what comes out of it is none of these
+                             holds data: its results are not exact values
     far out                  a constant with elements of `FAR` and more, which is added to shut others out, or what
                              such a constant makes of values that no weighted layer has a part in
 

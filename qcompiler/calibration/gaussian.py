@@ -230,7 +230,7 @@ def expectation(function: Function, x: Gaussian, low: Tensor, high: Tensor) -> G
 
 
 def _values(function: Function, at: Tensor) -> npt.NDArray[np.float64]:
-    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is seen in the result
+    with np.errstate(over="ignore", invalid="ignore"):  # values that are not finite show in the result
         return np.asarray(function(at.contiguous().numpy()), order="C")
 
 

@@ -22,7 +22,7 @@ _FLOAT32_BITS = 24
 """Bits of a float32 significand: below 2^e neighbours are at most 2^(e-24) apart, so that no finer bin is of use."""
 
 _CHUNK = 1 << 17
-"""Elements binned at a time, whatever the batch size: the temporary copies stay in a processor's cache."""
+"""Elements binned at a time for any batch size, so that temporary copies stay in the processor's cache."""
 
 _FEW = 64
 """Number of values of a chunk that are tested before all of them."""

@@ -219,7 +219,7 @@ def _best(errors: _Errors, start: _Grids, *, free: bool) -> _Grids:
     order = (exponents.abs() * 2 + (exponents > 0)).expand(count, -1).flatten().argsort(stable=True)
     chosen = order[valleys[:, order].sort(dim=1, stable=True).indices[:, :_VALLEYS]]
     found = plane.at(chosen)
-    # Integers, and whatever else is a multiple of a power of two, may be on a grid exactly that is less than twice as
+    # Integers, and other multiples of a power of two, may be on a grid exactly that is less than twice as
     # wide as they need.
     exact = next_power_of_two(start.steps)
     shifted = (start.below * (start.steps / exact)).round().to(torch.int64)

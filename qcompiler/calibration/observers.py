@@ -83,7 +83,7 @@ class Observer(ABC):
             other: Observer of the same tensor with the same options.
 
         Returns:
-            A new observer; both operands stay as they are.
+            A new observer; both operands are unchanged.
 
         Raises:
             CalibrationError: The numbers of channels differ.
@@ -358,7 +358,7 @@ class CrossEntropyObserver(Observer):
     number of times that it occurred, and the extremes of all. **Merging is exact**: the hash is that of a row's values
     alone, so that a row among the lowest of the whole is among the lowest of every part that holds it, with all its
     occurrences there; numbers of occurrences add up. Rows of one hash, which are one row but for accidents of 64 bits,
-    join by the smaller values, in whatever order they come.
+    merge by the smaller values, in any order.
 
     Args:
         spec: The grid.
@@ -548,7 +548,7 @@ def _hash(rows: Tensor) -> Tensor:
 
 
 _HASHED = 1 << 20
-"""Elements hashed at a time: bounds the memory whatever the batch."""
+"""Elements hashed at a time, which bounds the memory for any batch."""
 
 
 def _mixed(x: Tensor) -> Tensor:

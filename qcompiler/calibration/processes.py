@@ -1,6 +1,6 @@
 """Several processes in one compile: each computes a share of the batches and rows, and all get the same bits.
 
-Sums of floats depend on the order. So batches belong to a fixed number of shards, whatever the number of processes;
+Sums of floats depend on the order. So batches belong to a fixed number of shards, for any number of processes;
 a shard is summed by one process, batch by batch, and the shards are added up along one fixed tree:
 
     ((s0 + s1) + (s2 + s3)) + ((s4 + s5) + (s6 + s7))        2 processes: one half each, then one sum

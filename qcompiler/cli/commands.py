@@ -529,7 +529,7 @@ def _model(text: str) -> tuple[Any, object]:
         item = getattr(importlib.import_module(module), function)
     except QCompilerError:
         raise
-    except (Exception, SystemExit) as error:  # whatever the user's module raises
+    except (Exception, SystemExit) as error:  # the user's module may raise any error
         raise InputError(
             f"{text!r} cannot be imported: {_one_line(error)}",
             fix="Run the command from the folder that contains the module.",
@@ -540,7 +540,7 @@ def _model(text: str) -> tuple[Any, object]:
         result = item() if callable(item) and not hasattr(item, "forward") else item
     except QCompilerError:
         raise
-    except (Exception, SystemExit) as error:  # whatever the user's function raises
+    except (Exception, SystemExit) as error:  # the user's function may raise any error
         frames = traceback.extract_tb(error.__traceback__)
         place = next((frame for frame in reversed(frames[1:])), None)
         raise InputError(

@@ -89,7 +89,7 @@ def without_regions(root: fx.GraphModule) -> fx.Graph:
     The settings themselves take no part: graphs compute in float32, and have no gradients of their own.
 
     Args:
-        root: Stays as it is.
+        root: The graph module; not changed.
 
     Returns:
         Its own graph where there is no region; else a copy with the same placeholders and results.

@@ -232,7 +232,7 @@ def _payloads(members: Mapping[str, bytes], folder: str, config: str, where: str
 
 
 def _check_sizes(meta: object, stored: int, key: str, where: str) -> None:
-    """Refuse a tensor with more elements than its stored bytes hold, whatever its strides."""
+    """Refuse a tensor with more elements than its stored bytes hold, for any strides."""
     sizes = meta.get("sizes") if isinstance(meta, dict) else None
     items = sizes if isinstance(sizes, list) else [None]
     numbers = [item.get("as_int") if isinstance(item, dict) else None for item in items]

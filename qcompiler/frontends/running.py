@@ -1,4 +1,4 @@
-"""Runs of the user's model: on copies, with its random state and torch's settings left as they are."""
+"""Runs of the user's model: on copies, without changes to its random state and torch's settings."""
 
 from __future__ import annotations
 

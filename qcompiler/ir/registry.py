@@ -51,9 +51,9 @@ class Trait(StrEnum):
     PARAMETRIC = "parametric"
     """All operands but the first are tensors of the model, which become constants of the integer form."""
     NORMALIZATION = "normalization"
-    """The mean and deviation of the result are parameters, whatever the operand is."""
+    """The mean and deviation of the result are parameters and do not depend on the operand."""
     AVERAGE = "average"
-    """Each result is a mean of elements, so that it lies within the range of the operand."""
+    """Each result is a mean of elements and therefore in the range of the operand."""
     SPATIAL = "spatial"
     """Mixes pixels of an image within each channel: pooling and resizing."""
     ELEMENTWISE = "elementwise"
@@ -205,7 +205,7 @@ def _filled() -> dict[str, OpDef]:
     """The table, which the first question fills."""
     if not _FILLED.is_set():
         with _FILLING:
-            # By name: definitions stand in a room above this one.
+            # By name, because definitions are in a room that imports this one.
             importlib.import_module("qcompiler.ops")
             if not _FILLED.is_set():
                 _register_plugins()

@@ -129,7 +129,7 @@ def _node(node: Node, locations: bool) -> str:
 
 
 def format_attribute(item: Attribute) -> str:
-    """`item` as it stands in text."""
+    """`item` in the text form."""
     if isinstance(item, tuple):
         return "(" + ", ".join(map(format_attribute, item)) + ("," if len(item) == 1 else "") + ")"
     if item is None:

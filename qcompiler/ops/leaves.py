@@ -1,4 +1,4 @@
-"""Ops without operands, which read a tensor by name: from the module, or from whatever tensors a run is given."""
+"""Ops without operands, which read a tensor by name: from the module, or from the tensors of a run."""
 
 from __future__ import annotations
 

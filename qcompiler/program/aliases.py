@@ -195,7 +195,7 @@ def check_memory(program: Program, memory: Memory) -> None:
     for name, offset in offsets.items():
         if offset % memory.alignment or not 0 <= offset <= memory.bytes - room[name]:
             raise ArtifactError(
-                f"{name!r} lies at {_span(name, offsets, room)}",
+                f"{name!r} is at {_span(name, offsets, room)}",
                 where=_WHERE,
                 expected=f"multiples of {memory.alignment} in 0 to {memory.bytes}",
                 fix=_FIX,

@@ -2,7 +2,7 @@
 
     real = s[o] * f[o, b] * q        b: the block of the input;  f: 1 .. 2^bits - 1
 
-The factors are integers, so a sum over all inputs is one integer, whatever the order of summation in hardware:
+The factors are integers, so a sum over all inputs is one integer for any order of summation in hardware:
 
     sum_b f[o, b] * sum_{k in b} q x  =  sum_k (f q) x        accumulator in steps of s_x * s[o]
 

@@ -90,7 +90,7 @@ def layer_norm_parameters(
         largest: Largest magnitude of an input step.
 
     Returns:
-        The constants. |t w + b| stays below 2^31 whatever the input.
+        The constants. |t w + b| stays below 2^31 for any input.
 
     Raises:
         InputError: v + e exceeds 60 bits, because of too many elements or too wide codes.

@@ -153,7 +153,7 @@ def round_to_data(
 
 
 def rounding_error(codes: Tensor, weight: Tensor, scale: Tensor, gram: Tensor, drift: Tensor) -> Tensor:
-    """d G d + 2 d c per row: the mean squared error, less what it would be without rounding; [groups, R]."""
+    """d G d + 2 d c per row: the mean squared error minus the error without rounding; [groups, R]."""
     difference = (codes * scale - weight).to(gram.dtype)
     return ((difference @ gram + 2.0 * drift) * difference).sum(-1)
 
@@ -257,7 +257,7 @@ class _Problem:
         groups, outputs, count = codes.shape
         scale = self.scale.expand_as(codes)
         slope = ((codes * scale - self.weight) @ self.gram + self.drift).flatten(0, 1)
-        changes = ((self.low + self.high - 2.0 * codes) * scale).flatten(0, 1)  # c: what a flip adds to the weight
+        changes = ((self.low + self.high - 2.0 * codes) * scale).flatten(0, 1)  # c: change of the weight by a flip
         pairs = _Pairs(slope, changes, self.gram, torch.arange(groups).repeat_interleave(outputs))
         flips = torch.zeros(groups * outputs, count, dtype=torch.bool)
         live = torch.arange(groups * outputs)

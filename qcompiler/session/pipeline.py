@@ -237,7 +237,7 @@ def training_passes(effort: str = "default", *, target: Target) -> tuple[Pass, .
         front, placement = structural_passes()
         ranges: tuple[Pass, ...] = (CalibrateWeights(method="mse"), CalibrateActivations(method="mse"))
         return tuple(for_training((*front, *placement, FixRanges(), UnifyScales(), *ranges)))
-    # Training changes the weights of whatever it starts from: candidates are not weighed.
+    # Training changes the weights of any start, so candidates are not compared.
     ranges = _ranges(effort, target.weight_bits, target.activation_bits)
     passes = _quantization_passes(effort, target.per_channel, ranges)
     if effort == "default":

@@ -110,7 +110,7 @@ def build(
         norms: Batch norms of the model before folding.
         dictated: Names of quantizers whose scale and zero point the target fixes; these never learn.
         still: Names of model parameters with `requires_grad=False`.
-        float_norms: Whether `keep` leaves batch norms in float for good, so that weights may have one scale.
+        float_norms: Whether `keep` leaves batch norms in float permanently, so that weights may have one scale.
 
     Raises:
         CalibrationError: A quantizer has no range.

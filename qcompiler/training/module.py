@@ -109,7 +109,7 @@ class QATModule(nn.Module):
         module: Calibrated module at stage QUANTIZED; to learn its ranges, with dropouts and with activations before
             their quantizers.
         target: Target of the module. If it is for simulation only, eval mode computes in float.
-        recipe: Training settings; None: the graph is taken as it is, with its ranges as parameters like all others.
+        recipe: Training settings; None: the graph is unchanged, with its ranges as parameters.
         norms: Batch norms before folding; see `training.unfold.norms_behind_layers`.
         dictated: Names of quantizers whose scale and zero point the target fixes.
         still: Names of parameters with `requires_grad=False`.

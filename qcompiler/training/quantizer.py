@@ -332,7 +332,7 @@ def _threshold(limit: float, scale: np.float32) -> float:
 
 
 _TINY = 2.0**-126
-"""The smallest normal float32: what is nearer to 0 is 0."""
+"""The smallest normal float32; numbers closer to 0 become 0."""
 
 
 def _scale(scale: Tensor, dim: int, plan: Plan) -> Tensor:
@@ -341,7 +341,7 @@ def _scale(scale: Tensor, dim: int, plan: Plan) -> Tensor:
 
 
 def _limited(x: Tensor, clamp: Clamp | None, lows: Tensor | None, highs: Tensor | None) -> Tensor:
-    """x between the limits of an activation, in memory of its own; x itself where there is none."""
+    """x clamped to the limits of an activation, in new memory; x itself without limits."""
     if clamp is None:
         return x
     if lows is None or highs is None:
@@ -385,7 +385,7 @@ def _inner(left: Tensor, right: Tensor | None, plan: Plan) -> Tensor:
         return torch.dot(left.view(-1), right.view(-1))
     product = left.mul_(right)
     if torch.compiler.is_compiling() and product.dim() > 2:
-        # The sums that a batch norm in front needs run over the same axes, and a compiler makes one loop of both.
+        # The sums for a preceding batch norm are over the same axes, so a compiler can fuse both loops.
         return product.sum([0, *range(2, product.dim())]).sum()
     return product.sum()
 
@@ -434,7 +434,7 @@ class _ScaledGradientContext(Protocol):
 
 
 class _ScaledGradient(torch.autograd.Function):
-    """The identity. A function of its own: s factor + (s - s factor) is not always s in float32."""
+    """The identity as a custom function, because s factor + (s - s factor) is not always s in float32."""
 
     @staticmethod
     def forward(ctx: _ScaledGradientContext, scale: Tensor, factor: float | Tensor) -> Tensor:

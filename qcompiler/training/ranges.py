@@ -3,7 +3,7 @@
 Each class defines the parameters of a quantizer and how scale and zero point follow from them. `training.quantizer`
 computes the gradients of scale and zero point; the chain rule gives those of the parameters.
 
-No scale reaches 0, whatever an optimizer does. `step()` of the training module lets a scale shrink to at most half of
+No scale reaches 0 with any optimizer. `step()` of the training module lets a scale shrink to at most half of
 its value, and reflects a step over 0 to between half and the whole of the value. Until that call, a scale at or below 0
 counts as the half. The gradient follows the papers and passes straight through to the parameter. Steps of less than
 half a scale are unchanged.

@@ -7,7 +7,7 @@ variance:
     w = w' / g,    mean = b + (beta' - b') / g,    g = gamma' / sqrt(var + eps)
 
 The function stays the same, and batch statistics agree with the running statistics as well as in the original model. A
-channel with gamma' = 0 keeps the model's weight: its result is its bias, whatever the weight.
+channel with gamma' = 0 keeps the model's weight: its result is its bias for any weight.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How far a quantized graph is from the float model that it stands for, at its outputs."""
+"""Noise of a quantized graph: the difference of its outputs from those of the float model."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def float_outputs(graph: Graph, inputs: Sequence[Tensor], tensors: Tensors) -> l
 def squared_errors(
     graph: Graph, inputs: Sequence[Tensor], tensors: Tensors, wanted: Sequence[Tensor], arithmetic: Arithmetic
 ) -> list[float]:
-    """Sums of squared differences between what the integer program gives and what is wanted, one per output.
+    """Sums of squared differences between the outputs of the integer program and the wanted outputs, one per output.
 
     Integer and boolean outputs, and elements that are not finite in the float model, count as 0.
 

@@ -5,7 +5,7 @@ Runtime depends on the accumulators. In a layer with few products, the same few 
 so each element is checked separately instead of bounding the share. An element may have the code of a single rounding
 (to even, with the real multiplier) instead of the reference code where
 
-    M, e = what the mode makes of m = s_x s_w / s_y         the multiplier of the program is the right one
+    M, e = the parts of m = s_x s_w / s_y in the mode       the multiplier of the program is correct
     |reference - zero point - acc M 2^(e - P)| <= reach     the rounding error is possible for this mode and shift
 
 with the reach of `quant.requant.rounding_reach`. A wrong multiplier, shift, zero point, bias or rounding violates a

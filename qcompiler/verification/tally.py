@@ -76,7 +76,7 @@ class Tally:
                 others = rounded(name, reference=old)
                 if others is not None:
                     # A multiplier of 15 bits is some steps off at the end of 16 bits. An element that has neither code
-                    # is as far as it is from the nearer one: both roundings are right.
+                    # counts its distance from the nearer code, because both roundings are correct.
                     nearest = np.minimum(distances, np.abs(new.astype(np.float64) - others.astype(np.float64)))
                     count, distance = int(np.count_nonzero(nearest)), math.ceil(nearest.max(initial=0))
             if not bound.allows(count, old.size, distance):

@@ -61,10 +61,10 @@ FAULTS: dict[str, tuple[Change, str]] = {
     "no grid": (grid("x.q", scale=[], zero_point=[]), "has 0 scales"),
     "an axis": (grid("x.q", axis=9), "its axis is 9"),
     "an element type": (grid("x.q", dtype="q7"), "the element type 'q7' is unknown"),
-    "another element type": (grid("x.q", dtype="i32"), "instructions|overlap|lies at"),
+    "another element type": (grid("x.q", dtype="i32"), "instructions|overlap|is at bytes"),
     "10^15 bytes": (grid("x.q", shape=[-1, 3, 10**8, 10**7]), "the tensor 'x.q' needs 3000000000000000 bytes"),
     "a size of 0": (grid("x.q", shape=[-1, 0, 8, 8]), "its sizes are"),
-    "other sizes": (grid("x.q", shape=[-1, 3, 8, 9]), "overlap|the result is|lies at"),
+    "other sizes": (grid("x.q", shape=[-1, 3, 8, 9]), "overlap|the result is|is at bytes"),
     "an unknown key": (grid("x.q", colour="red"), "tensors.x.q.colour"),
     "a text for a number": (grid("x.q", zero_point=["0"]), r"tensors\.x\.q\.zero_point\.0"),
     "a missing attribute": (without("int_conv2d", "mode"), "the attribute 'mode' is missing"),
@@ -81,7 +81,7 @@ FAULTS: dict[str, tuple[Change, str]] = {
     "an operand too few": (fewer, "instructions"),
     "an instruction twice": (twice, "'x.q' is written twice"),
     "an output of another name": (lambda tree: tree.update(outputs=["y"]), "not declared"),
-    "a plan beyond its array": (lambda tree: tree["memory"].update(bytes=1), "lies at"),
+    "a plan beyond its array": (lambda tree: tree["memory"].update(bytes=1), "is at bytes"),
 }
 
 

@@ -333,7 +333,7 @@ def read_constants(source: str, contract: Mapping[str, Any]) -> bytes:
     """The numbers of weights.c, read from its text, in the order of the contract, little endian.
 
     Raises:
-        ArtifactError: It does not hold what the contract says.
+        ArtifactError: The contents do not agree with the contract.
     """
     found = {match[2]: (match[1], int(match[3]), match[4]) for match in _CONSTANT.finditer(source)}
     parts = []

@@ -93,7 +93,7 @@ class CSource(Backend):
                 return Results(found.outputs, found.codes)
 
             def run_layers(inputs: Sequence[Array], codes: Mapping[str, Array]) -> dict[str, Array]:
-                # A view has no bytes of its own: replacing the tensor in which it lies replaces it.
+                # A view shares the bytes of another tensor: replacing that tensor replaces the view.
                 given = {name: array for name, array in codes.items() if name not in views}
                 found = binary.run(_codes_of_inputs(binary, inputs, given), given)
                 return {name: found.codes[name] for name in steps}

@@ -90,12 +90,12 @@ class Mac:
         raise UnsupportedError("a weight minus its zero point exceeds 32 bits", where=f"%{self.item.output}")
 
     def folded_bias(self) -> Int:
-        """The bias of a kernel that multiplies codes as they are."""
+        """The bias of a kernel that multiplies raw codes."""
         folded: Int = self.bias - self.call.zero_point(0) * self.weight.reshape(self.channels, -1).sum(axis=1)
         return folded
 
     def weights(self, packed: Array, types: dict[str, str], order: str) -> str:
-        """The symbol of the packed weights; notes what they are."""
+        """The symbol of the packed weights, with a note on their contents."""
         declared = self.call.inputs[1]
         blocks = "" if self.block is None else f", a factor per {self.block} inputs"
         self.step.notes.append(f"weight {declared.dtype}{sizes(declared.shape)}{blocks}")

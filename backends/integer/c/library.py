@@ -3,11 +3,11 @@
 A template is a file of C in `templates/` with placeholders such as ${X}. Lines that begin with `//:` say
 
     //: over X Y ACC       what its instances differ in
-    //: needs dot4 place   what it calls: other templates, by name or by role (multiply, requantize, divide)
+    //: needs dot4 place   called templates, by name or by role (multiply, requantize, divide)
     //: header             what follows goes to kernels.h
     //: body               what follows goes to kernels.c
 
-Within it ${f} is the name of the instance, ${name} that of what it needs.
+Within a template, ${f} is the name of the instance and ${name} the name of a needed template.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""model.c: the arena, the calls in order, and what they take; and weights.c."""
+"""model.c with the arena, the calls in order and their arguments; and weights.c."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def model_identifier(text: str) -> str:
 
 
 class Names:
-    """Gives each text an identifier of its own, always the same one."""
+    """Assigns a unique identifier to each text, deterministically."""
 
     def __init__(self) -> None:
         self._given: dict[str, str] = {}

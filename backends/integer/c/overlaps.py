@@ -56,7 +56,7 @@ def check_memory(writer: Writer, steps: Sequence[Step]) -> None:
 
 
 def _may_write(writer: Writer, step: Step, operand: str, read: slice, written: Sequence[slice]) -> bool:
-    """Whether a step may write there while it reads an operand: elsewhere, or from front to back what was just read."""
+    """Whether a step may write to a place while it reads an operand: a disjoint place, or elements already read."""
     if all(part.stop <= read.start or read.stop <= part.start for part in written):
         return True
     result = step.item.output

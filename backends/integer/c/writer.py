@@ -78,7 +78,7 @@ class Writer:
         self.names = Names()
         self.constants: dict[tuple[str, bytes], Constant] = {}
         self.placed: dict[str, str] = {}
-        """By tensor that lies in the arena, in the order of first use, its variable."""
+        """Variable of each tensor in the arena, in the order of first use."""
         self._symbols = Names()
         self._uses: dict[str, int] = {}
 
@@ -110,7 +110,7 @@ class Writer:
         return steps_of(self.shapes[tensor], self.layout)
 
     def bytes_of(self, tensor: str, first: int = 0, elements: int | None = None) -> slice:
-        """The bytes of the arena in which a tensor lies.
+        """The bytes of a tensor in the arena.
 
         Args:
             tensor: Codes that are not constant.
@@ -135,7 +135,7 @@ class Writer:
         return slice(begin + first * size, begin + (first + elements) * size)
 
     def same_place(self, a: str, b: str, a_first: int = 0, b_first: int = 0) -> bool:
-        """Whether element `a_first` of a tensor lies where element `b_first` of another one does."""
+        """Whether element `a_first` of a tensor has the same place as element `b_first` of another tensor."""
         if a in self.files.constants or b in self.files.constants:
             return False
         return self.bytes_of(a, a_first, 1) == self.bytes_of(b, b_first, 1)

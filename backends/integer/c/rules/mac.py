@@ -64,7 +64,7 @@ def conv_transpose(writer: Writer, step: Step) -> None:
     packed = np.moveaxis(layer.weight, 1, -1)
     members |= {"weight": layer.weights(packed, types, "[out][kernel][in]"), "bias": layer.biases(types, folded=False)}
     if _of_bytes(types):
-        # Each place of the stride has panels of its own; its taps are some of those of the kernel.
+        # Each phase of the stride has its own panels, with a part of the taps of the kernel.
         panels, places = -(-layer.channels // _PANEL), math.prod(int(size) for size in call["stride"])
         size = panels * _PANEL * layer.weight[0].size
         layer.finish("conv_transpose_bytes", types, members, panels=(panels * places, size))
@@ -78,7 +78,7 @@ def linear(writer: Writer, step: Step) -> None:
     layer = Mac(writer, step)
     shape = layer.call.inputs[0].shape
     if len(shape) == 4 and writer.layout == "NHWC" and shape[1] > 1:
-        # [a, b, c, in] lies in memory as [a][c][in][b]: a product for each a and c, over columns b.
+        # [a, b, c, in] is stored as [a][c][in][b]: one product for each a and c, over columns b.
         _channels_first(layer, shape[0] * shape[2], [shape[1]], [shape[1]])
         return
     types = layer.types(folded=True)
@@ -96,7 +96,7 @@ def linear(writer: Writer, step: Step) -> None:
 
 
 def _window(call: Call) -> dict[str, Value]:
-    """Members that say how a window of two axes lies on the image."""
+    """Members for the position of a two-dimensional window on the image."""
     x, y = call.inputs[0].shape, call.output.shape
     stride, dilation, padding = call["stride"], call["dilation"], call["padding"]
     return {

@@ -88,7 +88,7 @@ def slice_(writer: Writer, step: Step) -> None:
 
 @emits("pad")
 def pad(writer: Writer, step: Step) -> None:
-    """`pad`: all of the result is filled, then what is inside is moved; a negative amount cuts off."""
+    """`pad`: the whole result is filled, then the inner part is copied; negative amounts crop."""
     (source,), result, call = step.item.inputs, step.item.output, writer.call_of(step.item)
     x, y = writer.shapes[source], writer.shapes[result]
     amounts = [int(amount) for amount in call["pad"]]

@@ -20,7 +20,7 @@ def images(writer: Writer, step: Step, call: Call) -> tuple[dict[str, Value], di
 
 
 def window_of(call: Call) -> dict[str, Value]:
-    """Members for how a window lies on the image."""
+    """Members for the position of a window on the image."""
     kernel, stride, padding = call["kernel"], call["stride"], call["padding"]
     x = call.inputs[0].shape
     return {
