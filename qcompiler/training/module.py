@@ -360,7 +360,8 @@ class QATModule(nn.Module):
             if not fits or (tensor.dtype != dtype and not tensor.is_floating_point()):
                 expected = ", ".join("any" if size is None else str(size) for size in shape)
                 raise InputError(
-                    f"input {name!r} is {tensor.dtype} {list(tensor.shape)}", expected=f"{dtype} [{expected}]"
+                    f"input {name!r} is {tensor.dtype} of shape {list(tensor.shape)}",
+                    expected=f"{dtype} of shape [{expected}]",
                 )
         return call
 
