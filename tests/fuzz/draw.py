@@ -259,4 +259,6 @@ def draw_case(program: Program, target: str) -> Case:
         wishes: list[object] = [16, 8, {"weight_bits": 4}, {"activation_bits": 16}]
         wishes += ["float"] * 2 * fallback
         overrides[source.choice(layers)] = source.choice(wishes)
-    return Case(program, target, effort, overrides, fallback, exported=random.Random(program.seed).random() < 0.05)
+    # An exported program is of one batch size here.
+    exported = random.Random(program.seed).random() < 0.05 and not program.smaller_last
+    return Case(program, target, effort, overrides, fallback, exported)
