@@ -274,7 +274,10 @@ def test_inputs_of_a_compiled_model_are_checked() -> None:
             run(images(), images())
         with pytest.raises(errors.InputError, match="shape"):
             run(images(2, 3, 6, 7))
+    for run in (compiled.run, compiled.simulate, compiled.verify):
         with pytest.raises(errors.InputError, match="element type"):
             run(images().double())
+    with pytest.raises(errors.InputError, match="element type"):
+        compiled.module()(images().to(torch.int64))
     with pytest.raises(errors.InputError, match="no pass changed or refused"):
         compiled.explain("features.99")

@@ -360,8 +360,8 @@ class QATModule(nn.Module):
             if not fits or (tensor.dtype != dtype and not tensor.is_floating_point()):
                 expected = ", ".join("any" if size is None else str(size) for size in shape)
                 raise InputError(
-                    f"input {name!r} is {tensor.dtype} of shape {list(tensor.shape)}",
-                    expected=f"{dtype} of shape [{expected}]",
+                    f"input {name!r} has shape {list(tensor.shape)} and element type {tensor.dtype}",
+                    expected=f"[{expected}] of {dtype}",
                 )
         return call
 
@@ -373,6 +373,9 @@ class QATModule(nn.Module):
         self._before_a_look()
         if not self.exact:
             return self._nested(call, self._blueprint.program(self, *call.tensors))
+        if torch.compiler.is_compiling():
+            # Here, and not as a decorator, which would import torch's compiler with this module.
+            return torch.compiler.disable(self._exactly)(call)
         return self._exactly(call)
 
     def _before_a_look(self) -> None:
@@ -381,7 +384,6 @@ class QATModule(nn.Module):
             self._unseen = False
             self._before.call()
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _exactly(self, call: calls.Call) -> object:
         graph, leaves = self._blueprint.graph.main, call.tensors
         with torch.no_grad(), own_defaults(), torch.autocast(leaves[0].device.type, enabled=False):
