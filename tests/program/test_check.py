@@ -78,7 +78,7 @@ FAULTS: dict[str, tuple[Change, str]] = {
     "a huge shift": (attribute("int_add", shift=10**6), "shift is 1000000"),
     "a table that begins elsewhere": (attribute("lookup", offset=5), "index a table of 256"),
     "an instruction that is none": (lambda tree: of(tree, "lookup").update(op="eval"), "'eval' is unknown"),
-    "an operand too few": (fewer, "instructions"),
+    "an operand too few": (fewer, "instructions|its role is"),
     "an instruction twice": (twice, "'x.q' is written twice"),
     "an output of another name": (lambda tree: tree.update(outputs=["y"]), "not declared"),
     "a plan beyond its array": (lambda tree: tree["memory"].update(bytes=1), "is at bytes"),
