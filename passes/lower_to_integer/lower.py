@@ -73,9 +73,8 @@ class _Run:
         alive = set(self.graph.nodes)
         leftover = [node for node in old if node in alive and node.op not in (*LEAVES, "call")]
         if leftover:
-            raise PassError(
-                f"{leftover[0].op} has no integer form", where=leftover[0].where, expected="a quantizer after it"
-            )
+            last = leftover[-1]  # the nodes before it are alive only because it reads them
+            raise PassError(f"{last.op} has no integer form", where=last.where, expected="a quantizer after it")
         for value, name in names.items():
             self.rewriter.rename(value, name)
 
