@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from qcompiler.errors import InputError, PassError
+from qcompiler.ir.types import Stage
 from qcompiler.passes.absorb_bias import AbsorbBias
+from tests.support.declared import check_declared
 from tests.support.equalized import PLACES, Net, image, measured, placed, run_alike
+from tests.support.golden import computes_the_same, leaf, lines, module, run
 
 
 def biased(seed: int = 0, padding: int = 0) -> Net:
@@ -90,3 +96,95 @@ def test_an_average_over_padding_keeps_no_shift() -> None:
     )
     _, records = run_alike(net, [AbsorbBias()], image())
     assert any("does not keep a shift" in event.detail for event in records[-1].events)
+
+
+LINEAR = [
+    leaf("w1", "f32", 2, 3),
+    leaf("b1", "f32", 2),
+    leaf("w2", "f32", 2, 2),
+    leaf("b2", "f32", 2),
+    '%a = linear(%x, %w1, %b1) {statistics = "n"} : f32[N, 2]',
+    "%r = relu(%a) : f32[N, 2]",
+    "%b = linear(%r, %w2, %b2) : f32[N, 2]",
+    "%b",
+]
+NUMBERS = {
+    "b1": torch.tensor([10.0, 1.0]),
+    "w2": torch.tensor([[2.0, 1.0], [-1.0, 3.0]]),
+    "b2": torch.tensor([0.5, -0.5]),
+    # Mean and standard deviation of %a: 10 - 3 * 2 = 4 is absorbed, 1 - 3 * 1 is below zero.
+    "n": torch.tensor([[10.0, 1.0], [2.0, 1.0]]),
+}
+
+
+@pytest.mark.parametrize(("sigmas", "c"), [(3.0, [4.0, 0.0]), (0.5, [9.0, 0.5])])
+def test_a_pair_by_hand(sigmas: float, c: list[float]) -> None:
+    subject = module("canonical", *LINEAR, inputs="%x : f32[N, 3]", tensors=NUMBERS)
+    before = lines(subject)
+    record = run(AbsorbBias(sigmas=sigmas), subject)
+    shift = torch.tensor(c)
+    tensors = subject.tensors
+    torch.testing.assert_close(tensors["b1"], NUMBERS["b1"] - shift)
+    torch.testing.assert_close(tensors["b2"], NUMBERS["b2"] + NUMBERS["w2"] @ shift)
+    torch.testing.assert_close(tensors["n"], torch.stack([NUMBERS["n"][0] - shift, NUMBERS["n"][1]]))
+    assert torch.equal(tensors["w2"], NUMBERS["w2"]) and lines(subject) == before
+    count = int((shift > 0).sum())
+    assert record.metrics == {"channels": count, "largest": max(c), "border": 0.0}
+    rewrites = [(event.node, event.detail) for event in record.events if event.kind == "rewrite"]
+    assert rewrites == [("a", f"{count} channels move up to {max(c):.4g} to the bias of b")]
+
+
+def test_without_an_activation_the_mean_itself_moves() -> None:
+    text = [line.replace("%r, %w2", "%a, %w2") for line in LINEAR if not line.startswith("%r")]
+    subject = module("canonical", *text, inputs="%x : f32[N, 3]", tensors=NUMBERS)
+    run(AbsorbBias(), subject)
+    torch.testing.assert_close(subject.tensors["b1"], NUMBERS["b1"] - NUMBERS["n"][0])
+    computes_the_same(module("canonical", *text, inputs="%x : f32[N, 3]", tensors=NUMBERS), subject, rtol=1e-5)
+
+
+REFUSED: dict[str, tuple[Callable[[Any, Tensor], Tensor], dict[str, nn.Module], str]] = {
+    "a producer without bias": (
+        lambda m, x: m.b(torch.relu(m.a(x))),
+        {"a": nn.Conv2d(3, 8, 1, bias=False), "b": nn.Conv2d(8, 4, 1)},
+        "a has no bias",
+    ),
+    "a reader without bias": (
+        lambda m, x: m.b(torch.relu(m.a(x))),
+        {"a": nn.Conv2d(3, 8, 1), "b": nn.Conv2d(8, 4, 1, bias=False)},
+        "b has no bias",
+    ),
+    "a transposed reader": (
+        lambda m, x: m.b(torch.relu(m.a(x))),
+        {"a": nn.Conv2d(3, 8, 1), "b": nn.ConvTranspose2d(8, 4, 2)},
+        "b sums fewer taps at the border",
+    ),
+    "a factor": (
+        lambda m, x: m.b(torch.relu(m.a(x)) * 2.0),
+        {"a": nn.Conv2d(3, 8, 1), "b": nn.Conv2d(8, 4, 1)},
+        "in between does not keep a shift",
+    ),
+    "an output": (lambda m, x: torch.relu(m.a(x)), {"a": nn.Conv2d(3, 8, 1)}, "is an output of the model"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_does_not_keep_a_shift_is_refused_with_its_reason(case: str) -> None:
+    function, layers, reason = REFUSED[case]
+    net = Net(function, **layers)
+    subject, records = run_alike(net, [AbsorbBias()], image())
+    found = {event.node: event.detail for event in records[-1].events if event.kind == "refusal"}
+    assert reason in found["a"]
+    assert measured(records[-1], "channels") == 0
+    for name, tensor in net.state_dict().items():
+        assert torch.equal(subject.tensors[name], tensor)
+
+
+def test_what_it_needs_and_invalidates() -> None:
+    check_declared(
+        AbsorbBias(),
+        {Stage.CANONICAL, Stage.QUANTIZED},
+        requires={"batch-norm-folded"},
+        invalidates={"activation-ranges"},
+    )
+    with pytest.raises(InputError, match="sigmas=nan"):
+        AbsorbBias(sigmas=float("nan"))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 
 from qcompiler.errors import EncodingsError
+from qcompiler.ir.types import Stage
 from qcompiler.passes import PassContext
 from qcompiler.passes.apply_encodings import ApplyEncodings
 from qcompiler.passes.insert_quantizers import InsertQuantizers
 from qcompiler.quant.encoding import Encoding, Encodings
 from qcompiler.targets import load_target
+from tests.support.declared import check_declared
 from tests.support.golden import lines, module, run
 
 MOVED = [
@@ -69,3 +71,13 @@ def test_one_value_has_one_grid() -> None:
     with pytest.raises(EncodingsError, match=r"the encodings of 'r' and 'r\.q' belong to one tensor but differ"):
         applied(MOVED, grid("r", 0.5), grid("r.q", 0.25))
     applied(MOVED, grid("r", 0.5), grid("r.q", 0.5))
+
+
+def test_what_it_needs_and_establishes() -> None:
+    check_declared(
+        ApplyEncodings(),
+        {Stage.QUANTIZED},
+        requires={"quantizers"},
+        establishes={"encodings"},
+        invalidates={"fixed-ranges", "ties"},
+    )

@@ -13,11 +13,14 @@ from qcompiler import frontends
 from qcompiler.errors import InputError, PassError
 from qcompiler.ir.graph import Module, Value
 from qcompiler.ir.interpret import evaluate_node
+from qcompiler.ir.types import Stage
 from qcompiler.ops.quantizers import leaf_tensor
 from qcompiler.passes import PassContext, PassManager
 from qcompiler.passes.correct_bias import CorrectBias
 from qcompiler.targets import load_target
+from tests.support.declared import check_declared
 from tests.support.equalized import FRONT, QUANTIZED, depthwise, image, run_alike
+from tests.support.golden import leaf, module, refusals, run
 from tests.support.running import outputs_of
 
 
@@ -85,3 +88,84 @@ def test_options_and_missing_data_of_the_correction_are_refused() -> None:
         CorrectBias(images=0)
     with pytest.raises(PassError, match="empirical bias correction needs"):
         run_alike(depthwise(), [*QUANTIZED, CorrectBias(method="empirical")], image(), calibrate=False)
+
+
+LINEAR = [
+    *[leaf("ws", "f32"), leaf("wz", "i32", kind="state"), leaf("w", "f32", 1, 2), leaf("b", "f32", 1)],
+    '%wq = fake_quantize(%w, %ws, %wz) {spec = spec"s8 symmetric narrow"} : f32[1, 2]',
+    "%y = linear(%x, %wq, %b) : f32[N, 1]",
+]
+NUMBERS = {
+    "ws": torch.tensor(1.0),
+    "wz": torch.tensor(0, dtype=torch.int32),
+    "w": torch.tensor([[1.25, 2.0]]),  # rounded to 1 and 2: a quarter of the first input is lost
+    "b": torch.tensor([0.0]),
+}
+
+
+def linear(*text: str, **tensors: Tensor) -> Module:
+    return module("quantized", *(text or (*LINEAR, "%y")), inputs="%x : f32[N, 2]", tensors={**NUMBERS, **tensors})
+
+
+@pytest.mark.parametrize("method", ["auto", "empirical"])
+def test_the_mean_that_is_lost_on_data_comes_back(method: str) -> None:
+    subject = linear()
+    data = [[torch.tensor([[4.0, 1.0], [8.0, 3.0]])], [torch.tensor([[0.0, -1.0]])]]
+    record = run(CorrectBias(method=method), subject, PassContext(calibration_data=data))
+    assert float(subject.tensors["b"]) == pytest.approx(0.25 * 4.0)
+    assert [(event.kind, event.node, event.detail) for event in record.events] == [
+        ("rewrite", "y", "its weights moved the mean by up to 1")
+    ]
+    assert torch.equal(subject.tensors["w"], NUMBERS["w"])
+
+
+@pytest.mark.parametrize("method", ["auto", "analytic"])
+def test_the_mean_that_is_lost_on_the_assumed_inputs_comes_back(method: str) -> None:
+    subject = linear()
+    run(CorrectBias(method=method), subject, PassContext(input_range=(0.0, 8.0)))
+    assert float(subject.tensors["b"]) == pytest.approx(0.25 * 4.0)
+
+
+def test_layers_are_corrected_on_what_corrected_layers_give() -> None:
+    """The second layer sees the mean that the first one has after its correction: its own weights lose nothing."""
+    text = [
+        *LINEAR,
+        *[leaf("v", "f32", 1, 1), leaf("c", "f32", 1)],
+        '%vq = fake_quantize(%v, %ws, %wz) {spec = spec"s8 symmetric narrow"} : f32[1, 1]',
+        "%z = linear(%y, %vq, %c) : f32[N, 1]",
+        "%z",
+    ]
+    subject = linear(*text, v=torch.tensor([[3.0]]), c=torch.tensor([0.0]))
+    run(CorrectBias(), subject, PassContext(calibration_data=[[torch.tensor([[4.0, 1.0]])]]))
+    assert (float(subject.tensors["b"]), float(subject.tensors["c"])) == (1.0, 0.0)
+
+
+REFUSED: dict[str, tuple[list[str], str]] = {
+    "no bias": ([*LINEAR[:5], "%y = linear(%x, %wq) : f32[N, 1]", "%y"], "it has no bias"),
+    "a shared bias": (
+        [*LINEAR, "%z = linear(%x, %wq, %b) : f32[N, 1]", "%s = add(%y, %z) : f32[N, 1]", "%s"],
+        "another layer uses the same bias",
+    ),
+    "an unknown mean": (
+        [*LINEAR[:5], "%r = reciprocal(%x) : f32[N, 2]", "%y = linear(%r, %wq, %b) : f32[N, 1]", "%y"],
+        "the mean of its input is unknown without calibration_data: reciprocal has",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_layers_that_cannot_be_corrected_are_refused_with_the_reason(case: str) -> None:
+    text, reason = REFUSED[case]
+    subject = linear(*text)
+    record = run(CorrectBias(), subject, PassContext(input_range=(-1.0, 1.0)))
+    found = refusals(record)
+    assert found and all(why.startswith(reason) for why in found)
+    assert {event.node for event in record.events} <= {"y", "z"}
+    assert all(torch.equal(subject.tensors[name], NUMBERS[name]) for name in ("w", "b") if name in subject.tensors)
+    if case != "an unknown mean":
+        data = [[torch.tensor([[4.0, 1.0]])]]
+        assert refusals(run(CorrectBias(), subject, PassContext(calibration_data=data))) == found
+
+
+def test_what_it_needs_and_invalidates() -> None:
+    check_declared(CorrectBias(), {Stage.QUANTIZED}, requires={"weight-ranges"}, invalidates={"activation-ranges"})

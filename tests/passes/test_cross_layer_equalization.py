@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from qcompiler.errors import PipelineError
+from qcompiler.errors import InputError, PipelineError
 from qcompiler.ir.graph import Graph
+from qcompiler.ir.types import Stage
 from qcompiler.passes.calibrate_activations import CalibrateActivations
 from qcompiler.passes.calibrate_weights import CalibrateWeights
 from qcompiler.passes.cross_layer_equalization import CrossLayerEqualization
@@ -22,7 +23,10 @@ from qcompiler.passes.fuse_requantization import FuseRequantization
 from qcompiler.passes.insert_quantizers import InsertQuantizers
 from qcompiler.passes.partition import Partition
 from qcompiler.passes.unify_scales import UnifyScales
+from tests.support.declared import check_declared
 from tests.support.equalized import PLACES, Net, image, measured, placed, run_alike, wide
+from tests.support.golden import leaf, lines, module
+from tests.support.golden import run as run_alone
 from tests.support.running import outputs_of
 
 
@@ -188,4 +192,49 @@ def test_the_function_stays_what_it_is(seed: int, channels: int, kernel: int) ->
         expected = net(x)
     torch.testing.assert_close(
         outputs_of(module.main, [x])[0], expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max())
+    )
+
+
+def test_a_pair_by_hand() -> None:
+    """Ranges 4 and 1 of one channel, 1 and 4 of the other: s is 2 and 1/2."""
+    text = [
+        *[leaf("w1", "f32", 2, 1), leaf("b1", "f32", 2), leaf("w2", "f32", 1, 2)],
+        "%a = linear(%x, %w1, %b1) : f32[N, 2]",
+        "%r = relu(%a) : f32[N, 2]",
+        "%b = linear(%r, %w2) : f32[N, 1]",
+        "%b",
+    ]
+    tensors = {
+        "w1": torch.tensor([[4.0], [-1.0]]),
+        "b1": torch.tensor([1.0, 1.0]),
+        "w2": torch.tensor([[-1.0, 4.0]]),
+    }
+    subject = module("canonical", *text, inputs="%x : f32[N, 1]", tensors=tensors)
+    before = lines(subject)
+    record = run_alone(CrossLayerEqualization(), subject)
+    torch.testing.assert_close(subject.tensors["w1"], torch.tensor([[2.0], [-2.0]]))
+    torch.testing.assert_close(subject.tensors["b1"], torch.tensor([0.5, 2.0]))
+    torch.testing.assert_close(subject.tensors["w2"], torch.tensor([[-2.0, 2.0]]))
+    assert lines(subject) == before
+    assert (measured(record, "pairs"), measured(record, "rounds")) == (1, 2)
+    assert [(event.node, event.detail) for event in record.events if event.kind == "rewrite"] == [
+        ("a", "its channels are rescaled with the inverse in b")
+    ]
+
+
+@pytest.mark.parametrize(
+    "options", [{"tolerance": 0.0}, {"tolerance": -1.0}, {"tolerance": float("nan")}, {"rounds": 0}]
+)
+def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
+    (name, value), *_ = options.items()
+    with pytest.raises(InputError, match=f"{name}={value}.*a tolerance above 0 and at least 1 round"):
+        CrossLayerEqualization(**options)
+
+
+def test_what_it_needs_and_invalidates() -> None:
+    check_declared(
+        CrossLayerEqualization(),
+        {Stage.CANONICAL, Stage.QUANTIZED},
+        requires={"batch-norm-folded"},
+        invalidates={"weight-ranges", "activation-ranges"},
     )

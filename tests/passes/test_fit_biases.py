@@ -11,12 +11,14 @@ from torch import nn
 import qcompiler
 from qcompiler.ir.graph import Module
 from qcompiler.ir.rewrite import Record
+from qcompiler.ir.types import Stage
 from qcompiler.ops import biases
 from qcompiler.passes import PassContext
 from qcompiler.passes.fit_biases import FitBiases
 from qcompiler.quant.arithmetic import Arithmetic
 from qcompiler.quant.requant import RequantMode, RequantSpec
 from qcompiler.targets import Target, load_target
+from tests.support.declared import check_declared
 from tests.support.golden import leaf, module, refusals, run
 
 BIASES = [0.5, 3.0e4, -7.0e4]
@@ -144,3 +146,9 @@ def test_a_dead_channel_compiles_in_a_network(effort: str) -> None:
     assert float((found - expected).norm() / expected.norm()) < 0.05
     words = [event["detail"] for record in compiled.artifact.passes for event in record["events"]]
     assert any("so that its bias fits" in word for word in words)
+
+
+def test_what_it_needs_and_establishes() -> None:
+    check_declared(
+        FitBiases(), {Stage.QUANTIZED}, requires={"weight-ranges", "activation-ranges"}, establishes={"biases-fit"}
+    )

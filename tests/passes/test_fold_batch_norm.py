@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from qcompiler.errors import PassError
 from qcompiler.frontends import capture
 from qcompiler.ir.rewrite import Record
+from qcompiler.ir.types import Stage
 from qcompiler.passes import PassContext
 from qcompiler.passes.canonicalize import Canonicalize
 from qcompiler.passes.eliminate_dead_code import EliminateDeadCode
 from qcompiler.passes.fold_batch_norm import FoldBatchNorm
+from tests.support.declared import check_declared
 from tests.support.golden import GEOMETRY, PADDED, computes_the_same, conv, leaf, module, norm, refusals, run, shown
 from tests.support.running import outputs_of
 
@@ -186,3 +188,12 @@ def test_a_batch_norm_that_learns_is_refused() -> None:
     lines_[-1] = lines_[-1].replace(" : ", " {training = true} : ")
     with pytest.raises(PassError, match=r"batch statistics.*Call eval"):
         run(FoldBatchNorm(), module("canonical", *lines_, "%n"))
+
+
+def test_what_it_needs_and_establishes() -> None:
+    check_declared(
+        FoldBatchNorm(),
+        {Stage.CANONICAL},
+        establishes={"batch-norm-folded"},
+        invalidates={"weight-ranges", "activation-ranges"},
+    )

@@ -10,12 +10,14 @@ from qcompiler import frontends
 from qcompiler.errors import UnsupportedError
 from qcompiler.ir.graph import Module
 from qcompiler.ir.text import print_graph
+from qcompiler.ir.types import Stage
 from qcompiler.passes import PassManager
 from qcompiler.passes.base import Override, PassContext
 from qcompiler.passes.eliminate_dead_code import EliminateDeadCode
 from qcompiler.passes.partition import Partition
 from qcompiler.session.pipeline import structural_passes
 from qcompiler.targets import load_target
+from tests.support.declared import check_declared
 from tests.support.golden import leaf, lines, module, run
 from tests.support.running import outputs_of
 
@@ -192,3 +194,9 @@ def test_attention_written_by_hand_sums_in_another_order_on_its_island() -> None
     difference = records[-1].metrics["max_difference"]
     assert isinstance(difference, float)
     assert difference <= 1e-5 * float(layer(x).detach().abs().max())
+
+
+def test_what_it_needs_and_establishes() -> None:
+    check_declared(
+        Partition(), {Stage.CANONICAL}, requires={"canonical", "batch-norm-folded"}, establishes={"partitioned"}
+    )

@@ -19,6 +19,7 @@ from qcompiler.errors import InputError, PassError, PipelineError
 from qcompiler.ir.graph import Graph, Module
 from qcompiler.ir.interpret import Evaluation, interpret_with
 from qcompiler.ir.rewrite import Record
+from qcompiler.ir.types import Stage
 from qcompiler.passes import Pass, PassContext, PassManager
 from qcompiler.passes.calibrate_activations import CalibrateActivations
 from qcompiler.passes.calibrate_weights import CalibrateWeights
@@ -31,6 +32,7 @@ from qcompiler.passes.smooth_activations import SmoothActivations
 from qcompiler.passes.unify_scales import UnifyScales
 from qcompiler.session.pipeline import parse_pipeline, structural_passes
 from qcompiler.targets import load_target
+from tests.support.declared import check_declared
 from tests.support.equalized import PLACES, Net, measured, placed
 from tests.support.golden import leaf, lines, module, refusals, run
 from tests.support.running import outputs_of
@@ -379,3 +381,12 @@ def test_a_whole_compile_is_exact() -> None:
     compiled = qcompiler.compile(net, target, calibration_data=[x[:4], x[4:]], example_inputs=(x,), pipeline=text)
     report = compiled.verify(x)
     assert [report.form(name).differing for name in ("integer graph", "integer program")] == [0, 0]
+
+
+def test_what_it_needs_and_establishes() -> None:
+    check_declared(
+        SmoothActivations(),
+        {Stage.CANONICAL, Stage.QUANTIZED},
+        requires={"batch-norm-folded"},
+        invalidates={"weight-ranges", "activation-ranges"},
+    )

@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 
 from qcompiler.ir.graph import Module, Node
+from qcompiler.ir.types import Stage
 from qcompiler.passes import Pass, PassContext
 from qcompiler.passes.fix_ranges import FixRanges
 from qcompiler.passes.insert_quantizers import InsertQuantizers
 from qcompiler.passes.unify_scales import UnifyScales
 from qcompiler.targets import load_target
+from tests.support.declared import check_declared
 from tests.support.golden import PADDED, leaf, lines, module, quantized, run
 from tests.support.golden import conv as padded
 
@@ -128,3 +130,13 @@ def test_the_scale_of_a_bias_follows_the_grid_that_it_shares() -> None:
     concat = next(node for node in subject.main.nodes if node.op == "concat")
     grids = {value.producer.inputs[1] for value in concat.inputs if value.producer is not None}
     assert grids == {product.inputs[0]}, "one grid for all parts, and the bias on it"
+
+
+def test_what_it_needs_and_establishes() -> None:
+    check_declared(
+        UnifyScales(),
+        {Stage.QUANTIZED},
+        requires={"quantizers", "fixed-ranges"},
+        establishes={"ties"},
+        invalidates={"activation-ranges"},
+    )

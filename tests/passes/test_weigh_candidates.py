@@ -13,6 +13,7 @@ from qcompiler import frontends
 from qcompiler.errors import InputError, PassError
 from qcompiler.ir.graph import Graph, Module
 from qcompiler.ir.rewrite import Record
+from qcompiler.ir.types import Stage
 from qcompiler.ops.layers import Layer
 from qcompiler.passes import Pass, PassContext, PassManager
 from qcompiler.passes.calibrate_activations import CalibrateActivations
@@ -25,6 +26,7 @@ from qcompiler.targets import Target, load_target, targets
 from qcompiler.validation.contracts import THRESHOLDS, Contract
 from qcompiler.validation.exact import Codes, simulate
 from qcompiler.validation.noise import float_outputs, squared_errors
+from tests.support.declared import check_declared
 from tests.support.equalized import FRONT, QUANTIZED, Net, measured
 
 RANGES: tuple[Pass, ...] = (CalibrateWeights(), CalibrateActivations())
@@ -199,3 +201,7 @@ def test_the_best_effort_is_never_below_the_default(name: str) -> None:
             noises[effort] = exact_noise(passes, target, seed)
         # Replaced ReLU6 and equalization are the same for both; so is the float model, up to float32.
         assert noises["best"] <= noises["default"] * (1 + 1e-3)
+
+
+def test_what_it_needs_and_establishes() -> None:
+    check_declared(WeighCandidates(), {Stage.QUANTIZED}, requires={"weight-ranges", "activation-ranges"})

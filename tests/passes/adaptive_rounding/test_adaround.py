@@ -15,6 +15,7 @@ from qcompiler import frontends
 from qcompiler.errors import CalibrationError, InputError, PassError
 from qcompiler.ir.graph import Module
 from qcompiler.ir.rewrite import Record
+from qcompiler.ir.types import Stage
 from qcompiler.ops.layers import leaf_of
 from qcompiler.ops.quantizers import leaf_tensor
 from qcompiler.passes import Pass, PassContext, PassManager
@@ -25,6 +26,7 @@ from qcompiler.passes.common.patches import patches, positions, rows_of, weight_
 from qcompiler.quant import rounding_search
 from qcompiler.quant.rounding_search import Moments, round_to_data, rounding_error
 from qcompiler.targets import load_target
+from tests.support.declared import check_declared
 from tests.support.equalized import FRONT, QUANTIZED, Net, depthwise, measured
 from tests.support.running import outputs_of
 
@@ -358,3 +360,7 @@ def test_options_and_missing_data_are_refused() -> None:
     module = frontends.capture(net.eval(), x).module
     with pytest.raises(CalibrationError, match="empty"):
         PassManager([*FRONT, *QUANTIZED, AdaRound()]).run(module, PassContext(target, [[x]], []))
+
+
+def test_what_it_needs_and_establishes() -> None:
+    check_declared(AdaRound(), {Stage.QUANTIZED}, requires={"weight-ranges"})
