@@ -40,7 +40,7 @@ from qcompiler.ir.interpret import evaluate_node, interpret
 from qcompiler.ops.layers import Layer, leaf_of
 from qcompiler.ops.quantizers import grid, leaf_tensor
 from qcompiler.passes import PassContext, PassManager
-from qcompiler.passes.adaptive_rounding.activation import activation_behind
+from qcompiler.passes.adaptive_rounding.activation import activation_after
 from qcompiler.passes.adaptive_rounding.adaround import AdaRound
 from qcompiler.passes.common.equalization import parameter_readers
 from qcompiler.passes.common.two_models import LayerInputs, read_batches, run_both
@@ -113,7 +113,7 @@ def quantized(model: nn.Module) -> tuple[Graph, PassContext]:
 
 def errors(node: Node, inputs: LayerInputs, weight: Tensor, shift: Tensor | None) -> Tensor:
     """Squared error of each held-out image, without and with the activation: float64 [2, images]."""
-    activation, axis = activation_behind(node) or (lambda x, axis: x), Layer(node).output_axis
+    activation, axis = activation_after(node) or (lambda x, axis: x), Layer(node).output_axis
     bias = [leaf_tensor(leaf_of(value)) for value in node.inputs[2:]]
     ours = [bias[0] + shift.to(bias[0].dtype)] if shift is not None else bias
     found = []

@@ -26,7 +26,7 @@ from qcompiler.ops.quantizers import leaf_tensor, quantizer_of, quantizes_parame
 from qcompiler.passes.base import Pass, PassContext
 from qcompiler.passes.common.encoding_names import Names, Role
 from qcompiler.passes.common.fixed_grids import fixed_grid, is_dictated
-from qcompiler.passes.common.own_grids import put_quantizer_behind
+from qcompiler.passes.common.own_grids import put_quantizer_after
 from qcompiler.quant.affine import along_axis
 from qcompiler.quant.encoding import Encoding, Encodings
 from qcompiler.quant.spec import QuantSpec
@@ -71,7 +71,7 @@ class _Application:
         self.given: dict[Node, Encoding] = {}
         """The encoding of each quantizer."""
         self.moved: dict[Node, Encoding] = {}
-        self.behind: dict[Node, Encoding] = {}
+        self.after: dict[Node, Encoding] = {}
         names = Names(graph, encodings.by_name)
         self.places = [(item, place) for item in encodings.tensors for place in names.find(item.name)]
 
@@ -79,8 +79,8 @@ class _Application:
         for item, place in self.places:
             if place.role in (Role.ACTIVATION, Role.PARAMETER):
                 self._give(place.node, item)
-            elif place.role in (Role.MOVED, Role.BEHIND):
-                table = self.moved if place.role is Role.MOVED else self.behind
+            elif place.role in (Role.MOVED, Role.AFTER):
+                table = self.moved if place.role is Role.MOVED else self.after
                 _check_same(table.setdefault(place.node, item), item)
         for node in self.graph.nodes:
             if node.definition.has(Trait.MOVEMENT):
@@ -88,8 +88,8 @@ class _Application:
 
     def _move(self, node: Node) -> None:
         """Give a moved value the grid of its source, or its own grid."""
-        if node in self.behind:
-            self._insert(node, self.behind[node])
+        if node in self.after:
+            self._insert(node, self.after[node])
             return
         item = self.moved.get(node)
         if item is None:
@@ -114,7 +114,7 @@ class _Application:
     def _insert(self, node: Node, item: Encoding) -> None:
         """Insert a quantizer after `node` for all its users."""
         spec = self._in_width(item, self.target.activation_spec(), weight_of=None)
-        quantizer = put_quantizer_behind(node, spec, self.rewriter)
+        quantizer = put_quantizer_after(node, spec, self.rewriter)
         self.rewriter.note(quantizer, "the encodings give this value its own grid")
         self._give(quantizer, item)
 

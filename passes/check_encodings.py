@@ -118,7 +118,7 @@ def _quantizers(place: Place) -> list[Node]:
         return [node]
     own = quantizers_reading(node.output)
     source = quantizer_of(node.inputs[0])
-    found = [] if source is None or place.role is Role.BEHIND else [source]
+    found = [] if source is None or place.role is Role.AFTER else [source]
     return found if place.role is Role.AVERAGE else found + own
 
 

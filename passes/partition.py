@@ -81,7 +81,7 @@ class Partition(Pass):
                 outside.setdefault(node, why)
         inside = {*outside, *_movement_between(graph, outside)}
         inside.update(_borders_in_front(graph, inside))
-        inside.update(_clamps_behind(graph, inside))
+        inside.update(_clamps_after(graph, inside))
         total = [max(1, sum(map(count, graph.nodes))) for count in (multiply_accumulates, elements)]
         for members in convex_partitions(graph, inside.__contains__):
             reasons = [f"{function_name(node)}: {outside[node]}" for node in members if node in outside]
@@ -156,20 +156,20 @@ def _refusal(node: Node, why: str, target: Target) -> UnsupportedError:
 def _movement_between(graph: Graph, outside: Collection[Node]) -> list[Node]:
     """Nodes that only move elements between islands, or between an island and an input or output."""
     movement = [node for node in graph.nodes if node.definition.has(Trait.MOVEMENT) and node not in outside]
-    behind: set[Node] = set()
+    after: set[Node] = set()
     ahead: set[Node] = set()
     touching = set(reachable(outside))
     for node in movement:
         sources = [value.producer for value in node.inputs]
-        if all(source is None or source in outside or source in behind for source in sources):
-            behind.add(node)
+        if all(source is None or source in outside or source in after for source in sources):
+            after.add(node)
     for node in reversed(movement):
         users = [user for value in node.outputs for user in value.users]
         if all(user in outside or user in ahead for user in users):
             ahead.add(node)
             if any(user in outside or user in touching for user in users):
                 touching.add(node)
-    return [node for node in movement if node in behind and node in ahead and node in touching]
+    return [node for node in movement if node in after and node in ahead and node in touching]
 
 
 def _borders_in_front(graph: Graph, inside: Collection[Node]) -> list[Node]:
@@ -182,7 +182,7 @@ def _borders_in_front(graph: Graph, inside: Collection[Node]) -> list[Node]:
     return found
 
 
-def _clamps_behind(graph: Graph, inside: Collection[Node]) -> list[Node]:
+def _clamps_after(graph: Graph, inside: Collection[Node]) -> list[Node]:
     """Activations that are the only users of an island's result; a quantizer in between would only lose accuracy."""
     activations = [node for node in graph.nodes if node.definition.has(Trait.CLAMP) and node not in inside]
     sources = {node: node.inputs[0].producer for node in activations}

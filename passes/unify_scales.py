@@ -32,7 +32,7 @@ from qcompiler.ops.quantization import is_calibrated
 from qcompiler.ops.quantizers import is_quantizer, leaf_tensor, quantizer_of
 from qcompiler.passes.base import Pass, PassContext
 from qcompiler.passes.common.fixed_grids import is_dictated
-from qcompiler.passes.common.own_grids import put_quantizer_behind
+from qcompiler.passes.common.own_grids import put_quantizer_after
 from qcompiler.targets import Target
 from qcompiler.validation.contracts import THRESHOLDS, Contract
 
@@ -67,9 +67,9 @@ class UnifyScales(Pass):
             known = [member for member in members if member is not None]
             leader = follower if widened else _leader(known, follower, target)
             if widened and leader is None:
-                leader = follower = put_quantizer_behind(node, target.activation_spec(op=node.op), rewriter)
+                leader = follower = put_quantizer_after(node, target.activation_spec(op=node.op), rewriter)
             if leader is None and _differ(known):
-                leader = follower = put_quantizer_behind(node, target.activation_spec(op=node.op), rewriter)
+                leader = follower = put_quantizer_after(node, target.activation_spec(op=node.op), rewriter)
                 rewriter.note(leader, f"all operands of {node.name} have fixed grids, which differ")
             if leader is None:
                 continue

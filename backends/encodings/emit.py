@@ -17,7 +17,7 @@ from qcompiler.ir.graph import Graph, Value
 from qcompiler.ir.interpret import LEAVES
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.types import DType, QuantParams, Stage
-from qcompiler.ops.quantizers import grid, is_leaf, leaf_tensor, quantizer_behind, quantizer_of
+from qcompiler.ops.quantizers import grid, is_leaf, leaf_tensor, quantizer_after, quantizer_of
 from qcompiler.quant.encoding import Encoding, Encodings
 from qcompiler.quant.spec import QuantSpec
 
@@ -114,11 +114,13 @@ def _quantized(graph: Graph) -> Iterator[Encoding]:
                 quant = QuantParams.of(params.scale, params.zero_point, params.axis)
                 yield _encoding(node.name, quant, DType(spec.dtype), spec, is_parameter=False)
         elif node.definition.has(Trait.MAC) and len(node.inputs) > 2:
-            behind, weight, source = quantizer_behind(node), node.inputs[1].producer, quantizer_of(node.inputs[0])
-            if behind is not None and weight is not None and source is not None:
+            following, weight, source = quantizer_after(node), node.inputs[1].producer, quantizer_of(node.inputs[0])
+            if following is not None and weight is not None and source is not None:
                 scale = leaf_tensor(source.inputs[1]) * leaf_tensor(weight.inputs[1])
                 quant = QuantParams.of(scale, scale.new_zeros(scale.shape), 0 if scale.dim() else None)
-                yield _encoding(_initializer(f"{behind.name}.bias", taken), quant, DType.I32, None, is_parameter=True)
+                yield _encoding(
+                    _initializer(f"{following.name}.bias", taken), quant, DType.I32, None, is_parameter=True
+                )
 
 
 def _encoding(name: str, quant: QuantParams, dtype: DType, spec: QuantSpec | None, *, is_parameter: bool) -> Encoding:

@@ -137,11 +137,11 @@ class Placement:
     def _moved(self, group: int, offsets: Array, generator: random.Random) -> list[int]:
         """The groups around `group` in time from the bottom up, with one or two of them moved down."""
         begin, end = self.begins[group], self.begins[group] + self.lengths[group] - 1
-        there = self._beside(begin, end)
+        there = self._alive(begin, end)
         pile = list(dict.fromkeys(self.owners[there].tolist()))
         for _ in range(generator.choice((0, 1, 2))):
             begin, end = int(self.begin[there].min()), int(self.end[there].max())
-            there = self._beside(begin, end)
+            there = self._alive(begin, end)
         there = there[offsets[there].argsort(kind="stable")]
         order = list(dict.fromkeys(self.owners[there].tolist()))
         for _ in range(generator.choice((1, 1, 2))):
@@ -151,11 +151,11 @@ class Placement:
             order.insert(to, order.pop(place))
         return order
 
-    def _beside(self, begin: int, end: int) -> Array:
+    def _alive(self, begin: int, end: int) -> Array:
         """Rectangles that are alive at any time from `begin` to `end`."""
         first = int(np.searchsorted(self.reach, begin, "left"))
-        behind = int(np.searchsorted(self.begin, end, "right"))
-        return (self.end[first:behind] >= begin).nonzero()[0] + first
+        last = int(np.searchsorted(self.begin, end, "right"))
+        return (self.end[first:last] >= begin).nonzero()[0] + first
 
     def _orders(self) -> Iterator[tuple[list[int], bool]]:
         """Orders of placement, and whether they use both ends of the array."""

@@ -61,7 +61,7 @@ Batch = Callable[[int], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
-class Behind:
+class Following:
     """The bias and activation after the product of a layer.
 
     Args:
@@ -82,7 +82,7 @@ class Behind:
         return self.function(wide.flatten(1), 1).reshape(wide.shape).transpose(0, 1)
 
 
-def activation_behind(node: Node) -> Activation | None:
+def activation_after(node: Node) -> Activation | None:
     """The activation that is the only user of a layer, if any."""
     reader = only_user(node)
     if reader is not None and clamps_channels(reader):
@@ -111,7 +111,7 @@ def refine(
     processes: Processes,
     batches: int,
     batch: Batch,
-    behind: Behind,
+    following: Following,
     rows: Tensor,
     scale: Tensor,
     limits: tuple[int, int],
@@ -124,7 +124,7 @@ def refine(
         processes: Processes of the compile.
         batches: Number of batches.
         batch: Function that returns the patches of a batch in both models, float32 [groups, S, K].
-        behind: Bias and activation.
+        following: Bias and activation.
         rows: Weights w, float32 [groups, R, K].
         scale: Step of each weight, float32 [groups, R, 1] or [groups, R, K].
         limits: Lowest and highest code.
@@ -134,17 +134,17 @@ def refine(
     Returns:
         Codes and shift.
     """
-    if behind.function is None:
+    if following.function is None:
         return codes, shift
     # The few samples are kept in memory: reading them repeatedly would take longer than all other work.
     kept = {index: batch(index) for index in range(batches) if processes.owns(index)}
     batch = kept.__getitem__
-    errors, width = _errors(processes, batches, batch, behind, rows, scale, codes, shift)
+    errors, width = _errors(processes, batches, batch, following, rows, scale, codes, shift)
     for _ in range(ROUNDS):
-        moments = _moments(processes, batches, batch, behind, rows, scale, codes, shift, width)
+        moments = _moments(processes, batches, batch, following, rows, scale, codes, shift, width)
         weights, slopes, first, gram, drift = moments
         before = (codes * scale - rows).double()
-        if behind.has_bias:
+        if following.has_bias:
             centre = first / weights.clamp(min=1e-30).unsqueeze(2)
             gram = gram - first.unsqueeze(3) * centre.unsqueeze(2)
             drift = drift - slopes.unsqueeze(2) * centre
@@ -161,10 +161,10 @@ def refine(
         ).reshape(rows.shape)
         moved = (found * scale - rows).double() - before
         change = torch.zeros_like(shift)
-        if behind.has_bias:
+        if following.has_bias:
             change = -(slopes + (first * moved).sum(2)) / weights.clamp(min=1e-30)
             change = torch.where(weights > 1e-6, change, 0.0)
-        tried, _ = _errors(processes, batches, batch, behind, rows, scale, found, shift + change)
+        tried, _ = _errors(processes, batches, batch, following, rows, scale, found, shift + change)
         better = tried < errors
         errors = torch.where(better, tried, errors)
         codes = torch.where(better.unsqueeze(2), found, codes)
@@ -173,19 +173,19 @@ def refine(
 
 
 def _outputs(
-    patches: tuple[Tensor, Tensor], behind: Behind, rows: Tensor, scale: Tensor, codes: Tensor, shift: Tensor
+    patches: tuple[Tensor, Tensor], following: Following, rows: Tensor, scale: Tensor, codes: Tensor, shift: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Inputs of the activation in both models, [groups, S, R]."""
     real, quantized = patches
-    bias = behind.bias + shift.unsqueeze(1).to(torch.float32)
-    return real @ rows.transpose(1, 2) + behind.bias, quantized @ (codes * scale).transpose(1, 2) + bias
+    bias = following.bias + shift.unsqueeze(1).to(torch.float32)
+    return real @ rows.transpose(1, 2) + following.bias, quantized @ (codes * scale).transpose(1, 2) + bias
 
 
 def _errors(
     processes: Processes,
     batches: int,
     batch: Batch,
-    behind: Behind,
+    following: Following,
     rows: Tensor,
     scale: Tensor,
     codes: Tensor,
@@ -194,8 +194,8 @@ def _errors(
     """Squared error after the activation, float64 [groups, R], and the usual error before it, [groups, 1, R]."""
 
     def part(index: int) -> list[Tensor]:
-        y, found = _outputs(batch(index), behind, rows, scale, codes, shift)
-        lost = behind.apply(found) - behind.apply(y)
+        y, found = _outputs(batch(index), following, rows, scale, codes, shift)
+        lost = following.apply(found) - following.apply(y)
         count = torch.tensor(y.shape[1], dtype=torch.float64)
         return [count, *(x.square().sum(1, dtype=torch.float64) for x in (lost, found - y))]
 
@@ -207,7 +207,7 @@ def _moments(
     processes: Processes,
     batches: int,
     batch: Batch,
-    behind: Behind,
+    following: Following,
     rows: Tensor,
     scale: Tensor,
     codes: Tensor,
@@ -218,10 +218,10 @@ def _moments(
 
     def part(index: int) -> list[Tensor]:
         patches = batch(index)
-        y, found = _outputs(patches, behind, rows, scale, codes, shift)
-        slope = (behind.apply(found + width) - behind.apply(found - width)) / (2.0 * width)
+        y, found = _outputs(patches, following, rows, scale, codes, shift)
+        slope = (following.apply(found + width) - following.apply(found - width)) / (2.0 * width)
         weight = slope.square() + PLAIN
-        pull = slope * (behind.apply(found) - behind.apply(y)) + PLAIN * (found - y)
+        pull = slope * (following.apply(found) - following.apply(y)) + PLAIN * (found - y)
         x = patches[1]
         products = _weighted_products(weight, x)
         count = torch.tensor(x.shape[1], dtype=torch.float64)

@@ -33,7 +33,7 @@ from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.types import Stage
 from qcompiler.ops.layers import Layer, leaf_of
 from qcompiler.ops.quantizers import grid, leaf_tensor, weight_steps
-from qcompiler.passes.adaptive_rounding.activation import Behind, activation_behind
+from qcompiler.passes.adaptive_rounding.activation import Following, activation_after
 from qcompiler.passes.adaptive_rounding.moments import Samples, round_layer
 from qcompiler.passes.adaptive_rounding.sgd import Descent, descend
 from qcompiler.passes.base import Pass, PassContext
@@ -148,8 +148,8 @@ class AdaRound(Pass):
         has_bias = len(node.inputs) > 2 and readers[leaf_of(node.inputs[2])] == 1
         samples = Samples(node, inputs, self.positions, seed)
         bias = leaf_tensor(leaf_of(node.inputs[2])) if len(node.inputs) > 2 else torch.zeros(rows.shape[:2])
-        behind = Behind(bias.to(torch.float32).reshape(len(rows), 1, -1), activation_behind(node), has_bias)
-        found = round_layer(samples, rows, steps, limits, behind)
+        following = Following(bias.to(torch.float32).reshape(len(rows), 1, -1), activation_after(node), has_bias)
+        found = round_layer(samples, rows, steps, limits, following)
         result = {
             "weight": weight_of(node, found.codes * steps),
             "ratio": torch.tensor(found.error, dtype=torch.float64),

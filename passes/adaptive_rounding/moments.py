@@ -21,7 +21,7 @@ from torch import Tensor
 
 from qcompiler.calibration.processes import Processes
 from qcompiler.ir.graph import Node
-from qcompiler.passes.adaptive_rounding.activation import Behind, refine, samples_for
+from qcompiler.passes.adaptive_rounding.activation import Following, refine, samples_for
 from qcompiler.passes.common.patches import patches, positions
 from qcompiler.passes.common.two_models import LayerInputs
 from qcompiler.quant.rounding_search import Moments, round_to_data, rounding_error
@@ -87,7 +87,9 @@ class Samples:
         return real, real if same else patches(self.node, pair.quantized, chosen).to(torch.float32)
 
 
-def round_layer(samples: Samples, rows: Tensor, scale: Tensor, limits: tuple[int, int], behind: Behind) -> Rounded:
+def round_layer(
+    samples: Samples, rows: Tensor, scale: Tensor, limits: tuple[int, int], following: Following
+) -> Rounded:
     """Round a layer.
 
     Args:
@@ -95,7 +97,7 @@ def round_layer(samples: Samples, rows: Tensor, scale: Tensor, limits: tuple[int
         rows: Weights of the layer, float32 [groups, R, K].
         scale: Step of each weight, float32 [groups, R, 1] or [groups, R, K].
         limits: Lowest and highest code.
-        behind: Activation and bias of the layer; the bias absorbs the mean error, so only deviations from it count.
+        following: Activation and bias of the layer; the bias absorbs the mean error, so only deviations from it count.
     """
     processes, count = samples.inputs.processes, samples.inputs.count
 
@@ -105,7 +107,7 @@ def round_layer(samples: Samples, rows: Tensor, scale: Tensor, limits: tuple[int
         return [size, *(part.sum(1, keepdim=True, dtype=torch.float64) for part in (real, quantized))]
 
     size, *totals = processes.sum(count, sums)
-    means = [total / size if behind.has_bias else torch.zeros_like(total) for total in totals]
+    means = [total / size if following.has_bias else torch.zeros_like(total) for total in totals]
     centres = [mean.to(torch.float32) for mean in means]
 
     def centred(index: int) -> tuple[Tensor, Tensor]:
@@ -116,11 +118,11 @@ def round_layer(samples: Samples, rows: Tensor, scale: Tensor, limits: tuple[int
     solve = _by_moments if rows.shape[2] <= LARGEST else _by_blocks
     codes, errors = solve(processes, count, centred, float(size), rows, scale, limits, nearest)
     shift = (rows.double() @ means[0].transpose(1, 2) - (codes * scale).double() @ means[1].transpose(1, 2)).squeeze(2)
-    if not behind.has_bias:
+    if not following.has_bias:
         shift = torch.zeros_like(shift)
-    if behind.function is not None and (most := samples_for(rows, int(size))):
+    if following.function is not None and (most := samples_for(rows, int(size))):
         few = replace(samples, positions=min(most, samples.positions))
-        codes, shift = refine(processes, count, few, behind, rows, scale, limits, codes, shift)
+        codes, shift = refine(processes, count, few, following, rows, scale, limits, codes, shift)
     return Rounded(codes, shift, float(errors[0] / errors[1]) if float(errors[1]) > 0 else 1.0)
 
 

@@ -23,7 +23,7 @@ from qcompiler.ir.graph import Node
 from qcompiler.ir.interpret import evaluate_node
 from qcompiler.ops.layers import Layer, leaf_of
 from qcompiler.ops.quantizers import leaf_tensor
-from qcompiler.passes.adaptive_rounding.activation import activation_behind
+from qcompiler.passes.adaptive_rounding.activation import activation_after
 from qcompiler.passes.common.two_models import LayerInputs
 
 ZETA, GAMMA = 1.1, -0.1
@@ -80,7 +80,7 @@ def descend(
     """
     weight = leaf_tensor(leaf_of(node.inputs[1])).to(torch.float32)
     rest = [leaf_tensor(leaf_of(value)) for value in node.inputs[2:]]
-    activation, generator = activation_behind(node) or (lambda x, axis: x), torch.Generator().manual_seed(seed)
+    activation, generator = activation_after(node) or (lambda x, axis: x), torch.Generator().manual_seed(seed)
     channels = Layer(node).output_axis
     wanted_parts, quantized_parts = [], []
     for index in range(inputs.count):

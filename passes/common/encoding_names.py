@@ -20,7 +20,7 @@ from qcompiler.ir.onnx_types import OPS
 from qcompiler.ir.registry import Trait
 from qcompiler.ops.layers import leaf_of
 from qcompiler.ops.pooling import averages_windows
-from qcompiler.ops.quantizers import is_quantizer, quantizer_behind, quantizers_reading, quantizes_parameter
+from qcompiler.ops.quantizers import is_quantizer, quantizer_after, quantizers_reading, quantizes_parameter
 
 _EXPORTED = re.compile(r"(?P<scope>(?:/[^/]+)*)/(?P<type>[A-Za-z]+?)(?:_(?P<index>\d+))?_output_0")
 
@@ -34,7 +34,7 @@ class Role(StrEnum):
     """The node is a quantizer of a tensor of the model."""
     MOVED = "moved"
     """The node only moves elements: it has the grid of its input, or a quantizer after it."""
-    BEHIND = "behind"
+    AFTER = "after"
     """The quantizer after a node that only moves elements; it may not exist yet."""
     AVERAGE = "average"
     """The result of an average before its own quantizer: on the grid of its input."""
@@ -118,7 +118,7 @@ class Names:
         places = self._results(node)
         if node.definition.has(Trait.MOVEMENT):
             _add(self._artifact, [node.name], places)
-            _add(self._artifact, [f"{node.name}.q"], [Place(Role.BEHIND, node)])
+            _add(self._artifact, [f"{node.name}.q"], [Place(Role.AFTER, node)])
         # Its integer form has the grid of its input, and a name of its own if the quantizer has another grid.
         if averages_windows(node) and (not places or places[0].node.name in self._given):
             _add(self._artifact, [node.name], [Place(Role.AVERAGE, node)])
@@ -131,9 +131,9 @@ class Names:
         self._captured.update(dict.fromkeys(node.origins, places))
         self._paths.setdefault(node.location.path, []).append(node)
         if node.definition.has(Trait.MAC):
-            bias, behind = Place(Role.BIAS, node), quantizer_behind(node)
-            if behind is not None:
-                _add(self._artifact, [f"{behind.name}.bias", f"{behind.name}.bias.codes"], [bias])
+            bias, following = Place(Role.BIAS, node), quantizer_after(node)
+            if following is not None:
+                _add(self._artifact, [f"{following.name}.bias", f"{following.name}.bias.codes"], [bias])
             if len(node.inputs) > 2:
                 _add(self._model, _parameter_names(leaf_of(node.inputs[2]), [node], "bias"), [bias])
 

@@ -9,7 +9,7 @@ from qcompiler.ir.rewrite import Rewriter
 from qcompiler.quant.spec import QuantSpec
 
 
-def put_quantizer_behind(node: Node, spec: QuantSpec, rewriter: Rewriter) -> Node:
+def put_quantizer_after(node: Node, spec: QuantSpec, rewriter: Rewriter) -> Node:
     """A quantizer without a range between `node` and all its users; it lowers to a rescale."""
     value, users, following = node.output, list(node.output.users), node.following
     grid = [

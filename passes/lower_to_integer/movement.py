@@ -18,7 +18,7 @@ keeps: Table[Keep] = Table()
 
 
 @lowers(Trait.MOVEMENT)
-def behind(lowering: Lowering, node: Node, out: Output) -> Value:
+def refused(lowering: Lowering, node: Node, out: Output) -> Value:
     """Refuse a quantizer after a movement of real numbers."""
     raise PassError(f"the quantizer is after {node.op}", where=node.where, fix="Quantize before it.")
 

@@ -466,12 +466,12 @@ def _divergence(
     # Points before the first and after the last inside point are clipped.
     inside = ~clipped & (weights > 0)
     count, start = inside.sum(2).reshape(-1), inside.to(torch.int8).argmax(2).reshape(-1)
-    behind = start + count
+    stop = start + count
     running, entropies = _running(weight), _running(torch.special.xlogy(weight, weight))
     whole, below = running[at, -1], running[at, start]
-    kept = running[at, behind] - below
+    kept = running[at, stop] - below
     above = whole - below - kept
-    own = entropies[at, behind] - entropies[at, start]
+    own = entropies[at, stop] - entropies[at, start]
     # The last point of each run of points of one code.
     ends = inside.clone()
     ends[..., :-1] &= (found[..., 1:] != found[..., :-1]) | ~inside[..., 1:]
@@ -492,7 +492,7 @@ def _divergence(
     one = count[alive] == 1
     for index, outside, run in (
         (start, below[alive] + one * above[alive], opening),
-        (behind - 1, ~one * above[alive], closing),
+        (stop - 1, ~one * above[alive], closing),
     ):
         place = at[alive], index[alive]
         mass = weight[place]

@@ -29,7 +29,7 @@ from qcompiler.ops.quantizers import (
     grid,
     is_quantizer,
     leaf_tensor,
-    quantizer_behind,
+    quantizer_after,
     quantizer_of,
     weight_codes,
 )
@@ -110,9 +110,9 @@ def fit_bias(node: Node, tensors: Tensors, arithmetic: Arithmetic) -> BiasFit | 
     bias = leaf_tensor(leaf_of(node.inputs[2]), tensors).to(torch.float64).abs()
     needed = bias / (params.scale.to(torch.float64) * room) * MARGIN
     steps = bias / (params.scale.to(torch.float64) * scales.scale.to(torch.float64))
-    beside = products * 2.0**PRECEDENCE < steps
+    negligible = products * 2.0**PRECEDENCE < steps
     least = _held(node, params.scale, scales.scale, bias, arithmetic.requant, tensors)
-    needed = torch.maximum(needed, torch.where(beside, least, torch.zeros_like(least)))
+    needed = torch.maximum(needed, torch.where(negligible, least, torch.zeros_like(least)))
     if scales.scale.dim() == 0:
         needed = needed.max()
     if weight_spec.scale_kind is ScaleKind.POW2:
@@ -122,7 +122,7 @@ def fit_bias(node: Node, tensors: Tensors, arithmetic: Arithmetic) -> BiasFit | 
 
 def _held(node: Node, source: Tensor, weight: Tensor, bias: Tensor, spec: RequantSpec, tensors: Tensors) -> Tensor:
     """The least weight scales, float64 [C], with which no multiplier is lost because of a large bias; 0 if none is."""
-    following = quantizer_behind(node)
+    following = quantizer_after(node)
     if following is None or not _is_calibrated(following, tensors):
         return torch.zeros_like(bias)
     out = grid(following, tensors)[0].scale.to(torch.float64)

@@ -61,7 +61,7 @@ def quantizer_of(value: Value) -> Node | None:
     return node if is_quantizer(node) else None
 
 
-def quantizer_behind(node: Node) -> Node | None:
+def quantizer_after(node: Node) -> Node | None:
     """The quantizer that is the only reader of `node`, or of the activations directly after the node."""
     while len(node.outputs) == 1 and len(node.output.users) == 1 and not node.graph.is_output(node.output):
         node = next(iter(node.output.users))

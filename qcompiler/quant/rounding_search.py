@@ -323,13 +323,13 @@ class _Pairs:
     def __init__(self, slope: Tensor, changes: Tensor, gram: Tensor, group: Tensor) -> None:
         self.slope, self.changes, self.gram, self.group = slope, changes.clone(), gram, group
         self.diagonal = gram.diagonal(dim1=1, dim2=2)
-        beside = gram.abs()
-        beside.diagonal(dim1=1, dim2=2).zero_()
-        self.strongest = beside.amax(2)
+        correlation = gram.abs()
+        correlation.diagonal(dim1=1, dim2=2).zero_()
+        self.strongest = correlation.amax(2)
         self.partners: Tensor | None = None
         if gram.shape[1] > ALL_PARTNERS:
             size = self.diagonal.clamp(min=0.0).sqrt() + 1e-30
-            self.partners = (beside / size.unsqueeze(1)).topk(PARTNERS, dim=2).indices  # [groups, K, PARTNERS]
+            self.partners = (correlation / size.unsqueeze(1)).topk(PARTNERS, dim=2).indices  # [groups, K, PARTNERS]
 
     def promising(self, rows: Tensor) -> Tensor:
         """The weights of some rows whose flip may lower the error, alone or in a pair: bool [rows, K]."""

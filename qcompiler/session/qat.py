@@ -36,7 +36,7 @@ from qcompiler.training.freezing import Freezing, Tracking
 from qcompiler.training.methods import Methods
 from qcompiler.training.module import Preparation, QATModule, Recipe
 from qcompiler.training.regularizers import Weighted
-from qcompiler.training.unfold import FoldedNorm, norms_behind_layers
+from qcompiler.training.unfold import FoldedNorm, norms_after_layers
 
 __all__ = ["QATModule", "batch_norm_divergence", "prepare_qat", "reestimate_batch_norm"]
 
@@ -121,7 +121,7 @@ def prepare_qat(
 
     def between(_: Pass | None, module: Module, after: Pass | None) -> None:
         if isinstance(after, FoldBatchNorm):
-            norms[:] = norms_behind_layers(module.main)
+            norms[:] = norms_after_layers(module.main)
 
     with processes() as group, steps(len(chosen) + 1, show=group.rank == 0) as progress:
         session = Session(source, hardware, options, chosen, group=group, progress=progress, between=between)

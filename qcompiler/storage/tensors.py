@@ -56,10 +56,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, temporary: bool 
         if temporary:
             save_file(plain, path)
             return
-        beside = path.with_suffix(NEW)
-        save_file(plain, beside)
-        sync(beside)
-        os.replace(beside, path)
+        new = path.with_suffix(NEW)
+        save_file(plain, new)
+        sync(new)
+        os.replace(new, path)
     except (OSError, SafetensorError) as error:
         raise ArtifactError(
             f"{path} cannot be written: {error}", fix="Free space on that disk, or choose another folder."

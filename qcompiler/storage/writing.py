@@ -66,10 +66,10 @@ def _mode(place: Path) -> int:
 def write_new(files: Mapping[Path, bytes]) -> None:
     """Write files, each of which appears only when complete and on disk; existing files are replaced."""
     for path, data in files.items():
-        beside = path.with_name(path.name + NEW)
+        new = path.with_name(path.name + NEW)
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(beside)
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            os.unlink(new)
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
             write_all(descriptor, data)
         finally:

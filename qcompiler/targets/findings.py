@@ -30,7 +30,7 @@ def describe(error: ValidationError, where: str, spot: Spot | None = None) -> Ta
     place = where if spot is None else str(spot.find(key))
     name = ".".join(map(str, key))
     if finding["type"] == "extra_forbidden":
-        fix = nearest(str(key[-1]), _keys_beside(key[:-1]))
+        fix = nearest(str(key[-1]), _keys_of(key[:-1]))
         return TargetError(f"there is no key {name!r}", where=place, fix=fix or "Remove it.")
     return TargetError(finding["msg"].removeprefix("Value error, "), where=f"{place}, key {name}" if name else place)
 
@@ -41,7 +41,7 @@ def nearest(word: str, known: Collection[str]) -> str | None:
     return f"Did you mean {near[0]!r}?" if near else None
 
 
-def _keys_beside(table: Sequence[str | int]) -> list[str]:
+def _keys_of(table: Sequence[str | int]) -> list[str]:
     """The keys that a table may have; the keys of all tables if the schema fixes none for it."""
     schema = Descriptor.model_json_schema(by_alias=True)
     node: dict[str, Any] | None = schema

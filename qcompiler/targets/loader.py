@@ -78,10 +78,10 @@ def _sources() -> dict[str, Path]:
     return found
 
 
-def _find(name: str, beside: Path | None = None, where: Spot | None = None) -> Path:
+def _find(name: str, folder: Path | None = None, where: Spot | None = None) -> Path:
     place = None if where is None else str(where)
     if name.endswith(".toml"):
-        path = Path(name) if beside is None else beside / name
+        path = Path(name) if folder is None else folder / name
         try:
             found = path.is_file()
         except (OSError, ValueError):  # a name that no file can have

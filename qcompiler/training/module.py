@@ -110,7 +110,7 @@ class QATModule(nn.Module):
             their quantizers.
         target: Target of the module. If it is for simulation only, eval mode computes in float.
         recipe: Training settings; None: the graph is unchanged, with its ranges as parameters.
-        norms: Batch norms before folding; see `training.unfold.norms_behind_layers`.
+        norms: Batch norms before folding; see `training.unfold.norms_after_layers`.
         dictated: Names of quantizers whose scale and zero point the target fixes.
         still: Names of parameters with `requires_grad=False`.
         preparation: The way of the model to this graph; None: `compile` does not accept the module.

@@ -23,7 +23,7 @@ from qcompiler.ops.layers import Layer, is_weighted
 from qcompiler.ops.quantizers import is_leaf, leaf_tensor
 from qcompiler.quant.affine import along_axis
 
-__all__ = ["FoldedNorm", "Unfolded", "norms_behind_layers", "norms_of", "output_axis", "unfold"]
+__all__ = ["FoldedNorm", "Unfolded", "norms_after_layers", "norms_of", "output_axis", "unfold"]
 
 STATISTICS = ".statistics"
 """Suffix that turns the name of a batch norm into the name of the statistics tensor of its layer."""
@@ -79,7 +79,7 @@ class Unfolded:
     gain: Tensor
 
 
-def norms_behind_layers(graph: Graph) -> list[FoldedNorm]:
+def norms_after_layers(graph: Graph) -> list[FoldedNorm]:
     """The batch norms of a CANONICAL graph that will be folded into the preceding layer and can be unfolded again.
 
     Batch norms with shared parameters are left out: folding gives each node its own copy.

@@ -43,7 +43,7 @@ def lookup(emitter: Emitter, node: Node) -> None:
     if not scales.size:
         emitter.quantized(node, rule(compute, x, *parameters))
         return
-    behind = node.inputs[0].type.rank - 1 - node.integer("axis")
-    scale = emitter.constant(f"{node.name}.scales", scales.reshape(-1, *[1] * behind))
+    inner = node.inputs[0].type.rank - 1 - node.integer("axis")
+    scale = emitter.constant(f"{node.name}.scales", scales.reshape(-1, *[1] * inner))
     result = rule(compute, emitter.compute(node, "Mul", [x, scale]), *parameters)
     emitter.quantized(node, emitter.compute(node, "Div", [result, scale]))

@@ -306,7 +306,7 @@ def test_the_activation_behind_a_layer_is_looked_at(function: nn.Module, bias: b
         for name, found in noises.items():
             with pytest.MonkeyPatch.context() as patch:
                 if name == "without":
-                    patch.setattr(adaround, "activation_behind", lambda node: None)
+                    patch.setattr(adaround, "activation_after", lambda node: None)
                 passes = BY_ERROR if name == "plain" else (*BY_ERROR, AdaRound())
                 found.append(noise(quantized(net, x, *passes, weight_bits=3)[0], net, unseen))
     total = {name: sum(found) for name, found in noises.items()}

@@ -24,7 +24,7 @@ from qcompiler.ir.rewrite import Record
 from qcompiler.ir.text import parse_module, print_module
 from qcompiler.passes import Pass, PassContext, PassManager
 from qcompiler.passes.absorb_bias import AbsorbBias
-from qcompiler.passes.adaptive_rounding.activation import activation_behind
+from qcompiler.passes.adaptive_rounding.activation import activation_after
 from qcompiler.passes.calibrate_weights import CalibrateWeights
 from qcompiler.passes.canonicalize import Canonicalize
 from qcompiler.passes.correct_bias import CorrectBias
@@ -553,7 +553,7 @@ def test_adaptive_rounding_sees_the_clamp_behind_a_layer() -> None:
     run_alone(CrossLayerEqualization(), subject, PassContext(TARGET))
     layer = next(node for node in subject.main.nodes if node.name == "a")
     x = torch.tensor([-9.0, -0.5, 3.0, 9.0]).reshape(1, 1, 2, 2).expand(1, 2, 2, 2)
-    function = activation_behind(layer)
+    function = activation_after(layer)
     assert function is not None
     found = function(x, 1)
     assert found.reshape(2, 4).tolist() == [[-0.25, -0.25, 1.5, 1.5], [-1.0, -0.5, 3.0, 6.0]]

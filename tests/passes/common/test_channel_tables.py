@@ -23,7 +23,7 @@ from qcompiler.ir.text import parse_module, print_module
 from qcompiler.ops import UNARY
 from qcompiler.passes import Pass, PassContext, PassManager
 from qcompiler.passes.absorb_bias import AbsorbBias
-from qcompiler.passes.adaptive_rounding.activation import activation_behind
+from qcompiler.passes.adaptive_rounding.activation import activation_after
 from qcompiler.passes.canonicalize import Canonicalize
 from qcompiler.passes.cross_layer_equalization import CrossLayerEqualization
 from qcompiler.passes.insert_quantizers import InsertQuantizers
@@ -293,7 +293,7 @@ def test_adaptive_rounding_sees_the_scaled_function() -> None:
     run_alone(CrossLayerEqualization(), subject, PassContext(TARGET))
     layer = next(node for node in subject.main.nodes if node.name == "a")
     x = torch.tensor([-9.0, -0.5, 0.0, 9.0]).reshape(1, 1, 2, 2).expand(1, 2, 2, 2)
-    function = activation_behind(layer)
+    function = activation_after(layer)
     assert function is not None
     wanted = torch.stack([functional.celu(x[0, 0] * 4, 0.5) / 4, functional.celu(x[0, 1], 0.5)])
     assert torch.equal(function(x, 1)[0], wanted)

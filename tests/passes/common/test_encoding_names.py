@@ -86,7 +86,7 @@ def test_what_is_moved_has_a_place_and_one_behind_it(graph: Graph) -> None:
     names = Names(graph, [])
     mover = next(node for node in graph.nodes if node.op == "reshape")
     assert [place.role for place in names.find(mover.name)] == [Role.MOVED]
-    assert [place.role for place in names.find(f"{mover.name}.q")] == [Role.BEHIND]
+    assert [place.role for place in names.find(f"{mover.name}.q")] == [Role.AFTER]
     assert names.find("/Flatten_output_0") == names.find(mover.name)
 
 
