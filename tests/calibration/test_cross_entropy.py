@@ -4,31 +4,24 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 
 import qcompiler
 from examples.digits.data import load_data
 from examples.digits.model import load_digits_net
-from qcompiler import frontends
 from qcompiler.calibration.estimators import cross_entropy
 from qcompiler.calibration.observers import CrossEntropyObserver, make_observer
 from qcompiler.errors import CalibrationError, InputError
-from qcompiler.ir.graph import Module
-from qcompiler.ir.rewrite import Record
-from qcompiler.passes import PassContext, PassManager
 from qcompiler.passes.calibrate_activations import CalibrateActivations
 from qcompiler.passes.calibrate_weights import CalibrateWeights
 from qcompiler.quant.affine import fake_quantize, qparams_from_range
 from qcompiler.quant.spec import QuantSpec
-from qcompiler.session.pipeline import default_pipeline, parse_pipeline, quantization_passes
-from qcompiler.targets import load_target
-from tests.support.golden import refusals
+from qcompiler.session.pipeline import default_pipeline, parse_pipeline
 
 
 def observer(spec: str = "s8", **options: object) -> CrossEntropyObserver:
@@ -160,79 +153,6 @@ def test_what_are_no_rows_is_refused() -> None:
             make(method="cross_entropy")
     with pytest.raises(InputError, match="Did you mean 'cross_entropy'"):
         CalibrateActivations(logits="cross_entropie")
-
-
-class Heads(nn.Module):
-    """Two layers and what becomes of their results."""
-
-    def __init__(self, outputs: Callable[[Tensor, Tensor], object], classes: int = 4) -> None:
-        super().__init__()
-        self.a, self.b, self.outputs = nn.Conv2d(3, 4, 1), nn.Conv2d(3, classes, 1), outputs
-
-    def forward(self, x: Tensor) -> object:
-        return self.outputs(self.a(x), self.b(x))
-
-
-def calibrated(model: nn.Module, x: Tensor, item: CalibrateActivations) -> tuple[Module, Record]:
-    module = frontends.capture(model.eval(), x).module
-    passes = [item if isinstance(other, CalibrateActivations) else other for other in quantization_passes()]
-    records = PassManager(passes).run(module, PassContext(load_target("int8_dsp"), [[x]], [[x]]))
-    return module, next(record for record in records if record.pass_name == item.name)
-
-
-def by_cross_entropy(record: Record) -> set[str]:
-    return {event.node for event in record.events if event.detail.endswith("by cross_entropy")}
-
-
-CASES: dict[str, tuple[Callable[[Tensor, Tensor], object], set[str], str | None]] = {
-    "directly": (lambda a, b: (a, torch.relu(b) + 1), {"a.q", "add.q"}, None),
-    "through movement": (lambda a, b: (a.permute(0, 2, 3, 1).flatten(1, 2), b.relu().mean((1, 2, 3))), {"a.q"}, None),
-    "also read by others": (lambda a, b: (a, (a * b).mean((1, 2, 3))), {"a.q"}, None),
-    "a shared grid": (
-        lambda a, b: (a, torch.cat([a, b], 1).mean((1, 2, 3))),
-        set(),
-        "it shares its grid with b.q, so percentile replaces cross_entropy",
-    ),
-    "a concat of outputs": (lambda a, b: torch.cat([a, b], 1), set(), None),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_outputs_of_classes_get_a_range_of_their_own(name: str) -> None:
-    outputs, found, refusal = CASES[name]
-    x = torch.randn(2, 3, 5, 5, generator=torch.Generator().manual_seed(0))
-    _, record = calibrated(Heads(outputs), x, CalibrateActivations(logits="cross_entropy"))
-    assert by_cross_entropy(record) == found
-    assert list(refusals(record)) == ([refusal] if refusal else [])
-
-
-def test_sequences_of_a_linear_layer_have_their_classes_last() -> None:
-    model = nn.Sequential(nn.Linear(6, 3))
-    x = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(0))
-    module, record = calibrated(model, x, CalibrateActivations(logits="cross_entropy"))
-    seen = observer(class_axis=2)
-    with torch.no_grad():
-        seen.update(model(x))
-    (name,) = by_cross_entropy(record)
-    # Not to the bit: the layer that was seen has weights of 8 bits.
-    scale = qparams_from_range(*seen.range(), QuantSpec.parse("s8"))[0]
-    torch.testing.assert_close(module.tensors[name.replace(".q", ".scale")], scale, rtol=0.05, atol=0)
-
-
-def test_a_method_for_logits_alone_and_none_without_data() -> None:
-    model, x = Heads(lambda a, b: a + b), torch.randn(2, 3, 5, 5, generator=torch.Generator().manual_seed(0))
-    plain, _ = calibrated(model, x, CalibrateActivations(method="min_max"))
-    narrow, _ = calibrated(model, x, CalibrateActivations(method="min_max", logits="percentile", percentile=90.0))
-    assert torch.equal(plain.tensors["x.scale"], narrow.tensors["x.scale"])
-    assert float(narrow.tensors["add.scale"]) < float(plain.tensors["add.scale"])
-    settled = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval()
-    module = frontends.capture(settled, x).module
-    passes = quantization_passes()[:-3]
-    records = PassManager([*passes, CalibrateActivations(logits="cross_entropy")]).run(
-        module, PassContext(load_target("int8_dsp"), [[x]])
-    )
-    sources = {event.detail.partition(" from ")[2] for event in records[-1].events}
-    assert sources == {"the assumed input range", "batch-norm statistics"}
 
 
 def test_a_whole_compile_from_text_on_the_digits() -> None:

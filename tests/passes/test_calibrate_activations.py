@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+import qcompiler
+from qcompiler import frontends
+from qcompiler.calibration.observers import make_observer
 from qcompiler.errors import CalibrationError, InputError, PassError
 from qcompiler.ir.graph import Module
+from qcompiler.ir.rewrite import Record
 from qcompiler.ir.types import Stage
 from qcompiler.passes import PassContext, PassManager
 from qcompiler.passes.calibrate_activations import CalibrateActivations
+from qcompiler.quant.affine import qparams_from_range
+from qcompiler.quant.spec import QuantSpec
+from qcompiler.session.pipeline import quantization_passes
+from qcompiler.targets import load_target
 from tests.support.declared import check_declared
-from tests.support.golden import leaf, lines, module, run
+from tests.support.golden import leaf, lines, module, refusals, run
 
 GRIDS = [part for name in "st" for part in (leaf(name, "f32"), leaf(f"{name}z", "i32", kind="state"))]
 OPEN = {"s": torch.tensor(torch.nan), "t": torch.tensor(torch.nan)}
@@ -98,6 +107,14 @@ def test_without_data_an_input_has_the_assumed_range() -> None:
     assert [event.detail for event in record.events] == ["range -2 to 6 from the assumed input range"]
 
 
+def test_without_data_quantizers_of_one_scale_get_the_range_of_all_their_values() -> None:
+    text = [f"%r = relu(%x) : {TYPE}", quantizer("q", "%r"), quantizer("p", "%x"), f"%d = add(%q, %p) : {TYPE}", "%d"]
+    subject = built(*text)
+    record = run(CalibrateActivations(), subject, PassContext(input_range=(-1.0, 2.0)))
+    assert float(subject.tensors["s"]) == pytest.approx(3 / 255)
+    assert {event.detail for event in record.events} == {"range -1 to 2 from the assumed input range"}
+
+
 @pytest.mark.parametrize("alpha", [6.0, 3.0])
 def test_without_data_a_batch_norm_tells_the_range(alpha: float) -> None:
     text = [
@@ -154,6 +171,105 @@ def test_values_that_a_grid_has_not_are_refused_with_the_place() -> None:
     subject = built(quantizer("q", "%x", spec="u8 symmetric"), "%q")
     with pytest.raises(CalibrationError, match=r"\(at %q.*signed or an asymmetric"):
         run(CalibrateActivations(method="min_max"), subject, PassContext(calibration_data=batches((-1.0, 1.0))))
+
+
+class Heads(nn.Module):
+    """Two layers and what becomes of their results."""
+
+    def __init__(self, outputs: Callable[[Tensor, Tensor], object], classes: int = 4) -> None:
+        super().__init__()
+        self.a, self.b, self.outputs = nn.Conv2d(3, 4, 1), nn.Conv2d(3, classes, 1), outputs
+
+    def forward(self, x: Tensor) -> object:
+        return self.outputs(self.a(x), self.b(x))
+
+
+def calibrated(model: nn.Module, x: Tensor, item: CalibrateActivations) -> tuple[Module, Record]:
+    module = frontends.capture(model.eval(), x).module
+    passes = [item if isinstance(other, CalibrateActivations) else other for other in quantization_passes()]
+    records = PassManager(passes).run(module, PassContext(load_target("int8_dsp"), [[x]], [[x]]))
+    return module, next(record for record in records if record.pass_name == item.name)
+
+
+def by_cross_entropy(record: Record) -> set[str]:
+    return {event.node for event in record.events if event.detail.endswith("by cross_entropy")}
+
+
+LOGITS: dict[str, tuple[Callable[[Tensor, Tensor], object], set[str], str | None]] = {
+    "directly": (lambda a, b: (a, torch.relu(b) + 1), {"a.q", "add.q"}, None),
+    "through movement": (lambda a, b: (a.permute(0, 2, 3, 1).flatten(1, 2), b.relu().mean((1, 2, 3))), {"a.q"}, None),
+    "also read by others": (lambda a, b: (a, (a * b).mean((1, 2, 3))), {"a.q"}, None),
+    "a shared grid": (
+        lambda a, b: (a, torch.cat([a, b], 1).mean((1, 2, 3))),
+        set(),
+        "it shares its grid with b.q, so percentile replaces cross_entropy",
+    ),
+    "a concat of outputs": (lambda a, b: torch.cat([a, b], 1), set(), None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LOGITS)
+def test_outputs_of_classes_get_a_range_of_their_own(name: str) -> None:
+    outputs, found, refusal = LOGITS[name]
+    x = torch.randn(2, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    _, record = calibrated(Heads(outputs), x, CalibrateActivations(logits="cross_entropy"))
+    assert by_cross_entropy(record) == found
+    assert list(refusals(record)) == ([refusal] if refusal else [])
+
+
+def test_sequences_of_a_linear_layer_have_their_classes_last() -> None:
+    model = nn.Sequential(nn.Linear(6, 3))
+    x = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(0))
+    module, record = calibrated(model, x, CalibrateActivations(logits="cross_entropy"))
+    seen = make_observer("cross_entropy", QuantSpec.parse("s8"), "logits", options={"class_axis": 2})
+    with torch.no_grad():
+        seen.update(model(x))
+    (name,) = by_cross_entropy(record)
+    # Not to the bit: the layer that was seen has weights of 8 bits.
+    scale = qparams_from_range(*seen.range(), QuantSpec.parse("s8"))[0]
+    torch.testing.assert_close(module.tensors[name.replace(".q", ".scale")], scale, rtol=0.05, atol=0)
+
+
+def test_a_method_for_logits_alone_and_none_without_data() -> None:
+    model, x = Heads(lambda a, b: a + b), torch.randn(2, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    plain, _ = calibrated(model, x, CalibrateActivations(method="min_max"))
+    narrow, _ = calibrated(model, x, CalibrateActivations(method="min_max", logits="percentile", percentile=90.0))
+    assert torch.equal(plain.tensors["x.scale"], narrow.tensors["x.scale"])
+    assert float(narrow.tensors["add.scale"]) < float(plain.tensors["add.scale"])
+    settled = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval()
+    module = frontends.capture(settled, x).module
+    passes = quantization_passes()[:-3]
+    records = PassManager([*passes, CalibrateActivations(logits="cross_entropy")]).run(
+        module, PassContext(load_target("int8_dsp"), [[x]])
+    )
+    sources = {event.detail.partition(" from ")[2] for event in records[-1].events}
+    assert sources == {"the assumed input range", "batch-norm statistics"}
+
+
+class Joined(nn.Module):
+    """A layer and a small constant, put together by `join`."""
+
+    def __init__(self, join: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.layer, self.join = nn.Conv2d(3, 4, 1), join
+        self.register_buffer("table", torch.full((1, 4, 1, 6), 0.01))
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert isinstance(self.table, Tensor)
+        return self.join(self.layer(x), self.table)
+
+
+@pytest.mark.parametrize("join", [lambda x, t: torch.cat([x, t], 2), lambda x, t: torch.cat([t, x], 2)])
+@pytest.mark.parametrize("with_data", [True, False])
+def test_a_constant_shares_the_range_of_activations(join: Callable[[Tensor, Tensor], Tensor], with_data: bool) -> None:
+    torch.manual_seed(0)
+    model, x = Joined(join).eval(), torch.randn(1, 3, 6, 6)
+    compiled = qcompiler.compile(model, example_inputs=(x,), calibration_data=[x] if with_data else None)
+    found = compiled.simulate(x)
+    assert isinstance(found, Tensor)
+    expected = model(x).detach()
+    share = 0.05 if with_data else 0.2  # some inputs are beyond the range that is assumed without data
+    assert float((found - expected).abs().max()) < share * float(expected.abs().max())
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
