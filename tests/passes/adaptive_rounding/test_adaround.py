@@ -107,7 +107,7 @@ def test_what_cannot_be_rounded_is_left_alone_with_its_reason() -> None:
 
 
 @pytest.mark.parametrize(("function", "bias"), [(nn.ReLU(), True), (nn.ReLU6(), False), (nn.SiLU(), True)], ids=str)
-def test_the_activation_behind_a_layer_is_looked_at(function: nn.Module, bias: bool) -> None:
+def test_the_activation_after_a_layer_is_looked_at(function: nn.Module, bias: bool) -> None:
     """Most where it is closed most of the time; all on data that was not seen."""
     noises: dict[str, list[float]] = {"with": [], "without": [], "plain": []}
     for seed in range(6):
