@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from qcompiler.errors import CaptureError, InputError
+from qcompiler.errors import CaptureError, GraphError, InputError
 from qcompiler.frontends.examples import Binding
 from qcompiler.ir import tree
 from qcompiler.ir.graph import Graph, Value
@@ -59,7 +59,7 @@ def compare(graph: Graph, model: nn.Module, binding: Binding, tensors: Sequence[
     batch = f" on inputs of shape {', '.join(str(list(x.shape)) for x in tensors)}"
     try:
         found, _ = interpret(graph, [x.clone() for x in tensors], graph.module.tensors)
-    except InputError as error:
+    except (GraphError, InputError) as error:
         raise CaptureError(f"the captured graph cannot run{batch}: {error.found}", expected=error.expected) from error
     if tree.same_nesting(expected_tree, graph.output_tree) and all(map(is_close, found, expected)):
         return
