@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from qcompiler.ir.attributes import Attribute
 from qcompiler.ir.graph import Graph, Module, Node
 from qcompiler.ir.types import DType, Stage, TensorType
 from qcompiler.quant.affine import AffineParams
@@ -33,10 +33,12 @@ def codes(shape: Sequence[int], params: AffineParams, seed: int = 0, low: int = 
     return Codes(torch.randint(low, high + 1, tuple(shape), generator=generator), params, low, high, 8)
 
 
-def node(op: str, operands: Sequence[Exact], shapes: Sequence[Sequence[int]] = (), **attributes: Attribute) -> Node:
+def node(op: str, operands: Sequence[Exact], shapes: Sequence[Sequence[int]] = (), **attributes: Any) -> Node:
     """A node that reads graph inputs in the shapes of `operands`; `shapes` for those that wait."""
     graph = Module().add(Graph("main", Stage.QUANTIZED))
-    found = [item.codes.shape if isinstance(item, Codes) else getattr(item, "shape", None) for item in operands]
+    found: list[Any] = [
+        item.codes.shape if isinstance(item, Codes) else getattr(item, "shape", None) for item in operands
+    ]
     sizes = [tuple(shape or given) for shape, given in zip(found, shapes or found, strict=True)]
     dtypes = [item.dtype if isinstance(item, Tensor) else torch.float32 for item in operands]
     types = [TensorType(DType.of(dtype), shape) for dtype, shape in zip(dtypes, sizes, strict=True)]
@@ -45,7 +47,7 @@ def node(op: str, operands: Sequence[Exact], shapes: Sequence[Sequence[int]] = (
 
 
 def evaluate(
-    op: str, *operands: Exact, shapes: Sequence[Sequence[int]] = (), arithmetic: Arithmetic = ARITHMETIC, **attributes: Attribute
+    op: str, *operands: Exact, shapes: Sequence[Sequence[int]] = (), arithmetic: Arithmetic = ARITHMETIC, **attributes: Any
 ) -> Exact:  # fmt: skip
     """The exact evaluation of one operator."""
     made = node(op, operands, shapes, **attributes)
@@ -54,7 +56,7 @@ def evaluate(
     return rule(made, operands, arithmetic)
 
 
-def real_result(op: str, *operands: Exact, **attributes: Attribute) -> Tensor:
+def real_result(op: str, *operands: Exact, **attributes: Any) -> Tensor:
     """The operator on the real numbers of the operands, in float64."""
     reals = [(item.real() if isinstance(item, Codes) else item).to(torch.float64) for item in operands]  # type: ignore[union-attr]
     return node(op, operands, **attributes).definition.evaluate(node(op, operands, **attributes), reals)[0]

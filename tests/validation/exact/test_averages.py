@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from qcompiler.errors import GraphError
-from qcompiler.ir.attributes import Attribute
 from qcompiler.validation.exact import Codes
 from tests.support.exact import check_rounds, codes, evaluate, grid, real_result
 
@@ -18,7 +19,7 @@ def test_a_mean_over_axes_waits_for_a_grid(axes: tuple[int, ...], keepdim: bool)
     check_rounds(evaluate("mean", X, axes=axes, keepdim=keepdim), real_result("mean", X, axes=axes, keepdim=keepdim))
 
 
-WINDOWS: dict[str, tuple[str, dict[str, Attribute]]] = {
+WINDOWS: dict[str, tuple[str, dict[str, Any]]] = {
     "pool": ("avg_pool2d", {"kernel": (2, 3), "stride": (2, 1), "padding": (0, 0)}),
     "pool with a border": ("avg_pool2d", {"kernel": (3, 3), "stride": (2, 2), "padding": (1, 1), "ceil_mode": True}),
     "pool without the border": (
@@ -57,6 +58,6 @@ def test_a_border_widens_the_limits_to_the_code_of_zero() -> None:
 @pytest.mark.parametrize(
     ("op", "attributes"), [("mean", {"axes": (1,)}), ("resize", {"size": (3, 3), "mode": "nearest"})]
 )
-def test_real_numbers_are_refused(op: str, attributes: dict[str, Attribute]) -> None:
+def test_real_numbers_are_refused(op: str, attributes: dict[str, Any]) -> None:
     with pytest.raises(GraphError, match=f"{op} is given real numbers"):
         evaluate(op, torch.ones(2, 3, 4, 4), **attributes)

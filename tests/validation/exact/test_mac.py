@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from qcompiler.errors import GraphError
-from qcompiler.ir.attributes import Attribute
 from qcompiler.validation.exact import Codes
 from tests.support.exact import check_rounds, codes, evaluate, grid, real_result
 
 X = grid(0.02, -5)
-LAYERS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Attribute]]] = {
+LAYERS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "conv1d": ((2, 4, 7), (6, 2, 3), {"padding": (1, 1), "stride": (2,), "groups": 2}),
     "conv2d": ((2, 3, 5, 5), (4, 3, 3, 3), {"padding": (1, 0, 1, 2)}),
     "conv3d": ((2, 2, 4, 4, 4), (3, 2, 2, 2, 2), {}),

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from qcompiler.errors import GraphError
-from qcompiler.ir.attributes import Attribute
 from qcompiler.validation.exact import Codes, Pending
 from tests.support.exact import OUT, codes, evaluate, grid
 
 PARAMS = grid(0.1, 9)
 X = codes((2, 3, 4), PARAMS, 1)
-MOVES: dict[str, tuple[dict[str, Attribute], torch.Tensor]] = {
+MOVES: dict[str, tuple[dict[str, Any], torch.Tensor]] = {
     "reshape": ({"shape": (2, 12)}, X.codes.reshape(2, 12)),
     "permute": ({"axes": (0, 2, 1)}, X.codes.transpose(1, 2)),
     "slice": ({"axis": 2, "start": 1, "stop": 4, "step": 2}, X.codes[:, :, 1:4:2]),

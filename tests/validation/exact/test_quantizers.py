@@ -74,7 +74,9 @@ def test_blocks_of_a_weight_have_whole_factors() -> None:
 
 
 def test_a_bias_is_in_steps_of_the_products() -> None:
-    found = evaluate("fake_quantize_bias", torch.tensor([1.0, -0.26, 3276.7]), torch.tensor(0.1), bits=16, rounding="rne")
+    found = evaluate(
+        "fake_quantize_bias", torch.tensor([1.0, -0.26, 3276.7]), torch.tensor(0.1), bits=16, rounding="rne"
+    )
     assert isinstance(found, Codes)
     assert found.codes.tolist() == [10, -3, 2**15 - 1]
     per_channel = evaluate("fake_quantize_bias", torch.tensor([1.0, 1.0]), torch.tensor([0.1, 0.5]), rounding="rne")
