@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from collections.abc import Callable
 
@@ -13,8 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from examples.digits.model import DigitsNet
-from qcompiler.errors import CaptureError, InputError
-from qcompiler.frontends import capture, find_example_inputs
+from qcompiler.frontends import capture
 from qcompiler.ir import tree
 from qcompiler.ir.graph import Module
 from qcompiler.ir.hashing import module_hash
@@ -133,62 +131,6 @@ def test_every_node_knows_module_and_line() -> None:
     assert not any("/" in node.location.source for node in graph.nodes)
 
 
-def test_a_graph_module_is_taken_as_given() -> None:
-    model, x = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval(), images(2, 3, 8, 8)
-    given = capture(torch.fx.symbolic_trace(model), x)
-    assert given.route == "given"
-    assert module_hash(canonical(given.module)) == module_hash(canonical(capture(model, x).module))
-
-
-def test_a_program_with_a_fixed_batch_is_compiled_for_that_batch() -> None:
-    model, x = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval(), images(2, 3, 8, 8)
-    captured = capture(exported(model, x, dynamic=False), x)
-    assert captured.module.main.inputs[0].type.shape[0] == 2
-    assert "batch" in captured.diagnostics[0]
-
-
-class LoopOnShape(nn.Module):
-    """torch.fx cannot iterate over a proxy, torch.export can."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        total = x[:, 0]
-        for channel in x.unbind(1)[1:]:
-            total = total + channel
-        return torch.relu(total)
-
-
-def test_what_fx_cannot_trace_is_exported() -> None:
-    x = images(2, 3, 4)
-    captured = capture(LoopOnShape().eval(), x)
-    assert captured.route == "export"
-    assert torch.equal(outputs_of(captured.module.main, [x])[0], torch.relu(x[:, 0] + x[:, 1] + x[:, 2]))
-
-
-class Flag(nn.Module):
-    """Behaves in another way after it was traced: what a trace burns in."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner = FlagInner()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.inner(x) + 1.0  # type: ignore[no-any-return]
-
-
-def is_traced(x: object) -> bool:
-    return isinstance(x, torch.fx.Proxy) or torch.compiler.is_compiling()
-
-
-class FlagInner(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x * 2.0 if is_traced(x) else x * 3.0
-
-
-def test_a_trace_that_burned_something_in_names_the_module() -> None:
-    with pytest.raises(CaptureError, match=r"first module that differs is .*inner"):
-        capture(Flag().eval(), images(2, 3))
-
-
 class Nested(nn.Module):
     def forward(self, pair: tuple[Tensor, Tensor], options: dict[str, Tensor], scale: float = 2.0) -> dict[str, object]:
         a, b = pair
@@ -229,76 +171,9 @@ def test_the_model_and_torch_stay_as_they_were() -> None:
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
-class Watched(nn.Module):
-    """Notes whether torch would keep what gradients need: every activation."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = nn.Linear(4, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        SEEN.append(torch.is_grad_enabled())
-        y: Tensor = self.linear(x)
-        return y
-
-
-SEEN: list[bool] = []
-
-
-@pytest.mark.parametrize("outside", [torch.inference_mode, torch.enable_grad, torch.no_grad])
-def test_no_activation_is_kept_for_gradients(outside: Callable[[], contextlib.AbstractContextManager[None]]) -> None:
-    SEEN.clear()
-    model = Watched().eval()
-    with outside():
-        before = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
-        capture(model, images(2, 4))
-        assert (torch.is_grad_enabled(), torch.is_inference_mode_enabled()) == before
-    assert SEEN
-    assert not any(SEEN)
-
-
 def test_the_graph_does_not_share_the_models_tensors() -> None:
     model = nn.Sequential(nn.Linear(3, 2)).eval()
     module = capture(model, images(2, 3)).module
     with torch.no_grad():
         model[0].weight.zero_()  # type: ignore[operator]
     assert module.tensors["0.weight"].abs().sum() > 0
-
-
-class Config:
-    num_channels, image_size = 3, 6
-
-
-@pytest.mark.parametrize(
-    ("attribute", "value", "shape"),
-    [
-        ("example_input_array", images(4, 3, 6, 6), (4, 3, 6, 6)),
-        ("default_cfg", {"input_size": (3, 6, 6)}, (2, 3, 6, 6)),
-        ("pretrained_cfg", {"input_size": (3, 6, 6)}, (2, 3, 6, 6)),
-        ("input_size", (3, 6, 6), (2, 3, 6, 6)),
-        ("input_shape", [3, 6, 6], (2, 3, 6, 6)),
-        ("config", Config(), (2, 3, 6, 6)),
-    ],
-)
-def test_the_input_is_found_on_the_model(attribute: str, value: object, shape: tuple[int, ...]) -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 3)).eval()
-    setattr(model, attribute, value)
-    example = find_example_inputs(model)
-    assert isinstance(example, Tensor)
-    assert tuple(example.shape) == shape
-    assert capture(model).module.main.inputs[0].type.shape[1:] == (3, 6, 6)
-
-
-def test_a_result_that_is_no_tensor_is_refused() -> None:
-    class Speaks(nn.Module):
-        def forward(self, x: Tensor) -> dict[str, object]:
-            return {"logits": x + 1, "label": "cat"}
-
-    with pytest.raises((InputError, CaptureError), match="str"):
-        capture(Speaks().eval(), images(2, 3))
-
-
-@pytest.mark.gpu
-def test_inputs_on_another_device_are_refused() -> None:
-    with pytest.raises(InputError, match="cuda"):
-        capture(nn.Linear(3, 2).eval(), images(2, 3).cuda())

@@ -1,0 +1,15 @@
+"""Importing the rules fills the table, each rule from one file."""
+
+from __future__ import annotations
+
+from qcompiler.frontends import rules, rules_elementwise, rules_movement, rules_pooling, rules_products, table
+from tests.support.spellings import rules_of
+
+FILES = (rules_elementwise, rules_movement, rules_pooling, rules_products)
+
+
+def test_every_rule_is_of_one_of_the_files() -> None:
+    assert rules.RULES is table.RULES
+    own = {name for name, rule in rules.RULES.items() if rule.__module__.startswith("qcompiler.")}
+    assert own == {name for file in FILES for name in rules_of(file)}
+    assert all(rules_of(file) for file in FILES)
