@@ -81,6 +81,10 @@ class Wrapped:
         self.value = x
 
 
+def wrapped(x: Tensor) -> Wrapped:
+    return Wrapped(x)
+
+
 @pytest.mark.parametrize(
     ("function", "error", "message"),
     [
@@ -88,7 +92,7 @@ class Wrapped:
         (lambda x: None, CaptureError, "the model returns None; expected at least one tensor"),
         (lambda x: (1, 2), CaptureError, "the model returns a tuple without tensors"),
         (
-            lambda x: Wrapped(x),
+            wrapped,
             CaptureError,
             "the model returns a Wrapped that cannot be rebuilt from its fields: TypeError",
         ),

@@ -59,5 +59,5 @@ def test_a_border_widens_the_limits_to_the_code_of_zero() -> None:
     ("op", "attributes"), [("mean", {"axes": (1,)}), ("resize", {"size": (3, 3), "mode": "nearest"})]
 )
 def test_real_numbers_are_refused(op: str, attributes: dict[str, Any]) -> None:
-    with pytest.raises(GraphError, match=f"{op} is given real numbers"):
+    with pytest.raises(GraphError, match=f"{op} reads real numbers"):
         evaluate(op, torch.ones(2, 3, 4, 4), **attributes)

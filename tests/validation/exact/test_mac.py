@@ -50,7 +50,7 @@ def test_codes_beyond_the_limits_are_cut() -> None:
 
 def test_operands_without_codes_and_sums_beyond_float64_are_refused() -> None:
     x = codes((2, 4), X)
-    with pytest.raises(GraphError, match="linear is given real numbers"):
+    with pytest.raises(GraphError, match="linear reads real numbers"):
         evaluate("linear", x, torch.ones(3, 4))
     large = Codes(torch.full((3, 4), 2**50), grid(1.0), 0, 2**50, 32)
     with pytest.raises(

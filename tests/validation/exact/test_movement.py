@@ -62,7 +62,7 @@ def test_what_cannot_move_before_its_grid_is_known_is_refused() -> None:
     clamped = Pending(lambda params, qmin, qmax: X.codes, channels=(*ends, 1))
     with pytest.raises(GraphError, match=r"permute moves what is clamped per channel .*; expected a quantizer first"):
         evaluate("permute", clamped, shapes=[(2, 3, 4)], axes=(0, 2, 1))
-    with pytest.raises(GraphError, match="pad is given an accumulator"):
+    with pytest.raises(GraphError, match="pad reads an accumulator"):
         evaluate("pad", Pending(lambda params, qmin, qmax: X.codes), shapes=[(2, 3, 4)], pad=(0, 0, 1, 0, 0, 1))
-    with pytest.raises(GraphError, match="concat is given real numbers"):
+    with pytest.raises(GraphError, match="concat reads real numbers"):
         evaluate("concat", X, torch.ones(2, 3, 4), axis=1)

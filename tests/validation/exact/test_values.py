@@ -29,10 +29,10 @@ def test_an_operand_of_another_kind_is_named() -> None:
     relu = node("relu", [x])
     assert codes_of(relu, x) is x
     assert real_of(relu, x.codes) is x.codes
-    with pytest.raises(GraphError, match=r"relu is given real numbers \(at %relu\); expected a quantizer in front"):
+    with pytest.raises(GraphError, match=r"relu reads real numbers \(at %relu\); expected a quantizer before it"):
         codes_of(relu, torch.ones(2))
-    with pytest.raises(GraphError, match="relu is given an accumulator"):
+    with pytest.raises(GraphError, match="relu reads an accumulator"):
         codes_of(relu, waits)
     for item in (x, waits):
-        with pytest.raises(GraphError, match=r"relu is given codes \(at %relu\); expected real numbers"):
+        with pytest.raises(GraphError, match=r"relu reads codes \(at %relu\); expected real numbers"):
             real_of(relu, item)
