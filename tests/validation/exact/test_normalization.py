@@ -26,5 +26,5 @@ def test_numbers_outside_of_its_integers_are_refused_with_the_place() -> None:
         found.requantize(OUT, -128, 127)  # type: ignore[union-attr]
     with pytest.raises(GraphError, match="layer_norm reads real numbers"):
         evaluate("layer_norm", x.real(), WEIGHT, BIAS)
-    with pytest.raises(GraphError, match="layer_norm reads codes"):
+    with pytest.raises(GraphError, match="layer_norm is given codes"):
         evaluate("layer_norm", x, codes((16,), grid(0.1)), BIAS)

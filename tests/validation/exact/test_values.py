@@ -34,5 +34,5 @@ def test_an_operand_of_another_kind_is_named() -> None:
     with pytest.raises(GraphError, match="relu reads an accumulator"):
         codes_of(relu, waits)
     for item in (x, waits):
-        with pytest.raises(GraphError, match=r"relu reads codes \(at %relu\); expected real numbers"):
+        with pytest.raises(GraphError, match=r"relu is given codes \(at %relu\); expected real numbers"):
             real_of(relu, item)
