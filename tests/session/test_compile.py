@@ -211,7 +211,11 @@ def test_an_altered_file_is_found(name: str, digits: qcompiler.Compiled, tmp_pat
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("", "cannot be read"), ("[]", "another version"), ('{"schema": "qcompiler.artifact/9"}', "another version")],
+    [
+        ("", "the text is not JSON"),
+        ("[]", "another version"),
+        ('{"schema": "qcompiler.artifact/9"}', "another version"),
+    ],
 )
 def test_a_broken_manifest_is_refused(text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(errors.ArtifactError, match=r"contains no manifest\.json"):

@@ -375,9 +375,9 @@ def test_plans_that_do_not_fit_the_program_are_refused() -> None:
 
     refused(f"'{name}' has no place", offsets={key: at for key, at in memory.offsets.items() if key != name})
     refused("'nothing' has a place but is not a tensor", offsets={**memory.offsets, "nothing": 0})
-    refused(f"'{name}' lies at bytes 8 to", offsets={**memory.offsets, name: 8})
-    refused(f"'{name}' lies at bytes -16 to", offsets={**memory.offsets, name: -16})
-    refused("lies at", bytes=memory.bytes - 16)
+    refused(f"'{name}' is at bytes 8 to", offsets={**memory.offsets, name: 8})
+    refused(f"'{name}' is at bytes -16 to", offsets={**memory.offsets, name: -16})
+    refused("is at bytes", bytes=memory.bytes - 16)
     data = json.loads(files.program_json())
     data["memory"]["offsets"][name] = data["memory"]["offsets"][_names(files)[X]]
     with pytest.raises(ArtifactError, match=r"overlap.*program\.json, memory"):

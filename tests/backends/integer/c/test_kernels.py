@@ -209,7 +209,7 @@ def test_weights_with_a_factor_for_each_block_of_inputs(block: int, mode: str, l
     assert sum("block" in item.attributes for item in files.program.instructions) == 4
     assert not differing(files, random_codes(files, 2), tmp_path, ("-O0", *STRICT, *UNDEFINED))
     text = c.emit(files, "model", separate(files))["model.c"].decode()
-    assert text.count(f"a factor for each {block} inputs") == 4
+    assert text.count(f"a factor per {block} inputs") == 4
 
 
 def test_weights_of_16_bits_less_their_zero_points(tmp_path: Path) -> None:
