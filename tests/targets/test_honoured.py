@@ -99,7 +99,7 @@ LIMITS: dict[str, tuple[str, nn.Module, str]] = {
 def test_sizes_beyond_the_limits_are_refused_or_run_in_float(case: str, tmp_path: Path) -> None:
     text, layer, message = LIMITS[case]
     target = chip(tmp_path, text)
-    with pytest.raises(UnsupportedError, match=f"it has {message}") as caught:
+    with pytest.raises(UnsupportedError, match=f"the operator has {message}") as caught:
         lowered(layer, target, image())
     assert "raise the limits of the target" in str(caught.value)
     module, _ = lowered(nn.Sequential(nn.ReLU(), layer, nn.ReLU()), target.override(fallback="float"), image())
