@@ -458,7 +458,7 @@ def test_arguments_go_by_position_and_by_name() -> None:
     assert all(torch.equal(values[0], value) for value in values)
     with pytest.raises(errors.InputError, match="wrong"):
         module(INPUTS, wrong=INPUTS)
-    with pytest.raises(errors.InputError, match="'left' is"):
+    with pytest.raises(errors.InputError, match="'left' has shape"):
         module(INPUTS[:, :1], INPUTS)
 
 
