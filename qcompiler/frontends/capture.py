@@ -94,15 +94,18 @@ def _compared(source: Source, own: nn.Module, reference: Reference, call: Call) 
         UnsupportedError: The model calls a function that has no operator; the first such function in the first graph.
     """
     refused: UnsupportedError | None = None
+    failed: Exception | None = None
     for make in source.graphs(own, call):
         try:
             found = make()
             diagnostics = [*reference.fixed_batch(), *found.diagnostics, *reference.check(found.module.main)]
         except UnsupportedError as error:
             refused = refused or error
-        except Exception:
+        except Exception as error:  # tracing runs the model, which may raise anything
             if refused is None:
                 raise
+            # The first refusal names a function that the user can replace: it is raised, with this one as its cause.
+            failed = error
         else:
             if refused is not None:
                 how = (
@@ -113,4 +116,4 @@ def _compared(source: Source, own: nn.Module, reference: Reference, call: Call) 
                 diagnostics.append(f"Captured {how} failed: {refused.found}.")
             return found, diagnostics
     assert refused is not None
-    raise refused
+    raise refused from failed

@@ -134,13 +134,12 @@ class Attributed:
     """
 
     __slots__ = ()
-    if TYPE_CHECKING:  # pydantic would count an annotation as the first field of an instruction
+    if TYPE_CHECKING:  # of the subclasses; pydantic would count an annotation as the first field of an instruction
         attributes: Attributes
 
-    @property
-    def where(self) -> str:
-        """The operation in messages."""
-        raise NotImplementedError
+        @property
+        def where(self) -> str:
+            """The operation in messages."""
 
     def given(self, name: str) -> bool:
         """Whether the attribute `name` is present and not None."""

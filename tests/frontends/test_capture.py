@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -12,7 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from examples.digits.model import DigitsNet
+from qcompiler.errors import UnsupportedError
 from qcompiler.frontends import capture
+from qcompiler.frontends.torch_module import TorchModule
 from qcompiler.ir import tree
 from qcompiler.ir.graph import Module
 from qcompiler.ir.hashing import module_hash
@@ -177,3 +180,17 @@ def test_the_graph_does_not_share_the_models_tensors() -> None:
     with torch.no_grad():
         model[0].weight.zero_()  # type: ignore[operator]
     assert module.tensors["0.weight"].abs().sum() > 0
+
+
+def test_a_refusal_keeps_the_failure_of_the_next_graph_as_its_cause(monkeypatch: pytest.MonkeyPatch) -> None:
+    def graphs(*_: object) -> list[Callable[[], object]]:
+        return [partial(_raised, UnsupportedError("no such operator")), partial(_raised, ValueError("not traced"))]
+
+    monkeypatch.setattr(TorchModule, "graphs", graphs)
+    with pytest.raises(UnsupportedError, match="no such operator") as caught:
+        capture(nn.ReLU().eval(), (torch.randn(2, 3),))
+    assert str(caught.value.__cause__) == "not traced"
+
+
+def _raised(error: Exception) -> object:
+    raise error
