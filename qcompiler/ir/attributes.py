@@ -42,10 +42,7 @@ def integer(attributes: Attributes, name: str) -> int:
     Raises:
         GraphError: The attribute is something else.
     """
-    value = _present(attributes, name)
-    if not isinstance(value, int):
-        raise GraphError(f"{name} is {value!r}", expected="an integer")
-    return value
+    return _typed(attributes, name, int, "an integer")
 
 
 def integers(attributes: Attributes, name: str) -> tuple[int, ...]:
@@ -96,10 +93,7 @@ def flag(attributes: Attributes, name: str) -> bool:
     Raises:
         GraphError: The attribute is something else.
     """
-    value = _present(attributes, name)
-    if not isinstance(value, int):
-        raise GraphError(f"{name} is {value!r}", expected="true or false")
-    return bool(value)
+    return bool(_typed(attributes, name, int, "true or false"))
 
 
 def text(attributes: Attributes, name: str) -> str:
@@ -108,10 +102,7 @@ def text(attributes: Attributes, name: str) -> str:
     Raises:
         GraphError: The attribute is something else.
     """
-    value = _present(attributes, name)
-    if not isinstance(value, str):
-        raise GraphError(f"{name} is {value!r}", expected="text")
-    return value
+    return _typed(attributes, name, str, "text")
 
 
 def spec(attributes: Attributes, name: str) -> QuantSpec:
@@ -120,9 +111,13 @@ def spec(attributes: Attributes, name: str) -> QuantSpec:
     Raises:
         GraphError: The attribute is something else.
     """
+    return _typed(attributes, name, QuantSpec, "a QuantSpec")
+
+
+def _typed(attributes: Attributes, name: str, kind: type[_T], expected: str) -> _T:
     value = _present(attributes, name)
-    if not isinstance(value, QuantSpec):
-        raise GraphError(f"{name} is {value!r}", expected="a QuantSpec")
+    if not isinstance(value, kind):
+        raise GraphError(f"{name} is {value!r}", expected=expected)
     return value
 
 
