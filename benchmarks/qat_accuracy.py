@@ -72,13 +72,19 @@ class Data:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.train = Scenes(*(part[: run.scenes] for part in split("train")))
+        drawn = Scenes(*(part[: run.scenes] for part in split("train")))
+        self.train = drawn._replace(images=_channels_last(drawn.images))
         self.test = Scenes(*(part[: run.images] for part in split(run.split)))
         self.calibration = list(split("calibration").images[:CALIBRATION].split(64))
 
     def few(self) -> list[Tensor]:
         """Batches from which batch norms are estimated anew."""
         return list(self.train.images[: REESTIMATION * self.run.batch].split(self.run.batch))
+
+
+def _channels_last(images: Tensor) -> Tensor:
+    """The same values in the layout in which small convolutions train a quarter faster on processors."""
+    return images.contiguous(memory_format=torch.channels_last)
 
 
 def prepare(place: Place, way: Way, data: Data) -> qcompiler.QATModule:
@@ -91,7 +97,7 @@ def prepare(place: Place, way: Way, data: Data) -> qcompiler.QATModule:
     if freezing is not None:
         freezing = dataclasses.replace(freezing, tracking=dataclasses.replace(freezing.tracking, momentum=momentum))
     passes = tuple(item for item in training_passes(target=target) if not isinstance(item, CorrectBias))
-    return qcompiler.prepare_qat(
+    module = qcompiler.prepare_qat(
         load(place.network),
         target,
         calibration_data=data.calibration,
@@ -102,6 +108,7 @@ def prepare(place: Place, way: Way, data: Data) -> qcompiler.QATModule:
         total_steps=data.run.steps,
         passes=passes if way.equalized else model_as_it_is(passes),
     )
+    return module.to(memory_format=torch.channels_last)
 
 
 def _optimizers(module: qcompiler.QATModule, way: Way) -> list[torch.optim.Optimizer]:
@@ -166,7 +173,8 @@ def measure(cell: Cell, data: Data, folder: Path) -> Json:
         qcompiler.reestimate_batch_norm(module, data.few())
         result["after"] = accuracy(name, module, data.test)
     if cell.way == BASELINE and cell.seed == 0:
-        save_file(module.state_dict(), _state(cell, data, folder))
+        learned = {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
+        save_file(learned, _state(cell, data, folder))
     return result | {"seconds": round(time.perf_counter() - begun)}
 
 
