@@ -9,7 +9,7 @@ from collections.abc import Container, Iterator
 from types import FrameType
 from typing import Any
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from qcompiler.errors import CaptureError
@@ -27,6 +27,21 @@ class _Tracer(fx.Tracer):
         super().__init__()
         self.outermost = outermost
         self.paths: list[str] = [""]
+        self.names: dict[int, tuple[str, Tensor]] = {}
+
+    def trace(self, root: nn.Module, concrete_args: dict[str, Any] | None = None) -> fx.Graph:  # type: ignore[override]
+        leaves = [*root.named_parameters(), *root.named_buffers()]
+        self.names = {id(tensor): (name, tensor) for name, tensor in reversed(leaves)}
+        return super().trace(root, concrete_args)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
+        # torch.fx goes through all parameters of the model at every access to one: quadratic time.
+        name, tensor = self.names.get(id(attr_val), ("", None))
+        if tensor is not attr_val or tensor is None:
+            return super().getattr(attr, attr_val, parameter_proxy_cache)
+        if name not in parameter_proxy_cache:
+            parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {})
+        return parameter_proxy_cache[name]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return False

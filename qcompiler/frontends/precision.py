@@ -79,6 +79,9 @@ class Float32(TorchFunctionMode):
             func, args = torch.Tensor.float, args[:1]
         elif name == "type" and len(args) > 1:
             args = (args[0], dtype_of_class(args[1]), *args[2:])
+        elif name == "__deepcopy__":
+            # The second argument remembers every tensor copied so far: to look through it takes quadratic time.
+            return self._plain(func(self._plain(args[0]), *args[1:]))
         args, named = self._plain((args, kwargs or {}))
         if not torch.is_autocast_enabled(self.device):
             return self._plain(func(*args, **named))
