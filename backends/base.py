@@ -102,6 +102,8 @@ class Way:
             called `output 0`, `output 1`, ...
         rounding: `target`: sums and results round as on the target. `once`: results are rounded once, to even, with the
             real multiplier. `float32`: sums are also rounded, to float32.
+        in_float32: Layers whose sums are rounded to float32 although `rounding` is `once`: no integer kernel exists
+            for their types.
         integer_weights: Function that returns the names of the weights multiplied in integer kernels; None if unknown.
     """
 
@@ -110,6 +112,7 @@ class Way:
     run_layers: Callable[[Sequence[Array], Mapping[str, Array]], Mapping[str, Array]] | None = None
     bounds: Mapping[str, Bound] = field(default_factory=dict)
     rounding: Literal["target", "once", "float32"] = "target"
+    in_float32: frozenset[str] = frozenset()
     integer_weights: Callable[[], frozenset[str]] | None = None
 
 

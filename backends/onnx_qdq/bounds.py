@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from qcompiler.backends.base import Bound
+from qcompiler.ir.registry import Trait, op
 from qcompiler.program.files import ProgramFiles
 from qcompiler.program.products import products
 from qcompiler.quant.arithmetic import ELEMENTWISE_FLOAT32
@@ -18,6 +19,9 @@ RUNTIME_EXACT = ("GlobalAveragePool", "Sigmoid")
 """Other operators whose integer kernels are reproduced by targets with ONNX Runtime's arithmetic."""
 FLOAT_FRACTION = 0.005
 """Share of elements whose float32 sum may round to the other side of a tie."""
+
+BITS_OF_KERNELS = 8
+"""Largest width of the codes that ONNX Runtime multiplies as integers."""
 
 
 def layer_bounds(
@@ -38,16 +42,29 @@ def layer_bounds(
     instructions = files.program.instructions
     in_float32 = {item.output for item in instructions if item.attributes.get("mode") == ELEMENTWISE_FLOAT32}
     layers = products(files)
+    wide = without_integer_kernel(files)
     for name, operator in operators.items():
         if name in in_float32:
             result[name] = Bound()  # the same operations, each rounded
         elif operator in MAC_OPERATORS or name in layers:
-            result[name] = allowed
+            rounded = max(allowed.fraction, FLOAT_FRACTION) if name in wide else allowed.fraction
+            result[name] = dataclasses.replace(allowed, fraction=rounded)
         elif operator in RUNTIME_EXACT and same_arithmetic and optimize:
             result[name] = Bound()
         else:
             result[name] = Bound(1 + steepness(files, name), 1.0)
     return result
+
+
+def without_integer_kernel(files: ProgramFiles) -> frozenset[str]:
+    """Results of layers that ONNX Runtime sums in float32 even in optimized files: kernels on integers take 8 bits."""
+    tensors = files.program.tensors
+    return frozenset(
+        item.output
+        for item in files.program.instructions
+        if op(item.op).has(Trait.WEIGHTED)
+        and any(int(tensors[name].dtype[1:]) > BITS_OF_KERNELS for name in (*item.inputs[:2], item.output))
+    )
 
 
 def steepness(files: ProgramFiles, name: str) -> int:

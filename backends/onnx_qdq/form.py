@@ -6,7 +6,7 @@ from collections.abc import Generator, Sequence
 from functools import partial
 
 from qcompiler.backends.base import Array, Backend, Bound, Files, Lowered, Results, Way
-from qcompiler.backends.onnx_qdq.bounds import layer_bounds
+from qcompiler.backends.onnx_qdq.bounds import layer_bounds, without_integer_kernel
 from qcompiler.backends.onnx_qdq.check import check_file
 from qcompiler.backends.onnx_qdq.emit import emit
 from qcompiler.backends.onnx_qdq.emitter import OnnxOptions
@@ -60,5 +60,6 @@ class Onnx(Backend):
                 layers.run,
                 layer_bounds(layers.operators, program, self.bound(target), optimize=optimize),
                 "once" if optimize else "float32",
+                without_integer_kernel(program) if optimize else frozenset(),
                 partial(integer_weights, model) if optimize else None,
             )

@@ -279,17 +279,18 @@ def _ends(
     low, high = (end[channels].to(torch.float64) for end in (histogram.low, histogram.high))
     steps, below = best.steps, best.below.to(torch.float64)
     above = spec.qmax - spec.qmin - below
+    # The end that does not decide stays on its side of the other: where all values are one, roundings may swap them.
     if spec.symmetric:
         # The wider end is a multiple of the step, the other one shrinks or grows alike.
         span = torch.maximum(-low, high)
         reach = torch.where(span > 0.0, steps * spec.qmax, 0.0)
         factor = reach / torch.where(span > 0.0, span, 1.0)
-        new_low = torch.where(-low > high, -reach, low * factor)
-        new_high = torch.where(-low > high, high * factor, reach)
+        new_low = torch.where(-low > high, -reach, (low * factor).minimum(reach))
+        new_high = torch.where(-low > high, (high * factor).maximum(-reach), reach)
     else:
         factor = steps / start.steps
-        new_low = torch.where(low >= 0.0, low * factor, -steps * below)
-        new_high = torch.where(high <= 0.0, high * factor, steps * above)
+        new_low = torch.where(low >= 0.0, (low * factor).minimum(steps * above), -steps * below)
+        new_high = torch.where(high <= 0.0, (high * factor).maximum(-steps * below), steps * above)
     ends, rows = (new_low.to(torch.float32), new_high.to(torch.float32)), _along_rows(spec)
     high_within = torch.minimum(ends[1], histogram.high[channels].clamp(min=0.0))
     low_within = torch.maximum(ends[0], histogram.low[channels].clamp(max=0.0))

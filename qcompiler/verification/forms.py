@@ -341,8 +341,7 @@ class _Verification:
             for given, expected in ((self.real.codes, self.real.codes), (self.given, self.random.codes)):
                 rounded = None
                 if way.rounding != "target":
-                    in_float32 = way.rounding == "float32"
-                    rounded = functools.partial(self.rounded.codes, given=given, in_float32=in_float32)
+                    rounded = functools.partial(self._rounded, way=way, given=given)
                 layers.compare(expected, way.run_layers(inputs, given), rounded=rounded)
             yield layers.form()
         else:
@@ -352,6 +351,11 @@ class _Verification:
         if must_be_equal and way.run_layers is not None:
             whole.compare(self.random.codes, way.run_layers(inputs, self.given))
         yield whole.form()
+
+    def _rounded(self, name: str, *, way: Way, given: Tensors, reference: Array) -> Array | None:
+        """The other codes that elements of a result may have in a way that does not round as the target."""
+        in_float32 = way.rounding == "float32" or name in way.in_float32
+        return self.rounded.codes(name, given, reference, in_float32=in_float32)
 
     @functools.cached_property
     def given(self) -> Tensors:

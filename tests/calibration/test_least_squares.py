@@ -169,3 +169,13 @@ def test_pow2_scales_and_grids_of_many_bits() -> None:
 def test_what_a_grid_cannot_hold_is_refused() -> None:
     with pytest.raises(CalibrationError, match="symmetric unsigned"):
         mse(Histogram.of(torch.tensor([[-1.0, 2.0]])), QuantSpec.parse("u4 symmetric"))
+
+
+@given(value=st.floats(-1e6, 1e6, width=32), text=st.sampled_from(SPECS))
+@settings(max_examples=200, deadline=None)
+def test_one_value_has_a_range(value: float, text: str) -> None:
+    """Its two ends round alike, so that the low one is not above the high one."""
+    spec = QuantSpec.parse(text)
+    value = abs(value) if spec.symmetric and not spec.signed else value
+    low, high = mse(Histogram.of(torch.full((1, 3), value)), spec)
+    assert bool((low <= high).all())
