@@ -33,6 +33,7 @@ from qcompiler.calibration.observers import MinMaxObserver
 from qcompiler.calibration.runner import observe
 from qcompiler.calibration.statistics import set_statistics, statistics_of
 from qcompiler.errors import InputError, PassError
+from qcompiler.ir.events import Sentence
 from qcompiler.ir.graph import Graph, Node
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
@@ -42,6 +43,13 @@ from qcompiler.passes.base import Pass, PassContext
 from qcompiler.passes.common.channel_limits import keeps_caps, limits_of, set_limits
 from qcompiler.passes.common.equalization import FOREIGN, Consumer, Group, PerChannel, forget_ranges, groups
 from qcompiler.validation.contracts import THRESHOLDS, Contract
+
+ABSORBED = Sentence("bias-absorbed", "{channels} channels move up to {most:.4g} to the bias of {layers}")
+LIMITS_MOVED = Sentence("limits-moved", "its limits move by up to {shift:.4g}")
+NO_BIAS = Sentence("layer-without-bias", "{layer} has no bias")
+NO_SHIFT = Sentence("shift-not-kept", "{between} in between does not keep a shift")
+FEWER_TAPS = Sentence("absorbed-into-fewer-taps", "{layer} sums fewer taps at the border")
+PADS = Sentence("absorbed-into-padding", "{layer} pads")
 
 _KEEP_A_SHIFT = (Trait.MOVEMENT, Trait.AVERAGE, Trait.RECTIFIER, Trait.CLAMP, Trait.QUANTIZER)
 
@@ -112,10 +120,8 @@ class AbsorbBias(Pass):
                 _add(consumer.node, moved, rewriter)
                 border = max(border, at_border)
             channels, largest = channels + int((c != 0).sum()), max(largest, float(c.abs().max()))
-            names = ", ".join(consumer.node.name for consumer in group.consumers)
-            rewriter.note(
-                group.producer, f"{int((c != 0).sum())} channels move up to {float(c.max()):.4g} to the bias of {names}"
-            )
+            names = tuple(consumer.node.name for consumer in group.consumers)
+            rewriter.note(group.producer, ABSORBED(channels=int((c != 0).sum()), most=float(c.max()), layers=names))
         for node, (axis, shift) in shifts.items():
             _shift_limits(node, shift, axis, rewriter)
         context.record.metrics.update(channels=channels, largest=largest, border=border)
@@ -172,7 +178,7 @@ def _shift_limits(node: Node, shift: Tensor, axis: int, rewriter: Rewriter) -> N
     low, high = limits_of(node, len(shift))
     moved = torch.where(low >= 0, (low + shift).clamp(min=0.0), low + shift)
     node = set_limits(node, moved, high + shift, axis, rewriter)
-    rewriter.note(node, f"its limits move by up to {float(shift.abs().max()):.4g}")
+    rewriter.note(node, LIMITS_MOVED(shift=float(shift.abs().max())))
 
 
 def _channels(layer: Node) -> int:
@@ -182,19 +188,18 @@ def _channels(layer: Node) -> int:
 def _shifts(group: Group, rewriter: Rewriter, *, padded: bool) -> bool:
     """Whether a shift of the producer's channels reaches the consumers unchanged."""
     layers = (group.producer, *(consumer.node for consumer in group.consumers))
-    reason = next((f"{layer.name} has no bias" for layer in layers if len(layer.inputs) < 3), "")
+    reason = next((NO_BIAS(layer=layer.name) for layer in layers if len(layer.inputs) < 3), None)
     for node in group.between:
         averages_padding = node.definition.has(Trait.AVERAGE) and any(node.integers("padding", ()))
         if averages_padding or node.op == "pad" or not node.definition.has(*_KEEP_A_SHIFT):
-            reason = reason or f"{node.name} in between does not keep a shift"
+            reason = reason or NO_SHIFT(between=node.name)
     for consumer in group.consumers:
         layer = Layer(consumer.node)
         if layer.transposed or (not padded and layer.pads):
-            why = "sums fewer taps at the border" if layer.transposed else "pads"
-            reason = reason or f"{consumer.node.name} {why}"
-    if reason:
+            reason = reason or (FEWER_TAPS if layer.transposed else PADS)(layer=consumer.node.name)
+    if reason is not None:
         rewriter.refuse(group.producer, reason)
-    return not reason
+    return reason is None
 
 
 def _through(consumer: Consumer, c: Tensor) -> tuple[Tensor, float]:

@@ -18,6 +18,7 @@ from typing import ClassVar
 import torch
 
 from qcompiler.errors import EncodingsError, TargetError
+from qcompiler.ir.events import Sentence
 from qcompiler.ir.graph import Graph, Node
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
@@ -32,6 +33,18 @@ from qcompiler.quant.encoding import Encoding, Encodings
 from qcompiler.quant.spec import QuantSpec
 from qcompiler.targets import Target
 from qcompiler.validation.contracts import THRESHOLDS, Contract
+
+APPLIED = Sentence("encoding-applied", "uses the encoding of {tensor!r}")
+APPLIED_TO_ALL = Sentence(
+    "encoding-applied-to-all-channels", "uses the encoding of {tensor!r}, one scale for all channels"
+)
+OWN_GRID = Sentence("own-grid", "the encodings give this value its own grid")
+LOWEST_WEIGHT = Sentence(
+    "lowest-weight", "{count} weight is on code {code} of the encoding; {target} begins at {first}"
+)
+LOWEST_WEIGHTS = Sentence(
+    "lowest-weights", "{count} weights are on code {code} of the encoding; {target} begins at {first}"
+)
 
 
 @dataclass(frozen=True)
@@ -115,7 +128,7 @@ class _Application:
         """Insert a quantizer after `node` for all its users."""
         spec = self._in_width(item, self.target.activation_spec(), weight_of=None)
         quantizer = put_quantizer_after(node, spec, self.rewriter)
-        self.rewriter.note(quantizer, "the encodings give this value its own grid")
+        self.rewriter.note(quantizer, OWN_GRID())
         self._give(quantizer, item)
 
     def _give(self, quantizer: Node, item: Encoding) -> None:
@@ -133,8 +146,8 @@ class _Application:
         self.rewriter.set_attributes(quantizer, spec=spec)
         self.rewriter.write_tensor(quantizer.inputs[1], scale)
         self.rewriter.write_tensor(quantizer.inputs[2], zero_point)
-        shared = ", one scale for all channels" if channels is not None and not item.per_channel else ""
-        self.rewriter.note(quantizer, f"uses the encoding of {item.name!r}{shared}")
+        sentence = APPLIED_TO_ALL if channels is not None and not item.per_channel else APPLIED
+        self.rewriter.note(quantizer, sentence(tensor=item.name))
         if spec.narrow and not item.narrow and layer is not None:
             self._count_lowest(quantizer, spec)
 
@@ -164,9 +177,10 @@ class _Application:
         steps = weight.to(torch.float64) / along_axis(scale.to(torch.float64), weight.dim(), spec.axis)
         count = int((steps < spec.qmin - 0.5).sum())
         if count:
-            verb = "weight is" if count == 1 else "weights are"
-            reason = f"{count} {verb} on code {spec.qmin - 1} of the encoding; {self.target.name} begins at {spec.qmin}"
-            self.rewriter.refuse(quantizer, reason)
+            sentence = LOWEST_WEIGHT if count == 1 else LOWEST_WEIGHTS
+            self.rewriter.refuse(
+                quantizer, sentence(count=count, code=spec.qmin - 1, target=self.target.name, first=spec.qmin)
+            )
 
 
 def _check_same(first: Encoding, second: Encoding) -> None:

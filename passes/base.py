@@ -33,8 +33,9 @@ from qcompiler.calibration.processes import Processes
 from qcompiler.calibration.spool import reiterable
 from qcompiler.calibration.store import DEFAULT_MEMORY
 from qcompiler.errors import InputError, PassError
+from qcompiler.ir.events import Record
 from qcompiler.ir.graph import Graph, Node
-from qcompiler.ir.rewrite import Record, Rewriter
+from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ir.types import Stage
 from qcompiler.quant.encoding import Encodings
 from qcompiler.targets import Target

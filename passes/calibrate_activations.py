@@ -25,6 +25,7 @@ from qcompiler.calibration.histogram import DEFAULT_BINS
 from qcompiler.calibration.observers import Observer, check_single_values, make_observer, options_of
 from qcompiler.calibration.runner import observe
 from qcompiler.errors import CalibrationError, InputError, PassError
+from qcompiler.ir.events import Sentence
 from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
@@ -40,6 +41,11 @@ from qcompiler.validation.contracts import THRESHOLDS, Contract
 Groups = dict[Value, list[Node]]
 """Scale -> the quantizers that share it."""
 Range = tuple[torch.Tensor, torch.Tensor]
+
+
+OBSERVED = Sentence("range-observed", "range {low:.6g} to {high:.6g} from {batches} batches by {method}")
+ASSUMED = Sentence("range-without-data", "range {low:.6g} to {high:.6g} from {source}")
+SHARED_GRID = Sentence("logits-share-grid", "it shares its grid with {others}, so {method} replaces {logits}")
 
 
 @dataclass(frozen=True)
@@ -107,13 +113,14 @@ class CalibrateActivations(Pass):
                 groups.setdefault(node.inputs[1], []).append(node)
         if context.calibration_data is None:
             ranges, sources = self._without_data(graph, context, groups)
+            found = {scale: partial(ASSUMED, source=source) for scale, source in sources.items()}
         else:
             methods = {scale: self._method(group, rewriter) for scale, group in groups.items()}
             observers = {scale: self._observe(group, methods[scale]) for scale, group in groups.items()}
             shown = {_covered(quantizer): observers[scale] for scale, group in groups.items() for quantizer in group}
             count, seen = observe(graph, context.calibration_data, shown, context.processes, context.progress)
             ranges = {scale: _at(group, seen[_covered(group[0])].range) for scale, group in groups.items()}
-            sources = {scale: f"{count} batches by {method}" for scale, method in methods.items()}
+            found = {scale: partial(OBSERVED, batches=count, method=method) for scale, method in methods.items()}
         for scale, (low, high) in ranges.items():
             quantizer = groups[scale][0]
             spec = quantizer.spec
@@ -121,7 +128,7 @@ class CalibrateActivations(Pass):
             rewriter.write_tensor(scale, new_scale)
             rewriter.write_tensor(quantizer.inputs[2], zero_point)
             for member in groups[scale]:
-                rewriter.note(member, f"range {float(low):.6g} to {float(high):.6g} from {sources[scale]}")
+                rewriter.note(member, found[scale](low=float(low), high=float(high)))
 
     def _method(self, group: list[Node], rewriter: Rewriter) -> str:
         """The method for the quantizers of one scale."""
@@ -132,8 +139,8 @@ class CalibrateActivations(Pass):
         if len(shapes) == 1:
             return self.logits
         for quantizer in outputs:
-            others = ", ".join(other.name for other in group if other is not quantizer)
-            rewriter.refuse(quantizer, f"it shares its grid with {others}, so {self.method} replaces {self.logits}")
+            others = tuple(other.name for other in group if other is not quantizer)
+            rewriter.refuse(quantizer, SHARED_GRID(others=others, method=self.method, logits=self.logits))
         return self.method
 
     def _observe(self, group: list[Node], method: str) -> Observer:

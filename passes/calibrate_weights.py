@@ -14,6 +14,7 @@ from torch import Tensor
 
 from qcompiler.calibration.histogram import DEFAULT_BINS
 from qcompiler.calibration.observers import Observer, check_single_values, make_observer, options_of
+from qcompiler.ir.events import Sentence
 from qcompiler.ir.graph import Graph
 from qcompiler.ir.types import Stage
 from qcompiler.ops.quantization import is_calibrated
@@ -23,6 +24,8 @@ from qcompiler.quant.affine import qparams_from_range
 from qcompiler.quant.blocks import block_factors, block_view
 from qcompiler.quant.spec import QuantSpec
 from qcompiler.validation.contracts import THRESHOLDS, Contract
+
+RANGE = Sentence("weight-range", "range {low:.6g} to {high:.6g} by {method}")
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ class CalibrateWeights(Pass):
                 scale, zero_point = qparams_from_range(low, high, spec)
             rewriter.write_tensor(node.inputs[1], scale)
             rewriter.write_tensor(node.inputs[2], zero_point)
-            rewriter.note(node, f"range {float(low.min()):.6g} to {float(high.max()):.6g} by {self.method}")
+            rewriter.note(node, RANGE(low=float(low.min()), high=float(high.max()), method=self.method))
 
     def _range(self, tensor: Tensor, spec: QuantSpec, name: str) -> tuple[Tensor, Tensor]:
         observer = self._observer(spec, name)

@@ -28,6 +28,7 @@ from typing import ClassVar
 
 import torch
 
+from qcompiler.ir.events import Sentence
 from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
@@ -38,6 +39,22 @@ from qcompiler.passes.base import Pass, PassContext
 from qcompiler.passes.common.channel_limits import limits_of, set_limits
 from qcompiler.passes.common.channel_tables import scales_of, set_scales
 from qcompiler.validation.contracts import Close, Contract
+
+REMOVED = Sentence("removed", "removed {op}")
+RESHAPES = Sentence("reshapes-merged", "replaces two reshapes")
+PERMUTATIONS = Sentence("permutations-merged", "replaces two permutations")
+ADAPTIVE = Sentence("adaptive-pool", "an adaptive pooling whose windows are all {height} by {width}")
+DIVIDED_SUM = Sentence("sum-as-mean", "a sum of {terms} divided by {divisor}, as a mean times a constant")
+WHOLE_IMAGE = Sentence("pool-as-mean", "a {op} over the whole image")
+PADDING = Sentence("padding-merged", "includes the zero padding of {pad}")
+CLAMP_TO_RELU = Sentence("clamp-as-relu", "a clamp from 0 to infinity")
+EQUAL_LIMITS = Sentence("equal-limits", "a clamp per channel with equal limits")
+UNIT_SCALES = Sentence("unit-scales", "scales that are all 1")
+DIVISION = Sentence("division-as-product", "a division by a constant")
+RECIPROCAL = Sentence("division-as-reciprocal", "a constant divided by a value")
+MATRIX_RIGHT = Sentence("product-with-matrix", "a product with a matrix of the model")
+MATRIX_LEFT = Sentence("matrix-times-value", "a matrix of the model times a value")
+CONSTANT_LAST = Sentence("constant-last", "the constant is now the second operand")
 
 
 @dataclass(frozen=True)
@@ -72,7 +89,7 @@ class Canonicalize(Pass):
 
 
 def _remove(node: Node, rewriter: Rewriter) -> bool:
-    rewriter.note(node, f"removed {node.op}")
+    rewriter.note(node, REMOVED(op=node.op))
     rewriter.replace(node, node.inputs[0])
     return True
 
@@ -88,7 +105,7 @@ def _reshape(node: Node, rewriter: Rewriter) -> bool:
     first = x.made_by("reshape")
     if first is not None:
         rewriter.replace_input(node, 0, first.inputs[0])
-        rewriter.note(node, "replaces two reshapes")
+        rewriter.note(node, RESHAPES())
         _erase_if_unused(first, rewriter)
         return True
     return False
@@ -104,7 +121,7 @@ def _permute(node: Node, rewriter: Rewriter) -> bool:
     inner = first.integers("axes")
     rewriter.replace_input(node, 0, first.inputs[0])
     rewriter.set_attributes(node, axes=tuple(inner[axis] for axis in axes))
-    rewriter.note(node, "replaces two permutations")
+    rewriter.note(node, PERMUTATIONS())
     _erase_if_unused(first, rewriter)
     return True
 
@@ -130,7 +147,7 @@ def _adaptive_avg_pool2d(node: Node, rewriter: Rewriter) -> bool:
         before=node,
         like=node,
     )
-    rewriter.note(pool, f"an adaptive pooling whose windows are all {kernel[0]} by {kernel[1]}")
+    rewriter.note(pool, ADAPTIVE(height=kernel[0], width=kernel[1]))
     rewriter.replace(node, pool.output)
     return True
 
@@ -166,14 +183,14 @@ def _to_mean_of_windows(node: Node, rewriter: Rewriter) -> bool:
     pool = rewriter.insert("avg_pool2d", [x], window, before=node, like=node)
     leaf = rewriter.leaf("constant", torch.tensor([factor]), ref=f"{node.name}.factor", before=node, like=node)
     product = rewriter.insert("mul", [pool.output, leaf], before=node, like=node)
-    rewriter.note(product, f"a sum of {terms} divided by {divisor}, as a mean times a constant")
+    rewriter.note(product, DIVIDED_SUM(terms=terms, divisor=divisor))
     rewriter.replace(node, product.output)
     return True
 
 
 def _to_mean(node: Node, rewriter: Rewriter) -> bool:
     mean = rewriter.insert("mean", node.inputs, {"axes": (2, 3), "keepdim": True}, before=node, like=node)
-    rewriter.note(mean, f"a {node.op} over the whole image")
+    rewriter.note(mean, WHOLE_IMAGE(op=node.op))
     rewriter.replace(node, mean.output)
     return True
 
@@ -191,7 +208,7 @@ def _conv(node: Node, rewriter: Rewriter) -> bool:
     padding = tuple(a + b for a, b in zip(own, begins[2:] + ends[2:], strict=True))
     rewriter.replace_input(node, 0, pad.inputs[0])
     rewriter.set_attributes(node, padding=padding)
-    rewriter.note(node, f"includes the zero padding of {pad.name}")
+    rewriter.note(node, PADDING(pad=pad.name))
     _erase_if_unused(pad, rewriter)
     return True
 
@@ -205,7 +222,7 @@ def _clamp(node: Node, rewriter: Rewriter) -> bool:
     if low != 0.0:
         return False
     relu = rewriter.insert("relu", node.inputs, before=node, like=node)
-    rewriter.note(relu, "a clamp from 0 to infinity")
+    rewriter.note(relu, CLAMP_TO_RELU())
     rewriter.replace(node, relu.output)
     return True
 
@@ -217,7 +234,7 @@ def _clamp_channels(node: Node, rewriter: Rewriter) -> bool:
     low, high = limits_of(node, node.output.type.size(axis))
     if bool(((low != low[0]) | (high != high[0])).any()):
         return False
-    rewriter.note(set_limits(node, low, high, axis, rewriter), "a clamp per channel with equal limits")
+    rewriter.note(set_limits(node, low, high, axis, rewriter), EQUAL_LIMITS())
     return True
 
 
@@ -228,7 +245,7 @@ def _scaled_unary(node: Node, rewriter: Rewriter) -> bool:
     scales = scales_of(node, node.output.type.size(axis))
     if bool((scales != 1).any()):
         return False
-    rewriter.note(set_scales(node, scales, axis, rewriter), "scales that are all 1")
+    rewriter.note(set_scales(node, scales, axis, rewriter), UNIT_SCALES())
     return True
 
 
@@ -241,7 +258,7 @@ def _div(node: Node, rewriter: Rewriter) -> bool:
         return False
     factor = rewriter.set_tensor(node.inputs[1], 1.0 / tensor, before=node)
     product = rewriter.insert("mul", [node.inputs[0], factor], before=node, like=node)
-    rewriter.note(product, "a division by a constant")
+    rewriter.note(product, DIVISION())
     rewriter.replace(node, product.output)
     _erase_if_unused(divisor, rewriter)
     return True
@@ -252,7 +269,7 @@ def _to_reciprocal(node: Node, rewriter: Rewriter) -> bool:
         return False
     reciprocal = rewriter.insert("reciprocal", [node.inputs[1]], before=node, like=node)
     product = rewriter.insert("mul", [reciprocal.output, node.inputs[0]], before=node, like=node)
-    rewriter.note(product, "a constant divided by a value")
+    rewriter.note(product, RECIPROCAL())
     rewriter.replace(node, product.output)
     return True
 
@@ -265,7 +282,7 @@ def _matmul(node: Node, rewriter: Rewriter) -> bool:
         if weight is None:
             return False
         layer = rewriter.insert("linear", [left, weight], before=node, like=node)
-        rewriter.note(layer, "a product with a matrix of the model")
+        rewriter.note(layer, MATRIX_RIGHT())
         rewriter.replace(node, layer.output)
     elif left.type.rank == 2 and right.type.rank >= 2 and not is_leaf(right):
         weight = _matrix(left, rewriter, node, transposed=False)
@@ -276,7 +293,7 @@ def _matmul(node: Node, rewriter: Rewriter) -> bool:
         turned = rewriter.insert("permute", [right], {"axes": axes}, before=node, like=node)
         layer = rewriter.insert("linear", [turned.output, weight], before=node, like=node)
         back = rewriter.insert("permute", [layer.output], {"axes": axes}, before=node, like=node)
-        rewriter.note(layer, "a matrix of the model times a value")
+        rewriter.note(layer, MATRIX_LEFT())
         rewriter.replace(node, back.output)
     else:
         return False
@@ -307,7 +324,7 @@ def _constant_last(node: Node, rewriter: Rewriter) -> bool:
         return False
     rewriter.replace_input(node, 0, right)
     rewriter.replace_input(node, 1, left)
-    rewriter.note(node, "the constant is now the second operand")
+    rewriter.note(node, CONSTANT_LAST())
     return True
 
 

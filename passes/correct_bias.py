@@ -25,6 +25,7 @@ from torch import Tensor
 
 from qcompiler.calibration.data_free import DEFAULT_INPUT_RANGE, Stop, describe
 from qcompiler.errors import InputError, PassError
+from qcompiler.ir.events import Sentence
 from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ir.types import Stage
@@ -35,6 +36,13 @@ from qcompiler.passes.common.equalization import parameter_readers
 from qcompiler.passes.common.two_models import LayerInputs, read_batches, run_both
 from qcompiler.quant.affine import dequantize
 from qcompiler.validation.contracts import THRESHOLDS, Contract
+
+CORRECTED = Sentence("bias-corrected", "its weights moved the mean by up to {shift:.4g}")
+NO_BIAS = Sentence("no-bias-to-correct", "it has no bias")
+SHARED_BIAS = Sentence("bias-is-shared", "another layer uses the same bias")
+MEAN_UNKNOWN = Sentence(
+    "input-mean-unknown", "the mean of its input is unknown without calibration_data: {why} (at {at})"
+)
 
 METHODS = ("auto", "empirical", "analytic")
 
@@ -118,9 +126,7 @@ def _analytic(graph: Graph, input_range: tuple[float, float], rewriter: Rewriter
             continue
         x = known[node.inputs[0]]
         if isinstance(x, Stop):
-            rewriter.refuse(
-                node, f"the mean of its input is unknown without calibration_data: {x.why} (at {x.node.where})"
-            )
+            rewriter.refuse(node, MEAN_UNKNOWN(why=x.why, at=str(x.node.where)))
             continue
         weight = layer.weight_tensor()
         params, _ = grid(layer.quantizer)
@@ -132,16 +138,17 @@ def _analytic(graph: Graph, input_range: tuple[float, float], rewriter: Rewriter
 
 
 def _has_own_bias(node: Node, readers: Mapping[Value, int], rewriter: Rewriter) -> bool:
-    reason = "it has no bias" if len(node.inputs) < 3 else ""
-    if not reason and readers[leaf_of(node.inputs[2])] > 1:
-        reason = "another layer uses the same bias"
-    if reason:
-        rewriter.refuse(node, reason)
-    return not reason
+    if len(node.inputs) < 3:
+        rewriter.refuse(node, NO_BIAS())
+        return False
+    if readers[leaf_of(node.inputs[2])] > 1:
+        rewriter.refuse(node, SHARED_BIAS())
+        return False
+    return True
 
 
 def _subtract(node: Node, shift: Tensor, rewriter: Rewriter) -> None:
     bias = leaf_of(node.inputs[2])
     tensor = leaf_tensor(bias)
     rewriter.write_tensor(bias, (tensor.to(torch.float64) - shift).to(tensor.dtype))
-    rewriter.note(node, f"its weights moved the mean by up to {float(shift.abs().max()):.4g}")
+    rewriter.note(node, CORRECTED(shift=float(shift.abs().max())))

@@ -35,6 +35,7 @@ import torch
 from torch import Tensor
 
 from qcompiler.errors import InputError
+from qcompiler.ir.events import Message, Sentence
 from qcompiler.ir.graph import Graph, Node
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
@@ -44,6 +45,12 @@ from qcompiler.passes.common.channel_limits import keeps_caps, limits_of, set_li
 from qcompiler.passes.common.channel_tables import scales_of, set_scales
 from qcompiler.passes.common.equalization import FOREIGN, Consumer, Group, forget_ranges, groups, scale_layer
 from qcompiler.validation.contracts import THRESHOLDS, Contract
+
+RESCALED = Sentence("channels-rescaled", "its channels are rescaled with the inverse in {layers}")
+LIMITS_RESCALED = Sentence("limits-rescaled", "its limits are multiplied by {least:.4g} to {most:.4g}")
+TABLES_RESCALED = Sentence(
+    "tables-rescaled", "its channels are multiplied by {least:.4g} to {most:.4g}, with one table per channel"
+)
 
 STEPS = 4
 """Number of factors per octave for channels with a table."""
@@ -106,13 +113,14 @@ class CrossLayerEqualization(Pass):
             layer.write(rewriter)
         _rescale_between(found, layers, rewriter)
         for group in found:
-            names = ", ".join(consumer.node.name for consumer in group.consumers)
-            rewriter.note(group.producer, f"its channels are rescaled with the inverse in {names}")
+            rewriter.note(group.producer, RESCALED(layers=tuple(consumer.node.name for consumer in group.consumers)))
         context.record.metrics.update(pairs=len(found), rounds=rounds)
         context.record.metrics.update(spread_before=before, spread_after=_spread(list(layers.values())))
 
 
-def _groups(graph: Graph, context: PassContext, refused: Callable[[Node, str], None] | None = None) -> Iterator[Group]:
+def _groups(
+    graph: Graph, context: PassContext, refused: Callable[[Node, Message], None] | None = None
+) -> Iterator[Group]:
     tables = context.target.per_channel_table if context.target is not None else None
     return groups(graph, refused, caps=keeps_caps(context), tables=tables)
 
@@ -235,14 +243,10 @@ def _rescale_between(found: Sequence[Group], layers: dict[Node, _Layer], rewrite
         least, most = float(product.min()), float(product.max())
         if not node.definition.has(Trait.CLAMP):
             scaled = set_scales(node, scales_of(node, len(product)) / product, axis, rewriter)
-            rewriter.note(
-                scaled, f"its channels are multiplied by {least:.4g} to {most:.4g}, with one table per channel"
-            )
+            rewriter.note(scaled, TABLES_RESCALED(least=least, most=most))
             continue
         low, high = (limit * product for limit in limits_of(node, len(product)))
-        rewriter.note(
-            set_limits(node, low, high, axis, rewriter), f"its limits are multiplied by {least:.4g} to {most:.4g}"
-        )
+        rewriter.note(set_limits(node, low, high, axis, rewriter), LIMITS_RESCALED(least=least, most=most))
 
 
 def _factor(consumer: Consumer, s: Tensor) -> Tensor:

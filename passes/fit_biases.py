@@ -5,11 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from qcompiler.ir.events import Sentence
 from qcompiler.ir.graph import Graph
 from qcompiler.ir.types import Stage
 from qcompiler.ops.biases import fit_bias
 from qcompiler.passes.base import Pass, PassContext
 from qcompiler.validation.contracts import THRESHOLDS, Contract
+
+SCALE_ENLARGED = Sentence(
+    "weight-scale-enlarged", "enlarged its weight scale by up to {factor:.4g} so that its bias fits"
+)
+SCALES_ENLARGED = Sentence(
+    "weight-scales-enlarged", "enlarged {count} of its weight scales by up to {factor:.4g} so that its bias fits"
+)
+NO_ROOM = Sentence("no-room-for-bias", "its products use the whole accumulator, so no bias fits")
 
 
 @dataclass(frozen=True)
@@ -38,9 +47,9 @@ class FitBiases(Pass):
             if fit is None:
                 continue
             if fit.wider is None:
-                rewriter.refuse(node, "its products use the whole accumulator, so no bias fits")
+                rewriter.refuse(node, NO_ROOM())
             elif fit.factor > 1.0:
                 rewriter.write_tensor(fit.quantizer.inputs[1], fit.wider)
                 count = int((fit.wider > fit.scale).sum())
-                which = f"{count} of its weight scales" if fit.scale.dim() else "its weight scale"
-                rewriter.note(node, f"enlarged {which} by up to {fit.factor:.4g} so that its bias fits")
+                sentence = SCALES_ENLARGED if fit.scale.dim() else SCALE_ENLARGED
+                rewriter.note(node, sentence(count=count, factor=fit.factor))

@@ -11,12 +11,16 @@ from typing import ClassVar
 
 import torch
 
+from qcompiler.ir.events import Sentence
 from qcompiler.ir.graph import Graph
 from qcompiler.ir.types import Stage
 from qcompiler.ops.quantizers import is_quantizer
 from qcompiler.passes.base import Pass, PassContext
 from qcompiler.passes.common.fixed_grids import fixed_grid, is_dictated
 from qcompiler.validation.contracts import THRESHOLDS, Contract
+
+FIXED = Sentence("grid-fixed", "a grid fixed by {target}: scale {scale}, zero point {zero_point}")
+OTHER_WIDTH = Sentence("fixed-grid-has-other-width", "the grid fixed by {target} is for {fixed} bits, not {bits}")
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,8 @@ class FixRanges(Pass):
                 continue
             if not is_dictated(node, target):
                 bits = node.spec.bits
-                rewriter.refuse(node, f"the grid fixed by {target.name} is for {fixed.bits} bits, not {bits}")
+                rewriter.refuse(node, OTHER_WIDTH(target=target.name, fixed=fixed.bits, bits=bits))
                 continue
             rewriter.write_tensor(node.inputs[1], torch.tensor(fixed.scale))
             rewriter.write_tensor(node.inputs[2], torch.tensor(fixed.zero_point, dtype=torch.int32))
-            rewriter.note(node, f"a grid fixed by {target.name}: scale {fixed.scale}, zero point {fixed.zero_point}")
+            rewriter.note(node, FIXED(target=target.name, scale=fixed.scale, zero_point=fixed.zero_point))

@@ -26,6 +26,7 @@ from qcompiler.calibration.gaussian import Gaussian
 from qcompiler.calibration.statistics import set_statistics
 from qcompiler.errors import PassError
 from qcompiler.ir.dims import product
+from qcompiler.ir.events import Sentence
 from qcompiler.ir.graph import Graph, Node
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ir.types import Stage
@@ -34,9 +35,22 @@ from qcompiler.ops.quantizers import leaf_tensor
 from qcompiler.passes.base import Pass, PassContext, only_user
 from qcompiler.validation.contracts import THRESHOLDS, Contract
 
-AFFINE = "batch-norm-as-convolution"
-"""Code of the events that record a batch norm without a layer to fold into."""
-"""Event text for a batch norm without a layer to fold into."""
+AFFINE = Sentence(
+    "batch-norm-as-convolution", "a batch norm without a layer to fold into, as a depthwise 1x1 convolution"
+)
+FOLLOWED = Sentence("batch-norm-followed", "includes the batch norm {norm} that followed it")
+PRECEDED = Sentence("batch-norm-preceded", "includes the batch norm {norm} that preceded it")
+CHANNELS_AFTER = Sentence(
+    "channels-after-layer", "the channels of {layer} are on axis {axis}, those of the batch norm on axis 1"
+)
+CHANNELS_BEFORE = Sentence(
+    "channels-before-layer", "{layer} reads channels on axis {axis}, but those of the batch norm are on axis 1"
+)
+ALSO_FEEDS = Sentence("layer-feeds-others", "{layer} also feeds {others}, which the fold would change")
+FEWER_TAPS = Sentence("border-sums-fewer-taps", "border positions of the transposed convolution {layer} sum fewer taps")
+PADS = Sentence(
+    "layer-pads", "{layer} pads with zeros after the batch norm; before the batch norm the padding would not be zero"
+)
 
 CHANNEL_AXIS = 1
 """The channel axis of a batch norm."""
@@ -99,14 +113,10 @@ def _fold_backward(node: Node, rewriter: Rewriter) -> bool:
     if layer is None:
         return False
     if layer.output_axis != CHANNEL_AXIS:
-        rewriter.refuse(
-            node,
-            f"the channels of {layer.node.name} are on axis {layer.output_axis}, those of the batch norm on axis 1",
-        )
+        rewriter.refuse(node, CHANNELS_AFTER(layer=layer.node.name, axis=layer.output_axis))
         return False
     if only_user(layer.node) is not node:
-        others = _others(layer.node, node)
-        rewriter.refuse(node, f"{layer.node.name} also feeds {others}, which the fold would change")
+        rewriter.refuse(node, ALSO_FEEDS(layer=layer.node.name, others=_others(layer.node, node)))
         return False
     affine = _Affine.of(node)
     weight, bias = _parameters(layer)
@@ -114,7 +124,7 @@ def _fold_backward(node: Node, rewriter: Rewriter) -> bool:
     _set_parameters(layer, weight * gain, bias * affine.gain + affine.shift, rewriter)
     _keep_statistics(layer.node, node, affine, rewriter)
     layer.node.origins = tuple(dict.fromkeys(layer.node.origins + node.origins))
-    rewriter.note(layer.node, f"includes the batch norm {node.name} that followed it")
+    rewriter.note(layer.node, FOLLOWED(norm=node.name))
     rewriter.replace(node, layer.node.output)
     return True
 
@@ -125,24 +135,20 @@ def _fold_forward(node: Node, rewriter: Rewriter) -> bool:
         return False
     name = layer.node.name
     if layer.input_axis != CHANNEL_AXIS:
-        rewriter.refuse(
-            node, f"{name} reads channels on axis {layer.input_axis}, but those of the batch norm are on axis 1"
-        )
+        rewriter.refuse(node, CHANNELS_BEFORE(layer=name, axis=layer.input_axis))
         return False
     if layer.transposed:
-        rewriter.refuse(node, f"border positions of the transposed convolution {name} sum fewer taps")
+        rewriter.refuse(node, FEWER_TAPS(layer=name))
         return False
     if layer.pads:
-        rewriter.refuse(
-            node, f"{name} pads with zeros after the batch norm; before the batch norm the padding would not be zero"
-        )
+        rewriter.refuse(node, PADS(layer=name))
         return False
     affine = _Affine.of(node)
     weight, bias = _parameters(layer)
     gain, shift = (v.reshape(layer.groups, 1, -1, 1) for v in (affine.gain, affine.shift))
     _set_parameters(layer, weight * gain, bias + (weight * shift).sum((2, 3)).reshape(-1), rewriter)
     layer.node.origins = tuple(dict.fromkeys(layer.node.origins + node.origins))
-    rewriter.note(layer.node, f"includes the batch norm {node.name} that preceded it")
+    rewriter.note(layer.node, PRECEDED(norm=node.name))
     rewriter.replace(node, node.inputs[0])
     return True
 
@@ -163,7 +169,7 @@ def _to_affine(node: Node, rewriter: Rewriter) -> None:
     geometry = {"stride": (1, 1), "padding": (0, 0, 0, 0), "dilation": (1, 1), "groups": channels}
     layer = rewriter.insert("conv2d", [x, *operands], geometry, before=node, like=node)
     _keep_statistics(layer, node, affine, rewriter)
-    rewriter.note(layer, "a batch norm without a layer to fold into, as a depthwise 1x1 convolution", code=AFFINE)
+    rewriter.note(layer, AFFINE())
     result = layer.output
     if image != shape:
         result = rewriter.insert("reshape", [result], {"shape": shape}, before=node, like=node).output
@@ -191,6 +197,6 @@ def _keep_statistics(layer: Node, node: Node, affine: _Affine, rewriter: Rewrite
     set_statistics(layer, Gaussian(affine.mean, affine.std))
 
 
-def _others(layer: Node, node: Node) -> str:
-    names = [user.name for user in layer.output.users if user is not node]
-    return ", ".join(names) if names else "an output of the model"
+def _others(layer: Node, node: Node) -> tuple[str, ...]:
+    names = tuple(user.name for user in layer.output.users if user is not node)
+    return names or ("an output of the model",)

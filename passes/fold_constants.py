@@ -11,12 +11,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from qcompiler.ir.events import Sentence
 from qcompiler.ir.graph import Graph
 from qcompiler.ir.interpret import Evaluation
 from qcompiler.ir.types import Stage
 from qcompiler.ops.quantizers import is_leaf, leaf_tensor
 from qcompiler.passes.base import Pass, PassContext
 from qcompiler.validation.contracts import THRESHOLDS, Contract
+
+COMPUTED = Sentence("constant-computed", "computed at compile time from {leaves}")
+TOO_LARGE = Sentence("constant-too-large", "its {elements} elements exceed the limit of {limit}")
 
 
 @dataclass(frozen=True)
@@ -51,10 +55,10 @@ class FoldConstants(Pass):
             tensor = evaluate(node, tensors)[0].detach()
             largest = max(item.numel() for item in tensors)
             if tensor.numel() > max(largest, self.max_elements):
-                rewriter.refuse(node, f"its {tensor.numel()} elements exceed the limit of {self.max_elements}")
+                rewriter.refuse(node, TOO_LARGE(elements=tensor.numel(), limit=self.max_elements))
                 continue
             constant = rewriter.leaf("constant", tensor.contiguous(), ref=node.name, before=node, like=node)
-            rewriter.note(node, f"computed at compile time from {', '.join(leaf.name for leaf in leaves)}")
+            rewriter.note(node, COMPUTED(leaves=tuple(leaf.name for leaf in leaves)))
             rewriter.replace(node, constant)
             for leaf in dict.fromkeys(leaves):
                 if not leaf.output.users and not graph.is_output(leaf.output):

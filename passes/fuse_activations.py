@@ -10,12 +10,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from qcompiler.ir.events import Sentence
 from qcompiler.ir.graph import Graph, Node
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ir.types import Stage
 from qcompiler.passes.base import Pass, PassContext, only_user
 from qcompiler.passes.common.channel_limits import composed, limits_of, set_limits
+
+MERGED = Sentence("clamps-merged", "replaces {clamps: and }")
+MOVED = Sentence("activation-moved", "moved before {mover}")
+OTHER_AXIS = Sentence("clamps-along-other-axis", "{first} clamps along another axis")
+OTHER_USERS = Sentence("mover-has-other-users", "{mover} has other users")
 
 
 @dataclass(frozen=True)
@@ -49,16 +55,16 @@ def _merge(node: Node, rewriter: Rewriter) -> Node | None:
         return None
     axes = {item.integer("axis") for item in (first, node) if item.given("axis")}
     if len(axes) > 1:
-        rewriter.refuse(node, f"{first.name} clamps along another axis")
+        rewriter.refuse(node, OTHER_AXIS(first=first.name))
         return None
     axis = axes.pop() if axes else 0
     count = node.output.type.size(axis) if axis else 1
     low, high = composed(limits_of(first, count), limits_of(node, count))
-    names = f"{first.name} and {node.name}"
+    merged_names = (first.name, node.name)
     first.origins = tuple(dict.fromkeys(first.origins + node.origins))
     rewriter.replace(node, first.output)
     merged = set_limits(first, low, high, axis, rewriter)
-    rewriter.note(merged, f"replaces {names}")
+    rewriter.note(merged, MERGED(clamps=merged_names))
     return merged
 
 
@@ -71,10 +77,10 @@ def _move_up(node: Node, rewriter: Rewriter) -> Node | None:
     if mover.op == "dropout" and not node.definition.has(Trait.COMMUTES_WITH_SCALE):
         return None  # values that are scaled up afterwards may leave the interval
     if only_user(mover) is not node:
-        rewriter.refuse(node, f"{mover.name} has other users")
+        rewriter.refuse(node, OTHER_USERS(mover=mover.name))
         return None
     up = rewriter.insert(node.op, mover.inputs, node.attributes, before=mover, like=node)
-    rewriter.note(up, f"moved before {mover.name}")
+    rewriter.note(up, MOVED(mover=mover.name))
     rewriter.replace_input(mover, 0, up.output)
     rewriter.replace(node, mover.output)
     return up

@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from qcompiler.ir.events import Sentence
 from qcompiler.ir.graph import Graph, Node
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
@@ -23,6 +24,10 @@ from qcompiler.ir.types import Stage
 from qcompiler.ops.quantizers import activation_bounds, clamped_limits, clamps_channels, code_limits, grid, is_quantizer
 from qcompiler.passes.base import Pass, PassContext, only_user
 from qcompiler.passes.common.channel_limits import composed, limits_of, set_limits
+
+LIMITS_OF_CODES = Sentence("activation-in-codes", "includes {activation}: codes {qmin} to {qmax}")
+LIMITS_PER_CHANNEL = Sentence("activation-in-channel-limits", "includes {activation}")
+OTHER_USERS = Sentence("activation-has-other-users", "its result has users other than one quantizer")
 
 
 @dataclass(frozen=True)
@@ -48,14 +53,14 @@ class FuseRequantization(Pass):
                 _into_limits(node, quantizer, rewriter)
                 continue
             if not is_quantizer(quantizer):
-                rewriter.refuse(node, "its result has users other than one quantizer")
+                rewriter.refuse(node, OTHER_USERS())
                 continue
             low, high = activation_bounds(node)
             params, spec = grid(quantizer)
             qmin, qmax = clamped_limits(low, high, params, spec, *code_limits(quantizer))
             rewriter.set_attributes(quantizer, qmin=qmin, qmax=qmax)
             quantizer.origins = tuple(dict.fromkeys(node.origins + quantizer.origins))
-            rewriter.note(quantizer, f"includes {node.name}: codes {qmin} to {qmax}")
+            rewriter.note(quantizer, LIMITS_OF_CODES(activation=node.name, qmin=qmin, qmax=qmax))
             rewriter.replace(node, node.inputs[0])
 
 
@@ -68,4 +73,4 @@ def _into_limits(node: Node, clamp: Node, rewriter: Rewriter) -> None:
     clamp.origins = tuple(dict.fromkeys(node.origins + clamp.origins))
     rewriter.replace(node, node.inputs[0])
     merged = set_limits(clamp, low, high, axis, rewriter)
-    rewriter.note(merged, f"includes {name}")
+    rewriter.note(merged, LIMITS_PER_CHANNEL(activation=name))

@@ -24,6 +24,7 @@ from typing import ClassVar
 import torch
 
 from qcompiler.errors import UnsupportedError
+from qcompiler.ir.events import Sentence
 from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
@@ -37,6 +38,13 @@ from qcompiler.quant.blocks import block_axis, block_count
 from qcompiler.quant.spec import QuantSpec
 from qcompiler.targets import Target
 from qcompiler.targets.schema import Simulation
+
+INSERTED = Sentence("quantizer-inserted", "a quantizer {spec}")
+BORDER = Sentence("border-quantized", "the border of {padded} may be outside of the range of its operand")
+BITS_OF_INPUT = Sentence("bits-of-input", "{bits} bits were requested, but {op} keeps the grid of its input")
+ONE_SCALE = Sentence(
+    "one-weight-scale", "one weight scale for all channels, because it is a transposed convolution with groups"
+)
 
 
 @dataclass(frozen=True)
@@ -149,9 +157,7 @@ class _Placement:
         if layer.transposed and layer.groups != 1 and spec.axis is not None:
             # Along that axis each entry of the weight belongs to one output channel of every group.
             spec = dataclasses.replace(spec, axis=None, block=None)
-            self.rewriter.refuse(
-                node, "one weight scale for all channels, because it is a transposed convolution with groups"
-            )
+            self.rewriter.refuse(node, ONE_SCALE())
         why = self.target.unmultiplied(node.op, self._bits_read(node), spec.bits)
         if why:
             fix = "Override the widths of this layer or of its input."
@@ -180,7 +186,7 @@ class _Placement:
             if leaves_range(node):
                 self._quantize_border(node, bits)
             elif bits is not None:
-                self.rewriter.refuse(node, f"{bits} bits were requested, but {node.op} keeps the grid of its input")
+                self.rewriter.refuse(node, BITS_OF_INPUT(bits=bits, op=node.op))
             return
         follower = only_user(node)
         if follower is not None and self.target.absorbs(node.op, follower.op):
@@ -196,7 +202,7 @@ class _Placement:
         own = self.target.activation_spec(op=node.op, bits=bits)
         spec = own if source is None or bits is not None else source.spec
         quantizer = self._quantize(node.output, spec, before=node.following, like=node, stem=node.name)
-        self.rewriter.note(quantizer, f"the border of {node.name} may be outside of the range of its operand")
+        self.rewriter.note(quantizer, BORDER(padded=node.name))
 
     def _quantize(
         self,
@@ -233,7 +239,7 @@ class _Placement:
         if is_output:
             self.graph.set_outputs([node.output if out is value else out for out in self.graph.outputs])
         self.scales[node.output] = scale
-        self.rewriter.note(node, f"a quantizer {spec}")
+        self.rewriter.note(node, INSERTED(spec=str(spec)))
         return node
 
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Sequence
 from torch import Tensor
 
 from qcompiler.errors import PipelineError, QCompilerError
+from qcompiler.ir.events import Record
 from qcompiler.ir.graph import Graph, Module
 from qcompiler.ir.interpret import interpret
-from qcompiler.ir.rewrite import Record
 from qcompiler.ir.types import Stage
 from qcompiler.ir.verify import verify_module
 from qcompiler.passes.base import Pass, PassContext

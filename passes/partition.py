@@ -18,6 +18,7 @@ from typing import ClassVar
 
 from qcompiler.errors import UnsupportedError
 from qcompiler.ir.analysis import convex_partitions, reachable
+from qcompiler.ir.events import Sentence
 from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.registry import Trait, known_ops
 from qcompiler.ir.rewrite import Rewriter
@@ -35,8 +36,8 @@ from qcompiler.passes.common.overrides import Overrides
 from qcompiler.targets import Target
 from qcompiler.validation.contracts import THRESHOLDS, Contract
 
-FLOAT_ISLAND = "float-island"
-"""Code of the events that record an island, with the data `name`, `why`, `macs` and `elements`."""
+FLOAT_ISLAND = Sentence("float-island", "float island @{name}: {why}")
+"""An island; further facts are its shares `macs` and `elements`."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Partition(Pass):
             call = _outline(graph, members, rewriter)
             name, why = str(call.attributes["graph"]), "; ".join(dict.fromkeys(reasons))
             found = dict(zip(("macs", "elements"), shares, strict=True))
-            rewriter.note(call, f"float island @{name}: {why}", code=FLOAT_ISLAND, name=name, why=why, **found)
+            rewriter.note(call, FLOAT_ISLAND(name=name, why=why, **found))
             context.record.metrics.update({f"{name}.{key}": share for key, share in found.items()})
 
 

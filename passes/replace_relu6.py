@@ -16,6 +16,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+from qcompiler.ir.events import Sentence
 from qcompiler.ir.graph import Graph
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.types import Stage
@@ -23,6 +24,11 @@ from qcompiler.ops.quantizers import activation_bounds
 from qcompiler.passes.base import Pass, PassContext
 from qcompiler.passes.common.channel_limits import keeps_caps
 from qcompiler.validation.contracts import THRESHOLDS, Contract
+
+CAP_REMOVED = Sentence("cap-removed", "is not limited above {high:g}")
+CAP_KEPT = Sentence("cap-kept", "equalization keeps the cap of {high:g}, because the target has limits per channel")
+NO_LAYER = Sentence("no-layer-before-cap", "no layer directly before it")
+OTHER_LIMIT = Sentence("clamp-with-other-limit", "it clamps from {low:g}")
 
 
 @dataclass(frozen=True)
@@ -51,16 +57,14 @@ class ReplaceRelu6(Pass):
             low, high = activation_bounds(node)
             source = node.inputs[0].producer
             if low != 0.0 or high == math.inf:
-                rewriter.refuse(node, f"it clamps from {low:g}")
+                rewriter.refuse(node, OTHER_LIMIT(low=low))
                 continue
             if source is None or not source.definition.has(Trait.MAC):
-                rewriter.refuse(node, "no layer directly before it")
+                rewriter.refuse(node, NO_LAYER())
                 continue
             if keeps_caps(context):
-                rewriter.refuse(
-                    node, f"equalization keeps the cap of {high:g}, because the target has limits per channel"
-                )
+                rewriter.refuse(node, CAP_KEPT(high=high))
                 continue
             relu = rewriter.insert("relu", node.inputs, before=node, like=node)
-            rewriter.note(relu, f"is not limited above {high:g}")
+            rewriter.note(relu, CAP_REMOVED(high=high))
             rewriter.replace(node, relu.output)

@@ -31,6 +31,7 @@ from torch import Tensor
 from qcompiler.calibration.observers import MinMaxObserver, Observer
 from qcompiler.calibration.runner import observe
 from qcompiler.errors import InputError, PassError
+from qcompiler.ir.events import Sentence
 from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ops.layers import Layer, leaf_of
@@ -50,6 +51,10 @@ from qcompiler.validation.contracts import THRESHOLDS, Contract
 
 Magnitudes = dict[Value, Tensor]
 """Ranges of the inputs of layers: the largest absolute value of each channel, float64 [C]."""
+
+
+SMOOTHED = Sentence("channels-smoothed", "its channels are divided by {least:.4g} to {most:.4g} for {layers}")
+SEVERAL_AXES = Sentence("channel-read-along-several-axes", "its only channel is read along several axes")
 
 
 @dataclass(frozen=True)
@@ -107,10 +112,8 @@ class SmoothActivations(Pass):
                 scale_layer(Layer(consumer.node), rewriter, inputs=factor)
                 smoothed[value] = magnitudes[value] / factor
             magnitudes.update(smoothed)
-            names = ", ".join(consumer.node.name for consumer in group.consumers)
-            rewriter.note(
-                group.producer, f"its channels are divided by {float(s.min()):.4g} to {float(s.max()):.4g} for {names}"
-            )
+            names = tuple(consumer.node.name for consumer in group.consumers)
+            rewriter.note(group.producer, SMOOTHED(least=float(s.min()), most=float(s.max()), layers=names))
         context.record.metrics.update(groups=len(found), spread_before=before, spread_after=_spread(magnitudes))
 
     def _factors(self, group: Group, magnitudes: Magnitudes) -> Tensor:
@@ -148,7 +151,7 @@ def _found(graph: Graph, rewriter: Rewriter) -> Iterator[Group]:
         if all(len(axes) == 1 for axes in _axes(group).values()):
             yield group
         else:
-            rewriter.refuse(group.producer, "its only channel is read along several axes")
+            rewriter.refuse(group.producer, SEVERAL_AXES())
 
 
 def _observed(

@@ -23,6 +23,7 @@ from typing import ClassVar
 import torch
 
 from qcompiler.ir.analysis import connected_groups
+from qcompiler.ir.events import Sentence
 from qcompiler.ir.graph import Graph, Node
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
@@ -35,6 +36,13 @@ from qcompiler.passes.common.fixed_grids import is_dictated
 from qcompiler.passes.common.own_grids import put_quantizer_after
 from qcompiler.targets import Target
 from qcompiler.validation.contracts import THRESHOLDS, Contract
+
+SHARES = Sentence("grid-shared", "shares the grid of {leader}")
+GRIDS_DIFFER = Sentence("fixed-grids-differ", "all operands of {reader} have fixed grids, which differ")
+FIXED_OPERAND = Sentence("fixed-operand", "the grid of {operand} cannot change, so {reader} reads a rescaled copy")
+SHARED_OPERAND = Sentence(
+    "shared-operand", "the grid of {operand} is used by other nodes, so {reader} reads a rescaled copy"
+)
 
 
 @dataclass(frozen=True)
@@ -70,7 +78,7 @@ class UnifyScales(Pass):
                 leader = follower = put_quantizer_after(node, target.activation_spec(op=node.op), rewriter)
             if leader is None and _differ(known):
                 leader = follower = put_quantizer_after(node, target.activation_spec(op=node.op), rewriter)
-                rewriter.note(leader, f"all operands of {node.name} have fixed grids, which differ")
+                rewriter.note(leader, GRIDS_DIFFER(reader=node.name))
             if leader is None:
                 continue
             if leader is follower:
@@ -164,8 +172,8 @@ def _insert_rescale(node: Node, index: int, member: Node, like: Node, rewriter: 
         name=f"{node.inputs[index].name}.rescaled",
     )
     rewriter.replace_input(node, index, second.output)
-    why = f"the grid of {member.name} " + ("cannot change" if _cannot_join(member, like) else "is used by other nodes")
-    rewriter.note(second, f"{why}, so {node.name} reads a rescaled copy")
+    sentence = FIXED_OPERAND if _cannot_join(member, like) else SHARED_OPERAND
+    rewriter.note(second, sentence(operand=member.name, reader=node.name))
     return second
 
 
@@ -174,4 +182,4 @@ def _share(group: list[Node], rewriter: Rewriter) -> None:
     for node in group[1:]:
         rewriter.replace_input(node, 1, leader.inputs[1])
         rewriter.replace_input(node, 2, leader.inputs[2])
-        rewriter.note(node, f"shares the grid of {leader.name}")
+        rewriter.note(node, SHARES(leader=leader.name))

@@ -19,8 +19,8 @@ from examples.digits.model import load_digits_net
 from qcompiler import cli, errors
 from qcompiler.backends import encodings
 from qcompiler.frontends import capture
+from qcompiler.ir.events import Record
 from qcompiler.ir.graph import Graph, Module
-from qcompiler.ir.rewrite import Record
 from qcompiler.passes import PassContext, PassManager
 from qcompiler.passes.apply_encodings import ApplyEncodings
 from qcompiler.passes.check_encodings import CheckEncodings

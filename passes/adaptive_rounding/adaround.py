@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from qcompiler.errors import InputError, PassError
+from qcompiler.ir.events import Message, Sentence
 from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.types import Stage
 from qcompiler.ops.layers import Layer, leaf_of
@@ -41,6 +42,12 @@ from qcompiler.passes.common.equalization import parameter_readers
 from qcompiler.passes.common.patches import rows_of, weight_of
 from qcompiler.passes.common.two_models import LayerInputs, read_batches, run_both
 from qcompiler.validation.contracts import THRESHOLDS, Contract
+
+ROUNDED = Sentence(
+    "weights-rounded", "its weights are rounded adaptively: {ratio:.3f} of the squared error of rounding to nearest"
+)
+NOT_QUANTIZED = Sentence("weight-not-quantized", "its weight is not quantized")
+SHARED_WEIGHT = Sentence("weight-is-shared", "another layer uses the same weight")
 
 METHODS = ("gram", "sgd")
 
@@ -111,7 +118,7 @@ class AdaRound(Pass):
 
         def layer(node: Node, inputs: LayerInputs) -> None:
             reason = _refusal(node, readers)
-            if reason:
+            if reason is not None:
                 rewriter.refuse(node, reason)
                 return
             result = context.journal.piece(key, node.name, lambda: self.round(node, inputs, readers, context.seed))
@@ -122,10 +129,7 @@ class AdaRound(Pass):
                 tensor = leaf_tensor(bias)
                 rewriter.write_tensor(bias, (tensor.to(torch.float64) + result["shift"]).to(tensor.dtype))
             ratios.append(float(result["ratio"]))
-            rewriter.note(
-                node,
-                f"its weights are rounded adaptively: {ratios[-1]:.3f} of the squared error of rounding to nearest",
-            )
+            rewriter.note(node, ROUNDED(ratio=ratios[-1]))
 
         run_both(graph, given, layer, context)
         mean = math.exp(sum(math.log(max(ratio, 1e-12)) for ratio in ratios) / len(ratios)) if ratios else 1.0
@@ -157,10 +161,10 @@ class AdaRound(Pass):
         return result | ({"shift": found.shift.reshape(-1)} if has_bias else {})
 
 
-def _refusal(node: Node, readers: Mapping[Value, int]) -> str:
+def _refusal(node: Node, readers: Mapping[Value, int]) -> Message | None:
     if Layer(node).quantizer is None:
-        return "its weight is not quantized"
-    return "another layer uses the same weight" if readers[leaf_of(node.inputs[1])] > 1 else ""
+        return NOT_QUANTIZED()
+    return SHARED_WEIGHT() if readers[leaf_of(node.inputs[1])] > 1 else None
 
 
 def _seed(seed: int, name: str) -> int:

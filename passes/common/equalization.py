@@ -29,6 +29,7 @@ from qcompiler.calibration import gaussian
 from qcompiler.calibration.statistics import set_statistics, statistics_of
 from qcompiler.errors import GraphError, InputError
 from qcompiler.ir.dims import evaluate_dim, symbols_of
+from qcompiler.ir.events import Message, Sentence
 from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
@@ -36,6 +37,30 @@ from qcompiler.ops.layers import Layer, leaf_of
 from qcompiler.ops.quantization import is_calibrated
 from qcompiler.ops.quantizers import activation_bounds, is_leaf, is_quantizer, leaf_tensor
 from qcompiler.passes.common.channel_tables import function_of
+
+SHARED_PARAMETERS = Sentence("parameters-are-shared", "another layer uses the parameters of {layer}")
+CONSTANT_NOT_PER_CHANNEL = Sentence("constant-not-per-channel", "its constant does not have one number per channel")
+NO_SIZE = Sentence("no-size-of-samples", "%{value} has no size for {samples} samples")
+EMPTY = Sentence("empty-for-samples", "%{value} is empty for {samples} samples")
+OUTPUT = Sentence("channels-are-output", "%{value} is an output of the model")
+NOT_READ = Sentence("channels-not-read", "no layer reads it")
+CHANNELS_AS_ONE = Sentence("channels-read-as-one", "{layer} reads several channels as one input channel")
+CLAMPS = Sentence("clamp-in-between", "{clamp} clamps to {low:g}..{high:g}, which changes under a factor")
+CLAMPS_CHANNELS = Sentence(
+    "channel-clamp-in-between", "{clamp} clamps each channel to its own limits, which the target does not support"
+)
+LIMITS_COMPUTED = Sentence("limits-computed", "the limits of {clamp} are computed")
+COMMON_LIMITS = Sentence("common-limits", "{clamp} has common limits for several channels")
+NO_TABLE = Sentence("no-table-per-channel", "{node} is {function}, and the target has no table per channel for it")
+SCALES_COMPUTED = Sentence("scales-computed", "the scales of {node} are computed")
+ONE_TABLE = Sentence("one-table", "{node} has one table for several channels")
+ACTIVATION_INCLUDED = Sentence("activation-included", "{quantizer} already includes an activation")
+NO_FACTOR = Sentence("factor-not-kept", "{node} is {op}, which does not commute with a factor per channel")
+MIXES_PIXELS = Sentence("pixels-mixed", "{node} mixes pixels of several channels")
+AVERAGES_CHANNELS = Sentence("channels-averaged", "{node} averages several channels")
+MULTIPLIES_CHANNELS = Sentence("channels-multiplied", "{node} multiplies channels with each other")
+PADS = Sentence("padding-in-between", "{node} pads with {value}, which changes under a factor")
+BETWEEN_SAMPLES = Sentence("moves-between-samples", "{node} moves elements between samples")
 
 FOREIGN = -1
 """Channel number of elements from other sources: other parts of a concat, a border."""
@@ -92,7 +117,15 @@ class Group:
 
 
 class Refused(Exception):  # noqa: N818  # not an error: it ends a search
-    """The channels of a layer cannot be rescaled; the text is the reason."""
+    """The channels of a layer cannot be rescaled.
+
+    Args:
+        message: The reason.
+    """
+
+    def __init__(self, message: Message) -> None:
+        super().__init__(message)
+        self.message = message
 
 
 def scale_layer(
@@ -134,7 +167,7 @@ def producer_axis(node: Node) -> int:
         sizes = leaf_tensor(leaf_of(factor)).shape
         axes = [axis - len(sizes) for axis, size in enumerate(sizes) if size != 1]
         if len(axes) != 1:
-            raise Refused("its constant does not have one number per channel")
+            raise Refused(CONSTANT_NOT_PER_CHANNEL())
         return node.output.type.rank + axes[0]
     return node.output.type.rank - 1 if node.op == "layer_norm" else Layer(node).output_axis
 
@@ -166,7 +199,7 @@ def parameter_readers(graph: Graph) -> dict[Value, int]:
 
 def groups(
     graph: Graph,
-    refused: Callable[[Node, str], None] | None = None,
+    refused: Callable[[Node, Message], None] | None = None,
     *,
     may_produce: Callable[[Node], object] = Layer.of,
     caps: bool = False,
@@ -190,10 +223,10 @@ def groups(
             group = _group(node, positions, capped=caps, tabled=tables)
             for layer in (group.producer, *(consumer.node for consumer in group.consumers)):
                 if any(readers.get(leaf_of(value), 0) > 1 for value in layer.inputs):
-                    raise Refused(f"another layer uses the parameters of {layer.name}")
+                    raise Refused(SHARED_PARAMETERS(layer=layer.name))
         except Refused as reason:
             if refused is not None:
-                refused(node, str(reason))
+                refused(node, reason.message)
             continue
         yield group
 
@@ -212,9 +245,9 @@ def _shape(value: Value, graph: Graph) -> list[int]:
     try:
         sizes = [evaluate_dim(size, bindings) for size in value.type.shape]
     except (GraphError, InputError) as error:
-        raise Refused(f"%{value.name} has no size for {SAMPLES} samples") from error
+        raise Refused(NO_SIZE(value=value.name, samples=SAMPLES)) from error
     if min(sizes, default=1) < 1:
-        raise Refused(f"%{value.name} is empty for {SAMPLES} samples")
+        raise Refused(EMPTY(value=value.name, samples=SAMPLES))
     return sizes
 
 
@@ -234,7 +267,7 @@ def _group(
 
     def follow(value: Value) -> None:
         if producer.graph.is_output(value):
-            raise Refused(f"%{value.name} is an output of the model")
+            raise Refused(OUTPUT(value=value.name))
         for user in value.users:
             if user not in seen:
                 seen.add(user)
@@ -257,7 +290,7 @@ def _group(
         between.append(node)
         follow(node.output)
     if not consumers:
-        raise Refused("no layer reads it")
+        raise Refused(NOT_READ())
     return Group(producer, tuple(consumers), tuple(between), tuple(caps), tuple(tables))
 
 
@@ -265,7 +298,7 @@ def _channels_read(layer: Layer, numbers: Tensor) -> Tensor:
     """The producer's channel of each input channel of `layer`."""
     rows = numbers.movedim(layer.input_axis, 0).flatten(1)
     if bool((rows != rows[:, :1]).any()):
-        raise Refused(f"{layer.node.name} reads several channels as one input channel")
+        raise Refused(CHANNELS_AS_ONE(layer=layer.node.name))
     return rows[:, 0]
 
 
@@ -277,12 +310,12 @@ def _cap(node: Node, numbers: Tensor, *, capped: bool) -> PerChannel:
     """
     if not capped and node.definition.has(Trait.ACTIVATION):
         low, high = activation_bounds(node)
-        raise Refused(f"{node.name} clamps to {low:g}..{high:g}, which changes under a factor")
+        raise Refused(CLAMPS(clamp=node.name, low=low, high=high))
     if not capped:
-        raise Refused(f"{node.name} clamps each channel to its own limits, which the target does not support")
+        raise Refused(CLAMPS_CHANNELS(clamp=node.name))
     if not all(map(is_leaf, node.inputs[1:])):
-        raise Refused(f"the limits of {node.name} are computed")
-    return _along_an_axis(node, numbers) or _refuse(f"{node.name} has common limits for several channels")
+        raise Refused(LIMITS_COMPUTED(clamp=node.name))
+    return _along_an_axis(node, numbers) or _refuse(COMMON_LIMITS(clamp=node.name))
 
 
 def _table(node: Node, numbers: Tensor, tabled: Callable[[str], bool]) -> PerChannel:
@@ -293,13 +326,13 @@ def _table(node: Node, numbers: Tensor, tabled: Callable[[str], bool]) -> PerCha
     """
     function = function_of(node)
     if not tabled(function):
-        raise Refused(f"{node.name} is {function}, and the target has no table per channel for it")
+        raise Refused(NO_TABLE(node=node.name, function=function))
     if not all(map(is_leaf, node.inputs[1:])):
-        raise Refused(f"the scales of {node.name} are computed")
-    return _along_an_axis(node, numbers) or _refuse(f"{node.name} has one table for several channels")
+        raise Refused(SCALES_COMPUTED(node=node.name))
+    return _along_an_axis(node, numbers) or _refuse(ONE_TABLE(node=node.name))
 
 
-def _refuse(reason: str) -> NoReturn:
+def _refuse(reason: Message) -> NoReturn:
     raise Refused(reason)
 
 
@@ -320,14 +353,14 @@ def _through(node: Node, maps: dict[Value, Tensor]) -> Tensor:
     """
     if is_quantizer(node):
         if node.given("qmin") or node.given("qmax"):
-            raise Refused(f"{node.name} already includes an activation")
+            raise Refused(ACTIVATION_INCLUDED(quantizer=node.name))
         return maps[node.inputs[0]]
     if node.op == "mul":
         return _product(node, maps)
     if node.definition.has(Trait.CLAMP):  # its limits follow, or it was refused
         return maps[node.inputs[0]]
     if not node.definition.has(Trait.COMMUTES_WITH_SCALE):
-        raise Refused(f"{node.name} is {node.op}, which does not commute with a factor per channel")
+        raise Refused(NO_FACTOR(node=node.name, op=node.op))
     if node.definition.has(Trait.SPATIAL):
         return _over_pixels(node, maps[node.inputs[0]])
     if node.definition.has(Trait.AVERAGE):
@@ -337,7 +370,7 @@ def _through(node: Node, maps: dict[Value, Tensor]) -> Tensor:
 
 def _over_pixels(node: Node, numbers: Tensor) -> Tensor:
     if bool((numbers != numbers[:, :, :1, :1]).any()):
-        raise Refused(f"{node.name} mixes pixels of several channels")
+        raise Refused(MIXES_PIXELS(node=node.name))
     sizes = _shape(node.output, node.graph)
     return numbers[:, :, :1, :1].expand(-1, -1, *sizes[2:])
 
@@ -348,20 +381,20 @@ def _mean(node: Node, numbers: Tensor) -> Tensor:
     for axis in axes:
         first = first.narrow(axis, 0, 1)
     if bool((numbers != first).any()):
-        raise Refused(f"{node.name} averages several channels")
+        raise Refused(AVERAGES_CHANNELS(node=node.name))
     return first if node.flag("keepdim") else first.squeeze(axes)
 
 
 def _product(node: Node, maps: dict[Value, Tensor]) -> Tensor:
     (first, *others) = (maps[value] for value in node.inputs if value in maps)
     if others:
-        raise Refused(f"{node.name} multiplies channels with each other")
+        raise Refused(MULTIPLIES_CHANNELS(node=node.name))
     return first.expand(_shape(node.output, node.graph))
 
 
 def _moved(node: Node, maps: dict[Value, Tensor]) -> Tensor:
     if node.number("value", 0.0) != 0.0:
-        raise Refused(f"{node.name} pads with {node.attributes['value']}, which changes under a factor")
+        raise Refused(PADS(node=node.name, value=node.number("value")))
     operands = [
         maps[value] if value in maps else torch.full(_shape(value, node.graph), FOREIGN) for value in node.inputs
     ]
@@ -369,7 +402,7 @@ def _moved(node: Node, maps: dict[Value, Tensor]) -> Tensor:
     try:
         moved = node.definition.evaluate(node, [(item + 1).to(torch.float64) for item in operands])[0]
     except (GraphError, RuntimeError) as error:  # sizes that follow the batch in more than their first axis
-        raise Refused(f"{node.name} moves elements between samples") from error
+        raise Refused(BETWEEN_SAMPLES(node=node.name)) from error
     return moved.to(torch.int64) - 1
 
 

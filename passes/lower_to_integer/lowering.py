@@ -10,6 +10,7 @@ from torch import Tensor
 
 from qcompiler.errors import PassError, UnsupportedError
 from qcompiler.ir.attributes import Attribute
+from qcompiler.ir.events import Sentence
 from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
@@ -21,6 +22,8 @@ from qcompiler.quant.arithmetic import Arithmetic, rescale_multiplier
 from qcompiler.quant.requant import Requantization
 from qcompiler.quant.spec import QuantSpec
 from qcompiler.targets import Target
+
+LOWERED = Sentence("lowered", "{op} and its quantizer in integers")
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,7 @@ class Lowering:
             name=f"{out.quantizer.name}.int",
             types=[TensorType(dtype, shape, params)],
         )
-        self.rewriter.note(node, f"{like.op} and its quantizer in integers")
+        self.rewriter.note(node, LOWERED(op=like.op))
         self.limits[node.output] = (out.qmin, out.qmax)
         return node.output
 

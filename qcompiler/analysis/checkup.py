@@ -15,9 +15,9 @@ from typing import Literal
 
 import torch
 
+from qcompiler.ir.events import Record
 from qcompiler.ir.graph import Graph, Module, Node
 from qcompiler.ir.registry import Trait
-from qcompiler.ir.rewrite import Record
 from qcompiler.ops import SCALED, UNARY
 from qcompiler.ops.custom import function_name
 from qcompiler.ops.layers import Layer, is_weighted
@@ -319,7 +319,7 @@ def _long_sums(nodes: Sequence[Node], target: Target) -> Iterator[Advice]:
 
 def _unfolded(records: Sequence[Record]) -> Iterator[Advice]:
     events = [event for record in records if record.pass_name == FoldBatchNorm.name for event in record.events]
-    names = tuple(event.origins[0] for event in events if event.code == AFFINE)
+    names = tuple(event.origins[0] for event in events if event.code == AFFINE.code)
     if names:
         why = "; ".join(dict.fromkeys(event.detail for event in events if event.kind == "refusal"))
         text = "They become separate layers. Put a batch norm directly after a layer that has no other users."

@@ -85,7 +85,7 @@ class Manifest(_Closed):
 
 
 class Happening(_Closed):
-    """One rewrite or refusal of a pass: the fields of `ir.rewrite.Event`."""
+    """One rewrite or refusal of a pass: see `ir.events.Event.plain`."""
 
     kind: str
     node: str
@@ -93,11 +93,11 @@ class Happening(_Closed):
     where: str
     detail: str
     code: str = ""
-    data: dict[str, int | Finite | str] = {}
+    data: dict[str, int | Finite | str | tuple[str, ...]] = {}
 
 
 class RunOfPass(_Closed):
-    """The record of one pass: the fields of `ir.rewrite.Record`."""
+    """The record of one pass: see `ir.events.Record.plain`."""
 
     pass_name: str
     events: tuple[Happening, ...]

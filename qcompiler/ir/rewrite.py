@@ -7,64 +7,17 @@ record is the provenance of a compile.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 from torch import Tensor
 
 from qcompiler.errors import GraphError
 from qcompiler.ir.attributes import Attribute
+from qcompiler.ir.events import Event, Message, Record
 from qcompiler.ir.graph import Graph, Location, Node, Value
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.types import DType, TensorType
 from qcompiler.storage.tensors import row_major
-
-
-@dataclass(frozen=True)
-class Event:
-    """One rewrite or refusal of a pass.
-
-    Args:
-        kind: `rewrite` or `refusal`.
-        node: Name of the node concerned.
-        origins: Captured nodes that the node represents.
-        where: Module path and source line.
-        detail: The edit or the reason of a refusal, as a sentence without a full stop.
-        code: Kind of edit, for events that later steps look up; empty for others.
-        data: Facts of an event with a code, by name.
-    """
-
-    kind: str
-    node: str
-    origins: tuple[str, ...]
-    where: str
-    detail: str
-    code: str = ""
-    data: Mapping[str, float | str] = field(default_factory=dict)
-
-    def plain(self) -> dict[str, Any]:
-        """The event as plain data for JSON; code and data only if there is a code."""
-        found = dataclasses.asdict(self)
-        return found if self.code else {key: found[key] for key in found if key not in ("code", "data")}
-
-
-@dataclass
-class Record:
-    """The events and measured figures of one run of a pass."""
-
-    pass_name: str
-    events: list[Event] = field(default_factory=list)
-    metrics: dict[str, float | int | str] = field(default_factory=dict)
-
-    def plain(self) -> dict[str, Any]:
-        """The record as plain data for JSON; non-finite numbers become text."""
-        metrics = {
-            key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in self.metrics.items()
-        }
-        return {"pass_name": self.pass_name, "events": [event.plain() for event in self.events], "metrics": metrics}
 
 
 class Rewriter:
@@ -235,20 +188,21 @@ class Rewriter:
             )
         self.graph.module.tensors[ref] = row_major(tensor)
 
-    def note(self, node: Node, detail: str, *, code: str = "", **data: float | str) -> None:
+    def note(self, node: Node, message: Message | str) -> None:
         """Record that something was done to `node`.
 
         Args:
             node: The node.
-            detail: The edit, as a sentence without a full stop.
-            code: Kind of edit, if later steps look it up.
-            data: Facts of the edit, by name.
+            message: The edit; see `ir.events`. Plain text, a sentence without a full stop, has neither code nor data.
         """
-        self.record.events.append(Event("rewrite", node.name, node.origins, str(node.location), detail, code, data))
+        self._record("rewrite", node, message)
 
-    def refuse(self, node: Node, reason: str) -> None:
+    def refuse(self, node: Node, reason: Message | str) -> None:
         """Record that `node` was left alone, and why."""
-        self.record.events.append(Event("refusal", node.name, node.origins, str(node.location), reason))
+        self._record("refusal", node, reason)
+
+    def _record(self, kind: str, node: Node, message: Message | str) -> None:
+        self.record.events.append(Event(kind, node.name, node.origins, str(node.location), Message.of(message)))
 
     @staticmethod
     def _forget_use(value: Value, node: Node) -> None:

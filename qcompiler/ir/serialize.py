@@ -17,9 +17,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from qcompiler.errors import ArtifactError, QCompilerError
+from qcompiler.ir.events import Event, Message, Record
 from qcompiler.ir.graph import Module
 from qcompiler.ir.hashing import module_hash
-from qcompiler.ir.rewrite import Event, Record
 from qcompiler.ir.text import parse_module, print_module
 from qcompiler.storage.destination import Destination, read_whole
 from qcompiler.storage.occupant import Kind
@@ -148,6 +148,12 @@ def _event(item: object, where: str) -> Event:
     code, data = item.get("code", ""), item.get("data", {})
     if not isinstance(code, str) or not isinstance(data, dict):
         raise ArtifactError(f"an event of {where} has another form", expected="a code and a table")
-    if not all(isinstance(value, str | int | float) for value in data.values()):
-        raise ArtifactError(f"an event of {where} has another form", expected="a table of texts and numbers")
-    return Event(**{key: item[key] for key in _TEXTS}, origins=tuple(item["origins"]), code=code, data=data)
+    if not all(map(_is_fact, data.values())):
+        raise ArtifactError(f"an event of {where} has another form", expected="a table of texts, numbers and names")
+    message = Message.from_plain(item["detail"], code, data)
+    return Event(item["kind"], item["node"], tuple(item["origins"]), item["where"], message)
+
+
+def _is_fact(value: object) -> bool:
+    names = isinstance(value, list) and all(isinstance(name, str) for name in value)
+    return names or isinstance(value, str | int | float)

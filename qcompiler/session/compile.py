@@ -26,9 +26,9 @@ from qcompiler.errors import (
     VerificationError,
 )
 from qcompiler.ir import calls
+from qcompiler.ir.events import Record
 from qcompiler.ir.graph import Module
 from qcompiler.ir.interpret import check_inputs
-from qcompiler.ir.rewrite import Record
 from qcompiler.ir.settings import own_defaults
 from qcompiler.passes import Pass
 from qcompiler.passes.base import Override

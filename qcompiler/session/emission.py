@@ -15,7 +15,7 @@ from qcompiler.backends import known_backends
 from qcompiler.backends.base import Emitted, Lowered, blaming
 from qcompiler.backends.integer import emit as emit_program
 from qcompiler.errors import UnsupportedError
-from qcompiler.ir.rewrite import Record
+from qcompiler.ir.events import Record
 from qcompiler.ir.types import Stage
 from qcompiler.passes import Pass
 from qcompiler.passes.apply_encodings import ApplyEncodings
@@ -66,7 +66,7 @@ def emit(
     about = grids.About(pipeline, _quantizer_args(target, passes))
     events = [event for record in integer.records for event in record.events]
     # An island without a consumer of its result is not part of the program.
-    islands = tuple(dict(event.data) for event in events if event.code == FLOAT_ISLAND)
+    islands = tuple(dict(event.data) for event in events if event.code == FLOAT_ISLAND.code)
     islands = tuple(item for item in islands if item["name"] in program.program.islands)
     ratios: Mapping[str, float] = {}
     if canonical.module.main.stage is Stage.CANONICAL:

@@ -15,8 +15,8 @@ from qcompiler.frontends.finite import check_finite
 from qcompiler.frontends.given import parse_device
 from qcompiler.frontends.pt2 import load_exported
 from qcompiler.frontends.wrappers import unwrap
+from qcompiler.ir.events import Record
 from qcompiler.ir.graph import Graph
-from qcompiler.ir.rewrite import Record
 from qcompiler.passes import PassContext
 from qcompiler.session.batches import Batches
 from qcompiler.session.options import Options

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from qcompiler.ir.events import Record
 from qcompiler.ir.graph import Module
-from qcompiler.ir.rewrite import Record
 
 
 @dataclass(frozen=True)

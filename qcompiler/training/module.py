@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from qcompiler.errors import InputError, UnsupportedError
 from qcompiler.ir import calls
+from qcompiler.ir.events import Record
 from qcompiler.ir.graph import Module
-from qcompiler.ir.rewrite import Record
 from qcompiler.ir.settings import own_defaults
 from qcompiler.ops.biases import fitted
 from qcompiler.quant.affine import along_axis

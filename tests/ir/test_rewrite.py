@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qcompiler.errors import GraphError
+from qcompiler.ir.events import Event, Message, Record, Sentence
 from qcompiler.ir.graph import Location
-from qcompiler.ir.rewrite import Event, Record, Rewriter
+from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ir.text import parse_module
 from qcompiler.ir.types import DType, QuantParams, Stage, TensorType
 from qcompiler.ir.verify import verify
@@ -189,11 +190,12 @@ def test_what_was_done_and_refused_is_written_down() -> None:
     rewriter = Rewriter(graph, record)
     relu = node_of(graph, "relu")
     relu.location, relu.origins = Location("act", "net:forward:4"), ("act",)
+    used = Sentence("used", "it has {count} users")
     rewriter.note(relu, "done")
-    rewriter.refuse(relu, "it has two users")
+    rewriter.refuse(relu, used(count=2))
     assert record.events == [
-        Event("rewrite", "b", ("act",), "act, net:forward:4", "done"),
-        Event("refusal", "b", ("act",), "act, net:forward:4", "it has two users"),
+        Event("rewrite", "b", ("act",), "act, net:forward:4", Message.of("done")),
+        Event("refusal", "b", ("act",), "act, net:forward:4", used(count=2)),
     ]
 
 

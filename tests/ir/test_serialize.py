@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from qcompiler.errors import ArtifactError
+from qcompiler.ir.events import Event, Message, Record, Sentence
 from qcompiler.ir.graph import Location, Module
 from qcompiler.ir.hashing import module_hash, tensor_digest
-from qcompiler.ir.rewrite import Event, Record
 from qcompiler.ir.serialize import TENSORS, TEXT, load_module, save_module
 from qcompiler.ir.text import parse_module, print_module
 from tests.backends.integer.test_executor import build
@@ -30,11 +30,14 @@ def one() -> Module:
 
 def test_a_compiled_network_comes_back(tmp_path: Path) -> None:
     module = build("mixed", "int8_dsp")
-    records = [Record("fold", [Event("rewrite", "a", ("a", "b"), "", "done")], {"max_difference": 0.5})]
+    read = Sentence("read", "{readers} read {share:.1f} of it")(readers=("c", "d"), share=1 / 3)
+    events = [Event("rewrite", "a", ("a", "b"), "", message) for message in (Message.of("done"), read)]
+    records = [Record("fold", events, {"max_difference": 0.5})]
     save_module(module, tmp_path / "m.qir", records)
     loaded, provenance = load_module(tmp_path / "m.qir")
     assert print_module(loaded) == print_module(module)
     assert provenance == records
+    assert [event.detail for event in provenance[0].events] == ["done", "c, d read 0.3 of it"]
     for name, tensor in module.tensors.items():
         assert torch.equal(tensor, loaded.tensors[name]) or torch.isnan(tensor).any()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.qir"]

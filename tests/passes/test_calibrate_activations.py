@@ -13,8 +13,8 @@ import qcompiler
 from qcompiler import frontends
 from qcompiler.calibration.observers import make_observer
 from qcompiler.errors import CalibrationError, InputError, PassError
+from qcompiler.ir.events import Record
 from qcompiler.ir.graph import Module
-from qcompiler.ir.rewrite import Record
 from qcompiler.ir.types import Stage
 from qcompiler.passes import PassContext, PassManager
 from qcompiler.passes.calibrate_activations import CalibrateActivations

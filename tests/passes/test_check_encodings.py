@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from qcompiler.errors import EncodingsError, InputError, PassError
+from qcompiler.ir.events import Record
 from qcompiler.ir.graph import Module
-from qcompiler.ir.rewrite import Record
 from qcompiler.ir.types import Stage
 from qcompiler.passes import Pass, PassContext
 from qcompiler.passes.apply_encodings import ApplyEncodings

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 import qcompiler
+from qcompiler.ir.events import Record
 from qcompiler.ir.graph import Module
-from qcompiler.ir.rewrite import Record
 from qcompiler.ir.types import Stage
 from qcompiler.ops import biases
 from qcompiler.passes import PassContext

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from qcompiler.errors import PassError
 from qcompiler.frontends import capture
-from qcompiler.ir.rewrite import Record
+from qcompiler.ir.events import Record
 from qcompiler.ir.types import Stage
 from qcompiler.passes import PassContext
 from qcompiler.passes.canonicalize import Canonicalize

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from qcompiler.errors import InputError, PassError, TargetError, UnsupportedError
+from qcompiler.ir.events import Record
 from qcompiler.ir.graph import Module
-from qcompiler.ir.rewrite import Record
 from qcompiler.ir.text import parse_module
 from qcompiler.ir.types import Stage
 from qcompiler.passes import PassContext

@@ -16,9 +16,9 @@ import qcompiler
 from qcompiler import frontends
 from qcompiler.calibration import runner
 from qcompiler.errors import InputError, PassError, PipelineError
+from qcompiler.ir.events import Record
 from qcompiler.ir.graph import Graph, Module
 from qcompiler.ir.interpret import Evaluation, interpret_with
-from qcompiler.ir.rewrite import Record
 from qcompiler.ir.types import Stage
 from qcompiler.passes import Pass, PassContext, PassManager
 from qcompiler.passes.calibrate_activations import CalibrateActivations

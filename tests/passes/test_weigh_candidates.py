@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from qcompiler import frontends
 from qcompiler.errors import InputError, PassError
+from qcompiler.ir.events import Record
 from qcompiler.ir.graph import Graph, Module
-from qcompiler.ir.rewrite import Record
 from qcompiler.ir.types import Stage
 from qcompiler.ops.layers import Layer
 from qcompiler.passes import Pass, PassContext, PassManager

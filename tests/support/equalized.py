@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from qcompiler import frontends
+from qcompiler.ir.events import Record
 from qcompiler.ir.graph import Module
-from qcompiler.ir.rewrite import Record
 from qcompiler.passes import Pass, PassContext, PassManager
 from qcompiler.passes.calibrate_weights import CalibrateWeights
 from qcompiler.passes.fix_ranges import FixRanges

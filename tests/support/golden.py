@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import torch
 
+from qcompiler.ir.events import Record
 from qcompiler.ir.graph import Module
-from qcompiler.ir.rewrite import Record
 from qcompiler.ir.text import parse_module, print_graph
 from qcompiler.ir.types import DType
 from qcompiler.ir.verify import verify_module

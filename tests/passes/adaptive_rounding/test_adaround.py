@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from qcompiler import frontends
 from qcompiler.errors import CalibrationError, InputError, PassError
+from qcompiler.ir.events import Record
 from qcompiler.ir.graph import Module
-from qcompiler.ir.rewrite import Record
 from qcompiler.ir.types import Stage
 from qcompiler.passes import Pass, PassContext, PassManager
 from qcompiler.passes.adaptive_rounding import adaround, moments

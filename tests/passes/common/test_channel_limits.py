@@ -19,8 +19,8 @@ from qcompiler.backends.onnx_qdq import integer_weights
 from qcompiler.calibration.data_free import describe
 from qcompiler.calibration.distribution import Distribution
 from qcompiler.errors import UnsupportedError
+from qcompiler.ir.events import Record
 from qcompiler.ir.graph import Module, Node
-from qcompiler.ir.rewrite import Record
 from qcompiler.ir.text import parse_module, print_module
 from qcompiler.passes import Pass, PassContext, PassManager
 from qcompiler.passes.absorb_bias import AbsorbBias

@@ -17,8 +17,8 @@ from torch.nn import functional
 import qcompiler
 from qcompiler.backends.onnx_qdq import integer_weights
 from qcompiler.errors import UnsupportedError
+from qcompiler.ir.events import Record
 from qcompiler.ir.graph import Module, Node
-from qcompiler.ir.rewrite import Record
 from qcompiler.ir.text import parse_module, print_module
 from qcompiler.ops import UNARY
 from qcompiler.passes import Pass, PassContext, PassManager
