@@ -4,67 +4,101 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import TypeAlias, cast
 
 from qcompiler.frontends.builder import Builder, Operand, Rule
 from qcompiler.frontends.table import Ints, as_tuple, axis_of, rule
+from qcompiler.ir.attributes import Attribute
 from qcompiler.ir.dims import Shape
 from qcompiler.ir.graph import Value
 
-
-@rule("max_pool2d")
-def _max_pool2d(
-    b: Builder,
-    input: Operand,
-    kernel_size: Ints,
-    stride: Ints | None = None,
-    padding: Ints = 0,
-    dilation: Ints = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> Value:
-    if return_indices:
-        raise b.unsupported("max_pool2d with return_indices=True", "Pool without the indices.")
-    kernel = as_tuple(kernel_size, 2)
-    return b.node(
-        "max_pool2d",
-        [input],
-        kernel=kernel,
-        stride=as_tuple(stride, 2) if stride else kernel,
-        padding=as_tuple(padding, 2),
-        dilation=as_tuple(dilation, 2),
-        ceil_mode=bool(ceil_mode),
-    )
+Window: TypeAlias = tuple[int, int, int, int]
+"""Kernel, stride, padding and dilation along one axis."""
 
 
-@rule("max_pool2d_with_indices")
-def _max_pool2d_with_indices(b: Builder, input: Operand, *arguments: Any) -> object:
-    indices = b.refusal("the model reads the indices of max_pool2d", "Pool without the indices.")
-    return [_max_pool2d(b, input, *arguments), indices]
+def _windows(rank: int, kernel_size: Ints, stride: Ints | None, padding: Ints, dilation: Ints = 1) -> list[Window]:
+    """The windows of a pooling over `rank` axes; without a stride they touch each other."""
+    kernel = as_tuple(kernel_size, rank)
+    steps = as_tuple(stride, rank) if stride else kernel
+    return list(zip(kernel, steps, as_tuple(padding, rank), as_tuple(dilation, rank), strict=True))
 
 
-@rule("avg_pool2d")
-def _avg_pool2d(
-    b: Builder,
-    input: Operand,
-    kernel_size: Ints,
-    stride: Ints | None = None,
-    padding: Ints = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-) -> Value:
-    kernel = as_tuple(kernel_size, 2)
-    return b.node(
-        "avg_pool2d",
-        [input],
-        kernel=kernel,
-        stride=as_tuple(stride, 2) if stride else kernel,
-        padding=as_tuple(padding, 2),
-        ceil_mode=bool(ceil_mode),
-        count_include_pad=bool(count_include_pad),
-        divisor_override=divisor_override,
-    )
+def _pooled(b: Builder, op: str, input: Operand, windows: Sequence[Window], **attributes: Attribute) -> Value:
+    """A pooling of images, or of lines as images of height 1."""
+    if len(windows) == 1:
+        n, c, length = input.type.shape
+        image = b.node("reshape", [input], shape=(n, c, 1, length))
+        pooled = _pooled(b, op, image, [(1, 1, 0, 1), *windows], **attributes)
+        return b.node("reshape", [pooled], shape=(n, c, pooled.type.shape[3]))
+    kernel, stride, padding, dilation = zip(*windows, strict=True)
+    if op == "max_pool2d":
+        attributes["dilation"] = dilation
+    return b.node(op, [input], kernel=kernel, stride=stride, padding=padding, **attributes)
+
+
+def _max_pool(rank: int) -> Rule:
+    """The rule of max pooling over `rank` axes."""
+
+    def pool(
+        b: Builder,
+        input: Operand,
+        kernel_size: Ints,
+        stride: Ints | None = None,
+        padding: Ints = 0,
+        dilation: Ints = 1,
+        ceil_mode: bool = False,
+        return_indices: bool = False,  # the call returns one result or two
+    ) -> object:
+        windows = _windows(rank, kernel_size, stride, padding, dilation)
+        if rank < 3:
+            return _with_indices(b, _pooled(b, "max_pool2d", input, windows, ceil_mode=bool(ceil_mode)))
+        # Boxes one axis after another: the maximum of maxima is the maximum.
+        pooled = input
+        for axis, window in enumerate(windows, 2):
+            if window != (1, 1, 0, 1):
+                pooled = _pooled_along(b, pooled, axis, window, ceil_mode=bool(ceil_mode))
+        return _with_indices(b, pooled)
+
+    return pool
+
+
+def _avg_pool(rank: int) -> Rule:
+    """The rule of average pooling over `rank` axes."""
+
+    def pool(
+        b: Builder,
+        input: Operand,
+        kernel_size: Ints,
+        stride: Ints | None = None,
+        padding: Ints = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
+    ) -> object:
+        return _pooled(
+            b,
+            "avg_pool2d",
+            input,
+            _windows(rank, kernel_size, stride, padding),
+            ceil_mode=bool(ceil_mode),
+            count_include_pad=bool(count_include_pad),
+            divisor_override=divisor_override,
+        )
+
+    return pool
+
+
+for _rank in (1, 2, 3):
+    rule(f"max_pool{_rank}d", f"max_pool{_rank}d_with_indices")(_max_pool(_rank))
+for _rank in (1, 2):
+    rule(f"avg_pool{_rank}d")(_avg_pool(_rank))
+
+
+def _with_indices(b: Builder, pooled: Operand) -> object:
+    """The maxima; if the call also returns their indices, these too, which no operator computes."""
+    if not isinstance(b.observed, list):
+        return pooled
+    return [pooled, b.refusal(f"the model reads the indices of {b.function}", "Pool without the indices.")]
 
 
 @rule("adaptive_avg_pool2d")
@@ -87,49 +121,13 @@ def _fixed_sizes(b: Builder, input: Operand, count: int) -> tuple[int, ...]:
     return fixed
 
 
-def _pooled_along(
-    b: Builder, input: Operand, axis: int, kernel: int, stride: int, padding: int = 0, dilation: int = 1, **more: bool
-) -> Value:
+def _pooled_along(b: Builder, input: Operand, axis: int, window: Window, *, ceil_mode: bool = False) -> Value:
     """The maxima of windows along one axis: [N, A, L, B] -> [N, A, L', B], A and B the axes before and after it."""
     batch, *sizes = input.type.shape
     before, after = math.prod(_fixed_sizes(b, input, len(sizes))[: axis - 1]), math.prod(sizes[axis:])
     image = b.node("reshape", [input], shape=(batch, before, sizes[axis - 1], after))
-    pooled = b.node(
-        "max_pool2d",
-        [image],
-        kernel=(kernel, 1),
-        stride=(stride, 1),
-        padding=(padding, 0),
-        dilation=(dilation, 1),
-        **more,
-    )
+    pooled = _pooled(b, "max_pool2d", image, [window, (1, 1, 0, 1)], ceil_mode=ceil_mode)
     return b.node("reshape", [pooled], shape=(batch, *sizes[: axis - 1], pooled.type.shape[2], *sizes[axis:]))
-
-
-@rule("max_pool3d", "max_pool3d_with_indices")
-def _max_pool3d(
-    b: Builder,
-    input: Operand,
-    kernel_size: Ints,
-    stride: Ints | None = None,
-    padding: Ints = 0,
-    dilation: Ints = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> object:
-    """Maxima of boxes, one axis after another: the maximum of maxima is the maximum."""
-    if return_indices:
-        raise b.unsupported("max_pool3d with return_indices=True", "Pool without the indices.")
-    kernel = as_tuple(kernel_size, 3)
-    windows = zip(
-        kernel, as_tuple(stride, 3) if stride else kernel, as_tuple(padding, 3), as_tuple(dilation, 3), strict=True
-    )
-    pooled = input
-    for axis, window in enumerate(windows, 2):
-        if window != (1, 1, 0, 1):
-            pooled = _pooled_along(b, pooled, axis, *window, ceil_mode=bool(ceil_mode))
-    several = isinstance(b.observed, list)
-    return [pooled, b.refusal("the indices of max_pool3d are read", "Pool without the indices.")] if several else pooled
 
 
 @rule(
@@ -140,10 +138,12 @@ def _max_pool3d(
     "adaptive_max_pool2d_with_indices",
     "adaptive_max_pool3d_with_indices",
 )
-def _adaptive_max_pool(b: Builder, input: Operand, output_size: object, return_indices: bool = False) -> object:
-    """Adaptive max pooling: the function returns pixels, the aten operator also indices."""
-    if return_indices:
-        raise b.unsupported(f"{b.function} with return_indices=True", "Pool without the indices.")
+def _adaptive_max_pool(
+    b: Builder,
+    input: Operand,
+    output_size: object,
+    return_indices: bool = False,  # the call returns one result or two
+) -> object:
     several = isinstance(b.observed, list)
     after = (b.parts()[0].shape if several else b.shape)[2:]
     before = _fixed_sizes(b, input, len(after))
@@ -155,7 +155,7 @@ def _adaptive_max_pool(b: Builder, input: Operand, output_size: object, return_i
     else:
         for axis, (old, new) in enumerate(sizes, 2):
             pooled = _adapted(b, pooled, axis, old, new)
-    return [pooled, b.refusal(f"the indices of {b.function} are read")] if several else pooled
+    return _with_indices(b, pooled)
 
 
 def _adapted(b: Builder, input: Operand, axis: int, old: int, new: int) -> Operand:
@@ -166,12 +166,12 @@ def _adapted(b: Builder, input: Operand, axis: int, old: int, new: int) -> Opera
     if old == new:
         return input
     if not old % new:
-        return _pooled_along(b, input, axis, old // new, old // new)
+        return _pooled_along(b, input, axis, (old // new, old // new, 0, 1))
     parts = []
     for index in range(new):
         start, stop = index * old // new, -(-(index + 1) * old // new)
         part = b.node("slice", [input], axis=axis, start=start, stop=stop, step=1)
-        parts.append(_pooled_along(b, part, axis, stop - start, stop - start))
+        parts.append(_pooled_along(b, part, axis, (stop - start, stop - start, 0, 1)))
     return b.node("concat", parts, axis=axis)
 
 
@@ -181,37 +181,6 @@ def _global_average(b: Builder, input: Operand, output_size: Ints) -> Value:
     if any(size != 1 for size in b.shape[2:]):
         raise b.unsupported(f"{b.function} to {list(b.shape[2:])}", "Only an output size of 1 is supported.")
     return b.node("mean", [input], axes=axes, keepdim=True)
-
-
-def _line_as_image(pool: Rule) -> Rule:
-    """The rule of a pooling over one axis: pooling over the width of an image of height 1."""
-
-    def pool_line(
-        b: Builder,
-        input: Operand,
-        kernel_size: Ints,
-        stride: Ints | None = None,
-        padding: Ints = 0,
-        *rest: Any,
-        **keywords: Any,
-    ) -> Value:
-        (kernel,), (begin,) = as_tuple(kernel_size, 1), as_tuple(padding, 1)
-        step = as_tuple(stride, 1)[0] if stride else kernel
-        if "dilation" in keywords:
-            keywords["dilation"] = (1, *as_tuple(keywords["dilation"], 1))
-        elif pool is _max_pool2d and rest:
-            rest = ((1, *as_tuple(rest[0], 1)), *rest[1:])
-        n, c, length = input.type.shape
-        image = b.node("reshape", [input], shape=(n, c, 1, length))
-        pooled = pool(b, image, (1, kernel), (1, step), (0, begin), *rest, **keywords)
-        assert isinstance(pooled, Value)
-        return b.node("reshape", [pooled], shape=b.shape)
-
-    return pool_line
-
-
-rule("max_pool1d")(_line_as_image(_max_pool2d))
-rule("avg_pool1d")(_line_as_image(_avg_pool2d))
 
 
 def _rounds(before: Shape, factors: Sequence[float], after: Shape) -> bool:

@@ -12,8 +12,7 @@ from torchvision.ops.stochastic_depth import stochastic_depth
 
 from qcompiler.errors import UnsupportedError
 from qcompiler.frontends import capture, rules_elementwise
-from qcompiler.frontends.rules import RULES
-from tests.support.spellings import Spelling, check_refused, check_rule, check_same, image, model_of, node_of, rules_of
+from tests.support.spellings import RuleTests, Spelling, image, model_of, node_of
 
 ATEN = torch.ops.aten
 
@@ -168,24 +167,9 @@ REFUSED: dict[str, tuple[Spelling, str]] = {
 }
 
 
-def test_each_rule_is_spelled() -> None:
-    assert {*SPELLED, *NEEDS_A_GPU} == {*rules_of(rules_elementwise)}
-    assert all(RULES[name] is RULES[other] for name, other in NEEDS_A_GPU.items())
-
-
-@pytest.mark.parametrize("name", SPELLED)
-def test_the_graph_of_a_spelling_computes_what_torch_does(name: str) -> None:
-    check_rule(name, SPELLED[name])
-
-
-@pytest.mark.parametrize("name", SAME)
-def test_spellings_of_one_operator_are_one_graph(name: str) -> None:
-    check_same(SAME[name])
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_has_no_operator_is_refused_with_reason_and_place(name: str) -> None:
-    check_refused(name, REFUSED)
+class TestRules(RuleTests):
+    file, spelled, same, refused = rules_elementwise, SPELLED, SAME, REFUSED
+    unreached = NEEDS_A_GPU
 
 
 @pytest.mark.parametrize(

@@ -9,16 +9,7 @@ from torch.nn import functional as F
 
 from qcompiler.errors import UnsupportedError
 from qcompiler.frontends import capture, rules_pooling
-from tests.support.spellings import (
-    Spelling,
-    check_refused,
-    check_rule,
-    check_same,
-    image,
-    model_of,
-    node_of,
-    rules_of,
-)
+from tests.support.spellings import RuleTests, Spelling, image, model_of, node_of
 
 ATEN = torch.ops.aten
 pytestmark = pytest.mark.filterwarnings("ignore:.*upsample.* is deprecated")  # it is a rule all the same
@@ -36,7 +27,8 @@ def boxes(x: Tensor) -> Tensor:
 
 SPELLED: dict[str, Spelling] = {
     "max_pool2d": lambda x: F.max_pool2d(x, 2, 1, padding=1, dilation=2, ceil_mode=True),
-    "max_pool2d_with_indices": lambda x: ATEN.max_pool2d_with_indices.default(x, [2, 3])[0],
+    "max_pool2d_with_indices": lambda x: F.max_pool2d(x, 3, return_indices=True)[0],
+    "max_pool1d_with_indices": lambda x: F.max_pool1d(lines(x), 3, 2, 1, 2, True, return_indices=True)[0],
     "avg_pool2d": lambda x: F.avg_pool2d(x, (2, 3), 1, (1, 0), count_include_pad=False, ceil_mode=True),
     "adaptive_avg_pool2d": lambda x: F.adaptive_avg_pool2d(x, (None, 3)),
     "max_pool3d": lambda x: F.max_pool3d(boxes(x), (1, 2, 3), (1, 2, 1), padding=(0, 1, 1)),
@@ -59,7 +51,7 @@ SPELLED: dict[str, Spelling] = {
 }
 
 SAME: dict[str, list[Spelling]] = {
-    "max_pool2d": [nn.MaxPool2d(2), lambda x: F.max_pool2d(x, 2), lambda x: torch.max_pool2d(x, (2, 2), 2), lambda x: F.adaptive_max_pool2d(x, 2)],
+    "max_pool2d": [nn.MaxPool2d(2), lambda x: F.max_pool2d(x, 2), lambda x: torch.max_pool2d(x, (2, 2), 2), lambda x: F.max_pool2d(x, 2, return_indices=True)[0], lambda x: ATEN.max_pool2d_with_indices.default(x, [2, 2])[0], lambda x: F.adaptive_max_pool2d(x, 2)],
     "avg_pool2d": [nn.AvgPool2d(2), lambda x: F.avg_pool2d(x, (2, 2)), lambda x: F.adaptive_avg_pool2d(x, (2, 2)), nn.AdaptiveAvgPool2d(2)],
     "max_pool3d": [lambda x: nn.MaxPool3d((1, 2, 2))(x.unsqueeze(2)), lambda x: F.max_pool3d(x.unsqueeze(2), (1, 2, 2), (1, 2, 2))],
     "mean": [
@@ -92,23 +84,8 @@ REFUSED: dict[str, tuple[Spelling, str]] = {
 }
 
 
-def test_each_rule_is_spelled() -> None:
-    assert {*SPELLED} == {*rules_of(rules_pooling)}
-
-
-@pytest.mark.parametrize("name", SPELLED)
-def test_the_graph_of_a_spelling_computes_what_torch_does(name: str) -> None:
-    check_rule(name, SPELLED[name])
-
-
-@pytest.mark.parametrize("name", SAME)
-def test_spellings_of_one_operator_are_one_graph(name: str) -> None:
-    check_same(SAME[name])
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_has_no_operator_is_refused_with_reason_and_place(name: str) -> None:
-    check_refused(name, REFUSED)
+class TestRules(RuleTests):
+    file, spelled, same, refused = rules_pooling, SPELLED, SAME, REFUSED
 
 
 @pytest.mark.parametrize(
@@ -117,6 +94,8 @@ def test_what_has_no_operator_is_refused_with_reason_and_place(name: str) -> Non
         lambda x: ATEN.max_pool2d_with_indices.default(x, [2, 2])[1],
         lambda x: ATEN.max_pool3d_with_indices.default(boxes(x), [2, 2, 2])[1],
         lambda x: ATEN.adaptive_max_pool2d.default(x, [2, 2])[1],
+        lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), [2, 2]),
+        nn.MaxPool2d(2, return_indices=True),
     ],
 )
 def test_indices_of_maxima_may_not_be_read(spelling: Spelling) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from qcompiler.frontends import capture, rules_products
-from tests.support.spellings import Spelling, check_refused, check_rule, check_same, image, model_of, rules_of
+from tests.support.spellings import RuleTests, Spelling, image, model_of
 
 SPELLED: dict[str, Spelling] = {
     "conv1d": lambda x, m: F.conv1d(x.flatten(2), m.kernel[:, :2, 0], m.bias, stride=2, padding=1, groups=2),
@@ -68,23 +67,8 @@ REFUSED: dict[str, tuple[Spelling, str]] = {
 }
 
 
-def test_each_rule_is_spelled() -> None:
-    assert {*SPELLED} == {*rules_of(rules_products)}
-
-
-@pytest.mark.parametrize("name", SPELLED)
-def test_the_graph_of_a_spelling_computes_what_torch_does(name: str) -> None:
-    check_rule(name, SPELLED[name])
-
-
-@pytest.mark.parametrize("name", SAME)
-def test_spellings_of_one_operator_are_one_graph(name: str) -> None:
-    check_same(SAME[name])
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_has_no_operator_is_refused_with_reason_and_place(name: str) -> None:
-    check_refused(name, REFUSED)
+class TestRules(RuleTests):
+    file, spelled, same, refused = rules_products, SPELLED, SAME, REFUSED
 
 
 def test_padding_of_an_even_kernel_is_asymmetric() -> None:

@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 from unittest import mock
 
+import pytest
 import torch
 from torch import Tensor, fx, nn
 
@@ -140,3 +141,36 @@ def check_refused(name: str, table: Mapping[str, tuple[Spelling, str]]) -> None:
     if not isinstance(spelling, nn.Module):
         # torch.export notes only the frames of modules.
         assert f":<lambda>:{spelling.__code__.co_firstlineno}" in place or ":Spelled.forward:" in place
+
+
+class RuleTests:
+    """The tests of one file of rules; a subclass in the test module gives the tables."""
+
+    file: ModuleType
+    spelled: Mapping[str, Spelling]
+    """One spelling for each rule of the file, by the name of the rule."""
+    same: Mapping[str, Sequence[Spelling]]
+    """Spellings of one operator."""
+    refused: Mapping[str, tuple[Spelling, str]]
+    """Spellings without an operator, and words of the reason."""
+    unreached: Mapping[str, str] = {}
+    """Rules that this machine cannot reach, and the rule that is the same function."""
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """One test for each entry of the table that a test takes."""
+        for name in ("spelled", "same", "refused"):
+            if f"{name}_name" in metafunc.fixturenames:
+                metafunc.parametrize(f"{name}_name", list(getattr(self, name)))
+
+    def test_each_rule_is_spelled(self) -> None:
+        assert {*self.spelled, *self.unreached} == {*rules_of(self.file)}
+        assert all(RULES[name] is RULES[other] for name, other in self.unreached.items())
+
+    def test_the_graph_of_a_spelling_computes_what_torch_does(self, spelled_name: str) -> None:
+        check_rule(spelled_name, self.spelled[spelled_name])
+
+    def test_spellings_of_one_operator_are_one_graph(self, same_name: str) -> None:
+        check_same(self.same[same_name])
+
+    def test_what_has_no_operator_is_refused_with_reason_and_place(self, refused_name: str) -> None:
+        check_refused(refused_name, self.refused)
