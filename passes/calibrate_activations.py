@@ -22,7 +22,7 @@ from qcompiler.calibration.data_free import DEFAULT_INPUT_RANGE, Stop, describe
 from qcompiler.calibration.distribution import Distribution
 from qcompiler.calibration.gaussian import ALPHA
 from qcompiler.calibration.histogram import DEFAULT_BINS
-from qcompiler.calibration.observers import Observer, check_single_values, make_observer, options_of
+from qcompiler.calibration.observers import Observer, check_options, check_single_values, make_observer, options_of
 from qcompiler.calibration.runner import observe
 from qcompiler.errors import CalibrationError, InputError, PassError
 from qcompiler.ir.events import Sentence
@@ -88,10 +88,10 @@ class CalibrateActivations(Pass):
         check_single_values(self.method)
         if not 0 < self.alpha < math.inf:
             raise InputError(f"alpha={self.alpha}", expected="a finite number above 0")
-        # Refuse bad options here, because without data no observer is created.
         for method in (self.method, self.logits):
             if method is not None:
-                self._observer(method, QuantSpec(8), "an activation")
+                options_of(method)
+        check_options(self.options())
 
     @property
     def contract(self) -> Contract:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from qcompiler.calibration.histogram import DEFAULT_BINS
-from qcompiler.calibration.observers import Observer, check_single_values, make_observer, options_of
+from qcompiler.calibration.observers import Observer, check_options, check_single_values, make_observer, options_of
 from qcompiler.ir.events import Sentence
 from qcompiler.ir.graph import Graph
 from qcompiler.ir.types import Stage
@@ -56,7 +56,8 @@ class CalibrateWeights(Pass):
 
     def __post_init__(self) -> None:
         check_single_values(self.method)
-        self._observer(QuantSpec(8), "a weight")
+        options_of(self.method)
+        check_options(self.options())
 
     @property
     def contract(self) -> Contract:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from qcompiler.errors import InputError
 from qcompiler.ir.events import Sentence
 from qcompiler.ir.graph import Graph
 from qcompiler.ir.interpret import Evaluation
@@ -31,12 +32,19 @@ class FoldConstants(Pass):
     would enlarge the file.
 
     Args:
-        max_elements: Largest number of elements of a result that is larger than its operands.
+        max_elements: Largest number of elements of a result that is larger than its operands, at least 0.
+
+    Raises:
+        InputError: `max_elements` is negative.
     """
 
     name: ClassVar[str] = "fold-constants"
     stages: ClassVar[frozenset[Stage]] = frozenset({Stage.CANONICAL})
     max_elements: int = 65536
+
+    def __post_init__(self) -> None:
+        if self.max_elements < 0:
+            raise InputError(f"max_elements={self.max_elements}", expected="at least 0")
 
     @property
     def contract(self) -> Contract:

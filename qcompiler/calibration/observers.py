@@ -456,6 +456,20 @@ def options_of(method: str) -> tuple[str, ...]:
     return tuple(part.name for part in fields(OBSERVERS[method]) if part.init and part.name not in given)
 
 
+def check_options(options: Mapping[str, object]) -> None:
+    """Check option values of all methods, in use or not.
+
+    Args:
+        options: Values by name; names that no observer has are ignored.
+
+    Raises:
+        InputError: A value is out of range.
+    """
+    for method in OBSERVERS:
+        known = {key: options[key] for key in options_of(method) if key in options}
+        make_observer(method, QuantSpec(8), "a tensor", options=known)
+
+
 def make_observer(
     method: str,
     spec: QuantSpec,

@@ -10,6 +10,7 @@ import torch
 
 from qcompiler.calibration.store import DEFAULT_MEMORY
 from qcompiler.errors import InputError, PipelineError
+from qcompiler.frontends.given import parse_device
 from qcompiler.passes import Pass
 from qcompiler.passes.apply_encodings import ApplyEncodings
 from qcompiler.passes.base import Override, check_seed
@@ -17,7 +18,6 @@ from qcompiler.passes.check_encodings import CheckEncodings
 from qcompiler.quant.encoding import Encodings
 from qcompiler.session.batches import Forward
 from qcompiler.session.pipeline import (
-    asked_passes,
     default_pipeline,
     for_training,
     model_as_it_is,
@@ -50,7 +50,7 @@ class Options:
         device: Device on which calibration runs; None: where the model is.
 
     Raises:
-        InputError: A value is out of range.
+        InputError: A value is out of range, whether the session uses it or not, or passes and pipeline are both given.
     """
 
     example_inputs: object = None
@@ -67,11 +67,17 @@ class Options:
     device: torch.device | str | None = None
 
     def __post_init__(self) -> None:
+        if self.effort not in ("fast", "default", "best"):
+            raise InputError(f"effort is {self.effort!r}", expected='"fast", "default" or "best"')
+        if self.passes is not None and self.pipeline is not None:
+            raise InputError("both passes= and pipeline= were passed", fix="Pass only one of them.")
         if self.unmatched_encodings not in ("error", "ignore"):
             raise InputError(f"unmatched_encodings is {self.unmatched_encodings!r}", expected='"error" or "ignore"')
         if self.memory < 0:
             raise InputError(f"memory={self.memory}", expected="mebibytes, 0 or more")
         check_seed(self.seed)
+        if self.device is not None:
+            parse_device(self.device)
 
     @property
     def has_data(self) -> bool:
@@ -82,7 +88,7 @@ class Options:
         """The passes from a captured graph to an INTEGER one.
 
         Raises:
-            InputError: The effort is unknown, `best` without data, or passes and pipeline are both given.
+            InputError: The effort is `best` without data.
             PipelineError: The pipeline text cannot be read, or own passes lack those that apply encodings.
         """
         chosen = self._chosen(target)
@@ -95,14 +101,14 @@ class Options:
             InputError: As for `deployment_passes`.
             PipelineError: The pipeline text cannot be read.
         """
-        asked = asked_passes(self.effort, self.passes, self.pipeline)
+        asked = self._asked()
         if asked is not None:
             return tuple(for_training(asked))
         self._check_best()
         return training_passes(self.effort, target=target)
 
     def _chosen(self, target: Target) -> tuple[Pass, ...]:
-        asked = asked_passes(self.effort, self.passes, self.pipeline)
+        asked = self._asked()
         if asked is not None:
             return asked
         given = self.encodings
@@ -116,6 +122,12 @@ class Options:
             activation_bits=target.activation_bits,
         )
         return found if given is None else model_as_it_is(found)
+
+    def _asked(self) -> tuple[Pass, ...] | None:
+        """The passes that the caller gives; None if the effort chooses them."""
+        if self.pipeline is not None:
+            return parse_pipeline(self.pipeline)
+        return None if self.passes is None else tuple(self.passes)
 
     def _check_best(self) -> None:
         if self.effort == "best" and not self.has_data:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 
 from pydantic import TypeAdapter, ValidationError
 
-from qcompiler.errors import InputError, PipelineError
+from qcompiler.errors import PipelineError
 from qcompiler.passes.absorb_bias import AbsorbBias
 from qcompiler.passes.adaptive_rounding.adaround import AdaRound
 from qcompiler.passes.apply_encodings import ApplyEncodings
@@ -164,27 +164,6 @@ def default_pipeline(
         effort, per_channel=per_channel, weight_bits=weight_bits, activation_bits=activation_bits
     )
     return (*quantized, LowerToInteger(), EliminateDeadCode())
-
-
-def asked_passes(effort: str, passes: Sequence[Pass] | None, pipeline: str | None) -> tuple[Pass, ...] | None:
-    """The passes that the caller gives; None if the effort chooses them.
-
-    Args:
-        effort: Effort: "fast", "default" or "best".
-        passes: Passes of the caller.
-        pipeline: Pipeline text of the caller.
-
-    Raises:
-        InputError: The effort is unknown, or both passes and pipeline are given.
-        PipelineError: The pipeline text is invalid.
-    """
-    if effort not in ("fast", "default", "best"):
-        raise InputError(f"effort is {effort!r}", expected='"fast", "default" or "best"')
-    if passes is not None and pipeline is not None:
-        raise InputError("both passes= and pipeline= were passed", fix="Pass only one of them.")
-    if pipeline is not None:
-        return parse_pipeline(pipeline)
-    return None if passes is None else tuple(passes)
 
 
 def model_as_it_is(passes: Sequence[Pass]) -> tuple[Pass, ...]:

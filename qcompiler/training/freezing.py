@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from qcompiler.errors import InputError
 from qcompiler.quant.rounding import Rounding, round_float
 from qcompiler.training.oscillations import Oscillations
 from qcompiler.training.schedules import Cosine, Schedule
@@ -23,12 +24,22 @@ class Tracking:
     """Settings for tracking oscillations.
 
     Args:
-        momentum: Share of the newest step in frequencies and averages; 0.001 is the default of the paper's program.
-        largest_bits: Maximum bit width of tracked weights; 4 as in the paper's code.
+        momentum: Share of the newest step in frequencies and averages, above 0 and up to 1; 0.001 is the default of the
+            paper's program.
+        largest_bits: Maximum bit width of tracked weights, at least 1; 4 as in the paper's code.
+
+    Raises:
+        InputError: A value is out of range.
     """
 
     momentum: float = 0.001
     largest_bits: int = 4
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.momentum <= 1.0:
+            raise InputError(f"momentum={self.momentum}", expected="a share above 0 and up to 1")
+        if self.largest_bits < 1:
+            raise InputError(f"largest_bits={self.largest_bits}", expected="at least 1")
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from qcompiler.ir.hashing import module_hash
 from qcompiler.ir.types import Stage
 from qcompiler.passes import Pass, PassContext
 from qcompiler.passes.calibrate_activations import CalibrateActivations
+from qcompiler.passes.canonicalize import Canonicalize
 from qcompiler.session.options import Options
 from qcompiler.session.pipeline import default_pipeline
 from qcompiler.session.session import Session
@@ -156,8 +157,12 @@ def test_an_end_that_passes_never_reach_is_refused_before_one_runs() -> None:
         ({"seed": -1}, "the seed is -1"),
         ({"memory": -1}, "memory=-1"),
         ({"unmatched_encodings": "maybe"}, "unmatched_encodings is 'maybe'"),
+        ({"effort": "more"}, "effort is 'more'"),
+        ({"effort": "more", "passes": [Canonicalize()]}, "effort is 'more'"),
+        ({"passes": [Canonicalize()], "pipeline": "canonicalize"}, "both passes= and pipeline= were passed"),
+        ({"device": "tape"}, "the device is 'tape'"),
     ],
 )
-def test_options_out_of_range(wrong: dict[str, object], message: str) -> None:
+def test_options_out_of_range_are_refused_used_or_not(wrong: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Options(**wrong)  # type: ignore[arg-type]
