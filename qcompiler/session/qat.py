@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from qcompiler.calibration.processes import processes
 from qcompiler.calibration.store import DEFAULT_MEMORY
 from qcompiler.errors import InputError
-from qcompiler.frontends import Subject
+from qcompiler.frontends import Source, Subject
 from qcompiler.frontends.given import check_kind
 from qcompiler.frontends.running import copy_model
 from qcompiler.frontends.wrappers import unwrap
@@ -69,7 +69,7 @@ def prepare_qat(
     settings are not changed.
 
     Args:
-        model: Model; see `compile`. A module may be in train mode.
+        model: Model; see `compile`. A module may be in train mode. A `Source` decides itself how it is called.
         target: Target; see `compile`.
         example_inputs: Example inputs; see `compile`.
         calibration_data: Batches; see `compile`. None: ranges are derived from batch norms.
@@ -100,7 +100,7 @@ def prepare_qat(
     """
     hardware = load_target(target)
     unwrapped, notes = unwrap(load_model(model))
-    source = _in_eval_mode(check_kind(unwrapped))
+    source = _in_eval_mode(unwrapped if isinstance(unwrapped, Source) else check_kind(unwrapped))
     options = Options(
         example_inputs=example_inputs,
         calibration_data=calibration_data,
@@ -207,12 +207,8 @@ def _in_float(module: nn.Module) -> Iterator[QATModule]:
             "the batch norms of this module are folded into its weights",
             fix='Use batch_norm="keep" or "double" in prepare_qat.',
         )
-    exact = subject.exact
-    try:
-        subject.exact = False
+    with subject.in_float():
         yield subject
-    finally:
-        subject.exact = exact
 
 
 def _called(module: nn.Module, batch: object) -> object:

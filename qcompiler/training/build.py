@@ -120,7 +120,10 @@ def build(
 
 
 def build_plain(root: nn.Module, module: Module) -> Blueprint:
-    """Give `root` the tensors of a graph under their own names; ranges are parameters without a training method.
+    """Give `root` the tensors of a graph under their own names.
+
+    Scales are parameters with `requires_grad=False`: without a training method nothing keeps an optimizer from moving a
+    scale to 0 or below, where no code has a value. `prepare_qat` gives scales a method.
 
     Args:
         root: Module without parameters and buffers.
@@ -128,14 +131,14 @@ def build_plain(root: nn.Module, module: Module) -> Blueprint:
     """
     graph = module.clone({})
     # What no node reads, such as a scale that unify-scales replaced, must not be a parameter: it never gets a gradient.
-    learned = {
-        node.text("ref")
+    learns = {
+        node.text("ref"): not any(is_quantizer(user) and user.inputs[1] is node.output for user in node.output.users)
         for called in graph.graphs.values()
         for node in called.nodes
         if node.op == "parameter" and (node.output.users or called.is_output(node.output))
     }
     paths = {
-        name: _register(root, name, tensor, module.tensors, learns=True if name in learned else None)
+        name: _register(root, name, tensor, module.tensors, learns=learns.get(name))
         for name, tensor in module.tensors.items()
     }
     calls, program = write_plain_program(graph.main, paths)

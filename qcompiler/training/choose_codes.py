@@ -234,7 +234,6 @@ def _softly(module: QATModule, found: dict[str, TwoCodes], variables: dict[str, 
     modes = {item: item.training for item in module.modules()}
     norms = [item for item in module.modules() if isinstance(item, BatchNorm)]
     kept = [(n.running_mean.clone(), n.running_var.clone(), n.num_batches_tracked.clone()) for n in norms]
-    exact = module.exact
     hooks = []
     for layer, item in found.items():
         quantizer = module.quantizer(layer)
@@ -248,13 +247,12 @@ def _softly(module: QATModule, found: dict[str, TwoCodes], variables: dict[str, 
 
         hooks.append(quantizer.register_forward_hook(between))
     module.eval()
-    module.exact = False
     for norm in norms:
         norm.training = True
     try:
-        yield
+        with module.in_float():
+            yield
     finally:
-        module.exact = exact
         for hook in hooks:
             hook.remove()
         for inner, mode in modes.items():

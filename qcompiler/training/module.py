@@ -9,7 +9,8 @@ The graph itself never changes: both evaluations are functions of it, of the inp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
 
@@ -109,7 +110,7 @@ class QATModule(nn.Module):
         module: Calibrated module at stage QUANTIZED; to learn its ranges, with dropouts and with activations before
             their quantizers.
         target: Target of the module. If it is for simulation only, eval mode computes in float.
-        recipe: Training settings; None: the graph is unchanged, with its ranges as parameters.
+        recipe: Training settings; None: the graph is unchanged, and its scales are parameters that do not learn.
         norms: Batch norms before folding; see `training.unfold.norms_after_layers`.
         dictated: Names of quantizers whose scale and zero point the target fixes.
         still: Names of parameters with `requires_grad=False`.
@@ -170,6 +171,7 @@ class QATModule(nn.Module):
         self._track()
         self._before = _Hook()
         self._unseen = True
+        self._float_blocks = 0
 
     def forward(self, *arguments: object, **keywords: object) -> object:
         """The model's outputs in its own output tree.
@@ -190,6 +192,18 @@ class QATModule(nn.Module):
         """Evaluate in float with fake quantization in any mode; dropouts and batch norms follow their own modes."""
         call = self._bound(arguments, keywords)
         return self._nested(call, self._blueprint.program(self, *call.tensors))
+
+    @contextmanager
+    def in_float(self) -> Iterator[None]:
+        """Evaluate in float in eval mode, whatever `exact` says, for callers that run the module through a function.
+
+        A caller that runs the module itself calls `fake_quantized`.
+        """
+        self._float_blocks += 1
+        try:
+            yield
+        finally:
+            self._float_blocks -= 1
 
     def quantized(self) -> Module:
         """The shipped graph at stage QUANTIZED with the current learned state.
@@ -371,7 +385,7 @@ class QATModule(nn.Module):
     def _evaluated(self, call: calls.Call) -> object:
         """Evaluate in eval mode on the current tensors."""
         self._before_a_look()
-        if not self.exact:
+        if not self.exact or self._float_blocks:
             return self._nested(call, self._blueprint.program(self, *call.tensors))
         if torch.compiler.is_compiling():
             # Here, and not as a decorator, which would import torch's compiler with this module.

@@ -82,6 +82,22 @@ def test_the_graph_of_a_source_is_compared_and_compiled() -> None:
     assert "c/text.h" in compiled.artifact.forms["C"].files
 
 
+def test_a_source_is_trained_with_quantization() -> None:
+    x = torch.randn(8, 4, generator=torch.Generator().manual_seed(1))
+    module = qcompiler.prepare_qat(Text(RIGHT), calibration_data=[x])
+    assert module.diagnostics == ("Read from text.",)
+    before = module.state_dict()["w"].clone()
+    optimizer = torch.optim.SGD(module.parameters(), lr=1e-2)
+    module(x).square().sum().backward()
+    optimizer.step()
+    module.step()
+    assert not torch.equal(module.state_dict()["w"], before)
+    compiled = qcompiler.compile(module)
+    assert compiled.verification is not None and compiled.verification.passed
+    assert torch.equal(compiled.run(x), module.eval()(x))  # type: ignore[arg-type]
+    assert "c/text.h" in compiled.artifact.forms["C"].files
+
+
 def test_a_graph_that_differs_is_refused() -> None:
     with pytest.raises(CaptureError, match="the captured graph and the model differ"):
         capture(Text(WRONG), torch.randn(2, 4))

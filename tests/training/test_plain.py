@@ -59,6 +59,21 @@ def test_the_compiled_graph_is_not_written(compiled: qcompiler.Compiled) -> None
     assert torch.equal(compiled.simulate(INPUTS), compiled.run(INPUTS))  # type: ignore[arg-type]
 
 
+def test_scales_stay_above_zero_with_any_learning_rate(compiled: qcompiler.Compiled) -> None:
+    module = compiled.module().train()
+    scales = {name: item for name, item in module.named_parameters() if name.endswith("scale")}
+    before = {name: item.detach().clone() for name, item in scales.items()}
+    optimizer = torch.optim.SGD(module.parameters(), lr=10.0, weight_decay=0.5)
+    for _ in range(3):
+        optimizer.zero_grad()
+        result(module).square().sum().backward()
+        optimizer.step()
+        module.step()
+    assert scales and not any(item.requires_grad for item in scales.values())
+    assert all(torch.equal(item, before[name]) for name, item in scales.items())
+    assert bool(result(module.eval()).isfinite().all())
+
+
 def test_copies_and_pickles_compute_the_same(compiled: qcompiler.Compiled) -> None:
     module = compiled.module()
     with torch.no_grad():
