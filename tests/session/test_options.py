@@ -63,7 +63,10 @@ def test_a_pipeline_text_is_checked_in_the_same_way() -> None:
 
 def test_the_options_of_a_compile_are_checked_for_a_trained_model_too() -> None:
     module = qcompiler.prepare_qat(small(), calibration_data=[INPUTS])
-    wrong: dict[str, Any]
-    for wrong, message in (({"effort": "more"}, "effort is 'more'"), ({"device": "tape"}, "the device is 'tape'")):
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"effort": "more"}, "effort is 'more'"),
+        ({"device": "tape"}, "the device is 'tape'"),
+    ]
+    for wrong, message in cases:
         with pytest.raises(InputError, match=message):
             qcompiler.compile(module, **wrong)
