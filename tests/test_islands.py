@@ -88,7 +88,7 @@ def test_the_files_hold_the_islands(attention: tuple[nn.Module, qcompiler.Compil
     assert islands
     assert sum(item["elements"] for item in islands) < 1
     assert any("scaled_dot_product_attention" in item["why"] for item in islands)
-    assert "float island" in compiled.diagnostics[-1]
+    assert "float island" in str(compiled.diagnostics[-1])
     loaded = qcompiler.load(compiled.save(tmp_path / "out"))
     assert loaded.islands == islands
     assert loaded.verify().passed

@@ -184,8 +184,14 @@ class Emitter:
         return self.constant(f"{node.name}/{index}", real.astype(np.float32))
 
     def quantized(self, node: Node, real: gs.Tensor) -> None:
-        """Quantize `real` to the grid and the code limits of `node`'s result."""
+        """Quantize `real` to the grid and the code limits of `node`'s result.
+
+        ONNX Runtime replaces the two pairs of Q -> DQ -> Q -> DQ by one pair with a third grid. A Sum of one operand
+        separates them, because no optimization removes it.
+        """
         value = node.output
+        if any(maker.op == "DequantizeLinear" for maker in real.inputs):
+            real = self.compute(node, "Sum", [real])
         # Four-bit codes are stored one per byte, so the range of their quantizer is wider than the range of the codes.
         quant, dtype = value.type.quant, DType.of(value.type.dtype.torch)
         if quant is None:

@@ -52,6 +52,7 @@ from qcompiler.backends.base import Emitted
 from qcompiler.backends.integer import Executor, sum_of_tensors
 from qcompiler.errors import ArtifactError, EncodingsError, InputError, QCompilerError, TargetError
 from qcompiler.ir import calls, tree
+from qcompiler.ir.diagnostics import Diagnostic
 from qcompiler.ir.settings import own_defaults
 from qcompiler.ir.types import DType
 from qcompiler.passes.base import check_seed
@@ -86,7 +87,7 @@ class Artifact:
         pipeline: Pipeline text of the passes.
         passes: Records of the passes: `pass_name`, `events`, `metrics`.
         islands: Float islands: `name`, `why`, and the shares of the model's `macs` and `elements`, in [0, 1].
-        diagnostics: Notes for the user.
+        diagnostics: Summary of the quality, problems and notes; see `ir.diagnostics`.
         verification: Verification report of the compile; None if verification was off.
         sqnr: Signal-to-noise ratio of tensors and outputs against the float model, dB; see `validation.layers`.
         grids: Encodings of all tensors; None in a folder of a release that did not write them.
@@ -101,7 +102,7 @@ class Artifact:
     pipeline: str = ""
     passes: tuple[dict[str, Any], ...] = ()
     islands: tuple[dict[str, Any], ...] = ()
-    diagnostics: tuple[str, ...] = ()
+    diagnostics: tuple[Diagnostic, ...] = ()
     verification: dict[str, Any] | None = None
     sqnr: Mapping[str, float] = field(default_factory=dict)
     grids: Encodings | None = None
@@ -262,7 +263,7 @@ class Artifact:
             "input_tree": self.input_tree,
             "input_names": list(self.input_names),
             "output_tree": self.output_tree,
-            "diagnostics": list(self.diagnostics),
+            "diagnostics": [item.plain() for item in self.diagnostics],
             "verification": self.verification,
             "islands": list(self.islands),
             # JSON has no infinity: null stands for a tensor that lost nothing.
@@ -366,7 +367,7 @@ class Artifact:
             pipeline=provenance["pipeline"],
             passes=tuple(provenance["passes"]),
             islands=tuple(island.model_dump() for island in manifest.islands),
-            diagnostics=manifest.diagnostics,
+            diagnostics=tuple(Diagnostic(item.code, item.data, item.where) for item in manifest.diagnostics),
             verification=None if manifest.verification is None else manifest.verification.model_dump(mode="json"),
             sqnr={name: math.inf if ratio is None else ratio for name, ratio in manifest.sqnr_db.items()},
         )

@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from qcompiler.errors import ArtifactError
+from qcompiler.ir.diagnostics import note
 from qcompiler.storage.reading import parse_json
 
 SCHEMA = "qcompiler.artifact/2"
@@ -40,6 +41,14 @@ class FoundForm(_Closed):
     reason: str
 
 
+class FoundDiagnostic(_Closed):
+    """One diagnostic: the fields of `ir.diagnostics.Diagnostic`."""
+
+    code: str
+    data: dict[str, JsonValue] = {}
+    where: str = ""
+
+
 class Verification(_Closed):
     """A verification report: the result of `verification.report.Report.to_dict`."""
 
@@ -48,6 +57,7 @@ class Verification(_Closed):
     samples: Count
     integer_macs: dict[str, Share]
     forms: tuple[FoundForm, ...]
+    diagnostics: tuple[FoundDiagnostic, ...] = ()
 
 
 class Island(_Closed):
@@ -76,7 +86,7 @@ class Manifest(_Closed):
     """Checked by `ir.tree.from_plain`."""
     output_tree: Any
     input_names: tuple[str, ...] = ()
-    diagnostics: tuple[str, ...]
+    diagnostics: tuple[FoundDiagnostic, ...]
     verification: Verification | None
     islands: tuple[Island, ...] = ()
     sqnr_db: dict[str, Finite | None]
@@ -140,6 +150,7 @@ class FirstManifest(_Closed):
     def translated(self) -> dict[str, Any]:
         """The same manifest in the current schema."""
         data = self.model_dump(mode="json", exclude={"schema_version", "without_c"})
+        data["diagnostics"] = [note(text).plain() for text in self.diagnostics]
         if self.verification is not None:
             share = data["verification"].pop("onnxruntime_integer_macs")
             data["verification"]["integer_macs"] = {} if share is None else {"onnxruntime": share}

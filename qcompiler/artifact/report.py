@@ -8,6 +8,7 @@ from html import escape
 from typing import Any
 
 from qcompiler.artifact.drawing import draw
+from qcompiler.ir.diagnostics import Diagnostic
 from qcompiler.ir.types import DType
 from qcompiler.program.files import ProgramFiles
 from qcompiler.program.roofline import Estimate
@@ -39,7 +40,7 @@ class Page:
 
     target: Target
     program: ProgramFiles
-    diagnostics: Sequence[str]
+    diagnostics: Sequence[Diagnostic]
     verification: Mapping[str, Any] | None
     sqnr: Mapping[str, float]
     islands: Sequence[Mapping[str, Any]]
@@ -56,7 +57,8 @@ def report_html(page: Page) -> str:
         f"<h1>Compiled for {escape(page.target.name)}</h1>",
         f"<p>{escape(page.target.descriptor.target.description)}</p>",
         f"<details><summary>Target</summary>{_target(page.target)}</details>",
-        *(f"<p>{escape(text)}</p>" for text in page.diagnostics),
+        "<h2>Quality</h2>",
+        f"<ul>{''.join(f'<li>{escape(str(item))}</li>' for item in page.diagnostics)}</ul>",
         "<h2>Forms</h2>",
         _forms(page.verification),
         "<h2>Outputs</h2>",

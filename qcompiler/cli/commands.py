@@ -259,6 +259,7 @@ def compile(  # the field's word for it
 ) -> None:
     """Compile a model and verify the result."""
     import qcompiler
+    from qcompiler.ir.diagnostics import SUMMARY
 
     subject, example = _model(model)
     data = None if calibration is None else _calibration(calibration, batch_size, normalize.value, subject, example)
@@ -277,8 +278,9 @@ def compile(  # the field's word for it
         memory=memory,
         output=output,
     )
-    for text in compiled.diagnostics:
-        typer.echo(f"note: {text}", err=True)
+    for item in compiled.diagnostics:
+        if item.code not in SUMMARY:
+            typer.echo(f"note: {item}", err=True)
     report = compiled.verification
     if as_json:
         _print_json(
@@ -286,6 +288,7 @@ def compile(  # the field's word for it
                 "target": compiled.target.name,
                 "output": None if output is None else str(output),
                 "verification": None if report is None else report.to_dict(),
+                "diagnostics": [{**item.plain(), "text": str(item)} for item in compiled.diagnostics],
                 "seconds": dict(compiled.seconds),
                 "bytes": {name: len(data) for name, data in compiled.artifact.files().items()},
                 "memory": compiled.artifact.memory,
@@ -294,6 +297,9 @@ def compile(  # the field's word for it
         )
         return
     _print_report(report)
+    for item in compiled.diagnostics:
+        if item.code in SUMMARY:
+            typer.echo(str(item))
     if compiled.artifact.memory:
         sizes = ", ".join(f"{name} {size}" for name, size in compiled.artifact.memory.items())
         typer.echo(f"activation memory in bytes: {sizes}")
@@ -345,6 +351,8 @@ def verify(
 
     loaded = qcompiler.load(artifact)
     report = loaded.verify(*(() if inputs is None else load_tensors(inputs)), seed=seed)
+    for item in report.diagnostics:
+        typer.echo(f"note: {item}", err=True)
     if as_json:
         _print_json(report.to_dict())
     else:

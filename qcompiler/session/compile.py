@@ -26,6 +26,7 @@ from qcompiler.errors import (
     VerificationError,
 )
 from qcompiler.ir import calls
+from qcompiler.ir.diagnostics import Diagnostic
 from qcompiler.ir.events import Record
 from qcompiler.ir.graph import Module
 from qcompiler.ir.interpret import check_inputs
@@ -55,7 +56,7 @@ __all__ = ["Compiled", "compile"]
 OnFailure: TypeAlias = Literal["error", "warn", "off"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Compiled:
     """A compiled model.
 
@@ -67,7 +68,7 @@ class Compiled:
         records: Records of the passes.
         inputs: Flat inputs on which the forms were compared.
         verification: Report of the verification; None with `verify="off"`.
-        diagnostics: Notes for the user.
+        diagnostics: Summary of the quality, problems with place and remedy, and notes; `str` gives the sentence.
         seconds: Wall-clock time by step, seconds; not part of the artifact.
     """
 
@@ -78,8 +79,11 @@ class Compiled:
     records: tuple[Record, ...]
     inputs: tuple[Tensor, ...]
     verification: Report | None
-    diagnostics: tuple[str, ...] = ()
+    diagnostics: tuple[Diagnostic, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return "\n".join(map(str, self.diagnostics))
 
     @own_defaults()
     def simulate(self, *inputs: object, **named: object) -> object:
@@ -284,7 +288,7 @@ def _compiled(session: Session, verify: OnFailure) -> Compiled:
         if verify == "error":
             raise VerificationError(message, fix="Nothing was written. Start with the first tensor that differs.")
         warnings.warn(message, stacklevel=2)
-    artifact = unverified if verification is None else session.artifact(verification.to_dict())
+    artifact = unverified if verification is None else session.artifact(verification)
     return Compiled(
         session.target,
         quantized,

@@ -15,17 +15,18 @@ from qcompiler.backends import known_backends
 from qcompiler.backends.base import Emitted, Lowered, blaming
 from qcompiler.backends.integer import emit as emit_program
 from qcompiler.errors import UnsupportedError
+from qcompiler.ir.diagnostics import Diagnostic, note
 from qcompiler.ir.events import Record
-from qcompiler.ir.types import Stage
 from qcompiler.passes import Pass
 from qcompiler.passes.apply_encodings import ApplyEncodings
+from qcompiler.passes.base import Override
 from qcompiler.passes.calibrate_activations import CalibrateActivations
 from qcompiler.passes.check_encodings import CheckEncodings
 from qcompiler.passes.partition import FLOAT_ISLAND
 from qcompiler.session.pipeline import print_pipeline, without_encodings
+from qcompiler.session.quality import measure
 from qcompiler.session.stages import Captured, State
 from qcompiler.targets import Target
-from qcompiler.validation.layers import layer_sqnr
 
 __all__ = ["emit"]
 
@@ -39,6 +40,7 @@ def emit(
     passes: Sequence[Pass],
     target: Target,
     samples: Sequence[Tensor],
+    overrides: Mapping[str, Override],
     seed: int,
 ) -> Callable[..., Artifact]:
     """Emit all forms of a model, which are not yet compared with each other.
@@ -51,10 +53,12 @@ def emit(
         passes: All passes between `captured` and `integer`.
         target: The hardware.
         samples: Flat inputs, for the self-test of the C and the noise of each tensor.
+        overrides: Widths that the caller wished for.
         seed: Seed of the random codes of the self-test.
 
     Returns:
-        Function that builds the artifact; its keyword `verification` is the report of the comparison, as plain data.
+        Function that builds the artifact; its keywords are `verification`, the report of the comparison as plain data,
+        and `compared`, the diagnostics of the comparison: the first belongs before the summary, the others after it.
     """
     graph = integer.module.main
     layout = target.layout
@@ -68,10 +72,14 @@ def emit(
     # An island without a consumer of its result is not part of the program.
     islands = tuple(dict(event.data) for event in events if event.code == FLOAT_ISLAND.code)
     islands = tuple(item for item in islands if item["name"] in program.program.islands)
-    ratios: Mapping[str, float] = {}
-    if canonical.module.main.stage is Stage.CANONICAL:
-        ratios = layer_sqnr(canonical.module.main, quantized.module.main, samples, target.arithmetic)
-    return functools.partial(
+    quality = measure(captured, canonical, quantized, target=target, samples=samples, overrides=overrides)
+    notes = (
+        *map(note, captured.diagnostics),
+        *([] if program.program.memory else [note("No memory plan: the model has no single image input.")]),
+        *map(note, _given_summary(integer.records)),
+        *map(note, _island_summary(islands)),
+    )
+    build = functools.partial(
         Artifact,
         target=target,
         program=program,
@@ -83,14 +91,14 @@ def emit(
         pipeline=", ".join(filter(None, (captured.pipeline, print_pipeline(passes)))),
         passes=tuple(record.plain() for record in integer.records),
         islands=islands,
-        diagnostics=(
-            *captured.diagnostics,
-            *([] if program.program.memory else ["No memory plan: the model has no single image input."]),
-            *_given_summary(integer.records),
-            *_island_summary(islands),
-        ),
-        sqnr={name: float(f"{ratio:.2f}") for name, ratio in ratios.items()},
+        sqnr={name: float(f"{ratio:.2f}") for name, ratio in quality.sqnr.items()},
     )
+
+    def artifact(verification: dict[str, object] | None, compared: Sequence[Diagnostic]) -> Artifact:
+        diagnostics = (*compared[:1], *quality.diagnostics, *compared[1:], *notes)
+        return build(verification=verification, diagnostics=diagnostics)
+
+    return artifact
 
 
 def emit_forms(model: Lowered, target: Target) -> dict[str, Emitted]:

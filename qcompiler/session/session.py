@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any
 
 from torch import Tensor
 
@@ -24,6 +23,7 @@ from qcompiler.session.source import capture_model, captured_training
 from qcompiler.session.stages import Captured, State
 from qcompiler.targets import Target
 from qcompiler.training.module import QATModule
+from qcompiler.verification.report import Report, not_verified
 
 __all__ = ["Session"]
 
@@ -104,13 +104,16 @@ class Session:
         self._check_end(Stage.INTEGER, "lower-to-integer")
         return self._advanced(self.quantized, self._borders[1], len(self.passes))
 
-    def artifact(self, verification: Mapping[str, Any] | None = None) -> Artifact:
+    def artifact(self, report: Report | None = None) -> Artifact:
         """The files of all forms.
 
         Args:
-            verification: Report on the comparison of the forms, as plain data; None if they are not compared.
+            report: Report on the comparison of the forms; None if they are not compared.
         """
-        return self._build(verification=verification)
+        build = self._build
+        if report is not None:
+            return build(report.to_dict(), [report.summary(self.target.name), *report.diagnostics])
+        return build(None, [not_verified(self.target.name)])
 
     @cached_property
     def _build(self) -> Callable[..., Artifact]:
@@ -123,6 +126,7 @@ class Session:
             passes=self.passes,
             target=self.target,
             samples=self.samples,
+            overrides=self.options.overrides,
             seed=self.options.seed,
         )
         self.progress.finished("emit")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -19,10 +20,34 @@ QUANTIZED_NAME = ".q"
 """Suffix of the name of a value's quantized form."""
 
 
+@dataclass(frozen=True)
+class Compared:
+    """A quantized graph compared with its reference on the same inputs.
+
+    Args:
+        sqnr: Signal-to-quantization-noise ratio of each tensor, dB; see `compare_layers`.
+        outputs: Outputs of the quantized graph, as real numbers.
+    """
+
+    sqnr: dict[str, float]
+    outputs: list[Tensor]
+
+
 def layer_sqnr(
     reference: Graph, quantized: Graph, inputs: Sequence[Tensor], arithmetic: Arithmetic
 ) -> dict[str, float]:
-    """Signal-to-quantization-noise ratio of each tensor, dB.
+    """Signal-to-quantization-noise ratio of each tensor, dB; see `compare_layers`."""
+    return compare_layers(reference, quantized, inputs, arithmetic).sqnr
+
+
+def compare_layers(
+    reference: Graph,
+    quantized: Graph,
+    inputs: Sequence[Tensor],
+    arithmetic: Arithmetic,
+    wanted: Sequence[Tensor] | None = None,
+) -> Compared:
+    """Compare each tensor of a quantized graph with the same tensor of its reference.
 
         10 log10(sum x^2 / sum (x - x^)^2)        x: float model, x^: exact simulation, both from the same inputs
 
@@ -33,12 +58,13 @@ def layer_sqnr(
         quantized: The calibrated graph.
         inputs: Float tensors, one per graph input.
         arithmetic: Arithmetic of the target.
+        wanted: Outputs of the float model; None for those of `reference`, which an earlier pass may have changed.
 
     Returns:
-        By name in the quantized graph; tensors of the module, and values without a counterpart in the reference, are
-        absent. The outputs follow as `output 0`, `output 1`, ... Infinite for equal tensors. Elements that are infinite
-        in the float model, such as padding before a max pooling, are ignored: no grid holds them, and one of them would
-        make a ratio of infinities.
+        Ratios by name in the quantized graph; tensors of the module, and values without a counterpart in the reference,
+        are absent. The outputs follow as `output 0`, `output 1`, ... Infinite for equal tensors. Elements that are
+        infinite in the float model, such as padding before a max pooling, are ignored: no grid holds them, and one of
+        them would make a ratio of infinities.
     """
     exact: dict[str, Tensor] = {}
 
@@ -51,20 +77,20 @@ def layer_sqnr(
     def compare(value: Value, tensor: Tensor) -> None:
         for name in (value.name + QUANTIZED_NAME, value.name):
             if name in exact and exact[name].shape == tensor.shape:
-                found[name] = _ratio(tensor, exact.pop(name))
+                found[name] = output_sqnr(tensor, exact.pop(name))
 
     with torch.no_grad():
         results, _ = simulate(quantized, inputs, quantized.module.tensors, arithmetic, observe=observe)
         expected, _ = interpret(reference, inputs, reference.module.tensors, observe=compare)
-    for index, (item, tensor) in enumerate(zip(results, expected, strict=True)):
-        real = item.real() if isinstance(item, Codes) else cast("Tensor", item)
+    outputs = [item.real() if isinstance(item, Codes) else cast("Tensor", item) for item in results]
+    for index, (real, tensor) in enumerate(zip(outputs, wanted or expected, strict=True)):
         if tensor.is_floating_point():
-            found[f"output {index}"] = _ratio(tensor, real)
-    return found
+            found[f"output {index}"] = output_sqnr(tensor, real)
+    return Compared(found, outputs)
 
 
-def _ratio(expected: Tensor, found: Tensor) -> float:
-    """The ratio over the elements that are finite in the float model."""
+def output_sqnr(expected: Tensor, found: Tensor) -> float:
+    """Signal-to-noise ratio in dB over the elements that are finite in the float model."""
     finite = torch.isfinite(expected)
     return sqnr_db(expected, found) if bool(finite.all()) else sqnr_db(expected[finite], found[finite])
 

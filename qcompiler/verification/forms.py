@@ -42,6 +42,7 @@ from qcompiler.program.files import ProgramFiles
 from qcompiler.program.products import products
 from qcompiler.targets import Target
 from qcompiler.validation.exact import Codes, Exact, simulate
+from qcompiler.verification.inputs import input_diagnostics
 from qcompiler.verification.report import Form, Report
 from qcompiler.verification.rounded_once import RoundedOnce
 from qcompiler.verification.tally import Array, Tally, Tensors
@@ -246,7 +247,8 @@ class _Verification:
         if self.forms.read_back is not None:
             found.append(self.read_back(self.forms.read_back))
         found += self.backends()
-        return Report(self.reference, tuple(found), self.samples, self.shares)
+        diagnostics = tuple(input_diagnostics(self.program, self.inputs))
+        return Report(self.reference, tuple(found), self.samples, self.shares, diagnostics)
 
     @property
     def samples(self) -> int:

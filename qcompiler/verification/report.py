@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-__all__ = ["Form", "Report", "Status"]
+from qcompiler.ir.diagnostics import Diagnostic
+
+__all__ = ["Form", "Report", "Status", "not_verified"]
 
 Status: TypeAlias = Literal["equal", "within bound", "differs", "not run"]
 
@@ -56,12 +58,14 @@ class Report:
         forms: Comparisons of the others.
         samples: Batch size of the inputs on which the forms ran.
         integer_macs: Share of the multiply-accumulates done in integer kernels, in [0, 1], by name of the runtime.
+        diagnostics: Problems of the inputs and of runtimes.
     """
 
     reference: str
     forms: tuple[Form, ...]
     samples: int
     integer_macs: Mapping[str, float] = field(default_factory=dict)
+    diagnostics: tuple[Diagnostic, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -72,6 +76,24 @@ class Report:
         """The comparison of the form called `name`."""
         return next(form for form in self.forms if form.name == name)
 
+    def summary(self, target: str) -> Diagnostic:
+        """The comparison in one sentence.
+
+        Args:
+            target: Name of the target.
+        """
+        return Diagnostic(
+            "forms",
+            {
+                "target": target,
+                "reference": self.reference,
+                "samples": self.samples,
+                "agreeing": sum(form.status in ("equal", "within bound") for form in self.forms),
+                "differing": [form.name for form in self.forms if form.status == "differs" and form.required],
+                "not_run": {form.name: form.reason for form in self.forms if form.status == "not run"},
+            },
+        )
+
     def to_dict(self) -> dict[str, object]:
         """The report as plain data for JSON."""
         return {
@@ -80,11 +102,17 @@ class Report:
             "samples": self.samples,
             "integer_macs": dict(self.integer_macs),
             "forms": [dataclasses.asdict(form) for form in self.forms],
+            "diagnostics": [item.plain() for item in self.diagnostics],
         }
 
     def __str__(self) -> str:
         lines = [f"compared with the {self.reference} on {self.samples} samples", *map(str, self.forms)]
-        return "\n".join([*lines, *integer_kernels(self.integer_macs)])
+        return "\n".join([*lines, *integer_kernels(self.integer_macs), *map(str, self.diagnostics)])
+
+
+def not_verified(target: str) -> Diagnostic:
+    """The summary of a comparison that was not made."""
+    return Diagnostic("forms", {"target": target, "samples": 0})
 
 
 def integer_kernels(shares: Mapping[str, float]) -> list[str]:

@@ -20,6 +20,7 @@ from qcompiler.artifact.difference import difference
 from qcompiler.backends import encodings as encodings_files
 from qcompiler.backends.base import Emitted
 from qcompiler.errors import ArtifactError, EncodingsError, VerificationError
+from qcompiler.ir.diagnostics import note
 from qcompiler.program.files import ProgramFiles
 from qcompiler.targets import Target
 
@@ -136,7 +137,7 @@ FAULTS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str]] = {
     "the passes": (dropped(passes=()), "provenance.json: passes"),
     "the pipeline": (dropped(pipeline=""), "provenance.json: pipeline"),
     "the noise": (dropped(sqnr={}), "manifest.json: sqnr_db"),
-    "the diagnostics": (dropped(diagnostics=("lost",)), "manifest.json: diagnostics"),
+    "the diagnostics": (dropped(diagnostics=(note("lost"),)), "manifest.json: diagnostics"),
     "the C": (dropped(forms={}), "c/"),
     "the nesting of outputs": (dropped(output_tree=("tuple", [0])), "manifest.json: output_tree"),
     "the memory plan": (program_without("memory", None), "program.json: memory"),

@@ -1,0 +1,160 @@
+"""Diagnostics: facts for the user, as records whose sentences are made when they are printed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["SUMMARY", "Diagnostic", "decibels", "note"]
+
+SHOWN = 4
+"""Names that a sentence lists."""
+
+SUMMARY = ("forms", "outputs", "losses")
+"""Codes of the three diagnostics that every compile has; the others occur only with a cause."""
+
+
+@dataclass(frozen=True)
+class Diagnostic:
+    """One fact about a compile.
+
+    Args:
+        code: Kind of fact, such as `clipped-input`.
+        data: Facts by name, as plain data for JSON. `fix` is the remedy, as text that can be typed.
+        where: Place in the model: name, module path and source line; empty if the fact concerns the whole model.
+    """
+
+    code: str
+    data: Mapping[str, Any] = field(default_factory=dict)
+    where: str = ""
+
+    def __str__(self) -> str:
+        make = _SENTENCES.get(self.code)
+        if make is None:  # from an artifact of a later release
+            return f"{self.code}: {', '.join(f'{key} {value}' for key, value in self.data.items())}."
+        return make(self.data, self.where)
+
+    def plain(self) -> dict[str, Any]:
+        """The record as plain data for JSON."""
+        return {"code": self.code, "data": dict(self.data), "where": self.where}
+
+
+def note(text: str) -> Diagnostic:
+    """A diagnostic that already is a sentence."""
+    return Diagnostic("note", {"text": text})
+
+
+def decibels(ratio: float) -> float | None:
+    """A ratio in dB for the data of a diagnostic: two digits, None for an exact tensor, -99 dB at least."""
+    return None if ratio == math.inf or math.isnan(ratio) else float(f"{max(ratio, -99.0):.2f}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _ratio(ratio: float | None) -> str:
+    return "exact" if ratio is None else f"{ratio:.1f} dB"
+
+
+def _at(where: str) -> str:
+    return f", computed at {where}," if where else ""
+
+
+def _forms(data: Mapping[str, Any], where: str) -> str:
+    del where
+    target = data["target"]
+    if not data["samples"]:
+        return f"{target}: not verified."
+    compared = f"the {data['reference']} on {data['samples']} samples"
+    absent = [f"{name} ({reason})" for name, reason in data["not_run"].items()]
+    rest = f" Not run: {_listed(absent)}." if absent else ""
+    if data["differing"]:
+        return f"{target}: {_listed(data['differing'])} differ from {compared}.{rest}"
+    return f"{target}: {data['agreeing']} comparisons of forms agree with {compared}.{rest}"
+
+
+def _outputs(data: Mapping[str, Any], where: str) -> str:
+    del where
+    if not data["db"]:
+        return "Signal to noise of the outputs: no float model to compare with."
+    lowest = sorted(data["db"].items(), key=lambda item: math.inf if item[1] is None else item[1])
+    shown = _listed([f"{name} {_ratio(ratio)}" for name, ratio in lowest])
+    return f"Signal to noise of the outputs against the float model: {shown}."
+
+
+def _losses(data: Mapping[str, Any], where: str) -> str:
+    del where
+    if not data["losses"]:
+        return "No tensor loses anything by itself."
+    shown = _listed([f"{item['tensor']} {_ratio(item['db'])}" for item in data["losses"]])
+    return f"Tensors that lose most by themselves (outputs if only this tensor is quantized): {shown}."
+
+
+def _constant_output(data: Mapping[str, Any], where: str) -> str:
+    found = f"{data['output'].capitalize()}{_at(where)} is constant: {data['value']:.6g} for all samples"
+    if data["in_float"]:
+        return f"{found}, in the float model, too. {data['fix']}"
+    return f"{found}, while the float model gives {data['low']:.6g} to {data['high']:.6g}. {data['fix']}"
+
+
+def _poor_output(data: Mapping[str, Any], where: str) -> str:
+    found = f"{data['output'].capitalize()}{_at(where)} has {_ratio(data['db'])} against the float model"
+    return f"{found}, below {data['least']:g} dB. {data['fix']}"
+
+
+def _refused_wish(data: Mapping[str, Any], where: str) -> str:
+    wish = f"overrides={{{data['pattern']!r}: {data['wish']}}}"
+    return f"{wish} is not granted for {where or data['node']}: {data['reason']}. {data['fix']}"
+
+
+def _untrained(data: Mapping[str, Any], where: str) -> str:
+    del where
+    found = "Batch norms that never saw data, with means of 0 and variances of 1"
+    return f"{found}: {_listed(data['nodes'])}. {data['fix']}"
+
+
+def _clipped_input(data: Mapping[str, Any], where: str) -> str:
+    return (
+        f"{where or data['input']}: {100 * data['share']:.2f} % of the verified numbers are clipped: they reach "
+        f"{data['seen_low']:.6g} to {data['seen_high']:.6g}, and the range is {data['low']:.6g} to {data['high']:.6g}. "
+        f"{data['fix']}"
+    )
+
+
+def _unlike(data: Mapping[str, Any], where: str) -> str:
+    return (
+        f"{where or data['input']}: the verified numbers, {data['seen_low']:.6g} to {data['seen_high']:.6g}, are "
+        f"unlike the calibration, whose range is {data['low']:.6g} to {data['high']:.6g}. {data['fix']}"
+    )
+
+
+def _unknown_operator(data: Mapping[str, Any], where: str) -> str:
+    del where
+    ops, nodes = ", ".join(data["ops"]), _listed(data["nodes"])
+    return f"{data['target']} is uncertain about {ops} ({nodes}): {data['text']}. {data['fix']}"
+
+
+def _runtime(data: Mapping[str, Any], where: str) -> str:
+    del where
+    return f"{data['form']}: {data['found']}. {data['fix']}"
+
+
+_SENTENCES: Mapping[str, Callable[[Mapping[str, Any], str], str]] = {
+    "note": lambda data, where: str(data["text"]),
+    "forms": _forms,
+    "outputs": _outputs,
+    "losses": _losses,
+    "constant-output": _constant_output,
+    "poor-output": _poor_output,
+    "refused-wish": _refused_wish,
+    "untrained-batch-norm": _untrained,
+    "clipped-input": _clipped_input,
+    "unlike-calibration": _unlike,
+    "unknown-operator": _unknown_operator,
+    "runtime": _runtime,
+}
+"""The sentence of each code, from data and place."""

@@ -1,0 +1,54 @@
+"""Diagnostics are records; the sentence is made when one is printed."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from qcompiler.ir.diagnostics import Diagnostic, decibels, note
+
+FORMS = {
+    "target": "int8_dsp",
+    "reference": "exact simulation",
+    "samples": 4,
+    "agreeing": 6,
+    "differing": [],
+    "not_run": {"C": "no compiler"},
+}
+
+
+@pytest.mark.parametrize(
+    ("item", "sentence"),
+    [
+        (note("The batch size is fixed."), "The batch size is fixed."),
+        (
+            Diagnostic("forms", FORMS),
+            "int8_dsp: 6 comparisons of forms agree with the exact simulation on 4 samples. Not run: C (no compiler).",
+        ),
+        (
+            Diagnostic("forms", {**FORMS, "differing": ["ONNX"], "not_run": {}}),
+            "int8_dsp: ONNX differ from the exact simulation on 4 samples.",
+        ),
+        (Diagnostic("forms", {"target": "int8_dsp", "samples": 0}), "int8_dsp: not verified."),
+        (
+            Diagnostic("outputs", {"db": {f"o{index}": float(20 + index) for index in range(6)}}),
+            "Signal to noise of the outputs against the float model: o0 20.0 dB, o1 21.0 dB, o2 22.0 dB, o3 23.0 dB and 2 more.",
+        ),
+        (
+            Diagnostic("outputs", {"db": {"output 0": None, "output 1": 31.0}}),
+            "Signal to noise of the outputs against the float model: output 1 31.0 dB, output 0 exact.",
+        ),
+        (Diagnostic("losses", {"losses": []}), "No tensor loses anything by itself."),
+        (Diagnostic("of-tomorrow", {"tensor": "x"}), "of-tomorrow: tensor x."),
+    ],
+)
+def test_a_sentence_is_made_from_code_and_data(item: Diagnostic, sentence: str) -> None:
+    assert str(item) == sentence
+    plain = json.loads(json.dumps(item.plain(), allow_nan=False))
+    assert Diagnostic(**plain) == item
+
+
+def test_ratios_are_numbers_that_json_has() -> None:
+    assert [decibels(ratio) for ratio in (math.inf, -math.inf, math.nan, 12.345)] == [None, -99.0, None, 12.35]

@@ -1,0 +1,189 @@
+"""The summary after a compile: three lines for a clean network, and each problem with its name, place and remedy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import qcompiler
+from qcompiler.ir.diagnostics import SUMMARY, Diagnostic
+from qcompiler.session.compile import Compiled
+
+
+class Net(nn.Module):
+    """Two layers with a batch norm; `tail` makes the outputs from the image, the first layer and the second."""
+
+    def __init__(self, tail: Callable[..., object] | None = None, *, trained: bool = True) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.first, self.norm, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 3)
+        for parameter in self.parameters():
+            parameter.data = torch.randn(parameter.shape, generator=generator) / 4
+        self.norm.weight.data.fill_(1.0)
+        if trained:
+            self.norm(self.first(images()))
+        self.tail = tail or (lambda x, first, second: second)
+        self.eval()
+
+    def forward(self, x: Tensor) -> object:
+        first = functional.relu(self.norm(self.first(x)))
+        return self.tail(x, first, self.second(first))
+
+
+def images(factor: float = 1.0) -> Tensor:
+    return factor * torch.randn(8, 3, 10, 10, generator=torch.Generator().manual_seed(1))
+
+
+def compiled(model: nn.Module, target: object = "int8_dsp", **arguments: Any) -> Compiled:
+    arguments.setdefault("calibration_data", [images()])
+    return qcompiler.compile(model, target, verify="off", **arguments)  # type: ignore[arg-type]
+
+
+def problems(found: Compiled) -> dict[str, Diagnostic]:
+    return {item.code: item for item in found.diagnostics if item.code not in SUMMARY}
+
+
+def test_a_clean_network_has_three_lines() -> None:
+    found = qcompiler.compile(Net(), "int8_dsp", calibration_data=[images()])
+    first, second, third = repr(found).splitlines()
+    assert re.fullmatch(r"int8_dsp: \d+ comparisons of forms agree with the exact simulation on 4 samples\.", first)
+    assert re.search(r"against the float model: output 0 [34]\d\.\d dB\.", second)
+    assert re.search(r"lose most by themselves .*: [\w.]+ \d+\.\d dB, [\w.]+ \d+\.\d dB, [\w.]+ \d+\.\d dB\.", third)
+    assert [item.code for item in found.diagnostics] == list(SUMMARY)
+    losses = found.diagnostics[2].data["losses"]
+    assert {item["tensor"] for item in losses} <= {"x", "relu", "second", "first.weight", "second.weight"}
+    assert all("test_quality" in item["where"] for item in losses if item["tensor"] != "x")
+
+
+def test_a_constant_output_is_named_with_place_and_remedy() -> None:
+    def tail(x: Tensor, first: Tensor, second: Tensor) -> dict[str, Tensor]:
+        return {"map": second, "scores": torch.sigmoid(second.mean((2, 3)) * 1e-4)}
+
+    found = compiled(Net(tail))
+    item = problems(found)["constant-output"]
+    assert item.data["output"] == "output 1 (scores)"
+    assert not item.data["in_float"]
+    assert item.data["low"] < item.data["value"] < item.data["high"]
+    assert "%sigmoid (" in item.where
+    assert "test_quality:" in item.where
+    assert str(item).startswith("Output 1 (scores), computed at %sigmoid")
+    assert "effort='best'" in str(item)
+
+
+def test_an_output_that_is_constant_in_the_float_model_is_named_unless_it_is_a_tensor_of_the_model() -> None:
+    found = compiled(Net(lambda x, first, second: (second, second.clamp(5e6, 6e6))))
+    item = problems(found)["constant-output"]
+    assert item.data["output"] == "output 1"
+    assert item.data["in_float"]
+    assert "do not return it" in str(item)
+
+
+def test_an_output_below_ten_decibels_is_named() -> None:
+    def tail(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        return torch.cat([first[:, :1, 1:-1, 1:-1] * 300, second], 1)[:, 1:]
+
+    item = problems(compiled(Net(tail), "hexagon_htp"))["poor-output"]
+    assert item.data["output"] == "output 0"
+    assert item.data["db"] < 10
+    assert "%concat (" in item.where or "%slice" in item.where
+    assert re.search(r"Try overrides=\{'\w+': 16\}, or effort='best'\.", str(item))
+
+
+@pytest.mark.parametrize(
+    ("wishes", "node", "reason", "fix"),
+    [
+        (
+            {"concat": 16},
+            "concat",
+            "concat keeps the 8 bits of its operands",
+            "overrides={'second': 16, 'slice_1': 16}",
+        ),
+        ({"relu": {"weight_bits": 4}}, "relu", "relu has no weight", "Name a layer with a weight."),
+    ],
+)
+def test_a_wish_that_is_not_granted_is_named(wishes: Mapping[str, Any], node: str, reason: str, fix: str) -> None:
+    def tail(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        return torch.cat([second, first[:, :, 1:-1, 1:-1].sigmoid()], 1)
+
+    found = compiled(Net(tail), "hexagon_htp", overrides=wishes)
+    item = problems(found)["refused-wish"]
+    assert item.data["node"] == node
+    assert reason in str(item)
+    assert f"overrides={{{next(iter(wishes))!r}: " in str(item)
+    assert "test_quality:" in str(item)
+    assert fix.replace("slice_1", "sigmoid") in str(item)
+
+
+def test_the_remedy_of_a_refused_wish_grants_it() -> None:
+    def tail(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        return torch.cat([second, first[:, :, 1:-1, 1:-1].sigmoid()], 1)
+
+    wishes = {"second": 16, "sigmoid": 16, "concat": 16}
+    assert "refused-wish" not in problems(compiled(Net(tail), "hexagon_htp", overrides=wishes))
+
+
+@pytest.mark.parametrize("wishes", [{"second": 16}, {"first": {"activation_bits": 16, "weight_bits": 8}}, {"*": 16}])
+def test_a_wish_that_is_granted_is_not_named(wishes: Mapping[str, Any]) -> None:
+    tail = lambda x, first, second: torch.cat([second, second.flatten(1).reshape(second.shape)], 1)  # noqa: E731
+    assert "refused-wish" not in problems(compiled(Net(tail), "hexagon_htp", overrides=wishes))
+
+
+def test_a_wish_for_an_operator_in_a_float_island_is_named() -> None:
+    target = qcompiler.load_target("hexagon_htp").override(fallback="float")
+    found = compiled(Net(lambda x, first, second: second.cumsum(1)), target, overrides={"cumsum*": 16})
+    assert "float island" in str(problems(found)["refused-wish"])
+
+
+def test_a_batch_norm_that_never_saw_data_is_named() -> None:
+    item = problems(compiled(Net(trained=False)))["untrained-batch-norm"]
+    assert item.data["nodes"] == ["norm"]
+    assert "model.train()" in str(item)
+
+
+def test_a_clipped_input_is_named() -> None:
+    few = images()
+    few[0, 0, 0, 0] = 1e5  # one element, which the percentile leaves out
+    found = qcompiler.compile(Net(), "int8_dsp", calibration_data=[few, *[images()] * 12])
+    item = problems(found)["clipped-input"]
+    assert item.data["input"] == "x"
+    assert item.data["seen_high"] == 1e5
+    assert item.data["high"] < 1e4
+    assert "effort='fast'" in str(item)
+
+
+def test_inputs_unlike_the_calibration_are_named_when_they_are_verified() -> None:
+    found = compiled(Net())
+    assert not found.verify(images()).diagnostics
+    (item,) = found.verify(images(0.02)).diagnostics
+    assert item.code == "unlike-calibration"
+    (item,) = found.artifact.verify(images(3.0)).diagnostics
+    assert item.code == "clipped-input"
+    assert "x: " in str(found.verify(images(3.0)))
+
+
+def test_operators_that_the_target_is_uncertain_about_are_named() -> None:
+    found = compiled(Net(lambda x, first, second: second.sigmoid()), "cmsis_nn")
+    item = problems(found)["unknown-operator"]
+    assert item.data["ops"] == ["sigmoid"]
+    assert "computed differently" in str(item) or "compute them differently" in str(item)
+    assert "compiled.run" in str(item)
+
+
+def test_diagnostics_are_in_the_artifact_and_in_its_report(tmp_path: Any) -> None:
+    found = compiled(Net(trained=False))
+    loaded = qcompiler.load(found.save(tmp_path / "out"))
+    assert loaded.diagnostics == found.diagnostics
+    page = loaded.report()
+    assert all(str(item).split(":")[0] in page for item in found.diagnostics)
+
+
+def test_a_trained_module_has_no_float_model_to_compare_with() -> None:
+    module = qcompiler.prepare_qat(Net(), calibration_data=[images()])
+    found = qcompiler.compile(module, verify="off")
+    assert "no float model" in repr(found)
