@@ -40,6 +40,8 @@ EXACT = (
     "ADD",
     "SUB",
     "MUL",
+    "MAXIMUM",
+    "MINIMUM",
     "MEAN",
     "MAX_POOL_2D",
     "LOGISTIC",
@@ -84,7 +86,9 @@ class _Operators(nn.Module):
         x = x * torch.sigmoid(x) - y
         x = F.max_pool2d(x, 2)
         x = torch.cat([self.strided(x), torch.tanh(self.multiplied(x))], 1)
-        x = F.avg_pool2d(self.dilated(F.interpolate(x, scale_factor=2.0)), 2)
+        x = self.dilated(F.interpolate(x, scale_factor=2.0))
+        average, largest = F.avg_pool2d(x, 2), F.max_pool2d(x, 2)
+        x = torch.maximum(average, torch.minimum(average, largest))
         logits: Tensor = self.last(F.relu(self.linear(x.mean((2, 3)))))
         return logits
 
