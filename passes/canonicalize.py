@@ -2,6 +2,7 @@
 
 identity(x), dropout(x) at inference        ->  x             `keep_dropout` keeps dropouts
 reshape(reshape(x)), permute(permute(x))    ->  one of them, or none
+gather(gather(x)), one axis                 ->  one of them, or none
 adaptive_avg_pool2d(x, 1)                   ->  mean(x, axes H W, keepdim)
 adaptive_avg_pool2d(x), windows divide      ->  avg_pool2d(x)
 adaptive_avg_pool2d(x), resize(x), same size ->  x
@@ -12,7 +13,7 @@ clamp(x, 0, inf)                            ->  relu(x)
 clamp(x, -inf, inf)                         ->  x
 clamp_channels(x), limits all alike         ->  clamp(x)
 scaled_unary(x), scales all 1               ->  its function of x
-div(x, constant)                            ->  mul(x, 1 / constant)
+div(x, constant or tensor of the model)     ->  mul(x, 1 / constant)
 div(constant, x)                            ->  mul(reciprocal(x), constant)
 add, mul (constant, x)                      ->  add, mul (x, constant)
 matmul(x, W), W a matrix of the model       ->  linear(x, W^T)
@@ -122,6 +123,21 @@ def _permute(node: Node, rewriter: Rewriter) -> bool:
     rewriter.replace_input(node, 0, first.inputs[0])
     rewriter.set_attributes(node, axes=tuple(inner[axis] for axis in axes))
     rewriter.note(node, PERMUTATIONS())
+    _erase_if_unused(first, rewriter)
+    return True
+
+
+def _gather(node: Node, rewriter: Rewriter) -> bool:
+    x, axis, indices = node.inputs[0], node.integer("axis"), node.integers("indices")
+    if indices == tuple(range(x.type.size(axis))):
+        return _remove(node, rewriter)
+    first = x.made_by("gather")
+    if first is None or first.integer("axis") != axis:
+        return False
+    inner = first.integers("indices")
+    rewriter.replace_input(node, 0, first.inputs[0])
+    rewriter.set_attributes(node, indices=tuple(inner[index] for index in indices))
+    rewriter.note(node, "replaces two gathers")
     _erase_if_unused(first, rewriter)
     return True
 
@@ -250,8 +266,8 @@ def _scaled_unary(node: Node, rewriter: Rewriter) -> bool:
 
 
 def _div(node: Node, rewriter: Rewriter) -> bool:
-    divisor = node.inputs[1].made_by("constant")
-    if divisor is None:
+    divisor = node.inputs[1].producer
+    if divisor is None or not is_leaf(divisor.output):
         return is_leaf(node.inputs[0]) and _to_reciprocal(node, rewriter)
     tensor = leaf_tensor(divisor.output)
     if not tensor.is_floating_point():
@@ -340,6 +356,7 @@ _RULES: dict[str, Callable[[Node, Rewriter], bool]] = {
     "dropout": _dropout,
     "reshape": _reshape,
     "permute": _permute,
+    "gather": _gather,
     "adaptive_avg_pool2d": _adaptive_avg_pool2d,
     "avg_pool2d": _avg_pool2d,
     "resize": _resize,

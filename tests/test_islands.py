@@ -178,7 +178,6 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
     "a recurrent network": (Recurrent, numbers(4, 3, 10)),
     "words": (Words, torch.arange(24).reshape(4, 6) % 20),
     "norms of other kinds": (normalized, numbers(4, 3, 8, 8)),
-    "a border by reflection": (lambda: nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"), numbers(4, 3, 8, 8)),
     "a vision transformer": (vision_transformer, numbers(4, 3, 32, 32)),
     "a swin transformer": (swin_transformer, numbers(2, 3, 32, 32)),
 }

@@ -63,6 +63,7 @@ FUNCTIONS: dict[str, Rule] = {
     "log": lambda compute, x: compute("Log", _positive(compute, x)),
     "log1p": lambda compute, x: compute("Log", _positive(compute, compute("Add", x, 1.0))),
     "log_sigmoid": lambda compute, x: compute("Neg", compute("Softplus", compute("Neg", x))),
+    "power": lambda compute, x, exponent: compute("Pow", _positive(compute, x) if exponent % 1 else x, exponent),
     "reciprocal": lambda compute, x: compute("Reciprocal", x),
     "rsqrt": lambda compute, x: compute("Reciprocal", compute("Sqrt", _positive(compute, x))),
     "selu": lambda compute, x: compute("Selu", x),

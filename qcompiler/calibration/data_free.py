@@ -426,11 +426,18 @@ def _permute(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) ->
 
 
 def _slice(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) -> Distribution:
-    axis, start, stop, step = (node.integer(key) for key in ("axis", "start", "stop", "step"))
-    if operands[0].moments.mean.shape[axis] == 1:
-        return operands[0]
-    index = torch.arange(start, stop, step)
-    return operands[0].moved(lambda tensor: tensor.index_select(axis, index) if tensor.shape[axis] > 1 else tensor)
+    start, stop, step = (node.integer(key) for key in ("start", "stop", "step"))
+    return _selected(operands[0], node.integer("axis"), torch.arange(start, stop, step))
+
+
+def _gather(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) -> Distribution:
+    return _selected(operands[0], node.integer("axis"), torch.tensor(node.integers("indices")))
+
+
+def _selected(x: Distribution, axis: int, index: Tensor) -> Distribution:
+    if x.moments.mean.shape[axis] == 1:
+        return x
+    return x.moved(lambda tensor: tensor.index_select(axis, index) if tensor.shape[axis] > 1 else tensor)
 
 
 def _pad(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) -> Distribution:
@@ -537,6 +544,7 @@ RULES: Mapping[str, _Rule] = {
     "concat": _concat,
     "permute": _permute,
     "slice": _slice,
+    "gather": _gather,
     "pad": _pad,
     "reshape": _reshape,
 }

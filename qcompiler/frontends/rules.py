@@ -1,6 +1,21 @@
 """All rules of torch's functions: importing this module fills the table."""
 
-from qcompiler.frontends import rules_elementwise, rules_movement, rules_pooling, rules_products
+from qcompiler.frontends import (
+    rules_elementwise,
+    rules_indexing,
+    rules_movement,
+    rules_pooling,
+    rules_products,
+    rules_reductions,
+)
 from qcompiler.frontends.table import RULES
 
-__all__ = ["RULES", "rules_elementwise", "rules_movement", "rules_pooling", "rules_products"]
+__all__ = [
+    "RULES",
+    "rules_elementwise",
+    "rules_indexing",
+    "rules_movement",
+    "rules_pooling",
+    "rules_products",
+    "rules_reductions",
+]

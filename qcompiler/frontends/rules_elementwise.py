@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
 
 from qcompiler.frontends.builder import Builder, Observed, Operand, Rule
-from qcompiler.frontends.table import Number, known_sizes, rule
+from qcompiler.frontends.rules_reductions import extreme_of_one
+from qcompiler.frontends.table import Number, axis_of, known_sizes, rule
 from qcompiler.frontends.trace import Leaf
 from qcompiler.ir.attributes import Attribute
 from qcompiler.ir.graph import Value
@@ -235,7 +236,7 @@ def _elu(
 
 
 for _op in UNARY:
-    if _op not in ("elu", "softplus"):
+    if _op not in ("elu", "softplus", "power"):
         rule(_op)(unary_rule(_op))
 
 
@@ -267,10 +268,11 @@ for _op in ("add", "sub", "mul"):
 
 
 def _extreme(op: str) -> Rule:
-    def rule(b: Builder, input: Operand, other: object = None, *arguments: object, **keywords: object) -> Value:
-        if not isinstance(other, Value | Leaf):
-            raise b.unsupported(f"{b.function} of one tensor", "Only that of two tensors has an operator.")
-        return _binary(op)(b, input, other)  # type: ignore[return-value]
+    def rule(b: Builder, input: Operand, other: object = None, keepdim: bool = False, **keywords: object) -> object:
+        other = keywords.get("dim", other)
+        if isinstance(other, Value | Leaf):
+            return _binary(op)(b, input, other)
+        return extreme_of_one(b, op, input, other, bool(keepdim))
 
     return rule
 
@@ -301,8 +303,54 @@ def _square(b: Builder, input: Operand) -> Value:
     return b.node("mul", [input, input])
 
 
+_POWERS: Mapping[float, str] = {0.5: "sqrt", -0.5: "rsqrt", -1.0: "reciprocal"}
+"""Exponents that have a function of their own."""
+
+
 @rule("pow")
-def _pow(b: Builder, input: Operand, exponent: object) -> Value:
-    if exponent != 2:
-        raise b.unsupported(f"the power {exponent!r}", "Only squares are supported.")
-    return b.node("mul", [input, input])
+def _pow(b: Builder, input: object, exponent: object) -> object:
+    """A power with a constant exponent, or of a positive constant: base^x = exp(x ln base)."""
+    if isinstance(input, int | float) and isinstance(exponent, Value):
+        if input <= 0:
+            raise b.unsupported(f"a power of {input}", "Only positive numbers have powers of all exponents.")
+        return b.node("exp", [exponent if input == math.e else b.node("mul", [exponent, math.log(input)])])
+    if isinstance(exponent, Leaf) and exponent.tensor.numel() == 1:
+        exponent = exponent.tensor.item()
+    if not isinstance(exponent, int | float):
+        raise b.unsupported("a power whose exponent is a tensor", "Use a number as the exponent.")
+    if exponent == 1:
+        return input
+    if exponent == 2:
+        return b.node("mul", [input, input])
+    if exponent in _POWERS:
+        return b.node(_POWERS[exponent], [input])
+    return b.node("power", [input], exponent=float(exponent))
+
+
+@rule("addcmul")
+def _addcmul(b: Builder, input: Operand, tensor1: Operand, tensor2: Operand, *, value: Number = 1) -> object:
+    return _binary("add")(b, input, b.node("mul", [tensor1, tensor2]), alpha=value)
+
+
+@rule("addcdiv")
+def _addcdiv(b: Builder, input: Operand, tensor1: Operand, tensor2: Operand, *, value: Number = 1) -> object:
+    return _binary("add")(b, input, b.node("div", [tensor1, tensor2]), alpha=value)
+
+
+@rule("lerp")
+def _lerp(b: Builder, input: Operand, end: Operand, weight: object) -> object:
+    """input + weight * (end - input)."""
+    return b.node("add", [input, b.node("mul", [b.node("sub", [end, input]), weight])])
+
+
+@rule("glu")
+def _glu(b: Builder, input: Operand, dim: int = -1) -> Value:
+    """The first half times the sigmoid of the second."""
+    axis = axis_of(input, dim)
+    size = input.type.shape[axis]
+    if not isinstance(size, int):
+        raise b.unsupported("glu along the batch", "Use an axis of fixed size.")
+    halves = [
+        b.node("slice", [input], axis=axis, start=start, stop=start + size // 2, step=1) for start in (0, size // 2)
+    ]
+    return b.node("mul", [halves[0], b.node("sigmoid", [halves[1]])])

@@ -1,4 +1,4 @@
-"""Functions that move elements without changing them: shapes, axes, slices, concatenation, padding."""
+"""Functions that move elements without changing them: shapes, axes, slices, concatenation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from qcompiler.frontends.builder import Builder, Observed, Operand
-from qcompiler.frontends.table import axis_of, rule
+from qcompiler.frontends.rules_indexing import ONE_BY_ONE, PAIRS, pick
+from qcompiler.frontends.table import Ints, as_tuple, axis_of, rule
 from qcompiler.frontends.trace import Leaf
 from qcompiler.ir.dims import Dim, Shape, as_dim
 from qcompiler.ir.graph import Value
@@ -25,16 +26,6 @@ def _reshape(b: Builder, input: Operand, *arguments: object, **keywords: object)
     return _reshaped(b, input, b.shape)
 
 
-@rule("expand", "expand_as", "broadcast_to")
-def _expand(b: Builder, input: Operand, *arguments: object, **keywords: object) -> Operand:
-    if b.shape != input.type.shape:
-        raise b.unsupported(
-            f"{b.function} repeats a tensor of shape {list(input.type.shape)} to {list(b.shape)}",
-            "Remove it before +, -, * and /, which broadcast.",
-        )
-    return input
-
-
 @rule("permute")
 def _permute(b: Builder, input: Operand, *dims: Any) -> Value:
     axes = dims[0] if len(dims) == 1 and isinstance(dims[0], Sequence) else dims
@@ -46,6 +37,16 @@ def _transpose(b: Builder, input: Operand, dim0: int, dim1: int) -> Value:
     axes = list(range(input.type.rank))
     axes[dim0], axes[dim1] = axes[dim1], axes[dim0]
     return b.node("permute", [input], axes=tuple(axes))
+
+
+@rule("movedim")
+def _movedim(b: Builder, input: Operand, source: Ints, destination: Ints) -> Value:
+    moved = [axis_of(input, dim) for dim in as_tuple(source, 1)]
+    places = [axis_of(input, dim) for dim in as_tuple(destination, 1)]
+    found = dict(zip(places, moved, strict=True))
+    others = iter([axis for axis in range(input.type.rank) if axis not in moved])
+    axes = tuple(found[place] if place in found else next(others) for place in range(input.type.rank))
+    return b.node("permute", [input], axes=axes)
 
 
 @rule("t", "T", "numpy_T")
@@ -66,6 +67,11 @@ def _cat(b: Builder, tensors: Sequence[Operand], dim: int = 0) -> Value:
             f"tensors are concatenated along axis {axis}, the batch", "Concatenate along an axis of fixed size."
         )
     return b.node("concat", list(tensors), axis=axis)
+
+
+@rule("hstack")
+def _hstack(b: Builder, tensors: Sequence[Operand]) -> Value:
+    return _cat(b, tensors, 1 if tensors[0].type.rank > 1 else 0)
 
 
 @rule("stack")
@@ -143,7 +149,7 @@ def _getitem(b: Builder, input: Operand, index: object) -> Operand:
         position = next(i for i, item in enumerate(indices) if item is Ellipsis)
         taken = sum(item is not None and item is not Ellipsis for item in indices)
         indices[position : position + 1] = [slice(None)] * (input.type.rank - taken)
-    axis = 0
+    axis, vectors = 0, 0
     for item in indices:
         if isinstance(item, slice):
             input, axis = _sliced(b, input, axis, item), axis + 1
@@ -152,24 +158,17 @@ def _getitem(b: Builder, input: Operand, index: object) -> Operand:
             input, axis = _reshaped(b, input, (*shape[:axis], 1, *shape[axis:])), axis + 1
         elif isinstance(item, int) and not isinstance(item, bool):
             input = _select(b, input, axis, item)
+        elif isinstance(item, list | range | Leaf):
+            input, axis = pick(b, input, axis, item), axis + 1
+            vectors += 1
         else:
-            raise b.unsupported(f"a tensor is indexed with a {type(item).__name__}", "Index with numbers and slices.")
+            raise b.unsupported(
+                f"a tensor is indexed with a {type(item).__name__}",
+                "Index with numbers, slices, and lists or vectors of integers.",
+            )
+        if vectors > 1:
+            raise b.unsupported(PAIRS, ONE_BY_ONE)
     return input
-
-
-@rule("pad")
-def _pad(
-    b: Builder, input: Operand, pad: Sequence[int], mode: object = "constant", value: float | None = None
-) -> Value:
-    if isinstance(mode, int | float):  # aten.constant_pad_nd has the value in this place
-        mode, value = "constant", float(mode)
-    if mode != "constant":
-        raise b.unsupported(f"padding of mode {mode!r}", "Only constant padding is supported: padding_mode='zeros'.")
-    rank = input.type.rank
-    begins, ends = [0] * rank, [0] * rank
-    for index in range(len(pad) // 2):
-        begins[rank - 1 - index], ends[rank - 1 - index] = int(pad[2 * index]), int(pad[2 * index + 1])
-    return b.node("pad", [input], pad=(*begins, *ends), value=float(value or 0.0))
 
 
 @rule("pixel_shuffle")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TypeAlias, cast
 
 from qcompiler.frontends.builder import Builder, Operand, Rule
-from qcompiler.frontends.table import Ints, as_tuple, axis_of, rule
+from qcompiler.frontends.table import Ints, as_tuple, rule
 from qcompiler.ir.attributes import Attribute
 from qcompiler.ir.dims import Shape
 from qcompiler.ir.graph import Value
@@ -219,9 +219,3 @@ def _interpolate(
     if not all(isinstance(item, int) for item in (*before, *after)):
         raise b.unsupported(f"interpolation of {input.type}", "Height and width must be fixed.")
     return b.node("resize", [input], size=after, mode=str(mode), align_corners=bool(align_corners))
-
-
-@rule("mean")
-def _mean(b: Builder, input: Operand, dim: Ints | None = None, keepdim: bool = False, *, dtype: object = None) -> Value:
-    axes = [] if dim is None else [axis_of(input, d) for d in as_tuple(dim, 1)]
-    return b.node("mean", [input], axes=tuple(sorted(axes)) or tuple(range(input.type.rank)), keepdim=bool(keepdim))

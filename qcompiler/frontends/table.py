@@ -49,6 +49,7 @@ _ALIASES = {
     "split_with_sizes": "split",
     "unsafe_split": "split",
     "unsafe_chunk": "chunk",
+    "moveaxis": "movedim",
     "swapaxes": "transpose",
     "swapdims": "transpose",
     "imatmul": "matmul",

@@ -84,6 +84,24 @@ def _slice(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
     return (operands[0][tuple(index)],)
 
 
+def _infer_gather(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
+    axis, indices = integer(attributes, "axis"), integers(attributes, "indices")
+    shape = types[0].shape
+    size = shape[axis] if 0 <= axis < len(shape) else None
+    if not isinstance(size, int):
+        raise GraphError(f"indices are given for axis {axis} of {types[0]}", expected="an axis of known size")
+    outside = [index for index in indices if not 0 <= index < size]
+    if outside or not indices:
+        found = f"the index {outside[0]} is given for an axis of size {size}" if outside else "there are no indices"
+        raise GraphError(found, expected=f"at least one index from 0 to {size - 1}")
+    return (types[0].with_shape((*shape[:axis], len(indices), *shape[axis + 1 :])),)
+
+
+def _gather(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    index = torch.tensor(node.integers("indices"), device=operands[0].device)
+    return (operands[0].index_select(node.integer("axis"), index),)
+
+
 def _infer_pad(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
     pad, rank = integers(attributes, "pad"), types[0].rank
     if len(pad) != 2 * rank:
@@ -137,6 +155,18 @@ register(
         {"axis": REQUIRED, "start": REQUIRED, "stop": REQUIRED, "step": 1},
         _VIEW,
         "Part of one axis.",
+    )
+)
+register(
+    OpDef(
+        "gather",
+        ("x",),
+        _infer_gather,
+        _gather,
+        ANY_STAGE,
+        {"axis": REQUIRED, "indices": REQUIRED},
+        _MOVEMENT,
+        "Elements of one axis at the given indices, which may repeat.",
     )
 )
 register(

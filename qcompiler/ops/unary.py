@@ -147,6 +147,14 @@ def _rsqrt(x: Array) -> Array:
     return _reciprocal(np.sqrt(np.maximum(x, 0.0)))
 
 
+def _power(x: Array, exponent: float) -> Array:
+    if not exponent.is_integer():
+        x = np.maximum(x, 0.0)
+    with np.errstate(divide="ignore"):
+        found: Array = np.power(x + 0.0, exponent)  # -0.0 becomes 0.0, so that negative powers are positive
+    return found
+
+
 def _log(x: Array) -> Array:
     with np.errstate(divide="ignore"):
         return np.log(np.maximum(x, 0.0))
@@ -195,6 +203,7 @@ for _name, _function in {
     "sqrt": UnaryFunction(torch.sqrt, lambda x: np.sqrt(np.maximum(x, 0.0)), traits=_NOT_NEGATIVE),
     "rsqrt": UnaryFunction(torch.rsqrt, _rsqrt, traits=_NOT_NEGATIVE),
     "reciprocal": UnaryFunction(torch.reciprocal, _reciprocal),
+    "power": UnaryFunction(torch.pow, _power, {"exponent": 3.0}),
     "erf": UnaryFunction(torch.erf, _erf),
     "sin": UnaryFunction(torch.sin, np.sin),
     "cos": UnaryFunction(torch.cos, np.cos),

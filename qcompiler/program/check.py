@@ -69,6 +69,11 @@ def _codes(value: object) -> bool:
     return one(value) or (isinstance(value, tuple) and bool(value) and all(map(one, value)))
 
 
+def _indices(value: object) -> bool:
+    one = _integer(0, LARGEST_SIZE)
+    return isinstance(value, tuple) and bool(value) and all(map(one, value))
+
+
 _AXIS, _STEPS = _integer(0, MOST_AXES - 1), _integers(1, LARGEST_SIZE)
 _AMOUNTS, _COUNT = _integers(0, LARGEST_SIZE), _integer(1, 2**53)
 _EXPONENT = _integer(-128, 127)
@@ -80,6 +85,7 @@ KINDS: Mapping[str, tuple[_Test, str]] = {
     **dict.fromkeys(("padding", "output_padding"), (_AMOUNTS, f"integers from 0 to {LARGEST_SIZE}")),
     "pad": (_integers(-LARGEST_SIZE, LARGEST_SIZE), "integers"),
     "axes": (_integers(0, MOST_AXES - 1), f"axes from 0 to {MOST_AXES - 1}"),
+    "indices": (_indices, f"indices from 0 to {LARGEST_SIZE}"),
     "axis": (_AXIS, f"an axis from 0 to {MOST_AXES - 1}"),
     **dict.fromkeys(("groups", "block", "step", "divisor", "divisor_override"), (_COUNT, "a count of at least 1")),
     **dict.fromkeys(("start", "stop"), (_integer(0, LARGEST_SIZE), f"an integer from 0 to {LARGEST_SIZE}")),

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torchvision
@@ -95,7 +97,11 @@ SPELLED: dict[str, Spelling] = {
     "rsub": lambda x: torch.rsub(x, 3, alpha=2),
     "neg": lambda x: -x,
     "square": lambda x: x.square(),
-    "pow": lambda x: x.pow(2),
+    "pow": lambda x: x.pow(3),
+    "addcmul": lambda x, m: torch.addcmul(x, x, m.weight, value=0.5),
+    "addcdiv": lambda x, m: torch.addcdiv(x, x, m.weight + 3, value=2),
+    "lerp": lambda x, m: torch.lerp(x, x.abs(), 0.25),
+    "glu": lambda x: F.glu(x, 1),
 }  # fmt: skip
 
 NEEDS_A_GPU = {"cuda": "cpu"}
@@ -135,6 +141,13 @@ SAME: dict[str, list[Spelling]] = {
     "sub": [lambda x, m: x - m.weight, lambda x, m: torch.sub(x, m.weight), lambda x, m: x.subtract(m.weight), lambda x, m: x.sub_(m.weight)],
     "mul": [lambda x: x * x, lambda x: torch.mul(x, x), lambda x: x.multiply(x), lambda x: x.square(), lambda x: x**2, lambda x: torch.pow(x, 2)],
     "div": [lambda x: x / 4, lambda x: torch.div(x, 4), lambda x: x.true_divide(4), lambda x: x * 0.25, lambda x: x.div_(4)],
+    "div by a tensor": [lambda x, m: x / m.variance, lambda x, m: torch.div(x, m.variance)],
+    "powers": [lambda x: x**3, lambda x: torch.pow(x, 3.0), lambda x: x.pow(3)],
+    "square root": [lambda x: x.abs() ** 0.5, lambda x: x.abs().pow(0.5), lambda x: x.abs().sqrt()],
+    "power of e": [lambda x: math.e**x, lambda x: torch.exp(x)],
+    "power of two": [lambda x: 2**x, lambda x: torch.pow(2.0, x), lambda x: torch.exp(x * math.log(2))],
+    "addcmul": [lambda x, m: torch.addcmul(x, x, m.weight), lambda x, m: x.addcmul(x, m.weight), lambda x, m: x + x * m.weight],
+    "lerp": [lambda x, m: torch.lerp(x, x.relu(), 0.25), lambda x, m: x + (x.relu() - x) * 0.25],
     "neg": [lambda x: -x, lambda x: torch.neg(x), lambda x: x.negative(), lambda x: x * -1, lambda x: x.neg_()],
     "batch_norm": [
         lambda x, m: F.batch_norm(x, m.mean, m.variance, m.weight, m.bias),
@@ -161,9 +174,8 @@ REFUSED: dict[str, tuple[Spelling, str]] = {
     "softplus": (lambda x: F.softplus(x, beta=2), "softplus with beta=2 and threshold=20"),
     "elu": (lambda x: ATEN.elu.default(x, 1.0, 2.0, 3.0), "elu with scale=2.0 and input_scale=3.0"),
     "division": (lambda x: torch.div(x, 2, rounding_mode="floor"), "a division with rounding_mode='floor'"),
-    "maximum of one": (lambda x: x.max(), "max of one tensor"),
-    "minimum along an axis": (lambda x: torch.min(x, 1)[0], "min of one tensor"),
-    "power": (lambda x: x**3, "the power 3"),
+    "power of itself": (lambda x: x.abs() ** x.abs(), "a power whose exponent is a tensor"),
+    "power of zero": (lambda x: 0 ** x.abs(), "a power of 0"),
 }
 
 

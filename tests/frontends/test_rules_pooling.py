@@ -47,7 +47,6 @@ SPELLED: dict[str, Spelling] = {
     "upsample_nearest2d": lambda x: ATEN.upsample_nearest2d.default(x, [8, 12]),
     "upsample_bilinear2d": lambda x: ATEN.upsample_bilinear2d.default(x, [8, 12], True),
     "upsample": node_of(F.upsample, scale_factor=2),
-    "mean": lambda x: torch.mean(x, dim=-1),
 }
 
 SAME: dict[str, list[Spelling]] = {

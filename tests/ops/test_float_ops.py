@@ -118,6 +118,7 @@ CASES: dict[str, tuple[str, list[Tensor], Attributes, Callable[..., Tensor]]] = 
     "reshape": ("reshape", [X], {"shape": (8, 42)}, lambda x: x.reshape(8, 42)),
     "permute": ("permute", [X], {"axes": (2, 0, 3, 1)}, lambda x: x.permute(2, 0, 3, 1)),
     "concat": ("concat", [X, X * 2, X[:, :1]], {"axis": 1}, lambda *xs: torch.cat(xs, 1)),
+    "gather": ("gather", [X], {"axis": 1, "indices": (3, 0, 0)}, lambda x: x[:, [3, 0, 0]]),
     "slice": ("slice", [X], {"axis": 2, "start": 1, "stop": 6, "step": 2}, lambda x: x[:, :, 1:6:2]),
     "pad": ("pad", [X], {"pad": (0, 0, 1, 2, 0, 0, 3, 4), "value": 0.5}, lambda x: functional.pad(x, (2, 4, 1, 3), value=0.5)),
     "conv1d": (

@@ -122,6 +122,10 @@ CASES: dict[str, tuple[str, list[TensorType], Attributes, str]] = {
     "factors for other blocks": ("expand_blocks", [i8(8, 4), of(DType.U8, 8, 3)], {"axis": 0, "block": 2}, "blocks of 2"),
     "blocks of a vector": ("expand_blocks", [i8(8), of(DType.U8, 8, 1)], {"axis": 0, "block": 2}, "along axis 0"),
     "a slice of the batch": ("slice", [TensorType(DType.F32, (symbol("N"), 4))], {"axis": 0, "start": 0, "stop": 1}, "known size"),
+    "an index past the end": ("gather", [X], {"axis": 1, "indices": (0, 4)}, "the index 4 is given for an axis of size 4"),
+    "an index from the end": ("gather", [X], {"axis": 1, "indices": (-1,)}, "the index -1"),
+    "no index": ("gather", [X], {"axis": 1, "indices": ()}, "there are no indices"),
+    "indices of the batch": ("gather", [TensorType(DType.F32, (symbol("N"), 4))], {"axis": 0, "indices": (0,)}, "known size"),
     "padding for some axes": ("pad", [X], {"pad": (1, 1)}, "2 amounts of padding"),
     "padding that cuts all": ("pad", [X], {"pad": (0, 0, -3, 0, 0, 0, -3, 0)}, "is empty"),
     # quantizers

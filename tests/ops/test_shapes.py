@@ -220,6 +220,8 @@ def test_movements_and_means(data: st.DataObject) -> None:
         stop, step = draw(st.integers(start + 1, shape[axis])), draw(st.integers(1, 3))
         index = (slice(None),) * axis + (slice(start, stop, step),)
         check("slice", [x], {"axis": axis, "start": start, "stop": stop, "step": step}, x[index])
+        indices = numbers(draw, draw(st.integers(1, 5)), 0, shape[axis] - 1)
+        check("gather", [x], {"axis": axis, "indices": indices}, x.index_select(axis, torch.tensor(indices)))
 
 
 def test_a_reshape_keeps_the_batch_symbol() -> None:

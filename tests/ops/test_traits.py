@@ -29,6 +29,7 @@ ATTRIBUTES: Mapping[str, Mapping[str, Attribute]] = {
     "permute": {"axes": (0, 2, 3, 1)},
     "concat": {"axis": 1},
     "slice": {"axis": 1, "start": 1, "stop": 3},
+    "gather": {"axis": 1, "indices": (3, 0, 0)},
     "pad": {"pad": (0, 0, 1, 1, 0, 0, 1, 1)},
 }
 PARAMETERS: Mapping[str, tuple[Tensor, ...]] = {"prelu": (torch.tensor([0.25]),)}

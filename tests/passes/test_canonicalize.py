@@ -31,6 +31,22 @@ CANONICAL: dict[str, tuple[list[str], list[str]]] = {
         ],
         ["return %x"],
     ),
+    "gathers that follow each other": (
+        [
+            "%a = gather(%x) {axis = 1, indices = (3, 2, 0)} : f32[N, 3, 6, 6]",
+            "%b = gather(%a) {axis = 1, indices = (2, 2)} : f32[N, 2, 6, 6]",
+            "%b",
+        ],
+        ["%b = gather(%x) {axis = 1, indices = (0, 0)} : f32[N, 2, 6, 6]", "return %b"],
+    ),
+    "gathers that cancel": (
+        [
+            "%a = gather(%x) {axis = 1, indices = (3, 2, 1, 0)} : f32[N, 4, 6, 6]",
+            "%b = gather(%a) {axis = 1, indices = (3, 2, 1, 0)} : f32[N, 4, 6, 6]",
+            "%b",
+        ],
+        ["return %x"],
+    ),
     "a product with a matrix": (
         [leaf("w", "f32", 6, 8), "%a = matmul(%x, %w) : f32[N, 4, 6, 8]", "%a"],
         ["%a_1 = linear(%x, %w_1) : f32[N, 4, 6, 8]", "return %a_1"],

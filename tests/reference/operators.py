@@ -454,6 +454,17 @@ def slice_(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list[
     return fill(out, element)
 
 
+def gather(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list[Any]:
+    """Elements of an axis at given indices."""
+
+    def element(index: Index) -> Any:
+        place = list(index)
+        place[attributes["axis"]] = attributes["indices"][place[attributes["axis"]]]
+        return operands[0].at(place)
+
+    return fill(out, element)
+
+
 def pad(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list[Any]:
     """A border of one code."""
     (x,) = operands
@@ -509,5 +520,6 @@ OPERATORS: dict[str, Callable[[Sequence[Grid], Attributes, Grid], list[Any]]] = 
     "concat": concat,
     "expand_blocks": expand_blocks,
     "slice": slice_,
+    "gather": gather,
     "pad": pad,
 }

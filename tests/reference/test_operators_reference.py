@@ -323,6 +323,8 @@ MOVEMENTS: list[tuple[str, int, dict[str, Attribute]]] = [
     ("concat", 2, {"axis": 3}),
     ("slice", 1, {"axis": 1, "start": 1, "stop": 3, "step": 1}),
     ("slice", 1, {"axis": 3, "start": 0, "stop": 5, "step": 2}),
+    ("gather", 1, {"axis": 1, "indices": (2, 0, 0, 1)}),
+    ("gather", 1, {"axis": 3, "indices": (4, 3, 2, 1, 0)}),
     ("pad", 1, {"pad": (0, 0, 1, 2, 0, 0, 0, 3), "value": -7.0}),
     ("pad", 1, {"pad": (0, 0, -1, 2, 0, 0, 1, -3), "value": 5.0}),
 ]

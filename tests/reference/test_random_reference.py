@@ -424,6 +424,9 @@ def test_movements_of_any_rank(data: st.DataObject) -> None:
             start = data.draw(st.integers(0, shape[axis] - 1))
             stop = data.draw(st.integers(start + 1, shape[axis]))
             attributes = {"axis": axis, "start": start, "stop": stop, "step": data.draw(st.integers(1, 3))}
+        case "gather":
+            indices = data.draw(st.lists(st.integers(0, shape[axis] - 1), min_size=1, max_size=6))
+            attributes = {"axis": axis, "indices": tuple(indices)}
         case _:
             begins = [data.draw(st.integers(1 - size, 2)) for size in shape]
             ends = [data.draw(st.integers(1 - size - min(b, 0), 2)) for size, b in zip(shape, begins, strict=True)]
@@ -432,7 +435,7 @@ def test_movements_of_any_rank(data: st.DataObject) -> None:
     make.check()
 
 
-MOVEMENTS = ("reshape", "permute", "concat", "slice", "pad")
+MOVEMENTS = ("reshape", "permute", "concat", "slice", "gather", "pad")
 
 
 @given(st.floats(width=32, allow_nan=False, allow_infinity=False), st.integers(1, 2**40))

@@ -68,7 +68,7 @@ WRONG = {
         "activations must be per tensor",
     ),
     "a default that is no type": (EXTENDS + '[defaults]\nweight = "w4"\n', "defaults.weight is 'w4'"),
-    "a tie of an op without a rule": (EXTENDS + '[[tie]]\nops = ["gather"]\n', "'gather', which has no rule"),
+    "a tie of an op without a rule": (EXTENDS + '[[tie]]\nops = ["scatter"]\n', "'scatter', which has no rule"),
     "an accumulator that holds no product": (EXTENDS + "[accumulator]\nbits = 16\n", "cannot hold a single product"),
     "a fixed grid outside of the codes": (
         EXTENDS + '[[op]]\nnames = ["tanh"]\nkind = "table"\nout_fixed = { scale = 0.1, zero_point = 200 }\n',

@@ -66,6 +66,14 @@ def slice(emitter: Emitter, node: Node) -> None:
     emitter.quantized(node, emitter.compute(node, "Slice", [emitter.real(node, 0), *bounds]))
 
 
+@emits("gather")
+def gather(emitter: Emitter, node: Node) -> None:
+    """Gather."""
+    indices = emitter.constant(f"{node.name}.indices", np.asarray(node.integers("indices"), np.int64))
+    picked = emitter.compute(node, "Gather", [emitter.real(node, 0), indices], axis=node.integer("axis"))
+    emitter.quantized(node, picked)
+
+
 @emits("pad")
 def pad(emitter: Emitter, node: Node) -> None:
     """Pad, by a real number."""

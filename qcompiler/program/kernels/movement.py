@@ -55,6 +55,13 @@ def slice_(call: Call, arrays: Sequence[Array]) -> Array:
     return arrays[0][tuple(index)]
 
 
+@kernel("gather", moves=True)
+def gather(call: Call, arrays: Sequence[Array]) -> Array:
+    """Elements of one axis at given indices."""
+    codes: Array = np.take(arrays[0], call["indices"], axis=call["axis"])
+    return codes
+
+
 @kernel("pad", moves=True)
 def pad(call: Call, arrays: Sequence[Array]) -> Array:
     """A border of one code; a negative amount cuts off."""

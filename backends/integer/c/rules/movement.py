@@ -86,6 +86,53 @@ def slice_(writer: Writer, step: Step) -> None:
     _move(writer, step, source, box, x_first=start * distances[axis])
 
 
+@emits("gather")
+def gather(writer: Writer, step: Step) -> None:
+    """`gather`: one call for each run of indices with equal distances, or for all if runs themselves repeat."""
+    (source,), result, call = step.item.inputs, step.item.output, writer.call_of(step.item)
+    axis, indices = int(call["axis"]), [int(index) for index in call["indices"]]
+    x_steps, y_steps = writer.steps(source), writer.steps(result)
+    shape = writer.shapes[result]
+    begin = 0
+    for first, (count, outer), (length, inner) in runs_of(indices):
+        sizes, left, right = list(shape), list(x_steps), list(y_steps)
+        sizes[axis : axis + 1] = [count, length]
+        left[axis : axis + 1] = [outer * x_steps[axis], inner * x_steps[axis]]
+        right[axis : axis + 1] = [length * y_steps[axis], y_steps[axis]]
+        order = physical_axes(len(shape), writer.layout)
+        axes = [a + (a > axis) + part for a in order for part in ((0, 1) if a == axis else (0,))]
+        box = merged([sizes[a] for a in axes], [left[a] for a in axes], [right[a] for a in axes])
+        _move(writer, step, source, box, first * x_steps[axis], begin * y_steps[axis])
+        begin += count * length
+    step.writes = None
+
+
+def runs_of(indices: Sequence[int]) -> list[tuple[int, tuple[int, int], tuple[int, int]]]:
+    """Indices as grids: index (i, j) of a grid is first + i * outer + j * inner.
+
+    Returns:
+        One grid if all indices are one, such as repeated or reversed ranges; otherwise runs, with one row each.
+        For each: the first index, rows and their distance, columns and their distance.
+    """
+    count = len(indices)
+    for columns in (columns for columns in range(1, count + 1) if not count % columns):
+        rows = count // columns
+        inner = indices[1] - indices[0] if columns > 1 else 0
+        outer = indices[columns] - indices[0] if rows > 1 else 0
+        grid = [indices[0] + i * outer + j * inner for i in range(rows) for j in range(columns)]
+        if grid == list(indices):
+            return [(indices[0], (rows, outer), (columns, inner))]
+    runs, begin = [], 0
+    while begin < count:
+        distance = indices[begin + 1] - indices[begin] if begin + 1 < count else 0
+        end = begin + 1
+        while end < count and indices[end] - indices[end - 1] == distance:
+            end += 1
+        runs.append((indices[begin], (1, 0), (end - begin, distance)))
+        begin = end
+    return runs
+
+
 @emits("pad")
 def pad(writer: Writer, step: Step) -> None:
     """`pad`: the whole result is filled, then the inner part is copied; negative amounts crop."""
