@@ -51,13 +51,7 @@ def integers(attributes: Attributes, name: str) -> tuple[int, ...]:
     Raises:
         GraphError: The attribute is something else.
     """
-    value = _present(attributes, name)
-    if not isinstance(value, tuple):
-        raise GraphError(f"{name} is {value!r}", expected="integers")
-    found = tuple(item for item in value if isinstance(item, int))
-    if len(found) != len(value):
-        raise GraphError(f"{name} is {value!r}", expected="integers")
-    return found
+    return _tuple(attributes, name, lambda item: item if isinstance(item, int) else None, "integers")
 
 
 def dims(attributes: Attributes, name: str) -> tuple[Dim, ...]:
@@ -66,13 +60,7 @@ def dims(attributes: Attributes, name: str) -> tuple[Dim, ...]:
     Raises:
         GraphError: The attribute is something else.
     """
-    value = _present(attributes, name)
-    if not isinstance(value, tuple):
-        raise GraphError(f"{name} is {value!r}", expected="sizes")
-    found = tuple(item for item in value if not isinstance(item, float | str | QuantSpec | None))
-    if len(found) != len(value):
-        raise GraphError(f"{name} is {value!r}", expected="sizes")
-    return found
+    return _tuple(attributes, name, lambda item: None if isinstance(item, float | str | QuantSpec) else item, "sizes")
 
 
 def number(attributes: Attributes, name: str) -> float:
@@ -119,6 +107,17 @@ def _typed(attributes: Attributes, name: str, kind: type[_T], expected: str) -> 
     if not isinstance(value, kind):
         raise GraphError(f"{name} is {value!r}", expected=expected)
     return value
+
+
+def _tuple(
+    attributes: Attributes, name: str, read: Callable[[Scalar | Dim], _T | None], expected: str
+) -> tuple[_T, ...]:
+    """The attribute `name`, a tuple whose items `read` accepts; it returns None for other items."""
+    value = _typed(attributes, name, tuple, expected)
+    found = tuple(item for item in map(read, value) if item is not None)
+    if len(found) != len(value):
+        raise GraphError(f"{name} is {value!r}", expected=expected)
+    return found
 
 
 class Attributed:

@@ -377,6 +377,16 @@ def window_sums(x: Tensor, attributes: Attributes) -> Tensor:
     return functional.avg_pool2d(x.to(torch.float64), kernel, stride, padding, ceil, True, 1).to(torch.int64)
 
 
+def _check_one_grid(node: Node, what: str) -> None:
+    """Check that input and result have one scale and zero point."""
+    if node.inputs[0].type.quant != node.output.type.quant:
+        raise GraphError(
+            f"the result of {what} has another grid than the input",
+            where=node.where,
+            expected="one grid for input and result",
+        )
+
+
 def _infer_avg_pool2d(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
     check_integer(types)
     check_rounding(attributes, AverageRounding)
@@ -384,12 +394,7 @@ def _infer_avg_pool2d(types: Sequence[TensorType], attributes: Attributes) -> tu
 
 
 def _avg_pool2d(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    if node.inputs[0].type.quant != node.output.type.quant:
-        raise GraphError(
-            "the result of average pooling has another grid than the input",
-            where=node.where,
-            expected="one grid for input and result",
-        )
+    _check_one_grid(node, "average pooling")
     x = steps(node, operands, 0)
     height, width = x.shape[2:]
     qmin, qmax = codes_limits(node)
@@ -431,12 +436,7 @@ def _infer_resample2d(types: Sequence[TensorType], attributes: Attributes) -> tu
 
 
 def _resample2d(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    if node.inputs[0].type.quant != node.output.type.quant:
-        raise GraphError(
-            "the result of resampling has another grid than the input",
-            where=node.where,
-            expected="one grid for input and result",
-        )
+    _check_one_grid(node, "resampling")
     x, rows, columns = (item.to(torch.float64) for item in (steps(node, operands, 0), *operands[1:3]))
     qmin, qmax = codes_limits(node)
     codes = windowed_average_codes(
@@ -535,12 +535,7 @@ def _infer_clamp(types: Sequence[TensorType], attributes: Attributes) -> tuple[T
 
 
 def _clamp(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    if node.inputs[0].type.quant != node.output.type.quant:
-        raise GraphError(
-            "the result of a clamp of codes has another grid than the input",
-            where=node.where,
-            expected="one grid for input and result",
-        )
+    _check_one_grid(node, "a clamp of codes")
     codes = operands[0].to(torch.int64)
     return _finish(node, codes.clamp(*limits_along(node, codes, node.integer("axis"))))
 

@@ -6,7 +6,8 @@ of the module with mean and standard deviation of each output channel, if a fold
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -22,6 +23,9 @@ from qcompiler.ops.common import FLOAT_STAGES, broadcast, check_float, sizes, wi
 
 _CONV = (functional.conv1d, functional.conv2d, functional.conv3d)
 _CONV_TRANSPOSE = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)
+
+_Shape: TypeAlias = Callable[[Sequence[TensorType], Attributes, int], tuple[Dim, ...]]
+_Compute: TypeAlias = Callable[[Tensor, Tensor, "Tensor | None", Attributes, int], Tensor]
 
 
 def conv_shape(types: Sequence[TensorType], attributes: Attributes, rank: int) -> tuple[Dim, ...]:
@@ -74,18 +78,6 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, attributes: Attribu
     return _CONV[rank - 1](x, weight, bias, stride, begins, dilation, integer(attributes, "groups"))
 
 
-def _conv(rank: int) -> tuple[Infer, Evaluate]:
-    def infer(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
-        check_float(types)
-        return (TensorType(types[0].dtype, conv_shape(types, attributes, rank)),)
-
-    def evaluate(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        bias = operands[2] if len(operands) > 2 else None
-        return (convolve(operands[0], operands[1], bias, node.attributes, rank),)
-
-    return infer, evaluate
-
-
 def conv_transpose_shape(types: Sequence[TensorType], attributes: Attributes, rank: int) -> tuple[Dim, ...]:
     """Output shape of a transposed convolution of `rank` spatial axes.
 
@@ -125,20 +117,22 @@ def convolve_transposed(x: Tensor, weight: Tensor, bias: Tensor | None, attribut
     return _CONV_TRANSPOSE[rank - 1](x, weight, bias, stride, padding, extra, groups, dilation)
 
 
-def _conv_transpose(rank: int) -> tuple[Infer, Evaluate]:
+def _convolution(shape: _Shape, compute: _Compute, rank: int) -> tuple[Infer, Evaluate]:
+    """Type inference and evaluation of a convolution of `rank` spatial axes, transposed or not."""
+
     def infer(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
         check_float(types)
-        return (TensorType(types[0].dtype, conv_transpose_shape(types, attributes, rank)),)
+        return (TensorType(types[0].dtype, shape(types, attributes, rank)),)
 
     def evaluate(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
         bias = operands[2] if len(operands) > 2 else None
-        return (convolve_transposed(operands[0], operands[1], bias, node.attributes, rank),)
+        return (compute(operands[0], operands[1], bias, node.attributes, rank),)
 
     return infer, evaluate
 
 
 for _rank in (1, 2, 3):
-    _infer, _evaluate = _conv(_rank)
+    _infer, _evaluate = _convolution(conv_shape, convolve, _rank)
     register(
         OpDef(
             name=f"conv{_rank}d",
@@ -157,7 +151,7 @@ for _rank in (1, 2, 3):
             summary="Cross-correlation; weight [out, in / groups, kernel...], padding (begins..., ends...).",
         )
     )
-    _infer, _evaluate = _conv_transpose(_rank)
+    _infer, _evaluate = _convolution(conv_transpose_shape, convolve_transposed, _rank)
     register(
         OpDef(
             name=f"conv_transpose{_rank}d",
