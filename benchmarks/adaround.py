@@ -3,7 +3,7 @@
 Both get the same weights, ranges and calibration images, and what the layer reads in the quantized model in which all
 layers before it are rounded already. The error is that on images that neither has seen:
 
-    E || f(W x) - f(W~ x^) ||^2        with f the identity, and with f the activation behind the layer
+    E || f(W x) - f(W~ x^) ||^2        with f the identity, and with f the activation after the layer
 
 MobileNetV2 and ResNet-18 have the shapes of torchvision and are trained here for a
 little while on pictures of 64x64 pixels (`benchmarks.rendered`), for there are no trained weights without a network.

@@ -42,7 +42,7 @@ REPRESENTATIVES: Mapping[str, tuple[str, ...]] = {
     "front end": (r"\bExportedProgram\b",),
     "emitter": (r"\bonnx_qdq\b",),
 }
-"""Regular expressions that find the files that know one representative of a kind."""
+"""Regular expressions that find the files that mention one representative of a kind."""
 
 OWN_FOLDERS: Mapping[str, str] = {"emitter": "backends/onnx_qdq"}
 """The folder that a representative has to itself: however many files it is divided into, it counts as one."""

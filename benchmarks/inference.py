@@ -1,4 +1,4 @@
-"""`python -m benchmarks.inference`: the emitted C beside ONNX Runtime, OpenVINO and PyTorch, one image, one thread.
+"""`python -m benchmarks.inference`: the emitted C, ONNX Runtime, OpenVINO and PyTorch, one image, one thread.
 
 Every contender is a process that is made ready once. They are then timed in turns, round by round, on one core: what
 slows the machine slows all of them, and the ratios of one round are compared. The figure is the median of the rounds.

@@ -7,8 +7,8 @@
     mobilenet_v3     inverted residuals with ReLU, then with hardswish; gates that are hard sigmoids
     unet             encoder and decoder with concatenations: one transposed convolution, one resize
 
-All have batch norms. Their weights are committed beside this file and are never trained again: what a table says about
-quantization is said of fixed networks.
+All have batch norms. Their weights are committed next to this file and are never trained again, so that tables compare
+quantization on fixed networks.
 """
 
 from __future__ import annotations
@@ -67,12 +67,12 @@ class SqueezeExcite(nn.Module):
 
 
 class Block(nn.Module):
-    """Layers with a shortcut around them, and an activation behind the sum if there is one.
+    """Layers with a shortcut around them, and an activation after the sum if there is one.
 
     Args:
         body: The layers.
         shortcut: Modules on the shortcut of the input; None: no shortcut.
-        activation: Behind the sum.
+        activation: Activation after the sum.
     """
 
     def __init__(self, body: nn.Sequential, shortcut: nn.Module | None, activation: nn.Module | None = None) -> None:

@@ -1,8 +1,8 @@
-"""`python -m benchmarks.ptq_accuracy`: what post-training quantization costs trained networks, method by method.
+"""`python -m benchmarks.ptq_accuracy`: the loss by post-training quantization of trained networks, method by method.
 
-Every figure is that of the integer program on the test split. Finished cells are kept in a file, so that a run that was
-ended goes on where it was. Their key knows the weights, the pipeline and the images, but not the sources of the
-compiler: after a change of those, `--fresh` measures all of them anew.
+Every figure is the accuracy of the integer program on the test split. Finished cells are kept in a file, so that
+the same call continues an interrupted run. The key of a cell covers the weights, the pipeline and the images, but not
+the sources of the compiler: after a change of the sources, `--fresh` measures all cells anew.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class Store:
         if key not in self.cells:
             self.cells[key] = make()
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            # Through a file beside it: a run that is killed leaves a whole one.
+            # Through a second file: a killed run leaves a whole file.
             beside = self.path.with_suffix(".new")
             beside.write_text(json.dumps(self.cells, indent=1, sort_keys=True) + "\n", encoding="utf-8")
             beside.replace(self.path)

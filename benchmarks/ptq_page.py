@@ -114,7 +114,7 @@ def _rows(measured: Measured, table: Table, network: str) -> list[str]:
 
 
 def _goals(measured: Measured) -> list[str]:
-    """Which networks miss which goal, and beside them the cells that differ in one thing: in width, or in the row."""
+    """Networks that miss a goal, with the cells that differ in one thing: in width, or in the row."""
     lines = ["### Goals", ""]
     for goal in GOALS:
         asked = [name for name in goal.networks if name in measured.exact]

@@ -45,9 +45,9 @@ class Row:
     Args:
         name: In the table.
         per_channel: Whether weights have a scale per channel.
-        before: Passes in front of the quantizers.
+        before: Passes before the quantizers.
         weights: Method of the ranges of weights; None: `min_max`, and below eight bits, where it pays to clip, `mse`.
-        after: Passes behind the ranges of weights.
+        after: Passes after the ranges of weights.
         activations: Method of the ranges of activations.
         effort: That of a compile, whatever it does, instead of the above.
     """

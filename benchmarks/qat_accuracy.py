@@ -1,8 +1,8 @@
-"""`python -m benchmarks.qat_accuracy`: what training with quantization gives, method by method, and what oscillates.
+"""`python -m benchmarks.qat_accuracy`: accuracy and oscillations of training with quantization, method by method.
 
 Networks start from their committed weights. Each finished training is a file in out/benchmarks/qat_accuracy, so that
-the same call continues a run that was ended. `--collect` writes finished trainings to benchmarks/results, which is
-committed, and the page. The key of a result knows the training, its data, the weights and `NUMERICS`, but not the
+the same call continues an interrupted run. `--collect` writes finished trainings to benchmarks/results, which is
+committed, and the page. The key of a result covers the training, its data, the weights and `NUMERICS`, but not the
 sources of the compiler.
 
 A training takes about three minutes on one core, the whole run about five hours; one call ends within 100 minutes. Two
@@ -264,7 +264,7 @@ def _logits(module: nn.Module, images: Tensor) -> Tensor:
 
 
 def key(cell: Cell, run: Run) -> str:
-    """Key of a result: 12 hexadecimal digits that know the training, its data, the weights and the numerics."""
+    """Key of a result: 12 hexadecimal digits of a hash of the training, its data, the weights and the numerics."""
     settings = (NUMERICS, RATE, SCALE_RATE, DECAY, MOMENTUM, SMOOTHING, REESTIMATION, CALIBRATION)
     # How many seeds a row has, and of how many rows a run, changes no training.
     cell = dataclasses.replace(cell, place=dataclasses.replace(cell.place, seeds=1))

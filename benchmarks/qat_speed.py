@@ -1,9 +1,9 @@
-"""`python -m benchmarks.qat_speed`: a training step with quantization over the bare float one, beside other toolkits.
+"""`python -m benchmarks.qat_speed`: a quantized training step over the bare float step, also for other toolkits.
 
 Each toolkit runs in a process of its own, and a peer in an environment of its own that shares torch with this one; the
 float step and the quantized step are measured in turns in one process, and only ratios are reported: machines are
-shared. Eager steps are over the eager float step, those behind torch.compile over the float step behind it. Finished
-cells are kept, so that a run that was ended goes on.
+shared. Eager steps are over the eager float step, compiled steps over the compiled float step. Finished cells are
+kept, so that the same call continues an interrupted run.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A training step with and without quantization: run by `benchmarks.qat_speed` in an environment that has the toolkit.
 
 `python -m benchmarks.qat_speed_step '{"toolkit": ..., "network": ..., ...}'` prints one line of JSON: `{"float": x,
-"quantized": y}`, seconds of a step or bytes that it needs, beside the version of the toolkit. A step is zero_grad,
-forward, cross entropy, backward and SGD with momentum, and what the toolkit wants behind it.
+"quantized": y}`, seconds of a step or bytes that it needs, with the version of the toolkit. A step is zero_grad,
+forward, cross entropy, backward, SGD with momentum, and the function that the toolkit requires after a step.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Job:
         batch: Images.
         rounds: Steps of each kind, after one that warms up.
         threads: Number of torch threads.
-        compiled: Behind torch.compile, the float one and the quantized one.
+        compiled: Whether torch.compile is used, for the float and the quantized step.
         memory: Bytes instead of seconds.
     """
 
@@ -54,7 +54,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A module that learns, and what is to be called behind each step."""
+    """A module that learns, and a function to call after each step."""
 
     module: nn.Module
     after: Callable[[], None] = lambda: None
@@ -105,7 +105,7 @@ def aimet(model: nn.Module, x: Tensor) -> Prepared:
 
 
 def torchao(model: nn.Module, x: Tensor) -> Prepared:
-    """PT2E with the quantizer for x86: moving ranges, a batch norm simulated behind each convolution."""
+    """PT2E with the quantizer for x86: moving ranges, a batch norm simulated after each convolution."""
     from torchao.quantization.pt2e import move_exported_model_to_train
     from torchao.quantization.pt2e.quantize_pt2e import prepare_qat_pt2e
     from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86

@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         for line in chosen:
             sys.stdout.write(f"{line.name}{' (required)' if line.name in required else ''}\n")
         return 0
-    if options.names:  # who names lines asks about those
+    if options.names:  # only the lines that are named are required
         required = [name for name in required if any(line.name == name for line in chosen)]
     outcomes = []
     for outcome in run_lines(chosen):

@@ -51,7 +51,7 @@ ON_DIGITS: dict[str, Callable[[], Target]] = {
 """And in which the digits network does: 16-bit codes, saturating sums, shifts alone, 4-bit weights with factors."""
 NAME = "network"
 NOISE = 8
-"""Images of noise beside those that the network is for: they reach both ends of the grid."""
+"""Images of noise in addition to the images of the network: they reach both ends of the grid."""
 VECTORS = 8
 """Images of the self-test on a microcontroller."""
 

@@ -28,7 +28,7 @@ def _check(mode: str) -> Tally:
     fractions[: COUNT // 10] = 1.0 - 2.0 ** -generator.integers(20, 50, COUNT // 10).astype(np.float64)
     fractions[COUNT // 10 : COUNT // 5] = np.float32(fractions[COUNT // 10 : COUNT // 5])
     if bits < 31:
-        # Where 31 bits carry Vela keeps the 32767 that its 15 bits saturate to, and TFLite and we go on from 2^14.
+        # If 31 bits suffice, Vela keeps the 32767 that its 15 bits saturate to, and TFLite and we go on from 2^14.
         fractions = np.minimum(fractions, 1.0 - 2.0**-31)
     real = fractions * 2.0**exponents
     answer = ask("vela", {"function": function, "arguments": ["scale"]}, {"scale": real})

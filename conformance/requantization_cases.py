@@ -164,7 +164,7 @@ def products(
     parts = [Products(x, significand, exponent)]
     parts += _ties(significand_bits, x_bits, exponents, count, generator)
     parts.append(_second_ties(significand_bits, x_bits, exponents, count, generator))
-    # Of every size alike: a number drawn from the whole range has all its bits nearly always.
+    # All sizes alike: a number drawn from the whole range has all its bits nearly always.
     size = generator.integers(1, x_bits, count)
     drawn = generator.integers(-(1 << (x_bits - 1)), 1 << (x_bits - 1), count) >> (x_bits - 1 - size)
     low = 1 << max(significand_bits - 1, 0)

@@ -1,4 +1,4 @@
-"""What holds for every test: the same numbers at each run, one thread per worker, no GPU where there is none."""
+"""Settings for every test: the same numbers at each run, one thread per worker, no GPU where there is none."""
 
 from __future__ import annotations
 

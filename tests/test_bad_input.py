@@ -1,4 +1,4 @@
-"""What users get wrong: each case is an error of its own kind that says what, where and what to do, and writes nothing."""
+"""Mistakes of users: each case is an error of its own kind that says what, where and what to do, and writes nothing."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Reciprocal(nn.Module):
 
 
 class Plain(nn.Module):
-    """Without a batch norm nothing tells the range of the product."""
+    """Without a batch norm the range of the product is unknown."""
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.sigmoid(x) * x
@@ -89,7 +89,7 @@ def wide() -> nn.Module:
     return model
 
 
-# What is wrong: the class, words of the message, the model, and the options of compile.
+# The mistakes: the class, words of the message, the model, and the options of compile.
 CASES: dict[str, tuple[type[Exception], list[str], Callable[[], object], Options]] = {
     "train mode": (errors.InputError, ["train mode", "model.eval()"], lambda: net().train(), {"example_inputs": images()}),
     "one module in train mode": (

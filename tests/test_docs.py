@@ -24,7 +24,7 @@ def blocks(page: Path) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def registries() -> Iterator[None]:
-    """What a page registers is gone after it."""
+    """Registrations by a page are removed after the page."""
     from qcompiler.backends.onnx_qdq import FUNCTIONS
     from qcompiler.frontends.rules import RULES
     from qcompiler.ir import registry
@@ -58,7 +58,7 @@ def test_the_pass_of_the_guide_is_short() -> None:
     tree = ast.parse(blocks(page)[0])
     (definition,) = [node for node in tree.body if isinstance(node, ast.ClassDef)]
     assert definition.end_lineno is not None
-    assert definition.end_lineno - definition.lineno + 2 < 20, "with its decorator"
+    assert definition.end_lineno - definition.lineno + 2 < 20, "the class with its decorator"
 
 
 def test_the_readme_shows_names_that_are_there() -> None:

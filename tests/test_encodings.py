@@ -177,7 +177,7 @@ def test_all_but_corrected_biases_comes_back(data: dict[str, Any], tmp_path: Pat
 
 
 def test_widths_and_passes_come_back_too(tmp_path: Path) -> None:
-    """Of what a file of this package says nothing has to be repeated."""
+    """A file of this package needs no repetition of its options."""
     wishes: dict[str, Any] = {"a": 16, "relu": {"activation_bits": 4}}
     first = qcompiler.compile(net(), calibration_data=[IMAGES], overrides=wishes, effort="fast", verify="off")
     data = json.loads(first.encodings())
@@ -230,7 +230,7 @@ def test_every_tensor_of_codes_has_one_encoding_under_its_name(compiled: qcompil
         shift = half if raw["output_dtype"].startswith("int") else 0
         assert record["offset"] == [-(int(zero) + shift)], name
         assert raw["output_dtype"] == (str(zero.dtype) if name in quantized or zero.dtype == np.int32 else "int8")
-    assert quantized | read == set(found), "all that is quantized, and nothing else"
+    assert quantized | read == set(found), "all quantized tensors, and no others"
     assert {name for name in found if name.endswith(".codes")} == read - quantized
 
 
@@ -345,9 +345,9 @@ def test_what_a_file_leaves_out_is_calibrated_or_missed(compiled: qcompiler.Comp
     wider = again(path, calibration_data=[4 * IMAGES])
     assert not same_program(compiled, wider)
     before, near, after = (records(json.loads(item.encodings())) for item in (compiled, with_data, wider))
-    assert before["relu.q"] == after["relu.q"], "given encodings win over calibration"
+    assert before["relu.q"] == after["relu.q"], "given encodings override calibration"
     assert near["fc.weight.q.codes"] == before["fc.weight.q.codes"], "a weight has its range without data"
-    assert near["fc.q"]["scale"] == pytest.approx(before["fc.q"]["scale"], rel=0.05), "found on quantized values"
+    assert near["fc.q"]["scale"] == pytest.approx(before["fc.q"]["scale"], rel=0.05), "ranges found on quantized values"
     assert near["a.q"]["scale"][0] < after["a.q"]["scale"][0]
 
 
@@ -464,7 +464,7 @@ def test_a_moved_value_may_have_a_grid_of_its_own(compiled: qcompiler.Compiled, 
     assert "rescale" in [item.op for item in program.instructions if item.output == "features.3.q"]
     layer = next(item for item in program.instructions if item.output == "a.q")
     assert layer.inputs[0] == "features.3.q"
-    assert same_program(pooled, again(write(tmp_path, pooled.encodings()))), "also on the way back"
+    assert same_program(pooled, again(write(tmp_path, pooled.encodings()))), "the same in the other direction"
 
 
 def test_parts_of_a_concat_go_to_the_grid_of_the_whole(compiled: qcompiler.Compiled, tmp_path: Path) -> None:

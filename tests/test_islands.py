@@ -56,7 +56,7 @@ def attention() -> tuple[nn.Module, qcompiler.Compiled]:
 
 def test_a_view_of_a_tensor_that_lives_on_is_no_result_of_its_own() -> None:
     torch.manual_seed(0)
-    # Attention turns the axes of one image without moving a byte, and the sum behind it reads what it turned.
+    # Attention turns the axes of one image without moving a byte, and the following sum reads the turned image.
     model = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True).eval()
     compiled = qcompiler.compile(model, FLOAT, calibration_data=[torch.randn(4, 7, 32)])
     report = compiled.verification
@@ -124,7 +124,7 @@ def test_the_module_trains_through_an_island(attention: tuple[nn.Module, qcompil
     module.train()(x)[0].sum().backward()
     gradients = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
     assert float(gradients["norm.weight"].abs().sum()) > 0
-    assert float(gradients["stem.weight"].abs().sum()) > 0, "through the island"
+    assert float(gradients["stem.weight"].abs().sum()) > 0, "the gradient passes through the island"
 
 
 class Recurrent(nn.Module):
@@ -165,7 +165,7 @@ def vision_transformer() -> nn.Module:
 
 
 def swin_transformer() -> nn.Module:
-    """Its attention is a function that torch.fx keeps whole."""
+    """The attention is a function that torch.fx keeps whole."""
     model: nn.Module = torchvision.models.SwinTransformer([4, 4], 24, [1, 1], [2, 2], [4, 4], num_classes=10)
     return model
 
@@ -212,7 +212,7 @@ def test_a_layer_that_is_wanted_in_float() -> None:
     x = images(2)
     with torch.no_grad():
         rest = nn.functional.linear(compiled.quantized.main.module.tensors["3.weight"], torch.ones(1, 64))
-    assert rest.shape == (5, 1), "the weight is there as it was"
+    assert rest.shape == (5, 1), "the weight is unchanged"
     assert "3.weight.q" not in compiled.artifact.program.constants
     assert torch.equal(compiled.simulate(x), compiled.run(x))  # type: ignore[arg-type]
 
@@ -294,7 +294,7 @@ def test_a_function_is_found_by_its_own_name(function: object) -> None:
 
 @torch.library.custom_op("qcompiler_tests::halve", mutates_args=())
 def halve(x: Tensor) -> Tensor:
-    """An operator of somebody's own."""
+    """An operator of the user."""
     return x * 0.5
 
 

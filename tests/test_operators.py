@@ -26,7 +26,7 @@ from tests.support.running import outputs_of
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 Case = tuple[Callable[..., object], list[tuple[int, ...]]]
-"""What to compile, a module or a function of tensors, and the shapes of its inputs."""
+"""The model, a module or a function of tensors, and the shapes of its inputs."""
 
 
 class Function(nn.Module):
@@ -104,7 +104,7 @@ def batch_norm(draw: Draw) -> Case:
 
 
 def layer_norm(draw: Draw) -> Case:
-    # Of few elements that are nearly equal, codes tell nothing.
+    # For few elements that are nearly equal, a comparison of codes shows nothing.
     inner = sizes(draw, 1, 9, 20) if draw(st.booleans()) else sizes(draw, 2, 3, 5)
     layer: Any = nn.LayerNorm(inner, elementwise_affine=draw(st.booleans()))
     if layer.weight is not None:
@@ -332,7 +332,7 @@ def agrees(name: str, data: st.DataObject) -> None:
     noisy = 10 if activation_bits == 4 else 4 if min(activation_bits, weight_bits) < 8 else 1
     for result, wanted in zip(flat(compiled.run(*inputs)), expected, strict=True):
         span = max(1e-3, float(wanted.abs().max()))
-        jump = 0.5 if name == "hardshrink" else 0.0  # beside its threshold a step of the input is all of the output
+        jump = 0.5 if name == "hardshrink" else 0.0  # near its threshold a step of the input is all of the output
         assert float((result - wanted).abs().max()) <= 0.06 * noisy * span + 1e-3 + jump
 
 

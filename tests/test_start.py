@@ -1,4 +1,4 @@
-"""What starting the package imports: a bound on modules, not on time."""
+"""The modules imported at the start of the package: a bound on modules, not on time."""
 
 from __future__ import annotations
 

@@ -16,6 +16,6 @@ def test_every_form_of_the_network_agrees(name: str) -> None:
     row = zoo.row(name)
     assert row.differing == 0
     assert row.tensors > 20
-    assert row.sqnr > 10, "random weights, 8 bits: what is broken is at zero or below"
-    assert abs(row.runtime - row.plain) < 0.5, "the file means one thing in both sessions"
+    assert row.sqnr > 10, "random weights, 8 bits: a fault gives zero or less"
+    assert abs(row.runtime - row.plain) < 0.5, "the file gives the same results in both sessions"
     assert row.layer < 5000

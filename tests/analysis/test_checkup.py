@@ -1,4 +1,4 @@
-"""What `qcompiler.check` says is what `qcompiler.compile` does."""
+"""`qcompiler.check` reports what `qcompiler.compile` does."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_the_advice_names_what_it_is_about() -> None:
     assert advice["channels"].nodes == ("second", "late")
     assert advice["activations"].nodes == ("silu",)
     assert advice["padding"].nodes == ("second",)
-    assert "ranges" not in advice, "batch norms tell them"
+    assert "ranges" not in advice, "batch norms give them"
 
 
 def test_no_advice_where_the_target_does_it() -> None:

@@ -203,7 +203,7 @@ def test_a_tensor_with_infinities_is_saved_and_reported(tmp_path: Path) -> None:
 
 
 def test_codes_between_two_right_roundings_are_no_fault() -> None:
-    """Of 32,768 elements 21 are two steps from the code of the target.
+    """21 of 32,768 elements are two steps from the code of the target.
 
     Its multiplier of 15 bits is one step away from one rounding at 16 bits, and ONNX Runtime's float32 sum one step on
     the other side of it.
@@ -215,7 +215,7 @@ def test_codes_between_two_right_roundings_are_no_fault() -> None:
     )
     assert compiled.verification is not None
     form = compiled.verification.form("onnxruntime, layer by layer")
-    assert form.largest == 2, "the case is in the data"
+    assert form.largest == 2, "the data contain the case"
     assert compiled.verification.passed
     assert compiled.artifact.verify().passed
 
@@ -233,7 +233,7 @@ def test_a_difference_names_its_place() -> None:
 
 
 class Halves(nn.Module):
-    """Each sample becomes two of the result, whose real numbers lie behind the integer core."""
+    """Each sample becomes two samples of the result, whose real numbers come after the integer core."""
 
     def forward(self, x: Tensor) -> Tensor:
         return (x * 2).reshape(-1, 17, 4, 1)

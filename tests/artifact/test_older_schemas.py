@@ -16,7 +16,7 @@ OUTPUTS = [
     [0.0514439195394516, 0.0535016767680645],
     [-0.0596749447286129, -0.2942592203617096],
 ]
-"""What the program gave for `images` when it was written."""
+"""Results of the program for `images` when the artifact was written."""
 
 
 def images() -> Tensor:

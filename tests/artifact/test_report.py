@@ -17,7 +17,7 @@ import qcompiler
 from qcompiler.artifact.drawing import LARGEST, draw
 
 ARTEFACTS = Path(__file__).parents[2] / "out" / "tests"
-"""What tests leave behind for the eye; not part of the repository."""
+"""Files that tests write for a person to look at; not part of the repository."""
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
@@ -82,7 +82,7 @@ def test_the_page_holds_everything_and_needs_nothing(compiled: qcompiler.Compile
     for heading in ("Forms", "Outputs", "Float islands", "Program", "Tensors", "Passes", "Sizes"):
         assert heading in text
     for instruction in compiled.artifact.program.program.instructions:
-        assert text.count(instruction.output) >= 2, "in the drawing and in the table"
+        assert text.count(instruction.output) >= 2, "the name is in the drawing and in the table"
     for name, ratio in compiled.artifact.sqnr.items():
         assert name in text
         assert ratio == float("inf") or f"{ratio:.1f} dB" in text
@@ -134,6 +134,6 @@ def test_a_browser_shows_it(compiled: qcompiler.Compiled) -> None:
     pixels = np.asarray(image_module.open(picture).convert("RGB"))
     assert pixels.shape == (3000, 1300, 3)
     green = (pixels[..., 1] > pixels[..., 0] + 20) & (pixels[..., 1] > pixels[..., 2] + 20)
-    assert green.sum() > 10_000, "boxes of tensors that kept their signal"
+    assert green.sum() > 10_000, "boxes of tensors that keep the signal"
     written = (pixels < 100).all(2).sum()
-    assert written > 5_000, "text"
+    assert written > 5_000, "lines of text"

@@ -61,7 +61,9 @@ def test_every_cell_of_the_tables_is_trained_once() -> None:
     wanted |= {Cell(place, BASELINE) for place in WIDTHS_OF_TABLE_2} | {Cell(ABLATION, CHOICES)}
     wanted |= {Cell(ABLATION, way) for way in (*DAMPENING, *FREEZING)} | {Cell(TWIN, way) for way in TWIN_WAYS}
     assert set(found) == wanted
-    assert found.index(Cell(ABLATION, BASELINE)) < found.index(Cell(ABLATION, CHOICES)), "which begins with it"
+    assert found.index(Cell(ABLATION, BASELINE)) < found.index(Cell(ABLATION, CHOICES)), (
+        "the choices come after their baseline"
+    )
     assert {(place.network, place.width, place.seeds) for place in PLACES} == {
         ("mobilenet", "W4A4", 1),
         ("mobilenet", "W3A3", 3),
@@ -203,7 +205,7 @@ def test_parts_of_a_run_share_all_cells_and_time_ends_a_call(
 def test_the_page_is_that_of_the_committed_rows(tmp_path: Path) -> None:
     done = Store(tmp_path, key).done(WHOLE)
     lines = COMMITTED.read_text(encoding="utf-8").splitlines()
-    assert len(done) == len(lines), "collect again: keys have changed, or rows are those of no training"
+    assert len(done) == len(lines), "collect again: keys have changed, or rows belong to no training"
     assert section(WHOLE, done, Earlier.read(EARLIER)) in PERFORMANCE.read_text(encoding="utf-8")
 
 
@@ -245,7 +247,7 @@ def test_the_page_of_nothing_has_all_tables_and_one_of_everything_all_figures() 
     assert [line for line in empty.splitlines() if line.startswith("#")] == [
         line for line in full.splitlines() if line.startswith("#")
     ]
-    assert full.count("–") == 1, "nobody knows the loss of what is there for comparison"
+    assert full.count("–") == 1, "the loss of the rows for comparison is unknown"
     assert empty.count("–") > 100
     assert " of 3)" not in full
     assert "| LSQ + freezing | 50.00 ± 0.00 | 62.50 ± 0.00 | 1.00 ± 0.00 | 25.00 ± 0.00 |" in full
@@ -257,7 +259,7 @@ def test_the_page_of_nothing_has_all_tables_and_one_of_everything_all_figures() 
     assert "| LSQ | 50.00 (2 of 3) |" in section(WHOLE, part)
     assert "| LSQ | 50.00 |" in section(QUICK, part), "a quick run has one seed"
     assert " of 1)" not in section(QUICK, part)
-    assert section(QUICK, {cell: done[cell] for cell in cells(QUICK)}).count("–") == 1, "and no empty rows"
+    assert section(QUICK, {cell: done[cell] for cell in cells(QUICK)}).count("–") == 1, "a quick run has no empty rows"
 
 
 def test_main_prints_the_page_and_leaves_the_documentation_alone(

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.rendered import CLASSES, FAMILIES, SHAPES, SIZE, SPLITS, render, split
 
-# Of twelve pictures: the class, the sum of all levels, and how many pixels the shape shows on.
+# For each of twelve pictures: the class, the sum of all levels, and the number of pixels of the shape.
 LABELS = [8, 0, 5, 9, 7, 4, 2, 10, 3, 1, 11, 6]
 SUMS = [297984, 505885, 401927, 385919, 408081, 377128, 459470, 341475, 404967, 522155, 241186, 376857]
 INSIDE = [153, 105, 165, 45, 134, 61, 92, 162, 64, 171, 162, 165]

@@ -76,7 +76,7 @@ def test_the_sample_is_one_of_all_rows() -> None:
     sample = seen.state()["rows"]
     # Five standard errors; the seed is fixed.
     assert bool(((sample.mean(0) - rows.mean(0)).abs() < 5 * rows.std(0) / 2_000**0.5).all())
-    assert float(seen.state()["low"]) == float(rows.min()), "the extremes are those of all"
+    assert float(seen.state()["low"]) == float(rows.min()), "the extremes include all rows"
 
 
 def loss(rows: Tensor, low: float, high: float, spec: QuantSpec) -> float:
@@ -119,7 +119,7 @@ def test_small_logits_are_clipped_and_the_winning_ones_are_not() -> None:
     by_entropy, by_error = observer("s4"), make_observer("mse", QuantSpec.parse("s4"), "logits")
     for item in (by_entropy, by_error):
         item.update(rows)
-    assert float(by_entropy.range()[0]) > 0.6 * float(by_error.range()[0]), "less of what is below zero"
+    assert float(by_entropy.range()[0]) > 0.6 * float(by_error.range()[0]), "the range has less below zero"
 
 
 def test_pixels_are_rows_wherever_the_classes_are() -> None:

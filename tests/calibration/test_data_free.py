@@ -1,4 +1,4 @@
-"""What is known without data against what samples of the assumed distributions show, operator by operator."""
+"""Distributions known without data, compared with samples of the assumed distributions, operator by operator."""
 
 from __future__ import annotations
 

@@ -141,7 +141,7 @@ def test_a_cap_counts_only_as_far_as_its_channel_reaches() -> None:
     assert found["c"] == (-59.0, 61.0)
     assert found["k"] == (-2.0, 6.0), "the channel with the cap of 50 reaches 6"
     assert found["p"] == found["k"]
-    assert found["rk"] == (0.0, 6.0), "also after another activation"
+    assert found["rk"] == (0.0, 6.0), "the range ends at 6 after a relu, too"
     assert found["t"] == (-2.0, 3.0)
     (k,) = [item for value, item in describe(graph, (-3.0, 3.0)).items() if value.name == "k"]
     assert not isinstance(k, Stop)

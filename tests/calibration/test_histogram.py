@@ -83,7 +83,7 @@ def test_points_stand_for_the_values_and_repeated_ones_are_exact(values: list[fl
 
 
 def test_rare_values_among_zeros_are_not_given_up() -> None:
-    """Of 100,000 values four are not zero: the percentile of all is 0, that of the others is not."""
+    """Four of 100,000 values are not zero: the percentile of all is 0, that of these four is not."""
     data = torch.zeros(1, 100_000)
     data[0, :4] = torch.tensor([1.0, 2.0, -1.5, 3.0])
     assert float(percentile(Histogram.of(data), 99.99)[0]) == 0.0
@@ -181,7 +181,7 @@ def test_clipping_costs_what_it_is_said_to_cost() -> None:
 def test_the_entropy_gives_up_an_outlier() -> None:
     data = rows()[4:5]
     low, high = entropy(Histogram.of(data), QuantSpec.parse("s8"))
-    assert float(high) < 100.0, "of 300: as far as its bins, a quarter wide then, tell values apart"
+    assert float(high) < 100.0, "300 values: the bins, then a quarter wide, separate them"
     assert -5.0 < float(low) < -2.0
 
 

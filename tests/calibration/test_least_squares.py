@@ -174,7 +174,7 @@ def test_what_a_grid_cannot_hold_is_refused() -> None:
 @given(value=st.floats(-1e6, 1e6, width=32), text=st.sampled_from(SPECS))
 @settings(max_examples=200, deadline=None)
 def test_one_value_has_a_range(value: float, text: str) -> None:
-    """Its two ends round alike, so that the low one is not above the high one."""
+    """Both ends round alike, so that the low end is not above the high end."""
     spec = QuantSpec.parse(text)
     value = abs(value) if spec.symmetric and not spec.signed else value
     low, high = mse(Histogram.of(torch.full((1, 3), value)), spec)

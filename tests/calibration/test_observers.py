@@ -194,7 +194,7 @@ def test_of_large_samples_a_part_is_counted_whatever_the_batches() -> None:
         assert abs(float(end) - float(other)) < 0.1 * float(data.abs().max())
     channels = make_observer("mse", SPEC, "w", 0, options={"per_sample": 10})
     channels.update(torch.randn(4, 500))
-    assert int(channels.state()["counts"].sum() + channels.state()["zeros"].sum()) == 2000, "weights are counted whole"
+    assert int(channels.state()["counts"].sum() + channels.state()["zeros"].sum()) == 2000, "all weights are counted"
 
 
 def test_a_spool_reads_its_source_once_and_leaves_nothing_behind() -> None:
@@ -208,7 +208,7 @@ def test_a_spool_reads_its_source_once_and_leaves_nothing_behind() -> None:
 
     spool = Spool(source())
     assert float(next(iter(spool))[0][0]) == 0.0
-    assert reads == 1, "only as far as somebody asked"
+    assert reads == 1, "only as many as were requested"
     for _ in range(2):
         assert [int(batch[1]) for batch in spool] == [0, 1, 2]
     assert reads == 3

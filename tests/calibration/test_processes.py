@@ -46,7 +46,7 @@ def test_a_sum_is_that_of_the_shards_along_one_tree(batches: int) -> None:
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What three processes wrote that were started as torchrun does."""
+    """The output of three processes that were started as torchrun does."""
     folder = tmp_path_factory.mktemp("together")
     environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3", "-m"]

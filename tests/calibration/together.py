@@ -12,7 +12,7 @@ from qcompiler.calibration.processes import processes
 
 
 def parts() -> list[Tensor]:
-    """What eleven batches give."""
+    """The statistics of eleven batches."""
     return [torch.randn(3, 4, generator=torch.Generator().manual_seed(i)) for i in range(11)]
 
 

@@ -45,7 +45,7 @@ def bomb() -> bytes:
 
 
 class Thing:
-    """What no tensor is."""
+    """Objects that are not tensors."""
 
 
 HUGE = "{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000000,), }"

@@ -46,5 +46,5 @@ def test_every_test_is_compared_or_has_a_reason() -> None:
 def test_wrong_data_are_known_by_what_is_wrong_with_them() -> None:
     ours = np.array([41, -128, -9, -128], np.int8)
     assert node_tests._is_wrapped(ours, np.array([41, 20, -9, 117], np.int8))
-    assert not node_tests._is_wrapped(ours, ours.copy()), "later versions have them right"
-    assert not node_tests._is_wrapped(ours, np.array([41, 20, -8, 117], np.int8)), "something else is wrong as well"
+    assert not node_tests._is_wrapped(ours, ours.copy()), "later versions are correct"
+    assert not node_tests._is_wrapped(ours, np.array([41, 20, -8, 117], np.int8)), "another fault is still found"

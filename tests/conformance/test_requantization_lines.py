@@ -23,7 +23,7 @@ Int = npt.NDArray[np.int64]
 PRODUCTS = [item for item in COMPARISONS if isinstance(item, ProductsComparison)]
 CODES = [item for item in COMPARISONS if isinstance(item, CodesComparison)]
 EVERY = 29
-"""Of so many cases one is compared: Python integers are slow."""
+"""One of so many cases is compared: Python integers are slow."""
 ONNXRUNTIME = [item for item in CODES if item.oracle == "onnxruntime"]
 
 

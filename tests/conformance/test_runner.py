@@ -1,4 +1,4 @@
-"""What makes a run of the conformance lines good or bad."""
+"""The verdict on a run of the conformance lines."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_tally_counts_what_differs_and_says_where() -> None:
     assert (found.compared, found.mismatches) == (3, 2)
     assert found.notes == ["x: 2 differ, first 2 where the oracle has 5 for number 1"]
     found.compare("y", np.zeros(2), np.zeros((2, 1)))
-    assert (found.compared, found.mismatches) == (5, 4), "another shape is another answer"
+    assert (found.compared, found.mismatches) == (5, 4), "another shape is a mismatch"
 
 
 def test_patterns_choose_lines() -> None:
@@ -106,7 +106,7 @@ def test_the_exit_code_and_the_report(tmp_path: Path, capsys: pytest.CaptureFixt
     assert [line["status"] for line in found["lines"]] == ["passed", "skipped", "measured"]
     assert [line["mismatches"] for line in found["lines"]] == [0, 0, 2]
     assert program.main(["--allow-missing"]) == 0
-    assert program.main(["good"]) == 0, "who names lines asks about those"
+    assert program.main(["good"]) == 0, "only the lines that are named are required"
     assert program.main(["absent"]) == 1
 
 

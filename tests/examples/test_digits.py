@@ -60,7 +60,7 @@ def test_shift_moves_by_one_pixel_at_most() -> None:
 
 @pytest.fixture
 def torch_restored() -> Iterator[None]:
-    """The script seeds torch and asks it for deterministic algorithms: other tests must not notice."""
+    """The script seeds torch and selects deterministic algorithms: other tests must not be affected."""
     before = torch.are_deterministic_algorithms_enabled()
     with torch.random.fork_rng():
         yield

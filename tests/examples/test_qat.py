@@ -42,7 +42,7 @@ def test_three_bits_end_in_an_artifact(tmp_path: Path, capsys: pytest.CaptureFix
     printed = capsys.readouterr().out
     accuracies = [line.split()[-1] for line in printed.splitlines() if line.endswith("%")]
     assert len(accuracies) == 3
-    assert accuracies[1] == accuracies[2], "what is measured is what ships"
+    assert accuracies[1] == accuracies[2], "the measured model is the shipped model"
     compiled = qcompiler.load(output)
     assert compiled.target.weight_bits == 3
     images = split("validation").images[:60]

@@ -1,4 +1,4 @@
-"""Both tracers give one graph; every node knows where it comes from; the model stays as it was."""
+"""Both tracers give one graph; every node has its place in the source; the model does not change."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def added_in_place(x: Tensor, y: Tensor | None) -> Tensor:
 
 
 def clamped_before(x: Tensor, y: Tensor | None) -> Tensor:
-    """What is written to is read before and after."""
+    """A tensor that is written to is read before and after."""
     z = x + 1
     before = z * 2
     z.relu_()

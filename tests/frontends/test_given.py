@@ -1,4 +1,4 @@
-"""What may be given as a model and as a device, and what is said of anything else."""
+"""Accepted models and devices, and the errors for all others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Other floating-point types become float32 wherever a forward asks for them."""
+"""Other floating-point types become float32 wherever a forward uses them."""
 
 from __future__ import annotations
 

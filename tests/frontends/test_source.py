@@ -30,7 +30,7 @@ WEIGHT = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
 
 
 class Reference(nn.Module):
-    """What the model computes."""
+    """The computation of the model."""
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(x @ WEIGHT.T)

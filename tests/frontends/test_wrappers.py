@@ -1,4 +1,4 @@
-"""Wrappers that do not change the computation are removed and told."""
+"""Wrappers that do not change the computation are removed, with a diagnostic."""
 
 from __future__ import annotations
 

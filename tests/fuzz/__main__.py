@@ -38,7 +38,7 @@ def read(path: Path) -> dict[tuple[int, str], Row]:
 
 
 def row_of(case: Case, verdict: Verdict) -> Row:
-    """What is kept of one pair."""
+    """The saved result of one pair."""
     return {
         "seed": case.program.seed,
         "target": case.target,

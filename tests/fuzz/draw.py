@@ -88,7 +88,7 @@ class Drawing:
 
         Args:
             kind: First part of its name.
-            text: What it is.
+            text: Source text of the line.
             more: Further lines of `__init__`, which call the attribute `@`.
 
         Returns:
@@ -114,7 +114,7 @@ class Drawing:
         return f"self.b{number}"
 
     def namespace(self) -> dict[str, object]:
-        """What the text of a line may mention."""
+        """Names that the text of a line may mention."""
         return {"torch": torch, "F": functional, "nn": nn, "self": self.holder, **self.samples}
 
     def other(self, name: str) -> str:

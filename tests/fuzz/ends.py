@@ -48,7 +48,7 @@ ODD_OUTPUTS = [
 
 
 def draw_output(d: Drawing) -> str:
-    """What the model returns: the last tensor, and sometimes more of them, nested."""
+    """The results of the model: the last tensor, and sometimes several tensors, nested."""
     names = [name for name in d.samples if name.startswith("v")]
     if not names or d.chance(0.01):
         return "x0"

@@ -145,7 +145,7 @@ def normalization(d: Drawing, x: str) -> str:
     """A layer norm over the last axes, or a softmax."""
     shape = d.shape(x)
     d.needs(len(shape) > 1)
-    d.odd = d.odd or shape[-1] < 8  # of few elements that are nearly equal, codes tell nothing
+    d.odd = d.odd or shape[-1] < 8  # for few elements that are nearly equal, a comparison of codes shows nothing
     if d.chance(0.5):
         axis = d.pick([-1, -1, 1, len(shape) - 1])
         forms = [f"F.softmax({x}, {axis})", f"{x}.softmax({axis})", f"F.log_softmax({x}, {axis})"]
@@ -238,7 +238,7 @@ def pooling(d: Drawing, x: str) -> str:
 
 @kind(3)
 def adaptive_pooling(d: Drawing, x: str) -> str:
-    """Windows of what size the result asks for."""
+    """Windows of the size that the result requires."""
     rank = len(d.shape(x)) - 2
     d.needs(rank in (1, 2, 3))
     size = "1" if d.chance(0.5) or rank != 2 else d.few(1, 4, rank)
@@ -374,12 +374,12 @@ def residual(d: Drawing, x: str) -> str:
     return d.pick(["{1} + {0}({1})", "F.relu({0}({1}) + {1})", "{1} - {0}(F.relu({1}))"]).format(layer, x)
 
 
-# What moves elements
+# Lines that move elements
 
 
 @kind(4)
 def join(d: Drawing, x: str) -> str:
-    """Tensors behind one another, on an axis or a new one."""
+    """Tensors joined along an axis or a new axis."""
     shape = d.shape(x)
     axis = d.number(1, max(1, len(shape) - 1)) if not d.chance(0.04) else 0
     if d.chance(0.2):
@@ -490,7 +490,7 @@ def shuffle(d: Drawing, x: str) -> str:
 
 @kind(1)
 def nothing(d: Drawing, x: str) -> str:
-    """What computes nothing."""
+    """Functions that compute nothing."""
     return d.pick(
         [
             "{0}.contiguous()",
@@ -505,7 +505,7 @@ def nothing(d: Drawing, x: str) -> str:
     ).format(x)
 
 
-# What does not depend on the data, or on less of it than it seems
+# Values that do not depend on the data, or on less of the data than it seems
 
 
 @kind(1.5)

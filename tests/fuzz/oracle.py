@@ -1,4 +1,4 @@
-"""What a compile of a valid model may end in, and which of it is a fault of the compiler."""
+"""The possible ends of a compile of a valid model, and which of them are faults of the compiler."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ GOOD_ESTIMATE, BAD_RESULT = 25.0, 10.0
 """Decibels: with plain fake quantization of every tensor above the first, an integer program below the second is wrong.
 Between them lie what percentiles clip in small data and scales that are powers of two."""
 SAVED_SHARE, TWICE_SHARE = 4, 12
-"""Of so many pairs, one is saved and loaded, and one compiled twice."""
+"""One of so many pairs is saved and loaded, and one is compiled twice."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Verdict:
     Args:
         outcome: The class.
         error: Type of the exception, or what was compared.
-        message: Its first line.
+        message: First line of the message.
         where: Innermost line of the compiler's source, for what is untyped.
         seconds: Processor time.
     """
@@ -205,7 +205,7 @@ def _typed(error: QCompilerError, case: Case) -> Verdict:
     ):
         return Verdict(Outcome.REFUSED, name, text)  # an override that the model or the target has no use for
     if outcome is Outcome.REFUSED and error.where is None:
-        outcome = Outcome.INTERNAL  # a refusal that does not say where helps nobody
+        outcome = Outcome.INTERNAL  # a refusal without a place does not help
     return Verdict(outcome, name, text, "" if outcome in (Outcome.REFUSED, Outcome.FALSE_ALARM) else _place(error))
 
 
@@ -225,7 +225,7 @@ def _disagreement(case: Case, text: str) -> tuple[Outcome, str, str]:
 
 
 def _compared(case: Case, compiled: Compiled, found: object) -> str:
-    """What is wrong with the results of the integer program; empty where nothing is."""
+    """The fault in the results of the integer program; empty without a fault."""
     expected = case.program.built.expected
     leaves, structure = _pytree.tree_flatten(expected)
     results, other = _pytree.tree_flatten(found)
@@ -297,7 +297,7 @@ def _on_grid(x: Tensor, bits: int, *, symmetric: bool = False) -> Tensor:
 
 
 def _saved(case: Case, compiled: Compiled, found: object) -> str:
-    """What differs once the artifact was saved and loaded; empty where nothing does."""
+    """The difference after the artifact was saved and loaded; empty without a difference."""
     with tempfile.TemporaryDirectory() as folder:
         loaded = qcompiler.load(compiled.save(Path(folder) / "model"))
         again = loaded.run(*(x.clone() for x in case.program.built.data[0]))

@@ -143,7 +143,7 @@ class Built:
     Args:
         model: In eval mode.
         data: Batches, each a tuple of inputs.
-        expected: What the model gives for the first batch.
+        expected: Results of the model for the first batch.
     """
 
     model: nn.Module
@@ -200,5 +200,5 @@ class Case:
 
     @property
     def digest(self) -> str:
-        """Tells two cases apart."""
+        """Distinguishes two cases."""
         return hashlib.sha256(self.source().encode()).hexdigest()[:16]

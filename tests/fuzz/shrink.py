@@ -54,7 +54,7 @@ def shrink(case: Case, verdict: Verdict, seconds: float) -> Case:
 
 
 def size(case: Case) -> tuple[int, ...]:
-    """What counts as small: few lines, then few characters, then small numbers."""
+    """The measure of size: few lines, then few characters, then small numbers."""
     program, text = case.program, case.source()
     numbers = sum(map(int, _INTEGER.findall(text)))
     asked = [bool(case.overrides), case.exported, case.fallback, case.effort != "fast", program.batches > 1]

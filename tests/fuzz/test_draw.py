@@ -30,7 +30,7 @@ def test_a_seed_gives_the_same_text_and_the_same_numbers(programs: list[Program]
             assert torch.equal(a, b)
     state = torch.get_rng_state()
     _ = draw_program(0).built
-    assert torch.equal(torch.get_rng_state(), state), "the caller's generator stays as it is"
+    assert torch.equal(torch.get_rng_state(), state), "the caller's generator is unchanged"
 
 
 def test_every_program_runs_and_gives_finite_numbers(programs: list[Program]) -> None:

@@ -43,7 +43,7 @@ def test_finished_pairs_are_not_run_again(
 ) -> None:
     assert main([*folder, "--minutes", "0"]) == 0
     results = Path(folder[-1]) / "results.jsonl"
-    assert not results.read_text(encoding="utf-8"), "no time, no pair"
+    assert not results.read_text(encoding="utf-8"), "without time, no pair is run"
     assert main(folder) == 0
     rows = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
     assert [(row["seed"], row["target"]) for row in rows] == [(s, t) for s in (0, 1) for t in ("int8_dsp", "tosa_int")]
@@ -62,7 +62,7 @@ def test_a_failure_is_shown_small_and_recorded(
     monkeypatch.setattr("qcompiler.compile", compile_)
     assert main(folder) == 1
     shown = capsys.readouterr().out
-    assert shown.count("class Model") == 1, "one cause, one model"
+    assert shown.count("class Model") == 1, "one model for each cause"
     assert "make fuzz FUZZ='--seeds 0 --targets int8_dsp --again'" in shown
     assert f"    4 {Outcome.UNTYPED}: KeyError: _" in shown
     text = (Path(folder[-1]) / "failure_0_int8_dsp.py").read_text(encoding="utf-8")

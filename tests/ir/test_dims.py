@@ -14,7 +14,7 @@ N, H = symbol("N"), symbol("H")
 
 
 def expressions() -> st.SearchStrategy[sympy.Expr]:
-    """What shapes of pooled, strided, concatenated and flattened tensors hold."""
+    """Expressions in the shapes of pooled, strided, concatenated and flattened tensors."""
     leaves = st.sampled_from([N, H, sympy.Integer(3)])
     return st.recursive(
         leaves,

@@ -44,7 +44,7 @@ def test_results_may_swap_their_names() -> None:
     assert [value.name for value in node.outputs] == ["a", "a.1", "a.2"]
     graph.name_results(node, ["a", "a.2", "a.1"])
     assert [value.name for value in node.outputs] == ["a", "a.2", "a.1"]
-    assert graph.unique_name("a.1") == "a.1_1", "it is still taken"
+    assert graph.unique_name("a.1") == "a.1_1", "the name is still taken"
 
 
 def test_a_value_is_found_by_name() -> None:
@@ -85,7 +85,7 @@ def test_an_output_may_stand_twice() -> None:
     assert not graph.is_output(b)
     graph.set_outputs([b, b])
     assert not graph.is_output(a)
-    assert graph.output_tree == ("list", [0, 1]), "the tree stays when none is given"
+    assert graph.output_tree == ("list", [0, 1]), "the tree stays if none is given"
 
 
 @pytest.mark.parametrize(

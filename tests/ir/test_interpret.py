@@ -34,7 +34,7 @@ def test_values_can_be_replaced_while_running() -> None:
         replace=lambda value, tensor: torch.full_like(tensor, 5.0) if value.name == "b" else tensor,
     )
     assert torch.equal(result, torch.full((1, 4), 6.0))
-    assert torch.equal(seen["b"], torch.ones(1, 4)), "seen as computed"
+    assert torch.equal(seen["b"], torch.ones(1, 4)), "the computed value is seen, not its replacement"
 
 
 def test_a_tensor_is_freed_after_its_last_use() -> None:
@@ -56,14 +56,14 @@ def test_a_tensor_is_freed_after_its_last_use() -> None:
 
     outputs_of(parse_module(text).main, [torch.ones(4)], observe)
     assert held == [[], ["x"], ["x", "a"], ["x", "a"], ["x", "a", "c"], ["x", "c"]], (
-        "the caller holds x; b is gone once c is computed and a once d is; nobody reads what is unused; c is an output"
+        "the caller holds x; b is gone once c is computed and a once d is; nothing reads the unused value; c is an output"
     )
 
 
 def test_any_domain_will_do() -> None:
     graph = small().main
     (depth,) = interpret_with(graph, [0], lambda node, operands: (1 + max(operands, default=-1),))
-    assert depth == 3, "x or w, a, b, c"
+    assert depth == 3, "the longest path: x or w, a, b, c"
 
 
 def test_a_rule_gives_as_many_results_as_there_are() -> None:

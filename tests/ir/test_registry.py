@@ -1,4 +1,4 @@
-"""What an operator accepts, and attributes as plain values."""
+"""Operands and attributes that an operator accepts, and attributes as plain values."""
 
 from __future__ import annotations
 

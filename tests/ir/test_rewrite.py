@@ -63,9 +63,9 @@ def test_uses_are_replaced_everywhere_or_where_asked() -> None:
     twin = rewriter.insert("identity", [a], before=node_of(graph, "relu"), like=node_of(graph, "linear")).output
     rewriter.replace_uses(a, twin, only=[node_of(graph, "add")])
     assert [list(map(repr, node.inputs)) for node in (b.producer, c.producer) if node] == [["%a"], ["%a_1", "%b"]]
-    assert graph.outputs == [c, a, c], "outputs are no node that was asked for"
+    assert graph.outputs == [c, a, c], "an output is not one of the given users"
     rewriter.replace_uses(a, twin)
-    assert list(a.users) == [twin.producer], "the new value goes on reading the old one"
+    assert list(a.users) == [twin.producer], "the new value still reads the old value"
     assert graph.outputs == [c, twin, c]
     verify(graph)
 
@@ -137,7 +137,7 @@ def test_a_grid_of_its_own_survives_new_types() -> None:
     module = conv_net(Stage.INTEGER).clone()
     rewriter = Rewriter(module.main)
     before = {value.name: value.type for value in module.main.values()}
-    assert any(type.quant is not None for type in before.values()), "else nothing would be shown"
+    assert any(type.quant is not None for type in before.values()), "otherwise the test shows nothing"
     for node in module.main.nodes:
         rewriter.refresh_types(node)
     assert {value.name: value.type for value in module.main.values()} == before

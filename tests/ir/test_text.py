@@ -1,4 +1,4 @@
-"""What is printed parses back, whatever the graph; what is no graph is refused with line and column."""
+"""Printed graphs of any kind parse back; other text is refused with line and column."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ def test_without_the_class_fields_keep_their_names(name: str) -> None:
     value = OWN[name]
     leaves, shape = tree.flatten(value)
     read = tree.from_plain(json.loads(json.dumps(shape)))
-    assert read == shape, "the class takes no part in the text"
+    assert read == shape, "the class is not part of the text"
     plain = tree.unflatten(read, leaves)
     if isinstance(value, Pair | Boxes | torch.return_types.max):
         names = {"torch.max": ("values", "indices"), "NamedTuple": ("x", "y")}.get(name, ("at", "score", "kept"))
@@ -123,7 +123,7 @@ def test_without_the_class_fields_keep_their_names(name: str) -> None:
     elif isinstance(value, dict) and name != "nested":
         assert type(plain) is dict
         assert list(plain) == list(value)
-    assert tree.match(("tuple", [shape]), (plain,)) == leaves, "and serves as an argument"
+    assert tree.match(("tuple", [shape]), (plain,)) == leaves, "the tree also works as an argument"
 
 
 def test_numbers_stand_for_themselves_where_they_may() -> None:

@@ -1,4 +1,4 @@
-"""What makes no sense is refused when a node is made, by a GraphError that says what is wrong and at which node."""
+"""Invalid nodes are refused when they are made, by a GraphError that names the fault and the node."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def test_a_missing_attribute_is_named(op: str) -> None:
 
 
 def test_every_operator_with_a_rule_of_its_own_is_refused_something() -> None:
-    """What cannot be wrong takes any one tensor, or stands for a family whose first member is here."""
+    """Operators that cannot be wrong take any one tensor, or belong to a family whose first member is here."""
     free = {"relu", "identity", *(name for name, item in known_ops().items() if item.has(Trait.UNARY))}
     families = {
         "sub": "add",

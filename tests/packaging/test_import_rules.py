@@ -15,8 +15,8 @@ SOURCES = {
     "qcompiler.backends": ROOT / "backends",
 }
 
-# Room -> what it may import of ours, beside `errors` and itself. A row names only rows above it, so that no two rooms import
-# each other; a folder or a module at the root without a row is an error: give it one.
+# Room -> the rooms that it may import, in addition to `errors` and itself. A row names only rows above it, so that no two
+# rooms import each other; a folder or a module at the root without a row is an error: add a row.
 ALLOWED: dict[str, tuple[str, ...]] = {
     "errors": (),
     "plugins": (),
@@ -36,7 +36,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 # From here on each room may import all of those above it.
 for _room in ("verification", "artifact", "session", "analysis", "__init__", "cli", "__main__"):
     ALLOWED[_room] = tuple(ALLOWED)
-# Passes and back ends do not know one another: of their own room they may import themselves and these.
+# Passes and back ends do not import one another: of their own room they may import themselves and these.
 SHARED = {"passes": ("base", "common"), "backends": ("base",)}
 
 

@@ -44,7 +44,7 @@ def test_no_link_leaves_the_repository() -> None:
     if shutil.which("git") is None or not (ROOT / ".git").exists():
         pytest.skip("needs git and a checkout to know the files of the repository")
     links = [path for path in repository_files() if path.is_symlink()]
-    assert links, "those of qcompiler/ at least"
+    assert links, "at least the links in qcompiler/"
     outside = [str(path.relative_to(ROOT)) for path in links if not path.resolve().is_relative_to(ROOT)]
     assert not outside
 

@@ -1,4 +1,4 @@
-"""What an installed qcompiler consists of."""
+"""The contents of an installed qcompiler."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LINKS = ("passes", "backends")
 
 
 def source_files() -> list[str]:
-    """Where every file of the three folders must stand in the wheel: code, and whatever lies beside it."""
+    """The place in the wheel of every file of the three folders: code, and the files next to it."""
     return sorted(
         f"{shipped_as}/{path.relative_to(ROOT / folder).as_posix()}"
         for folder, shipped_as in SOURCE_FOLDERS.items()

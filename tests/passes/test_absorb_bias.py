@@ -42,7 +42,7 @@ def test_three_deviations_below_the_mean_go_into_the_next_bias(place: str) -> No
     c = (mean - 3 * std).clamp(min=0)
     assert measured(records[-1], "channels") == int((c > 0).sum()) > 2
     assert measured(records[-1], "border") == 0.0
-    assert measured(records[-1], "sqnr_db") > 40, "but for the few numbers below c the function is the same"
+    assert measured(records[-1], "sqnr_db") > 40, "except for the few numbers below c, the function is the same"
     layer = next(node for node in module.main.nodes if node.name == "a")
     new_mean, new_std = module.tensors[str(layer.attributes["statistics"])]
     torch.testing.assert_close(new_mean, mean - c)

@@ -1,4 +1,4 @@
-"""What all passes have: options, a contract, and a context that refuses what it lacks."""
+"""The common parts of all passes: options, a contract, and a context that refuses to be without what a pass needs."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def test_blocks_of_inputs_have_factors_of_the_scale_of_their_channel() -> None:
     steps = subject.tensors["ws"].reshape(-1, 1) * subject.tensors["wf"]
     needed = weight.reshape(2, 2, 2).abs().amax(2) / 7
     assert bool((steps >= needed * (1 - 1e-6)).all()), "nothing is clipped"
-    assert bool((steps <= needed + subject.tensors["ws"].reshape(-1, 1) * (1 + 1e-6)).all()), "one factor more at most"
+    assert bool((steps <= needed + subject.tensors["ws"].reshape(-1, 1) * (1 + 1e-6)).all()), "at most one more factor"
     assert subject.tensors["wf"].dtype == torch.uint8
     assert not bool(subject.tensors["wz"].any())
 

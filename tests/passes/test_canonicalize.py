@@ -184,7 +184,7 @@ def test_canonicalize(case: str) -> None:
     assert record.events and {event.kind for event in record.events} == {"rewrite"}
     computes_the_same(module("float", *before, tensors=TENSORS), subject, rtol=1e-6)
     again = run(Canonicalize(), subject)
-    assert not again.events, "what is canonical stays"
+    assert not again.events, "a canonical graph does not change"
 
 
 LEFT_ALONE: dict[str, list[str]] = {

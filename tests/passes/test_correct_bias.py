@@ -77,7 +77,7 @@ def test_the_analytic_correction_is_the_mean_of_the_error_of_the_weights() -> No
         wanted = functional.conv2d(seen[layer.inputs[0].name], error).mean((0, 2, 3))
         shift = found["0"][f"{name}.bias"] - found["1"][f"{name}.bias"]
         assert float((shift - wanted).norm()) < 0.3 * float(wanted.norm()), (
-            "what is left of it; inputs are not quite normal"
+            "the remaining shift; inputs are not quite normal"
         )
 
 

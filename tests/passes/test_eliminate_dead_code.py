@@ -1,4 +1,4 @@
-"""What nothing reads is removed: nodes, graphs and tensors."""
+"""Nodes, graphs and tensors without a reader are removed."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def steps(bias: float, scale: float) -> float:
 
 def test_each_channel_gets_what_its_bias_needs() -> None:
     scales, record = fitted(layer("s8 symmetric narrow axis=0", SCALES, WEIGHTS), load_target("int8_dsp_per_channel"))
-    assert scales[0] == SCALES[0], "steps(0.5) fit"
+    assert scales[0] == SCALES[0], "the bias of the first channel, 0.5, fits"
     # 128 steps per weight code, 255 of an input; one part in a million for float32.
     for index, codes in ((1, 2 * 127), (2, 127)):
         room = 2**31 - 1 - codes * 255
@@ -93,7 +93,7 @@ def test_the_function_of_the_tensors_is_the_pass() -> None:
 def test_one_scale_for_all_channels_is_that_of_the_largest_need() -> None:
     scales, _ = fitted(layer("s8 symmetric narrow", [2.0**-17], WEIGHTS / 1024), load_target("int8_dsp"))
     assert scales.dim() == 0
-    room = 2**31 - 1  # the largest bias has weights of code 0 beside it
+    room = 2**31 - 1  # the largest bias belongs to weights of code 0
     assert room * (1 - 2e-6) < steps(7.0e4, float(scales)) <= room
     again, record = fitted(layer("s8 symmetric narrow", [float(scales)], WEIGHTS / 1024), load_target("int8_dsp"))
     assert again == scales and not record.events

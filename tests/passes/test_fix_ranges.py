@@ -52,7 +52,7 @@ def test_a_function_on_a_fixed_grid(target: str) -> None:
         if name in GIVEN[target]:
             assert (float(scale), int(zero_point)) == GIVEN[target][name]
         else:
-            assert bool(scale.isnan()), "calibration finds it"
+            assert bool(scale.isnan()), "calibration finds the range"
     assert [(event.kind, event.node, event.detail) for event in record.events] == [
         ("rewrite", f"{name}.q", f"a grid fixed by {target}: scale {scale}, zero point {zero}")
         for name, (scale, zero) in GIVEN[target].items()

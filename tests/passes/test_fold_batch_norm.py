@@ -69,7 +69,7 @@ def _norm(axes: int) -> nn.Module:
 
 CASES = [
     *[(name, False) for name in LAYERS],
-    # What has as many positions as channels can be normalized along another axis, too.
+    # A tensor with as many positions as channels can be normalized along another axis, too.
     *[(name, True) for name in LAYERS if name.endswith(("padded", "3 axes", "4 axes"))],
 ]
 

@@ -1,4 +1,4 @@
-"""Quantizers where the descriptor of the target and the overrides of the user ask for them."""
+"""Quantizers are placed as the descriptor of the target and the overrides of the user require."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ def test_the_stage_of_a_graph_is_checked_and_followed() -> None:
     PassManager([lift, late]).check_order(Stage.FLOAT)
     model = subject()
     PassManager([named("lift", becomes=Stage.CANONICAL), Nothing()]).run(model, PassContext())
-    assert model.main.stage is Stage.CANONICAL, "the manager sets it, and passes that keep it leave it alone"
+    assert model.main.stage is Stage.CANONICAL, "the manager sets the stage, and a pass with becomes=None keeps it"
 
 
 def test_no_pass_that_alone_establishes_a_fact_can_be_left_out() -> None:

@@ -173,7 +173,7 @@ def test_what_nobody_reads_is_no_reason_for_an_island() -> None:
 
 
 def test_attention_written_by_hand_sums_in_another_order_on_its_island() -> None:
-    """Its transposed keys are contiguous there: equal but for the last bits, which is what the pass promises."""
+    """The transposed keys are contiguous in the island: equal but for the last bits, as the contract says."""
     torch.manual_seed(0)
     layer = nn.Linear(32, 32)
 

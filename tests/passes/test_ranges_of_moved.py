@@ -1,4 +1,4 @@
-"""What moves elements and adds others: the result has a grid that holds them, and none is cut off."""
+"""Moves that add elements, such as a border: the result has a grid that holds them, and none is clipped."""
 
 from __future__ import annotations
 

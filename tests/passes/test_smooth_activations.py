@@ -177,7 +177,7 @@ def test_the_function_is_the_same_in_double_precision(name: str, monkeypatch: py
 
 
 def channel_ranges(graph: Graph, x: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """max|X| and max|W| of the channels that each layer reads behind a layer norm or a layer."""
+    """max|X| and max|W| of the channels that each layer reads after a layer norm or a layer."""
     values: dict[str, Tensor] = {}
     outputs_of(graph, [x], lambda value, tensor: values.update({value.name: tensor}))
     found = []
@@ -265,7 +265,7 @@ RANGES = [CalibrateWeights(), CalibrateActivations(method="min_max")]
 
 
 class Block(nn.Module):
-    """A transformer block in front of which a few channels are far larger than the others."""
+    """A transformer block whose input has a few channels that are far larger than the others."""
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
@@ -298,7 +298,7 @@ def block() -> tuple[Block, Tensor]:
 
 
 def noise(passes: Sequence[Pass], per_channel: bool) -> tuple[float, list[Record]]:
-    """Of a block with 8 bits, over the power of the signal, on inputs that were not seen."""
+    """The noise of a block with 8 bits over the power of the signal, on new inputs."""
     net, x = block()
     subject = frontends.capture(net, x).module
     target = load_target("int8_dsp").override(fallback="float", per_channel=per_channel)

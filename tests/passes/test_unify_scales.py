@@ -98,7 +98,7 @@ def test_parts_on_different_given_grids_go_to_that_of_the_whole() -> None:
     assert [value.name for value in concat(subject).inputs] == ["a.q.rescaled", "b.q.rescaled"]
     assert {scale_of(subject, name) for name in ("a.q.rescaled", "b.q.rescaled", "c.q")} == {"c.scale"}
     assert [value.name for value in subject.main.outputs] == ["c.q"]
-    assert bool(subject.tensors["c.scale"].isnan()), "calibration finds it"
+    assert bool(subject.tensors["c.scale"].isnan()), "calibration finds the range"
 
 
 def test_unify_scales_makes_one_grid_of_a_concat() -> None:
@@ -129,7 +129,7 @@ def test_the_scale_of_a_bias_follows_the_grid_that_it_shares() -> None:
     product = next(node for node in subject.main.nodes if node.op == "scale_product" and node.name.startswith("d"))
     concat = next(node for node in subject.main.nodes if node.op == "concat")
     grids = {value.producer.inputs[1] for value in concat.inputs if value.producer is not None}
-    assert grids == {product.inputs[0]}, "one grid for all parts, and the bias on it"
+    assert grids == {product.inputs[0]}, "one grid for all parts, and for the bias"
 
 
 def test_what_it_needs_and_establishes() -> None:

@@ -1,4 +1,4 @@
-"""Of several ways to quantize a graph, the one with the least noise at the outputs is kept."""
+"""The candidate with the least noise at the outputs is kept."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ def test_what_is_not_said_is_not_estimated(case: str, compiled: qcompiler.Compil
     text, reasons = MISSING[case]
     found = again(compiled, tmp_path, text)
     assert (found.cycles, found.seconds) == (None, None)
-    assert found.macs == 18_944 and found.bytes["activations"] == 2_250, "what the program alone says"
+    assert found.macs == 18_944 and found.bytes["activations"] == 2_250, "the program alone gives the same figures"
     for reason in reasons:
         assert any(reason in item for item in found.reasons), found.reasons
     partly = all(layer.compute_cycles is not None for layer in found.layers if layer.macs)

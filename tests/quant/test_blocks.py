@@ -58,7 +58,9 @@ def test_a_row_for_each_block_and_a_factor_for_each_input(
             assert bool((spread[index] == factors[channel, position // block]).all())
             row = view[channel * count + position // block].reshape(block, -1)
             assert torch.equal(row[position % block], weight[index].reshape(-1))
-    assert float(view.abs().sum()) == pytest.approx(float(weight.abs().sum()), rel=1e-5), "nothing else is in it"
+    assert float(view.abs().sum()) == pytest.approx(float(weight.abs().sum()), rel=1e-5), (
+        "the view has no other nonzero elements"
+    )
 
 
 @given(bits=st.integers(1, 8), seed=st.integers(0, 99))
@@ -70,13 +72,15 @@ def test_factors_cover_every_block_and_no_more(bits: int, seed: int) -> None:
     scale, factors = block_factors(-reach, reach / 2, spec, 3)
     assert factors.shape == (3, 5) and factors.dtype == torch.uint8
     most = 2**bits - 1
-    assert int(factors.min()) >= 1 and int(factors.max()) == most, "the widest block of a channel has the largest"
+    assert int(factors.min()) >= 1 and int(factors.max()) == most, (
+        "the widest block of a channel has the largest factor"
+    )
     covered = factors.double() * scale.double().unsqueeze(1) * spec.qmax
     wanted = reach.double().reshape(3, 5)
     assert bool((covered >= wanted * (1 - 1e-5)).all())
     finer = (factors.double() - 1) * scale.double().unsqueeze(1) * spec.qmax
     assert bool(((finer < wanted) | (factors == 1)).all())
-    assert factors[0, 4] == 1, "of a block of zeros"
+    assert factors[0, 4] == 1, "the factor of a block of zeros"
 
 
 def test_fake_quantization_is_codes_times_factors_with_gradients() -> None:
@@ -211,7 +215,7 @@ def test_rows_with_blocks_that_are_too_long_for_their_moments(monkeypatch: pytes
 
 
 def test_the_analytic_correction_of_biases_knows_blocks() -> None:
-    """What it takes out is the mean of what the codes of the blocks, and not those of the channel, add."""
+    """The correction removes the mean error of the codes of the blocks, not that of the codes of the channel."""
     torch.manual_seed(0)
     layers = [nn.Conv2d(10, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 6, 1)]
     net, x = nn.Sequential(*layers).eval(), torch.randn(64, 10, 8, 8)
@@ -223,5 +227,5 @@ def test_the_analytic_correction_of_biases_knows_blocks() -> None:
     outputs = [outputs_of(module.main, [x])[0].mean((0, 2, 3)) for module in (before, after)]
     with torch.no_grad():
         wanted = net(x).mean((0, 2, 3))
-    # Batch norms know the means of a normal distribution only: 0.65 of the error was left.
+    # Batch norms give only the means of a normal distribution: 0.65 of the error was left.
     assert float((outputs[1] - wanted).norm()) < 0.8 * float((outputs[0] - wanted).norm())

@@ -85,7 +85,7 @@ def test_a_calibrated_grid_comes_back_bit_for_bit(low: float, high: float, bits:
     assert torch.equal(again[0], scale)
     assert torch.equal(again[1], zero_point)
     other = dataclasses.replace(item, signed=not signed)
-    assert other.same_grid(item), "how codes are stored is no part of the grid"
+    assert other.same_grid(item), "the storage of codes is not part of the grid"
 
 
 def test_a_tensor_has_one_encoding() -> None:

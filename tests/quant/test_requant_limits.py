@@ -1,4 +1,4 @@
-"""What cannot be requantized is found before anything runs: exponents out of range, products that leave a register."""
+"""Impossible requantizations are found before anything runs: exponents out of range, products that leave a register."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_right_shift_that_is_too_short_is_a_misfit_only_where_it_shows() -> No
     assert misfit([0.25, tiny], spec, 2**11) == "", "less than half a code is lost"
     found = misfit([0.25, tiny], spec, 2**23)
     assert "of channel 1 needs a right shift of 12 bits, but the hardware shifts by at most 4" in found
-    assert misfit(2.0**-40, RequantSpec(RequantMode.SINGLE), 2**31 - 1) == "", "zero is right for 32 bits"
+    assert misfit(2.0**-40, RequantSpec(RequantMode.SINGLE), 2**31 - 1) == "", "zero is correct for 32 bits"
     assert "a right shift of 32 bits" in misfit(2.0**-33, RequantSpec(RequantMode.S64_16), 2**40)
     assert "a right shift of 9 bits" in misfit(2.0**-9, RequantSpec(RequantMode.POW2_SHIFT, max_right_shift=8), 2**20)
 

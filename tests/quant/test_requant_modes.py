@@ -48,7 +48,7 @@ def ties(exponent: int, significand: int, width: int) -> list[int]:
 
 
 def both(x: list[int], significand: list[int] | None, exponent: list[int], mode: str) -> list[int]:
-    """What torch gives, after the NumPy form has given the same."""
+    """The result of torch, which must equal that of the NumPy form."""
     dtype = torch.int16 if RequantMode(mode).form.parts[0] == "i16" else torch.int32
     wide = None if significand is None else torch.tensor(significand, dtype=dtype)
     powers = torch.tensor(exponent, dtype=torch.int8)
@@ -109,7 +109,7 @@ def test_tosa_double_is_another_name_of_double() -> None:
     exponents = range(-31, 30)
     significands = (2**30, 2**30 + 1, 3 << 29, 2**31 - 2, 2**31 - 1, generator.randrange(2**30, 2**31))
     for exponent, significand in itertools.product(exponents, significands):
-        # TOSA asks for |x| < 2^(30 - exponent), within which the left shift of the two-stage form stays in 32 bits.
+        # TOSA requires |x| < 2^(30 - exponent), within which the left shift of the two-stage form stays in 32 bits.
         limit = min(2**31, 2 ** (30 - exponent))
         x = [value for value in edges(32) if -limit <= value < limit]
         x += [tie for tie in ties(exponent, significand, 31) if -limit <= tie < limit]

@@ -147,7 +147,7 @@ def test_inputs_that_are_not_correlated_round_to_nearest() -> None:
 
 
 def test_inputs_that_never_change_are_no_obstacle() -> None:
-    """What is left of them without their mean is rounding: a matrix that has no Cholesky factor."""
+    """Without their mean only rounding is left of them: a matrix that has no Cholesky factor."""
     weight, scale, *_ = problem(0, 6, 40)
     noise = torch.randn(1, 40, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for gram in (

@@ -48,7 +48,7 @@ def check(graph: Graph, inputs: list[torch.Tensor]) -> dict[str, Array]:
 
 
 def expected_by_loops(node: Node, values: dict[str, Array], **changes: Attribute) -> list[Any]:
-    """What the reference gives for `node`, with some attributes changed."""
+    """The result of the reference for `node`, with some attributes changed."""
     attributes = {**node.attributes, **changes}
     return operators.OPERATORS[node.op](
         [_grid(value, values) for value in node.inputs], attributes, _grid(node.output, values)

@@ -250,7 +250,7 @@ def int_mul(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list
 
 
 def int_mean(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list[Any]:
-    """sum of (x - z_x) over whole axes; the division is in the multiplier, or stands beside a power of two."""
+    """sum of (x - z_x) over whole axes; the division is in the multiplier, or separate for a power of two."""
     x = operands[0]
     axes = attributes["axes"]
 
@@ -422,7 +422,7 @@ def permute(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list
 
 
 def concat(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list[Any]:
-    """One behind the other along an axis."""
+    """Operands joined along an axis."""
     axis = attributes["axis"]
 
     def element(index: Index) -> Any:

@@ -66,7 +66,7 @@ def test_sums_at_the_end_of_float32_are_exact(excess: int, seed: int) -> None:
 
 
 def test_float32_would_be_wrong_one_bit_further() -> None:
-    """What the rule is for: this sum is odd and above 2^24, which float32 cannot hold."""
+    """The reason for the rule: this sum is odd and above 2^24, which float32 cannot hold."""
     weight = torch.full((1, 519), 127, dtype=torch.int8)
     codes = torch.full((1, 519), 255)
     codes[0, 0] = 254

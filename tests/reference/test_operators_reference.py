@@ -146,7 +146,7 @@ def test_limits_per_channel(mode: RequantMode, kind: str, sides: tuple[str, ...]
         if side in sides:
             others = tuple(i for i in range(codes.ndim) if i != axis)
             reached = zip(ends(axis=others).tolist(), limits[side], strict=True)  # type: ignore[arg-type]  # a tuple
-            assert any(code == limit for code, limit in reached), "the limits are at work"
+            assert any(code == limit for code, limit in reached), "the limits clip some results"
 
 
 @pytest.mark.parametrize("dtype", [DType.I8, DType.U8, DType.I16])

@@ -146,7 +146,7 @@ def test_every_multiplier_meets_accumulators_at_the_edges_of_int32(mode: Requant
     others = [other for other in WIDE_MODES if other is not mode]
     found = values[node.name].reshape(-1).tolist()
     for other in others if mode is not RequantMode.SINGLE else []:
-        assert found != expected_by_loops(node, values, mode=str(other)), "cases that do not tell the modes apart"
+        assert found != expected_by_loops(node, values, mode=str(other)), "cases that do not distinguish the modes"
 
 
 @pytest.mark.parametrize("mode", NARROW_MODES)
@@ -162,7 +162,7 @@ def test_every_narrow_multiplier_meets_them(mode: RequantMode) -> None:
     values = make.check()
     if mode is RequantMode.NVDLA:
         halves_up = expected_by_loops(node, values, mode="tosa16")
-        assert values[node.name].reshape(-1).tolist() != halves_up, "cases that do not tell the modes apart"
+        assert values[node.name].reshape(-1).tolist() != halves_up, "cases that do not distinguish the modes"
 
 
 @pytest.mark.parametrize("mode", SHIFT_MODES)
@@ -173,7 +173,7 @@ def test_every_shift_meets_them(mode: RequantMode) -> None:
     for other in SHIFT_MODES:
         if other is not mode:
             others = expected_by_loops(node, values, mode=str(other))
-            assert values[node.name].reshape(-1).tolist() != others, "cases that do not tell the modes apart"
+            assert values[node.name].reshape(-1).tolist() != others, "cases that do not distinguish the modes"
 
 
 @pytest.mark.parametrize("mode", [RequantMode.DOUBLE, RequantMode.DOUBLE_HALF_UP])
@@ -332,7 +332,7 @@ def test_quantizers(rounding: str, dtype: DType) -> None:
         if scale == 0.25 and dtype in (DType.I8, DType.I16):
             for other in ROUNDINGS:
                 same = found == expected_by_loops(node, values, rounding=other)
-                assert same == (other == rounding), "cases that do not tell the roundings apart"
+                assert same == (other == rounding), "cases that do not distinguish the roundings"
 
 
 @given(

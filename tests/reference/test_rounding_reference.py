@@ -30,11 +30,11 @@ def error(difference: list[float], gram: list[list[float]], drift: list[float]) 
 
 
 def least_error(low: list[float], step: list[float], gram: list[list[float]], drift: list[float]) -> float:
-    """Of all roundings: one weight changes from each to the next (Gray code).
+    """The best of all roundings: one weight changes from each to the next (Gray code).
 
     Args:
         low: Difference to the real weight with the lower code.
-        step: What the upper code adds to that.
+        step: Increase of the value by the upper code.
         gram: Second moments.
         drift: As `round_to_data` has it.
     """

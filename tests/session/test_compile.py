@@ -113,7 +113,7 @@ def test_module_learns_in_train_mode_and_is_exact_in_eval_mode(digits: qcompiler
     assert same(module(x), digits.run(x))
     with torch.no_grad():
         names["features.0.0.weight"].mul_(-1)
-    assert not same(module(x), digits.run(x)), "the parameters are those of the module"
+    assert not same(module(x), digits.run(x)), "the parameters belong to the module"
 
 
 def test_integer_in_integer_out(digits: qcompiler.Compiled) -> None:
@@ -226,7 +226,7 @@ def test_a_broken_manifest_is_refused(text: str, message: str, tmp_path: Path) -
 
 
 class Wrong(Pass):
-    """Breaks the program behind the back of the contracts: lowers, then shifts a bias."""
+    """Breaks the program without the contracts noticing: lowers, then shifts a bias."""
 
     name = "wrong"
     stages = LowerToInteger.stages
@@ -320,7 +320,7 @@ def test_the_best_effort_saves_four_bit_weights_of_one_scale() -> None:
     assert same(best.run(DATA.test_images), best.simulate(DATA.test_images))
     names = [record.pass_name for record in best.records]
     assert names.index("cross-layer-equalization") < names.index("insert-quantizers") < names.index("adaround")
-    assert names.index("adaround") < names.index("calibrate-activations"), "of eight bits"
+    assert names.index("adaround") < names.index("calibrate-activations"), "activations have eight bits"
     few = [data[0][:8]]
     per_channel = target.override(per_channel=True)
     records = qcompiler.compile(model, per_channel, calibration_data=few, effort="best", verify="off").records

@@ -1,4 +1,4 @@
-"""What a user may hand over and get back: types of elements, classes of results, ways to call, wrappers, defaults.
+"""The user's side: types of elements, classes of results, ways to call, wrappers, defaults.
 
 Each case is either equal in every form, classes and element types included, or an error with a type. Arithmetic is not
 the question: few of the models are verified in C.
@@ -228,7 +228,7 @@ def test_a_model_of_another_float_type_keeps_it_outside(dtype: torch.dtype, tmp_
         assert same(form(x), expected)
     loaded = qcompiler.load(found.save(tmp_path / "out"))
     assert torch.equal(loaded.run(x).logits, expected.logits)  # type: ignore[attr-defined]  # what it is
-    assert same(found.run(x.float()), expected), "float32 is taken, too"
+    assert same(found.run(x.float()), expected), "float32 is accepted, too"
     plain = compiled(Net(RESULTS["NamedTuple"]).to(dtype).float(), x.float())
     assert same(plain.run(x.float()), type(expected)(*(y.float() for y in expected))) or dtype != torch.float64  # type: ignore[attr-defined]
     module = qcompiler.prepare_qat(model, calibration_data=[x])
@@ -498,7 +498,7 @@ def test_constants_without_axes_in_islands_keep_none(tmp_path: Path) -> None:
         assert same(form(images()), expected)
     assert found.verify(images()).passed
     scalars = [name for name, array in found.artifact.program.constants.items() if array.shape == ()]
-    assert scalars, "the case is the one that is meant"
+    assert scalars, "the intended case was met"
 
 
 REFUSED: dict[str, tuple[Shape, str]] = {

@@ -1,4 +1,4 @@
-"""What other distributions add: found when they are installed, refused when they clash or are broken."""
+"""Plugins of other distributions: found when they are installed, refused when they clash or are broken."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ for name, (code, paths) in json.load(sys.stdin).items():
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, str]]:
-    """What processes print, and write as errors, by what is installed for them: each imports qcompiler, none torch."""
+    """Output and errors of processes, by what is installed for them: each imports qcompiler, none torch."""
     folder = tmp_path_factory.mktemp("plugins")
     calls: dict[str, tuple[str, list[str]]] = {}
     for number, (case, (groups, call, *_)) in enumerate(CLASHES.items()):

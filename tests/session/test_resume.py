@@ -80,7 +80,7 @@ def test_finished_layers_are_not_done_again(tmp_path: Path, monkeypatch: pytest.
         second = end_behind(patch, 100)
         compiled(tmp_path / "out")
     assert len(second) == 2
-    assert second[0] == first[3], "the layer that was begun when it ended"
+    assert second[0] == first[3], "the layer that was in work when the first run ended"
     assert files(tmp_path / "out") == files(tmp_path / "whole")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "whole"]
 
@@ -226,7 +226,7 @@ def test_the_order_in_memory_of_weights_and_data_does_not_show(effort: Literal["
 
 
 def unaligned(tensor: Tensor) -> Tensor:
-    """The same numbers and strides, one element behind where an allocator would begin."""
+    """The same numbers and strides, one element after the place where an allocator would begin."""
     room = torch.empty(tensor.untyped_storage().nbytes() // tensor.element_size() + 1, dtype=tensor.dtype)
     return room.as_strided(tensor.shape, tensor.stride(), 1).copy_(tensor)
 

@@ -74,7 +74,7 @@ def test_each_pass_runs_once_and_no_stage_runs_what_it_does_not_need() -> None:
     assert [before for before, _, _ in borders] == [None, *names]
     assert [after for _, _, after in borders] == [*names, None]
     assert [record.pass_name for record in session.integer.records] == names
-    assert session.captured.module.main.stage is Stage.FLOAT, "a stage stays as it is when the next is computed"
+    assert session.captured.module.main.stage is Stage.FLOAT, "a stage does not change when the next is computed"
     assert session.canonical.module.main.stage is Stage.CANONICAL
 
 

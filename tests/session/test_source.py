@@ -12,7 +12,7 @@ from qcompiler.session.source import SAMPLES, samples_of
 
 
 class Weighted(nn.Module):
-    """A layer whose results are multiplied by integers that come in beside the image."""
+    """A layer whose results are multiplied by integers that are a second input."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ def test_inputs_that_are_made_up_are_as_many_as_those_that_cannot_be(count: int)
     graph = capture(Weighted().eval(), given).module.main
     x, counts = samples_of(graph, list(given), True, 0)
     assert len(x) == len(counts) == min(count, SAMPLES)
-    assert torch.equal(counts, given[1][:SAMPLES]), "integers are never made up"
+    assert torch.equal(counts, given[1][:SAMPLES]), "integers are never invented"
     assert not torch.equal(x, given[0][: len(x)])
     alike = samples_of(graph, list(given), False, 0)
     assert all(torch.equal(sample, tensor[:SAMPLES]) for sample, tensor in zip(alike, given, strict=True))

@@ -54,7 +54,7 @@ def on_disk(folder: Path) -> dict[str, bytes]:
 
 
 def read(output: Path) -> dict[str, bytes]:
-    """What a reader sees: the content, which belongs together."""
+    """The content that a reader sees, all of one version."""
 
     def whole(folder: Path) -> dict[str, bytes]:
         if not (folder / MANIFEST).is_file():
@@ -401,7 +401,7 @@ def test_the_lock_goes_with_its_process(tmp_path: Path) -> None:
     output = write(tmp_path / "out", OLD)
     reading, writing = os.pipe()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside threads: the child uses none
+        warnings.simplefilter("ignore", DeprecationWarning)  # a fork while threads run: the child uses none
         child = os.fork()
     if not child:
         with Artifact.destination(output):

@@ -1,10 +1,10 @@
-"""Bad inputs by the hundred: each is taken, or refused with one of our errors in one line.
+"""Hundreds of bad inputs: each is accepted, or refused with one of our errors in one line.
 
     python -m tests.support.bad_inputs --count 500 --seed 1
 
 Five kinds: artifacts (changed, with their hashes made right again), exported programs, files of arrays and images,
-command lines, and the text formats: encodings, targets, `.qir` modules, pipelines. Each kind begins with inputs that are
-taken as they are; that they are is asserted. A case is told by its kind, seed and number alone.
+command lines, and the text formats: encodings, targets, `.qir` modules, pipelines. Each kind begins with inputs that
+must be accepted. Kind, seed and number identify a case.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def net() -> nn.Module:
 
 
 def net_and_inputs() -> tuple[nn.Module, Tensor]:
-    """What a command line names."""
+    """Objects that a command line names."""
     return net(), images()
 
 
@@ -113,7 +113,7 @@ def takes(width: int) -> nn.Module:
 
 
 NUMBER = 7
-"""What is no model."""
+"""Objects that are not models."""
 
 
 # --- the five kinds -------------------------------------------------------------------------------------------------
@@ -124,7 +124,7 @@ class Kind:
     """A kind of input.
 
     Args:
-        name: Of the kind.
+        name: Name of the kind.
         bases: Inputs that are taken, by name.
         draw: Makes a bad input of a base, in a folder.
         use: Loads an input and uses all of what was loaded; gives what is worth a second look.
@@ -188,7 +188,7 @@ def write_files(folder: Path, files: Files) -> None:
 
 
 class Thing:
-    """What no tensor is."""
+    """Objects that are not tensors."""
 
 
 def exported() -> Kind:
@@ -380,7 +380,7 @@ def command_lines() -> Kind:
                 case _:
                     words.insert(source.randrange(len(words) + 1), source.choice([*values, *options]))
             words = words or [""]
-        # What is written goes where it can be thrown away.
+        # Written files go to a folder that can be thrown away.
         return [str(work / "out") if old in ("--output", "-o") and word.startswith((".", "/")) else word
                 for old, word in zip(["", *words], words, strict=False)]  # fmt: skip
 
@@ -491,7 +491,7 @@ MAKERS: dict[str, Callable[[], Kind]] = {
 
 @dataclass
 class Outcome:
-    """What became of the inputs of a kind.
+    """The outcomes for the inputs of a kind.
 
     Args:
         counts: `loaded`, `refused` and `untyped`.

@@ -32,7 +32,7 @@ def module(
     """A module from the lines of its main graph; leaves hold positive random numbers.
 
     Args:
-        stage: Of the graph.
+        stage: Stage of the graph.
         lines: Nodes, with the value returned in the last.
         inputs: Separated by semicolons.
         tensors: Values that matter.
@@ -95,7 +95,7 @@ def shown(subject: Module) -> list[str]:
 
 
 def computes_the_same(before: Module, after: Module, rtol: float) -> None:
-    """Compare the outputs of two modules on random inputs, relative to the largest output; 0 asks for the same bits."""
+    """Compare the outputs of two modules on random inputs, relative to the largest output; 0 requires the same bits."""
     generator = torch.Generator().manual_seed(7)
     shapes = [[3 if not isinstance(size, int) else size for size in v.type.shape] for v in before.main.inputs]
     inputs = [torch.randn(shape, generator=generator) for shape in shapes]

@@ -44,14 +44,14 @@ DRAWS = 3
 
 @dataclass
 class Found:
-    """What was seen.
+    """The outcomes of all kills.
 
     Args:
-        seconds: Of one call that nothing disturbs.
+        seconds: Seconds of one call without a kill.
         calls: Calls of the system in it that change the disk, by whether an artifact was there before and whether the
             system can exchange names.
         counts: How often each outcome was seen.
-        faults: What must not happen.
+        faults: Outcomes that must not happen.
     """
 
     seconds: float
@@ -160,7 +160,7 @@ def measured(action: Action, output: Path, *, exchanging: bool) -> tuple[float, 
         os.write(writing, str(len(calls.names)).encode())
 
     begin = time.monotonic()
-    assert ended(fork(run)) == 0, "a call that nothing disturbs"
+    assert ended(fork(run)) == 0, "a call without a kill"
     seconds = time.monotonic() - begin
     count = int(os.read(reading, 32))
     os.close(reading)
@@ -175,8 +175,8 @@ def kill(
 
     Args:
         action: Writes the new artifact into a folder.
-        old: What is there before.
-        new: What must be there after a run that nothing disturbs.
+        old: Content before the run.
+        new: Content after a run without a kill.
         count: Number of kills.
         seed: Seed of the moments.
         folder: An empty folder.
@@ -255,7 +255,7 @@ def look(output: Path, before: Files, new: Files, found: Found, where: str, *, e
 
 
 def write_together(writers: int, folder: Path) -> collections.Counter[str]:
-    """Let several processes compile into one output at once: who writes, who is told, and what else is raised."""
+    """Let several processes compile into one output at once: writers, refusals, and all other errors."""
     old, new = started()
     output = old.save(folder / "together")
     reading, writing = os.pipe()

@@ -52,7 +52,7 @@ def test_every_section_of_a_file_has_its_effect() -> None:
     assert str(target.weight_spec("linear", 0)) == "s8 symmetric"
     assert not target.per_channel
     assert target.absorbs("conv2d", "relu")
-    assert target.absorbs("conv3d", "clamp"), "nothing is left of a batch norm"
+    assert target.absorbs("conv3d", "clamp"), "no part of a batch norm is left"
     assert target.absorbs("add", "relu")
     assert not target.absorbs("linear", "relu")
     assert not target.absorbs("mul", "relu")
@@ -306,7 +306,7 @@ def test_the_table_of_operators_names_what_there_is() -> None:
     assert not set(OPS) & set(ELSEWHERE)
     ours = {name for item in load_target("int8_dsp").descriptor.op for name in item.names}
     without_type = {"silu", "log_sigmoid", "tanhshrink", "expm1", "log1p", "rsqrt"}
-    assert ours - named == without_type, "what ONNX says in several operators"
+    assert ours - named == without_type, "functions for which ONNX has several operators"
 
 
 def test_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -105,7 +105,7 @@ def asked(node: str, **widths: int) -> View:
 
 
 def summed(target: Target) -> object:
-    """What a compile writes of a sum that leaves the range of its result unless it begins with the bias."""
+    """The compiled form of a sum that leaves the range of its result unless it begins with the bias."""
     layer = nn.Linear(300, 1).eval()
     with torch.no_grad():
         layer.weight.fill_(1.0)

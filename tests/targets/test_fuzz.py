@@ -114,7 +114,7 @@ def outcome(path: Path) -> str:
         target = load_target(path)
     except TargetError as error:
         return "refused" if error.found and error.where else f"refused without a place: {error}"
-    # What loads can be asked everything, and written down.
+    # Every property of a target that loads can be read, and the target can be written down.
     assert Target.from_json(target.to_json()) == target
     assert target.arithmetic.at("conv2d", 16).accumulator_bits <= 64
     assert target.summary() and target.facts()

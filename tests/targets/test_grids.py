@@ -26,7 +26,7 @@ from tests.targets.test_targets import EXTENDS, ROOMY, write
 SINGLE = [method for method in OBSERVERS if method != "cross_entropy"]
 KINDS = list(itertools.product([False, True], [True, False], [False, True]))
 GRIDS = [(name, *kind) for name in ROOMY for kind in KINDS]
-"""Of every kind one on some target; all of them with the slow tests."""
+"""One target for every kind of grid; the slow tests take all."""
 CASES = [
     pytest.param(*grid, marks=[] if index // len(KINDS) == index % 3 else [pytest.mark.slow])
     for index, grid in enumerate(GRIDS)
@@ -40,7 +40,7 @@ def asked(name: str, symmetric: bool, signed: bool, power_of_two: bool) -> Targe
 
 
 class Rectified(nn.Module):
-    """No value is negative behind a quantizer: every grid holds them."""
+    """No value is negative after a quantizer: every grid holds them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ def test_all_forms_give_the_same_integers(name: str, symmetric: bool, signed: bo
     with torch.no_grad():
         expected = model(x)
     error = float((compiled.run(x) - expected).norm() / expected.norm())
-    assert error < 0.1, "0.03 and less were seen, 0.06 with powers of two: it is no accident of equal mistakes"
+    assert error < 0.1, "0.03 and less were seen, 0.06 with powers of two: equal mistakes cannot explain that"
 
 
 SPECS = [

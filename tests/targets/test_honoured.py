@@ -1,4 +1,4 @@
-"""What a descriptor says shows in what is compiled: in the integers, in the files, or as a refusal with its reason."""
+"""Every statement of a descriptor has an effect: on the integers, on the files, or as a refusal with its reason."""
 
 from __future__ import annotations
 
@@ -170,10 +170,10 @@ def test_16_bit_activations_with_64_bit_biases() -> None:
     assert biases == [DType.I64, DType.I64]
     with torch.no_grad():
         expected = layers(x)
-    assert float((found - expected).norm() / expected.norm()) < 0.02, "8-bit weights are what is lost"
+    assert float((found - expected).norm() / expected.norm()) < 0.02, "8-bit weights cause the loss"
     again = onnx_qdq.run(onnx_qdq.emit(module.main), [x.numpy()])[0]
     step = float(module.main.outputs[0].producer.inputs[0].type.quant.scale[0])  # type: ignore[union-attr]
-    assert float(np.abs(again - found.numpy()).max()) <= 2.5 * step, "a step per layer, and what it moves"
+    assert float(np.abs(again - found.numpy()).max()) <= 2.5 * step, "one step per layer, and its consequences"
 
 
 def test_a_wide_bias_needs_no_larger_scale() -> None:

@@ -26,7 +26,7 @@ SIMULATED = ("lsq_paper",)
 """No hardware: nothing is compiled for them."""
 SHIPPED = sorted(path.stem for path in FOLDER.glob("*.toml") if path.stem not in SIMULATED)
 OWN = ("int8_dsp", "int8_dsp_per_channel", "pow2_mcu", "w4a8_npu", "w4a8_npu_blocks")
-"""Those that are nobody's hardware: there is nothing about them that could be unknown."""
+"""Targets without a vendor: no fact about them can be unknown."""
 
 TABLE = {
     # activations, weights, requantization, bits of the accumulator and of the bias, of convolutions
@@ -80,7 +80,7 @@ def test_what_it_says(name: str) -> None:
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_what_is_unknown_names_a_key(name: str) -> None:
-    """As people find it again: a table, or a key of it, in front of the colon."""
+    """The key that a reader looks for: a table, or a key of it, before the colon."""
     descriptor = load_target(name).descriptor
     for item in descriptor.target.unknown:
         key = item.partition(":")[0]
@@ -94,7 +94,7 @@ def test_what_is_unknown_names_a_key(name: str) -> None:
 def test_golden_text(name: str) -> None:
     expected = (GOLDEN / f"{name}.txt").read_text(encoding="utf-8")
     assert golden_text(load_target(name)) == expected, (
-        "python -m tests.targets.golden_network writes it: look at it first"
+        "python -m tests.targets.golden_network writes the file: inspect it first"
     )
 
 

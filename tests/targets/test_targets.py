@@ -124,7 +124,7 @@ def test_limits_per_channel_follow_the_rule_for_clamp(tmp_path: Path) -> None:
     assert load_target("int8_dsp").op_rule("clamp_channels") == target.op_rule("clamp")
     assert load_target("int8_dsp").absorbs("conv2d", "clamp_channels")
     text = BASE.read_text(encoding="utf-8").replace("per_channel_clamp = true\n", "")
-    assert not load_target(write(tmp_path, text)).per_channel_clamp, "what a descriptor does not say it cannot"
+    assert not load_target(write(tmp_path, text)).per_channel_clamp, "a target has no types beyond its descriptor"
 
 
 def test_tables_per_channel_are_a_matter_of_their_rules(tmp_path: Path) -> None:
@@ -133,15 +133,17 @@ def test_tables_per_channel_are_a_matter_of_their_rules(tmp_path: Path) -> None:
             name in (*ROOMY, "pow2_mcu", "w4a8_npu", "w4a8_npu_blocks")
         )
         assert not load_target(name).per_channel_table("sigmoid")
-        assert not load_target(name).per_channel_table("relu"), "no table"
+        assert not load_target(name).per_channel_table("relu"), "the function has no table"
         assert not load_target(name).per_channel_table("nothing")
     target = load_target("int8_dsp").override(per_channel_tables=False)
     assert target.name == "int8_dsp[per_channel_tables=False]"
     assert not target.per_channel_table("silu")
     assert target.supports("silu")
-    assert not target.override(per_channel_tables=True).per_channel_table("sigmoid"), "its grid is fixed"
+    assert not target.override(per_channel_tables=True).per_channel_table("sigmoid"), "the grid is fixed"
     text = BASE.read_text(encoding="utf-8").replace("per_channel = true\n", "")
-    assert not load_target(write(tmp_path, text)).per_channel_table("silu"), "what a descriptor does not say it cannot"
+    assert not load_target(write(tmp_path, text)).per_channel_table("silu"), (
+        "a target has no types beyond its descriptor"
+    )
 
 
 @pytest.mark.parametrize(

@@ -171,11 +171,11 @@ def test_reestimation_before_each_evaluation() -> None:
     module.eval()
     for _ in range(2):
         module(INPUTS[:2])
-    assert calls == [1], "once, as long as nothing is learned in between"
+    assert calls == [1], "once, as long as nothing changes in between"
     module.train()(INPUTS)
     copied = copy.deepcopy(module).eval()
     copied(INPUTS[:2])
-    assert calls == [1], "a copy has no such call"
+    assert calls == [1], "a copy has no such callback"
     module.eval()(INPUTS[:2])
     assert calls == [1, 1]
 
@@ -187,7 +187,7 @@ def test_reestimation_before_what_was_learned_ships() -> None:
     module.train()(INPUTS)
     compiled = qcompiler.compile(module)
     assert torch.equal(cast("Tensor", compiled.run(INPUTS)), module.eval()(INPUTS))
-    assert calls == [1], "evaluation sees what ships"
+    assert calls == [1], "evaluation uses the shipped state"
     module.train()
     module(INPUTS)
     module.step()
@@ -195,7 +195,7 @@ def test_reestimation_before_what_was_learned_ships() -> None:
     module(INPUTS)
     module.step()
     module.eval()(INPUTS)
-    assert calls == [1, 1, 1], "a step is something to learn from, whatever the mode"
+    assert calls == [1, 1, 1], "a step changes the learned state in any mode"
 
 
 def test_divergence_is_the_standard_one() -> None:
@@ -215,7 +215,7 @@ def test_divergence_finds_the_layer_whose_statistics_are_wrong() -> None:
     norm = module.get_submodule("point.1")
     assert isinstance(norm, BatchNorm)
     before = qcompiler.batch_norm_divergence(module, [INPUTS])
-    assert all(item.largest < 1e-6 for item in before.values()), "the very batch that they were estimated from"
+    assert all(item.largest < 1e-6 for item in before.values()), "the batch from which they were estimated"
     with torch.no_grad():
         norm.running_var[2] *= 4.0
     state = {name: item.clone() for name, item in module.state_dict().items()}

@@ -63,5 +63,5 @@ def test_one_graph_gives_the_same_results_and_gradients(backend: str, target: st
     compiled = torch.compile(other.eval(), backend=backend)
     exact = qcompiler.compile(other).run(INPUTS)
     assert isinstance(exact, Tensor)
-    assert torch.equal(compiled(INPUTS), exact), "eval mode is exact behind torch.compile, too"
+    assert torch.equal(compiled(INPUTS), exact), "eval mode is exact with torch.compile, too"
     assert prepared(compiled) is other

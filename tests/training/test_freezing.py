@@ -48,7 +48,7 @@ def test_a_frozen_code_is_an_integer_that_no_scale_moves() -> None:
     state = frozen_state(module)
     codes = state.previous.clone()
     assert bool(state.frozen.all())
-    assert torch.equal(state.frozen_codes, codes), "the average, rounded"
+    assert torch.equal(state.frozen_codes, codes), "the rounded average"
     weight = module.weights["point.0"]
     quantizer = module.quantizer("point.0")
     for factor in (0.5, 3.0):

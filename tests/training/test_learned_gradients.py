@@ -44,7 +44,7 @@ def lsq(steps: list[float], g: list[float], low: int, high: int, fixed: dict[int
 
 
 class Call:
-    """What one call of a quantizer read and was given back."""
+    """The operands of one call of a quantizer, and the gradients that it returned."""
 
     def __init__(self, quantizer: Quantizer, arguments: tuple[Any, ...], y: Tensor) -> None:
         self.quantizer, self.y = quantizer, y

@@ -112,7 +112,7 @@ def test_every_deployable_target_ships_what_eval_mode_computes(name: str) -> Non
 
 
 def test_a_bias_that_does_not_fit_ships_as_eval_mode_computes() -> None:
-    # 20 bits for biases, and one that is huge beside its weights.
+    # 20 bits for biases, and one that is huge compared with its weights.
     target = qcompiler.load_target("int8_dsp")
     data = json.loads(target.to_json())
     data["bias"]["bits"] = 20
@@ -137,7 +137,7 @@ def test_a_compiled_module_has_every_form() -> None:
     assert "c/small.h" in compiled.artifact.forms["C"].files
     grids = json.loads(compiled.encodings())
     assert len(grids["param_encodings"]) >= 4
-    assert "pipeline" not in grids.get("producer", {}), "no passes lead from the model to weights that learned"
+    assert "pipeline" not in grids.get("producer", {}), "no passes lead from the model to the learned weights"
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_parameter_groups_train_as_one_rate_for_all_does(method: str) -> None:
         moved = [
             name for name, p in module.named_parameters() if "quantizer" in name and not torch.equal(p, first[name])
         ]
-        assert len(moved) >= 3, "ranges stay where they were"
+        assert len(moved) >= 3, "ranges do not move"
     assert all(torch.equal(trained[0][name], trained[1][name]) for name in trained[0])
 
 
@@ -298,7 +298,7 @@ def test_mixed_precision_quantizes_in_float32(dtype: torch.dtype) -> None:
     module.eval()
     exact = result(module)
     with torch.autocast("cpu", dtype):
-        assert torch.equal(result(module), exact), "codes know of no precision"
+        assert torch.equal(result(module), exact), "autocast does not change codes"
 
 
 @pytest.mark.parametrize(

@@ -41,15 +41,15 @@ def test_quantizers_stand_on_what_layers_read() -> None:
     for name, spec in found.items():
         assert spec.symmetric
         assert spec.axis is None
-        # Behind a ReLU there is no sign to spend a bit on; what the head reads has both.
+        # After a ReLU there is no sign to spend a bit on; the input of the head has both signs.
         assert spec.signed == (name not in ("depthwise.0.input.quantizer", "point.0.input.quantizer"))
-    assert sum(isinstance(item, BatchNorm) for item in module.modules()) == 3, "in float, behind their layers"
+    assert sum(isinstance(item, BatchNorm) for item in module.modules()) == 3, "in float, after their layers"
 
 
 def clamped(
     x: Tensor, scale: Tensor, zero_point: Tensor | None = None, low: float | None = None, high: float | None = None
 ) -> Tensor:
-    """What a quantizer does but for quantizing: the activation in front of it."""
+    """The part of a quantizer that does not quantize: the preceding activation."""
     return x if low is None and high is None else x.clamp(low, high)
 
 

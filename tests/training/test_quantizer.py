@@ -31,7 +31,7 @@ from qcompiler.training.ranges import FixedRange, LearnedScale
 
 SCALE = 0.25
 QMIN, QMAX = -4, 3
-# In steps: inside, ties of both parities, the ends of the grid and what lies right beside them, far outside.
+# In steps: inside, ties of both parities, the ends of the grid and their neighbours, far outside.
 STEPS = [0.0, 0.3, -0.3, 0.5, 1.5, 2.5, -0.5, -1.5, 2.99, 3.0, 3.01, 3.4, 3.5, 3.6, -3.9, -4.0, -4.01, -4.5, -4.6, 50.0]
 ESTIMATORS: list[Estimator] = [
     StraightThrough(),
@@ -237,7 +237,7 @@ def test_chance_rounds_in_training_alone() -> None:
     assert x.grad is not None
     assert bool((x.grad == 1).all())
     assert quantizer.scale.grad is not None
-    # Of each element code - v, with the code that chance gave.
+    # code - v of each element, with the randomly chosen code.
     assert float(quantizer.scale.grad) == pytest.approx(float((y.detach() - 2.25).sum()), rel=1e-4)
     quantizer.eval()
     assert bool((quantizer(x, *quantizer.grid(x)) == 2).all())

@@ -147,4 +147,4 @@ def test_ranges_always_hold_zero() -> None:
     quantizer(x, *quantizer.grid(x)).backward(g)
     gradient = quantizer.get_parameter("low").grad
     assert gradient is not None
-    assert float(gradient) != 0.0, "straight through, so that it may come back"
+    assert float(gradient) != 0.0, "straight through, so that the scale can grow again"

@@ -1,4 +1,4 @@
-"""What is told of oscillations: numbers and pictures."""
+"""Reports on oscillations: numbers and pictures."""
 
 from __future__ import annotations
 

@@ -163,7 +163,7 @@ def float_weight(model: onnx.ModelProto) -> str:
 
 
 def consumer(model: onnx.ModelProto, name: str) -> str:
-    """The quantized tensor behind a result."""
+    """The quantized tensor after a result."""
     node = next(node for node in model.graph.node if name in node.input)
     return node.output[0] if node.op_type == "QuantizeLinear" else consumer(model, node.output[0])
 

@@ -110,7 +110,7 @@ def test_layers_of_few_products_are_verified(case: str) -> None:
 
 
 def test_a_share_alone_would_refuse_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it is for: where most outputs are one number, two roundings move more than any share that is worth stating."""
+    """The reason for the bound: where most outputs are one number, two roundings move more than any useful share."""
     target = qcompiler.load_target("int8_dsp").override(requantize="double", weight_bits=4)
     refused = 0
     for seed in range(12):
@@ -146,12 +146,12 @@ def test_ties_of_sums_in_float32_are_found_one_by_one(monkeypatch: pytest.Monkey
         with monkeypatch.context() as patch:
             patch.setattr("qcompiler.verification.rounded_once._FEW", 0.0)
             refused += not compiled.verify().passed
-    assert refused > 0, "a share alone would do"
+    assert refused > 0, "a share alone would suffice"
 
 
 @pytest.mark.parametrize("place", [1, 2, 3])
 def test_a_fault_is_no_tie_of_float32(place: int) -> None:
-    """Of a target that rounds as ONNX Runtime does: weight, bias, multiplier."""
+    """Weight, bias and multiplier of a target that rounds as ONNX Runtime does."""
     torch.manual_seed(0)
     model, x = nn.Conv2d(3, 4, 3).eval(), torch.randn(4, 3, 8, 8)
     compiled = qcompiler.compile(model, "ort_cpu", calibration_data=[x])
@@ -190,7 +190,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_is_not_explained(fault: str) -> None:
-    """The program is the reference, as of an artifact from disk: only ONNX Runtime tells that it is wrong."""
+    """The program is the reference, as for an artifact from disk: only ONNX Runtime shows that it is wrong."""
     target = qcompiler.load_target("int8_dsp").override(requantize="double")
     model, x = few(0)
     compiled = qcompiler.compile(model, target, calibration_data=[x])
@@ -229,9 +229,9 @@ def test_what_is_no_layer_has_no_other_codes() -> None:
     layer = next(item for item in compiled.artifact.program.program.instructions if item.op == "int_conv2d")
     other = rounded.codes(layer.output, codes, codes[layer.output])
     assert other is not None and np.abs(other - codes[layer.output]).max() <= 1
-    assert rounded.codes(layer.output, {}, codes[layer.output]) is None, "what it reads is not known"
+    assert rounded.codes(layer.output, {}, codes[layer.output]) is None, "the operand is not known"
     float_target = qcompiler.load_target("ort_cpu")
     compiled = qcompiler.compile(model, float_target, calibration_data=[x])
     rounded = RoundedOnce(Executor(compiled.artifact.program), float_target)
-    assert rounded.codes(layer.output, codes, codes[layer.output]) is None, "it rounds once itself"
+    assert rounded.codes(layer.output, codes, codes[layer.output]) is None, "the operator rounds once itself"
     assert onnx_qdq.emit(compiled.integer.main) == onnx_of(compiled.artifact)

@@ -60,7 +60,7 @@ def test_reads_what_the_format_says(version: str) -> None:
     for mine, theirs in zip(found.tensors, TENSORS, strict=True):
         assert mine.same_grid(theirs)
         assert (mine.per_channel, mine.symmetric) == (theirs.per_channel, theirs.symmetric)
-        if version == "2.0.0":  # alone knows the axis and the stored type, and not what is a parameter
+        if version == "2.0.0":  # the file alone has the axis and the stored type, but does not mark parameters
             assert dataclasses.replace(mine, is_parameter=theirs.is_parameter) == theirs
         else:
             assert mine.is_parameter == theirs.is_parameter

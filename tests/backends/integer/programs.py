@@ -37,7 +37,7 @@ class Builder:
         self.inputs: list[str] = []
 
     def input(self, shape: Shape, dtype: str = "i8") -> str:
-        """What the caller gives; the batch is not part of `shape`."""
+        """Add an input of the program; the batch is not part of `shape`."""
         self.inputs.append(self._tensor((-1, *shape), dtype))
         return self.inputs[-1]
 
@@ -54,15 +54,15 @@ class Builder:
         return name
 
     def shape(self, name: str) -> Shape:
-        """Of a tensor, without the batch."""
+        """Shape of a tensor, without the batch."""
         return self.tensors[name].shape[1:]
 
     def dtype(self, name: str) -> str:
-        """Of a tensor."""
+        """Type of a tensor."""
         return self.tensors[name].dtype
 
     def program(self, *outputs: str) -> Program:
-        """What was built."""
+        """The program as built."""
         return Program(
             layout=self.layout,
             inputs=tuple(self.inputs),
@@ -75,7 +75,7 @@ class Builder:
         )
 
     def files(self, *outputs: str) -> ProgramFiles:
-        """What was built, with its constants."""
+        """The program as built, with its constants."""
         return ProgramFiles(self.program(*outputs), self.constants)
 
     def _tensor(self, shape: Shape, dtype: str) -> str:

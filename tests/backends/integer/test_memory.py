@@ -159,7 +159,7 @@ def test_wider_elements_do_not_lie_on_narrower_ones() -> None:
     narrow = builder.add("rescale", [wide], (64,))
     memory = plan(builder.program(builder.add("int_linear", [narrow], (16,))))
     assert memory.offsets[narrow] == memory.offsets[wide]
-    assert memory.lower_bound == 64 + 128, "both while the first rescale runs"
+    assert memory.lower_bound == 64 + 128, "both tensors are alive while the first rescale runs"
 
 
 def test_an_operand_that_is_read_in_two_orders_is_kept() -> None:
@@ -207,7 +207,7 @@ def test_views_where_no_byte_moves(
     memory = plan(files.program)
     distance = memory.offsets[y] - memory.offsets[x]
     if begin is None:
-        assert distance >= np.prod(old) or -distance >= np.prod(new), "a copy elsewhere"
+        assert distance >= np.prod(old) or -distance >= np.prod(new), "a copy at another place"
     else:
         assert distance == begin
     assert not differing(files, memory)
@@ -225,7 +225,7 @@ def test_operands_of_concat_are_written_to_their_place() -> None:
     memory = plan(files.program)
     offsets = memory.offsets
     assert (offsets[a] - offsets[c], offsets[b] - offsets[c]) == (0, 32)
-    assert memory.lower_bound == 32 + 64, "the third operand is copied, behind what are the first two"
+    assert memory.lower_bound == 32 + 64, "the third operand is copied after the first two"
     assert not differing(files, memory)
 
 
@@ -249,7 +249,7 @@ def test_core_is_between_the_codes() -> None:
     y = builder.add("int_add", [q, first], (16,))
     real = builder.add("dequantize", [y], (16,), "f32")
     core = core_of(builder.program(real, second))
-    assert core.given == (q, z), "what two quantizers read is given as it is"
+    assert core.given == (q, z), "the operand of two quantizers is passed unchanged"
     assert core.taken == (y, second)
     assert [item.output for item in core.instructions] == [first, second, y]
     lives = core.lives()

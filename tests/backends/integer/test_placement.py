@@ -39,7 +39,7 @@ def least(groups: Groups) -> int:
 
 @st.composite
 def rectangles(draw: st.DrawFn) -> Groups:
-    """Single rectangles, and groups of some that stand on or beside one another."""
+    """Single rectangles, and groups of rectangles on or next to one another."""
     groups: Groups = []
     for _ in range(draw(st.integers(0, 12))):
         begin, low, group = draw(st.integers(0, 12)), 0, []

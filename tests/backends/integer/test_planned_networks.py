@@ -42,7 +42,7 @@ def check(files: ProgramFiles) -> int:
     assert memory is not None
     assert memory.lower_bound <= memory.bytes <= ALLOWED * memory.lower_bound
     assert plan(files.program) == memory
-    assert plan_program(files.program) == files.program, "the order is the best one already"
+    assert plan_program(files.program) == files.program, "the order is already the best"
     return memory.bytes
 
 
@@ -91,7 +91,7 @@ def test_all_networks_of_the_benchmarks_are_here() -> None:
     ("name", "size"),
     [
         ("mobilenet_v2", 1_505_280),  # 96 channels of 112 x 112, and what the depthwise layer makes of them
-        ("resnet18", 1_003_520),  # 64 channels of 112 x 112, and of 56 x 56 behind the pooling
+        ("resnet18", 1_003_520),  # 64 channels of 112 x 112, and of 56 x 56 after the pooling
         ("resnet50", 1_806_336),  # 256 channels of 56 x 56 twice, and 64 channels
         ("densenet121", 2_107_392),
         ("inception_v3", None),

@@ -168,7 +168,7 @@ def test_every_function_of_a_table_has_an_onnx_form() -> None:
 
 
 def test_a_clamp_behind_a_layer_costs_no_integer_kernel() -> None:
-    """A relu whose result shares a grid that reaches below zero: the clamp is of codes, behind the quantizer."""
+    """A relu whose result shares a grid that reaches below zero: codes are clamped, after the quantizer."""
 
     class Shared(nn.Module):
         def __init__(self) -> None:
@@ -189,7 +189,7 @@ def test_a_clamp_behind_a_layer_costs_no_integer_kernel() -> None:
 
 
 def report(compiled: qcompiler.Compiled) -> Report:
-    """What the verification during the compile found."""
+    """The report of the verification during the compile."""
     assert compiled.verification is not None
     return compiled.verification
 
@@ -330,4 +330,4 @@ def test_a_layer_that_stays_in_float_has_float_weights_in_the_runtime(name: str,
     operators = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
     assert "QuantizeLinear" in operators
     assert not set(operators) & {*runtime.INTEGER_KERNELS, "QLinearConvTranspose"}, operators
-    assert operators.count("DequantizeLinear") <= operators.count("QuantizeLinear") + 1, "weights have none"
+    assert operators.count("DequantizeLinear") <= operators.count("QuantizeLinear") + 1, "weights have no such node"

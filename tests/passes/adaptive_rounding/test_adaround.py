@@ -95,7 +95,7 @@ def test_rows_that_are_too_long_for_their_moments_are_rounded_in_blocks(
     assert not torch.equal(module.tensors["a.weight"], blocks.tensors["a.weight"])
     whole, part = (measured(item[-1], "error_over_nearest") for item in (records, block_records))
     assert whole < 0.9
-    assert part < 0.5 * whole + 0.5, "more than half of what is gained at once"
+    assert part < 0.5 * whole + 0.5, "more than half of the joint gain"
 
 
 def test_what_cannot_be_rounded_is_left_alone_with_its_reason() -> None:

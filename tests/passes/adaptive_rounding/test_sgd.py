@@ -45,7 +45,7 @@ def test_a_network_comes_nearer_to_the_float_one() -> None:
         steps = found.tensors[name] / scale
         torch.testing.assert_close(steps, steps.round(), rtol=0, atol=1e-4)
         assert float(((plain.tensors[name] / scale).clamp(-3, 3) - steps).abs().max()) < 1 + 1e-4
-        assert torch.equal(found.tensors[f"c{index}.bias"], plain.tensors[f"c{index}.bias"]), "no bias is touched"
+        assert torch.equal(found.tensors[f"c{index}.bias"], plain.tensors[f"c{index}.bias"]), "no bias changes"
 
 
 def test_two_runs_give_the_same_bits() -> None:
@@ -57,7 +57,7 @@ def test_two_runs_give_the_same_bits() -> None:
 
 
 def test_the_loss_is_that_behind_the_activation() -> None:
-    """Asymmetric, behind the activation: with all of it closed there is nothing to win, and nothing is changed."""
+    """Asymmetric, after the activation: if all of it is closed, nothing can be gained, and nothing changes."""
     net = Net(lambda m, x: torch.relu(m.a(x)), a=nn.Conv2d(3, 4, 3))
     with torch.no_grad():
         net.a.bias.fill_(-100.0)

@@ -132,7 +132,7 @@ def network(name: str) -> Net:
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("name", THROUGH)
 def test_in_real_numbers_nothing_changes(name: str, place: str) -> None:
-    """In float64, where a mistake cannot hide behind rounding."""
+    """In float64, where rounding cannot conceal a mistake."""
     net, x = network(name).double(), image().double()
     subject, records = run(net, placed(place, CrossLayerEqualization()), x)
     record = records[-1]
@@ -236,7 +236,7 @@ def test_limits_that_meet_again_are_one_clamp() -> None:
     subject.tensors["r.low"], subject.tensors["r.high"] = torch.tensor([-0.5, -1.0]), torch.tensor([3.0, 6.0])
     run_alone(CrossLayerEqualization(), subject, PassContext(TARGET))
     assert lines(subject)[1] == "%r = clamp(%a) {min = -1.0, max = 6.0} : f32[N, 2, 6, 6]"
-    assert not [name for name in subject.main.nodes if name.name.startswith("r.")], "its limits are gone"
+    assert not [name for name in subject.main.nodes if name.name.startswith("r.")], "the limits of the clamp are gone"
 
 
 LEAVES = [leaf("low", "f32", 2, kind="constant"), leaf("high", "f32", 2, kind="constant")]
@@ -425,12 +425,12 @@ def test_all_forms_agree(name: str, target: str) -> None:
     assert ProgramFiles.parse(program.program_json(), program.weights()).program == program.program
     if target == "runtime" and name not in AVERAGES:
         runtime = [form for form in report.forms if form.name.startswith("onnxruntime")]
-        assert [form.differing for form in runtime] == [0, 0, 0, 0], "the bits of ONNX Runtime"
+        assert [form.differing for form in runtime] == [0, 0, 0, 0], "the same bits as ONNX Runtime"
     if target in ("single", "runtime") and name not in ("transposed", "channels last"):
         weights = {n.inputs[1].name for n in compiled.integer.main.nodes if n.op in ("int_conv2d", "int_linear")}
         onnx = onnx_of(compiled.artifact)
         assert onnx is not None
-        assert integer_weights(onnx) == weights, "its layers stay in integer kernels"
+        assert integer_weights(onnx) == weights, "the layers stay in integer kernels"
 
 
 def test_an_artifact_from_disk_knows_a_clamp_for_a_step_within_a_layer(tmp_path: Path) -> None:
@@ -481,9 +481,9 @@ def test_a_high_bias_below_a_cap_is_absorbed(place: str) -> None:
     subject, records = run(net, placed(place, AbsorbBias()), x)
     mean, std = net.n.bias.detach(), net.n.weight.detach()
     c = (mean - 3 * std).clamp(0, 6)
-    assert float(c.max()) == 6.0, "a channel that is always above the cap gives all of it away"
+    assert float(c.max()) == 6.0, "a channel that is always above the cap is absorbed whole"
     assert measured(records[-1], "channels") == int((c > 0).sum()) > 3
-    assert measured(records[-1], "sqnr_db") > 40, "but for the few numbers below c the function is the same"
+    assert measured(records[-1], "sqnr_db") > 40, "except for the few numbers below c, the function is the same"
     low, high = limits(subject, clamps(subject)[0])
     assert low.tolist() == [0.0] * 8
     torch.testing.assert_close(high, 6 - c)
@@ -493,12 +493,12 @@ def test_a_high_bias_below_a_cap_is_absorbed(place: str) -> None:
 def test_limits_on_both_sides_of_zero_move_along_exactly(low: float) -> None:
     net, x = biased(low, 6.0), image()
     subject, records = run(net, [AbsorbBias()], x)
-    assert measured(records[-1], "channels") == 7, "all but the one with a mean of zero"
+    assert measured(records[-1], "channels") == 7, "all channels except the one with a mean of zero"
     found = limits(subject, clamps(subject)[0])
     c = net.n.bias.detach().clamp(max=6)
     torch.testing.assert_close(found[0], low - c, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(found[1], 6 - c, rtol=1e-6, atol=1e-6)
-    assert measured(records[-1], "sqnr_db") > 110, "rounding of float32"
+    assert measured(records[-1], "sqnr_db") > 110, "only float32 rounding"
 
 
 def test_both_parts_of_a_shared_cap_give_their_biases_away() -> None:
@@ -528,7 +528,7 @@ def test_absorbing_stops_at_a_clamp_where_there_are_no_caps() -> None:
 
 
 def test_the_analytic_correction_sees_the_caps() -> None:
-    """The mean behind a cap follows from the batch norm of its channel, and is corrected with."""
+    """The mean after a cap follows from the batch norm of its channel, and is corrected, too."""
     net = biased(0.0, 6.0)
     x = torch.randn(256, 3, 8, 8)
     front = [CrossLayerEqualization(), Partition(), InsertQuantizers(), FixRanges(), UnifyScales(), CalibrateWeights()]

@@ -123,7 +123,7 @@ def network(name: str) -> Net:
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("name", THROUGH)
 def test_in_real_numbers_nothing_changes(name: str, place: str) -> None:
-    """In float64, where a mistake cannot hide behind rounding."""
+    """In float64, where rounding cannot conceal a mistake."""
     net, x = network(name).double(), image().double()
     subject, records = run(net, placed(place, CrossLayerEqualization()), x)
     record = records[-1]
@@ -169,7 +169,7 @@ def test_any_function_with_a_straight_end_stays_what_it_is(seed: int, channels: 
 
 @pytest.mark.parametrize("function", UNARY)
 def test_functions_with_a_straight_end_say_so(function: str) -> None:
-    """Far out they are as wide as their argument; all others fall behind, or run away, or commute with a factor."""
+    """Far from 0 these functions are as large as their argument; the others are not, or commute with a factor."""
     defaults = UNARY[function].attributes
     far = [float(abs(UNARY[function].numpy(np.asarray([x]), **defaults)[0])) for x in (-500.0, 500.0)]
     commutes = function in ("abs", "leaky_relu")
@@ -215,7 +215,9 @@ def test_scales_that_are_one_again_leave_the_function() -> None:
     subject.tensors["b.weight"] *= torch.tensor([4.0, 1.0]).reshape(1, 2, 1, 1)
     run_alone(CrossLayerEqualization(), subject, PassContext(TARGET))
     assert lines(subject)[1] == TEXT[3]
-    assert not [node for node in subject.main.nodes if node.name.startswith("r.")], "its scales are gone"
+    assert not [node for node in subject.main.nodes if node.name.startswith("r.")], (
+        "the scales of the function are gone"
+    )
     run_alone(CrossLayerEqualization(), subject, PassContext(TARGET))
     assert lines(subject)[1] == TEXT[3]
 
@@ -239,9 +241,7 @@ def test_factors_are_rounded_so_that_channels_share_tables() -> None:
     torch.testing.assert_close(quarters, quarters.round(), rtol=0, atol=1e-6)
     first, second = (subject.tensors[f"{name}.weight"] for name in ("a", "b"))
     ratio = first.abs().amax((1, 2, 3)) / second.abs().amax((0, 2, 3))
-    assert float(ratio.log2().abs().max()) <= 0.25 + 1e-3, (
-        "the ranges of both are apart by a quarter of an octave at most"
-    )
+    assert float(ratio.log2().abs().max()) <= 0.25 + 1e-3, "the two ranges differ by at most a quarter of an octave"
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -344,7 +344,7 @@ def test_all_forms_agree(name: str, target: str) -> None:
         weights = {n.inputs[1].name for n in compiled.integer.main.nodes if n.op in ("int_conv2d", "int_linear")}
         onnx = onnx_of(compiled.artifact)
         assert onnx is not None
-        assert integer_weights(onnx) == weights, "its layers stay in integer kernels"
+        assert integer_weights(onnx) == weights, "the layers stay in integer kernels"
 
 
 def test_an_artifact_from_disk_has_the_tables(tmp_path: Path) -> None:
@@ -380,7 +380,7 @@ def test_placement_reads_the_scales_as_they_are() -> None:
 
 
 def test_tables_per_channel_are_worth_their_place() -> None:
-    """A depthwise layer with channels over three decades between two SiLUs, and a gate behind them."""
+    """A depthwise layer with channels over three decades between two SiLUs, and a gate after them."""
     torch.manual_seed(0)
     net = Net(
         lambda m, x: m.c(m.e(functional.silu(m.b(functional.silu(m.a(x)))))),

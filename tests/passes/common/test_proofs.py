@@ -1,4 +1,4 @@
-"""What is proven of a layer before it is lowered: one refusal for each proof, one step beyond what still holds."""
+"""The proofs about a layer before it is lowered: one refusal for each proof, one step beyond the last valid case."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_the_final_sum(overflow: str) -> None:
 
 
 def test_every_partial_sum_where_accumulators_saturate() -> None:
-    """The products come before the bias, or behind it: each alone may stand at an end."""
+    """The products are added before or after the bias: each alone may be at an end."""
     layer(proofs(accumulator_bits=16, overflow="wrap"), [128], -20_000, (0, 255))
     subject = proofs(accumulator_bits=16, overflow="saturate")
     layer(subject, [128], -20_000, (0, 255))

@@ -1,4 +1,4 @@
-"""Codes know their real numbers; an operand of another kind is named with its operator."""
+"""Codes give their real numbers; an operand of another kind is named with its operator."""
 
 from __future__ import annotations
 

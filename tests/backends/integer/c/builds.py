@@ -33,10 +33,10 @@ def differing(
     Args:
         files: The program.
         inputs: Codes.
-        work: Where to build.
-        cflags: Of the compiler.
+        work: Folder of the build.
+        cflags: Flags of the compiler.
         batch: Images in the arena at once.
-        plan: Of the memory; a place of its own for each tensor where there is none.
+        plan: Memory plan; None: a separate place for each tensor.
         cc: The compiler; the usual one where there is none.
     """
     binary = c.Binary(c.emit(files, "model", plan or separate(files, batch)), work, cc=cc, cflags=cflags, trace=True)

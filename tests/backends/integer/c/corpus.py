@@ -96,7 +96,7 @@ def parameters(test: Callable[..., None]) -> Iterator[dict[str, Any]]:
 
 
 def merge(cases: Sequence[Case], layout: str) -> tuple[ProgramFiles, list[Array]]:
-    """One program of all cases, one behind the other, and all their inputs."""
+    """One program of all cases in sequence, and all their inputs."""
     programs = [emit(graph, layout, "OHWI" if layout == "NHWC" else "OIHW") for graph, _ in cases]  # type: ignore[arg-type]  # a layout
     tensors: dict[str, Tensor] = {}
     constants: dict[str, Array] = {}

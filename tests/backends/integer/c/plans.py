@@ -23,7 +23,7 @@ class Plan:
 
 
 def separate(files: ProgramFiles, batch: int = 1, alignment: int = 16) -> Plan:
-    """Each tensor behind the one before it."""
+    """Each tensor directly after the previous one."""
     shapes = shapes_for_batch(files, batch)
     offsets, end = {}, 0
     for name, tensor in files.program.tensors.items():

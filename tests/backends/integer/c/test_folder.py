@@ -1,4 +1,4 @@
-"""The folder as whoever ships it sees it: its own build and test, its symbols, its warnings, two of them in one program."""
+"""The shipped folder: its own build and test, its symbols, its warnings, two folders in one program."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ STALE: dict[str, tuple[dict[str, str], str]] = {
     "the compiler": ({"CFLAGS": "-O0", "CC": "./compiler"}, "./compiler -std=c99"),
     "options of the linker": ({"CFLAGS": "-O0", "LDFLAGS": "-Wl,-s"}, "-Wl,-s"),
 }
-"""What may be another in a second build, and a text that only building again prints."""
+"""Properties that a second build may change, and a text that is printed only after a new build."""
 
 
 @pytest.mark.parametrize("case", STALE)
@@ -111,7 +111,7 @@ def test_nothing_old_is_tested(case: str, folders: Mapping[str, Path], tmp_path:
         assert result.returncode == 0, result.stderr
         assert "first: 0 of" in result.stdout
     assert "kernels.c" in first.stdout
-    assert "kernels.c" not in again.stdout, "what is the same is not built again"
+    assert "kernels.c" not in again.stdout, "unchanged files are not built again"
     assert built in other.stdout
     broken = make(**{**variables, "CC": "false"})
     assert broken.returncode != 0
@@ -140,7 +140,7 @@ def test_a_build_folder_of_cmake_with_other_options_is_refused(folders: Mapping[
         pytest.skip("needs cmake")
     folder = copied(folders["int8_dsp"], tmp_path)
     assert shell("cmake", "-B", "out", folder=folder, CFLAGS="-O0").returncode == 0
-    assert shell("cmake", "-B", "out", folder=folder).returncode == 0, "nothing is said"
+    assert shell("cmake", "-B", "out", folder=folder).returncode == 0, "the build prints nothing"
     assert shell("cmake", "-B", "out", folder=folder, CFLAGS="-O0").returncode == 0
     for name, value in (("CFLAGS", "-O2"), ("CC", "clang"), ("LDFLAGS", "-s")):
         refused = shell("cmake", "-B", "out", folder=folder, **{name: value})
@@ -212,7 +212,7 @@ def test_needs_no_library_and_warns_of_nothing(
     symbols = [line.split()[-2:] for line in listed.stdout.splitlines() if line and not line.endswith(":")]
     defined = {symbol for kind, symbol in symbols if kind.isupper() and kind != "U"}
     assert all(symbol.startswith(f"{name}_") for symbol in defined)
-    # What gcc itself calls: copies and fills of memory, and on 32 bits the division of 64-bit integers.
+    # Functions that gcc calls itself: copies and fills of memory, and on 32 bits the division of 64-bit integers.
     runtime = {"memcpy", "memset", "memmove", "__divdi3", "__moddi3", "__divmoddi4"}
     called = {symbol for kind, symbol in symbols if kind == "U"} - defined
     assert called <= runtime
@@ -363,7 +363,7 @@ class TestPlans:
         self.refused(files, self.plan(files, **{item.output: at}), f"puts %{item.output} over %{item.inputs[0]}")
 
     def test_a_tensor_that_is_still_needed(self, models: Mapping[str, ProgramFiles]) -> None:
-        """What a residual connection brings round lies where a layer within writes."""
+        """The operand of a residual connection lies where a layer inside the block writes."""
         files = models["int8_dsp"]
         add = next(item for item in files.program.instructions if item.op == "int_add")
         at = separate(files).offsets[add.inputs[0]]

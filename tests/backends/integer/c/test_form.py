@@ -144,7 +144,7 @@ def test_an_artifact_keeps_it_and_verifies_it_again(compiled: qcompiler.Compiled
 
 
 def test_foreign_source_is_never_run(compiled: qcompiler.Compiled, tmp_path: Path) -> None:
-    """Whoever gets an artifact from elsewhere verifies it without running what is in it, whatever its manifest says."""
+    """An artifact from elsewhere is verified without running the code in it, whatever its manifest says."""
     folder, mark = compiled.save(tmp_path / "out"), tmp_path / "was here"
     source = folder / "c" / "kernels.c"
     call = (
@@ -201,7 +201,7 @@ def test_what_is_too_large_or_not_integer_says_why(
     unplanned = ProgramFiles(files.program.model_copy(update={"memory": None}), files.constants)
     without = emit_forms(Lowered("net", graph, unplanned), compiled.target)
     assert without["C"] == Emitted(reason="the program has no memory plan")
-    assert without["ONNX"].files, "the other forms stand"
+    assert without["ONNX"].files, "the other forms remain"
     report = verify(Forms(files, without), [X], compiled.target)
     assert report.form("C").reason == "the program has no memory plan"
 

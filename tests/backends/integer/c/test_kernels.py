@@ -195,7 +195,9 @@ def wide_sums(mode: RequantMode) -> list[Case]:
 )
 def test_sums_beyond_32_bits(mode: str, layout: str, tmp_path: Path) -> None:
     files, inputs = merge(wide_sums(RequantMode(mode)), layout)
-    assert all(abs(int(code)) < 32767 for array in Executor(files).run(inputs) for code in array.flat), "no limit hides"
+    assert all(abs(int(code)) < 32767 for array in Executor(files).run(inputs) for code in array.flat), (
+        "no sum is clipped, so a wrong sum shows"
+    )
     assert not differing(files, inputs, tmp_path, ("-O0", *STRICT, *UNDEFINED))
 
 

@@ -82,7 +82,7 @@ def test_no_undefined_behaviour_and_no_access_out_of_bounds(tmp_path: Path) -> N
 
 
 def test_several_images_in_the_arena_at_once(mixed: ProgramFiles, tmp_path: Path) -> None:
-    """Five images, two at a time: the last run has one that nobody asked for."""
+    """Five images, two at a time: the last run has one image too many."""
     assert not differing(mixed, random_codes(mixed, 5), tmp_path, batch=2)
 
 

@@ -1,4 +1,4 @@
-"""What the planner may lay over one another is what C computes: views, results on their operands, outputs that are inputs."""
+"""The C computes correctly in shared places: views, results on their operands, outputs that are inputs."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from tests.reference.maker import CODES
 def test_every_instruction_of_the_executor_has_c() -> None:
     assert {*RULES, *ENDS} == set(KERNELS)
     assert not {*RULES, *ENDS} & set(WITHOUT_C)
-    assert all(WITHOUT_C.values()), "a reason each"
+    assert all(WITHOUT_C.values()), "every hole has a reason"
 
 
 def test_every_mode_and_rounding_has_c() -> None:

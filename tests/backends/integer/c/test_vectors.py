@@ -37,7 +37,7 @@ HERE = _flags_of_processor()
 
 
 def options(name: str) -> tuple[str, ...]:
-    """Of the compiler; skips where the processor lacks the instructions."""
+    """Flags of the compiler; skips where the processor lacks the instructions."""
     spelled = {"-mavx512vnni": "avx512_vnni", "-mavxvnni": "avx_vnni"}
     lacking = [flag for flag in SETS[name] if spelled.get(flag, flag.removeprefix("-m")) not in HERE]
     if lacking:
@@ -101,7 +101,7 @@ def layers(mode: RequantMode) -> list[Case]:
 
 MODES = ("single", "f32_rne", "double")
 QUICK = dict(zip(SETS, MODES, strict=True))
-"""Of the kinds of requantization one for each set of instructions: `single` runs under the sanitizers with all of them."""
+"""One kind of requantization for each set of instructions: `single` runs under the sanitizers with all of them."""
 
 
 @pytest.mark.parametrize(
