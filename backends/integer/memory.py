@@ -124,7 +124,7 @@ class _Groups:
                     if all(not waiting[region] for region in reuse.regions)
                 ]
                 if dying:
-                    # What has lain there longest stays, such as the trunk that blocks add to.
+                    # The oldest tensor stays, such as the trunk to which blocks add.
                     self.homes[instruction.output] = (min(dying, key=self._since), 0)
         self.members: dict[str, list[tuple[str, int]]] = {}
         """First tensor of a group -> all, and their distances from the lowest byte."""

@@ -101,7 +101,7 @@ class Arena:
         tensors = self.plan.tensors
         begin, shape = self.plan.spans[name][0], tensors.shapes[name]
         dtype = NUMPY_TYPES[tensors.program.tensors[name].dtype]
-        # A copy also begins at a multiple of the size of its elements, which torch asks for.
+        # A copy also begins at a multiple of the size of its elements, as torch requires.
         found = self.bytes[begin : begin + tensors.bytes(name)].copy()
         return found.view(dtype).reshape([shape[axis] for axis in tensors.axes(len(shape))])
 

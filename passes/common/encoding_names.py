@@ -119,7 +119,7 @@ class Names:
         if node.definition.has(Trait.MOVEMENT):
             _add(self._artifact, [node.name], places)
             _add(self._artifact, [f"{node.name}.q"], [Place(Role.AFTER, node)])
-        # Its integer form has the grid of its input, and a name of its own if the quantizer has another grid.
+        # The integer form has the grid of its input, and a separate name if the quantizer has another grid.
         if averages_windows(node) and (not places or places[0].node.name in self._given):
             _add(self._artifact, [node.name], [Place(Role.AVERAGE, node)])
         if not places:

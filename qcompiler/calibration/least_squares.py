@@ -189,7 +189,7 @@ class _Errors:
         places = self.running[0].shape[1]
         count = (values - (self.first[rows] - 1.0)).clamp_(0.0, places - 1)
         row = torch.arange(len(count), dtype=torch.float64).unsqueeze(1) * places
-        # Of the whole table at once: ten times as fast as `gather` along its rows.
+        # One index into the whole table: ten times as fast as `gather` along its rows.
         index = count.add_(row).to(torch.int32).reshape(-1)
         return [part[rows].reshape(-1).index_select(0, index).reshape(count.shape) for part in self.running[:moments]]
 

@@ -159,7 +159,7 @@ class Observer(ABC):
             return x
         x = x.detach().to(torch.float32)
         x = x.unsqueeze(0) if self.axis is None else x.movedim(self.axis, 0)
-        # Where the channels are on the first axis, as in a weight, there are no samples.
+        # If the channels are on the first axis, as in a weight, there are no samples.
         has_samples = x.dim() > 2 and self.axis != 0
         rows = x.reshape(len(x), x.shape[1] if has_samples else 1, -1)
         # Minimum and maximum are NaN or infinite if any value is: one pass and no mask for healthy data.

@@ -1,7 +1,7 @@
 """Replaces other floating-point types by float32: a float16 or float64 model is captured as a float32 model.
 
     parameters, buffers, plain tensors, inputs    converted once
-    x.half(), x.to(torch.float64), dtype=...      float32 in their place, wherever the forward asks for a type
+    x.half(), x.to(torch.float64), dtype=...      float32 in their place, wherever the forward selects a type
     tensors from elsewhere                        converted where a call takes or makes one: globals, NumPy arrays
     with torch.autocast(...)                      has no effect
 

@@ -9,8 +9,8 @@ For one image, instruction by instruction, from codes to codes:
     energy            products x picojoules_per_mac + bytes x picojoules_per_byte
 
 Each tensor is moved once per instruction: operands are read and the result is written; constants are read each time.
-Aliases of their operands, such as a reshape, take nothing. Activations are in the first memory that holds activations
-and the arena, constants in the first that then still has room for all constants. Costs that no descriptor states, such
+Aliases of their operands, such as a reshape, cost nothing. Activations are in the first memory that holds activations
+and the arena, constants in the first with room left for all constants. Costs that no descriptor states, such
 as reading an input twice or idle multipliers in a depthwise convolution, are not included: real cores take longer.
 Figures that a descriptor omits are not estimated, and `reasons` lists what is missing.
 

@@ -114,7 +114,7 @@ def quantization_passes(
     rounded = _ranges(effort, weight_bits, activation_bits)
     if effort == "best":
         plain = _ranges("default", weight_bits, activation_bits)
-        # What `default` does is a candidate too: `best` is never worse than that.
+        # The result of `default` is also a candidate, so `best` is never worse.
         rounded = (StartCandidate(), *rounded, StartCandidate(), *plain, WeighCandidates())
     return _quantization_passes(effort, per_channel, rounded)
 

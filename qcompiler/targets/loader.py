@@ -23,7 +23,7 @@ RENAMED = {"int8_ort": "ort_cpu"}
 
 
 def targets() -> list[str]:
-    """Names that `load_target` knows: shipped descriptors and those of installed plugins.
+    """Names that `load_target` accepts: shipped descriptors and those of installed plugins.
 
     Raises:
         PluginError: Two owners claim one name.

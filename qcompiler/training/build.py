@@ -130,7 +130,8 @@ def build_plain(root: nn.Module, module: Module) -> Blueprint:
         module: Calibrated module at stage QUANTIZED.
     """
     graph = module.clone({})
-    # What no node reads, such as a scale that unify-scales replaced, must not be a parameter: it never gets a gradient.
+    # A tensor without a reader, such as a scale that unify-scales replaced, never gets a gradient: it must not be a
+    # parameter.
     learns = {
         node.text("ref"): not any(is_quantizer(user) and user.inputs[1] is node.output for user in node.output.users)
         for called in graph.graphs.values()

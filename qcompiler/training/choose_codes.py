@@ -1,7 +1,7 @@
 """Choose the codes of oscillating weights after training.
 
-At the end of training an oscillating weight has the code of the last step, by chance. Oscillation tracking knows its
-two codes and the share of time spent on the upper one. Two methods choose from them, all layers at once:
+At the end of training an oscillating weight has the code of the last step, by chance. Oscillation tracking stores its
+two codes and the share of time spent on the upper code. Two methods choose from them, all layers at once:
 
     sampling       upper code with that share as probability, per seed: measures the influence of chance
     optimisation   h in [0, 1] per weight, code = lower + h, by gradients of the task loss; an annealed penalty drives h

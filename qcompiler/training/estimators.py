@@ -100,7 +100,7 @@ class EWGS(Estimator):
     A gradient that pushes towards the code is smaller than one that pushes away from it.
 
     The paper writes x - x_q in units of a range normalized to [0, 1] and takes delta from the curvature; the code of
-    Nagel et al. 2022 works on x / scale with delta = 0.2. The code is followed: steps, and its default.
+    Nagel et al. 2022 works on x / scale with delta = 0.2. This class follows the code: units of steps, and its default.
 
     Source: Lee et al. 2021, arXiv:2104.00903, equation 4.
 
@@ -122,7 +122,7 @@ class EWGS(Estimator):
 class PSG(Estimator):
     """Position-based scaled gradient: |v - round(v)| + eps.
 
-    Weights on the grid stay there; the farther from it, the faster they move.
+    Weights on the grid stay there; weights far from the grid move fast.
 
     The formula is printed for weights in real units and analysed for a scale of 1. Here the distance is counted in
     steps, which is the same for a scale of 1, and does not make the gradient of a layer vanish with its scale.
@@ -152,7 +152,7 @@ class DifferentiableSoftQuantization(Estimator):
         soft_round(v) = floor(v) + 1/2 + tanh(k r) / (2 tanh(k / 2))
         factor        = k (1 - tanh(k r)^2) / (2 tanh(k / 2)),     k = log(2 / alpha - 1)
 
-    alpha = 1 - tanh(k / 2) says how far the tanh stays from the codes: towards 0 it becomes rounding itself, at 1 it is
+    alpha = 1 - tanh(k / 2) is the distance of the tanh from the codes: near 0 the function is rounding, at 1 it is
     straight-through. The forward pass rounds; alpha is fixed, where the paper also learns it.
 
     Source: Gong et al. 2019, arXiv:1908.05033, equations 4 to 8.

@@ -39,7 +39,7 @@ def parameter_groups(
         module: Result of `prepare_qat`.
         lr: Learning rate of weights, biases and batch norms.
         scale_lr: Learning rate of scales and ranges; None for `lr`.
-        weight_decay: Weight decay of weights, and of ranges whose method asks for it; 0 for all others.
+        weight_decay: Weight decay of weights, and of ranges whose method uses weight decay; 0 for all others.
     """
     scale_lr = lr if scale_lr is None else scale_lr
     groups: dict[str, ParameterGroup] = {}

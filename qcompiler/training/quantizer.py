@@ -168,7 +168,7 @@ class _FakeQuantize(torch.autograd.Function):
         if _is_plain(x, s, zero_point, plan, lows):
             low, high = limits_with(clamp, s, plan)
             y = round_float_(x / s, plan.rounding).clamp_(low, high).mul_(s)
-            # What reads y keeps it in most networks, so that it costs no memory.
+            # Most networks keep y for the operator that reads it, so saving y costs no memory.
             ctx.save_for_backward(x, s, None, None, None, y)
             ctx.plan, ctx.clamp, ctx.is_plain = plan, clamp, True
             return y
@@ -256,10 +256,10 @@ def gradient_factor(plan: Plan, elements: int, zero_point: Tensor | None) -> flo
 
 
 def _is_plain(x: Tensor, s: Tensor, zero_point: Tensor | None, plan: Plan, lows: Tensor | None) -> bool:
-    """Whether thresholds can be compared with x itself: one scale, here and now, and nothing but LSQ.
+    """Whether thresholds can be compared with x itself: one scale, whose value can be read now, and plain LSQ.
 
-    Kernels on a processor wait for memory, and half as many passes over a tensor are half the time. Elsewhere the value
-    of a scale is not at hand: a compiler has none yet, and a GPU would have to be waited for.
+    On a processor the kernels are bound by memory, so half as many passes over a tensor take half the time. Elsewhere
+    the value of a scale cannot be read: a compiler does not have the value, and a GPU would have to be synchronized.
     """
     return (
         x.device.type == "cpu"
@@ -393,8 +393,8 @@ def _inner(left: Tensor, right: Tensor | None, plan: Plan) -> Tensor:
 def fake_quantize_bias(bias: Tensor, input_scale: Tensor, weight_scale: Tensor, rounding: str) -> Tensor:
     """A bias in steps of input scale x weight scale. Its gradient passes straight through; the scales get none.
 
-    In float32, which holds steps up to 2^24 exactly; larger ones are off by at most a step or a few, of which the
-    output of a layer sees a millionth.
+    Computed in float32, which holds up to 2^24 steps exactly. Larger biases are off by at most a few steps, a millionth
+    of the output of a layer.
 
     Args:
         bias: float32 [C].

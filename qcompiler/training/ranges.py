@@ -145,7 +145,7 @@ class Ranges(ABC):
     negative: ClassVar[tuple[str, ...]] = ()
     """Names of the parameters that stay below 0."""
     decays: ClassVar[bool] = False
-    """Whether the method asks for weight decay on its parameters."""
+    """Whether the method uses weight decay on its parameters."""
 
     def learns_zero_point(self, spec: QuantSpec) -> bool:
         """Whether the zero point is computed from parameters."""
@@ -254,15 +254,16 @@ class LearnedScale(Ranges):
 class LearnedOffset(LearnedScale):
     """LSQ+: scale and offset are parameters. The zero point is round(-offset / scale).
 
-    The paper's offset is any real number; it enters the bias of the next layer, which padding does not let it do
-    exactly. Here it is rounded to a whole number of steps, straight through, as integer arithmetic asks, and the
-    gradients are the paper's. With v = (x - offset) / scale, n = qmin and p = qmax,
+    In the paper the offset is a real number and becomes part of the bias of the next layer, which is not exact with
+    padding. Here the offset is rounded to a whole number of steps, as integer arithmetic requires, with a
+    straight-through gradient. The gradients are those of the paper. With v = (x - offset) / scale, n = qmin and
+    p = qmax,
 
         dy/dscale  = round(v) - v  where n <= v <= p, else n or p
         dy/doffset = 0             where n <= v <= p, else 1
 
-    Clipped elements give n and p, where LSQ, whose zero point z stays, gives n - z and p - z: here z = -offset / scale
-    follows the scale, and what is clipped is scale n + offset.
+    Clipped elements give n and p. LSQ, whose zero point z is constant, gives n - z and p - z; here z = -offset / scale
+    depends on the scale, and the clipped value is scale n + offset.
 
     Source: Bhalgat et al. 2020, arXiv:2004.09576, equations 5 to 8.
     """
@@ -303,7 +304,7 @@ class LearnedEnds(Ranges):
         dL/dlow  = -S / N - Z N high / (high - low)^2
         dL/dhigh = +S / N + Z N low  / (high - low)^2
 
-    A symmetric grid has one parameter, scale = high / qmax: AIMET's two ends move there as mirror images.
+    A symmetric grid has one parameter, scale = high / qmax; in AIMET, both ends then move symmetrically.
 
     Source: AIMET, quantization-aware training with range learning.
     """
@@ -341,9 +342,9 @@ class LearnedEnds(Ranges):
 class LearnedClip(Ranges):
     """PACT: the upper end is a parameter without a gradient from rounding. scale = clip / (qmax - zero point).
 
-    dL/dclip is the sum of the gradients of what is clipped above, and, on grids with negative codes, of what is clipped
-    below times the ratio of the two ends. The paper defines it for activations after a ReLU and adds weight decay to
-    the clip: `parameter_groups` does.
+    dL/dclip is the sum of the gradients of elements clipped above. On grids with negative codes, the gradients of
+    elements clipped below are added, times the ratio of the two ends. The paper defines the clip for activations after
+    a ReLU and adds weight decay: `parameter_groups` does.
 
     Source: Choi et al. 2018, arXiv:1805.06085, equations 2 and 3.
     """

@@ -5,7 +5,7 @@ oscillating weight is, so that a penalty can stop an oscillation; no gradient es
 q(w) = s k its rounded value,
 
     dampening            sum of (q(w) - clip(w, s n, s p))^2            clipped weights are left alone
-    bin regularization   per bin: (mean of w - s k)^2 + variance of w   a weight counts as much as its bin is empty
+    bin regularization   per bin: (mean of w - s k)^2 + variance of w   weights in sparse bins count more
     L2 to grid           sum of (q(w) - w)^2                            clipped weights are pulled to the end
 
 No penalty has a gradient for the scale.
