@@ -101,6 +101,7 @@ class AbsorbBias(Pass):
         channels, largest, border = 0, 0.0, 0.0
         shifts: dict[Node, tuple[int, Tensor]] = {}
         for group in found:
+            # c: the part of each channel that every value exceeds, below all caps, and at least 0 before a ReLU.
             c = lowest[group.producer]
             for cap in group.caps:
                 c = c.minimum(_caps_of(cap, len(c)))
@@ -108,6 +109,7 @@ class AbsorbBias(Pass):
                 c = c.clamp(min=0.0)
             if not bool((c != 0).any()):
                 continue
+            # Subtract c from the producer, its statistics and the caps in between, and add W2 c to the consumers.
             _add(group.producer, -c, rewriter)
             statistics = statistics_of(group.producer)
             if statistics is not None:

@@ -197,6 +197,7 @@ def _clamps_after(graph: Graph, inside: Collection[Node]) -> list[Node]:
 def _outline(graph: Graph, members: Sequence[Node], rewriter: Rewriter) -> Node:
     """Move `members` into a new graph of the module and replace them by a call."""
     inside = set(members)
+    # Operands from outside, without leaves, become inputs; results that are read outside become outputs.
     takes = list(
         dict.fromkeys(
             value for node in members for value in node.inputs if value.producer not in inside and not is_leaf(value)
@@ -218,6 +219,7 @@ def _outline(graph: Graph, members: Sequence[Node], rewriter: Rewriter) -> Node:
         _copy(island, node, twins)
     island.set_outputs([twins[value] for value in gives], ("list", list(range(len(gives)))))
     island.input_tree = ("tuple", list(range(len(takes))))
+    # Replace the members by one call after the last of them.
     _clear_the_way(graph, members, rewriter)
     call = rewriter.insert(
         "call",
@@ -230,6 +232,7 @@ def _outline(graph: Graph, members: Sequence[Node], rewriter: Rewriter) -> Node:
     names = [value.name for value in gives]
     for old, new in zip(gives, call.outputs, strict=True):
         rewriter.replace_uses(old, new)
+    # Remove the members, and leaves that only they read.
     for node in reversed(members):
         leaves = [value.producer for value in node.inputs if is_leaf(value)]
         rewriter.erase(node)

@@ -223,6 +223,7 @@ def _by_blocks(
 
     errors = [error(nearest)]
     codes = torch.empty_like(rows)
+    # Round a block of columns for the residual that earlier blocks and the quantized inputs leave, then update it.
     for begin in range(0, rows.shape[2], COLUMNS):
         block = slice(begin, begin + COLUMNS)
 

@@ -82,6 +82,7 @@ def descend(
     rest = [leaf_tensor(leaf_of(value)) for value in node.inputs[2:]]
     activation, generator = activation_after(node) or (lambda x, axis: x), torch.Generator().manual_seed(seed)
     channels = Layer(node).output_axis
+    # Targets: results of the float layer on float inputs. The rounded layer reads the inputs of the quantized model.
     wanted_parts, quantized_parts = [], []
     for index in range(inputs.count):
         pair = inputs.anywhere(index)
@@ -89,6 +90,7 @@ def descend(
         quantized_parts.append(pair.quantized)
     wanted, quantized = torch.cat(wanted_parts), torch.cat(quantized_parts)
 
+    # v of equation 23 at which h(v) is the fraction of the weight, so that the descent starts at the float weight.
     below = torch.floor(weight / scale)
     fraction = weight / scale - below
     v = -torch.log((ZETA - GAMMA) / (fraction - GAMMA) - 1.0)
@@ -112,6 +114,7 @@ def descend(
             optimizer.zero_grad()
             total.backward()
             optimizer.step()
+    # h is 1/2 at v = 0. Compare with rounding to nearest on all images.
     codes = (below + (v.detach() >= 0.0)).clamp(*limits)
     nearest = torch.floor(weight / scale + 0.5).clamp(*limits)
     ours, theirs = (

@@ -74,13 +74,14 @@ class Names:
 
     def find(self, name: str) -> list[Place]:
         """The places of `name`: several if layers share a parameter, none if the name is unknown."""
-        if name in self._artifact:
+        if name in self._artifact:  # 1. as in the ONNX file
             return list(self._artifact[name])
         if len(self._runs(name)) > 1:
             return []
-        for table in (self._model, self._captured):
+        for table in (self._model, self._captured):  # 2. as in the model: inputs, parameters and nodes
             if table.get(name):
                 return list(table[name])
+        # 2. module paths, then 3. the names that torch.onnx.export derives from modules
         return self._module(name) or self._exported(name)
 
     def explain(self, name: str) -> str:

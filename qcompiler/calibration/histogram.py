@@ -193,11 +193,12 @@ class Histogram:
                 f"the histograms have {self.channels} channels x {self.bins} bins and {other.channels} x {other.bins}",
                 expected="equal numbers of channels and bins",
             )
-        low, high = torch.minimum(self.low, other.low), torch.maximum(self.high, other.high)
-        exponent, first = _layout(low, high, self.bins)
-        counts = self._joined(exponent, first) + other._joined(exponent, first)
+        # The numbers are those of the proof in the docstring of the class.
+        low, high = torch.minimum(self.low, other.low), torch.maximum(self.high, other.high)  # 1
+        exponent, first = _layout(low, high, self.bins)  # 2
+        counts = self._joined(exponent, first) + other._joined(exponent, first)  # 3
         kept = [torch.stack([item.low == low, item.high == high], 1) * item.ends for item in (self, other)]
-        aligned = self._aligned(exponent) & other._aligned(exponent)
+        aligned = self._aligned(exponent) & other._aligned(exponent)  # 4
         return Histogram(counts, self.zeros + other.zeros, low, high, kept[0] + kept[1], aligned)
 
     def cells(self) -> tuple[Tensor, Tensor]:

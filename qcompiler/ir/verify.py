@@ -30,6 +30,7 @@ def verify(graph: Graph, after: str = "") -> None:
     """
     context = f" after {after}" if after else ""
     _check_names(graph, context)
+    # One walk in order: legal ops, operands defined before, types, links of results.
     defined: set[Value] = set(graph.inputs)
     uses: dict[Value, dict[Node, int]] = {}
     count = 0
@@ -52,6 +53,7 @@ def verify(graph: Graph, after: str = "") -> None:
             if value.producer is not node or value.index != index:
                 raise GraphError(f"%{value.name} is not linked as result {index} of this node", where=where)
             defined.add(value)
+    # The counts and use lists that the graph keeps must agree with the walk.
     if count != len(graph):
         raise GraphError(f"the graph counts {len(graph)} nodes but contains {count}", where=f"@{graph.name}{context}")
     for value in graph.values():

@@ -264,6 +264,7 @@ def _check_instruction(program: Program, tensors: Tensors, instruction: Instruct
         return
     if len(instruction.outputs) != 1:
         raise ArtifactError(f"there are {len(instruction.outputs)} results", where=where, expected="one")
+    # Factors of blocks are an operand of the program alone; the graph's operator has none.
     operands = [_type(tensors, name) for name in instruction.inputs]
     block = instruction.attributes.get("block")
     if block is not None:
@@ -277,6 +278,7 @@ def _check_instruction(program: Program, tensors: Tensors, instruction: Instruct
     if not definition.accepts(len(operands)):
         expected = " ".join(definition.operands)
         raise ArtifactError(f"there are {len(operands)} operands", where=where, expected=expected)
+    # The declared result must have the type that the operator infers from operands and attributes.
     result = _type(tensors, instruction.output)
     restored: dict[str, Attribute] = {"dtype": str(result.dtype), "shape": result.shape, "function": ""}
     given = {name: restored[name] for name in definition.attributes if name in restored}
@@ -285,6 +287,7 @@ def _check_instruction(program: Program, tensors: Tensors, instruction: Instruct
     (expected_type,) = definition.infer(operands, definition.complete({**given, **own}))
     if (expected_type.dtype, expected_type.shape) != (result.dtype, result.shape):
         raise ArtifactError(f"the result is {result}", where=where, expected=f"{expected_type}, as follows")
+    # Operands that are counted in steps, and requantized results, need exactly one scale.
     kernel = KERNELS[instruction.op]
     names = [instruction.inputs[index] for index in kernel.steps] + [instruction.output] * kernel.requantizes
     without = next((name for name in names if len(program.tensors[name].scale) != 1), None)

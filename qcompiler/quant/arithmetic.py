@@ -172,6 +172,7 @@ def add_parameters(
     zeros = _zero_point(left), _zero_point(right), _zero_point(out)
     spec = arithmetic.requant
     mode = spec.mode
+    # In float32 both operands are multiplied by their ratio to the output scale, and one offset holds all zero points.
     if mode is RequantMode.FLOAT32_RNE:
         a, b = left.scale / out.scale, right.scale / out.scale
         b = -b if subtract else b
@@ -188,6 +189,7 @@ def add_parameters(
             scalar_left_offset=zeros[2] - fused_multiply_add(b, right_zero, a * left_zero),
             subtract=subtract,
         )
+    # In integers both operands are brought to one scale, shifted left to keep bits, and their sum is requantized.
     left_scale, right_scale = left.scale.to(spec.dtype), right.scale.to(spec.dtype)
     common = 2.0 * torch.maximum(left_scale, right_scale)
     shift = min(arithmetic.add_shift, 30 - max(largest - 1, 0).bit_length())

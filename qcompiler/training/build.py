@@ -307,6 +307,7 @@ class _Builder:
             role: Role = "weights" if first in weights else "activations"
             names = tuple(dict.fromkeys(name for node in members for name in _names(node, weights.get(node))))
             method = resolve(self.methods, role, names)
+            # A grid fixed by the target never learns; the grid of a model input learns only if a method names it.
             stays = any(node.name in self.dictated for node in members) or (
                 _reads_the_model_input(members) and not is_named(self.methods, names)
             )

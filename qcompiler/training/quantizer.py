@@ -211,7 +211,7 @@ class _FakeQuantize(torch.autograd.Function):
                 codes = _clamped(round_float(v, plan.rounding), zero_point, dim, plan)
         factor = None if plan.estimator.is_constant else plan.estimator.factor(g, v, codes)
 
-        scale_gradient = zero_point_gradient = None
+        scale_gradient = zero_point_gradient = None  # dy/dz = -s outside; dy/ds = k - phi(v) v inside, k outside
         if zero_point is not None and ctx.needs_input_grad[2]:
             zero_point_gradient = _inner((inside - g).mul_(s), None, plan)
         if learns:
@@ -227,7 +227,7 @@ class _FakeQuantize(torch.autograd.Function):
             scale_gradient = None if scale_gradient is None else scale_gradient * factor_of_lsq
             zero_point_gradient = None if zero_point_gradient is None else zero_point_gradient * factor_of_lsq
 
-        input_gradient = None
+        input_gradient = None  # dy/dx = phi(v) inside, where the fused activation passes x
         if ctx.needs_input_grad[0]:
             if beyond is not None:
                 inside = _masked_(inside, beyond, -_TINY, _TINY)
@@ -393,8 +393,7 @@ def _inner(left: Tensor, right: Tensor | None, plan: Plan) -> Tensor:
 def fake_quantize_bias(bias: Tensor, input_scale: Tensor, weight_scale: Tensor, rounding: str) -> Tensor:
     """A bias in steps of input scale x weight scale. Its gradient passes straight through; the scales get none.
 
-    Computed in float32, which holds up to 2^24 steps exactly. Larger biases are off by at most a few steps, a millionth
-    of the output of a layer.
+    Float32 holds up to 2^24 steps exactly. Larger biases are off by a few steps, a millionth of a layer's output.
 
     Args:
         bias: float32 [C].

@@ -70,6 +70,7 @@ def find_ends(program: Program) -> Ends:
                 where=f"%{item.output}",
                 fix="Keep the model in integers, or split it into two programs around the island.",
             )
+    # Inputs: codes as they are; the codes of the only quantizer of real numbers; None for an input without a reader.
     readers: dict[str, list[Instruction]] = {}
     for item in program.instructions:
         for name in dict.fromkeys(item.inputs):
@@ -90,6 +91,7 @@ def find_ends(program: Program) -> Ends:
             raise UnsupportedError(f"the input %{name} is read as real numbers", expected="codes")
         else:
             inputs.append(None)
+    # Outputs: the codes before a dequantize.
     made = {item.output: item for item in program.instructions}
     outputs = []
     for name in program.outputs:

@@ -24,6 +24,7 @@ def check_memory(writer: Writer, steps: Sequence[Step]) -> None:
     Raises:
         ArtifactError: A tensor has no place, is overwritten before it was read, or while it is read.
     """
+    # For each byte the step that wrote it last, below -1 for the inputs; for each live tensor the expected owners.
     owners: Owners = np.full(max(writer.memory.bytes, 1), -1, np.int32)
     expected: dict[str, Owners] = {}
     constants, outputs = writer.files.constants, writer.ends.outputs
