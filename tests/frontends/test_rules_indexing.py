@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from qcompiler.frontends import capture, rules_indexing
-from tests.support.spellings import Spelling, check_refused, check_rule, check_same, image, model_of, rules_of
+from tests.support.spellings import RuleTests, Spelling, check_rule, image, model_of
 
 ATEN = torch.ops.aten
 
@@ -61,23 +61,8 @@ REFUSED: dict[str, tuple[Spelling, str]] = {
 }  # fmt: skip
 
 
-def test_each_rule_is_spelled() -> None:
-    assert {*SPELLED} == {*rules_of(rules_indexing)}
-
-
-@pytest.mark.parametrize("name", SPELLED)
-def test_the_graph_of_a_spelling_computes_what_torch_does(name: str) -> None:
-    check_rule(name, SPELLED[name])
-
-
-@pytest.mark.parametrize("name", SAME)
-def test_spellings_of_one_operator_are_one_graph(name: str) -> None:
-    check_same(SAME[name])
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_has_no_operator_is_refused_with_reason_and_place(name: str) -> None:
-    check_refused(name, REFUSED)
+class TestRules(RuleTests):
+    file, spelled, same, refused = rules_indexing, SPELLED, SAME, REFUSED
 
 
 def test_indices_that_depend_on_the_inputs_are_refused() -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 
 from qcompiler.frontends import rules_reductions
-from tests.support.spellings import Spelling, check_refused, check_rule, check_same, rules_of
+from tests.support.spellings import RuleTests, Spelling
 
 SPELLED: dict[str, Spelling] = {
     "mean": lambda x: x.mean((1, -1)),
@@ -30,20 +29,5 @@ REFUSED: dict[str, tuple[Spelling, str]] = {
 }  # fmt: skip
 
 
-def test_each_rule_is_spelled() -> None:
-    assert {*SPELLED} == {*rules_of(rules_reductions)}
-
-
-@pytest.mark.parametrize("name", SPELLED)
-def test_the_graph_of_a_spelling_computes_what_torch_does(name: str) -> None:
-    check_rule(name, SPELLED[name])
-
-
-@pytest.mark.parametrize("name", SAME)
-def test_spellings_of_one_operator_are_one_graph(name: str) -> None:
-    check_same(SAME[name])
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_has_no_operator_is_refused_with_reason_and_place(name: str) -> None:
-    check_refused(name, REFUSED)
+class TestRules(RuleTests):
+    file, spelled, same, refused = rules_reductions, SPELLED, SAME, REFUSED
