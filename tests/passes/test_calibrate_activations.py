@@ -192,7 +192,7 @@ def calibrated(model: nn.Module, x: Tensor, item: CalibrateActivations) -> tuple
 
 
 def by_cross_entropy(record: Record) -> set[str]:
-    return {event.node for event in record.events if event.detail.endswith("by cross_entropy")}
+    return {event.node for event in record.events if event.data.get("method") == "cross_entropy"}
 
 
 LOGITS: dict[str, tuple[Callable[[Tensor, Tensor], object], set[str], str | None]] = {
@@ -242,7 +242,7 @@ def test_a_method_for_logits_alone_and_none_without_data() -> None:
     records = PassManager([*passes, CalibrateActivations(logits="cross_entropy")]).run(
         module, PassContext(load_target("int8_dsp"), [[x]])
     )
-    sources = {event.detail.partition(" from ")[2] for event in records[-1].events}
+    sources = {event.data["source"] for event in records[-1].events}
     assert sources == {"the assumed input range", "batch-norm statistics"}
 
 
