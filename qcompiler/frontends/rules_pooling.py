@@ -12,15 +12,24 @@ from qcompiler.ir.attributes import Attribute
 from qcompiler.ir.dims import Shape
 from qcompiler.ir.graph import Value
 
-Window: TypeAlias = tuple[int, int, int, int]
-"""Kernel, stride, padding and dilation along one axis."""
+Window: TypeAlias = tuple[int, ...]
+"""Kernel, stride and padding along one axis; for maxima also the dilation."""
+
+_POINT: Window = (1, 1, 0, 1)
+"""Window of one element, which changes nothing."""
 
 
-def _windows(rank: int, kernel_size: Ints, stride: Ints | None, padding: Ints, dilation: Ints = 1) -> list[Window]:
-    """The windows of a pooling over `rank` axes; without a stride they touch each other."""
-    kernel = as_tuple(kernel_size, rank)
-    steps = as_tuple(stride, rank) if stride else kernel
-    return list(zip(kernel, steps, as_tuple(padding, rank), as_tuple(dilation, rank), strict=True))
+def _windows(rank: int, kernel_size: Ints, stride: Ints | None, *others: Ints) -> list[Window]:
+    """The windows of a pooling over `rank` axes; without a stride they touch each other.
+
+    Args:
+        rank: Number of axes.
+        kernel_size: Sizes of the windows.
+        stride: Distances of the windows.
+        others: Paddings, and for maxima dilations.
+    """
+    sizes = [kernel_size, stride or kernel_size, *others]
+    return list(zip(*(as_tuple(size, rank) for size in sizes), strict=True))
 
 
 def _pooled(b: Builder, op: str, input: Operand, windows: Sequence[Window], **attributes: Attribute) -> Value:
@@ -28,12 +37,10 @@ def _pooled(b: Builder, op: str, input: Operand, windows: Sequence[Window], **at
     if len(windows) == 1:
         n, c, length = input.type.shape
         image = b.node("reshape", [input], shape=(n, c, 1, length))
-        pooled = _pooled(b, op, image, [(1, 1, 0, 1), *windows], **attributes)
+        pooled = _pooled(b, op, image, [_POINT[: len(windows[0])], *windows], **attributes)
         return b.node("reshape", [pooled], shape=(n, c, pooled.type.shape[3]))
-    kernel, stride, padding, dilation = zip(*windows, strict=True)
-    if op == "max_pool2d":
-        attributes["dilation"] = dilation
-    return b.node(op, [input], kernel=kernel, stride=stride, padding=padding, **attributes)
+    names = ("kernel", "stride", "padding", "dilation")[: len(windows[0])]
+    return b.node(op, [input], **dict(zip(names, zip(*windows, strict=True), strict=True)), **attributes)
 
 
 def _max_pool(rank: int) -> Rule:
@@ -55,7 +62,7 @@ def _max_pool(rank: int) -> Rule:
         # Boxes one axis after another: the maximum of maxima is the maximum.
         pooled = input
         for axis, window in enumerate(windows, 2):
-            if window != (1, 1, 0, 1):
+            if window != _POINT:
                 pooled = _pooled_along(b, pooled, axis, window, ceil_mode=bool(ceil_mode))
         return _with_indices(b, pooled)
 
@@ -126,7 +133,7 @@ def _pooled_along(b: Builder, input: Operand, axis: int, window: Window, *, ceil
     batch, *sizes = input.type.shape
     before, after = math.prod(_fixed_sizes(b, input, len(sizes))[: axis - 1]), math.prod(sizes[axis:])
     image = b.node("reshape", [input], shape=(batch, before, sizes[axis - 1], after))
-    pooled = _pooled(b, "max_pool2d", image, [window, (1, 1, 0, 1)], ceil_mode=ceil_mode)
+    pooled = _pooled(b, "max_pool2d", image, [window, _POINT], ceil_mode=ceil_mode)
     return b.node("reshape", [pooled], shape=(batch, *sizes[: axis - 1], pooled.type.shape[2], *sizes[axis:]))
 
 

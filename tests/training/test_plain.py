@@ -59,6 +59,18 @@ def test_the_compiled_graph_is_not_written(compiled: qcompiler.Compiled) -> None
     assert torch.equal(compiled.simulate(INPUTS), compiled.run(INPUTS))  # type: ignore[arg-type]
 
 
+def test_a_block_in_float_leaves_the_attribute_and_ends(compiled: qcompiler.Compiled) -> None:
+    module = compiled.module()
+    exact, real = result(module), module.fake_quantized(INPUTS)
+    assert isinstance(real, Tensor) and not torch.equal(exact, real)
+    with module.in_float(), module.in_float():
+        assert module.exact and torch.equal(result(module), real)
+    assert torch.equal(result(module), exact)
+    with pytest.raises(KeyError), module.in_float():
+        raise KeyError
+    assert torch.equal(result(module), exact)
+
+
 def test_scales_stay_above_zero_with_any_learning_rate(compiled: qcompiler.Compiled) -> None:
     module = compiled.module().train()
     scales = {name: item for name, item in module.named_parameters() if name.endswith("scale")}
