@@ -54,9 +54,12 @@ class Net(nn.Module):
         return result
 
 
+FACTS = ("note", "no-memory-plan", "encodings-set", "encodings-ignored")
+
+
 def notes(compiled: qcompiler.Compiled) -> list[str]:
     """The diagnostics that are about encodings and other facts of the compile, not about its quality."""
-    return [str(item) for item in compiled.diagnostics if item.code == "note"]
+    return [str(item) for item in compiled.diagnostics if item.code in FACTS]
 
 
 def net() -> nn.Module:

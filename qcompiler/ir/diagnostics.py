@@ -143,6 +143,22 @@ def _runtime(data: Mapping[str, Any], where: str) -> str:
     return f"{data['form']}: {data['found']}. {data['fix']}"
 
 
+def _encodings_set(data: Mapping[str, Any], where: str) -> str:
+    del where
+    return f"Encodings set {data['given']} tensors; {data['calibrated']} quantizers are calibrated."
+
+
+def _float_islands(data: Mapping[str, Any], where: str) -> str:
+    del where
+    names = data["names"]
+    what = "One float island has" if len(names) == 1 else f"{len(names)} float islands have"
+    listed = ", ".join(f"@{name}" for name in names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+    shares = (
+        f"{100 * data['macs']:.2f} % of the multiply-accumulates and {100 * data['elements']:.2f} % of the elements"
+    )
+    return f"{what} {shares}: {listed}."
+
+
 _SENTENCES: Mapping[str, Callable[[Mapping[str, Any], str], str]] = {
     "note": lambda data, where: str(data["text"]),
     "forms": _forms,
@@ -156,5 +172,9 @@ _SENTENCES: Mapping[str, Callable[[Mapping[str, Any], str], str]] = {
     "unlike-calibration": _unlike,
     "unknown-operator": _unknown_operator,
     "runtime": _runtime,
+    "no-memory-plan": lambda data, where: "No memory plan: the model has no single image input.",
+    "encodings-set": _encodings_set,
+    "encodings-ignored": lambda data, where: f"Encodings that match no tensor are ignored: {data['names']}.",
+    "float-islands": _float_islands,
 }
 """The sentence of each code, from data and place."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -75,9 +75,9 @@ def emit(
     quality = measure(captured, canonical, quantized, target=target, samples=samples, overrides=overrides)
     notes = (
         *map(note, captured.diagnostics),
-        *([] if program.program.memory else [note("No memory plan: the model has no single image input.")]),
-        *map(note, _given_summary(integer.records)),
-        *map(note, _island_summary(islands)),
+        *([] if program.program.memory else [Diagnostic("no-memory-plan")]),
+        *_given_summary(integer.records),
+        *_island_summary(islands),
     )
     build = functools.partial(
         Artifact,
@@ -142,24 +142,18 @@ def _quantizer_args(hardware: Target, chosen: Sequence[Pass]) -> dict[str, objec
     return found
 
 
-def _given_summary(records: Sequence[Record]) -> list[str]:
+def _given_summary(records: Sequence[Record]) -> Iterator[Diagnostic]:
     """Notes on the use of encodings."""
-    found = []
     for record in records:
         if record.pass_name == CheckEncodings.name:
-            given, open_ones = record.metrics["given"], record.metrics["calibrated"]
-            found.append(f"Encodings set {given} tensors; {open_ones} quantizers are calibrated.")
+            yield Diagnostic("encodings-set", {key: record.metrics[key] for key in ("given", "calibrated")})
             if "unmatched" in record.metrics:
-                found.append(f"Encodings that match no tensor are ignored: {record.metrics['unmatched']}.")
+                yield Diagnostic("encodings-ignored", {"names": record.metrics["unmatched"]})
         if record.pass_name == ApplyEncodings.name:
-            found += [f"%{event.node}: {event.detail}." for event in record.events if event.kind == "refusal"]
-    return found
+            yield from (note(f"%{event.node}: {event.detail}.") for event in record.events if event.kind == "refusal")
 
 
-def _island_summary(islands: Sequence[Mapping[str, Any]]) -> list[str]:
-    if not islands:
-        return []
-    macs, elements = (100 * sum(item[key] for item in islands) for key in ("macs", "elements"))
-    what = "One float island has" if len(islands) == 1 else f"{len(islands)} float islands have"
-    names = ", ".join(f"@{item['name']}" for item in islands[:4]) + (", ..." if len(islands) > 4 else "")
-    return [f"{what} {macs:.2f} % of the multiply-accumulates and {elements:.2f} % of the elements: {names}."]
+def _island_summary(islands: Sequence[Mapping[str, Any]]) -> Iterator[Diagnostic]:
+    if islands:
+        shares = {key: sum(item[key] for item in islands) for key in ("macs", "elements")}
+        yield Diagnostic("float-islands", {"names": [item["name"] for item in islands], **shares})

@@ -41,6 +41,20 @@ FORMS = {
             "Signal to noise of the outputs against the float model: output 1 31.0 dB, output 0 exact.",
         ),
         (Diagnostic("losses", {"losses": []}), "No tensor loses anything by itself."),
+        (Diagnostic("no-memory-plan"), "No memory plan: the model has no single image input."),
+        (
+            Diagnostic("encodings-set", {"given": 3, "calibrated": 1}),
+            "Encodings set 3 tensors; 1 quantizers are calibrated.",
+        ),
+        (Diagnostic("encodings-ignored", {"names": "'a'"}), "Encodings that match no tensor are ignored: 'a'."),
+        (
+            Diagnostic("float-islands", {"names": ["a"], "macs": 0.5, "elements": 0.25}),
+            "One float island has 50.00 % of the multiply-accumulates and 25.00 % of the elements: @a.",
+        ),
+        (
+            Diagnostic("float-islands", {"names": list("abcde"), "macs": 0.0, "elements": 1.0}),
+            "5 float islands have 0.00 % of the multiply-accumulates and 100.00 % of the elements: @a, @b, @c, @d, ....",
+        ),
         (Diagnostic("of-tomorrow", {"tensor": "x"}), "of-tomorrow: tensor x."),
     ],
 )
