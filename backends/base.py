@@ -116,6 +116,30 @@ class Way:
     integer_weights: Callable[[], frozenset[str]] | None = None
 
 
+@dataclass(frozen=True)
+class Deployed:
+    """The files of a form as their user runs them: with the runtime's default settings, and only the outputs visible.
+
+    A runtime may fuse operators whose results are not visible, which the ways of `Way` do not cover, because they show
+    every tensor.
+
+    Args:
+        name: Name of the form in the verification report.
+        run: Function from the model's inputs, as real numbers, to its outputs.
+        as_written: The same with each operator computed as it is written, without any optimization.
+        doubt: Reason for which a difference on this machine is counted and not a failure; empty if there is none.
+        kernels: Function that returns the kernels of the optimized model that may cause a difference, for messages.
+        fix: Remedy for a difference, as text that can be typed.
+    """
+
+    name: str
+    run: Callable[[Sequence[Array]], Sequence[Array]]
+    as_written: Callable[[Sequence[Array]], Sequence[Array]]
+    doubt: str = ""
+    kernels: Callable[[], Sequence[str]] = tuple
+    fix: str = ""
+
+
 class Backend(ABC):
     """A back end, which writes and runs one form of a model.
 
@@ -163,6 +187,11 @@ class Backend(ABC):
     def why_foreign(self, files: Files, program: ProgramFiles) -> str | None:
         """The reason why files from disk are not run: they contain code that `emit` does not write for `program`."""
         del files, program
+        return None
+
+    def deployed(self, files: Files, target: Target) -> Deployed | None:
+        """The files as their user runs them; None if that is one of the `ways`."""
+        del files, target
         return None
 
     def ways(self, files: Files, program: ProgramFiles, target: Target, samples: int) -> Generator[Way, None, None]:

@@ -5,17 +5,31 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from functools import partial
 
-from qcompiler.backends.base import Array, Backend, Bound, Files, Lowered, Results, Way
+from qcompiler.backends.base import Array, Backend, Bound, Deployed, Files, Lowered, Results, Way
 from qcompiler.backends.onnx_qdq.bounds import layer_bounds, without_integer_kernel
 from qcompiler.backends.onnx_qdq.check import check_file
 from qcompiler.backends.onnx_qdq.emit import emit
 from qcompiler.backends.onnx_qdq.emitter import OnnxOptions
-from qcompiler.backends.onnx_qdq.runtime import Layers, integer_weights, run, run_observed
+from qcompiler.backends.onnx_qdq.runtime import (
+    Layers,
+    integer_kernels,
+    integer_weights,
+    run,
+    run_default,
+    run_observed,
+    saturates,
+)
 from qcompiler.errors import ArtifactError
 from qcompiler.program.files import ProgramFiles
 from qcompiler.targets import Target
 
 FILE = "model.onnx"
+
+SAFE_BITS = 7
+"""Width of weights with which the sum of two products with 8-bit codes fits in 16 bits: 2 * 63 * 255 < 2^15."""
+UNSAFE_WEIGHT = 65
+"""Smallest magnitude of two equal weights with which that sum may not fit: 2 * 65 * 255 > 2^15 - 1."""
+NO_OPTIMIZATION = "Set the graph_optimization_level of the session to ORT_DISABLE_ALL."
 
 
 class Onnx(Backend):
@@ -41,6 +55,22 @@ class Onnx(Backend):
         if set(files) != {FILE}:
             raise ArtifactError(f"the form {self.name} has the files {', '.join(files)}", expected=FILE)
         check_file(files[FILE], FILE)
+
+    def deployed(self, files: Files, target: Target) -> Deployed:
+        """A session with default settings, whose optimizer may fuse operators between the outputs of `ways`."""
+        model, fixes = files[FILE], []
+        if SAFE_BITS in target.descriptor.dtypes[target.descriptor.defaults.weight].widths:
+            fixes.append(f"Compile for such processors with target.override(weight_bits={SAFE_BITS})")
+        fixes.append('set the session option "session.x64quantprecision" to "1"')
+        saturating = saturates()
+        return Deployed(
+            "onnxruntime, default session",
+            partial(run_default, model),
+            partial(run, model, optimize=False),
+            doubt="sums of two 8-bit products may saturate on this processor, x86 without VNNI" if saturating else "",
+            kernels=partial(integer_kernels, model, least=UNSAFE_WEIGHT if saturating else 0),
+            fix=(", or ".join(fixes) + ".") if saturating else NO_OPTIMIZATION,
+        )
 
     def ways(self, files: Files, program: ProgramFiles, target: Target, samples: int) -> Generator[Way, None, None]:
         """With default settings and without optimization, because some exports are correct in only one of the two."""

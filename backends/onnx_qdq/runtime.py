@@ -52,6 +52,11 @@ def run(model: bytes, inputs: Sequence[Array], *, optimize: bool = True) -> list
     return Session(model, optimize=optimize).run(inputs)
 
 
+def run_default(model: bytes, inputs: Sequence[Array]) -> list[Array]:
+    """Run a file in a session with default settings, as its user does; arguments, results and errors as for `run`."""
+    return Session(model, precise=False).run(inputs)
+
+
 class Session:
     """A file loaded into ONNX Runtime.
 
@@ -59,19 +64,22 @@ class Session:
         model: The serialized file.
         optimize: See `run`.
         optimized: File to which ONNX Runtime writes its optimized graph; None writes no file.
+        precise: Whether kernels that may saturate on this processor are replaced by slower ones.
 
     Raises:
         VerificationError: ONNX Runtime refuses the file.
     """
 
-    def __init__(self, model: bytes, *, optimize: bool = True, optimized: Path | None = None) -> None:
+    def __init__(
+        self, model: bytes, *, optimize: bool = True, optimized: Path | None = None, precise: bool = True
+    ) -> None:
         options = ort.SessionOptions()
         options.log_severity_level = 4  # errors are raised
         if not optimize:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         if optimized is not None:
             options.optimized_model_filepath = str(optimized)
-        if saturates():
+        if precise and saturates():
             # Pairs of u8 x s8 products saturate in 16 bits there; this selects slower kernels without saturation.
             options.add_session_config_entry("session.x64quantprecision", "1")
         try:
@@ -224,13 +232,35 @@ def integer_weights(model: bytes) -> frozenset[str]:
 
     The optimizer keeps the names of initializers, but not of results.
     """
+    return frozenset(name for _, name in _weighted_kernels(model))
+
+
+def integer_kernels(model: bytes, *, least: int = 0) -> list[str]:
+    """The integer kernels of the optimized graph and their weights, such as `QLinearConv (conv1.weight)`.
+
+    Args:
+        model: The serialized file.
+        least: Least magnitude that a code of the weight must reach.
+    """
+    sizes = {
+        item.name.removesuffix(WEIGHT_CODES): int(
+            np.abs(onnx.numpy_helper.to_array(item).astype(np.int64)).max(initial=0)
+        )
+        for item in onnx.load_from_string(model).graph.initializer
+        if item.name.endswith(WEIGHT_CODES)
+    }
+    return [f"{kernel} ({name})" for kernel, name in _weighted_kernels(model) if sizes.get(name, 0) >= least]
+
+
+def _weighted_kernels(model: bytes) -> list[tuple[str, str]]:
+    """Type and weight of each integer kernel of the optimized graph."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optimized.onnx"
         Session(model, optimized=path)
         graph = onnx.load(str(path)).graph
-    kernels = (node for node in graph.node if node.op_type in INTEGER_KERNELS)
-    read = (node.input[INTEGER_KERNELS[node.op_type]].removesuffix(MADE_UNSIGNED) for node in kernels)
-    return frozenset(name.removesuffix(WEIGHT_CODES) for name in read if name.endswith(WEIGHT_CODES))
+    kernels = [node for node in graph.node if node.op_type in INTEGER_KERNELS]
+    read = ((node.op_type, node.input[INTEGER_KERNELS[node.op_type]].removesuffix(MADE_UNSIGNED)) for node in kernels)
+    return [(kernel, name.removesuffix(WEIGHT_CODES)) for kernel, name in read if name.endswith(WEIGHT_CODES)]
 
 
 def _quantizers(model: onnx.ModelProto) -> list[tuple[onnx.NodeProto, onnx.NodeProto]]:

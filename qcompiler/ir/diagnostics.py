@@ -70,7 +70,7 @@ def _forms(data: Mapping[str, Any], where: str) -> str:
     if not data["samples"]:
         return f"{target}: not verified."
     compared = f"the {data['reference']} on {data['samples']} samples"
-    absent = [f"{name} ({reason})" for name, reason in data["not_run"].items()]
+    absent = [f"{name} ({reason})" for name, reason in sorted(data["not_run"].items())]
     rest = f" Not run: {_listed(absent)}." if absent else ""
     if data["differing"]:
         return f"{target}: {_listed(data['differing'])} differ from {compared}.{rest}"
@@ -81,7 +81,8 @@ def _outputs(data: Mapping[str, Any], where: str) -> str:
     del where
     if not data["db"]:
         return "Signal to noise of the outputs: no float model to compare with."
-    lowest = sorted(data["db"].items(), key=lambda item: math.inf if item[1] is None else item[1])
+    # The order may not depend on that of the entries, which a file does not keep.
+    lowest = sorted(data["db"].items(), key=lambda item: (math.inf if item[1] is None else item[1], item[0]))
     shown = _listed([f"{name} {_ratio(ratio)}" for name, ratio in lowest])
     return f"Signal to noise of the outputs against the float model: {shown}."
 
@@ -140,7 +141,8 @@ def _unknown_operator(data: Mapping[str, Any], where: str) -> str:
 
 def _runtime(data: Mapping[str, Any], where: str) -> str:
     del where
-    return f"{data['form']}: {data['found']}. {data['fix']}"
+    kernels = f" Kernels: {_listed(data['kernels'])}." if data["kernels"] else ""
+    return f"{data['form']}: {data['found']}.{kernels} {data['fix']}"
 
 
 def _encodings_set(data: Mapping[str, Any], where: str) -> str:

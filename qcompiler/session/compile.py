@@ -47,6 +47,7 @@ from qcompiler.storage.writing import write_file
 from qcompiler.targets import Target, load_target
 from qcompiler.training.module import QATModule
 from qcompiler.validation.exact import Codes, simulate
+from qcompiler.verification.deployed import Trial
 from qcompiler.verification.forms import Forms
 from qcompiler.verification.forms import verify as verify_forms
 from qcompiler.verification.report import Report
@@ -280,7 +281,7 @@ def _compiled(session: Session, verify: OnFailure) -> Compiled:
     quantized, integer = session.quantized.module, session.integer.module
     verification = None
     if verify != "off":
-        forms = _forms(unverified, quantized, integer)
+        forms = _forms(unverified, quantized, integer, session.trial)
         verification = verify_forms(forms, samples, session.target, seed=session.options.seed)
     session.progress.finished("verify")
     if verification is not None and not verification.passed:
@@ -344,5 +345,5 @@ def _check_learned(model: QATModule, target: str | Path | Target | None, others:
         )
 
 
-def _forms(artifact: Artifact, quantized: Module, lowered: Module) -> Forms:
-    return Forms(artifact.program, artifact.forms, quantized.main, lowered.main, artifact.read_back)
+def _forms(artifact: Artifact, quantized: Module, lowered: Module, trial: Trial | None = None) -> Forms:
+    return Forms(artifact.program, artifact.forms, quantized.main, lowered.main, artifact.read_back, trial)

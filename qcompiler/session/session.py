@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from qcompiler.artifact.artifact import Artifact
@@ -13,6 +14,7 @@ from qcompiler.calibration.processes import Processes
 from qcompiler.errors import PipelineError
 from qcompiler.frontends import Subject
 from qcompiler.ir.graph import Module
+from qcompiler.ir.interpret import interpret
 from qcompiler.ir.types import Stage
 from qcompiler.passes import Pass, PassContext, PassManager
 from qcompiler.passes.manager import Between
@@ -23,6 +25,7 @@ from qcompiler.session.source import capture_model, captured_training
 from qcompiler.session.stages import Captured, State
 from qcompiler.targets import Target
 from qcompiler.training.module import QATModule
+from qcompiler.verification.deployed import Trial
 from qcompiler.verification.report import Report, not_verified
 
 __all__ = ["Session"]
@@ -137,6 +140,18 @@ class Session:
         """The flat inputs on which contracts are validated and forms are compared, on the CPU."""
         _ = self.captured
         return [x.cpu() for x in self.context.samples[0]]
+
+    @property
+    def trial(self) -> Trial:
+        """The inputs and float outputs on which forms are run as their users run them."""
+        captured = self.captured
+        inputs = [x.cpu() for x in captured.trial] or self.samples
+        wanted = None
+        if captured.module.main.stage is not Stage.QUANTIZED:
+            with torch.no_grad():
+                outputs, _ = interpret(captured.module.main, inputs, captured.module.tensors)
+            wanted = [x.detach() for x in outputs]
+        return Trial(inputs, wanted, real=bool(captured.trial))
 
     def with_passes(
         self, passes: Sequence[Pass], *, target: Target | None = None, options: Options | None = None

@@ -29,6 +29,8 @@ Model: TypeAlias = Subject | str | Path
 
 SAMPLES = 4
 """Samples on which the contracts of passes are validated and the forms are compared."""
+TRIAL_SAMPLES, TRIAL_NUMBERS = 32, 2**18
+"""Largest number of samples on which forms are run as users run them, and of the numbers of an input of them."""
 
 
 TRAINING = "quantization-aware-training"
@@ -105,7 +107,8 @@ def capture_model(given: Subject, options: Options, context: PassContext) -> Cap
     else:
         fix = "Run the model in torch on this batch and inspect this call, or omit the batch."
         check_finite(graph, context.samples[0], "the first batch of calibration_data", fix)
-    return Captured(found.module, [*notes, *found.diagnostics], name=source.name)
+    trial = [] if first is None else samples_of(graph, first, False, context.seed, _trial_size(first))
+    return Captured(found.module, [*notes, *found.diagnostics], name=source.name, trial=trial)
 
 
 def load_model(model: Model) -> Subject:
@@ -128,8 +131,14 @@ def load_model(model: Model) -> Subject:
     return load_exported(path)
 
 
-def samples_of(graph: Graph, tensors: list[Tensor], synthesize: bool, seed: int) -> list[Tensor]:
-    """A batch of at most `SAMPLES` samples; standard normal numbers if there is no data.
+def _trial_size(tensors: list[Tensor]) -> int:
+    """Number of samples for a trial of a form: many small ones or few large ones."""
+    largest = max((tensor[0].numel() for tensor in tensors if tensor.dim() and len(tensor)), default=1)
+    return max(SAMPLES, min(TRIAL_SAMPLES, TRIAL_NUMBERS // max(largest, 1)))
+
+
+def samples_of(graph: Graph, tensors: list[Tensor], synthesize: bool, seed: int, most: int = SAMPLES) -> list[Tensor]:
+    """A batch of at most `most` samples; standard normal numbers if there is no data.
 
     Integers and booleans are never made up. Where they are given for fewer samples, the batch is as small.
     """
@@ -137,7 +146,7 @@ def samples_of(graph: Graph, tensors: list[Tensor], synthesize: bool, seed: int)
     free = [bool(value.type.shape) and not isinstance(value.type.shape[0], int) for value in graph.inputs]
     made = [synthesize and tensor.is_floating_point() for tensor in tensors]
     given = zip(tensors, free, made, strict=True)
-    count = min([SAMPLES, *(len(tensor) for tensor, is_free, is_made in given if is_free and not is_made)])
+    count = min([most, *(len(tensor) for tensor, is_free, is_made in given if is_free and not is_made)])
     result = []
     for tensor, is_free, is_made in zip(tensors, free, made, strict=True):
         if is_made:

@@ -22,6 +22,7 @@ class Captured:
         records: Records of passes that were run on the graph before.
         pipeline: The passes of these records, as text.
         name: Name of the model.
+        trial: A part of the first batch, flat, on which forms are run as their users run them; empty without data.
     """
 
     module: Module
@@ -30,6 +31,7 @@ class Captured:
     records: tuple[Record, ...] = ()
     pipeline: str = ""
     name: str = "model"
+    trial: Sequence[Tensor] = ()
 
 
 @dataclass(frozen=True)

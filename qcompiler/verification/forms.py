@@ -15,6 +15,9 @@ The other forms are those of the back ends, see `backends.base`. A form without 
 experiments, too. A form with bounds, such as ONNX Runtime's, is compared layer by layer: on the same integers it must
 stay within them, except for elements that its single rounding explains (see `rounded_once`). End to end, where a
 difference of one step in one layer may grow in the next, differences are counted.
+
+A runtime does not fuse operators whose results are outputs, as all are in these experiments. So forms with an optimizer
+are also run as their users run them: see `deployed`.
 """
 
 from __future__ import annotations
@@ -42,6 +45,7 @@ from qcompiler.program.files import ProgramFiles
 from qcompiler.program.products import products
 from qcompiler.targets import Target
 from qcompiler.validation.exact import Codes, Exact, simulate
+from qcompiler.verification.deployed import Trial, compare_deployed
 from qcompiler.verification.inputs import input_diagnostics
 from qcompiler.verification.report import Form, Report
 from qcompiler.verification.rounded_once import RoundedOnce
@@ -73,6 +77,7 @@ class Forms:
         quantized: Calibrated graph before lowering; None for an artifact from disk.
         integer: Lowered graph; None for an artifact from disk.
         read_back: Function that writes the artifact to memory and reads it; None for a program alone.
+        trial: Inputs for forms as users run them, with the outputs of the float model; None: the verified inputs.
     """
 
     program: ProgramFiles
@@ -80,6 +85,7 @@ class Forms:
     quantized: Graph | None = None
     integer: Graph | None = None
     read_back: Callable[[], ReadBack] | None = None
+    trial: Trial | None = None
 
 
 def verify(forms: Forms, inputs: Sequence[Tensor], target: Target, *, seed: int = 0) -> Report:
@@ -175,6 +181,7 @@ class _Verification:
         self.rounded = RoundedOnce(self.executor, target)
         self.reference = "integer program" if forms.quantized is None else "exact simulation"
         self.shares: dict[str, float] = {}
+        self.diagnostics = list(input_diagnostics(self.program, self.inputs))
         self.real = self.refer(None)
         # The operand of a clamp per channel is a step within a layer, not the result of a layer.
         within = {item.inputs[0] for item in self.program.instructions if item.op == "int_clamp"}
@@ -247,8 +254,7 @@ class _Verification:
         if self.forms.read_back is not None:
             found.append(self.read_back(self.forms.read_back))
         found += self.backends()
-        diagnostics = tuple(input_diagnostics(self.program, self.inputs))
-        return Report(self.reference, tuple(found), self.samples, self.shares, diagnostics)
+        return Report(self.reference, tuple(found), self.samples, self.shares, tuple(self.diagnostics))
 
     @property
     def samples(self) -> int:
@@ -319,7 +325,7 @@ class _Verification:
                 continue
             try:
                 with blaming(backend):
-                    found = list(self.backend(backend, emitted))
+                    found = [*self.backend(backend, emitted), *self.deployed(backend, emitted)]
                 yield from found
             except ToolchainError as error:
                 yield Form(name, "not run", True, reason=error.found)
@@ -331,6 +337,14 @@ class _Verification:
                 yield from self.way(way)
                 if way.integer_weights is not None and (share := self.integer_macs(way.integer_weights())) is not None:
                     self.shares[way.name] = share
+
+    def deployed(self, backend: Backend, emitted: Emitted) -> Iterator[Form]:
+        """One form as its user runs it, if that differs from the ways to run it."""
+        deployed = backend.deployed(emitted.files, self.target)
+        if deployed is not None:
+            form, diagnostic = compare_deployed(deployed, self.forms.trial or Trial(self.inputs), self.steps)
+            self.diagnostics += [] if diagnostic is None else [diagnostic]
+            yield form
 
     def way(self, way: Way) -> Iterator[Form]:
         """One comparison for a form that must be equal or only runs as a whole; else one for each experiment."""

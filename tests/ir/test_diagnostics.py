@@ -62,6 +62,10 @@ def test_a_sentence_is_made_from_code_and_data(item: Diagnostic, sentence: str) 
     assert str(item) == sentence
     plain = json.loads(json.dumps(item.plain(), allow_nan=False))
     assert Diagnostic(**plain) == item
+    turned = {
+        key: dict(reversed(value.items())) if isinstance(value, dict) else value for key, value in item.data.items()
+    }
+    assert str(Diagnostic(item.code, turned, item.where)) == sentence, "a file does not keep the order of keys"
 
 
 def test_ratios_are_numbers_that_json_has() -> None:

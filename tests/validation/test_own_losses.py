@@ -51,6 +51,14 @@ def test_only_so_many_tensors_are_measured() -> None:
     assert len(losses(torch.tensor([[1.1, 2.1]]), measured=1)) == 1
 
 
+def test_without_derivatives_the_tensors_with_the_largest_errors_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise RuntimeError("derivative not implemented")
+
+    monkeypatch.setattr(torch.autograd, "grad", refuse)
+    assert set(losses(torch.tensor([[1.1, 2.0]]))) == {"x", "r"}
+
+
 def test_a_fused_activation_is_part_of_the_float_graph() -> None:
     module = linear()
     reference = parse_module(REFERENCE, dict(module.tensors))
