@@ -1,4 +1,4 @@
-"""What a user's session computes is compared with the file as it is written; optimizers that change it are found."""
+"""The session of a user is compared with the file as it is written; optimizers that change the results are found."""
 
 from __future__ import annotations
 
