@@ -32,6 +32,7 @@ class Lowered:
         program: Integer program of the graph, with its constants.
         samples: One array of real numbers per input, for a self-test.
         seed: Seed for random codes of a self-test.
+        io: Type at inputs and outputs: real numbers (`float`), or codes (`uint8`, `int8`) where the form has a choice.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Lowered:
     program: ProgramFiles
     samples: Sequence[Array] = ()
     seed: int = 0
+    io: Literal["float", "uint8", "int8"] = "float"
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,13 @@ real numbers: ONNX Runtime on x86 fuses convolutions of signed activations only 
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 import onnx
 import onnx_graphsurgeon as gs
 
 from qcompiler.backends.onnx_qdq.emitter import Emitter, OnnxOptions, numpy_type, shape_of
+from qcompiler.backends.onnx_qdq.external import with_codes
 from qcompiler.backends.onnx_qdq.islands import LEAST_OPSET
 from qcompiler.backends.onnx_qdq.leaves import leaf_array
 from qcompiler.backends.onnx_qdq.rules import RULES
@@ -34,12 +36,13 @@ WIDE_OPSET, WIDE_IR_VERSION = 21, 10
 """The first opsets in which QuantizeLinear accepts 16-bit types, and DequantizeLinear accepts scales per block."""
 
 
-def emit(graph: Graph, options: OnnxOptions | None = None) -> bytes:
+def emit(graph: Graph, options: OnnxOptions | None = None, *, io: Literal["float", "uint8", "int8"] = "float") -> bytes:
     """The ONNX file of `graph`.
 
     Args:
-        graph: A graph at stage INTEGER. The file has its float inputs and outputs.
+        graph: A graph at stage INTEGER.
         options: Variant of the file.
+        io: Type of inputs and outputs; other types than `float` are codes of the graph's inputs and outputs.
 
     Returns:
         The serialized model, checked by onnx. The same graph gives the same bytes.
@@ -51,6 +54,8 @@ def emit(graph: Graph, options: OnnxOptions | None = None) -> bytes:
     if graph.stage is not Stage.INTEGER:
         raise UnsupportedError(f"a graph at stage {graph.stage} has no ONNX form", fix="Lower the graph first.")
     model = _model(Emitter(graph, options))
+    if io != "float":
+        model = with_codes(model, io)
     onnx.checker.check_model(model, full_check=True)
     content: bytes = model.SerializeToString(deterministic=True)
     return content

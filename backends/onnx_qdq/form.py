@@ -10,6 +10,7 @@ from qcompiler.backends.onnx_qdq.bounds import layer_bounds, without_integer_ker
 from qcompiler.backends.onnx_qdq.check import check_file
 from qcompiler.backends.onnx_qdq.emit import emit
 from qcompiler.backends.onnx_qdq.emitter import OnnxOptions
+from qcompiler.backends.onnx_qdq.external import with_real_ends
 from qcompiler.backends.onnx_qdq.runtime import (
     Layers,
     integer_kernels,
@@ -39,11 +40,11 @@ class Onnx(Backend):
 
     def emit(self, model: Lowered, target: Target) -> Files:
         """The file in the variant of the target."""
-        return {FILE: emit(model.graph, OnnxOptions(**target.onnx.model_dump()))}
+        return {FILE: emit(model.graph, OnnxOptions(**target.onnx.model_dump()), io=model.io)}
 
     def run(self, files: Files, inputs: Sequence[Array]) -> list[Array]:
         """Run the file on the CPU, as ONNX Runtime runs it by default."""
-        return run(files[FILE], inputs)
+        return run(with_real_ends(files[FILE]), inputs)
 
     def bound(self, target: Target) -> Bound:
         """The difference that the target allows for a layer computed with ONNX Runtime's arithmetic."""
@@ -58,7 +59,7 @@ class Onnx(Backend):
 
     def deployed(self, files: Files, target: Target) -> Deployed:
         """A session with default settings, whose optimizer may fuse operators between the outputs of `ways`."""
-        model, fixes = files[FILE], []
+        model, fixes = with_real_ends(files[FILE]), []
         if SAFE_BITS in target.descriptor.dtypes[target.descriptor.defaults.weight].widths:
             fixes.append(f"Compile for such processors with target.override(weight_bits={SAFE_BITS})")
         fixes.append('set the session option "session.x64quantprecision" to "1"')
@@ -75,7 +76,7 @@ class Onnx(Backend):
     def ways(self, files: Files, program: ProgramFiles, target: Target, samples: int) -> Generator[Way, None, None]:
         """With default settings and without optimization, because some exports are correct in only one of the two."""
         del samples
-        model, declared = files[FILE], program.program.tensors
+        model, declared = with_real_ends(files[FILE]), program.program.tensors
         unsigned = frozenset(name for name, tensor in declared.items() if str(tensor.dtype) in ("u4", "u8"))
         for optimize in (True, False):
             layers = Layers(model, optimize=optimize, unsigned=unsigned)

@@ -14,6 +14,7 @@ import onnx
 import onnxruntime as ort
 
 from qcompiler.backends.onnx_qdq.emitter import UNSIGNED_SHIFT, WEIGHT_CODES
+from qcompiler.backends.onnx_qdq.external import EDGE
 from qcompiler.errors import InputError, VerificationError
 
 Array = npt.NDArray[np.generic]
@@ -268,6 +269,8 @@ def _quantizers(model: onnx.ModelProto) -> list[tuple[onnx.NodeProto, onnx.NodeP
     clips = {node.input[0]: node for node in model.graph.node if node.op_type in (*CLIPS, "Cast")}
     found = []
     for quantizer in (node for node in model.graph.node if node.op_type == "QuantizeLinear"):
+        if quantizer.name.startswith(EDGE):
+            continue
         last = quantizer
         while last.output[0] in clips:
             last = clips[last.output[0]]

@@ -103,6 +103,14 @@ class OnFailure(enum.StrEnum):
     off = "off"
 
 
+class Io(enum.StrEnum):
+    """Type at inputs and outputs of the program."""
+
+    float = "float"
+    uint8 = "uint8"
+    int8 = "int8"
+
+
 class Effort(enum.StrEnum):
     """Time that the compiler spends on accuracy."""
 
@@ -250,6 +258,9 @@ def compile(  # the field's word for it
     ] = False,
     effort: Annotated[Effort, typer.Option(help="Time to spend on accuracy.")] = Effort.default,
     pipeline: Annotated[str | None, typer.Option(help="Passes as text, in place of the default pipeline.")] = None,
+    io: Annotated[
+        Io, typer.Option(help="Type at inputs and outputs of the C and the ONNX file: real numbers, or codes.")
+    ] = Io.float,
     verify: Annotated[OnFailure, typer.Option(help="Action after a failed verification.")] = OnFailure.error,
     seed: Annotated[int, typer.Option(min=0, help="Seed for all random number generators.")] = 0,
     memory: Annotated[
@@ -273,6 +284,7 @@ def compile(  # the field's word for it
         unmatched_encodings="ignore" if ignore_unmatched else "error",
         effort=effort.value,
         pipeline=pipeline,
+        io=io.value,
         verify=verify.value,
         seed=seed,
         memory=memory,

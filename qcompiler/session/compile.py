@@ -36,9 +36,7 @@ from qcompiler.passes.base import Override
 from qcompiler.quant.encoding import Encodings
 from qcompiler.session.batches import Forward
 from qcompiler.session.options import Effort, Options, Unmatched
-from qcompiler.session.pipeline import (
-    lowering_passes,
-)
+from qcompiler.session.pipeline import Io, lowering_passes, with_external_types
 from qcompiler.session.progress import steps
 from qcompiler.session.session import Session
 from qcompiler.session.source import Model, check_forward, load_model, prepared
@@ -174,6 +172,7 @@ def compile(  # shadows the builtin: `compile` is the established name
     unmatched_encodings: Unmatched = "error",
     passes: Sequence[Pass] | None = None,
     pipeline: str | None = None,
+    io: Io = "float",
     verify: OnFailure = "error",
     seed: int = 0,
     memory: int = DEFAULT_MEMORY,
@@ -209,6 +208,10 @@ def compile(  # shadows the builtin: `compile` is the established name
         unmatched_encodings: Action for encodings that match no tensor: `error` or `ignore`.
         passes: Passes in place of the default pipeline.
         pipeline: The passes as text, such as `"canonicalize, fold-batch-norm, ..."`.
+        io: Type at inputs and outputs of the C and the ONNX file, and of `run_integer`: `float`, or 8-bit codes of the
+            type `uint8` or `int8`. With `uint8`, codes of an input are the bytes of a camera if all of its calibration
+            samples are pixels: multiples of 1/255 from 0 to 1, or whole numbers from 0 to 255. Any normalization
+            belongs into the model.
         verify: Action after a failed verification; `off` skips the verification.
         seed: Seed for all random number generators.
         memory: Memory for the activations of adaptive rounding and bias correction in MiB; the rest is stored on disk.
@@ -233,6 +236,7 @@ def compile(  # shadows the builtin: `compile` is the established name
         unmatched_encodings=unmatched_encodings,
         passes=passes,
         pipeline=pipeline,
+        io=io,
         seed=seed,
         memory=memory,
         device=device,
@@ -241,7 +245,7 @@ def compile(  # shadows the builtin: `compile` is the established name
     if learned is not None:
         _check_learned(learned, target, (example_inputs, calibration_data, forward, overrides, given, passes, pipeline))
     hardware = load_target("int8_dsp" if target is None else target) if learned is None else learned.target
-    chosen = options.deployment_passes(hardware) if learned is None else lowering_passes()
+    chosen = options.deployment_passes(hardware) if learned is None else with_external_types(lowering_passes(), io)
     if hardware.simulation is not None:
         raise UnsupportedError(
             f"the target {hardware.name} is for simulation only: {hardware.simulation.reason}",

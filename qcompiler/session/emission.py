@@ -22,8 +22,9 @@ from qcompiler.passes.apply_encodings import ApplyEncodings
 from qcompiler.passes.base import Override
 from qcompiler.passes.calibrate_activations import CalibrateActivations
 from qcompiler.passes.check_encodings import CheckEncodings
+from qcompiler.passes.external_types import ExternalTypes
 from qcompiler.passes.partition import FLOAT_ISLAND
-from qcompiler.session.pipeline import print_pipeline, without_encodings
+from qcompiler.session.pipeline import Io, print_pipeline, without_encodings
 from qcompiler.session.quality import measure
 from qcompiler.session.stages import Captured, State
 from qcompiler.targets import Target
@@ -63,7 +64,8 @@ def emit(
     graph = integer.module.main
     layout = target.layout
     program = emit_program(graph, layout.activations, layout.weights, layout.alignment, target.packing)
-    model = Lowered(captured.name, graph, program, [x.numpy() for x in samples], seed)
+    io: Io = next((item.io for item in passes if isinstance(item, ExternalTypes)), "float")
+    model = Lowered(captured.name, graph, program, [x.numpy() for x in samples], seed, io)
     # The recorded pipeline leaves out the passes that apply given encodings, so that found and given encodings produce
     # the same file. After training no pipeline leads from the model to the weights, so none is recorded.
     pipeline = "" if captured.records else print_pipeline(without_encodings(passes))

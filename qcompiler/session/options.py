@@ -18,12 +18,14 @@ from qcompiler.passes.check_encodings import CheckEncodings
 from qcompiler.quant.encoding import Encodings
 from qcompiler.session.batches import Forward
 from qcompiler.session.pipeline import (
+    Io,
     default_pipeline,
     for_training,
     model_as_it_is,
     parse_pipeline,
     training_passes,
     with_encodings,
+    with_external_types,
 )
 from qcompiler.targets import Target
 
@@ -45,6 +47,7 @@ class Options:
         unmatched_encodings: Treatment of names that no tensor has.
         passes: Passes instead of the default ones.
         pipeline: The same as text.
+        io: Type at inputs and outputs of the program: real numbers, or codes.
         seed: Seed for all random number generators, 0 to 2^63 - 1.
         memory: Mebibytes of activations that passes keep in memory, 0 or more.
         device: Device on which calibration runs; None: where the model is.
@@ -62,6 +65,7 @@ class Options:
     unmatched_encodings: Unmatched = "error"
     passes: Sequence[Pass] | None = None
     pipeline: str | None = None
+    io: Io = "float"
     seed: int = 0
     memory: int = DEFAULT_MEMORY
     device: torch.device | str | None = None
@@ -73,6 +77,8 @@ class Options:
             raise InputError("both passes= and pipeline= were passed", fix="Pass only one of them.")
         if self.unmatched_encodings not in ("error", "ignore"):
             raise InputError(f"unmatched_encodings is {self.unmatched_encodings!r}", expected='"error" or "ignore"')
+        if self.io not in ("float", "uint8", "int8"):
+            raise InputError(f"io is {self.io!r}", expected='"float", "uint8" or "int8"')
         if self.memory < 0:
             raise InputError(f"memory={self.memory}", expected="mebibytes, 0 or more")
         check_seed(self.seed)
@@ -92,7 +98,7 @@ class Options:
             PipelineError: The pipeline text cannot be read, or own passes lack those that apply encodings.
         """
         chosen = self._chosen(target)
-        return chosen if self.encodings is None else self._with_encodings(chosen)
+        return with_external_types(chosen if self.encodings is None else self._with_encodings(chosen), self.io)
 
     def passes_before_training(self, target: Target) -> tuple[Pass, ...]:
         """The passes from a captured graph to a calibrated QUANTIZED one that learns.

@@ -10,6 +10,7 @@ import difflib
 import re
 import typing
 from collections.abc import Iterator, Sequence
+from typing import TypeAlias
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -25,6 +26,7 @@ from qcompiler.passes.check_encodings import CheckEncodings
 from qcompiler.passes.correct_bias import CorrectBias
 from qcompiler.passes.cross_layer_equalization import CrossLayerEqualization
 from qcompiler.passes.eliminate_dead_code import EliminateDeadCode
+from qcompiler.passes.external_types import ExternalTypes
 from qcompiler.passes.fit_biases import FitBiases
 from qcompiler.passes.fix_ranges import FixRanges
 from qcompiler.passes.fold_batch_norm import FoldBatchNorm
@@ -68,6 +70,7 @@ PASSES: dict[str, type[Pass]] = {
         FitBiases,
         WeighCandidates,
         FuseRequantization,
+        ExternalTypes,
         LowerToInteger,
     )
 }
@@ -193,6 +196,27 @@ def without_encodings(passes: Sequence[Pass]) -> tuple[Pass, ...]:
     return tuple(item for item in passes if not isinstance(item, ApplyEncodings | CheckEncodings))
 
 
+Io: TypeAlias = typing.Literal["float", "uint8", "int8"]
+
+
+def with_external_types(passes: Sequence[Pass], io: Io) -> tuple[Pass, ...]:
+    """`passes` with inputs and outputs of the type `io`, set before lowering; as they are for "float".
+
+    Args:
+        passes: Passes up to an INTEGER graph.
+        io: Type at inputs and outputs.
+    """
+    if io == "float":
+        return tuple(passes)
+    result: list[Pass] = []
+    for item in passes:
+        if isinstance(item, LowerToInteger):
+            result.append(ExternalTypes(io))
+        if not isinstance(item, ExternalTypes):
+            result.append(item)
+    return tuple(result)
+
+
 def lowering_passes() -> tuple[Pass, ...]:
     """The passes from a calibrated QUANTIZED graph to an INTEGER graph."""
     return (FitBiases(), FuseRequantization(), LowerToInteger(), EliminateDeadCode())
@@ -232,7 +256,7 @@ def for_training(passes: typing.Iterable[Pass]) -> Iterator[Pass]:
     The limits of a fused activation are codes, whose real values would change with a learned scale.
     """
     for item in passes:
-        if isinstance(item, LowerToInteger):
+        if isinstance(item, LowerToInteger | ExternalTypes):
             return
         if isinstance(item, Canonicalize):
             yield dataclasses.replace(item, keep_dropout=True)
