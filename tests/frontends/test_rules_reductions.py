@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from qcompiler.frontends import rules_reductions
-from tests.support.spellings import RuleTests, Spelling
+from tests.support.spellings import RuleTests, Spelling, check_rule
 
 SPELLED: dict[str, Spelling] = {
     "mean": lambda x: x.mean((1, -1)),
@@ -31,3 +32,9 @@ REFUSED: dict[str, tuple[Spelling, str]] = {
 
 class TestRules(RuleTests):
     file, spelled, same, refused = rules_reductions, SPELLED, SAME, REFUSED
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_extremes_of_axes_of_any_size(size: int) -> None:
+    check_rule("amax", lambda x: x[:, :size].amax(1))
+    check_rule("amin", lambda x: x[:, :, :size].amin(2, keepdim=True))
