@@ -22,7 +22,7 @@ from qcompiler.frontends.custom import FIELDS, keep
 from qcompiler.frontends.examples import Binding
 from qcompiler.frontends.precision import plain_dtype
 from qcompiler.frontends.rules import RULES
-from qcompiler.frontends.table import plain_name, unknown
+from qcompiler.frontends.table import UNINITIALIZED, plain_name, unknown
 from qcompiler.frontends.trace import Leaf, Recorder, Result, Shares, Trace, location, record
 from qcompiler.ir import tree
 from qcompiler.ir.dims import Dim, as_dim, symbol
@@ -222,7 +222,8 @@ class _Conversion:
         if function in ("expand", "expand_as", "broadcast_to") and self._is_broadcast(node):
             return arguments[0]
         rule = RULES.get(function)
-        if all(part.constant is not None for part in _tensors(observed)) and (rule is None or node not in self.named):
+        is_constant = function not in UNINITIALIZED and all(part.constant is not None for part in _tensors(observed))
+        if is_constant and (rule is None or node not in self.named):
             if node in self.named:
                 self.diagnostics.append(
                     f"{function} of parameters became a constant (at {where}); training the graph does not change it."

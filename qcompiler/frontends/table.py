@@ -56,6 +56,9 @@ _ALIASES = {
     "bmm": "matmul",
     "constant_pad_nd": "pad",
 }
+UNINITIALIZED = ("empty", "empty_like", "empty_permuted", "empty_strided", "new_empty", "new_empty_strided")
+"""Functions whose result is any memory: two runs may agree by chance, but the result is no constant."""
+
 _OWNERS = ("", "_operator", "builtins", "math", "operator", "torch")
 """Modules whose functions have their own name as plain name; torch's builtins name no module."""
 

@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from qcompiler import frontends
 from qcompiler.errors import QCompilerError
+from qcompiler.frontends import convert
 from qcompiler.ir.dims import symbol
 from qcompiler.ir.graph import Graph
 from tests.support.functions import Function, numbers
@@ -69,6 +70,20 @@ def test_the_graph_does_what_the_model_does_at_any_batch(function: Callable[...,
         return
     x = torch.randn(batch, 6, generator=torch.Generator().manual_seed(batch))
     assert torch.equal(outputs_of(graph, [x])[0], function(x.clone(), None))
+
+
+def test_memory_that_is_equal_by_chance_is_no_constant(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.export writes `x[:, True]` as an index into `empty`, whose values two runs may share."""
+    monkeypatch.setattr(convert, "_same", lambda one, other: True)
+    with pytest.raises(QCompilerError, match="'empty' has no operator"):
+        frontends.capture(torch.export.export(Flag().eval(), (torch.ones(2, 3),)))
+
+
+class Flag(nn.Module):
+    """A new axis, by an index that is a flag."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, True]
 
 
 def test_an_argument_that_is_left_out_stays_out() -> None:
