@@ -176,10 +176,12 @@ class Artifact:
             inputs: The model's float arguments; random inputs if none are given.
             seed: Seed for random inputs and codes.
         """
+        from qcompiler.verification.deployed import Trial
         from qcompiler.verification.forms import Forms, verify
 
         check_seed(seed)
         leaves = self._synthesized(seed)
+        trial = None if inputs else Trial(leaves)
         if inputs:
             leaves = calls.bind(self.input_tree, self.input_names, inputs, {}).tensors
         known = known_backends()
@@ -188,7 +190,8 @@ class Artifact:
             reason = known[name].why_foreign(form.files, self.program) if form.files and name in known else None
             if reason is not None:
                 emitted[name] = Emitted(reason=reason)
-        return verify(Forms(self.program, emitted, read_back=self.read_back), leaves, self.target, seed=seed)
+        forms = Forms(self.program, emitted, read_back=self.read_back, trial=trial)
+        return verify(forms, leaves, self.target, seed=seed)
 
     def explain(self, name: str) -> str:
         """List what each pass did to the captured node or module `name`, and why.

@@ -181,7 +181,9 @@ class _Verification:
         self.rounded = RoundedOnce(self.executor, target)
         self.reference = "integer program" if forms.quantized is None else "exact simulation"
         self.shares: dict[str, float] = {}
-        self.diagnostics = list(input_diagnostics(self.program, self.inputs))
+        # Random inputs need not be like the calibration.
+        random = forms.trial is not None and not forms.trial.real
+        self.diagnostics = [] if random else list(input_diagnostics(self.program, self.inputs))
         self.real = self.refer(None)
         # The operand of a clamp per channel is a step within a layer, not the result of a layer.
         within = {item.inputs[0] for item in self.program.instructions if item.op == "int_clamp"}

@@ -59,6 +59,21 @@ def test_json_is_all_that_stands_on_stdout(artifact: Path, capsys: pytest.Captur
         assert json.loads(capsys.readouterr().out)
 
 
+def test_the_summary_is_printed_and_problems_are_notes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", x=DATA.calibration_images[:64].numpy())
+    command = ["compile", MODEL, "--calibration", str(tmp_path / "x.npz"), "--override", "reshape=16"]
+    assert cli.main([*command, "--verify", "off", "--output", str(tmp_path / "out")]) == 0
+    captured = capsys.readouterr()
+    assert "int8_dsp: not verified.\nSignal to noise of the outputs against the float model: output 0 " in captured.out
+    assert "\nTensors that lose most by themselves" in captured.out
+    assert "note: overrides={'reshape': 16} is not granted for %" in captured.err
+    assert cli.main(["verify", str(tmp_path / "out")]) == 0
+    assert "clipped" not in capsys.readouterr().err, "random inputs need not be like the calibration"
+    np.save(tmp_path / "far.npy", 100 * DATA.test_images[:8].numpy())
+    assert cli.main(["verify", str(tmp_path / "out"), "--inputs", str(tmp_path / "far.npy")]) == 0
+    assert "% of the verified numbers are clipped" in capsys.readouterr().err
+
+
 def test_compile_in_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", x=DATA.calibration_images[:64].numpy())
     command = ["compile", MODEL, "--calibration", str(tmp_path / "x.npz"), "--override", "add=16", "--json"]
@@ -67,6 +82,8 @@ def test_compile_in_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> 
     assert result["verification"]["passed"] is True
     assert result["output"] is None
     assert result["bytes"]["model.onnx"] < 200_000
+    assert [item["code"] for item in result["diagnostics"]][:3] == ["forms", "outputs", "losses"]
+    assert all(item["text"] for item in result["diagnostics"])
 
 
 def pictures(folder: Path, count: int = 24) -> Path:
