@@ -21,6 +21,9 @@ and so does a function in a lookup table, if each channel may have its own table
 
 For tables s is rounded to a quarter of an octave, so that many channels share a table.
 
+Equal ranges of weights ignore biases and activations: a channel with a tiny weight and a large bias gets values that
+are far larger than those of all others. The default pipeline therefore uses `factors=noise`; decision 38.
+
 Source: Nagel et al. 2019, arXiv:1906.04721, section 4.1; Nagel et al. 2021, arXiv:2106.08295, section 3.2.
 """
 
@@ -29,21 +32,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from qcompiler.errors import InputError
 from qcompiler.ir.events import Message, Sentence
-from qcompiler.ir.graph import Graph, Node
+from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
-from qcompiler.ops.layers import Layer
 from qcompiler.passes.base import Pass, PassContext
+from qcompiler.passes.common.channel_facts import facts_of
 from qcompiler.passes.common.channel_limits import keeps_caps, limits_of, set_limits
+from qcompiler.passes.common.channel_noise import ScaledLayer, Widths, factor_of, places_of, scaled_layers, whole_noise
 from qcompiler.passes.common.channel_tables import scales_of, set_scales
-from qcompiler.passes.common.equalization import FOREIGN, Consumer, Group, forget_ranges, groups, scale_layer
+from qcompiler.passes.common.equalization import FOREIGN, Group, forget_ranges, groups
+from qcompiler.passes.common.weighed_factors import GAIN, GAIN_WITHOUT_DATA, weighed
 from qcompiler.validation.contracts import THRESHOLDS, Contract
 
 RESCALED = Sentence("channels-rescaled", "its channels are rescaled with the inverse in {layers}")
@@ -52,8 +57,17 @@ TABLES_RESCALED = Sentence(
     "tables-rescaled", "its channels are multiplied by {least:.4g} to {most:.4g}, with one table per channel"
 )
 
+NO_GAIN = Sentence("noise-not-lower", "other factors would not lower the expected noise")
+LITTLE_GAIN = Sentence(
+    "noise-hardly-lower", "all groups together would lower the expected noise by less than {decibels:g} dB"
+)
+SEVERAL_AXES = Sentence("channels-read-along-several-axes", "its channels are read along several axes")
+
 STEPS = 4
 """Number of factors per octave for channels with a table."""
+
+LEAST_DB = 0.5
+"""Expected gain of the whole model, dB, below which it stays as it is: new roundings may be less fortunate."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +84,14 @@ class CrossLayerEqualization(Pass):
     Args:
         tolerance: Largest |s - 1| at which the ranges count as equal.
         rounds: Maximum number of visits of each pair.
+        factors: `ranges`: make ranges equal, as in the papers. `noise`: the factors with the least expected noise of
+            the outputs, from weights, biases, activations and sensitivities; a group that gains nothing stays as it
+            is. Needs a target; reads calibration data if there is any. The record gives the expected signal-to-noise
+            ratio of layers and activations before and after, dB.
 
     Raises:
         InputError: An option is out of range.
+        PassError: `factors` is `noise`, and there is no target.
     """
 
     name: ClassVar[str] = "cross-layer-equalization"
@@ -80,6 +99,7 @@ class CrossLayerEqualization(Pass):
     invalidates: ClassVar[frozenset[str]] = frozenset({"weight-ranges", "activation-ranges"})
     tolerance: float = 0.01
     rounds: int = 100
+    factors: Literal["ranges", "noise"] = "ranges"
 
     def __post_init__(self) -> None:
         if not self.tolerance > 0 or self.rounds < 1:
@@ -101,21 +121,69 @@ class CrossLayerEqualization(Pass):
         """See the module text."""
         rewriter = context.rewriter(graph)
         found = list(_groups(graph, context, rewriter.refuse))
-        layers = _layers(found)
+        layers = scaled_layers(found)
         before = _spread(list(layers.values()))
-        rounds, largest = 0, math.inf
-        while found and rounds < self.rounds and largest > self.tolerance:
-            largest, rounds = max(_equalize(group, layers) for group in found), rounds + 1
-        for group in found:
+        if self.factors == "noise" and found:
+            kept = self._weigh(graph, context, found, layers)
+        else:
+            kept = self._equalize(context, found, layers)
+        for group in kept:
             if group.tables:
                 _round_factors(group, layers)
         for layer in layers.values():
             layer.write(rewriter)
-        _rescale_between(found, layers, rewriter)
-        for group in found:
+        _rescale_between(kept, layers, rewriter)
+        for group in kept:
             rewriter.note(group.producer, RESCALED(layers=tuple(consumer.node.name for consumer in group.consumers)))
-        context.record.metrics.update(pairs=len(found), rounds=rounds)
+        context.record.metrics.update(pairs=len(kept))
         context.record.metrics.update(spread_before=before, spread_after=_spread(list(layers.values())))
+
+    def _equalize(self, context: PassContext, found: list[Group], layers: dict[Node, ScaledLayer]) -> list[Group]:
+        """Make ranges equal in all groups."""
+        rounds, largest = 0, math.inf
+        while found and rounds < self.rounds and largest > self.tolerance:
+            largest, rounds = max(_equalize(group, layers) for group in found), rounds + 1
+        context.record.metrics.update(rounds=rounds)
+        return found
+
+    def _weigh(
+        self, graph: Graph, context: PassContext, found: list[Group], layers: dict[Node, ScaledLayer]
+    ) -> list[Group]:
+        """Rescale the groups whose expected noise falls."""
+        widths = Widths(context.require_target(self.name))
+        rewriter = context.rewriter(graph)
+        found = list(_along_one_axis(found, rewriter))
+        facts = facts_of(graph, context, found, layers)
+        gain = GAIN if context.calibration_data is not None else GAIN_WITHOUT_DATA
+        before = whole_noise(found, layers, facts, widths)
+        factors = weighed(found, layers, facts, widths, gain)
+        after = whole_noise(found, layers, facts, widths)
+        context.record.metrics.update(expected_db_before=_decibels(before), expected_db_after=_decibels(after))
+        reason = NO_GAIN()
+        if factors and _decibels(after) < _decibels(before) + LEAST_DB:
+            reason = LITTLE_GAIN(decibels=LEAST_DB)
+            factors = {}
+            for layer in layers.values():
+                layer.reset()
+        for group in found:
+            if group.producer not in factors:
+                rewriter.refuse(group.producer, reason)
+        return [group for group in found if group.producer in factors]
+
+
+def _along_one_axis(found: Sequence[Group], rewriter: Rewriter) -> Iterator[Group]:
+    """The groups whose activations are read along one channel axis each."""
+    axes: dict[Value, int] = {}
+    for group in found:
+        if all(axes.setdefault(value, axis) == axis for value, axis in places_of(group)):
+            yield group
+        else:
+            rewriter.refuse(group.producer, SEVERAL_AXES())
+
+
+def _decibels(noise: float) -> float:
+    """Signal-to-noise ratio, dB."""
+    return round(-10.0 * math.log10(noise), 2) if noise > 0.0 else math.inf
 
 
 def _groups(
@@ -125,85 +193,7 @@ def _groups(
     return groups(graph, refused, caps=keeps_caps(context), tables=tables)
 
 
-class _Layer:
-    """Channel magnitudes of a weight and the current factors, so that the search does not touch the kernel.
-
-    Args:
-        node: The layer.
-        classes: Class of each input channel, int64. All channels of a class have one factor, such as the positions of a
-            flattened channel, and one magnitude.
-    """
-
-    def __init__(self, node: Node, classes: Tensor) -> None:
-        self.node = node
-        weight = Layer(node).rows()
-        count, outputs, inputs = weight.shape[:3]
-        magnitudes = weight.abs().amax(3).permute(1, 0, 2).reshape(outputs, count * inputs)
-        numbers, self.classes = torch.unique(classes, return_inverse=True)
-        # A class of a grouped convolution is within one group, because it belongs to one channel of the producer.
-        self.group = torch.zeros(len(numbers), dtype=torch.int64)
-        self.group[self.classes] = torch.arange(count).repeat_interleave(inputs)
-        self.magnitudes = _largest_of(magnitudes, self.classes, len(numbers))
-        """float32 [outputs per group, classes]"""
-        self.rows = torch.ones(count, outputs, dtype=torch.float64)
-        self.columns = torch.ones(len(numbers), dtype=torch.float64)
-
-    def row_ranges(self) -> Tensor:
-        """The range of each output channel."""
-        scaled = self.magnitudes * self.columns.to(torch.float32)
-        count = len(self.rows)
-        ranges = scaled.amax(1, keepdim=True) if count == 1 else _largest_of(scaled, self.group, count)
-        return (ranges.T * self.rows).reshape(-1)
-
-    def column_ranges(self) -> Tensor:
-        """The range of each input channel, that is, of its class."""
-        rows = self.rows.to(torch.float32)
-        of_class = rows.T if len(rows) == 1 else rows[self.group].T
-        return ((self.magnitudes * of_class).amax(0) * self.columns)[self.classes]
-
-    def scale_rows(self, factors: Tensor) -> None:
-        """Multiply the output channels."""
-        self.rows *= factors.reshape(self.rows.shape)
-
-    def scale_columns(self, factors: Tensor) -> None:
-        """Multiply the input channels by one factor per class."""
-        of_class = torch.ones_like(self.columns)
-        of_class[self.classes] = factors
-        self.columns *= of_class
-
-    def write(self, rewriter: Rewriter) -> None:
-        """Multiply the parameters by the factors."""
-        scale_layer(Layer(self.node), rewriter, outputs=self.rows.reshape(-1), inputs=self.columns[self.classes])
-
-
-def _largest_of(rows: Tensor, numbers: Tensor, count: int) -> Tensor:
-    """The largest entry of each class in each row, [rows, count]."""
-    largest = torch.zeros(len(rows), count, dtype=rows.dtype)
-    return largest.scatter_reduce(1, numbers.expand(len(rows), -1), rows, "amax")
-
-
-def _layers(found: Sequence[Group]) -> dict[Node, _Layer]:
-    """The layers of all groups. Two input channels have the same class if each group reads them as the same channel."""
-    classes: dict[Node, Tensor] = {}
-    for number, group in enumerate(found):
-        classes.setdefault(group.producer, _apart(group.producer))
-        for consumer in group.consumers:
-            node, channels = consumer.node, consumer.channels
-            if bool((channels.unique(return_counts=True)[1] > 1).any()) and Layer(node).groups == 1:
-                own = channels != FOREIGN
-                numbers = (len(channels) * (number + 1)) + channels
-                classes[node] = torch.where(own, numbers, classes.get(node, _apart(node)))
-            else:
-                classes.setdefault(node, _apart(node))
-    return {node: _Layer(node, numbers) for node, numbers in classes.items()}
-
-
-def _apart(node: Node) -> Tensor:
-    """A separate class for each input channel."""
-    return torch.arange(Layer(node).inputs)
-
-
-def _equalize(group: Group, layers: dict[Node, _Layer]) -> float:
+def _equalize(group: Group, layers: dict[Node, ScaledLayer]) -> float:
     """Visit a group once; return the largest |s - 1|."""
     producer = layers[group.producer]
     r1 = producer.row_ranges()
@@ -216,21 +206,21 @@ def _equalize(group: Group, layers: dict[Node, _Layer]) -> float:
     s = torch.where(s.isfinite() & (s > 0), s, 1.0)
     producer.scale_rows(1 / s)
     for consumer in group.consumers:
-        layers[consumer.node].scale_columns(_factor(consumer, s))
+        layers[consumer.node].scale_columns(factor_of(consumer, s))
     return float((s - 1).abs().max())
 
 
-def _round_factors(group: Group, layers: dict[Node, _Layer]) -> None:
+def _round_factors(group: Group, layers: dict[Node, ScaledLayer]) -> None:
     """Round the factors of a group to a grid, by at most 9 %, so that its channels need only a few tables."""
     producer = layers[group.producer]
     rows = producer.rows.reshape(-1)
     change = (rows.log2() * STEPS).round().div(STEPS).exp2() / rows
     producer.scale_rows(change)
     for consumer in group.consumers:
-        layers[consumer.node].scale_columns(_factor(consumer, 1 / change))
+        layers[consumer.node].scale_columns(factor_of(consumer, 1 / change))
 
 
-def _rescale_between(found: Sequence[Group], layers: dict[Node, _Layer], rewriter: Rewriter) -> None:
+def _rescale_between(found: Sequence[Group], layers: dict[Node, ScaledLayer], rewriter: Rewriter) -> None:
     """Multiply the limits of clamps by the factors of their channels, and divide scales of tables by them."""
     factors: dict[Node, tuple[int, Tensor]] = {}
     for group in found:
@@ -249,12 +239,7 @@ def _rescale_between(found: Sequence[Group], layers: dict[Node, _Layer], rewrite
         rewriter.note(set_limits(node, low, high, axis, rewriter), LIMITS_RESCALED(least=least, most=most))
 
 
-def _factor(consumer: Consumer, s: Tensor) -> Tensor:
-    """Factors of a consumer's input channels; 1 for channels from another producer."""
-    return torch.where(consumer.channels == FOREIGN, 1.0, s[consumer.channels.clamp(min=0)])
-
-
-def _spread(layers: Sequence[_Layer]) -> float:
+def _spread(layers: Sequence[ScaledLayer]) -> float:
     """The largest ratio over the layers of the widest channel range to the median."""
     ratios = []
     for layer in layers:

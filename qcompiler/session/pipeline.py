@@ -125,7 +125,11 @@ def quantization_passes(
 def _quantization_passes(effort: str, per_channel: bool, ranges: tuple[Pass, ...]) -> tuple[Pass, ...]:
     front, placement = structural_passes()
     # Activations have one scale per tensor even if weights have one per channel, so equalization helps in both cases.
-    equalized = (CrossLayerEqualization(),) if per_channel else (ReplaceRelu6(), CrossLayerEqualization())
+    equalized = (
+        (CrossLayerEqualization(factors="noise"),)
+        if per_channel
+        else (ReplaceRelu6(), CrossLayerEqualization(factors="noise"))
+    )
     return (
         *front,
         *(() if effort == "fast" else equalized),

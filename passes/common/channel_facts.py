@@ -1,0 +1,267 @@
+"""What is known of the channels of groups: ranges of activations, and the sensitivity of the model's outputs.
+
+With calibration data both are measured. Without data, ranges follow from batch norms, and sensitivities are those of
+the readers' outputs alone, each as a share of its own power: a reader z = W x with channel powers m_i = E[x_i^2] gives
+
+    P = sum of W[o, i]^2 m_i        G_i = sum over o of W[o, i]^2 / P        G[o, i] = m_i / P
+
+so that an error counts as much as it changes the next layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from qcompiler.calibration.data_free import DEFAULT_INPUT_RANGE, describe
+from qcompiler.calibration.distribution import Distribution
+from qcompiler.calibration.observers import MinMaxObserver, Observer
+from qcompiler.calibration.runner import observe
+from qcompiler.calibration.statistics import statistics_of
+from qcompiler.ir.graph import Graph, Node, Value
+from qcompiler.ir.registry import Trait
+from qcompiler.ops.layers import Layer
+from qcompiler.passes.base import PassContext
+from qcompiler.passes.common.channel_limits import limits_of
+from qcompiler.passes.common.channel_noise import Facts, Limits, Place, ScaledLayer, ScaledTensor, places_of
+from qcompiler.passes.common.equalization import FOREIGN, Consumer, Group
+from qcompiler.validation.noise import Sensitivities, sensitivities
+
+PROJECTIONS = 16
+"""Number of random projections, each of another sample."""
+FAR_DEVIATIONS = 6.0
+"""Standard deviations of a batch norm from the mean to a value that some input may have."""
+DEVIATIONS = 3.0
+"""Standard deviations from the mean to the end of a range, where a power follows from a range or the reverse."""
+
+
+def facts_of(graph: Graph, context: PassContext, found: Sequence[Group], layers: Mapping[Node, ScaledLayer]) -> Facts:
+    """The facts of all groups; also sets the sensitivities of the layers."""
+    places: dict[Place, None] = {}
+    for group in found:
+        places |= dict.fromkeys(places_of(group))
+    measured = None
+    if context.calibration_data is not None:
+        ranges = _observed(graph, context, context.calibration_data, places)
+        measured = _measured(graph, context, places, layers, found)
+    else:
+        ranges = _described(graph, context, places, found)
+    deviations = {place: (high - low) / (2 * DEVIATIONS) for place, (low, high) in ranges.items()}
+    if context.calibration_data is not None:
+        ranges = _widened(ranges, found)
+    tensors = {place: _tensor(low, high, deviations[place]) for place, (low, high) in ranges.items()}
+    if measured is None:
+        _sense_readers(found, layers, tensors)
+        return Facts(tensors, {group.producer: _reader_limits(group) for group in found if group.caps})
+    for node, layer in layers.items():
+        layer.sense(measured.tensors[_name(node)])
+    for place, tensor in tensors.items():
+        tensor.sensitivity, tensor.shift = measured.values[place[0]], measured.shifts[place[0]]
+    return Facts(tensors, {group.producer: _limits(group, measured.limits) for group in found if group.caps})
+
+
+def _limits(group: Group, sensitivity: Mapping[Value, Tensor]) -> Limits:
+    """The limits of a group."""
+    sums = torch.zeros(Layer(group.producer).outputs, dtype=torch.float64)
+    for cap in group.caps:
+        own = cap.channels != FOREIGN
+        sums = sums.index_add(0, cap.channels[own], sensitivity[cap.node.output][own])
+    return Limits(_ends(group), sums)
+
+
+def _ends(group: Group) -> Tensor:
+    """The lowest limit of each channel; infinite without one."""
+    ends = torch.full((Layer(group.producer).outputs,), torch.inf, dtype=torch.float64)
+    for cap in group.caps:
+        own = cap.channels != FOREIGN
+        ends = ends.scatter_reduce(0, cap.channels[own], limits_of(cap.node, len(own))[1][own], "amin")
+    return ends
+
+
+def _reader_limits(group: Group) -> Limits:
+    """The same for sensitivities of the readers' outputs: all taps meet values at the limit."""
+    gains: dict[Value, Tensor] = {}
+    for consumer in group.consumers:
+        view = Layer(consumer.node)
+        sums = view.rows().to(torch.float64).abs().sum(3).square().sum(1).reshape(-1)
+        own = consumer.channels != FOREIGN
+        gain = torch.zeros(Layer(group.producer).outputs, dtype=torch.float64)
+        gain = gain.index_add(0, consumer.channels[own], sums[own] / sums.sum().clamp(min=1e-30))
+        for cap in group.caps:
+            own_cap = cap.channels != FOREIGN
+            of_cap = torch.where(own_cap, gain[cap.channels.clamp(min=0)], 0.0)
+            gains[cap.node.output] = gains.get(cap.node.output, torch.zeros_like(of_cap)) + of_cap
+    return _limits(group, gains)
+
+
+Ranges = dict[Place, tuple[Tensor, Tensor]]
+
+
+def _tensor(low: Tensor, high: Tensor, deviation: Tensor) -> ScaledTensor:
+    zeros = torch.zeros_like(low)
+    return ScaledTensor(
+        low.clamp(max=0.0), high.clamp(min=0.0), deviation, zeros, zeros.clone(), torch.ones_like(zeros)
+    )
+
+
+def _name(node: Node) -> str:
+    leaf = Layer(node).weight.producer
+    assert leaf is not None, "the weight of a layer is a tensor of the model"
+    return leaf.text("ref")
+
+
+def _observed(graph: Graph, context: PassContext, batches: Iterable[list[Tensor]], places: Iterable[Place]) -> Ranges:
+    observers: dict[Value, Observer] = {value: MinMaxObserver(value.name, axis) for value, axis in places}
+    _, observers = observe(graph, batches, observers, context.processes, context.progress)
+    found = {place: observers[place[0]].range() for place in places}
+    return {place: (low.to(torch.float64), high.to(torch.float64)) for place, (low, high) in found.items()}
+
+
+def _widened(ranges: Ranges, found: Sequence[Group]) -> Ranges:
+    """The ranges with what the batch norms expect, because few samples rarely show the largest values of a channel.
+
+    A channel that looks small on these samples would get a large factor, and other inputs would be clipped.
+    """
+    for group in found:
+        moments = statistics_of(group.producer)
+        if moments is None:
+            continue
+        reach = FAR_DEVIATIONS * moments.std.to(torch.float64)
+        low, high = moments.mean.to(torch.float64) - reach, moments.mean.to(torch.float64) + reach
+        if group.caps:
+            high = high.minimum(_ends(group))
+        bounded = bool(group.caps or group.tables) or any(
+            node.definition.has(Trait.RECTIFIER) for node in group.between
+        )
+        for place, channels in places_of(group).items():
+            own = channels != FOREIGN
+            seen_low, seen_high = ranges[place]
+            far = high[channels.clamp(min=0)]
+            seen_high = torch.where(own, torch.maximum(seen_high, far), seen_high)
+            if not bounded:
+                seen_low = torch.where(own, torch.minimum(seen_low, low[channels.clamp(min=0)]), seen_low)
+            ranges[place] = seen_low, seen_high
+    return ranges
+
+
+def _measured(
+    graph: Graph, context: PassContext, places: Iterable[Place], layers: Iterable[Node], found: Sequence[Group]
+) -> Sensitivities | None:
+    """The mean over `PROJECTIONS` samples; None if no output depends on the layers differentiably."""
+    names = [*dict.fromkeys(map(_name, layers))]
+    values = {value: axis for value, axis in places}  # noqa: C416  # a value has one channel axis
+    samples = list(_samples(graph, context))
+    caps = {cap.node.output: cap for group in found for cap in group.caps}
+    limits = {value: (cap.axis, limits_of(cap.node, len(cap.channels))[1]) for value, cap in caps.items()}
+
+    def part(index: int) -> list[Tensor]:
+        generator = torch.Generator().manual_seed(context.seed + index)
+        measured = sensitivities(graph, samples[index], graph.module.tensors, values, names, limits, generator)
+        if measured is None:
+            return [torch.zeros(1, dtype=torch.float64)] * (1 + 2 * len(values) + len(names) + len(limits))
+        activations = (item[key] for item in (measured.values, measured.shifts) for key in values)
+        tensors = (measured.tensors[key] for key in names)
+        return [torch.ones(1, dtype=torch.float64), *activations, *tensors, *(measured.limits[key] for key in limits)]
+
+    count, *sums = context.processes.sum(len(samples), part)
+    if not bool(count):
+        return None
+    means = iter([item / count for item in sums])
+    return Sensitivities(
+        {key: next(means) for key in values},
+        {key: next(means) for key in values},
+        {key: next(means) for key in names},
+        {key: next(means) for key in limits},
+    )
+
+
+def _samples(graph: Graph, context: PassContext) -> Iterable[list[Tensor]]:
+    """The first samples of the data one by one, or whole batches if the batch size is fixed."""
+    free = all(value.type.rank and not isinstance(value.type.shape[0], int) for value in graph.inputs)
+    count = 0
+    for batch in context.calibration_data or ():
+        parts = [list(part) for part in zip(*(tensor.split(1) for tensor in batch), strict=True)] if free else [batch]
+        for part in parts:
+            yield part
+            count += 1
+            if count == PROJECTIONS:
+                return
+
+
+def _described(graph: Graph, context: PassContext, places: Iterable[Place], found: Sequence[Group]) -> Ranges:
+    """Ranges from batch norms; where they end, as if the layer's inputs were normal numbers."""
+    known = describe(graph, context.input_range or DEFAULT_INPUT_RANGE)
+    ranges: Ranges = {}
+    for value, axis in places:
+        count = value.type.size(axis)
+        item = known.get(value)
+        if isinstance(item, Distribution):
+            moments = item.channels(axis, count)
+            reach = DEVIATIONS * moments.std
+            low, high = moments.mean - reach, moments.mean + reach
+            least, most = item.range
+            ranges[value, axis] = (low.clamp(min=least), high.clamp(max=most))
+        else:
+            ranges[value, axis] = _from_weights(value, axis, count, found)
+    return ranges
+
+
+def _from_weights(value: Value, axis: int, count: int, found: Sequence[Group]) -> tuple[Tensor, Tensor]:
+    """|bias| and the norm of each row of the producers."""
+    reach = torch.ones(count, dtype=torch.float64)
+    for group in found:
+        for place, channels in places_of(group).items():
+            if place == (value, axis):
+                layer = Layer(group.producer)
+                norms = layer.rows().to(torch.float64).square().sum((2, 3)).sqrt().reshape(-1) * DEVIATIONS
+                bias = layer.bias_tensor()
+                span = norms if bias is None else norms + bias.to(torch.float64).abs()
+                reach = torch.where(channels == FOREIGN, reach, span[channels.clamp(min=0)])
+    return -reach, reach
+
+
+def _sense_readers(
+    found: Sequence[Group],
+    layers: Mapping[Node, ScaledLayer],
+    tensors: Mapping[Place, ScaledTensor],
+) -> None:
+    """Sensitivities of the readers' outputs alone; see the module text."""
+    for group in found:
+        for consumer in group.consumers:
+            place = (consumer.node.inputs[0], Layer(consumer.node).input_axis)
+            _sense_reader(consumer, layers[consumer.node], tensors[place])
+    for group in found:
+        for place, channels in places_of(group).items():
+            own = channels != FOREIGN
+            tensor = tensors[place]
+            gain = torch.zeros(Layer(group.producer).outputs, dtype=torch.float64)
+            gain = gain.index_add(0, channels[own], tensor.sensitivity[own])
+            variance = torch.zeros_like(gain).scatter_reduce(
+                0, channels[own], tensors[place].deviation.square()[own], "amax"
+            )
+            _sense_rows(layers[group.producer], gain, variance)
+
+
+def _sense_reader(consumer: Consumer, layer: ScaledLayer, tensor: ScaledTensor) -> None:
+    power = (tensor.ranges() / DEVIATIONS).square().clamp(min=1e-30)
+    view = Layer(consumer.node)
+    squares = view.rows().to(torch.float64).square()  # [groups, outputs, inputs, taps]
+    of_input = squares.sum((1, 3)).reshape(-1)
+    total = (of_input * power).sum().clamp(min=1e-30)
+    tensor.sensitivity = tensor.sensitivity + of_input / total
+    tensor.shift = tensor.shift + view.rows().to(torch.float64).sum(3).square().sum(1).reshape(-1) / total
+    rows = power.reshape(view.groups, 1, -1, 1).expand_as(squares) / total
+    layer.sense(view.from_rows(rows.contiguous()))
+
+
+def _sense_rows(layer: ScaledLayer, gain: Tensor, variance: Tensor) -> None:
+    """The part of a producer whose input no group describes: inputs of equal power give its results their variance."""
+    if bool(layer.sensitivity.any()):
+        return
+    view = Layer(layer.node)
+    rows = view.rows().to(torch.float64)
+    norms = rows.square().sum((2, 3)).reshape(-1).clamp(min=1e-30)
+    each = (gain * variance / norms).reshape(view.groups, -1, 1, 1).expand_as(rows)
+    layer.sense(view.from_rows(each.contiguous()))

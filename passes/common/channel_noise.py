@@ -1,0 +1,364 @@
+"""Expected noise of the layers and activations of groups, as a function of the factors of their channels.
+
+A group of `passes.common.equalization` divides the results of a producer by s and multiplies the columns of its readers
+by s. Real numbers stay what they are; steps change. In the units of the original model,
+
+    weight    step_o = max over i of |W[o, i]| c_i / s_o / levels      noise = sum of G[o, i] (step_o s_o / c_i)^2 / 12
+    tensor    step = (max of high_i / s_i - min of low_i / s_i) / levels      noise = sum of G_i (step s_i)^2 / 12
+
+with the factors s_o of the rows and c_i of the columns, and the sensitivities G of `validation.noise`. A clamp gets
+limits per channel, which are rounded to codes: all values at a limit share its error, so that G is that of the limit
+itself. The limit at the end of the range has no error. So do all elements of
+a channel that hardly varies share one error. With one scale
+per tensor the step is that of the widest row. With one scale per row, s_o leaves the noise of a weight as it is, and
+only activations and readers decide.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from qcompiler.ir.graph import Node, Value
+from qcompiler.ir.rewrite import Rewriter
+from qcompiler.ops.layers import Layer
+from qcompiler.passes.common.equalization import FOREIGN, Consumer, Group, producer_axis, scale_layer
+from qcompiler.targets import Target
+
+
+class ScaledLayer:
+    """Channel magnitudes of a weight and the current factors, so that the search does not touch the kernel.
+
+    Args:
+        node: The layer.
+        classes: Class of each input channel, int64. All channels of a class have one factor, such as the positions of a
+            flattened channel, and one magnitude.
+    """
+
+    def __init__(self, node: Node, classes: Tensor) -> None:
+        self.node = node
+        weight = Layer(node).rows()
+        count, outputs, inputs = weight.shape[:3]
+        magnitudes = weight.abs().amax(3).permute(1, 0, 2).reshape(outputs, count * inputs)
+        numbers, self.classes = torch.unique(classes, return_inverse=True)
+        # A class of a grouped convolution is within one group, because it belongs to one channel of the producer.
+        self.group = torch.zeros(len(numbers), dtype=torch.int64)
+        self.group[self.classes] = torch.arange(count).repeat_interleave(inputs)
+        self.magnitudes = largest_of(magnitudes, self.classes, len(numbers))
+        """float32 [outputs per group, classes]"""
+        self.rows = torch.ones(count, outputs, dtype=torch.float64)
+        self.columns = torch.ones(len(numbers), dtype=torch.float64)
+        self.sensitivity = torch.zeros_like(self.magnitudes)
+        """float32 [outputs per group, classes]: the sum over the elements of a class; see `sense`"""
+
+    def reset(self) -> None:
+        """Set all factors to 1."""
+        self.rows, self.columns = torch.ones_like(self.rows), torch.ones_like(self.columns)
+
+    def sense(self, sensitivity: Tensor) -> None:
+        """Set the sensitivity of the outputs of the model to the weight, float64 in the shape of the weight."""
+        weight = Layer(self.node).rows(sensitivity)
+        count, outputs, inputs = weight.shape[:3]
+        sums = weight.sum(3).permute(1, 0, 2).reshape(outputs, count * inputs).to(torch.float32)
+        self.sensitivity = torch.zeros_like(self.magnitudes).index_add(1, self.classes, sums)
+
+    def row_ranges(self) -> Tensor:
+        """The range of each output channel."""
+        scaled = self.magnitudes * self.columns.to(torch.float32)
+        count = len(self.rows)
+        ranges = scaled.amax(1, keepdim=True) if count == 1 else largest_of(scaled, self.group, count)
+        return (ranges.T * self.rows).reshape(-1)
+
+    def column_ranges(self) -> Tensor:
+        """The range of each input channel, that is, of its class."""
+        rows = self.rows.to(torch.float32)
+        of_class = rows.T if len(rows) == 1 else rows[self.group].T
+        return ((self.magnitudes * of_class).amax(0) * self.columns)[self.classes]
+
+    def scale_rows(self, factors: Tensor) -> None:
+        """Multiply the output channels."""
+        self.rows *= factors.reshape(self.rows.shape)
+
+    def scale_columns(self, factors: Tensor) -> None:
+        """Multiply the input channels by one factor per class."""
+        self.columns *= self.of_classes(factors)
+
+    def of_classes(self, factors: Tensor) -> Tensor:
+        """The factor of each class, from one per input channel."""
+        of_class = torch.ones_like(self.columns)
+        of_class[self.classes] = factors
+        return of_class
+
+    def noise(self, levels: int, *, per_row: bool, rows: Tensor | None = None, columns: Tensor | None = None) -> float:
+        """Expected noise of the quantized weight; see the module text.
+
+        Args:
+            levels: Number of steps from 0 to the largest code.
+            per_row: Whether each output channel has a scale of its own.
+            rows: Factors of the output channels in place of the current ones, in the shape of `rows`.
+            columns: Factors of the classes in place of the current ones.
+        """
+        columns = self.columns if columns is None else columns
+        rows = (self.rows if rows is None else rows).T
+        scaled = self.magnitudes * columns.to(torch.float32)
+        weighted = self.sensitivity * columns.to(torch.float32) ** -2
+        count = rows.shape[1]
+        if count == 1:
+            ranges, sums = scaled.amax(1, keepdim=True), weighted.sum(1, keepdim=True)
+        else:
+            ranges = largest_of(scaled, self.group, count)
+            sums = torch.zeros_like(ranges).index_add(1, self.group, weighted)
+        ranges, sums = ranges.to(torch.float64), sums.to(torch.float64)
+        squares = ranges.square() if per_row else (ranges * rows).max().square() / rows.square()
+        return float((sums * squares).sum()) / levels**2 / 12.0
+
+    def write(self, rewriter: Rewriter) -> None:
+        """Multiply the parameters by the factors."""
+        scale_layer(Layer(self.node), rewriter, outputs=self.rows.reshape(-1), inputs=self.columns[self.classes])
+
+
+def largest_of(rows: Tensor, numbers: Tensor, count: int) -> Tensor:
+    """The largest entry of each class in each row, [rows, count]."""
+    largest = torch.zeros(len(rows), count, dtype=rows.dtype)
+    return largest.scatter_reduce(1, numbers.expand(len(rows), -1), rows, "amax")
+
+
+def scaled_layers(found: Sequence[Group]) -> dict[Node, ScaledLayer]:
+    """The layers of all groups. Two input channels have the same class if each group reads them as the same channel."""
+    classes: dict[Node, Tensor] = {}
+    for number, group in enumerate(found):
+        classes.setdefault(group.producer, _apart(group.producer))
+        for consumer in group.consumers:
+            node, channels = consumer.node, consumer.channels
+            if bool((channels.unique(return_counts=True)[1] > 1).any()) and Layer(node).groups == 1:
+                own = channels != FOREIGN
+                numbers = (len(channels) * (number + 1)) + channels
+                classes[node] = torch.where(own, numbers, classes.get(node, _apart(node)))
+            else:
+                classes.setdefault(node, _apart(node))
+    return {node: ScaledLayer(node, numbers) for node, numbers in classes.items()}
+
+
+def _apart(node: Node) -> Tensor:
+    """A separate class for each input channel."""
+    return torch.arange(Layer(node).inputs)
+
+
+def factor_of(consumer: Consumer, s: Tensor) -> Tensor:
+    """Factors of a consumer's input channels; 1 for channels from another producer."""
+    return torch.where(consumer.channels == FOREIGN, 1.0, s[consumer.channels.clamp(min=0)])
+
+
+Place = tuple[Value, int]
+"""An activation and its channel axis."""
+
+
+@dataclass
+class ScaledTensor:
+    """An activation between the layers of groups, and its current factors.
+
+    Args:
+        low: Smallest value of each channel, float64 [C], at most 0.
+        high: Largest value of each channel, float64 [C], at least 0.
+        deviation: Standard deviation of each channel, float64 [C].
+        sensitivity: Sensitivity of the outputs of the model to independent errors of each channel, float64 [C].
+        shift: Sensitivity to one error of all elements of a channel, float64 [C].
+        factors: Current factors, float64 [C].
+    """
+
+    low: Tensor
+    high: Tensor
+    deviation: Tensor
+    sensitivity: Tensor
+    shift: Tensor
+    factors: Tensor
+
+    def ranges(self) -> Tensor:
+        """The largest absolute value of each channel."""
+        return torch.maximum(-self.low, self.high) * self.factors
+
+    def step(self, levels: int, *, symmetric: bool, factors: Tensor | None = None) -> float:
+        """Step of the grid, with `factors` in place of the current ones."""
+        factors = self.factors if factors is None else factors
+        low, high = float((self.low * factors).min()), float((self.high * factors).max())
+        return (2.0 * max(-low, high) if symmetric else high - low) / levels
+
+    def noise(self, step: float, factors: Tensor | None = None) -> float:
+        """Expected noise of the quantized activation; see the module text."""
+        factors = self.factors if factors is None else factors
+        # Errors of numbers that vary by less than a step are one error: the correlation of rounded normal numbers.
+        alike = (-(2.0 * math.pi * self.deviation * factors / max(step, 1e-300)).square()).exp()
+        sensitivity = torch.lerp(self.sensitivity, self.shift, alike)
+        return step**2 * float((sensitivity / factors.square()).sum()) / 12.0
+
+
+AT_THE_END = 1e-3
+"""Distance from the end of the range at which a limit is the end, as a share."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The limits of a clamp between the layers of a group.
+
+    Args:
+        ends: Upper limit of each channel of the producer, float64 [C]; infinite for channels that are not clamped.
+        sensitivity: Sensitivity of the outputs of the model to each limit, float64 [C].
+    """
+
+    ends: Tensor
+    sensitivity: Tensor
+
+    def noise(self, step: float, factors: Tensor) -> float:
+        """Expected noise of the rounded limits.
+
+        Args:
+            step: Step of the grid.
+            factors: Factors of the channels, float64 [C].
+        """
+        scaled = self.ends * factors
+        clamped = scaled.isfinite()
+        if not bool(clamped.any()):
+            return 0.0
+        inside = clamped & (scaled < (1.0 - AT_THE_END) * scaled[clamped].max())
+        return step**2 * float((self.sensitivity / factors.square())[inside].sum()) / 12.0
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of the channels of all groups, and the current factors.
+
+    Args:
+        tensors: Activations.
+        limits: Limits of clamps, by producer.
+    """
+
+    tensors: Mapping[Place, ScaledTensor]
+    limits: Mapping[Node, Limits]
+
+
+class Widths:
+    """The grids of a target, as far as they decide the noise.
+
+    Args:
+        target: The target, with its default widths.
+
+    Attributes:
+        weight_levels: Steps from 0 to the largest code of a weight.
+        levels: Steps of an activation.
+        symmetric: Whether the grid of an activation is symmetric.
+    """
+
+    def __init__(self, target: Target) -> None:
+        activations = target.activation_spec()
+        self.target = target
+        self.weight_levels = 2 ** (target.weight_bits - 1) - 1
+        self.levels = activations.qmax - activations.qmin
+        self.symmetric = activations.symmetric and activations.signed
+
+    def per_row(self, node: Node) -> bool:
+        """Whether the weight of `node` has a scale per output channel."""
+        return self.target.weight_spec(node.op, 0).axis is not None
+
+    def of_weight(self, layer: ScaledLayer, *, rows: Tensor | None = None, columns: Tensor | None = None) -> float:
+        """Expected noise of a quantized weight; see `ScaledLayer.noise`."""
+        return layer.noise(self.weight_levels, per_row=self.per_row(layer.node), rows=rows, columns=columns)
+
+    def of_tensor(self, tensor: ScaledTensor, factors: Tensor | None = None) -> float:
+        """Expected noise of a quantized activation; see `ScaledTensor.noise`."""
+        return tensor.noise(self.step(tensor, factors), factors)
+
+    def step(self, tensor: ScaledTensor, factors: Tensor | None = None) -> float:
+        """Step of the grid of an activation."""
+        return tensor.step(self.levels, symmetric=self.symmetric, factors=factors)
+
+
+def places_of(group: Group) -> dict[Place, Tensor]:
+    """The activations of a group that get quantizers, with the producer's channel of each of their channels.
+
+    These are the inputs of its readers, and before a table also the result of the producer.
+    """
+    found: dict[Place, Tensor] = {}
+    for consumer in group.consumers:
+        found.setdefault((consumer.node.inputs[0], Layer(consumer.node).input_axis), consumer.channels)
+    if group.tables:
+        axis = producer_axis(group.producer)
+        found.setdefault((group.producer.output, axis), torch.arange(Layer(group.producer).outputs))
+    return found
+
+
+class GroupNoise:
+    """The expected noise of everything that the factors of one group change.
+
+    Args:
+        group: The group.
+        layers: The layers of all groups.
+        facts: What is known of the channels.
+        widths: The grids.
+    """
+
+    def __init__(
+        self,
+        group: Group,
+        layers: Mapping[Node, ScaledLayer],
+        facts: Facts,
+        widths: Widths,
+    ) -> None:
+        self.group, self.widths = group, widths
+        self.producer = layers[group.producer]
+        self.readers = [(consumer, layers[consumer.node]) for consumer in group.consumers]
+        self.tensors = [(channels, facts.tensors[place]) for place, channels in places_of(group).items()]
+        self.limits = facts.limits.get(group.producer)
+
+    def ranges(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The current ranges of each channel: of the rows, of the activations, and of the readers' columns."""
+        rows = self.producer.row_ranges()
+        seen, columns = torch.zeros_like(rows), torch.zeros_like(rows)
+        for channels, tensor in self.tensors:
+            own = channels != FOREIGN
+            seen = seen.scatter_reduce(0, channels[own], tensor.ranges()[own], "amax")
+        for consumer, layer in self.readers:
+            own = consumer.channels != FOREIGN
+            columns = columns.scatter_reduce(0, consumer.channels[own], layer.column_ranges()[own], "amax")
+        return rows, seen, columns
+
+    def noise(self, s: Tensor | None = None) -> float:
+        """The noise if the channels are divided by s in addition, float64 [channels of the producer]; None: by 1."""
+        s = torch.ones(self.producer.rows.numel(), dtype=torch.float64) if s is None else s
+        rows = self.producer.rows / s.reshape(self.producer.rows.shape)
+        total = self.widths.of_weight(self.producer, rows=rows)
+        for consumer, layer in self.readers:
+            columns = layer.columns * layer.of_classes(factor_of(consumer, s))
+            total += self.widths.of_weight(layer, columns=columns)
+        steps = []
+        for channels, tensor in self.tensors:
+            factors = tensor.factors / _of_channels(channels, s)
+            steps.append(self.widths.step(tensor, factors))
+            total += tensor.noise(steps[-1], factors)
+        return total + (self.limits.noise(steps[0], rows.reshape(-1)) if self.limits is not None else 0.0)
+
+    def apply(self, s: Tensor) -> None:
+        """Divide the channels by s in addition."""
+        self.producer.scale_rows(1.0 / s)
+        for consumer, layer in self.readers:
+            layer.scale_columns(factor_of(consumer, s))
+        for channels, tensor in self.tensors:
+            tensor.factors = tensor.factors / _of_channels(channels, s)
+
+
+def _of_channels(channels: Tensor, s: Tensor) -> Tensor:
+    return torch.where(channels == FOREIGN, 1.0, s[channels.clamp(min=0)])
+
+
+def whole_noise(found: Sequence[Group], layers: Mapping[Node, ScaledLayer], facts: Facts, widths: Widths) -> float:
+    """The expected noise of all layers, activations and limits."""
+    total = sum(map(widths.of_weight, layers.values())) + sum(map(widths.of_tensor, facts.tensors.values()))
+    for group in found:
+        limits = facts.limits.get(group.producer)
+        if limits is not None:
+            step = widths.step(facts.tensors[next(iter(places_of(group)))])
+            total += limits.noise(step, layers[group.producer].rows.reshape(-1))
+    return total

@@ -1,0 +1,115 @@
+"""Factors of channels that lower the expected noise of a quantized model.
+
+For the channels of a group with ranges r1 of the producer's rows, R of the activations and r2 of the readers' columns,
+factors of the form
+
+    s = r1^a R^b / r2^c
+
+make the rows (a), the activations (b) and the columns (c) more equal. Each form is tried as it is, and with s limited
+so that no channel grows beyond the largest one; then weaker factors s^(1/2) and s^(1/4). A group takes the factors with
+the least expected noise, and none unless that is below the present noise by `gain`. Groups are visited in turn until
+none changes. In the end the factors of a group go back to 1 if the noise does not rise by that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from qcompiler.ir.graph import Node
+from qcompiler.passes.common.channel_noise import Facts, GroupNoise, ScaledLayer, Widths
+from qcompiler.passes.common.equalization import Group
+
+GAIN, GAIN_WITHOUT_DATA = 0.1, 0.3
+"""Share of its noise that a group must lose for new factors. Moments of batch norms say less than data."""
+ROUNDS = 12
+"""Maximum number of visits of each group."""
+FORMS = ((0.5, 0.0, 0.5), (0.0, 0.5, 0.5), (1 / 3, 1 / 3, 1 / 3), (0.5, 0.5, 0.0), (0.0, 1.0, 0.0))
+"""Exponents a, b, c."""
+STRENGTHS = (0.5, 0.25)
+OCTAVES = 20
+"""Factors are at most 2^OCTAVES, and at least 2^-OCTAVES."""
+
+
+def weighed(
+    found: Sequence[Group],
+    layers: Mapping[Node, ScaledLayer],
+    facts: Facts,
+    widths: Widths,
+    gain: float = GAIN,
+) -> dict[Node, Tensor]:
+    """Find the factors and apply them to `layers` and `facts`.
+
+    Args:
+        found: Groups.
+        layers: Their layers.
+        facts: What is known of their channels.
+        widths: Grids of the target.
+        gain: Share of its noise that a group must lose.
+
+    Returns:
+        By producer, the factor s of each channel, float64; only of groups that are rescaled.
+    """
+    noises = [GroupNoise(group, layers, facts, widths) for group in found]
+    factors = [torch.ones(item.producer.rows.numel(), dtype=torch.float64) for item in noises]
+    waiting = list(range(len(noises)))
+    for _ in range(ROUNDS):
+        changed = [number for number in waiting if _improve(noises[number], factors, number, gain)]
+        if not changed:
+            break
+        # A group changes what its own layers' other groups see.
+        touched = {node for number in changed for node in _nodes(found[number])}
+        waiting = [number for number, group in enumerate(found) if not touched.isdisjoint(_nodes(group))]
+    for number, item in enumerate(noises):
+        back = 1.0 / factors[number]
+        if bool((back != 1.0).any()) and item.noise(back) * (1.0 - gain) <= item.noise():
+            item.apply(back)
+            factors[number] = torch.ones_like(back)
+    return {group.producer: s for group, s in zip(found, factors, strict=True) if bool((s != 1.0).any())}
+
+
+def _nodes(group: Group) -> set[Node]:
+    return {group.producer, *(consumer.node for consumer in group.consumers)}
+
+
+def _improve(item: GroupNoise, factors: list[Tensor], number: int, gain: float) -> bool:
+    """Apply the best factors to a group; whether there are any."""
+    before = best = item.noise()
+    chosen: Tensor | None = None
+    for s in _forms(item, factors[number]):
+        noise = item.noise(s)
+        if noise < best:
+            best, chosen = noise, s
+    if chosen is None:
+        return False
+    for strength in STRENGTHS:
+        weaker = chosen**strength
+        noise = item.noise(weaker)
+        if noise < best:
+            best, chosen = noise, weaker
+    if not best < before * (1.0 - gain):
+        return False
+    item.apply(chosen)
+    factors[number] = factors[number] * chosen
+    return True
+
+
+def _forms(item: GroupNoise, present: Tensor) -> Iterator[Tensor]:
+    rows, seen, columns = item.ranges()
+    alive = (rows > 0.0) & (columns > 0.0)
+    if not bool(alive.any()):
+        return
+    logs = [torch.where(alive & (x > 0.0), x, 1.0).log2() for x in (rows, seen, columns)]
+    share = torch.where(alive, seen / seen.max().clamp(min=1e-300), 0.0)
+    largest = int(torch.where(alive, seen, -1.0).argmax())
+    for a, b, c in FORMS:
+        exponent = a * logs[0] + b * logs[1] - c * logs[2]
+        exponent = torch.where(alive, exponent - exponent[largest], 0.0)
+        for limited in (False, True):
+            s = exponent.exp2()
+            if limited:
+                s = torch.maximum(s, share)
+            total = (present.log2() + torch.where(alive, s, 1.0).log2()).clamp(-OCTAVES, OCTAVES)
+            yield (total - present.log2()).exp2()
