@@ -29,6 +29,7 @@ Source: Nagel et al. 2019, arXiv:1906.04721, section 4.1; Nagel et al. 2021, arX
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -37,18 +38,28 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from qcompiler.errors import InputError
+from qcompiler.errors import EncodingsError, InputError
 from qcompiler.ir.events import Message, Sentence
 from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
+from qcompiler.ops.layers import Layer
 from qcompiler.passes.base import Pass, PassContext
 from qcompiler.passes.common.channel_facts import facts_of
 from qcompiler.passes.common.channel_limits import keeps_caps, limits_of, set_limits
-from qcompiler.passes.common.channel_noise import ScaledLayer, Widths, factor_of, places_of, scaled_layers, whole_noise
+from qcompiler.passes.common.channel_noise import (
+    ScaledLayer,
+    Widths,
+    factor_of,
+    places_of,
+    rescale,
+    scaled_layers,
+    whole_noise,
+)
 from qcompiler.passes.common.channel_tables import scales_of, set_scales
 from qcompiler.passes.common.equalization import FOREIGN, Group, forget_ranges, groups
-from qcompiler.passes.common.weighed_factors import GAIN, GAIN_WITHOUT_DATA, weighed
+from qcompiler.passes.common.weighed_factors import GAIN, GAIN_WITHOUT_DATA, OCTAVES, STEPS, factors_of, weighed
+from qcompiler.quant.encoding import Encodings
 from qcompiler.validation.contracts import THRESHOLDS, Contract
 
 RESCALED = Sentence("channels-rescaled", "its channels are rescaled with the inverse in {layers}")
@@ -57,13 +68,15 @@ TABLES_RESCALED = Sentence(
     "tables-rescaled", "its channels are multiplied by {least:.4g} to {most:.4g}, with one table per channel"
 )
 
+SIXTEENTHS = "sixteenths"
+"""Fact of `RESCALED`: log2 of the factors of all channels in sixteenths, with commas in between."""
 NO_GAIN = Sentence("noise-not-lower", "other factors would not lower the expected noise")
 LITTLE_GAIN = Sentence(
     "noise-hardly-lower", "all groups together would lower the expected noise by less than {decibels:g} dB"
 )
 SEVERAL_AXES = Sentence("channels-read-along-several-axes", "its channels are read along several axes")
 
-STEPS = 4
+TABLE_STEPS = 4
 """Number of factors per octave for channels with a table."""
 
 LEAST_DB = 0.5
@@ -124,8 +137,11 @@ class CrossLayerEqualization(Pass):
         layers = scaled_layers(found)
         before = _spread(list(layers.values()))
         if self.factors == "noise" and found:
-            kept = self._weigh(graph, context, found, layers)
+            steps = self._steps(graph, context, found, layers)
+            kept = [group for group in found if group.producer in steps]
+            written = {node: {SIXTEENTHS: ",".join(map(str, item.tolist()))} for node, item in steps.items()}
         else:
+            written = {}
             kept = self._equalize(context, found, layers)
         for group in kept:
             if group.tables:
@@ -134,7 +150,8 @@ class CrossLayerEqualization(Pass):
             layer.write(rewriter)
         _rescale_between(kept, layers, rewriter)
         for group in kept:
-            rewriter.note(group.producer, RESCALED(layers=tuple(consumer.node.name for consumer in group.consumers)))
+            names = tuple(consumer.node.name for consumer in group.consumers)
+            rewriter.note(group.producer, RESCALED(layers=names, **written.get(group.producer, {})))
         context.record.metrics.update(pairs=len(kept))
         context.record.metrics.update(spread_before=before, spread_after=_spread(list(layers.values())))
 
@@ -146,29 +163,72 @@ class CrossLayerEqualization(Pass):
         context.record.metrics.update(rounds=rounds)
         return found
 
+    def _steps(
+        self, graph: Graph, context: PassContext, found: list[Group], layers: dict[Node, ScaledLayer]
+    ) -> dict[Node, Tensor]:
+        """Factors in sixteenths of an octave, applied to `layers`: those of given encodings, or new ones."""
+        given = context.encodings
+        if given is None or not given.producer.get("pipeline"):
+            return self._weigh(graph, context, found, layers)
+        # Encodings of this package belong to tensors with these factors.
+        steps = given_steps(given, found)
+        for group in found:
+            if group.producer in steps:
+                readers = [(consumer, layers[consumer.node]) for consumer in group.consumers]
+                rescale(layers[group.producer], readers, factors_of(steps[group.producer]))
+        return steps
+
     def _weigh(
         self, graph: Graph, context: PassContext, found: list[Group], layers: dict[Node, ScaledLayer]
-    ) -> list[Group]:
-        """Rescale the groups whose expected noise falls."""
+    ) -> dict[Node, Tensor]:
+        """The factors with the least expected noise, applied to `layers`."""
         widths = Widths(context.require_target(self.name))
         rewriter = context.rewriter(graph)
         found = list(_along_one_axis(found, rewriter))
         facts = facts_of(graph, context, found, layers)
         gain = GAIN if context.calibration_data is not None else GAIN_WITHOUT_DATA
         before = whole_noise(found, layers, facts, widths)
-        factors = weighed(found, layers, facts, widths, gain)
+        steps = weighed(found, layers, facts, widths, gain)
         after = whole_noise(found, layers, facts, widths)
         context.record.metrics.update(expected_db_before=_decibels(before), expected_db_after=_decibels(after))
         reason = NO_GAIN()
-        if factors and _decibels(after) < _decibels(before) + LEAST_DB:
+        if steps and _decibels(after) < _decibels(before) + LEAST_DB:
             reason = LITTLE_GAIN(decibels=LEAST_DB)
-            factors = {}
+            steps = {}
             for layer in layers.values():
                 layer.reset()
         for group in found:
-            if group.producer not in factors:
+            if group.producer not in steps:
                 rewriter.refuse(group.producer, reason)
-        return [group for group in found if group.producer in factors]
+        return steps
+
+
+def given_steps(given: Encodings, found: Sequence[Group]) -> dict[Node, Tensor]:
+    """The factors in a file of encodings, by producer.
+
+    Raises:
+        EncodingsError: They are not one whole number per channel of a layer that can be rescaled.
+    """
+    expected = "by layer, a whole number for each channel"
+    try:
+        texts = json.loads(given.producer.get("factors", "{}"))
+        steps = {name: torch.tensor([int(item) for item in text.split(",")]) for name, text in texts.items()}
+    except (ValueError, AttributeError, TypeError, OverflowError) as error:
+        raise EncodingsError("the factors of the encodings cannot be read", expected=expected) from error
+    known = {group.producer.name: group.producer for group in found}
+    for name, item in steps.items():
+        if name not in known or len(item) != Layer(known[name]).outputs or int(item.abs().max()) > STEPS * OCTAVES:
+            raise EncodingsError(
+                f"the encodings have {len(item)} factors for {name!r}",
+                expected=expected,
+                fix="Use encodings of this model.",
+            )
+    return {known[name]: item for name, item in steps.items()}
+
+
+def _decibels(noise: float) -> float:
+    """Signal-to-noise ratio, dB."""
+    return float(f"{-10.0 * math.log10(noise):.2f}") if noise > 0.0 else math.inf
 
 
 def _along_one_axis(found: Sequence[Group], rewriter: Rewriter) -> Iterator[Group]:
@@ -179,11 +239,6 @@ def _along_one_axis(found: Sequence[Group], rewriter: Rewriter) -> Iterator[Grou
             yield group
         else:
             rewriter.refuse(group.producer, SEVERAL_AXES())
-
-
-def _decibels(noise: float) -> float:
-    """Signal-to-noise ratio, dB."""
-    return round(-10.0 * math.log10(noise), 2) if noise > 0.0 else math.inf
 
 
 def _groups(
@@ -214,7 +269,7 @@ def _round_factors(group: Group, layers: dict[Node, ScaledLayer]) -> None:
     """Round the factors of a group to a grid, by at most 9 %, so that its channels need only a few tables."""
     producer = layers[group.producer]
     rows = producer.rows.reshape(-1)
-    change = (rows.log2() * STEPS).round().div(STEPS).exp2() / rows
+    change = (rows.log2() * TABLE_STEPS).round().div(TABLE_STEPS).exp2() / rows
     producer.scale_rows(change)
     for consumer in group.consumers:
         layers[consumer.node].scale_columns(factor_of(consumer, 1 / change))

@@ -555,3 +555,14 @@ def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "back" / name).read_bytes(), name
     assert cli.main(["encodings", out, "--version", "3"]) == 2
     assert cli.main(["encodings", out, "-o", str(tmp_path / "no" / "e.json")]) == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", '{"a": 5}', '{"a": "x"}', '{"nobody": "1"}', '{"a": "1"}', '{"a": "999999999,1"}', "{"]
+)
+def test_factors_that_are_no_factors_of_the_model_are_refused(text: str, tmp_path: Path) -> None:
+    first = qcompiler.compile(net(), calibration_data=[IMAGES], verify="off")
+    data = json.loads(first.encodings())
+    data["producer"]["factors"] = text
+    with pytest.raises(errors.EncodingsError, match="factors"):
+        again(write(tmp_path, json.dumps(data)))

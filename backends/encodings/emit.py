@@ -8,6 +8,7 @@ no encoding.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -34,10 +35,13 @@ class About:
 
     Args:
         pipeline: The passes that led to the encodings, as text; empty if unknown.
+        factors: By layer, log2 of the factors of its channels in sixteenths, with commas in between: the rescaling to
+            which the encodings belong.
         quantizer_args: Default widths and symmetry.
     """
 
     pipeline: str = ""
+    factors: Mapping[str, str] = field(default_factory=dict)
     quantizer_args: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -79,6 +83,8 @@ def collect(graph: Graph, *, calibrated: Graph | None = None, about: About | Non
     producer = {"package": "qcompiler"}
     if about.pipeline:
         producer["pipeline"] = about.pipeline
+        if about.factors:
+            producer["factors"] = json.dumps(about.factors, sort_keys=True)
     return Encodings(tuple(found), "1.0.0", _excluded(graph), about.quantizer_args, producer)
 
 

@@ -1,4 +1,4 @@
-"""What is known of the channels of groups: ranges of activations, and the sensitivity of the model's outputs.
+"""Facts about the channels of groups: ranges of activations, and the sensitivity of the model's outputs.
 
 With calibration data both are measured. Without data, ranges follow from batch norms, and sensitivities are those of
 the readers' outputs alone, each as a share of its own power: a reader z = W x with channel powers m_i = E[x_i^2] gives

@@ -17,7 +17,7 @@ only activations and readers decide.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -177,6 +177,10 @@ class ScaledTensor:
     shift: Tensor
     factors: Tensor
 
+    def reset(self) -> None:
+        """Set all factors to 1."""
+        self.factors = torch.ones_like(self.factors)
+
     def ranges(self) -> Tensor:
         """The largest absolute value of each channel."""
         return torch.maximum(-self.low, self.high) * self.factors
@@ -229,7 +233,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of the channels of all groups, and the current factors.
+    """Known facts about the channels of all groups, and the current factors.
 
     Args:
         tensors: Activations.
@@ -296,7 +300,7 @@ class GroupNoise:
     Args:
         group: The group.
         layers: The layers of all groups.
-        facts: What is known of the channels.
+        facts: Known facts about the channels.
         widths: The grids.
     """
 
@@ -342,11 +346,16 @@ class GroupNoise:
 
     def apply(self, s: Tensor) -> None:
         """Divide the channels by s in addition."""
-        self.producer.scale_rows(1.0 / s)
-        for consumer, layer in self.readers:
-            layer.scale_columns(factor_of(consumer, s))
+        rescale(self.producer, self.readers, s)
         for channels, tensor in self.tensors:
             tensor.factors = tensor.factors / _of_channels(channels, s)
+
+
+def rescale(producer: ScaledLayer, readers: Iterable[tuple[Consumer, ScaledLayer]], s: Tensor) -> None:
+    """Divide the channels of a group by s, float64 [channels of the producer]."""
+    producer.scale_rows(1.0 / s)
+    for consumer, layer in readers:
+        layer.scale_columns(factor_of(consumer, s))
 
 
 def _of_channels(channels: Tensor, s: Tensor) -> Tensor:

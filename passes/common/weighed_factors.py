@@ -29,6 +29,8 @@ ROUNDS = 12
 FORMS = ((0.5, 0.0, 0.5), (0.0, 0.5, 0.5), (1 / 3, 1 / 3, 1 / 3), (0.5, 0.5, 0.0), (0.0, 1.0, 0.0))
 """Exponents a, b, c."""
 STRENGTHS = (0.5, 0.25)
+STEPS = 16
+"""Factors per octave: a few whole numbers say the same on every machine, and steps of 4 % cost no noise."""
 OCTAVES = 20
 """Factors are at most 2^OCTAVES, and at least 2^-OCTAVES."""
 
@@ -45,12 +47,13 @@ def weighed(
     Args:
         found: Groups.
         layers: Their layers.
-        facts: What is known of their channels.
+        facts: Known facts about their channels.
         widths: Grids of the target.
         gain: Share of its noise that a group must lose.
 
     Returns:
-        By producer, the factor s of each channel, float64; only of groups that are rescaled.
+        By producer, log2 s of each channel in sixteenths, int64; only of groups that are rescaled. `layers` and `facts`
+        are then those of these factors.
     """
     noises = [GroupNoise(group, layers, facts, widths) for group in found]
     factors = [torch.ones(item.producer.rows.numel(), dtype=torch.float64) for item in noises]
@@ -67,7 +70,21 @@ def weighed(
         if bool((back != 1.0).any()) and item.noise(back) * (1.0 - gain) <= item.noise():
             item.apply(back)
             factors[number] = torch.ones_like(back)
-    return {group.producer: s for group, s in zip(found, factors, strict=True) if bool((s != 1.0).any())}
+    steps = {group.producer: (s.log2() * STEPS).round().long() for group, s in zip(found, factors, strict=True)}
+    for layer in layers.values():
+        layer.reset()
+    for tensor in facts.tensors.values():
+        tensor.reset()
+    steps = {node: exponents for node, exponents in steps.items() if bool(exponents.any())}
+    for item in noises:
+        if item.group.producer in steps:
+            item.apply(factors_of(steps[item.group.producer]))
+    return steps
+
+
+def factors_of(steps: Tensor) -> Tensor:
+    """The factors s of channels from their logarithms in sixteenths, float64."""
+    return (steps / STEPS).to(torch.float64).exp2()
 
 
 def _nodes(group: Group) -> set[Node]:

@@ -22,6 +22,7 @@ from qcompiler.passes.apply_encodings import ApplyEncodings
 from qcompiler.passes.base import Override
 from qcompiler.passes.calibrate_activations import CalibrateActivations
 from qcompiler.passes.check_encodings import CheckEncodings
+from qcompiler.passes.cross_layer_equalization import SIXTEENTHS
 from qcompiler.passes.external_types import ExternalTypes
 from qcompiler.passes.partition import FLOAT_ISLAND
 from qcompiler.session.pipeline import Io, print_pipeline, without_encodings
@@ -69,8 +70,9 @@ def emit(
     # The recorded pipeline leaves out the passes that apply given encodings, so that found and given encodings produce
     # the same file. After training no pipeline leads from the model to the weights, so none is recorded.
     pipeline = "" if captured.records else print_pipeline(without_encodings(passes))
-    about = grids.About(pipeline, _quantizer_args(target, passes))
     events = [event for record in integer.records for event in record.events]
+    rescaled = {event.node: str(event.data[SIXTEENTHS]) for event in events if SIXTEENTHS in event.data}
+    about = grids.About(pipeline, rescaled, _quantizer_args(target, passes))
     # An island without a consumer of its result is not part of the program.
     islands = tuple(dict(event.data) for event in events if event.code == FLOAT_ISLAND.code)
     islands = tuple(item for item in islands if item["name"] in program.program.islands)
