@@ -74,7 +74,7 @@ WHOLE_NUMBERS = (16, 2, 1)
 """Exclusive upper bounds for random integer inputs; the first bound that the program accepts is used."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Artifact:
     """A deployable model.
 
@@ -107,6 +107,9 @@ class Artifact:
     sqnr: Mapping[str, float] = field(default_factory=dict)
     grids: Encodings | None = None
     input_names: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return "\n".join(map(str, self.diagnostics)) or f"an artifact for {self.target.name}"
 
     @property
     def memory(self) -> dict[str, int]:

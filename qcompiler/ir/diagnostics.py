@@ -127,6 +127,11 @@ def _clipped_input(data: Mapping[str, Any], where: str) -> str:
 
 
 def _unlike(data: Mapping[str, Any], where: str) -> str:
+    if "mean" in data:
+        seen = f"mean {data['seen_mean']:.6g} and deviation {data['seen_deviation']:.6g}"
+        known = f"mean {data['mean']:.6g} and deviation {data['deviation']:.6g}"
+        name = where or data["input"]
+        return f"{name}: the verified numbers, {seen}, are unlike the calibration, {known}. {data['fix']}"
     return (
         f"{where or data['input']}: the verified numbers, {data['seen_low']:.6g} to {data['seen_high']:.6g}, are "
         f"unlike the calibration, whose range is {data['low']:.6g} to {data['high']:.6g}. {data['fix']}"

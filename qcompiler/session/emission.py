@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -43,6 +43,7 @@ def emit(
     target: Target,
     samples: Sequence[Tensor],
     overrides: Mapping[str, Override],
+    batches: Iterable[Sequence[Tensor]] | None,
     seed: int,
 ) -> Callable[..., Artifact]:
     """Emit all forms of a model, which are not yet compared with each other.
@@ -56,6 +57,7 @@ def emit(
         target: The hardware.
         samples: Flat inputs, for the self-test of the C and the noise of each tensor.
         overrides: Widths that the caller wished for.
+        batches: Calibration data as flat batches; None without data.
         seed: Seed of the random codes of the self-test.
 
     Returns:
@@ -76,7 +78,9 @@ def emit(
     # An island without a consumer of its result is not part of the program.
     islands = tuple(dict(event.data) for event in events if event.code == FLOAT_ISLAND.code)
     islands = tuple(item for item in islands if item["name"] in program.program.islands)
-    quality = measure(captured, canonical, quantized, target=target, samples=samples, overrides=overrides)
+    quality = measure(
+        captured, canonical, quantized, target=target, samples=samples, overrides=overrides, batches=batches
+    )
     notes = (
         *map(note, captured.diagnostics),
         *([] if program.program.memory else [Diagnostic("no-memory-plan")]),
@@ -99,7 +103,9 @@ def emit(
     )
 
     def artifact(verification: dict[str, object] | None, compared: Sequence[Diagnostic]) -> Artifact:
-        diagnostics = (*compared[:1], *quality.diagnostics, *compared[1:], *notes)
+        told = {(item.code, item.data.get("input")) for item in quality.diagnostics}
+        new = [item for item in compared[1:] if (item.code, item.data.get("input")) not in told]
+        diagnostics = (*compared[:1], *quality.diagnostics, *new, *notes)
         return build(verification=verification, diagnostics=diagnostics)
 
     return artifact

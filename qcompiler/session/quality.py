@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -24,10 +25,16 @@ from qcompiler.targets.uncertain import uncertain
 from qcompiler.validation.layers import compare_layers
 from qcompiler.validation.own_losses import Loss, own_losses
 
-__all__ = ["Quality", "measure"]
+__all__ = ["Quality", "measure", "unlike_batches"]
 
 LEAST_DB = 10.0
 """Signal-to-noise ratio below which an output is reported: a tenth of its power is noise."""
+FEW_NUMBERS = 64
+"""Smallest number of elements whose mean and deviation are compared."""
+BATCHES = 8
+"""Largest number of batches of calibration data that are compared with the verified inputs."""
+FAR_MEAN, FAR_DEVIATION = 2.0, 4.0
+"""Distance of means in standard deviations, and ratio of deviations, above which inputs are unlike the calibration."""
 NAMED = 3
 """Tensors of the largest losses that the summary names."""
 
@@ -53,6 +60,7 @@ def measure(
     target: Target,
     samples: Sequence[Tensor],
     overrides: Mapping[str, Override],
+    batches: Iterable[Sequence[Tensor]] | None = None,
 ) -> Quality:
     """Measure a quantized graph on some samples.
 
@@ -63,6 +71,7 @@ def measure(
         target: Hardware target.
         samples: Flat inputs.
         overrides: Widths that the caller wished for.
+        batches: Calibration data as flat batches; None without data.
     """
     graph, first = quantized.module.main, canonical.module.main
     if captured.module.main.stage is Stage.QUANTIZED or first.stage is not Stage.CANONICAL:
@@ -82,6 +91,7 @@ def measure(
         *_outputs(graph, wanted, compared.outputs, ratios, _remedy(losses, first, target)),
         *refused_wishes(overrides, first, graph, target),
         *_untrained(captured.module.main),
+        *(() if batches is None else unlike_batches(captured.module.main, captured.trial or samples, batches)),
         *_uncertain(first, target),
     )
     return Quality((*summary, *problems), compared.sqnr)
@@ -174,6 +184,40 @@ def _place(value: Value) -> str:
     while node is not None and is_quantizer(node) and node.inputs[0].producer is not None:
         node = node.inputs[0].producer
     return "" if node is None else node.where
+
+
+def unlike_batches(
+    graph: Graph, verified: Sequence[Tensor], batches: Iterable[Sequence[Tensor]]
+) -> Iterator[Diagnostic]:
+    """Inputs whose verified numbers have another mean or deviation than later batches, as in sorted data.
+
+    Args:
+        graph: The captured graph.
+        verified: Flat inputs of the verification, from the first batch.
+        batches: Flat batches of calibration data; at most `BATCHES` are read.
+    """
+    read = list(itertools.islice(batches, 1, BATCHES))
+    for index, value in enumerate(graph.inputs):
+        if not value.type.dtype.is_float or not read or verified[index].numel() < FEW_NUMBERS:
+            continue
+        seen_mean, seen_deviation = _moments([verified[index]])
+        mean, deviation = _moments([batch[index] for batch in read])
+        apart = abs(seen_mean - mean) > deviation * FAR_MEAN
+        wide = seen_deviation > deviation * FAR_DEVIATION or deviation > seen_deviation * FAR_DEVIATION
+        if apart or wide:
+            fix = "Shuffle calibration_data, so that its first batch is like the others."
+            found = {"seen_mean": seen_mean, "seen_deviation": seen_deviation, "mean": mean, "deviation": deviation}
+            data = {name: float(f"{number:.6g}") for name, number in found.items()}
+            yield Diagnostic("unlike-calibration", {"input": value.name, **data, "fix": fix}, value.name)
+
+
+def _moments(tensors: Sequence[Tensor]) -> tuple[float, float]:
+    """Mean and standard deviation of all finite numbers."""
+    numbers = torch.cat([tensor.detach().double().cpu().flatten() for tensor in tensors])
+    numbers = numbers[torch.isfinite(numbers)]
+    if not numbers.numel():
+        return 0.0, 0.0
+    return float(numbers.mean()), float(numbers.std(correction=0))
 
 
 def _untrained(graph: Graph) -> Iterator[Diagnostic]:

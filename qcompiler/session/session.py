@@ -26,6 +26,7 @@ from qcompiler.session.stages import Captured, State
 from qcompiler.targets import Target
 from qcompiler.training.module import QATModule
 from qcompiler.verification.deployed import Trial
+from qcompiler.verification.inputs import input_diagnostics
 from qcompiler.verification.report import Report, not_verified
 
 __all__ = ["Session"]
@@ -116,7 +117,11 @@ class Session:
         build = self._build
         if report is not None:
             return build(report.to_dict(), [report.summary(self.target.name), *report.diagnostics])
-        return build(None, [not_verified(self.target.name)])
+        summary = not_verified(self.target.name)
+        found = build(None, [summary])
+        given = self.captured.trial
+        inputs = input_diagnostics(found.program.program, [x.cpu() for x in given]) if given else ()
+        return build(None, [summary, *inputs])
 
     @cached_property
     def _build(self) -> Callable[..., Artifact]:
@@ -130,6 +135,7 @@ class Session:
             target=self.target,
             samples=self.samples,
             overrides=self.options.overrides,
+            batches=self.context.calibration_data,
             seed=self.options.seed,
         )
         self.progress.finished("emit")

@@ -181,9 +181,9 @@ class _Verification:
         self.rounded = RoundedOnce(self.executor, target)
         self.reference = "integer program" if forms.quantized is None else "exact simulation"
         self.shares: dict[str, float] = {}
-        # Random inputs need not be like the calibration.
-        random = forms.trial is not None and not forms.trial.real
-        self.diagnostics = [] if random else list(input_diagnostics(self.program, self.inputs))
+        # A trial has more samples; random inputs need not be like the calibration.
+        given = self.inputs if forms.trial is None else forms.trial.inputs if forms.trial.real else None
+        self.diagnostics = [] if given is None else list(input_diagnostics(self.program, given))
         self.real = self.refer(None)
         # The operand of a clamp per channel is a step within a layer, not the result of a layer.
         within = {item.inputs[0] for item in self.program.instructions if item.op == "int_clamp"}

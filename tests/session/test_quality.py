@@ -151,6 +151,7 @@ def test_a_clipped_input_is_named() -> None:
     few[0, 0, 0, 0] = 1e5  # one element, which the percentile leaves out
     found = qcompiler.compile(Net(), "int8_dsp", calibration_data=[few, *[images()] * 12])
     item = problems(found)["clipped-input"]
+    assert problems(compiled(Net(), calibration_data=[few, *[images()] * 12]))["clipped-input"] == item
     assert item.data["input"] == "x"
     assert item.data["seen_high"] == 1e5
     assert item.data["high"] < 1e4
@@ -167,6 +168,15 @@ def test_inputs_unlike_the_calibration_are_named_when_they_are_verified() -> Non
     assert "x: " in str(found.verify(images(3.0)))
 
 
+@pytest.mark.parametrize("factor", [0.05, 20.0])
+def test_a_first_batch_unlike_the_others_is_named(factor: float) -> None:
+    found = compiled(Net(), calibration_data=[images(factor), *[images()] * 6])
+    item = problems(found)["unlike-calibration"]
+    assert [each.code for each in found.diagnostics].count("unlike-calibration") == 1
+    assert item.data["seen_deviation"] == pytest.approx(factor, rel=0.1)
+    assert "Shuffle calibration_data" in str(item)
+
+
 def test_operators_that_the_target_is_uncertain_about_are_named() -> None:
     found = compiled(Net(lambda x, first, second: second.sigmoid()), "cmsis_nn")
     item = problems(found)["unknown-operator"]
@@ -179,6 +189,7 @@ def test_diagnostics_are_in_the_artifact_and_in_its_report(tmp_path: Any) -> Non
     found = compiled(Net(trained=False))
     loaded = qcompiler.load(found.save(tmp_path / "out"))
     assert loaded.diagnostics == found.diagnostics
+    assert repr(loaded) == repr(found)
     page = loaded.report()
     assert all(str(item).split(":")[0] in page for item in found.diagnostics)
 
