@@ -24,6 +24,8 @@ class Net(nn.Module):
         self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3)
         self.deviation = nn.Buffer(torch.linspace(0.2, 1.5, 3).reshape(3, 1, 1))
         self.order = nn.Buffer(torch.tensor([5, 0, 3, 3, 7, 1]))
+        self.mask = nn.Buffer(torch.arange(36).reshape(6, 6) % 3 == 0)
+        self.token = nn.Parameter(torch.zeros(1, 1, 8))
         self.make = make
 
     def forward(self, x: Tensor) -> Tensor:
@@ -44,6 +46,24 @@ def joined(x: Tensor, places: list[int], axis: int = 1) -> Tensor:
     return torch.cat([x.narrow(axis, place, 1) for place in places], axis)
 
 
+def class_token(m: Net, x: Tensor) -> Tensor:
+    return torch.cat([m.token.expand(x.shape[0], -1, -1), m.first(x).flatten(2).mT], 1)
+
+
+def by_assignment(m: Net, x: Tensor) -> Tensor:
+    y = m.first(x)
+    o = torch.zeros_like(y)
+    o[:, :2], o[:, 2:] = y[:, 6:], y[:, :6]
+    result: Tensor = m.second(o)
+    return result
+
+
+def by_fill(m: Net, x: Tensor) -> Tensor:
+    y: Tensor = m.first(x).clone()
+    y[:, :, :2] = 0
+    return y
+
+
 PAIRS: dict[str, tuple[Make, Make]] = {
     "divided by a tensor": (lambda m, x: m.first(x / m.deviation), lambda m, x: m.first(x * (1 / m.deviation))),
     "reflected": (lambda m, x: m.second(F.pad(m.first(x), (1, 1, 1, 1), "reflect")), lambda m, x: m.second(mirrored(m.first(x)))),
@@ -62,6 +82,12 @@ PAIRS: dict[str, tuple[Make, Make]] = {
     "addcmul": (lambda m, x: torch.addcmul(m.first(x), m.first(x), m.first(x), value=0.5), lambda m, x: m.first(x) + m.first(x) * m.first(x) * 0.5),
     "cube": (lambda m, x: m.first(x) ** 3, lambda m, x: m.first(x) * m.first(x) * m.first(x)),
     "root": (lambda m, x: m.first(x).relu() ** 0.5, lambda m, x: m.first(x).relu().sqrt()),
+    "masked": (lambda m, x: m.first(x).masked_fill(m.mask, 0.0), lambda m, x: m.first(x) * (~m.mask).float()),
+    "chosen": (lambda m, x: torch.where(m.mask, m.first(x), 0.25), lambda m, x: m.first(x) * m.mask.float() + 0.25 * (~m.mask).float()),
+    "class token": (class_token, lambda m, x: F.pad(m.first(x).flatten(2).mT, (0, 0, 1, 0)) + torch.cat([m.token, torch.zeros(1, 36, 8)], 1)),
+    "samples of zeros": (lambda m, x: torch.cat([torch.zeros(x.shape[0], 2, 6, 6), m.first(x)], 1), lambda m, x: F.pad(m.first(x), (0, 0, 0, 0, 2, 0))),
+    "by assignment": (by_assignment, lambda m, x: m.second(torch.cat([m.first(x)[:, 6:], m.first(x)[:, :6]], 1))),
+    "by fill": (by_fill, lambda m, x: F.pad(m.first(x)[:, :, 2:], (0, 0, 2, 0))),
     "another root": (lambda m, x: (m.first(x).relu() + 1) ** -0.25, lambda m, x: (m.first(x).relu() + 1).sqrt().rsqrt()),
 }  # fmt: skip
 """A spelling, and the plain spelling of the same function."""
@@ -105,7 +131,7 @@ def test_every_target_has_them(name: str, target: str) -> None:
     assert decibels(net(PAIRS[name][0]), target) > 15
 
 
-@pytest.mark.parametrize("name", ["flipped", "rolled", "divided by a tensor", "largest of channels"])
+@pytest.mark.parametrize("name", ["flipped", "rolled", "divided by a tensor", "by assignment", "class token"])
 def test_exported_programs_have_them(name: str) -> None:
     batch = torch.export.Dim("batch", min=1, max=64)
     program = torch.export.export(net(PAIRS[name][0]), (images(),), dynamic_shapes=({0: batch},))

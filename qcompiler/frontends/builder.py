@@ -31,11 +31,13 @@ class Observed:
         shape: Sizes, symbolic in the batch.
         dtype: Element type.
         constant: The value of a result that depends neither on the inputs nor on the batch size.
+        sample: One sample, [1, ...], of a result that does not depend on the inputs and is the same for all samples.
     """
 
     shape: Shape
     dtype: torch.dtype
     constant: Tensor | None = None
+    sample: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,10 @@ class Builder:
     def _check(self, result: object, observed: object) -> None:
         if not isinstance(observed, Observed) or not isinstance(result, Value | Leaf):
             return
-        if result.type.shape != observed.shape or result.type.dtype.torch != observed.dtype:
+        shape = observed.shape
+        if isinstance(result, Leaf) and self.function in SAMPLES and shape and not isinstance(shape[0], int):
+            shape = (1, *shape[1:])
+        if result.type.shape != shape or result.type.dtype.torch != observed.dtype:
             sizes = ", ".join(map(str, observed.shape))
             raise self.unsupported(
                 f"{self.function} gives {DType.of(observed.dtype)}[{sizes}] in torch and {result.type} as an operator",
@@ -195,6 +200,9 @@ class Builder:
             self._leaves[id(item)] = (item, leaf.output)
         return self._leaves[id(item)][1]
 
+
+SAMPLES = ("fill", "zero")
+"""Functions whose constant result is one sample for the whole batch."""
 
 _KEYWORDS = {"axis": "dim", "keepdims": "keepdim"}
 """Spellings that torch accepts for compatibility with NumPy."""

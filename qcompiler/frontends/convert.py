@@ -17,13 +17,24 @@ import torch
 from torch import fx
 
 from qcompiler.errors import CaptureError, GraphError, UnsupportedError
+from qcompiler.frontends.assignment import assigned
 from qcompiler.frontends.builder import Builder, Observed, Refusal
 from qcompiler.frontends.custom import FIELDS, keep
 from qcompiler.frontends.examples import Binding
 from qcompiler.frontends.precision import plain_dtype
 from qcompiler.frontends.rules import RULES
 from qcompiler.frontends.table import UNINITIALIZED, plain_name, unknown
-from qcompiler.frontends.trace import Leaf, Recorder, Result, Shares, Trace, location, record
+from qcompiler.frontends.trace import (
+    Leaf,
+    Overlap,
+    Recorder,
+    Result,
+    Shares,
+    Trace,
+    location,
+    record,
+    sources_of_values,
+)
 from qcompiler.ir import tree
 from qcompiler.ir.dims import Dim, as_dim, symbol
 from qcompiler.ir.graph import Graph, Location, Module, Value
@@ -80,6 +91,8 @@ class _Conversion:
         """Nodes that are computed from a parameter or a buffer."""
         self.written: dict[str, Refusal] = {}
         """Parameters and buffers to which a call has written; reading them afterwards is refused."""
+        self.touched = {node for write in self.first.writes.values() for node in (write.target, *write.shares)}
+        """Nodes whose tensors a later call writes to, or has written to."""
         self.diagnostics: list[str] = []
 
     def run(self) -> tuple[Module, list[str]]:
@@ -143,10 +156,11 @@ class _Conversion:
         """Merge the records of the two batch sizes into one."""
         match small, large:
             case Result(), Result():
-                constant = small.constant
+                constant, sample = small.constant, None
                 if constant is not None and (large.constant is None or not _same(constant, large.constant)):
+                    sample = _sample(constant, large.constant)
                     constant = None
-                return Observed(self._shape(small.shape, large.shape, where), small.dtype, constant)
+                return Observed(self._shape(small.shape, large.shape, where), small.dtype, constant, sample)
             case (list() | tuple(), list() | tuple()):
                 if len(small) != len(large):
                     return self._refusal(
@@ -206,7 +220,7 @@ class _Conversion:
         _check_types(observed, f"{function} gives", where)
         if not _tensors(observed):
             return self._written_part(node, function, where) if node.name in self.first.writes else observed
-        if any(source in self.named for source in node.all_input_nodes):
+        if any(source in self.named for source in sources_of_values(node)):
             self.named.add(node)
         if function in ("getattr", "getitem") and isinstance(node.args[0], fx.Node):
             held, key = self.environment[node.args[0]], self._resolve(node.args[1])
@@ -219,8 +233,9 @@ class _Conversion:
             return operator.getitem(arguments[0], arguments[1])
         if isinstance(node.target, type) and issubclass(node.target, list | tuple | dict):
             return node.target(*arguments, **keywords)
-        if function in ("expand", "expand_as", "broadcast_to") and self._is_broadcast(node):
-            return arguments[0]
+        sample = self._one_sample(node, function, arguments, observed)
+        if sample is not None:
+            return sample
         rule = RULES.get(function)
         is_constant = function not in UNINITIALIZED and all(part.constant is not None for part in _tensors(observed))
         if is_constant and (rule is None or node not in self.named):
@@ -270,6 +285,29 @@ class _Conversion:
             for user in node.users
         )
 
+    def _one_sample(
+        self, node: fx.Node, function: str, arguments: Sequence[object], observed: object
+    ) -> Value | Leaf | None:
+        """The operand that stands for a repeated tensor: where it broadcasts, or one sample for the whole batch."""
+        if not isinstance(observed, Observed) or function in UNINITIALIZED:
+            return None
+        broadcasts, first = self._is_broadcast(node), arguments[0] if arguments else None
+        if function in ("expand", "expand_as", "broadcast_to") and broadcasts and isinstance(first, Value | Leaf):
+            return first
+        if not broadcasts and not self._is_joined(node):
+            return None
+        if observed.sample is not None and node not in self.named:
+            return Leaf("constant", "", observed.sample)
+        if function in REPEATS and isinstance(first, Value | Leaf) and _repeats_samples(first, observed):
+            return first
+        return None
+
+    def _is_joined(self, node: fx.Node) -> bool:
+        """Whether one sample can stand for all: users concatenate along other axes than the batch, or write to it."""
+        found = self.first.results.get(node.name)
+        rank = len(found.shape) if isinstance(found, Result) else 0
+        return node in self.touched or (bool(node.users) and all(_joins_other_axis(user, rank) for user in node.users))
+
     def _note_write(self, node: fx.Node, result: object, where: str) -> None:
         """After an in-place call, map the written tensor and its aliases to the call's result."""
         write = self.first.writes.get(node.name)
@@ -296,8 +334,9 @@ class _Conversion:
                 fix="Use the out-of-place function, or call it on a clone().",
             )
         )
+        self.builder.location = location(node)
         for other, shares in write.shares.items():
-            self.environment[other] = _rewritten(self.environment[other], shares, result, view)
+            self.environment[other] = _rewritten(self.builder, self.environment[other], shares, result, view)
 
     def _writes_to_model(self, node: fx.Node) -> bool:
         """Whether a call writes to a parameter or buffer; after the first write, a `Refusal` stands for it."""
@@ -395,23 +434,52 @@ def _usable(item: Any) -> Any:
     return item
 
 
-def _rewritten(held: Any, shares: Any, result: object, refusal: Refusal) -> Any:
+def _rewritten(b: Builder, held: Any, shares: Any, result: object, refusal: Refusal) -> Any:
     """`held` after an in-place call, with the written parts replaced; `shares` has the same nesting."""
     match shares:
         case Shares.ALL:
             return result
-        case Shares.SOME:
+        case Overlap() if isinstance(held, Value | Leaf) and isinstance(result, Value | Leaf):
+            return assigned(b, held, result, shares) or refusal
+        case Shares.SOME | Overlap():
             return refusal
         case dict() if isinstance(held, Mapping):
-            return {key: _rewritten(held[key], part, result, refusal) for key, part in shares.items()}
+            return {key: _rewritten(b, held[key], part, result, refusal) for key, part in shares.items()}
         case list() | tuple() if isinstance(held, list | tuple):
-            parts = [_rewritten(a, b, result, refusal) for a, b in zip(held, shares, strict=False)]
+            parts = [_rewritten(b, a, part, result, refusal) for a, part in zip(held, shares, strict=False)]
             return type(held)(*parts) if hasattr(held, "_fields") else type(held)(parts)
     return held
 
 
 def _same(left: torch.Tensor, right: torch.Tensor) -> bool:
     return left.shape == right.shape and left.dtype == right.dtype and torch.equal(left, right)
+
+
+REPEATS = ("expand", "expand_as", "broadcast_to", "repeat", "tile")
+"""Functions that may repeat one sample for the whole batch."""
+
+
+def _repeats_samples(input: Value | Leaf, observed: Observed) -> bool:
+    """Whether the result is `input`, one sample, for each sample of the batch."""
+    if not input.type.shape or input.type.shape[0] != 1:
+        return False
+    return input.type.shape[1:] == observed.shape[1:] and not isinstance(observed.shape[0], int)
+
+
+def _joins_other_axis(node: fx.Node, rank: int) -> bool:
+    if plain_name(node.target) != "cat":
+        return False
+    axis = node.kwargs.get("dim", node.kwargs.get("axis", node.args[1] if len(node.args) > 1 else 0))
+    return isinstance(axis, int) and axis % rank != 0
+
+
+def _sample(small: torch.Tensor, large: torch.Tensor | None) -> torch.Tensor | None:
+    """The sample of which both tensors hold nothing but copies along the first axis; None if there is none."""
+    if large is None or not small.dim() or small.shape[1:] != large.shape[1:] or small.dtype != large.dtype:
+        return None
+    sample = small[:1]
+    equal = torch.equal(small, sample.expand_as(small)) and torch.equal(large, sample.expand_as(large))
+    return sample.clone() if equal else None
 
 
 def _tensors(observed: object) -> list[Observed]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
+from torch import Tensor
 
 from qcompiler.frontends.builder import Builder, Observed, Operand, Rule
 from qcompiler.frontends.rules_reductions import extreme_of_one
@@ -341,6 +342,68 @@ def _addcdiv(b: Builder, input: Operand, tensor1: Operand, tensor2: Operand, *, 
 def _lerp(b: Builder, input: Operand, end: Operand, weight: object) -> object:
     """input + weight * (end - input)."""
     return b.node("add", [input, b.node("mul", [b.node("sub", [end, input]), weight])])
+
+
+@rule("copy")
+def _copy(b: Builder, input: object, source: Operand, non_blocking: bool = False) -> Operand:
+    """The new value of a tensor, or of a part of it."""
+    if source.type.shape != b.shape:
+        raise b.unsupported(
+            f"a tensor of shape {list(source.type.shape)} is written to one of shape {list(b.shape)}",
+            "Expand it to the shape of the part before.",
+        )
+    return source
+
+
+@rule("fill", "zero")
+def _fill(b: Builder, input: object, value: object = 0.0) -> Operand:
+    """One sample of a number, which the tensors that hold it are padded with."""
+    if isinstance(value, Leaf) and value.tensor.numel() == 1:
+        value = value.tensor.item()
+    sizes = [size for size in b.shape[1:] if isinstance(size, int)]
+    if not isinstance(value, int | float) or not isinstance(b.observed, Observed) or len(sizes) < len(b.shape) - 1:
+        raise b.unsupported(f"{b.function} with a value that depends on the inputs", "Build the tensor with torch.cat.")
+    return Leaf("constant", "", torch.full((1, *sizes), value, dtype=b.observed.dtype, device=b.device))
+
+
+@rule("where")
+def _where(b: Builder, condition: Operand, input: object = None, other: object = None) -> object:
+    """A choice by a constant: input * mask + other * (1 - mask)."""
+    if input is None or other is None:
+        raise b.unsupported("where without values", "Use where(condition, input, other).")
+    if not isinstance(condition, Leaf):
+        raise b.unsupported("where with a condition that depends on the inputs", "Use a constant condition.")
+    mask = condition.tensor.bool()
+    return _chosen(b, mask, input, other)
+
+
+@rule("masked_fill")
+def _masked_fill(b: Builder, input: Operand, mask: Operand, value: object) -> object:
+    if not isinstance(mask, Leaf):
+        raise b.unsupported("masked_fill with a mask that depends on the inputs", "Use a constant mask.")
+    return _chosen(b, ~mask.tensor.bool(), input, value)
+
+
+def _chosen(b: Builder, mask: Tensor, input: object, other: object) -> object:
+    """Elements of `input` where `mask` is true, and of `other` elsewhere. Terms of zeros are left out."""
+    if not isinstance(b.observed, Observed) or not b.observed.dtype.is_floating_point:
+        raise b.unsupported(f"{b.function} of integers", "Convert to float first.")
+    dtype = b.observed.dtype
+    terms: list[Operand] = []
+    for operand, share in ((input, mask), (other, ~mask)):
+        if isinstance(operand, Leaf) and operand.kind == "constant" and operand.tensor.numel() == 1:
+            operand = float(operand.tensor)
+        share = share.to(dtype)
+        if isinstance(operand, int | float):
+            if not math.isfinite(operand):
+                raise b.unsupported(f"{b.function} by {operand}", "Fill with a finite number.")
+            if operand:
+                terms.append(Leaf("constant", "", share * operand))
+        elif isinstance(operand, Value | Leaf):
+            terms.append(b.node("mul", [operand, Leaf("constant", "", share)]))
+    if not any(isinstance(term, Value) for term in terms):
+        raise b.unsupported(f"{b.function} of two constants")
+    return terms[0] if len(terms) == 1 else b.node("add", [terms[0], terms[1]])
 
 
 @rule("glu")

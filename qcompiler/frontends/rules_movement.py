@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from qcompiler.frontends.builder import Builder, Observed, Operand
 from qcompiler.frontends.rules_indexing import ONE_BY_ONE, PAIRS, pick
 from qcompiler.frontends.table import Ints, as_tuple, axis_of, rule
@@ -66,7 +68,58 @@ def _cat(b: Builder, tensors: Sequence[Operand], dim: int = 0) -> Value:
         raise b.unsupported(
             f"tensors are concatenated along axis {axis}, the batch", "Concatenate along an axis of fixed size."
         )
-    return b.node("concat", list(tensors), axis=axis)
+    return joined(b, tensors, axis)
+
+
+def joined(b: Builder, parts: Sequence[Operand], axis: int) -> Value:
+    """A concat, also one in which some parts are one sample for the whole batch, such as class tokens.
+
+    The others are padded with zeros in these places, and the samples are added, padded likewise. A part of one number
+    is the padding itself.
+    """
+    if not axis or len({x.type.shape[0] for x in parts}) == 1:
+        return b.node("concat", list(parts), axis=axis)
+    batch = next(x.type.shape[0] for x in parts if not isinstance(x.type.shape[0], int))
+    fixed = [x.type.shape[0] != batch for x in parts]
+    numbers = [_only_number(x) if alone else None for x, alone in zip(parts, fixed, strict=True)]
+    rest: list[Operand] = []  # the parts of the batch with their borders
+    waiting: list[tuple[int, float]] = []  # sizes and values of borders before the first of them
+    for part, alone, number in zip(parts, fixed, numbers, strict=True):
+        if not alone:
+            for size, value in reversed(waiting):
+                part = _bordered(b, part, axis, size, 0, value)
+            waiting = []
+            rest.append(part)
+        elif rest:
+            rest[-1] = _bordered(b, rest[-1], axis, 0, part.type.size(axis), number or 0.0)
+        else:
+            waiting.append((part.type.size(axis), number or 0.0))
+    padded = b.value(rest[0]) if len(rest) == 1 else b.node("concat", rest, axis=axis)
+    if all(number is not None for number, alone in zip(numbers, fixed, strict=True) if alone):
+        return padded
+    samples = [
+        x if alone and number is None else _zeros(b, x) for x, alone, number in zip(parts, fixed, numbers, strict=True)
+    ]
+    return b.node("add", [padded, b.node("concat", samples, axis=axis)])
+
+
+def _only_number(part: Operand) -> float | None:
+    """The number of which a constant consists."""
+    if not isinstance(part, Leaf) or part.kind != "constant" or not part.tensor.is_floating_point():
+        return None
+    return float(part.tensor.flatten()[0]) if bool((part.tensor == part.tensor.flatten()[0]).all()) else None
+
+
+def _bordered(b: Builder, part: Operand, axis: int, begin: int, end: int, value: float) -> Value:
+    amounts = [0] * (2 * part.type.rank)
+    amounts[axis], amounts[part.type.rank + axis] = begin, end
+    return b.node("pad", [part], pad=tuple(amounts), value=value)
+
+
+def _zeros(b: Builder, like: Operand) -> Leaf:
+    """One sample of zeros."""
+    sizes = [size for size in like.type.shape[1:] if isinstance(size, int)]
+    return Leaf("constant", "", torch.zeros(1, *sizes, dtype=like.type.dtype.torch, device=b.device))
 
 
 @rule("hstack")

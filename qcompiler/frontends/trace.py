@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, is_dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -134,6 +134,21 @@ class Shares(StrEnum):
     NONE = "none"
 
 
+@dataclass(frozen=True)
+class Overlap:
+    """A box of a tensor whose elements are a box of the written tensor, in the same order.
+
+    Args:
+        place: First and last index of the box along each axis of the tensor, the last excluded.
+        source: The same for the written tensor.
+        shapes: Sizes of both tensors.
+    """
+
+    place: tuple[tuple[int, int], ...]
+    source: tuple[tuple[int, int], ...]
+    shapes: tuple[tuple[int, ...], tuple[int, ...]]
+
+
 @dataclass
 class Write:
     """A call that writes to one of its arguments.
@@ -180,7 +195,7 @@ class Recorder(fx.Interpreter):
                 self._note_write(n, node)
                 break
         independent = n.op != "placeholder" or n.name in self.trace.leaves
-        independent &= all(node in self.independent for node in n.all_input_nodes)
+        independent &= all(node in self.independent for node in sources_of_values(n))
         if not independent and not _tensors(result):
             independent = not self._reads_values(n)
             if not independent:
@@ -195,11 +210,13 @@ class Recorder(fx.Interpreter):
     def _note_write(self, n: fx.Node, target: fx.Node) -> None:
         written = self.env[target]
         shares = {
-            node: fx.node.map_aggregate(item, lambda part: _shares(part, written))
+            node: _nested(item, lambda part: _shares(part, written))
             for node, item in self.env.items()
             if any(_shares(part, written) is not Shares.NONE for part in _tensors(item))
         }
         constant = all(node in self.independent for node in n.all_input_nodes)
+        if not constant:
+            self.independent -= {*shares, target}
         self.writes[n.name] = Write(target, shares, written.detach().clone() if constant else None)
 
     def _reads_values(self, n: fx.Node) -> bool:
@@ -216,6 +233,16 @@ class Recorder(fx.Interpreter):
         # Attributes of a tensor other than tensors (shape, dtype) do not depend on its values.
         return name != "getattr" and name.partition(".")[0] not in _ASPECTS
 
+
+def sources_of_values(n: fx.Node) -> list[fx.Node]:
+    """The nodes whose values a call may read: not the tensor in whose shape `zeros_like` makes another."""
+    name = n.target if isinstance(n.target, str) else getattr(n.target, "__name__", "")
+    like = n.args[0] if n.args and n.op.startswith("call_") and name.partition(".")[0] in _LIKE else None
+    return [node for node in n.all_input_nodes if node is not like]
+
+
+_LIKE = frozenset({"zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full"})
+"""Functions that make a tensor of numbers in the shape or type of another tensor."""
 
 _ASPECTS = frozenset(
     {
@@ -243,7 +270,7 @@ _ASPECTS = frozenset(
 """Functions of a tensor that do not read its values."""
 
 
-def _shares(item: Any, written: Tensor) -> Shares:
+def _shares(item: Any, written: Tensor) -> Shares | Overlap:
     if not isinstance(item, Tensor) or item.untyped_storage()._cdata != written.untyped_storage()._cdata:
         return Shares.NONE
     if item.dtype != written.dtype:
@@ -251,9 +278,29 @@ def _shares(item: Any, written: Tensor) -> Shares:
     places = [(x.size(), x.stride(), int(x.storage_offset())) for x in (item, written)]
     if places[0] == places[1]:
         return Shares.ALL
-    elements = torch.zeros(written.untyped_storage().nbytes() // written.element_size(), dtype=torch.bool)
-    elements.as_strided(*places[1]).fill_(True)
-    return Shares.SOME if bool(elements.as_strided(*places[0]).any()) else Shares.NONE
+    elements = torch.arange(written.untyped_storage().nbytes() // written.element_size())
+    mine, theirs = (elements.as_strided(*place).contiguous() for place in places)
+    inside = [torch.isin(mine, theirs), torch.isin(theirs, mine)]
+    if not bool(inside[0].any()):
+        return Shares.NONE
+    place, source = (_box(mask) for mask in inside)
+    if place is None or source is None:
+        return Shares.SOME
+    parts = [x[tuple(slice(*ends) for ends in box)].flatten() for x, box in ((mine, place), (theirs, source))]
+    if not torch.equal(*parts):
+        return Shares.SOME
+    return Overlap(place, source, (tuple(item.shape), tuple(written.shape)))
+
+
+def _box(mask: Tensor) -> tuple[tuple[int, int], ...] | None:
+    """The ranges of indices along each axis in which a mask is true; None if that is no box."""
+    ends = []
+    for axis in range(mask.dim()):
+        others = [other for other in range(mask.dim()) if other != axis]
+        found = (mask.any(dim=others) if others else mask).nonzero().flatten()
+        ends.append((int(found[0]), int(found[-1]) + 1))
+    box = mask[tuple(slice(*pair) for pair in ends)]
+    return tuple(ends) if bool(box.all()) else None
 
 
 def _summary(item: Any, keep: bool) -> Any:
@@ -264,6 +311,10 @@ def _summary(item: Any, keep: bool) -> Any:
 
 def _version(item: object) -> int:
     return item._version if isinstance(item, Tensor) else 0
+
+
+_nested: Callable[[Any, Callable[[Any], object]], object] = cast("Any", fx.node.map_aggregate)
+"""torch's own type declares the values of an fx graph; here the parts are our records."""
 
 
 def _tensors(item: Any) -> list[Tensor]:

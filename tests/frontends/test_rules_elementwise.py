@@ -102,6 +102,11 @@ SPELLED: dict[str, Spelling] = {
     "addcdiv": lambda x, m: torch.addcdiv(x, x, m.weight + 3, value=2),
     "lerp": lambda x, m: torch.lerp(x, x.abs(), 0.25),
     "glu": lambda x: F.glu(x, 1),
+    "where": lambda x, m: torch.where(m.weight > 0, x, 0.5),
+    "masked_fill": lambda x, m: x.masked_fill(torch.eye(4) > 0, -0.5),
+    "copy": lambda x: x.clone().copy_(x * 2),
+    "fill": lambda x: x.clone().fill_(0.5) + x,
+    "zero": lambda x: x.clone().zero_() + x,
 }  # fmt: skip
 
 NEEDS_A_GPU = {"cuda": "cpu"}
@@ -142,6 +147,7 @@ SAME: dict[str, list[Spelling]] = {
     "mul": [lambda x: x * x, lambda x: torch.mul(x, x), lambda x: x.multiply(x), lambda x: x.square(), lambda x: x**2, lambda x: torch.pow(x, 2)],
     "div": [lambda x: x / 4, lambda x: torch.div(x, 4), lambda x: x.true_divide(4), lambda x: x * 0.25, lambda x: x.div_(4)],
     "div by a tensor": [lambda x, m: x / m.variance, lambda x, m: torch.div(x, m.variance)],
+    "masked": [lambda x: x.masked_fill(torch.eye(4) == 0, 0.0), lambda x: torch.where(torch.eye(4) > 0, x, 0.0), lambda x: x * torch.eye(4)],
     "powers": [lambda x: x**3, lambda x: torch.pow(x, 3.0), lambda x: x.pow(3)],
     "square root": [lambda x: x.abs() ** 0.5, lambda x: x.abs().pow(0.5), lambda x: x.abs().sqrt()],
     "power of e": [lambda x: math.e**x, lambda x: torch.exp(x)],

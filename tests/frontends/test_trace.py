@@ -13,6 +13,7 @@ from qcompiler.frontends.fx import trace
 from qcompiler.frontends.trace import (
     PATH,
     SOURCE,
+    Overlap,
     Recorder,
     Result,
     Shares,
@@ -67,10 +68,20 @@ def test_a_write_is_noted_with_all_that_shares_its_memory() -> None:
     write = recorded(written).writes["relu_"]
     assert write.target.name == "mul"
     assert write.constant is None
-    shares = {node.name: kind for node, kind in write.shares.items()}
-    assert shares == {"mul": Shares.ALL, "view": Shares.ALL, "getitem": Shares.SOME, "relu_": Shares.ALL} or shares == {
-        "mul": Shares.ALL, "view": Shares.ALL, "getitem": Shares.SOME,
-    }  # fmt: skip
+    shares = {node.name: kind for node, kind in write.shares.items() if node.name != "relu_"}
+    row = Overlap(place=((0, 4),), source=((0, 1), (0, 4)), shapes=((4,), (2, 4)))
+    assert shares == {"mul": Shares.ALL, "view": Shares.ALL, "getitem": row}
+
+
+def test_elements_in_another_order_share_some_memory() -> None:
+    def written(x: Tensor) -> tuple[Tensor, ...]:
+        y = x * 1
+        turned, diagonal = y.t(), y.diagonal()
+        y.relu_()
+        return y, turned, diagonal
+
+    shares = {node.name: kind for node, kind in recorded(written).writes["relu_"].shares.items()}
+    assert shares["t"] is shares["diagonal"] is Shares.SOME
 
 
 def test_a_trace_that_fails_names_the_call() -> None:
