@@ -67,6 +67,7 @@ class Builder:
         self.location = Location()
         self.function = ""
         self.observed: object = None
+        self.parts_read: frozenset[int] | None = None
         self._leaves: dict[int, tuple[Leaf, Value]] = {}
 
     def call(
@@ -77,6 +78,7 @@ class Builder:
         keywords: Mapping[str, object],
         location: Location,
         observed: object,
+        parts_read: frozenset[int] | None = None,
     ) -> object:
         """Append the operators that compute a torch function.
 
@@ -87,6 +89,7 @@ class Builder:
             keywords: Keyword arguments.
             location: Location of the call in the user's code.
             observed: Result of the call in the traced run: `Observed` for tensors.
+            parts_read: Positions of the parts of a tuple that the model reads; None if it reads the whole.
 
         Returns:
             The result: an operand, or operands in lists and tuples.
@@ -95,6 +98,7 @@ class Builder:
             UnsupportedError: No operator implements the function with these arguments.
         """
         self.function, self.location, self.observed = function, location, observed
+        self.parts_read = parts_read
         keywords = {_KEYWORDS.get(name, name): value for name, value in keywords.items()}
         try:
             inspect.signature(rule).bind(self, *arguments, **keywords)
@@ -137,6 +141,16 @@ class Builder:
     def unsupported(self, found: str, fix: str | None = None) -> UnsupportedError:
         """An error about the current call."""
         return UnsupportedError(found, where=str(self.location) or self.function, fix=fix)
+
+    def refused_part(self, position: int, found: str, fix: str | None = None) -> Refusal:
+        """A part of a tuple that no operator computes.
+
+        Raises:
+            UnsupportedError: The model reads the part: the call stays as it is, in an island if there may be one.
+        """
+        if self.parts_read is None or position in self.parts_read:
+            raise self.unsupported(found, fix)
+        return self.refusal(found, fix)
 
     def refusal(self, found: str, fix: str | None = None) -> Refusal:
         """A placeholder for one of several results that no operator computes: only reading it is an error."""

@@ -247,7 +247,7 @@ class _Conversion:
         try:
             if rule is None or node.op == "call_module":
                 raise unknown(function, where)
-            return self.builder.call(rule, function, arguments, keywords, place, observed)
+            return self.builder.call(rule, function, arguments, keywords, place, observed, _parts_read(node))
         except UnsupportedError as error:
             if node.name in self.first.writes:
                 raise
@@ -486,3 +486,16 @@ def _tensors(observed: object) -> list[Observed]:
     found: list[Observed] = []
     _map(observed, lambda part: found.append(part) if isinstance(part, Observed) else None)
     return found
+
+
+def _parts_read(node: fx.Node) -> frozenset[int] | None:
+    """Positions of the parts that the users of a tuple read; None if one reads the whole."""
+    parts = set()
+    for user in node.users:
+        function = plain_name(user.target) if user.op == "call_function" else ""
+        key = user.args[1] if function in ("getitem", "getattr") else None
+        position = FIELDS.get(key) if isinstance(key, str) else key
+        if not isinstance(position, int) or position < 0:
+            return None
+        parts.add(position)
+    return frozenset(parts)

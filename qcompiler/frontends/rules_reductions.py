@@ -89,7 +89,7 @@ def extreme_of_one(b: Builder, op: str, input: Operand, dim: object, keepdim: bo
         return _extreme_along(b, op, input, _axes(input, None), False)
     if not isinstance(dim, int) or isinstance(input, Leaf):
         raise b.unsupported(f"{b.function} along {dim!r}", "Name one axis.")
-    indices = b.refusal(
-        f"the model reads the indices of {b.function}", "Use amax or amin, or compute indices outside of the model."
+    indices = b.refused_part(
+        1, f"the model reads the indices of {b.function}", "Use amax or amin, or compute indices outside of the model."
     )
     return [_extreme_along(b, op, input, (axis_of(input, dim),), keepdim), indices]
