@@ -492,6 +492,8 @@ def _parts_read(node: fx.Node) -> frozenset[int] | None:
     """Positions of the parts that the users of a tuple read; None if one reads the whole."""
     parts = set()
     for user in node.users:
+        if not user.users and user.op != "output":
+            continue  # torch.export writes all parts, used or not
         function = plain_name(user.target) if user.op == "call_function" else ""
         key = user.args[1] if function in ("getitem", "getattr") else None
         position = FIELDS.get(key) if isinstance(key, str) else key
