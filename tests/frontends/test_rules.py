@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from qcompiler.frontends import rules, rules_elementwise, rules_movement, rules_pooling, rules_products, table
+from qcompiler.frontends import (
+    rules,
+    rules_elementwise,
+    rules_indexing,
+    rules_movement,
+    rules_pooling,
+    rules_products,
+    rules_reductions,
+    table,
+)
 from tests.support.spellings import rules_of
 
-FILES = (rules_elementwise, rules_movement, rules_pooling, rules_products)
+FILES = (rules_elementwise, rules_indexing, rules_movement, rules_pooling, rules_products, rules_reductions)
 
 
 def test_every_rule_is_of_one_of_the_files() -> None:
