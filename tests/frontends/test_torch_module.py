@@ -79,7 +79,7 @@ def test_a_second_graph_is_offered_only_for_what_torch_fx_traced() -> None:
     assert capture(traced, x).route == "given"
     custom = capture(Function(lambda x: torch.cumsum(x, 1)).eval(), x)
     assert custom.route == "fx"
-    both = capture(Function(lambda x: x[:, [0, 2]]).eval(), x)
+    both = capture(Function(lambda x: x[:, [[0, 1], [1, 2]]]).eval(), x)
     assert both.route == "export"
     assert both.diagnostics[-1].startswith("Captured with torch.export because torch.fx failed: ")
 
