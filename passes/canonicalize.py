@@ -44,6 +44,7 @@ from qcompiler.validation.contracts import Close, Contract
 REMOVED = Sentence("removed", "removed {op}")
 RESHAPES = Sentence("reshapes-merged", "replaces two reshapes")
 PERMUTATIONS = Sentence("permutations-merged", "replaces two permutations")
+GATHERS = Sentence("gathers-merged", "replaces two gathers")
 ADAPTIVE = Sentence("adaptive-pool", "an adaptive pooling whose windows are all {height} by {width}")
 DIVIDED_SUM = Sentence("sum-as-mean", "a sum of {terms} divided by {divisor}, as a mean times a constant")
 WHOLE_IMAGE = Sentence("pool-as-mean", "a {op} over the whole image")
@@ -137,7 +138,7 @@ def _gather(node: Node, rewriter: Rewriter) -> bool:
     inner = first.integers("indices")
     rewriter.replace_input(node, 0, first.inputs[0])
     rewriter.set_attributes(node, indices=tuple(inner[index] for index in indices))
-    rewriter.note(node, "replaces two gathers")
+    rewriter.note(node, GATHERS())
     _erase_if_unused(first, rewriter)
     return True
 
