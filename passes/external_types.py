@@ -119,7 +119,8 @@ class ExternalTypes(Pass):
         shared = any(is_quantizer(user) and user is not quantizer for user in quantizer.inputs[1].users)
         plain = spec.bits == 8 and not spec.symmetric and not spec.narrow and params.axis is None
         if scale is None or shared or not plain or spec.scale_kind is not ScaleKind.FLOAT:
-            rewriter.refuse(quantizer, NO_PIXELS() if scale is None else OTHER_GRID())
+            reason = NO_PIXELS() if scale is None else OTHER_GRID()
+            rewriter.refuse(quantizer, reason)
             return
         zero_point = -_SHIFT if spec.signed else 0
         rewriter.write_tensor(quantizer.inputs[1], torch.tensor(scale))

@@ -42,7 +42,19 @@ from qcompiler.session.pipeline import quantization_passes, structural_passes
 from qcompiler.targets import Target, load_target
 from qcompiler.validation.exact import output_codes
 from tests.reference.maker import check as check_against_loops
-from tests.support.equalized import FRONT, PLACES, Net, computed, expected, image, measured, placed, run_exactly, wide
+from tests.support.equalized import (
+    FRONT,
+    PLACES,
+    Net,
+    computed,
+    expected,
+    image,
+    measured,
+    output_deviation,
+    placed,
+    run_exactly,
+    wide,
+)
 from tests.support.forms import onnx_of
 from tests.support.golden import leaf, lines, module, refusals
 from tests.support.golden import run as run_alone
@@ -479,8 +491,7 @@ def biased(low: float, high: float) -> Net:
 def test_a_high_bias_below_a_cap_is_absorbed(place: str) -> None:
     net, x = biased(0.0, 6.0), image()
     subject, records = run(net, placed(place, AbsorbBias()), x)
-    variance = net.n.running_var
-    mean, std = net.n.bias.detach(), net.n.weight.detach() * (variance / (variance + net.n.eps)).sqrt()
+    mean, std = net.n.bias.detach(), output_deviation(net.n)
     c = (mean - 3 * std).clamp(0, 6)
     assert float(c.max()) == 6.0, "a channel that is always above the cap is absorbed whole"
     assert measured(records[-1], "channels") == int((c > 0).sum()) > 3
