@@ -6,6 +6,7 @@ the integer program agree in every element, and with the plain loops; ONNX Runti
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -136,7 +137,7 @@ def with_number(draw: Draw) -> Case:
 
 
 def unary(name: str) -> Callable[[Draw], Case]:
-    function = UNARY[name].torch
+    function = functools.partial(UNARY[name].torch, **UNARY[name].attributes)
     # Some have no value for negative numbers, or too large ones near zero.
     positive = name in ("log", "log1p", "sqrt", "rsqrt", "reciprocal")
     return lambda draw: ((lambda x: function(x.abs() + 0.3)) if positive else function, [(2, *sizes(draw, 2, 1, 6))])
