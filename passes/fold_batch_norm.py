@@ -8,7 +8,7 @@ With g = gamma / sqrt(var + eps) and h = beta - mean * g, per channel, batch_nor
 
 `conv` is any convolution, transposed convolution or linear layer whose channels are on axis 1, as those of the batch
 norm are; a linear layer on more than two axes has its channels on the last axis. The layer keeps the distribution of
-the output of the batch norm, N(beta, g^2 var) per channel, in its attribute `statistics`, for data-free ranges, bias
+the output of the batch norm, N(beta, gamma^2) per channel, in its attribute `statistics`, for data-free ranges, bias
 absorption and analytic bias correction.
 
 Source: Nagel et al. 2021, arXiv:2106.08295, section 3.1 (batch normalization folding).
@@ -105,9 +105,7 @@ class _Affine:
     def of(cls, node: Node) -> _Affine:
         weight, bias, mean, variance = (leaf_tensor(value).to(torch.float64) for value in node.inputs[1:])
         gain = weight / torch.sqrt(variance + node.number("eps"))
-        # The input has this variance; eps makes the output of a channel that hardly varies narrower than gamma.
-        std = (gain * variance.sqrt()).abs()
-        return cls(gain, bias - mean * gain, bias.to(torch.float32), std.to(torch.float32))
+        return cls(gain, bias - mean * gain, bias.to(torch.float32), weight.abs().to(torch.float32))
 
 
 def _fold_backward(node: Node, rewriter: Rewriter) -> bool:

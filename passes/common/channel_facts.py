@@ -33,6 +33,8 @@ PROJECTIONS = 16
 """Number of random projections, each of another sample."""
 FAR_DEVIATIONS = 6.0
 """Standard deviations of a batch norm from the mean to a value that some input may have."""
+MOST_SPANS = 4.0
+"""Spans of the values seen by which a range grows at most."""
 DEVIATIONS = 3.0
 """Standard deviations from the mean to the end of a range, where a power follows from a range or the reverse."""
 
@@ -138,10 +140,12 @@ def _widened(ranges: Ranges, found: Sequence[Group]) -> Ranges:
         for place, channels in places_of(group).items():
             own = channels != FOREIGN
             seen_low, seen_high = ranges[place]
-            far = high[channels.clamp(min=0)]
+            reach = MOST_SPANS * (seen_high - seen_low)  # where eps outweighs the variance, gamma says too much
+            far = high[channels.clamp(min=0)].minimum(seen_high + reach)
+            near = low[channels.clamp(min=0)].maximum(seen_low - reach)
             seen_high = torch.where(own, torch.maximum(seen_high, far), seen_high)
             if not bounded:
-                seen_low = torch.where(own, torch.minimum(seen_low, low[channels.clamp(min=0)]), seen_low)
+                seen_low = torch.where(own, torch.minimum(seen_low, near), seen_low)
             ranges[place] = seen_low, seen_high
     return ranges
 

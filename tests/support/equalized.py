@@ -51,12 +51,6 @@ def measured(record: Record, name: str) -> float:
     return value
 
 
-def output_deviation(norm: nn.BatchNorm2d) -> Tensor:
-    """Standard deviation of each channel of a batch norm's result: less than its weight, because of eps."""
-    assert norm.running_var is not None
-    return norm.weight.detach().abs() * (norm.running_var / (norm.running_var + norm.eps)).sqrt()
-
-
 def wide(layer: nn.Module, seed: int = 0) -> nn.Module:
     """Output channels of ranges over three decades."""
     assert isinstance(layer.weight, Tensor)
