@@ -188,9 +188,7 @@ def test_an_optimizer_that_changes_the_results_fails_the_verification(monkeypatc
     assert [form.name for form in report.forms if form.status == "differs" and form.required] == [NAME]
     assert report.form(NAME).differing > 0.2 * report.form(NAME).elements
     emit = onnx_qdq.emit
-    monkeypatch.setattr(
-        onnx_form_file, "emit", lambda graph, options: joined(onnx.load_from_string(emit(graph, options)))
-    )
+    monkeypatch.setattr(onnx_form_file, "emit", lambda *given, **io: joined(onnx.load_from_string(emit(*given, **io))))
     with pytest.raises(VerificationError, match=NAME):
         qcompiler.compile(model, "ort_cpu", calibration_data=[images()])
 

@@ -100,13 +100,15 @@ TARGETS: dict[str, dict[str, object]] = {
 @pytest.mark.parametrize("case", TARGETS)
 def test_layers_of_few_products_are_verified(case: str) -> None:
     target = qcompiler.load_target("int8_dsp").override(**TARGETS[case])
+    # A multiplier of 15 bits is off by up to 2^-15 of a code of 16 bits: by one step, before the rounding of both.
+    most = 2 if target.activation_bits == 16 else 1
     for seed in range(3):
         model, x = few(seed)
         report = qcompiler.compile(model, target, calibration_data=[x]).verification
         assert report is not None and report.passed
         for form in report.forms:
             if "layer by layer" in form.name:
-                assert form.status in ("equal", "within bound") and form.largest <= 1
+                assert form.status in ("equal", "within bound") and form.largest <= most
 
 
 def test_a_share_alone_would_refuse_them(monkeypatch: pytest.MonkeyPatch) -> None:
