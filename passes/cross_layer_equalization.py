@@ -50,14 +50,13 @@ from qcompiler.passes.common.channel_limits import keeps_caps, limits_of, set_li
 from qcompiler.passes.common.channel_noise import (
     ScaledLayer,
     Widths,
-    factor_of,
     places_of,
     rescale,
     scaled_layers,
     whole_noise,
 )
 from qcompiler.passes.common.channel_tables import scales_of, set_scales
-from qcompiler.passes.common.equalization import FOREIGN, Group, forget_ranges, groups
+from qcompiler.passes.common.equalization import FOREIGN, Group, factor_of, forget_ranges, groups
 from qcompiler.passes.common.weighed_factors import GAIN, GAIN_WITHOUT_DATA, OCTAVES, STEPS, factors_of, weighed
 from qcompiler.quant.encoding import Encodings
 from qcompiler.validation.contracts import THRESHOLDS, Contract
@@ -261,7 +260,7 @@ def _equalize(group: Group, layers: dict[Node, ScaledLayer]) -> float:
     s = torch.where(s.isfinite() & (s > 0), s, 1.0)
     producer.scale_rows(1 / s)
     for consumer in group.consumers:
-        layers[consumer.node].scale_columns(factor_of(consumer, s))
+        layers[consumer.node].scale_columns(factor_of(consumer.channels, s))
     return float((s - 1).abs().max())
 
 
@@ -272,7 +271,7 @@ def _round_factors(group: Group, layers: dict[Node, ScaledLayer]) -> None:
     change = (rows.log2() * TABLE_STEPS).round().div(TABLE_STEPS).exp2() / rows
     producer.scale_rows(change)
     for consumer in group.consumers:
-        layers[consumer.node].scale_columns(factor_of(consumer, 1 / change))
+        layers[consumer.node].scale_columns(factor_of(consumer.channels, 1 / change))
 
 
 def _rescale_between(found: Sequence[Group], layers: dict[Node, ScaledLayer], rewriter: Rewriter) -> None:

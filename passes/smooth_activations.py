@@ -42,6 +42,7 @@ from qcompiler.passes.common.equalization import (
     Consumer,
     Group,
     constant_factor,
+    factor_of,
     forget_ranges,
     groups,
     producer_axis,
@@ -108,7 +109,7 @@ class SmoothActivations(Pass):
             _divide(group.producer, s, rewriter)
             smoothed: Magnitudes = {}
             for consumer in group.consumers:
-                value, factor = consumer.node.inputs[0], _factor(consumer, s)
+                value, factor = consumer.node.inputs[0], factor_of(consumer.channels, s)
                 scale_layer(Layer(consumer.node), rewriter, inputs=factor)
                 smoothed[value] = magnitudes[value] / factor
             magnitudes.update(smoothed)
@@ -169,11 +170,6 @@ def _observed(
 def _column_ranges(consumer: Consumer) -> Tensor:
     """max|W| of each input channel, float64."""
     return Layer(consumer.node).rows().abs().amax((1, 3)).reshape(-1).to(torch.float64)
-
-
-def _factor(consumer: Consumer, s: Tensor) -> Tensor:
-    """Factors of a consumer's input channels; 1 for channels from another producer."""
-    return torch.where(consumer.channels == FOREIGN, 1.0, s[consumer.channels.clamp(min=0)])
 
 
 def _divide(producer: Node, s: Tensor, rewriter: Rewriter) -> None:

@@ -29,6 +29,9 @@ from qcompiler.passes.common.channel_noise import Facts, Limits, Place, ScaledLa
 from qcompiler.passes.common.equalization import FOREIGN, Consumer, Group
 from qcompiler.validation.noise import Sensitivities, sensitivities
 
+Ranges = dict[Place, tuple[Tensor, Tensor]]
+"""Lowest and highest value of each channel, float64 [C] each."""
+
 PROJECTIONS = 16
 """Number of random projections, each of another sample."""
 FAR_DEVIATIONS = 6.0
@@ -98,9 +101,6 @@ def _reader_limits(group: Group) -> Limits:
     return _limits(group, gains)
 
 
-Ranges = dict[Place, tuple[Tensor, Tensor]]
-
-
 def _tensor(low: Tensor, high: Tensor, deviation: Tensor) -> ScaledTensor:
     zeros = torch.zeros_like(low)
     return ScaledTensor(
@@ -130,8 +130,8 @@ def _widened(ranges: Ranges, found: Sequence[Group]) -> Ranges:
         moments = statistics_of(group.producer)
         if moments is None:
             continue
-        reach = FAR_DEVIATIONS * moments.std.to(torch.float64)
-        low, high = moments.mean.to(torch.float64) - reach, moments.mean.to(torch.float64) + reach
+        mean, spread = moments.mean.to(torch.float64), FAR_DEVIATIONS * moments.std.to(torch.float64)
+        low, high = mean - spread, mean + spread
         if group.caps:
             high = high.minimum(_ends(group))
         bounded = bool(group.caps or group.tables) or any(

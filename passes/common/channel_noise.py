@@ -8,10 +8,9 @@ by s. Real numbers stay what they are; steps change. In the units of the origina
 
 with the factors s_o of the rows and c_i of the columns, and the sensitivities G of `validation.noise`. A clamp gets
 limits per channel, which are rounded to codes: all values at a limit share its error, so that G is that of the limit
-itself. The limit at the end of the range has no error. So do all elements of
-a channel that hardly varies share one error. With one scale
-per tensor the step is that of the widest row. With one scale per row, s_o leaves the noise of a weight as it is, and
-only activations and readers decide.
+itself. The limit at the end of the range has no error. All elements of a channel that hardly varies share one error,
+too. With one scale per tensor the step is that of the widest row. With one scale per row, s_o leaves the noise of a
+weight as it is, and only activations and readers decide.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from torch import Tensor
 from qcompiler.ir.graph import Node, Value
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ops.layers import Layer
-from qcompiler.passes.common.equalization import FOREIGN, Consumer, Group, producer_axis, scale_layer
+from qcompiler.passes.common.equalization import FOREIGN, Consumer, Group, factor_of, producer_axis, scale_layer
 from qcompiler.targets import Target
 
 
@@ -146,11 +145,6 @@ def scaled_layers(found: Sequence[Group]) -> dict[Node, ScaledLayer]:
 def _apart(node: Node) -> Tensor:
     """A separate class for each input channel."""
     return torch.arange(Layer(node).inputs)
-
-
-def factor_of(consumer: Consumer, s: Tensor) -> Tensor:
-    """Factors of a consumer's input channels; 1 for channels from another producer."""
-    return torch.where(consumer.channels == FOREIGN, 1.0, s[consumer.channels.clamp(min=0)])
 
 
 Place = tuple[Value, int]
@@ -335,11 +329,11 @@ class GroupNoise:
         rows = self.producer.rows / s.reshape(self.producer.rows.shape)
         total = self.widths.of_weight(self.producer, rows=rows)
         for consumer, layer in self.readers:
-            columns = layer.columns * layer.of_classes(factor_of(consumer, s))
+            columns = layer.columns * layer.of_classes(factor_of(consumer.channels, s))
             total += self.widths.of_weight(layer, columns=columns)
         steps = []
         for channels, tensor in self.tensors:
-            factors = tensor.factors / _of_channels(channels, s)
+            factors = tensor.factors / factor_of(channels, s)
             steps.append(self.widths.step(tensor, factors))
             total += tensor.noise(steps[-1], factors)
         return total + (self.limits.noise(steps[0], rows.reshape(-1)) if self.limits is not None else 0.0)
@@ -348,18 +342,14 @@ class GroupNoise:
         """Divide the channels by s in addition."""
         rescale(self.producer, self.readers, s)
         for channels, tensor in self.tensors:
-            tensor.factors = tensor.factors / _of_channels(channels, s)
+            tensor.factors = tensor.factors / factor_of(channels, s)
 
 
 def rescale(producer: ScaledLayer, readers: Iterable[tuple[Consumer, ScaledLayer]], s: Tensor) -> None:
     """Divide the channels of a group by s, float64 [channels of the producer]."""
     producer.scale_rows(1.0 / s)
     for consumer, layer in readers:
-        layer.scale_columns(factor_of(consumer, s))
-
-
-def _of_channels(channels: Tensor, s: Tensor) -> Tensor:
-    return torch.where(channels == FOREIGN, 1.0, s[channels.clamp(min=0)])
+        layer.scale_columns(factor_of(consumer.channels, s))
 
 
 def whole_noise(found: Sequence[Group], layers: Mapping[Node, ScaledLayer], facts: Facts, widths: Widths) -> float:

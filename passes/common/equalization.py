@@ -156,6 +156,16 @@ def scale_layer(
         set_statistics(layer.node, gaussian.scale(statistics, outputs))
 
 
+def factor_of(channels: Tensor, s: Tensor) -> Tensor:
+    """Factors of channels, float64 in the shape of `channels`; 1 for channels from another producer.
+
+    Args:
+        channels: int64, for each channel that of the producer, or FOREIGN.
+        s: Factors of the producer's channels, float64.
+    """
+    return torch.where(channels == FOREIGN, 1.0, s[channels.clamp(min=0)])
+
+
 def producer_axis(node: Node) -> int:
     """The channel axis of the result of a producer, from 0; for a product with a constant, the axis of the constant.
 
