@@ -39,11 +39,8 @@ APPLIED_TO_ALL = Sentence(
     "encoding-applied-to-all-channels", "uses the encoding of {tensor!r}, one scale for all channels"
 )
 OWN_GRID = Sentence("own-grid", "the encodings give this value its own grid")
-LOWEST_WEIGHT = Sentence(
-    "lowest-weight", "{count} weight is on code {code} of the encoding; {target} begins at {first}"
-)
 LOWEST_WEIGHTS = Sentence(
-    "lowest-weights", "{count} weights are on code {code} of the encoding; {target} begins at {first}"
+    "lowest-weights", "weights on code {code} of the encoding: {count}; {target} begins at {first}"
 )
 
 
@@ -177,10 +174,8 @@ class _Application:
         steps = weight.to(torch.float64) / along_axis(scale.to(torch.float64), weight.dim(), spec.axis)
         count = int((steps < spec.qmin - 0.5).sum())
         if count:
-            sentence = LOWEST_WEIGHT if count == 1 else LOWEST_WEIGHTS
-            self.rewriter.refuse(
-                quantizer, sentence(count=count, code=spec.qmin - 1, target=self.target.name, first=spec.qmin)
-            )
+            message = LOWEST_WEIGHTS(count=count, code=spec.qmin - 1, target=self.target.name, first=spec.qmin)
+            self.rewriter.refuse(quantizer, message)
 
 
 def _check_same(first: Encoding, second: Encoding) -> None:

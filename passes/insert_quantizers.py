@@ -82,7 +82,7 @@ class _Placement:
         self.rewriter = rewriter
         self.scales: dict[Value, Value] = {}
         """The scale of the grid of each quantized value."""
-        self.wishes: dict[Node, int] = {}
+        self.requested: dict[Node, int] = {}
         """Requested width of a supergroup, by the last node, after which the quantizer is inserted."""
 
     def run(self) -> None:
@@ -180,7 +180,7 @@ class _Placement:
 
     def _propagate_or_quantize(self, node: Node) -> None:
         value = node.output
-        bits = self.overrides.activation_bits(node) or self.wishes.get(node)
+        bits = self.overrides.activation_bits(node) or self.requested.get(node)
         if node.definition.has(Trait.MOVEMENT):
             self.scales[value] = self.scales[node.inputs[0]]
             if leaves_range(node):
@@ -191,7 +191,7 @@ class _Placement:
         follower = only_user(node)
         if follower is not None and self.target.absorbs(node.op, follower.op):
             if bits is not None:
-                self.wishes[follower] = bits
+                self.requested[follower] = bits
             return  # the quantizer comes after the last member of the supergroup
         spec = self.target.activation_spec(op=node.op, bits=bits)
         self._quantize(value, spec, before=node.following, like=node, stem=node.name)

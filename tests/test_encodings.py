@@ -54,7 +54,7 @@ class Net(nn.Module):
         return result
 
 
-FACTS = ("note", "no-memory-plan", "encodings-set", "encodings-ignored")
+FACTS = ("lowest-weights", "no-memory-plan", "encodings-set", "encodings-ignored")
 
 
 def notes(compiled: qcompiler.Compiled) -> list[str]:
@@ -181,8 +181,8 @@ def test_all_but_corrected_biases_comes_back(data: dict[str, Any], tmp_path: Pat
 
 def test_widths_and_passes_come_back_too(tmp_path: Path) -> None:
     """A file of this package needs no repetition of its options."""
-    wishes: dict[str, Any] = {"a": 16, "relu": {"activation_bits": 4}}
-    first = qcompiler.compile(net(), calibration_data=[IMAGES], overrides=wishes, effort="fast", verify="off")
+    overrides: dict[str, Any] = {"a": 16, "relu": {"activation_bits": 4}}
+    first = qcompiler.compile(net(), calibration_data=[IMAGES], overrides=overrides, effort="fast", verify="off")
     data = json.loads(first.encodings())
     assert "cross-layer-equalization" not in data["producer"]["pipeline"]
     assert (records(data)["a.q"]["bw"], records(data)["relu.q"]["bw"]) == (16, 4)

@@ -38,7 +38,7 @@ class Overrides:
     bits: Mapping[str, Bits]
 
     @classmethod
-    def resolve(cls, wishes: Mapping[str, Override], graph: Graph) -> Overrides:
+    def resolve(cls, overrides: Mapping[str, Override], graph: Graph) -> Overrides:
         """Match patterns against the nodes of `graph`, and of the float graphs that it calls.
 
         Raises:
@@ -47,8 +47,8 @@ class Overrides:
         every = (node for each in graph.module.graphs.values() for node in each.nodes)
         nodes = [node for node in every if not node.definition.has(Trait.LEAF)]
         result: dict[str, Bits] = {}
-        for pattern, wish in wishes.items():
-            bits = _bits(pattern, wish)
+        for pattern, override in overrides.items():
+            bits = _bits(pattern, override)
             matched = [node for node in nodes if _matches(pattern, node)]
             if not matched:
                 names = sorted({name for node in nodes for name in _names(node)})
@@ -83,21 +83,21 @@ def _matches(pattern: str, node: Node) -> bool:
     return inside or any(fnmatch.fnmatchcase(name, pattern) for name in _names(node) if name)
 
 
-def _bits(pattern: str, wish: Override) -> Bits:
+def _bits(pattern: str, override: Override) -> Bits:
     where = f"overrides[{pattern!r}]"
-    if wish == "float":
+    if override == "float":
         return Bits(is_float=True)
-    if isinstance(wish, bool) or not isinstance(wish, int | Mapping):
+    if isinstance(override, bool) or not isinstance(override, int | Mapping):
         raise InputError(
-            f"an override has the value {wish!r}",
+            f"an override has the value {override!r}",
             where=where,
             expected='a number of bits, "float", or {"activation_bits": ..., "weight_bits": ...}',
         )
-    if isinstance(wish, int):
-        return Bits(wish, min(wish, WEIGHT_BITS_LIMIT))
-    unknown = [key for key in wish if key not in ("activation_bits", "weight_bits")]
+    if isinstance(override, int):
+        return Bits(override, min(override, WEIGHT_BITS_LIMIT))
+    unknown = [key for key in override if key not in ("activation_bits", "weight_bits")]
     if unknown:
         raise InputError(
             f"an override has the key {unknown[0]!r}", where=where, expected="activation_bits or weight_bits"
         )
-    return Bits(wish.get("activation_bits"), wish.get("weight_bits"))
+    return Bits(override.get("activation_bits"), override.get("weight_bits"))

@@ -15,6 +15,7 @@ from typing import Literal
 
 import torch
 
+from qcompiler.ir.diagnostics import Diagnostic
 from qcompiler.ir.events import Record
 from qcompiler.ir.graph import Graph, Module, Node
 from qcompiler.ir.registry import Trait
@@ -87,13 +88,13 @@ class Checkup:
         target: Name of the target.
         nodes: One entry per captured node, in order.
         advice: Recommendations, the most important first.
-        diagnostics: Sentences from the capture.
+        diagnostics: Notes of the capture.
     """
 
     target: str
     nodes: tuple[NodeFate, ...]
     advice: tuple[Advice, ...]
-    diagnostics: tuple[str, ...] = ()
+    diagnostics: tuple[Diagnostic, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -111,7 +112,7 @@ class Checkup:
             "passed": self.passed,
             "nodes": [dataclasses.asdict(node) for node in self.nodes],
             "advice": [dataclasses.asdict(item) for item in self.advice],
-            "diagnostics": list(self.diagnostics),
+            "diagnostics": [item.plain() for item in self.diagnostics],
         }
 
     def __str__(self) -> str:
@@ -162,8 +163,8 @@ def check(
     seen = {node.name: (function_name(node), str(node.location)) for node in names}
     module, records = session.quantized.module, session.quantized.records[: len(front)]
     (canonical,) = unpartitioned
-    wishes = Overrides.resolve(session.context.overrides, canonical)
-    outside = {node.name: why for node in canonical.nodes if (why := why_float(node, hardware, wishes))}
+    chosen = Overrides.resolve(session.context.overrides, canonical)
+    outside = {node.name: why for node in canonical.nodes if (why := why_float(node, hardware, chosen))}
     whole = {node.name: (multiply_accumulates(node), elements(node)) for node in canonical.nodes}
     fates = _fates(module.main, seen, records, outside, refused=hardware.fallback == "refuse")
     nodes = tuple(NodeFate(name, *seen[name], *fates[name]) for name in seen)

@@ -70,8 +70,8 @@ def _places(program: Program) -> dict[str, tuple[int, int]]:
     places: dict[str, tuple[int, int]] = {}
     for row, names in enumerate(_rows(graph)):
         taken = -1.0
-        for name in sorted(names, key=lambda name: _wish(graph, name, columns)):
-            taken = columns[name] = max(taken + 1, _wish(graph, name, columns))
+        for name in sorted(names, key=lambda name: _wanted_column(graph, name, columns)):
+            taken = columns[name] = max(taken + 1, _wanted_column(graph, name, columns))
             places[name] = (int(MARGIN + taken * (WIDTH + GAP_X)), MARGIN + row * (HEIGHT + GAP_Y))
     return places
 
@@ -83,7 +83,7 @@ def _rows(graph: nx.DiGraph[str]) -> list[list[str]]:
     return [sorted(names, key=order.__getitem__) for names in nx.topological_generations(graph)]
 
 
-def _wish(graph: nx.DiGraph[str], name: str, columns: Mapping[str, float]) -> float:
+def _wanted_column(graph: nx.DiGraph[str], name: str, columns: Mapping[str, float]) -> float:
     """Preferred column of a box: the mean column of its operands."""
     sources = [columns[source] for source in graph.predecessors(name)]
     return sum(sources) / len(sources) if sources else 0.0

@@ -53,7 +53,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Folder = Annotated[Path, typer.Argument(help="Folder of an artifact.")]
 
 
-Wishes = Annotated[
+OverrideOptions = Annotated[
     list[str] | None,
     typer.Option(
         "--override", help="Bit widths of a layer: PATTERN=BITS, PATTERN=a16w4 or PATTERN=float; may be repeated."
@@ -248,7 +248,7 @@ def compile(  # the field's word for it
         typer.Option(help="Normalization of images: pixels from 0 to 1, from -1 to 1, or as for ImageNet."),
     ] = Normalization.unit,
     batch_size: Annotated[int, typer.Option(min=1, max=LARGEST, help="Samples per calibration batch.")] = 32,
-    override: Wishes = None,
+    override: OverrideOptions = None,
     encodings: Annotated[
         Path | None,
         typer.Option(help="File of encodings (version 0.6.1, 1.0.0 or 2.0.0) whose scales and zero points are used."),
@@ -326,7 +326,7 @@ def check(
     target: TargetName = "int8_dsp",
     base: Base = None,
     changes: Changes = None,
-    override: Wishes = None,
+    override: OverrideOptions = None,
     as_json: Json = False,
 ) -> None:
     """Show what compile would fold, fuse, quantize, keep in float or refuse, and give advice on the model."""

@@ -17,6 +17,7 @@ from qcompiler.frontends.running import copy_model, plain, undisturbed
 from qcompiler.frontends.source import Call, Candidate, Route, Source
 from qcompiler.frontends.sources import Subject, find_example_inputs, source_of
 from qcompiler.frontends.wrappers import unwrap
+from qcompiler.ir.diagnostics import Diagnostic
 from qcompiler.ir.graph import Module
 from qcompiler.ir.settings import own_defaults
 
@@ -29,13 +30,13 @@ class Capture:
         module: The module with the graph at stage FLOAT and copies of the tensors.
         inputs: The example inputs, flat.
         route: Method of the capture; `given` for an exported program or a graph module.
-        diagnostics: Sentences for the user.
+        diagnostics: Notes for the user.
     """
 
     module: Module
     inputs: list[Tensor]
     route: Route
-    diagnostics: list[str] = field(default_factory=list)
+    diagnostics: list[Diagnostic] = field(default_factory=list)
 
 
 def capture(
@@ -86,8 +87,8 @@ def capture(
     return Capture(found.module, inputs, found.route, [*notes, *diagnostics])
 
 
-def _compared(source: Source, own: nn.Module, reference: Reference, call: Call) -> tuple[Candidate, list[str]]:
-    """The first graph of a source that equals the reference, and sentences for the user.
+def _compared(source: Source, own: nn.Module, reference: Reference, call: Call) -> tuple[Candidate, list[Diagnostic]]:
+    """The first graph of a source that equals the reference, and notes for the user.
 
     Raises:
         CaptureError: The model cannot be traced, or its graph differs.
@@ -108,12 +109,8 @@ def _compared(source: Source, own: nn.Module, reference: Reference, call: Call) 
             failed = error
         else:
             if refused is not None:
-                how = (
-                    "with torch.export because torch.fx"
-                    if found.route == "export"
-                    else "with another graph because the first"
-                )
-                diagnostics.append(f"Captured {how} failed: {refused.found}.")
+                data = {"route": found.route, "refused": refused.found}
+                diagnostics.append(Diagnostic("second-capture", data, refused.where or ""))
             return found, diagnostics
     assert refused is not None
     raise refused from failed

@@ -36,6 +36,7 @@ from qcompiler.frontends.trace import (
     sources_of_values,
 )
 from qcompiler.ir import tree
+from qcompiler.ir.diagnostics import Diagnostic
 from qcompiler.ir.dims import Dim, as_dim, symbol
 from qcompiler.ir.graph import Graph, Location, Module, Value
 from qcompiler.ir.types import DType, Stage, TensorType
@@ -50,7 +51,7 @@ BATCH_BOUNDS = (1, 65536)
 
 def build(
     trace: Trace, binding: Binding, batches: tuple[int, int] | None, bounds: tuple[int, int] = BATCH_BOUNDS
-) -> tuple[Module, list[str]]:
+) -> tuple[Module, list[Diagnostic]]:
     """Turn a traced model into a graph.
 
     Args:
@@ -60,7 +61,7 @@ def build(
         bounds: Smallest and largest batch size at which the model runs.
 
     Returns:
-        The module, and one diagnostic sentence per choice.
+        The module, and one diagnostic per choice.
 
     Raises:
         CaptureError: The trace does not run at both sizes, or its shapes are not linear in the batch size.
@@ -93,9 +94,9 @@ class _Conversion:
         """Parameters and buffers to which a call has written; reading them afterwards is refused."""
         self.touched = {node for write in self.first.writes.values() for node in (write.target, *write.shares)}
         """Nodes whose tensors a later call writes to, or has written to."""
-        self.diagnostics: list[str] = []
+        self.diagnostics: list[Diagnostic] = []
 
-    def run(self) -> tuple[Module, list[str]]:
+    def run(self) -> tuple[Module, list[Diagnostic]]:
         bindings = self.trace.bind(self.binding.nest(self._inputs()))
         for node in self.trace.graph.nodes:
             match node.op:
@@ -121,7 +122,7 @@ class _Conversion:
             low, high = max(low, traced[0], BATCH_BOUNDS[0]), min(high, traced[1], BATCH_BOUNDS[1])
             graph.bounds[BATCH] = (low, high)
             if (low, high) != BATCH_BOUNDS:
-                self.diagnostics.append(f"The graph is valid for batch sizes from {low} to {high}, as the model is.")
+                self.diagnostics.append(Diagnostic("batch-bounds", {"low": low, "high": high}))
         graph.input_tree, graph.input_names = self.binding.tree, self.binding.labels
         return [
             graph.add_input(name, TensorType(DType.of(x.dtype), self._shape(tuple(x.shape), tuple(y.shape), name)))
@@ -240,9 +241,7 @@ class _Conversion:
         is_constant = function not in UNINITIALIZED and all(part.constant is not None for part in _tensors(observed))
         if is_constant and (rule is None or node not in self.named):
             if node in self.named:
-                self.diagnostics.append(
-                    f"{function} of parameters became a constant (at {where}); training the graph does not change it."
-                )
+                self.diagnostics.append(Diagnostic("constant-parameters", {"function": function}, where))
             return _map(observed, self._constant)
         try:
             if rule is None or node.op == "call_module":

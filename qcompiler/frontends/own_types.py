@@ -12,6 +12,7 @@ from qcompiler.frontends.examples import Binding
 from qcompiler.frontends.precision import OTHER_FLOATS, Float32, as_float32, convert, types_of
 from qcompiler.frontends.running import copy_model, run
 from qcompiler.ir import tree
+from qcompiler.ir.diagnostics import Diagnostic
 from qcompiler.ir.graph import Graph
 
 
@@ -64,11 +65,11 @@ class OwnTypes:
         if self.found and not self.differs:
             self.differs, self.result = True, self._result(copy_model(model))
 
-    def note(self, graph: Graph) -> list[str]:
+    def note(self, graph: Graph) -> list[Diagnostic]:
         """Record the caller's types in the trees of a graph.
 
         Returns:
-            Diagnostic sentences.
+            A note for the user if there are any.
         """
         if not self.differs:
             return []
@@ -82,6 +83,4 @@ class OwnTypes:
             outputs = [x.dtype if x.dtype in OTHER_FLOATS else None for x in leaves]
         graph.set_outputs(graph.outputs, tree.with_types(graph.output_tree, outputs))
         names = [str(x).removeprefix("torch.") for x in (*inputs, *outputs) if x is not None]
-        kinds = " and ".join(dict.fromkeys([*self.types, *names, *self.found]))
-        ends = "inputs and outputs keep their types"
-        return [f"The model computes in {kinds}; it is compiled in float32, and {ends}."]
+        return [Diagnostic("other-types", {"types": list(dict.fromkeys([*self.types, *names, *self.found]))})]

@@ -11,6 +11,7 @@ from qcompiler.frontends.examples import Binding
 from qcompiler.frontends.finite import check_result, is_finite
 from qcompiler.frontends.running import first_line, run
 from qcompiler.ir import tree
+from qcompiler.ir.diagnostics import Diagnostic
 from qcompiler.ir.graph import Graph
 
 
@@ -86,23 +87,22 @@ class Reference:
         self.results.append((tensors, result))
         return True
 
-    def fixed_batch(self) -> list[str]:
-        """A sentence for the user if the model runs only at the batch size of the example."""
+    def fixed_batch(self) -> list[Diagnostic]:
+        """A note for the user if the model runs only at the batch size of the example."""
         if self.batches is not None:
             return []
-        size = "" if self.binding.batch is None else f" to {self.binding.batch}"
-        return [f"The batch size is fixed{size}: the model does not run at other batch sizes ({self.why_fixed})."]
+        return [Diagnostic("fixed-batch", {"size": self.binding.batch, "reason": self.why_fixed})]
 
-    def check(self, graph: Graph) -> list[str]:
+    def check(self, graph: Graph) -> list[Diagnostic]:
         """Compare a graph with the model at all batch sizes, and give it the nesting of the model's own results.
 
         Returns:
-            Diagnostic sentences.
+            Notes for the user.
 
         Raises:
             CaptureError: The results differ.
         """
-        diagnostics: list[str] = []
+        diagnostics: list[Diagnostic] = []
         for tensors, result in self.results:
             try:
                 compare(graph, self.model, self.binding, tensors, result)
@@ -117,8 +117,7 @@ class Reference:
                     fix="Return the new value as an output.",
                 ) from error
         if self.written:
-            names = ", ".join(map(repr, self.written))
-            diagnostics.append(f"The forward writes to {names}; no result depends on the writes, so they are omitted.")
+            diagnostics.append(Diagnostic("omitted-writes", {"names": list(self.written)}))
         graph.set_outputs(graph.outputs, self.nesting)
         return diagnostics
 

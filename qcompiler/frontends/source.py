@@ -16,6 +16,7 @@ from torch import nn
 
 from qcompiler.frontends.convert import BATCH_BOUNDS
 from qcompiler.frontends.examples import Binding
+from qcompiler.ir.diagnostics import Diagnostic
 from qcompiler.ir.graph import Module
 
 Route: TypeAlias = Literal["fx", "export", "given"]
@@ -45,12 +46,12 @@ class Candidate:
     Args:
         module: Graph at stage FLOAT, with module paths and source lines as locations and the model's names of tensors.
         route: Tracer that made it: `given` for an exported program or a graph module.
-        diagnostics: Sentences for the user.
+        diagnostics: Notes for the user.
     """
 
     module: Module
     route: Route
-    diagnostics: list[str]
+    diagnostics: list[Diagnostic]
 
 
 class Source(ABC):

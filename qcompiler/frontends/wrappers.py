@@ -6,21 +6,23 @@ from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
+from qcompiler.ir.diagnostics import Diagnostic
+
 _WRAPPERS = (DataParallel, DistributedDataParallel, AveragedModel)
 
 
-def unwrap(model: object) -> tuple[object, list[str]]:
+def unwrap(model: object) -> tuple[object, list[Diagnostic]]:
     """The model inside DataParallel, DistributedDataParallel, AveragedModel and torch.compile, at any depth.
 
     Args:
         model: A model; any other object is returned unchanged.
 
     Returns:
-        The model, and one sentence per removed wrapper.
+        The model, and one note per removed wrapper.
     """
-    notes: list[str] = []
+    notes: list[Diagnostic] = []
     while (inner := _inside(model)) is not None:
-        notes.append(f"{_name(model)} is removed: the wrapped model, a {type(inner).__name__}, is compiled.")
+        notes.append(Diagnostic("wrapper-removed", {"wrapper": _name(model), "model": type(inner).__name__}))
         model = inner
     return model, notes
 

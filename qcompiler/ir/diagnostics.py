@@ -42,7 +42,7 @@ class Diagnostic:
 
 
 def note(text: str) -> Diagnostic:
-    """A diagnostic that already is a sentence."""
+    """A diagnostic that already is a sentence, as artifacts of the first schema hold."""
     return Diagnostic("note", {"text": text})
 
 
@@ -107,9 +107,9 @@ def _poor_output(data: Mapping[str, Any], where: str) -> str:
     return f"{found}, below {data['least']:g} dB. {data['fix']}"
 
 
-def _refused_wish(data: Mapping[str, Any], where: str) -> str:
-    wish = f"overrides={{{data['pattern']!r}: {data['wish']}}}"
-    return f"{wish} is not granted for {where or data['node']}: {data['reason']}. {data['fix']}"
+def _refused_override(data: Mapping[str, Any], where: str) -> str:
+    override = f"overrides={{{data['pattern']!r}: {data['override']}}}"
+    return f"{override} has no effect on {where or data['node']}: {data['reason']}. {data['fix']}"
 
 
 def _untrained(data: Mapping[str, Any], where: str) -> str:
@@ -166,6 +166,37 @@ def _float_islands(data: Mapping[str, Any], where: str) -> str:
     return f"{what} {shares}: {listed}."
 
 
+def _lowest_weights(data: Mapping[str, Any], where: str) -> str:
+    del where
+    count = data["count"]
+    found = "1 weight is" if count == 1 else f"{count} weights are"
+    grid = f"code {data['code']} of the encoding; {data['target']} begins at {data['first']}"
+    return f"%{data['quantizer']}: {found} on {grid}."
+
+
+def _second_capture(data: Mapping[str, Any], where: str) -> str:
+    how = "with torch.export because torch.fx" if data["route"] == "export" else "with another graph because the first"
+    return f"Captured {how} failed: {data['refused']}{f', at {where}' if where else ''}."
+
+
+def _fixed_batch(data: Mapping[str, Any], where: str) -> str:
+    del where
+    size = "" if data["size"] is None else f" to {data['size']}"
+    return f"The batch size is fixed{size}: the model does not run at other batch sizes ({data['reason']})."
+
+
+def _omitted_writes(data: Mapping[str, Any], where: str) -> str:
+    del where
+    names = ", ".join(map(repr, data["names"]))
+    return f"The forward writes to {names}; no result depends on the writes, so they are omitted."
+
+
+def _other_types(data: Mapping[str, Any], where: str) -> str:
+    del where
+    kinds = " and ".join(data["types"])
+    return f"The model computes in {kinds}; it is compiled in float32, and inputs and outputs keep their types."
+
+
 _SENTENCES: Mapping[str, Callable[[Mapping[str, Any], str], str]] = {
     "note": lambda data, where: str(data["text"]),
     "forms": _forms,
@@ -173,7 +204,7 @@ _SENTENCES: Mapping[str, Callable[[Mapping[str, Any], str], str]] = {
     "losses": _losses,
     "constant-output": _constant_output,
     "poor-output": _poor_output,
-    "refused-wish": _refused_wish,
+    "refused-override": _refused_override,
     "untrained-batch-norm": _untrained,
     "clipped-input": _clipped_input,
     "unlike-calibration": _unlike,
@@ -183,5 +214,19 @@ _SENTENCES: Mapping[str, Callable[[Mapping[str, Any], str], str]] = {
     "encodings-set": _encodings_set,
     "encodings-ignored": lambda data, where: f"Encodings that match no tensor are ignored: {data['names']}.",
     "float-islands": _float_islands,
+    "lowest-weights": _lowest_weights,
+    "second-capture": _second_capture,
+    "fixed-batch": _fixed_batch,
+    "omitted-writes": _omitted_writes,
+    "other-types": _other_types,
+    "wrapper-removed": lambda data, where: (
+        f"{data['wrapper']} is removed: the wrapped model, a {data['model']}, is compiled."
+    ),
+    "batch-bounds": lambda data, where: (
+        f"The graph is valid for batch sizes from {data['low']} to {data['high']}, as the model is."
+    ),
+    "constant-parameters": lambda data, where: (
+        f"{data['function']} of parameters became a constant (at {where}); training the graph does not change it."
+    ),
 }
 """The sentence of each code, from data and place."""

@@ -15,7 +15,7 @@ from qcompiler.backends import known_backends
 from qcompiler.backends.base import Emitted, Lowered, blaming
 from qcompiler.backends.integer import emit as emit_program
 from qcompiler.errors import UnsupportedError
-from qcompiler.ir.diagnostics import Diagnostic, note
+from qcompiler.ir.diagnostics import Diagnostic
 from qcompiler.ir.events import Record
 from qcompiler.passes import Pass
 from qcompiler.passes.apply_encodings import ApplyEncodings
@@ -56,7 +56,7 @@ def emit(
         passes: All passes between `captured` and `integer`.
         target: The hardware.
         samples: Flat inputs, for the self-test of the C and the noise of each tensor.
-        overrides: Widths that the caller wished for.
+        overrides: Widths that the caller chose.
         batches: Calibration data as flat batches; None without data.
         seed: Seed of the random codes of the self-test.
 
@@ -82,7 +82,7 @@ def emit(
         captured, canonical, quantized, target=target, samples=samples, overrides=overrides, batches=batches
     )
     notes = (
-        *map(note, captured.diagnostics),
+        *captured.diagnostics,
         *([] if program.program.memory else [Diagnostic("no-memory-plan")]),
         *_given_summary(integer.records),
         *_island_summary(islands),
@@ -160,7 +160,9 @@ def _given_summary(records: Sequence[Record]) -> Iterator[Diagnostic]:
             if "unmatched" in record.metrics:
                 yield Diagnostic("encodings-ignored", {"names": record.metrics["unmatched"]})
         if record.pass_name == ApplyEncodings.name:
-            yield from (note(f"%{event.node}: {event.detail}.") for event in record.events if event.kind == "refusal")
+            for event in record.events:
+                if event.kind == "refusal":
+                    yield Diagnostic("lowest-weights", {"quantizer": event.node, **event.plain()["data"]}, event.where)
 
 
 def _island_summary(islands: Sequence[Mapping[str, Any]]) -> Iterator[Diagnostic]:

@@ -18,8 +18,8 @@ from qcompiler.ir.types import Stage
 from qcompiler.ops import SCALED
 from qcompiler.ops.quantizers import is_leaf, is_quantizer, leaf_tensor
 from qcompiler.passes.base import Override
+from qcompiler.session.refused_overrides import refused_overrides
 from qcompiler.session.stages import Captured, State
-from qcompiler.session.wishes import refused_wishes
 from qcompiler.targets import Target
 from qcompiler.targets.uncertain import uncertain
 from qcompiler.validation.layers import compare_layers
@@ -70,7 +70,7 @@ def measure(
         quantized: The calibrated state.
         target: Hardware target.
         samples: Flat inputs.
-        overrides: Widths that the caller wished for.
+        overrides: Widths that the caller chose.
         batches: Calibration data as flat batches; None without data.
     """
     graph, first = quantized.module.main, canonical.module.main
@@ -89,7 +89,7 @@ def measure(
     )
     problems = (
         *_outputs(graph, wanted, compared.outputs, ratios, _remedy(losses, first, target)),
-        *refused_wishes(overrides, first, graph, target),
+        *refused_overrides(overrides, first, graph, target),
         *_untrained(captured.module.main),
         *(() if batches is None else unlike_batches(captured.module.main, captured.trial or samples, batches)),
         *_uncertain(first, target),

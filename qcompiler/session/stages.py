@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from qcompiler.ir.diagnostics import Diagnostic
 from qcompiler.ir.events import Record
 from qcompiler.ir.graph import Module
 
@@ -17,7 +18,7 @@ class Captured:
 
     Args:
         module: The graph; at stage FLOAT, or QUANTIZED where the model was prepared for its target.
-        diagnostics: Sentences for the user.
+        diagnostics: Notes for the user.
         facts: Facts that hold of the graph.
         records: Records of passes that were run on the graph before.
         pipeline: The passes of these records, as text.
@@ -26,7 +27,7 @@ class Captured:
     """
 
     module: Module
-    diagnostics: Sequence[str] = ()
+    diagnostics: Sequence[Diagnostic] = ()
     facts: frozenset[str] = frozenset()
     records: tuple[Record, ...] = ()
     pipeline: str = ""

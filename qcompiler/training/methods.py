@@ -31,7 +31,7 @@ from qcompiler.training.ranges import (
     RecomputedRange,
 )
 
-__all__ = ["METHODS", "Method", "Methods", "Role", "Wish", "is_named", "resolve"]
+__all__ = ["METHODS", "Choice", "Method", "Methods", "Role", "is_named", "resolve"]
 
 Role: TypeAlias = Literal["weights", "activations"]
 
@@ -52,8 +52,8 @@ class Method:
     gradient_scale: bool = False
 
 
-Wish: TypeAlias = "str | Method"
-Methods: TypeAlias = "Wish | Mapping[str, Wish]"
+Choice: TypeAlias = "str | Method"
+Methods: TypeAlias = "Choice | Mapping[str, Choice]"
 
 _LSQ = Method(gradient_scale=True)
 
@@ -104,10 +104,10 @@ def resolve(methods: Methods, role: Role, names: Sequence[str]) -> Method:
     """
     if not isinstance(methods, Mapping):
         return _method(methods, role)
-    chosen: Wish = methods.get(role, "lsq")
-    for pattern, wish in methods.items():
+    chosen: Choice = methods.get(role, "lsq")
+    for pattern, choice in methods.items():
         if pattern not in ("weights", "activations") and matches(pattern, names):
-            chosen = wish
+            chosen = choice
     return _method(chosen, role)
 
 
@@ -128,14 +128,14 @@ def matches(pattern: str, names: Sequence[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) or name.startswith(f"{pattern}.") for name in names)
 
 
-def _method(wish: Wish, role: Role) -> Method:
-    if isinstance(wish, Method):
-        return wish
-    if wish not in METHODS:
-        near = difflib.get_close_matches(str(wish), METHODS, n=1)
+def _method(choice: Choice, role: Role) -> Method:
+    if isinstance(choice, Method):
+        return choice
+    if choice not in METHODS:
+        near = difflib.get_close_matches(str(choice), METHODS, n=1)
         raise InputError(
-            f"there is no method {wish!r}",
+            f"there is no method {choice!r}",
             expected="a Method, or one of " + ", ".join(METHODS),
             fix=f"Did you mean {near[0]!r}?" if near else None,
         )
-    return METHODS[wish][role]
+    return METHODS[choice][role]

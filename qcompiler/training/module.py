@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from qcompiler.errors import InputError, UnsupportedError
 from qcompiler.ir import calls
+from qcompiler.ir.diagnostics import Diagnostic
 from qcompiler.ir.events import Record
 from qcompiler.ir.graph import Module
 from qcompiler.ir.settings import own_defaults
@@ -85,7 +86,7 @@ class Preparation:
     records: tuple[Record, ...]
     pipeline: str
     samples: tuple[Tensor, ...]
-    diagnostics: tuple[str, ...] = ()
+    diagnostics: tuple[Diagnostic, ...] = ()
     name: str = "model"
 
 
@@ -252,7 +253,7 @@ class QATModule(nn.Module):
         )
 
     @property
-    def diagnostics(self) -> tuple[str, ...]:
+    def diagnostics(self) -> tuple[Diagnostic, ...]:
         """Notes for the user about the preparation."""
         return () if self.preparation is None else self.preparation.diagnostics
 

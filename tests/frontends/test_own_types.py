@@ -27,7 +27,7 @@ def test_weights_and_ends_of_another_type(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.Linear(3, 4), nn.ReLU()).to(dtype).eval(), numbers(2, 3).to(dtype)
     found = capture(model, x)
-    assert found.diagnostics == [f"The model computes in {str(dtype).removeprefix('torch.')}; {TELLS}"]
+    assert [*map(str, found.diagnostics)] == [f"The model computes in {str(dtype).removeprefix('torch.')}; {TELLS}"]
     assert {tensor.dtype for tensor in found.module.tensors.values()} == {torch.float32}
     result = ends(found.module.main, x)
     assert result.dtype == dtype
@@ -37,7 +37,7 @@ def test_weights_and_ends_of_another_type(dtype: torch.dtype) -> None:
 
 def test_types_to_which_a_forward_converts_are_told() -> None:
     found = capture(Function(lambda x: (x.double() * 2).float()).eval(), numbers(2, 3))
-    assert found.diagnostics == [f"The model computes in float64; {TELLS}"]
+    assert [*map(str, found.diagnostics)] == [f"The model computes in float64; {TELLS}"]
     assert found.module.main.outputs[0].type.dtype.torch == torch.float32
     assert ends(found.module.main, numbers(2, 3)).dtype == torch.float32
     result = capture(Function(lambda x: x.double() * 2).eval(), numbers(2, 3))

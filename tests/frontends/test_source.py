@@ -14,6 +14,7 @@ from qcompiler.errors import CaptureError, UnsupportedError
 from qcompiler.frontends import Source, capture, source_of
 from qcompiler.frontends.examples import Binding
 from qcompiler.frontends.source import Call, Candidate
+from qcompiler.ir.diagnostics import note
 from qcompiler.ir.text import parse_module
 
 RIGHT = """graph @main stage=float {{
@@ -64,7 +65,7 @@ class Text(Source):
             low, high = call.bounds
             module = parse_module(text.format(low=low, high=high), {"w": WEIGHT})
             module.main.input_tree, module.main.input_names = call.binding.tree, call.binding.labels
-            return Candidate(module, "given", ["Read from text."])
+            return Candidate(module, "given", [note("Read from text.")])
 
         for text in self.texts:
             yield lambda text=text: graph(text)  # type: ignore[misc]  # mypy knows no lambda with a default
@@ -74,7 +75,7 @@ def test_the_graph_of_a_source_is_compared_and_compiled() -> None:
     source = Text(RIGHT)
     assert source_of(source) is source
     found = capture(source)
-    assert found.diagnostics == ["Read from text."]
+    assert found.diagnostics == [note("Read from text.")]
     assert found.module.main.bounds["N"] == (1, 64)
     compiled = qcompiler.compile(source, calibration_data=[torch.randn(8, 4)])
     assert compiled.verification is not None
@@ -85,7 +86,7 @@ def test_the_graph_of_a_source_is_compared_and_compiled() -> None:
 def test_a_source_is_trained_with_quantization() -> None:
     x = torch.randn(8, 4, generator=torch.Generator().manual_seed(1))
     module = qcompiler.prepare_qat(Text(RIGHT), calibration_data=[x])
-    assert module.diagnostics == ("Read from text.",)
+    assert module.diagnostics == (note("Read from text."),)
     before = module.state_dict()["w"].clone()
     optimizer = torch.optim.SGD(module.parameters(), lr=1e-2)
     module(x).square().sum().backward()

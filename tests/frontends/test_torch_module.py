@@ -81,7 +81,7 @@ def test_a_second_graph_is_offered_only_for_what_torch_fx_traced() -> None:
     assert custom.route == "fx"
     both = capture(Function(lambda x: x[:, [[0, 1], [1, 2]]]).eval(), x)
     assert both.route == "export"
-    assert both.diagnostics[-1].startswith("Captured with torch.export because torch.fx failed: ")
+    assert str(both.diagnostics[-1]).startswith("Captured with torch.export because torch.fx failed: ")
 
 
 def test_a_model_on_two_devices_and_inputs_on_another_are_refused() -> None:

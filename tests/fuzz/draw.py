@@ -256,9 +256,9 @@ def draw_case(program: Program, target: str) -> Case:
         if name.rstrip("0123456789") in LAYERS and f"self.{name}(" in statement.text
     )
     if layers and source.random() < 0.15:
-        wishes: list[object] = [16, 8, {"weight_bits": 4}, {"activation_bits": 16}]
-        wishes += ["float"] * 2 * fallback
-        overrides[source.choice(layers)] = source.choice(wishes)
+        values: list[object] = [16, 8, {"weight_bits": 4}, {"activation_bits": 16}]
+        values += ["float"] * 2 * fallback
+        overrides[source.choice(layers)] = source.choice(values)
     # An exported program is of one batch size here.
     exported = random.Random(program.seed).random() < 0.05 and not program.smaller_last
     return Case(program, target, effort, overrides, fallback, exported)

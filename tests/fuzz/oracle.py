@@ -260,8 +260,8 @@ def estimated(case: Case, target: Target) -> list[float]:
     if any(statement.odd for statement in program.live()):
         return [-math.inf] * len(built.leaves)
     bits = {"activation_bits": target.activation_bits, "weight_bits": target.weight_bits}
-    for wish in case.overrides.values():
-        wanted = {"activation_bits": wish, "weight_bits": wish} if isinstance(wish, int) else wish
+    for value in case.overrides.values():
+        wanted = {"activation_bits": value, "weight_bits": value} if isinstance(value, int) else value
         if isinstance(wanted, dict):
             bits = {key: min(bits[key], wanted.get(key, bits[key])) for key in bits}
     rounded = _rounded(program, built.data, bits["activation_bits"], bits["weight_bits"])

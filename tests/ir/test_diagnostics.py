@@ -55,6 +55,50 @@ FORMS = {
             Diagnostic("float-islands", {"names": list("abcde"), "macs": 0.0, "elements": 1.0}),
             "5 float islands have 0.00 % of the multiply-accumulates and 100.00 % of the elements: @a, @b, @c, @d, ....",
         ),
+        *[
+            (
+                Diagnostic(
+                    "lowest-weights", {"quantizer": "w", "count": count, "code": -8, "target": "t", "first": -7}
+                ),
+                text,
+            )
+            for count, text in (
+                (1, "%w: 1 weight is on code -8 of the encoding; t begins at -7."),
+                (2, "%w: 2 weights are on code -8 of the encoding; t begins at -7."),
+            )
+        ],
+        (
+            Diagnostic("second-capture", {"route": "export", "refused": "no operator"}, "x (m.py:1)"),
+            "Captured with torch.export because torch.fx failed: no operator, at x (m.py:1).",
+        ),
+        (
+            Diagnostic("second-capture", {"route": "given", "refused": "no operator"}),
+            "Captured with another graph because the first failed: no operator.",
+        ),
+        (
+            Diagnostic("fixed-batch", {"size": 3, "reason": "a view"}),
+            "The batch size is fixed to 3: the model does not run at other batch sizes (a view).",
+        ),
+        (
+            Diagnostic("omitted-writes", {"names": ["a", "b"]}),
+            "The forward writes to 'a', 'b'; no result depends on the writes, so they are omitted.",
+        ),
+        (
+            Diagnostic("other-types", {"types": ["float16", "float64"]}),
+            "The model computes in float16 and float64; it is compiled in float32, and inputs and outputs keep their types.",
+        ),
+        (
+            Diagnostic("wrapper-removed", {"wrapper": "DataParallel", "model": "Linear"}),
+            "DataParallel is removed: the wrapped model, a Linear, is compiled.",
+        ),
+        (
+            Diagnostic("batch-bounds", {"low": 2, "high": 9}),
+            "The graph is valid for batch sizes from 2 to 9, as the model is.",
+        ),
+        (
+            Diagnostic("constant-parameters", {"function": "cumsum"}, "a (m.py:2)"),
+            "cumsum of parameters became a constant (at a (m.py:2)); training the graph does not change it.",
+        ),
         (Diagnostic("of-tomorrow", {"tensor": "x"}), "of-tomorrow: tensor x."),
     ],
 )

@@ -30,13 +30,15 @@ def cumsum(name: str, operand: str) -> str:
     return f'%{name} = custom(%{operand}) {{{CUMSUM}, results = ("{SHAPE}",)}} : {SHAPE}'
 
 
-def partitioned(*text: str, wishes: dict[str, Override] | None = None) -> tuple[Module, dict[str, float | int | str]]:
+def partitioned(
+    *text: str, overrides: dict[str, Override] | None = None
+) -> tuple[Module, dict[str, float | int | str]]:
     """The module after the pass, whose graph gives the same bits as before."""
     subject = module("canonical", *text)
     x = torch.randn(3, 4, 6, 6, generator=torch.Generator().manual_seed(0))
     before = outputs_of(subject.main, [x])
     target = load_target("int8_dsp").override(fallback="float")
-    record = run(Partition(), subject, PassContext(target, overrides=wishes or {}))
+    record = run(Partition(), subject, PassContext(target, overrides=overrides or {}))
     for old, new in zip(before, outputs_of(subject.main, [x]), strict=True):
         assert torch.equal(old, new)
     return subject, record.metrics
@@ -129,13 +131,13 @@ def test_tensors_go_along_and_stay_where_others_read_them() -> None:
 
 def test_the_user_asks_for_float() -> None:
     text = [f"%a = relu(%x) : {SHAPE}", f"%b = mul(%a, %x) : {SHAPE}", f"%c = mul(%b, %x) : {SHAPE}", "%c"]
-    subject, metrics = partitioned(*text, wishes={"b": "float"})
+    subject, metrics = partitioned(*text, overrides={"b": "float"})
     assert island(subject, "b") == ["%b = mul(%a, %x)"]
     assert metrics["b.elements"] == 1 / 3
 
 
 @pytest.mark.parametrize(
-    ("text", "wishes", "words"),
+    ("text", "overrides", "words"),
     [
         ([cumsum("a", "x"), "%a"], {}, ["'cumsum' has no operator", "%a", 'rule("cumsum")', 'fallback="float"']),
         (
@@ -150,10 +152,10 @@ def test_the_user_asks_for_float() -> None:
         ),
     ],
 )
-def test_a_target_without_islands_refuses(text: list[str], wishes: dict[str, Override], words: list[str]) -> None:
+def test_a_target_without_islands_refuses(text: list[str], overrides: dict[str, Override], words: list[str]) -> None:
     subject = module("canonical", *text)
     with pytest.raises(UnsupportedError) as caught:
-        run(Partition(), subject, PassContext(load_target("int8_dsp"), overrides=wishes))
+        run(Partition(), subject, PassContext(load_target("int8_dsp"), overrides=overrides))
     assert [word for word in words if word not in str(caught.value)] == []
 
 

@@ -96,7 +96,7 @@ def test_an_output_below_ten_decibels_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wishes", "node", "reason", "fix"),
+    ("overrides", "node", "reason", "fix"),
     [
         (
             {"concat": 16},
@@ -107,37 +107,37 @@ def test_an_output_below_ten_decibels_is_named() -> None:
         ({"relu": {"weight_bits": 4}}, "relu", "relu has no weight", "Name a layer with a weight."),
     ],
 )
-def test_a_wish_that_is_not_granted_is_named(wishes: Mapping[str, Any], node: str, reason: str, fix: str) -> None:
+def test_an_override_without_effect_is_named(overrides: Mapping[str, Any], node: str, reason: str, fix: str) -> None:
     def tail(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
         return torch.cat([second, first[:, :, 1:-1, 1:-1].sigmoid()], 1)
 
-    found = compiled(Net(tail), "hexagon_htp", overrides=wishes)
-    item = problems(found)["refused-wish"]
+    found = compiled(Net(tail), "hexagon_htp", overrides=overrides)
+    item = problems(found)["refused-override"]
     assert item.data["node"] == node
     assert reason in str(item)
-    assert f"overrides={{{next(iter(wishes))!r}: " in str(item)
+    assert f"overrides={{{next(iter(overrides))!r}: " in str(item)
     assert "test_quality:" in str(item)
     assert fix.replace("slice_1", "sigmoid") in str(item)
 
 
-def test_the_remedy_of_a_refused_wish_grants_it() -> None:
+def test_the_remedy_of_a_refused_override_works() -> None:
     def tail(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
         return torch.cat([second, first[:, :, 1:-1, 1:-1].sigmoid()], 1)
 
-    wishes = {"second": 16, "sigmoid": 16, "concat": 16}
-    assert "refused-wish" not in problems(compiled(Net(tail), "hexagon_htp", overrides=wishes))
+    overrides = {"second": 16, "sigmoid": 16, "concat": 16}
+    assert "refused-override" not in problems(compiled(Net(tail), "hexagon_htp", overrides=overrides))
 
 
-@pytest.mark.parametrize("wishes", [{"second": 16}, {"first": {"activation_bits": 16, "weight_bits": 8}}, {"*": 16}])
-def test_a_wish_that_is_granted_is_not_named(wishes: Mapping[str, Any]) -> None:
+@pytest.mark.parametrize("overrides", [{"second": 16}, {"first": {"activation_bits": 16, "weight_bits": 8}}, {"*": 16}])
+def test_an_override_with_an_effect_is_not_named(overrides: Mapping[str, Any]) -> None:
     tail = lambda x, first, second: torch.cat([second, second.flatten(1).reshape(second.shape)], 1)  # noqa: E731
-    assert "refused-wish" not in problems(compiled(Net(tail), "hexagon_htp", overrides=wishes))
+    assert "refused-override" not in problems(compiled(Net(tail), "hexagon_htp", overrides=overrides))
 
 
-def test_a_wish_for_an_operator_in_a_float_island_is_named() -> None:
+def test_an_override_of_an_operator_in_a_float_island_is_named() -> None:
     target = qcompiler.load_target("hexagon_htp").override(fallback="float")
     found = compiled(Net(lambda x, first, second: second.cumsum(1)), target, overrides={"cumsum*": 16})
-    assert "float island" in str(problems(found)["refused-wish"])
+    assert "float island" in str(problems(found)["refused-override"])
 
 
 def test_a_batch_norm_that_never_saw_data_is_named() -> None:
