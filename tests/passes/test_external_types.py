@@ -16,6 +16,7 @@ import qcompiler
 from qcompiler.errors import InputError, PassError, UnsupportedError
 from qcompiler.passes.external_types import ExternalTypes
 from qcompiler.session.pipeline import parse_pipeline
+from tests.support.processors import exact_options
 
 TARGETS = ("int8_dsp", "tflite_int8", "pow2_mcu", "w4a8_npu", "ort_cpu", "cmsis_nn", "hexagon_htp")
 TYPES: tuple[Literal["uint8", "int8"], ...] = ("uint8", "int8")
@@ -65,7 +66,7 @@ def compiled_for(target: str, io: Literal["float", "uint8", "int8"]) -> qcompile
 
 
 def onnx_session(compiled: qcompiler.Compiled) -> onnxruntime.InferenceSession:
-    return onnxruntime.InferenceSession(compiled.artifact.forms["ONNX"].files["model.onnx"])
+    return onnxruntime.InferenceSession(compiled.artifact.forms["ONNX"].files["model.onnx"], exact_options())
 
 
 @pytest.mark.parametrize("io", TYPES)

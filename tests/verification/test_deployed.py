@@ -24,6 +24,7 @@ from qcompiler.verification.deployed import Trial, compare_deployed
 from qcompiler.verification.forms import Forms, verify
 from qcompiler.verification.report import Form
 from tests.support.forms import onnx_form, onnx_of
+from tests.support.processors import exact_default_session
 
 NAME = "onnxruntime, default session"
 Float = npt.NDArray[np.floating[Any]]
@@ -155,7 +156,8 @@ def separated(model: bytes) -> int:
 
 @pytest.mark.parametrize("target", ["ort_cpu", "int8_dsp", "openvino", "tflite_int8"])
 @pytest.mark.parametrize("name", MODELS)
-def test_a_default_session_computes_what_the_file_says(name: str, target: str) -> None:
+def test_a_default_session_computes_what_the_file_says(name: str, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    exact_default_session(monkeypatch)
     found = qcompiler.compile(Net(MODELS[name]).eval(), target, calibration_data=[images()])
     assert found.verification is not None
     form = found.verification.form(NAME)
@@ -179,6 +181,7 @@ def test_an_optimizer_that_changes_the_results_fails_the_verification(monkeypatc
         content: bytes = model.SerializeToString()
         return content
 
+    exact_default_session(monkeypatch)
     model = Net(MODELS["relu"]).eval()
     good = qcompiler.compile(model, "ort_cpu", calibration_data=[images()])
     broken = onnx_form(joined(onnx.load_from_string(onnx_of(good.artifact))))

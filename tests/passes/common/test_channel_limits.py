@@ -57,6 +57,7 @@ from tests.support.equalized import (
 from tests.support.forms import onnx_of
 from tests.support.golden import leaf, lines, module, refusals
 from tests.support.golden import run as run_alone
+from tests.support.processors import exact_default_session
 from tests.support.running import outputs_of
 
 TARGET = load_target("int8_dsp")
@@ -419,8 +420,9 @@ AVERAGES = ("flat", "two in a row")
         *(("two in a row", target) for target in FORMS if target != "runtime"),
     ],
 )
-def test_all_forms_agree(name: str, target: str) -> None:
+def test_all_forms_agree(name: str, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Simulation, integer graph, program in both layouts, plain loops: no element differs; ONNX Runtime as bounded."""
+    exact_default_session(monkeypatch)
     net, x = network(name), image()
     compiled = qcompiler.compile(net, FORMS[target], calibration_data=[x], passes=best())
     report = compiled.verification
