@@ -6,7 +6,7 @@ import onnxruntime
 import pytest
 
 from qcompiler.backends.onnx_qdq import form
-from qcompiler.backends.onnx_qdq.runtime import saturates
+from qcompiler.backends.onnx_qdq.runtime import run, saturates
 
 
 def exact_default_session(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -15,7 +15,7 @@ def exact_default_session(monkeypatch: pytest.MonkeyPatch) -> None:
     On x86 without VNNI its fast kernels saturate. Slower kernels compute the same fused graph without saturation.
     """
     if saturates():
-        monkeypatch.setattr(form, "run_default", form.run)
+        monkeypatch.setattr(form, "run_default", run)
         monkeypatch.setattr(form, "saturates", lambda: False)
 
 
