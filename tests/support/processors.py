@@ -1,4 +1,4 @@
-"""What tests need on processors with inexact kernels."""
+"""Settings for processors whose fast kernels are inexact."""
 
 from __future__ import annotations
 
