@@ -7,6 +7,10 @@ result of a max pooling, has the grid of its source. If its encoding has another
 which lowers to a rescale:
 
     max_pool2d(fq(x, s, z))        becomes        fq(max_pool2d(fq(x, s, z)), s', z')
+
+A concat may read copies of its operands on another grid; see `unify-scales`. The encodings of this package name them:
+
+    concat(fq(x, s, z), ...), "concat.input0.q"        becomes        concat(fq(fq(x, s, z), s', z'), ...)
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ from qcompiler.ops.quantizers import leaf_tensor, quantizer_of, quantizes_parame
 from qcompiler.passes.base import Pass, PassContext
 from qcompiler.passes.common.encoding_names import Names, Role
 from qcompiler.passes.common.fixed_grids import fixed_grid, is_dictated
-from qcompiler.passes.common.own_grids import put_quantizer_after
+from qcompiler.passes.common.own_grids import name_of_copy, put_quantizer_after, put_quantizer_before
 from qcompiler.quant.affine import along_axis
 from qcompiler.quant.encoding import Encoding, Encodings
 from qcompiler.quant.spec import QuantSpec
@@ -39,6 +43,7 @@ APPLIED_TO_ALL = Sentence(
     "encoding-applied-to-all-channels", "uses the encoding of {tensor!r}, one scale for all channels"
 )
 OWN_GRID = Sentence("own-grid", "the encodings give this value its own grid")
+GIVEN_COPY = Sentence("given-copy", "the encodings give {reader} a copy with its own grid")
 LOWEST_WEIGHTS = Sentence(
     "lowest-weights", "weights on code {code} of the encoding: {count}; {target} begins at {first}"
 )
@@ -82,6 +87,7 @@ class _Application:
         """The encoding of each quantizer."""
         self.moved: dict[Node, Encoding] = {}
         self.after: dict[Node, Encoding] = {}
+        self._insert_copies(encodings)
         names = Names(graph, encodings.by_name)
         self.places = [(item, place) for item in encodings.tensors for place in names.find(item.name)]
 
@@ -95,6 +101,19 @@ class _Application:
         for node in self.graph.nodes:
             if node.definition.has(Trait.MOVEMENT):
                 self._move(node)
+
+    def _insert_copies(self, encodings: Encodings) -> None:
+        """Insert the copies that the encodings name."""
+        given = encodings.by_name
+        known = {node.name for node in self.graph.nodes}
+        for node in self.graph.nodes:
+            if not node.definition.has(Trait.MOVEMENT) or len(node.inputs) < 2:
+                continue
+            for index, value in enumerate(node.inputs):
+                name = name_of_copy(node, index)
+                if name in given and name not in known and quantizer_of(value) is not None:
+                    copy = put_quantizer_before(node, index, self.target.activation_spec(), self.rewriter)
+                    self.rewriter.note(copy, GIVEN_COPY(reader=node.name))
 
     def _move(self, node: Node) -> None:
         """Give a moved value the grid of its source, or its own grid."""

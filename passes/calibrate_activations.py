@@ -33,7 +33,8 @@ from qcompiler.ir.types import Stage
 from qcompiler.ops.layers import Layer, is_weighted
 from qcompiler.ops.quantization import is_calibrated
 from qcompiler.ops.quantizers import is_quantizer, leaf_tensor
-from qcompiler.passes.base import Pass, PassContext, only_user
+from qcompiler.passes.base import Pass, PassContext
+from qcompiler.passes.common.covered_values import covered
 from qcompiler.quant.affine import qparams_from_range
 from qcompiler.quant.spec import QuantSpec
 from qcompiler.validation.contracts import THRESHOLDS, Contract
@@ -117,9 +118,9 @@ class CalibrateActivations(Pass):
         else:
             methods = {scale: self._method(group, rewriter) for scale, group in groups.items()}
             observers = {scale: self._observe(group, methods[scale]) for scale, group in groups.items()}
-            shown = {_covered(quantizer): observers[scale] for scale, group in groups.items() for quantizer in group}
+            shown = {covered(quantizer): observers[scale] for scale, group in groups.items() for quantizer in group}
             count, seen = observe(graph, context.calibration_data, shown, context.processes, context.progress)
-            ranges = {scale: _at(group, seen[_covered(group[0])].range) for scale, group in groups.items()}
+            ranges = {scale: _at(group, seen[covered(group[0])].range) for scale, group in groups.items()}
             found = {scale: partial(OBSERVED, batches=count, method=method) for scale, method in methods.items()}
         for scale, (low, high) in ranges.items():
             quantizer = groups[scale][0]
@@ -158,7 +159,7 @@ class CalibrateActivations(Pass):
     ) -> tuple[dict[Value, Range], dict[Value, str]]:
         """Ranges and their sources, by scale."""
         known = describe(graph, context.input_range or DEFAULT_INPUT_RANGE, self.alpha)
-        found = {scale: [known[_covered(quantizer)] for quantizer in group] for scale, group in groups.items()}
+        found = {scale: [known[covered(quantizer)] for quantizer in group] for scale, group in groups.items()}
         stops = dict.fromkeys(item for items in found.values() for item in items if isinstance(item, Stop))
         if stops:
             raise _unknown(list(stops))
@@ -171,18 +172,6 @@ class CalibrateActivations(Pass):
             basis = sorted(frozenset().union(*(item.basis for item in spread)))
             sources[scale] = " and ".join(basis) or "its own values"
         return ranges, sources
-
-
-def _covered(quantizer: Node) -> Value:
-    """The value whose range the grid has to cover.
-
-    That is the result where a choice between two values, such as `maximum`, alone reads the codes: clipping both to the
-    range of the result does not change it.
-    """
-    value, reader = quantizer.inputs[0], only_user(quantizer)
-    while reader is not None and reader.definition.has(Trait.ELEMENTWISE) and reader.definition.has(Trait.MOVEMENT):
-        value, reader = reader.output, only_user(reader)
-    return value
 
 
 NAMED = 5

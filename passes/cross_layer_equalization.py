@@ -60,6 +60,7 @@ from qcompiler.passes.common.equalization import FOREIGN, Group, factor_of, forg
 from qcompiler.passes.common.weighed_factors import GAIN, GAIN_WITHOUT_DATA, OCTAVES, STEPS, factors_of, weighed
 from qcompiler.quant.encoding import Encodings
 from qcompiler.validation.contracts import THRESHOLDS, Contract
+from qcompiler.validation.noise import decibels
 
 RESCALED = Sentence("channels-rescaled", "its channels are rescaled with the inverse in {layers}")
 LIMITS_RESCALED = Sentence("limits-rescaled", "its limits are multiplied by {least:.4g} to {most:.4g}")
@@ -189,9 +190,9 @@ class CrossLayerEqualization(Pass):
         before = whole_noise(found, layers, facts, widths)
         steps = weighed(found, layers, facts, widths, gain)
         after = whole_noise(found, layers, facts, widths)
-        context.record.metrics.update(expected_db_before=_decibels(before), expected_db_after=_decibels(after))
+        context.record.metrics.update(expected_db_before=decibels(before), expected_db_after=decibels(after))
         reason = NO_GAIN()
-        if steps and _decibels(after) < _decibels(before) + LEAST_DB:
+        if steps and decibels(after) < decibels(before) + LEAST_DB:
             reason = LITTLE_GAIN(decibels=LEAST_DB)
             steps = {}
             for layer in layers.values():
@@ -223,11 +224,6 @@ def given_steps(given: Encodings, found: Sequence[Group]) -> dict[Node, Tensor]:
                 fix="Use encodings of this model.",
             )
     return {known[name]: item for name, item in steps.items()}
-
-
-def _decibels(noise: float) -> float:
-    """Signal-to-noise ratio, dB."""
-    return float(f"{-10.0 * math.log10(noise):.2f}") if noise > 0.0 else math.inf
 
 
 def _along_one_axis(found: Sequence[Group], rewriter: Rewriter) -> Iterator[Group]:

@@ -6,9 +6,10 @@
 
 Every operand of an integer op comes from a quantizer, directly or through ops that only move elements. A border that
 may be outside of the range of its operand gets a quantizer too. There is no quantizer between the members of a
-supergroup of the target, such as a convolution and its activation. Weights get the target's weight grid along their
-output-channel axis; the scale of a bias is the product of the scales of input and weight. The operands of a float
-island are dequantized, and its results are quantized for integer ops. All scales start as NaN, which means "not
+supergroup of the target, such as a convolution and its activation. A concat has the grid of its operands: with a width
+of its own it reads copies of that width, or operands without other readers get it. Weights get the target's weight grid
+along their output-channel axis; the scale of a bias is the product of the scales of input and weight. The operands of a
+float island are dequantized, and its results are quantized for integer ops. All scales start as NaN, which means "not
 calibrated" and passes values unchanged, so this pass is exact.
 
 Source: Nagel et al. 2021, arXiv:2106.08295, section 2.3 (which quantizer goes where).
@@ -23,7 +24,7 @@ from typing import ClassVar
 
 import torch
 
-from qcompiler.errors import UnsupportedError
+from qcompiler.errors import TargetError, UnsupportedError
 from qcompiler.ir.events import Sentence
 from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.registry import Trait
@@ -33,7 +34,9 @@ from qcompiler.ops.borders import leaves_range
 from qcompiler.ops.layers import Layer, is_weighted
 from qcompiler.ops.quantizers import activation_bounds, is_leaf, is_quantizer, quantizer_of
 from qcompiler.passes.base import Pass, PassContext, only_user
+from qcompiler.passes.common.fixed_grids import fixed_grid
 from qcompiler.passes.common.overrides import Overrides
+from qcompiler.passes.common.own_grids import name_of_copy
 from qcompiler.quant.blocks import block_axis, block_count
 from qcompiler.quant.spec import QuantSpec
 from qcompiler.targets import Target
@@ -42,6 +45,9 @@ from qcompiler.targets.schema import Simulation
 INSERTED = Sentence("quantizer-inserted", "a quantizer {spec}")
 BORDER = Sentence("border-quantized", "the border of {padded} may be outside of the range of its operand")
 BITS_OF_INPUT = Sentence("bits-of-input", "{bits} bits were requested, but {op} keeps the grid of its input")
+NO_SUCH_WIDTH = Sentence("no-such-width", "{bits} bits were requested, but {target} has no activations of that width")
+WIDENED = Sentence("operand-widened", "{bits} bits, because only {reader} reads it")
+WIDE_COPY = Sentence("operand-copied", "{reader} reads a copy of {operand} with {bits} bits")
 ONE_SCALE = Sentence(
     "one-weight-scale", "one weight scale for all channels, because it is a transposed convolution with groups"
 )
@@ -182,10 +188,13 @@ class _Placement:
         value = node.output
         bits = self.overrides.activation_bits(node) or self.requested.get(node)
         if node.definition.has(Trait.MOVEMENT):
+            joins = len(node.inputs) > 1 and not leaves_range(node)
+            if joins and bits is not None:
+                self._widen_operands(node, bits)
             self.scales[value] = self.scales[node.inputs[0]]
             if leaves_range(node):
                 self._quantize_border(node, bits)
-            elif bits is not None:
+            elif bits is not None and not joins:
                 self.rewriter.refuse(node, BITS_OF_INPUT(bits=bits, op=node.op))
             return
         follower = only_user(node)
@@ -195,6 +204,35 @@ class _Placement:
             return  # the quantizer comes after the last member of the supergroup
         spec = self.target.activation_spec(op=node.op, bits=bits)
         self._quantize(value, spec, before=node.following, like=node, stem=node.name)
+
+    def _widen_operands(self, node: Node, bits: int) -> None:
+        """Give the operands of a concat, and thereby its result, another width."""
+        try:
+            spec = self.target.activation_spec(op=node.op, bits=bits)
+        except TargetError:
+            self.rewriter.refuse(node, NO_SUCH_WIDTH(bits=bits, target=self.target.name))
+            return
+        for index, value in enumerate(node.inputs):
+            source = quantizer_of(value)
+            if source is None or source.spec == spec:
+                continue
+            if self._may_widen(source, node):
+                self.rewriter.set_attributes(source, spec=spec)
+                self.rewriter.note(source, WIDENED(bits=bits, reader=node.name))
+                continue
+            # Other nodes read the operand as well, or its width is given.
+            stem = name_of_copy(node, index).removesuffix(".q")
+            copy = self._quantize(value, spec, before=node, like=node, stem=stem, only=[node])
+            self.rewriter.note(copy, WIDE_COPY(operand=source.name, bits=bits, reader=node.name))
+
+    def _may_widen(self, source: Node, reader: Node) -> bool:
+        """Whether only `reader` reads a quantizer, and neither the target nor an override gives it a width."""
+        value, node = source.output, only_user(source)
+        while node is not None and node is not reader and node.definition.has(Trait.MOVEMENT) and len(node.inputs) == 1:
+            value, node = node.output, only_user(node)
+        maker = source.inputs[0].producer
+        given = maker is not None and self.overrides.activation_bits(maker) is not None
+        return node is reader and reader.inputs.count(value) == 1 and not given and not fixed_grid(source, self.target)
 
     def _quantize_border(self, node: Node, bits: int | None) -> None:
         """Insert a quantizer whose range includes a border; the operand is rescaled to its grid later."""

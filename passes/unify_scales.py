@@ -12,18 +12,28 @@ rescaled to the grid of the result, which gets a quantizer. A single operand kee
 A border that may be outside of the range of its operand is tied on every target, and its result leads: the operand is
 rescaled to the grid of the result. If the operand has other users, they keep the original, because their range does not
 include the border.
+
+Values with a small range lose codes on the grid of others with a large one. Where the operator's other operands are
+wide, an operand may therefore keep its own grid for its other readers, and the operator reads a requantized copy:
+
+    fq(a, s1, z1) ─┬─► conv                        fq(a, s1, z1) ─┬─► conv
+                   └─────► concat     becomes                     └─► fq(., s2, z2) ─► concat
+    fq(b, s1, z1) ───────► concat                  fq(b, s2, z2) ────────────────────► concat
+
+See `passes.common.requantized_copies` for the choice, and decision 39.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 
+from qcompiler.errors import InputError
 from qcompiler.ir.analysis import connected_groups
-from qcompiler.ir.events import Sentence
+from qcompiler.ir.events import Message, Sentence
 from qcompiler.ir.graph import Graph, Node
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
@@ -33,9 +43,19 @@ from qcompiler.ops.quantization import is_calibrated
 from qcompiler.ops.quantizers import is_quantizer, leaf_tensor, quantizer_of
 from qcompiler.passes.base import Pass, PassContext
 from qcompiler.passes.common.fixed_grids import is_dictated
-from qcompiler.passes.common.own_grids import put_quantizer_after
+from qcompiler.passes.common.own_grids import name_of_copy, put_quantizer_after
+from qcompiler.passes.common.requantized_copies import (
+    GAIN,
+    GAIN_OF_A_READER,
+    LEAST_DB,
+    Copy,
+    Decision,
+    Join,
+    choose_copies,
+)
 from qcompiler.targets import Target
 from qcompiler.validation.contracts import THRESHOLDS, Contract
+from qcompiler.validation.noise import decibels
 
 SHARES = Sentence("grid-shared", "shares the grid of {leader}")
 GRIDS_DIFFER = Sentence("fixed-grids-differ", "all operands of {reader} have fixed grids, which differ")
@@ -45,15 +65,47 @@ SHARED_OPERAND = Sentence(
 )
 
 
+COPIED = Sentence(
+    "copy-lowers-noise",
+    "{reader} reads a copy of {operand}, which keeps a step of {own:.4g} for other readers; the shared one is "
+    "{shared:.4g}",
+)
+NO_GAIN = Sentence(
+    "copy-not-worth-it", "a copy would lower the expected noise of the whole model by less than {share:g} %"
+)
+NO_GAIN_OF_A_READER = Sentence(
+    "copy-not-worth-it", "a copy would lower the noise of a reader by less than {share:g} % of what it reads"
+)
+LITTLE_GAIN = Sentence(
+    "copies-hardly-lower-noise", "all copies together would lower the expected noise by less than {decibels:g} dB"
+)
+
+
 @dataclass(frozen=True)
 class UnifyScales(Pass):
-    """Solve the target's ties over connected groups of quantizers."""
+    """Solve the target's ties over connected groups of quantizers.
+
+    Args:
+        copies: Operands that keep their own grid, so that the operator reads a copy. `fixed`: operands whose grid
+            cannot change. `ranges`: also operands with other readers, for which the shared step is much coarser than
+            their own. `noise`: also operands for which a copy lowers the expected noise of the outputs enough. Both
+            read calibration data if there is any. The record gives the expected signal-to-noise ratio before and
+            after, dB.
+
+    Raises:
+        InputError: `copies` has another value.
+    """
 
     name: ClassVar[str] = "unify-scales"
     stages: ClassVar[frozenset[Stage]] = frozenset({Stage.QUANTIZED})
     requires: ClassVar[frozenset[str]] = frozenset({"quantizers", "fixed-ranges"})
     establishes: ClassVar[frozenset[str]] = frozenset({"ties"})
     invalidates: ClassVar[frozenset[str]] = frozenset({"activation-ranges"})
+    copies: Literal["fixed", "ranges", "noise"] = "fixed"
+
+    def __post_init__(self) -> None:
+        if self.copies not in ("fixed", "ranges", "noise"):
+            raise InputError(f"copies={self.copies!r}", expected="fixed, ranges or noise")
 
     @property
     def contract(self) -> Contract:
@@ -64,16 +116,17 @@ class UnifyScales(Pass):
         """See the module text."""
         target = context.require_target(self.name)
         rewriter = context.rewriter(graph)
+        chosen = self._chosen(graph, context, target, rewriter)
         ties: list[list[Node]] = []
         for node in graph.nodes:
-            widened = leaves_range(node)
-            joins = node.definition.has(Trait.MOVEMENT) and len(node.inputs) > 1
-            if target.tie(node.op) is None and not widened and not joins:
+            if not _ties(node, target):
                 continue
+            widened = leaves_range(node)
             members = [quantizer_of(value) for value in node.inputs]
             follower = _own_quantizer(node)
             known = [member for member in members if member is not None]
-            leader = follower if widened else _leader(known, follower, target)
+            staying = [member for member in known if (node, member) not in chosen]
+            leader = follower if widened else _leader(known, staying, follower, target)
             if widened and leader is None:
                 leader = follower = put_quantizer_after(node, target.activation_spec(op=node.op), rewriter)
             if leader is None and _differ(known):
@@ -86,8 +139,9 @@ class UnifyScales(Pass):
                     if value.producer is not None:
                         rewriter.move(value.producer, before=node)  # copies of the operands read it
             apart = {m for m in known if _cannot_join(m, leader) or (widened and not _is_read_alone(m, node))}
+            apart.update(member for member in known if (node, member) in chosen)
             copies = [
-                _insert_rescale(node, index, member, leader, rewriter)
+                _insert_rescale(node, index, member, leader, chosen.get((node, member)), rewriter)
                 for index, member in enumerate(members)
                 if member is not None and member in apart
             ]
@@ -97,6 +151,47 @@ class UnifyScales(Pass):
             _share(group, rewriter)
         for node in graph.nodes:
             _follow(node, rewriter)
+
+    def _chosen(
+        self, graph: Graph, context: PassContext, target: Target, rewriter: Rewriter
+    ) -> Mapping[tuple[Node, Node], Copy]:
+        """The copies that lower the noise, by operator and quantizer."""
+        if self.copies == "fixed":
+            return {}
+        joins: list[Join] = []
+        ties: list[list[Node]] = []
+        for node in graph.nodes:
+            if not _ties(node, target):
+                continue
+            members, follower = tuple(map(quantizer_of, node.inputs)), _own_quantizer(node)
+            if len(members) > 1:
+                joins.append(Join(node, members, follower))
+            else:
+                first = members[0]
+                shares = not leaves_range(node) or (first is not None and _is_read_alone(first, node))
+                ties.append([item for item in (first, follower) if item is not None and shares])
+        found = choose_copies(graph, context, joins, ties, measured=self.copies == "noise")
+        for quantizer in found.declined:
+            rewriter.refuse(quantizer, self._reason(found))
+        if found.before:
+            context.record.metrics.update(
+                copies=len(found.copies),
+                expected_db_before=decibels(found.before),
+                expected_db_after=decibels(found.after),
+            )
+        return found.copies
+
+    def _reason(self, found: Decision) -> Message:
+        """The reason why an operand gets no copy."""
+        if not found.measured:
+            return NO_GAIN_OF_A_READER(share=100 * GAIN_OF_A_READER)
+        return LITTLE_GAIN(decibels=LEAST_DB) if found.little else NO_GAIN(share=100 * GAIN)
+
+
+def _ties(node: Node, target: Target) -> bool:
+    """Whether the tensors of `node` may have to share a grid."""
+    joins = node.definition.has(Trait.MOVEMENT) and len(node.inputs) > 1
+    return target.tie(node.op) is not None or leaves_range(node) or joins
 
 
 def _follow(node: Node, rewriter: Rewriter) -> None:
@@ -125,11 +220,11 @@ def _is_read_alone(quantizer: Node, node: Node) -> bool:
     return False
 
 
-def _leader(members: Sequence[Node], follower: Node | None, target: Target) -> Node | None:
-    """The quantizer whose grid the op uses; None if there are no ties to solve."""
+def _leader(members: Sequence[Node], staying: Sequence[Node], follower: Node | None, target: Target) -> Node | None:
+    """The quantizer whose grid the op uses, one of those `staying` on it; None if there are no ties to solve."""
     if len(members) < 2:
         return members[0] if members and follower is not None else None
-    free = [quantizer for quantizer in members if not _is_fixed(quantizer)]
+    free = [quantizer for quantizer in staying if not _is_fixed(quantizer)]
     if free:
         return free[0]
     if not _differ(members):
@@ -161,7 +256,7 @@ def _cannot_join(quantizer: Node, other: Node) -> bool:
     )
 
 
-def _insert_rescale(node: Node, index: int, member: Node, like: Node, rewriter: Rewriter) -> Node:
+def _insert_rescale(node: Node, index: int, member: Node, like: Node, copy: Copy | None, rewriter: Rewriter) -> Node:
     """A quantizer with the grid of `like`, used only by operand `index` of `node`."""
     second = rewriter.insert(
         "fake_quantize",
@@ -169,11 +264,15 @@ def _insert_rescale(node: Node, index: int, member: Node, like: Node, rewriter: 
         {"spec": like.attributes["spec"]},
         before=node,
         like=node,
-        name=f"{node.inputs[index].name}.rescaled",
+        name=name_of_copy(node, index),
     )
     rewriter.replace_input(node, index, second.output)
-    sentence = FIXED_OPERAND if _cannot_join(member, like) else SHARED_OPERAND
-    rewriter.note(second, sentence(operand=member.name, reader=node.name))
+    if copy is not None:
+        message = COPIED(operand=member.name, reader=node.name, own=copy.own, shared=copy.shared)
+    else:
+        sentence = FIXED_OPERAND if _cannot_join(member, like) else SHARED_OPERAND
+        message = sentence(operand=member.name, reader=node.name)
+    rewriter.note(second, message)
     return second
 
 

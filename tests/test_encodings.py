@@ -475,7 +475,7 @@ def test_parts_of_a_concat_go_to_the_grid_of_the_whole(compiled: qcompiler.Compi
     data = json.loads(compiled.encodings())
     known = records(data)
     known["relu.q"]["scale"], known["concat"]["scale"] = [0.03], [0.04]
-    del known["gate.q.rescaled"]
+    del known["concat.input0.q"]
     data["activation_encodings"] = [item for item in known.values() if not item["name"].endswith(".codes")]
     data["param_encodings"] = [
         item for item in known.values() if item["name"].endswith(".codes") and "bias" not in item["name"]
@@ -485,7 +485,7 @@ def test_parts_of_a_concat_go_to_the_grid_of_the_whole(compiled: qcompiler.Compi
     joined = compiled_with(data, tmp_path, target="int8_ort", verify="error")
     tensors = joined.artifact.program.program.tensors
     step = float(np.float32(0.04))
-    assert tensors["concat.q"].scale == tensors["gate.q.rescaled"].scale == tensors["relu.q.rescaled"].scale == (step,)
+    assert tensors["concat.q"].scale == tensors["concat.input0.q"].scale == tensors["concat.input1.q"].scale == (step,)
     assert tensors["relu.q"].scale == (float(np.float32(0.03)),)
     assert same_program(joined, again(write(tmp_path, joined.encodings()), "int8_ort"))
 
@@ -494,14 +494,14 @@ def test_parts_that_differ_without_a_whole_are_joined_by_calibration(
     compiled: qcompiler.Compiled, tmp_path: Path
 ) -> None:
     data = json.loads(compiled.encodings())
-    gone = ("concat", "gate.q.rescaled", "pool.q", "reshape")
+    gone = ("concat", "concat.input0.q", "pool.q", "reshape")
     data["activation_encodings"] = [item for item in data["activation_encodings"] if item["name"] not in gone]
     data["param_encodings"] = [item for item in data["param_encodings"] if "bias" not in item["name"]]
     records(data)["gate.q"]["scale"], records(data)["relu.q"]["scale"] = [0.003], [0.03]
     joined = compiled_with(data, tmp_path, target="int8_ort", calibration_data=[IMAGES], verify="error")
     tensors = joined.artifact.program.program.tensors
     assert tensors["gate.q"].scale != tensors["relu.q"].scale
-    assert tensors["gate.q.rescaled"].scale == tensors["relu.q.rescaled"].scale == tensors["concat.q"].scale
+    assert tensors["concat.input0.q"].scale == tensors["concat.input1.q"].scale == tensors["concat.q"].scale
 
 
 def test_passes_of_ones_own_place_them(compiled: qcompiler.Compiled, tmp_path: Path) -> None:
@@ -512,12 +512,13 @@ def test_passes_of_ones_own_place_them(compiled: qcompiler.Compiled, tmp_path: P
     placed = pipeline.replace("insert-quantizers", "insert-quantizers, apply-encodings")
     with pytest.raises(errors.PipelineError, match=r"needs the pass check-encodings.*after unify-scales"):
         again(path, pipeline=placed)
-    placed = placed.replace("unify-scales", "unify-scales, check-encodings")
+    unify = "unify-scales{copies=noise}"
+    placed = placed.replace(unify, f"{unify}, check-encodings")
     assert same_program(compiled, again(path, pipeline=placed))
     with pytest.raises(errors.PassError, match="apply-encodings needs encodings"):
         qcompiler.compile(net(), example_inputs=IMAGES, pipeline=placed)
     swapped = placed.replace("insert-quantizers, apply-encodings", "insert-quantizers").replace(
-        "unify-scales,", "unify-scales, apply-encodings,"
+        f"{unify},", f"{unify}, apply-encodings,"
     )
     with pytest.raises(errors.PipelineError, match="check-encodings needs fixed-ranges, ties"):
         again(path, pipeline=swapped)

@@ -27,13 +27,12 @@ from qcompiler.passes.base import PassContext
 from qcompiler.passes.common.channel_limits import limits_of
 from qcompiler.passes.common.channel_noise import Facts, Limits, Place, ScaledLayer, ScaledTensor, places_of
 from qcompiler.passes.common.equalization import FOREIGN, Consumer, Group
-from qcompiler.validation.noise import Sensitivities, sensitivities
+from qcompiler.passes.common.mean_sensitivities import mean_sensitivities
+from qcompiler.validation.noise import Sensitivities
 
 Ranges = dict[Place, tuple[Tensor, Tensor]]
 """Lowest and highest value of each channel, float64 [C] each."""
 
-PROJECTIONS = 16
-"""Number of random projections, each of another sample."""
 FAR_DEVIATIONS = 6.0
 """Standard deviations of a batch norm from the mean to a value that some input may have."""
 MOST_SPANS = 4.0
@@ -153,45 +152,12 @@ def _widened(ranges: Ranges, found: Sequence[Group]) -> Ranges:
 def _measured(
     graph: Graph, context: PassContext, places: Iterable[Place], layers: Iterable[Node], found: Sequence[Group]
 ) -> Sensitivities | None:
-    """The mean over `PROJECTIONS` samples; None if no output depends on the layers differentiably."""
+    """None if no output depends on the layers differentiably."""
     names = [*dict.fromkeys(map(_name, layers))]
     values = {value: axis for value, axis in places}  # noqa: C416  # a value has one channel axis
-    samples = list(_samples(graph, context))
     caps = {cap.node.output: cap for group in found for cap in group.caps}
     limits = {value: (cap.axis, limits_of(cap.node, len(cap.channels))[1]) for value, cap in caps.items()}
-
-    def part(index: int) -> list[Tensor]:
-        generator = torch.Generator().manual_seed(context.seed + index)
-        measured = sensitivities(graph, samples[index], graph.module.tensors, values, names, limits, generator)
-        if measured is None:
-            return [torch.zeros(1, dtype=torch.float64)] * (1 + 2 * len(values) + len(names) + len(limits))
-        activations = (item[key] for item in (measured.values, measured.shifts) for key in values)
-        tensors = (measured.tensors[key] for key in names)
-        return [torch.ones(1, dtype=torch.float64), *activations, *tensors, *(measured.limits[key] for key in limits)]
-
-    count, *sums = context.processes.sum(len(samples), part)
-    if not bool(count):
-        return None
-    means = iter([item / count for item in sums])
-    return Sensitivities(
-        {key: next(means) for key in values},
-        {key: next(means) for key in values},
-        {key: next(means) for key in names},
-        {key: next(means) for key in limits},
-    )
-
-
-def _samples(graph: Graph, context: PassContext) -> Iterable[list[Tensor]]:
-    """The first samples of the data one by one, or whole batches if the batch size is fixed."""
-    free = all(value.type.rank and not isinstance(value.type.shape[0], int) for value in graph.inputs)
-    count = 0
-    for batch in context.calibration_data or ():
-        parts = [list(part) for part in zip(*(tensor.split(1) for tensor in batch), strict=True)] if free else [batch]
-        for part in parts:
-            yield part
-            count += 1
-            if count == PROJECTIONS:
-                return
+    return mean_sensitivities(graph, context, values, names, limits)
 
 
 def _described(graph: Graph, context: PassContext, places: Iterable[Place], found: Sequence[Group]) -> Ranges:

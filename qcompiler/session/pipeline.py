@@ -135,7 +135,7 @@ def _quantization_passes(effort: str, per_channel: bool, ranges: tuple[Pass, ...
         *(() if effort == "fast" else equalized),
         *placement,
         FixRanges(),
-        UnifyScales(),
+        UnifyScales("ranges" if effort == "fast" else "noise"),
         *ranges,
         FuseRequantization(),
     )

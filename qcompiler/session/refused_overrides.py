@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from qcompiler.errors import TargetError
 from qcompiler.ir.diagnostics import Diagnostic
 from qcompiler.ir.graph import Graph, Node
 from qcompiler.ir.registry import Trait
@@ -99,6 +100,8 @@ class _Found:
 
     def override_sources(self, node: Node, wanted: Bits) -> str:
         """The remedy for an operator that moves elements: the same width for all that it reads."""
+        if wanted.activation is not None and not _has_width(self.target, wanted.activation):
+            return f"{self.target.name} has no {wanted.activation}-bit activations: choose another width or target."
         names: dict[str, None] = {}
         waiting = list(node.inputs)
         while waiting:
@@ -120,6 +123,14 @@ class _Found:
 
 def _moves(node: Node) -> bool:
     return node.definition.has(Trait.MOVEMENT)
+
+
+def _has_width(target: Target, bits: int) -> bool:
+    try:
+        target.activation_spec(bits=bits)
+    except TargetError:
+        return False
+    return True
 
 
 def _spelled(override: Override) -> str:

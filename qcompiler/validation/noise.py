@@ -12,6 +12,7 @@ error.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -25,7 +26,12 @@ from qcompiler.quant.affine import along_axis
 from qcompiler.quant.arithmetic import Arithmetic
 from qcompiler.validation.exact import Codes, simulate
 
-__all__ = ["Sensitivities", "float_outputs", "sensitivities", "squared_errors"]
+__all__ = ["Sensitivities", "decibels", "float_outputs", "sensitivities", "squared_errors"]
+
+
+def decibels(noise: float) -> float:
+    """Signal-to-noise ratio of a noise that is given as a share of the signal's power, dB, with two digits."""
+    return float(f"{-10.0 * math.log10(noise):.2f}") if noise > 0.0 else math.inf
 
 
 def float_outputs(graph: Graph, inputs: Sequence[Tensor], tensors: Tensors) -> list[Tensor]:

@@ -259,6 +259,8 @@ def draw_case(program: Program, target: str) -> Case:
         values: list[object] = [16, 8, {"weight_bits": 4}, {"activation_bits": 16}]
         values += ["float"] * 2 * fallback
         overrides[source.choice(layers)] = source.choice(values)
+    if any("torch.cat(" in statement.text for statement in program.live()) and source.random() < 0.1:
+        overrides["concat"] = 16
     # An exported program is of one batch size here.
     exported = random.Random(program.seed).random() < 0.05 and not program.smaller_last
     return Case(program, target, effort, overrides, fallback, exported)

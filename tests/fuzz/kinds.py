@@ -386,6 +386,8 @@ def join(d: Drawing, x: str) -> str:
         others = [name for name in d.samples if d.shape(name) == shape]
         return f"torch.stack([{listed([d.pick(others), x])}], {axis})"
     parts = [x] + [d.pick(d.fits(x, axis)) for _ in range(d.number(1, 2))]
+    if d.chance(0.3):  # parts whose ranges differ
+        parts[-1] = f"{parts[-1]} * {d.pick([0.01, 0.1, 20.0, 300.0])}"
     d.random.shuffle(parts)
     shown = axis if d.chance(0.8) else axis - len(shape)
     return f"torch.cat([{listed(parts)}], {shown})"

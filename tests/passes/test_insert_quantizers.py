@@ -125,6 +125,39 @@ def test_widths_follow_the_overrides() -> None:
     assert refusals(record) == ["16 bits were requested, but max_pool2d keeps the grid of its input"]
 
 
+def test_a_width_of_a_concat_is_that_of_its_operands() -> None:
+    text = [
+        *LAYER[:3],
+        *conv("d", "%x", 8, SHAPE, PADDED),
+        f"%g = sigmoid(%x) : {SHAPE.replace('8', '4')}",
+        "%j = concat(%c, %d, %g) {axis = 1} : f32[N, 20, 6, 6]",
+        f"%r = relu(%d) : {SHAPE}",
+        "%j, %r",
+    ]
+    subject, record = placed(*text, j=16)
+    wide = {name: spec for name, spec in specs(subject).items() if not name.endswith("weight.q")}
+    # Only the concat reads c; relu reads d, too; the target fixes the grid of g.
+    assert wide == {
+        "x.q": "s8",
+        "c.q": "s16",
+        "d.q": "s8",
+        "g.q": "s8",
+        "j.input1.q": "s16",
+        "j.input2.q": "s16",
+        "r.q": "s8",
+    }
+    assert "%j = concat(%c.q, %j.input1.q, %j.input2.q)" in shown(subject)
+    assert [event.code for event in record.events if event.node.startswith("j.")] == [
+        "quantizer-inserted",
+        "operand-copied",
+    ] * 2
+    subject, _ = placed(*text, j=16, c=8)
+    assert specs(subject)["c.q"] == "s8"
+    assert specs(subject)["j.input0.q"] == "s16"
+    subject, record = placed(*text, j=16, target="tflite_int8")
+    assert refusals(record) == ["16 bits were requested, but tflite_int8 has no activations of that width"]
+
+
 def test_a_width_asked_for_within_a_supergroup_is_that_of_its_result() -> None:
     text = [*LAYER[:3], f"%r = relu(%c) : {SHAPE}", "%r"]
     subject, _ = placed(*text, c={"activation_bits": 16})
