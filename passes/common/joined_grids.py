@@ -44,7 +44,7 @@ class Operand:
 
 @dataclass(frozen=True)
 class Reading:
-    """What one join reads of one operand.
+    """The part of an operand that one join reads.
 
     Args:
         sensitivity: Sensitivity of the outputs to errors of the elements on this way only.

@@ -425,7 +425,7 @@ class _Part:
     Args:
         clusters: Numbers of its operands.
         joins: Numbers of its joins.
-        grids: Its arithmetic.
+        grids: Arithmetic of the grids.
     """
 
     clusters: list[int]
