@@ -25,7 +25,7 @@ See `passes.common.requantized_copies` for the choice, and decision 39.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -43,6 +43,7 @@ from qcompiler.ops.quantization import is_calibrated
 from qcompiler.ops.quantizers import is_quantizer, leaf_tensor, quantizer_of
 from qcompiler.passes.base import Pass, PassContext
 from qcompiler.passes.common.fixed_grids import is_dictated
+from qcompiler.passes.common.outline import put_in_island, work
 from qcompiler.passes.common.own_grids import name_of_copy, put_quantizer_after
 from qcompiler.passes.common.requantized_copies import (
     GAIN,
@@ -65,6 +66,9 @@ SHARED_OPERAND = Sentence(
 )
 
 
+PARTS = Sentence(
+    "parts-keep-grids", "its parts keep their own grids, because a common one leaves {part} {ratio:.1f} dB"
+)
 COPIED = Sentence(
     "copy-lowers-noise",
     "{reader} reads a copy of {operand}, which keeps a step of {own:.4g} for other readers; the shared one is "
@@ -91,6 +95,9 @@ class UnifyScales(Pass):
             their own. `noise`: also operands for which a copy lowers the expected noise of the outputs enough. Both
             read calibration data if there is any. The record gives the expected signal-to-noise ratio before and
             after, dB.
+        parts: Whether a concat that only outputs of the model depend on is computed in float where the target allows
+            float, if its grid would leave one of its operands less than 20 dB; its operands keep their own grids.
+            Not with `copies=fixed`.
 
     Raises:
         InputError: `copies` has another value.
@@ -102,6 +109,7 @@ class UnifyScales(Pass):
     establishes: ClassVar[frozenset[str]] = frozenset({"ties"})
     invalidates: ClassVar[frozenset[str]] = frozenset({"activation-ranges"})
     copies: Literal["fixed", "ranges", "noise"] = "fixed"
+    parts: bool = True
 
     def __post_init__(self) -> None:
         if self.copies not in ("fixed", "ranges", "noise"):
@@ -165,12 +173,19 @@ class UnifyScales(Pass):
                 continue
             members, follower = tuple(map(quantizer_of, node.inputs)), _own_quantizer(node)
             if len(members) > 1:
-                joins.append(Join(node, members, follower))
+                may_part = self._may_part(node, members, follower, context, target)
+                joins.append(Join(node, members, follower, may_part, may_part and context.encodings is not None))
             else:
                 first = members[0]
                 shares = not leaves_range(node) or (first is not None and _is_read_alone(first, node))
                 ties.append([item for item in (first, follower) if item is not None and shares])
         found = choose_copies(graph, context, joins, ties, measured=self.copies == "noise")
+        total, moved = work(graph), set[Node]()
+        for node, (part, ratio) in found.parted.items():
+            if node not in moved:
+                inside = list(_until_outputs(node))
+                moved.update(inside)
+                put_in_island(graph, inside, str(PARTS(part=part.name, ratio=ratio)), total, context)
         for quantizer in found.declined:
             rewriter.refuse(quantizer, self._reason(found))
         if found.before:
@@ -181,11 +196,38 @@ class UnifyScales(Pass):
             )
         return found.copies
 
+    def _may_part(
+        self, node: Node, members: Sequence[Node | None], follower: Node | None, context: PassContext, target: Target
+    ) -> bool:
+        """Whether the operands of `node` may keep their own grids, because only outputs of the model depend on it."""
+        if not self.parts or target.fallback == "refuse" or node.definition.has(Trait.ELEMENTWISE):
+            return False
+        given = context.encodings
+        if given is not None and (not given.producer.get("pipeline") or node.name in given.by_name):
+            return False  # in encodings of this package, a concat without a grid was computed in float
+        return follower is None and None not in members and _leads_out(node)
+
     def _reason(self, found: Decision) -> Message:
         """The reason why an operand gets no copy."""
         if not found.measured:
             return NO_GAIN_OF_A_READER(share=100 * GAIN_OF_A_READER)
         return LITTLE_GAIN(decibels=LEAST_DB) if found.little else NO_GAIN(share=100 * GAIN)
+
+
+def _leads_out(node: Node) -> bool:
+    """Whether `node`, and all that depends on it, only moves elements to outputs of the model."""
+    if not node.definition.has(Trait.MOVEMENT) or leaves_range(node):
+        return False
+    return all(_leads_out(user) for value in node.outputs for user in value.users)
+
+
+def _until_outputs(node: Node) -> Iterator[Node]:
+    """A node and all that depends on it, in the order of the graph."""
+    found = {node}
+    for other in node.graph.nodes:
+        if other is node or any(value.producer in found for value in other.inputs):
+            found.add(other)
+            yield other
 
 
 def _ties(node: Node, target: Target) -> bool:

@@ -7,10 +7,11 @@ of what it reads, as a share of the power. The power of an operand follows from 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -29,12 +30,15 @@ from qcompiler.passes.base import PassContext
 from qcompiler.passes.common.covered_values import covered
 from qcompiler.passes.common.joined_grids import Edge, JoinedGrids, Operand, Range, Reading, step_of, union
 from qcompiler.passes.common.mean_sensitivities import mean_sensitivities
-from qcompiler.validation.noise import Sensitivities
+from qcompiler.validation.noise import Sensitivities, decibels
 
 GAIN = 0.05
 """Share of the expected noise of the whole model that each copy has to remove, because it costs time."""
 LEAST_DB = 0.5
 """Expected gain of the whole model, dB, below which there are no copies: new roundings may be less fortunate."""
+LEAST_OF_A_PART = 20.0
+"""Expected signal-to-noise ratio of an operand, dB, below which a join is computed in float, where allowed.
+Eight bits have 20 dB for a range that is a thirtieth of the whole."""
 RATIO = 1.25
 """Ratio of the shared step to the own one below which no copy is considered."""
 GAIN_OF_A_READER = 1e-3
@@ -55,11 +59,15 @@ class Join:
         node: The operator.
         members: The quantizer of each operand; None for operands without one.
         follower: The quantizer of the result, which shares the grid.
+        may_part: Whether the operands may keep their own grids, because the join can be computed in float.
+        must_part: Whether they do, because given encodings say so.
     """
 
     node: Node
     members: tuple[Node | None, ...]
     follower: Node | None = None
+    may_part: bool = False
+    must_part: bool = False
 
     @functools.cached_property
     def free(self) -> list[Node]:
@@ -87,6 +95,8 @@ class Decision:
 
     Args:
         copies: By join and quantizer.
+        parted: By join that is to be computed in float, the operand that would lose most, and its expected
+            signal-to-noise ratio on the shared grid, dB.
         declined: Quantizers for which copies were considered, without success.
         little: Whether the copies were given up because all together gain too little.
         before: Expected noise of the whole model without copies, as a share of the power of the outputs; without
@@ -96,6 +106,7 @@ class Decision:
     """
 
     copies: Mapping[tuple[Node, Node], Copy]
+    parted: Mapping[Node, tuple[Node, float]] = field(default_factory=dict)
     declined: tuple[Node, ...] = ()
     little: bool = False
     before: float = 0.0
@@ -120,21 +131,36 @@ def choose_copies(
         ties: Further quantizers that share a grid.
         measured: Whether sensitivities are measured, if there is data.
     """
-    joins = [join for join in joins if len(join.free) > 1]
-    clusters = _clusters(graph, joins, ties)
-    if not any(map(functools.partial(_is_read_elsewhere, joins={join.node for join in joins}), clusters)):
+    known = [join for join in joins if len(join.free) > 1]
+    clusters = _clusters(graph, known, ties)
+    shared = any(map(functools.partial(_is_read_elsewhere, joins={join.node for join in known}), clusters))
+    may_part = [join for join in joins if join.may_part]
+    if not shared and not may_part:
         return Decision({})  # a copy helps other readers only
     quantizers = [node for node in graph.nodes if is_quantizer(node) and not quantizes_parameter(node)]
     quantizers += [node for node in graph.nodes if quantizes_parameter(node) and _is_activation(node)]
-    ranges = _ranges(graph, context, quantizers, joins)
+    ranges = _ranges(graph, context, quantizers, [*known, *may_part])
     if ranges is None:
         return Decision({})
-    plain = _Choice(clusters, joins, ranges, _plain(joins, ranges))
+    weakest = {join: _weakest(join, ranges) for join in may_part}
+    parted = {join.node: it for join, it in weakest.items() if join.must_part or it[1] < LEAST_OF_A_PART}
+    known = [join for join in known if join.node not in parted]
+    plain = _Choice(_clusters(graph, known, ties), known, ranges, _plain(known, ranges))
     if not any(part.grids.candidates(RATIO) for part in plain.parts):
-        return Decision({})
+        return Decision({}, parted)
     wanted = measured and context.calibration_data is not None
-    facts = _sensed(graph, context, quantizers, joins) if wanted else None
-    return (plain if facts is None else _Choice(clusters, joins, ranges, facts)).decide(quantizers)
+    facts = _sensed(graph, context, quantizers, known) if wanted else None
+    choice = plain if facts is None else _Choice(plain.clusters, known, ranges, facts)
+    return dataclasses.replace(choice.decide(quantizers), parted=parted)
+
+
+def _weakest(join: Join, ranges: _Ranges) -> tuple[Node, float]:
+    """The operand with the smallest range, and its expected signal-to-noise ratio on the shared grid, dB."""
+    members = [item for item in dict.fromkeys(join.members) if item is not None]
+    weakest = min(members, key=lambda item: _power(ranges.of(item)))
+    spec = max((item.spec for item in join.free or members), key=lambda spec: spec.bits)
+    noise = step_of(*ranges.of_join(join), spec) ** 2 / 12.0
+    return weakest, decibels(noise / _power(ranges.of(weakest)))
 
 
 def _clusters(graph: Graph, joins: Sequence[Join], ties: Iterable[Sequence[Node]]) -> list[list[Node]]:
@@ -210,7 +236,7 @@ def _ranges(graph: Graph, context: PassContext, quantizers: Sequence[Node], join
         _, seen = observe(graph, context.calibration_data, observers, context.processes, context.progress)
         pairs = {value: seen[value].range() for value in values}
         return _Ranges({value: (float(low), float(high)) for value, (low, high) in pairs.items()})
-    known = describe(graph, context.input_range or DEFAULT_INPUT_RANGE)
+    known = describe(graph, context.input_range or DEFAULT_INPUT_RANGE) if values else {}
     found = {value: known[value] for value in values}
     described = {value: item.range for value, item in found.items() if isinstance(item, Distribution)}
     return _Ranges(described) if len(described) == len(found) else None
@@ -415,7 +441,7 @@ class _Choice:
                     if item in members[join]:
                         copies[node.node, item] = copy
             declined += [self.clusters[part.clusters[item]][0] for item in grids.candidates(RATIO)]
-        return Decision(copies, tuple(declined), little, before, after, self.facts.weights is not None)
+        return Decision(copies, {}, tuple(declined), little, before, after, self.facts.weights is not None)
 
 
 @dataclass(frozen=True)

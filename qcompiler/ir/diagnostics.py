@@ -107,6 +107,15 @@ def _poor_output(data: Mapping[str, Any], where: str) -> str:
     return f"{found}, below {data['least']:g} dB. {data['fix']}"
 
 
+def _weak_part(data: Mapping[str, Any], where: str) -> str:
+    others = data["others"]
+    also = f" (and of {_listed(others)} less than 10 dB)" if others else ""
+    return (
+        f"{where or data['concat']} leaves {_ratio(data['db'])} of its part {data['part']}{also}: its grid goes from "
+        f"{data['low']:.6g} to {data['high']:.6g}; a grid of its own gives it {_ratio(data['own_db'])}. {data['fix']}"
+    )
+
+
 def _refused_override(data: Mapping[str, Any], where: str) -> str:
     override = f"overrides={{{data['pattern']!r}: {data['override']}}}"
     return f"{override} has no effect on {where or data['node']}: {data['reason']}. {data['fix']}"
@@ -204,6 +213,7 @@ _SENTENCES: Mapping[str, Callable[[Mapping[str, Any], str], str]] = {
     "losses": _losses,
     "constant-output": _constant_output,
     "poor-output": _poor_output,
+    "weak-part": _weak_part,
     "refused-override": _refused_override,
     "untrained-batch-norm": _untrained,
     "clipped-input": _clipped_input,

@@ -216,7 +216,9 @@ def with_external_types(passes: Sequence[Pass], io: Io) -> tuple[Pass, ...]:
     for item in passes:
         if isinstance(item, LowerToInteger):
             result.append(ExternalTypes(io))
-        if not isinstance(item, ExternalTypes):
+        if isinstance(item, UnifyScales):
+            result.append(dataclasses.replace(item, parts=False))  # outputs have codes
+        elif not isinstance(item, ExternalTypes):
             result.append(item)
     return tuple(result)
 

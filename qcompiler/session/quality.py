@@ -20,6 +20,7 @@ from qcompiler.ops.quantizers import is_leaf, is_quantizer, leaf_tensor
 from qcompiler.passes.base import Override
 from qcompiler.session.refused_overrides import refused_overrides
 from qcompiler.session.stages import Captured, State
+from qcompiler.session.weak_parts import weak_part_diagnostics
 from qcompiler.targets import Target
 from qcompiler.targets.uncertain import uncertain
 from qcompiler.validation.layers import compare_layers
@@ -89,6 +90,7 @@ def measure(
     )
     problems = (
         *_outputs(graph, wanted, compared.outputs, ratios, _remedy(losses, first, target)),
+        *weak_part_diagnostics(first, graph, samples, target),
         *refused_overrides(overrides, first, graph, target),
         *_untrained(captured.module.main),
         *(() if batches is None else unlike_batches(captured.module.main, captured.trial or samples, batches)),

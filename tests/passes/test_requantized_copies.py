@@ -196,6 +196,52 @@ def test_a_copy_learns_with_its_join() -> None:
     assert "concat.input1.q" in [item.output for item in found.artifact.program.program.instructions]
 
 
+class Detector(nn.Module):
+    """Boxes up to some hundreds and scores up to 1 in one output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.box, self.score = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 4, 1), nn.Conv2d(16, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        f = functional.relu(self.first(x))
+        joined = torch.cat([functional.relu(self.box(f)) * 640, torch.sigmoid(self.score(f))], 1)
+        return joined.flatten(2).transpose(1, 2)
+
+
+@pytest.mark.parametrize("effort", ["fast", "default"])
+def test_parts_keep_their_grids_where_the_target_may_join_them_in_float(effort: Any, tmp_path: Path) -> None:
+    target = load_target("int8_dsp").override(fallback="float")
+    model = Detector().eval()
+    x = images(99)
+    found = qcompiler.compile(model, target, calibration_data=DATA, effort=effort)
+    with torch.no_grad():
+        wanted = model(x)
+    result: Any = found.run(x)
+    assert sqnr_db(wanted[..., 4:], result[..., 4:]) > 35
+    assert sqnr_db(wanted[..., :4], result[..., :4]) > 30
+    assert "its parts keep their own grids, because a common one leaves sigmoid.q" in found.explain("concat")
+    path = tmp_path / "encodings.json"
+    path.write_text(found.encodings())
+    again: Any = qcompiler.compile(model, target, example_inputs=DATA[0], encodings=path)
+    assert again.encodings() == found.encodings()
+    assert torch.equal(again.run(x), result)
+    codes: Any = qcompiler.compile(model, target, calibration_data=DATA, effort=effort, io="int8")
+    assert "C" not in [name for name, form in codes.artifact.forms.items() if form.reason], "no island for codes"
+
+
+def test_parts_of_a_concat_that_a_layer_reads_share_a_grid() -> None:
+    text = [*FORKED[:-1], *conv("w", "%c", 8), "%z, %w"]
+    subject = module("canonical", *text, tensors={"k": torch.full((1, 1, 1, 1), 100.0)})
+    context = PassContext(
+        load_target("int8_dsp").override(fallback="float"), calibration_data=[[torch.randn(4, 4, 6, 6)]]
+    )
+    for item in (Partition(), InsertQuantizers(), UnifyScales("noise")):
+        run(item, subject, context)
+    assert any(line.startswith("%c = concat") for line in shown(subject))
+
+
 class Mixed(nn.Module):
     """Random forks, additions and concats of parts whose scales differ."""
 

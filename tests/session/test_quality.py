@@ -14,6 +14,7 @@ from torch.nn import functional
 import qcompiler
 from qcompiler.ir.diagnostics import SUMMARY, Diagnostic
 from qcompiler.session.compile import Compiled
+from qcompiler.validation.metrics import sqnr_db
 
 
 class Net(nn.Module):
@@ -113,6 +114,57 @@ def test_an_override_without_effect_is_named(overrides: Mapping[str, Any], node:
     assert f"overrides={{{next(iter(overrides))!r}: " in str(item)
     assert "test_quality:" in str(item)
     assert fix in str(item)
+
+
+def _boxes_and_scores(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    return torch.cat([second.relu() * 640, first[:, :, 1:-1, 1:-1].sigmoid()], 1)
+
+
+@pytest.mark.parametrize(
+    ("target", "fix"),
+    [
+        ("int8_dsp", "Try overrides={'concat': 16}, or return its parts separately from the model."),
+        ("xnnpack", "Return its parts separately from the model."),
+    ],
+)
+def test_a_part_that_the_grid_of_a_concat_cannot_hold_is_named(target: str, fix: str) -> None:
+    item = problems(compiled(Net(_boxes_and_scores), target))["weak-part"]
+    assert (item.data["concat"], item.data["part"], item.data["others"]) == ("concat", "sigmoid", [])
+    assert item.data["db"] < 3
+    assert item.data["own_db"] > 40
+    assert item.where.startswith("%concat (tests.session.test_quality:")
+    assert "of its part sigmoid" in str(item)
+    assert str(item).endswith(fix)
+
+
+def test_the_remedy_of_a_weak_part_works() -> None:
+    found = compiled(Net(_boxes_and_scores), overrides={"concat": 16})
+    assert "weak-part" not in problems(found)
+    x = images()
+    with torch.no_grad():
+        scores, wanted = (item[:, 4:] for item in (found.run(x), Net(_boxes_and_scores)(x)))  # type: ignore[index]
+    assert sqnr_db(wanted, scores) > 30
+
+
+def test_a_weak_part_that_no_output_depends_on_is_not_named() -> None:
+    def tail(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        joined = torch.cat([second.relu() * 640, first[:, :, 1:-1, 1:-1].sigmoid()], 1)
+        return joined.sum(1, keepdim=True)
+
+    assert "weak-part" not in problems(compiled(Net(tail)))
+
+
+def test_a_class_token_before_wide_patches_is_named() -> None:
+    token = torch.linspace(-0.05, 0.05, 4).reshape(1, 1, 4)
+
+    def tail(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        patches = second.flatten(2).transpose(1, 2) * 8
+        return torch.cat([token.expand(x.shape[0], -1, -1), patches], 1)
+
+    item = problems(compiled(Net(tail)))["weak-part"]
+    name = item.data["concat"]
+    assert f"overrides={{{name!r}: 16}}" in str(item)
+    assert "weak-part" not in problems(compiled(Net(tail), overrides={name: 16}))
 
 
 def test_a_width_that_the_target_lacks_is_refused_for_a_concat_by_name() -> None:
