@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Hashable, Mapping
+from functools import lru_cache
 from importlib import metadata
+from pathlib import Path
 
 from qcompiler.errors import PluginError
 
@@ -22,7 +25,7 @@ def find_entries(group: str, taken: Mapping[str, str]) -> dict[str, metadata.Ent
     """
     found: dict[str, metadata.EntryPoint] = {}
     owners = dict(taken)
-    for entry in sorted(metadata.entry_points(group=group), key=lambda entry: (entry.name, entry.value)):
+    for entry in sorted(_installed(_state()).select(group=group), key=lambda entry: (entry.name, entry.value)):
         owner = _owner(entry)
         if entry.name in owners:
             raise PluginError(
@@ -42,6 +45,29 @@ def load_entries(group: str, taken: Mapping[str, str]) -> dict[str, object]:
         PluginError: Two owners use one name, or an entry point cannot be imported.
     """
     return {name: _load(entry, group) for name, entry in find_entries(group, taken).items()}
+
+
+@lru_cache(maxsize=1)
+def _installed(state: Hashable) -> metadata.EntryPoints:
+    """All entry points; `state` is that of the folders they were read from.
+
+    A compile asks several times, and each time the metadata of every distribution would be read.
+    """
+    del state
+    return metadata.entry_points()
+
+
+def _state() -> Hashable:
+    """What changes when a distribution is installed or removed: the folders of the path and when each was changed."""
+    places: list[Hashable] = [tuple(map(id, sys.meta_path))]
+    for place in sys.path:
+        try:
+            found = Path(place or ".").stat()
+        except (OSError, ValueError):  # no folder, or a name that no folder can have
+            places.append(place)
+        else:
+            places.append((place, found.st_dev, found.st_ino, found.st_mtime_ns))
+    return tuple(places)
 
 
 def _load(entry: metadata.EntryPoint, group: str) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 
@@ -17,6 +18,18 @@ from hypothesis import settings
 
 settings.register_profile("qcompiler", deadline=None, derandomize=True)
 settings.load_profile("qcompiler")
+
+
+def pytest_collection_finish() -> None:
+    """Search for cycles less often, and never among what imports and collection have made: that stays to the end."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+
+
+def pytest_unconfigure() -> None:
+    """Python takes all down at the end, and libraries look for what is left."""
+    gc.unfreeze()
 
 
 @pytest.hookimpl(tryfirst=True)

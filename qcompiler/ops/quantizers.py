@@ -183,6 +183,8 @@ def channel_limits(
     low: Tensor, high: Tensor, params: AffineParams, spec: QuantSpec, qmin: int, qmax: int
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """`clamped_limits` per channel, for intervals [low, high]: lowest and highest codes."""
-    intervals = zip(low.tolist(), high.tolist(), strict=True)
-    limits = [clamped_limits(least, most, params, spec, qmin, qmax) for least, most in intervals]
-    return tuple(least for least, _ in limits), tuple(most for _, most in limits)
+    least, most = (
+        torch.where(ends.isinf(), limit, quantize(ends, params.scale, params.zero_point, spec).long()).clamp(qmin, qmax)
+        for ends, limit in ((low, qmin), (high, qmax))
+    )
+    return tuple(least.tolist()), tuple(most.tolist())

@@ -35,7 +35,35 @@ def compiled(model: nn.Module, x: Tensor, target: str, calibration: list[list[Te
     return module
 
 
-@pytest.mark.parametrize("target", [name for name in targets() if load_target(name).simulation is None])
+QUICK = (
+    "cmsis_nn",
+    "hexagon_htp_a16w4",
+    "hexagon_htp_a16w8",
+    "int16x8",
+    "int8_dsp",
+    "nvdla",
+    "ort_cpu",
+    "pow2_mcu",
+    "w4a8_npu_blocks",
+)
+"""One for each way to requantize, and for each kind of grid."""
+
+
+def test_every_way_to_requantize_is_among_the_quick() -> None:
+    modes = {name: load_target(name).arithmetic.at("conv2d", 8).requant.mode for name in targets()}
+    assert {modes[name] for name in QUICK} == {
+        mode for name, mode in modes.items() if load_target(name).simulation is None
+    }
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow])
+        for name in targets()
+        if load_target(name).simulation is None
+    ],
+)
 @pytest.mark.parametrize("with_data", [True, False], ids=["data", "data-free"])
 def test_digits_net_keeps_its_accuracy_in_integers(target: str, with_data: bool) -> None:
     data = load_data()
@@ -55,14 +83,14 @@ def test_lowered_codes_equal_the_exact_simulation(network: str) -> None:
     model = getattr(torchvision.models, network)()
     with torch.no_grad():  # settle the batch-norm statistics of the random weights
         model.train()(torch.randn(8, 3, 64, 64))
-    x = torch.randn(2, 3, 64, 64)
+    x = torch.randn(2, 3, 32, 32)
     target = load_target("int8_dsp")
-    context = PassContext(target, calibration_data=[[torch.randn(8, 3, 64, 64)]])
+    context = PassContext(target, calibration_data=[[torch.randn(8, 3, 32, 32)]])
     simulated, lowered = capture(model, x), capture(model, x)
     PassManager(TO_QUANTIZED).run(simulated, context)
     PassManager(TO_INTEGER).run(lowered, context)
     for batch in (1, 7):
-        inputs = [torch.randn(batch, 3, 64, 64)]
+        inputs = [torch.randn(batch, 3, 32, 32)]
         expected = output_codes(simulated.main, inputs, target.arithmetic)[0]
         found = output_codes(lowered.main, inputs, target.arithmetic)[0]
         assert expected.unique().numel() > 10, "a constant output would prove nothing"

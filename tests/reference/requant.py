@@ -33,11 +33,10 @@ def half_away(x: Fraction) -> int:
 
 def half_even(x: Fraction) -> int:
     """To the nearest, ties to the even neighbour."""
-    floor = x.__floor__()
-    rest = x - floor
-    if rest == Fraction(1, 2):
+    floor, rest = divmod(x.numerator, x.denominator)
+    if 2 * rest == x.denominator:
         return floor + floor % 2
-    return floor + (1 if rest > Fraction(1, 2) else 0)
+    return floor + (1 if 2 * rest > x.denominator else 0)
 
 
 def truncate(x: Fraction) -> int:
@@ -135,13 +134,12 @@ def reference_float32(exact: Fraction) -> Fraction:
     """The float32 nearest to a number, ties to even, with no end at the top."""
     if exact == 0:
         return exact
-    size, exponent = abs(exact), 0
-    while size >= 2**24:
-        size, exponent = size / 2, exponent + 1
-    while size < 2**23 and exponent > -149:
-        size, exponent = size * 2, exponent - 1
-    value = half_even(size) * Fraction(2) ** exponent
-    return value if exact > 0 else -value
+    # Between 2^23 and 2^25 in these steps, or, where they are as small as float32 has them, below.
+    exponent = max(exact.numerator.bit_length() - exact.denominator.bit_length() - 24, -149)
+    if abs(exact) >= Fraction(2) ** (exponent + 24):
+        exponent += 1
+    step = Fraction(2) ** exponent
+    return half_even(exact / step) * step
 
 
 def reference_requantize_float32(x: int, multiplier: float, zero_point: int, qmin: int, qmax: int) -> int:

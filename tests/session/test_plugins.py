@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from qcompiler.errors import PluginError
+from qcompiler.plugins import find_entries
 
 PLUGIN = Path(__file__).parents[1] / "plugin"
 
@@ -89,6 +91,7 @@ def installed(folder: Path, name: str, groups: dict[str, dict[str, str]]) -> Non
 _FORKED = """
 import json, os, sys, traceback
 import torch
+import qcompiler.backends.integer.c.form, qcompiler.backends.onnx_qdq.form, qcompiler.session.compile
 for name, (code, paths) in json.load(sys.stdin).items():
     child = os.fork()
     if not child:
@@ -110,7 +113,7 @@ for name, (code, paths) in json.load(sys.stdin).items():
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, str]]:
-    """Output and errors of processes, by what is installed for them: each imports qcompiler, none torch."""
+    """Output and errors of processes, by what is installed for them: none has looked for plugins before."""
     folder = tmp_path_factory.mktemp("plugins")
     calls: dict[str, tuple[str, list[str]]] = {}
     for number, (case, (groups, call, *_)) in enumerate(CLASHES.items()):
@@ -129,6 +132,20 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, str]]:
         [sys.executable, "-c", _FORKED], cwd=folder, env=path, input=json.dumps(calls), text=True, check=True
     )
     return {case: tuple((folder / f"{case}.{end}").read_text() for end in ("out", "err")) for case in calls}  # type: ignore[misc]  # two
+
+
+def test_what_is_installed_or_removed_in_a_running_process_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not find_entries("qcompiler.test", {})
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("one", "two"):
+        installed(tmp_path, name, {"qcompiler.test": {name: "json:dumps"}})
+        assert list(find_entries("qcompiler.test", {}))[-1] == name
+    shutil.rmtree(tmp_path / "one-1.0.dist-info")
+    assert list(find_entries("qcompiler.test", {})) == ["two"]
+    monkeypatch.undo()
+    assert not find_entries("qcompiler.test", {})
 
 
 EXAMPLE = {

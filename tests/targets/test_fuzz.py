@@ -1,4 +1,4 @@
-"""A thousand damaged descriptors: each loads, or is refused with the one error that descriptors have."""
+"""Damaged descriptors, a thousand with the slow tests: each loads, or is refused with the one error that descriptors have."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from qcompiler.targets import Target, load_target
 
 FOLDER = Path(str(qcompiler.__file__)).parent / "targets"
 SHIPPED = {path.stem: path.read_text(encoding="utf-8") for path in sorted(FOLDER.glob("*.toml"))}
-COUNT = 1000
+COUNTS = [250, pytest.param(1000, marks=pytest.mark.slow)]
 
 VALUES = [
     "true", "false", "0", "-1", "1", "2", "3", "8", "16", "32", "64", "65536", "9223372036854775808", "9" * 400, "1e400",
@@ -122,11 +122,12 @@ def outcome(path: Path) -> str:
     return "loaded"
 
 
-def test_a_thousand_mutations_load_or_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", COUNTS)
+def test_mutations_of_a_descriptor_load_or_are_refused(count: int, tmp_path: Path) -> None:
     source = random.Random(20)
     found: dict[str, int] = {"loaded": 0, "refused": 0}
     path = tmp_path / "chip.toml"
-    for _ in range(COUNT):
+    for _ in range(count):
         lines = source.choice(list(SHIPPED.values())).split("\n")
         for _ in range(source.choice([1, 1, 1, 2, 4])):
             source.choice(MUTATIONS)(lines or [""], source)
@@ -137,7 +138,7 @@ def test_a_thousand_mutations_load_or_are_refused(tmp_path: Path) -> None:
         except Exception as error:
             error.add_note(text)
             raise
-    assert found["loaded"] > COUNT / 20 and found["refused"] > COUNT / 2, found
+    assert found["loaded"] > count / 20 and found["refused"] > count / 2, found
 
 
 @pytest.mark.parametrize(
@@ -185,11 +186,12 @@ def mutated(source: random.Random) -> str:
     return text[: source.randrange(len(text))] if source.random() < 0.05 else text
 
 
-def test_mutations_of_a_runtime_configuration_load_or_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", COUNTS)
+def test_mutations_of_a_runtime_configuration_load_or_are_refused(count: int, tmp_path: Path) -> None:
     source = random.Random(21)
     path = tmp_path / "config.json"
     found = {"loaded": 0, "refused": 0}
-    for _ in range(COUNT // 2):
+    for _ in range(count // 2):
         path.write_text(mutated(source), encoding="utf-8")
         try:
             target = load_target(path, base=source.choice(["int8_dsp", "cmsis_nn", "ort_cpu", "pow2_mcu"]))
@@ -201,4 +203,4 @@ def test_mutations_of_a_runtime_configuration_load_or_are_refused(tmp_path: Path
         else:
             assert Target.from_json(target.to_json()) == target
             found["loaded"] += 1
-    assert min(found.values()) > COUNT / 50, found
+    assert min(found.values()) > count / 50, found

@@ -142,8 +142,20 @@ def test_strengths_follow_their_schedule() -> None:
         assert float(module.regularization().detach()) == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("regularizer", ALL, ids=lambda item: type(item).__name__)
+@pytest.mark.parametrize(
+    ("regularizer", "method"),
+    [
+        pytest.param(
+            regularizer,
+            method,
+            id=f"{type(regularizer).__name__}-{method}",
+            # Every estimator with one regularizer, every regularizer with a third of them.
+            marks=[] if place % len(ALL) == number else [pytest.mark.slow],
+        )
+        for number, regularizer in enumerate(ALL)
+        for place, method in enumerate(METHODS)
+    ],
+)
 def test_any_regularizer_goes_with_any_estimator(regularizer: Regularizer, method: str) -> None:
     options: dict[str, Any] = {"freezing": Freezing(0.5)} if isinstance(regularizer, Dampening) else {}
     target = qcompiler.load_target("lsq_paper").override(weight_bits=3, activation_bits=4)

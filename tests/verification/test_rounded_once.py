@@ -60,7 +60,7 @@ def test_the_reach_is_no_larger_than_it_must_be(mode: RequantMode, right: int) -
     exponent = torch.tensor([-right], dtype=torch.int8)
     bits = mode.form.significand_bits
     significand = None if mode.is_shift else torch.tensor([int(0.618034 * 2**bits)])
-    accs = torch.arange(-(2**14), 2**14)
+    accs = torch.arange(-(2**10), 2**10)
     found = multiply_by_quantized_multiplier(accs, significand, exponent, mode)
     factor = exact(1, None if significand is None else int(significand), -right, mode)
     farthest = max(abs(int(code) - int(acc) * factor) for code, acc in zip(found, accs, strict=True))
@@ -97,33 +97,33 @@ TARGETS: dict[str, dict[str, object]] = {
 }
 
 
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("case", TARGETS)
-def test_layers_of_few_products_are_verified(case: str) -> None:
+def test_layers_of_few_products_are_verified(case: str, seed: int) -> None:
     target = qcompiler.load_target("int8_dsp").override(**TARGETS[case])
     # A multiplier of 15 bits is off by up to 2^-15 of a code of 16 bits: by one step, before the rounding of both.
     most = 2 if target.activation_bits == 16 else 1
-    for seed in range(3):
-        model, x = few(seed)
-        report = qcompiler.compile(model, target, calibration_data=[x]).verification
-        assert report is not None and report.passed
-        for form in report.forms:
-            if "layer by layer" in form.name:
-                assert form.status in ("equal", "within bound") and form.largest <= most
+    model, x = few(seed)
+    report = qcompiler.compile(model, target, calibration_data=[x]).verification
+    assert report is not None and report.passed
+    for form in report.forms:
+        if "layer by layer" in form.name:
+            assert form.status in ("equal", "within bound") and form.largest <= most
 
 
 def test_a_share_alone_would_refuse_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """The reason for the bound: where most outputs are one number, two roundings move more than any useful share."""
     target = qcompiler.load_target("int8_dsp").override(requantize="double", weight_bits=4)
-    refused = 0
-    for seed in range(12):
+
+    def is_refused(seed: int) -> bool:
         model, x = few(seed)
         compiled = qcompiler.compile(model, target, calibration_data=[x])
         with monkeypatch.context() as patch:
             patch.setattr(RoundedOnce, "codes", lambda *_, **__: None)
-            refused += not verify(
-                Forms(compiled.artifact.program, onnx_form(onnx_of(compiled.artifact))), [x], target
-            ).passed
-    assert refused > 0
+            forms = Forms(compiled.artifact.program, onnx_form(onnx_of(compiled.artifact)))
+            return not verify(forms, [x], target).passed
+
+    assert any(map(is_refused, range(12)))
 
 
 class Taps(nn.Module):
@@ -138,8 +138,7 @@ class Taps(nn.Module):
 
 
 def test_ties_of_sums_in_float32_are_found_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    refused = 0
-    for seed in range(6):
+    def is_refused(seed: int) -> bool:
         torch.manual_seed(seed)
         model, x = Taps().eval(), torch.randn(4, 1, 1, 7)
         options = {"calibration_data": [x], "overrides": {"conv": {"weight_bits": 4}}}
@@ -147,8 +146,9 @@ def test_ties_of_sums_in_float32_are_found_one_by_one(monkeypatch: pytest.Monkey
         assert compiled.verification is not None and compiled.verification.passed
         with monkeypatch.context() as patch:
             patch.setattr("qcompiler.verification.rounded_once._FEW", 0.0)
-            refused += not compiled.verify().passed
-    assert refused > 0, "a share alone would suffice"
+            return not compiled.verify().passed
+
+    assert any(map(is_refused, (4, 0, 1, 2, 3, 5))), "a share alone would suffice"
 
 
 @pytest.mark.parametrize("place", [1, 2, 3])
