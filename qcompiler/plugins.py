@@ -25,7 +25,7 @@ def find_entries(group: str, taken: Mapping[str, str]) -> dict[str, metadata.Ent
     """
     found: dict[str, metadata.EntryPoint] = {}
     owners = dict(taken)
-    for entry in sorted(_installed(_state()).select(group=group), key=lambda entry: (entry.name, entry.value)):
+    for entry in sorted(_installed(group, _state()), key=lambda entry: (entry.name, entry.value)):
         owner = _owner(entry)
         if entry.name in owners:
             raise PluginError(
@@ -47,14 +47,14 @@ def load_entries(group: str, taken: Mapping[str, str]) -> dict[str, object]:
     return {name: _load(entry, group) for name, entry in find_entries(group, taken).items()}
 
 
-@lru_cache(maxsize=1)
-def _installed(state: Hashable) -> metadata.EntryPoints:
-    """All entry points; `state` is that of the folders they were read from.
+@lru_cache(maxsize=8)
+def _installed(group: str, state: Hashable) -> metadata.EntryPoints:
+    """The entry points of a group; `state` is that of the folders they were read from.
 
     A compile asks several times, and each time the metadata of every distribution would be read.
     """
     del state
-    return metadata.entry_points()
+    return metadata.entry_points(group=group)
 
 
 def _state() -> Hashable:
