@@ -49,7 +49,7 @@ def load_entries(group: str, taken: Mapping[str, str]) -> dict[str, object]:
 
 @lru_cache(maxsize=8)
 def _installed(group: str, state: Hashable) -> metadata.EntryPoints:
-    """The entry points of a group; `state` is that of the folders they were read from.
+    """Entry points of a group; `state` is that of the folders they were read from.
 
     A compile asks several times, and each time the metadata of every distribution would be read.
     """
@@ -58,7 +58,7 @@ def _installed(group: str, state: Hashable) -> metadata.EntryPoints:
 
 
 def _state() -> Hashable:
-    """What changes when a distribution is installed or removed: the folders of the path and when each was changed."""
+    """State of the path, which changes when a distribution is installed or removed: the folders and their times."""
     places: list[Hashable] = [tuple(map(id, sys.meta_path))]
     for place in sys.path:
         try:
