@@ -122,8 +122,9 @@ class PassManager:
                 raise
             module.main.stage = item.becomes or module.main.stage
             verify_module(module, after=item.name)
-            record.metrics.update(check(item.contract, before, outputs(module.main, context), item.name))
-            before = _outputs(module.main, context)
+            after = outputs(module.main, context)
+            record.metrics.update(check(item.contract, before, after, item.name))
+            before = _outputs(module.main, context) if outputs is _codes else after
             records.append(record)
             self._call_between(position + 1, module)
         return records

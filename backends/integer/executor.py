@@ -124,6 +124,7 @@ class Executor:
                     raise ArtifactError(f"the element type {program.tensors[name].dtype!r} is unknown", where=name)
             self._calls.append(Call(instruction, inputs, program.tensors[instruction.output]))
             readers.update(dict.fromkeys(instruction.inputs, instruction.output))
+        self._makers = {call.instruction.output: call for call in self._calls}
         self._freed: dict[str, list[str]] = {}
         """By the first result of an instruction, what nothing reads after it."""
         for name, reader in readers.items():
@@ -252,7 +253,7 @@ class Executor:
         Returns:
             None if `name` is not the result of a layer, or if an operand is missing.
         """
-        call = next((item for item in self._calls if item.instruction.output == name), None)
+        call = self._makers.get(name)
         if call is None or call.instruction.op not in LAYERS:
             return None
         found = {**self._constants, **codes}
@@ -264,8 +265,7 @@ class Executor:
 
     def clamped(self, name: str, codes: Array) -> Array:
         """The result of the instruction `int_clamp` named `name` on `codes`."""
-        call = next(item for item in self._calls if item.instruction.output == name)
-        return KERNELS["int_clamp"](call, [codes])
+        return KERNELS["int_clamp"](self._makers[name], [codes])
 
     def _store(self, array: Array) -> Array:
         """Into physical order."""

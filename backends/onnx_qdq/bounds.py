@@ -11,6 +11,7 @@ from qcompiler.backends.base import Bound
 from qcompiler.ir.registry import Trait, op
 from qcompiler.program.files import ProgramFiles
 from qcompiler.program.products import products
+from qcompiler.program.program import Instruction
 from qcompiler.quant.arithmetic import ELEMENTWISE_FLOAT32
 
 MAC_OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -43,6 +44,7 @@ def layer_bounds(
     in_float32 = {item.output for item in instructions if item.attributes.get("mode") == ELEMENTWISE_FLOAT32}
     layers = products(files)
     wide = without_integer_kernel(files)
+    makers = {name: item for item in instructions for name in item.outputs}
     for name, operator in operators.items():
         if name in in_float32:
             result[name] = Bound()  # the same operations, each rounded
@@ -52,7 +54,7 @@ def layer_bounds(
         elif operator in RUNTIME_EXACT and same_arithmetic and optimize:
             result[name] = Bound()
         else:
-            result[name] = Bound(1 + steepness(files, name), 1.0)
+            result[name] = Bound(1 + steepness(files, makers[name]), 1.0)
     return result
 
 
@@ -67,13 +69,12 @@ def without_integer_kernel(files: ProgramFiles) -> frozenset[str]:
     )
 
 
-def steepness(files: ProgramFiles, name: str) -> int:
+def steepness(files: ProgramFiles, item: Instruction) -> int:
     """Additional steps by which the result of a function in float32 may differ because its argument is rounded.
 
     The argument (code - zero point) * scale has two roundings of at most 2^-24 each: with 2^16 codes, up to 2^-7 of a
     step of the input. This shows where neighbouring codes have results that are hundreds of steps apart.
     """
-    item = next(item for item in files.program.instructions if name in item.outputs)
     if item.op != "lookup":
         return 0
     table = files.constants[item.inputs[1]].astype(np.int64)

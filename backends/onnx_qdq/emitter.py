@@ -12,6 +12,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from qcompiler.backends.onnx_qdq import blocks
+from qcompiler.backends.onnx_qdq.islands import export
 from qcompiler.backends.onnx_qdq.leaves import leaf_array
 from qcompiler.errors import UnsupportedError
 from qcompiler.ir.graph import Graph, Node, Value
@@ -69,6 +70,8 @@ class Emitter:
         """The integer tensor that holds each value."""
         self.weights: dict[Value, gs.Constant] = {}
         """The initializer of each weight and bias, shared by all its users."""
+        self.islands = export([node for node in graph.nodes if node.op == "call"], options.opset)
+        """The float island of each call."""
         self.names = {value.name for value in graph.values()}
         """Names in use. Values of the graph keep their names, so that graph and file can be compared tensor by
         tensor."""

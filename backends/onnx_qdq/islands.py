@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import onnx_graphsurgeon as gs
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from qcompiler.errors import UnsupportedError
 from qcompiler.ir.dims import evaluate_dim, symbols_of
-from qcompiler.ir.graph import Graph, Value
+from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.interpret import Evaluation, interpret_with
 
 Surgeon: TypeAlias = Any
@@ -38,48 +39,122 @@ _BATCH = 3
 """Size for tracing symbols; not 0 or 1, which torch treats specially."""
 
 
-def export(graph: Graph, opset: int, where: str) -> Surgeon:
-    """`graph` in ONNX operators.
+def export(calls: Sequence[Node], opset: int) -> dict[Node, Surgeon]:
+    """The graphs that `calls` run, in ONNX operators.
+
+    One run of torch's exporter writes all graphs, because most of its time does not depend on their size. Its result is
+    then split: the part of a graph is everything that its outputs need.
 
     Args:
-        graph: A graph on real numbers.
+        calls: Nodes that call graphs on real numbers.
         opset: Opset of the file, at least `LEAST_OPSET`.
-        where: The calling node, for messages.
 
     Returns:
-        A graph with the same inputs and outputs, in the same order.
+        For each node a graph with the same inputs and outputs as the called one, in the same order. The graphs share no
+        tensors.
 
     Raises:
-        UnsupportedError: torch's exporter cannot write a function of the graph.
+        UnsupportedError: torch's exporter cannot write a function of a graph.
     """
-    sizes = {name: min(max(low, _BATCH), high) for name, (low, high) in graph.bounds.items()}
-    examples, dynamic = [], []
-    for value in graph.inputs:
-        shape = [evaluate_dim(dim, sizes) for dim in value.type.shape]
-        examples.append(torch.zeros(shape, dtype=value.type.dtype.torch))
-        free = [index for index, dim in enumerate(value.type.shape) if symbols_of(dim)]
-        dynamic.append(dict.fromkeys(free, torch.export.Dim.DYNAMIC))
+    graphs = [_called(node) for node in calls]
+    if len(calls) > 1:
+        with contextlib.suppress(Exception):  # torch's exporter may raise any error
+            whole = _written(graphs, opset)
+            # Bodies of loops and branches refer to tensors outside of them by name, so their graphs are not split.
+            if not any(node.subgraphs() for node in whole.nodes):
+                return dict(zip(calls, _split(whole, graphs), strict=True))
+    # Alone, each graph is written, or its error names its call.
+    return {node: _alone(node, opset) for node in calls}
+
+
+def _alone(node: Node, opset: int) -> Surgeon:
+    """The graph that `node` runs, written by itself."""
+    graph = _called(node)
     try:
-        with _quiet():
-            program = torch.onnx.export(
-                _Runner(graph),
-                tuple(examples),
-                dynamo=True,
-                opset_version=opset,
-                dynamic_shapes=(tuple(dynamic),),
-                optimize=True,
-                verbose=False,
-            )
+        return _written([graph], opset)
     except Exception as error:  # torch's exporter may raise any error
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise UnsupportedError(
             f"torch.onnx cannot write the float island @{graph.name}: {lines[0]}",
-            where=where,
+            where=node.where,
             fix="Replace functions that torch.onnx does not support.",
         ) from error
+
+
+def _called(node: Node) -> Graph:
+    graph = node.callee
+    assert graph is not None, "a call has a graph"
+    return graph
+
+
+def _written(graphs: Sequence[Graph], opset: int) -> Surgeon:
+    """One ONNX graph with the inputs and the outputs of all `graphs`."""
+    examples, dynamic = [], []
+    for graph in graphs:
+        sizes = {name: min(max(low, _BATCH), high) for name, (low, high) in graph.bounds.items()}
+        for value in graph.inputs:
+            shape = [evaluate_dim(dim, sizes) for dim in value.type.shape]
+            examples.append(torch.zeros(shape, dtype=value.type.dtype.torch))
+            free = [index for index, dim in enumerate(value.type.shape) if symbols_of(dim)]
+            dynamic.append(dict.fromkeys(free, torch.export.Dim.DYNAMIC))
+    with _quiet():
+        program = torch.onnx.export(
+            _Runner(graphs),
+            tuple(examples),
+            dynamo=True,
+            opset_version=opset,
+            dynamic_shapes=(tuple(dynamic),),
+            optimize=True,
+            verbose=False,
+        )
     assert program is not None
-    model = inliner.inline_local_functions(program.model_proto)
-    return gs.import_onnx(model)
+    return gs.import_onnx(inliner.inline_local_functions(program.model_proto))
+
+
+def _split(whole: Surgeon, graphs: Sequence[Graph]) -> Iterator[Surgeon]:
+    """The part of each of `graphs`, in the order of `whole`."""
+    inputs, outputs = iter(whole.inputs), iter(whole.outputs)
+    places = {id(node): place for place, node in enumerate(whole.nodes)}
+    for graph in graphs:
+        own = list(itertools.islice(inputs, len(graph.inputs)))
+        ends = list(itertools.islice(outputs, len(graph.outputs)))
+        yield _part(own, ends, places)
+
+
+def _part(inputs: Sequence[gs.Tensor], outputs: Sequence[gs.Tensor], places: Mapping[int, int]) -> Surgeon:
+    """Copies of the nodes that `outputs` need; `places` orders nodes."""
+    found: dict[int, Surgeon] = {}
+    waiting = list(outputs)
+    while waiting:
+        maker = _maker(waiting.pop())
+        if maker is not None and id(maker) not in found:
+            found[id(maker)] = maker
+            waiting += maker.inputs
+    # Graphs may share constants and what is computed from constants alone, so that each gets copies.
+    twins = {id(tensor): gs.Variable(tensor.name, tensor.dtype, tensor.shape) for tensor in inputs}
+
+    def twin(tensor: gs.Tensor) -> gs.Tensor:
+        if id(tensor) not in twins:
+            constant = isinstance(tensor, gs.Constant)
+            twins[id(tensor)] = (
+                gs.Constant(tensor.name, tensor.values)
+                if constant
+                else gs.Variable(tensor.name, tensor.dtype, tensor.shape)
+            )
+        return twins[id(tensor)]
+
+    nodes = [
+        gs.Node(
+            node.op,
+            node.name,
+            node.attrs,
+            [twin(item) for item in node.inputs],
+            [twin(item) for item in node.outputs],
+            node.domain,
+        )
+        for node in sorted(found.values(), key=lambda node: places[id(node)])
+    ]
+    return gs.Graph(nodes, [twin(item) for item in inputs], [twin(item) for item in outputs])
 
 
 def keep_apart(island: Surgeon, output: gs.Tensor, codes: Sequence[Value]) -> None:
@@ -126,15 +201,22 @@ def _maker(tensor: gs.Tensor) -> Surgeon | None:
 
 
 class _Runner(nn.Module):
-    """A graph as a module that torch can export."""
+    """Graphs as a module that torch can export."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graphs: Sequence[Graph]) -> None:
         super().__init__()
-        self.graph = graph
+        self.graphs = graphs
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """The outputs, flat."""
-        return tuple(interpret_with(self.graph, inputs, Evaluation(self.graph.module.tensors)))
+        """The outputs of all graphs, flat."""
+        left = iter(inputs)
+        return tuple(
+            tensor
+            for graph in self.graphs
+            for tensor in interpret_with(
+                graph, list(itertools.islice(left, len(graph.inputs))), Evaluation(graph.module.tensors)
+            )
+        )
 
 
 @contextlib.contextmanager

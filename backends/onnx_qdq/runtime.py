@@ -169,12 +169,13 @@ class Layers:
         self._types: dict[str, int] = {}
         self.operators: dict[str, str] = {}
         """The operator before each quantizer, by name of tensor; empty for a quantized input."""
+        element_types = _element_types(proto)
         for quantizer, last in _quantizers(proto):
             name = last.output[0]
             maker = makers.get(quantizer.input[0])
             while maker is not None and maker.op_type in CLIPS:
                 maker = makers.get(maker.input[0])
-            self._types[name] = _element_type(proto, quantizer.input[2])
+            self._types[name] = element_types[quantizer.input[2]]
             self.operators[name] = "" if maker is None else maker.op_type
             last.output[0] += COMPUTED
         values = onnx.helper.make_tensor_value_info
@@ -219,8 +220,9 @@ def run_observed(
     """Run the whole file once; return codes by name of tensor, and the outputs. Arguments as for `Layers`."""
     proto = onnx.load_from_string(model)
     count = len(proto.graph.output)
+    element_types = _element_types(proto)
     for quantizer, last in _quantizers(proto):
-        kind = _element_type(proto, quantizer.input[2])
+        kind = element_types[quantizer.input[2]]
         proto.graph.output.append(onnx.helper.make_tensor_value_info(last.output[0], kind, None))
     results = Session(proto.SerializeToString(), optimize=optimize).run(inputs)
     names = [item.name for item in proto.graph.output]
@@ -278,5 +280,6 @@ def _quantizers(model: onnx.ModelProto) -> list[tuple[onnx.NodeProto, onnx.NodeP
     return found
 
 
-def _element_type(model: onnx.ModelProto, zero_point: str) -> int:
-    return next(int(item.data_type) for item in model.graph.initializer if item.name == zero_point)
+def _element_types(model: onnx.ModelProto) -> dict[str, int]:
+    """Element type of each initializer, by name."""
+    return {item.name: int(item.data_type) for item in model.graph.initializer}

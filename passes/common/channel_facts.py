@@ -163,6 +163,10 @@ def _measured(
 def _described(graph: Graph, context: PassContext, places: Iterable[Place], found: Sequence[Group]) -> Ranges:
     """Ranges from batch norms; where they end, as if the layer's inputs were normal numbers."""
     known = describe(graph, context.input_range or DEFAULT_INPUT_RANGE)
+    writers: dict[Place, list[tuple[Node, Tensor]]] = {}
+    for group in found:
+        for place, channels in places_of(group).items():
+            writers.setdefault(place, []).append((group.producer, channels))
     ranges: Ranges = {}
     for value, axis in places:
         count = value.type.size(axis)
@@ -174,21 +178,19 @@ def _described(graph: Graph, context: PassContext, places: Iterable[Place], foun
             least, most = item.range
             ranges[value, axis] = (low.clamp(min=least), high.clamp(max=most))
         else:
-            ranges[value, axis] = _from_weights(value, axis, count, found)
+            ranges[value, axis] = _from_weights(count, writers[value, axis])
     return ranges
 
 
-def _from_weights(value: Value, axis: int, count: int, found: Sequence[Group]) -> tuple[Tensor, Tensor]:
-    """|bias| and the norm of each row of the producers."""
+def _from_weights(count: int, producers: Iterable[tuple[Node, Tensor]]) -> tuple[Tensor, Tensor]:
+    """|bias| and the norm of each row of the producers, given with the channels that they write."""
     reach = torch.ones(count, dtype=torch.float64)
-    for group in found:
-        for place, channels in places_of(group).items():
-            if place == (value, axis):
-                layer = Layer(group.producer)
-                norms = layer.rows().to(torch.float64).square().sum((2, 3)).sqrt().reshape(-1) * DEVIATIONS
-                bias = layer.bias_tensor()
-                span = norms if bias is None else norms + bias.to(torch.float64).abs()
-                reach = torch.where(channels == FOREIGN, reach, span[channels.clamp(min=0)])
+    for node, channels in producers:
+        layer = Layer(node)
+        norms = layer.rows().to(torch.float64).square().sum((2, 3)).sqrt().reshape(-1) * DEVIATIONS
+        bias = layer.bias_tensor()
+        span = norms if bias is None else norms + bias.to(torch.float64).abs()
+        reach = torch.where(channels == FOREIGN, reach, span[channels.clamp(min=0)])
     return -reach, reach
 
 

@@ -29,6 +29,10 @@ from qcompiler.passes.common.equalization import FOREIGN, Consumer, Group, facto
 from qcompiler.targets import Target
 
 
+CHUNK = 1 << 20
+"""Elements of the scaled weights of several choices that are in memory at a time."""
+
+
 class ScaledLayer:
     """Channel magnitudes of a weight and the current factors, so that the search does not touch the kernel.
 
@@ -53,10 +57,13 @@ class ScaledLayer:
         self.columns = torch.ones(len(numbers), dtype=torch.float64)
         self.sensitivity = torch.zeros_like(self.magnitudes)
         """float32 [outputs per group, classes]: the sum over the elements of a class; see `sense`"""
+        self._sums: tuple[Tensor, Tensor] | None = None
+        """Ranges and sums of sensitivities with the current factors of the classes."""
 
     def reset(self) -> None:
         """Set all factors to 1."""
         self.rows, self.columns = torch.ones_like(self.rows), torch.ones_like(self.columns)
+        self._sums = None
 
     def sense(self, sensitivity: Tensor) -> None:
         """Set the sensitivity of the outputs of the model to the weight, float64 in the shape of the weight."""
@@ -64,6 +71,7 @@ class ScaledLayer:
         count, outputs, inputs = weight.shape[:3]
         sums = weight.sum(3).permute(1, 0, 2).reshape(outputs, count * inputs).to(torch.float32)
         self.sensitivity = torch.zeros_like(self.magnitudes).index_add(1, self.classes, sums)
+        self._sums = None
 
     def row_ranges(self) -> Tensor:
         """The range of each output channel."""
@@ -85,35 +93,57 @@ class ScaledLayer:
     def scale_columns(self, factors: Tensor) -> None:
         """Multiply the input channels by one factor per class."""
         self.columns *= self.of_classes(factors)
+        self._sums = None
 
     def of_classes(self, factors: Tensor) -> Tensor:
-        """The factor of each class, from one per input channel."""
-        of_class = torch.ones_like(self.columns)
-        of_class[self.classes] = factors
+        """The factor of each class, [*, classes], from one per input channel, [*, channels]."""
+        of_class = factors.new_ones(*factors.shape[:-1], len(self.columns))
+        of_class[..., self.classes] = factors
         return of_class
 
-    def noise(self, levels: int, *, per_row: bool, rows: Tensor | None = None, columns: Tensor | None = None) -> float:
-        """Expected noise of the quantized weight; see the module text.
+    def noises(
+        self, levels: int, *, per_row: bool, rows: Tensor | None = None, columns: Tensor | None = None
+    ) -> list[float]:
+        """Expected noise of the quantized weight for several choices of factors; see the module text.
 
         Args:
             levels: Number of steps from 0 to the largest code.
             per_row: Whether each output channel has a scale of its own.
-            rows: Factors of the output channels in place of the current ones, in the shape of `rows`.
-            columns: Factors of the classes in place of the current ones.
+            rows: Factors of the output channels, [choices, *], with `*` the shape of `rows`; None: the current ones.
+            columns: Factors of the classes, [choices, classes]; None: the current ones.
         """
-        columns = self.columns if columns is None else columns
-        rows = (self.rows if rows is None else rows).T
-        scaled = self.magnitudes * columns.to(torch.float32)
-        weighted = self.sensitivity * columns.to(torch.float32) ** -2
-        count = rows.shape[1]
-        if count == 1:
-            ranges, sums = scaled.amax(1, keepdim=True), weighted.sum(1, keepdim=True)
+        if columns is None:
+            if self._sums is None:
+                self._sums = self._ranges_and_sums(self.columns.unsqueeze(0))
+            ranges, sums = self._sums
         else:
-            ranges = largest_of(scaled, self.group, count)
-            sums = torch.zeros_like(ranges).index_add(1, self.group, weighted)
-        ranges, sums = ranges.to(torch.float64), sums.to(torch.float64)
-        squares = ranges.square() if per_row else (ranges * rows).max().square() / rows.square()
-        return float((sums * squares).sum()) / levels**2 / 12.0
+            ranges, sums = self._ranges_and_sums(columns)
+        rows = (self.rows.unsqueeze(0) if rows is None else rows).transpose(1, 2)
+        squares = ranges.square()
+        if not per_row:
+            squares = (ranges * rows).amax((1, 2), keepdim=True).square() / rows.square()
+        found: list[float] = (sums * squares).flatten(1).sum(1).expand(max(len(rows), len(sums))).tolist()
+        return [total / levels**2 / 12.0 for total in found]
+
+    def _ranges_and_sums(self, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Ranges and sums of sensitivities, float64 [choices, outputs per group, groups], for factors of the classes.
+
+        Choices are computed one after the other where their weights together are large.
+        """
+        outputs, count = len(self.magnitudes), len(self.rows)
+        most = max(1, CHUNK // max(1, self.magnitudes.numel()))
+        parts = []
+        for part in columns.to(torch.float32).unsqueeze(1).split(most):
+            scaled, weighted = self.magnitudes * part, self.sensitivity * part**-2
+            if count == 1:
+                ranges, sums = scaled.amax(2, keepdim=True), weighted.sum(2, keepdim=True)
+            else:
+                ranges = largest_of(scaled.flatten(0, 1), self.group, count)
+                sums = torch.zeros_like(ranges).index_add(1, self.group, weighted.flatten(0, 1))
+                ranges, sums = (item.reshape(-1, outputs, count) for item in (ranges, sums))
+            parts.append((ranges.to(torch.float64), sums.to(torch.float64)))
+        ranges, sums = (torch.cat(items) for items in zip(*parts, strict=True))
+        return ranges, sums
 
     def write(self, rewriter: Rewriter) -> None:
         """Multiply the parameters by the factors."""
@@ -179,19 +209,22 @@ class ScaledTensor:
         """The largest absolute value of each channel."""
         return torch.maximum(-self.low, self.high) * self.factors
 
-    def step(self, levels: int, *, symmetric: bool, factors: Tensor | None = None) -> float:
-        """Step of the grid, with `factors` in place of the current ones."""
-        factors = self.factors if factors is None else factors
-        low, high = float((self.low * factors).min()), float((self.high * factors).max())
-        return (2.0 * max(-low, high) if symmetric else high - low) / levels
+    def steps(self, levels: int, *, symmetric: bool, factors: Tensor) -> list[float]:
+        """Step of the grid for each choice of factors, [choices, C]."""
+        lows: list[float] = (self.low * factors).amin(1).tolist()
+        highs: list[float] = (self.high * factors).amax(1).tolist()
+        return [
+            (2.0 * max(-low, high) if symmetric else high - low) / levels for low, high in zip(lows, highs, strict=True)
+        ]
 
-    def noise(self, step: float, factors: Tensor | None = None) -> float:
-        """Expected noise of the quantized activation; see the module text."""
-        factors = self.factors if factors is None else factors
+    def noises(self, steps: Sequence[float], factors: Tensor) -> list[float]:
+        """Expected noise of the quantized activation for each choice of factors, [choices, C]; see the module text."""
         # Errors of numbers that vary by less than a step are one error: the correlation of rounded normal numbers.
-        alike = (-(2.0 * math.pi * self.deviation * factors / max(step, 1e-300)).square()).exp()
+        least = torch.tensor([max(step, 1e-300) for step in steps], dtype=torch.float64).unsqueeze(1)
+        alike = (-(2.0 * math.pi * self.deviation * factors / least).square()).exp()
         sensitivity = torch.lerp(self.sensitivity, self.shift, alike)
-        return step**2 * float((sensitivity / factors.square()).sum()) / 12.0
+        sums: list[float] = (sensitivity / factors.square()).sum(1).tolist()
+        return [step**2 * total / 12.0 for step, total in zip(steps, sums, strict=True)]
 
 
 AT_THE_END = 1e-3
@@ -261,17 +294,24 @@ class Widths:
         """Whether the weight of `node` has a scale per output channel."""
         return self.target.weight_spec(node.op, 0).axis is not None
 
-    def of_weight(self, layer: ScaledLayer, *, rows: Tensor | None = None, columns: Tensor | None = None) -> float:
-        """Expected noise of a quantized weight; see `ScaledLayer.noise`."""
-        return layer.noise(self.weight_levels, per_row=self.per_row(layer.node), rows=rows, columns=columns)
+    def of_weights(
+        self, layer: ScaledLayer, *, rows: Tensor | None = None, columns: Tensor | None = None
+    ) -> list[float]:
+        """Expected noise of a quantized weight; see `ScaledLayer.noises`."""
+        return layer.noises(self.weight_levels, per_row=self.per_row(layer.node), rows=rows, columns=columns)
 
-    def of_tensor(self, tensor: ScaledTensor, factors: Tensor | None = None) -> float:
-        """Expected noise of a quantized activation; see `ScaledTensor.noise`."""
-        return tensor.noise(self.step(tensor, factors), factors)
+    def of_weight(self, layer: ScaledLayer) -> float:
+        """Expected noise of a quantized weight with the current factors."""
+        return self.of_weights(layer)[0]
 
-    def step(self, tensor: ScaledTensor, factors: Tensor | None = None) -> float:
-        """Step of the grid of an activation."""
-        return tensor.step(self.levels, symmetric=self.symmetric, factors=factors)
+    def of_tensor(self, tensor: ScaledTensor) -> float:
+        """Expected noise of a quantized activation with the current factors."""
+        factors = tensor.factors.unsqueeze(0)
+        return tensor.noises(self.steps(tensor, factors), factors)[0]
+
+    def steps(self, tensor: ScaledTensor, factors: Tensor) -> list[float]:
+        """Step of the grid of an activation for each choice of factors, [choices, C]."""
+        return tensor.steps(self.levels, symmetric=self.symmetric, factors=factors)
 
 
 def places_of(group: Group) -> dict[Place, Tensor]:
@@ -326,17 +366,24 @@ class GroupNoise:
     def noise(self, s: Tensor | None = None) -> float:
         """The noise if the channels are divided by s in addition, float64 [channels of the producer]; None: by 1."""
         s = torch.ones(self.producer.rows.numel(), dtype=torch.float64) if s is None else s
-        rows = self.producer.rows / s.reshape(self.producer.rows.shape)
-        total = self.widths.of_weight(self.producer, rows=rows)
+        return self.noises(s.unsqueeze(0))[0]
+
+    def noises(self, choices: Tensor) -> list[float]:
+        """The noise for each choice of s, [choices, channels of the producer]."""
+        rows = self.producer.rows / choices.reshape(-1, *self.producer.rows.shape)
+        parts = [self.widths.of_weights(self.producer, rows=rows)]
         for consumer, layer in self.readers:
-            columns = layer.columns * layer.of_classes(factor_of(consumer.channels, s))
-            total += self.widths.of_weight(layer, columns=columns)
-        steps = []
+            columns = layer.columns * layer.of_classes(factor_of(consumer.channels, choices))
+            parts.append(self.widths.of_weights(layer, columns=columns))
+        first: list[float] = []
         for channels, tensor in self.tensors:
-            factors = tensor.factors / factor_of(channels, s)
-            steps.append(self.widths.step(tensor, factors))
-            total += tensor.noise(steps[-1], factors)
-        return total + (self.limits.noise(steps[0], rows.reshape(-1)) if self.limits is not None else 0.0)
+            factors = tensor.factors / factor_of(channels, choices)
+            steps = self.widths.steps(tensor, factors)
+            first = first or steps
+            parts.append(tensor.noises(steps, factors))
+        if self.limits is not None:
+            parts.append([self.limits.noise(step, row.reshape(-1)) for step, row in zip(first, rows, strict=True)])
+        return [sum(items) for items in zip(*parts, strict=True)]
 
     def apply(self, s: Tensor) -> None:
         """Divide the channels by s in addition."""
@@ -358,6 +405,7 @@ def whole_noise(found: Sequence[Group], layers: Mapping[Node, ScaledLayer], fact
     for group in found:
         limits = facts.limits.get(group.producer)
         if limits is not None:
-            step = widths.step(facts.tensors[next(iter(places_of(group)))])
+            tensor = facts.tensors[next(iter(places_of(group)))]
+            (step,) = widths.steps(tensor, tensor.factors.unsqueeze(0))
             total += limits.noise(step, layers[group.producer].rows.reshape(-1))
     return total

@@ -157,13 +157,13 @@ def scale_layer(
 
 
 def factor_of(channels: Tensor, s: Tensor) -> Tensor:
-    """Factors of channels, float64 in the shape of `channels`; 1 for channels from another producer.
+    """Factors of channels, float64 [*, channels]; 1 for channels from another producer.
 
     Args:
         channels: int64, for each channel that of the producer, or FOREIGN.
-        s: Factors of the producer's channels, float64.
+        s: Factors of the producer's channels, float64 [*, channels of the producer].
     """
-    return torch.where(channels == FOREIGN, 1.0, s[channels.clamp(min=0)])
+    return torch.where(channels == FOREIGN, 1.0, s[..., channels.clamp(min=0)])
 
 
 def producer_axis(node: Node) -> int:

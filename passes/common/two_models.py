@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -202,7 +203,7 @@ def _advance(
     kept = [value for node in nodes for value in node.outputs if last.get(value, 0) > number]
     indices = list(next(iter(held.values()), {}))
     held.update({value: {} for value in kept})
-    uses = {value: sum(node.inputs.count(value) for node in nodes) for node in nodes for value in node.inputs}
+    uses = Counter(value for node in nodes for value in node.inputs)
     for index in indices:
         here: dict[Value, Pair] = {}
         remaining = dict(uses)

@@ -13,7 +13,7 @@ none changes. In the end the factors of a group go back to 1 if the noise does n
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -93,14 +93,14 @@ def _nodes(group: Group) -> set[Node]:
 
 def _improve(item: GroupNoise, factors: list[Tensor], number: int, gain: float) -> bool:
     """Apply the best factors to a group; whether there are any."""
-    before = best = item.noise()
-    chosen: Tensor | None = None
-    for s in _forms(item, factors[number]):
-        noise = item.noise(s)
-        if noise < best:
-            best, chosen = noise, s
-    if chosen is None:
+    choices = _forms(item, factors[number])
+    if choices is None:
         return False
+    before, *noises = item.noises(torch.cat([torch.ones_like(choices[:1]), choices]))
+    best = min((noise for noise in noises if noise < before), default=before)
+    if not best < before:
+        return False
+    chosen = choices[noises.index(best)]
     for strength in STRENGTHS:
         weaker = chosen**strength
         noise = item.noise(weaker)
@@ -113,20 +113,19 @@ def _improve(item: GroupNoise, factors: list[Tensor], number: int, gain: float) 
     return True
 
 
-def _forms(item: GroupNoise, present: Tensor) -> Iterator[Tensor]:
+def _forms(item: GroupNoise, present: Tensor) -> Tensor | None:
+    """The factors of each form, as it is and limited, [choices, channels]; None where all channels are dead."""
     rows, seen, columns = item.ranges()
     alive = (rows > 0.0) & (columns > 0.0)
     if not bool(alive.any()):
-        return
+        return None
     logs = [torch.where(alive & (x > 0.0), x, 1.0).log2() for x in (rows, seen, columns)]
     share = torch.where(alive, seen / seen.max().clamp(min=1e-300), 0.0)
     largest = int(torch.where(alive, seen, -1.0).argmax())
-    for a, b, c in FORMS:
-        exponent = a * logs[0] + b * logs[1] - c * logs[2]
-        exponent = torch.where(alive, exponent - exponent[largest], 0.0)
-        for limited in (False, True):
-            s = exponent.exp2()
-            if limited:
-                s = torch.maximum(s, share)
-            total = (present.log2() + torch.where(alive, s, 1.0).log2()).clamp(-OCTAVES, OCTAVES)
-            yield (total - present.log2()).exp2()
+    a, b, c = torch.tensor(FORMS, dtype=torch.float64).T.unsqueeze(2)
+    exponent = a * logs[0] + b * logs[1] - c * logs[2]
+    exponent = torch.where(alive, exponent - exponent[:, largest, None], 0.0)
+    s = exponent.exp2()
+    s = torch.stack([s, torch.maximum(s, share)], 1).flatten(0, 1)
+    total = (present.log2() + torch.where(alive, s, 1.0).log2()).clamp(-OCTAVES, OCTAVES)
+    return (total - present.log2()).exp2()

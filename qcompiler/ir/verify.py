@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 from qcompiler.errors import GraphError
 from qcompiler.ir.dims import symbols_of
@@ -30,6 +31,7 @@ def verify(graph: Graph, after: str = "") -> None:
     """
     context = f" after {after}" if after else ""
     _check_names(graph, context)
+    places = {name: place for place, name in enumerate(graph.module.graphs)}
     # One walk in order: legal ops, operands defined before, types, links of results.
     defined: set[Value] = set(graph.inputs)
     uses: dict[Value, dict[Node, int]] = {}
@@ -48,7 +50,7 @@ def verify(graph: Graph, after: str = "") -> None:
             if value not in defined:
                 raise GraphError(f"%{value.name} is used before it is defined", where=where)
             uses.setdefault(value, {})[node] = uses.get(value, {}).get(node, 0) + 1
-        _check_types(node, where)
+        _check_types(node, where, places)
         for index, value in enumerate(node.outputs):
             if value.producer is not node or value.index != index:
                 raise GraphError(f"%{value.name} is not linked as result {index} of this node", where=where)
@@ -73,7 +75,7 @@ def _check_names(graph: Graph, context: str) -> None:
         names.add(value.name)
 
 
-def _check_types(node: Node, where: str) -> None:
+def _check_types(node: Node, where: str, places: Mapping[str, int]) -> None:
     definition = node.definition
     if not definition.accepts(len(node.inputs)):
         raise GraphError(
@@ -82,7 +84,7 @@ def _check_types(node: Node, where: str) -> None:
     if node.op in LEAVES:
         _check_leaf(node, where)
     elif node.op == "call":
-        _check_call(node, where)
+        _check_call(node, where, places)
     try:
         inferred = definition.infer([value.type for value in node.inputs], node.attributes)
     except GraphError as error:
@@ -109,14 +111,14 @@ def _check_leaf(node: Node, where: str) -> None:
         )
 
 
-def _check_call(node: Node, where: str) -> None:
+def _check_call(node: Node, where: str, places: Mapping[str, int]) -> None:
+    """Check a call; `places` are the positions of all graphs in the module."""
     graphs = node.graph.module.graphs
     name = str(node.attributes["graph"])
     called = graphs.get(name)
     if called is None:
         raise GraphError(f"the call refers to @{name}, which is not in the module", where=where)
-    names = list(graphs)
-    if names.index(name) <= names.index(node.graph.name):
+    if places[name] <= places[node.graph.name]:
         raise GraphError(
             f"@{node.graph.name} calls @{name}", where=where, expected="a graph that comes later in the module"
         )

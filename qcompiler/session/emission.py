@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -99,7 +100,8 @@ def emit(
         pipeline=", ".join(filter(None, (captured.pipeline, print_pipeline(passes)))),
         passes=tuple(record.plain() for record in integer.records),
         islands=islands,
-        sqnr={name: float(f"{ratio:.2f}") for name, ratio in quality.sqnr.items()},
+        # A tensor that is 0 in the float model has no ratio.
+        sqnr={name: float(f"{ratio:.2f}") for name, ratio in quality.sqnr.items() if ratio > -math.inf},
     )
 
     def artifact(verification: dict[str, object] | None, compared: Sequence[Diagnostic]) -> Artifact:
