@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from functools import partial
 
+import onnx
+
 from qcompiler.backends.base import Array, Backend, Bound, Deployed, Files, Lowered, Results, Way
 from qcompiler.backends.onnx_qdq.bounds import layer_bounds, without_integer_kernel
 from qcompiler.backends.onnx_qdq.check import check_file
 from qcompiler.backends.onnx_qdq.emit import emit
 from qcompiler.backends.onnx_qdq.emitter import OnnxOptions
 from qcompiler.backends.onnx_qdq.external import with_real_ends
+from qcompiler.backends.onnx_qdq.parts import is_large
 from qcompiler.backends.onnx_qdq.runtime import (
     Layers,
     integer_kernels,
@@ -64,8 +67,9 @@ class Onnx(Backend):
             fixes.append(f"Compile for such processors with target.override(weight_bits={SAFE_BITS})")
         fixes.append('set the session option "session.x64quantprecision" to "1"')
         saturating = saturates()
+        in_parts = is_large(onnx.load_from_string(model))
         return Deployed(
-            "onnxruntime, default session",
+            "onnxruntime, default session" + (" in parts" if in_parts else ""),
             partial(run_default, model),
             partial(run, model, optimize=False),
             doubt="sums of two 8-bit products may saturate on this processor, x86 without VNNI" if saturating else "",

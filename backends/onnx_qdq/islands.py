@@ -57,12 +57,13 @@ def export(calls: Sequence[Node], opset: int) -> dict[Node, Surgeon]:
         UnsupportedError: torch's exporter cannot write a function of a graph.
     """
     graphs = [_called(node) for node in calls]
+    whole = None
     if len(calls) > 1:
         with contextlib.suppress(Exception):  # torch's exporter may raise any error
             whole = _written(graphs, opset)
-            # Bodies of loops and branches refer to tensors outside of them by name, so their graphs are not split.
-            if not any(node.subgraphs() for node in whole.nodes):
-                return dict(zip(calls, _split(whole, graphs), strict=True))
+    # Bodies of loops and branches refer to tensors outside of them by name, so their graphs are not split.
+    if whole is not None and not any(True for node in whole.nodes for _ in node.subgraphs()):
+        return dict(zip(calls, _split(whole, graphs), strict=True))
     # Alone, each graph is written, or its error names its call.
     return {node: _alone(node, opset) for node in calls}
 

@@ -14,23 +14,27 @@ import onnx
 import onnxruntime as ort
 
 from qcompiler.backends.onnx_qdq.emitter import UNSIGNED_SHIFT, WEIGHT_CODES
-from qcompiler.backends.onnx_qdq.external import EDGE
+from qcompiler.backends.onnx_qdq.parts import (
+    CLIPS,
+    COMPUTED,
+    Parts,
+    chunks,
+    element_types,
+    files_of_parts,
+    is_large,
+    quantizers,
+    run_parts,
+)
 from qcompiler.errors import InputError, VerificationError
 
 Array = npt.NDArray[np.generic]
 Codes = npt.NDArray[np.int64]
-
-COMPUTED = ".computed"
-"""Suffix of the result of a layer in a file that is cut into layers; the name alone is the input of the next layer."""
 
 INTEGER_KERNELS = {"QLinearConv": 3, "QLinearMatMul": 3, "QGemm": 3, "MatMulInteger": 1, "ConvInteger": 1}
 """Kernels of ONNX Runtime that multiply integers -> the position of the weight among their inputs."""
 
 MADE_UNSIGNED = "_s8_2_u8"
 """Suffix that ONNX Runtime gives to weights that it makes unsigned, on processors on which `saturates` is true."""
-
-CLIPS = ("Clip", "Max", "Min")
-"""Operators that clamp numbers or codes: the same limits for all channels, or limits per channel."""
 
 _CPU_FLAGS = Path("/proc/cpuinfo")
 
@@ -54,8 +58,16 @@ def run(model: bytes, inputs: Sequence[Array], *, optimize: bool = True) -> list
 
 
 def run_default(model: bytes, inputs: Sequence[Array]) -> list[Array]:
-    """Run a file in a session with default settings, as its user does; arguments, results and errors as for `run`."""
-    return Session(model, precise=False).run(inputs)
+    """Run a file in a session with default settings, as its user does; arguments, results and errors as for `run`.
+
+    A file of more than `WHOLE` quantizers runs in parts, because ONNX Runtime's optimizer takes a time that grows with
+    the square of its size.
+    """
+    proto = onnx.load_from_string(model)
+    if not is_large(proto):
+        return Session(model, precise=False).run(inputs)
+    values = run_parts(proto, inputs, lambda file: Session(file, precise=False), every=False)
+    return [values[item.name] for item in proto.graph.output]
 
 
 class Session:
@@ -169,22 +181,22 @@ class Layers:
         self._types: dict[str, int] = {}
         self.operators: dict[str, str] = {}
         """The operator before each quantizer, by name of tensor; empty for a quantized input."""
-        element_types = _element_types(proto)
-        for quantizer, last in _quantizers(proto):
+        types = element_types(proto)
+        for quantizer, last in quantizers(proto):
             name = last.output[0]
             maker = makers.get(quantizer.input[0])
             while maker is not None and maker.op_type in CLIPS:
                 maker = makers.get(maker.input[0])
-            self._types[name] = element_types[quantizer.input[2]]
+            self._types[name] = types[quantizer.input[2]]
             self.operators[name] = "" if maker is None else maker.op_type
             last.output[0] += COMPUTED
-        values = onnx.helper.make_tensor_value_info
-        del proto.graph.output[:]
-        for name, kind in self._types.items():
-            proto.graph.input.append(values(name, kind, None))
-            proto.graph.output.append(values(name + COMPUTED, kind, None))
-        self._session = Session(proto.SerializeToString(), optimize=optimize)
         self.tensors = tuple(self._types)
+        self.inputs = tuple(item.name for item in proto.graph.input)
+        parts = Parts(proto, self._types)
+        self._sessions = [
+            (chunk, Session(parts.file([name + COMPUTED for name in chunk], self._types), optimize=optimize))
+            for chunk in chunks(self.tensors)
+        ]
 
     def run(self, inputs: Sequence[Array], codes: Mapping[str, Array]) -> dict[str, Array]:
         """Run each layer.
@@ -204,14 +216,17 @@ class Layers:
             raise VerificationError(f"the file has a tensor %{missing[0]} that is not in the graph")
         if not self.tensors:
             return {}
-        feeds: dict[str, Array] = dict(zip(self._session.inputs, inputs, strict=False))
+        feeds: dict[str, Array] = dict(zip(self.inputs, inputs, strict=True))
         for name in self.tensors:
             dtype = onnx.helper.tensor_dtype_to_np_dtype(self._types[name])
             shifted = codes[name].astype(np.int64) + _shift(name, dtype, self._unsigned)
             feeds[name] = np.asarray(shifted, dtype)  # NumPy returns a number for a sum without axes
-        results = self._session.run_named(feeds)
-        found = zip(self.tensors, results, strict=True)
-        return {name: _as_in_the_graph(name, array, self._unsigned) for name, array in found}
+        found: dict[str, Array] = {}
+        for chunk, session in self._sessions:
+            results = session.run_named({name: feeds[name] for name in session.inputs})
+            pairs = zip(chunk, results, strict=True)
+            found.update((name, _as_in_the_graph(name, array, self._unsigned)) for name, array in pairs)
+        return found
 
 
 def run_observed(
@@ -219,15 +234,10 @@ def run_observed(
 ) -> tuple[dict[str, Array], list[Array]]:
     """Run the whole file once; return codes by name of tensor, and the outputs. Arguments as for `Layers`."""
     proto = onnx.load_from_string(model)
-    count = len(proto.graph.output)
-    element_types = _element_types(proto)
-    for quantizer, last in _quantizers(proto):
-        kind = element_types[quantizer.input[2]]
-        proto.graph.output.append(onnx.helper.make_tensor_value_info(last.output[0], kind, None))
-    results = Session(proto.SerializeToString(), optimize=optimize).run(inputs)
-    names = [item.name for item in proto.graph.output]
-    found = zip(names[count:], results[count:], strict=True)
-    return {name: _as_in_the_graph(name, array, unsigned) for name, array in found}, results[:count]
+    values = run_parts(proto, inputs, lambda file: Session(file, optimize=optimize), every=True)
+    names = [last.output[0] for _, last in quantizers(proto)]
+    codes: dict[str, Array] = {name: _as_in_the_graph(name, values[name], unsigned) for name in names}
+    return codes, [values[item.name] for item in proto.graph.output]
 
 
 def integer_weights(model: bytes) -> frozenset[str]:
@@ -257,29 +267,11 @@ def integer_kernels(model: bytes, *, least: int = 0) -> list[str]:
 
 def _weighted_kernels(model: bytes) -> list[tuple[str, str]]:
     """Type and weight of each integer kernel of the optimized graph."""
+    kernels = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optimized.onnx"
-        Session(model, optimized=path)
-        graph = onnx.load(str(path)).graph
-    kernels = [node for node in graph.node if node.op_type in INTEGER_KERNELS]
+        for part in files_of_parts(onnx.load_from_string(model), every=False):
+            Session(part.file, optimized=path)
+            kernels += [node for node in onnx.load(str(path)).graph.node if node.op_type in INTEGER_KERNELS]
     read = ((node.op_type, node.input[INTEGER_KERNELS[node.op_type]].removesuffix(MADE_UNSIGNED)) for node in kernels)
     return [(kernel, name.removesuffix(WEIGHT_CODES)) for kernel, name in read if name.endswith(WEIGHT_CODES)]
-
-
-def _quantizers(model: onnx.ModelProto) -> list[tuple[onnx.NodeProto, onnx.NodeProto]]:
-    """Each quantizer with the node whose result is used: the last that clips its codes, or the quantizer itself."""
-    clips = {node.input[0]: node for node in model.graph.node if node.op_type in (*CLIPS, "Cast")}
-    found = []
-    for quantizer in (node for node in model.graph.node if node.op_type == "QuantizeLinear"):
-        if quantizer.name.startswith(EDGE):
-            continue
-        last = quantizer
-        while last.output[0] in clips:
-            last = clips[last.output[0]]
-        found.append((quantizer, last))
-    return found
-
-
-def _element_types(model: onnx.ModelProto) -> dict[str, int]:
-    """Element type of each initializer, by name."""
-    return {item.name: int(item.data_type) for item in model.graph.initializer}

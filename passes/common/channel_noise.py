@@ -28,7 +28,6 @@ from qcompiler.ops.layers import Layer
 from qcompiler.passes.common.equalization import FOREIGN, Consumer, Group, factor_of, producer_axis, scale_layer
 from qcompiler.targets import Target
 
-
 CHUNK = 1 << 20
 """Elements of the scaled weights of several choices that are in memory at a time."""
 

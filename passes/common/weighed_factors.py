@@ -101,11 +101,15 @@ def _improve(item: GroupNoise, factors: list[Tensor], number: int, gain: float) 
     if not best < before:
         return False
     chosen = choices[noises.index(best)]
-    for strength in STRENGTHS:
-        weaker = chosen**strength
-        noise = item.noise(weaker)
-        if noise < best:
-            best, chosen = noise, weaker
+    # The second strength applies to the result of the first, whichever that is.
+    half, quarter = STRENGTHS
+    weaker = torch.stack([chosen**half, chosen**quarter, (chosen**half) ** quarter])
+    noises = item.noises(weaker)
+    place = 2 if noises[0] < best else 1
+    if noises[0] < best:
+        best, chosen = noises[0], weaker[0]
+    if noises[place] < best:
+        best, chosen = noises[place], weaker[place]
     if not best < before * (1.0 - gain):
         return False
     item.apply(chosen)

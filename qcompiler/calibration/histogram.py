@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -199,7 +200,9 @@ class Histogram:
         counts = self._joined(exponent, first) + other._joined(exponent, first)  # 3
         kept = [torch.stack([item.low == low, item.high == high], 1) * item.ends for item in (self, other)]
         aligned = self._aligned(exponent) & other._aligned(exponent)  # 4
-        return Histogram(counts, self.zeros + other.zeros, low, high, kept[0] + kept[1], aligned)
+        merged = Histogram(counts, self.zeros + other.zeros, low, high, kept[0] + kept[1], aligned)
+        vars(merged)["_bin_layout"] = exponent, first  # the cache of the property
+        return merged
 
     def cells(self) -> tuple[Tensor, Tensor]:
         """The content of each channel as weighted points: its non-empty bins, its extremes, and 0.
@@ -238,12 +241,16 @@ class Histogram:
 
     def _aligned(self, exponent: Tensor) -> Tensor:
         """Whether all values are multiples of a wider bin."""
+        if not bool(self.aligned.any()) or torch.equal(exponent, self.exponent):
+            return self.aligned
         shift = (exponent - self.exponent).clamp(max=_LARGEST_SHIFT).unsqueeze(1)
         index = self.first.unsqueeze(1) + torch.arange(self.bins)
         return self.aligned & ((self.counts == 0) | ((index >> shift) << shift == index)).all(1)
 
     def _joined(self, exponent: Tensor, first: Tensor) -> Tensor:
         """The counts after joining neighbours into the bins of a wider range that starts at bin `first`."""
+        if torch.equal(exponent, self.exponent) and torch.equal(first, self.first):
+            return self.counts
         shift = (exponent - self.exponent).clamp(max=_LARGEST_SHIFT).unsqueeze(1)
         index = ((self.first.unsqueeze(1) + torch.arange(self.bins)) >> shift) - first.unsqueeze(1)
         # Only empty bins beyond the maximum can fall outside: adding their zeros to the last bin changes nothing.
@@ -262,6 +269,9 @@ def check_bins(bins: int) -> None:
 
 def _layout(low: Tensor, high: Tensor, bins: int) -> tuple[Tensor, Tensor]:
     """k(low, high) of the class docstring and floor(low / 2^k): int64 [C] each."""
+    if len(low) == 1:  # without the overhead of tensors: a whole tensor is the usual channel
+        exponent_of_one, first_of_one = _layout_of_one(float(low), float(high), bins)
+        return torch.tensor([exponent_of_one]), torch.tensor([first_of_one])
     low, high = low.to(torch.float64), high.to(torch.float64)
     largest = torch.maximum(low.abs(), high.abs())
     exponent = (torch.frexp(largest).exponent.to(torch.int64) - _FLOAT32_BITS).clamp(min=_SMALLEST_EXPONENT)
@@ -277,6 +287,20 @@ def _layout(low: Tensor, high: Tensor, bins: int) -> tuple[Tensor, Tensor]:
         if not bool(too_many.any()):
             return exponent, first
         exponent = exponent + too_many.to(torch.int64)
+
+
+def _layout_of_one(low: float, high: float, bins: int) -> tuple[int, int]:
+    """`_layout` of one channel; all of its operations are exact or rounded once in float64, in both."""
+    largest = max(abs(low), abs(high))
+    exponent = max(math.frexp(largest)[1] - _FLOAT32_BITS, _SMALLEST_EXPONENT) if largest else _SMALLEST_EXPONENT
+    if high > low:
+        exponent = max(exponent, math.frexp((high - low) / bins)[1] - 2)
+    while True:
+        per_width = math.ldexp(1.0, -exponent)
+        first = math.floor(low * per_width)
+        if math.floor(high * per_width) - first < bins:
+            return exponent, first
+        exponent += 1
 
 
 def _add_zeros(counts: Tensor, zeros: Tensor, first: Tensor) -> Tensor:

@@ -163,7 +163,7 @@ class Observer(ABC):
         has_samples = x.dim() > 2 and self.axis != 0
         rows = x.reshape(len(x), x.shape[1] if has_samples else 1, -1)
         # Minimum and maximum are NaN or infinite if any value is: one pass and no mask for healthy data.
-        if not all(bool(torch.isfinite(end)) for end in torch.aminmax(rows)):
+        if not all(math.isfinite(float(end)) for end in torch.aminmax(rows)):
             nan, infinite = int(torch.isnan(rows).sum()), int(torch.isinf(rows).sum())
             batch = "a batch" if index is None else f"batch {index}"
             raise CalibrationError(

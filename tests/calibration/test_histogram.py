@@ -221,3 +221,13 @@ def test_what_is_no_matrix_is_refused() -> None:
         of([1.0]).merge(of([1.0], bins=8))
     with pytest.raises(InputError, match="percentile=50"):
         percentile(of([1.0]), 50.0)
+
+
+@given(st.lists(floats, min_size=1, max_size=20), st.lists(floats, min_size=1, max_size=20), st.sampled_from([2, 16]))
+def test_one_channel_is_laid_out_as_several(first: list[float], second: list[float], bins: int) -> None:
+    """A single channel takes another way through the same arithmetic."""
+    alone = of(first, bins).merge(of(second, bins))
+    twice = [Histogram.of(torch.tensor([values, values], dtype=torch.float32), bins) for values in (first, second)]
+    both = twice[0].merge(twice[1])
+    for part in (*(part.name for part in fields(Histogram)), "exponent", "first"):
+        assert torch.equal(getattr(both, part)[:1], getattr(alone, part)), part

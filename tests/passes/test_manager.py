@@ -235,3 +235,20 @@ def test_a_sequence_is_told_as_text_that_reads_back() -> None:
     passes = default_pipeline("best", weight_bits=4)
     text = PassManager(passes).describe()
     assert text == print_pipeline(passes) and parse_pipeline(text) == passes
+
+
+def test_each_pass_evaluates_the_graph_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The outputs after a pass are the reference of the next one."""
+    from qcompiler.passes import manager
+
+    calls: list[Graph] = []
+    original = manager.interpret
+
+    def counted(graph: Graph, *arguments: object) -> object:
+        calls.append(graph)
+        return original(graph, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(manager, "interpret", counted)
+    given = samples()
+    PassManager([named(f"nothing-{index}") for index in range(5)]).run(subject(), PassContext(samples=given))
+    assert len(calls) == (1 + 5) * len(given)
