@@ -11,8 +11,9 @@ import torch
 
 from qcompiler.errors import ContractError, GraphError, PassError, PipelineError
 from qcompiler.ir.graph import Graph, Module
+from qcompiler.ir.interpret import interpret
 from qcompiler.ir.types import Stage
-from qcompiler.passes import Pass, PassContext, PassManager
+from qcompiler.passes import Pass, PassContext, PassManager, manager
 from qcompiler.session.pipeline import default_pipeline, parse_pipeline, print_pipeline
 from qcompiler.targets import load_target
 from qcompiler.validation.contracts import Close, Contract, Exact, IntegerMatch, Lossy
@@ -239,10 +240,8 @@ def test_a_sequence_is_told_as_text_that_reads_back() -> None:
 
 def test_each_pass_evaluates_the_graph_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The outputs after a pass are the reference of the next one."""
-    from qcompiler.passes import manager
-
     calls: list[Graph] = []
-    original = manager.interpret
+    original = interpret
 
     def counted(graph: Graph, *arguments: object) -> object:
         calls.append(graph)

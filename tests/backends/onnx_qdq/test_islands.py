@@ -55,7 +55,7 @@ def test_one_run_of_the_exporter_writes_all_islands(exports: list[int]) -> None:
     assert exports == [10]
     x = torch.randn(7, 6)
     (real,) = run(onnx_of(found.artifact), [x.numpy()], optimize=False)
-    torch.testing.assert_close(torch.from_numpy(real), found.run(x), rtol=0.0, atol=1e-2)  # type: ignore[arg-type]
+    torch.testing.assert_close(torch.from_numpy(real), found.run(x), rtol=0.0, atol=1e-2)
 
 
 def described(artifact: Any, name: str) -> list[str]:
