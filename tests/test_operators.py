@@ -339,7 +339,7 @@ def agrees(name: str, data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 @given(data=st.data())
-@settings(max_examples=4)
+@settings(max_examples=3)
 def test_all_forms_of_an_operator_agree(name: str, data: st.DataObject) -> None:
     agrees(name, data)
 

@@ -166,7 +166,7 @@ def test_check_lists_every_node_and_ends_with_1_where_it_refuses(
 
 def test_the_target_and_single_layers_can_be_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.savez(tmp_path / "x.npz", x=DATA.calibration_images[:64].numpy())
-    command = ["compile", MODEL, "--calibration", str(tmp_path / "x.npz"), "--json"]
+    command = ["compile", "tests.support.networks:few", "--calibration", str(tmp_path / "x.npz"), "--json"]
     command += ["--set", "per_channel=true", "--set", "weight_bits=4", "--set", "fallback=float"]
     command += ["--override", "features.0=a16w8", "--override", "classifier=float"]
     assert cli.main(command) == 0

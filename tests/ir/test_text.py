@@ -68,7 +68,7 @@ def modules(draw: st.DrawFn) -> Module:
 
 
 @given(modules())
-@settings(max_examples=150)
+@settings(max_examples=60)
 def test_round_trip(module: Module) -> None:
     text = print_module(module)
     parsed = parse_module(text)

@@ -77,10 +77,17 @@ def test_digits_net_keeps_its_accuracy_in_integers(target: str, with_data: bool)
     assert float(right) >= float(float_right) - 0.005
 
 
-@pytest.mark.parametrize("network", ["resnet18", "mobilenet_v2"])
-def test_lowered_codes_equal_the_exact_simulation(network: str) -> None:
+@pytest.mark.parametrize(
+    ("network", "options"),
+    [
+        ("mobilenet_v2", {"width_mult": 0.35}),
+        pytest.param("mobilenet_v2", {}, marks=pytest.mark.slow),
+        pytest.param("resnet18", {}, marks=pytest.mark.slow),
+    ],
+)
+def test_lowered_codes_equal_the_exact_simulation(network: str, options: dict[str, float]) -> None:
     torch.manual_seed(0)
-    model = getattr(torchvision.models, network)()
+    model = getattr(torchvision.models, network)(**options)
     with torch.no_grad():  # settle the batch-norm statistics of the random weights
         model.train()(torch.randn(8, 3, 64, 64))
     x = torch.randn(2, 3, 32, 32)
