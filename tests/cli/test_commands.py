@@ -66,7 +66,7 @@ def test_the_summary_is_printed_and_problems_are_notes(capsys: pytest.CaptureFix
     captured = capsys.readouterr()
     assert "int8_dsp: not verified.\nSignal to noise of the outputs against the float model: output 0 " in captured.out
     assert "\nTensors that lose most by themselves" in captured.out
-    assert "note: overrides={'reshape': 16} is not granted for %" in captured.err
+    assert "note: overrides={'reshape': 16} has no effect on %" in captured.err
     assert cli.main(["verify", str(tmp_path / "out")]) == 0
     assert "clipped" not in capsys.readouterr().err, "random inputs need not be like the calibration"
     np.save(tmp_path / "far.npy", 100 * DATA.test_images[:8].numpy())
