@@ -35,6 +35,7 @@ from qcompiler.passes.fuse_activations import FuseActivations
 from qcompiler.passes.fuse_requantization import FuseRequantization
 from qcompiler.passes.insert_quantizers import InsertQuantizers
 from qcompiler.passes.lower_to_integer import LowerToInteger
+from qcompiler.passes.merge_branches import MergeBranches
 from qcompiler.passes.partition import Partition
 from qcompiler.passes.replace_relu6 import ReplaceRelu6
 from qcompiler.passes.smooth_activations import SmoothActivations
@@ -51,6 +52,7 @@ PASSES: dict[str, type[Pass]] = {
         EliminateDeadCode,
         FoldConstants,
         FoldBatchNorm,
+        MergeBranches,
         FuseActivations,
         ReplaceRelu6,
         CrossLayerEqualization,
@@ -84,6 +86,7 @@ def structural_passes() -> tuple[tuple[Pass, ...], tuple[Pass, ...]]:
         EliminateDeadCode(),
         FoldConstants(),
         FoldBatchNorm(),
+        MergeBranches(),
         FuseActivations(),
         EliminateDeadCode(),
     )
@@ -174,8 +177,8 @@ def default_pipeline(
 
 
 def model_as_it_is(passes: Sequence[Pass]) -> tuple[Pass, ...]:
-    """`passes` without those that rescale the model's tensors, because given ranges describe the original tensors."""
-    return tuple(item for item in passes if not isinstance(item, CrossLayerEqualization | ReplaceRelu6))
+    """`passes` without those that rescale or merge tensors of the model, because given ranges describe the original."""
+    return tuple(item for item in passes if not isinstance(item, CrossLayerEqualization | ReplaceRelu6 | MergeBranches))
 
 
 def with_encodings(passes: Sequence[Pass], unmatched: str = "error") -> tuple[Pass, ...]:
