@@ -168,11 +168,13 @@ class Sum(nn.Module):
         source.shuffle(self.order)
 
     def _norm(self, norms: Any) -> nn.Module:
-        norm = norms[self.rank](self.channels)
-        for tensor in (norm.weight.data, norm.running_var):
-            tensor.uniform_(0.5, 1.5)
-        norm.bias.data.normal_()
-        norm.running_mean.normal_()
+        norm: nn.BatchNorm2d = norms[self.rank](self.channels)
+        state = norm.state_dict()
+        for name, tensor in state.items():
+            if name in ("weight", "running_var"):
+                tensor.uniform_(0.5, 1.5)
+            elif tensor.is_floating_point():
+                tensor.normal_()
         return norm
 
     def forward(self, x: Tensor) -> Tensor:
