@@ -37,6 +37,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Begin with the same random state, whichever tests ran before; skip what needs a GPU where there is none."""
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002  # the state that code under test may read
-    torch.manual_seed(0)
+    # torch.manual_seed remembers the call, with its stack, for each kind of device that may be used later.
+    torch.default_generator.manual_seed(0)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(0)
     if item.get_closest_marker("gpu") is not None and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device, and torch finds none")
