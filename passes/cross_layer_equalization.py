@@ -29,6 +29,7 @@ Source: Nagel et al. 2019, arXiv:1906.04721, section 4.1; Nagel et al. 2021, arX
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -57,6 +58,7 @@ from qcompiler.passes.common.channel_noise import (
 )
 from qcompiler.passes.common.channel_tables import scales_of, set_scales
 from qcompiler.passes.common.equalization import FOREIGN, Group, factor_of, forget_ranges, groups
+from qcompiler.passes.common.supergroups import ends_supergroup
 from qcompiler.passes.common.weighed_factors import GAIN, GAIN_WITHOUT_DATA, OCTAVES, STEPS, factors_of, weighed
 from qcompiler.quant.encoding import Encodings
 from qcompiler.validation.contracts import THRESHOLDS, Contract
@@ -239,8 +241,11 @@ def _along_one_axis(found: Sequence[Group], rewriter: Rewriter) -> Iterator[Grou
 def _groups(
     graph: Graph, context: PassContext, refused: Callable[[Node, Message], None] | None = None
 ) -> Iterator[Group]:
-    tables = context.target.per_channel_table if context.target is not None else None
-    return groups(graph, refused, caps=keeps_caps(context), tables=tables)
+    target = context.target
+    if target is None:
+        return groups(graph, refused, caps=keeps_caps(context))
+    has_grid = functools.partial(ends_supergroup, target=target)
+    return groups(graph, refused, caps=keeps_caps(context), tables=target.per_channel_table, has_grid=has_grid)
 
 
 def _equalize(group: Group, layers: dict[Node, ScaledLayer]) -> float:

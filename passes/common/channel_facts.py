@@ -26,7 +26,7 @@ from qcompiler.ops.layers import Layer
 from qcompiler.passes.base import PassContext
 from qcompiler.passes.common.channel_limits import limits_of
 from qcompiler.passes.common.channel_noise import Facts, Limits, Place, ScaledLayer, ScaledTensor, places_of
-from qcompiler.passes.common.equalization import FOREIGN, Consumer, Group
+from qcompiler.passes.common.equalization import FOREIGN, Consumer, Group, PerChannel
 from qcompiler.passes.common.mean_sensitivities import mean_sensitivities
 from qcompiler.validation.noise import Sensitivities
 
@@ -47,15 +47,16 @@ def facts_of(graph: Graph, context: PassContext, found: Sequence[Group], layers:
     for group in found:
         places |= dict.fromkeys(places_of(group))
     measured = None
+    counts: dict[Place, Tensor] = {}
     if context.calibration_data is not None:
-        ranges = _observed(graph, context, context.calibration_data, places)
+        ranges, counts = _observed(graph, context, context.calibration_data, places)
         measured = _measured(graph, context, places, layers, found)
     else:
         ranges = _described(graph, context, places, found)
     deviations = {place: (high - low) / (2 * DEVIATIONS) for place, (low, high) in ranges.items()}
     if context.calibration_data is not None:
-        ranges = _widened(ranges, found)
-    tensors = {place: _tensor(low, high, deviations[place]) for place, (low, high) in ranges.items()}
+        ranges = _widened(ranges, counts, found)
+    tensors = {place: _tensor(low, high, deviations[place], counts.get(place)) for place, (low, high) in ranges.items()}
     if measured is None:
         _sense_readers(found, layers, tensors)
         return Facts(tensors, {group.producer: _reader_limits(group) for group in found if group.caps})
@@ -100,11 +101,10 @@ def _reader_limits(group: Group) -> Limits:
     return _limits(group, gains)
 
 
-def _tensor(low: Tensor, high: Tensor, deviation: Tensor) -> ScaledTensor:
-    zeros = torch.zeros_like(low)
-    return ScaledTensor(
-        low.clamp(max=0.0), high.clamp(min=0.0), deviation, zeros, zeros.clone(), torch.ones_like(zeros)
-    )
+def _tensor(low: Tensor, high: Tensor, deviation: Tensor, count: Tensor | None) -> ScaledTensor:
+    zeros, ones = torch.zeros_like(low), torch.ones_like(low)
+    count = torch.full_like(low, torch.inf) if count is None else count
+    return ScaledTensor(low.clamp(max=0.0), high.clamp(min=0.0), deviation, zeros, zeros.clone(), ones, count)
 
 
 def _name(node: Node) -> str:
@@ -113,17 +113,23 @@ def _name(node: Node) -> str:
     return leaf.text("ref")
 
 
-def _observed(graph: Graph, context: PassContext, batches: Iterable[list[Tensor]], places: Iterable[Place]) -> Ranges:
+def _observed(
+    graph: Graph, context: PassContext, batches: Iterable[list[Tensor]], places: Iterable[Place]
+) -> tuple[Ranges, dict[Place, Tensor]]:
+    """Ranges, and the number of values of each channel, float64 [C]."""
     observers: dict[Value, Observer] = {value: MinMaxObserver(value.name, axis) for value, axis in places}
     _, observers = observe(graph, batches, observers, context.processes, context.progress)
     found = {place: observers[place[0]].range() for place in places}
-    return {place: (low.to(torch.float64), high.to(torch.float64)) for place, (low, high) in found.items()}
+    ranges = {place: (low.to(torch.float64), high.to(torch.float64)) for place, (low, high) in found.items()}
+    counts = {place: torch.full_like(low, observers[place[0]].count / len(low)) for place, (low, _) in ranges.items()}
+    return ranges, counts
 
 
-def _widened(ranges: Ranges, found: Sequence[Group]) -> Ranges:
+def _widened(ranges: Ranges, counts: dict[Place, Tensor], found: Sequence[Group]) -> Ranges:
     """The ranges with what the batch norms expect, because few samples rarely show the largest values of a channel.
 
-    A channel that looks small on these samples would get a large factor, and other inputs would be clipped.
+    A channel that looks small on these samples would get a large factor, and other inputs would be clipped. `counts` of
+    widened channels become infinite.
     """
     for group in found:
         moments = statistics_of(group.producer)
@@ -136,6 +142,7 @@ def _widened(ranges: Ranges, found: Sequence[Group]) -> Ranges:
         bounded = bool(group.caps or group.tables) or any(
             node.definition.has(Trait.RECTIFIER) for node in group.between
         )
+        before = {(item.node.output, item.axis) for item in group.grids}
         for place, channels in places_of(group).items():
             own = channels != FOREIGN
             seen_low, seen_high = ranges[place]
@@ -143,9 +150,10 @@ def _widened(ranges: Ranges, found: Sequence[Group]) -> Ranges:
             far = high[channels.clamp(min=0)].minimum(seen_high + reach)
             near = low[channels.clamp(min=0)].maximum(seen_low - reach)
             seen_high = torch.where(own, torch.maximum(seen_high, far), seen_high)
-            if not bounded:
+            if not bounded or place in before:
                 seen_low = torch.where(own, torch.minimum(seen_low, near), seen_low)
             ranges[place] = seen_low, seen_high
+            counts[place] = torch.where(own, torch.inf, counts[place])
     return ranges
 
 
@@ -205,6 +213,9 @@ def _sense_readers(
             place = (consumer.node.inputs[0], Layer(consumer.node).input_axis)
             _sense_reader(consumer, layers[consumer.node], tensors[place])
     for group in found:
+        for item in group.grids:
+            _sense_grid(group, item, tensors)
+    for group in found:
         for place, channels in places_of(group).items():
             own = channels != FOREIGN
             tensor = tensors[place]
@@ -214,6 +225,19 @@ def _sense_readers(
                 0, channels[own], tensors[place].deviation.square()[own], "amax"
             )
             _sense_rows(layers[group.producer], gain, variance)
+
+
+def _sense_grid(group: Group, item: PerChannel, tensors: Mapping[Place, ScaledTensor]) -> None:
+    """A result before the readers' inputs: errors of a channel reach all readers of that channel, as they are."""
+    own, tensor = item.channels != FOREIGN, tensors[item.node.output, item.axis]
+    for consumer in group.consumers:
+        source = tensors[consumer.node.inputs[0], Layer(consumer.node).input_axis]
+        read = consumer.channels != FOREIGN
+        for name in ("sensitivity", "shift"):
+            gain = torch.zeros(Layer(group.producer).outputs, dtype=torch.float64)
+            gain = gain.index_add(0, consumer.channels[read], getattr(source, name)[read])
+            mine = torch.where(own, gain[item.channels.clamp(min=0)], 0.0)
+            setattr(tensor, name, getattr(tensor, name) + mine)
 
 
 def _sense_reader(consumer: Consumer, layer: ScaledLayer, tensor: ScaledTensor) -> None:

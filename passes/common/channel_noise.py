@@ -25,7 +25,7 @@ from torch import Tensor
 from qcompiler.ir.graph import Node, Value
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ops.layers import Layer
-from qcompiler.passes.common.equalization import FOREIGN, Consumer, Group, factor_of, producer_axis, scale_layer
+from qcompiler.passes.common.equalization import FOREIGN, Consumer, Group, factor_of, scale_layer
 from qcompiler.targets import Target
 
 CHUNK = 1 << 20
@@ -191,6 +191,8 @@ class ScaledTensor:
         sensitivity: Sensitivity of the outputs of the model to independent errors of each channel, float64 [C].
         shift: Sensitivity to one error of all elements of a channel, float64 [C].
         factors: Current factors, float64 [C].
+        count: Number of values of each channel from which the range is known, float64 [C]; infinite where no value is
+            outside.
     """
 
     low: Tensor
@@ -199,6 +201,7 @@ class ScaledTensor:
     sensitivity: Tensor
     shift: Tensor
     factors: Tensor
+    count: Tensor
 
     def reset(self) -> None:
         """Set all factors to 1."""
@@ -223,9 +226,34 @@ class ScaledTensor:
         alike = (-(2.0 * math.pi * self.deviation * factors / least).square()).exp()
         sensitivity = torch.lerp(self.sensitivity, self.shift, alike)
         sums: list[float] = (sensitivity / factors.square()).sum(1).tolist()
-        return [step**2 * total / 12.0 for step, total in zip(steps, sums, strict=True)]
+        clipped: list[float] = (self.sensitivity * self.clipped(factors)).sum(1).tolist()
+        return [step**2 * total / 12.0 + beyond for step, total, beyond in zip(steps, sums, clipped, strict=True)]
+
+    def clipped(self, factors: Tensor) -> Tensor:
+        """Expected squared error of values beyond the range for each choice of factors, in units of the original model.
+
+        The largest of n values is h; others exceed it by t with the probability e^(-t / a) / n, where a is the
+        deviation over sqrt(2 log n), as for normal numbers (Embrechts et al. 1997, Modelling Extremal Events, section
+        3.3). Values above the end H of the range, H >= h, then have the squared error 2 a^2 e^(-(H - h) / a) / n.
+
+        Args:
+            factors: float64 [choices, C].
+
+        Returns:
+            float64 [choices, C].
+        """
+        sure = ~self.count.isfinite()
+        count = torch.where(sure, 1.0, self.count).clamp(min=FEWEST)
+        scale = (self.deviation / (2.0 * count.log()).sqrt()).clamp(min=1e-300)
+        total = torch.zeros_like(factors)
+        for ends in (self.high, -self.low):
+            beyond = (ends * factors).amax(1, keepdim=True) / factors - ends
+            total = total + torch.where(ends > 0.0, (-beyond / scale).exp(), 0.0)
+        return torch.where(sure, 0.0, 2.0 * scale.square() * total / count)
 
 
+FEWEST = 4.0
+"""Number of values below which nothing follows from their largest one."""
 AT_THE_END = 1e-3
 """Distance from the end of the range at which a limit is the end, as a share."""
 
@@ -316,14 +344,13 @@ class Widths:
 def places_of(group: Group) -> dict[Place, Tensor]:
     """The activations of a group that get quantizers, with the producer's channel of each of their channels.
 
-    These are the inputs of its readers, and before a table also the result of the producer.
+    These are the inputs of its readers, and the results in between that have grids of their own.
     """
     found: dict[Place, Tensor] = {}
     for consumer in group.consumers:
         found.setdefault((consumer.node.inputs[0], Layer(consumer.node).input_axis), consumer.channels)
-    if group.tables:
-        axis = producer_axis(group.producer)
-        found.setdefault((group.producer.output, axis), torch.arange(Layer(group.producer).outputs))
+    for item in group.grids:
+        found.setdefault((item.node.output, item.axis), item.channels)
     return found
 
 

@@ -107,6 +107,7 @@ class Group:
         between: The nodes in between, in order, each once.
         caps: Activations in between that clamp to numbers other than 0.
         tables: Activations in between that are lookup tables, except those that are linear from 0.
+        grids: The producer and nodes in between whose results get grids of their own before a reader's input.
     """
 
     producer: Node
@@ -114,6 +115,7 @@ class Group:
     between: tuple[Node, ...]
     caps: tuple[PerChannel, ...] = ()
     tables: tuple[PerChannel, ...] = ()
+    grids: tuple[PerChannel, ...] = ()
 
 
 class Refused(Exception):  # noqa: N818  # not an error: it ends a search
@@ -214,6 +216,7 @@ def groups(
     may_produce: Callable[[Node], object] = Layer.of,
     caps: bool = False,
     tables: Callable[[str], bool] | None = None,
+    has_grid: Callable[[Node], bool] | None = None,
 ) -> Iterator[Group]:
     """The groups of `graph`, one per layer whose channels can be rescaled, in order.
 
@@ -223,6 +226,7 @@ def groups(
         may_produce: Predicate for nodes that can absorb a factor per output channel.
         caps: Whether a clamp may get limits per channel; otherwise it ends the search.
         tables: Predicate for functions that may get a table per channel; others end the search, as do all with None.
+        has_grid: Predicate for nodes whose results get grids of their own; None leaves `Group.grids` empty.
     """
     positions = {node: index for index, node in enumerate(graph.nodes)}
     readers = parameter_readers(graph)
@@ -230,7 +234,7 @@ def groups(
         if not may_produce(node):
             continue
         try:
-            group = _group(node, positions, capped=caps, tabled=tables)
+            group = _group(node, positions, capped=caps, tabled=tables, has_grid=has_grid)
             for layer in (group.producer, *(consumer.node for consumer in group.consumers)):
                 if any(readers.get(leaf_of(value), 0) > 1 for value in layer.inputs):
                     raise Refused(SHARED_PARAMETERS(layer=layer.name))
@@ -262,7 +266,12 @@ def _shape(value: Value, graph: Graph) -> list[int]:
 
 
 def _group(
-    producer: Node, positions: Mapping[Node, int], *, capped: bool, tabled: Callable[[str], bool] | None
+    producer: Node,
+    positions: Mapping[Node, int],
+    *,
+    capped: bool,
+    tabled: Callable[[str], bool] | None,
+    has_grid: Callable[[Node], bool] | None,
 ) -> Group:
     shape = _shape(producer.output, producer.graph)
     axis = producer_axis(producer)
@@ -301,7 +310,21 @@ def _group(
         follow(node.output)
     if not consumers:
         raise Refused(NOT_READ())
-    return Group(producer, tuple(consumers), tuple(between), tuple(caps), tuple(tables))
+    read = {_origin(consumer.node.inputs[0]) for consumer in consumers}
+    makers = [node for node in (producer, *between) if has_grid is not None and has_grid(node)]
+    grids = [_along_an_axis(node, maps[node.output]) for node in makers if node.output not in read]
+    return Group(producer, tuple(consumers), tuple(between), tuple(caps), tuple(tables), tuple(filter(None, grids)))
+
+
+def _origin(value: Value) -> Value:
+    """The value whose codes `value` has: the same before ops that move the elements of one operand."""
+    maker = value.producer
+    while maker is not None:
+        if not is_quantizer(maker) and not (maker.definition.has(Trait.MOVEMENT) and len(maker.inputs) == 1):
+            break
+        value = maker.inputs[0]
+        maker = value.producer
+    return value
 
 
 def _channels_read(layer: Layer, numbers: Tensor) -> Tensor:

@@ -93,8 +93,12 @@ def structural_passes() -> tuple[tuple[Pass, ...], tuple[Pass, ...]]:
     return front, (Partition(), InsertQuantizers())
 
 
-_ACTIVATIONS = {"fast": "min_max", "default": "percentile", "best": "sqnr"}
-"""Calibration method for activations with at least `FEW_BITS` bits, by effort."""
+_ACTIVATIONS = {
+    "fast": CalibrateActivations(method="min_max"),
+    "default": CalibrateActivations(),
+    "best": CalibrateActivations(clipping=3.0),
+}
+"""Calibration of activations with at least `FEW_BITS` bits, by effort; `best` also weighs the one of `default`."""
 
 FEW_WEIGHT_BITS = 8
 """Below this weight width min-max ranges lose too much to rounding, and rounding shifts the mean of a layer."""
@@ -147,7 +151,7 @@ def _quantization_passes(effort: str, per_channel: bool, ranges: tuple[Pass, ...
 def _ranges(effort: str, weight_bits: int, activation_bits: int) -> tuple[Pass, ...]:
     """The passes that find ranges, round weights and correct biases."""
     few_bits = effort != "fast" and activation_bits < FEW_BITS
-    activations = CalibrateActivations(method="mse" if few_bits else _ACTIVATIONS[effort])
+    activations = CalibrateActivations(method="mse") if few_bits else _ACTIVATIONS[effort]
     few_weight_bits = effort != "fast" and weight_bits < FEW_WEIGHT_BITS
     weights = CalibrateWeights(method="mse") if few_weight_bits or effort == "best" else CalibrateWeights()
     if effort == "best" and few_bits:

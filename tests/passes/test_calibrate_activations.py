@@ -202,7 +202,7 @@ LOGITS: dict[str, tuple[Callable[[Tensor, Tensor], object], set[str], str | None
     "a shared grid": (
         lambda a, b: (a, torch.cat([a, b], 1).mean((1, 2, 3))),
         set(),
-        "it shares its grid with b.q, so percentile replaces cross_entropy",
+        "it shares its grid with b.q, so sqnr replaces cross_entropy",
     ),
     "a concat of outputs": (lambda a, b: torch.cat([a, b], 1), set(), None),
 }  # fmt: skip

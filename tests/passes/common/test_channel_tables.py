@@ -301,8 +301,9 @@ def test_adaptive_rounding_sees_the_scaled_function() -> None:
 
 
 def best() -> list[Pass]:
-    """The pipeline of effort `best`, with ranges that are found fast."""
-    return [*quantization_passes("best"), LowerToInteger(), *structural_passes()[0][1:2]]
+    """The pipeline of effort `best`, with equal ranges: whatever noise is expected, there are tables per channel."""
+    passes = [*quantization_passes("best"), LowerToInteger(), *structural_passes()[0][1:2]]
+    return [CrossLayerEqualization() if isinstance(item, CrossLayerEqualization) else item for item in passes]
 
 
 FORMS = {
