@@ -153,7 +153,8 @@ def sensitivities(
         gradient = by_tensor.get(id(tensor))
         return torch.zeros_like(tensor, dtype=torch.float64) if gradient is None else gradient.to(torch.float64)
 
-    rows = {value: gradient(seen[value]).movedim(axis, 0).flatten(1) for value, axis in values.items()}
+    moved = {value: gradient(seen[value]).movedim(axis, 0) for value, axis in values.items()}
+    rows = {value: item.reshape(len(item), -1) for value, item in moved.items()}
     return Sensitivities(
         {value: item.square().sum(1) for value, item in rows.items()},
         {value: item.sum(1).square() for value, item in rows.items()},

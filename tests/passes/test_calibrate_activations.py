@@ -18,6 +18,7 @@ from qcompiler.ir.graph import Module
 from qcompiler.ir.types import Stage
 from qcompiler.passes import PassContext, PassManager
 from qcompiler.passes.calibrate_activations import CalibrateActivations
+from qcompiler.passes.unify_scales import UnifyScales
 from qcompiler.quant.affine import qparams_from_range
 from qcompiler.quant.spec import QuantSpec
 from qcompiler.session.pipeline import quantization_passes
@@ -187,6 +188,7 @@ class Heads(nn.Module):
 def calibrated(model: nn.Module, x: Tensor, item: CalibrateActivations) -> tuple[Module, Record]:
     module = frontends.capture(model.eval(), x).module
     passes = [item if isinstance(other, CalibrateActivations) else other for other in quantization_passes()]
+    passes = [UnifyScales() if isinstance(other, UnifyScales) else other for other in passes]  # without copies
     records = PassManager(passes).run(module, PassContext(load_target("int8_dsp"), [[x]], [[x]]))
     return module, next(record for record in records if record.pass_name == item.name)
 

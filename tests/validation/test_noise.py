@@ -43,6 +43,15 @@ def _graph(model: nn.Module, x: torch.Tensor) -> Graph:
     return capture(model.eval(), x).module.main
 
 
+def test_values_without_further_axes_have_sensitivities() -> None:
+    x = torch.arange(6.0).reshape(1, 6)
+    graph = _graph(nn.Sequential(nn.Linear(6, 2), nn.Flatten(0)), x)
+    generator = torch.Generator().manual_seed(0)
+    found = sensitivities(graph, [x], graph.module.tensors, {graph.outputs[0]: 0}, [], {}, generator)
+    assert found is not None
+    assert found.values[graph.outputs[0]].shape == (2,)
+
+
 def test_sensitivities_of_a_linear_model_are_the_squares_of_its_weights() -> None:
     """y = W2 W1 x: the expectation over signs of (v^T W2)_i^2 is the sum of the squares of column i of W2."""
     torch.manual_seed(0)
