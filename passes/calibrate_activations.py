@@ -56,7 +56,7 @@ class CalibrateActivations(Pass):
     Args:
         method: `min_max`, `moving_average`, `percentile`, `mse`, `sqnr` or `entropy`; see `calibration.observers`. The
             default is the range of least error in which clipping weighs ten times, because clipping errors of one sign
-            add up while rounding errors average out; decision 40.
+            add up while rounding errors average out; decision 41.
         percentile: Percentage of the values below the upper end, for `percentile`.
         momentum: Weight of the past, for `moving_average`.
         bins: Bins of a histogram, for `percentile`, `mse`, `sqnr` and `entropy`.
