@@ -233,7 +233,7 @@ def test_sequences_of_a_linear_layer_have_their_classes_last() -> None:
 
 
 def test_a_method_for_logits_alone_and_none_without_data() -> None:
-    model, x = Heads(lambda a, b: a + b), torch.randn(2, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    model, x = Heads(lambda a, b: a.relu() + b), torch.randn(2, 3, 5, 5, generator=torch.Generator().manual_seed(0))
     plain, _ = calibrated(model, x, CalibrateActivations(method="min_max"))
     narrow, _ = calibrated(model, x, CalibrateActivations(method="min_max", logits="percentile", percentile=90.0))
     assert torch.equal(plain.tensors["x.scale"], narrow.tensors["x.scale"])
