@@ -93,7 +93,7 @@ def _onnxruntime(model: nn.Module, data: Data, width: str) -> Run:
     options.add_session_config_entry("session.x64quantprecision", "1")
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         written, prepared, quantized = (Path(folder) / name for name in ("float.onnx", "prepared.onnx", "int8.onnx"))
-        batch = {"x": {0: torch.export.Dim("batch", min=1, max=4096)}}
+        batch = ({0: torch.export.Dim("batch", min=1, max=4096)},)
         torch.onnx.export(
             model,
             (samples[:2],),

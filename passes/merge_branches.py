@@ -42,12 +42,11 @@ from qcompiler.ops.quantizers import is_leaf, leaf_tensor
 from qcompiler.passes.base import Pass, PassContext, only_user
 from qcompiler.passes.common.branch_noise import noise_apart, noise_merged
 from qcompiler.passes.common.branches import Branch, Merged, branch_of, identity, layers_of, merged
-from qcompiler.passes.common.equalization import parameter_readers
+from qcompiler.passes.common.equalization import SHARED_PARAMETERS, parameter_readers
 from qcompiler.validation.contracts import THRESHOLDS, Contract
 
 MERGED = Sentence("branches-merged", "includes {branches: and }, which read the same input and are added")
 OTHER_READERS = Sentence("branch-has-other-readers", "{layer} has other readers than the sum")
-SHARED = Sentence("parameters-are-shared", "another layer uses the parameters of {layer}")
 NOT_ALIGNED = Sentence("branches-not-aligned", "the windows of {layers: and } do not fit into one window")
 MORE_WORK = Sentence("branches-need-more-work", "one layer for {layers: and } would have more weights than all of them")
 MORE_NOISE = Sentence(
@@ -166,7 +165,7 @@ def _reason(branch: Branch, readers: Mapping[Value, int]) -> Message | None:
         if only_user(node) is None:
             return OTHER_READERS(layer=node.name)
         if any(is_leaf(value) and readers.get(value, 0) > 1 for value in node.inputs[1:]):
-            return SHARED(layer=node.name)
+            return SHARED_PARAMETERS(layer=node.name)
     return None
 
 

@@ -78,7 +78,7 @@ NO_GAIN = Sentence(
     "copy-not-worth-it", "a copy would lower the expected noise of the whole model by less than {share:g} %"
 )
 NO_GAIN_OF_A_READER = Sentence(
-    "copy-not-worth-it", "a copy would lower the noise of a reader by less than {share:g} % of what it reads"
+    "copy-not-worth-it-for-reader", "a copy would lower the noise of a reader by less than {share:g} % of what it reads"
 )
 LITTLE_GAIN = Sentence(
     "copies-hardly-lower-noise", "all copies together would lower the expected noise by less than {decibels:g} dB"

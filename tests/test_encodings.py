@@ -46,10 +46,11 @@ class Net(nn.Module):
         self.gate = nn.Sigmoid()
         self.pool = nn.AvgPool2d(2)
         self.fc = nn.Linear(32, 5)
+        self.register_buffer("slope", torch.linspace(0.75, 1.0, 4))
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.features(x)
-        y = torch.cat([self.gate(self.a(x)), torch.relu(self.b(x) + 1)], 1)
+        y = torch.cat([self.gate(self.a(x)), torch.relu(self.b(x) + self.slope)], 1)
         result: Tensor = self.fc(self.pool(y).flatten(1))
         return result
 

@@ -213,11 +213,11 @@ def test_what_is_left_of_each_range_is_what_alpha_says(seed: int, alpha: float) 
 
 
 REFUSED: dict[str, tuple[Forward, Callable[[], dict[str, nn.Module]], str, str]] = {
-    "a residual": (lambda m, x: m.a((y := m.n(x)) + m.b(y)), lambda: {"n": nn.LayerNorm(6), "a": nn.Linear(6, 6), "b": nn.Linear(6, 6)}, "n", "add is add, which does not commute with a factor per channel"),
+    "a residual": (lambda m, x: m.a((y := m.n(x)) + m.b(y).sigmoid()), lambda: {"n": nn.LayerNorm(6), "a": nn.Linear(6, 6), "b": nn.Linear(6, 6)}, "n", "add is add, which does not commute with a factor per channel"),
     "an output": (lambda m, x: m.n(x), lambda: {"n": nn.LayerNorm(6)}, "n", "%n is an output of the model"),
     "a table": (lambda m, x: m.b(functional.gelu(m.a(x))), lambda: {"a": nn.Linear(6, 6), "b": nn.Linear(6, 6)}, "a", "gelu is gelu, which does not commute with a factor per channel"),
     "a shared weight": (lambda m, x: m.a(torch.relu(m.a(m.n(x)))), lambda: {"n": nn.LayerNorm(6), "a": nn.Linear(6, 6)}, "n", "another layer uses the parameters of a"),
-    "a shared constant": (lambda m, x: m.a(x * m.n.weight) + m.n.weight, lambda: {"n": nn.LayerNorm(6), "a": nn.Linear(6, 6)}, "mul", "another layer uses the parameters of mul"),
+    "a shared constant": (lambda m, x: m.a(x * m.n.weight).relu() + m.n.weight, lambda: {"n": nn.LayerNorm(6), "a": nn.Linear(6, 6)}, "mul", "another layer uses the parameters of mul"),
     "one number": (lambda m, x: m.a(x * 3.0), lambda: {"a": nn.Linear(6, 6)}, "mul", "its constant does not have one number per channel"),
 }  # fmt: skip
 

@@ -150,6 +150,7 @@ def separated(model: bytes) -> int:
     nodes = onnx.load_from_string(model).graph.node
     makers = {name: node for node in nodes for name in node.output}
     read = [makers[node.input[0]] for node in nodes if node.op_type == "QuantizeLinear" and node.input[0] in makers]
+    read = [makers[node.input[0]] if node.op_type == "Clip" else node for node in read]
     assert not any(node.op_type == "DequantizeLinear" for node in read)
     return sum(node.op_type == "Sum" for node in read)
 
