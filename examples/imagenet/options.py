@@ -238,6 +238,9 @@ def exit_status(run: Callable[[], None]) -> int:
     except QCompilerError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except OSError as error:  # a folder without permission, a full disk
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("interrupted: the same call continues after the last finished work", file=sys.stderr)
         return INTERRUPTED

@@ -26,6 +26,7 @@ import qcompiler
 from examples.imagenet import ptq, qat
 from examples.imagenet.data import DataError, Preprocessing, batches, draw, read_part
 from examples.imagenet.networks import CheckpointError, NetworkError, load_network, read_checkpoint
+from examples.imagenet.options import exit_status
 from examples.imagenet.qat_tables import oscillations
 from examples.imagenet.results import Store, accuracy
 from examples.imagenet.training import Feed, Group
@@ -427,6 +428,14 @@ def test_labels_that_do_not_fit(text: str, message: str, tmp_path: Path) -> None
     labels.write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match=message):
         read_part(folder, 4, classes=CLASSES, labels=labels)
+
+
+def test_an_error_of_the_system_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def run() -> None:
+        raise PermissionError(13, "Permission denied", "val")
+
+    assert exit_status(run) == 2
+    assert capsys.readouterr().err == "error: [Errno 13] Permission denied: 'val'\n"
 
 
 def test_a_damaged_cell_says_what_to_remove(tmp_path: Path) -> None:
