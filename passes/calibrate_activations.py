@@ -22,6 +22,7 @@ from qcompiler.calibration.data_free import DEFAULT_INPUT_RANGE, Stop, describe
 from qcompiler.calibration.distribution import Distribution
 from qcompiler.calibration.gaussian import ALPHA
 from qcompiler.calibration.histogram import DEFAULT_BINS
+from qcompiler.calibration.joint_ranges import joint_ranges
 from qcompiler.calibration.observers import Observer, check_options, check_single_values, make_observer, options_of
 from qcompiler.calibration.runner import observe
 from qcompiler.errors import CalibrationError, InputError, PassError
@@ -121,7 +122,10 @@ class CalibrateActivations(Pass):
             observers = {scale: self._observe(group, methods[scale]) for scale, group in groups.items()}
             shown = {covered(quantizer): observers[scale] for scale, group in groups.items() for quantizer in group}
             count, seen = observe(graph, context.calibration_data, shown, context.processes, context.progress)
-            ranges = {scale: _at(group, seen[covered(group[0])].range) for scale, group in groups.items()}
+            by_scale = {scale: seen[covered(group[0])] for scale, group in groups.items()}
+            ranges = joint_ranges(by_scale)
+            ranges |= {s: _at(groups[s], observer.range) for s, observer in by_scale.items() if s not in ranges}
+            ranges = {scale: ranges[scale] for scale in groups}
             found = {scale: partial(OBSERVED, batches=count, method=method) for scale, method in methods.items()}
         for scale, (low, high) in ranges.items():
             quantizer = groups[scale][0]

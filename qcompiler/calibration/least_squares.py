@@ -251,7 +251,8 @@ def _refined(errors: _Errors, found: _Grids, per_octave: int, pitch: int) -> _Gr
             for exponent in (-1, 0, 1)
             if (exponent, move) != (0, 0)
         ]
-        tried = torch.stack([costs, *(errors(grids) for grids in near)], 2)
+        together = _Grids(torch.cat([grids.steps for grids in near], 1), torch.cat([grids.below for grids in near], 1))
+        tried = torch.stack([costs, *errors(together).chunk(len(near), 1)], 2)
         costs, index = tried.min(2)
         steps = torch.stack([found.steps, *(grids.steps for grids in near)], 2)
         below = torch.stack([found.below, *(grids.below for grids in near)], 2)
