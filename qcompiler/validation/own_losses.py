@@ -4,10 +4,8 @@
 
 Noise of the whole program accumulates along the graph and shows where it arrives; the loss of a tensor by itself shows
 where it comes from. Each measurement is a run of the graph, so only some tensors are measured: those with the largest
-expected effect. To first order, the error e of a tensor changes the outputs by J e, and the mean of (v J e)^2 over
-random signs v is |J e|^2, so one backward pass per v gives the effects of all tensors.
-
-Source: Hutchinson 1990, Communications in Statistics 19(2), for the estimate of a quadratic form by random signs.
+expected loss. That is the sum over elements of squared error times sensitivity, the model of `validation.noise`, here
+with the errors of these very samples. `benchmarks.noise_ranks` compares the ranks of expected and measured losses.
 """
 
 from __future__ import annotations
@@ -29,8 +27,8 @@ __all__ = ["Loss", "own_losses"]
 
 MEASURED = 6
 """Tensors that are measured, each with one run of the graph."""
-PROJECTIONS = 4
-"""Random projections of the outputs, each with one backward pass: their mean squares choose what is measured."""
+PROJECTIONS = 8
+"""Random projections of the outputs, each with one backward pass: the mean squares of their gradients."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +41,14 @@ class Loss:
         sqnr_db: Signal-to-noise ratio of the outputs if only this tensor is quantized, dB: the mean of the relative
             noise of all float outputs.
         parameter: Whether the tensor is a weight.
+        expected_db: Expectation of the model of noise for `sqnr_db`; None where a function has no derivative.
     """
 
     tensor: str
     where: str
     sqnr_db: float
     parameter: bool
+    expected_db: float | None
 
 
 def own_losses(
@@ -71,10 +71,11 @@ def own_losses(
     run = _Runs(graph, inputs, _fused(reference, graph))
     with torch.no_grad():
         tensors, clean = _float_run(run, own, reference.module.tensors, wanted)
+        differentiable = True
         try:
-            effects = _effects(run, tensors, own, clean)
+            effects = _expected(run, tensors, own, clean)
         except RuntimeError:  # a function of an island may have no derivative
-            effects = _shares(run, tensors, own)
+            effects, differentiable = _shares(run, tensors, own), False
         losses = []
         for chosen in sorted(effects, key=effects.__getitem__, reverse=True)[:measured]:
 
@@ -84,7 +85,8 @@ def own_losses(
             noise = _noise(clean, run(tensors, only))
             if noise > 0.0:
                 name = chosen.name.removesuffix(QUANTIZED_NAME)
-                losses.append(Loss(name, chosen.where, -10.0 * math.log10(noise), is_leaf(chosen.inputs[0])))
+                expected = _decibels(effects[chosen]) if differentiable else None
+                losses.append(Loss(name, chosen.where, _decibels(noise), is_leaf(chosen.inputs[0]), expected))
     return sorted(losses, key=lambda loss: loss.sqnr_db)
 
 
@@ -148,24 +150,25 @@ def _quantized(node: Node, real: Tensor, own: Tensors) -> Tensor:
     return node.definition.evaluate(node, [real, *operands])[0]
 
 
-def _effects(run: _Runs, tensors: Tensors, own: Tensors, clean: Sequence[Tensor]) -> dict[Node, float]:
-    """The expected effect of each quantizer on the outputs, by first order."""
+def _expected(run: _Runs, tensors: Tensors, own: Tensors, clean: Sequence[Tensor]) -> dict[Node, float]:
+    """The loss that the model of noise expects of each quantizer: sum of e^2 G, as a share of the outputs' power."""
     reals: dict[Node, Tensor] = {}
     errors: dict[Node, Tensor] = {}
 
     def track(node: Node, real: Tensor) -> Tensor:
         with torch.no_grad():
-            errors[node] = _quantized(node, real, own) - real
-        # A view, because two quantizers of one value have an effect each.
+            errors[node] = (_quantized(node, real, own) - real).double().square()
+        # A view, because two quantizers of one value have a loss each.
         reals[node] = real.view_as(real) if real.requires_grad else real.detach().requires_grad_()
         return reals[node]
 
     with torch.enable_grad():
         outputs = run({name: tensor.detach() for name, tensor in tensors.items()}, track)
     generator = torch.Generator().manual_seed(0)
-    effects = dict.fromkeys(reals, 0.0)
+    expected = dict.fromkeys(reals, 0.0)
+    share = 1.0 / (PROJECTIONS * max(1, sum(output.is_floating_point() for output in clean)))
     for _ in range(PROJECTIONS):
-        signs = [_signs(output, expected, generator) for output, expected in zip(outputs, clean, strict=True)]
+        signs = [_signs(output, wanted, generator) for output, wanted in zip(outputs, clean, strict=True)]
         chosen = [(output, sign) for output, sign in zip(outputs, signs, strict=True) if output.requires_grad]
         if not chosen:
             break
@@ -179,8 +182,9 @@ def _effects(run: _Runs, tensors: Tensors, own: Tensors, clean: Sequence[Tensor]
             )
         for node, gradient in zip(reals, found, strict=True):
             if gradient is not None:
-                effects[node] += float((gradient.double() * errors[node].double()).nan_to_num(0.0, 0.0, 0.0).sum()) ** 2
-    return effects
+                lost = gradient.double().square().mul_(errors[node])
+                expected[node] += share * float(lost.nan_to_num_(0.0, 0.0, 0.0).sum())
+    return expected
 
 
 def _shares(run: _Runs, tensors: Tensors, own: Tensors) -> dict[Node, float]:
@@ -201,6 +205,10 @@ def _signs(output: Tensor, expected: Tensor, generator: torch.Generator) -> Tens
     finite = torch.isfinite(expected)
     norm = torch.where(finite, expected, 0.0).double().norm() if expected.is_floating_point() else torch.tensor(0.0)
     return torch.where(finite, signs / max(float(norm), torch.finfo(torch.float32).tiny), 0.0).to(output)
+
+
+def _decibels(noise: float) -> float:
+    return -10.0 * math.log10(noise) if noise > 0.0 else math.inf
 
 
 def _noise(wanted: Sequence[Tensor], found: Sequence[Tensor]) -> float:

@@ -67,3 +67,14 @@ def test_a_fused_activation_is_part_of_the_float_graph() -> None:
     rewriter.set_attributes(next(iter(relu.output.users)), qmin=0, qmax=127)
     rewriter.replace(relu, relu.inputs[0])
     assert own_losses(reference.main, module.main, [INPUT], [torch.tensor([[5.0, 0.0]])]) == []
+
+
+def test_what_the_model_of_noise_expects_is_exact_where_the_graph_is_linear() -> None:
+    module = linear()
+    x = torch.tensor([[1.1, 2.0]])
+    reference = parse_module(REFERENCE, dict(module.tensors))
+    found = own_losses(reference.main, module.main, [x], [torch.relu(x @ reference.tensors["w"].T)])
+    # One output is above zero, so that signs change nothing.
+    assert {item.tensor: item.expected_db for item in found} == pytest.approx(
+        {item.tensor: item.sqnr_db for item in found}, rel=1e-4
+    )
