@@ -6,7 +6,10 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+import networkx as nx
 import pytest
+
+from benchmarks.house import import_graph
 
 ROOT = Path(__file__).parents[2]
 SOURCES = {
@@ -170,3 +173,9 @@ def test_never_rounds_without_naming_the_mode(module: str) -> None:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "round"
     ]
     assert not lines, f"lines {lines}: round() hides its tie rule: use a Rounding of qcompiler.quant.rounding"
+
+
+def test_no_modules_import_each_other() -> None:
+    graph = import_graph(ROOT)
+    circles = [sorted(part) for part in nx.strongly_connected_components(graph) if len(part) > 1]
+    assert not circles, "imports inside functions and for types count as well: move what both need into one of them"
