@@ -42,6 +42,10 @@ $(ready): pyproject.toml constraints.txt
 demo: $(ready)
 	@$(bin)/python -m qcompiler demo
 
+# Workers, and the many processes that tests start, take what the first one compiled, even where Python is told to write
+# no bytecode.
+test test-all: export PYTHONDONTWRITEBYTECODE =
+
 test: $(ready)
 	@$(bin)/python -m pytest $(tests) -m "not slow" --durations=10
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +20,6 @@ import onnx
 
 from qcompiler.backends.onnx_qdq.external import EDGE
 from qcompiler.errors import InputError
-
-if TYPE_CHECKING:
-    from qcompiler.backends.onnx_qdq.runtime import Session
 
 Array = npt.NDArray[np.generic]
 
@@ -156,8 +153,19 @@ class _Others(Collection[str]):
         return sum(1 for _ in self)
 
 
+class Loaded(Protocol):
+    """A part that ONNX Runtime has loaded."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of its inputs."""
+
+    def run_named(self, inputs: Mapping[str, Array]) -> list[Array]:
+        """Outputs for arrays by input name."""
+
+
 def run_parts(
-    model: onnx.ModelProto, inputs: Sequence[Array], load: Callable[[bytes], Session], *, every: bool
+    model: onnx.ModelProto, inputs: Sequence[Array], load: Callable[[bytes], Loaded], *, every: bool
 ) -> dict[str, Array]:
     """Run the parts of a file.
 

@@ -24,7 +24,7 @@ KINDS: tuple[Callable[[torch.Generator], Tensor], ...] = (
 )
 
 
-def observers(spec: str, method: str, count: int = 150) -> dict[int, Observer]:
+def observers(spec: str, method: str, count: int = 49) -> dict[int, Observer]:
     """As many observers, of values of all kinds in turns."""
     generator = torch.Generator().manual_seed(3)
     made = {}
