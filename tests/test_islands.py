@@ -100,6 +100,7 @@ def test_the_files_hold_the_islands(attention: tuple[nn.Module, qcompiler.Compil
     assert {"Softmax", "TopK", "QuantizeLinear", "Conv"} <= operators
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_same_bytes(tmp_path: Path, attention: tuple[nn.Module, qcompiler.Compiled]) -> None:
     script = (
         "import torch, qcompiler, sys\n"

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import zoo
 
-QUICK = ("squeezenet1_1", "lraspp_mobilenet_v3_large")
+QUICK = ("squeezenet1_1",)
 
 
 @pytest.mark.parametrize(

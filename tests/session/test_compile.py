@@ -340,6 +340,7 @@ def test_the_best_effort_saves_four_bit_weights_of_one_scale() -> None:
     assert "replace-relu6" not in [record.pass_name for record in records], "a scale per channel needs no free run"
 
 
+@pytest.mark.slow
 def test_the_best_effort_gives_activations_of_few_bits_their_ranges_before_it_rounds_weights() -> None:
     model, data = load_digits_net(), [DATA.calibration_images[:64]]
     with torch.no_grad():

@@ -71,7 +71,13 @@ SMALL: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int], int, int]]
 """Network, shape of an image, and bytes: in NHWC, and in NCHW, where operands of concat need not be copied."""
 
 
-@pytest.mark.parametrize("name", SMALL)
+# Twins have the shapes of the network that they are made of.
+SAME_SHAPES = ("mobilenet_relu", "mobilenet_hard", "resnet_hard")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SAME_SHAPES else []) for name in SMALL]
+)
 def test_small_networks_in_one_array(name: str) -> None:
     make, shape, *expected = SMALL[name]
     x = torch.rand(1, *shape, generator=torch.Generator().manual_seed(0))

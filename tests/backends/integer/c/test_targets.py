@@ -29,7 +29,7 @@ def program(network: str, name: str) -> ProgramFiles:
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[] if name in (*QUICK, *SHARED) else [pytest.mark.slow]) for name in SHIPPED]
 )
-@pytest.mark.parametrize("network", ["mixed", "digits"])
+@pytest.mark.parametrize("network", ["mixed", pytest.param("digits", marks=pytest.mark.slow)])
 def test_no_element_differs(network: str, name: str, tmp_path: Path) -> None:
     files = program(network, name)
     assert files.program.memory is not None
