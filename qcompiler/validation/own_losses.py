@@ -29,6 +29,8 @@ MEASURED = 6
 """Tensors that are measured, each with one run of the graph."""
 PROJECTIONS = 8
 """Random projections of the outputs, each with one backward pass: the mean squares of their gradients."""
+SAMPLES = 4
+"""Most samples whose outputs are projected. A backward pass takes as long as two forward passes."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def own_losses(
         tensors, clean = _float_run(run, own, reference.module.tensors, wanted)
         differentiable = True
         try:
-            effects = _expected(run, tensors, own, clean)
+            effects = _expected(run.few(), tensors, own)
         except RuntimeError:  # a function of an island may have no derivative
             effects, differentiable = _shares(run, tensors, own), False
         losses = []
@@ -101,6 +103,11 @@ class _Runs:
 
     def __init__(self, graph: Graph, inputs: Sequence[Tensor], fused: Mapping[Node, Node]) -> None:
         self.graph, self.inputs, self.fused = graph, list(inputs), fused
+
+    def few(self) -> _Runs:
+        """Runs on the first `SAMPLES` samples, where the batch size is free."""
+        free = all(value.type.rank and not isinstance(value.type.shape[0], int) for value in self.graph.inputs)
+        return _Runs(self.graph, [x[:SAMPLES] for x in self.inputs], self.fused) if free else self
 
     def __call__(self, tensors: Tensors, replace: Callable[[Node, Tensor], Tensor] | None = None) -> list[Tensor]:
         """The outputs; `replace` gives the result of each quantizer from its operand."""
@@ -150,8 +157,9 @@ def _quantized(node: Node, real: Tensor, own: Tensors) -> Tensor:
     return node.definition.evaluate(node, [real, *operands])[0]
 
 
-def _expected(run: _Runs, tensors: Tensors, own: Tensors, clean: Sequence[Tensor]) -> dict[Node, float]:
+def _expected(run: _Runs, tensors: Tensors, own: Tensors) -> dict[Node, float]:
     """The loss that the model of noise expects of each quantizer: sum of e^2 G, as a share of the outputs' power."""
+    clean = run(tensors)
     reals: dict[Node, Tensor] = {}
     errors: dict[Node, Tensor] = {}
 
