@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from benchmarks.ptq_tables import ACTIVATIONS, METHODS, WEIGHTS, Row, Table
-from examples.imagenet.results import Line, Place, Sheet, slug
+from examples.imagenet.cells import Cells, Make, bits_of, gathered
+from examples.imagenet.results import Line, Sheet, slug
 from qcompiler.passes.absorb_bias import AbsorbBias
 from qcompiler.passes.adaptive_rounding.adaround import AdaRound
 from qcompiler.passes.correct_bias import CorrectBias
@@ -34,7 +35,6 @@ AIMET = (
 """Techniques of AIMET, with a scale per channel of weights as its simulated hardware has by default."""
 FLOAT = Row("FP32")
 """The network as it is."""
-FLOAT_WIDTH = "W32A32"
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,7 @@ class Cell:
     @property
     def bits(self) -> tuple[int, int]:
         """Bits of weights and of activations."""
-        weights, activations = self.width.removeprefix("W").split("A")
-        return int(weights), int(activations)
+        return bits_of(self.width)
 
     @property
     def is_float(self) -> bool:
@@ -74,32 +73,8 @@ Name = Callable[[Cell], str]
 """Function from a cell to the name of its file; cells of equal pipelines have one name."""
 
 
-class _Maker:
-    """Makes places of cells, and remembers the cells.
-
-    Args:
-        seeds: Draws of the calibration images.
-        name: See `Name`.
-    """
-
-    def __init__(self, seeds: Sequence[int], name: Name) -> None:
-        self.seeds, self.name = seeds, name
-        self.cells: dict[str, Cell] = {}
-
-    def place(self, network: str, width: str, row: Row) -> Place:
-        """The cells of a place, one per seed."""
-        found = [Cell(network, width, row, seed) for seed in self.seeds]
-        names = [self.name(cell) for cell in found]
-        for name, cell in zip(names, found, strict=True):
-            self.cells.setdefault(name, cell)
-        return list(dict.fromkeys(names))
-
-    def exact(self, network: str) -> Place:
-        """The cells of the float network."""
-        return self.place(network, FLOAT_WIDTH, FLOAT)
-
-
-Make = Callable[[_Maker, Sequence[str], Sequence[str] | None], Iterator[Sheet]]
+_Maker = Cells[Cell, Row]
+_Make = Make[Cell, Row]
 
 
 def _summary(make: _Maker, networks: Sequence[str], widths: Sequence[str] | None) -> Iterator[Sheet]:
@@ -117,7 +92,7 @@ def _summary(make: _Maker, networks: Sequence[str], widths: Sequence[str] | None
 KINDS = ("per tensor", "per channel")
 
 
-def _of(table: Table) -> Make:
+def _of(table: Table) -> _Make:
     """The sheets of a table of the benchmarks: one per network, rows by widths."""
 
     def make(maker: _Maker, networks: Sequence[str], widths: Sequence[str] | None) -> Iterator[Sheet]:
@@ -143,7 +118,7 @@ def _aimet(make: _Maker, networks: Sequence[str], widths: Sequence[str] | None) 
     yield Sheet("Techniques", about, ("technique", "network"), ("FP32", *chosen), lines)
 
 
-TABLES: dict[str, Make] = {
+TABLES: dict[str, _Make] = {
     "summary": _summary,
     "methods": _of(METHODS),
     "weights": _of(WEIGHTS),
@@ -165,10 +140,4 @@ def sheets(
         seeds: Draws of the calibration images.
         name: See `Name`.
     """
-    maker = _Maker(seeds, name)
-    for network in networks:
-        maker.exact(network)
-    found = [sheet for table in tables for sheet in TABLES[table](maker, networks, widths)]
-    # The first seed of all cells before the second one, so that an unfinished run has whole tables.
-    order = sorted(maker.cells.items(), key=lambda item: seeds.index(item[1].seed))
-    return found, dict(order)
+    return gathered(Cells(Cell, FLOAT, seeds, name), TABLES, tables, networks, widths)

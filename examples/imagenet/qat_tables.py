@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from benchmarks.qat_tables import Way
-from examples.imagenet.results import Line, Place, Sheet, slug
+from examples.imagenet.cells import Cells, Make, bits_of, gathered
+from examples.imagenet.results import Line, Sheet, slug
 from qcompiler.training.freezing import Freezing, Tracking
 from qcompiler.training.regularizers import Dampening, Weighted
 from qcompiler.training.schedules import Cosine
@@ -102,8 +103,7 @@ class Cell:
     @property
     def bits(self) -> tuple[int, int]:
         """Bits of weights and of activations."""
-        weights, activations = self.width.removeprefix("W").split("A")
-        return int(weights), int(activations)
+        return bits_of(self.width)
 
     @property
     def name(self) -> str:
@@ -118,34 +118,10 @@ class Cell:
 
 
 Name = Callable[[Cell], str]
-FLOAT_WIDTH = "W32A32"
 
 
-class _Maker:
-    """Makes places of cells, and remembers the cells.
-
-    Args:
-        seeds: Seeds of the trainings.
-        name: Function from a cell to the name of its file.
-    """
-
-    def __init__(self, seeds: Sequence[int], name: Name) -> None:
-        self.seeds, self.name = seeds, name
-        self.cells: dict[str, Cell] = {}
-
-    def place(self, network: str, width: str, training: Training | None) -> Place:
-        """The cells of a place, one per seed."""
-        found = {self.name(cell): cell for cell in (Cell(network, width, training, seed) for seed in self.seeds)}
-        for name, cell in found.items():
-            self.cells.setdefault(name, cell)
-        return list(found)
-
-    def exact(self, network: str) -> Place:
-        """The cell of the float network."""
-        return self.place(network, FLOAT_WIDTH, None)
-
-
-Make = Callable[[_Maker, Sequence[str], Sequence[str] | None], Iterator[Sheet]]
+_Maker = Cells[Cell, Training | None]
+_Make = Make[Cell, Training | None]
 PER_TENSOR = Training(Way("LSQ"), per_channel=False, batch_norm="fold")
 PER_CHANNEL = Training(Way("LSQ"), per_channel=True, batch_norm="keep")
 BATCH_NORMS = {
@@ -240,7 +216,7 @@ def _oscillations(make: _Maker, networks: Sequence[str], widths: Sequence[str] |
         yield Sheet(f"Oscillations: {name}", about, ("",), columns, tuple(lines), figures)
 
 
-TABLES: dict[str, Make] = {
+TABLES: dict[str, _Make] = {
     "summary": _summary,
     "batch-norm": _batch_norm,
     "initialization": _initialization,
@@ -261,9 +237,5 @@ def sheets(
         seeds: Seeds of the trainings.
         name: Function from a cell to the name of its file.
     """
-    maker = _Maker(seeds, name)
-    for network in networks:
-        maker.exact(network)
-    found = [sheet for table in tables for sheet in TABLES[table](maker, networks, widths)]
-    order = sorted(maker.cells.items(), key=lambda item: seeds.index(item[1].seed))
-    return found, dict(order)
+    cells: _Maker = Cells(Cell, None, seeds, name)
+    return gathered(cells, TABLES, tables, networks, widths)

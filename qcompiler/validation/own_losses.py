@@ -6,6 +6,8 @@ Noise of the whole program accumulates along the graph and shows where it arrive
 where it comes from. Each measurement is a run of the graph, so only some tensors are measured: those with the largest
 expected loss. That is the sum over elements of squared error times sensitivity, the model of `validation.noise`, here
 with the errors of these very samples. `benchmarks.noise_ranks` compares the ranks of expected and measured losses.
+
+Source: as for `validation.noise`.
 """
 
 from __future__ import annotations
