@@ -14,6 +14,7 @@ from qcompiler.errors import PipelineError, QCompilerError
 from qcompiler.ir.events import Record
 from qcompiler.ir.graph import Graph, Module
 from qcompiler.ir.interpret import interpret
+from qcompiler.ir.snapshot import Snapshot
 from qcompiler.ir.types import Stage
 from qcompiler.ir.verify import verify_module
 from qcompiler.passes.base import Pass, PassContext
@@ -41,6 +42,7 @@ class PassManager:
         self.passes = tuple(passes)
         self.facts = frozenset(facts)
         self.between = between
+        self._outputs = _Outputs()
         for item in self.passes:
             if not isinstance(item, Pass):
                 raise PipelineError(f"{item!r} is not a pass", expected="an instance of qcompiler.passes.Pass")
@@ -104,14 +106,14 @@ class PassManager:
             ContractError: A pass changed the numbers more than its contract allows.
         """
         records: list[Record] = []
-        before = _outputs(module.main, context)
+        before = self._outputs(module.main, context)
         if start == 0:
             self._call_between(0, module)
         for position, item in enumerate(self.passes[start:stop], start):
             record = context.record = Record(item.name)
             if item.prepare(module.main, context):
-                before = _outputs(module.main, context)
-            outputs = _codes if isinstance(item.contract, IntegerMatch) else _outputs
+                before = self._outputs(module.main, context)
+            outputs = _codes if isinstance(item.contract, IntegerMatch) else self._outputs
             if outputs is _codes:
                 before = _codes(module.main, context)
             try:
@@ -124,7 +126,7 @@ class PassManager:
             verify_module(module, after=item.name)
             after = outputs(module.main, context)
             record.metrics.update(check(item.contract, before, after, item.name))
-            before = _outputs(module.main, context) if outputs is _codes else after
+            before = self._outputs(module.main, context) if outputs is _codes else after
             records.append(record)
             self._call_between(position + 1, module)
         return records
@@ -137,8 +139,22 @@ class PassManager:
             self.between(before, module, after)
 
 
-def _outputs(graph: Graph, context: PassContext) -> list[Tensor]:
-    return [tensor for sample in context.samples for tensor in interpret(graph, sample, graph.module.tensors)[0]]
+class _Outputs:
+    """The outputs of a graph for all samples of a context, computed again only where the module has changed."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Snapshot, list[list[Tensor]], list[Tensor]] | None = None
+
+    def __call__(self, graph: Graph, context: PassContext) -> list[Tensor]:
+        module = graph.module
+        if self._last is not None:
+            snapshot, samples, outputs = self._last
+            if samples is context.samples and snapshot.same(module):
+                return outputs
+        self._last = None  # frees the outputs before the next ones are computed
+        outputs = [tensor for sample in context.samples for tensor in interpret(graph, sample, module.tensors)[0]]
+        self._last = Snapshot.of(module), context.samples, outputs
+        return outputs
 
 
 def _codes(graph: Graph, context: PassContext) -> list[Tensor]:

@@ -74,6 +74,9 @@ def shift_right(x: Tensor, shift: Tensor | int, mode: Rounding) -> Tensor:
     quotient = x >> shifts
     if mode is Rounding.FLOOR:
         return quotient
+    if mode is Rounding.HALF_UP:
+        # The bit below the last bit kept is one half: round(x / 2^s) = floor(x / 2^s) + bit s - 1 of x.
+        return quotient + ((x >> (shifts - 1).clamp(min=0)) & (shifts > 0))
     divisor = torch.ones_like(shifts) << shifts
     return _round_up_where_due(quotient, x & (divisor - 1), divisor, x < 0, mode)
 

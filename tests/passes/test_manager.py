@@ -238,8 +238,18 @@ def test_a_sequence_is_told_as_text_that_reads_back() -> None:
     assert text == print_pipeline(passes) and parse_pipeline(text) == passes
 
 
-def test_each_pass_evaluates_the_graph_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The outputs after a pass are the reference of the next one."""
+class Rewriting(Nothing):
+    """Writes the weight again, with the same numbers."""
+
+    name = "rewriting"
+
+    def run(self, graph: Graph, context: PassContext) -> None:
+        tensors = graph.module.tensors
+        tensors["w"] = tensors["w"].clone()
+
+
+def test_the_graph_runs_once_for_each_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The outputs after a pass are the reference of the next one, also after a pass that changed nothing."""
     calls: list[Graph] = []
     original = interpret
 
@@ -249,5 +259,35 @@ def test_each_pass_evaluates_the_graph_once(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(manager, "interpret", counted)
     given = samples()
-    PassManager([named(f"nothing-{index}") for index in range(5)]).run(subject(), PassContext(samples=given))
-    assert len(calls) == (1 + 5) * len(given)
+    PassManager([named("first"), Rewriting(), named("second"), Rewriting()]).run(subject(), PassContext(samples=given))
+    assert len(calls) == (1 + 2) * len(given)
+
+
+def test_parts_on_copies_of_the_module_share_the_outputs_between_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Graph] = []
+    original = interpret
+
+    def counted(graph: Graph, *arguments: object) -> object:
+        calls.append(graph)
+        return original(graph, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(manager, "interpret", counted)
+    model, context = subject(), PassContext(samples=samples())
+    parts = PassManager([Rewriting(), Rewriting()])
+    parts.run_part(model, context, 0, 1)
+    parts.run_part(model.clone(), context, 1, 2)
+    assert len(calls) == 3 * len(context.samples)
+
+
+class InPlace(Nothing):
+    """Changes a weight in its own memory, past the rewriter."""
+
+    name = "in-place"
+
+    def run(self, graph: Graph, context: PassContext) -> None:
+        graph.module.tensors["w"].add_(1.0)
+
+
+def test_a_change_in_the_memory_of_a_tensor_is_seen() -> None:
+    with pytest.raises(ContractError, match="in-place"):
+        PassManager([InPlace()]).run(subject(), PassContext(samples=samples()))
