@@ -60,6 +60,8 @@ class Tally:
             old, new = expected[name], found[name]
             self.tensors += 1
             self.elements += old.size
+            if np.array_equal(old, new):  # nearly always: comparing takes a tenth of measuring distances
+                continue
             distances = np.ones(old.shape)
             if old.shape != new.shape:
                 count, distance = old.size, 1
