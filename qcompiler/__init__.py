@@ -17,6 +17,8 @@ from qcompiler.targets import Target, load_target, targets
 if TYPE_CHECKING:
     from qcompiler import frontends
     from qcompiler.analysis.checkup import Checkup, check
+    from qcompiler.analysis.memory_movement import memory_movement
+    from qcompiler.analysis.traffic import Traffic
     from qcompiler.artifact.artifact import Artifact, load
     from qcompiler.program.roofline import Estimate
     from qcompiler.session.announced import analyze, prepare_quantized_training
@@ -33,6 +35,7 @@ __all__ = [
     "QCompilerError",
     "Report",
     "Target",
+    "Traffic",
     "analyze",
     "batch_norm_divergence",
     "check",
@@ -41,6 +44,7 @@ __all__ = [
     "frontends",
     "load",
     "load_target",
+    "memory_movement",
     "prepare_qat",
     "prepare_quantized_training",
     "reestimate_batch_norm",
@@ -54,11 +58,13 @@ _HOMES = {
     "Estimate": "program.roofline",
     "QATModule": "session.qat",
     "Report": "verification.forms",
+    "Traffic": "analysis.traffic",
     "analyze": "session.announced",
     "batch_norm_divergence": "session.qat",
     "check": "analysis.checkup",
     "compile": "session.compile",
     "load": "artifact.artifact",
+    "memory_movement": "analysis.memory_movement",
     "prepare_qat": "session.qat",
     "prepare_quantized_training": "session.announced",
     "reestimate_batch_norm": "session.qat",

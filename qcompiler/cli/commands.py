@@ -1,4 +1,4 @@
-"""The command line: `qcompiler check | compile | verify | run | encodings | explain | targets | passes | demo`.
+"""The command line: `qcompiler compile | check | verify | run | explain | traffic | ...`.
 
 Exit codes: 0 done, 1 refused or failed verification, 2 wrong usage. Results go to stdout, with `--json` as JSON;
 progress and diagnostics go to stderr.
@@ -9,23 +9,37 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import enum
-import importlib
 import io
 import json
 import os
-import re
 import sys
 import traceback
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
+from qcompiler.cli.analysis import app
+from qcompiler.cli.arguments import (
+    LARGEST,
+    Base,
+    Changes,
+    Folder,
+    Json,
+    Normalization,
+    OverrideOptions,
+    TargetName,
+    read_calibration,
+    read_model,
+    read_overrides,
+    read_target,
+    target_names,
+)
+from qcompiler.cli.printing import one_line, print_json, print_table, say
 from qcompiler.errors import (
     CaptureError,
     InputError,
-    NotSupportedYetError,
     QCompilerError,
     UnsupportedError,
     VerificationError,
@@ -33,66 +47,9 @@ from qcompiler.errors import (
 from qcompiler.storage.writing import write_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
-    from qcompiler.passes.base import Override
     from qcompiler.verification.report import Report
-
-app = typer.Typer(
-    name="qcompiler",
-    help="Compile PyTorch models to verified integer programs.",
-    no_args_is_help=True,
-    add_completion=True,
-    pretty_exceptions_enable=False,
-)
-
-LARGEST = 2**31 - 1
-"""Largest number accepted on the command line."""
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Folder = Annotated[Path, typer.Argument(help="Folder of an artifact.")]
-
-
-OverrideOptions = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--override", help="Bit widths of a layer: PATTERN=BITS, PATTERN=a16w4 or PATTERN=float; may be repeated."
-    ),
-]
-Changes = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Change of the target: FIELD=VALUE, such as per_channel=true; may be repeated."),
-]
-
-
-def _target_names() -> list[str]:
-    """Names of targets, for completion in the shell."""
-    import qcompiler
-
-    return list(qcompiler.targets())
-
-
-TargetName = Annotated[
-    str,
-    typer.Option(
-        "--target",
-        "-t",
-        help="Name of a target, path of a .toml file, or with --base path of an AIMET runtime configuration (.json).",
-        autocompletion=_target_names,
-    ),
-]
-Base = Annotated[
-    str | None,
-    typer.Option(help="Target that completes an AIMET runtime configuration.", autocompletion=_target_names),
-]
-
-
-class Normalization(enum.StrEnum):
-    """Normalization of the pixels of calibration images; see `inputs.NORMALIZATIONS`."""
-
-    unit = "unit"
-    signed = "signed"
-    imagenet = "imagenet"
 
 
 class OnFailure(enum.StrEnum):
@@ -141,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except OSError as error:
         _discard(sys.stdout)
-        _say(f"error: cannot write the results: {error.strerror}")
+        say(f"error: cannot write the results: {error.strerror}")
         return 1
     return code
 
@@ -154,13 +111,13 @@ def _run(arguments: Sequence[str] | None) -> int:
         notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
         # These classes show lines of code or tables. In all others a line break can only come from a name of the user.
         shows_lines = isinstance(error, CaptureError | UnsupportedError | VerificationError)
-        _say(f"error: {error}{notes}" if shows_lines else f"error: {_one_line(error)}{notes}")
+        say(f"error: {error}{notes}" if shows_lines else f"error: {one_line(error)}{notes}")
         return 1
     except (typer.Abort, KeyboardInterrupt):
-        _say("aborted")
+        say("aborted")
         return 1
     except MemoryError:
-        _say("error: out of memory. Use fewer samples or a smaller --batch-size.")
+        say("error: out of memory. Use fewer samples or a smaller --batch-size.")
         return 1
     except BrokenPipeError:
         raise
@@ -171,12 +128,12 @@ def _run(arguments: Sequence[str] | None) -> int:
         if isinstance(error, OSError):
             if error.filename is None:
                 raise  # an error of a stream
-            _say(f"error: {str(error.filename)[:200]!r} cannot be accessed: {error.strerror}")
+            say(f"error: {str(error.filename)[:200]!r} cannot be accessed: {error.strerror}")
             return 1
-        _say(_defect(error))
+        say(_defect(error))
         return 1
     if stopped == INTERRUPTED:
-        _say("aborted")
+        say("aborted")
         return 1
     return stopped if isinstance(stopped, int) else 0  # the code of typer.Exit
 
@@ -197,12 +154,6 @@ def _defect(error: Exception) -> str:
         f"error: this is a defect in qcompiler: {text} (at {Path(frame.filename).name}:{frame.lineno}). "
         f"Please report it with the traceback, which {DEBUG}=1 shows."
     )
-
-
-def _say(text: str) -> None:
-    """Print to stderr; ignore a closed stream."""
-    with contextlib.suppress(OSError):
-        typer.echo(text, err=True)
 
 
 def _discard(stream: TextIO | None) -> None:
@@ -272,14 +223,14 @@ def compile(  # the field's word for it
     import qcompiler
     from qcompiler.ir.diagnostics import SUMMARY
 
-    subject, example = _model(model)
-    data = None if calibration is None else _calibration(calibration, batch_size, normalize.value, subject, example)
+    subject, example = read_model(model)
+    data = None if calibration is None else read_calibration(calibration, batch_size, normalize.value, subject, example)
     compiled = qcompiler.compile(
         subject,
-        _target(target, base, changes or []),
+        read_target(target, base, changes or []),
         example_inputs=example,
         calibration_data=data,
-        overrides=_overrides(override or []),
+        overrides=read_overrides(override or []),
         encodings=encodings,
         unmatched_encodings="ignore" if ignore_unmatched else "error",
         effort=effort.value,
@@ -295,7 +246,7 @@ def compile(  # the field's word for it
             typer.echo(f"note: {item}", err=True)
     report = compiled.verification
     if as_json:
-        _print_json(
+        print_json(
             {
                 "target": compiled.target.name,
                 "output": None if output is None else str(output),
@@ -332,17 +283,20 @@ def check(
     """Show what compile would fold, fuse, quantize, keep in float or refuse, and give advice on the model."""
     import qcompiler
 
-    subject, example = _model(model)
+    subject, example = read_model(model)
     found = qcompiler.check(
-        subject, _target(target, base, changes or []), example_inputs=example, overrides=_overrides(override or [])
+        subject,
+        read_target(target, base, changes or []),
+        example_inputs=example,
+        overrides=read_overrides(override or []),
     )
     if as_json:
-        _print_json(found.to_dict())
+        print_json(found.to_dict())
     else:
         for text in found.diagnostics:
             typer.echo(f"note: {text}", err=True)
         rows = [(node.fate, node.name, node.op, node.detail) for node in found.nodes]
-        _print_table(("fate", "node", "op", "detail"), rows)
+        print_table(("fate", "node", "op", "detail"), rows)
         for item in found.advice:
             names = ", ".join(item.nodes[:4]) + (f" and {len(item.nodes) - 4} more" if len(item.nodes) > 4 else "")
             typer.echo(f"{item.rule} ({names}): {item.text}")
@@ -366,7 +320,7 @@ def verify(
     for item in report.diagnostics:
         typer.echo(f"note: {item}", err=True)
     if as_json:
-        _print_json(report.to_dict())
+        print_json(report.to_dict())
     else:
         _print_report(report)
     if not report.passed:
@@ -397,7 +351,7 @@ def run(
         np.savez(buffer, allow_pickle=False, **arrays)
         write_file(output, buffer.getvalue())
     if as_json:
-        _print_json({name: array.tolist() for name, array in arrays.items()})
+        print_json({name: array.tolist() for name, array in arrays.items()})
     elif output is None:
         for name, array in arrays.items():
             typer.echo(f"{name} {list(array.shape)}\n{array}")
@@ -437,7 +391,7 @@ def estimate(artifact: Folder, as_json: Json = False) -> None:
 
     found = qcompiler.load(artifact).estimate
     if as_json:
-        _print_json(found.to_dict())
+        print_json(found.to_dict())
         return
     rows = [
         (
@@ -452,7 +406,7 @@ def estimate(artifact: Folder, as_json: Json = False) -> None:
         )
         for layer in found.layers
     ]
-    _print_table(("tensor", "operation", "products", "bytes", "compute", "memory", "cycles", "bound by"), rows)
+    print_table(("tensor", "operation", "products", "bytes", "compute", "memory", "cycles", "bound by"), rows)
     typer.echo(str(found))
 
 
@@ -467,7 +421,7 @@ def explain(
 
     text = qcompiler.load(artifact).explain(node)
     if as_json:
-        _print_json(text.splitlines())
+        print_json(text.splitlines())
     else:
         typer.echo(text)
 
@@ -475,7 +429,7 @@ def explain(
 @app.command()
 def targets(
     name: Annotated[
-        str | None, typer.Argument(help="Name of a target, or path of a .toml file.", autocompletion=_target_names)
+        str | None, typer.Argument(help="Name of a target, or path of a .toml file.", autocompletion=target_names)
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -487,15 +441,15 @@ def targets(
         known = {"target": target.name, "description": target.descriptor.target.description}
         facts = [*known.items(), *target.summary(), *target.facts()]
         if as_json:
-            _print_json({**known, "facts": facts, "descriptor": json.loads(target.to_json())})
+            print_json({**known, "facts": facts, "descriptor": json.loads(target.to_json())})
         else:
-            _print_table(("", ""), facts)
+            print_table(("", ""), facts)
         return
     rows = {name: qcompiler.load_target(name).descriptor.target.description for name in qcompiler.targets()}
     if as_json:
-        _print_json(rows)
+        print_json(rows)
     else:
-        _print_table(("target", "description"), list(rows.items()))
+        print_table(("target", "description"), list(rows.items()))
 
 
 @app.command()
@@ -509,15 +463,9 @@ def passes(as_json: Json = False) -> None:
         summary = (cls.__doc__ or "").strip().splitlines() or [""]
         rows.append((name, options, summary[0]))
     if as_json:
-        _print_json([{"name": name, "options": options, "summary": text} for name, options, text in rows])
+        print_json([{"name": name, "options": options, "summary": text} for name, options, text in rows])
     else:
-        _print_table(("pass", "options", "summary"), rows)
-
-
-@app.command()
-def analyze(model: Annotated[str, typer.Argument(help="Model, as for compile.")]) -> None:
-    """Find the layers that lose most accuracy by quantization. Not supported yet."""
-    raise NotSupportedYetError(f"the analysis of {model}", fix="Use qcompiler verify and the report of the artifact.")
+        print_table(("pass", "options", "summary"), rows)
 
 
 @app.command()
@@ -530,109 +478,11 @@ def demo(
 
     result = example.run(output)
     if as_json:
-        _print_json(dataclasses.asdict(result))
+        print_json(dataclasses.asdict(result))
     else:
         typer.echo(str(result))
     if not result.passed:
         raise typer.Exit(1)
-
-
-def _model(text: str) -> tuple[Any, object]:
-    """The model named on the command line, and its example inputs if its function returns them."""
-    if Path(text).suffix in (".pt2", ".onnx"):
-        return text, None
-    module, colon, function = text.partition(":")
-    if not colon or not module or not function:
-        raise InputError(f"the model {text!r} cannot be read", expected="package.module:function, or a .pt2 file")
-    sys.path.insert(0, "")
-    try:
-        item = getattr(importlib.import_module(module), function)
-    except QCompilerError:
-        raise
-    except (Exception, SystemExit) as error:  # the user's module may raise any error
-        raise InputError(
-            f"{text!r} cannot be imported: {_one_line(error)}",
-            fix="Run the command from the folder that contains the module.",
-        ) from error
-    finally:
-        sys.path.remove("")
-    try:
-        result = item() if callable(item) and not hasattr(item, "forward") else item
-    except QCompilerError:
-        raise
-    except (Exception, SystemExit) as error:  # the user's function may raise any error
-        frames = traceback.extract_tb(error.__traceback__)
-        place = next((frame for frame in reversed(frames[1:])), None)
-        raise InputError(
-            f"{text!r} raises {type(error).__name__}: {_one_line(error)}",
-            where=None if place is None else f"{place.filename}:{place.lineno}, in {place.name}",
-            expected="a function without arguments that returns the model",
-        ) from error
-    return result if isinstance(result, tuple) and len(result) == 2 else (result, None)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
-
-
-def _loaded(subject: object) -> Any:  # noqa: ANN401  # a model of any kind
-    from qcompiler.session.source import load_model
-
-    return load_model(subject)  # type: ignore[arg-type]
-
-
-def _target(name: str, base: str | None, changes: Iterable[str]) -> Any:  # noqa: ANN401  # a Target, imported late
-    """The target `name`, on `base` if it is a runtime configuration, with the changes of `--set`."""
-    import qcompiler
-
-    fields: dict[str, object] = {}
-    for text in changes:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise InputError(f"--set is {text!r}", expected="FIELD=VALUE, such as per_channel=true")
-        words: dict[str, object] = {"true": True, "false": False}
-        fields[key] = int(value) if _NUMBER.fullmatch(value) else words.get(value.lower(), value)
-    target = qcompiler.load_target(name, base)
-    return target.override(**fields) if fields else target
-
-
-_NUMBER = re.compile(r"[0-9]{1,18}")
-_WIDTHS = re.compile(r"a(?P<a>[0-9]{1,9})w(?P<w>[0-9]{1,9})")
-
-
-def _overrides(texts: Iterable[str]) -> dict[str, Override]:
-    result: dict[str, Override] = {}
-    for text in texts:
-        pattern, equals, value = text.rpartition("=")
-        if not equals or not pattern:
-            raise InputError(
-                f"--override is {text!r}",
-                expected="PATTERN=BITS, such as features.0=16, features.1=a16w4 or head=float",
-            )
-        widths = _WIDTHS.fullmatch(value)
-        if widths is not None:
-            result[pattern] = {"activation_bits": int(widths["a"]), "weight_bits": int(widths["w"])}
-        else:
-            result[pattern] = int(value) if _NUMBER.fullmatch(value) else value
-    return result
-
-
-def _calibration(path: Path, batch_size: int, normalize: str, subject: object, example: object) -> Iterable[object]:
-    """Batches from a file of arrays, or from a folder of images that are resized to the input of the model."""
-    from qcompiler.cli.inputs import ImageFolder, batches, load_tensors
-    from qcompiler.frontends import find_example_inputs
-    from qcompiler.ir import tree
-
-    if not path.is_dir():
-        return batches(load_tensors(path), batch_size)
-    leaves, _ = tree.flatten(find_example_inputs(_loaded(subject)) if example is None else example)
-    shape = tuple(leaves[0].shape[1:])
-    if len(leaves) != 1 or len(shape) != 3:
-        raise InputError(
-            "--calibration is a folder of images, but the model has no single image input",
-            expected="a model with one input [N, channels, height, width]",
-        )
-    return ImageFolder(path, (shape[0], shape[1], shape[2]), normalize, batch_size)
 
 
 def _print_report(report: Report | None) -> None:
@@ -648,30 +498,9 @@ def _print_report(report: Report | None) -> None:
     ]
     head = ("form", "status", "tensors", "elements", "differing", "LSB", "first tensor")
     typer.echo(f"compared with the {report.reference} on {report.samples} samples:")
-    _print_table(head, rows)
+    print_table(head, rows)
     for sentence in integer_kernels(report.integer_macs):
         typer.echo(sentence)
-
-
-def _print_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for index, name in enumerate(head):
-        numbers = bool(rows) and all(isinstance(row[index], int) or row[index] == "" for row in rows)
-        table.add_column(name, justify="right" if numbers else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*map(str, row))
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 160  # a pipe has no width; folded lines would be hard to parse
-    console.print(table)
-
-
-def _print_json(data: object) -> None:
-    typer.echo(json.dumps(data, indent=1))
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
