@@ -3,13 +3,15 @@
     E[W^ x] - E[W x] = (W^ - W) E[x]        per output channel; subtracted from the bias
 
 Rounding and clipping a weight shifts the mean of the layer's result, most in depthwise layers, where an output has few
-weights. Two ways to the expectation:
+weights. Three ways to the expectation:
 
     empirical    data runs through the float and the quantized layers; in order, each layer's quantized mean is
     corrected
                  to the float mean, with all earlier layers already corrected
     analytic     E[x] per input channel is propagated from the batch norms by `calibration.data_free`, without data; the
                  effect of padding at borders is ignored
+    center       E[x] is the value that a normalization before the layer mapped to 0 (`fold-normalization`): the weights
+                 then have the error that they would have on normalized inputs; all other layers stay as they are
 
 Source: Nagel et al. 2019, arXiv:1906.04721, section 4.2; Nagel et al. 2021, arXiv:2106.08295, section 3.3.
 """
@@ -24,6 +26,7 @@ import torch
 from torch import Tensor
 
 from qcompiler.calibration.data_free import DEFAULT_INPUT_RANGE, Stop, describe
+from qcompiler.calibration.statistics import center_of
 from qcompiler.errors import InputError, PassError
 from qcompiler.ir.events import Sentence
 from qcompiler.ir.graph import Graph, Node, Value
@@ -44,7 +47,7 @@ MEAN_UNKNOWN = Sentence(
     "input-mean-unknown", "the mean of its input is unknown without calibration_data: {why} (at {at})"
 )
 
-METHODS = ("auto", "empirical", "analytic")
+METHODS = ("auto", "empirical", "analytic", "center")
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class CorrectBias(Pass):
     Refuses: layers without their own bias, and with `analytic` layers whose input has no known mean without data.
 
     Args:
-        method: `empirical`, `analytic`, or `auto`: empirical if there is data.
+        method: `empirical`, `analytic`, `center`, or `auto`: empirical if there is data.
         images: Maximum number of calibration images, rounded up to whole batches.
 
     Raises:
@@ -83,6 +86,9 @@ class CorrectBias(Pass):
     def run(self, graph: Graph, context: PassContext) -> None:
         """See the module text."""
         rewriter = context.rewriter(graph)
+        if self.method == "center":
+            _at_centers(graph, rewriter)
+            return
         empirical = self.method == "empirical" or (self.method == "auto" and context.calibration_data is not None)
         if not empirical:
             _analytic(graph, context.input_range or DEFAULT_INPUT_RANGE, rewriter)
@@ -128,13 +134,28 @@ def _analytic(graph: Graph, input_range: tuple[float, float], rewriter: Rewriter
         if isinstance(x, Stop):
             rewriter.refuse(node, MEAN_UNKNOWN(why=x.why, at=str(x.node.where)))
             continue
-        weight = layer.weight_tensor()
-        params, _ = grid(layer.quantizer)
-        codes = weight_codes(layer.quantizer, weight)
-        error = dequantize(codes, params.scale, params.zero_point, params.axis).to(torch.float64) - weight
-        parts = layer.rows(error).sum(3)  # [groups, outputs, inputs]
-        expected = x.channels(layer.input_axis, layer.inputs).mean.reshape(layer.groups, 1, -1)
-        _subtract(node, (parts * expected).sum(2).reshape(-1), rewriter)
+        mean = x.channels(layer.input_axis, layer.inputs).mean
+        _subtract(node, _shift_at(layer, layer.quantizer, mean), rewriter)
+
+
+def _at_centers(graph: Graph, rewriter: Rewriter) -> None:
+    readers = parameter_readers(graph)
+    for node in graph.nodes:
+        layer = Layer.of(node)
+        center = center_of(node)
+        if layer is None or layer.quantizer is None or center is None or not _has_own_bias(node, readers, rewriter):
+            continue
+        _subtract(node, _shift_at(layer, layer.quantizer, center), rewriter)
+
+
+def _shift_at(layer: Layer, quantizer: Node, x: Tensor) -> Tensor:
+    """(W^ - W) x per output channel, for x per input channel."""
+    weight = layer.weight_tensor()
+    params, _ = grid(quantizer)
+    codes = weight_codes(quantizer, weight)
+    error = dequantize(codes, params.scale, params.zero_point, params.axis).to(torch.float64) - weight
+    parts = layer.rows(error).sum(3)  # [groups, outputs, inputs]
+    return (parts * x.reshape(layer.groups, 1, -1)).sum(2).reshape(-1)
 
 
 def _has_own_bias(node: Node, readers: Mapping[Value, int], rewriter: Rewriter) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from qcompiler.ir.graph import Graph
+from qcompiler.ir.hashing import TENSOR_ATTRIBUTES
 from qcompiler.ir.types import Stage
 from qcompiler.passes.base import Pass, PassContext
 
@@ -31,7 +32,7 @@ class EliminateDeadCode(Pass):
             str(node.attributes[key])
             for g in module.graphs.values()
             for node in g.nodes
-            for key in ("ref", "statistics")
+            for key in TENSOR_ATTRIBUTES
             if key in node.attributes
         }
         for name in [name for name in module.tensors if name not in used]:

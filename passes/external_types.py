@@ -26,6 +26,7 @@ from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ir.types import Stage
+from qcompiler.ops.borders import border
 from qcompiler.ops.quantizers import code_limits, grid, is_quantizer, leaf_tensor
 from qcompiler.passes.base import Pass, PassContext
 from qcompiler.quant.spec import ScaleKind
@@ -116,7 +117,8 @@ class ExternalTypes(Pass):
         tensors = list(samples)
         scale = next((scale for scale, most in _PIXELS.items() if tensors and _are_pixels(tensors, scale, most)), None)
         # Scales of biases are products with the scale, and change with it.
-        shared = any(is_quantizer(user) and user is not quantizer for user in quantizer.inputs[1].users)
+        users = [user for user in quantizer.inputs[1].users if is_quantizer(user) and user is not quantizer]
+        shared = not all(_holds_pixels(user, quantizer, scale or 0.0) for user in users)
         plain = spec.bits == 8 and not spec.symmetric and not spec.narrow and params.axis is None
         if scale is None or shared or not plain or spec.scale_kind is not ScaleKind.FLOAT:
             reason = NO_PIXELS() if scale is None else OTHER_GRID()
@@ -164,6 +166,21 @@ class ExternalTypes(Pass):
 
 def _keeps_grid(node: Node) -> bool:
     return node.definition.has(Trait.MOVEMENT) or node.definition.has(Trait.AVERAGE)
+
+
+def _holds_pixels(node: Node, source: Node, scale: float) -> bool:
+    """Whether a quantizer gets elements of `source` and borders between 0 and the largest pixel, and nothing else."""
+    while node is not source:
+        producer = node.inputs[0].producer
+        if producer is None:
+            return False
+        value = border(producer)
+        if value is not None and not 0.0 <= value <= _PIXELS[scale] * (1 + 1e-6):
+            return False
+        if not is_quantizer(producer) and not (_keeps_grid(producer) and len(producer.inputs) == 1):
+            return False
+        node = producer
+    return True
 
 
 def _are_pixels(tensors: Iterable[Tensor], scale: float, most: float) -> bool:

@@ -39,7 +39,7 @@ def pad(lowering: Lowering, node: Node) -> Value:
     code = border_code(node, lowering.params(x), (low, high))
     if border(node) is not None:
         low, high = min(low, code), max(high, code)
-    return _moved(lowering, node, [x], {**node.attributes, "value": float(code)}, (low, high))
+    return _moved(lowering, node, [x], {**node.attributes, "value": float(code), "inside": None}, (low, high))
 
 
 def _moved(

@@ -225,6 +225,9 @@ _SENTENCES: Mapping[str, Callable[[Mapping[str, Any], str], str]] = {
     "encodings-ignored": lambda data, where: f"Encodings that match no tensor are ignored: {data['names']}.",
     "float-islands": _float_islands,
     "lowest-weights": _lowest_weights,
+    "normalization-stays": lambda data, where: (
+        f"The normalization of an input at {where or data['node']} is computed by itself: {data['reason']}."
+    ),
     "second-capture": _second_capture,
     "fixed-batch": _fixed_batch,
     "omitted-writes": _omitted_writes,

@@ -15,7 +15,7 @@ from qcompiler.ir.graph import Graph, Module, Value
 from qcompiler.ir.text import format_attribute
 from qcompiler.ir.types import DType
 
-TENSOR_ATTRIBUTES = ("ref", "statistics")
+TENSOR_ATTRIBUTES = ("ref", "statistics", "center")
 """Attributes that name a tensor of the module."""
 
 

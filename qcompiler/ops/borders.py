@@ -21,7 +21,7 @@ def border(node: Node) -> float | None:
 def leaves_range(node: Node) -> bool:
     """Whether the result of an op that moves elements may lie outside of the range of its operands."""
     value = border(node)
-    return value is not None and value != 0.0 and not _never_shows(node, value)
+    return value is not None and value != 0.0 and not node.given("inside") and not _never_shows(node, value)
 
 
 def has_no_code(node: Node) -> bool:

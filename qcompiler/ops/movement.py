@@ -176,8 +176,8 @@ register(
         _infer_pad,
         _pad,
         ANY_STAGE,
-        {"pad": REQUIRED, "value": 0.0},
+        {"pad": REQUIRED, "value": 0.0, "inside": None},
         _MOVEMENT,
-        "A border of one value: a real number, or a code in an INTEGER graph.",
+        "A border of one value, a real number or in an INTEGER graph a code; `inside` if the operand's range holds it.",
     )
 )

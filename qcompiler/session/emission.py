@@ -26,6 +26,7 @@ from qcompiler.passes.check_encodings import CheckEncodings
 from qcompiler.passes.common.outline import FLOAT_ISLAND
 from qcompiler.passes.cross_layer_equalization import SIXTEENTHS
 from qcompiler.passes.external_types import ExternalTypes
+from qcompiler.passes.fold_normalization import MORE_NOISE, SHIFT_STAYS
 from qcompiler.session.pipeline import Io, print_pipeline, without_encodings
 from qcompiler.session.quality import measure
 from qcompiler.session.stages import Captured, State
@@ -86,6 +87,7 @@ def emit(
         *captured.diagnostics,
         *([] if program.program.memory else [Diagnostic("no-memory-plan")]),
         *_given_summary(integer.records),
+        *_normalization_summary(integer.records),
         *_island_summary(islands),
     )
     build = functools.partial(
@@ -165,6 +167,14 @@ def _given_summary(records: Sequence[Record]) -> Iterator[Diagnostic]:
             for event in record.events:
                 if event.kind == "refusal":
                     yield Diagnostic("lowest-weights", {"quantizer": event.node, **event.plain()["data"]}, event.where)
+
+
+def _normalization_summary(records: Sequence[Record]) -> Iterator[Diagnostic]:
+    """Normalizations of inputs that are operators of the program."""
+    for record in records:
+        for event in record.events:
+            if event.code in (MORE_NOISE.code, SHIFT_STAYS.code):
+                yield Diagnostic("normalization-stays", {"node": event.node, "reason": event.detail}, event.where)
 
 
 def _island_summary(islands: Sequence[Mapping[str, Any]]) -> Iterator[Diagnostic]:

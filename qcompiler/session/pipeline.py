@@ -31,6 +31,7 @@ from qcompiler.passes.fit_biases import FitBiases
 from qcompiler.passes.fix_ranges import FixRanges
 from qcompiler.passes.fold_batch_norm import FoldBatchNorm
 from qcompiler.passes.fold_constants import FoldConstants
+from qcompiler.passes.fold_normalization import FoldNormalization
 from qcompiler.passes.fuse_activations import FuseActivations
 from qcompiler.passes.fuse_requantization import FuseRequantization
 from qcompiler.passes.insert_quantizers import InsertQuantizers
@@ -53,6 +54,7 @@ PASSES: dict[str, type[Pass]] = {
         FoldConstants,
         FoldBatchNorm,
         MergeBranches,
+        FoldNormalization,
         FuseActivations,
         ReplaceRelu6,
         CrossLayerEqualization,
@@ -87,6 +89,7 @@ def structural_passes() -> tuple[tuple[Pass, ...], tuple[Pass, ...]]:
         FoldConstants(),
         FoldBatchNorm(),
         MergeBranches(),
+        FoldNormalization(),
         FuseActivations(),
         EliminateDeadCode(),
     )
@@ -150,6 +153,7 @@ def _quantization_passes(effort: str, per_channel: bool, ranges: tuple[Pass, ...
 
 def _ranges(effort: str, weight_bits: int, activation_bits: int) -> tuple[Pass, ...]:
     """The passes that find ranges, round weights and correct biases."""
+    center = CorrectBias("center")
     few_bits = effort != "fast" and activation_bits < FEW_BITS
     activations = CalibrateActivations(method="mse") if few_bits else _ACTIVATIONS[effort]
     few_weight_bits = effort != "fast" and weight_bits < FEW_WEIGHT_BITS
@@ -157,10 +161,10 @@ def _ranges(effort: str, weight_bits: int, activation_bits: int) -> tuple[Pass, 
     if effort == "best" and few_bits:
         return (weights, activations, FitBiases(), AdaRound())
     if effort == "best":
-        return (weights, AdaRound(), activations, FitBiases())
+        return (weights, AdaRound(), center, activations, FitBiases())
     if few_weight_bits:
         return (weights, CorrectBias(), activations, FitBiases())
-    return (weights, activations, FitBiases())
+    return (weights, center, activations, FitBiases())
 
 
 def default_pipeline(
@@ -182,7 +186,10 @@ def default_pipeline(
 
 def model_as_it_is(passes: Sequence[Pass]) -> tuple[Pass, ...]:
     """`passes` without those that rescale or merge tensors of the model, because given ranges describe the original."""
-    return tuple(item for item in passes if not isinstance(item, CrossLayerEqualization | ReplaceRelu6 | MergeBranches))
+    return tuple(item for item in passes if not isinstance(item, _CHANGES_TENSORS))
+
+
+_CHANGES_TENSORS = (CrossLayerEqualization, ReplaceRelu6, MergeBranches, FoldNormalization)
 
 
 def with_encodings(passes: Sequence[Pass], unmatched: str = "error") -> tuple[Pass, ...]:
@@ -264,16 +271,17 @@ def training_passes(effort: str = "default", *, target: Target) -> tuple[Pass, .
 
 
 def for_training(passes: typing.Iterable[Pass]) -> Iterator[Pass]:
-    """Adapt passes for training: dropouts stay, and activations are not fused into code limits.
+    """Adapt passes for training: dropouts stay, and neither activations nor normalizations are fused.
 
-    The limits of a fused activation are codes, whose real values would change with a learned scale.
+    The limits of a fused activation are codes, whose real values would change with a learned scale. A layer with a
+    folded normalization would learn weights on another scale than the model's.
     """
     for item in passes:
         if isinstance(item, LowerToInteger | ExternalTypes):
             return
         if isinstance(item, Canonicalize):
             yield dataclasses.replace(item, keep_dropout=True)
-        elif not isinstance(item, FuseRequantization):
+        elif not isinstance(item, FuseRequantization | FoldNormalization):
             yield item
 
 

@@ -74,6 +74,18 @@ def test_the_summary_is_printed_and_problems_are_notes(capsys: pytest.CaptureFix
     assert "% of the verified numbers are clipped" in capsys.readouterr().err
 
 
+def test_codes_at_the_ends(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", x=DATA.calibration_images[:64].numpy())
+    command = ["compile", MODEL, "--calibration", str(tmp_path / "x.npz"), "--effort", "fast"]
+    assert cli.main([*command, "--io", "uint8", "--output", str(tmp_path / "out")]) == 0
+    contract = json.loads((tmp_path / "out" / "c" / "contract.json").read_text())
+    assert {end["type"] for end in (*contract["inputs"], *contract["outputs"])} == {"uint8_t"}
+    assert "ExternalTypes" not in capsys.readouterr().err
+    assert cli.main([*command, "--io", "uint4", "--output", str(tmp_path / "no")]) == 2
+    assert "uint4" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
+
+
 def test_compile_in_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", x=DATA.calibration_images[:64].numpy())
     command = ["compile", MODEL, "--calibration", str(tmp_path / "x.npz"), "--override", "add=16", "--json"]

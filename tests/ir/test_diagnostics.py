@@ -68,6 +68,10 @@ FORMS = {
             )
         ],
         (
+            Diagnostic("normalization-stays", {"node": "sub", "reason": "it has less noise"}, "m.py:3"),
+            "The normalization of an input at m.py:3 is computed by itself: it has less noise.",
+        ),
+        (
             Diagnostic("second-capture", {"route": "export", "refused": "no operator"}, "x (m.py:1)"),
             "Captured with torch.export because torch.fx failed: no operator, at x (m.py:1).",
         ),

@@ -169,3 +169,28 @@ def test_layers_that_cannot_be_corrected_are_refused_with_the_reason(case: str) 
 
 def test_what_it_needs_and_invalidates() -> None:
     check_declared(CorrectBias(), {Stage.QUANTIZED}, requires={"weight-ranges"}, invalidates={"activation-ranges"})
+
+
+def test_weights_have_no_error_at_the_center_of_a_folded_normalization() -> None:
+    """An input that the normalization mapped to 0 gives the bias of the model, whatever the weights are rounded to."""
+    mean = torch.tensor([0.485, 0.456, 0.406])
+    bias = torch.tensor([0.5, -1.0, 2.0, 0.0])
+    text = [
+        leaf("mean", "f32", 3, 1, 1),
+        "%n = sub(%x, %mean) : f32[N, 3, 4, 4]",
+        leaf("w", "f32", 4, 3, 3, 3),
+        leaf("b", "f32", 4),
+        "%a = conv2d(%n, %w, %b) {stride = (1, 1), padding = (0, 0, 0, 0), dilation = (1, 1)} : f32[N, 4, 2, 2]",
+        "%a",
+    ]
+    x = mean.reshape(1, 3, 1, 1).expand(2, 3, 4, 4)
+    found = []
+    for passes in ([], [CorrectBias("center")]):
+        tensors = {"mean": mean.reshape(3, 1, 1), "b": bias.clone()}
+        subject = module("float", *text, inputs="%x : f32[N, 3, 4, 4]", tensors=tensors)
+        context = PassContext(load_target("int8_dsp").override(weight_bits=3), [[torch.rand(4, 3, 4, 4)]])
+        PassManager([*FRONT, *QUANTIZED, *passes]).run(subject, context)
+        found.append(outputs_of(subject.main, [x])[0])
+    wanted = bias.reshape(1, 4, 1, 1).expand_as(found[0])
+    assert float((found[0] - wanted).abs().max()) > 0.05
+    torch.testing.assert_close(found[1], wanted, rtol=0, atol=1e-5)

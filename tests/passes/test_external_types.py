@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import qcompiler
 from qcompiler.errors import InputError, PassError, UnsupportedError
 from qcompiler.passes.external_types import ExternalTypes
-from qcompiler.session.pipeline import parse_pipeline
+from qcompiler.session.pipeline import model_as_it_is, parse_pipeline
 from tests.support.processors import exact_options
 
 TARGETS = ("int8_dsp", "tflite_int8", "pow2_mcu", "w4a8_npu", "ort_cpu", "cmsis_nn", "hexagon_htp")
@@ -81,6 +81,9 @@ def test_all_forms_read_and_write_codes(target: str, io: Literal["uint8", "int8"
     assert {item.type for item in (*session.get_inputs(), *session.get_outputs())} == {f"tensor({io})"}
     contract = json.loads(compiled.artifact.forms["C"].files["c/contract.json"])
     assert {end["type"] for end in (*contract["inputs"], *contract["outputs"])} == {f"{io}_t"}
+    first = next(index for index, item in enumerate(program.instructions) if item.op == "int_conv2d")
+    moved = {"quantize", "rescale", "slice", "pad", "concat"}
+    assert {item.op for item in program.instructions[:first]} <= moved, "mean and std are part of the first layer"
 
 
 def test_bytes_of_a_camera_are_codes_and_results_are_those_of_the_model() -> None:
@@ -97,6 +100,16 @@ def test_bytes_of_a_camera_are_codes_and_results_are_those_of_the_model() -> Non
     expected = model(pixels().float() / 255)[0].detach()
     assert float((real - expected).abs().max()) < 0.05 * float(expected.abs().max())
     assert torch.equal(real, compiled.run(pixels().float() / 255)[0])  # type: ignore[index]
+
+
+def test_a_folded_normalization_has_less_noise() -> None:
+    x = pixels().float() / 255
+    folded = compiled_for("int8_dsp", "uint8")
+    passes = model_as_it_is(parse_pipeline(folded.artifact.pipeline))
+    apart = qcompiler.compile(network(), calibration_data=[x], passes=passes)
+    expected = network()(x)[1].detach()
+    noise = [float((item.run(x)[1] - expected).square().sum()) for item in (folded, apart)]  # type: ignore[index]
+    assert noise[0] < noise[1]
 
 
 def test_only_the_type_changes() -> None:
@@ -116,6 +129,16 @@ def test_pixels_have_their_own_grid(levels: float) -> None:
     given = next(program.tensors[item.output] for item in program.instructions if item.op == "quantize")
     assert given.scale == (float(torch.tensor(levels / 255)),)
     assert given.zero_point == (0,)
+
+
+@pytest.mark.parametrize(("value", "byte"), [(0.4, True), (1.5, False)])
+def test_a_border_of_pixels_keeps_their_grid(value: float, byte: bool) -> None:
+    x = pixels().float() / 255
+    model = nn.Sequential(nn.ConstantPad2d(1, value), nn.Conv2d(3, 4, 3)).eval()
+    compiled = qcompiler.compile(model, calibration_data=[x], effort="fast", io="uint8")
+    program = compiled.artifact.program.program
+    given = next(program.tensors[item.output] for item in program.instructions if item.op == "quantize")
+    assert (given.scale == (float(torch.tensor(1 / 255)),)) is byte
 
 
 @pytest.mark.parametrize("io", TYPES)
