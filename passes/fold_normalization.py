@@ -134,7 +134,7 @@ def _fold(found: Normalization, x: Tensor | None, context: PassContext, rewriter
 
 
 def _way(found: Normalization, x: Tensor | None, context: PassContext) -> tuple[Way, str]:
-    """What becomes of the shift, and why it stays if it does."""
+    """The place of the shift, and why it stays if it does."""
     layer, center, target = found.layer, found.center, context.target
     if not bool(found.shift.any()):
         return "bias", ""

@@ -27,13 +27,13 @@ class Step:
 
 @dataclass(frozen=True)
 class Normalization:
-    """What a layer reads, as gain * x + shift per channel of its input.
+    """The operand of a layer as gain * x + shift per channel of its input.
 
     Args:
         layer: The layer.
         source: x, which is an input of the model or elements and averages of one.
         path: The nodes from x to the layer, in order.
-        steps: Those that compute; the others move elements.
+        steps: Nodes of the path that compute; the others move elements.
         gain: float64 [channels].
         shift: float64 [channels].
     """

@@ -1,4 +1,4 @@
-"""What is known of a layer's channels: statistics of a folded batch norm, and the center of a folded normalization.
+"""Facts about a layer's channels: statistics of a folded batch norm, and the center of a folded normalization.
 
 The statistics, mean and standard deviation of each output channel, are a tensor [2, C] of the module; the attribute
 `statistics` of the layer has its name (decision 4). The center, one value per input channel that the normalization
