@@ -41,7 +41,7 @@ from qcompiler.quant.encoding import Encodings
 from qcompiler.targets import Target
 from qcompiler.validation.contracts import Contract, Exact
 
-Override: TypeAlias = "int | str | Mapping[str, int]"
+Override: TypeAlias = "int | str | Mapping[str, int] | Mapping[str, int | str]"
 Progress: TypeAlias = Callable[[str, float, float], None]
 """Callback with the name of the current work, the finished work and the total work, in one unit."""
 

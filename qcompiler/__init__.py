@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from qcompiler.analysis.traffic import Traffic
     from qcompiler.artifact.artifact import Artifact, load
     from qcompiler.program.roofline import Estimate
-    from qcompiler.session.announced import analyze, prepare_quantized_training
+    from qcompiler.session.announced import analyze
     from qcompiler.session.compile import Compiled, compile
     from qcompiler.session.qat import QATModule, batch_norm_divergence, prepare_qat, reestimate_batch_norm
+    from qcompiler.session.quantized_training import prepare_quantized_training
     from qcompiler.verification.report import Report
 
 __all__ = [
@@ -66,7 +67,7 @@ _HOMES = {
     "load": "artifact.artifact",
     "memory_movement": "analysis.memory_movement",
     "prepare_qat": "session.qat",
-    "prepare_quantized_training": "session.announced",
+    "prepare_quantized_training": "session.quantized_training",
     "reestimate_batch_norm": "session.qat",
 }
 """The module of each public name that is imported on first use."""

@@ -6,6 +6,7 @@ import difflib
 import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from qcompiler.errors import InputError
 from qcompiler.ir.graph import Graph, Node
@@ -16,6 +17,10 @@ WEIGHT_BITS_LIMIT = 8
 """Largest width of weights; a larger plain number applies only to activations."""
 
 
+Gradient: TypeAlias = 'int | Literal["float"] | None'
+"""Requested width of a gradient; "float": it is not quantized; None: the default of the target."""
+
+
 @dataclass(frozen=True)
 class Bits:
     """Requested widths; None for the default of the target."""
@@ -23,6 +28,7 @@ class Bits:
     activation: int | None = None
     weight: int | None = None
     is_float: bool = False
+    gradient: Gradient = None
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,8 @@ class Overrides:
     A pattern is the name of a node, a module path, which matches all nodes of the module, a glob for either, or an op.
     Later patterns override earlier ones. `float` selects a float island, which the target must allow. A number n
     selects n-bit results and weights of min(n, 8) bits; a mapping `{"activation_bits": 16, "weight_bits": 4}` selects
-    both.
+    both. In quantized training `{"gradient_bits": 16}` or `{"gradient_bits": "float"}` selects the width of the
+    gradient of a layer's result.
     """
 
     bits: Mapping[str, Bits]
@@ -73,6 +80,10 @@ class Overrides:
         """Requested width of the weight of `node`."""
         return self.bits.get(node.name, Bits()).weight
 
+    def gradient_bits(self, node: Node) -> Gradient:
+        """Requested width of the gradient of the result of `node`."""
+        return self.bits.get(node.name, Bits()).gradient
+
 
 def _names(node: Node) -> tuple[str, ...]:
     return (node.name, *node.origins, node.location.path, node.op)
@@ -95,9 +106,23 @@ def _bits(pattern: str, override: Override) -> Bits:
         )
     if isinstance(override, int):
         return Bits(override, min(override, WEIGHT_BITS_LIMIT))
-    unknown = [key for key in override if key not in ("activation_bits", "weight_bits")]
+    unknown = [key for key in override if key not in _KEYS]
     if unknown:
         raise InputError(
-            f"an override has the key {unknown[0]!r}", where=where, expected="activation_bits or weight_bits"
+            f"an override has the key {unknown[0]!r}", where=where, expected=f"{', '.join(_KEYS[:-1])} or {_KEYS[-1]}"
         )
-    return Bits(override.get("activation_bits"), override.get("weight_bits"))
+    activation, weight, gradient = (override.get(key) for key in _KEYS)
+    for key, value in (("activation_bits", activation), ("weight_bits", weight)):
+        if isinstance(value, str):
+            fix = 'Use "float" in place of the whole mapping.' if value == "float" else None
+            raise InputError(f"{key} is {value!r}", where=where, expected="a number of bits", fix=fix)
+    if isinstance(gradient, str) and gradient != "float":
+        raise InputError(f"gradient_bits is {gradient!r}", where=where, expected='a number of bits or "float"')
+    return Bits(_number(activation), _number(weight), gradient=_number(gradient) if gradient != "float" else "float")
+
+
+_KEYS = ("activation_bits", "weight_bits", "gradient_bits")
+
+
+def _number(value: int | str | None) -> int | None:
+    return None if isinstance(value, str) else value

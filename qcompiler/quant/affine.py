@@ -27,6 +27,7 @@ __all__ = [
     "qparams_from_range",
     "quantize",
     "quantize_bias",
+    "unchecked_qparams",
 ]
 
 SMALLEST_SCALE = 2.0**-60
@@ -107,6 +108,25 @@ def qparams_from_range(low: Tensor | float, high: Tensor | float, spec: QuantSpe
     low = torch.as_tensor(low).detach().to(torch.float64)
     high = torch.as_tensor(high).detach().to(torch.float64)
     _check_range(low, high, spec)
+    scale, zero_point = unchecked_qparams(low, high, spec)
+    if not bool(torch.isfinite(scale).all()):
+        raise CalibrationError(f"a range up to {float(high.max())} needs a scale that float32 cannot hold")
+    return scale, zero_point.to(torch.int32)
+
+
+def unchecked_qparams(low: Tensor, high: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
+    """Scale and zero point of `qparams_from_range` for ranges that change at each step of a training.
+
+    Nothing is read back from a device. A range that is not finite gives a scale that is not finite.
+
+    Args:
+        low: Lower end, float64.
+        high: Upper end, float64.
+        spec: The grid, without scale and zero point.
+
+    Returns:
+        scale (float32) and zero point (integral, float64), both in the shape of `low`.
+    """
     low, high = low.clamp(max=0.0), high.clamp(min=0.0)
     if spec.symmetric:
         steps, reach = spec.qmax, torch.maximum(-low, high)
@@ -116,12 +136,10 @@ def qparams_from_range(low: Tensor | float, high: Tensor | float, spec: QuantSpe
     if spec.scale_kind is ScaleKind.POW2:
         exact = next_power_of_two(exact)
     scale = exact.to(torch.float32)
-    if not bool(torch.isfinite(scale).all()):
-        raise CalibrationError(f"a range up to {float(high.max())} needs a scale that float32 cannot hold")
     if spec.symmetric:
-        return scale, torch.zeros_like(scale, dtype=torch.int32)
+        return scale, torch.zeros_like(exact)
     zero_point = round_float(spec.qmin - low / scale.to(torch.float64), Rounding.NEAREST_EVEN)
-    return scale, zero_point.clamp(spec.qmin, spec.qmax).to(torch.int32)
+    return scale, zero_point.clamp(spec.qmin, spec.qmax)
 
 
 def quantize(

@@ -23,18 +23,3 @@ def analyze(
         NotSupportedYetError: Always.
     """
     raise NotSupportedYetError("qcompiler.analyze", fix="Use Compiled.verify() and the report.")
-
-
-def prepare_quantized_training(
-    model: nn.Module,
-    target: str | Path | Target = "int8_dsp",
-    *,
-    example_inputs: object = None,
-    estimator: str = "in_hindsight",
-) -> nn.Module:
-    """Make a module whose activations, weights and gradients are quantized while it learns.
-
-    Raises:
-        NotSupportedYetError: Always.
-    """
-    raise NotSupportedYetError("qcompiler.prepare_quantized_training")

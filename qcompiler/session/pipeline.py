@@ -34,6 +34,7 @@ from qcompiler.passes.fold_constants import FoldConstants
 from qcompiler.passes.fold_normalization import FoldNormalization
 from qcompiler.passes.fuse_activations import FuseActivations
 from qcompiler.passes.fuse_requantization import FuseRequantization
+from qcompiler.passes.insert_gradient_quantizers import InsertGradientQuantizers
 from qcompiler.passes.insert_quantizers import InsertQuantizers
 from qcompiler.passes.lower_to_integer import LowerToInteger
 from qcompiler.passes.merge_branches import MergeBranches
@@ -73,6 +74,7 @@ PASSES: dict[str, type[Pass]] = {
         CalibrateActivations,
         FitBiases,
         WeighCandidates,
+        InsertGradientQuantizers,
         FuseRequantization,
         ExternalTypes,
         LowerToInteger,
@@ -268,6 +270,19 @@ def training_passes(effort: str = "default", *, target: Target) -> tuple[Pass, .
             CalibrateWeights(method="mse") if isinstance(item, CalibrateWeights) else item for item in passes
         )
     return tuple(for_training(passes))
+
+
+def quantized_training_passes(target: Target) -> tuple[Pass, ...]:
+    """The passes from a captured graph to a calibrated QUANTIZED graph for quantized training.
+
+    Nothing is rescaled or corrected: training may start from random weights, whose ranges mean nothing yet.
+
+    Args:
+        target: Target of the graph.
+    """
+    front, placement = structural_passes()
+    ranges = (CalibrateWeights(), CalibrateActivations(method="min_max"))
+    return tuple(for_training(model_as_it_is((*front, *placement, FixRanges(), UnifyScales("ranges"), *ranges))))
 
 
 def for_training(passes: typing.Iterable[Pass]) -> Iterator[Pass]:

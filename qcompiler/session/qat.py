@@ -10,33 +10,22 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from qcompiler.calibration.processes import processes
 from qcompiler.calibration.store import DEFAULT_MEMORY
 from qcompiler.errors import InputError
-from qcompiler.frontends import Source, Subject
-from qcompiler.frontends.given import check_kind
-from qcompiler.frontends.running import copy_model
-from qcompiler.frontends.wrappers import unwrap
-from qcompiler.ir.graph import Graph, Module
 from qcompiler.ir.settings import own_defaults
-from qcompiler.ops.quantizers import is_quantizer
 from qcompiler.passes import Pass
 from qcompiler.passes.base import Override
-from qcompiler.passes.common.fixed_grids import is_dictated
-from qcompiler.passes.fold_batch_norm import FoldBatchNorm
 from qcompiler.session.batches import Forward
 from qcompiler.session.options import Options
-from qcompiler.session.pipeline import print_pipeline
-from qcompiler.session.progress import steps
-from qcompiler.session.session import Session
-from qcompiler.session.source import Model, check_forward, load_model, prepared
+from qcompiler.session.preparation import prepared_module
+from qcompiler.session.source import Model, prepared
 from qcompiler.targets import Target, load_target
 from qcompiler.training.batch_norm import Divergences, Style, reestimate, statistics_divergence
 from qcompiler.training.freezing import Freezing, Tracking
 from qcompiler.training.methods import Methods
-from qcompiler.training.module import Preparation, QATModule, Recipe
+from qcompiler.training.module import QATModule, Recipe
+from qcompiler.training.range_estimators import RangeChoice, range_estimator
 from qcompiler.training.regularizers import Weighted
-from qcompiler.training.unfold import FoldedNorm, norms_after_layers
 
 __all__ = ["QATModule", "batch_norm_divergence", "prepare_qat", "reestimate_batch_norm"]
 
@@ -50,6 +39,7 @@ def prepare_qat(
     calibration_data: Iterable[object] | None = None,
     forward: Forward | None = None,
     method: Methods = "lsq",
+    ranges: RangeChoice | None = None,
     batch_norm: Style | None = None,
     regularizers: Sequence[Weighted] = (),
     freezing: Freezing | None = None,
@@ -77,6 +67,9 @@ def prepare_qat(
         method: Training method of the quantizers: `ste`, `lsq`, `lsq_unscaled`, `lsq+`, `min_max`, `recomputed`,
             `pact`, `ewgs`, `psg`, `dsq`, `stacked_sigmoid`, `stochastic`, or a `training.methods.Method`; or a mapping
             by `weights`, `activations`, node name, module path or glob.
+        ranges: Estimator of the ranges of activations, which then follow statistics in place of the method: a name such
+            as `in_hindsight`, or an object of `training.range_estimators`; None: the method decides. A method that a
+            name selects prevails.
         batch_norm: Treatment of batch norms after layers: `fold` (static folding), `double` (batch statistics from a
             float forward), `keep` (folded only after training; needs a scale per channel). None: `fold`, or `keep` for
             a simulation target.
@@ -99,8 +92,6 @@ def prepare_qat(
         QCompilerError: The preparation failed; there is one subclass per kind of cause.
     """
     hardware = load_target(target)
-    unwrapped, notes = unwrap(load_model(model))
-    source = _in_eval_mode(unwrapped if isinstance(unwrapped, Source) else check_kind(unwrapped))
     options = Options(
         example_inputs=example_inputs,
         calibration_data=calibration_data,
@@ -113,33 +104,10 @@ def prepare_qat(
         memory=memory,
         device=device,
     )
-    check_forward(source, options)
-    chosen = options.passes_before_training(hardware)
     style: Style = batch_norm or ("fold" if hardware.simulation is None else "keep")
-    recipe = Recipe(method, style, tuple(regularizers), freezing, tracking, total_steps)
-    norms: list[FoldedNorm] = []
-
-    def between(_: Pass | None, module: Module, after: Pass | None) -> None:
-        if isinstance(after, FoldBatchNorm):
-            norms[:] = norms_after_layers(module.main)
-
-    with processes() as group, steps(len(chosen) + 1, show=group.rank == 0) as progress:
-        session = Session(source, hardware, options, chosen, group=group, progress=progress, between=between)
-        quantized = session.quantized
-    still = [name for name, item in _parameters(source) if not item.requires_grad]
-    preparation = Preparation(
-        quantized.records,
-        print_pipeline(chosen),
-        tuple(sample.detach().cpu() for sample in session.context.samples[0]),
-        (*notes, *session.captured.diagnostics),
-        session.captured.name,
-    )
-    dictated = _dictated(quantized.module.main, hardware)
-    trained = QATModule(
-        quantized.module, hardware, recipe, norms, dictated=dictated, still=still, preparation=preparation
-    )
-    trained.train()
-    return trained
+    estimator = None if ranges is None else range_estimator(ranges)
+    recipe = Recipe(method, style, tuple(regularizers), freezing, tracking, total_steps, estimator)
+    return prepared_module(model, hardware, options, options.passes_before_training(hardware), recipe)
 
 
 def reestimate_batch_norm(
@@ -225,19 +193,3 @@ def _called(module: nn.Module, batch: object) -> object:
 
 def _moved(item: object, device: torch.device) -> object:
     return item.to(device) if isinstance(item, Tensor) else item
-
-
-def _in_eval_mode(model: Subject) -> Subject:
-    """`model`, or a copy of it in eval mode."""
-    if not isinstance(model, nn.Module) or not any(item.training for item in model.modules()):
-        return model
-    return copy_model(model).eval()
-
-
-def _parameters(model: object) -> list[tuple[str, nn.Parameter]]:
-    return list(model.named_parameters()) if isinstance(model, nn.Module) else []
-
-
-def _dictated(graph: Graph, target: Target) -> list[str]:
-    """Names of the quantizers whose scale and zero point the hardware fixes."""
-    return [node.name for node in graph.nodes if is_quantizer(node) and is_dictated(node, target)]

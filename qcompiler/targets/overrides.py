@@ -17,6 +17,8 @@ __all__ = ["overridden"]
 _OVERRIDES = {
     "weight_bits": "a number of bits",
     "activation_bits": "a number of bits",
+    "gradient_bits": "a number of bits",
+    "symmetric_gradients": "True or False",
     "per_channel": "True or False",
     "symmetric_activations": "True or False",
     "signed_activations": "True or False",
@@ -45,6 +47,10 @@ def overridden(descriptor: Descriptor, changes: Mapping[str, object]) -> dict[st
         match key, value:
             case (("weight_bits" | "activation_bits"), int()) if not isinstance(value, bool):
                 _set_bits(data, key.removesuffix("_bits"), value)
+            case "gradient_bits", int() if not isinstance(value, bool):
+                _set_gradient_bits(data, value)
+            case "symmetric_gradients", bool():
+                data["gradient"]["symmetric"] = value
             case (("per_channel" | "symmetric_activations" | "signed_activations" | "power_of_two"), bool()):
                 _set_grids(data, key, value)
             case "block", int() | None if not isinstance(value, bool):
@@ -84,6 +90,18 @@ def _set_bits(data: dict[str, Any], role: str, bits: int) -> None:
     number["bits"] = bits
     if bits != 4:
         number["packing"] = "none"
+
+
+def _set_gradient_bits(data: dict[str, Any], bits: int) -> None:
+    gradient = data["gradient"]
+    widths = sorted({gradient["bits"], *gradient["allowed_bits"]})
+    if bits not in widths:
+        raise TargetError(
+            f"{data['target']['name']} has no gradients of {bits} bits",
+            where="gradient.allowed_bits",
+            expected="one of " + ", ".join(map(str, widths)) + " bits",
+        )
+    gradient |= {"bits": bits, "allowed_bits": widths}
 
 
 def _set_grids(data: dict[str, Any], key: str, value: bool) -> None:

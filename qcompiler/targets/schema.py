@@ -188,6 +188,23 @@ class Bias(_Model):
     """Side that removes the input zero point: the hardware from the products, or the compiler in the bias."""
 
 
+class Gradient(_Model):
+    """Gradients in quantized training, which no deployed program contains.
+
+    A gradient has one scale: its product with the weight sums over its channels, its product with the input over its
+    positions, and a scale per channel or per position would not leave one of the two sums.
+    """
+
+    bits: Width = 8
+    """Width of a code of a gradient."""
+    allowed_bits: tuple[Width, ...] = (2, 3, 4, 5, 6, 7, 8, 16)
+    """Other widths that an override may select."""
+    symmetric: Bool = False
+    """Whether the zero point is always 0; otherwise the zero point may be any code."""
+    rounding: Literal["stochastic", "nearest"] = "stochastic"
+    """Rounding of gradients to codes: with the mean of the real number, or to the nearest code."""
+
+
 class Elementwise(_Model):
     """Additions, subtractions and products of two activations."""
 
@@ -401,6 +418,7 @@ class Fields(_Model):
     rounding: Roundings
     accumulator: Accumulator = Accumulator()
     bias: Bias = Bias()
+    gradient: Gradient = Gradient()
     elementwise: Elementwise = Elementwise()
     table: Tables = Tables()
     op: Annotated[tuple[OpRule, ...], Field(min_length=1)]

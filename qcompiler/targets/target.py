@@ -161,6 +161,27 @@ class Target:
             return spec
         return dataclasses.replace(spec, block=number.block, factor_bits=number.factor_bits)
 
+    def gradient_spec(self, bits: int | None = None) -> QuantSpec:
+        """The grid of gradients in quantized training.
+
+        Raises:
+            TargetError: The target has no gradients of `bits` bits.
+        """
+        gradient = self.descriptor.gradient
+        widths = sorted({gradient.bits, *gradient.allowed_bits})
+        if bits is not None and bits not in widths:
+            raise TargetError(
+                f"{self.name} has no gradients of {bits} bits",
+                where="gradient.allowed_bits",
+                expected="one of " + ", ".join(map(str, widths)) + " bits",
+            )
+        return QuantSpec(bits=bits or gradient.bits, symmetric=gradient.symmetric, narrow=gradient.symmetric)
+
+    def multiplies_channels(self, op: str) -> bool:
+        """Whether each channel of a result of `op` may have its own requantization multiplier."""
+        rule = self.op_rule(op)
+        return self.descriptor.requantize.per_channel and (rule is None or rule.per_channel is not False)
+
     def unmultiplied(self, op: str, activation_bits: int, weight_bits: int) -> str:
         """Why `op` does not multiply activations and weights of these widths; empty if it does."""
         rule = self.op_rule(op)
@@ -232,7 +253,8 @@ class Target:
         """A target that differs in some fields.
 
         Args:
-            changes: Any of weight_bits, activation_bits, per_channel, block (inputs of a weight that share a factor),
+            changes: Any of weight_bits, activation_bits, gradient_bits, symmetric_gradients, per_channel, block (inputs
+                of a weight that share a factor),
                 symmetric_activations, signed_activations, power_of_two (scales of weights and activations),
                 requantize, per_channel_clamp, per_channel_tables (of functions without a fixed grid), layout, fallback.
 

@@ -239,6 +239,12 @@ def process_count() -> int:
     return torch.distributed.get_world_size() if running else 1
 
 
+def process_rank() -> int:
+    """Rank of this process in a distributed run; 0 where torch.distributed is not initialized."""
+    running = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_rank() if running else 0
+
+
 def sum_over_processes(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Sums over all processes, bit-identical in all of them; one all-reduce in float64.
 

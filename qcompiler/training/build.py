@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Collection, Container, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import cast
 
 import torch
@@ -26,10 +27,13 @@ from qcompiler.quant.affine import qparams_from_range
 from qcompiler.quant.spec import QuantSpec, ScaleKind
 from qcompiler.training.batch_norm import BatchNorm, Style
 from qcompiler.training.deploy import QuantizedActivation, QuantizedWeight, deployable
+from qcompiler.training.gradients import Gradients, check_shared_grids, product_modules
 from qcompiler.training.methods import Methods, Role, is_named, resolve
-from qcompiler.training.program import Normalized, Places, Program, write_plain_program, write_program
+from qcompiler.training.program import Multiplied, Normalized, Places, Program, write_plain_program, write_program
 from qcompiler.training.quantizer import Quantizer
-from qcompiler.training.ranges import FixedRange
+from qcompiler.training.range_estimators import RangeEstimator
+from qcompiler.training.ranges import FixedRange, Ranges
+from qcompiler.training.tracked import TrackedQuantizer, TrackedRange
 from qcompiler.training.unfold import FoldedNorm, norms_of, output_axis, unfold
 
 __all__ = ["Blueprint", "Dropout", "build", "build_plain"]
@@ -51,6 +55,10 @@ class Dropout(nn.Module):
         """Apply dropout to x, [N, ...]."""
         return drop(x, self.p, self.mode) if self.training and self.p else x
 
+    def gain(self) -> float:
+        """The factor by which elements that are kept grow."""
+        return 1.0 / (1.0 - self.p) if self.training and self.p < 1.0 else 1.0
+
     def extra_repr(self) -> str:
         """One line for `repr`."""
         return f"p={self.p}, mode={self.mode}"
@@ -68,6 +76,7 @@ class Blueprint:
         activations: Activation quantizers.
         source: Text of the forward as torch calls.
         program: The forward as a function.
+        products: Paths of the modules of layers with quantized gradients, by name of the layer.
     """
 
     graph: Module
@@ -77,6 +86,7 @@ class Blueprint:
     activations: tuple[QuantizedActivation, ...]
     source: Source
     program: Program
+    products: Mapping[str, str] = field(default_factory=dict)
 
     def __deepcopy__(self, memo: object) -> Blueprint:
         return self
@@ -99,6 +109,10 @@ def build(
     dictated: Collection[str] = (),
     still: Collection[str] = (),
     float_norms: bool = False,
+    multiplies_channels: Callable[[str], bool] | None = None,
+    ranges: RangeEstimator | None = None,
+    starts: bool = True,
+    gradients: Gradients | None = None,
 ) -> Blueprint:
     """Give `root` the tensors and quantizers of a graph.
 
@@ -111,12 +125,22 @@ def build(
         dictated: Names of quantizers whose scale and zero point the target fixes; these never learn.
         still: Names of model parameters with `requires_grad=False`.
         float_norms: Whether `keep` leaves batch norms in float permanently, so that weights may have one scale.
+        multiplies_channels: Whether the target has a multiplier per channel for an op, so that `keep` may fold batch
+            norms into the scales of weights that share one scale in training; None: it may not.
+        ranges: Estimator of the ranges of activations; None: the methods decide.
+        starts: Whether such ranges start as calibrated; otherwise the first batch gives them. Grids that several
+            tensors share always start as calibrated.
+        gradients: Settings of quantized gradients; None: gradients are in float.
 
     Raises:
         CalibrationError: A quantizer has no range.
         InputError: A method is unknown or does not fit a quantizer, or `keep` is used with one scale per weight.
+        UnsupportedError: An estimator of ranges, or products on codes, cannot serve the graph.
     """
-    return _Builder(root, module, methods, style, dictated, still, float_norms).run(norms)
+    builder = _Builder(root, module, methods, style, dictated, still, float_norms)
+    builder.multiplies_channels, builder.gradients = multiplies_channels, gradients
+    builder.ranges = None if ranges is None else TrackedRange(ranges, starts)
+    return builder.run(norms)
 
 
 def build_plain(root: nn.Module, module: Module) -> Blueprint:
@@ -194,6 +218,11 @@ class _Builder:
         """Names of biases that are computed from batch norms."""
         self.grids: dict[str, Tensor] = {}
         """Scales that replace those of the graph, by name."""
+        self.tracked: set[str] = set()
+        """Names of the scales whose quantizers collect statistics."""
+        self.multiplies_channels: Callable[[str], bool] | None = None
+        self.ranges: TrackedRange | None = None
+        self.gradients: Gradients | None = None
 
     def run(self, norms: Sequence[FoldedNorm]) -> Blueprint:
         quantizers = [node for node in self.graph.nodes if is_quantizer(node)]
@@ -202,13 +231,21 @@ class _Builder:
             self._take_out_all(weights, norms)
         paths = self._quantizers(quantizers, weights)
         # Quantizers hold scales, zero points and factors.
-        grids = {_ref(value) for node in quantizers for value in node.inputs[1:]}
+        holders = [*quantizers, *(node for node in self.graph.nodes if node.op == "quantize_gradient")]
+        grids = {_ref(value) for node in holders for value in node.inputs[1:]}
         self._tensors(grids)
         normalized = {item.layer.name: item.normalized for item in weights.values() if item.normalized is not None}
-        calls, program = write_program(self.graph, Places(self.paths, paths, self._dropouts(), normalized))
+        products = self._products()
+        places = Places(self.paths, paths, self._dropouts(), normalized, frozenset(self.tracked), products)
+        calls, program = write_program(self.graph, places)
 
-        shipped = deployable(self.module)
-        own = {node.name: _ref(node.inputs[0]) for node in shipped.main.nodes if quantizes_parameter(node)}
+        widened = {
+            node.name: item.normalized.axis
+            for node, item in weights.items()
+            if item.normalized is not None and self._widens(item)
+        }
+        shipped = deployable(self.module, widened)
+        own = {node.name: node for node in shipped.main.nodes if quantizes_parameter(node)}
         quantized = tuple(self._quantized(item, own[node.name], paths) for node, item in weights.items())
         activations = {
             _ref(node.inputs[1]): QuantizedActivation(
@@ -218,11 +255,15 @@ class _Builder:
             if node not in weights
         }
         made = {item.weight for item in quantized} | self.absorbed
+        grids |= {name for item in quantized for name in (item.scale, item.zero_point)}
         kept = {name: path for name, path in self.paths.items() if name in shipped.tensors and name not in made}
         known = {*made, *kept, *grids}
         fixed = {name: tensor for name, tensor in shipped.tensors.items() if name not in known}
         source = Source.of(calls)
-        return Blueprint(shipped.clone({}), fixed, kept, quantized, tuple(activations.values()), source, program)
+        modules = {name: item.path for name, item in products.items()}
+        return Blueprint(
+            shipped.clone({}), fixed, kept, quantized, tuple(activations.values()), source, program, modules
+        )
 
     def _weights(self) -> dict[Node, _Weight]:
         """Weight quantizers and their layers, by quantizer node."""
@@ -247,7 +288,7 @@ class _Builder:
             self._take_out(item, norm)
 
     def _check_keep(self, item: _Weight) -> None:
-        if self.float_norms:
+        if self.float_norms or self._widens(item):
             return
         if item.spec.axis is None:
             expected = "a scale per output channel, into which the batch norm is folded after training"
@@ -261,6 +302,16 @@ class _Builder:
             expected=expected,
             fix="Use another target, such as one with per_channel=True, or batch_norm='fold'.",
         )
+
+    def _widens(self, item: _Weight) -> bool:
+        """Whether a batch norm makes the one scale of a trained weight a scale per channel of the shipped weight.
+
+        The codes stay, and the gains of the batch norm become part of the multipliers of the channels.
+        """
+        fits = item.spec.axis is None and item.spec.scale_kind is ScaleKind.FLOAT
+        if self.style != "keep" or self.float_norms or not fits or self.multiplies_channels is None:
+            return False
+        return self.multiplies_channels(item.layer.op)
 
     def _take_out(self, item: _Weight, norm: FoldedNorm) -> None:
         assert item.bias is not None
@@ -307,12 +358,13 @@ class _Builder:
             role: Role = "weights" if first in weights else "activations"
             names = tuple(dict.fromkeys(name for node in members for name in _names(node, weights.get(node))))
             method = resolve(self.methods, role, names)
-            # A grid fixed by the target never learns; the grid of a model input learns only if a method names it.
-            stays = any(node.name in self.dictated for node in members) or (
-                _reads_the_model_input(members) and not is_named(self.methods, names)
-            )
-            ranges = FixedRange() if stays else method.ranges
-            quantizer = Quantizer(
+            ranges = self._range_of(members, names, method.ranges, role)
+            kind = Quantizer
+            if isinstance(ranges, TrackedRange):
+                check_shared_grids(members, ranges.estimator)
+                self.tracked.add(ref)
+                kind = TrackedQuantizer
+            quantizer = kind(
                 first.spec,
                 ranges,
                 method.estimator,
@@ -324,6 +376,27 @@ class _Builder:
             )
             paths[ref] = self._place(self._quantizer_name(ref), quantizer)
         return paths
+
+    def _range_of(self, members: Sequence[Node], names: Sequence[str], own: Ranges, role: Role) -> Ranges:
+        """The range of quantizers with one grid, for which the method has `own`."""
+        if any(node.name in self.dictated for node in members):
+            return FixedRange()  # a grid fixed by the target never moves
+        if is_named(self.methods, names):
+            return own
+        if self.ranges is not None and role == "activations":
+            return dataclasses.replace(self.ranges, starts=self.ranges.starts or len(members) > 1)
+        # The grid of a model input learns only if a method names it.
+        return FixedRange() if _reads_the_model_input(members) else own
+
+    def _products(self) -> dict[str, Multiplied]:
+        """Create the modules of layers whose gradients are quantized; returns their places by name of the layer."""
+        if self.gradients is None:
+            return {}
+        place = next((tensor.device for tensor in self.module.tensors.values()), torch.device("cpu"))
+        found = {}
+        for node, module, reads_x, reads_w in product_modules(self.graph, self.gradients, place):
+            found[node.name] = Multiplied(self._place(f"{node.name}.products", module), reads_x, reads_w)
+        return found
 
     def _quantizer_name(self, ref: str) -> str:
         """`conv.weight.scale` -> `conv.weight_quantizer`; `conv.scale_1` -> `conv.quantizer_1`."""
@@ -362,16 +435,16 @@ class _Builder:
                     found[node.name] = self._place(node.name, Dropout(p, mode))
         return found
 
-    def _quantized(self, item: _Weight, shipped: str, quantizers: Mapping[str, str]) -> QuantizedWeight:
+    def _quantized(self, item: _Weight, shipped: Node, quantizers: Mapping[str, str]) -> QuantizedWeight:
         scale = _ref(item.quantizer.inputs[1])
         source = quantizer_of(item.layer.inputs[0])
         return QuantizedWeight(
             item.layer.name,
             quantizers[scale],
             self.paths[item.ref],
-            shipped,
-            scale,
-            _ref(item.quantizer.inputs[2]),
+            _ref(shipped.inputs[0]),
+            _ref(shipped.inputs[1]),
+            _ref(shipped.inputs[2]),
             _ref(item.quantizer.inputs[3]) if len(item.quantizer.inputs) > 3 else None,
             output_axis(item.layer),
             None if source is None else _ref(source.inputs[1]),

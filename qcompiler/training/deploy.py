@@ -7,6 +7,7 @@ point.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from qcompiler.errors import CalibrationError
-from qcompiler.ir.graph import Graph, Module, Node
+from qcompiler.ir.graph import Graph, Module, Node, Value
 from qcompiler.ir.rewrite import Rewriter
-from qcompiler.ops.quantizers import quantizes_parameter
+from qcompiler.ops.quantizers import leaf_tensor, quantizes_parameter
 from qcompiler.quant.affine import SMALLEST_SCALE, along_axis
 from qcompiler.quant.rounding import Rounding, round_float
 from qcompiler.training.batch_norm import BatchNorm
@@ -77,17 +78,62 @@ class QuantizedActivation:
     zero_point: str
 
 
-def deployable(module: Module) -> Module:
-    """A copy without dropouts in which no two weight quantizers share a tensor."""
+def deployable(module: Module, widened: Mapping[str, int] | None = None) -> Module:
+    """A copy without dropouts and gradient quantizers in which no two weight quantizers share a tensor.
+
+    Args:
+        module: Module at stage QUANTIZED.
+        widened: Weight quantizers with one scale in training and a scale per channel in the copy: their names, and the
+            output channel axes of their weights.
+    """
     copy = module.clone()
     for graph in copy.graphs.values():
         rewriter = Rewriter(graph)
-        for node in graph.nodes:
-            if node.op == "dropout":
+        for node in list(graph.nodes):
+            if node.op in ("dropout", "quantize_gradient"):
+                ranges = node.inputs[1:]
                 rewriter.replace(node, node.inputs[0])
+                for value in ranges:
+                    _forget(value, rewriter)
             elif quantizes_parameter(node):
                 _own_leaf(node, graph, rewriter)
+                if widened and node.name in widened:
+                    _widen(node, widened[node.name], rewriter)
     return copy
+
+
+def _widen(quantizer: Node, axis: int, rewriter: Rewriter) -> None:
+    """Give each output channel of a weight a scale of its own, at first that of the whole weight."""
+    channels = quantizer.output.type.sizes[axis]
+    products = [user for user in quantizer.inputs[1].users if user.op == "scale_product"]
+    for index in (1, 2):
+        leaf = quantizer.inputs[index].producer
+        assert leaf is not None
+        ref = leaf.text("ref")
+        tensor = leaf_tensor(quantizer.inputs[index]).expand(channels).clone()
+        own = rewriter.leaf(leaf.op, tensor, ref=ref, before=_first(quantizer, products), like=leaf)
+        for user in (quantizer, *products):
+            for place, value in enumerate(user.inputs):
+                if value is leaf.output:
+                    rewriter.replace_input(user, place, own)
+        _forget(leaf.output, rewriter)
+    rewriter.set_attributes(quantizer, spec=dataclasses.replace(quantizer.spec, axis=axis))
+    for product in products:
+        rewriter.refresh_types(product)
+
+
+def _forget(value: Value, rewriter: Rewriter) -> None:
+    """Remove a tensor of the module that no node reads any more."""
+    leaf = value.producer
+    if leaf is not None and not value.users:
+        rewriter.erase(leaf)
+        del rewriter.graph.module.tensors[leaf.text("ref")]
+
+
+def _first(quantizer: Node, products: Sequence[Node]) -> Node:
+    """The first of these nodes in the order of the graph."""
+    chosen = {quantizer, *products}
+    return next(node for node in quantizer.graph.nodes if node in chosen)
 
 
 def _own_leaf(quantizer: Node, graph: Graph, rewriter: Rewriter) -> None:
@@ -139,8 +185,17 @@ def check_scales(
         activations: Activation quantizers.
 
     Raises:
-        CalibrationError: A scale is not finite, or an activation scale is not above `SMALLEST_SCALE`.
+        CalibrationError: A range is not known yet, a scale is not finite, or an activation scale is not above
+            `SMALLEST_SCALE`.
     """
+    unknown = next((item for item in activations if bool(tensors[item.scale].isnan().any())), None)
+    if unknown is not None:
+        raise CalibrationError(
+            "the quantizer has no range yet",
+            where=unknown.quantizer,
+            expected="a range from calibration_data or from a forward in train mode",
+            fix="Train for at least one step, or pass calibration_data=.",
+        )
     fix = "Train again with lower learning rates, especially for scales: parameter_groups(lr, scale_lr=...)."
     scales = {weight.quantizer: tensors[weight.scale] for weight in weights}
     activation_scales = {item.quantizer: tensors[item.scale] for item in activations}
@@ -185,6 +240,7 @@ def _deploy_weight(root: nn.Module, item: QuantizedWeight, tensors: dict[str, Te
     axis = quantizer.spec.axis
     exact = scale.to(torch.float64)
     if gain is not None:
+        axis = item.normalized.axis if item.normalized is not None else axis
         # A negative g negates the codes. The lowest code of an asymmetric range has no negative and is clamped.
         codes = codes * along_axis(gain.sign().to(codes), codes.dim(), axis)
         codes = codes.clamp(quantizer.spec.qmin, quantizer.spec.qmax)
@@ -198,7 +254,7 @@ def _deploy_weight(root: nn.Module, item: QuantizedWeight, tensors: dict[str, Te
     real = codes * along_axis(scale, codes.dim(), axis)
     steps = quantizer.steps_per_code(codes)
     tensors[item.weight] = real if steps is None else real * steps
-    tensors[item.scale], tensors[item.zero_point] = scale, zero_point
+    tensors[item.scale], tensors[item.zero_point] = scale, zero_point.expand(scale.shape)
     if item.factors is not None and quantizer.factors is not None:
         tensors[item.factors] = quantizer.factors
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from qcompiler.errors import InputError, UnsupportedError
 from qcompiler.ir import calls
 from qcompiler.ir.diagnostics import Diagnostic
 from qcompiler.ir.events import Record
-from qcompiler.ir.graph import Module
+from qcompiler.ir.graph import Graph, Module
 from qcompiler.ir.settings import own_defaults
 from qcompiler.ops.biases import fitted
 from qcompiler.quant.affine import along_axis
@@ -31,17 +31,25 @@ from qcompiler.training.build import build, build_plain
 from qcompiler.training.deploy import QuantizedWeight, check_scales, deployed_tensors, tensor_at
 from qcompiler.training.finite import check_finite
 from qcompiler.training.freezing import Freezing, Tracking, freeze
+from qcompiler.training.gradients import Gradients
 from qcompiler.training.groups import ParameterGroup, parameter_groups
 from qcompiler.training.methods import Methods
 from qcompiler.training.oscillations import Oscillations
+from qcompiler.training.products import LayerProducts
 from qcompiler.training.quantizer import Quantizer
+from qcompiler.training.range_estimators import RangeEstimator
 from qcompiler.training.ranges import hold_signs
 from qcompiler.training.regularizers import Latent, Weighted
 from qcompiler.training.schedules import as_schedule
+from qcompiler.training.tracker import RangeTracker, move
 from qcompiler.training.unfold import FoldedNorm
 from qcompiler.validation.exact import Codes, simulate
 
 __all__ = ["Preparation", "QATModule", "Recipe"]
+
+
+OPERANDS = ("weights", "activations", "gradients")
+"""Operands that quantized training quantizes."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,12 @@ class Recipe:
         freezing: Settings for freezing oscillating codes; None: no freezing.
         tracking: Settings for tracking oscillations without freezing.
         total_steps: Total number of optimizer steps, for schedules.
+        ranges: Estimator of the ranges of activations; None: the method decides.
+        starts: Whether these ranges start as calibrated; otherwise the first batch gives them.
+        gradients: Settings of quantized gradients; None: gradients are in float.
+        widens: Whether a batch norm after a weight with one scale may become multipliers of channels after training,
+            where the target has them.
+        operands: Quantized operands; without weights or activations there is no integer program.
     """
 
     method: Methods = "lsq"
@@ -63,6 +77,11 @@ class Recipe:
     freezing: Freezing | None = None
     tracking: Tracking | None = None
     total_steps: int | None = None
+    ranges: RangeEstimator | None = None
+    starts: bool = True
+    gradients: Gradients | None = None
+    widens: bool = False
+    operands: tuple[str, ...] = OPERANDS
 
     def __post_init__(self) -> None:
         if self.batch_norm not in ("fold", "double", "keep"):
@@ -146,7 +165,7 @@ class QATModule(nn.Module):
     ) -> None:
         super().__init__()
         self.target, self.recipe, self.preparation = target, recipe or Recipe(), preparation
-        self.exact = target.simulation is None
+        self.exact = target.simulation is None and {"weights", "activations"} <= {*self.recipe.operands}
         if recipe is None:
             self._blueprint = build_plain(self, module)
         else:
@@ -159,6 +178,10 @@ class QATModule(nn.Module):
                 dictated=dictated,
                 still=still,
                 float_norms=target.simulation is not None,
+                multiplies_channels=target.multiplies_channels if recipe.widens else None,
+                ranges=recipe.ranges,
+                starts=recipe.starts,
+                gradients=recipe.gradients,
             )
         graph = self._blueprint.graph.main
         self._expected = tuple(
@@ -168,6 +191,7 @@ class QATModule(nn.Module):
         # Without a recipe the state_dict holds the tensors of the graph alone.
         steps = torch.zeros((), dtype=torch.int64, device=_device(self))
         self.register_buffer("steps", steps, persistent=recipe is not None)
+        self._steps_are_told = False
         self._tracked: tuple[QuantizedWeight, ...] = ()
         self._track()
         self._before = _Hook()
@@ -186,6 +210,8 @@ class QATModule(nn.Module):
         """
         call = self._bound(arguments, keywords)
         if self.training:
+            if not self._steps_are_told:
+                self._move_ranges()
             return self._nested(call, self._blueprint.program(self, *call.tensors))
         return self._evaluated(call)
 
@@ -220,6 +246,12 @@ class QATModule(nn.Module):
                 fix="Train for the target for which you compile.",
             )
         self._before_a_look()
+        if not {"weights", "activations"} <= {*self.recipe.operands}:
+            raise UnsupportedError(
+                f"there is no integer program: only {' and '.join(self.recipe.operands)} are quantized",
+                expected="quantized weights and activations",
+                fix="Leave operands= as it is.",
+            )
         blueprint, tensors = self._blueprint, self._deployed()
         check_scales(tensors, blueprint.weights, blueprint.activations)
         return blueprint.graph.clone(self._fitted(tensors))
@@ -320,7 +352,7 @@ class QATModule(nn.Module):
         """Finish an optimizer step; call it after each one, in every process of a distributed run.
 
         Counts the step, keeps scales above 0, updates the oscillation states of tracked weights, freezes oscillating
-        codes, and averages batch-norm statistics over all processes.
+        codes, averages batch-norm statistics over all processes, and moves ranges that follow statistics.
 
         Raises:
             CalibrationError: A scale, a weight or a running statistic is NaN or infinite.
@@ -335,6 +367,8 @@ class QATModule(nn.Module):
                 quantizer.oscillation.update(quantizer.codes(self._quantized_tensor(item)))
                 freeze(quantizer.oscillation, threshold)
         self.steps.add_(1)
+        self._move_ranges()
+        self._steps_are_told = True
         self._unseen = True
         self._agree()
         for norm in batch_norms(self).values():
@@ -430,6 +464,30 @@ class QATModule(nn.Module):
             return None
         norm = cast("BatchNorm", self.get_submodule(item.normalized.norm))
         return along_axis(norm.gain, tensor_at(self, item.source).dim(), item.normalized.axis)
+
+    @property
+    def graph(self) -> Graph:
+        """The shipped graph at stage QUANTIZED, for reports; its tensors are those of this module."""
+        return self._blueprint.graph.main
+
+    def products(self) -> dict[str, LayerProducts]:
+        """The layers with quantized gradients, by name of the layer in the graph."""
+        found = {name: self.get_submodule(path) for name, path in self._blueprint.products.items()}
+        return {name: item for name, item in found.items() if isinstance(item, LayerProducts)}
+
+    def trackers(self) -> dict[str, RangeTracker]:
+        """The ranges that follow statistics, by the path of their quantizer in this module."""
+        return {name: item for name, item in self.named_modules() if isinstance(item, RangeTracker)}
+
+    def _move_ranges(self) -> None:
+        """Begin a step of the ranges that follow statistics."""
+        move([item for item in self.modules() if isinstance(item, RangeTracker)])
+        for products in self.products().values():
+            products.calls.zero_()
+
+    def _load_from_state_dict(self, *arguments: Any, **keywords: Any) -> None:  # noqa: ANN401  # torch's own signature
+        super()._load_from_state_dict(*arguments, **keywords)
+        self._steps_are_told = bool(self.steps)
 
     def _track(self) -> None:
         """Add oscillation states to the quantizers of weights with few bits."""

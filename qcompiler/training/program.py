@@ -10,21 +10,21 @@ Quantizers with a common scale in the graph share one quantizer module.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, cast
 
 from torch import Tensor, fx
 
-from qcompiler.ir.graph import Graph, Node
+from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.interpret import LEAVES, interpret_with
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.to_fx import Recorded, Recorder, record
-from qcompiler.ops.quantizers import activation_bounds, clamps_channels, is_quantizer
+from qcompiler.ops.quantizers import activation_bounds, clamps_channels, is_quantizer, quantizer_of
 from qcompiler.training.batch_norm import Style
-from qcompiler.training.quantizer import fake_quantize_bias
+from qcompiler.training.bias_quantizer import fake_quantize_bias
 
-__all__ = ["Normalized", "Places", "Program", "write_plain_program", "write_program"]
+__all__ = ["Multiplied", "Normalized", "Places", "Program", "write_plain_program", "write_program"]
 
 Program: TypeAlias = Callable[..., list[Tensor]]
 
@@ -45,6 +45,21 @@ class Normalized:
 
 
 @dataclass(frozen=True)
+class Multiplied:
+    """A sum of products whose gradient is quantized.
+
+    Args:
+        path: Path of its `LayerProducts`.
+        reads_x: Whether it needs the grid of its first operand.
+        reads_w: Whether it needs the grid of its second operand.
+    """
+
+    path: str
+    reads_x: bool
+    reads_w: bool
+
+
+@dataclass(frozen=True)
 class Places:
     """Paths in the training module of the tensors, quantizers and modules that the graph names.
 
@@ -53,12 +68,16 @@ class Places:
         quantizers: Paths by name of the scale.
         dropouts: Paths by name of the dropout node.
         normalized: Learning batch norms by name of the layer.
+        tracked: Names of the scales whose quantizers collect statistics.
+        products: Sums of products whose gradients are quantized, by name of the node.
     """
 
     tensors: Mapping[str, str]
     quantizers: Mapping[str, str]
     dropouts: Mapping[str, str] = field(default_factory=dict)
     normalized: Mapping[str, Normalized] = field(default_factory=dict)
+    tracked: Collection[str] = frozenset()
+    products: Mapping[str, Multiplied] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -181,6 +200,8 @@ class _Rules:
                 return (self._bias(recorder, node, operands),)
             case "dropout" if node.name in self.places.dropouts:
                 return (recorder.module(self.places.dropouts[node.name], operands[0]),)
+            case "quantize_gradient":
+                return (operands[0],)  # a part of its layer
             case "call":
                 return _called(recorder, node, operands, self)
         if node.definition.has(Trait.ACTIVATION) and _is_read_by_a_quantizer(node):
@@ -192,7 +213,36 @@ class _Rules:
             return (_Clamped(x, lows, highs, node.integer("axis")),)
         if node.name in self.places.normalized and node.definition.has(Trait.MAC):
             return (self._normalized(recorder, node, operands),)
-        return recorder.evaluate(node, [item for item in operands if isinstance(item, Recorded)])
+        return self._evaluated(recorder, node, [item for item in operands if isinstance(item, Recorded)])
+
+    def _evaluated(self, recorder: Recorder, node: Node, operands: Sequence[Recorded]) -> tuple[Recorded, ...]:
+        """The results of a node; a sum of products with a quantized gradient is a module."""
+        found = self.places.products.get(node.name)
+        if found is None:
+            return recorder.evaluate(node, operands)
+        x, w, *bias = operands
+        grids = (
+            self._grid_read(recorder, node.inputs[0]) if found.reads_x else None,
+            self._grid_read(recorder, node.inputs[1]) if found.reads_w else None,
+        )
+        result = recorder.module(found.path, x, w, bias[0] if bias else None, *grids)
+        result.type = node.output.type
+        return (result,)
+
+    def _grid_read(self, recorder: Recorder, value: Value) -> tuple[Any, Any]:
+        """Scale and zero point of a quantized value, whose elements a dropout in between may have scaled."""
+        source = quantizer_of(value)
+        assert source is not None
+        ref = cast("Node", source.inputs[1].producer).text("ref")
+        scale, zero_point = self.grids[ref]
+        whole = recorder.method("whole_zero_point", self._quantizer(recorder, _Scale(ref)), scale, zero_point)
+        maker = value.producer
+        while maker is not None and maker is not source:
+            if maker.op == "dropout" and maker.name in self.places.dropouts:
+                gain = recorder.method("gain", recorder.attribute(self.places.dropouts[maker.name]))
+                scale = cast("Any", scale) * gain
+            maker = maker.inputs[0].producer
+        return scale, whole
 
     def _leaf(self, recorder: Recorder, node: Node) -> Item:
         ref = node.text("ref")
@@ -206,10 +256,16 @@ class _Rules:
             self.quantizers[scale.ref] = recorder.attribute(self.places.quantizers[scale.ref])
         return self.quantizers[scale.ref]
 
-    def _grid(self, recorder: Recorder, scale: _Scale, x: Recorded) -> tuple[Recorded, Recorded]:
+    def _grid(
+        self, recorder: Recorder, scale: _Scale, x: Recorded, limits: Sequence[object] = ()
+    ) -> tuple[Recorded, Recorded]:
+        is_tracked = scale.ref in self.places.tracked
+        seen = limits if is_tracked else ()
         if scale.ref not in self.grids:
-            pair: Any = recorder.method("grid", self._quantizer(recorder, scale), x)
+            pair: Any = recorder.method("grid", self._quantizer(recorder, scale), x, *seen)
             self.grids[scale.ref] = (pair[0], pair[1])
+        elif is_tracked:
+            recorder.method("observe", self._quantizer(recorder, scale), x, *seen)
         return self.grids[scale.ref]
 
     def _fake_quantize(self, recorder: Recorder, node: Node, operands: Sequence[Item]) -> Item:
@@ -220,7 +276,7 @@ class _Rules:
         if isinstance(x, _Clamped):
             limits = (x.low, x.high) if x.axis is None else (x.low, x.high, x.axis)
             x = x.x
-        grid = self._grid(recorder, scale, cast("Recorded", x))
+        grid = self._grid(recorder, scale, cast("Recorded", x), limits)
         # Call the module, not a method, so that the user's hooks run.
         result: Any = recorder.module(self.places.quantizers[scale.ref], x, *grid, *limits)
         result.type = node.output.type
@@ -244,7 +300,7 @@ class _Rules:
         bias = operands[2] if len(operands) > 2 and isinstance(operands[2], Recorded) else None
         own = [] if bias is None else [bias]
         if found.style == "keep":
-            z = recorder.evaluate(node, [x, cast("Recorded", operands[1]), *own])[0]
+            z = self._evaluated(recorder, node, [x, cast("Recorded", operands[1]), *own])[0]
             result: Any = recorder.module(found.norm, z)
         else:
             latent = cast("_Latent", operands[1])

@@ -33,7 +33,7 @@ from qcompiler.training.estimators import Estimator
 from qcompiler.training.oscillations import Oscillations
 from qcompiler.training.ranges import Ranges, renew_limits
 
-__all__ = ["Clamp", "Plan", "Quantizer", "fake_quantize", "fake_quantize_bias"]
+__all__ = ["Clamp", "Plan", "Quantizer", "fake_quantize"]
 
 
 @dataclass(frozen=True)
@@ -390,39 +390,6 @@ def _inner(left: Tensor, right: Tensor | None, plan: Plan) -> Tensor:
     return product.sum()
 
 
-def fake_quantize_bias(bias: Tensor, input_scale: Tensor, weight_scale: Tensor, rounding: str) -> Tensor:
-    """A bias in steps of input scale x weight scale. Its gradient passes straight through; the scales get none.
-
-    Float32 holds up to 2^24 steps exactly. Larger biases are off by a few steps, a millionth of a layer's output.
-
-    Args:
-        bias: float32 [C].
-        input_scale: float32, one element.
-        weight_scale: float32, one element or [C].
-        rounding: A `Rounding`.
-    """
-    return cast("Tensor", _FakeQuantizeBias.apply(bias, input_scale, weight_scale, rounding))
-
-
-class _FakeQuantizeBias(torch.autograd.Function):
-    """Nothing is saved."""
-
-    @staticmethod
-    def forward(  # torch's own name
-        ctx: object,  # noqa: ARG004  # torch's own signature
-        bias: Tensor,
-        input_scale: Tensor,
-        weight_scale: Tensor,
-        rounding: str,
-    ) -> Tensor:
-        scale = (input_scale * weight_scale).clamp_(min=SMALLEST_SCALE**2)
-        return round_float_(bias / scale, Rounding(rounding)).mul_(scale)
-
-    @staticmethod
-    def backward(ctx: object, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ARG004  # as above
-        return gradient, None, None, None
-
-
 def _with_gradient_times(scale: Tensor, factor: float | Tensor) -> Tensor:
     """`scale`, whose gradient is multiplied by `factor` on its way back."""
     return cast("Tensor", _ScaledGradient.apply(scale, factor)) if torch.is_grad_enabled() else scale
@@ -495,8 +462,21 @@ class Quantizer(nn.Module):
         Args:
             x: Tensor to quantize, for ranges that follow its values.
         """
+        return self._known_grid(x)
+
+    def _known_grid(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Scale and zero point without a change of state."""
         steps = self.steps_per_code(x)
         return self.ranges.grid(self, self.spec, x if steps is None else x / steps)
+
+    def whole_zero_point(self, scale: Tensor, zero_point: Tensor | None) -> Tensor:
+        """The zero point as a tensor, also where it is fixed.
+
+        Args:
+            scale: Scale from `grid`.
+            zero_point: Zero point from `grid`.
+        """
+        return torch.full_like(scale, float(self._plan.zero_point)) if zero_point is None else zero_point
 
     def steps_per_code(self, x: Tensor) -> Tensor | None:
         """The block factor of each element of a weight, float32, broadcastable; None without blocks.
@@ -542,7 +522,7 @@ class Quantizer(nn.Module):
     @torch.no_grad()
     def codes(self, x: Tensor) -> Tensor:
         """Codes of x minus the zero point, float32, rounded to nearest; frozen codes keep their value."""
-        scale, zero_point = self.grid(x)
+        scale, zero_point = self._known_grid(x)
         factors = self.steps_per_code(x)
         wide = x.to(torch.float32) if factors is None else x.to(torch.float32) / factors
         codes = _clamped(
@@ -555,7 +535,7 @@ class Quantizer(nn.Module):
     @torch.no_grad()
     def deployed(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Scale (float32, at least `SMALLEST_SCALE`) and zero point (int32) for the integer program."""
-        scale, zero_point = self.grid(x)
+        scale, zero_point = self._known_grid(x)
         if zero_point is None:
             zero_point = torch.full_like(scale, float(self._plan.zero_point))
         for name in self.ranges.scales:

@@ -42,6 +42,8 @@ class Holder(Protocol):
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None: ...
 
+    def add_module(self, name: str, module: nn.Module | None) -> None: ...
+
 
 _LEAST = 0.5
 """Smallest share of a scale that remains after one optimizer step.

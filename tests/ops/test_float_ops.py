@@ -169,6 +169,7 @@ def test_every_float_operator_has_a_case() -> None:
         "fake_quantize",
         "fake_quantize_bias",
         "scale_product",
+        "quantize_gradient",
         "conv2d",
         "max_pool2d",
         "avg_pool2d",

@@ -26,8 +26,9 @@ from qcompiler import frontends
 from qcompiler.backends.integer import emit
 from qcompiler.errors import QCompilerError
 from qcompiler.passes.base import Override, PassContext
+from qcompiler.passes.insert_gradient_quantizers import InsertGradientQuantizers
 from qcompiler.passes.manager import PassManager
-from qcompiler.session.pipeline import default_pipeline
+from qcompiler.session.pipeline import default_pipeline, training_passes
 from qcompiler.targets import Target, load_target
 from tests.targets.test_schema import FIELDS
 
@@ -65,6 +66,20 @@ def images() -> Tensor:
 
 
 View = Callable[[Target], object]
+
+
+def gradients(target: Target, bits: int | None = None) -> object:
+    """The quantizers of gradients of quantized training."""
+    context = PassContext(target, calibration_data=[[images()]])
+    module = frontends.capture(everything(), (images(),)).module
+    passes = (*training_passes("fast", target=target), InsertGradientQuantizers(bits))
+    PassManager(passes).run(module, context)
+    return [str(node.attributes) for node in module.main.nodes if node.op == "quantize_gradient"]
+
+
+def gradients_of_four_bits(target: Target) -> object:
+    """The same with a width that the call asks for."""
+    return gradients(target, 4)
 
 
 def lowered(
@@ -249,6 +264,10 @@ EFFECTS: dict[str, Effect] = {
     "Roundings.average": Effect({"rounding.average": "rne"}),
     "Accumulator.bits": Effect({"accumulator.bits": 16}),
     "Accumulator.overflow": Effect({"accumulator.overflow": "saturate"}, {"accumulator.bits": 24}, see=summed),
+    "Gradient.bits": Effect({"gradient.bits": 4}, see=gradients),
+    "Gradient.allowed_bits": Effect({"gradient.allowed_bits": []}, see=gradients_of_four_bits),
+    "Gradient.symmetric": Effect({"gradient.symmetric": True}, see=gradients),
+    "Gradient.rounding": Effect({"gradient.rounding": "nearest"}, see=gradients),
     "Bias.bits": Effect({"bias.bits": 12}),
     "Bias.zero_point_folding": Effect({"bias.zero_point_folding": "compiler"}, {"bias.bits": 16}),
     "Elementwise.mode": Effect({"elementwise.mode": "f32"}),
@@ -316,7 +335,7 @@ def test_every_field_has_an_entry() -> None:
     tables = {name for name in fields if name.startswith("Descriptor.")} - {*EFFECTS}
     assert {*EFFECTS} == fields - tables
     held = {"target", "dtypes", "defaults", "requantize", "rounding", "accumulator", "bias", "elementwise", "table"}
-    held |= {"op", "supergroup", "tie", "layout", "memory", "compute", "partition", "verify", "onnx"}
+    held |= {"gradient", "op", "supergroup", "tie", "layout", "memory", "compute", "partition", "verify", "onnx"}
     assert tables == {f"Descriptor.{name}" for name in held}
 
 
