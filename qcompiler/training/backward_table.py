@@ -1,4 +1,4 @@
-"""What quantized training quantizes in the backward pass, layer by layer, and what stays float.
+"""Quantized and float operands of the backward pass of quantized training, layer by layer.
 
 print(backward_table(module))
 """
@@ -27,7 +27,7 @@ class BackwardRow:
 
     Args:
         layer: Name of the node.
-        op: Its operator.
+        op: Operator of the node.
         forward: Operands of its forward.
         input_gradient: Operands of the gradient of its input; `float`; `-` where nothing needs it.
         weight_gradient: Operands of the gradient of its weight; `float`; `-` without a weight.

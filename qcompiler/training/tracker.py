@@ -47,7 +47,7 @@ class RangeState:
 
         Args:
             present: Statistics of the tensor; see `RangeEstimator.measured`.
-            distance: Its cosine distance where the estimator has searched for it.
+            distance: Cosine distance where the estimator has searched for it.
             spec: Grid of the quantizer.
             estimator: Estimator of the range.
 
