@@ -185,17 +185,8 @@ def check_scales(
         activations: Activation quantizers.
 
     Raises:
-        CalibrationError: A range is not known yet, a scale is not finite, or an activation scale is not above
-            `SMALLEST_SCALE`.
+        CalibrationError: A scale is not finite, or an activation scale is not above `SMALLEST_SCALE`.
     """
-    unknown = next((item for item in activations if bool(tensors[item.scale].isnan().any())), None)
-    if unknown is not None:
-        raise CalibrationError(
-            "the quantizer has no range yet",
-            where=unknown.quantizer,
-            expected="a range from calibration_data or from a forward in train mode",
-            fix="Train for at least one step, or pass calibration_data=.",
-        )
     fix = "Train again with lower learning rates, especially for scales: parameter_groups(lr, scale_lr=...)."
     scales = {weight.quantizer: tensors[weight.scale] for weight in weights}
     activation_scales = {item.quantizer: tensors[item.scale] for item in activations}

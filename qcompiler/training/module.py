@@ -41,6 +41,7 @@ from qcompiler.training.range_estimators import RangeEstimator
 from qcompiler.training.ranges import hold_signs
 from qcompiler.training.regularizers import Latent, Weighted
 from qcompiler.training.schedules import as_schedule
+from qcompiler.training.tracked import check_known
 from qcompiler.training.tracker import RangeTracker, move
 from qcompiler.training.unfold import FoldedNorm
 from qcompiler.validation.exact import Codes, simulate
@@ -237,7 +238,7 @@ class QATModule(nn.Module):
 
         Raises:
             UnsupportedError: The target is for simulation only.
-            CalibrationError: A scale is 0 or not finite.
+            CalibrationError: A range is not known yet, or a scale is 0 or not finite.
         """
         if self.target.simulation is not None:
             raise UnsupportedError(
@@ -252,6 +253,7 @@ class QATModule(nn.Module):
                 expected="quantized weights and activations",
                 fix="Leave operands= as it is.",
             )
+        check_known(self)
         blueprint, tensors = self._blueprint, self._deployed()
         check_scales(tensors, blueprint.weights, blueprint.activations)
         return blueprint.graph.clone(self._fitted(tensors))
@@ -434,6 +436,7 @@ class QATModule(nn.Module):
             self._before.call()
 
     def _exactly(self, call: calls.Call) -> object:
+        check_known(self)
         graph, leaves = self._blueprint.graph.main, call.tensors
         with torch.no_grad(), own_defaults(), torch.autocast(leaves[0].device.type, enabled=False):
             # Recomputed for each call, so that any change of a weight takes effect.

@@ -72,6 +72,10 @@ class Job:
     scaled: bool
 
 
+_CALLS = 2**20
+"""Largest number of micro-batches of a step."""
+
+
 class LayerProducts(nn.Module):
     """One sum of products with its quantizers of gradients.
 
@@ -270,8 +274,9 @@ def _quantized(ctx: _Context, g: Tensor, place: int, step: Tensor) -> Operand:
 def _key(job: Job, rank: int, place: int, step: Tensor, calls: Tensor) -> Key:
     # Reading a counter would break a compiled graph, and would make a GPU wait.
     reads = step.device.type == "cpu" and not torch.compiler.is_compiling()
-    counters: tuple[Word, ...] = (int(step), int(calls)) if reads else (step, calls)
-    return noise_key(job.seed, rank, job.layer, place, *counters)
+    # One word for both counters: each word costs a kernel per operation of the hash.
+    counter: Word = int(step) * _CALLS + int(calls) if reads else step * _CALLS + calls
+    return noise_key(job.seed, rank, job.layer, place, counter)
 
 
 def _operands(job: Job, x: Tensor, w: Tensor, grids: Sequence[Tensor | None]) -> tuple[Operand, Operand]:

@@ -101,9 +101,9 @@ class RangeEstimator(ABC):
         """The reach in which the tensor of this step is quantized.
 
         Args:
-            state: State before this step, float32 [2] or [T, 2] for T tensors.
-            present: Statistics of the tensor, in the same shape.
-            count: Number of moves so far, int64 [] or [T, 1].
+            state: State before this step, float32 [2].
+            present: Statistics of the tensor, float32 [2].
+            count: Number of moves so far, int64 [].
         """
 
     @abstractmethod

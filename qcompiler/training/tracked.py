@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from qcompiler.errors import InputError
+from qcompiler.errors import CalibrationError, InputError
 from qcompiler.quant.affine import along_axis
 from qcompiler.quant.spec import QuantSpec
 from qcompiler.training.quantizer import Clamp, Plan, Quantizer, fake_quantize
@@ -18,7 +18,7 @@ from qcompiler.training.range_estimators import RangeEstimator
 from qcompiler.training.ranges import Holder, Ranges
 from qcompiler.training.tracker import RangeTracker, qparams_of
 
-__all__ = ["TrackedQuantizer", "TrackedRange"]
+__all__ = ["TrackedQuantizer", "TrackedRange", "check_known"]
 
 
 @dataclass(frozen=True)
@@ -142,6 +142,25 @@ class TrackedQuantizer(Quantizer):
         # With a zero point that is a number, kernels take half as many passes over the tensor.
         clamp = None if low is None and high is None else Clamp(cast("float | None", low), cast("float | None", high))
         return fake_quantize(x, scale, None, plan_at(self._plan, int(zero_point)), clamp)
+
+
+def check_known(root: nn.Module) -> None:
+    """Refuse quantizers of activations whose first range is not known yet.
+
+    Args:
+        root: Training module.
+
+    Raises:
+        CalibrationError: There is one.
+    """
+    for name, item in root.named_modules():
+        if isinstance(item, TrackedQuantizer) and not bool(item.tracker.reach.isfinite().all()):
+            raise CalibrationError(
+                "the quantizer has no range yet",
+                where=name,
+                expected="a range from calibration_data or from a step of training",
+                fix="Train for at least one step, or pass calibration_data=.",
+            )
 
 
 @functools.lru_cache(maxsize=4096)

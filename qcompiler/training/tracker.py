@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 import torch
 from torch import Tensor, nn
@@ -77,12 +76,12 @@ class RangeState:
 
 
 def is_known(reach: Tensor) -> Tensor:
-    """Whether a reach, [2] or [T, 2], is a range of more than 0; bool in the shape of the reach without its last size.
+    """Whether a reach is a range of more than 0, bool [].
 
     A range of only 0 comes from a tensor of zeros, such as the gradient before a residual branch that starts at zero.
     Quantized in that range, the next tensor would be lost.
     """
-    return reach.clamp(min=0.0).sum(-1, keepdim=reach.dim() > 1) > 0
+    return reach.clamp(min=0.0).sum() > 0
 
 
 def qparams_of(reach: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
@@ -133,6 +132,15 @@ class RangeTracker(nn.Module):
         """Compute, or stop computing, the share of clipped elements and the cosine distance of each tensor."""
         self.watched = torch.full((2,), torch.nan, device=self.reach.device) if on else None
 
+    def move(self, statistics: Tensor) -> None:
+        """Move the range by the statistics of a step, [2]; without any, it stays."""
+        moved = self.estimator.moved(self.reach, statistics, self.count)
+        moved = torch.where(is_known(self.reach), moved, statistics)
+        has_any = statistics.isfinite().all()
+        self.reach.copy_(torch.where(has_any, moved, self.reach))
+        self.pending.fill_(-torch.inf)
+        self.count.add_(has_any.to(torch.int64))
+
     def extra_repr(self) -> str:
         """One line for `repr`."""
         return f"{self.estimator}"
@@ -148,22 +156,10 @@ def move(trackers: Sequence[RangeTracker]) -> None:
     Args:
         trackers: Trackers of a module.
     """
-    if not trackers:
-        return
-    pending = torch.stack([tracker.pending for tracker in trackers])
-    if process_count() > 1:
-        torch.distributed.all_reduce(pending, torch.distributed.ReduceOp.MAX)
-    state = torch.stack([tracker.reach for tracker in trackers])
-    count = torch.stack([tracker.count for tracker in trackers]).reshape(-1, 1)
-    moved = torch.empty_like(state)
-    places = sorted(range(len(trackers)), key=lambda place: repr(trackers[place].estimator))
-    for _, group in groupby(places, key=lambda place: repr(trackers[place].estimator)):
-        chosen = list(group)
-        parts = state[chosen], pending[chosen], count[chosen]
-        moved[chosen] = torch.where(is_known(parts[0]), trackers[chosen[0]].estimator.moved(*parts), parts[1])
-    moved = torch.where(pending.isinf(), state, moved)
-    torch._foreach_copy_([tracker.reach for tracker in trackers], list(moved.unbind()))  # one kernel
-    seen = pending.isfinite().all(1).to(torch.int64).unbind()
-    for tracker, one in zip(trackers, seen, strict=True):
-        tracker.pending.fill_(-torch.inf)
-        tracker.count.add_(one)
+    pending = [tracker.pending for tracker in trackers]
+    if process_count() > 1 and pending:
+        merged = torch.stack(pending)
+        torch.distributed.all_reduce(merged, torch.distributed.ReduceOp.MAX)
+        pending = list(merged.unbind())
+    for tracker, statistics in zip(trackers, pending, strict=True):
+        tracker.move(statistics)

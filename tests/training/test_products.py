@@ -96,7 +96,7 @@ def plain_codes(g: Tensor, place: int, calls: int) -> tuple[list[int], float]:
     low, high = min(float(g.min()), 0.0), max(float(g.max()), 0.0)
     scale = torch.tensor((high - low) / 255, dtype=torch.float64).float()
     zero = min(max(math.floor(-128 - low / float(scale) + 0.5), -128), 127)
-    drawn = noise(g.numel(), noise_key(5, 0, 3, place, 0, calls))
+    drawn = noise(g.numel(), noise_key(5, 0, 3, place, calls))
     found = []
     for value, n in zip(g.flatten(), drawn.tolist(), strict=True):
         code = math.floor(float(value / scale) + n / 65536 + 0.5) + zero
