@@ -16,22 +16,25 @@ from qcompiler.targets import Target, load_target, targets
 
 if TYPE_CHECKING:
     from qcompiler import frontends
+    from qcompiler.analysis.analyze import analyze
     from qcompiler.analysis.checkup import Checkup, check
+    from qcompiler.analysis.findings import Analysis, Finding
     from qcompiler.analysis.memory_movement import memory_movement
     from qcompiler.analysis.traffic import Traffic
     from qcompiler.artifact.artifact import Artifact, load
     from qcompiler.program.roofline import Estimate
-    from qcompiler.session.announced import analyze
     from qcompiler.session.compile import Compiled, compile
     from qcompiler.session.qat import QATModule, batch_norm_divergence, prepare_qat, reestimate_batch_norm
     from qcompiler.session.quantized_training import prepare_quantized_training
     from qcompiler.verification.report import Report
 
 __all__ = [
+    "Analysis",
     "Artifact",
     "Checkup",
     "Compiled",
     "Estimate",
+    "Finding",
     "QATModule",
     "QCompilerError",
     "Report",
@@ -53,14 +56,16 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Analysis": "analysis.findings",
     "Artifact": "artifact.artifact",
     "Checkup": "analysis.checkup",
     "Compiled": "session.compile",
     "Estimate": "program.roofline",
+    "Finding": "analysis.findings",
     "QATModule": "session.qat",
     "Report": "verification.forms",
     "Traffic": "analysis.traffic",
-    "analyze": "session.announced",
+    "analyze": "analysis.analyze",
     "batch_norm_divergence": "session.qat",
     "check": "analysis.checkup",
     "compile": "session.compile",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,16 +11,19 @@ from qcompiler.cli.arguments import (
     LARGEST,
     Base,
     Changes,
+    Effort,
     Json,
+    Normalization,
     OverrideOptions,
     TargetName,
     app,
+    read_calibration,
+    read_function,
     read_model,
     read_overrides,
     read_target,
 )
 from qcompiler.cli.printing import print_json, print_table
-from qcompiler.errors import NotSupportedYetError
 
 __all__ = ["app"]
 
@@ -61,6 +65,44 @@ def traffic(
 
 
 @app.command()
-def analyze(model: Annotated[str, typer.Argument(help="Model, as for compile.")]) -> None:
-    """Find the layers that lose most accuracy by quantization. Not supported yet."""
-    raise NotSupportedYetError(f"the analysis of {model}", fix="Use qcompiler verify and the report of the artifact.")
+def analyze(
+    model: Annotated[str, typer.Argument(help="Model, as for compile.")],
+    calibration: Annotated[Path, typer.Option(help="Calibration data, as for compile.")],
+    target: TargetName = "int8_dsp",
+    base: Base = None,
+    changes: Changes = None,
+    evaluate: Annotated[
+        str | None,
+        typer.Option(help="Function of the model that returns a score, larger is better: package.module:function."),
+    ] = None,
+    normalize: Annotated[Normalization, typer.Option(help="Normalization of images, as for compile.")] = (
+        Normalization.unit
+    ),
+    batch_size: Annotated[int, typer.Option(min=1, max=LARGEST, help="Samples per calibration batch.")] = 32,
+    override: OverrideOptions = None,
+    effort: Annotated[Effort, typer.Option(help="Effort of the analyzed compile.")] = Effort.default,
+    samples: Annotated[int, typer.Option(min=1, max=LARGEST, help="Samples on which tensors are measured.")] = 32,
+    budget: Annotated[int, typer.Option(min=1, max=LARGEST, help="Quantized models that are scored.")] = 24,
+    seed: Annotated[int, typer.Option(min=0, help="Seed for all random number generators.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Find the layers that lose accuracy by quantization, the causes, and keywords of compile that help."""
+    import qcompiler
+
+    subject, example = read_model(model)
+    found = qcompiler.analyze(
+        subject,
+        read_target(target, base, changes or []),
+        read_calibration(calibration, batch_size, normalize.value, subject, example),
+        None if evaluate is None else read_function(evaluate),
+        example_inputs=example,
+        effort=effort.value,
+        overrides=read_overrides(override or []),
+        samples=samples,
+        budget=budget,
+        seed=seed,
+    )
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        typer.echo(str(found))

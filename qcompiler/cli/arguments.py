@@ -77,6 +77,14 @@ class Normalization(enum.StrEnum):
     imagenet = "imagenet"
 
 
+class Effort(enum.StrEnum):
+    """Time that the compiler spends on accuracy."""
+
+    fast = "fast"
+    default = "default"
+    best = "best"
+
+
 def read_model(text: str) -> tuple[Any, object]:
     """The model named on the command line, and its example inputs if its function returns them."""
     if Path(text).suffix in (".pt2", ".onnx"):
@@ -84,18 +92,7 @@ def read_model(text: str) -> tuple[Any, object]:
     module, colon, function = text.partition(":")
     if not colon or not module or not function:
         raise InputError(f"the model {text!r} cannot be read", expected="package.module:function, or a .pt2 file")
-    sys.path.insert(0, "")
-    try:
-        item = getattr(importlib.import_module(module), function)
-    except QCompilerError:
-        raise
-    except (Exception, SystemExit) as error:  # the user's module may raise any error
-        raise InputError(
-            f"{text!r} cannot be imported: {one_line(error)}",
-            fix="Run the command from the folder that contains the module.",
-        ) from error
-    finally:
-        sys.path.remove("")
+    item = _imported(module, function)
     try:
         result = item() if callable(item) and not hasattr(item, "forward") else item
     except QCompilerError:
@@ -109,6 +106,39 @@ def read_model(text: str) -> tuple[Any, object]:
             expected="a function without arguments that returns the model",
         ) from error
     return result if isinstance(result, tuple) and len(result) == 2 else (result, None)
+
+
+def read_function(text: str) -> Any:  # noqa: ANN401  # a function of the user
+    """The function named on the command line as package.module:function.
+
+    Raises:
+        InputError: It cannot be imported, or is not a function.
+    """
+    module, colon, function = text.partition(":")
+    found = _imported(module, function) if colon and module and function else None
+    if not callable(found):
+        raise InputError(f"the function {text!r} cannot be read", expected="package.module:function")
+    return found
+
+
+def _imported(module: str, name: str) -> Any:  # noqa: ANN401  # an object of the user
+    """An attribute of a module that is found from the current folder.
+
+    Raises:
+        InputError: The import fails.
+    """
+    sys.path.insert(0, "")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except QCompilerError:
+        raise
+    except (Exception, SystemExit) as error:  # the user's module may raise any error
+        raise InputError(
+            f"'{module}:{name}' cannot be imported: {one_line(error)}",
+            fix="Run the command from the folder that contains the module.",
+        ) from error
+    finally:
+        sys.path.remove("")
 
 
 def _loaded(subject: object) -> Any:  # noqa: ANN401  # a model of any kind

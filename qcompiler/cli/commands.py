@@ -25,6 +25,7 @@ from qcompiler.cli.arguments import (
     LARGEST,
     Base,
     Changes,
+    Effort,
     Folder,
     Json,
     Normalization,
@@ -66,14 +67,6 @@ class Io(enum.StrEnum):
     float = "float"
     uint8 = "uint8"
     int8 = "int8"
-
-
-class Effort(enum.StrEnum):
-    """Time that the compiler spends on accuracy."""
-
-    fast = "fast"
-    default = "default"
-    best = "best"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

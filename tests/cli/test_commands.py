@@ -211,7 +211,7 @@ REFUSED = {
     "a calibration file that is not there": (["compile", MODEL, "--calibration", "no.npz"], "no file"),
     "a calibration file of no known kind": (["compile", MODEL, "--calibration", "no.csv"], ".npz"),
     "an override without a width": (["compile", MODEL, "--override", "features.0"], "PATTERN=BITS"),
-    "an analysis": (["analyze", MODEL], "not supported yet"),
+    "an analysis without samples": (["analyze", MODEL, "--calibration", "no.npz"], "no file"),
     "an ONNX file": (["compile", "model.onnx"], "not supported yet"),
     "a change that is none": (["compile", MODEL, "--set", "per_channel"], "FIELD=VALUE"),
     "a change of no known field": (["check", MODEL, "--set", "per_chanel=true"], "Did you mean per_channel"),

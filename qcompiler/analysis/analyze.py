@@ -1,0 +1,208 @@
+"""`analyze`: where a quantized model loses accuracy, why, and which keywords of `compile` help."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from qcompiler.analysis import causes
+from qcompiler.analysis.evaluation import Seen, first_samples, float_model, partial_model, scored
+from qcompiler.analysis.findings import Analysis, Cause, Finding
+from qcompiler.analysis.parts import Table, table
+from qcompiler.analysis.remedies import Bench, remedied
+from qcompiler.calibration.store import DEFAULT_MEMORY
+from qcompiler.errors import InputError, UnsupportedError
+from qcompiler.ir import tree
+from qcompiler.ir.graph import Graph
+from qcompiler.ir.interpret import interpret
+from qcompiler.ir.settings import own_defaults
+from qcompiler.ir.types import Stage
+from qcompiler.passes.base import Override
+from qcompiler.session.batches import Forward
+from qcompiler.session.options import Effort, Options
+from qcompiler.session.progress import Steps, steps
+from qcompiler.session.session import Session
+from qcompiler.session.source import Model, check_forward, load_model, prepared
+from qcompiler.targets import Target, load_target
+
+__all__ = ["analyze"]
+
+SAMPLES = 32
+"""Samples on which parts are measured."""
+BUDGET = 24
+"""Models that are scored exactly."""
+GOOD_DB = 25.0
+"""Signal-to-noise ratio of the outputs above which, without `evaluate`, no cause is searched."""
+SAME = 0.005
+"""Share of the float score that may be lost before causes are searched."""
+FINDINGS = 6
+"""Largest number of findings with a measured remedy."""
+
+
+@own_defaults()
+def analyze(
+    model: Model,
+    target: str | Path | Target = "int8_dsp",
+    calibration_data: Iterable[object] | None = None,
+    evaluate: Callable[[nn.Module], float] | None = None,
+    *,
+    example_inputs: object = None,
+    forward: Forward | None = None,
+    effort: Effort = "default",
+    overrides: Mapping[str, Override] | None = None,
+    samples: int = SAMPLES,
+    budget: int = BUDGET,
+    seed: int = 0,
+    memory: int = DEFAULT_MEMORY,
+    device: torch.device | str | None = None,
+) -> Analysis:
+    """Find the layers that lose accuracy through quantization, the causes, and remedies.
+
+    The model is captured once and quantized once per remedy; nothing is emitted. Each weight and each activation is
+    quantized alone, and left in float alone, on some samples of the calibration data; only what follows it is computed
+    again. Each finding names a layer and a cause; its remedy holds keywords for `compile` that were tried: the gain is
+    that of the exact simulation.
+
+    Args:
+        model: As for `compile`.
+        target: As for `compile`.
+        calibration_data: As for `compile`, and required.
+        evaluate: Function that returns a score of its argument, larger is better. The argument is called like the
+            model. None: the score is the signal-to-noise ratio of the outputs against the float model, dB.
+        example_inputs: As for `compile`.
+        forward: As for `compile`.
+        effort: Effort of the analyzed compile.
+        overrides: Widths of the analyzed compile.
+        samples: Number of samples on which parts are measured.
+        budget: Largest number of quantized models that are scored. With the same budget two calls give the same result.
+        seed: As for `compile`.
+        memory: Memory for activations in MiB; with less, samples are measured in turns.
+        device: As for `compile`.
+
+    Raises:
+        InputError: An argument is out of range, there is no data, or `evaluate` returns no number.
+        UnsupportedError: The target is for simulation only, or the model was prepared for training.
+        QCompilerError: The model cannot be compiled; see `compile`.
+    """
+    _check_count("samples", samples)
+    _check_count("budget", budget)
+    if calibration_data is None:
+        raise InputError("analyze needs calibration_data", fix="Pass batches of inputs, as for compile.")
+    if prepared(model) is not None:
+        raise UnsupportedError("the model was prepared for training", fix="Analyze the float model.")
+    hardware = load_target(target)
+    if hardware.simulation is not None:
+        raise UnsupportedError(
+            f"the target {hardware.name} is for simulation only: {hardware.simulation.reason}",
+            fix="Choose a target that describes hardware, such as int8_dsp.",
+        )
+    options = Options(
+        example_inputs=example_inputs,
+        calibration_data=calibration_data,
+        forward=forward,
+        effort=effort,
+        overrides=overrides or {},
+        seed=seed,
+        memory=memory,
+        device=device,
+    )
+    source = load_model(model)
+    check_forward(source, options)
+    passes = options.deployment_passes(hardware)
+    with steps(len(passes) + 4) as progress:
+        session = Session(source, hardware, options, passes, progress=progress)
+        return _Run(session, evaluate, samples, budget, progress).result()
+
+
+def _check_count(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InputError(f"{name} is {value!r}", expected="a whole number of at least 1")
+
+
+class _Run:
+    """One analysis."""
+
+    def __init__(
+        self,
+        session: Session,
+        evaluate: Callable[[nn.Module], float] | None,
+        samples: int,
+        budget: int,
+        progress: Steps,
+    ) -> None:
+        self.session, self.evaluate, self.progress = session, evaluate, progress
+        captured = session.captured.module.main
+        batches = session.context.calibration_data
+        assert batches is not None
+        self.samples = first_samples(captured, batches, samples)
+        with torch.no_grad():
+            self.wanted = interpret(captured, self.samples, captured.module.tensors)[0]
+        self.bench = Bench(session, self.samples, self.wanted, evaluate, budget)
+        self.seen = Seen()
+
+    def result(self) -> Analysis:
+        session, captured = self.session, self.session.captured.module.main
+        whole = math.inf if self.evaluate is None else scored(self.evaluate, float_model(captured, self.seen))
+        canonical, graph = session.canonical.module.main, session.quantized.module.main
+        assert canonical.stage is Stage.CANONICAL
+        found = table(canonical, graph, self.samples, self.wanted, session.options.memory)
+        self.progress.finished("parts")
+        now = self.bench.score(session)
+        scores = self._scores(whole, now, graph, found)
+        self.progress.finished("scores")
+        findings = self._findings(canonical, graph, found, whole, now)
+        self.progress.finished("remedies")
+        return Analysis(
+            session.captured.name,
+            session.target.name,
+            "SQNR" if self.evaluate is None else "evaluate",
+            scores,
+            found.parts,
+            tuple(findings),
+            len(self.samples[0]) if self.samples[0].dim() else 1,
+            self.bench.count,
+            tuple(map(str, session.captured.diagnostics)),
+            dict(self.progress.seconds),
+        )
+
+    def _scores(self, whole: float, now: float, graph: Graph, found: Table) -> dict[str, float]:
+        """Scores of the float model, of weights and activations alone, and of the exact simulation."""
+        if self.evaluate is None:
+            return {"weights only": found.weights_db, "activations only": found.activations_db, "quantized": now}
+        partial = {
+            name: scored(self.evaluate, partial_model(graph, found.fused, found.tensors, weights=weights))
+            for name, weights in (("weights only", True), ("activations only", False))
+        }
+        return {"float": whole, **partial, "quantized": now}
+
+    def _findings(self, canonical: Graph, graph: Graph, found: Table, whole: float, now: float) -> list[Finding]:
+        """Findings about the data first, then those about parts, the largest noise first."""
+        captured = self.session.captured.module.main
+        about_data, data = self._about_data(captured)
+        lost = now < GOOD_DB if self.evaluate is None else whole - now > SAME * abs(whole)
+        suspects = list(about_data)
+        if not about_data:  # other measurements say nothing if the data is wrong
+            found_suspects = causes.suspects(captured, canonical, graph, found, self.samples)
+            suspects = found_suspects if lost else [item for item in found_suspects if item.cause is Cause.CONCAT]
+        findings = [remedied(self.bench, item, now, whole, data) for item in suspects[:FINDINGS]]
+        return [item for item in findings if item.remedy or item.cause is not Cause.ROUNDING]
+
+    def _about_data(self, captured: Graph) -> tuple[Sequence[causes.Suspect], object]:
+        """Suspects whose numbers make all other measurements worthless, and data that replaces wrong data."""
+        untrained = causes.untrained(captured)
+        if untrained is not None:
+            return (untrained,), None
+        unlike = causes.unlike_inputs(captured, self.samples, self.seen.batches)
+        if unlike is not None:
+            return (unlike,), [self._as_arguments(captured, batch) for batch in self.seen.batches]
+        unlike = None if self.seen.batches else causes.unlike_batch_norm(captured, self.samples)
+        return ((unlike,) if unlike is not None else ()), None
+
+    def _as_arguments(self, captured: Graph, batch: Sequence[Tensor]) -> object:
+        """A batch of flat inputs as the arguments of the model."""
+        arguments = tree.unflatten(captured.input_tree, batch)
+        return arguments[0] if isinstance(arguments, tuple) and len(arguments) == 1 else arguments

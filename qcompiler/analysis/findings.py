@@ -1,0 +1,192 @@
+"""The results of an analysis: causes of lost accuracy with remedies, and the measurements that led to them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from qcompiler.analysis.parts import Part
+from qcompiler.targets import Target
+
+__all__ = ["Analysis", "Cause", "Finding"]
+
+
+class Cause(StrEnum):
+    """Reasons for lost accuracy, in words."""
+
+    UNTRAINED = "untrained batch norms"
+    """The statistics of batch norms are those of a new module."""
+    PREPROCESSING = "wrong preprocessing of the calibration data"
+    """The calibration data has other numbers than the evaluation, or than the batch norms have seen."""
+    CONCAT = "concat of unlike ranges"
+    """The grid of a concat is too coarse for one of its parts."""
+    FEW_BITS = "few bits"
+    """A tensor has fewer bits than the target offers."""
+    DEPTHWISE = "depthwise layer with one scale"
+    """One scale serves channels that each have only few weights, of different sizes."""
+    DEAD_CHANNEL = "dead channel of a batch norm"
+    """A channel with almost no variance makes its folded weights far larger than the others."""
+    WEIGHT_OUTLIER = "outlier channel in the weight"
+    """One channel of a weight is far larger than the others, which share its scale."""
+    WEIGHT_TAIL = "long tail of the weight"
+    """Few weights are far larger than the others."""
+    SATURATION = "saturating input of a sigmoid"
+    """Most of the range of an input lies where the function hardly changes."""
+    RESIDUAL = "8-bit residual stream"
+    """Additions of residual branches round a sum that all later layers read."""
+    ACTIVATION_OUTLIER = "outlier channel in the activation"
+    """One channel of an activation is far larger than the others, which share its scale."""
+    ACTIVATION_TAIL = "long tail of the activation"
+    """Few numbers of an activation are far larger than the others."""
+    CLIPPED = "clipped activation"
+    """Many numbers are outside of the range that calibration found."""
+    ROUNDING = "rounding"
+    """The tensor is sensitive, and nothing is unusual about its numbers."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A cause of lost accuracy, with a remedy.
+
+    Args:
+        layer: Name of the layer or operator, which starts with its path in the model.
+        cause: The cause; see `Cause`.
+        remedy: Keywords for `qcompiler.compile` that replace those of the analyzed call; empty if no keyword helps.
+        predicted_gain: Gain of the score with the remedy alone: in the unit of `evaluate`, or in dB without it.
+        measured: Whether the gain was measured on the exact simulation; otherwise it follows from the table of parts.
+        evidence: Facts that led to the cause, and what to change in the model if no keyword helps.
+        layers: All layers concerned.
+        noise: Noise of the outputs from these layers alone, as a share of the power of the outputs.
+    """
+
+    layer: str
+    cause: Cause
+    remedy: Mapping[str, object]
+    predicted_gain: float
+    measured: bool
+    evidence: str
+    layers: tuple[str, ...] = ()
+    noise: float = 0.0
+
+    def keywords(self) -> str:
+        """The remedy as it is typed."""
+        return ", ".join(f"{name}={_typed(value)}" for name, value in self.remedy.items())
+
+    def __str__(self) -> str:
+        gain = f"{self.predicted_gain:+.4g}{'' if self.measured else ' expected'}"
+        remedy = f"compile(..., {self.keywords()})" if self.remedy else "no keyword of compile helps"
+        return f"{self.layer}: {self.cause}. {self.evidence} Remedy: {remedy} ({gain})."
+
+
+def _typed(value: object) -> str:
+    """Python text of a value of a remedy."""
+    if isinstance(value, Target):
+        name, _, changes = value.name.partition("[")
+        return f'load_target("{name}").override({changes.rstrip("]")})' if changes else f'"{name}"'
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return f"[{len(value)} batches that evaluate used]"
+    return repr(value)
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """The measurements of a quantized model and the causes of its loss.
+
+    Args:
+        model: Name of the model.
+        target: Name of the target.
+        metric: `evaluate`, or `SQNR` in dB if no function was given.
+        scores: Score of the float model, with only weights and only activations quantized (float fake quantization),
+            and of the exact simulation, `quantized`.
+        parts: One row per weight and activation, in order.
+        findings: Causes, the worst first.
+        samples: Number of samples of the table of parts.
+        evaluations: Number of quantized models that were scored.
+        notes: Sentences for the user.
+    """
+
+    model: str
+    target: str
+    metric: str
+    scores: Mapping[str, float]
+    parts: tuple[Part, ...]
+    findings: tuple[Finding, ...]
+    samples: int
+    evaluations: int
+    notes: tuple[str, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
+
+    def worst(self, count: int = 10) -> tuple[Part, ...]:
+        """The parts that lose most by themselves, the worst first."""
+        return tuple(sorted(self.parts, key=lambda part: part.alone_db)[:count])
+
+    def to_dict(self) -> dict[str, object]:
+        """The result as data for JSON; numbers that are not finite are None."""
+        findings = [
+            {
+                "layer": item.layer,
+                "cause": str(item.cause),
+                "remedy": item.keywords(),
+                "predicted_gain": _finite(item.predicted_gain),
+                "measured": item.measured,
+                "evidence": item.evidence,
+                "layers": list(item.layers),
+            }
+            for item in self.findings
+        ]
+        parts = [
+            {key: _finite(value) if isinstance(value, float) else value for key, value in dataclasses.asdict(p).items()}
+            for p in self.parts
+        ]
+        return {
+            "model": self.model,
+            "target": self.target,
+            "metric": self.metric,
+            "scores": {name: _finite(score) for name, score in self.scores.items()},
+            "samples": self.samples,
+            "evaluations": self.evaluations,
+            "findings": findings,
+            "parts": parts,
+            "notes": list(self.notes),
+        }
+
+    def verdict(self) -> str:
+        """The result in a sentence."""
+        shown = ", ".join(f"{name} {_number(score)}" for name, score in self.scores.items())
+        unit = "dB against the float model" if self.metric == "SQNR" else "score of evaluate"
+        return f"{self.model} on {self.target}, {unit}: {shown}."
+
+    def __str__(self) -> str:
+        lines = [self.verdict()]
+        lines += [f"{index}. {item}" for index, item in enumerate(self.findings, 1)] or ["No cause stands out."]
+        lines += [f"note: {text}" for text in self.notes]
+        head = ("tensor", "kind", "bits", "alone dB", "without dB", "spread", "tail", "clipped")
+        rows = [
+            (
+                part.name,
+                part.kind,
+                str(part.bits),
+                _number(part.alone_db),
+                _number(part.without_db),
+                f"{part.spread:.1f}",
+                f"{part.tail:.1f}",
+                f"{100 * part.clipped:.2f} %",
+            )
+            for part in self.worst()
+        ]
+        widths = [max(len(row[index]) for row in (head, *rows)) for index in range(len(head))]
+        lines += [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *rows)
+        ]
+        return "\n".join(line.rstrip() for line in lines)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}" if math.isfinite(value) else "exact"

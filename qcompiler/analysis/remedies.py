@@ -1,0 +1,209 @@
+"""From causes to keywords of `compile`, each measured: a remedy costs a quantization, not a compile."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from qcompiler.analysis.causes import Suspect
+from qcompiler.analysis.evaluation import exact_model, scored
+from qcompiler.analysis.findings import Cause, Finding
+from qcompiler.errors import QCompilerError
+from qcompiler.passes.base import Override
+from qcompiler.session.session import Session
+from qcompiler.targets import Target
+from qcompiler.validation.partial import noise_decibels, relative_noise
+
+__all__ = ["Bench", "remedied"]
+
+Remedy = Mapping[str, object]
+NEAR = 0.02
+"""Share of the gain that a cheaper remedy may lack."""
+EFFORTS = ("fast", "default", "best")
+ENOUGH_DB = 20.0
+"""Gain in dB after which the most expensive remedy is not tried."""
+ENOUGH = 0.1
+"""Share of the lost score that may remain before the most expensive remedy is tried."""
+
+
+@dataclass
+class Bench:
+    """Quantizes one captured model in many ways and scores each.
+
+    Args:
+        session: The analyzed session; its captured model is shared.
+        samples: Flat inputs, used without `evaluate`.
+        wanted: Outputs of the float model for them.
+        evaluate: Function of the caller; None: the signal-to-noise ratio of the outputs in dB is the score.
+        budget: Largest number of scored models.
+    """
+
+    session: Session
+    samples: Sequence[Tensor]
+    wanted: Sequence[Tensor]
+    evaluate: Callable[[nn.Module], float] | None
+    budget: int
+    count: int = 0
+    found: dict[str, float | None] = field(default_factory=dict)
+
+    def score(self, session: Session) -> float:
+        """The score of a session's exact simulation."""
+        self.count += 1
+        model = exact_model(session.quantized.module.main, session.target.arithmetic)
+        if self.evaluate is not None:
+            return scored(self.evaluate, model)
+        with torch.no_grad():
+            outputs = model.run(list(self.samples))
+        return noise_decibels(relative_noise(self.wanted, [x for x in outputs if isinstance(x, Tensor)]))
+
+    def try_remedy(self, remedy: Remedy) -> float | None:
+        """The score with a remedy; None if it is refused or the budget is spent."""
+        key = repr(sorted((name, _key(value)) for name, value in remedy.items()))
+        if key not in self.found:
+            if self.count >= self.budget:
+                return None
+            score = None
+            with contextlib.suppress(QCompilerError):
+                changed = self.changed(remedy)
+                score = self.score(changed)
+                _ = changed.integer  # accumulators and biases must fit, too
+            self.found[key] = score
+        return self.found[key]
+
+    def changed(self, remedy: Remedy) -> Session:
+        """The session of a compile with a remedy."""
+        options, target = self.session.options, self.session.target
+        fields = {name: value for name, value in remedy.items() if name != "target"}
+        chosen = remedy.get("target")
+        if isinstance(chosen, Target):
+            target = chosen
+        options = dataclasses.replace(options, **fields)  # type: ignore[arg-type]
+        passes = options.deployment_passes(target)
+        if "calibration_data" in fields:
+            return Session(self.session.source, target, options, passes)
+        return self.session.with_passes(passes, target=target, options=options)
+
+
+def _key(value: object) -> object:
+    return value.digest() if isinstance(value, Target) else value if isinstance(value, str | int | dict) else id(value)
+
+
+def remedied(bench: Bench, suspect: Suspect, now: float, whole: float, data: object) -> Finding:
+    """A finding with the best remedy for a suspect.
+
+    Args:
+        bench: Scores quantized models.
+        suspect: The cause.
+        now: Score of the analyzed model.
+        whole: Score of the float model.
+        data: Calibration data for a suspect whose data is wrong; None for ranges from batch norms.
+    """
+    tried: list[tuple[float, Remedy]] = []
+    for remedy in _candidates(bench.session, suspect, data):
+        if remedy.get("effort") == "best" and any(_is_enough(score, now, whole) for score, _ in tried):
+            continue
+        score = bench.try_remedy(remedy)
+        if score is not None:
+            tried.append((score, remedy))
+    best = max((score for score, _ in tried), default=-math.inf)
+    if not best > now:
+        return _finding(suspect, {}, 0.0, bool(tried))
+    score, remedy = next(item for item in tried if item[0] >= best - NEAR * (best - now))
+    return _finding(suspect, remedy, score - now, True)
+
+
+def _finding(suspect: Suspect, remedy: Remedy, gain: float, measured: bool) -> Finding:
+    return Finding(
+        suspect.layer,
+        suspect.cause,
+        remedy,
+        gain,
+        measured,
+        suspect.evidence,
+        suspect.layers,
+        suspect.noise if math.isfinite(suspect.noise) else 1.0,
+    )
+
+
+def _is_enough(score: float, now: float, whole: float) -> bool:
+    if math.isinf(whole):
+        return score >= now + ENOUGH_DB
+    return score >= whole - ENOUGH * max(whole - now, 0.0)
+
+
+def _candidates(session: Session, suspect: Suspect, data: object) -> Iterator[Remedy]:
+    """Keywords that may help, the cheapest first."""
+    if suspect.cause is Cause.UNTRAINED:
+        return
+    if suspect.cause is Cause.PREPROCESSING:
+        yield {"calibration_data": data}
+        return
+    target, overrides = session.target, session.options.overrides
+    wider = _wider(target, suspect)
+    per_channel = _per_channel(target) if suspect.per_channel else None
+    for change in wider:
+        yield {"overrides": _changed(overrides, change)}
+    if per_channel is not None:
+        yield {"target": per_channel}
+        yield from ({"target": per_channel, "overrides": _changed(overrides, change)} for change in wider[-1:])
+    if suspect.cause is Cause.RESIDUAL:
+        for wide in _whole(per_channel or target):
+            yield {"target": wide}
+    has_data = session.options.has_data
+    for effort in EFFORTS[EFFORTS.index(session.options.effort) + 1 :]:
+        if effort != "best" or has_data:
+            yield {"effort": effort}
+
+
+def _changed(overrides: Mapping[str, Override], change: Mapping[str, Override]) -> dict[str, Override]:
+    """Overrides with a change, which comes last, because later patterns win."""
+    return {**{name: value for name, value in overrides.items() if name not in change}, **change}
+
+
+def _wider(target: Target, suspect: Suspect) -> list[dict[str, Override]]:
+    """Overrides that give the operators of a suspect more bits, one operator first."""
+    found: list[dict[str, Override]] = []
+    if suspect.cause is Cause.FEW_BITS:
+        weight = _widest(target, "weight")
+        found += [{name: {"weight_bits": weight} for name in suspect.weigh}] if suspect.weigh else []
+        both = {"activation_bits": max(target.activation_bits, 8), "weight_bits": weight}
+        found.append(dict.fromkeys(suspect.layers[:1], both))
+    widest = _widest(target, "activation")
+    if suspect.widen and widest > target.activation_bits:
+        found.append({suspect.widen[0]: {"activation_bits": widest}})
+        if len(suspect.widen) > 1:
+            found.append({name: {"activation_bits": widest} for name in suspect.widen})
+    return found
+
+
+def _widest(target: Target, role: str) -> int:
+    """The largest width of activations or weights."""
+    numbers = target.descriptor
+    if role == "activation":
+        names = (numbers.defaults.activation, *numbers.defaults.other_activations)
+    else:
+        names = (numbers.defaults.weight, *numbers.defaults.other_weights)
+    return max(width for name in names for width in numbers.dtypes[name].widths)
+
+
+def _per_channel(target: Target) -> Target | None:
+    """The target with a scale per channel of a weight, if its hardware can have that."""
+    if target.per_channel or not target.descriptor.requantize.per_channel:
+        return None
+    with contextlib.suppress(QCompilerError):
+        return target.override(per_channel=True)
+    return None
+
+
+def _whole(target: Target) -> Iterator[Target]:
+    """The target with its widest activations."""
+    widest = _widest(target, "activation")
+    if widest > target.activation_bits:
+        with contextlib.suppress(QCompilerError):
+            yield target.override(activation_bits=widest)
