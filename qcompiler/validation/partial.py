@@ -70,7 +70,7 @@ class PartialRuns:
 
         Args:
             node: Node of the graph.
-            operands: Its operands.
+            operands: Tensors of its operands.
             evaluation: Evaluation of all other operators.
             replace: See `__call__`.
         """
