@@ -33,6 +33,7 @@ from benchmarks.qat_page import section
 from benchmarks.qat_results import COMMITTED, EARLIER, Earlier, Json, Store
 from benchmarks.qat_tables import BASELINE, CHOICES, QUICK, TWIN, WHOLE, Cell, Place, Run, Way, cells
 from benchmarks.rendered import SPLITS, Scenes, split
+from benchmarks.sharding import shard
 from benchmarks.train import SMOOTHING, accuracy, turned
 from qcompiler.passes.correct_bias import CorrectBias
 from qcompiler.session.pipeline import model_as_it_is, training_passes
@@ -287,14 +288,6 @@ def _line(cell: Cell, found: Json) -> str:
     return f"{cell.name:<58}{'  '.join(figures)}  {found['seconds']} s"
 
 
-def _shard(text: str) -> tuple[int, int]:
-    """Index, from 0, and number of the parts of a run."""
-    part, _, parts = text.partition("/")
-    if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a part of a run: expected 1/2 for the first of two")
-    return int(part) - 1, int(parts)
-
-
 def _train_missing(chosen: Sequence[Cell], run: Run, store: Store, minutes: float) -> int:
     """Train until the time is over.
 
@@ -320,7 +313,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--page", action="store_true", help="train nothing: the tables of what is finished")
     parser.add_argument("--collect", action="store_true", help="train nothing: write what is finished to be committed")
     parser.add_argument("--only", default="", help="cells whose name holds this text")
-    parser.add_argument("--shard", type=_shard, default=(0, 1), metavar="I/N", help="the I-th of N parts of the cells")
+    parser.add_argument("--shard", type=shard, default=(0, 1), metavar="I/N", help="the I-th of N parts of the cells")
     parser.add_argument("--minutes", type=float, default=MINUTES, help="begin no training that may end later")
     parser.add_argument("--fresh", action="store_true", help="forget finished trainings")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="folder of the finished trainings")

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["CLASSES", "FAMILIES", "SHAPES", "SIZE", "SPLITS", "Scenes", "render", "split"]
+__all__ = ["CLASSES", "FAMILIES", "SHAPES", "SIZE", "SPLITS", "Dice", "Scenes", "render", "split"]
 
 SIZE = 32
 """Side of a picture, pixels."""
@@ -118,7 +118,7 @@ def render(count: int, seed: int) -> Scenes:
     return Scenes(*(torch.cat(parts) for parts in zip(*chunks, strict=True)))
 
 
-class _Dice:
+class Dice:
     """Random numbers for a chunk: one per scene, in a shape that broadcasts over pixels."""
 
     def __init__(self, count: int, seed: int) -> None:
@@ -132,7 +132,7 @@ class _Dice:
 
 
 def _chunk(count: int, seed: int) -> Scenes:
-    dice = _Dice(count, seed)
+    dice = Dice(count, seed)
     labels = torch.arange(count)[torch.randperm(count, generator=dice.generator)] % CLASSES
     axis = torch.arange(SIZE, dtype=torch.float32) - (SIZE - 1) / 2
     y, x = axis.reshape(1, 1, SIZE, 1), axis.reshape(1, 1, 1, SIZE)
@@ -174,7 +174,7 @@ def _chunk(count: int, seed: int) -> Scenes:
     return Scenes(images, labels, masks)
 
 
-def _clutter_coverage(dice: _Dice, x: Tensor, y: Tensor, blobs: int, lines: int) -> list[Tensor]:
+def _clutter_coverage(dice: Dice, x: Tensor, y: Tensor, blobs: int, lines: int) -> list[Tensor]:
     """Small discs, and lines of about a pixel from one point to another, as coverages [N, 1, SIZE, SIZE]."""
     half = SIZE / 2
     found = []
@@ -189,7 +189,7 @@ def _clutter_coverage(dice: _Dice, x: Tensor, y: Tensor, blobs: int, lines: int)
     return found
 
 
-def _clutter(images: Tensor, dice: _Dice, x: Tensor, y: Tensor, blobs: int, lines: int) -> Tensor:
+def _clutter(images: Tensor, dice: Dice, x: Tensor, y: Tensor, blobs: int, lines: int) -> Tensor:
     for coverage in _clutter_coverage(dice, x, y, blobs, lines):
         images = images + (dice.uniform(0, 1, 3) - images) * coverage
     return images

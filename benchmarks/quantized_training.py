@@ -1,0 +1,247 @@
+"""`python -m benchmarks.quantized_training`: accuracy of training with quantized gradients, estimator by estimator.
+
+Small networks learn from scratch on rendered pictures of 64x64 pixels in 48 classes. The tables have the form of
+Fournarakis and Nagel 2021, arXiv:2105.04246: only gradients, only activations, everything quantized to 8 bits; and
+gradients of 4 bits. Their figures are those of this scale, not the paper's.
+
+Each finished training is a file in out/benchmarks/quantized_training, so that the same call continues an interrupted
+run. `--collect` writes finished trainings to benchmarks/results, which is committed, and the page. Two processes share
+a run with `--shard 1/2` and `--shard 2/2`. `--quick` trains a few short ones in minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import qcompiler
+from benchmarks.finished import Json, Store
+from benchmarks.pages import PERFORMANCE, write_section
+from benchmarks.quantized_training_page import MODES, Cell, section
+from benchmarks.scratch_networks import NETWORKS, new
+from benchmarks.sharding import shard
+from benchmarks.textured import SPLITS, Pictures, split
+from qcompiler.training.range_estimators import ESTIMATORS
+
+__all__ = ["NUMERICS", "QUICK", "WHOLE", "Data", "Run", "cells", "key", "main", "measure"]
+
+OUTPUT = Path(__file__).resolve().parents[1] / "out" / "benchmarks" / "quantized_training"
+COMMITTED = Path(__file__).with_name("results") / "quantized_training.jsonl"
+SECTION = "accuracy of quantized training"
+RATE, DECAY, MOMENTUM = 0.05, 5e-4, 0.9
+"""SGD, down to 0 along a cosine."""
+EVALUATION_BATCH = 250
+MINUTES = 100.0
+"""Time that one call takes at most."""
+NUMERICS = 1
+"""Version of what the compiler computes in quantized training: to be raised with every change, rounding aside."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """The size of a run.
+
+    Args:
+        pictures: Number of pictures to train on.
+        epochs: Number of passes over them.
+        batch: Pictures per step.
+        split: Part of the data set to test on.
+        images: Number of pictures to test on.
+        whole: Whether it is the run that is committed.
+    """
+
+    pictures: int
+    epochs: int
+    batch: int
+    split: str
+    images: int
+    whole: bool
+
+    @property
+    def steps(self) -> int:
+        """Number of steps."""
+        return self.epochs * (self.pictures // self.batch)
+
+
+WHOLE = Run(12_000, 5, 64, "test", 5_000, whole=True)
+"""60,000 pictures a training."""
+QUICK = Run(1_920, 1, 32, "validation", 250, whole=False)
+SEEDS = {"resnet18": 5, "mobilenet_v2": 5, "vgg": 1}
+QUICK_ESTIMATORS = ("current", "running", "in_hindsight")
+
+
+def cells(run: Run) -> Iterator[Cell]:
+    """The trainings of a run; those that say most are first."""
+    networks = list(NETWORKS) if run.whole else ["resnet18", "mobilenet_v2"]
+    estimators = list(ESTIMATORS) if run.whole else QUICK_ESTIMATORS
+    for seed in range(max(SEEDS.values()) if run.whole else 1):
+        for network in networks:
+            if seed >= SEEDS[network]:
+                continue
+            yield Cell(network, "float", "", seed)
+            for mode in MODES:
+                if run.whole or network == "resnet18" or mode == "everything":
+                    for estimator in estimators:
+                        yield Cell(network, mode, estimator, seed)
+
+
+class Data:
+    """The pictures of a run.
+
+    Args:
+        run: The run.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.train = split("train", run.pictures)
+        self.test = split(run.split, run.images)
+
+
+def prepare(cell: Cell, data: Data) -> nn.Module:
+    """The network with random weights, quantized as the cell says."""
+    model = new(cell.network, cell.seed)
+    if cell.mode == "float":
+        return model.train()
+    mode = MODES[cell.mode]
+    return qcompiler.prepare_quantized_training(
+        model,
+        "int8_dsp",
+        example_inputs=(data.train.images[: data.run.batch],),
+        gradient_bits=mode.gradient_bits,
+        operands=mode.operands,
+        estimator=cell.estimator,
+        seed=cell.seed,
+    )
+
+
+def train(module: nn.Module, cell: Cell, data: Data) -> tuple[list[float], float]:
+    """Train; the mean loss of each epoch, nats, and the median time of a step, seconds."""
+    run, times, losses = data.run, [], []
+    generator = torch.Generator().manual_seed(cell.seed)
+    optimizer = torch.optim.SGD(module.parameters(), lr=RATE, momentum=MOMENTUM, weight_decay=DECAY)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, run.steps)
+    module.train()
+    for _ in range(run.epochs):
+        total = 0.0
+        order = torch.randperm(len(data.train.labels), generator=generator)
+        for chosen in order[: len(order) // run.batch * run.batch].split(run.batch):
+            images, labels = data.train.images[chosen], data.train.labels[chosen]
+            begun = time.perf_counter()
+            loss = F.cross_entropy(_logits(module, images), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            if isinstance(module, qcompiler.QATModule):
+                module.step()
+            times.append(time.perf_counter() - begun)
+            total += loss.item()
+        losses.append(round(total / (len(order) // run.batch), 5))
+    return losses, sorted(times)[len(times) // 2]
+
+
+def measure(cell: Cell, data: Data) -> Json:
+    """Train and test; with everything quantized, also the integer program and quantization after float training."""
+    begun = time.perf_counter()
+    module = prepare(cell, data)
+    losses, step = train(module, cell, data)
+    module.eval()
+    result: Json = {"loss": losses, "step": round(step, 5), "accuracy": accuracy(module, data.test)}
+    if MODES.get(cell.mode) is not None and isinstance(module, qcompiler.QATModule) and module.exact:
+        compiled = qcompiler.compile(module, verify="off")
+        few = data.test.images[:50]
+        program = compiled.run(few)
+        assert isinstance(program, Tensor)
+        result["differing"] = int((program != _logits(module, few)).sum())
+    if cell.mode == "float":
+        compiled = qcompiler.compile(module, "int8_dsp", calibration_data=[data.train.images[:256]], verify="off")
+        result["after quantization"] = accuracy(compiled.module().eval(), data.test)
+    return result | {"seconds": round(time.perf_counter() - begun)}
+
+
+@torch.no_grad()
+def accuracy(module: nn.Module, pictures: Pictures) -> float:
+    """Share of right answers."""
+    parts = zip(pictures.images.split(EVALUATION_BATCH), pictures.labels.split(EVALUATION_BATCH), strict=True)
+    return sum(int((_logits(module, x).argmax(1) == y).sum()) for x, y in parts) / len(pictures.labels)
+
+
+def _logits(module: nn.Module, images: Tensor) -> Tensor:
+    found = module(images)
+    assert isinstance(found, Tensor)
+    return found
+
+
+def key(cell: Cell, run: Run) -> str:
+    """Key of a result: 12 hexadecimal digits of a hash of the training, its data and the numerics."""
+    settings = (NUMERICS, RATE, DECAY, MOMENTUM, SPLITS, MODES.get(cell.mode))
+    what = (cell, dataclasses.replace(run, whole=True), settings)
+    return hashlib.sha256(repr(what).encode()).hexdigest()[:12]
+
+
+def _train_missing(
+    chosen: Sequence[Cell],
+    run: Run,
+    store: Store[Cell, Run],
+    minutes: float,
+    make: Callable[[Cell, Data], Json] = measure,
+) -> int:
+    """Train until the time is over; the number of trainings that are still missing."""
+    begun, data, longest = time.monotonic(), None, 0.0
+    for index, cell in enumerate(chosen):
+        if not store.fresh and store.find(cell, run) is not None:
+            continue
+        if time.monotonic() - begun + longest > 60.0 * minutes:
+            return sum(store.find(other, run) is None for other in chosen[index:])
+        data = data or Data(run)
+        found = store.get(cell, run, lambda cell=cell, data=data: make(cell, data))  # type: ignore[misc]
+        longest = max(longest, found["seconds"])
+        print(f"{cell.name:<44}{found['accuracy']:>8.2%}  {found['seconds']} s", file=sys.stderr, flush=True)
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train what is missing, print the tables, and write the page if all of it was trained."""
+    parser = argparse.ArgumentParser(prog="benchmarks.quantized_training", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="few short trainings, validation split")
+    parser.add_argument("--page", action="store_true", help="train nothing: the tables of what is finished")
+    parser.add_argument("--collect", action="store_true", help="train nothing: write what is finished to be committed")
+    parser.add_argument("--only", default="", help="cells whose name holds this text")
+    parser.add_argument("--shard", type=shard, default=(0, 1), metavar="I/N", help="the I-th of N parts of the cells")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="begin no training that may end later")
+    parser.add_argument("--fresh", action="store_true", help="forget finished trainings")
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="folder of the finished trainings")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)  # sums of other threads come in another order
+    run = QUICK if options.quick else WHOLE
+    store: Store[Cell, Run] = Store(options.output, key, cells, WHOLE, rows=COMMITTED, fresh=options.fresh)
+    if not (options.page or options.collect):
+        part, parts = options.shard
+        chosen = [cell for cell in cells(run) if options.only in cell.name][part::parts]
+        missing = _train_missing(chosen, run, store, options.minutes)
+        if missing:
+            print(f"{missing} of {len(chosen)} trainings are missing: the same call continues", file=sys.stderr)
+    done = store.done(run)
+    text = section(done, run.pictures * run.epochs)
+    print(text)
+    if options.collect or (run == WHOLE and len(done) == len(list(cells(run)))):
+        dropped = store.collect()
+        if dropped:
+            print(f"{dropped} results were dropped: no training of this run has their key", file=sys.stderr)
+        write_section(PERFORMANCE, SECTION, text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
