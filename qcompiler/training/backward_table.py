@@ -74,7 +74,7 @@ def backward_table(module: QATModule) -> BackwardTable:
     norms = {item.layer: item.normalized.norm for item in module.weights.values() if item.normalized is not None}
     weights = {name: str(module.quantizer(name).spec) for name in module.weights}
     rows = []
-    for node in module.graph.nodes:
+    for node in module.shipped_graph.nodes:
         if _has_no_row(node):
             continue
         rows.append(_product(node, jobs.get(node.name), weights) if node.definition.has(Trait.MAC) else _other(node))

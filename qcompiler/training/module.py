@@ -469,7 +469,7 @@ class QATModule(nn.Module):
         return along_axis(norm.gain, tensor_at(self, item.source).dim(), item.normalized.axis)
 
     @property
-    def graph(self) -> Graph:
+    def shipped_graph(self) -> Graph:
         """The shipped graph at stage QUANTIZED, for reports; its tensors are those of this module."""
         return self._blueprint.graph.main
 

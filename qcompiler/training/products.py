@@ -228,8 +228,10 @@ class _Products(torch.autograd.Function):
         nothing = (None,) * (7 + len(ctx.states) * 5)
         if job.arithmetic == "float":
             w_steps = _operand(w, w_scale, w_zero, job.w, _axis(job)).steps if job.scaled else w
-            input_gradient = geometry.for_input(scaled.steps * scaled.scale, x, w_steps) if needs_x else None
-            weight_gradient = geometry.for_weight(quantized.steps * quantized.scale, x, w) if needs_w else None
+            real = quantized.steps * quantized.scale
+            other = real if scaled is quantized else scaled.steps * scaled.scale
+            input_gradient = geometry.for_input(other, x, w_steps) if needs_x else None
+            weight_gradient = geometry.for_weight(real, x, w) if needs_w else None
             return input_gradient, _times(weight_gradient, factor), bias_gradient, *nothing
 
         left, right = _operands(job, x, w, ctx.saved_tensors[2:])
