@@ -58,6 +58,29 @@ def by_assignment(m: Net, x: Tensor) -> Tensor:
     return result
 
 
+def by_slices_of_memory(m: Net, x: Tensor) -> Tensor:
+    y = m.first(x)
+    o = y.new_empty(y.shape)
+    o[:, :4], o[:, 4:] = y[:, 4:], y[:, :4]
+    result: Tensor = m.second(o)
+    return result
+
+
+def every_other_channel(m: Net, x: Tensor) -> Tensor:
+    y = m.first(x)
+    o = y.new_zeros(y.shape)
+    o[:, ::2], o[:, 1::2] = y[:, :4], y[:, 4:]
+    result: Tensor = m.second(o)
+    return result
+
+
+def constant_assigned(m: Net, x: Tensor) -> Tensor:
+    y: Tensor = m.first(x).clone()
+    y[:, :3] = m.deviation
+    result: Tensor = m.second(y)
+    return result
+
+
 def by_fill(m: Net, x: Tensor) -> Tensor:
     y: Tensor = m.first(x).clone()
     y[:, :, :2] = 0
@@ -88,6 +111,15 @@ PAIRS: dict[str, tuple[Make, Make]] = {
     "samples of zeros": (lambda m, x: torch.cat([torch.zeros(x.shape[0], 2, 6, 6), m.first(x)], 1), lambda m, x: F.pad(m.first(x), (0, 0, 0, 0, 2, 0))),
     "by assignment": (by_assignment, lambda m, x: m.second(torch.cat([m.first(x)[:, 6:], m.first(x)[:, :6]], 1))),
     "by fill": (by_fill, lambda m, x: F.pad(m.first(x)[:, :, 2:], (0, 0, 2, 0))),
+    "filled memory": (by_slices_of_memory, lambda m, x: m.second(torch.cat([m.first(x)[:, 4:], m.first(x)[:, :4]], 1))),
+    "every other channel": (every_other_channel, lambda m, x: m.second(m.first(x)[:, [0, 4, 1, 5, 2, 6, 3, 7]])),
+    "a constant assigned": (constant_assigned, lambda m, x: m.second(F.pad(m.first(x)[:, 3:], (0, 0, 0, 0, 3, 0)) + torch.cat([m.deviation.expand(3, 6, 6), torch.zeros(5, 6, 6)]))),
+    "by indices of a buffer": (lambda m, x: m.first(x)[:, :, m.order[1:4]], lambda m, x: joined(m.first(x), [0, 3, 3], 2)),
+    "by pairs": (lambda m, x: m.first(x)[:, m.order, m.order % 6], lambda m, x: m.first(x).flatten(1, 2)[:, [35, 0, 21, 21, 43, 7]]),
+    "by a mask of pixels": (lambda m, x: m.first(x)[:, :, m.mask], lambda m, x: m.first(x).flatten(2)[:, :, ::3]),
+    "limits as tensors": (lambda m, x: m.first(x).clamp(torch.tensor(-0.5), torch.tensor(0.5)), lambda m, x: m.first(x).clamp(-0.5, 0.5)),
+    "both extremes": (lambda m, x: sum(m.first(x).aminmax(dim=1)), lambda m, x: m.first(x).amin(1) + m.first(x).amax(1)),
+    "method of a choice": (lambda m, x: m.first(x).where(m.mask, torch.zeros(())), lambda m, x: m.first(x) * m.mask.float()),
     "another root": (lambda m, x: (m.first(x).relu() + 1) ** -0.25, lambda m, x: (m.first(x).relu() + 1).sqrt().rsqrt()),
 }  # fmt: skip
 """A spelling, and the plain spelling of the same function."""
@@ -157,3 +189,38 @@ def test_indices_without_a_pattern_move_in_runs() -> None:
     assert runs_of([0, 1, 2, 0, 1, 2]) == [(0, (2, 0), (3, 1))]
     assert runs_of([5, 6, 7, 1, 0]) == [(5, (1, 0), (3, 1)), (1, (1, 0), (2, -1))]
     assert runs_of([4]) == [(4, (1, 0), (1, 0))]
+
+
+BYTES: dict[str, Make] = {
+    "float": lambda m, x: m.first(x.float() / 255),
+    "to": lambda m, x: m.first((x.to(torch.float32) - 127.5) / 127.5),
+    "divided": lambda m, x: m.first(x / 255),
+    "normalized": lambda m, x: m.first((x.type(torch.float32) * (1 / 255) - 0.45) / m.deviation),
+}
+"""Spellings of a model whose input is bytes."""
+
+
+@pytest.mark.parametrize("name", BYTES)
+def test_bytes_are_inputs_of_every_form(name: str) -> None:
+    model = net(BYTES[name])
+    x = torch.randint(0, 256, (8, 3, 6, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    compiled = qcompiler.compile(model, calibration_data=[x], effort="fast", io="uint8")
+    assert compiled.verification is not None
+    assert compiled.verification.passed
+    ops = {item.op for item in compiled.artifact.program.program.instructions}
+    assert ops <= {"quantize", "rescale", "slice", "pad", "concat", "int_conv2d", "dequantize"}
+    (codes,) = compiled.run_integer(x)
+    assert codes.dtype == torch.uint8
+    expected, found = model(x).detach(), compiled.run(x)
+    assert isinstance(found, Tensor)
+    assert torch.equal(found, compiled.simulate(x))  # type: ignore[arg-type]
+    assert 10 * math.log10(float(expected.square().sum() / (found - expected).square().sum())) > 30
+
+
+def test_without_data_the_range_of_bytes_is_known() -> None:
+    x = torch.randint(0, 256, (2, 3, 6, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    compiled = qcompiler.compile(net(BYTES["float"]), example_inputs=(x,), effort="fast", io="uint8")
+    program = compiled.artifact.program.program
+    grid = next(program.tensors[item.output] for item in program.instructions if item.op == "quantize")
+    assert grid.scale == (1.0,)
+    assert grid.zero_point == (0,)

@@ -40,6 +40,7 @@ from qcompiler.ir.dims import Dim, evaluate_dim, symbols_of
 from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.interpret import interpret_with
 from qcompiler.ir.registry import Trait
+from qcompiler.ir.tree import bytes_of
 from qcompiler.ops.borders import border
 from qcompiler.ops.custom import function_name, is_custom
 from qcompiler.ops.layers import Layer, leaf_of
@@ -57,6 +58,7 @@ from qcompiler.ops.unary import SCALED, UNARY, unary_of
 __all__ = ["DEFAULT_INPUT_RANGE", "RULES", "Stop", "describe"]
 
 DEFAULT_INPUT_RANGE = (-3.0, 3.0)
+_BYTES = (0.0, 255.0)
 """Assumed range of float inputs: three standard deviations of inputs with mean 0 and standard deviation 1."""
 
 INPUTS, BATCH_NORMS, LAYER_NORMS = "the assumed input range", "batch-norm statistics", "layer-norm parameters"
@@ -89,7 +91,7 @@ def describe(graph: Graph, input_range: tuple[float, float], alpha: float = ALPH
 
     Args:
         graph: A CANONICAL or QUANTIZED graph with folded batch norms.
-        input_range: Range of every float input.
+        input_range: Range of every float input, except those that the caller gives as bytes.
         alpha: Half width of intervals in standard deviations.
 
     Returns:
@@ -102,10 +104,11 @@ def describe(graph: Graph, input_range: tuple[float, float], alpha: float = ALPH
     if not (alpha >= 0.0 and math.isfinite(alpha)):
         raise InputError(f"alpha={alpha}", expected="a finite number of standard deviations, at least 0")
     carrier = _Carrier(graph, alpha)
-    low, high = input_range
-    middle, half = torch.tensor((low + high) / 2, dtype=torch.float64), torch.tensor((high - low) / 2)
+    pixels = bytes_of(graph.input_tree)
     inputs: list[_Item] = []
-    for value in graph.inputs:
+    for index, value in enumerate(graph.inputs):
+        low, high = _BYTES if index in pixels else input_range
+        middle, half = torch.tensor((low + high) / 2, dtype=torch.float64), torch.tensor((high - low) / 2)
         one = [1] * value.type.rank
         # Three standard deviations of normal numbers span the range.
         moments = Gaussian(middle.reshape(one), (half / 3.0).reshape(one))

@@ -2,8 +2,10 @@
 
     o[:, 2:4] = y        ->  o = concat(o[:, :2], y, o[:, 4:])
     o[:, 2:4, 1:] = y    ->  o = concat(o[:, :2], concat(o[:, 2:4, :1], y), o[:, 4:])
+    o[:, ::2] = y        ->  o = concat(y[:, :1], o[:, 1:2], y[:, 1:2], ...), or a gather of concat(o, y)
 
-A tensor of zeros for the whole batch is one sample, which becomes the padding of y: see `rules_movement`.
+Parts that were assigned before are taken as they were given: see `assembly`. A tensor of zeros for the whole batch is
+one sample, which becomes the padding of y: see `rules_movement`.
 """
 
 from __future__ import annotations
@@ -11,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qcompiler.errors import UnsupportedError
+from qcompiler.frontends.assembly import assembled, cut, elements
 from qcompiler.frontends.builder import Builder, Operand
-from qcompiler.frontends.rules_movement import joined
 from qcompiler.frontends.trace import Leaf, Overlap
 from qcompiler.ir.dims import Shape
 
@@ -27,43 +29,36 @@ def assigned(b: Builder, held: Operand, written: Operand, overlap: Overlap) -> O
         overlap: The boxes.
     """
     mine, theirs = overlap.shapes
-    first_sizes = [x.type.shape[0] for x in (held, written) if x.type.shape]
-    has_batch = not all(isinstance(size, int) for size in first_sizes)
-    if has_batch and (overlap.place[0] != (0, mine[0]) or overlap.source[0] != (0, theirs[0])):
+    sizes = [(x.type.shape[0], own[0]) for x, own in ((held, mine), (written, theirs)) if x.type.shape]
+    # One sample stands for the whole batch.
+    has_batch = any(not isinstance(size, int) or size != seen for size, seen in sizes)
+    if has_batch and (overlap.place[0] != range(mine[0]) or overlap.source[0] != range(theirs[0])):
         return None
     skipped = int(has_batch)
     try:
         part = written
-        for axis, (start, stop) in enumerate(overlap.source[skipped:], skipped):
-            part = _sliced(b, part, axis, start, stop)
+        for axis, place in enumerate(overlap.source[skipped:], skipped):
+            part = cut(b, part, axis, place.start, place.stop, place.step)
         first = part.type.shape[:skipped]
-        part = _reshaped(b, part, (*first, *(stop - start for start, stop in overlap.place[skipped:])))
-        axes = [axis for axis, ends in enumerate(overlap.place) if axis >= skipped and ends != (0, mine[axis])]
+        part = _reshaped(b, part, (*first, *(len(place) for place in overlap.place[skipped:])))
+        axes = [axis for axis, place in enumerate(overlap.place) if axis >= skipped and place != range(mine[axis])]
         return _put(b, held, part, axes, overlap.place)
     except UnsupportedError:
         return None
 
 
-def _put(b: Builder, base: Operand, part: Operand, axes: Sequence[int], place: Sequence[tuple[int, int]]) -> Operand:
+def _put(b: Builder, base: Operand, part: Operand, axes: Sequence[int], place: Sequence[range]) -> Operand:
     """`base` with `part` in the box that spans all axes but `axes`."""
     if not axes:
         return part
-    (axis, *rest), (start, stop) = axes, place[axes[0]]
-    size = base.type.size(axis)
-    inner = _put(b, _sliced(b, base, axis, start, stop), part, rest, place)
-    pieces = [_sliced(b, base, axis, 0, start)] if start else []
-    pieces.append(inner)
-    if stop < size:
-        pieces.append(_sliced(b, base, axis, stop, size))
-    return pieces[0] if len(pieces) == 1 else joined(b, pieces, axis)
-
-
-def _sliced(b: Builder, input: Operand, axis: int, start: int, stop: int) -> Operand:
-    if (start, stop) == (0, input.type.shape[axis]):
-        return input
-    if isinstance(input, Leaf) and not input.ref:
-        return Leaf(input.kind, "", input.tensor.narrow(axis, start, stop - start))
-    return b.node("slice", [input], axis=axis, start=start, stop=stop, step=1)
+    axis, *rest = axes
+    found = elements(b, base, axis)
+    if rest:
+        part = _put(b, assembled(b, [found[index] for index in place[axis]], axis), part, rest, place)
+    inner = elements(b, part, axis)
+    for position, index in enumerate(place[axis]):
+        found[index] = inner[position]
+    return assembled(b, found, axis)
 
 
 def _reshaped(b: Builder, input: Operand, shape: Shape) -> Operand:

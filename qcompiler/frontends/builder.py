@@ -116,7 +116,7 @@ class Builder:
         if not isinstance(observed, Observed) or not isinstance(result, Value | Leaf):
             return
         shape = observed.shape
-        if isinstance(result, Leaf) and self.function in SAMPLES and shape and not isinstance(shape[0], int):
+        if self.function in SAMPLES and result.type.shape[:1] == (1,) and shape and not isinstance(shape[0], int):
             shape = (1, *shape[1:])
         if result.type.shape != shape or result.type.dtype.torch != observed.dtype:
             sizes = ", ".join(map(str, observed.shape))
@@ -215,8 +215,8 @@ class Builder:
         return self._leaves[id(item)][1]
 
 
-SAMPLES = ("fill", "zero")
-"""Functions whose constant result is one sample for the whole batch."""
+SAMPLES = ("fill", "zero", "copy")
+"""Functions whose result may be one sample for the whole batch."""
 
 _KEYWORDS = {"axis": "dim", "keepdims": "keepdim"}
 """Spellings that torch accepts for compatibility with NumPy."""

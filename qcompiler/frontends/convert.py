@@ -39,6 +39,7 @@ from qcompiler.ir import tree
 from qcompiler.ir.diagnostics import Diagnostic
 from qcompiler.ir.dims import Dim, as_dim, symbol
 from qcompiler.ir.graph import Graph, Location, Module, Value
+from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ir.types import DType, Stage, TensorType
 
 _map = cast("Callable[[object, Callable[[Any], object]], Any]", fx.node.map_aggregate)
@@ -95,6 +96,8 @@ class _Conversion:
         self.touched = {node for write in self.first.writes.values() for node in (write.target, *write.shares)}
         """Nodes whose tensors a later call writes to, or has written to."""
         self.diagnostics: list[Diagnostic] = []
+        self.unwritten: list[tuple[str, str]] = []
+        """Calls that give memory to which the forward writes, and their places."""
 
     def run(self) -> tuple[Module, list[Diagnostic]]:
         bindings = self.trace.bind(self.binding.nest(self._inputs()))
@@ -113,6 +116,7 @@ class _Conversion:
             item = self.environment.get(node)
             if isinstance(item, Leaf) and item.kind != "constant":
                 self.named.add(node)
+        self._check_written()
         return self.module, self.diagnostics
 
     def _inputs(self) -> list[Value]:
@@ -238,10 +242,7 @@ class _Conversion:
         if sample is not None:
             return sample
         rule = RULES.get(function)
-        is_constant = function not in UNINITIALIZED and all(part.constant is not None for part in _tensors(observed))
-        if is_constant and (rule is None or node not in self.named):
-            if node in self.named:
-                self.diagnostics.append(Diagnostic("constant-parameters", {"function": function}, where))
+        if self._is_constant(node, function, where, observed):
             return _map(observed, self._constant)
         try:
             if rule is None or node.op == "call_module":
@@ -252,6 +253,50 @@ class _Conversion:
                 raise
             self.builder.location = place
             return keep(self.builder, node, arguments, keywords, observed, error)
+
+    def _is_constant(self, node: fx.Node, function: str, where: str, observed: object) -> bool:
+        """Whether a call becomes its result, a constant; tells the user if it is a function of parameters."""
+        parts = _tensors(observed)
+        if function in UNINITIALIZED or not all(part.constant is not None for part in parts):
+            return False
+        # Training changes no indices and masks.
+        if node not in self.named or not any(part.dtype.is_floating_point for part in parts):
+            return True
+        if function in RULES:
+            return False
+        self.diagnostics.append(Diagnostic("constant-parameters", {"function": function}, where))
+        return True
+
+    def _unwritten(self, observed: Observed, function: str, where: str) -> Leaf:
+        """A sample of memory that the forward will write to: NaN, which may not be left in the end."""
+        sizes = [1 if not isinstance(size, int) else size for size in observed.shape]
+        if not observed.dtype.is_floating_point:
+            raise unknown(function, where)
+        self.unwritten.append((function, where))
+        return Leaf("constant", "", torch.full(sizes, torch.nan, dtype=observed.dtype, device=self.builder.device))
+
+    def _check_written(self) -> None:
+        """Remove what remains of memory before it was written, and refuse a result that depends on it.
+
+        Raises:
+            UnsupportedError: There is such a result.
+        """
+        if not self.unwritten:
+            return
+        rewriter = Rewriter(self.graph)
+        for node in self.graph.reversed_nodes:
+            if not any(value.users or self.graph.is_output(value) for value in node.outputs):
+                rewriter.erase(node)
+                continue
+            number = node.number("value", 0.0) if node.op == "pad" else 0.0
+            tensor = self.module.tensors[node.text("ref")] if node.op == "constant" else torch.tensor(number)
+            if tensor.is_floating_point() and bool(tensor.isnan().any()):
+                function, where = self.unwritten[0]
+                raise UnsupportedError(
+                    f"{function} gives memory of which the forward reads a part that it has not written",
+                    where=where,
+                    fix="Use zeros, or write to all of it, by slices of constant bounds.",
+                )
 
     def _check_reads(self, node: fx.Node, function: str, where: str) -> None:
         if node.name in self.first.reads and self.first.results[node.name] is not None:
@@ -288,9 +333,12 @@ class _Conversion:
         self, node: fx.Node, function: str, arguments: Sequence[object], observed: object
     ) -> Value | Leaf | None:
         """The operand that stands for a repeated tensor: where it broadcasts, or one sample for the whole batch."""
-        if not isinstance(observed, Observed) or function in UNINITIALIZED:
+        if not isinstance(observed, Observed):
             return None
+        if function in UNINITIALIZED:
+            return self._unwritten(observed, function, str(location(node))) if node in self.touched else None
         broadcasts, first = self._is_broadcast(node), arguments[0] if arguments else None
+        broadcasts = broadcasts or _is_only_written(node, first)
         if function in ("expand", "expand_as", "broadcast_to") and broadcasts and isinstance(first, Value | Leaf):
             return first
         if not broadcasts and not self._is_joined(node):
@@ -463,6 +511,13 @@ def _repeats_samples(input: Value | Leaf, observed: Observed) -> bool:
     if not input.type.shape or input.type.shape[0] != 1:
         return False
     return input.type.shape[1:] == observed.shape[1:] and not isinstance(observed.shape[0], int)
+
+
+def _is_only_written(node: fx.Node, input: object) -> bool:
+    """Whether all users write a tensor without a batch to a part of another one, which repeats it by itself."""
+    if not isinstance(input, Value | Leaf) or not all(isinstance(size, int) for size in input.type.shape):
+        return False
+    return bool(node.users) and all(plain_name(user.target) == "copy" and user.args[1] is node for user in node.users)
 
 
 def _joins_other_axis(node: fx.Node, rank: int) -> bool:

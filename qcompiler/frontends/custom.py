@@ -22,8 +22,8 @@ from qcompiler.ops.custom import DTYPE, NAMESPACES, OPERAND, SIZE, find_function
 PLACEMENT = ("device", "layout", "pin_memory", "memory_format")
 """Arguments for the device and the layout of a result, which do not change its values."""
 
-FIELDS: Mapping[str, int] = {"values": 0, "indices": 1}
-"""Names of the results of functions such as `torch.max` along an axis."""
+FIELDS: Mapping[str, int] = {"values": 0, "indices": 1, "min": 0, "max": 1}
+"""Names of the results of functions such as `torch.max` along an axis, and of `torch.aminmax`."""
 
 
 def keep(

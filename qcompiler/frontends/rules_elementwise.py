@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from qcompiler.frontends.builder import Builder, Observed, Operand, Rule
+from qcompiler.frontends.rules_indexing import picked
 from qcompiler.frontends.rules_reductions import extreme_of_one
 from qcompiler.frontends.table import Number, axis_of, known_sizes, rule
 from qcompiler.frontends.trace import Leaf
@@ -180,10 +181,23 @@ def _hardtanh(
 
 @rule("clamp")
 def _clamp(b: Builder, input: Operand, min: object = None, max: object = None) -> Value:
-    low, high = -math.inf if min is None else min, math.inf if max is None else max
-    if not isinstance(low, int | float) or not isinstance(high, int | float):
-        raise b.unsupported("a clamp has tensors as limits", "Use numbers as limits.")
-    return b.node("clamp", [input], min=float(low), max=float(high))
+    low, high = (_number_of(limit, default) for limit, default in ((min, -math.inf), (max, math.inf)))
+    if isinstance(low, int | float) and isinstance(high, int | float):
+        return b.node("clamp", [input], min=float(low), max=float(high))
+    if not all(isinstance(limit, int | float | Leaf) for limit in (low, high)):
+        raise b.unsupported("a clamp has limits that depend on the inputs", "Use constants of the model as limits.")
+    result = input
+    for op, limit in (("maximum", low), ("minimum", high)):
+        if not isinstance(limit, int | float) or math.isfinite(limit):
+            result = b.node(op, [result, limit])
+    return cast("Value", result)
+
+
+def _number_of(limit: object, default: float) -> object:
+    """A limit as a number if it is one; a tensor of several numbers as it is."""
+    if isinstance(limit, Leaf) and limit.kind == "constant" and limit.tensor.numel() == 1:
+        return float(limit.tensor)
+    return default if limit is None else limit
 
 
 @rule("clamp_min")
@@ -279,7 +293,7 @@ def _extreme(op: str) -> Rule:
 
 
 for _op in ("maximum", "minimum"):
-    rule(_op, _op[:3])(_extreme(_op))
+    rule(_op, _op[:3], f"f{_op[:3]}")(_extreme(_op))
 
 
 @rule("div")
@@ -347,12 +361,21 @@ def _lerp(b: Builder, input: Operand, end: Operand, weight: object) -> object:
 @rule("copy")
 def _copy(b: Builder, input: object, source: Operand, non_blocking: bool = False) -> Operand:
     """The new value of a tensor, or of a part of it."""
-    if source.type.shape != b.shape:
+    if source.type.shape == b.shape:
+        return source
+    sizes = [size for size in b.shape[1:] if isinstance(size, int)]
+    if not all(isinstance(size, int) for size in source.type.shape) or len(sizes) < len(b.shape) - 1:
         raise b.unsupported(
             f"a tensor of shape {list(source.type.shape)} is written to one of shape {list(b.shape)}",
             "Expand it to the shape of the part before.",
         )
-    return source
+    if isinstance(source, Leaf) and source.kind != "parameter":
+        return Leaf("constant", "", source.tensor.expand(1, *sizes))
+    lead = (1,) * (1 + len(sizes) - source.type.rank)
+    one = b.node("reshape", [source], shape=(*lead, *source.type.shape)) if lead else source
+    for axis, size in enumerate((1, *sizes)):
+        one = picked(b, one, axis, [0] * size) if one.type.shape[axis] != size else one
+    return one
 
 
 @rule("fill", "zero")
@@ -371,6 +394,8 @@ def _where(b: Builder, condition: Operand, input: object = None, other: object =
     """A choice by a constant: input * mask + other * (1 - mask)."""
     if input is None or other is None:
         raise b.unsupported("where without values", "Use where(condition, input, other).")
+    if isinstance(input, Leaf) and input.tensor.dtype == torch.bool and condition.type.dtype.is_float:
+        condition, input = input, condition  # the method: x.where(condition, other)
     if not isinstance(condition, Leaf):
         raise b.unsupported("where with a condition that depends on the inputs", "Use a constant condition.")
     mask = condition.tensor.bool()

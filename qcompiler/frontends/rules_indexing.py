@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor
 from qcompiler.frontends.builder import Builder, Operand
 from qcompiler.frontends.table import Ints, as_tuple, axis_of, rule
 from qcompiler.frontends.trace import Leaf
+from qcompiler.ir.dims import Shape
 from qcompiler.ir.graph import Value
 
 PAIRS = "a tensor is indexed with several vectors at once, which picks elements in pairs"
@@ -69,13 +72,47 @@ def pick(b: Builder, input: Operand, axis: int, index: object) -> Operand:
 def _index(b: Builder, input: Operand, indices: Sequence[object]) -> Operand:
     """`x[:, indices]`, where indices for several axes are an outer product: `x[:, rows[:, None], columns]`."""
     given = [(axis, index) for axis, index in enumerate(indices) if index is not None]
-    if len(given) > 1 and not _is_outer_product(given):
-        raise b.unsupported(PAIRS, ONE_BY_ONE)
     result = input
+    together = _as_vector(input, given)
+    if together is not None:
+        result = b.node("reshape", [input], shape=together.shape)
+        given = [(together.axis, Leaf("constant", "", together.index))]
+    elif len(given) > 1 and not _is_outer_product(given):
+        raise b.unsupported(PAIRS, ONE_BY_ONE)
     for axis, index in given:
         flat = Leaf("constant", "", index.tensor.reshape(-1)) if isinstance(index, Leaf) else index
         result = pick(b, result, axis, flat)
     return result if result.type.shape == b.shape else b.node("reshape", [result], shape=b.shape)
+
+
+@dataclass(frozen=True)
+class _Vector:
+    """Indices of several axes as indices of one axis, in the shape in which these axes are one."""
+
+    shape: Shape
+    axis: int
+    index: Tensor
+
+
+def _as_vector(input: Operand, given: Sequence[tuple[int, object]]) -> _Vector | None:
+    """Elements in pairs, `x[:, rows, columns]`, and a mask over several axes; None for anything else."""
+    leaves = [(axis, index.tensor) for axis, index in given if isinstance(index, Leaf)]
+    if not leaves or len(leaves) < len(given) or any(tensor.dtype.is_floating_point for _, tensor in leaves):
+        return None
+    first, tensor = leaves[0]
+    if len(leaves) == 1 and tensor.dtype == torch.bool and tensor.dim() > 1:
+        leaves = [(first + axis, places) for axis, places in enumerate(tensor.nonzero(as_tuple=True))]
+    elif len(leaves) == 1 or _is_outer_product(given) or any(x.dtype == torch.bool for _, x in leaves):
+        return None
+    sizes = [input.type.shape[axis] for axis, _ in leaves]
+    fixed = [size for size in sizes if isinstance(size, int)]
+    if [axis for axis, _ in leaves] != list(range(first, first + len(leaves))) or len(fixed) < len(sizes):
+        return None  # torch moves the axis of pairs to the front if another axis is in between
+    index = torch.zeros((), dtype=torch.int64)
+    for size, (_, places) in zip(fixed, leaves, strict=True):
+        index = index * size + places.cpu() % size
+    shape = (*input.type.shape[:first], math.prod(fixed), *input.type.shape[first + len(leaves) :])
+    return _Vector(shape, first, index)
 
 
 def _is_outer_product(given: Sequence[tuple[int, object]]) -> bool:

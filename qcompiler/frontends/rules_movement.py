@@ -107,7 +107,9 @@ def _only_number(part: Operand) -> float | None:
     """The number of which a constant consists."""
     if not isinstance(part, Leaf) or part.kind != "constant" or not part.tensor.is_floating_point():
         return None
-    return float(part.tensor.flatten()[0]) if bool((part.tensor == part.tensor.flatten()[0]).all()) else None
+    first = part.tensor.flatten()[0]
+    same = part.tensor.isnan() if bool(first.isnan()) else part.tensor == first
+    return float(first) if bool(same.all()) else None
 
 
 def _bordered(b: Builder, part: Operand, axis: int, begin: int, end: int, value: float) -> Value:

@@ -83,6 +83,11 @@ def _amin(b: Builder, input: Operand, dim: Ints | None = None, keepdim: bool = F
     return _extreme_along(b, "minimum", input, _axes(input, dim), bool(keepdim))
 
 
+@rule("aminmax")
+def _aminmax(b: Builder, input: Operand, *, dim: int | None = None, keepdim: bool = False) -> list[Value]:
+    return [_extreme_along(b, op, input, _axes(input, dim), bool(keepdim)) for op in ("minimum", "maximum")]
+
+
 def extreme_of_one(b: Builder, op: str, input: Operand, dim: object, keepdim: bool) -> object:
     """`torch.max(x)`, or `torch.max(x, dim)` with its indices, which have no operator."""
     if isinstance(b.observed, Observed):

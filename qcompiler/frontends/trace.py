@@ -22,6 +22,11 @@ GUARDS = "_guards_fn"
 """The module in which torch.export checks the inputs of a program."""
 
 
+def checks_types(node: fx.Node) -> bool:
+    """Whether a node of torch.export only compares the type of a tensor, which may be float32 in place of another."""
+    return node.op == "call_function" and str(node.target).startswith("aten._assert_tensor_metadata")
+
+
 @dataclass(eq=False)
 class Leaf:
     """A tensor of the model.
@@ -139,13 +144,13 @@ class Overlap:
     """A box of a tensor whose elements are a box of the written tensor, in the same order.
 
     Args:
-        place: First and last index of the box along each axis of the tensor, the last excluded.
+        place: Indices of the box along each axis of the tensor, at equal distances.
         source: The same for the written tensor.
         shapes: Sizes of both tensors.
     """
 
-    place: tuple[tuple[int, int], ...]
-    source: tuple[tuple[int, int], ...]
+    place: tuple[range, ...]
+    source: tuple[range, ...]
     shapes: tuple[tuple[int, ...], tuple[int, ...]]
 
 
@@ -189,7 +194,7 @@ class Recorder(fx.Interpreter):
         """The result of a node, recorded before later calls can write to it."""
         self.current = n
         before = [_version(self.env[node]) for node in n.all_input_nodes]
-        result = super().run_node(n)
+        result = None if checks_types(n) else super().run_node(n)
         for node, version in zip(n.all_input_nodes, before, strict=True):
             if _version(self.env[node]) != version:
                 self._note_write(n, node)
@@ -286,21 +291,28 @@ def _shares(item: Any, written: Tensor) -> Shares | Overlap:
     place, source = (_box(mask) for mask in inside)
     if place is None or source is None:
         return Shares.SOME
-    parts = [x[tuple(slice(*ends) for ends in box)].flatten() for x, box in ((mine, place), (theirs, source))]
+    parts = [
+        x[tuple(slice(p.start, p.stop, p.step) for p in box)].flatten() for x, box in ((mine, place), (theirs, source))
+    ]
     if not torch.equal(*parts):
         return Shares.SOME
     return Overlap(place, source, (tuple(item.shape), tuple(written.shape)))
 
 
-def _box(mask: Tensor) -> tuple[tuple[int, int], ...] | None:
-    """The ranges of indices along each axis in which a mask is true; None if that is no box."""
-    ends = []
+def _box(mask: Tensor) -> tuple[range, ...] | None:
+    """The indices along each axis at which a mask is true; None if that is no box of equal distances."""
+    places = []
+    box = mask
     for axis in range(mask.dim()):
         others = [other for other in range(mask.dim()) if other != axis]
         found = (mask.any(dim=others) if others else mask).nonzero().flatten()
-        ends.append((int(found[0]), int(found[-1]) + 1))
-    box = mask[tuple(slice(*pair) for pair in ends)]
-    return tuple(ends) if bool(box.all()) else None
+        step = int(found[1] - found[0]) if len(found) > 1 else 1
+        place = range(int(found[0]), int(found[-1]) + 1, step)
+        if list(place) != found.tolist():
+            return None
+        places.append(place)
+        box = box.index_select(axis, found)
+    return tuple(places) if bool(box.all()) else None
 
 
 def _summary(item: Any, keep: bool) -> Any:

@@ -9,7 +9,7 @@ A tree is a plain value, valid JSON:
     ["record", [name, dict]]        fields with names: a NamedTuple, a dataclass, a result of `torch.max(x, dim)`
     ["container", [name, tree]]     another tuple, list or dict of its own class, such as an OrderedDict
     ["value", 3]                    a number that is the same for all inputs
-    ["f16", 0]                      a leaf that the graph holds as float32 and the model's caller as float16
+    ["f16", 0]                      a leaf that the graph holds as float32 and the model's caller as float16, or "u8"
 
 The text does not hold the class of a record or container. A tree made from a value remembers the class (`Own`); a tree
 read from text gives a namedtuple of the same fields for a record, and the plain tuple, list or dict for a container.
@@ -33,8 +33,8 @@ from qcompiler.ir.types import DType
 
 Tree: TypeAlias = "int | tuple[str, Any] | None"
 
-_FLOATS = (DType.F16, DType.BF16, DType.F64)
-"""Element types of a caller that the graph holds as float32."""
+_OUTSIDE = (DType.F16, DType.BF16, DType.F64, DType.U8)
+"""Element types of a caller that the graph holds as float32: other floats, and bytes that the model makes floats."""
 
 
 class Own(tuple[str, Any]):  # noqa: SLOT001  # a tuple has a size of its own: no slots but empty ones
@@ -208,7 +208,7 @@ def unflatten(tree: Tree, leaves: Sequence[object], *, arrays: bool = False) -> 
             return [unflatten(item, leaves, arrays=arrays) for item in items]
         case ("tuple", items):
             return tuple(unflatten(item, leaves, arrays=arrays) for item in items)
-        case (str() as dtype, int() as index) if dtype in _FLOATS:
+        case (str() as dtype, int() as index) if dtype in _OUTSIDE:
             tensor = cast("torch.Tensor", leaves[index])
             if not arrays or dtype != DType.BF16:
                 tensor = tensor.to(DType(dtype).torch)
@@ -263,7 +263,7 @@ def from_plain(data: object) -> Tree:
             return ("container", (name, from_plain(inner)))
         case ["value", bool() | int() | float() as value] if math.isfinite(value):
             return ("value", value)
-        case [str() as dtype, int() as index] if dtype in _FLOATS and not isinstance(index, bool):
+        case [str() as dtype, int() as index] if dtype in _OUTSIDE and not isinstance(index, bool):
             return (dtype, index)
     raise InputError(f"{data!r} is not a tree", expected='a number, null, or ["tuple" | "list" | "dict", [...]]')
 
@@ -285,10 +285,15 @@ def leaf_types(tree: Tree) -> Iterator[tuple[int, DType | None]]:
     match tree:
         case int():
             yield tree, None
-        case (str() as dtype, int() as index) if dtype in _FLOATS:
+        case (str() as dtype, int() as index) if dtype in _OUTSIDE:
             yield index, DType(dtype)
     for _, child in children(tree):
         yield from leaf_types(child)
+
+
+def bytes_of(tree: Tree) -> frozenset[int]:
+    """The leaves that the caller holds as bytes and the graph as the same whole numbers in float32."""
+    return frozenset(index for index, dtype in leaf_types(tree) if dtype is DType.U8)
 
 
 def with_types(tree: Tree, types: Sequence[torch.dtype | None]) -> Tree:
@@ -316,7 +321,7 @@ def same_nesting(left: Tree, right: Tree) -> bool:
     """Whether two trees have the same leaves at the same places, ignoring the classes of containers."""
     if isinstance(left, int) or isinstance(right, int) or left is None or right is None:
         return left == right
-    if not {left[0], right[0]}.isdisjoint({"value", *_FLOATS}):
+    if not {left[0], right[0]}.isdisjoint({"value", *_OUTSIDE}):
         return left == right
     ours, theirs = children(left), children(right)
     return len(ours) == len(theirs) and all(same_nesting(a, b) for (_, a), (_, b) in zip(ours, theirs, strict=True))
@@ -367,7 +372,7 @@ def match_arrays(tree: Tree, arguments: tuple[object, ...], *, arrays: bool = Tr
 
 def _aligned(wanted: Tree, found: Tree, places: dict[int, int]) -> bool:
     """Whether `found` matches `wanted`; records the position of each wanted leaf among the found ones."""
-    if isinstance(wanted, tuple) and wanted[0] in _FLOATS:
+    if isinstance(wanted, tuple) and wanted[0] in _OUTSIDE:
         wanted = cast("int", wanted[1])
     if isinstance(wanted, int) and isinstance(found, int):
         places[wanted] = found

@@ -63,6 +63,7 @@ class Batches:
                 tensors = [x.to(self.device) if self.device is not None else x for x in self._bind(item)]
                 tensors = [row_major(x) for x in tensors]  # results must not depend on the user's strides
                 if self.graph is not None:
+                    tensors = with_floats(tensors, self.graph)
                     self.check(tensors)
             except InputError as error:
                 raise InputError(
@@ -109,6 +110,27 @@ class Batches:
             if given != tensor.dtype and (expected is None or given != expected.torch):
                 tensors = [*tensors[:index], tensor.to(given), *tensors[index + 1 :]]
         check_inputs(self.graph, tensors)
+
+
+def with_floats(tensors: list[Tensor], graph: Graph) -> list[Tensor]:
+    """Flat inputs with float32 for bytes where the graph holds float32."""
+    places = tree.bytes_of(graph.input_tree)
+    return [x.to(torch.float32) if i in places and x.dtype == torch.uint8 else x for i, x in enumerate(tensors)]
+
+
+class WithFloats:
+    """Batches that were read before the graph was known, in the element types of the graph.
+
+    Args:
+        batches: Flat inputs.
+        graph: Captured graph.
+    """
+
+    def __init__(self, batches: Iterable[list[Tensor]], graph: Graph) -> None:
+        self.batches, self.graph = batches, graph
+
+    def __iter__(self) -> Iterator[list[Tensor]]:
+        return (with_floats(tensors, self.graph) for tensors in self.batches)
 
 
 def _in_callers_defaults(data: Iterable[object]) -> Iterator[object]:

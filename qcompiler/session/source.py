@@ -15,10 +15,11 @@ from qcompiler.frontends.finite import check_finite
 from qcompiler.frontends.given import parse_device
 from qcompiler.frontends.pt2 import load_exported
 from qcompiler.frontends.wrappers import unwrap
+from qcompiler.ir import tree
 from qcompiler.ir.events import Record
 from qcompiler.ir.graph import Graph
 from qcompiler.passes import PassContext
-from qcompiler.session.batches import Batches
+from qcompiler.session.batches import Batches, WithFloats, with_floats
 from qcompiler.session.options import Options
 from qcompiler.session.pipeline import LEARNED_FACTS
 from qcompiler.session.stages import Captured
@@ -98,7 +99,10 @@ def capture_model(given: Subject, options: Options, context: PassContext) -> Cap
     graph = found.module.main
     if batches is not None and first is not None:
         batches.graph = graph
+        first = with_floats(first, graph)
         batches.check(first)
+        if tree.bytes_of(graph.input_tree) and context.calibration_data is not None:
+            context.calibration_data = WithFloats(context.calibration_data, graph)
     inputs = found.inputs if first is None else first
     context.samples = [samples_of(graph, inputs, first is None, context.seed)]
     if first is None:
@@ -138,7 +142,7 @@ def _trial_size(tensors: list[Tensor]) -> int:
 
 
 def samples_of(graph: Graph, tensors: list[Tensor], synthesize: bool, seed: int, most: int = SAMPLES) -> list[Tensor]:
-    """A batch of at most `most` samples; standard normal numbers if there is no data.
+    """A batch of at most `most` samples; standard normal numbers, or bytes, if there is no data.
 
     Integers and booleans are never made up. Where they are given for fewer samples, the batch is as small.
     """
@@ -148,9 +152,15 @@ def samples_of(graph: Graph, tensors: list[Tensor], synthesize: bool, seed: int,
     given = zip(tensors, free, made, strict=True)
     count = min([most, *(len(tensor) for tensor, is_free, is_made in given if is_free and not is_made)])
     result = []
-    for tensor, is_free, is_made in zip(tensors, free, made, strict=True):
+    pixels = tree.bytes_of(graph.input_tree)
+    for index, (tensor, is_free, is_made) in enumerate(zip(tensors, free, made, strict=True)):
         if is_made:
             shape = (count, *tensor.shape[1:]) if is_free else tuple(tensor.shape)
-            tensor = torch.randn(shape, generator=generator).to(tensor)
+            made_up = (
+                torch.randint(256, shape, generator=generator)
+                if index in pixels
+                else torch.randn(shape, generator=generator)
+            )
+            tensor = made_up.to(tensor)
         result.append(row_major(tensor[:count] if is_free else tensor))
     return result

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from qcompiler.errors import QCompilerError
+from qcompiler.errors import QCompilerError, UnsupportedError
 from qcompiler.frontends import capture
 from tests.support.running import outputs_of
 from tests.support.spellings import canonical, exported, image, model_of
@@ -62,8 +62,35 @@ def whole(x: Tensor) -> Tensor:
     return o
 
 
+def interleaved(x: Tensor) -> Tensor:
+    o = x.new_empty(x.shape)
+    o[:, ::2], o[:, 1::2] = x[:, 2:], x[:, :2]
+    return o
+
+
+def quarters(x: Tensor) -> Tensor:
+    """Nothing remains of the memory: each part replaces a box of it."""
+    o = torch.empty_like(x)
+    o[:, :, :1, :3], o[:, :, :1, 3:], o[:, :, 1:, :2], o[:, :, 1:, 2:] = 0, x[..., :1, :1], x[:, :, 1:, 2:], 0.5
+    return o
+
+
+def one_by_one(x: Tensor) -> Tensor:
+    o = torch.empty(x.shape[0], 4, 4, 4)
+    for channel in range(4):
+        o[:, channel] = x[:, 3 - channel]
+    return o
+
+
+def constant(x: Tensor) -> Tensor:
+    y = x * 2
+    y[:, 1:3] = torch.arange(4.0)
+    return y
+
+
 ASSIGNED: dict[str, Callable[[Tensor], object]] = {
-    item.__name__: item for item in (halves, box, number, view_before, shifted, added, whole)
+    item.__name__: item
+    for item in (halves, box, number, view_before, shifted, added, whole, interleaved, quarters, one_by_one, constant)
 }
 
 
@@ -84,6 +111,31 @@ def test_the_graph_computes_what_torch_does(name: str, route: str) -> None:
 def test_a_box_of_zeros_is_a_padding() -> None:
     graph = canonical(capture(model_of(box), image()).module).main
     assert {node.op for node in graph.nodes} == {"pad"}
+
+
+def test_nothing_remains_of_what_assignments_replace() -> None:
+    graph = canonical(capture(model_of(one_by_one), image()).module).main
+    assert [node.op for node in graph.nodes] == ["slice"] * 4 + ["concat"]
+    many = capture(model_of(interleaved_channels), torch.randn(2, 24, 2, 2)).module.main
+    live = [node.op for node in canonical(many.module).main.nodes]
+    assert live.count("gather") == 1
+    assert "pad" not in live
+
+
+def interleaved_channels(x: Tensor) -> Tensor:
+    o = torch.empty_like(x)
+    o[:, ::2], o[:, 1::2] = x[:, 12:], x[:, :12]
+    return o
+
+
+def test_memory_that_is_read_and_never_written_is_refused() -> None:
+    def half(x: Tensor) -> Tensor:
+        o = torch.empty_like(x)
+        o[:, :2] = x[:, 2:]
+        return o[:, :3]
+
+    with pytest.raises(UnsupportedError, match="empty_like gives memory of which the forward reads a part"):
+        capture(model_of(half), image())
 
 
 def test_what_is_written_is_not_taken_for_a_constant() -> None:

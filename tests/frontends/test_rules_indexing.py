@@ -48,11 +48,12 @@ SAME: dict[str, list[Spelling]] = {
     "each one twice": [lambda x: x.repeat_interleave(2, -1), lambda x: x.repeat_interleave(torch.tensor([2, 2, 2, 2]), dim=3), lambda x: x[..., [0, 0, 1, 1, 2, 2, 3, 3]]],
     "expand": [lambda x: x[:, :1].expand(-1, 4, 4, 4), lambda x: x[:, :1].expand_as(x), lambda x: x[:, :1].repeat(1, 4, 1, 1), lambda x: torch.broadcast_to(x[:, :1], x.shape)],
     "nothing": [lambda x: x, lambda x: x.flip(1).flip(1)[:, :], lambda x: x.roll(4, 2), lambda x: x.repeat(1, 1, 1, 1), lambda x: x[:, [0, 1, 2, 3]], lambda x: torch.rot90(x, 4, (2, 3))],
+    "pairs": [lambda x: x[:, [0, 1, 3], [2, 3, 0]], lambda x: x.flatten(1, 2)[:, [2, 7, 12]], lambda x: x[:, torch.tensor([0, 1, -1]), torch.tensor([-2, 3, 0])]],
+    "a mask of several axes": [lambda x: x[..., torch.eye(4) > 0], lambda x: x.flatten(2)[:, :, [0, 5, 10, 15]], lambda x: x.flatten(2)[:, :, ::5]],
     "half a turn": [lambda x: torch.rot90(x, 2, (2, 3)), lambda x: x.flip(3, 2)],
 }  # fmt: skip
 
 REFUSED: dict[str, tuple[Spelling, str]] = {
-    "pairs": (lambda x: x[:, [0, 1], [2, 3]], "a tensor is indexed with several vectors at once"),
     "pairs around a slice": (lambda x: x[:, torch.tensor([[0], [1]]), :, torch.tensor([2, 3])], "several vectors at once"),
     "the batch": (lambda x: x.flip(0), "flip along axis 0, the batch"),
     "a roll of all elements": (lambda x: x.roll(1), "a roll over all elements"),

@@ -13,6 +13,7 @@ SPELLED: dict[str, Spelling] = {
     "sum": lambda x: x.sum((1, -1), keepdim=True),
     "amax": lambda x: x.amax((1, -1)),
     "amin": lambda x: x.amin(-1, keepdim=True),
+    "aminmax": lambda x: x.aminmax(dim=1).max,
 }
 
 SAME: dict[str, list[Spelling]] = {

@@ -69,7 +69,7 @@ def test_a_write_is_noted_with_all_that_shares_its_memory() -> None:
     assert write.target.name == "mul"
     assert write.constant is None
     shares = {node.name: kind for node, kind in write.shares.items() if node.name != "relu_"}
-    row = Overlap(place=((0, 4),), source=((0, 1), (0, 4)), shapes=((4,), (2, 4)))
+    row = Overlap(place=(range(4),), source=(range(1), range(4)), shapes=((4,), (2, 4)))
     assert shares == {"mul": Shares.ALL, "view": Shares.ALL, "getitem": row}
 
 
