@@ -70,8 +70,8 @@ class Partition(Pass):
         if not outside:
             return
         if target.fallback == "refuse":
-            node, why = next(iter(outside.items()))
-            raise _refusal(node, why, target)
+            (node, why), *rest = outside.items()
+            raise _refusal(node, why, target).with_others([(other, item.where) for item, other in rest])
         if target.simulation is None:
             for node, why in integer_exact(graph).items():
                 outside.setdefault(node, why)

@@ -3,9 +3,17 @@
 An error message has up to four parts in this order: the fact that was found, its place (node, module path, source
 line), the expected value, and a remedy. Catch a class for one kind of error, or `QCompilerError` for all. Any other
 exception from the compiler is a bug.
+
+Where the place is a line of the model's source, the message quotes it: the name of an operator may not be the word that
+the user wrote.
 """
 
 from __future__ import annotations
+
+import linecache
+import re
+import sys
+from collections.abc import Sequence
 
 __all__ = [
     "ArtifactError",
@@ -28,6 +36,24 @@ __all__ = [
 ]
 
 
+_PLACE = re.compile(r"(?P<module>[\w.]+):[\w.<>]+:(?P<line>\d+)\)?$")
+_LONGEST = 160
+
+
+def quoted(where: str | None) -> str:
+    """The line of source at a place that ends in `module:function:line`; empty if there is none.
+
+    Args:
+        where: The place of an error.
+    """
+    place = _PLACE.search(where or "")
+    file = getattr(sys.modules.get(place["module"]), "__file__", None) if place is not None else None
+    if place is None or not isinstance(file, str):
+        return ""
+    line = " ".join(linecache.getline(file, int(place["line"])).split())
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]} ..."
+
+
 class QCompilerError(Exception):
     """Base class of all errors of the compiler.
 
@@ -45,7 +71,8 @@ class QCompilerError(Exception):
         self.where = where
         self.expected = expected
         self.fix = fix
-        text = found if where is None else f"{found} (at {where})"
+        code = quoted(where)
+        text = found if where is None else f"{found} (at {where}{code and f': `{code}`'})"
         if expected is not None:
             text += f"; expected {expected}"
         if fix is not None:
@@ -62,7 +89,43 @@ class CaptureError(QCompilerError):
 
 
 class UnsupportedError(QCompilerError):
-    """The model holds an operator, or the target lacks a capability, that the compilation needs."""
+    """The model holds an operator, or the target lacks a capability, that the compilation needs.
+
+    Args:
+        found: As for all errors.
+        where: As for all errors.
+        expected: As for all errors.
+        fix: As for all errors.
+        others: What else is missing, so that the user sees all of it at once: reasons with their places.
+    """
+
+    def __init__(
+        self,
+        found: str,
+        *,
+        where: str | None = None,
+        expected: str | None = None,
+        fix: str | None = None,
+        others: Sequence[tuple[str, str | None]] = (),
+    ) -> None:
+        super().__init__(found, where=where, expected=expected, fix=fix)
+        self.others = tuple(others)
+        if others:
+            self.args = (f"{self.args[0]}\n\nAlso missing:\n{_listed(others)}",)
+
+    def with_others(self, others: Sequence[tuple[str, str | None]]) -> UnsupportedError:
+        """The same error with more that is missing."""
+        found = [*self.others, *others]
+        return UnsupportedError(self.found, where=self.where, expected=self.expected, fix=self.fix, others=found)
+
+
+def _listed(others: Sequence[tuple[str, str | None]]) -> str:
+    """One line for each reason, with all its places."""
+    places: dict[str, list[str]] = {}
+    for found, where in others:
+        code = quoted(where)
+        places.setdefault(found, []).append(f"{where or ''}{code and f': `{code}`'}")
+    return "\n".join(f"    {found} (at {'; '.join(dict.fromkeys(filter(None, at)))})" for found, at in places.items())
 
 
 class NotSupportedYetError(QCompilerError):

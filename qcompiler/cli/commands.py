@@ -38,6 +38,7 @@ from qcompiler.cli.arguments import (
     target_names,
 )
 from qcompiler.cli.printing import one_line, print_json, print_table, say
+from qcompiler.cli.words import in_options
 from qcompiler.errors import (
     CaptureError,
     InputError,
@@ -104,7 +105,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
         # These classes show lines of code or tables. In all others a line break can only come from a name of the user.
         shows_lines = isinstance(error, CaptureError | UnsupportedError | VerificationError)
-        say(f"error: {error}{notes}" if shows_lines else f"error: {one_line(error)}{notes}")
+        say(in_options(f"error: {error}{notes}" if shows_lines else f"error: {one_line(error)}{notes}"))
         return 1
     except (typer.Abort, KeyboardInterrupt):
         say("aborted")
@@ -236,7 +237,7 @@ def compile(  # the field's word for it
     )
     for item in compiled.diagnostics:
         if item.code not in SUMMARY:
-            typer.echo(f"note: {item}", err=True)
+            typer.echo(in_options(f"note: {item}"), err=True)
     report = compiled.verification
     if as_json:
         print_json(
@@ -287,12 +288,12 @@ def check(
         print_json(found.to_dict())
     else:
         for text in found.diagnostics:
-            typer.echo(f"note: {text}", err=True)
+            typer.echo(in_options(f"note: {text}"), err=True)
         rows = [(node.fate, node.name, node.op, node.detail) for node in found.nodes]
         print_table(("fate", "node", "op", "detail"), rows)
         for item in found.advice:
             names = ", ".join(item.nodes[:4]) + (f" and {len(item.nodes) - 4} more" if len(item.nodes) > 4 else "")
-            typer.echo(f"{item.rule} ({names}): {item.text}")
+            typer.echo(in_options(f"{item.rule} ({names}): {item.text}"))
     if not found.passed:
         raise typer.Exit(1)
 
@@ -311,7 +312,7 @@ def verify(
     loaded = qcompiler.load(artifact)
     report = loaded.verify(*(() if inputs is None else load_tensors(inputs)), seed=seed)
     for item in report.diagnostics:
-        typer.echo(f"note: {item}", err=True)
+        typer.echo(in_options(f"note: {item}"), err=True)
     if as_json:
         print_json(report.to_dict())
     else:

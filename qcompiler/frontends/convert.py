@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 from torch import fx
 
-from qcompiler.errors import CaptureError, GraphError, UnsupportedError
+from qcompiler.errors import CaptureError, GraphError, QCompilerError, UnsupportedError
 from qcompiler.frontends.assignment import assigned
 from qcompiler.frontends.builder import Builder, Observed, Refusal
 from qcompiler.frontends.custom import FIELDS, keep
@@ -109,7 +109,10 @@ class _Conversion:
                 case "get_attr":
                     self.environment[node] = self._attribute(node)
                 case "output":
-                    self._outputs(self.trace.nest(self._resolve(node.args[0])))
+                    try:
+                        self._outputs(self.trace.nest(self._resolve(node.args[0])))
+                    except UnsupportedError as error:
+                        raise error.with_others(self._also_refused(node, error)) from error.__cause__
                 case _:
                     self._call(node)
                     continue
@@ -118,6 +121,20 @@ class _Conversion:
                 self.named.add(node)
         self._check_written()
         return self.module, self.diagnostics
+
+    def _also_refused(self, output: fx.Node, error: UnsupportedError) -> list[tuple[str, str | None]]:
+        """All other calls without an operator on whose results the output depends."""
+        found: dict[int, QCompilerError] = {}
+        waiting, seen = [output], {output}
+        while waiting:
+            node = waiting.pop()
+            held = self.environment.get(node)
+            if isinstance(held, Refusal) and held.error is not error:
+                found[id(held.error)] = held.error
+            fresh = [item for item in node.all_input_nodes if item not in seen]
+            seen.update(fresh)
+            waiting += fresh
+        return [(item.found, item.where) for item in reversed(found.values())]
 
     def _inputs(self) -> list[Value]:
         graph = self.graph

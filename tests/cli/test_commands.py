@@ -66,7 +66,7 @@ def test_the_summary_is_printed_and_problems_are_notes(capsys: pytest.CaptureFix
     captured = capsys.readouterr()
     assert "int8_dsp: not verified.\nSignal to noise of the outputs against the float model: output 0 " in captured.out
     assert "\nTensors that lose most by themselves" in captured.out
-    assert "note: overrides={'reshape': 16} has no effect on %" in captured.err
+    assert "note: --override reshape=16 has no effect on %" in captured.err
     assert cli.main(["verify", str(tmp_path / "out")]) == 0
     assert "clipped" not in capsys.readouterr().err, "random inputs need not be like the calibration"
     np.save(tmp_path / "far.npy", 100 * DATA.test_images[:8].numpy())
@@ -246,6 +246,16 @@ def test_refusals_end_with_1_and_say_why_on_stderr(
     assert captured.err.startswith("error: ")
     assert captured.err.count("\n") == 1
     assert words in captured.err
+
+
+def test_what_is_missing_is_told_in_the_words_of_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["compile", "tests.support.functions:missing"]) == 1
+    text = capsys.readouterr().err
+    assert "Run it in float, --set fallback=float, or replace it in the model" in text
+    assert "(at %cumsum (tests.support.functions:Missing.forward:" in text
+    assert text.count(": `return x.cumsum(1) + torch.logcumsumexp(x, 1)`)") == 2
+    assert cli.main(["check", "tests.support.functions:missing"]) == 1
+    assert "or run them in float: --set fallback=float." in capsys.readouterr().out
 
 
 def test_a_function_that_raises_is_told_with_its_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -208,3 +208,21 @@ def test_a_result_that_is_not_read_may_be_anything() -> None:
         return x * 2
 
     assert [node.op for node in graph_of(unused, x).nodes if node.op != "constant"] == ["mul"]
+
+
+def test_all_calls_without_an_operator_are_told_at_once_with_what_the_user_wrote() -> None:
+    def forward(x: Tensor, y: object) -> tuple[Tensor, ...]:
+        drawn = torch.bernoulli(x.sigmoid())
+        unused = torch.poisson(x.abs())
+        del unused
+        return drawn + 1, x * 2, torch.normal(x, 1.0)
+
+    with pytest.raises(QCompilerError) as caught:
+        frontends.capture(Function(forward).eval(), (torch.randn(4, 3), torch.randn(4, 3)))
+    text = str(caught.value)
+    assert "'bernoulli' has no operator" in text
+    assert ": `drawn = torch.bernoulli(x.sigmoid())`" in text
+    listed = text.partition("Also missing:\n")[2].splitlines()
+    assert len(listed) == 1, "a result that nobody reads needs no operator"
+    assert listed[0].endswith(": `return drawn + 1, x * 2, torch.normal(x, 1.0)`)")
+    assert "'normal' has no operator" in listed[0]

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import qcompiler
 from qcompiler import frontends
 from qcompiler.errors import UnsupportedError
 from qcompiler.ir.graph import Module
@@ -157,6 +158,29 @@ def test_a_target_without_islands_refuses(text: list[str], overrides: dict[str, 
     with pytest.raises(UnsupportedError) as caught:
         run(Partition(), subject, PassContext(load_target("int8_dsp"), overrides=overrides))
     assert [word for word in words if word not in str(caught.value)] == []
+
+
+def test_all_that_is_missing_is_listed_with_its_places() -> None:
+    text = [cumsum("a", "x"), "%b = matmul(%a, %a) : f32[N, 4, 6, 6]", cumsum("c", "b"), cumsum("d", "c"), "%d"]
+    with pytest.raises(UnsupportedError) as caught:
+        run(Partition(), module("canonical", *text), PassContext(load_target("int8_dsp")))
+    listed = str(caught.value).partition("Also missing:\n")[2].splitlines()
+    assert listed == [
+        "    the target int8_dsp has no integer matmul (at %b)",
+        "    the torch function 'cumsum' has no operator (at %c; %d)",
+    ]
+
+
+def test_the_line_that_the_user_wrote_is_quoted() -> None:
+    class Model(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.flatten(1).cumsum(1) + torch.searchsorted(torch.arange(4.0), x.flatten(1))
+
+    with pytest.raises(UnsupportedError) as caught:
+        qcompiler.compile(Model().eval(), example_inputs=torch.randn(2, 3, 4))
+    assert str(caught.value).count(": `return x.flatten(1).cumsum(1) + torch.searchsorted(") == 3, "and their sum"
+    found = qcompiler.check(Model().eval(), example_inputs=torch.randn(2, 3, 4))
+    assert {node.op for node in found.of("refused")} >= {"cumsum", "searchsorted"}
 
 
 def test_a_graph_that_nobody_calls_is_removed() -> None:

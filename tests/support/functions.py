@@ -22,6 +22,18 @@ class Function(nn.Module):
         return self.function(x, y) if self.function.__code__.co_argcount == 2 else self.function(x)
 
 
+class Missing(nn.Module):
+    """Two functions that no target computes in integers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.cumsum(1) + torch.logcumsumexp(x, 1)
+
+
+def missing() -> tuple[nn.Module, Tensor]:
+    """The model and an example, as the command line reads them."""
+    return Missing().eval(), torch.zeros(2, 3)
+
+
 def bound(model: nn.Module, *inputs: object) -> Binding:
     """A call of `model`."""
     return bind_example(source_of(model).signature(), inputs)
