@@ -96,7 +96,7 @@ class UnsupportedError(QCompilerError):
         where: As for all errors.
         expected: As for all errors.
         fix: As for all errors.
-        others: What else is missing, so that the user sees all of it at once: reasons with their places.
+        others: Reasons and places of all else that is missing, so that the user sees it at once.
     """
 
     def __init__(
