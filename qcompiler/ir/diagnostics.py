@@ -102,6 +102,27 @@ def _constant_output(data: Mapping[str, Any], where: str) -> str:
     return f"{found}, while the float model gives {data['low']:.6g} to {data['high']:.6g}. {data['fix']}"
 
 
+def _constant_channels(data: Mapping[str, Any], where: str) -> str:
+    count = len(data["places"])
+    what = f"{_runs(data['places'])} of {data['size']} along axis {data['axis']}"
+    verb = "is" if count == 1 else "are"
+    return (
+        f"{data['output'].capitalize()}{_at(where)}: {what} {verb} constant for all samples, while the float model "
+        f"gives {data['low']:.6g} to {data['high']:.6g}. {data['fix']}"
+    )
+
+
+def _runs(places: Sequence[int]) -> str:
+    """Numbers as ranges: 2, 4 to 7."""
+    runs: list[list[int]] = []
+    for place in places:
+        if runs and place == runs[-1][1] + 1:
+            runs[-1][1] = place
+        else:
+            runs.append([place, place])
+    return _listed([str(first) if first == last else f"{first} to {last}" for first, last in runs])
+
+
 def _poor_output(data: Mapping[str, Any], where: str) -> str:
     found = f"{data['output'].capitalize()}{_at(where)} has {_ratio(data['db'])} against the float model"
     return f"{found}, below {data['least']:g} dB. {data['fix']}"
@@ -212,6 +233,7 @@ _SENTENCES: Mapping[str, Callable[[Mapping[str, Any], str], str]] = {
     "outputs": _outputs,
     "losses": _losses,
     "constant-output": _constant_output,
+    "constant-channels": _constant_channels,
     "poor-output": _poor_output,
     "weak-part": _weak_part,
     "refused-override": _refused_override,

@@ -11,7 +11,9 @@ from qcompiler.frontends import Source, Subject
 from qcompiler.frontends.given import check_kind
 from qcompiler.frontends.running import copy_model
 from qcompiler.frontends.wrappers import unwrap
+from qcompiler.ir.diagnostics import Diagnostic
 from qcompiler.ir.graph import Graph, Module
+from qcompiler.ir.types import Stage
 from qcompiler.ops.quantizers import is_quantizer
 from qcompiler.passes import Pass
 from qcompiler.passes.common.fixed_grids import is_dictated
@@ -19,8 +21,10 @@ from qcompiler.passes.fold_batch_norm import FoldBatchNorm
 from qcompiler.session.options import Options
 from qcompiler.session.pipeline import print_pipeline
 from qcompiler.session.progress import steps
+from qcompiler.session.refused_overrides import refused_overrides
 from qcompiler.session.session import Session
 from qcompiler.session.source import Model, check_forward, load_model
+from qcompiler.session.stages import State
 from qcompiler.targets import Target
 from qcompiler.training.module import Preparation, QATModule, Recipe
 from qcompiler.training.unfold import FoldedNorm, norms_after_layers
@@ -66,7 +70,7 @@ def prepared_module(
         quantized.records,
         print_pipeline(passes),
         tuple(sample.detach().cpu() for sample in session.context.samples[0]),
-        (*notes, *session.captured.diagnostics),
+        (*notes, *session.captured.diagnostics, *_refused(session, options, quantized, target)),
         session.captured.name,
     )
     module = quantized.module.clone()
@@ -75,6 +79,14 @@ def prepared_module(
     trained = QATModule(module, target, recipe, norms, dictated=dictated, still=still, preparation=preparation)
     trained.train()
     return trained
+
+
+def _refused(session: Session, options: Options, quantized: State, target: Target) -> list[Diagnostic]:
+    """The overrides that the module does not follow, as `compile` tells them."""
+    canonical = session.canonical.module.main
+    if canonical.stage is not Stage.CANONICAL:
+        return []
+    return refused_overrides(options.overrides, canonical, quantized.module.main, target)
 
 
 def _in_eval_mode(model: Subject) -> Subject:

@@ -36,6 +36,8 @@ BATCHES = 8
 """Largest number of batches of calibration data that are compared with the verified inputs."""
 FAR_MEAN, FAR_DEVIATION = 2.0, 4.0
 """Distance of means in standard deviations, and ratio of deviations, above which inputs are unlike the calibration."""
+MOST_EQUAL = 0.5
+"""Share of elements that differ from the median, above which a channel varies."""
 NAMED = 3
 """Tensors of the largest losses that the summary names."""
 
@@ -150,9 +152,37 @@ def _outputs(
             data |= {"low": _number(expected.min()), "high": _number(expected.max())}
             data["fix"] = "Inspect this branch of the model, or do not return it." if same else fix
             yield Diagnostic("constant-output", data, where)
-        elif ratio < LEAST_DB:
+            continue
+        yield from _constant_channels(name, where, expected, result, fix)
+        if ratio < LEAST_DB:
             data = {"output": name, "db": decibels(ratio), "least": LEAST_DB, "fix": fix}
             yield Diagnostic("poor-output", data, where)
+
+
+def _constant_channels(name: str, where: str, wanted: Tensor, found: Tensor, fix: str) -> Iterator[Diagnostic]:
+    """The places along an axis at which an output has one value, which varies in the float model: scores next to boxes.
+
+    The axis that loses the largest share of its places is told, and among equal ones axis 1, then the last.
+    """
+    rank = wanted.dim()
+    if rank < 2 or len(wanted) < 2:
+        return
+    losses: dict[int, list[int]] = {}
+    for axis in dict.fromkeys((1, rank - 1, *range(2, rank - 1))):
+        rows, results = (tensor.movedim(axis, 0).flatten(1) for tensor in (wanted, found))
+        # Few small numbers among zeros, as after a ReLU, may well become zeros.
+        varies = (rows != rows.median(1, keepdim=True).values).double().mean(1) > MOST_EQUAL
+        lost = ((results == results[:, :1]).all(1) & varies).nonzero().flatten().tolist()
+        if lost:
+            losses[axis] = lost
+    if not losses:
+        return
+    axis = max(losses, key=lambda axis: len(losses[axis]) / wanted.shape[axis])
+    lost = losses[axis]
+    reach = wanted.index_select(axis, torch.tensor(lost, device=wanted.device))
+    data = {"output": name, "axis": axis, "places": lost, "size": wanted.shape[axis]}
+    data |= {"low": _number(reach.min()), "high": _number(reach.max()), "fix": fix}
+    yield Diagnostic("constant-channels", data, where)
 
 
 def _is_constant(output: Tensor) -> bool:

@@ -67,7 +67,7 @@ class _Found:
             return
         bits = self.result_bits(node)
         if wanted.activation is not None and node.output.type.dtype.is_float and bits != wanted.activation:
-            if _moves(node):
+            if _moves(node) and bits is not None:
                 yield node, f"{node.op} keeps the {bits} bits of its operands", self.override_sources(node, wanted)
             elif bits is not None:
                 yield node, f"its result has {bits} bits", self.whole_target(wanted)

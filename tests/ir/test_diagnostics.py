@@ -67,6 +67,27 @@ FORMS = {
                 (2, "%w: 2 weights are on code -8 of the encoding; t begins at -7."),
             )
         ],
+        *[
+            (
+                Diagnostic(
+                    "constant-channels",
+                    {
+                        "output": "output 0",
+                        "axis": 1,
+                        "places": places,
+                        "size": 9,
+                        "low": 0.1,
+                        "high": 0.9,
+                        "fix": "Try.",
+                    },
+                ),
+                f"Output 0: {text} constant for all samples, while the float model gives 0.1 to 0.9. Try.",
+            )
+            for places, text in (
+                ([4], "4 of 9 along axis 1 is"),
+                ([0, 4, 5, 6, 8], "0, 4 to 6, 8 of 9 along axis 1 are"),
+            )
+        ],
         (
             Diagnostic("normalization-stays", {"node": "sub", "reason": "it has less noise"}, "m.py:3"),
             "The normalization of an input at m.py:3 is computed by itself: it has less noise.",

@@ -64,6 +64,33 @@ def test_a_clean_network_has_three_lines() -> None:
     assert all("test_quality" in item["where"] for item in losses if item["tensor"] != "x")
 
 
+@pytest.mark.parametrize("axis", [1, 2])
+def test_constant_channels_of_one_output_are_named(axis: int) -> None:
+    """Boxes of hundreds of pixels next to scores from 0 to 1: all scores become one code."""
+
+    def tail(x: Tensor, first: Tensor, second: Tensor) -> dict[str, Tensor]:
+        rows = second.flatten(2)
+        both = torch.cat([rows[:, :2] * 4000, torch.sigmoid(rows[:, 1:])], 1)
+        return {"image": second, "found": both if axis == 1 else both.transpose(1, 2)}
+
+    found = problems(compiled(Net(tail)))
+    item = found["constant-channels"]
+    assert item.data["output"] == "output 1 (found)"
+    assert (item.data["axis"], item.data["places"], item.data["size"]) == (axis, [2, 3, 4], 5)
+    assert 0.0 < item.data["low"] < item.data["high"] < 1.0
+    assert f": 2 to 4 of 5 along axis {axis} are constant for all samples, while the float model gives" in str(item)
+    assert "test_quality:" in item.where
+    assert "poor-output" not in found, "the boxes alone have the power of the output"
+
+
+def test_channels_that_are_rarely_above_zero_are_no_constants() -> None:
+    def tail(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        rows = second.flatten(2)
+        return torch.cat([rows[:, :2] * 4000, functional.relu(rows[:, 2:] - rows[:, 2:].amax((1, 2), True) * 0.5)], 1)
+
+    assert "constant-channels" not in problems(compiled(Net(tail)))
+
+
 def test_a_constant_output_is_named_with_place_and_remedy() -> None:
     def tail(x: Tensor, first: Tensor, second: Tensor) -> dict[str, Tensor]:
         return {"map": second, "scores": torch.sigmoid(second.mean((2, 3)) * 1e-4)}
@@ -259,3 +286,16 @@ def test_a_trained_module_has_no_float_model_to_compare_with() -> None:
     module = qcompiler.prepare_qat(Net(), calibration_data=[images()])
     found = qcompiler.compile(module, verify="off")
     assert "no float model" in repr(found)
+
+
+@pytest.mark.parametrize("target", ["int8_dsp", "lsq_paper"])
+def test_training_tells_the_overrides_that_it_does_not_follow(target: str) -> None:
+    overrides: dict[str, int] = {"reshape": 16, "second": 8}
+    module = qcompiler.prepare_qat(
+        Net(lambda x, first, second: second.flatten(1)), target, calibration_data=[images()], overrides=overrides
+    )
+    told = [item for item in module.diagnostics if item.code == "refused-override"]
+    assert told[0].data["pattern"] == "reshape"
+    assert "has no effect on %" in str(told[0])
+    assert len(told) == (1 if target == "int8_dsp" else 2), "the paper quantizes no results of layers"
+    assert "test_quality:" in told[0].where
