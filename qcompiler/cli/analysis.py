@@ -1,4 +1,4 @@
-"""Commands that examine a model: `qcompiler traffic | analyze`."""
+"""Commands that examine a model: `qcompiler analyze | compare | traffic`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from qcompiler.cli.arguments import (
     Base,
     Changes,
     Effort,
+    Folder,
     Json,
     Normalization,
     OverrideOptions,
@@ -26,6 +27,25 @@ from qcompiler.cli.arguments import (
 from qcompiler.cli.printing import print_json, print_table
 
 __all__ = ["app"]
+
+
+@app.command()
+def compare(
+    dump: Annotated[Path, typer.Argument(help="Codes of a device by tensor, .npz, as NAME_dump.c writes them.")],
+    artifact: Folder,
+    as_json: Json = False,
+) -> None:
+    """Compare the results of a device with the integer program: the first step that differs, by how much, and why."""
+    import qcompiler
+    from qcompiler.verification.compare_dump import compare_dump, read_dump
+
+    found = compare_dump(read_dump(dump), qcompiler.load(artifact).program)
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        typer.echo(str(found))
+    if not found.equal:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -48,6 +48,7 @@ from qcompiler.validation.exact import Codes, simulate
 from qcompiler.verification.deployed import Trial
 from qcompiler.verification.forms import Forms
 from qcompiler.verification.forms import verify as verify_forms
+from qcompiler.verification.layer_outputs import LayerOutputs, collect
 from qcompiler.verification.report import Report
 
 __all__ = ["Compiled", "compile"]
@@ -69,6 +70,7 @@ class Compiled:
         verification: Report of the verification; None with `verify="off"`.
         diagnostics: Summary of the quality, problems with place and remedy, and notes; `str` gives the sentence.
         seconds: Wall-clock time by step, seconds; not part of the artifact.
+        floating: Graph before quantizers were inserted; the quantized graph after training with quantization.
     """
 
     target: Target
@@ -80,6 +82,7 @@ class Compiled:
     verification: Report | None
     diagnostics: tuple[Diagnostic, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
+    floating: Module | None = None
 
     def __repr__(self) -> str:
         return "\n".join(map(str, self.diagnostics))
@@ -110,6 +113,29 @@ class Compiled:
         Arguments: see `simulate`.
         """
         return self.artifact.run(*inputs, **named)
+
+    @own_defaults()
+    def layer_outputs(self, *inputs: object, **named: object) -> LayerOutputs:
+        """The result of every layer: of the float model, of the exact simulation, and of the integer program.
+
+        `save("expected.npz")` writes the file that a device is compared with; see `qcompiler compare`.
+
+        Args:
+            inputs: The model's float arguments by position: tensors or NumPy arrays.
+            named: The model's arguments by name.
+
+        Returns:
+            Tensors by name, in the order of the program.
+
+        Raises:
+            InputError: The inputs do not fit the model.
+        """
+        graph = self.quantized.main
+        call = calls.bind(graph.input_tree, graph.input_names, inputs, named)
+        check_inputs(graph, call.tensors)
+        floating = self.quantized if self.floating is None else self.floating
+        arithmetic, files = self.target.arithmetic, self.artifact.files()
+        return collect(self.artifact.program, graph, floating.main, call.tensors, arithmetic, files)
 
     def run_integer(self, *codes: Tensor) -> list[Tensor]:
         """Run the integer program from codes to codes; see `Artifact.run_integer`."""
@@ -304,6 +330,7 @@ def _compiled(session: Session, verify: OnFailure) -> Compiled:
         verification,
         artifact.diagnostics,
         session.progress.seconds,
+        session.canonical.module,
     )
 
 

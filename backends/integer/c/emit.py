@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from qcompiler.backends.integer.c.dump import dump_files
 from qcompiler.backends.integer.c.ends import CONTRACT, contract, inputs_and_outputs, model_header
 from qcompiler.backends.integer.c.frames import fill
 from qcompiler.backends.integer.c.memory import Memory, find_ends
@@ -68,6 +69,7 @@ def emit(files: ProgramFiles, name: str, memory: Memory, vectors: Sequence[Vecto
         "weights.c": weights_source(name, constants),
         f"{name}_float.h": float_header(name, described),
         f"{name}_float.c": float_source(name, described),
+        **dump_files(writer, described, steps),
         **vector_files(name, writer.layout, described, vectors),
         "Makefile": fill("Makefile", n=name),
         "CMakeLists.txt": fill("CMakeLists.txt", n=name),

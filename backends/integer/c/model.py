@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from qcompiler.backends.integer.c.ends import End, accessors
 from qcompiler.backends.integer.c.frames import fill
 from qcompiler.backends.integer.c.memory import SIZES
-from qcompiler.backends.integer.c.text import comment, elements, filled, sizes
+from qcompiler.backends.integer.c.text import comment, elements, filled, quoted, sizes
 from qcompiler.backends.integer.c.writer import Constant, Step, Writer
 
 
@@ -51,7 +51,9 @@ def _call(writer: Writer, index: int, step: Step) -> str:
     note = filled([comment(text) for text in items], "       ", f"    /* {index}. ").removesuffix("\n") + " */\n"
     note = note.replace(" ; ", "; ")
     statements = "".join(f"    {line}\n" for line in step.lines)
-    return f"{note}{statements}    TRACE({index}, {writer.pointer(item.output)});\n"
+    name, codes = quoted(item.output.encode()), writer.pointer(item.output)
+    before, after = (f"    HOOK({index}, {name}, {is_after}, {codes});\n" for is_after in (0, 1))
+    return f"{note}{before}{statements}{after}    TRACE({index}, {codes});\n"
 
 
 def _type(writer: Writer, tensor: str) -> str:

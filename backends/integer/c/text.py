@@ -40,6 +40,20 @@ def real(value: float) -> str:
     return f"{text}f" if any(mark in text for mark in ".en") else f"{text}.0f"
 
 
+def quoted(data: bytes) -> str:
+    r"""A string literal.
+
+    >>> print(quoted(b'a"1?'))
+    "a\0421\077"
+    """
+    return '"' + "".join(chr(byte) if _is_plain(byte) else f"\\{byte:03o}" for byte in data) + '"'
+
+
+def _is_plain(byte: int) -> bool:
+    # Two question marks begin a trigraph, and programs that drop comments do not look for string literals.
+    return 32 <= byte < 127 and chr(byte) not in '"\\?*'
+
+
 def initializer(value: Value) -> str:
     """A number, a symbol or a list."""
     if isinstance(value, str):

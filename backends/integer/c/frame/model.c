@@ -22,6 +22,14 @@ void ${n}_trace(int32_t step, void *codes);
 #define TRACE(step, codes) ((void)(codes))
 #endif
 
+/* With ${N}_HOOK, a function of the caller is called before and after every step, with the name of its result. */
+#ifdef ${N}_HOOK
+void ${n}_hook(int32_t step, const char *name, int32_t is_after, const void *codes);
+#define HOOK(step, name, is_after, codes) ${n}_hook(step, name, is_after, codes)
+#else
+#define HOOK(step, name, is_after, codes) ((void)(codes))
+#endif
+
 static ALIGNED ${element} arena[${length}];
 
 /* Places of tensors in the arena. */
