@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from qcompiler import frontends
     from qcompiler.analysis.analyze import analyze
     from qcompiler.analysis.checkup import Checkup, check
+    from qcompiler.analysis.diagnosis import Diagnosis
     from qcompiler.analysis.findings import Analysis, Finding
     from qcompiler.analysis.memory_movement import memory_movement
     from qcompiler.analysis.traffic import Traffic
@@ -33,6 +34,7 @@ __all__ = [
     "Artifact",
     "Checkup",
     "Compiled",
+    "Diagnosis",
     "Estimate",
     "Finding",
     "QATModule",
@@ -60,6 +62,7 @@ _HOMES = {
     "Artifact": "artifact.artifact",
     "Checkup": "analysis.checkup",
     "Compiled": "session.compile",
+    "Diagnosis": "analysis.diagnosis",
     "Estimate": "program.roofline",
     "Finding": "analysis.findings",
     "QATModule": "session.qat",

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from qcompiler.analysis import causes
-from qcompiler.analysis.evaluation import Seen, first_samples, float_model, partial_model, scored
+from qcompiler.analysis.diagnose import Flow
+from qcompiler.analysis.diagnosis import Diagnosis
+from qcompiler.analysis.evaluation import Seen, bypassed_model, first_samples, float_model, partial_model, scored
 from qcompiler.analysis.findings import Analysis, Cause, Finding
 from qcompiler.analysis.parts import Table, table
 from qcompiler.analysis.remedies import Bench, remedied
@@ -28,6 +30,7 @@ from qcompiler.session.progress import Steps, steps
 from qcompiler.session.session import Session
 from qcompiler.session.source import Model, check_forward, load_model, prepared
 from qcompiler.targets import Target, load_target
+from qcompiler.validation.partial import PartialRuns, noise_decibels, relative_noise
 
 __all__ = ["analyze"]
 
@@ -134,7 +137,7 @@ class _Run:
         budget: int,
         progress: Steps,
     ) -> None:
-        self.session, self.evaluate, self.progress = session, evaluate, progress
+        self.session, self.evaluate, self.budget, self.progress = session, evaluate, budget, progress
         captured = session.captured.module.main
         batches = session.context.calibration_data
         assert batches is not None
@@ -167,7 +170,22 @@ class _Run:
             self.bench.count,
             tuple(map(str, session.captured.diagnostics)),
             dict(self.progress.seconds),
+            lambda allowed_drop: self._walk(found, scores, allowed_drop),
         )
+
+    def _walk(self, found: Table, scores: Mapping[str, float], allowed_drop: float) -> Diagnosis:
+        """The debugging flow on the models of this analysis; see `Analysis.diagnose`."""
+        runs = PartialRuns(self.session.quantized.module.main, self.samples, found.fused)
+        if self.evaluate is None:
+            enough = GOOD_DB
+            with torch.no_grad():
+                bypassed = noise_decibels(relative_noise(self.wanted, runs(found.tensors)))
+        else:
+            enough = scores["float"] - allowed_drop * abs(scores["float"])
+            bypassed = scored(self.evaluate, bypassed_model(runs.graph, found.fused, found.tensors))
+        self.bench.budget = self.bench.count + self.budget
+        with own_defaults():
+            return Flow(self.bench, scores, bypassed, found.parts, enough).result()
 
     def _scores(self, whole: float, now: float, graph: Graph, found: Table) -> dict[str, float]:
         """Scores of the float model, of weights and activations alone, and of the exact simulation."""

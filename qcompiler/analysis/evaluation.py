@@ -19,7 +19,16 @@ from qcompiler.storage.tensors import row_major
 from qcompiler.validation.exact import Codes, simulate
 from qcompiler.validation.partial import PartialRuns, quantized_operand
 
-__all__ = ["AsModel", "Seen", "exact_model", "first_samples", "float_model", "partial_model", "scored"]
+__all__ = [
+    "AsModel",
+    "Seen",
+    "bypassed_model",
+    "exact_model",
+    "first_samples",
+    "float_model",
+    "partial_model",
+    "scored",
+]
 
 Run = Callable[[list[Tensor]], Sequence[object]]
 KEPT = 32
@@ -97,6 +106,11 @@ def partial_model(graph: Graph, fused: Mapping[Node, Node], tensors: Tensors, *,
         return quantized_operand(node, real, own) if quantizes_parameter(node) is weights else real
 
     return AsModel(graph, run)
+
+
+def bypassed_model(graph: Graph, fused: Mapping[Node, Node], tensors: Tensors) -> AsModel:
+    """The quantized graph with all quantizers bypassed; arguments as for `partial_model`."""
+    return AsModel(graph, lambda inputs: PartialRuns(graph, inputs, fused)(tensors))
 
 
 def scored(evaluate: Callable[[nn.Module], float], model: AsModel) -> float:

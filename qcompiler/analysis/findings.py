@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from qcompiler.analysis.diagnosis import Diagnosis
 from qcompiler.analysis.parts import Part
+from qcompiler.errors import InputError
 from qcompiler.targets import Target
 
-__all__ = ["Analysis", "Cause", "Finding"]
+__all__ = ["Analysis", "Cause", "Finding", "typed"]
 
 
 class Cause(StrEnum):
@@ -73,12 +75,17 @@ class Finding:
 
     def keywords(self) -> str:
         """The remedy as it is typed."""
-        return ", ".join(f"{name}={_typed(value)}" for name, value in self.remedy.items())
+        return typed(self.remedy)
 
     def __str__(self) -> str:
         gain = f"{self.predicted_gain:+.4g}{'' if self.measured else ' expected'}"
         remedy = f"compile(..., {self.keywords()})" if self.remedy else "no keyword of compile helps"
         return f"{self.layer}: {self.cause}. {self.evidence} Remedy: {remedy} ({gain})."
+
+
+def typed(remedy: Mapping[str, object]) -> str:
+    """Keywords of a remedy as they are typed."""
+    return ", ".join(f"{name}={_typed(value)}" for name, value in remedy.items())
 
 
 def _typed(value: object) -> str:
@@ -106,6 +113,8 @@ class Analysis:
         samples: Number of samples of the table of parts.
         evaluations: Number of quantized models that were scored.
         notes: Sentences for the user.
+        seconds: Wall-clock time by step, seconds.
+        walk: Function that `diagnose` calls with the allowed drop.
     """
 
     model: str
@@ -118,6 +127,24 @@ class Analysis:
     evaluations: int
     notes: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
+    walk: Callable[[float], Diagnosis] | None = field(default=None, compare=False, repr=False)
+
+    def diagnose(self, allowed_drop: float = 0.01) -> Diagnosis:
+        """Walk through the debugging flow of the white paper, and measure the score after each fix.
+
+        Args:
+            allowed_drop: Share of the float score that may be lost. Without `evaluate`, the path ends at 25 dB.
+
+        Returns:
+            The path; `print` draws it.
+
+        Raises:
+            InputError: The drop is out of range.
+        """
+        if not 0.0 <= allowed_drop < 1.0:
+            raise InputError(f"allowed_drop is {allowed_drop!r}", expected="a share of the score, from 0 to below 1")
+        assert self.walk is not None, "analyze sets it"
+        return self.walk(allowed_drop)
 
     def worst(self, count: int = 10) -> tuple[Part, ...]:
         """The parts that lose most by themselves, the worst first."""

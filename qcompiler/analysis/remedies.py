@@ -20,7 +20,7 @@ from qcompiler.session.session import Session
 from qcompiler.targets import Target
 from qcompiler.validation.partial import noise_decibels, relative_noise
 
-__all__ = ["Bench", "remedied"]
+__all__ = ["EFFORTS", "Bench", "changed_overrides", "per_channel_target", "remedied", "widest"]
 
 Remedy = Mapping[str, object]
 NEAR = 0.02
@@ -146,12 +146,12 @@ def _candidates(session: Session, suspect: Suspect, data: object) -> Iterator[Re
         return
     target, overrides = session.target, session.options.overrides
     wider = _wider(target, suspect)
-    per_channel = _per_channel(target) if suspect.per_channel else None
+    per_channel = per_channel_target(target) if suspect.per_channel else None
     for change in wider:
-        yield {"overrides": _changed(overrides, change)}
+        yield {"overrides": changed_overrides(overrides, change)}
     if per_channel is not None:
         yield {"target": per_channel}
-        yield from ({"target": per_channel, "overrides": _changed(overrides, change)} for change in wider[-1:])
+        yield from ({"target": per_channel, "overrides": changed_overrides(overrides, change)} for change in wider[-1:])
     if suspect.cause is Cause.RESIDUAL:
         for wide in _whole(per_channel or target):
             yield {"target": wide}
@@ -161,7 +161,7 @@ def _candidates(session: Session, suspect: Suspect, data: object) -> Iterator[Re
             yield {"effort": effort}
 
 
-def _changed(overrides: Mapping[str, Override], change: Mapping[str, Override]) -> dict[str, Override]:
+def changed_overrides(overrides: Mapping[str, Override], change: Mapping[str, Override]) -> dict[str, Override]:
     """Overrides with a change, which comes last, because later patterns win."""
     return {**{name: value for name, value in overrides.items() if name not in change}, **change}
 
@@ -170,19 +170,19 @@ def _wider(target: Target, suspect: Suspect) -> list[dict[str, Override]]:
     """Overrides that give the operators of a suspect more bits, one operator first."""
     found: list[dict[str, Override]] = []
     if suspect.cause is Cause.FEW_BITS:
-        weight = _widest(target, "weight")
+        weight = widest(target, "weight")
         found += [{name: {"weight_bits": weight} for name in suspect.weigh}] if suspect.weigh else []
         both = {"activation_bits": max(target.activation_bits, 8), "weight_bits": weight}
         found.append(dict.fromkeys(suspect.layers[:1], both))
-    widest = _widest(target, "activation")
-    if suspect.widen and widest > target.activation_bits:
-        found.append({suspect.widen[0]: {"activation_bits": widest}})
+    bits = widest(target, "activation")
+    if suspect.widen and bits > target.activation_bits:
+        found.append({suspect.widen[0]: {"activation_bits": bits}})
         if len(suspect.widen) > 1:
-            found.append({name: {"activation_bits": widest} for name in suspect.widen})
+            found.append({name: {"activation_bits": bits} for name in suspect.widen})
     return found
 
 
-def _widest(target: Target, role: str) -> int:
+def widest(target: Target, role: str) -> int:
     """The largest width of activations or weights."""
     numbers = target.descriptor
     if role == "activation":
@@ -192,7 +192,7 @@ def _widest(target: Target, role: str) -> int:
     return max(width for name in names for width in numbers.dtypes[name].widths)
 
 
-def _per_channel(target: Target) -> Target | None:
+def per_channel_target(target: Target) -> Target | None:
     """The target with a scale per channel of a weight, if its hardware can have that."""
     if target.per_channel or not target.descriptor.requantize.per_channel:
         return None
@@ -203,7 +203,7 @@ def _per_channel(target: Target) -> Target | None:
 
 def _whole(target: Target) -> Iterator[Target]:
     """The target with its widest activations."""
-    widest = _widest(target, "activation")
-    if widest > target.activation_bits:
+    bits = widest(target, "activation")
+    if bits > target.activation_bits:
         with contextlib.suppress(QCompilerError):
-            yield target.override(activation_bits=widest)
+            yield target.override(activation_bits=bits)

@@ -1,9 +1,9 @@
-"""Commands that examine a model: `qcompiler analyze | compare | traffic`."""
+"""Commands that examine a model: `qcompiler analyze | compare | debug | traffic`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -25,6 +25,9 @@ from qcompiler.cli.arguments import (
     read_target,
 )
 from qcompiler.cli.printing import print_json, print_table
+
+if TYPE_CHECKING:
+    from qcompiler.analysis.findings import Analysis
 
 __all__ = ["app"]
 
@@ -84,33 +87,95 @@ def traffic(
     typer.echo(found.summary())
 
 
+Calibration = Annotated[Path, typer.Option(help="Calibration data, as for compile.")]
+Evaluate = Annotated[
+    str | None,
+    typer.Option(help="Function of the model that returns a score, larger is better: package.module:function."),
+]
+Normalize = Annotated[Normalization, typer.Option(help="Normalization of images, as for compile.")]
+BatchSize = Annotated[int, typer.Option(min=1, max=LARGEST, help="Samples per calibration batch.")]
+Efforts = Annotated[Effort, typer.Option(help="Effort of the analyzed compile.")]
+Samples = Annotated[int, typer.Option(min=1, max=LARGEST, help="Samples on which tensors are measured.")]
+Budget = Annotated[int, typer.Option(min=1, max=LARGEST, help="Quantized models that are scored.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed for all random number generators.")]
+
+
 @app.command()
 def analyze(
     model: Annotated[str, typer.Argument(help="Model, as for compile.")],
-    calibration: Annotated[Path, typer.Option(help="Calibration data, as for compile.")],
+    calibration: Calibration,
     target: TargetName = "int8_dsp",
     base: Base = None,
     changes: Changes = None,
-    evaluate: Annotated[
-        str | None,
-        typer.Option(help="Function of the model that returns a score, larger is better: package.module:function."),
-    ] = None,
-    normalize: Annotated[Normalization, typer.Option(help="Normalization of images, as for compile.")] = (
-        Normalization.unit
-    ),
-    batch_size: Annotated[int, typer.Option(min=1, max=LARGEST, help="Samples per calibration batch.")] = 32,
+    evaluate: Evaluate = None,
+    normalize: Normalize = Normalization.unit,
+    batch_size: BatchSize = 32,
     override: OverrideOptions = None,
-    effort: Annotated[Effort, typer.Option(help="Effort of the analyzed compile.")] = Effort.default,
-    samples: Annotated[int, typer.Option(min=1, max=LARGEST, help="Samples on which tensors are measured.")] = 32,
-    budget: Annotated[int, typer.Option(min=1, max=LARGEST, help="Quantized models that are scored.")] = 24,
-    seed: Annotated[int, typer.Option(min=0, help="Seed for all random number generators.")] = 0,
+    effort: Efforts = Effort.default,
+    samples: Samples = 32,
+    budget: Budget = 24,
+    seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Find the layers that lose accuracy by quantization, the causes, and keywords of compile that help."""
+    chosen = (target, base, changes, evaluate, normalize, batch_size, override, effort, samples, budget, seed)
+    found = _analyzed(model, calibration, *chosen)
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        typer.echo(str(found))
+
+
+@app.command()
+def debug(
+    model: Annotated[str, typer.Argument(help="Model, as for compile.")],
+    calibration: Calibration,
+    target: TargetName = "int8_dsp",
+    base: Base = None,
+    changes: Changes = None,
+    evaluate: Evaluate = None,
+    normalize: Normalize = Normalization.unit,
+    batch_size: BatchSize = 32,
+    override: OverrideOptions = None,
+    effort: Efforts = Effort.default,
+    samples: Samples = 32,
+    budget: Budget = 24,
+    seed: Seed = 0,
+    allowed_drop: Annotated[
+        float, typer.Option(min=0.0, max=0.99, help="Share of the float score that may be lost.")
+    ] = 0.01,
+    as_json: Json = False,
+) -> None:
+    """Walk through the debugging flow of the white paper: each fix in order, and the score after it."""
+    chosen = (target, base, changes, evaluate, normalize, batch_size, override, effort, samples, budget, seed)
+    found = _analyzed(model, calibration, *chosen).diagnose(allowed_drop)
+    if as_json:
+        print_json(found.to_dict())
+        return
+    typer.echo(str(found))
+    if found.keywords:
+        typer.echo(f"qcompiler.compile(..., {found.keywords})")
+
+
+def _analyzed(
+    model: str,
+    calibration: Path,
+    target: str,
+    base: str | None,
+    changes: list[str] | None,
+    evaluate: str | None,
+    normalize: Normalization,
+    batch_size: int,
+    override: list[str] | None,
+    effort: Effort,
+    samples: int,
+    budget: int,
+    seed: int,
+) -> Analysis:
     import qcompiler
 
     subject, example = read_model(model)
-    found = qcompiler.analyze(
+    return qcompiler.analyze(
         subject,
         read_target(target, base, changes or []),
         read_calibration(calibration, batch_size, normalize.value, subject, example),
@@ -122,7 +187,3 @@ def analyze(
         budget=budget,
         seed=seed,
     )
-    if as_json:
-        print_json(found.to_dict())
-    else:
-        typer.echo(str(found))
