@@ -106,6 +106,8 @@ class PassManager:
             ContractError: A pass changed the numbers more than its contract allows.
         """
         records: list[Record] = []
+        if not self._outputs.known(module):
+            verify_module(module)
         before = self._outputs(module.main, context)
         if start == 0:
             self._call_between(0, module)
@@ -123,7 +125,8 @@ class PassManager:
                 error.add_note(f"raised by {item.name} after {done or 'no pass'}")
                 raise
             module.main.stage = item.becomes or module.main.stage
-            verify_module(module, after=item.name)
+            if not self._outputs.known(module):  # else verified after the pass that made it
+                verify_module(module, after=item.name)
             after = outputs(module.main, context)
             record.metrics.update(check(item.contract, before, after, item.name))
             before = self._outputs(module.main, context) if outputs is _codes else after
@@ -143,18 +146,23 @@ class _Outputs:
     """The outputs of a graph for all samples of a context, computed again only where the module has changed."""
 
     def __init__(self) -> None:
-        self._last: tuple[Snapshot, list[list[Tensor]], list[Tensor]] | None = None
+        self._snapshot: Snapshot | None = None
+        self._samples: list[list[Tensor]] | None = None
+        self._outputs: list[Tensor] | None = None
+
+    def known(self, module: Module) -> bool:
+        """Whether `module` is as it was at the previous call of `known` or of this object."""
+        found = Snapshot.of(module)
+        if found.same(self._snapshot):
+            return True
+        self._snapshot, self._outputs = found, None
+        return False
 
     def __call__(self, graph: Graph, context: PassContext) -> list[Tensor]:
-        module = graph.module
-        if self._last is not None:
-            snapshot, samples, outputs = self._last
-            if samples is context.samples and snapshot.same(module):
-                return outputs
-        self._last = None  # frees the outputs before the next ones are computed
-        outputs = [tensor for sample in context.samples for tensor in interpret(graph, sample, module.tensors)[0]]
-        self._last = Snapshot.of(module), context.samples, outputs
-        return outputs
+        if not self.known(graph.module) or self._outputs is None or self._samples is not context.samples:
+            runs = (interpret(graph, sample, graph.module.tensors)[0] for sample in context.samples)
+            self._samples, self._outputs = context.samples, [tensor for outputs in runs for tensor in outputs]
+        return self._outputs
 
 
 def _codes(graph: Graph, context: PassContext) -> list[Tensor]:

@@ -115,16 +115,18 @@ def interpret_with(
     """Run `graph` in any domain: `rule` maps a node and its operands to its results. Hooks as in `interpret`."""
     environment: dict[Value, T] = {}
     remaining: dict[Value, int] = {}
+    """Uses still to come of the values that are no outputs."""
 
     def define(value: Value, result: T) -> None:
         if observe is not None:
             observe(value, result)
         if replace is not None:
             result = replace(value, result)
-        uses = sum(value.users.values())
-        if uses or graph.is_output(value):
+        if graph.is_output(value):
             environment[value] = result
-            remaining[value] = uses
+        elif value.users:
+            environment[value] = result
+            remaining[value] = sum(value.users.values())
 
     for value, tensor in zip(graph.inputs, inputs, strict=True):
         define(value, tensor)
@@ -135,9 +137,10 @@ def interpret_with(
                 f"{node.op} returned {len(results)} results", where=node.where, expected=str(len(node.outputs))
             )
         for value in node.inputs:
-            remaining[value] -= 1
-            if not remaining[value] and not graph.is_output(value):
-                del environment[value]
+            if value in remaining:
+                remaining[value] -= 1
+                if not remaining[value]:
+                    del environment[value]
         for value, result in zip(node.outputs, results, strict=True):
             define(value, result)
     return [environment[value] for value in graph.outputs]

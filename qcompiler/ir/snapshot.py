@@ -23,7 +23,7 @@ Structure: TypeAlias = tuple[object, ...]
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """The state of a module at one time; `same` compares a module with it.
+    """The state of a module at one time.
 
     Args:
         structure: Nodes and outputs of all graphs.
@@ -43,17 +43,14 @@ class Snapshot:
         }
         return cls(_structure(module), tensors)
 
-    def same(self, module: Module) -> bool:
-        """Whether `module`, or the module of which it is a copy, gives the results that it gave at the snapshot."""
-        if self.tensors.keys() != module.tensors.keys():
+    def same(self, other: Snapshot | None) -> bool:
+        """Whether a module at the time of both snapshots, or its copy, gives the same results."""
+        if other is None or self.tensors.keys() != other.tensors.keys():
             return False
-        pairs = ((self.tensors[name], tensor) for name, tensor in module.tensors.items())
+        pairs = ((held, other.tensors[name]) for name, held in self.tensors.items())
         return (
-            all(
-                held() is tensor and not torch.is_inference(tensor) and tensor._version == version
-                for (held, version), tensor in pairs
-            )
-            and _structure(module) == self.structure
+            all(version == later >= 0 and held() is found() is not None for (held, version), (found, later) in pairs)
+            and self.structure == other.structure
         )
 
 

@@ -40,20 +40,24 @@ def verify(graph: Graph, after: str = "") -> None:
         _check_symbols(graph, value.type, f"%{value.name}")
     for node in graph.nodes:
         count += 1
-        where = node.where + context
         if node.graph is not graph:
-            raise GraphError("the graph contains a node of another graph", where=where)
+            raise GraphError("the graph contains a node of another graph", where=node.where + context)
         if graph.stage not in node.definition.stages:
             legal = ", ".join(sorted(node.definition.stages))
-            raise GraphError(f"{node.op} is not legal at stage {graph.stage}", where=where, expected=f"stage {legal}")
+            raise GraphError(
+                f"{node.op} is not legal at stage {graph.stage}", where=node.where + context, expected=f"stage {legal}"
+            )
         for value in node.inputs:
             if value not in defined:
-                raise GraphError(f"%{value.name} is used before it is defined", where=where)
-            uses.setdefault(value, {})[node] = uses.get(value, {}).get(node, 0) + 1
-        _check_types(node, where, places)
+                raise GraphError(f"%{value.name} is used before it is defined", where=node.where + context)
+            found = uses.setdefault(value, {})
+            found[node] = found.get(node, 0) + 1
+        _check_types(node, context, places)
         for index, value in enumerate(node.outputs):
             if value.producer is not node or value.index != index:
-                raise GraphError(f"%{value.name} is not linked as result {index} of this node", where=where)
+                raise GraphError(
+                    f"%{value.name} is not linked as result {index} of this node", where=node.where + context
+                )
             defined.add(value)
     # The counts and use lists that the graph keeps must agree with the walk.
     if count != len(graph):
@@ -75,39 +79,50 @@ def _check_names(graph: Graph, context: str) -> None:
         names.add(value.name)
 
 
-def _check_types(node: Node, where: str, places: Mapping[str, int]) -> None:
+def _check_types(node: Node, context: str, places: Mapping[str, int]) -> None:
     definition = node.definition
     if not definition.accepts(len(node.inputs)):
         raise GraphError(
-            f"{node.op} has {len(node.inputs)} operands", where=where, expected=" ".join(definition.operands)
+            f"{node.op} has {len(node.inputs)} operands",
+            where=node.where + context,
+            expected=" ".join(definition.operands),
         )
     if node.op in LEAVES:
-        _check_leaf(node, where)
+        _check_leaf(node, context)
     elif node.op == "call":
-        _check_call(node, where, places)
+        _check_call(node, node.where + context, places)
     try:
         inferred = definition.infer([value.type for value in node.inputs], node.attributes)
     except GraphError as error:
-        raise GraphError(error.found, where=where, expected=error.expected, fix=error.fix) from None
+        raise GraphError(error.found, where=node.where + context, expected=error.expected, fix=error.fix) from None
     if len(node.outputs) != len(inferred):
-        raise GraphError(f"{node.op} has {len(node.outputs)} results", where=where, expected=str(len(inferred)))
+        raise GraphError(
+            f"{node.op} has {len(node.outputs)} results", where=node.where + context, expected=str(len(inferred))
+        )
+    free = node.op in LEAVES or definition.has(Trait.REQUANTIZES)
     for value, expected in zip(node.outputs, inferred, strict=True):
         found = value.type
-        if definition.has(Trait.REQUANTIZES) or node.op in LEAVES:
+        if free and found.quant != expected.quant:
             expected = dataclasses.replace(expected, quant=found.quant)
         if found != expected:
-            raise GraphError(f"{node.op} declares the type {found}", where=where, expected=str(expected))
+            raise GraphError(
+                f"{node.op} declares the type {found}", where=node.where + context, expected=str(expected)
+            )
 
 
-def _check_leaf(node: Node, where: str) -> None:
+def _check_leaf(node: Node, context: str) -> None:
     ref = str(node.attributes["ref"])
     tensor = node.graph.module.tensors.get(ref)
     if tensor is None:
-        raise GraphError(f"{node.op} refers to the tensor {ref!r}, which is not in the module", where=where)
+        raise GraphError(
+            f"{node.op} refers to the tensor {ref!r}, which is not in the module", where=node.where + context
+        )
     declared = node.output.type
     if tuple(tensor.shape) != declared.shape or tensor.dtype != declared.dtype.torch:
         raise GraphError(
-            f"the tensor {ref!r} is {tensor.dtype} {list(tensor.shape)}", where=where, expected=str(declared)
+            f"the tensor {ref!r} is {tensor.dtype} {list(tensor.shape)}",
+            where=node.where + context,
+            expected=str(declared),
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from torch import Tensor
 
@@ -15,7 +16,12 @@ from qcompiler.ops.common import ANY_STAGE
 
 
 def _infer(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
-    return (TensorType(DType(text(attributes, "dtype")), integers(attributes, "shape")),)
+    return (_type(text(attributes, "dtype"), integers(attributes, "shape")),)
+
+
+@lru_cache(maxsize=1024)  # half of the nodes of a graph are leaves, of few types
+def _type(dtype: str, shape: tuple[int, ...]) -> TensorType:
+    return TensorType(DType(dtype), shape)
 
 
 def _evaluate(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:

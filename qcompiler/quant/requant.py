@@ -31,6 +31,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -54,6 +55,9 @@ __all__ = [
     "real_multiplier",
     "requantize",
 ]
+
+CACHED_CHANNELS = 64
+"""Most channels of a multiplier that is kept: beyond, arithmetic outweighs the calls into torch."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,6 +185,19 @@ def prepare_requantization(multiplier: Tensor, spec: RequantSpec | RequantMode) 
         InputError: A multiplier is not a power of two in a mode of shifts, or one of the errors of `decompose`.
     """
     spec = RequantSpec.of(spec)
+    if multiplier.requires_grad or multiplier.device.type != "cpu" or not 0 < multiplier.numel() <= CACHED_CHANNELS:
+        return _prepare(multiplier, spec)
+    # Lowering and every exact run need the multipliers of the same scales.
+    data = multiplier.contiguous().numpy().tobytes()
+    return _prepare_once(data, multiplier.dtype, tuple(multiplier.shape), spec)
+
+
+@lru_cache(maxsize=2**14)
+def _prepare_once(data: bytes, dtype: torch.dtype, shape: tuple[int, ...], spec: RequantSpec) -> Requantization:
+    return _prepare(torch.frombuffer(bytearray(data), dtype=dtype).reshape(shape), spec)
+
+
+def _prepare(multiplier: Tensor, spec: RequantSpec) -> Requantization:
     if spec.mode is RequantMode.FLOAT32_RNE:
         return Requantization(spec.mode, multiplier.to(torch.float32), None, multiplier)
     if not spec.mode.is_shift:

@@ -17,7 +17,7 @@ from tests.ir.samples import node_of, small
 def test_a_module_and_its_copy_are_the_same_as_before() -> None:
     module = small()
     snapshot = Snapshot.of(module)
-    assert snapshot.same(module) and snapshot.same(module.clone())
+    assert snapshot.same(Snapshot.of(module)) and snapshot.same(Snapshot.of(module.clone()))
 
 
 def _replace_tensor(module: Module) -> None:
@@ -63,14 +63,14 @@ def test_each_change_is_seen(change: Callable[[Module], None]) -> None:
     module = small()
     snapshot = Snapshot.of(module)
     change(module)
-    assert not snapshot.same(module)
+    assert not snapshot.same(Snapshot.of(module))
 
 
 def test_tensors_without_a_version_never_count_as_the_same() -> None:
     module = small()
     with torch.inference_mode():
         module.tensors["w"] = torch.eye(4)
-    assert not Snapshot.of(module).same(module)
+    assert not Snapshot.of(module).same(Snapshot.of(module))
 
 
 def test_a_snapshot_keeps_no_tensor_alive() -> None:
