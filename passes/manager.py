@@ -106,17 +106,18 @@ class PassManager:
             ContractError: A pass changed the numbers more than its contract allows.
         """
         records: list[Record] = []
-        if not self._outputs.known(module):
+        outputs = self._outputs
+        if outputs.changed(module, context):
             verify_module(module)
-        before = self._outputs(module.main, context)
+        before = outputs(module.main, context)
         if start == 0:
             self._call_between(0, module)
         for position, item in enumerate(self.passes[start:stop], start):
             record = context.record = Record(item.name)
-            if item.prepare(module.main, context):
-                before = self._outputs(module.main, context)
-            outputs = _codes if isinstance(item.contract, IntegerMatch) else self._outputs
-            if outputs is _codes:
+            if item.prepare(module.main, context) and outputs.changed(module, context):
+                before = outputs(module.main, context)
+            validated = _codes if isinstance(item.contract, IntegerMatch) else outputs
+            if validated is _codes:
                 before = _codes(module.main, context)
             try:
                 item.run(module.main, context)
@@ -125,11 +126,11 @@ class PassManager:
                 error.add_note(f"raised by {item.name} after {done or 'no pass'}")
                 raise
             module.main.stage = item.becomes or module.main.stage
-            if not self._outputs.known(module):  # else verified after the pass that made it
+            if outputs.changed(module, context):  # otherwise it was verified after the pass that made it
                 verify_module(module, after=item.name)
-            after = outputs(module.main, context)
+            after = validated(module.main, context)
             record.metrics.update(check(item.contract, before, after, item.name))
-            before = self._outputs(module.main, context) if outputs is _codes else after
+            before = outputs(module.main, context) if validated is _codes else after
             records.append(record)
             self._call_between(position + 1, module)
         return records
@@ -143,26 +144,27 @@ class PassManager:
 
 
 class _Outputs:
-    """The outputs of a graph for all samples of a context, computed again only where the module has changed."""
+    """The outputs of a graph for all samples of a context, kept as long as the module stays the same."""
 
     def __init__(self) -> None:
         self._snapshot: Snapshot | None = None
         self._samples: list[list[Tensor]] | None = None
-        self._outputs: list[Tensor] | None = None
+        self._kept: list[Tensor] | None = None
 
-    def known(self, module: Module) -> bool:
-        """Whether `module` is as it was at the previous call of `known` or of this object."""
-        found = Snapshot.of(module)
-        if found.same(self._snapshot):
-            return True
-        self._snapshot, self._outputs = found, None
-        return False
+    def changed(self, module: Module, context: PassContext) -> bool:
+        """Whether the module or the samples have changed since the previous call; the outputs are then forgotten."""
+        snapshot = Snapshot.of(module)
+        if snapshot.same(self._snapshot) and self._samples is context.samples:
+            return False
+        self._snapshot, self._samples, self._kept = snapshot, context.samples, None
+        return True
 
     def __call__(self, graph: Graph, context: PassContext) -> list[Tensor]:
-        if not self.known(graph.module) or self._outputs is None or self._samples is not context.samples:
+        """The outputs for the module and the samples of the last call of `changed`."""
+        if self._kept is None:
             runs = (interpret(graph, sample, graph.module.tensors)[0] for sample in context.samples)
-            self._samples, self._outputs = context.samples, [tensor for outputs in runs for tensor in outputs]
-        return self._outputs
+            self._kept = [tensor for outputs in runs for tensor in outputs]
+        return self._kept
 
 
 def _codes(graph: Graph, context: PassContext) -> list[Tensor]:

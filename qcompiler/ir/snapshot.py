@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from qcompiler.ir.graph import Graph, Module
+from qcompiler.ir.graph import Module
 
 __all__ = ["Snapshot"]
-
-Structure: TypeAlias = tuple[object, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,46 +24,51 @@ class Snapshot:
 
     Args:
         structure: Nodes and outputs of all graphs.
-        tensors: Reference and version of each tensor. A tensor made in inference mode counts no versions, so that a
-            module with such a tensor never is the same.
+        tensors: Reference to each tensor, by name.
+        versions: Version of each tensor, which every change in its memory raises. A tensor made in inference mode
+            counts no versions, so that a module with such a tensor never is the same.
     """
 
-    structure: Structure
-    tensors: dict[str, tuple[weakref.ref[Tensor], int]]
+    structure: list[object]
+    tensors: dict[str, weakref.ref[Tensor]]
+    versions: list[int]
 
     @classmethod
     def of(cls, module: Module) -> Snapshot:
         """A snapshot of `module`."""
-        tensors = {
-            name: (weakref.ref(tensor), -1 if torch.is_inference(tensor) else tensor._version)
-            for name, tensor in module.tensors.items()
-        }
-        return cls(_structure(module), tensors)
+        tensors = module.tensors.items()
+        references = {name: weakref.ref(tensor) for name, tensor in tensors}
+        versions = [-1 if torch.is_inference(tensor) else tensor._version for _, tensor in tensors]
+        return cls(_structure(module), references, versions)
 
     def same(self, other: Snapshot | None) -> bool:
         """Whether a module at the time of both snapshots, or its copy, gives the same results."""
-        if other is None or self.tensors.keys() != other.tensors.keys():
-            return False
-        pairs = ((held, other.tensors[name]) for name, held in self.tensors.items())
         return (
-            all(version == later >= 0 and held() is found() is not None for (held, version), (found, later) in pairs)
+            other is not None
+            and self.versions == other.versions
+            and min(self.versions, default=0) >= 0
+            and list(self.tensors) == list(other.tensors)
+            and all(
+                old() is new() is not None
+                for old, new in zip(self.tensors.values(), other.tensors.values(), strict=True)
+            )
             and self.structure == other.structure
         )
 
 
-def _structure(module: Module) -> Structure:
-    return tuple((name, *_lines(graph)) for name, graph in module.graphs.items())
-
-
-def _lines(graph: Graph) -> Structure:
-    nodes = (
-        (
-            node.op,
-            tuple(value.name for value in node.inputs),
-            tuple((value.name, value.type) for value in node.outputs),
-            tuple(node.attributes.items()),
-        )
-        for node in graph.nodes
-    )
-    inputs = tuple((value.name, value.type) for value in graph.inputs)
-    return (graph.stage, inputs, tuple(value.name for value in graph.outputs), *nodes)
+def _structure(module: Module) -> list[object]:
+    """One flat list: as many small tuples would keep the garbage collector busy for longer than the comparison."""
+    found: list[object] = []
+    for name, graph in module.graphs.items():
+        found += (name, graph.stage, len(graph.inputs))
+        for value in graph.inputs:
+            found += (value.name, value.type)
+        for node in graph.nodes:
+            found += (node.op, len(node.inputs), len(node.outputs))
+            found += [value.name for value in node.inputs]
+            for value in node.outputs:
+                found += (value.name, value.type)
+            for key, item in node.attributes.items():
+                found += (key, item)
+        found += [value.name for value in graph.outputs]
+    return found

@@ -105,9 +105,7 @@ def _check_types(node: Node, context: str, places: Mapping[str, int]) -> None:
         if free and found.quant != expected.quant:
             expected = dataclasses.replace(expected, quant=found.quant)
         if found != expected:
-            raise GraphError(
-                f"{node.op} declares the type {found}", where=node.where + context, expected=str(expected)
-            )
+            raise GraphError(f"{node.op} declares the type {found}", where=node.where + context, expected=str(expected))
 
 
 def _check_leaf(node: Node, context: str) -> None:

@@ -77,4 +77,4 @@ def test_a_snapshot_keeps_no_tensor_alive() -> None:
     module = small()
     snapshot = Snapshot.of(module)
     module.tensors["w"] = torch.eye(4)
-    assert snapshot.tensors["w"][0]() is None
+    assert snapshot.tensors["w"]() is None
