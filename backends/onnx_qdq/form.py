@@ -98,3 +98,4 @@ class Onnx(Backend):
                 without_integer_kernel(program) if optimize else frozenset(),
                 partial(integer_weights, model) if optimize else None,
             )
+            del layers

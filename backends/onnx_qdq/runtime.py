@@ -28,7 +28,6 @@ from qcompiler.backends.onnx_qdq.parts import (
 from qcompiler.errors import InputError, VerificationError
 
 Array = npt.NDArray[np.generic]
-Codes = npt.NDArray[np.int64]
 
 INTEGER_KERNELS = {"QLinearConv": 3, "QLinearMatMul": 3, "QGemm": 3, "MatMulInteger": 1, "ConvInteger": 1}
 """Kernels of ONNX Runtime that multiply integers -> the position of the weight among their inputs."""
@@ -88,6 +87,7 @@ class Session:
     ) -> None:
         options = ort.SessionOptions()
         options.log_severity_level = 4  # errors are raised
+        options.enable_cpu_mem_arena = False  # memory of a run is returned after it: several sessions are open at once
         if not optimize:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         if optimized is not None:
@@ -148,11 +148,12 @@ def saturates() -> bool:
     return not {"avx_vnni", "avx512_vnni"} & set(flags)
 
 
-def _as_in_the_graph(name: str, codes: Array, unsigned: Collection[str]) -> Codes:
+def _as_in_the_graph(name: str, codes: Array, unsigned: Collection[str]) -> Array:
     """Codes of the graph: the file stores signed activations as unsigned codes."""
-    # NumPy returns a number for a difference without axes.
-    moved: Codes = np.asarray(codes.astype(np.int64) - _shift(name, codes.dtype, unsigned))
-    return moved
+    if not _shift(name, codes.dtype, unsigned):
+        return codes
+    # The code minus 128 in the same byte: its highest bit inverted. NumPy returns a number for an array without axes.
+    return np.asarray(np.bitwise_xor(codes, UNSIGNED_SHIFT, dtype=np.uint8)).view(np.int8)
 
 
 def _shift(name: str, dtype: np.dtype[np.generic], unsigned: Collection[str]) -> int:
@@ -219,8 +220,10 @@ class Layers:
         feeds: dict[str, Array] = dict(zip(self.inputs, inputs, strict=True))
         for name in self.tensors:
             dtype = onnx.helper.tensor_dtype_to_np_dtype(self._types[name])
-            shifted = codes[name].astype(np.int64) + _shift(name, dtype, self._unsigned)
-            feeds[name] = np.asarray(shifted, dtype)  # NumPy returns a number for a sum without axes
+            given = codes[name].astype(dtype)
+            if shift := _shift(name, dtype, self._unsigned):
+                given = np.bitwise_xor(given, shift, dtype=np.uint8)  # the code plus 128, in the same byte
+            feeds[name] = np.asarray(given)  # NumPy returns a number for arrays without axes
         found: dict[str, Array] = {}
         for chunk, session in self._sessions:
             results = session.run_named({name: feeds[name] for name in session.inputs})

@@ -103,18 +103,26 @@ def _expected(run: PartialRuns, tensors: Tensors, own: Tensors) -> dict[Node, fl
     clean = run(tensors)
     reals: dict[Node, Tensor] = {}
     errors: dict[Node, Tensor] = {}
+    expected: dict[Node, float] = {}
+
+    def add(node: Node, gradient: Tensor) -> None:
+        lost = gradient.double().square_().mul_(errors[node])
+        expected[node] += share * float(lost.nan_to_num_(0.0, 0.0, 0.0).sum())
 
     def track(node: Node, real: Tensor) -> Tensor:
         with torch.no_grad():
-            errors[node] = (quantized_operand(node, real, own) - real).double().square()
+            errors[node] = (quantized_operand(node, real, own) - real).square_()
         # A view, because two quantizers of one value have a loss each.
         reals[node] = real.view_as(real) if real.requires_grad else real.detach().requires_grad_()
+        # The gradient is used where it arises: those of all tensors at once would take the memory of all tensors.
+        reals[node].register_hook(lambda gradient: add(node, gradient))
         return reals[node]
 
     with torch.enable_grad():
         outputs = run({name: tensor.detach() for name, tensor in tensors.items()}, track)
     generator = torch.Generator().manual_seed(0)
-    expected = dict.fromkeys(reals, 0.0)
+    expected.update(dict.fromkeys(reals, 0.0))
+    leaves = [real for real in reals.values() if real.is_leaf]
     share = 1.0 / (PROJECTIONS * max(1, sum(output.is_floating_point() for output in clean)))
     for _ in range(PROJECTIONS):
         signs = [_signs(output, wanted, generator) for output, wanted in zip(outputs, clean, strict=True)]
@@ -122,17 +130,13 @@ def _expected(run: PartialRuns, tensors: Tensors, own: Tensors) -> dict[Node, fl
         if not chosen:
             break
         with torch.enable_grad():
-            found = torch.autograd.grad(
+            torch.autograd.grad(
                 [output for output, _ in chosen],
-                list(reals.values()),
+                leaves,
                 [sign for _, sign in chosen],
                 retain_graph=True,
                 allow_unused=True,
             )
-        for node, gradient in zip(reals, found, strict=True):
-            if gradient is not None:
-                lost = gradient.double().square().mul_(errors[node])
-                expected[node] += share * float(lost.nan_to_num_(0.0, 0.0, 0.0).sum())
     return expected
 
 

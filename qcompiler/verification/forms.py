@@ -114,6 +114,11 @@ class _Run:
     limits: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
+def _narrowest(low: int, high: int) -> np.dtype[np.generic]:
+    """The smallest integer type for codes in low..high: codes of all tensors are in memory several times at once."""
+    return np.promote_types(np.min_scalar_type(low), np.min_scalar_type(high if low >= 0 else -high - 1))
+
+
 def _named(outputs: Sequence[Array]) -> Tensors:
     return {f"output {index}": array for index, array in enumerate(outputs)}
 
@@ -124,7 +129,7 @@ def _simulate(graph: Graph, target: Target, inputs: Sequence[Tensor], given: Ten
 
     def observe(value: Value, item: Exact) -> None:
         if isinstance(item, Codes):
-            found[value.name] = item.codes.numpy().astype(np.int32)
+            found[value.name] = item.codes.numpy().astype(_narrowest(item.qmin, item.qmax))
             limits[value.name] = (item.qmin, item.qmax)
 
     def replace(value: Value, item: Exact) -> Exact:
@@ -193,8 +198,8 @@ class _Verification:
         activations = [name for name in written if name in self.real.limits]
         generator = np.random.default_rng(seed)
         self.codes: dict[str, Array] = {
-            name: generator.integers(*self.real.limits[name], self.real.codes[name].shape, np.int32, endpoint=True)
-            for name in activations
+            name: generator.integers(*self.real.limits[name], codes.shape, np.int32, endpoint=True).astype(codes.dtype)
+            for name, codes in ((name, self.real.codes[name]) for name in activations)
         }
         self.random = self.on_random_codes()
         self.steps = {
@@ -339,6 +344,7 @@ class _Verification:
                 yield from self.way(way)
                 if way.integer_weights is not None and (share := self.integer_macs(way.integer_weights())) is not None:
                     self.shares[way.name] = share
+                del way  # its sessions, before the next one opens its own
 
     def deployed(self, backend: Backend, emitted: Emitted) -> Iterator[Form]:
         """One form as its user runs it, if that differs from the ways to run it."""
@@ -351,7 +357,6 @@ class _Verification:
     def way(self, way: Way) -> Iterator[Form]:
         """One comparison for a form that must be equal or only runs as a whole; else one for each experiment."""
         inputs = [x.numpy() for x in self.inputs]
-        found = way.run(inputs)
         must_be_equal = way.rounding == "target" and not way.bounds
         if not must_be_equal and way.run_layers is not None:
             whole = Tally(f"{way.name}, end to end", required=False)
@@ -364,8 +369,10 @@ class _Verification:
             yield layers.form()
         else:
             whole = Tally(way.name, bounds=way.bounds)
+        found = way.run(inputs)  # after the layers are compared: the results of both take the memory of all tensors
         whole.compare(self.real.codes, found.codes)
         whole.compare(self.real.outputs, _named(found.outputs), self.steps)
+        del found
         if must_be_equal and way.run_layers is not None:
             whole.compare(self.random.codes, way.run_layers(inputs, self.given))
         yield whole.form()
