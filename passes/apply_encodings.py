@@ -162,6 +162,10 @@ class _Application:
         self.rewriter.set_attributes(quantizer, spec=spec)
         self.rewriter.write_tensor(quantizer.inputs[1], scale)
         self.rewriter.write_tensor(quantizer.inputs[2], zero_point)
+        if spec.block and channels is not None:
+            factors = quantizer.inputs[3]
+            sizes = (channels, factors.type.size(1))
+            self.rewriter.write_tensor(factors, item.factors_on(spec, sizes, self.target.name))
         sentence = APPLIED_TO_ALL if channels is not None and not item.per_channel else APPLIED
         self.rewriter.note(quantizer, sentence(tensor=item.name))
         if spec.narrow and not item.narrow and layer is not None:

@@ -129,6 +129,10 @@ def _is_on(quantizer: Node, item: Encoding, target: Target) -> bool:
     channels = int(params.scale.shape[0]) if params.scale.dim() else None
     try:
         scale, zero_point = item.on(spec, channels, target.name)
+        if spec.block and channels is not None:
+            own = leaf_tensor(quantizer.inputs[3])
+            if not torch.equal(item.factors_on(spec, (channels, own.shape[1]), target.name), own):
+                return False
     except EncodingsError:
         return False
     return torch.equal(scale, params.scale) and torch.equal(zero_point, params.zero_point)

@@ -166,6 +166,26 @@ def test_every_version_brings_a_program_back_bit_for_bit(case: str, tmp_path: Pa
         assert same_program(first, again(write(tmp_path, first.encodings(version)), target))
 
 
+def test_weights_in_blocks_come_back_bit_for_bit(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(40, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(72, 4)).eval()
+    x, target = torch.randn(4, 40, 5, 5), "w4a8_npu_blocks"
+    first = qcompiler.compile(model, target, calibration_data=[x], effort="fast", verify="off")
+    for version in ("1.0.0", "2.0.0"):
+        path = write(tmp_path, first.encodings(version))
+        assert same_program(first, qcompiler.compile(model, target, example_inputs=x, encodings=path, verify="off"))
+    text = first.encodings().replace('"block_size": 32', '"block_size": 16')
+    with pytest.raises(
+        errors.EncodingsError, match="has blocks of 16 inputs; expected blocks of 32, as in w4a8_npu_blocks"
+    ):
+        qcompiler.compile(model, target, example_inputs=x, encodings=write(tmp_path, text), verify="off")
+    path = write(tmp_path, first.encodings())
+    with pytest.raises(
+        errors.EncodingsError, match="has blocks of 32 inputs; expected one scale, or one for each channel"
+    ):
+        qcompiler.compile(model, "w4a8_npu", example_inputs=x, encodings=path, verify="off")
+
+
 @pytest.mark.parametrize("data", [{}, {"calibration_data": [IMAGES]}])
 def test_all_but_corrected_biases_comes_back(data: dict[str, Any], tmp_path: Path) -> None:
     target = qcompiler.load_target("int8_dsp").override(**FEW_BITS)

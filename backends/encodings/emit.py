@@ -12,9 +12,11 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 from qcompiler.backends.encodings.write import write
 from qcompiler.errors import UnsupportedError
-from qcompiler.ir.graph import Graph, Value
+from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.interpret import LEAVES
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.types import DType, QuantParams, Stage
@@ -97,6 +99,13 @@ def _integer(graph: Graph, calibrated: Graph | None) -> Iterator[Encoding]:
             continue
         if value.producer is not None and value.producer.op == "expand_blocks":
             continue  # no tensor of the program or of the ONNX file: its codes and factors are
+        expand = _expansion(value)
+        if expand is not None:
+            factors = leaf_tensor(expand.inputs[1])
+            spec = specs.get(value.name.removesuffix(CODES))
+            item = _encoding(value.name, quant, value.type.dtype, spec, is_parameter=True)
+            yield _in_blocks(item, factors, expand.integer("block"))
+            continue
         spec = specs.get(value.name) or _spec_of_limited(value, specs)
         if value.producer is not None and value.producer.op in LEAVES:
             yield _encoding(_initializer(value.name, taken), quant, value.type.dtype, spec, is_parameter=True)
@@ -112,7 +121,8 @@ def _quantized(graph: Graph) -> Iterator[Encoding]:
             quant = QuantParams.of(params.scale, params.zero_point, params.axis)
             is_parameter = is_leaf(node.inputs[0])
             name = _initializer(node.name, taken) if is_parameter else node.name
-            yield _encoding(name, quant, DType(spec.dtype), spec, is_parameter=is_parameter)
+            item = _encoding(name, quant, DType(spec.dtype), spec, is_parameter=is_parameter)
+            yield _in_blocks(item, leaf_tensor(node.inputs[3]), spec.block) if spec.block else item
         elif node.definition.has(Trait.MOVEMENT):
             source = quantizer_of(node.output)
             if source is not None:
@@ -127,6 +137,16 @@ def _quantized(graph: Graph) -> Iterator[Encoding]:
                 yield _encoding(
                     _initializer(f"{following.name}.bias", taken), quant, DType.I32, None, is_parameter=True
                 )
+
+
+def _expansion(value: Value) -> Node | None:
+    """The node that multiplies the codes `value` of a weight by the factors of their blocks."""
+    found = (user for user in value.users if user.op == "expand_blocks" and user.inputs[0] is value)
+    return next(found, None)
+
+
+def _in_blocks(item: Encoding, factors: Tensor, block: int) -> Encoding:
+    return dataclasses.replace(item, block=block, factors=tuple(int(factor) for factor in factors.flatten()))
 
 
 def _encoding(name: str, quant: QuantParams, dtype: DType, spec: QuantSpec | None, *, is_parameter: bool) -> Encoding:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Mapping
@@ -116,7 +117,7 @@ def parse(text: str, where: str = "encodings") -> Encodings:
 
     Raises:
         EncodingsError: The text is not JSON, has another version or an unknown key, contradicts itself, or has blocks
-            or floating-point types, which are not supported.
+            with scales that are no whole multiples, or floating-point types, which are not supported.
     """
     data = parse_json(text, where, EncodingsError)
     version = data.get("version") if isinstance(data, dict) else None
@@ -200,11 +201,13 @@ def _check_ends(item: _Channel, where: str) -> None:
 
 def _from_tensor(item: _Tensor, is_parameter: bool, where: str) -> Encoding:
     _check_integer(item.dtype, item.name, where)
+    if item.enc_type == "LPBQ":
+        return _from_low_power_blocks(item, is_parameter, where)
     if item.enc_type not in ("PER_TENSOR", "PER_CHANNEL"):
         raise EncodingsError(
             f"enc_type is {item.enc_type!r}",
             where=where,
-            expected="PER_TENSOR or PER_CHANNEL, because no integer operator sums block by block",
+            expected="PER_TENSOR, PER_CHANNEL or LPBQ, because no integer operator sums block by block",
         )
     for key in ("block_size", "compressed_bw", "per_block_int_scale"):
         if getattr(item, key):
@@ -219,6 +222,31 @@ def _from_tensor(item: _Tensor, is_parameter: bool, where: str) -> Encoding:
     return _encoding(
         item.name, item.bw, list(item.scale), list(item.offset), item.is_sym, per_channel, is_parameter, where
     )
+
+
+def _from_low_power_blocks(item: _Tensor, is_parameter: bool, where: str) -> Encoding:
+    """A weight in blocks, whose factors are whole numbers."""
+    if item.compressed_bw is None or not item.block_size or not item.per_block_int_scale or not item.is_sym:
+        raise EncodingsError(
+            "a tensor in blocks lacks one of its keys",
+            where=where,
+            expected="compressed_bw, block_size, per_block_int_scale and is_sym: true",
+        )
+    if any(item.zero_point_shift):
+        raise _unsupported("zero_point_shift", where)
+    half = 2 ** (item.compressed_bw - 1)
+    if not set(item.offset) <= {-half, 1 - half, -(2 ** (item.bw - 1))}:
+        raise _unsupported(f"the offset {item.offset[0]} next to blocks", where)
+    if not item.scale or len(item.per_block_int_scale) % len(item.scale):
+        raise EncodingsError(
+            f"{len(item.per_block_int_scale)} factors of blocks and {len(item.scale)} scales",
+            where=where,
+            expected="one scale per channel, and equally many blocks for each",
+        )
+    found = _encoding(
+        item.name, item.compressed_bw, list(item.scale), [-half] * len(item.scale), True, True, is_parameter, where
+    )
+    return dataclasses.replace(found, block=item.block_size, factors=item.per_block_int_scale)
 
 
 def _encoding(
@@ -259,7 +287,9 @@ def _from_quantize_linear(item: _QuantizeLinear, where: str) -> Encoding:
             where=where,
             expected=f"int2 to int{MOST_BITS}, or uint2 to uint{MOST_BITS}",
         )
-    for key in ("block_size", "per_block_int_scale", "per_channel_float_scale"):
+    if item.per_block_int_scale is not None:
+        return _from_blocks(item, int(match["bits"]), signed=not match["unsigned"], where=where)
+    for key in ("block_size", "per_channel_float_scale"):
         if getattr(item, key) is not None:
             raise _unsupported(key, where)
     scales = _numbers(item.y_scale, "y_scale", where)
@@ -286,6 +316,36 @@ def _from_quantize_linear(item: _QuantizeLinear, where: str) -> Encoding:
         signed=signed,
         per_channel=per_channel,
         axis=item.axis,
+    )
+
+
+def _from_blocks(item: _QuantizeLinear, bits: int, *, signed: bool, where: str) -> Encoding:
+    """A weight in blocks: a scale per channel times a whole number per block."""
+    scales = _numbers(item.per_channel_float_scale, "per_channel_float_scale", where)
+    _check_scales(scales, len(scales), where)
+    rows = item.per_block_int_scale
+    well = isinstance(rows, list) and len(rows) == len(scales) and all(isinstance(row, list) for row in rows)
+    lengths = {len(row) for row in rows} if well else set()
+    factors = [factor for row in rows for factor in row] if well else []
+    whole = all(isinstance(factor, int) and not isinstance(factor, bool) for factor in factors)
+    if len(lengths) != 1 or not factors or not whole or not item.block_size or item.axis not in (0, 1) or not signed:
+        raise EncodingsError(
+            "the blocks are not those of a weight",
+            where=where,
+            expected="a signed output_dtype, axis 0 or 1, block_size, and per_block_int_scale with a row of whole "
+            "numbers for each scale of per_channel_float_scale",
+        )
+    return Encoding(
+        item.name,
+        bits,
+        tuple(scales),
+        (2 ** (bits - 1),) * len(scales),
+        symmetric=True,
+        signed=True,
+        per_channel=True,
+        axis=1 - item.axis,
+        block=item.block_size,
+        factors=tuple(factors),
     )
 
 

@@ -54,7 +54,18 @@ def _version_0(tensors: Sequence[Encoding]) -> Record:
 
 
 def _channels(item: Encoding) -> list[Record]:
-    """One record per scale. Its ends are the ends of the whole grid, so max - min is 2^bits - 1 steps."""
+    """One record per scale.
+
+    Its ends are the ends of the whole grid, so max - min is 2^bits - 1 steps.
+
+    Raises:
+        EncodingsError: The tensor has blocks.
+    """
+    if item.block:
+        raise EncodingsError(
+            f"{item.name!r} has one scale per block of {item.block} inputs, which files of version 0.6.1 lack",
+            expected="version 1.0.0 or 2.0.0",
+        )
     return [
         {
             "bitwidth": item.bits,
@@ -78,6 +89,8 @@ def _version_1(tensors: Sequence[Encoding]) -> Record:
 
 
 def _record(item: Encoding) -> Record:
+    if item.block:
+        return _low_power_blocks(item)
     return {
         "name": item.name,
         "enc_type": "PER_CHANNEL" if item.per_channel else "PER_TENSOR",
@@ -89,6 +102,22 @@ def _record(item: Encoding) -> Record:
     }
 
 
+def _low_power_blocks(item: Encoding) -> Record:
+    """A weight in blocks: codes of `compressed_bw` bits, which with their factors have `bw` bits."""
+    return {
+        "name": item.name,
+        "enc_type": "LPBQ",
+        "dtype": "INT",
+        "bw": item.bits + max(item.factors).bit_length(),
+        "compressed_bw": item.bits,
+        "is_sym": item.symmetric,
+        "scale": list(item.scale),
+        "offset": list(item.offset),
+        "block_size": item.block,
+        "per_block_int_scale": list(item.factors),
+    }
+
+
 def _version_2(tensors: Sequence[Encoding]) -> Record:
     return {"encodings": [_quantize_linear(item) for item in tensors]}
 
@@ -96,11 +125,17 @@ def _version_2(tensors: Sequence[Encoding]) -> Record:
 def _quantize_linear(item: Encoding) -> Record:
     record: Record = {"name": item.name, "output_dtype": f"{'int' if item.signed else 'uint'}{item.bits}"}
     zero_point = item.stored_zero_point
-    if item.per_channel:
+    if item.per_channel or item.block:
         if item.axis is None:
             raise EncodingsError(
                 f"the channel axis of {item.name!r} is unknown", expected="a channel axis, for version 2.0.0"
             )
+        if item.block:
+            count = len(item.factors) // len(item.scale)
+            rows = [list(item.factors[first : first + count]) for first in range(0, len(item.factors), count)]
+            # The axis of the blocks, the inputs of a weight; channels are along the other of the first two.
+            record.update(axis=1 - item.axis, block_size=item.block, per_block_int_scale=rows)
+            return {**record, "per_channel_float_scale": list(item.scale)}
         record.update(axis=item.axis, y_scale=list(item.scale), y_zero_point=list(zero_point))
     else:
         record.update(y_scale=item.scale[0], y_zero_point=zero_point[0])

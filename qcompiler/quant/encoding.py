@@ -41,6 +41,8 @@ class Encoding:
         axis: The channel axis; None for one scale, or if the file does not state the axis.
         narrow: Whether the lowest code is unused.
         is_parameter: Whether the tensor belongs to the model; None if the file does not state it.
+        block: Inputs per block of a weight in blocks; 0 without blocks.
+        factors: Whole numbers by which the scales of the channels are multiplied in each block, channel by channel.
     """
 
     name: str
@@ -53,6 +55,8 @@ class Encoding:
     axis: int | None = None
     narrow: bool = False
     is_parameter: bool | None = None
+    block: int = 0
+    factors: tuple[int, ...] = ()
 
     @property
     def half(self) -> int:
@@ -71,8 +75,33 @@ class Encoding:
 
     def same_grid(self, other: Encoding) -> bool:
         """Whether both grids represent the same real numbers."""
-        mine, theirs = ((item.bits, _float32(item.scale), item.zero_point, item.narrow) for item in (self, other))
+        mine, theirs = (
+            (item.bits, _float32(item.scale), item.zero_point, item.narrow, item.block, item.factors)
+            for item in (self, other)
+        )
         return mine == theirs
+
+    def factors_on(self, spec: QuantSpec, shape: tuple[int, int], owner: str) -> Tensor:
+        """The factors of the blocks of a weight, uint8 [channels, blocks]; all 1 for an encoding without blocks.
+
+        Args:
+            spec: Specification of the quantizer, with blocks.
+            shape: Channels and blocks.
+            owner: See `on`.
+
+        Raises:
+            EncodingsError: The blocks have another size or number, or a factor is too large.
+        """
+        if not self.block:
+            return torch.ones(shape, dtype=torch.uint8)
+        if self.block != spec.block:
+            raise self.misfit(f"blocks of {self.block} inputs", f"blocks of {spec.block}, as in {owner}")
+        if len(self.factors) != shape[0] * shape[1]:
+            raise self.misfit(f"factors of {len(self.factors)} blocks", f"{shape[1]} for each of {shape[0]} channels")
+        most = (1 << spec.factor_bits) - 1
+        if not 1 <= min(self.factors) <= max(self.factors) <= most:
+            raise self.misfit(f"factors from {min(self.factors)} to {max(self.factors)}", f"1 to {most}, as in {owner}")
+        return torch.tensor(self.factors, dtype=torch.uint8).reshape(shape)
 
     def on(self, spec: QuantSpec, channels: int | None, owner: str) -> tuple[Tensor, Tensor]:
         """Scale and zero point for a quantizer.
@@ -88,6 +117,8 @@ class Encoding:
         Raises:
             EncodingsError: `spec` cannot hold the encoding: width, channels, symmetry, scale or zero point differ.
         """
+        if self.block and not spec.block:
+            raise self.misfit(f"blocks of {self.block} inputs", f"one scale, or one for each channel, as in {owner}")
         if self.bits != spec.bits:
             raise self.misfit(f"{self.bits} bits", f"{spec.bits} bits, the width of {owner} there")
         count = 1 if channels is None else channels

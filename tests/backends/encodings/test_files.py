@@ -159,6 +159,24 @@ def channel(**changes: Any) -> str:
     return json.dumps({"version": "0.6.1", "activation_encodings": {"x": [record]}, "param_encodings": {}})
 
 
+BLOCKS: dict[str, Any] = {
+    "enc_type": "LPBQ",
+    "compressed_bw": 4,
+    "is_sym": True,
+    "scale": [0.1],
+    "offset": [-8],
+    "block_size": 16,
+    "per_block_int_scale": [3, 1, 15],
+}
+ROWS: dict[str, Any] = {
+    "output_dtype": "int4",
+    "y_scale": None,
+    "axis": 1,
+    "block_size": 16,
+    "per_channel_float_scale": [0.1, 0.2],
+    "per_block_int_scale": [[3, 1], [15, 2]],
+}
+
 REFUSED = {
     "not JSON": ("{", "not JSON"),
     "no version": ("[]", r"encodings of version None .*expected one of 0\.6\.1, 1\.0\.0, 2\.0\.0"),
@@ -170,7 +188,15 @@ REFUSED = {
     ),
     "an unknown key": (one_tensor(scales=[0.1]), r"no key 'scales'.*x.*expected one of name, enc_type"),
     "blocks": (one_tensor(enc_type="PER_BLOCK", block_size=16), "enc_type is 'PER_BLOCK'.*sums block by block"),
-    "blocks in two steps": (one_tensor(enc_type="LPBQ"), "enc_type is 'LPBQ'"),
+    "blocks without a size": (one_tensor(enc_type="LPBQ"), "a tensor in blocks lacks one of its keys"),
+    "blocks with another zero": (one_tensor(**{**BLOCKS, "offset": [-3]}), "the offset -3 next to blocks"),
+    "blocks that do not fit": (one_tensor(**{**BLOCKS, "scale": [0.1, 0.2]}), "3 factors of blocks and 2 scales"),
+    "rows of blocks of other lengths": (
+        linear(**{**ROWS, "per_block_int_scale": [[1, 2], [3]]}),
+        "not those of a weight",
+    ),
+    "rows of blocks without a size": (linear(**{**ROWS, "block_size": None}), "not those of a weight"),
+    "rows of blocks for other channels": (linear(**{**ROWS, "per_block_int_scale": [[1, 2]]}), "not those of a weight"),
     "a size of blocks": (one_tensor(block_size=16), "has block_size"),
     "floating point": (
         one_tensor(dtype="FLOAT", bw=16, scale=None, offset=None),
@@ -242,3 +268,17 @@ def test_versions_ask_for_what_they_need() -> None:
         write(Encodings((unknown_kind,), "2.0.0"), "0.6.1")
     with pytest.raises(EncodingsError, match="version '3' of encodings"):
         write(WHOLE, "3")
+
+
+@pytest.mark.parametrize("version", ["1.0.0", "2.0.0"])
+def test_weights_in_blocks_are_written_and_read(version: str) -> None:
+    weight = Encoding(
+        "w", 4, (0.1, 0.2), (8, 8), symmetric=True, signed=True, per_channel=True, axis=0, is_parameter=True,
+        block=16, factors=(3, 1, 15, 2, 7, 9),
+    )  # fmt: skip
+    (found,) = parse(write(Encodings((weight,), version), version)).tensors
+    assert (found.block, found.factors, found.bits, found.scale) == (16, weight.factors, 4, (0.1, 0.2))
+    assert found.same_grid(weight)
+    assert not found.same_grid(dataclasses.replace(weight, factors=(3, 1, 15, 2, 7, 8)))
+    with pytest.raises(EncodingsError, match=r"one scale per block of 16 inputs, which files of version 0\.6\.1 lack"):
+        write(Encodings((weight,), version), "0.6.1")
