@@ -38,8 +38,9 @@ __all__ = ["NUMERICS", "QUICK", "WHOLE", "Data", "Run", "cells", "key", "main", 
 OUTPUT = Path(__file__).resolve().parents[1] / "out" / "benchmarks" / "quantized_training"
 COMMITTED = Path(__file__).with_name("results") / "quantized_training.jsonl"
 SECTION = "accuracy of quantized training"
-RATE, DECAY, MOMENTUM = 0.05, 5e-4, 0.9
-"""SGD, down to 0 along a cosine."""
+RATE, DECAY, WARMUP = 0.006, 0.02, 0.15
+"""AdamW on one cycle, as the networks of the other benchmarks are trained: with SGD at 0.05, float training of the small
+ResNet-18 reached 13 % in 60,000 pictures."""
 EVALUATION_BATCH = 250
 MINUTES = 100.0
 """Time that one call takes at most."""
@@ -129,8 +130,8 @@ def train(module: nn.Module, cell: Cell, data: Data) -> tuple[list[float], float
     """Train; the mean loss of each epoch, nats, and the median time of a step, seconds."""
     run, times, losses = data.run, [], []
     generator = torch.Generator().manual_seed(cell.seed)
-    optimizer = torch.optim.SGD(module.parameters(), lr=RATE, momentum=MOMENTUM, weight_decay=DECAY)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, run.steps)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=RATE, weight_decay=DECAY)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=run.steps, pct_start=WARMUP)
     module.train()
     for _ in range(run.epochs):
         total = 0.0
@@ -185,7 +186,7 @@ def _logits(module: nn.Module, images: Tensor) -> Tensor:
 
 def key(cell: Cell, run: Run) -> str:
     """Key of a result: 12 hexadecimal digits of a hash of the training, its data and the numerics."""
-    settings = (NUMERICS, RATE, DECAY, MOMENTUM, SPLITS, MODES.get(cell.mode))
+    settings = (NUMERICS, RATE, DECAY, WARMUP, SPLITS, MODES.get(cell.mode))
     what = (cell, dataclasses.replace(run, whole=True), settings)
     return hashlib.sha256(repr(what).encode()).hexdigest()[:12]
 

@@ -21,11 +21,11 @@ SIZE = 64
 """Side of a picture, pixels."""
 CHUNK = 500
 """Pictures drawn at once; each chunk has a generator of its own."""
-RADIUS = (12.0, 22.0)
+RADIUS = (14.0, 24.0)
 """Pixels."""
 PERIOD = (0.32, 0.5)
 """Period of a fill in units of the radius."""
-NOISE = 0.18
+NOISE = 0.12
 """Largest standard deviation of the noise of a picture: it makes the classes hard to tell apart."""
 LEVELS = 255
 
@@ -81,7 +81,7 @@ def _chunk(seed: int) -> Pictures:
     for _ in range(4):
         images = images + (dice.uniform(0, 1, 3) - images) * _disc(dice, x, y)
 
-    right, down = x - dice.uniform(-10, 10), y - dice.uniform(-10, 10)
+    right, down = x - dice.uniform(-8, 8), y - dice.uniform(-8, 8)
     radius, angle = dice.uniform(*RADIUS), dice.uniform(0, 2 * math.pi)
     u, v = right * angle.cos() + down * angle.sin(), down * angle.cos() - right * angle.sin()
     coverage = _by_label(
