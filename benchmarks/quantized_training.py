@@ -39,8 +39,8 @@ OUTPUT = Path(__file__).resolve().parents[1] / "out" / "benchmarks" / "quantized
 COMMITTED = Path(__file__).with_name("results") / "quantized_training.jsonl"
 SECTION = "accuracy of quantized training"
 RATE, DECAY, WARMUP = 0.006, 0.02, 0.15
-"""AdamW on one cycle, as the networks of the other benchmarks are trained: with SGD at 0.05, float training of the small
-ResNet-18 reached 13 % in 60,000 pictures."""
+"""AdamW on one cycle, as the networks of the other benchmarks are trained. With SGD at 0.05 the small ResNet-18 reached
+13 % in float after 60,000 pictures."""
 EVALUATION_BATCH = 250
 MINUTES = 100.0
 """Time that one call takes at most."""
