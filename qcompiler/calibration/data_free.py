@@ -527,6 +527,7 @@ def _anywhere(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) -
 
 RULES: Mapping[str, _Rule] = {
     "fake_quantize": _same,
+    "quantize_gradient": _same,
     "dropout": _same,
     "identity": _same,
     "clamp_channels": _channel_clamp,
