@@ -467,7 +467,8 @@ def _with_types(grids: Encodings, program: Program) -> Encodings:
     for item in grids.tensors:
         declared = program.tensors.get(item.name)
         if item.is_parameter or declared is None:
-            declared = program.tensors.get(item.name.rstrip("_").removesuffix(encodings_files.CODES))
+            # The codes of a weight in blocks are a tensor of the program themselves: their factors multiply them there.
+            declared = program.tensors.get(item.name.rstrip("_").removesuffix(encodings_files.CODES), declared)
         if declared is None:
             raise ArtifactError(f"{item.name!r} is not a tensor of the program", where=ENCODINGS)
         tensors.append(encodings_files.stored_as(item, DType(declared.dtype), declared.axis))

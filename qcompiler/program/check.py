@@ -89,7 +89,7 @@ KINDS: Mapping[str, tuple[_Test, str]] = {
     "axis": (_AXIS, f"an axis from 0 to {MOST_AXES - 1}"),
     **dict.fromkeys(("groups", "block", "step", "divisor", "divisor_override"), (_COUNT, "a count of at least 1")),
     **dict.fromkeys(("start", "stop"), (_integer(0, LARGEST_SIZE), f"an integer from 0 to {LARGEST_SIZE}")),
-    **dict.fromkeys(("keepdim", "subtract", "ceil_mode", "count_include_pad"), (_boolean, "true or false")),
+    **dict.fromkeys(("keepdim", "subtract", "ceil_mode", "count_include_pad", "inside"), (_boolean, "true or false")),
     "shift": (_integer(0, MAX_SHIFT), f"a shift from 0 to {MAX_SHIFT} bits"),
     **dict.fromkeys(("left_multiplier", "right_multiplier", "out_multiplier"), (_number, "a number")),
     **dict.fromkeys(("left_exponent", "right_exponent", "out_exponent"), (_EXPONENT, "an integer from -128 to 127")),
