@@ -38,6 +38,7 @@ SINGLE: Attributes = {"mode": "single", "dtype": "i8"}
 PRODUCT: Attributes = {**SINGLE, "product_multiplier": 2**30, "product_exponent": 0}
 TABLE: Attributes = {"offset": -128, "function": "exp", "dtype": "i8"}
 NORM: Attributes = {**SINGLE, "epsilon": 1, "fraction": 10}
+GRADIENT: Attributes = {"spec": QuantSpec(8), "rounding": "nearest"}
 INT_LINEAR = [i8(2, 4), i8(8, 4), i32(8)]
 
 CASES: dict[str, tuple[str, list[TensorType], Attributes, str]] = {
@@ -134,6 +135,10 @@ CASES: dict[str, tuple[str, list[TensorType], Attributes, str]] = {
     "scales of another length": ("fake_quantize", [X, f32(6), i32(6)], {"spec": QuantSpec(8, axis=1)}, "has a parameter"),
     "limits upside down": ("fake_quantize", FAKE, {"spec": QuantSpec(8), "qmin": 5, "qmax": 4}, r"limited to 5\.\.4"),
     "limits off the grid": ("fake_quantize", FAKE, {"spec": QuantSpec(8), "qmax": 200}, r"in -128\.\.127"),
+    "a gradient without a specification": ("quantize_gradient", [X, f32(2)], {**GRADIENT, "spec": "s8"}, "a QuantSpec with one"),
+    "a gradient with scales per channel": ("quantize_gradient", [X, f32(2)], {**GRADIENT, "spec": QuantSpec(8, axis=1)}, "with one"),
+    "a rounding of a gradient": ("quantize_gradient", [X, f32(2)], {**GRADIENT, "rounding": "up"}, "the rounding is 'up'"),
+    "a range of a gradient without ends": ("quantize_gradient", [X, f32(3)], GRADIENT, "its low and its high end"),
     "scales for another bias": ("fake_quantize_bias", [f32(4), f32(3)], {"rounding": "rne"}, "its scale"),
     "a rounding of a bias": ("fake_quantize_bias", [f32(4), f32(4)], {"rounding": "up"}, "the rounding is 'up'"),
     "scales of two lengths": ("scale_product", [f32(4), f32(3)], {}, "the scales are"),
