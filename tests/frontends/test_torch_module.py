@@ -47,7 +47,7 @@ def test_what_neither_can_trace_names_the_line_and_both_reasons() -> None:
     message = str(caught.value)
     assert "neither by torch.fx (" in message
     assert "nor by torch.export (" in message
-    assert f"`if x.sum() > 0:` (at {__name__}:Decides.forward:{line})" in message
+    assert f"(at {__name__}:Decides.forward:{line}: `if x.sum() > 0:`)" in message
 
 
 def test_a_module_is_named_after_its_class_and_called_like_its_forward() -> None:

@@ -87,7 +87,7 @@ def test_elements_in_another_order_share_some_memory() -> None:
 def test_a_trace_that_fails_names_the_call() -> None:
     model = Function(lambda x: x @ torch.ones(4, 3)).eval()
     found = trace(model, bound(model, numbers(2, 4)).bound)
-    words = r"the traced model does not run on the inputs of the model: .*mat1 and mat2.* \(at .*<lambda>:\d+\)"
+    words = r"the traced model does not run on the inputs of the model: .*mat1 and mat2.* \(at .*<lambda>:\d+: `.*`\)"
     with pytest.raises(CaptureError, match=words):
         record(found, bound(model, numbers(2, 5)).bound)
 
