@@ -63,7 +63,9 @@ def test_a_failure_outside_of_all_modules_has_its_line() -> None:
         raise KeyError("lost")
 
     model = Function(fails).eval()
-    with pytest.raises(InputError, match=rf"KeyError: 'lost' \(at {__name__}:.*fails:\d+: `raise KeyError.*`\).*parameters are none"):
+    with pytest.raises(
+        InputError, match=rf"KeyError: 'lost' \(at {__name__}:.*fails:\d+: `raise KeyError.*`\).*parameters are none"
+    ):
         run(model, bound(model, numbers(2, 3)))
 
 
