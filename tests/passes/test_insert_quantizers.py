@@ -168,7 +168,7 @@ def test_a_width_asked_for_within_a_supergroup_is_that_of_its_result() -> None:
 REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "no node": ({"cc": 8}, InputError, "the override 'cc' matches no node"),
     "no width": ({"c": "wide"}, InputError, r"an override has the value 'wide' \(at overrides\['c'\]\)"),
-    "no key": ({"c": {"bits": 8}}, InputError, "an override has the key 'bits'.*activation_bits or weight_bits"),
+    "no key": ({"c": {"bits": 8}}, InputError, "an override has the key 'bits'.*weight_bits or gradient_bits"),
     "no such codes": ({"c": 12}, TargetError, "12"),
 }
 
