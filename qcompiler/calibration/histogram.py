@@ -14,7 +14,7 @@ from qcompiler.errors import InputError
 __all__ = ["DEFAULT_BINS", "Histogram", "check_bins"]
 
 DEFAULT_BINS = 2048
-"""Default number of bins: 16 KiB of counts per channel, and at least four bins per step of an 8-bit grid."""
+"""Default number of bins: 16 KiB of counts per channel at most, and at least four bins per step of an 8-bit grid."""
 
 _SMALLEST_EXPONENT = -149
 """2^-149 is the smallest positive float32: no finer bin separates anything."""
@@ -30,6 +30,8 @@ _FEW = 64
 
 _FINEST_IN_FLOAT32 = -126
 """Scaling by 2^126 at most, and never down, is exact in float32: nothing overflows or falls below the subnormals."""
+
+_COUNT_TYPES = (torch.int8, torch.int16, torch.int32, torch.int64)
 
 _LARGEST_SHIFT = 62
 """Bin indices lie within 2^24, so every right shift beyond 24 gives 0 or -1 alike; from 64 on shifts are undefined."""
@@ -65,7 +67,8 @@ class Histogram:
     a.
 
     Args:
-        counts: int64 [C, bins]; column j counts the non-zero values of bin `first[c] + j`.
+        counts: [C, bins], the narrowest signed integer type that holds them all; column j counts the non-zero values of
+            bin `first[c] + j`. Other integer types are converted.
         zeros: int64 [C], number of values equal to 0.
         low: float32 [C], smallest value.
         high: float32 [C], largest value.
@@ -79,6 +82,10 @@ class Histogram:
     high: Tensor
     ends: Tensor
     aligned: Tensor
+
+    def __post_init__(self) -> None:
+        """Store the counts narrowly: a network of a thousand layers has a histogram for each of their tensors."""
+        object.__setattr__(self, "counts", _narrowed(self.counts))
 
     @classmethod
     def of(cls, values: Tensor, bins: int = DEFAULT_BINS, extremes: tuple[Tensor, Tensor] | None = None) -> Histogram:
@@ -181,7 +188,7 @@ class Histogram:
     @property
     def counts_with_zeros(self) -> Tensor:
         """int64 [C, bins]: the counts with the zeros back in their bin, [0, width)."""
-        return _add_zeros(self.counts, self.zeros, self.first)
+        return _add_zeros(self.counts.to(torch.int64), self.zeros, self.first)
 
     def merge(self, other: Histogram) -> Histogram:
         """The exact histogram of the combined data.
@@ -232,7 +239,7 @@ class Histogram:
         centres = torch.minimum(torch.maximum(edges + 0.5 * width, low), high)
         ends = torch.stack([self.low, self.high], 1).to(torch.float64)
         column = (torch.floor(ends / width) - self.first.unsqueeze(1)).to(torch.int64).clamp(0, self.bins - 1)
-        counts = self.counts.scatter_add(1, column, -self.extremes)
+        counts = self.counts.to(torch.int64).scatter_add(1, column, -self.extremes)
         return torch.where(self.aligned.unsqueeze(1), edges, centres), counts
 
     @cached_property
@@ -250,11 +257,12 @@ class Histogram:
     def _joined(self, exponent: Tensor, first: Tensor) -> Tensor:
         """The counts after joining neighbours into the bins of a wider range that starts at bin `first`."""
         if torch.equal(exponent, self.exponent) and torch.equal(first, self.first):
-            return self.counts
+            return self.counts.to(torch.int64)
         shift = (exponent - self.exponent).clamp(max=_LARGEST_SHIFT).unsqueeze(1)
         index = ((self.first.unsqueeze(1) + torch.arange(self.bins)) >> shift) - first.unsqueeze(1)
         # Only empty bins beyond the maximum can fall outside: adding their zeros to the last bin changes nothing.
-        return torch.zeros_like(self.counts).scatter_add(1, index.clamp(max=self.bins - 1), self.counts)
+        counts = self.counts.to(torch.int64)
+        return torch.zeros_like(counts).scatter_add(1, index.clamp(max=self.bins - 1), counts)
 
 
 def check_bins(bins: int) -> None:
@@ -301,6 +309,11 @@ def _layout_of_one(low: float, high: float, bins: int) -> tuple[int, int]:
         if math.floor(high * per_width) - first < bins:
             return exponent, first
         exponent += 1
+
+
+def _narrowed(counts: Tensor) -> Tensor:
+    most = int(counts.max())
+    return counts.to(next(kind for kind in _COUNT_TYPES if most <= torch.iinfo(kind).max))
 
 
 def _add_zeros(counts: Tensor, zeros: Tensor, first: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from qcompiler.errors import CalibrationError
 __all__ = ["joint_ranges"]
 
 K = TypeVar("K", bound=Hashable)
-_TENSORS = 128
+_TENSORS = 48
 """Number of tensors in one search: bounds the memory, 2,048 bins each."""
 
 
