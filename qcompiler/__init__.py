@@ -17,10 +17,12 @@ from qcompiler.targets import Target, load_target, targets
 if TYPE_CHECKING:
     from qcompiler import frontends
     from qcompiler.analysis.analyze import analyze
+    from qcompiler.analysis.autoquant import autoquant
     from qcompiler.analysis.checkup import Checkup, check
     from qcompiler.analysis.diagnosis import Diagnosis
     from qcompiler.analysis.findings import Analysis, Finding
     from qcompiler.analysis.memory_movement import memory_movement
+    from qcompiler.analysis.search import Search
     from qcompiler.analysis.traffic import Traffic
     from qcompiler.artifact.artifact import Artifact, load
     from qcompiler.program.roofline import Estimate
@@ -40,9 +42,11 @@ __all__ = [
     "QATModule",
     "QCompilerError",
     "Report",
+    "Search",
     "Target",
     "Traffic",
     "analyze",
+    "autoquant",
     "batch_norm_divergence",
     "check",
     "compile",
@@ -67,8 +71,10 @@ _HOMES = {
     "Finding": "analysis.findings",
     "QATModule": "session.qat",
     "Report": "verification.forms",
+    "Search": "analysis.search",
     "Traffic": "analysis.traffic",
     "analyze": "analysis.analyze",
+    "autoquant": "analysis.autoquant",
     "batch_norm_divergence": "session.qat",
     "check": "analysis.checkup",
     "compile": "session.compile",

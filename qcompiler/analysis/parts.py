@@ -23,7 +23,7 @@ from qcompiler.quant.affine import along_axis
 from qcompiler.validation.layers import QUANTIZED_NAME
 from qcompiler.validation.partial import PartialRuns, Replay, float_run, fused_activations, noise_decibels
 
-__all__ = ["Group", "Part", "Table", "groups_of", "table"]
+__all__ = ["Group", "Part", "Table", "groups_of", "owner_of", "table"]
 
 BINS = 32
 """Bars of a histogram."""
@@ -132,10 +132,10 @@ def groups_of(graph: Graph) -> tuple[Group, ...]:
     for node in graph.nodes:
         if is_quantizer(node):
             by_scale.setdefault(node.inputs[1], []).append(node)
-    return tuple(Group(tuple(nodes), _owner(nodes[0])) for nodes in by_scale.values())
+    return tuple(Group(tuple(nodes), owner_of(nodes[0])) for nodes in by_scale.values())
 
 
-def _owner(quantizer: Node) -> Node | None:
+def owner_of(quantizer: Node) -> Node | None:
     """The operator that a quantizer belongs to; None for an input of the model, and for a copy of quantized values."""
     if quantizes_parameter(quantizer):
         readers = [user for user in quantizer.output.users if is_weighted(user)]

@@ -10,12 +10,16 @@ import typer
 from qcompiler.cli.arguments import (
     LARGEST,
     Base,
+    BatchSize,
+    Calibration,
     Changes,
     Effort,
     Folder,
     Json,
     Normalization,
+    Normalize,
     OverrideOptions,
+    Seed,
     TargetName,
     app,
     read_calibration,
@@ -87,17 +91,13 @@ def traffic(
     typer.echo(found.summary())
 
 
-Calibration = Annotated[Path, typer.Option(help="Calibration data, as for compile.")]
 Evaluate = Annotated[
     str | None,
     typer.Option(help="Function of the model that returns a score, larger is better: package.module:function."),
 ]
-Normalize = Annotated[Normalization, typer.Option(help="Normalization of images, as for compile.")]
-BatchSize = Annotated[int, typer.Option(min=1, max=LARGEST, help="Samples per calibration batch.")]
 Efforts = Annotated[Effort, typer.Option(help="Effort of the analyzed compile.")]
 Samples = Annotated[int, typer.Option(min=1, max=LARGEST, help="Samples on which tensors are measured.")]
 Budget = Annotated[int, typer.Option(min=1, max=LARGEST, help="Quantized models that are scored.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed for all random number generators.")]
 
 
 @app.command()

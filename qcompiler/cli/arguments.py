@@ -85,6 +85,12 @@ class Effort(enum.StrEnum):
     best = "best"
 
 
+Calibration = Annotated[Path, typer.Option(help="Calibration data, as for compile.")]
+Normalize = Annotated[Normalization, typer.Option(help="Normalization of images, as for compile.")]
+BatchSize = Annotated[int, typer.Option(min=1, max=LARGEST, help="Samples per calibration batch.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed for all random number generators.")]
+
+
 def read_model(text: str) -> tuple[Any, object]:
     """The model named on the command line, and its example inputs if its function returns them."""
     if Path(text).suffix in (".pt2", ".onnx"):

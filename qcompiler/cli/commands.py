@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from qcompiler.cli.analysis import app
 from qcompiler.cli.arguments import (
     LARGEST,
     Base,
@@ -38,6 +37,7 @@ from qcompiler.cli.arguments import (
     target_names,
 )
 from qcompiler.cli.printing import one_line, print_json, print_table, say
+from qcompiler.cli.searches import app
 from qcompiler.cli.words import in_options
 from qcompiler.errors import (
     CaptureError,

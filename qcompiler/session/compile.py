@@ -51,7 +51,7 @@ from qcompiler.verification.forms import verify as verify_forms
 from qcompiler.verification.layer_outputs import LayerOutputs, collect
 from qcompiler.verification.report import Report
 
-__all__ = ["Compiled", "compile"]
+__all__ = ["Compiled", "compile", "compile_session"]
 
 OnFailure: TypeAlias = Literal["error", "warn", "off"]
 
@@ -288,7 +288,7 @@ def compile(  # shadows the builtin: `compile` is the established name
         journal = Journal(None if destination is None else destination.finished, group)
         session = Session(source, hardware, options, chosen, group=group, journal=journal, progress=progress)
         try:
-            compiled = _compiled(session, verify)
+            compiled = compile_session(session, verify)
         except ArtifactError:
             raise  # A disk problem: repeating the same call resumes from the saved progress.
         except QCompilerError:
@@ -301,8 +301,12 @@ def compile(  # shadows the builtin: `compile` is the established name
     return compiled
 
 
-def _compiled(session: Session, verify: OnFailure) -> Compiled:
-    """The artifact of a session, its forms compared.
+def compile_session(session: Session, verify: OnFailure = "error") -> Compiled:
+    """The artifact of a session, its forms compared; nothing is written.
+
+    Args:
+        session: Session whose passes end at an INTEGER graph.
+        verify: See `compile`.
 
     Raises:
         VerificationError: A form differs, and `verify` is "error".

@@ -175,6 +175,7 @@ class Session:
             options or self.options,
             passes,
             group=self.context.processes,
+            journal=self.context.journal,
         )
         changed.captured = self.captured  # which has put samples and data into the context
         changed.context.samples, changed.context.calibration_data = self.context.samples, self.context.calibration_data

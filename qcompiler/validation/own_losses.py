@@ -31,7 +31,7 @@ from qcompiler.validation.partial import (
     relative_noise,
 )
 
-__all__ = ["Loss", "own_losses"]
+__all__ = ["Loss", "expected_noise", "own_losses"]
 
 MEASURED = 6
 """Tensors that are measured, each with one run of the graph."""
@@ -81,7 +81,7 @@ def own_losses(
         tensors, clean = float_run(run, own, reference.module.tensors, wanted)
         differentiable = True
         try:
-            effects = _expected(run.few(), tensors, own)
+            effects = expected_noise(run.few(), tensors, own)
         except RuntimeError:  # a function of an island may have no derivative
             effects, differentiable = _shares(run, tensors, own), False
         losses = []
@@ -98,8 +98,17 @@ def own_losses(
     return sorted(losses, key=lambda loss: loss.sqnr_db)
 
 
-def _expected(run: PartialRuns, tensors: Tensors, own: Tensors) -> dict[Node, float]:
-    """The loss that the model of noise expects of each quantizer: sum of e^2 G, as a share of the outputs' power."""
+def expected_noise(run: PartialRuns, tensors: Tensors, own: Tensors) -> dict[Node, float]:
+    """The loss that the model of noise expects of each quantizer: sum of e^2 G, as a share of the outputs' power.
+
+    Args:
+        run: Runs of a QUANTIZED graph on some samples.
+        tensors: Tensors that give the outputs of the float model; see `float_run`.
+        own: The tensors of the graph.
+
+    Raises:
+        RuntimeError: A function of a float island has no derivative.
+    """
     clean = run(tensors)
     reals: dict[Node, Tensor] = {}
     errors: dict[Node, Tensor] = {}

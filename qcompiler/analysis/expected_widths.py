@@ -1,0 +1,80 @@
+"""Layers whose tensors cause most of the expected noise of a quantized model."""
+
+from __future__ import annotations
+
+import torch
+
+from qcompiler.analysis.parts import Group, groups_of, owner_of
+from qcompiler.analysis.remedies import widest
+from qcompiler.ir.graph import Node
+from qcompiler.ir.interpret import Tensors, interpret
+from qcompiler.session.session import Session
+from qcompiler.validation.own_losses import expected_noise
+from qcompiler.validation.partial import PartialRuns, float_run, fused_activations
+
+__all__ = ["group_noise", "owners_of", "without_quantizers", "worst_layers"]
+
+REMAINS = 0.1
+"""Share of the expected noise that may remain after the chosen layers get more bits."""
+
+
+def without_quantizers(session: Session) -> tuple[PartialRuns, Tensors]:
+    """Runs of the quantized graph on the samples of a session, and tensors that give the outputs of the float model."""
+    graph, canonical, captured = (
+        state.module.main for state in (session.quantized, session.canonical, session.captured)
+    )
+    runs = PartialRuns(graph, session.samples, fused_activations(canonical, graph))
+    with torch.no_grad():
+        wanted, _ = interpret(captured, session.samples, captured.module.tensors)
+        tensors, _ = float_run(runs, graph.module.tensors, canonical.module.tensors, wanted)
+    return runs, tensors
+
+
+def group_noise(session: Session) -> dict[Group, float]:
+    """Expected noise of each group of quantizers by itself, as a share of the power of the outputs.
+
+    Raises:
+        RuntimeError: A function of a float island has no derivative.
+    """
+    runs, tensors = without_quantizers(session)
+    own = runs.graph.module.tensors
+    with torch.no_grad():
+        found = expected_noise(runs, tensors, own)
+    return {group: sum(found.get(node, 0.0) for node in group.quantizers) for group in groups_of(runs.graph)}
+
+
+def owners_of(group: Group) -> list[Node]:
+    """The operators whose widths decide about the width of a group; empty for inputs of the model."""
+    return list(dict.fromkeys(node for item in group.quantizers if (node := owner_of(item)) is not None))
+
+
+def worst_layers(session: Session) -> dict[str, dict[str, int]]:
+    """Widest numbers for the groups that cause nine tenths of the expected noise, by layer.
+
+    Args:
+        session: A session on its target; groups that have the widest numbers already are left out.
+
+    Returns:
+        `activation_bits` and `weight_bits` by name of a layer; empty if no group can be wider, or if all would be.
+    """
+    try:
+        noise = group_noise(session)
+    except RuntimeError:
+        return {}
+    most = {weight: widest(session.target, "weight" if weight else "activation") for weight in (False, True)}
+    able = [
+        group
+        for group in sorted(noise, key=noise.__getitem__, reverse=True)
+        if owners_of(group) and group.quantizers[0].spec.bits < most[group.is_weight]
+    ]
+    left, found = sum(noise.values()), dict[str, dict[str, int]]()
+    enough, chosen = REMAINS * left, 0
+    for group in able:
+        if left <= enough:
+            break
+        left -= noise[group]
+        chosen += 1
+        role = "weight_bits" if group.is_weight else "activation_bits"
+        for owner in owners_of(group):
+            found.setdefault(owner.name, {})[role] = most[group.is_weight]
+    return {} if chosen == len(able) else found
