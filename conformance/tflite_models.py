@@ -136,6 +136,14 @@ def _linear(model: _Model, shape: Sequence[int]) -> Json:
     return model.finish("FULLY_CONNECTED", "FullyConnectedOptions", shape, 4, fusedActivationFunction=activation)
 
 
+def _matmul(model: _Model, shape: Sequence[int]) -> Json:
+    if len(shape) == 4:
+        raise UnsupportedError("a product of four axes", where=model.instruction.output, expected="other numbers")
+    for name, operand, like in zip("ab", model.operands[:2], model.types[:2], strict=True):
+        model.add(name, operand, like)
+    return model.finish("BATCH_MATMUL", "BatchMatMulOptions", shape, 2, adjX=False, adjY=False)
+
+
 def _binary(code: str, kind: str) -> Callable[[_Model, Sequence[int]], Json]:
     def write(model: _Model, shape: Sequence[int]) -> Json:
         for name, operand, like in zip("ab", model.operands, model.types, strict=True):
@@ -205,6 +213,7 @@ def _rescale(model: _Model, shape: Sequence[int]) -> Json:
 OPERATORS: dict[str, Callable[[_Model, Sequence[int]], Json]] = {
     "int_conv2d": _conv2d,
     "int_linear": _linear,
+    "int_matmul": _matmul,
     "int_add": _add,
     "int_mul": _binary("MUL", "MulOptions"),
     "maximum": _extreme("MAXIMUM"),

@@ -109,6 +109,8 @@ class _Placement:
                     self._quantize(value, spec, before=node, like=node, stem=value.name, only=[node])
             if is_weighted(node):
                 self._quantize_parameters(node)
+            if node.definition.has(Trait.CONTRACTION):
+                self._fit_second_operand(node)
             self._propagate_or_quantize(node)
 
     def run_layer_inputs(self, scheme: Simulation) -> None:
@@ -155,6 +157,25 @@ class _Placement:
             name=f"{node.name}.bias.q",
         )
         self.rewriter.replace_input(node, 2, bias.output)
+
+    def _fit_second_operand(self, node: Node) -> None:
+        """Give a product of two activations a copy of its second operand if the core does not multiply the widths."""
+        sources = [quantizer_of(value) for value in node.inputs]
+        first, second = (self.target.activation_bits if item is None else item.spec.bits for item in sources)
+        bits = self.target.second_width(node.op, first, second)
+        if bits is None:
+            raise UnsupportedError(
+                self.target.unmultiplied(node.op, first, second),
+                where=node.where,
+                expected="a pair of widths that the core multiplies",
+                fix="Override the widths of the operands of this product.",
+            )
+        if bits != second:
+            spec = self.target.activation_spec(op=node.op, bits=bits)
+            stem = name_of_copy(node, 1).removesuffix(".q")
+            copy = self._quantize(node.inputs[1], spec, before=node, like=node, stem=stem, only=[node])
+            name = node.inputs[1].name if sources[1] is None else sources[1].name
+            self.rewriter.note(copy, WIDE_COPY(operand=name, bits=bits, reader=node.name))
 
     def _quantize_weight(self, node: Node, bits: int | None) -> Value:
         """Put a quantizer on the weight of a layer whose input has one."""

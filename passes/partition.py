@@ -118,6 +118,8 @@ def why_float(node: Node, target: Target, overrides: Overrides) -> str:
         sizes = node.inputs[0].type.shape
         if not all(isinstance(sizes[axis], int) for axis in node.integers("axes", ())):
             return "a mean over an axis of symbolic size"
+    if node.definition.has(Trait.CONTRACTION) and not isinstance(node.inputs[0].type.shape[-1], int):
+        return "a product that sums over an axis of symbolic size"
     strange = [value for value in (*node.inputs, *node.outputs) if not value.type.dtype.is_float]
     return f"%{strange[0].name} is {strange[0].type.dtype}" if strange else ""
 

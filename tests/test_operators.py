@@ -95,6 +95,16 @@ def linear(draw: Draw) -> Case:
     return nn.Linear(features, draw(st.integers(1, 7)), bias=draw(st.booleans())), [(2, *outer, features)]
 
 
+def matmul(draw: Draw) -> Case:
+    rows, terms, columns = sizes(draw, 3, 1, 7)
+    outer = sizes(draw, draw(st.integers(0, 2)), 1, 3)
+    other = tuple(1 if draw(st.booleans()) else size for size in outer)
+    turned = draw(st.booleans())
+    second = (columns, terms) if turned else (terms, columns)
+    function = (lambda x, y: x @ y.transpose(-2, -1)) if turned else torch.matmul
+    return function, [(2, *outer, rows, terms), (2, *other, *second)]
+
+
 def batch_norm(draw: Draw) -> Case:
     rank = draw(st.integers(0, 3))
     layer: Any = (nn.BatchNorm1d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[rank](4)
@@ -267,6 +277,7 @@ CASES: dict[str, Callable[[Draw], Case]] = {
     **{f"conv{rank}d": convolution(rank) for rank in (1, 2, 3)},
     **{f"conv_transpose{rank}d": transposed(rank) for rank in (1, 2, 3)},
     "linear": linear,
+    "matmul": matmul,
     "batch_norm": batch_norm,
     "layer_norm": layer_norm,
     "add": binary(torch.add),

@@ -64,7 +64,7 @@ def without_integer_kernel(files: ProgramFiles) -> frozenset[str]:
     return frozenset(
         item.output
         for item in files.program.instructions
-        if op(item.op).has(Trait.WEIGHTED)
+        if op(item.op).has(Trait.WEIGHTED, Trait.CONTRACTION)
         and any(int(tensors[name].dtype[1:]) > BITS_OF_KERNELS for name in (*item.inputs[:2], item.output))
     )
 

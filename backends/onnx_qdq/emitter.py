@@ -30,7 +30,7 @@ CLIP_TOLERANCE = 2.0**-20
 AXES_AS_INPUT = 18
 """The first opset in which ReduceMean reads its axes from an input."""
 
-_FUSED = ("int_conv1d", "int_conv2d", "int_conv3d", "int_linear")
+_FUSED = ("int_conv1d", "int_conv2d", "int_conv3d", "int_linear", "int_matmul")
 """Layers with an integer kernel in ONNX Runtime, which is used only if the quantizer directly follows the layer."""
 
 WEIGHT_CODES = ".codes"

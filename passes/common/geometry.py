@@ -21,7 +21,7 @@ def geometry_of(node: Node) -> Geometry:
         kernel, stride, dilation = (node.integers(key, ()) for key in ("kernel", "stride", "dilation"))
         return Geometry(kernel, stride, dilation, terms=math.prod(kernel) if kernel else None)
     if not is_weighted(node):
-        return Geometry(terms=_product(node.inputs[1].type.shape[1:]))
+        return Geometry(terms=_product(node.inputs[0].type.shape[-1:]))
     layer = Layer(node)
     if layer.is_linear:
         return Geometry(terms=layer.terms)

@@ -135,7 +135,7 @@ class Lowering:
 
     def proofs(self, node: Node) -> Proofs:
         """The conditions on a node, computed with the target's arithmetic; they may depend on the input's width."""
-        read = node.inputs[:1] if node.definition.has(Trait.MAC) else node.inputs[:2]
+        read = node.inputs[:1] if node.definition.has(Trait.WEIGHTED) else node.inputs[:2]
         bits = [self.lowered[value].type.dtype.bits for value in read if value in self.lowered]
         return Proofs(node, self.arithmetic.at(node.op, max(bits, default=8)), self.target.name)
 

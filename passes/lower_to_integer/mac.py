@@ -51,6 +51,23 @@ def mac(lowering: Lowering, node: Node, out: Output) -> Value:
     return lowering.insert(f"int_{node.op}", operands, attributes, out, node)
 
 
+@lowers(Trait.CONTRACTION)
+def contraction(lowering: Lowering, node: Node, out: Output) -> Value:
+    """A product of two activations: the multiplier, and the proof of its sums from the limits of both operands."""
+    a, b = (lowering.lowered[value] for value in node.inputs)
+    proofs = lowering.proofs(node)
+    real = real_multiplier(
+        lowering.params(a).scale, lowering.params(b).scale, out.params.scale, proofs.arithmetic.requant
+    )
+    requantization = proofs.prepared(real)
+    # The steps of both operands include 0, so that these bounds hold for unfinished sums, too.
+    products = torch.outer(*(torch.tensor(lowering.steps(value)) for value in (a, b)))
+    terms = a.type.size(a.type.rank - 1)
+    proofs.sums(products.min() * terms, products.max() * terms, requantization)
+    operands = [a, b, *lowering.multiplier(requantization, out)]
+    return lowering.insert("int_matmul", operands, {"mode": str(requantization.mode)}, out, node)
+
+
 def _bias(lowering: Lowering, node: Node, scale: Tensor, arithmetic: Arithmetic) -> Tensor:
     fake = node.inputs[2].producer
     source = fake.inputs[0] if fake is not None and fake.op == "fake_quantize_bias" else node.inputs[2]

@@ -1,6 +1,7 @@
 """One definition per operator: signature, type inference and evaluation. Importing this package fills the registry."""
 
 from qcompiler.ops import (
+    contraction,
     custom,
     dropout,
     elementwise,
@@ -21,6 +22,7 @@ __all__ = [
     "SCALED",
     "UNARY",
     "UnaryFunction",
+    "contraction",
     "custom",
     "dropout",
     "elementwise",

@@ -7,6 +7,7 @@ from qcompiler.ir.types import Stage
 
 _BY_TRAIT = {
     Trait.WEIGHTED: "mac",
+    Trait.CONTRACTION: "product",
     Trait.ELEMENTWISE: "elementwise",
     Trait.ACTIVATION: "elementwise",
     Trait.AVERAGE: "average",

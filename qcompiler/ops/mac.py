@@ -212,12 +212,21 @@ register(
 )
 
 
-def _infer_matmul(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
-    check_float(types)
+def matmul_shape(types: Sequence[TensorType]) -> tuple[Dim, ...]:
+    """Output shape of a matrix product: [..., m, k] times [..., k, n], the other axes broadcast.
+
+    Raises:
+        GraphError: The operands have fewer than two axes, or their inner or outer sizes differ.
+    """
     a, b = types[0].shape, types[1].shape
     if len(a) < 2 or len(b) < 2 or a[-1] != b[-2]:
         raise GraphError(f"the operands are {types[0]} and {types[1]}", expected="[..., m, k] and [..., k, n]")
-    return (TensorType(types[0].dtype, (*broadcast(a[:-2], b[:-2]), a[-2], b[-1])),)
+    return (*broadcast(a[:-2], b[:-2]), a[-2], b[-1])
+
+
+def _infer_matmul(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
+    check_float(types)
+    return (TensorType(types[0].dtype, matmul_shape(types)),)
 
 
 def _evaluate_matmul(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:

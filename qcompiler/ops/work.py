@@ -18,7 +18,7 @@ def multiply_accumulates(node: Node) -> int:
     if node.callee is not None:
         return sum(map(multiply_accumulates, node.callee.nodes))
     if node.definition.has(Trait.CONTRACTION):
-        return count(node.output) * _size(node.inputs[0].type.shape[-1])
+        return layer_products(node.definition, _sizes(node.inputs[0].type.shape), (), _sizes(node.output.type.shape))
     if not node.definition.has(Trait.WEIGHTED):
         return 0
     x, weight, y = (_sizes(value.type.shape) for value in (*node.inputs[:2], node.output))
@@ -29,11 +29,13 @@ def layer_products(layer: OpDef, x: Sequence[int], weight: Sequence[int], y: Seq
     """Number of products that a layer sums.
 
     Args:
-        layer: The operator: a weighted one, on real numbers or on codes.
+        layer: The operator on real numbers or on codes: a weighted one, or a product of two activations.
         x: Sizes of the input.
-        weight: Sizes of the weight.
+        weight: Sizes of the weight, or of the second operand of a product of two activations.
         y: Sizes of the result.
     """
+    if layer.has(Trait.CONTRACTION):
+        return math.prod(y) * x[-1]
     # Each weight is used once per output pixel; in a transposed convolution, once per input pixel.
     pixels = x if layer.has(Trait.TRANSPOSED) else y
     positions = (pixels[0], *pixels[2:]) if layer.has(Trait.CONVOLUTION) else pixels[:-1]

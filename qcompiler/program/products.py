@@ -14,7 +14,7 @@ def products(files: ProgramFiles) -> dict[str, int]:
     found = {}
     for item in files.program.instructions:
         layer = op(item.op)
-        if layer.has(Trait.WEIGHTED):
+        if layer.has(Trait.WEIGHTED, Trait.CONTRACTION):
             x, weight, y = (files.program.tensors[name].shape for name in (*item.inputs[:2], item.output))
             found[item.output] = layer_products(layer, (1, *x[1:]), weight, (1, *y[1:]))
     return found

@@ -257,7 +257,7 @@ class _Estimation:
 
     def _macs(self, item: Instruction) -> int:
         """Products of a layer."""
-        if not op(item.op).has(Trait.WEIGHTED):
+        if not op(item.op).has(Trait.WEIGHTED, Trait.CONTRACTION):
             return 0
         x, weight, y = (self.tensors.shape(name) for name in (*item.inputs[:2], item.output))
         return layer_products(op(item.op), x, weight, y)

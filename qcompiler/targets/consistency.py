@@ -158,18 +158,19 @@ def _rule(d: Fields, rule: OpRule) -> Iterator[tuple[Key, str]]:
 
 def _combinations(d: Fields, rule: OpRule) -> Iterator[tuple[Key, str]]:
     """Pairs of number types, whose arithmetic may depend only on the storage width of the activation."""
-    if rule.combinations and rule.kind != "mac":
+    if rule.combinations and rule.kind not in ("mac", "product"):
         yield ("combinations",), f"{rule.names[0]} has no weight"
         return
-    known = {
-        "activation": (d.defaults.activation, *d.defaults.other_activations),
-        "weight": (d.defaults.weight, *d.defaults.other_weights),
-    }
+    activations = (d.defaults.activation, *d.defaults.other_activations)
+    # The second operand of a product of two activations is an activation, too.
+    second = activations if rule.kind == "product" else (d.defaults.weight, *d.defaults.other_weights)
+    known = {"activation": activations, "weight": second}
     special: dict[bool, Combination] = {}
     for index, pair in enumerate(rule.combinations):
         for role, names in known.items():
             if getattr(pair, role) not in names:
-                reason = f"{getattr(pair, role)!r} is not one of the target's number types for {role}s, {list(names)}"
+                kind = "activation" if names == activations else role
+                reason = f"{getattr(pair, role)!r} is not one of the target's number types for {kind}s, {list(names)}"
                 yield ("combinations", index, role), reason
                 return
         wide = max(d.dtypes[pair.activation].widths) > 8

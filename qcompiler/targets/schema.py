@@ -26,7 +26,7 @@ Count: TypeAlias = Annotated[Int, Field(ge=0, lt=2**63)]
 Interval: TypeAlias = tuple[Count, Count]
 """Smallest and largest."""
 
-OpKind = Literal["mac", "elementwise", "average", "normalization", "table", "movement", "float"]
+OpKind = Literal["mac", "product", "elementwise", "average", "normalization", "table", "movement", "float"]
 Packing = Literal["none", "low_nibble_first", "high_nibble_first"]
 
 
@@ -261,7 +261,7 @@ class Combination(_Model):
     activation: Text
     """Number type of the input."""
     weight: Text
-    """Number type of the weight."""
+    """Number type of the weight, or of the second operand of a product of two activations."""
     requantize: Multiplier | None = None
     """Requantization of this pair; by default that of the rule."""
     accumulator: Accumulator | None = None

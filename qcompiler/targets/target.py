@@ -192,9 +192,28 @@ class Target:
         if any(activation_bits in dtypes[a].widths and weight_bits in dtypes[w].widths for a, w in pairs):
             return ""
         known = ", ".join(f"{a} x {w}" for a, w in pairs)
+        kind = "activations" if rule.kind == "product" else "weights"
         return (
-            f"{op} of {activation_bits}-bit activations and {weight_bits}-bit weights, but {self.name} supports {known}"
+            f"{op} of {activation_bits}-bit activations and {weight_bits}-bit {kind}, but {self.name} supports {known}"
         )
+
+    def second_width(self, op: str, first_bits: int, second_bits: int) -> int | None:
+        """Width in bits that the second operand of a product of two activations must have.
+
+        Args:
+            op: The product.
+            first_bits: Width of the first operand.
+            second_bits: Width of the second operand, which is kept if the core multiplies the pair.
+
+        Returns:
+            None if the core multiplies the first operand with no width.
+        """
+        rule = self.op_rule(op)
+        if rule is None or not self.unmultiplied(op, first_bits, second_bits):
+            return second_bits
+        dtypes = self.descriptor.dtypes
+        pairs = [pair for pair in rule.combinations if first_bits in dtypes[pair.activation].widths]
+        return dtypes[pairs[0].weight].bits if pairs else None
 
     def _number(self, role: str, bits: int | None) -> NumberType:
         """The number type for activations, or weights, of a width."""

@@ -135,8 +135,14 @@ def test_a_definition_has_one_of_several_traits() -> None:
 
 def test_kinds_of_integer_forms_come_from_the_definitions() -> None:
     kinds = integer_kinds()
-    assert (kinds["conv2d"], kinds["add"], kinds["mean"], kinds["prelu"]) == ("mac", "elementwise", "average", "table")
-    assert {"matmul", "div", "batch_norm", "identity", "custom"}.isdisjoint(kinds)
+    assert (kinds["conv2d"], kinds["matmul"], kinds["add"], kinds["mean"], kinds["prelu"]) == (
+        "mac",
+        "product",
+        "elementwise",
+        "average",
+        "table",
+    )
+    assert {"div", "batch_norm", "identity", "custom"}.isdisjoint(kinds)
 
 
 @pytest.mark.parametrize(

@@ -142,9 +142,9 @@ def test_the_user_asks_for_float() -> None:
     [
         ([cumsum("a", "x"), "%a"], {}, ["'cumsum' has no operator", "%a", 'rule("cumsum")', 'fallback="float"']),
         (
-            ["%a = matmul(%x, %x) : f32[N, 4, 6, 6]", "%a"],
+            ["%a = div(%x, %x) : f32[N, 4, 6, 6]", "%a"],
             {},
-            ["int8_dsp has no integer matmul", "add a rule for matmul", 'fallback="float"'],
+            ["int8_dsp has no integer div", "add a rule for div", 'fallback="float"'],
         ),
         (
             [f"%a = relu(%x) : {SHAPE}", "%a"],
@@ -161,12 +161,12 @@ def test_a_target_without_islands_refuses(text: list[str], overrides: dict[str, 
 
 
 def test_all_that_is_missing_is_listed_with_its_places() -> None:
-    text = [cumsum("a", "x"), "%b = matmul(%a, %a) : f32[N, 4, 6, 6]", cumsum("c", "b"), cumsum("d", "c"), "%d"]
+    text = [cumsum("a", "x"), "%b = div(%a, %a) : f32[N, 4, 6, 6]", cumsum("c", "b"), cumsum("d", "c"), "%d"]
     with pytest.raises(UnsupportedError) as caught:
         run(Partition(), module("canonical", *text), PassContext(load_target("int8_dsp")))
     listed = str(caught.value).partition("Also missing:\n")[2].splitlines()
     assert listed == [
-        "    the target int8_dsp has no integer matmul (at %b)",
+        "    the target int8_dsp has no integer div (at %b)",
         "    the torch function 'cumsum' has no operator (at %c; %d)",
     ]
 

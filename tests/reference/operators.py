@@ -163,6 +163,25 @@ def int_linear(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> l
     return fill(out, element)
 
 
+def int_matmul(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list[Any]:
+    """sum of (a - z_a) * (b - z_b) over the last axis of a and the last but one of b; the outer axes broadcast."""
+    a, b = operands[:2]
+
+    def element(index: Index) -> int:
+        *outer, row, column = index
+        left, right = (
+            tuple(
+                0 if size == 1 else i
+                for size, i in zip(g.shape[:-2], outer[len(outer) - len(g.shape) + 2 :], strict=True)
+            )
+            for g in (a, b)
+        )
+        acc = sum(a.step((*left, row, k)) * b.step((*right, k, column)) for k in range(a.shape[-1]))
+        return requantize(acc, channel(operands, 2, 0), channel(operands, 3, 0), out, attributes)
+
+    return fill(out, element)
+
+
 def broadcast(operand: Grid, index: Index) -> Index:
     """The place of `operand` that stands for `index` of the result."""
     tail = index[len(index) - len(operand.shape) :]
@@ -503,6 +522,7 @@ OPERATORS: dict[str, Callable[[Sequence[Grid], Attributes, Grid], list[Any]]] = 
     "int_linear": int_linear,
     "int_add": int_add,
     "int_mul": int_mul,
+    "int_matmul": int_matmul,
     "maximum": maximum,
     "minimum": minimum,
     "int_mean": int_mean,

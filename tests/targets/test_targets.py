@@ -259,7 +259,7 @@ CONTRADICTIONS = {
         '[[supergroup]]\nsteps = [["tanh"], ["relu"]]\n',
         "tanh has no accumulator",
     ),
-    "a supergroup of an op without a rule": ('[[supergroup]]\nsteps = [["matmul"], ["relu"]]\n', "which has no rule"),
+    "a supergroup of an op without a rule": ('[[supergroup]]\nsteps = [["div"], ["relu"]]\n', "which has no rule"),
     "two memories of one name": (
         '[[memory]]\nname = "m"\nbytes = 1\n[[memory]]\nname = "m"\nbytes = 2\n',
         "two memories have the name 'm'",

@@ -66,3 +66,9 @@ def linear(emitter: Emitter, node: Node) -> None:
     matrix = emitter.compute(node, "Reshape", [x, rows])
     product = emitter.biased(node, "Gemm", [matrix, weight, bias], 0, transB=1)
     emitter.quantized(node, emitter.compute(node, "Reshape", [product, emitter.sizes(node)]))
+
+
+@emits("int_matmul")
+def matmul(emitter: Emitter, node: Node) -> None:
+    """A MatMul of two activations."""
+    emitter.quantized(node, emitter.compute(node, "MatMul", [emitter.real(node, 0), emitter.real(node, 1)]))

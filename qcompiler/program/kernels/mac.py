@@ -54,11 +54,17 @@ def _exact_type(weight: Int, largest: int, where: str) -> type[np.floating[Any]]
 
 def layer_multiplier(call: Call, arrays: Sequence[Array]) -> tuple[Array | None, Array | None]:
     """Multiplier and exponent of a layer; block factors of the weight may follow the other operands."""
+    if call.instruction.op in CONTRACTIONS:
+        return multiplier_of(arrays, 2)
     return multiplier_of(arrays if call.get("block") is None else arrays[:-1], 3)
 
 
 def layer_reach(call: Call, arrays: Sequence[Array]) -> tuple[int, int]:
     """Number of terms in each sum of a layer, bias included, and a bound on the sum of their magnitudes."""
+    if call.instruction.op in CONTRACTIONS:
+        terms = arrays[0].shape[-1]
+        a, b = (int(np.abs(steps_of(call, arrays, i)).max(initial=0)) for i in range(2))
+        return terms, terms * a * b
     weight, bias = _weight(call, arrays), np.abs(arrays[2].astype(np.int64))
     terms = weight.size // max(1, bias.size)
     largest = [int(np.abs(item).max(initial=0)) for item in (weight, steps_of(call, arrays, 0), bias)]
@@ -135,7 +141,30 @@ def linear(call: Call, arrays: Sequence[Array]) -> Int:
     return total
 
 
-@kernel(*sums, steps=(0,), requantizes=True)
+@sums("int_matmul")
+def matmul(call: Call, arrays: Sequence[Array]) -> Int:
+    """[..., m, k] times [..., k, n] over the last two axes, zero points removed."""
+    bound = arrays[0].shape[-1] * largest_step(call.inputs[0]) * largest_step(call.inputs[1])
+    if bound >= FLOAT64_EXACT:
+        raise ArtifactError(
+            f"partial sums can reach {bound}", where=call.instruction.output, expected=f"less than {FLOAT64_EXACT}"
+        )
+    dtype = np.float32 if bound < FLOAT32_EXACT else np.float64
+    total: Int = (steps_of(call, arrays, 0).astype(dtype) @ steps_of(call, arrays, 1).astype(dtype)).astype(np.int64)
+    return total
+
+
+CONTRACTIONS = ("int_matmul",)
+"""Products of two activations, which have neither weight nor bias."""
+
+
+@kernel(*CONTRACTIONS, steps=(0, 1), requantizes=True)
+def contraction(call: Call, arrays: Sequence[Array]) -> Array:
+    """A product of two activations: its sums of products, requantized."""
+    return call.requantize(sums[call.instruction.op](call, arrays), *layer_multiplier(call, arrays))
+
+
+@kernel(*(name for name in sums if name not in CONTRACTIONS), steps=(0,), requantizes=True)
 def layer(call: Call, arrays: Sequence[Array]) -> Array:
     """A layer: its sums of products, requantized."""
     total = sums[call.instruction.op](call, arrays)
@@ -144,4 +173,4 @@ def layer(call: Call, arrays: Sequence[Array]) -> Array:
 
 def channels_second(call: Call, array: Array) -> Array:
     """The result of a layer, moved from channels last to logical order."""
-    return array if call.instruction.op == "int_linear" else np.moveaxis(array, -1, 1)
+    return array if call.instruction.op in ("int_linear", *CONTRACTIONS) else np.moveaxis(array, -1, 1)

@@ -43,3 +43,21 @@ def mac(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
         return multiplier.apply(acc, zero_point=zero_point, qmin=qmin, qmax=qmax, axis=axis if per_channel else None)
 
     return Pending(requantize)
+
+
+@exact(Trait.CONTRACTION)
+def contraction(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
+    """Sums of products of the codes of two activations; the accumulator waits for its quantizer."""
+    a, b = codes_of(node, operands[0]), codes_of(node, operands[1])
+    computes = arithmetic.at(node.op, max(a.bits, b.bits))
+    if a.codes.shape[-1] * a.largest_step() * b.largest_step() >= 2**53:
+        raise GraphError("a sum of products may exceed float64", where=node.where, expected="less than 2^53")
+    terms = [a.steps().to(torch.float64), b.steps().to(torch.float64)]
+    acc = node.definition.evaluate(node, terms)[0].to(torch.int64)
+
+    def requantize(out: AffineParams, qmin: int, qmax: int) -> Tensor:
+        real = real_multiplier(a.params.scale, b.params.scale, out.scale, computes.requant)
+        multiplier = prepare_requantization(real, computes.requant)
+        return multiplier.apply(acc, zero_point=int(out.zero_point), qmin=qmin, qmax=qmax, axis=None)
+
+    return Pending(requantize)

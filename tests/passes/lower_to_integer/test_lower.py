@@ -248,9 +248,9 @@ REFUSED: dict[str, tuple[list[str], type[Exception], str]] = {
         r"the quantizer .* permute \(at %r",
     ),
     "an operator without a rule": (
-        [quantizer("q", "%x"), f"%r = matmul(%q, %q) : {SHAPE}", quantizer("o", "%r", "t"), "%o"],
+        [quantizer("q", "%x"), f"%r = div(%q, %q) : {SHAPE}", quantizer("o", "%r", "t"), "%o"],
         UnsupportedError,
-        r"matmul has no integer form \(at %r",
+        r"div has no integer form \(at %r",
     ),
     "a result without a quantizer": (
         [quantizer("q", "%x"), f"%r = exp(%q) : {SHAPE}", "%r"],

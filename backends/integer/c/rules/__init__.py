@@ -7,12 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from qcompiler.backends.integer.c.rules import averages, elementwise, mac, movement, normalization, quantizers, tables
+from qcompiler.backends.integer.c.rules import (
+    averages,
+    contraction,
+    elementwise,
+    mac,
+    movement,
+    normalization,
+    quantizers,
+    tables,
+)
 from qcompiler.backends.integer.c.writer import Rule
 from qcompiler.ir.table import Table
 
 RULES: Table[Rule] = Table(
     mac.emits,
+    contraction.emits,
     elementwise.emits,
     averages.emits,
     normalization.emits,
