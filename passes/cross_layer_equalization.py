@@ -30,7 +30,6 @@ Source: Nagel et al. 2019, arXiv:1906.04721, section 4.1; Nagel et al. 2021, arX
 from __future__ import annotations
 
 import functools
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -39,30 +38,20 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from qcompiler.errors import EncodingsError, InputError
+from qcompiler.errors import InputError
 from qcompiler.ir.events import Message, Sentence
-from qcompiler.ir.graph import Graph, Node, Value
+from qcompiler.ir.graph import Graph, Node
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ops.layers import Layer
 from qcompiler.passes.base import Pass, PassContext
-from qcompiler.passes.common.channel_facts import facts_of
 from qcompiler.passes.common.channel_limits import keeps_caps, limits_of, set_limits
-from qcompiler.passes.common.channel_noise import (
-    ScaledLayer,
-    Widths,
-    places_of,
-    rescale,
-    scaled_layers,
-    whole_noise,
-)
+from qcompiler.passes.common.channel_noise import ScaledLayer, Widths, scaled_layers
 from qcompiler.passes.common.channel_tables import scales_of, set_scales
 from qcompiler.passes.common.equalization import FOREIGN, Group, factor_of, forget_ranges, groups
+from qcompiler.passes.common.kept_factors import kept_steps, written
 from qcompiler.passes.common.supergroups import ends_supergroup
-from qcompiler.passes.common.weighed_factors import GAIN, GAIN_WITHOUT_DATA, OCTAVES, STEPS, factors_of, weighed
-from qcompiler.quant.encoding import Encodings
 from qcompiler.validation.contracts import THRESHOLDS, Contract
-from qcompiler.validation.noise import decibels
 
 RESCALED = Sentence("channels-rescaled", "its channels are rescaled with the inverse in {layers}")
 LIMITS_RESCALED = Sentence("limits-rescaled", "its limits are multiplied by {least:.4g} to {most:.4g}")
@@ -70,19 +59,8 @@ TABLES_RESCALED = Sentence(
     "tables-rescaled", "its channels are multiplied by {least:.4g} to {most:.4g}, with one table per channel"
 )
 
-SIXTEENTHS = "sixteenths"
-"""Fact of `RESCALED`: log2 of the factors of all channels in sixteenths, with commas in between."""
-NO_GAIN = Sentence("noise-not-lower", "other factors would not lower the expected noise")
-LITTLE_GAIN = Sentence(
-    "noise-hardly-lower", "all groups together would lower the expected noise by less than {decibels:g} dB"
-)
-SEVERAL_AXES = Sentence("channels-read-along-several-axes", "its channels are read along several axes")
-
 TABLE_STEPS = 4
 """Number of factors per octave for channels with a table."""
-
-LEAST_DB = 0.5
-"""Expected gain of the whole model, dB, below which it stays as it is: new roundings may be less fortunate."""
 
 
 @dataclass(frozen=True)
@@ -139,11 +117,11 @@ class CrossLayerEqualization(Pass):
         layers = scaled_layers(found)
         before = _spread(list(layers.values()))
         if self.factors == "noise" and found:
-            steps = self._steps(graph, context, found, layers)
+            widths = Widths(context.require_target(self.name))
+            steps = kept_steps(graph, context, found, layers, widths, Layer.of)
             kept = [group for group in found if group.producer in steps]
-            written = {node: {SIXTEENTHS: ",".join(map(str, item.tolist()))} for node, item in steps.items()}
         else:
-            written = {}
+            steps = {}
             kept = self._equalize(context, found, layers)
         for group in kept:
             if group.tables:
@@ -153,7 +131,8 @@ class CrossLayerEqualization(Pass):
         _rescale_between(kept, layers, rewriter)
         for group in kept:
             names = tuple(consumer.node.name for consumer in group.consumers)
-            rewriter.note(group.producer, RESCALED(layers=names, **written.get(group.producer, {})))
+            data = written(steps[group.producer]) if group.producer in steps else {}
+            rewriter.note(group.producer, RESCALED(layers=names, **data))
         context.record.metrics.update(pairs=len(kept))
         context.record.metrics.update(spread_before=before, spread_after=_spread(list(layers.values())))
 
@@ -164,78 +143,6 @@ class CrossLayerEqualization(Pass):
             largest, rounds = max(_equalize(group, layers) for group in found), rounds + 1
         context.record.metrics.update(rounds=rounds)
         return found
-
-    def _steps(
-        self, graph: Graph, context: PassContext, found: list[Group], layers: dict[Node, ScaledLayer]
-    ) -> dict[Node, Tensor]:
-        """Factors in sixteenths of an octave, applied to `layers`: those of given encodings, or new ones."""
-        given = context.encodings
-        if given is None or not given.producer.get("pipeline"):
-            return self._weigh(graph, context, found, layers)
-        # Encodings of this package belong to tensors with these factors.
-        steps = given_steps(given, found)
-        for group in found:
-            if group.producer in steps:
-                readers = [(consumer, layers[consumer.node]) for consumer in group.consumers]
-                rescale(layers[group.producer], readers, factors_of(steps[group.producer]))
-        return steps
-
-    def _weigh(
-        self, graph: Graph, context: PassContext, found: list[Group], layers: dict[Node, ScaledLayer]
-    ) -> dict[Node, Tensor]:
-        """The factors with the least expected noise, applied to `layers`."""
-        widths = Widths(context.require_target(self.name))
-        rewriter = context.rewriter(graph)
-        found = list(_along_one_axis(found, rewriter))
-        facts = facts_of(graph, context, found, layers)
-        gain = GAIN if context.calibration_data is not None else GAIN_WITHOUT_DATA
-        before = whole_noise(found, layers, facts, widths)
-        steps = weighed(found, layers, facts, widths, gain)
-        after = whole_noise(found, layers, facts, widths)
-        context.record.metrics.update(expected_db_before=decibels(before), expected_db_after=decibels(after))
-        reason = NO_GAIN()
-        if steps and decibels(after) < decibels(before) + LEAST_DB:
-            reason = LITTLE_GAIN(decibels=LEAST_DB)
-            steps = {}
-            for layer in layers.values():
-                layer.reset()
-        for group in found:
-            if group.producer not in steps:
-                rewriter.refuse(group.producer, reason)
-        return steps
-
-
-def given_steps(given: Encodings, found: Sequence[Group]) -> dict[Node, Tensor]:
-    """The factors in a file of encodings, by producer.
-
-    Raises:
-        EncodingsError: They are not one whole number per channel of a layer that can be rescaled.
-    """
-    expected = "by layer, a whole number for each channel"
-    try:
-        texts = json.loads(given.producer.get("factors", "{}"))
-        steps = {name: torch.tensor([int(item) for item in text.split(",")]) for name, text in texts.items()}
-    except (ValueError, AttributeError, TypeError, OverflowError) as error:
-        raise EncodingsError("the factors of the encodings cannot be read", expected=expected) from error
-    known = {group.producer.name: group.producer for group in found}
-    for name, item in steps.items():
-        if name not in known or len(item) != Layer(known[name]).outputs or int(item.abs().max()) > STEPS * OCTAVES:
-            raise EncodingsError(
-                f"the encodings have {len(item)} factors for {name!r}",
-                expected=expected,
-                fix="Use encodings of this model.",
-            )
-    return {known[name]: item for name, item in steps.items()}
-
-
-def _along_one_axis(found: Sequence[Group], rewriter: Rewriter) -> Iterator[Group]:
-    """The groups whose activations are read along one channel axis each."""
-    axes: dict[Value, int] = {}
-    for group in found:
-        if all(axes.setdefault(value, axis) == axis for value, axis in places_of(group)):
-            yield group
-        else:
-            rewriter.refuse(group.producer, SEVERAL_AXES())
 
 
 def _groups(

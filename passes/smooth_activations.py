@@ -16,14 +16,20 @@ weight.
 and bias of a layer norm, or the constant of a product. In a chain of groups the last group is first, so that a group
 sees the final weights of its readers, except for its own factors.
 
+The formula ignores how much each tensor matters, and moves noise from activations to weights even where the weights
+have less to spare. The default pipeline therefore uses `factors=noise`, which keeps factors where the expected noise of
+the outputs falls; decision 45.
+
 Source: Xiao et al. 2023, arXiv:2211.10438, section 4, equations 3 and 4.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from types import MappingProxyType
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -31,12 +37,13 @@ from torch import Tensor
 from qcompiler.calibration.observers import MinMaxObserver, Observer
 from qcompiler.calibration.runner import observe
 from qcompiler.errors import InputError, PassError
-from qcompiler.ir.events import Sentence
+from qcompiler.ir.events import Message, Sentence
 from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ops.layers import Layer, leaf_of
-from qcompiler.ops.quantizers import is_leaf, leaf_tensor
+from qcompiler.ops.quantizers import is_leaf
 from qcompiler.passes.base import Pass, PassContext
+from qcompiler.passes.common.channel_noise import Widths, scaled_layers
 from qcompiler.passes.common.equalization import (
     FOREIGN,
     Consumer,
@@ -46,8 +53,12 @@ from qcompiler.passes.common.equalization import (
     forget_ranges,
     groups,
     producer_axis,
+    scale_constants,
     scale_layer,
 )
+from qcompiler.passes.common.kept_factors import kept_steps, written
+from qcompiler.passes.common.supergroups import ends_supergroup
+from qcompiler.passes.common.weighed_factors import factors_of
 from qcompiler.validation.contracts import THRESHOLDS, Contract
 
 Magnitudes = dict[Value, Tensor]
@@ -71,17 +82,22 @@ class SmoothActivations(Pass):
     On a QUANTIZED graph the quantizers in between lose their ranges, because their values change.
 
     Args:
-        alpha: Share of the activation range that moves to the weights, in [0, 1].
+        alpha: Share of the activation range that moves to the weights, in [0, 1]; for `factors=ranges`.
+        factors: `ranges`: the formula of the paper. `noise`: the factors with the least expected noise of the outputs,
+            from weights, activations and sensitivities, for layer norms and products with a constant; a group that
+            gains nothing stays as it is, and layers are left to `cross-layer-equalization{factors=noise}`. Needs a
+            target; without calibration data the weights of layer norms give the ranges.
 
     Raises:
         InputError: `alpha` is out of range.
-        PassError: There is no calibration data.
+        PassError: There is no calibration data, or `factors` is `noise`, and there is no target.
     """
 
     name: ClassVar[str] = "smooth-activations"
     requires: ClassVar[frozenset[str]] = frozenset({"batch-norm-folded"})
     invalidates: ClassVar[frozenset[str]] = frozenset({"weight-ranges", "activation-ranges"})
     alpha: float = 0.5
+    factors: Literal["ranges", "noise"] = "ranges"
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.alpha <= 1.0:
@@ -94,14 +110,43 @@ class SmoothActivations(Pass):
 
     def prepare(self, graph: Graph, context: PassContext) -> bool:
         """Remove the ranges of quantizers whose values change."""
-        return forget_ranges(groups(graph, may_produce=_has_factors), context.rewriter(graph), weights=True)
+        return forget_ranges(groups(graph, may_produce=self._may_produce), context.rewriter(graph), weights=True)
 
     def run(self, graph: Graph, context: PassContext) -> None:
         """See the module text."""
+        if self.factors == "noise":
+            self._lower_noise(graph, context)
+        else:
+            self._balance_ranges(graph, context)
+
+    def _may_produce(self, node: Node) -> bool:
+        """Whether the parameters of `node` can absorb a factor per channel of the result, and this pass decides it."""
+        if node.op == "layer_norm":
+            return len(node.inputs) > 1 and all(is_leaf(leaf_of(value)) for value in node.inputs[1:])
+        return constant_factor(node) is not None or (self.factors == "ranges" and Layer.of(node) is not None)
+
+    def _lower_noise(self, graph: Graph, context: PassContext) -> None:
+        """Take the factors with the least expected noise."""
+        widths = Widths(context.require_target(self.name))
+        rewriter = context.rewriter(graph)
+        has_grid = functools.partial(ends_supergroup, target=widths.target)
+        found = list(groups(graph, rewriter.refuse, may_produce=self._may_produce, has_grid=has_grid))
+        layers = scaled_layers(found)
+        steps = kept_steps(graph, context, found, layers, widths, self._may_produce) if found else {}
+        for layer in layers.values():
+            layer.write(rewriter)
+        for group in found:
+            if group.producer in steps:
+                s = factors_of(steps[group.producer])
+                rewriter.note(group.producer, _smoothed(group, s, written(steps[group.producer])))
+        context.record.metrics.update(groups=len(steps))
+
+    def _balance_ranges(self, graph: Graph, context: PassContext) -> None:
+        """Apply the formula of the module text to all groups."""
         if context.calibration_data is None:
             raise PassError("without calibration_data the size of activations is unknown", fix="Pass calibration_data.")
         rewriter = context.rewriter(graph)
-        found = list(_found(graph, rewriter))
+        found = list(self._found(graph, rewriter))
         magnitudes = _observed(graph, context, context.calibration_data, found)
         before = _spread(magnitudes)
         for group in reversed(found):
@@ -113,9 +158,15 @@ class SmoothActivations(Pass):
                 scale_layer(Layer(consumer.node), rewriter, inputs=factor)
                 smoothed[value] = magnitudes[value] / factor
             magnitudes.update(smoothed)
-            names = tuple(consumer.node.name for consumer in group.consumers)
-            rewriter.note(group.producer, SMOOTHED(least=float(s.min()), most=float(s.max()), layers=names))
+            rewriter.note(group.producer, _smoothed(group, s))
         context.record.metrics.update(groups=len(found), spread_before=before, spread_after=_spread(magnitudes))
+
+    def _found(self, graph: Graph, rewriter: Rewriter) -> Iterator[Group]:
+        for group in groups(graph, rewriter.refuse, may_produce=self._may_produce):
+            if all(len(axes) == 1 for axes in _axes(group).values()):
+                yield group
+            else:
+                rewriter.refuse(group.producer, SEVERAL_AXES())
 
     def _factors(self, group: Group, magnitudes: Magnitudes) -> Tensor:
         """s of the module docstring, float64; 1 for a channel that is always zero or unused."""
@@ -131,11 +182,10 @@ class SmoothActivations(Pass):
         return torch.where((x > 0) & (w > 0), s, 1.0)
 
 
-def _has_factors(node: Node) -> bool:
-    """Whether the parameters of `node` can absorb a factor per channel of the result."""
-    if node.op == "layer_norm":
-        return all(is_leaf(leaf_of(value)) for value in node.inputs[1:])
-    return constant_factor(node) is not None or Layer.of(node) is not None
+def _smoothed(group: Group, s: Tensor, data: Mapping[str, str] = MappingProxyType({})) -> Message:
+    """The event of a group with these factors."""
+    names = tuple(consumer.node.name for consumer in group.consumers)
+    return SMOOTHED(least=float(s.min()), most=float(s.max()), layers=names, **data)
 
 
 def _axes(group: Group) -> dict[Value, set[int]]:
@@ -145,14 +195,6 @@ def _axes(group: Group) -> dict[Value, set[int]]:
         value = consumer.node.inputs[0]
         axes.setdefault(value, set()).add(Layer(consumer.node).input_axis)
     return axes
-
-
-def _found(graph: Graph, rewriter: Rewriter) -> Iterator[Group]:
-    for group in groups(graph, rewriter.refuse, may_produce=_has_factors):
-        if all(len(axes) == 1 for axes in _axes(group).values()):
-            yield group
-        else:
-            rewriter.refuse(group.producer, SEVERAL_AXES())
 
 
 def _observed(
@@ -175,16 +217,10 @@ def _column_ranges(consumer: Consumer) -> Tensor:
 def _divide(producer: Node, s: Tensor, rewriter: Rewriter) -> None:
     """Divide the channels of the result of `producer`."""
     layer = Layer.of(producer)
-    if layer is not None:
+    if layer is None:
+        scale_constants(producer, rewriter, 1.0 / s)
+    else:
         scale_layer(layer, rewriter, outputs=1.0 / s)
-        return
-    factor = constant_factor(producer)
-    for value in producer.inputs[1:] if factor is None else [factor]:
-        leaf = leaf_of(value)
-        tensor = leaf_tensor(leaf)
-        # The channel axis of a layer norm is the last one; of a constant, the only axis longer than 1.
-        shape = (-1,) if factor is None else [1 if size == 1 else -1 for size in tensor.shape]
-        rewriter.write_tensor(leaf, (tensor.to(torch.float64) / s.reshape(shape)).to(tensor.dtype))
 
 
 def _spread(magnitudes: Magnitudes) -> float:

@@ -26,7 +26,7 @@ from qcompiler.ops.layers import Layer
 from qcompiler.passes.base import PassContext
 from qcompiler.passes.common.channel_limits import limits_of
 from qcompiler.passes.common.channel_noise import Facts, Limits, Place, ScaledLayer, ScaledTensor, places_of
-from qcompiler.passes.common.equalization import FOREIGN, Consumer, Group, PerChannel
+from qcompiler.passes.common.equalization import FOREIGN, Consumer, Group, PerChannel, channels_of
 from qcompiler.passes.common.mean_sensitivities import mean_sensitivities
 from qcompiler.validation.noise import Sensitivities
 
@@ -50,9 +50,9 @@ def facts_of(graph: Graph, context: PassContext, found: Sequence[Group], layers:
     counts: dict[Place, Tensor] = {}
     if context.calibration_data is not None:
         ranges, counts = _observed(graph, context, context.calibration_data, places)
-        measured = _measured(graph, context, places, layers, found)
+        measured = _measured(graph, context, places, layers.values(), found)
     else:
-        ranges = _described(graph, context, places, found)
+        ranges = _described(graph, context, places, found, layers)
     deviations = {place: (high - low) / (2 * DEVIATIONS) for place, (low, high) in ranges.items()}
     if context.calibration_data is not None:
         ranges = _widened(ranges, counts, found)
@@ -60,8 +60,9 @@ def facts_of(graph: Graph, context: PassContext, found: Sequence[Group], layers:
     if measured is None:
         _sense_readers(found, layers, tensors)
         return Facts(tensors, {group.producer: _reader_limits(group) for group in found if group.caps})
-    for node, layer in layers.items():
-        layer.sense(measured.tensors[_name(node)])
+    for layer in layers.values():
+        if layer.weight is not None:
+            layer.sense(layer.kernel(measured.tensors[_name(layer.weight)]))
     for place, tensor in tensors.items():
         tensor.sensitivity, tensor.shift = measured.values[place[0]], measured.shifts[place[0]]
     return Facts(tensors, {group.producer: _limits(group, measured.limits) for group in found if group.caps})
@@ -69,7 +70,7 @@ def facts_of(graph: Graph, context: PassContext, found: Sequence[Group], layers:
 
 def _limits(group: Group, sensitivity: Mapping[Value, Tensor]) -> Limits:
     """The limits of a group."""
-    sums = torch.zeros(Layer(group.producer).outputs, dtype=torch.float64)
+    sums = torch.zeros(channels_of(group.producer), dtype=torch.float64)
     for cap in group.caps:
         own = cap.channels != FOREIGN
         sums = sums.index_add(0, cap.channels[own], sensitivity[cap.node.output][own])
@@ -78,7 +79,7 @@ def _limits(group: Group, sensitivity: Mapping[Value, Tensor]) -> Limits:
 
 def _ends(group: Group) -> Tensor:
     """The lowest limit of each channel; infinite without one."""
-    ends = torch.full((Layer(group.producer).outputs,), torch.inf, dtype=torch.float64)
+    ends = torch.full((channels_of(group.producer),), torch.inf, dtype=torch.float64)
     for cap in group.caps:
         own = cap.channels != FOREIGN
         ends = ends.scatter_reduce(0, cap.channels[own], limits_of(cap.node, len(own))[1][own], "amin")
@@ -92,7 +93,7 @@ def _reader_limits(group: Group) -> Limits:
         view = Layer(consumer.node)
         sums = view.rows().to(torch.float64).abs().sum(3).square().sum(1).reshape(-1)
         own = consumer.channels != FOREIGN
-        gain = torch.zeros(Layer(group.producer).outputs, dtype=torch.float64)
+        gain = torch.zeros(channels_of(group.producer), dtype=torch.float64)
         gain = gain.index_add(0, consumer.channels[own], sums[own] / sums.sum().clamp(min=1e-30))
         for cap in group.caps:
             own_cap = cap.channels != FOREIGN
@@ -107,8 +108,8 @@ def _tensor(low: Tensor, high: Tensor, deviation: Tensor, count: Tensor | None) 
     return ScaledTensor(low.clamp(max=0.0), high.clamp(min=0.0), deviation, zeros, zeros.clone(), ones, count)
 
 
-def _name(node: Node) -> str:
-    leaf = Layer(node).weight.producer
+def _name(weight: Value) -> str:
+    leaf = weight.producer
     assert leaf is not None, "the weight of a layer is a tensor of the model"
     return leaf.text("ref")
 
@@ -158,23 +159,29 @@ def _widened(ranges: Ranges, counts: dict[Place, Tensor], found: Sequence[Group]
 
 
 def _measured(
-    graph: Graph, context: PassContext, places: Iterable[Place], layers: Iterable[Node], found: Sequence[Group]
+    graph: Graph, context: PassContext, places: Iterable[Place], layers: Iterable[ScaledLayer], found: Sequence[Group]
 ) -> Sensitivities | None:
     """None if no output depends on the layers differentiably."""
-    names = [*dict.fromkeys(map(_name, layers))]
+    names = [*dict.fromkeys(_name(layer.weight) for layer in layers if layer.weight is not None)]
     values = {value: axis for value, axis in places}  # noqa: C416  # a value has one channel axis
     caps = {cap.node.output: cap for group in found for cap in group.caps}
     limits = {value: (cap.axis, limits_of(cap.node, len(cap.channels))[1]) for value, cap in caps.items()}
     return mean_sensitivities(graph, context, values, names, limits)
 
 
-def _described(graph: Graph, context: PassContext, places: Iterable[Place], found: Sequence[Group]) -> Ranges:
+def _described(
+    graph: Graph,
+    context: PassContext,
+    places: Iterable[Place],
+    found: Sequence[Group],
+    layers: Mapping[Node, ScaledLayer],
+) -> Ranges:
     """Ranges from batch norms; where they end, as if the layer's inputs were normal numbers."""
     known = describe(graph, context.input_range or DEFAULT_INPUT_RANGE)
-    writers: dict[Place, list[tuple[Node, Tensor]]] = {}
+    writers: dict[Place, list[tuple[ScaledLayer, Tensor]]] = {}
     for group in found:
         for place, channels in places_of(group).items():
-            writers.setdefault(place, []).append((group.producer, channels))
+            writers.setdefault(place, []).append((layers[group.producer], channels))
     ranges: Ranges = {}
     for value, axis in places:
         count = value.type.size(axis)
@@ -190,13 +197,13 @@ def _described(graph: Graph, context: PassContext, places: Iterable[Place], foun
     return ranges
 
 
-def _from_weights(count: int, producers: Iterable[tuple[Node, Tensor]]) -> tuple[Tensor, Tensor]:
+def _from_weights(count: int, producers: Iterable[tuple[ScaledLayer, Tensor]]) -> tuple[Tensor, Tensor]:
     """|bias| and the norm of each row of the producers, given with the channels that they write."""
     reach = torch.ones(count, dtype=torch.float64)
-    for node, channels in producers:
-        layer = Layer(node)
-        norms = layer.rows().to(torch.float64).square().sum((2, 3)).sqrt().reshape(-1) * DEVIATIONS
-        bias = layer.bias_tensor()
+    for producer, channels in producers:
+        norms = producer.kernel().to(torch.float64).square().sum((2, 3)).sqrt().reshape(-1) * DEVIATIONS
+        layer = Layer.of(producer.node)
+        bias = None if layer is None else layer.bias_tensor()
         span = norms if bias is None else norms + bias.to(torch.float64).abs()
         reach = torch.where(channels == FOREIGN, reach, span[channels.clamp(min=0)])
     return -reach, reach
@@ -219,7 +226,7 @@ def _sense_readers(
         for place, channels in places_of(group).items():
             own = channels != FOREIGN
             tensor = tensors[place]
-            gain = torch.zeros(Layer(group.producer).outputs, dtype=torch.float64)
+            gain = torch.zeros(channels_of(group.producer), dtype=torch.float64)
             gain = gain.index_add(0, channels[own], tensor.sensitivity[own])
             variance = torch.zeros_like(gain).scatter_reduce(
                 0, channels[own], tensors[place].deviation.square()[own], "amax"
@@ -234,7 +241,7 @@ def _sense_grid(group: Group, item: PerChannel, tensors: Mapping[Place, ScaledTe
         source = tensors[consumer.node.inputs[0], Layer(consumer.node).input_axis]
         read = consumer.channels != FOREIGN
         for name in ("sensitivity", "shift"):
-            gain = torch.zeros(Layer(group.producer).outputs, dtype=torch.float64)
+            gain = torch.zeros(channels_of(group.producer), dtype=torch.float64)
             gain = gain.index_add(0, consumer.channels[read], getattr(source, name)[read])
             mine = torch.where(own, gain[item.channels.clamp(min=0)], 0.0)
             setattr(tensor, name, getattr(tensor, name) + mine)
@@ -248,16 +255,13 @@ def _sense_reader(consumer: Consumer, layer: ScaledLayer, tensor: ScaledTensor) 
     total = (of_input * power).sum().clamp(min=1e-30)
     tensor.sensitivity = tensor.sensitivity + of_input / total
     tensor.shift = tensor.shift + view.rows().to(torch.float64).sum(3).square().sum(1).reshape(-1) / total
-    rows = power.reshape(view.groups, 1, -1, 1).expand_as(squares) / total
-    layer.sense(view.from_rows(rows.contiguous()))
+    layer.sense(power.reshape(view.groups, 1, -1, 1).expand_as(squares) / total)
 
 
 def _sense_rows(layer: ScaledLayer, gain: Tensor, variance: Tensor) -> None:
     """The part of a producer whose input no group describes: inputs of equal power give its results their variance."""
-    if bool(layer.sensitivity.any()):
+    if layer.weight is None or bool(layer.sensitivity.any()):
         return
-    view = Layer(layer.node)
-    rows = view.rows().to(torch.float64)
+    rows = layer.kernel().to(torch.float64)
     norms = rows.square().sum((2, 3)).reshape(-1).clamp(min=1e-30)
-    each = (gain * variance / norms).reshape(view.groups, -1, 1, 1).expand_as(rows)
-    layer.sense(view.from_rows(each.contiguous()))
+    layer.sense((gain * variance / norms).reshape(len(rows), -1, 1, 1).expand_as(rows))

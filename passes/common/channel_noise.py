@@ -24,8 +24,17 @@ from torch import Tensor
 
 from qcompiler.ir.graph import Node, Value
 from qcompiler.ir.rewrite import Rewriter
-from qcompiler.ops.layers import Layer
-from qcompiler.passes.common.equalization import FOREIGN, Consumer, Group, factor_of, scale_layer
+from qcompiler.ops.layers import Layer, leaf_of
+from qcompiler.ops.quantizers import leaf_tensor
+from qcompiler.passes.common.equalization import (
+    FOREIGN,
+    Consumer,
+    Group,
+    constant_factor,
+    factor_of,
+    scale_constants,
+    scale_layer,
+)
 from qcompiler.targets import Target
 
 CHUNK = 1 << 20
@@ -43,7 +52,7 @@ class ScaledLayer:
 
     def __init__(self, node: Node, classes: Tensor) -> None:
         self.node = node
-        weight = Layer(node).rows()
+        weight = self.kernel()
         count, outputs, inputs = weight.shape[:3]
         magnitudes = weight.abs().amax(3).permute(1, 0, 2).reshape(outputs, count * inputs)
         numbers, self.classes = torch.unique(classes, return_inverse=True)
@@ -59,14 +68,26 @@ class ScaledLayer:
         self._sums: tuple[Tensor, Tensor] | None = None
         """Ranges and sums of sensitivities with the current factors of the classes."""
 
+    @property
+    def weight(self) -> Value | None:
+        """The tensor of the model whose quantization counts; None if it costs nothing."""
+        return Layer(self.node).weight
+
+    def kernel(self, tensor: Tensor | None = None) -> Tensor:
+        """The weight, or a tensor of its shape, as [groups, outputs per group, inputs per group, taps]."""
+        return Layer(self.node).rows(tensor)
+
+    def per_row(self, target: Target) -> bool:
+        """Whether the weight has a scale per output channel."""
+        return target.weight_spec(self.node.op, 0).axis is not None
+
     def reset(self) -> None:
         """Set all factors to 1."""
         self.rows, self.columns = torch.ones_like(self.rows), torch.ones_like(self.columns)
         self._sums = None
 
-    def sense(self, sensitivity: Tensor) -> None:
-        """Set the sensitivity of the outputs of the model to the weight, float64 in the shape of the weight."""
-        weight = Layer(self.node).rows(sensitivity)
+    def sense(self, weight: Tensor) -> None:
+        """Set the sensitivity of the outputs of the model to the weight, float64 in the form of `kernel`."""
         count, outputs, inputs = weight.shape[:3]
         sums = weight.sum(3).permute(1, 0, 2).reshape(outputs, count * inputs).to(torch.float32)
         self.sensitivity = torch.zeros_like(self.magnitudes).index_add(1, self.classes, sums)
@@ -149,6 +170,39 @@ class ScaledLayer:
         scale_layer(Layer(self.node), rewriter, outputs=self.rows.reshape(-1), inputs=self.columns[self.classes])
 
 
+class ScaledConstants(ScaledLayer):
+    """The same of a node with one constant per channel and no weight: a layer norm, or a product with a constant.
+
+    The constant of a product has one scale for all channels. The weight of a layer norm has 16 bits, whose noise counts
+    as 0.
+
+    Args:
+        node: The node.
+    """
+
+    def __init__(self, node: Node) -> None:
+        super().__init__(node, torch.zeros(1, dtype=torch.int64))
+
+    @property
+    def weight(self) -> Value | None:
+        """The constant of a product."""
+        factor = constant_factor(self.node)
+        return None if factor is None else leaf_of(factor)
+
+    def kernel(self, tensor: Tensor | None = None) -> Tensor:
+        """The constants, [1, channels, 1, 1]."""
+        constants = leaf_tensor(self.weight or leaf_of(self.node.inputs[1])) if tensor is None else tensor
+        return constants.reshape(1, -1, 1, 1)
+
+    def per_row(self, target: Target) -> bool:  # as in the class above
+        """One scale for all."""
+        return False
+
+    def write(self, rewriter: Rewriter) -> None:
+        """Multiply the constants by the factors."""
+        scale_constants(self.node, rewriter, self.rows.reshape(-1))
+
+
 def largest_of(rows: Tensor, numbers: Tensor, count: int) -> Tensor:
     """The largest entry of each class in each row, [rows, count]."""
     largest = torch.zeros(len(rows), count, dtype=rows.dtype)
@@ -168,12 +222,16 @@ def scaled_layers(found: Sequence[Group]) -> dict[Node, ScaledLayer]:
                 classes[node] = torch.where(own, numbers, classes.get(node, _apart(node)))
             else:
                 classes.setdefault(node, _apart(node))
-    return {node: ScaledLayer(node, numbers) for node, numbers in classes.items()}
+    return {
+        node: ScaledConstants(node) if Layer.of(node) is None else ScaledLayer(node, numbers)
+        for node, numbers in classes.items()
+    }
 
 
 def _apart(node: Node) -> Tensor:
-    """A separate class for each input channel."""
-    return torch.arange(Layer(node).inputs)
+    """A separate class for each input channel; none of a node that is no layer."""
+    layer = Layer.of(node)
+    return torch.arange(0 if layer is None else layer.inputs)
 
 
 Place = tuple[Value, int]
@@ -317,15 +375,11 @@ class Widths:
         self.levels = activations.qmax - activations.qmin
         self.symmetric = activations.symmetric and activations.signed
 
-    def per_row(self, node: Node) -> bool:
-        """Whether the weight of `node` has a scale per output channel."""
-        return self.target.weight_spec(node.op, 0).axis is not None
-
     def of_weights(
         self, layer: ScaledLayer, *, rows: Tensor | None = None, columns: Tensor | None = None
     ) -> list[float]:
         """Expected noise of a quantized weight; see `ScaledLayer.noises`."""
-        return layer.noises(self.weight_levels, per_row=self.per_row(layer.node), rows=rows, columns=columns)
+        return layer.noises(self.weight_levels, per_row=layer.per_row(self.target), rows=rows, columns=columns)
 
     def of_weight(self, layer: ScaledLayer) -> float:
         """Expected noise of a quantized weight with the current factors."""

@@ -158,6 +158,23 @@ def scale_layer(
         set_statistics(layer.node, gaussian.scale(statistics, outputs))
 
 
+def scale_constants(node: Node, rewriter: Rewriter, outputs: Tensor) -> None:
+    """Multiply weight and bias of a layer norm, or the constant of a product, by factors; rounded once.
+
+    Args:
+        node: A node of one of these two kinds.
+        rewriter: Rewriter of the graph.
+        outputs: float64 [channels].
+    """
+    factor = constant_factor(node)
+    for value in node.inputs[1:] if factor is None else [factor]:
+        leaf = leaf_of(value)
+        tensor = leaf_tensor(leaf)
+        # The channel axis of a layer norm is the last one; of a constant, the only axis longer than 1.
+        shape = (-1,) if factor is None else [1 if size == 1 else -1 for size in tensor.shape]
+        rewriter.write_tensor(leaf, (tensor.to(torch.float64) * outputs.reshape(shape)).to(tensor.dtype))
+
+
 def factor_of(channels: Tensor, s: Tensor) -> Tensor:
     """Factors of channels, float64 [*, channels]; 1 for channels from another producer.
 
@@ -182,6 +199,11 @@ def producer_axis(node: Node) -> int:
             raise Refused(CONSTANT_NOT_PER_CHANNEL())
         return node.output.type.rank + axes[0]
     return node.output.type.rank - 1 if node.op == "layer_norm" else Layer(node).output_axis
+
+
+def channels_of(producer: Node) -> int:
+    """Number of channels of a producer."""
+    return producer.output.type.size(producer_axis(producer))
 
 
 def constant_factor(node: Node) -> Value | None:

@@ -23,8 +23,8 @@ from qcompiler.passes.apply_encodings import ApplyEncodings
 from qcompiler.passes.base import Override
 from qcompiler.passes.calibrate_activations import CalibrateActivations
 from qcompiler.passes.check_encodings import CheckEncodings
+from qcompiler.passes.common.kept_factors import SIXTEENTHS
 from qcompiler.passes.common.outline import FLOAT_ISLAND
-from qcompiler.passes.cross_layer_equalization import SIXTEENTHS
 from qcompiler.passes.external_types import ExternalTypes
 from qcompiler.passes.fold_normalization import MORE_NOISE, SHIFT_STAYS
 from qcompiler.session.pipeline import Io, print_pipeline, without_encodings

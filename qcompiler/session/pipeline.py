@@ -138,9 +138,9 @@ def _quantization_passes(effort: str, per_channel: bool, ranges: tuple[Pass, ...
     front, placement = structural_passes()
     # Activations have one scale per tensor even if weights have one per channel, so equalization helps in both cases.
     equalized = (
-        (CrossLayerEqualization(factors="noise"),)
-        if per_channel
-        else (ReplaceRelu6(), CrossLayerEqualization(factors="noise"))
+        *(() if per_channel else (ReplaceRelu6(),)),
+        CrossLayerEqualization(factors="noise"),
+        SmoothActivations(factors="noise"),
     )
     return (
         *front,
@@ -191,7 +191,7 @@ def model_as_it_is(passes: Sequence[Pass]) -> tuple[Pass, ...]:
     return tuple(item for item in passes if not isinstance(item, _CHANGES_TENSORS))
 
 
-_CHANGES_TENSORS = (CrossLayerEqualization, ReplaceRelu6, MergeBranches, FoldNormalization)
+_CHANGES_TENSORS = (CrossLayerEqualization, SmoothActivations, ReplaceRelu6, MergeBranches, FoldNormalization)
 
 
 def with_encodings(passes: Sequence[Pass], unmatched: str = "error") -> tuple[Pass, ...]:
