@@ -12,7 +12,7 @@ that began at c > 0 then begins at 0, and uses no codes for values that never oc
 Without an activation in between, c is the mean or the smallest value itself. A clamp to [low, high] becomes a clamp to
 [low - c, high - c] per channel, on targets that support it; a low of at least 0 stays at least 0, as for a ReLU, and c
 is at most high. If B pads, its zeros are then too low by c, so the border of its result changes. The change is
-measured, and refused with `padded=False`.
+measured, and refused with `padded=False`. With `shifts=noise` the expected noise decides (decision 45).
 
 Source: Nagel et al. 2019, arXiv:1906.04721, section 4.1.3; Nagel et al. 2021, arXiv:2106.08295, section 3.2 (absorbing
 high biases).
@@ -20,8 +20,10 @@ high biases).
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -42,6 +44,8 @@ from qcompiler.ops.quantizers import leaf_tensor
 from qcompiler.passes.base import Pass, PassContext
 from qcompiler.passes.common.channel_limits import keeps_caps, limits_of, set_limits
 from qcompiler.passes.common.equalization import FOREIGN, Consumer, Group, PerChannel, forget_ranges, groups
+from qcompiler.passes.common.supergroups import ends_supergroup
+from qcompiler.passes.common.weighed_shifts import weighed_shifts
 from qcompiler.validation.contracts import THRESHOLDS, Contract
 
 ABSORBED = Sentence("bias-absorbed", "{channels} channels move up to {most:.4g} to the bias of {layers}")
@@ -67,10 +71,14 @@ class AbsorbBias(Pass):
     Args:
         sigmas: Standard deviations below the mean.
         padded: Whether to absorb into convolutions that pad.
+        shifts: `all`: as much as possible, as in the papers. `noise`: as little as lowers the expected noise of the
+            outputs, and only where the fall of the noise exceeds the change by clipped values and borders, which is
+            measured. Needs a target and calibration data.
 
     Raises:
         InputError: `sigmas` is negative.
-        PassError: There is no calibration data, and no layer has a known range without data.
+        PassError: There is no calibration data, and no layer has a known range without data; or `shifts` is `noise`,
+            and there is no data or no target.
     """
 
     name: ClassVar[str] = "absorb-bias"
@@ -78,6 +86,7 @@ class AbsorbBias(Pass):
     invalidates: ClassVar[frozenset[str]] = frozenset({"activation-ranges"})
     sigmas: float = 3.0
     padded: bool = True
+    shifts: Literal["all", "noise"] = "all"
 
     def __post_init__(self) -> None:
         if not self.sigmas >= 0:
@@ -94,10 +103,16 @@ class AbsorbBias(Pass):
 
     def run(self, graph: Graph, context: PassContext) -> None:
         """See the module text."""
+        if self.shifts == "noise" and context.calibration_data is None:
+            raise PassError(
+                "without calibration_data the change of the outputs is unknown",
+                fix="Pass calibration_data, or shifts=all.",
+            )
         rewriter = context.rewriter(graph)
-        candidates = groups(graph, rewriter.refuse, caps=keeps_caps(context))
+        candidates = groups(graph, rewriter.refuse, caps=keeps_caps(context), has_grid=self._has_grid(context))
         found = [group for group in candidates if _shifts(group, rewriter, padded=self.padded)]
         lowest = self._lowest(graph, context, found)
+        most: dict[Node, Tensor] = {}
         channels, largest, border = 0, 0.0, 0.0
         shifts: dict[Node, tuple[int, Tensor]] = {}
         for group in found:
@@ -107,8 +122,13 @@ class AbsorbBias(Pass):
                 c = c.minimum(_caps_of(cap, len(c)))
             if _rectified(group):
                 c = c.clamp(min=0.0)
-            if not bool((c != 0).any()):
+            most[group.producer] = c
+        if self.shifts == "noise" and found:
+            most = weighed_shifts(graph, context, found, most, _rectified, _bias_shifts)
+        for group in found:
+            if group.producer not in most or not bool((most[group.producer] != 0).any()):
                 continue
+            c = most[group.producer]
             # Subtract c from the producer, its statistics and the caps in between, and add W2 c to the consumers.
             _add(group.producer, -c, rewriter)
             statistics = statistics_of(group.producer)
@@ -127,6 +147,12 @@ class AbsorbBias(Pass):
         for node, (axis, shift) in shifts.items():
             _shift_limits(node, shift, axis, rewriter)
         context.record.metrics.update(channels=channels, largest=largest, border=border)
+
+    def _has_grid(self, context: PassContext) -> Callable[[Node], bool] | None:
+        """Predicate for nodes whose results get grids of their own, whose noise counts, too."""
+        if self.shifts == "all":
+            return None
+        return functools.partial(ends_supergroup, target=context.require_target(self.name))
 
     def _lowest(self, graph: Graph, context: PassContext, found: list[Group]) -> dict[Node, Tensor]:
         """Lower bounds of the producers' channels, which values never or rarely violate."""
@@ -213,6 +239,19 @@ def _through(consumer: Consumer, c: Tensor) -> tuple[Tensor, float]:
     per_tap = (weight * shift.reshape(layer.groups, 1, -1, 1)).sum(2)  # [groups, outputs, taps]
     border = float(per_tap.abs().sum(2).max()) if layer.pads else 0.0
     return per_tap.sum(2).reshape(-1), border
+
+
+def _bias_shifts(group: Group, c: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """Names of the biases that change if c moves through a group, and what is added to them."""
+    yield _bias_name(group.producer), -c
+    for consumer in group.consumers:
+        yield _bias_name(consumer.node), _through(consumer, c)[0]
+
+
+def _bias_name(layer: Node) -> str:
+    leaf = leaf_of(layer.inputs[2]).producer
+    assert leaf is not None, "the bias of a layer is a tensor of the model"
+    return leaf.text("ref")
 
 
 def _add(layer: Node, shift: Tensor, rewriter: Rewriter) -> None:

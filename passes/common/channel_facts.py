@@ -59,13 +59,13 @@ def facts_of(graph: Graph, context: PassContext, found: Sequence[Group], layers:
     tensors = {place: _tensor(low, high, deviations[place], counts.get(place)) for place, (low, high) in ranges.items()}
     if measured is None:
         _sense_readers(found, layers, tensors)
-        return Facts(tensors, {group.producer: _reader_limits(group) for group in found if group.caps})
+        return Facts(tensors, {group.producer: _reader_limits(group) for group in found if group.caps}, ranges)
     for layer in layers.values():
         if layer.weight is not None:
             layer.sense(layer.kernel(measured.tensors[_name(layer.weight)]))
     for place, tensor in tensors.items():
         tensor.sensitivity, tensor.shift = measured.values[place[0]], measured.shifts[place[0]]
-    return Facts(tensors, {group.producer: _limits(group, measured.limits) for group in found if group.caps})
+    return Facts(tensors, {group.producer: _limits(group, measured.limits) for group in found if group.caps}, ranges)
 
 
 def _limits(group: Group, sensitivity: Mapping[Value, Tensor]) -> Limits:

@@ -15,6 +15,7 @@ weight as it is, and only activations and readers decide.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -92,6 +93,13 @@ class ScaledLayer:
         sums = weight.sum(3).permute(1, 0, 2).reshape(outputs, count * inputs).to(torch.float32)
         self.sensitivity = torch.zeros_like(self.magnitudes).index_add(1, self.classes, sums)
         self._sums = None
+
+    def attenuated(self, factors: Tensor) -> ScaledLayer:
+        """The layer with sensitivities of its weight multiplied by one factor per input channel, float64 [channels]."""
+        other = copy.copy(self)
+        other.sensitivity = self.sensitivity * self.of_classes(factors).to(torch.float32)
+        other._sums = None  # noqa: SLF001  # a copy of itself
+        return other
 
     def row_ranges(self) -> Tensor:
         """The range of each output channel."""
@@ -350,10 +358,13 @@ class Facts:
     Args:
         tensors: Activations.
         limits: Limits of clamps, by producer.
+        ranges: Lowest and highest value of each channel of the activations, float64 [C] each, without the 0 that every
+            grid has.
     """
 
     tensors: Mapping[Place, ScaledTensor]
     limits: Mapping[Node, Limits]
+    ranges: Mapping[Place, tuple[Tensor, Tensor]]
 
 
 class Widths:

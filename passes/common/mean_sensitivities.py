@@ -23,7 +23,7 @@ def mean_sensitivities(
     limits: Mapping[Value, tuple[int, Tensor]],
 ) -> Sensitivities | None:
     """The mean over `PROJECTIONS` samples; arguments and result as those of `validation.noise.sensitivities`."""
-    samples = list(_samples(graph, context))
+    samples = list(samples_of(graph, context))
 
     def part(index: int) -> list[Tensor]:
         generator = torch.Generator().manual_seed(context.seed + index)
@@ -46,7 +46,7 @@ def mean_sensitivities(
     )
 
 
-def _samples(graph: Graph, context: PassContext) -> Iterable[list[Tensor]]:
+def samples_of(graph: Graph, context: PassContext) -> Iterable[list[Tensor]]:
     """The first samples of the data one by one, or whole batches if the batch size is fixed."""
     free = all(value.type.rank and not isinstance(value.type.shape[0], int) for value in graph.inputs)
     count = 0
