@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from qcompiler.analysis.checkup import Checkup, check
     from qcompiler.analysis.diagnosis import Diagnosis
     from qcompiler.analysis.findings import Analysis, Finding
+    from qcompiler.analysis.front import Front
     from qcompiler.analysis.memory_movement import memory_movement
+    from qcompiler.analysis.mixed_precision import mixed_precision
     from qcompiler.analysis.search import Search
     from qcompiler.analysis.traffic import Traffic
     from qcompiler.artifact.artifact import Artifact, load
@@ -39,6 +41,7 @@ __all__ = [
     "Diagnosis",
     "Estimate",
     "Finding",
+    "Front",
     "QATModule",
     "QCompilerError",
     "Report",
@@ -55,6 +58,7 @@ __all__ = [
     "load",
     "load_target",
     "memory_movement",
+    "mixed_precision",
     "prepare_qat",
     "prepare_quantized_training",
     "reestimate_batch_norm",
@@ -69,6 +73,7 @@ _HOMES = {
     "Diagnosis": "analysis.diagnosis",
     "Estimate": "program.roofline",
     "Finding": "analysis.findings",
+    "Front": "analysis.front",
     "QATModule": "session.qat",
     "Report": "verification.forms",
     "Search": "analysis.search",
@@ -80,6 +85,7 @@ _HOMES = {
     "compile": "session.compile",
     "load": "artifact.artifact",
     "memory_movement": "analysis.memory_movement",
+    "mixed_precision": "analysis.mixed_precision",
     "prepare_qat": "session.qat",
     "prepare_quantized_training": "session.quantized_training",
     "reestimate_batch_norm": "session.qat",

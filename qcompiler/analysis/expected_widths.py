@@ -12,7 +12,7 @@ from qcompiler.session.session import Session
 from qcompiler.validation.own_losses import expected_noise
 from qcompiler.validation.partial import PartialRuns, float_run, fused_activations
 
-__all__ = ["group_noise", "owners_of", "without_quantizers", "worst_layers"]
+__all__ = ["owners_of", "quantizer_noise", "without_quantizers", "worst_layers"]
 
 REMAINS = 0.1
 """Share of the expected noise that may remain after the chosen layers get more bits."""
@@ -30,17 +30,15 @@ def without_quantizers(session: Session) -> tuple[PartialRuns, Tensors]:
     return runs, tensors
 
 
-def group_noise(session: Session) -> dict[Group, float]:
-    """Expected noise of each group of quantizers by itself, as a share of the power of the outputs.
+def quantizer_noise(session: Session) -> dict[Node, float]:
+    """Expected noise of each quantizer by itself, as a share of the power of the outputs.
 
     Raises:
         RuntimeError: A function of a float island has no derivative.
     """
     runs, tensors = without_quantizers(session)
-    own = runs.graph.module.tensors
     with torch.no_grad():
-        found = expected_noise(runs, tensors, own)
-    return {group: sum(found.get(node, 0.0) for node in group.quantizers) for group in groups_of(runs.graph)}
+        return expected_noise(runs, tensors, runs.graph.module.tensors)
 
 
 def owners_of(group: Group) -> list[Node]:
@@ -58,9 +56,13 @@ def worst_layers(session: Session) -> dict[str, dict[str, int]]:
         `activation_bits` and `weight_bits` by name of a layer; empty if no group can be wider, or if all would be.
     """
     try:
-        noise = group_noise(session)
+        each = quantizer_noise(session)
     except RuntimeError:
         return {}
+    noise = {
+        group: sum(each.get(node, 0.0) for node in group.quantizers)
+        for group in groups_of(session.quantized.module.main)
+    }
     most = {weight: widest(session.target, "weight" if weight else "activation") for weight in (False, True)}
     able = [
         group

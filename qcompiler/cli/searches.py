@@ -1,7 +1,9 @@
-"""Commands that search for a way to quantize a model: `qcompiler autoquant`."""
+"""Commands that search for a way to quantize a model: `qcompiler autoquant | mixed-precision`."""
 
 from __future__ import annotations
 
+import enum
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +16,7 @@ from qcompiler.cli.arguments import (
     BatchSize,
     Calibration,
     Changes,
+    Effort,
     Json,
     Normalization,
     Normalize,
@@ -27,6 +30,7 @@ from qcompiler.cli.arguments import (
     read_target,
 )
 from qcompiler.cli.printing import print_json
+from qcompiler.errors import InputError
 
 __all__ = ["app"]
 
@@ -83,3 +87,71 @@ def autoquant(
             typer.echo(f"written to {output}")
     if not found.met:
         raise typer.Exit(1)
+
+
+class Cost(enum.StrEnum):
+    """Cost of an assignment of widths; see `mixed_precision`."""
+
+    bit_operations = "bit_operations"
+    bytes = "bytes"
+    cycles = "cycles"
+    energy = "energy"
+
+
+@app.command("mixed-precision")
+def mixed_precision(
+    model: Annotated[str, typer.Argument(help="Model, as for compile.")],
+    calibration: Calibration,
+    target: TargetName = "int8_dsp",
+    base: Base = None,
+    changes: Changes = None,
+    candidate: Annotated[
+        list[str] | None,
+        typer.Option(help="Widths that a layer may have, such as a16w8; may be repeated. By default all that fit."),
+    ] = None,
+    cost: Annotated[Cost, typer.Option(help="Cost of an assignment, for one sample.")] = Cost.bit_operations,
+    evaluate: Annotated[
+        str | None,
+        typer.Option(help="Function of the model that returns a score, or a score and its standard error."),
+    ] = None,
+    points: Annotated[int, typer.Option(min=2, max=LARGEST, help="Assignments that are measured.")] = 12,
+    at_cost: Annotated[float | None, typer.Option(help="Print the overrides for this largest cost.")] = None,
+    at_score: Annotated[float | None, typer.Option(help="Print the overrides for this smallest score in dB.")] = None,
+    normalize: Normalize = Normalization.unit,
+    batch_size: BatchSize = 32,
+    override: OverrideOptions = None,
+    effort: Annotated[Effort, typer.Option(help="Effort of the compiles.")] = Effort.default,
+    samples: Annotated[int, typer.Option(min=1, max=LARGEST, help="Samples on which outputs are compared.")] = 32,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Find the bit widths of each layer for every budget of cost."""
+    import qcompiler
+
+    subject, example = read_model(model)
+    front = qcompiler.mixed_precision(
+        subject,
+        read_target(target, base, changes or []),
+        read_calibration(calibration, batch_size, normalize.value, subject, example),
+        None if candidate is None else [_widths(text) for text in candidate],
+        cost.value,
+        None if evaluate is None else read_function(evaluate),
+        points=points,
+        samples=samples,
+        example_inputs=example,
+        effort=effort.value,
+        overrides=read_overrides(override or []),
+        seed=seed,
+    )
+    chosen = None if at_cost is None and at_score is None else front.at(cost=at_cost, score=at_score)
+    if as_json:
+        print_json(front.to_dict() if chosen is None else chosen)
+    else:
+        typer.echo(str(front) if chosen is None else front.call(chosen))
+
+
+def _widths(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"a([0-9]{1,9})w([0-9]{1,9})", text)
+    if found is None:
+        raise InputError(f"--candidate is {text!r}", expected="widths of activations and weights, such as a16w8")
+    return int(found[1]), int(found[2])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -124,10 +124,17 @@ class Options:
         found = default_pipeline(
             self.effort,
             per_channel=target.per_channel,
-            weight_bits=target.weight_bits,
+            weight_bits=min((target.weight_bits, *self._overridden_weight_bits())),
             activation_bits=target.activation_bits,
         )
         return found if given is None else model_as_it_is(found)
+
+    def _overridden_weight_bits(self) -> Iterator[int]:
+        """Widths of weights in the overrides; values that `Overrides` refuses are left out."""
+        for value in self.overrides.values():
+            bits = value.get("weight_bits") if isinstance(value, Mapping) else value
+            if isinstance(bits, int) and not isinstance(bits, bool) and bits > 0:
+                yield bits
 
     def _asked(self) -> tuple[Pass, ...] | None:
         """The passes that the caller gives; None if the effort chooses them."""

@@ -120,8 +120,8 @@ def quantization_passes(
     Args:
         effort: See `qcompiler.compile`.
         per_channel: Whether weights have a scale per channel, which makes equalization needless.
-        weight_bits: Bits of most weights. With fewer than `FEW_WEIGHT_BITS`, `default` gives them the ranges of least
-            error and corrects biases, as `best` does with any.
+        weight_bits: Bits of the narrowest weights. With fewer than `FEW_WEIGHT_BITS`, `default` gives weights the
+            ranges of least error and corrects biases, as `best` does with any.
         activation_bits: Bits of most activations. With fewer than `FEW_BITS` all but `fast` give them the ranges of
             least error; `best` does so before weights are rounded, so that these make up for the rounding of
             activations too.
