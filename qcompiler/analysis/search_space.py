@@ -132,6 +132,20 @@ def _correct_biases(passes: Passes) -> Passes:
     return tuple(found)
 
 
+def _absorb_biases(passes: Passes) -> Passes:
+    """High biases absorbed where that lowers the noise; all of them if the pipeline does so already."""
+    if any(isinstance(item, AbsorbBias) for item in passes):
+        return _replaced(AbsorbBias, shifts="all")(passes)
+    return _before_placement(AbsorbBias(shifts="noise"))(passes)
+
+
+def _smooth(passes: Passes) -> Passes:
+    """The formula of the paper in place of smoothing by noise."""
+    if any(isinstance(item, SmoothActivations) for item in passes):
+        return _replaced(SmoothActivations, factors="ranges")(passes)
+    return _before_placement(SmoothActivations())(passes)
+
+
 ROUNDING = "adaptive rounding"
 """The technique that `effort="best"` stands for: the most expensive one."""
 
@@ -142,8 +156,8 @@ TECHNIQUES: Mapping[str, Edit] = {
     "ranges by percentile": _replaced(CalibrateActivations, method="percentile"),
     "ranges by mse": _replaced(CalibrateActivations, method="mse"),
     "bias correction": _correct_biases,
-    "absorbed biases": _before_placement(AbsorbBias()),
-    "smoothing": _before_placement(SmoothActivations()),
+    "absorbed biases": _absorb_biases,
+    "smoothing by ranges": _smooth,
     ROUNDING: lambda passes: passes,  # other passes: see `Candidate.passes`
 }
 """Techniques that cost nothing at run time, by name, the cheapest first."""

@@ -257,7 +257,7 @@ def depthwise() -> Case:
 
 
 def few_bits() -> Case:
-    return Case(trained(), batches(), Cause.FEW_BITS, ("conv1",), options={"overrides": {"conv1": 4}})
+    return Case(trained(), batches(), Cause.FEW_BITS, ("conv1",), options={"overrides": {"conv1": 3}})
 
 
 def untrained_batch_norms() -> Case:

@@ -17,7 +17,7 @@ import qcompiler
 from qcompiler import cli
 from qcompiler.analysis.search_space import TECHNIQUES, Candidate, given_hardware
 from qcompiler.errors import ArtifactError, InputError, TargetError, UnsupportedError
-from qcompiler.passes.smooth_activations import SmoothActivations
+from qcompiler.passes.absorb_bias import AbsorbBias
 from qcompiler.session.compile import compile_session
 from qcompiler.storage.destination import Destination
 from tests.analysis.illnesses import CASES, Case, batches, digits, trained
@@ -174,7 +174,7 @@ def test_a_candidate_that_fails_is_recorded(monkeypatch: pytest.MonkeyPatch) -> 
     def refuse(*_: object) -> None:
         raise TargetError("no such bias")
 
-    monkeypatch.setattr(SmoothActivations, "run", refuse)
+    monkeypatch.setattr(AbsorbBias, "run", refuse)
     calls: list[int] = []
 
     def evaluate(model: nn.Module) -> float:
@@ -184,7 +184,7 @@ def test_a_candidate_that_fails_is_recorded(monkeypatch: pytest.MonkeyPatch) -> 
     result = search(evaluate, budget=8, allowed_drop=0.0)
     failed = {item.name.split("; ")[-1]: item.error for item in result.tried if item.score is None}
     assert "evaluate returned NaN" in failed["weight ranges by mse"]
-    assert failed["smoothing"].startswith("TargetError: no such bias")
+    assert failed["absorbed biases"].startswith("TargetError: no such bias")
     assert "failed: TargetError" in str(result)
 
 
@@ -253,8 +253,8 @@ def test_targets_of_simulation_prepared_models_and_foreign_folders_are_refused(t
 
 def test_techniques_of_one_kind_replace_each_other() -> None:
     plain = Candidate(given_hardware(qcompiler.load_target("int8_dsp"), {}))
-    both = plain.with_technique("smoothing").with_technique("ranges by mse").with_technique("ranges by min_max")
-    assert both.techniques == ("ranges by min_max", "smoothing")
+    both = plain.with_technique("absorbed biases").with_technique("ranges by mse").with_technique("ranges by min_max")
+    assert both.techniques == ("ranges by min_max", "absorbed biases")
     for name in TECHNIQUES:
         assert plain.with_technique(name).with_technique(name) == plain.with_technique(name)
 
