@@ -274,6 +274,8 @@ def _weighted_kernels(model: bytes) -> list[tuple[str, str]]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optimized.onnx"
         for part in files_of_parts(onnx.load_from_string(model), every=False):
+            if not any(item.name.endswith(WEIGHT_CODES) for item in onnx.load_from_string(part.file).graph.initializer):
+                continue  # it multiplies no weights, and the optimizer takes as long as for one that does
             Session(part.file, optimized=path)
             kernels += [node for node in onnx.load(str(path)).graph.node if node.op_type in INTEGER_KERNELS]
     read = ((node.op_type, node.input[INTEGER_KERNELS[node.op_type]].removesuffix(MADE_UNSIGNED)) for node in kernels)

@@ -287,6 +287,24 @@ def _shape(value: Value, graph: Graph) -> list[int]:
     return sizes
 
 
+class _Numbers(dict[Value, Tensor]):
+    """The source of each element of values, int64 in the shape of the value."""
+
+    def __init__(self, numbers: Mapping[Value, Tensor]) -> None:
+        super().__init__(numbers)
+        self._movable: dict[Value, Tensor] = {}
+
+    def movable(self, value: Value, graph: Graph) -> Tensor:
+        """The numbers plus one in float64, which ops can move, so that a border of zeros becomes FOREIGN.
+
+        They are kept, because a value may be read by a thousand slices.
+        """
+        if value not in self._movable:
+            numbers = self[value] if value in self else torch.full(_shape(value, graph), FOREIGN)
+            self._movable[value] = (numbers + 1).to(torch.float64)
+        return self._movable[value]
+
+
 def _group(
     producer: Node,
     positions: Mapping[Node, int],
@@ -298,7 +316,7 @@ def _group(
     shape = _shape(producer.output, producer.graph)
     axis = producer_axis(producer)
     numbers = torch.arange(shape[axis]).reshape([-1 if a == axis else 1 for a in range(len(shape))]).expand(shape)
-    maps = {producer.output: numbers}
+    maps = _Numbers({producer.output: numbers})
     consumers: list[Consumer] = []
     between: list[Node] = []
     caps: list[PerChannel] = []
@@ -400,7 +418,7 @@ def _along_an_axis(node: Node, numbers: Tensor) -> PerChannel | None:
     return None
 
 
-def _through(node: Node, maps: dict[Value, Tensor]) -> Tensor:
+def _through(node: Node, maps: _Numbers) -> Tensor:
     """The source of each element of the result of `node`.
 
     Raises:
@@ -440,22 +458,19 @@ def _mean(node: Node, numbers: Tensor) -> Tensor:
     return first if node.flag("keepdim") else first.squeeze(axes)
 
 
-def _product(node: Node, maps: dict[Value, Tensor]) -> Tensor:
+def _product(node: Node, maps: _Numbers) -> Tensor:
     (first, *others) = (maps[value] for value in node.inputs if value in maps)
     if others:
         raise Refused(MULTIPLIES_CHANNELS(node=node.name))
     return first.expand(_shape(node.output, node.graph))
 
 
-def _moved(node: Node, maps: dict[Value, Tensor]) -> Tensor:
+def _moved(node: Node, maps: _Numbers) -> Tensor:
     if node.number("value", 0.0) != 0.0:
         raise Refused(PADS(node=node.name, value=node.number("value")))
-    operands = [
-        maps[value] if value in maps else torch.full(_shape(value, node.graph), FOREIGN) for value in node.inputs
-    ]
-    # Channel numbers are moved plus one, so that a border of zeros becomes FOREIGN.
+    operands = [maps.movable(value, node.graph) for value in node.inputs]
     try:
-        moved = node.definition.evaluate(node, [(item + 1).to(torch.float64) for item in operands])[0]
+        moved = node.definition.evaluate(node, operands)[0]
     except (GraphError, RuntimeError) as error:  # sizes that follow the batch in more than their first axis
         raise Refused(BETWEEN_SAMPLES(node=node.name)) from error
     return moved.to(torch.int64) - 1

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, fx, nn
 
-from qcompiler.errors import CaptureError, InputError, QCompilerError
+from qcompiler.errors import CaptureError, InputError, QCompilerError, quoted
 from qcompiler.frontends import examples, export
 from qcompiler.frontends import fx as fx_tracer
 from qcompiler.frontends.convert import build
@@ -90,6 +90,8 @@ def _trace(model: nn.Module, call: Call) -> tuple[Trace, Route]:
         place, text = failing_line(error)
         if place is None:
             place, text = failing_line(fx_error)
+        if quoted(place):  # the message quotes the line after its place; that of a notebook has no file
+            text = ""
         raise CaptureError(
             f"the model can be captured neither by torch.fx ({first_line(fx_error)}) "
             f"nor by torch.export ({first_line(error)}){f': `{text}`' if text else ''}",

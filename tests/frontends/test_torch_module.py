@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 
 import pytest
 import torch
@@ -48,6 +49,15 @@ def test_what_neither_can_trace_names_the_line_and_both_reasons() -> None:
     assert "neither by torch.fx (" in message
     assert "nor by torch.export (" in message
     assert f"(at {__name__}:Decides.forward:{line}: `if x.sum() > 0:`)" in message
+    assert message.count("if x.sum() > 0:") == 1
+
+
+def test_a_line_without_a_file_is_quoted_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a notebook, whose module has no file: the place cannot be looked up later."""
+    monkeypatch.delattr(sys.modules[__name__], "__file__")
+    with pytest.raises(CaptureError) as caught:
+        capture(Decides().eval(), numbers(2, 3))
+    assert str(caught.value).count("if x.sum() > 0:") == 1
 
 
 def test_a_module_is_named_after_its_class_and_called_like_its_forward() -> None:
