@@ -90,9 +90,12 @@ def measure(
         Diagnostic("outputs", {"db": {labels[name]: decibels(ratio) for name, ratio in ratios.items()}}),
         Diagnostic("losses", {"losses": [_plain(loss) for loss in losses[:NAMED]]}),
     )
+    weak = tuple(weak_part_diagnostics(first, graph, samples, target))
+    remedies = {item.data["concat"]: str(item.data["fix"]) for item in weak}
+    fixes = [_nearest(value, remedies) or _remedy(losses, first, target) for value in graph.outputs]
     problems = (
-        *_outputs(graph, wanted, compared.outputs, ratios, _remedy(losses, first, target)),
-        *weak_part_diagnostics(first, graph, samples, target),
+        *_outputs(graph, wanted, compared.outputs, ratios, fixes),
+        *weak,
         *refused_overrides(overrides, first, graph, target),
         *_untrained(captured.module.main),
         *(() if batches is None else unlike_batches(captured.module.main, captured.trial or samples, batches)),
@@ -136,12 +139,27 @@ def _remedy(losses: Sequence[Loss], canonical: Graph, target: Target) -> str:
     return "Try effort='best' with calibration_data, or train with qcompiler.prepare_qat."
 
 
+def _nearest(value: Value, remedies: Mapping[str, str]) -> str | None:
+    """The remedy of the nearest concat with a weak part on the way to an output, by name; None without one."""
+    waiting, seen = [value], {value}
+    while remedies and waiting:
+        producer = waiting.pop(0).producer
+        if producer is None:
+            continue
+        if producer.name in remedies:
+            return remedies[producer.name]
+        new = [item for item in producer.inputs if item not in seen]
+        seen.update(new)
+        waiting += new
+    return None
+
+
 def _outputs(
-    graph: Graph, wanted: Sequence[Tensor], found: Sequence[Tensor], ratios: Mapping[str, float], fix: str
+    graph: Graph, wanted: Sequence[Tensor], found: Sequence[Tensor], ratios: Mapping[str, float], fixes: Sequence[str]
 ) -> Iterator[Diagnostic]:
-    """Outputs that are constant or have little signal."""
+    """Outputs that are constant or have little signal, with the remedy of each output."""
     labels = _labels(graph.output_tree)
-    for index, (value, expected, result) in enumerate(zip(graph.outputs, wanted, found, strict=True)):
+    for index, (value, expected, result, fix) in enumerate(zip(graph.outputs, wanted, found, fixes, strict=True)):
         ratio = ratios.get(f"output {index}")
         if ratio is None or not _computed(value):
             continue
@@ -237,7 +255,7 @@ def unlike_batches(
         apart = abs(seen_mean - mean) > deviation * FAR_MEAN
         wide = seen_deviation > deviation * FAR_DEVIATION or deviation > seen_deviation * FAR_DEVIATION
         if apart or wide:
-            fix = "Shuffle calibration_data, so that its first batch is like the others."
+            fix = "Shuffle calibration_data, as DataLoader(..., shuffle=True) does: its first batch is unlike the rest."
             found = {"seen_mean": seen_mean, "seen_deviation": seen_deviation, "mean": mean, "deviation": deviation}
             data = {name: float(f"{number:.6g}") for name, number in found.items()}
             yield Diagnostic("unlike-calibration", {"input": value.name, **data, "fix": fix}, value.name)
@@ -276,6 +294,6 @@ def _uncertain(graph: Graph, target: Target) -> Iterator[Diagnostic]:
             nodes.setdefault(name, []).append(node.where)
     for text, ops in uncertain(target, tuple(nodes)):
         places = [place for op in ops for place in nodes[op]]
-        fix = "Compare the outputs of compiled.run with those of the device."
+        fix = "Compare a dump of the device with compiled.save(FOLDER): qcompiler compare DUMP.npz FOLDER."
         data = {"target": target.name, "ops": list(ops), "nodes": places, "text": text, "fix": fix}
         yield Diagnostic("unknown-operator", data, places[0])
