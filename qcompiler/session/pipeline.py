@@ -108,6 +108,13 @@ _ACTIVATIONS = {
 FEW_WEIGHT_BITS = 8
 """Below this weight width min-max ranges lose too much to rounding, and rounding shifts the mean of a layer."""
 
+VERY_FEW_WEIGHT_BITS = 4
+"""Below this weight width the rounding of small weights costs more than the clipping of large ones."""
+
+WEIGHT_CLIPPING = 10.0
+"""How much more a clipped weight counts than a rounded one, from `VERY_FEW_WEIGHT_BITS` on: clipping shrinks all large
+weights, so that its errors add up in a result, and no bias corrects them."""
+
 FEW_BITS = 6
 """Below this activation width the rounding error of activations is no longer small next to that of weights."""
 
@@ -160,6 +167,8 @@ def _ranges(effort: str, weight_bits: int, activation_bits: int) -> tuple[Pass, 
     activations = CalibrateActivations(method="mse") if few_bits else _ACTIVATIONS[effort]
     few_weight_bits = effort != "fast" and weight_bits < FEW_WEIGHT_BITS
     weights = CalibrateWeights(method="mse") if few_weight_bits or effort == "best" else CalibrateWeights()
+    if effort == "default" and VERY_FEW_WEIGHT_BITS <= weight_bits < FEW_WEIGHT_BITS:
+        weights = CalibrateWeights(method="sqnr", clipping=WEIGHT_CLIPPING)
     if effort == "best" and few_bits:
         return (weights, activations, FitBiases(), AdaRound())
     if effort == "best":
