@@ -13,8 +13,10 @@ Source: for the formulation of widths as an integer program, Yao et al. 2021, HA
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -125,13 +127,14 @@ class Problem:
         if budget is not None:
             row = csr_array(program.cost[None, :])
             constraints.append(LinearConstraint(row, -np.inf, budget / program.largest_cost))
-        found = milp(
-            objective,
-            integrality=program.integrality,
-            bounds=bounds,
-            constraints=constraints,
-            options={"mip_rel_gap": 0.0},
-        )
+        with _silent_stdout():
+            found = milp(
+                objective,
+                integrality=program.integrality,
+                bounds=bounds,
+                constraints=constraints,
+                options={"mip_rel_gap": 0.0},
+            )
         if found.x is None:
             return None
         return tuple(
@@ -221,6 +224,27 @@ class _Program:
         rows, columns, values = (np.array(part) for part in zip(*entries, strict=True))
         matrix = csr_array((values, (rows, columns)), shape=(len(self.rows), self.count))
         return LinearConstraint(matrix, [row[1] for row in self.rows], [row[2] for row in self.rows])
+
+
+@contextlib.contextmanager
+def _silent_stdout() -> Iterator[None]:
+    """Discard what native code prints: HiGHS reports repaired solutions, whatever its options are.
+
+    A line on stdout would spoil the JSON of a command.
+    """
+    try:
+        kept = os.dup(1)
+    except OSError:  # the process has no stdout
+        yield
+        return
+    null = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(null)
+        os.close(kept)
 
 
 def _largest_cost(problem: Problem) -> float:

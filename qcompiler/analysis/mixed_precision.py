@@ -269,7 +269,8 @@ class _Run:
             now = group.quantizers[0].spec.bits
             known: dict[int, float] = {}
             for noise in noises:
-                known.update({bits: value for bits, value in noise[index].items() if bits not in known})
+                # The ranges of an activation are worse where narrow weights changed it.
+                known.update({bits: min(value, known.get(bits, value)) for bits, value in noise[index].items()})
             free = group not in fixed and any(bits in wanted for bits in known)
             kept = {bits: known[bits] for bits in sorted(known) if (bits in wanted if free else bits == now)}
             names = tuple(owner.name for owner in owners_of(group))

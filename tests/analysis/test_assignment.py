@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.optimize import milp
 
 from qcompiler.analysis.assignment import Operator, Problem, Table
 from qcompiler.errors import QCompilerError
@@ -75,6 +78,22 @@ def test_the_cheaper_of_two_equal_assignments_is_chosen() -> None:
     problem = Problem(({8: 0.0, 16: 0.0},), (Operator(((Table((0,), {(8,): 1.0, (16,): 2.0}),),)),))
     assert problem.best() == (8,)
     assert problem.best(1.5) == (8,)
+
+
+def test_what_the_solver_prints_is_discarded(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As HiGHS does where it repairs a solution: natively, past `sys.stdout`."""
+
+    def talkative(*arguments: Any, **options: Any) -> Any:
+        os.write(1, b"HighsMipSolverData::transformNewIntegerFeasibleSolution tmpSolver.run();\n")
+        return milp(*arguments, **options)
+
+    monkeypatch.setattr("qcompiler.analysis.assignment.milp", talkative)
+    problem = Problem(({8: 1.0, 16: 0.0},), (Operator(((Table((0,), {(8,): 1.0, (16,): 2.0}),),)),))
+    assert problem.best() == (16,)
+    os.write(1, b"seen")
+    assert capfd.readouterr() == ("seen", "")
 
 
 def test_the_slowest_resource_counts() -> None:
