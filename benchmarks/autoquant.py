@@ -206,7 +206,7 @@ def killed(case: Case, kills: int) -> Json:
 
 
 def failures(results: Mapping[Case, Json], interrupted: Json | None) -> list[str]:
-    """What is not as it should be, in sentences."""
+    """Unwanted results, in sentences."""
     found = []
     for case, row in results.items():
         if row["any"] and not row["met"]:

@@ -175,7 +175,7 @@ def compare(model: nn.Module, calibration: Sequence[Tensor], images: Tensor, lab
 
 
 def failures(results: Mapping[Network, Json]) -> list[str]:
-    """What is not as it should be, in sentences."""
+    """Unwanted results, in sentences."""
     found = []
     for network, result in results.items():
         if result["correlation"] < LEAST_CORRELATION:
