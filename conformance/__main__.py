@@ -17,9 +17,17 @@ REQUIRED = Path(__file__).with_name("required.toml")
 
 def all_lines() -> list[Line]:
     """Every line there is, in the order of their output."""
-    from conformance import c_networks, litert_operators, multipliers, node_tests, requantization, runtime_networks
+    from conformance import (
+        c_networks,
+        litert_operators,
+        multipliers,
+        node_tests,
+        requantization,
+        runtime_networks,
+        softmax,
+    )
 
-    modules = (requantization, multipliers, node_tests, litert_operators, runtime_networks, c_networks)
+    modules = (requantization, multipliers, node_tests, litert_operators, runtime_networks, softmax, c_networks)
     return [line for module in modules for line in module.lines()]
 
 

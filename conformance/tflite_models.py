@@ -144,6 +144,15 @@ def _matmul(model: _Model, shape: Sequence[int]) -> Json:
     return model.finish("BATCH_MATMUL", "BatchMatMulOptions", shape, 2, adjX=False, adjY=False)
 
 
+def _softmax(model: _Model, shape: Sequence[int]) -> Json:
+    axis = model.attribute("axis") % len(shape)
+    last = _NHWC[-1] if len(shape) == 4 else len(shape) - 1
+    if axis != last:
+        raise UnsupportedError(f"a softmax along axis {axis}", where=model.instruction.output, expected="the last one")
+    model.add("x", model.operands[0], model.types[0])
+    return model.finish("SOFTMAX", "SoftmaxOptions", shape, 2, beta=1.0)
+
+
 def _binary(code: str, kind: str) -> Callable[[_Model, Sequence[int]], Json]:
     def write(model: _Model, shape: Sequence[int]) -> Json:
         for name, operand, like in zip("ab", model.operands, model.types, strict=True):
@@ -214,6 +223,7 @@ OPERATORS: dict[str, Callable[[_Model, Sequence[int]], Json]] = {
     "int_conv2d": _conv2d,
     "int_linear": _linear,
     "int_matmul": _matmul,
+    "int_softmax": _softmax,
     "int_add": _add,
     "int_mul": _binary("MUL", "MulOptions"),
     "maximum": _extreme("MAXIMUM"),

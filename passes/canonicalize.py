@@ -18,6 +18,7 @@ div(constant, x)                            ->  mul(reciprocal(x), constant)
 add, mul (constant, x)                      ->  add, mul (x, constant)
 matmul(x, W), W a matrix of the model       ->  linear(x, W^T)
 matmul(W, x)                                ->  (linear(x^T, W))^T, of the last two axes
+softmax(x + M), M far below 0 in places     ->  softmax(x, mask), see `common.softmax_masks`
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from qcompiler.ops.quantizers import activation_bounds, is_leaf, leaf_tensor
 from qcompiler.passes.base import Pass, PassContext
 from qcompiler.passes.common.channel_limits import limits_of, set_limits
 from qcompiler.passes.common.channel_tables import scales_of, set_scales
+from qcompiler.passes.common.softmax_masks import separate_mask
 from qcompiler.validation.contracts import Close, Contract
 
 REMOVED = Sentence("removed", "removed {op}")
@@ -361,6 +363,7 @@ _RULES: dict[str, Callable[[Node, Rewriter], bool]] = {
     "adaptive_avg_pool2d": _adaptive_avg_pool2d,
     "avg_pool2d": _avg_pool2d,
     "resize": _resize,
+    "softmax": separate_mask,
     "conv1d": _conv,
     "conv2d": _conv,
     "conv3d": _conv,

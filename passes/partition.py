@@ -67,7 +67,8 @@ class Partition(Pass):
             if not any(value.users or graph.is_output(value) for value in node.outputs):
                 rewriter.erase(node)
         outside = {node: why for node in graph.nodes if (why := why_float(node, target, overrides))}
-        if not outside:
+        masked = target.fallback == "float" and any(node.op == "softmax" for node in graph.nodes)
+        if not outside and not masked:
             return
         if target.fallback == "refuse":
             (node, why), *rest = outside.items()
@@ -114,14 +115,22 @@ def why_float(node: Node, target: Target, overrides: Overrides) -> str:
     computed = [value for value in node.inputs[1:] if not is_leaf(value)] if has_parameters else []
     if computed:
         return f"its parameter %{computed[0].name} is not a constant"
-    if node.definition.has(Trait.AVERAGE):
-        sizes = node.inputs[0].type.shape
-        if not all(isinstance(sizes[axis], int) for axis in node.integers("axes", ())):
-            return "a mean over an axis of symbolic size"
-    if node.definition.has(Trait.CONTRACTION) and not isinstance(node.inputs[0].type.shape[-1], int):
-        return "a product that sums over an axis of symbolic size"
-    strange = [value for value in (*node.inputs, *node.outputs) if not value.type.dtype.is_float]
+    summed = _summed_axes(node)
+    if not all(isinstance(node.inputs[0].type.shape[axis], int) for axis in summed):
+        return f"a {function_name(node)} over an axis of symbolic size"
+    masks = node.inputs[1:] if node.op == "softmax" else []  # which are exact in every form
+    read = [value for value in node.inputs if value not in masks or not is_leaf(value)]
+    strange = [value for value in (*read, *node.outputs) if not value.type.dtype.is_float]
     return f"%{strange[0].name} is {strange[0].type.dtype}" if strange else ""
+
+
+def _summed_axes(node: Node) -> tuple[int, ...]:
+    """Axes of the first operand whose elements an average, a product or a softmax sums."""
+    if node.definition.has(Trait.AVERAGE):
+        return node.integers("axes", ())
+    if node.definition.has(Trait.CONTRACTION):
+        return (node.inputs[0].type.rank - 1,)
+    return (node.integer("axis"),) if node.op == "softmax" else ()
 
 
 def _refusal(node: Node, why: str, target: Target) -> UnsupportedError:

@@ -165,12 +165,6 @@ def vision_transformer() -> nn.Module:
     return model
 
 
-def swin_transformer() -> nn.Module:
-    """The attention is a function that torch.fx keeps whole."""
-    model: nn.Module = torchvision.models.SwinTransformer([4, 4], 24, [1, 1], [2, 2], [4, 4], num_classes=10)
-    return model
-
-
 def numbers(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
@@ -180,7 +174,6 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
     "words": (Words, torch.arange(24).reshape(4, 6) % 20),
     "norms of other kinds": (normalized, numbers(4, 3, 8, 8)),
     "a vision transformer": (vision_transformer, numbers(4, 3, 32, 32)),
-    "a swin transformer": (swin_transformer, numbers(2, 3, 32, 32)),
 }
 
 

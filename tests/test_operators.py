@@ -105,6 +105,13 @@ def matmul(draw: Draw) -> Case:
     return function, [(2, *outer, rows, terms), (2, *other, *second)]
 
 
+def softmax(draw: Draw) -> Case:
+    shape = (2, *sizes(draw, draw(st.integers(1, 3)), 2, 6))
+    axis = draw(st.integers(1, len(shape) - 1))
+    spread = draw(st.sampled_from([0.3, 1.0, 5.0]))
+    return lambda x: torch.softmax(x * spread, axis), [shape]
+
+
 def batch_norm(draw: Draw) -> Case:
     rank = draw(st.integers(0, 3))
     layer: Any = (nn.BatchNorm1d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[rank](4)
@@ -278,6 +285,7 @@ CASES: dict[str, Callable[[Draw], Case]] = {
     **{f"conv_transpose{rank}d": transposed(rank) for rank in (1, 2, 3)},
     "linear": linear,
     "matmul": matmul,
+    "softmax": softmax,
     "batch_norm": batch_norm,
     "layer_norm": layer_norm,
     "add": binary(torch.add),

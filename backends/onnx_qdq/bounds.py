@@ -13,6 +13,7 @@ from qcompiler.program.files import ProgramFiles
 from qcompiler.program.products import products
 from qcompiler.program.program import Instruction
 from qcompiler.quant.arithmetic import ELEMENTWISE_FLOAT32
+from qcompiler.quant.modes import SoftmaxMode
 
 MAC_OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """Operators of a file that sum products."""
@@ -20,6 +21,10 @@ RUNTIME_EXACT = ("GlobalAveragePool", "Sigmoid")
 """Other operators whose integer kernels are reproduced by targets with ONNX Runtime's arithmetic."""
 FLOAT_FRACTION = 0.005
 """Share of elements whose float32 sum may round to the other side of a tie."""
+
+INTERPOLATION = 2
+"""Largest error of an interpolated exponential of the mode `lut16`, in steps of the result; their sum has as many as a
+row has elements."""
 
 BITS_OF_KERNELS = 8
 """Largest width of the codes that ONNX Runtime multiplies as integers."""
@@ -51,6 +56,8 @@ def layer_bounds(
         elif operator in MAC_OPERATORS or name in layers:
             rounded = max(allowed.fraction, FLOAT_FRACTION) if name in wide else allowed.fraction
             result[name] = dataclasses.replace(allowed, fraction=rounded)
+        elif operator == "Softmax" and makers[name].attributes.get("mode") == SoftmaxMode.FLOAT32 and optimize:
+            result[name] = Bound()  # its kernel on codes
         elif operator in RUNTIME_EXACT and same_arithmetic and optimize:
             result[name] = Bound()
         else:
@@ -75,6 +82,9 @@ def steepness(files: ProgramFiles, item: Instruction) -> int:
     The argument (code - zero point) * scale has two roundings of at most 2^-24 each: with 2^16 codes, up to 2^-7 of a
     step of the input. This shows where neighbouring codes have results that are hundreds of steps apart.
     """
+    if item.attributes.get("mode") == SoftmaxMode.LUT16:
+        row = files.program.tensors[item.output].shape[int(str(item.attributes["axis"]))]
+        return INTERPOLATION * (row + 1)
     if item.op != "lookup":
         return 0
     table = files.constants[item.inputs[1]].astype(np.int64)

@@ -18,7 +18,7 @@ No such value is quantized: all nodes that compute them, and sums and products t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.registry import Trait
@@ -48,9 +48,14 @@ def integer_exact(graph: Graph) -> dict[Node, str]:
             continue
         if any(value in exact for value in node.outputs if value.type.dtype.is_float):
             found.setdefault(node, COMPUTES)
-        elif node.definition.has(Trait.ELEMENTWISE) and any(v in exact or _shuts_out(node, v) for v in node.inputs):
+        elif _reads(node, exact) or (node.op == "softmax" and node.inputs[0].producer in found):
             found.setdefault(node, READS)
     return found
+
+
+def _reads(node: Node, exact: Collection[Value]) -> bool:
+    """Whether a function of two operands combines data with a mask or an index."""
+    return node.definition.has(Trait.ELEMENTWISE) and any(v in exact or _shuts_out(node, v) for v in node.inputs)
 
 
 def _ways(graph: Graph) -> dict[Node, str]:

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from qcompiler.ir.table import Table
-from qcompiler.passes.lower_to_integer import averages, elementwise, mac, movement, normalization, quantizers, tables
+from qcompiler.passes.lower_to_integer import (
+    averages,
+    elementwise,
+    mac,
+    movement,
+    normalization,
+    quantizers,
+    softmax,
+    tables,
+)
 from qcompiler.passes.lower_to_integer.lowering import Keep, Lower
 
 LOWERS: Table[Lower] = Table(
@@ -11,6 +20,7 @@ LOWERS: Table[Lower] = Table(
     elementwise.lowers,
     averages.lowers,
     normalization.lowers,
+    softmax.lowers,
     tables.lowers,
     movement.lowers,
     quantizers.lowers,

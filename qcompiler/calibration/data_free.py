@@ -362,6 +362,14 @@ def _layer_norm(carrier: _Carrier, node: Node, operands: Sequence[Distribution])
     return carrier.normal(Gaussian(bias.reshape(shape), weight.abs().reshape(shape)), frozenset({LAYER_NORMS}))
 
 
+def _softmax(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) -> Distribution:
+    """Numbers from 0 to 1 whose mean is one part of a row."""
+    part = 1.0 / carrier.sizes(node.inputs[0])[node.integer("axis")]
+    one = torch.full([1] * node.output.type.rank, part, dtype=torch.float64)
+    ends = Interval(torch.zeros_like(one), torch.ones_like(one))
+    return Distribution.of(Gaussian(one, one), carrier.alpha, frozenset(), reach=ends, limits=ends)
+
+
 def _batch_norm(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) -> Distribution:
     """Each channel is N(bias, weight^2): a batch norm in a float island."""
     weight, bias = (leaf_tensor(leaf_of(value)) for value in node.inputs[1:3])
@@ -534,6 +542,7 @@ RULES: Mapping[str, _Rule] = {
     "prelu": _slopes,
     SCALED: _scaled,
     "layer_norm": _layer_norm,
+    "softmax": _softmax,
     "batch_norm": _batch_norm,
     "add": partial(_sum, sign=1.0),
     "sub": partial(_sum, sign=-1.0),

@@ -1,6 +1,7 @@
 """All rules of torch's functions: importing this module fills the table."""
 
 from qcompiler.frontends import (
+    rules_attention,
     rules_elementwise,
     rules_indexing,
     rules_movement,
@@ -12,6 +13,7 @@ from qcompiler.frontends.table import RULES
 
 __all__ = [
     "RULES",
+    "rules_attention",
     "rules_elementwise",
     "rules_indexing",
     "rules_movement",

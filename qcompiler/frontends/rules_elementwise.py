@@ -409,11 +409,18 @@ def _masked_fill(b: Builder, input: Operand, mask: Operand, value: object) -> ob
     return _chosen(b, ~mask.tensor.bool(), input, value)
 
 
+_FAR = -1e9
+"""Largest number in whose neighbourhood float32 holds no other of usual size: x + m is m."""
+
+
 def _chosen(b: Builder, mask: Tensor, input: object, other: object) -> object:
     """Elements of `input` where `mask` is true, and of `other` elsewhere. Terms of zeros are left out."""
     if not isinstance(b.observed, Observed) or not b.observed.dtype.is_floating_point:
         raise b.unsupported(f"{b.function} of integers", "Convert to float first.")
     dtype = b.observed.dtype
+    if isinstance(other, int | float) and other <= _FAR and not isinstance(input, int | float | Leaf):
+        far = torch.zeros(mask.shape, dtype=dtype, device=b.device).masked_fill(~mask, other)
+        return b.node("add", [input, Leaf("constant", "", far)])
     terms: list[Operand] = []
     for operand, share in ((input, mask), (other, ~mask)):
         if isinstance(operand, Leaf) and operand.kind == "constant" and operand.tensor.numel() == 1:

@@ -14,6 +14,7 @@ from qcompiler.ops import (
     pooling,
     quantization,
     resampling,
+    softmax,
 )
 from qcompiler.ops.elementwise import prelu_function
 from qcompiler.ops.unary import SCALED, UNARY, UnaryFunction, register_unary, scaled_values, unary_of
@@ -38,6 +39,7 @@ __all__ = [
     "register_unary",
     "resampling",
     "scaled_values",
+    "softmax",
     "unary",
     "unary_of",
 ]

@@ -87,7 +87,9 @@ KINDS: Mapping[str, tuple[_Test, str]] = {
     "axes": (_integers(0, MOST_AXES - 1), f"axes from 0 to {MOST_AXES - 1}"),
     "indices": (_indices, f"indices from 0 to {LARGEST_SIZE}"),
     "axis": (_AXIS, f"an axis from 0 to {MOST_AXES - 1}"),
-    **dict.fromkeys(("groups", "block", "step", "divisor", "divisor_override"), (_COUNT, "a count of at least 1")),
+    **dict.fromkeys(
+        ("groups", "block", "step", "divisor", "divisor_override", "numerator"), (_COUNT, "a count of at least 1")
+    ),
     **dict.fromkeys(("start", "stop"), (_integer(0, LARGEST_SIZE), f"an integer from 0 to {LARGEST_SIZE}")),
     **dict.fromkeys(("keepdim", "subtract", "ceil_mode", "count_include_pad", "inside"), (_boolean, "true or false")),
     "shift": (_integer(0, MAX_SHIFT), f"a shift from 0 to {MAX_SHIFT} bits"),

@@ -11,7 +11,7 @@ from qcompiler.program.program import ISLAND_TENSOR, Constant, Instruction, Prog
 
 __all__ = ["constants_of", "roles_of", "stored_shape"]
 
-ROLES = ("weight", "bias", "multiplier", "exponent", "divisor", "table", "rows", "columns")
+ROLES = ("weight", "bias", "multiplier", "exponent", "divisor", "table", "rows", "columns", "mask")
 """Operands of instructions whose names are roles."""
 FACTORS, ISLAND, VALUE = "factors", "island", "value"
 """Roles of other constants: factors of the blocks of a weight, tensors of float islands, and values that are read like

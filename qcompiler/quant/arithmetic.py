@@ -18,7 +18,7 @@ from torch import Tensor
 from qcompiler.errors import InputError
 from qcompiler.quant.affine import AffineParams
 from qcompiler.quant.fma import fused_multiply_add
-from qcompiler.quant.modes import Precision
+from qcompiler.quant.modes import Precision, SoftmaxMode
 from qcompiler.quant.requant import (
     Requantization,
     RequantMode,
@@ -76,6 +76,8 @@ class Arithmetic:
         zero_point_folding: Place where the zero point of the input is removed from the products: in "hardware", or by
             the "compiler", which stores b - z_x * sum w as the bias.
         table_precision: Float type in which table entries are computed before rounding.
+        softmax: Arithmetic of a softmax of 8-bit codes.
+        wide_softmax: Arithmetic of a softmax with an operand or a result of more than 8 bits.
         special: Differences for single ops, by op name and the storage width of the input codes, 8 or 16 bits.
     """
 
@@ -90,11 +92,17 @@ class Arithmetic:
     bias_bits: int = 32
     zero_point_folding: Literal["compiler", "hardware"] = "hardware"
     table_precision: Precision = "float64"
+    softmax: SoftmaxMode = SoftmaxMode.TABLE
+    wide_softmax: SoftmaxMode = SoftmaxMode.TABLE
     special: Mapping[tuple[str, int], Arithmetic] = field(default_factory=dict)
 
     def at(self, op: str, bits: int) -> Arithmetic:
         """The arithmetic of `op` on codes of `bits` bits."""
         return self.special.get((op, 16 if bits > 8 else 8), self)
+
+    def softmax_mode(self, bits: int) -> SoftmaxMode:
+        """The arithmetic of a softmax, by the larger width of its operand and its result."""
+        return self.wide_softmax if bits > 8 else self.softmax
 
 
 @dataclass(frozen=True, eq=False)

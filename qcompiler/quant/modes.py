@@ -24,6 +24,7 @@ __all__ = [
     "RequantMode",
     "RequantSpec",
     "Rounding",
+    "SoftmaxMode",
 ]
 
 MIN_EXPONENT = -31
@@ -47,6 +48,19 @@ class Rounding(StrEnum):
     """Toward minus infinity (a plain arithmetic right shift)."""
     TRUNCATE = "trunc"
     """Toward zero (C integer division)."""
+
+
+class SoftmaxMode(StrEnum):
+    """Arithmetic of a softmax on codes; `quant.softmax` has the formulas."""
+
+    TABLE = "table"
+    """A table of exponentials with up to 20 fractional bits, integer sum and division, for any grid of the result."""
+    FLOAT32 = "f32"
+    """A table, the sum in order and the division in float32: ONNX Runtime's QLinearSoftmax, in 8 bits."""
+    GEMMLOWP = "gemmlowp"
+    """Fixed-point exponentials, and a reciprocal by Newton steps: TensorFlow Lite's kernel for 8 bits."""
+    LUT16 = "lut16"
+    """Exponentials and reciprocal interpolated between 513 entries: TensorFlow Lite's kernel for 16 bits."""
 
 
 class AverageRounding(StrEnum):

@@ -23,6 +23,8 @@ def arithmetic_of(descriptor: Descriptor) -> Arithmetic:
         bias_bits=descriptor.bias.bits,
         zero_point_folding=descriptor.bias.zero_point_folding,
         table_precision=descriptor.table.precision,
+        softmax=descriptor.softmax.mode,
+        wide_softmax=descriptor.softmax.wide_mode,
     )
     special: dict[tuple[str, int], Arithmetic] = {}
     for rule in descriptor.op:

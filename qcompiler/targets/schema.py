@@ -12,7 +12,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
 
 from qcompiler.errors import InputError
-from qcompiler.quant.modes import AverageRounding, Precision, RequantMode, RequantSpec, Rounding
+from qcompiler.quant.modes import AverageRounding, Precision, RequantMode, RequantSpec, Rounding, SoftmaxMode
 from qcompiler.quant.spec import ScaleKind
 
 SCHEMA = "qcompiler.hw/1"
@@ -26,7 +26,7 @@ Count: TypeAlias = Annotated[Int, Field(ge=0, lt=2**63)]
 Interval: TypeAlias = tuple[Count, Count]
 """Smallest and largest."""
 
-OpKind = Literal["mac", "product", "elementwise", "average", "normalization", "table", "movement", "float"]
+OpKind = Literal["mac", "product", "elementwise", "average", "normalization", "softmax", "table", "movement", "float"]
 Packing = Literal["none", "low_nibble_first", "high_nibble_first"]
 
 
@@ -229,6 +229,23 @@ class Tables(_Model):
     """Maximum size in bytes of all tables of one instruction, which has several if each channel has its own."""
 
 
+class Softmax(_Model):
+    """Arithmetic of softmax."""
+
+    mode: SoftmaxMode = SoftmaxMode.TABLE
+    """Arithmetic on 8-bit codes: `table`, `f32` (ONNX Runtime) or `gemmlowp` (TensorFlow Lite)."""
+    wide_mode: SoftmaxMode = SoftmaxMode.TABLE
+    """Arithmetic if the operand or the result has more than 8 bits: `table`, or `lut16` (TensorFlow Lite)."""
+
+    @model_validator(mode="after")
+    def _modes_have_their_width(self) -> Softmax:
+        if self.mode is SoftmaxMode.LUT16:
+            raise ValueError("mode is lut16, which computes 16-bit results: set wide_mode")
+        if self.wide_mode in (SoftmaxMode.FLOAT32, SoftmaxMode.GEMMLOWP):
+            raise ValueError(f"wide_mode is {self.wide_mode}, which computes 8-bit results")
+        return self
+
+
 class FixedGrid(_Model):
     """Scale and zero point of a result that the hardware fixes."""
 
@@ -421,6 +438,7 @@ class Fields(_Model):
     gradient: Gradient = Gradient()
     elementwise: Elementwise = Elementwise()
     table: Tables = Tables()
+    softmax: Softmax = Softmax()
     op: Annotated[tuple[OpRule, ...], Field(min_length=1)]
     supergroup: tuple[Supergroup, ...] = ()
     tie: tuple[Tie, ...] = ()

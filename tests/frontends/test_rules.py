@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from qcompiler.frontends import (
     rules,
+    rules_attention,
     rules_elementwise,
     rules_indexing,
     rules_movement,
@@ -14,7 +15,15 @@ from qcompiler.frontends import (
 )
 from tests.support.spellings import rules_of
 
-FILES = (rules_elementwise, rules_indexing, rules_movement, rules_pooling, rules_products, rules_reductions)
+FILES = (
+    rules_attention,
+    rules_elementwise,
+    rules_indexing,
+    rules_movement,
+    rules_pooling,
+    rules_products,
+    rules_reductions,
+)
 
 
 def test_every_rule_is_of_one_of_the_files() -> None:

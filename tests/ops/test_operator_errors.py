@@ -41,6 +41,15 @@ NORM: Attributes = {**SINGLE, "epsilon": 1, "fraction": 10}
 GRADIENT: Attributes = {"spec": QuantSpec(8), "rounding": "nearest"}
 INT_LINEAR = [i8(2, 4), i8(8, 4), i32(8)]
 
+SOFTMAX: Attributes = {
+    "axis": 1,
+    "mode": "table",
+    "numerator": 256,
+    "shift": 0,
+    "dtype": "i8",
+    "qmin": None,
+    "qmax": None,
+}
 CASES: dict[str, tuple[str, list[TensorType], Attributes, str]] = {
     # convolutions
     "no stride": ("conv2d", [X, KERNEL], {"stride": (0, 1)}, "stride is .*at least 1"),
@@ -166,6 +175,11 @@ CASES: dict[str, tuple[str, list[TensorType], Attributes, str]] = {
     "matrices of codes that do not chain": ("int_matmul", [i8(2, 3), i8(4, 5), i32(1), i8(1)], SINGLE, r"\[..., k, n\]"),
     "matrices of reals in an integer product": ("int_matmul", [f32(2, 3), i8(3, 5), i32(1), i8(1)], SINGLE, "integers"),
     "one multiplier per column": ("int_matmul", [i8(2, 3), i8(3, 5), i32(5), i8(5)], SINGLE, "1 or 1 elements"),
+    "a softmax along no axis": ("softmax", [X], {"axis": 4}, "0 to 3"),
+    "a mask of numbers": ("softmax", [X, X], {"axis": 1}, "booleans"),
+    "a softmax of reals in integers": ("int_softmax", [X, i32(9)], SOFTMAX, "integers"),
+    "a softmax of an unknown mode": ("int_softmax", [CODES, i32(9)], {**SOFTMAX, "mode": "half"}, "the mode is 'half'"),
+    "a softmax with a table of reals": ("int_softmax", [CODES, f32(9)], SOFTMAX, "the table is"),
     "a product of reals": ("int_mul", [X, X], PRODUCT, "integers"),
     "a product of an unknown mode": ("int_mul", [CODES, CODES], {**PRODUCT, "mode": "half"}, "the mode is 'half'"),
     "a table of another type": ("lookup", [CODES, of(DType.I16, 256)], TABLE, "the table is"),

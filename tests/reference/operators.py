@@ -182,6 +182,78 @@ def int_matmul(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> l
     return fill(out, element)
 
 
+def int_softmax(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list[Any]:
+    """table[max - x] over the sum of a row, for the elements of the mask; the formulas of each mode, number by number."""
+    x, table, *masks = operands
+    axis = attributes["axis"]
+
+    def row_of(index: Index) -> list[Index]:
+        return [(*index[:axis], j, *index[axis + 1 :]) for j in range(x.shape[axis])]
+
+    def kept(index: Index) -> bool:
+        return not masks or bool(masks[0].at(broadcast(masks[0], index)))
+
+    def element(index: Index) -> int:
+        if not kept(index):
+            return clip(out.zero_point, attributes)
+        row = [place for place in row_of(index) if kept(place)]
+        largest = max(int(x.at(place)) for place in row)
+        skipped = 513 if attributes["mode"] == "lut16" else 0
+        entries = [table.data[skipped + min(largest - int(x.at(p)), len(table.data) - skipped - 1)] for p in row]
+        steps = SOFTMAX[attributes["mode"]](entries[row.index(index)], entries, table.data, attributes)
+        return clip(steps + out.zero_point, attributes)
+
+    return fill(out, element)
+
+
+def softmax_by_division(entry: Any, row: Sequence[Any], table: Sequence[Any], attributes: Attributes) -> int:
+    """entry / sum / scale, halves up."""
+    return math.floor(Fraction(entry * attributes["numerator"], sum(row) << attributes["shift"]) + Fraction(1, 2))
+
+
+def softmax_in_float32(entry: Any, row: Sequence[Any], table: Sequence[Any], attributes: Attributes) -> int:
+    """Sums from the first to the last element, each rounded to float32."""
+    total = Fraction(0)
+    for item in row:
+        total = float32(total + Fraction(item))
+    return half_even(float32(float32(Fraction(entry) * attributes["numerator"]) / total))
+
+
+def high_product(a: int, b: int) -> int:
+    """a * b / 2^31, halves up."""
+    return (a * b + 2**30) >> 31
+
+
+def softmax_by_newton(entry: Any, row: Sequence[Any], table: Sequence[Any], attributes: Attributes) -> int:
+    """The reciprocal of a sum in Q12.19 by three Newton steps."""
+    total = sum(half_away(Fraction(item, 2**12)) for item in row)
+    headroom = 32 - total.bit_length()
+    half = (total << headroom) >> 1
+    found = 1515870810 + high_product(half, -1010580540)
+    for _ in range(3):
+        found += 4 * high_product(found, 2**29 - high_product(half, found))
+    product = high_product(min(2 * found, 2**31 - 1), entry)
+    return half_away(Fraction(product, 2 ** (35 - headroom)))
+
+
+def softmax_by_interpolation(entry: Any, row: Sequence[Any], table: Sequence[Any], attributes: Attributes) -> int:
+    """The reciprocal of a sum in Q16.15 between two of 513 entries."""
+    total = sum(row)
+    headroom = 32 - total.bit_length()
+    position = (((total << (headroom - 1)) + 2**13) >> 14) - 2**15 - 2**16
+    whole, part = divmod(min(position, 2**15 - 1) + 2**15, 128)
+    inverse = table[whole] + (((table[whole + 1] - table[whole]) * part + 64) >> 7)
+    return min(math.floor(Fraction(entry * inverse, 2 ** (31 - headroom)) + Fraction(1, 2)), 2**15 - 1)
+
+
+SOFTMAX: Mapping[str, Callable[[Any, Sequence[Any], Sequence[Any], Attributes], int]] = {
+    "table": softmax_by_division,
+    "f32": softmax_in_float32,
+    "gemmlowp": softmax_by_newton,
+    "lut16": softmax_by_interpolation,
+}
+
+
 def broadcast(operand: Grid, index: Index) -> Index:
     """The place of `operand` that stands for `index` of the result."""
     tail = index[len(index) - len(operand.shape) :]
@@ -523,6 +595,7 @@ OPERATORS: dict[str, Callable[[Sequence[Grid], Attributes, Grid], list[Any]]] = 
     "int_add": int_add,
     "int_mul": int_mul,
     "int_matmul": int_matmul,
+    "int_softmax": int_softmax,
     "maximum": maximum,
     "minimum": minimum,
     "int_mean": int_mean,

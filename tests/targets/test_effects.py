@@ -99,6 +99,11 @@ def lowered(
     return program.program_json(), program.weights()
 
 
+def shares(target: Target) -> object:
+    """The integer program of a softmax."""
+    return lowered(target, nn.Softmax(1).eval())
+
+
 def compiled(target: Target, model: nn.Module | None = None) -> qcompiler.Compiled:
     return qcompiler.compile(model or everything(), target, calibration_data=[images()], effort="fast", verify="off")
 
@@ -218,6 +223,7 @@ def memory(**more: object) -> dict[str, Any]:
 SPEEDS = {
     "compute": {"clock_hz": 1e6, "macs_per_cycle": {"8x8": 16}, "elementwise_per_cycle": 4, "picojoules_per_mac": 0.5}
 }
+WIDE_SHARES = rule("softmax", "softmax", out_fixed={"scale": 1 / 32768, "zero_point": 0, "bits": 16})
 GRID = {"scale": 1 / 128, "zero_point": -128, "bits": 8}
 FREE = rule("sigmoid hardsigmoid", "table")
 NARROW_A = {"dtypes.a8.allowed_bits": [8], "dtypes.a12": {"bits": 12}}
@@ -276,6 +282,8 @@ EFFECTS: dict[str, Effect] = {
     "Tables.per_channel": Effect({"table.per_channel": False}, see=equalized),
     "Tables.max_entries": Effect({"table.max_entries": 128}),
     "Tables.max_bytes": Effect({"table.max_bytes": 128}),
+    "Softmax.mode": Effect({"softmax.mode": "gemmlowp"}, see=shares),
+    "Softmax.wide_mode": Effect({"softmax.wide_mode": "lut16"}, {**WIDE_SHARES, "dtypes.a8.bits": 16}, see=shares),
     "FixedGrid.scale": Effect(rule("sigmoid", "table", out_fixed={**GRID, "scale": 1 / 64})),
     "FixedGrid.zero_point": Effect(rule("sigmoid", "table", out_fixed={**GRID, "zero_point": -100}), rule("sigmoid", "table", out_fixed=GRID)),
     "FixedGrid.bits": Effect(rule("sigmoid", "table", out_fixed={**GRID, "bits": 16}), rule("sigmoid", "table", out_fixed=GRID)),
@@ -335,7 +343,19 @@ def test_every_field_has_an_entry() -> None:
     tables = {name for name in fields if name.startswith("Descriptor.")} - {*EFFECTS}
     assert {*EFFECTS} == fields - tables
     held = {"target", "dtypes", "defaults", "requantize", "rounding", "accumulator", "bias", "elementwise", "table"}
-    held |= {"gradient", "op", "supergroup", "tie", "layout", "memory", "compute", "partition", "verify", "onnx"}
+    held |= {
+        "gradient",
+        "op",
+        "supergroup",
+        "tie",
+        "layout",
+        "memory",
+        "compute",
+        "partition",
+        "verify",
+        "onnx",
+        "softmax",
+    }
     assert tables == {f"Descriptor.{name}" for name in held}
 
 

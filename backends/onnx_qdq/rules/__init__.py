@@ -11,6 +11,7 @@ from qcompiler.backends.onnx_qdq.rules import (
     movement,
     normalization,
     quantizers,
+    softmax,
     tables,
 )
 from qcompiler.ir.table import Table
@@ -22,6 +23,7 @@ RULES: Table[Rule] = Table(
     elementwise.emits,
     averages.emits,
     normalization.emits,
+    softmax.emits,
     tables.emits,
     movement.emits,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qcompiler.ir.table import Table
-from qcompiler.program.kernels import averages, elementwise, mac, movement, normalization, quantizers, tables
+from qcompiler.program.kernels import averages, elementwise, mac, movement, normalization, quantizers, softmax, tables
 from qcompiler.program.kernels.call import Kernel, Sums
 
 LAYERS: Table[Sums] = mac.sums
@@ -14,6 +14,7 @@ KERNELS: Table[Kernel] = Table(
     elementwise.kernel,
     averages.kernel,
     normalization.kernel,
+    softmax.kernel,
     tables.kernel,
     movement.kernel,
     quantizers.kernel,

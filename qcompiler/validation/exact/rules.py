@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qcompiler.ir.table import Table
-from qcompiler.validation.exact import averages, elementwise, mac, movement, normalization, quantizers, tables
+from qcompiler.validation.exact import averages, elementwise, mac, movement, normalization, quantizers, softmax, tables
 from qcompiler.validation.exact.values import Rule
 
 QUANTIZERS = quantizers.exact
@@ -15,6 +15,7 @@ RULES: Table[Rule] = Table(
     elementwise.exact,
     averages.exact,
     normalization.exact,
+    softmax.exact,
     tables.exact,
     movement.exact,
 )

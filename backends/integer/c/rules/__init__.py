@@ -15,6 +15,7 @@ from qcompiler.backends.integer.c.rules import (
     movement,
     normalization,
     quantizers,
+    softmax,
     tables,
 )
 from qcompiler.backends.integer.c.writer import Rule
@@ -26,6 +27,7 @@ RULES: Table[Rule] = Table(
     elementwise.emits,
     averages.emits,
     normalization.emits,
+    softmax.emits,
     quantizers.emits,
     tables.emits,
     movement.emits,

@@ -1,0 +1,68 @@
+"""Softmax in C."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from qcompiler.backends.integer.c.shapes import check_rank, merged
+from qcompiler.backends.integer.c.text import Value
+from qcompiler.backends.integer.c.writer import Rule, Step, Writer
+from qcompiler.errors import UnsupportedError
+from qcompiler.ir.table import Table
+
+emits: Table[Rule] = Table()
+
+INVERSES = 513
+"""Entries of the reciprocal at the beginning of a table of the mode `lut16`."""
+_KINDS = {"table": "int32_t", "f32": "float", "gemmlowp": "int32_t", "lut16": "int16_t"}
+"""Element type of the table of each mode."""
+
+
+@emits("int_softmax")
+def softmax(writer: Writer, step: Step) -> None:
+    """`int_softmax`: rows by strides, with the mask as a constant."""
+    item, call = step.item, writer.call_of(step.item)
+    mode, axis, shape = str(call["mode"]), int(call["axis"]), call.output.shape
+    if mode not in _KINDS:
+        raise UnsupportedError(f"C has no softmax of the mode {mode!r}", expected=", ".join(_KINDS))
+    table = writer.operand(item, 1)
+    distances = writer.steps(item.inputs[0])
+    mask, mask_steps = _mask(writer, step)
+    outer = [a for a in range(len(shape)) if a != axis]
+    box = merged(*([values[a] for a in outer] for values in (shape, distances, mask_steps)))
+    check_rank(box, item)
+    low, high = call.limits
+    over: dict[str, Value] = {
+        "rows": math.prod(shape[a] for a in outer),
+        "rank": len(box),
+        "size": [size for size, *_ in box] or [0],
+        "x_step": [x for _, x, _ in box] or [0],
+        "mask_step": [m for *_, m in box] or [0],
+        "count": shape[axis],
+        "x_next": distances[axis],
+        "mask_next": mask_steps[axis],
+        "mask": mask,
+        "zero_point": call.output.zero_point[0],
+        "low": int(low),
+        "high": int(high),
+        "numerator": int(call["numerator"]),
+        "shift": int(call["shift"]),
+        "entries": len(table) - (INVERSES if mode == "lut16" else 0),
+    }
+    symbol = writer.constant(item.inputs[1], table, _KINDS[mode], f"exponentials of %{item.output}")
+    types = {"X": writer.ctype(item.inputs[0]), "Y": writer.ctype(item.output)}
+    writer.emit(step, f"softmax_{mode}", types, item.inputs[:1], {"over": over, "table": symbol})
+
+
+def _mask(writer: Writer, step: Step) -> tuple[Value, list[int]]:
+    """The symbol of the mask, and the distance of neighbours along each axis of the input."""
+    item, rank = step.item, len(writer.shapes[step.item.output])
+    if len(item.inputs) < 3:
+        return "0", [0] * rank
+    array = writer.operand(item, 2)
+    padded = array.reshape((1,) * (rank - array.ndim) + array.shape)
+    distances = [math.prod(padded.shape[a + 1 :]) if size > 1 else 0 for a, size in enumerate(padded.shape)]
+    note = f"elements that take part in %{item.output}"
+    return writer.constant(item.inputs[2], padded.astype(np.uint8), "uint8_t", note), distances
