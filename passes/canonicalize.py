@@ -18,6 +18,7 @@ div(constant, x)                            ->  mul(reciprocal(x), constant)
 add, mul (constant, x)                      ->  add, mul (x, constant)
 matmul(x, W), W a matrix of the model       ->  linear(x, W^T)
 matmul(W, x)                                ->  (linear(x^T, W))^T, of the last two axes
+reshape(linear(reshape(x))), batch inside   ->  linear(x), if the batch is not the first axis of x
 softmax(x + M), M far below 0 in places     ->  softmax(x, mask), see `common.softmax_masks`
 """
 
@@ -30,6 +31,7 @@ from typing import ClassVar
 
 import torch
 
+from qcompiler.ir.dims import as_dim
 from qcompiler.ir.events import Sentence
 from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.registry import Trait
@@ -58,6 +60,7 @@ DIVISION = Sentence("division-as-product", "a division by a constant")
 RECIPROCAL = Sentence("division-as-reciprocal", "a constant divided by a value")
 MATRIX_RIGHT = Sentence("product-with-matrix", "a product with a matrix of the model")
 MATRIX_LEFT = Sentence("matrix-times-value", "a matrix of the model times a value")
+BATCH_INSIDE = Sentence("batch-inside", "a layer before the batch is merged with other axes")
 CONSTANT_LAST = Sentence("constant-last", "the constant is now the second operand")
 
 
@@ -322,6 +325,29 @@ def _matmul(node: Node, rewriter: Rewriter) -> bool:
     return True
 
 
+def _linear(node: Node, rewriter: Rewriter) -> bool:
+    """Apply a layer before the batch, which is not the first axis, is merged with the axes before it."""
+    merged = node.inputs[0].made_by("reshape")
+    if merged is None or node.inputs[0].type.rank != 2:
+        return False
+    x, (rows, inputs) = merged.inputs[0], node.inputs[0].type.shape
+    outer = x.type.shape[0]
+    if isinstance(rows, int) or not isinstance(outer, int) or outer == 1:
+        return False
+    inner = as_dim(rows // outer)
+    if isinstance(inner, int) or as_dim(inner * outer) != rows:
+        return False
+    apart = {"shape": (outer, inner, inputs)}
+    x = rewriter.insert("reshape", [x], apart, before=node, like=merged).output
+    layer = rewriter.insert("linear", [x, *node.inputs[1:]], before=node, like=node)
+    shape = {"shape": node.output.type.shape}
+    back = rewriter.insert("reshape", [layer.output], shape, before=node, like=node)
+    rewriter.note(layer, BATCH_INSIDE())
+    rewriter.replace(node, back.output)
+    _erase_if_unused(merged, rewriter)
+    return True
+
+
 def _matrix(value: Value, rewriter: Rewriter, before: Node, *, transposed: bool) -> Value | None:
     """A leaf with the matrix or its transpose if `value` is a leaf or transposes one; otherwise None."""
     turned = value.made_by("permute")
@@ -355,6 +381,7 @@ def _erase_if_unused(node: Node, rewriter: Rewriter) -> None:
 
 _RULES: dict[str, Callable[[Node, Rewriter], bool]] = {
     "identity": _remove,
+    "linear": _linear,
     "matmul": _matmul,
     "dropout": _dropout,
     "reshape": _reshape,

@@ -1,6 +1,7 @@
 """Compute at compile time the results that depend only on constants.
 
     add(constant a, constant b)  ->  constant a + b
+    softmax(x + computed mask)   ->  softmax(x, mask), see `common.softmax_masks`
 
 Parameters count as constants: this compiler deploys a trained model. Quantizers, scales and their operands stay,
 because their values are found later.
@@ -18,6 +19,7 @@ from qcompiler.ir.interpret import Evaluation
 from qcompiler.ir.types import Stage
 from qcompiler.ops.quantizers import is_leaf, leaf_tensor
 from qcompiler.passes.base import Pass, PassContext
+from qcompiler.passes.common.softmax_masks import separate_mask
 from qcompiler.validation.contracts import THRESHOLDS, Contract
 
 COMPUTED = Sentence("constant-computed", "computed at compile time from {leaves}")
@@ -56,6 +58,9 @@ class FoldConstants(Pass):
         rewriter = context.rewriter(graph)
         evaluate = Evaluation(graph.module.tensors)
         for node in graph.nodes:
+            if node.op == "softmax":
+                separate_mask(node, rewriter)
+                continue
             if not node.inputs or len(node.outputs) != 1 or not all(map(is_leaf, node.inputs)):
                 continue
             leaves = [value.producer for value in node.inputs if value.producer is not None]

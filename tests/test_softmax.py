@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
 
 import qcompiler
@@ -89,3 +92,58 @@ def test_what_a_mode_does_not_compute_is_refused() -> None:
     data["softmax"]["mode"] = "lut16"
     with pytest.raises(TargetError, match="mode is lut16, which computes 16-bit results"):
         Target.of(data, "test")
+
+
+@pytest.mark.parametrize("target", ["int8_dsp", "ort_cpu"])
+def test_the_attention_of_torch_runs_in_integers(target: str) -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            result: Tensor = self.attention(x, x, x, need_weights=False)[0]
+            return result + x
+
+    torch.manual_seed(0)
+    x = torch.randn(4, 9, 16)
+    compiled = qcompiler.compile(Block().eval(), target, calibration_data=[x])
+    assert compiled.verification is not None and compiled.verification.passed
+    assert not compiled.artifact.islands
+    ops = [item.op for item in compiled.artifact.program.program.instructions]
+    assert (ops.count("int_matmul"), ops.count("int_softmax")) == (2, 1)
+
+
+def test_a_mask_stretches_no_range_and_gives_zero() -> None:
+    class Causal(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            kept = torch.tril(torch.ones(9, 9, dtype=torch.bool))
+            return torch.softmax(x.masked_fill(~kept, torch.finfo(torch.float32).min), -1)
+
+    x = torch.randn(4, 9, 9, generator=torch.Generator().manual_seed(0))
+    model = Causal().eval()
+    compiled = qcompiler.compile(model, "int8_dsp", calibration_data=[x])
+    assert compiled.verification is not None and compiled.verification.passed
+    result = compiled.run(x)
+    assert isinstance(result, Tensor)
+    assert not bool(result.triu(1).any())
+    assert float((result - model(x)).abs().max()) < 0.02
+
+
+TRANSFORMERS: dict[str, Callable[[], nn.Module]] = {
+    "vision": lambda: torchvision.models.VisionTransformer(32, 8, 2, 4, 64, 128, num_classes=10),
+    "swin": lambda: torchvision.models.SwinTransformer([4, 4], 24, [1, 1], [2, 2], [4, 4], num_classes=10),
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_transformers_run_in_integers_throughout(name: str) -> None:
+    torch.manual_seed(0)
+    model = TRANSFORMERS[name]().eval()
+    if name == "vision":
+        nn.init.normal_(model.get_parameter("heads.head.weight"))
+    x = torch.randn(2, 3, 32, 32)
+    compiled = qcompiler.compile(model, load_target("int8_dsp_per_channel"), calibration_data=[x])
+    assert compiled.verification is not None and compiled.verification.passed
+    assert not compiled.artifact.islands
+    assert compiled.verification.form("C").status == "equal"

@@ -15,6 +15,7 @@ def products(files: ProgramFiles) -> dict[str, int]:
     for item in files.program.instructions:
         layer = op(item.op)
         if layer.has(Trait.WEIGHTED, Trait.CONTRACTION):
-            x, weight, y = (files.program.tensors[name].shape for name in (*item.inputs[:2], item.output))
-            found[item.output] = layer_products(layer, (1, *x[1:]), weight, (1, *y[1:]))
+            shapes = (files.program.tensors[name].shape for name in (*item.inputs[:2], item.output))
+            x, weight, y = (tuple(1 if size < 0 else size for size in shape) for shape in shapes)
+            found[item.output] = layer_products(layer, x, weight, y)
     return found

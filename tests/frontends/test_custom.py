@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 from qcompiler.errors import UnsupportedError
 from qcompiler.frontends import capture
@@ -70,16 +69,6 @@ def test_a_result_without_an_operand_gets_its_batch_from_an_input() -> None:
 
 def test_the_reason_of_a_rule_that_declines_is_kept() -> None:
     assert kept(lambda x: (x * x) ** (x * x)).attributes["reason"] == "a power whose exponent is a tensor"
-
-
-def test_dropout_of_attention_is_random_only_if_it_is_not_zero() -> None:
-    node = kept(lambda x: F.scaled_dot_product_attention(x[:, None], x[:, None], x[:, None], dropout_p=0.0))
-    assert "scaled_dot_product_attention" in str(node.attributes["function"])
-    with pytest.raises(UnsupportedError, match="scaled_dot_product_attention"):
-        capture(
-            Function(lambda x: F.scaled_dot_product_attention(x[:, None], x[:, None], x[:, None], None, 0.5)).eval(),
-            numbers(2, 6),
-        )
 
 
 def test_random_functions_and_functions_from_elsewhere_are_refused() -> None:
