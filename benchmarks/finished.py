@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-__all__ = ["Json", "Store", "lines"]
+__all__ = ["CellT", "Json", "RunT", "Store", "lines"]
 
 Json = dict[str, Any]
 

@@ -11,8 +11,8 @@ processes share a run with `--shard 1/2` and `--shard 2/2`.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
+import functools
 import hashlib
 import math
 import statistics
@@ -33,8 +33,8 @@ from benchmarks.qat_page import section
 from benchmarks.qat_results import COMMITTED, EARLIER, Earlier, Json, Store
 from benchmarks.qat_tables import BASELINE, CHOICES, QUICK, TWIN, WHOLE, Cell, Place, Run, Way, cells
 from benchmarks.rendered import SPLITS, Scenes, split
-from benchmarks.sharding import shard
 from benchmarks.train import SMOOTHING, accuracy, turned
+from benchmarks.trainings import parser, train_missing
 from qcompiler.passes.correct_bias import CorrectBias
 from qcompiler.session.pipeline import model_as_it_is, training_passes
 from qcompiler.training.choose_codes import BinaryOptimization, optimize_codes, sample_codes
@@ -53,8 +53,6 @@ REESTIMATION = 50
 LOSS_SCENES = 6_400
 """Training scenes of which table 3 gives the loss."""
 RUN_BATCH = 50
-MINUTES = 100.0
-"""Time that one call takes at most."""
 NUMERICS = 2
 """Version of what the compiler computes in training: to be raised with every change, first scales included, after which
 the same training gives other numbers, rounding aside. `tests/benchmarks/test_qat_accuracy.py` holds some of them.
@@ -288,45 +286,15 @@ def _line(cell: Cell, found: Json) -> str:
     return f"{cell.name:<58}{'  '.join(figures)}  {found['seconds']} s"
 
 
-def _train_missing(chosen: Sequence[Cell], run: Run, store: Store, minutes: float) -> int:
-    """Train until the time is over.
-
-    Returns:
-        Number of trainings that are still missing.
-    """
-    begun, data, longest = time.monotonic(), None, 0.0
-    for index, cell in enumerate(chosen):
-        if store.fresh or store.find(cell, run) is None:
-            if time.monotonic() - begun + longest > 60.0 * minutes:
-                return sum(store.find(other, run) is None for other in chosen[index:])
-            data = data or Data(run)
-            found = store.get(cell, run, lambda cell=cell, data=data: measure(cell, data, store.folder))  # type: ignore[misc]
-            longest = max(longest, found["seconds"])
-            print(_line(cell, found), file=sys.stderr, flush=True)
-    return 0
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train what is missing, print the tables, and write the page if all of it was trained."""
-    parser = argparse.ArgumentParser(prog="benchmarks.qat_accuracy", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a row of each kind, one short epoch, validation split")
-    parser.add_argument("--page", action="store_true", help="train nothing: the tables of what is finished")
-    parser.add_argument("--collect", action="store_true", help="train nothing: write what is finished to be committed")
-    parser.add_argument("--only", default="", help="cells whose name holds this text")
-    parser.add_argument("--shard", type=shard, default=(0, 1), metavar="I/N", help="the I-th of N parts of the cells")
-    parser.add_argument("--minutes", type=float, default=MINUTES, help="begin no training that may end later")
-    parser.add_argument("--fresh", action="store_true", help="forget finished trainings")
-    parser.add_argument("--output", type=Path, default=OUTPUT, help="folder of the finished trainings")
-    options = parser.parse_args(arguments)
+    options = parser("benchmarks.qat_accuracy", __doc__, OUTPUT).parse_args(arguments)
     torch.set_num_threads(1)  # sums of other threads come in another order
     run = QUICK if options.quick else WHOLE
     store = Store(options.output, key, rows=COMMITTED, fresh=options.fresh)
     if not (options.page or options.collect):
-        part, parts = options.shard
-        chosen = [cell for cell in cells(run) if options.only in cell.name][part::parts]
-        missing = _train_missing(chosen, run, store, options.minutes)
-        if missing:
-            print(f"{missing} of {len(chosen)} trainings are missing: the same call continues", file=sys.stderr)
+        data = functools.cache(lambda: Data(run))
+        train_missing(options, run, store, lambda cell: measure(cell, data(), store.folder), _line)
     done = store.done(run)
     text = section(run, done, Earlier.read(EARLIER))
     print(text)

@@ -11,12 +11,12 @@ a run with `--shard 1/2` and `--shard 2/2`. `--quick` trains a few short ones in
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
+import functools
 import hashlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,8 +29,8 @@ from benchmarks.finished import Json, Store
 from benchmarks.pages import PERFORMANCE, write_section
 from benchmarks.quantized_training_page import MODES, Cell, section
 from benchmarks.scratch_networks import NETWORKS, new
-from benchmarks.sharding import shard
 from benchmarks.textured import SPLITS, Pictures, split
+from benchmarks.trainings import parser, train_missing
 from qcompiler.training.range_estimators import ESTIMATORS
 
 __all__ = ["NUMERICS", "QUICK", "WHOLE", "Data", "Run", "cells", "key", "main", "measure"]
@@ -42,8 +42,6 @@ RATE, DECAY, WARMUP = 0.006, 0.02, 0.15
 """AdamW on one cycle, as the networks of the other benchmarks are trained. With SGD at 0.05 the small ResNet-18 reached
 13 % in float after 60,000 pictures."""
 EVALUATION_BATCH = 250
-MINUTES = 100.0
-"""Time that one call takes at most."""
 NUMERICS = 1
 """Version of what the compiler computes in quantized training: to be raised with every change, rounding aside."""
 
@@ -191,48 +189,19 @@ def key(cell: Cell, run: Run) -> str:
     return hashlib.sha256(repr(what).encode()).hexdigest()[:12]
 
 
-def _train_missing(
-    chosen: Sequence[Cell],
-    run: Run,
-    store: Store[Cell, Run],
-    minutes: float,
-    make: Callable[[Cell, Data], Json] = measure,
-) -> int:
-    """Train until the time is over; the number of trainings that are still missing."""
-    begun, data, longest = time.monotonic(), None, 0.0
-    for index, cell in enumerate(chosen):
-        if not store.fresh and store.find(cell, run) is not None:
-            continue
-        if time.monotonic() - begun + longest > 60.0 * minutes:
-            return sum(store.find(other, run) is None for other in chosen[index:])
-        data = data or Data(run)
-        found = store.get(cell, run, lambda cell=cell, data=data: make(cell, data))  # type: ignore[misc]
-        longest = max(longest, found["seconds"])
-        print(f"{cell.name:<44}{found['accuracy']:>8.2%}  {found['seconds']} s", file=sys.stderr, flush=True)
-    return 0
+def _line(cell: Cell, found: Json) -> str:
+    return f"{cell.name:<44}{found['accuracy']:>8.2%}  {found['seconds']} s"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train what is missing, print the tables, and write the page if all of it was trained."""
-    parser = argparse.ArgumentParser(prog="benchmarks.quantized_training", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="few short trainings, validation split")
-    parser.add_argument("--page", action="store_true", help="train nothing: the tables of what is finished")
-    parser.add_argument("--collect", action="store_true", help="train nothing: write what is finished to be committed")
-    parser.add_argument("--only", default="", help="cells whose name holds this text")
-    parser.add_argument("--shard", type=shard, default=(0, 1), metavar="I/N", help="the I-th of N parts of the cells")
-    parser.add_argument("--minutes", type=float, default=MINUTES, help="begin no training that may end later")
-    parser.add_argument("--fresh", action="store_true", help="forget finished trainings")
-    parser.add_argument("--output", type=Path, default=OUTPUT, help="folder of the finished trainings")
-    options = parser.parse_args(arguments)
+    options = parser("benchmarks.quantized_training", __doc__, OUTPUT).parse_args(arguments)
     torch.set_num_threads(1)  # sums of other threads come in another order
     run = QUICK if options.quick else WHOLE
     store: Store[Cell, Run] = Store(options.output, key, cells, WHOLE, rows=COMMITTED, fresh=options.fresh)
     if not (options.page or options.collect):
-        part, parts = options.shard
-        chosen = [cell for cell in cells(run) if options.only in cell.name][part::parts]
-        missing = _train_missing(chosen, run, store, options.minutes)
-        if missing:
-            print(f"{missing} of {len(chosen)} trainings are missing: the same call continues", file=sys.stderr)
+        data = functools.cache(lambda: Data(run))
+        train_missing(options, run, store, lambda cell: measure(cell, data()), _line)
     done = store.done(run)
     text = section(done, run.pictures * run.epochs)
     print(text)

@@ -13,8 +13,8 @@ from benchmarks.finished import Store
 from benchmarks.quantized_training import QUICK, WHOLE, Data, Run, cells, key, main, measure
 from benchmarks.quantized_training_page import MODES, Cell, interval, section
 from benchmarks.scratch_networks import NETWORKS, new
-from benchmarks.sharding import shard
 from benchmarks.textured import CHUNK, CLASSES, SIZE, render, split
+from benchmarks.trainings import shard
 
 TINY = Run(16, 1, 8, "validation", 10, whole=False)
 
