@@ -7,10 +7,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 
 from qcompiler.analysis.diagnosis import Diagnosis
+from qcompiler.analysis.page import Page, analysis_html, analysis_summary
 from qcompiler.analysis.parts import Part
 from qcompiler.errors import InputError
+from qcompiler.storage.writing import write_file
 from qcompiler.targets import Target
 
 __all__ = ["Analysis", "Cause", "Finding", "typed"]
@@ -77,10 +80,13 @@ class Finding:
         """The remedy as it is typed."""
         return typed(self.remedy)
 
+    def gain(self) -> str:
+        """The gain as it is printed."""
+        return f"{self.predicted_gain:+.4g}{'' if self.measured else ' expected'}"
+
     def __str__(self) -> str:
-        gain = f"{self.predicted_gain:+.4g}{'' if self.measured else ' expected'}"
         remedy = f"compile(..., {self.keywords()})" if self.remedy else "no keyword of compile helps"
-        return f"{self.layer}: {self.cause}. {self.evidence} Remedy: {remedy} ({gain})."
+        return f"{self.layer}: {self.cause}. {self.evidence} Remedy: {remedy} ({self.gain()})."
 
 
 def typed(remedy: Mapping[str, object]) -> str:
@@ -179,6 +185,32 @@ class Analysis:
             "parts": parts,
             "notes": list(self.notes),
         }
+
+    def report(self, path: str | Path, diagnosis: Diagnosis | None = None) -> Path:
+        """Write an HTML page: scores, findings, all parts in a table that sorts, histograms of the worst parts.
+
+        The page needs no network. Histograms need matplotlib (`qcompiler[plots]`).
+
+        Args:
+            path: File to write.
+            diagnosis: Result of `diagnose`, which the page then draws.
+
+        Returns:
+            The path.
+        """
+        return write_file(path, analysis_html(self._page(), diagnosis).encode())
+
+    def _repr_html_(self) -> str:
+        """Verdict and findings, for notebooks."""
+        return analysis_summary(self._page())
+
+    def _page(self) -> Page:
+        findings = [(i.layer, str(i.cause), i.evidence, i.keywords(), i.gain()) for i in self.findings]
+        unit = "SQNR, dB" if self.metric == "SQNR" else "score"
+        worst = self.worst(len(self.parts))
+        return Page(
+            self.model, self.target, self.verdict(), unit, self.scores, findings, self.notes, self.samples, worst
+        )
 
     def verdict(self) -> str:
         """The result in a sentence."""

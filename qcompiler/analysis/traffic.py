@@ -195,7 +195,7 @@ class Traffic:
         Raises:
             InputError: matplotlib is not installed.
         """
-        from qcompiler.training.plots import Bars
+        from qcompiler.pages.plots import Bars
 
         items = self.of(direction)
         title = title or f"KB moved by the {direction} product on {self.target}, batch {self.batch}"

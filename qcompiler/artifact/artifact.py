@@ -44,7 +44,7 @@ from qcompiler.artifact.layout import (
     to_json,
 )
 from qcompiler.artifact.manifest import SCHEMA, Manifest, read_manifest, read_provenance
-from qcompiler.artifact.report import Page, report_html
+from qcompiler.artifact.report import Page, report_html, summary_html
 from qcompiler.backends import PROGRAM as PROGRAM_FORM
 from qcompiler.backends import encodings as encodings_files
 from qcompiler.backends import known_backends
@@ -92,6 +92,8 @@ class Artifact:
         sqnr: Signal-to-noise ratio of tensors and outputs against the float model, dB; see `validation.layers`.
         grids: Encodings of all tensors; None in a folder of a release that did not write them.
         input_names: Names of the model's arguments; empty in a folder of a release that did not write them.
+        model: Name of the model's class; empty in a folder of a release that did not write it.
+        versions: Versions of the packages that made the artifact, by name.
     """
 
     target: Target
@@ -107,6 +109,8 @@ class Artifact:
     sqnr: Mapping[str, float] = field(default_factory=dict)
     grids: Encodings | None = None
     input_names: tuple[str, ...] = ()
+    model: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return "\n".join(map(str, self.diagnostics)) or f"an artifact for {self.target.name}"
@@ -236,21 +240,30 @@ class Artifact:
         return encodings_files.write(self.grids, version)
 
     def report(self) -> str:
-        """The HTML report of the artifact."""
-        return report_html(
-            Page(
-                self.target,
-                self.program,
-                self.diagnostics,
-                self.verification,
-                self.sqnr,
-                self.islands,
-                self.passes,
-                self.memory,
-                self.estimate,
-                {name: sum(map(len, form.files.values())) for name, form in self.forms.items()},
-            )
+        """The HTML report of the artifact: without scripts, and below 300 kB."""
+        return report_html(self.page)
+
+    @property
+    def page(self) -> Page:
+        """What reports show."""
+        return Page(
+            self.target,
+            self.program,
+            self.diagnostics,
+            self.verification,
+            self.sqnr,
+            self.islands,
+            self.passes,
+            self.memory,
+            self.estimate,
+            {name: sum(map(len, form.files.values())) for name, form in self.forms.items()},
+            self.model,
+            self.versions,
         )
+
+    def _repr_html_(self) -> str:
+        """Verdict and quality, for notebooks."""
+        return summary_html(self.page)
 
     def files(self) -> dict[str, bytes]:
         """Name and content of every file. The same compile gives the same bytes."""
@@ -265,6 +278,8 @@ class Artifact:
             content[ENCODINGS] = self.encodings().encode()
         manifest = {
             "schema": SCHEMA,
+            "model": self.model,
+            "versions": dict(self.versions),
             "target": json.loads(self.target.to_json()),
             "input_tree": self.input_tree,
             "input_names": list(self.input_names),
@@ -376,6 +391,8 @@ class Artifact:
             diagnostics=tuple(Diagnostic(item.code, item.data, item.where) for item in manifest.diagnostics),
             verification=None if manifest.verification is None else manifest.verification.model_dump(mode="json"),
             sqnr={name: math.inf if ratio is None else ratio for name, ratio in manifest.sqnr_db.items()},
+            model=manifest.model,
+            versions=manifest.versions,
         )
         if not (isinstance(artifact.input_tree, tuple) and artifact.input_tree[0] == "tuple"):
             raise ArtifactError("input_tree is not a tuple of arguments", where=MANIFEST)

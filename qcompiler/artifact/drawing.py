@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from html import escape
 from typing import TYPE_CHECKING
 
+from qcompiler.pages.markup import anchor
 from qcompiler.program.program import Program
 
 if TYPE_CHECKING:
@@ -17,25 +18,24 @@ WIDTH, HEIGHT, GAP_X, GAP_Y, MARGIN = 190, 38, 24, 26, 16
 LEAST_BEND, LONGEST_BEND = 10, 70
 """Distance from the boxes of a line that passes other boxes, pixels."""
 
-LARGEST = 1500
-"""Maximum number of boxes; larger programs are not drawn."""
+BOX = "box"
+"""Kind of the places of boxes; see `pages.markup.anchor`."""
 
 GOOD_DB, BAD_DB = 40.0, 10.0
 """Signal-to-noise ratios at the green and at the red end of the colours."""
 
 
-def draw(program: Program, sqnr: Mapping[str, float]) -> str:
+def draw(program: Program, sqnr: Mapping[str, float], target: Callable[[str], str]) -> str:
     """The drawing of `program`.
 
     Args:
         program: Program to draw, without its constants.
         sqnr: Signal-to-noise ratio of tensors, dB; it determines the colour of a box.
+        target: Id of the place in the page that the box of a tensor leads to.
 
     Returns:
-        An `svg` element; a sentence for a program that is too large.
+        An `svg` element.
     """
-    if len(program.instructions) > LARGEST:
-        return f"<p>The program has {len(program.instructions)} instructions, too many to draw.</p>"
     places = _places(program)
     right = max((x for x, _ in places.values()), default=0) + WIDTH + LONGEST_BEND + MARGIN
     bottom = max((y for _, y in places.values()), default=0) + HEIGHT + MARGIN
@@ -48,7 +48,8 @@ def draw(program: Program, sqnr: Mapping[str, float]) -> str:
         edges += [_edge(places[source], places[item.output]) for source in sources]
         tensor = program.tensors[item.output]
         shape = "×".join("N" if size == -1 else str(size) for size in tensor.shape)
-        boxes.append(_box(item.output, item.op, f"{tensor.dtype} {shape}", places[item.output], sqnr.get(item.output)))
+        box = _box(item.output, item.op, f"{tensor.dtype} {shape}", places[item.output], sqnr.get(item.output))
+        boxes.append(f'<a href="#{target(item.output)}">{box}</a>')
     return (
         f'<svg width="{right}" height="{bottom}" role="img" '
         f'aria-label="the integer program">{"".join(edges)}{"".join(boxes)}</svg>'
@@ -95,7 +96,8 @@ def _box(name: str, op: str, type: str, place: tuple[int, int], ratio: float | N
     note = "" if ratio is None else f", {ratio:.1f} dB"
     short = name if len(name) < 27 else f"…{name[-25:]}"
     return (
-        f"<g><title>{escape(name)}: {escape(op)}, {escape(type)}{note}</title>"
+        f'<g id="{anchor(BOX, name)}"><title>'
+        f"{escape(name)}: {escape(op)}, {escape(type)}{note}</title>"
         f'<rect x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}" rx="4" fill="{colour}"/>'
         f'<text x="{x + 8}" y="{y + 16}" class="name">{escape(short)}</text>'
         f'<text x="{x + 8}" y="{y + 31}">{escape(op)} {escape(type)}</text></g>'
@@ -114,7 +116,7 @@ def _edge(start: tuple[int, int], end: tuple[int, int]) -> str:
     span = (y2 - y1) // (HEIGHT + GAP_Y)
     reach = max((y2 - y1) // 2, 12)
     if span == 0:
-        return f'<path d="M{x1},{y1} C{x1},{y1 + reach} {x2},{y2 - reach} {x2},{y2}"/>'
+        return f'<path class="edge" d="M{x1},{y1} C{x1},{y1 + reach} {x2},{y2 - reach} {x2},{y2}"/>'
     aside = max(x1, x2) + WIDTH // 2 + min(LEAST_BEND + 3 * span, LONGEST_BEND)
     middle = f"C{x1},{y1 + 14} {aside},{y1 + 4} {aside},{y1 + 24} L{aside},{y2 - 24}"
-    return f'<path d="M{x1},{y1} {middle} C{aside},{y2 - 4} {x2},{y2 - 14} {x2},{y2}"/>'
+    return f'<path class="edge" d="M{x1},{y1} {middle} C{aside},{y2 - 4} {x2},{y2 - 14} {x2},{y2}"/>'

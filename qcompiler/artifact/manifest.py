@@ -80,6 +80,8 @@ class Manifest(_Closed):
     """`manifest.json`."""
 
     schema_version: Annotated[Literal["qcompiler.artifact/2"], Field(alias="schema")]
+    model: str = ""
+    versions: dict[str, str] = {}
     target: dict[str, Any]
     """Checked by `Target.from_json`."""
     input_tree: Any

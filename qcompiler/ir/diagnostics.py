@@ -104,11 +104,11 @@ def _constant_output(data: Mapping[str, Any], where: str) -> str:
 
 def _constant_channels(data: Mapping[str, Any], where: str) -> str:
     count = len(data["places"])
-    what = f"{_runs(data['places'])} of {data['size']} along axis {data['axis']}"
-    verb = "is" if count == 1 else "are"
+    index, verb = ("index", "is") if count == 1 else ("indices", "are")
+    what = f"{index} {_runs(data['places'])} of {data['size']} along axis {data['axis']}"
     return (
-        f"{data['output'].capitalize()}{_at(where)}: {what} {verb} constant for all samples, while the float model "
-        f"gives {data['low']:.6g} to {data['high']:.6g}. {data['fix']}"
+        f"{data['output'].capitalize()}{_at(where).rstrip(',')}: {what} {verb} constant for all samples, "
+        f"while the float model gives {data['low']:.6g} to {data['high']:.6g}. {data['fix']}"
     )
 
 

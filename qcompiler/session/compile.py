@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from qcompiler.artifact.artifact import Artifact
+from qcompiler.artifact.histograms import histograms
+from qcompiler.artifact.report import report_html, summary_html
 from qcompiler.backends import encodings as grids
 from qcompiler.calibration.journal import Journal
 from qcompiler.calibration.processes import Processes, processes
@@ -171,9 +173,28 @@ class Compiled:
         """
         return self.artifact.explain(name)
 
+    @own_defaults()
     def report(self, path: str | Path) -> Path:
-        """Write an HTML report: comparison of the forms, rewrites and refusals of each pass, range of each tensor."""
-        return write_file(path, self.artifact.report().encode())
+        """Write an HTML report whose tables sort, with histograms of the tensors that are the worst.
+
+        The page is that of the artifact, `report.html`, with a script and, if matplotlib (`qcompiler[plots]`) is
+        installed, the histograms: the numbers of the float model on the inputs of the compile, and the limits of the
+        grids. It needs no network.
+
+        Args:
+            path: File to write.
+
+        Returns:
+            The path.
+        """
+        page = self.artifact.page
+        floating = (self.floating or self.quantized).main
+        plots = histograms(page, floating, self.inputs)
+        return write_file(path, report_html(page, plots, sorts=True).encode())
+
+    def _repr_html_(self) -> str:
+        """Verdict and quality, for notebooks."""
+        return summary_html(self.artifact.page)
 
     def encodings(self, version: str = "1.0.0") -> str:
         """Scale and zero point of each tensor as JSON; see `Artifact.encodings`."""

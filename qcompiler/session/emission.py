@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib import metadata
 from typing import Any
 
 from torch import Tensor
@@ -33,6 +34,9 @@ from qcompiler.session.stages import Captured, State
 from qcompiler.targets import Target
 
 __all__ = ["emit"]
+
+PACKAGES = ("qcompiler", "torch", "onnx")
+"""Packages whose versions an artifact names."""
 
 
 def emit(
@@ -102,6 +106,8 @@ def emit(
         pipeline=", ".join(filter(None, (captured.pipeline, print_pipeline(passes)))),
         passes=tuple(record.plain() for record in integer.records),
         islands=islands,
+        model=captured.name,
+        versions=_versions(),
         # A tensor that is 0 in the float model has no ratio.
         sqnr={name: float(f"{ratio:.2f}") for name, ratio in quality.sqnr.items() if ratio > -math.inf},
     )
@@ -113,6 +119,12 @@ def emit(
         return build(verification=verification, diagnostics=diagnostics)
 
     return artifact
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    """Versions of the packages that decide the bytes of an artifact, without the suffixes of their builds."""
+    return {name: metadata.version(name).partition("+")[0] for name in PACKAGES}
 
 
 def emit_forms(model: Lowered, target: Target) -> dict[str, Emitted]:

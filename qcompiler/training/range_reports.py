@@ -15,8 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qcompiler.errors import InputError
+from qcompiler.pages.plots import Bars
 from qcompiler.training.module import QATModule
-from qcompiler.training.plots import Bars
 from qcompiler.training.tracker import RangeTracker
 
 __all__ = ["TrackedStatistics", "range_plot", "range_scalars", "range_statistics", "watch_ranges"]

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import torch
 
 from qcompiler.errors import InputError
+from qcompiler.pages.plots import Bars
 from qcompiler.training.module import QATModule
 from qcompiler.training.oscillations import OSCILLATING, Oscillations
-from qcompiler.training.plots import Bars
 
 __all__ = ["LayerOscillations", "oscillating", "oscillation_plot", "oscillation_scalars", "oscillation_statistics"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 import subprocess
@@ -14,7 +15,12 @@ import torch
 from torch import nn
 
 import qcompiler
-from qcompiler.artifact.drawing import LARGEST, draw
+from qcompiler.artifact import report
+from qcompiler.artifact.drawing import draw
+from qcompiler.artifact.report import report_html, verdict
+from qcompiler.errors import InputError
+from qcompiler.ir.diagnostics import Diagnostic
+from qcompiler.pages import plots
 
 ARTEFACTS = Path(__file__).parents[2] / "out" / "tests"
 """Files that tests write for a person to look at; not part of the repository."""
@@ -71,8 +77,8 @@ class _Reader(HTMLParser):
         self.text.append(data)
 
 
-def test_the_page_holds_everything_and_needs_nothing(compiled: qcompiler.Compiled, tmp_path: Path) -> None:
-    page = compiled.report(tmp_path / "report.html").read_text()
+def test_the_page_holds_everything_and_needs_nothing(compiled: qcompiler.Compiled) -> None:
+    page = compiled.artifact.report()
     reader = _Reader()
     reader.feed(page)
     assert not reader.open
@@ -107,17 +113,89 @@ def test_noise_is_that_of_each_tensor_against_the_float_model(compiled: qcompile
 
 
 def test_boxes_do_not_overlap_and_lines_end_at_them(compiled: qcompiler.Compiled) -> None:
-    drawing = draw(compiled.artifact.program.program, {})
+    drawing = draw(compiled.artifact.program.program, {}, str)
     boxes = [tuple(map(int, found)) for found in re.findall(r'<rect x="(\d+)" y="(\d+)"', drawing)]
     assert len(set(boxes)) == len(boxes)
     assert len(boxes) == len(compiled.artifact.program.program.instructions) + 1
-    assert draw(compiled.artifact.program.program, {}) == drawing
+    assert draw(compiled.artifact.program.program, {}, str) == drawing
 
 
-def test_a_program_too_large_to_draw_is_said_to_be(compiled: qcompiler.Compiled) -> None:
-    program = compiled.artifact.program.program
-    many = program.model_copy(update={"instructions": program.instructions * LARGEST})
-    assert "too many to draw" in draw(many, {})
+def test_each_box_leads_to_its_row_and_back(compiled: qcompiler.Compiled) -> None:
+    page = compiled.artifact.report()
+    places = set(re.findall(r' id="([^"]+)"', page))
+    links = re.findall(r'<a href="#([^"]+)"', page)
+    assert set(links) <= places
+    names = [item.output for item in compiled.artifact.program.program.instructions]
+    assert all(links.count(f"{kind}-{name}") == 1 for kind in ("box", "tensor") for name in names)
+
+
+def test_the_worst_tensors_are_first(compiled: qcompiler.Compiled) -> None:
+    page = compiled.artifact.report()
+    rows = re.findall(r'<tr id="tensor-([^"]+)">.*?</tr>', page)
+    ratios = [compiled.artifact.sqnr[name] for name in rows if name in compiled.artifact.sqnr]
+    assert ratios == sorted(ratios)
+    assert len(ratios) > 5
+
+
+def test_a_large_page_shows_less(compiled: qcompiler.Compiled, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = compiled.artifact.report()
+    every = sum(len(item.outputs) for item in compiled.artifact.program.program.instructions)
+    assert len(whole.encode()) <= report.LARGEST_PAGE
+    monkeypatch.setattr(report, "MOST_ROWS", (every, every - 1, 4))
+    monkeypatch.setattr(report, "LARGEST_PAGE", len(whole.encode()) - 1)
+    less = compiled.artifact.report()
+    assert len(less.encode()) <= report.LARGEST_PAGE
+    assert "too many to draw" in less
+    assert f"The worst {every - 1} of {every}" in less
+    monkeypatch.setattr(report, "LARGEST_PAGE", 100)
+    assert f"The worst 4 of {every}" in compiled.artifact.report()
+    assert "too many" not in report_html(compiled.artifact.page, sorts=True), "a page that sorts may be of any size"
+
+
+def test_the_verdict_is_one_sentence(compiled: qcompiler.Compiled) -> None:
+    page = compiled.artifact.page
+    assert page.verification is not None
+    clean = dataclasses.replace(page, diagnostics=[])
+    assert verdict(clean) == "Verified: all forms agree, and nothing needs attention."
+    found = Diagnostic("clipped-input", {"fix": "Calibrate again."})
+    assert "one finding needs your attention" in verdict(dataclasses.replace(page, diagnostics=[found]))
+    assert "2 findings need" in verdict(dataclasses.replace(page, diagnostics=[found, found]))
+    assert verdict(dataclasses.replace(page, verification=None)).startswith("Not verified")
+    forms = [{**page.verification["forms"][0], "status": "differs", "required": True}]
+    wrong = dataclasses.replace(page, verification={**page.verification, "forms": forms})
+    assert verdict(wrong).startswith(f"Do not ship this artifact: {forms[0]['name']} differ")
+
+
+def test_the_page_for_reading_sorts_and_has_histograms(
+    compiled: qcompiler.Compiled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = compiled.report(tmp_path / "report.html").read_text()
+    assert page.count("<script>") == 1
+    assert not re.search(r"(src|href)=\"https?:|url\((?!#)|@import", page)
+    assert '<g id="' in page.partition("<h2>Histograms</h2>")[2]
+    assert compiled.report(tmp_path / "again.html").read_text() == page
+    monkeypatch.setattr(plots.Histograms, "svg", lambda self: _no_plots())
+    assert "qcompiler[plots]" in compiled.report(tmp_path / "plain.html").read_text()
+
+
+def _no_plots() -> str:
+    raise InputError("plots need matplotlib, which is not installed", fix="Run `pip install 'qcompiler[plots]'`.")
+
+
+def test_notebooks_show_verdict_and_quality(compiled: qcompiler.Compiled) -> None:
+    shown = compiled._repr_html_()
+    assert "Branches for int8_dsp" in shown
+    assert 'class="verdict"' in shown
+    assert len(shown) < 5_000
+    assert compiled.artifact._repr_html_() == shown
+
+
+def test_model_and_versions_are_named(compiled: qcompiler.Compiled) -> None:
+    made = compiled.artifact.versions
+    assert set(made) == {"qcompiler", "torch", "onnx"}
+    page = compiled.artifact.report()
+    assert f"torch {torch.__version__.partition('+')[0]}" in page
+    assert compiled.artifact.model == "Branches"
 
 
 def test_a_browser_shows_it(compiled: qcompiler.Compiled) -> None:

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qcompiler.errors import InputError
-from qcompiler.training.plots import Bars, Curves
+from qcompiler.pages.plots import Bars, Curves
 
 SVG = "{http://www.w3.org/2000/svg}"
 Point = tuple[float, float]
@@ -92,7 +92,7 @@ def test_without_the_library_the_error_says_what_to_install(monkeypatch: pytest.
 def test_another_process_draws_the_same_and_looks_for_no_display() -> None:
     curves = Curves("title", "step", {"one": [(0.0, 1.0), (1.0, 2.0)]})
     code = (
-        f"import sys; from qcompiler.training.plots import Curves; print({curves!r}.svg(), end='');"
+        f"import sys; from qcompiler.pages.plots import Curves; print({curves!r}.svg(), end='');"
         "import matplotlib; print(matplotlib.get_backend(auto_select=False), 'matplotlib.pyplot' in sys.modules)"
     )
     environment = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
