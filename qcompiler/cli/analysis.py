@@ -98,6 +98,7 @@ Evaluate = Annotated[
 Efforts = Annotated[Effort, typer.Option(help="Effort of the analyzed compile.")]
 Samples = Annotated[int, typer.Option(min=1, max=LARGEST, help="Samples on which tensors are measured.")]
 Budget = Annotated[int, typer.Option(min=1, max=LARGEST, help="Quantized models that are scored.")]
+ReportFile = Annotated[Path | None, typer.Option("--report", help="HTML page to write.")]
 
 
 @app.command()
@@ -115,11 +116,14 @@ def analyze(
     samples: Samples = 32,
     budget: Budget = 24,
     seed: Seed = 0,
+    report: ReportFile = None,
     as_json: Json = False,
 ) -> None:
     """Find the layers that lose accuracy by quantization, the causes, and keywords of compile that help."""
     chosen = (target, base, changes, evaluate, normalize, batch_size, override, effort, samples, budget, seed)
     found = _analyzed(model, calibration, *chosen)
+    if report is not None:
+        found.report(report)
     if as_json:
         print_json(found.to_dict())
     else:
@@ -144,11 +148,15 @@ def debug(
     allowed_drop: Annotated[
         float, typer.Option(min=0.0, max=0.99, help="Share of the float score that may be lost.")
     ] = 0.01,
+    report: ReportFile = None,
     as_json: Json = False,
 ) -> None:
     """Walk through the debugging flow of the white paper: each fix in order, and the score after it."""
     chosen = (target, base, changes, evaluate, normalize, batch_size, override, effort, samples, budget, seed)
-    found = _analyzed(model, calibration, *chosen).diagnose(allowed_drop)
+    analysis = _analyzed(model, calibration, *chosen)
+    found = analysis.diagnose(allowed_drop)
+    if report is not None:
+        analysis.report(report, found)
     if as_json:
         print_json(found.to_dict())
         return

@@ -17,11 +17,13 @@ STYLE = """
   :root { --text: #ddd; --paper: #181818; --line: #444; --box: #333840; --light: 28%; --edge: #888; --marked: #4a4220 }
 }
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem;
-  color: var(--text); background: var(--paper); overflow-wrap: anywhere }
+  color: var(--text); background: var(--paper) }
+p, li, h1, summary { overflow-wrap: anywhere }
 h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2rem }
 a { color: inherit; text-decoration-color: var(--edge) }
 table { border-collapse: collapse; width: 100%; font-size: 0.9rem }
 th, td { text-align: left; padding: 0.2rem 0.6rem; border-bottom: 1px solid var(--line); vertical-align: top }
+th { white-space: nowrap }
 th.number, td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
 th[tabindex] { cursor: pointer } th[aria-sort=ascending]::after { content: " \\25b2" }
 th[aria-sort=descending]::after { content: " \\25bc" }
@@ -29,7 +31,7 @@ tr:target { background: var(--marked) } g:target rect { stroke: var(--text); str
 .verdict { font-size: 1.1rem; border-left: 4px solid var(--edge); padding-left: 0.8rem }
 .differs { color: #d0223c } .equal { color: #16893c }
 .scroll { overflow: auto; max-height: 44rem; border: 1px solid var(--line); border-radius: 4px }
-.wide { overflow-x: auto }
+.wide { overflow-x: auto } .wide svg { max-width: 100%; height: auto }
 svg { font: 11px system-ui, sans-serif; fill: var(--text); max-width: none }
 svg .edge { fill: none; stroke: var(--edge); stroke-width: 1.2 }
 svg .name { font-weight: 600 }

@@ -78,7 +78,9 @@ def test_constant_channels_of_one_output_are_named(axis: int) -> None:
     assert item.data["output"] == "output 1 (found)"
     assert (item.data["axis"], item.data["places"], item.data["size"]) == (axis, [2, 3, 4], 5)
     assert 0.0 < item.data["low"] < item.data["high"] < 1.0
-    assert f": indices 2 to 4 of 5 along axis {axis} are constant for all samples, while the float model gives" in str(item)
+    assert f": indices 2 to 4 of 5 along axis {axis} are constant for all samples, while the float model gives" in str(
+        item
+    )
     assert "test_quality:" in item.where
     assert "poor-output" not in found, "the boxes alone have the power of the output"
 
