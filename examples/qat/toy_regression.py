@@ -21,11 +21,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from qcompiler.pages.plots import Curves
 from qcompiler.quant.spec import QuantSpec
 from qcompiler.training.estimators import EWGS, PSG, DifferentiableSoftQuantization, Estimator, StraightThrough
 from qcompiler.training.freezing import freeze
 from qcompiler.training.oscillations import Oscillations
-from qcompiler.pages.plots import Curves
 from qcompiler.training.quantizer import Quantizer
 from qcompiler.training.ranges import FixedRange
 from qcompiler.training.regularizers import Dampening, Latent, Regularizer, Weighted
