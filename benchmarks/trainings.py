@@ -36,7 +36,7 @@ def parser(name: str, description: str | None, output: Path) -> argparse.Argumen
 
     Args:
         name: Name of the module.
-        description: Its documentation.
+        description: Documentation of the module.
         output: Folder of the finished trainings by default.
     """
     found = argparse.ArgumentParser(prog=name, description=description)
@@ -63,11 +63,11 @@ def train_missing(
     """Train what is missing of a part of a run, until the time is over, and say how many trainings are left.
 
     Args:
-        options: What `parser` read.
+        options: Options that `parser` read.
         run: The run.
-        store: Its finished trainings.
+        store: Finished trainings of the run.
         make: Trains, and returns figures; "seconds" is one of them.
-        line: What is printed of a finished training.
+        line: Function that makes the printed line of a finished training.
 
     Returns:
         Number of trainings of the part that are still missing.

@@ -23,7 +23,7 @@ PART = "part"
 
 @dataclass(frozen=True)
 class Page:
-    """What the page of an analysis shows; the fields are those of `Analysis` of the same names.
+    """The content of the page of an analysis; the fields are those of `Analysis` of the same names.
 
     Args:
         verdict: The result in a sentence.

@@ -245,7 +245,7 @@ class Artifact:
 
     @property
     def page(self) -> Page:
-        """What reports show."""
+        """The content of reports."""
         return Page(
             self.target,
             self.program,
