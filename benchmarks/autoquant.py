@@ -36,7 +36,7 @@ from benchmarks.networks import load
 from benchmarks.pages import PERFORMANCE, write_section
 from benchmarks.rendered import split
 from benchmarks.scaled_networks import Residual, Transformer, fitted
-from benchmarks.sharding import shard
+from benchmarks.trainings import shard
 from examples.digits.data import load_data
 from qcompiler.analysis.search_space import ROUNDING, Candidate, Hardware, given_hardware, wider_targets
 from qcompiler.errors import QCompilerError

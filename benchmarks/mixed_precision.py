@@ -32,7 +32,7 @@ from benchmarks.finished import Json, Store
 from benchmarks.networks import load, weights_digest
 from benchmarks.pages import PERFORMANCE, write_section
 from benchmarks.rendered import split
-from benchmarks.sharding import shard
+from benchmarks.trainings import shard
 from qcompiler.analysis.assignment import Problem, Widths
 from qcompiler.validation.noise import decibels
 
