@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 import qcompiler
-from benchmarks.sharding import shard
+from benchmarks.trainings import shard
 from qcompiler.ir import tree
 from qcompiler.validation.metrics import sqnr_db
 
