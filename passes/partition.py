@@ -134,7 +134,7 @@ def _summed_axes(node: Node) -> tuple[int, ...]:
 
 
 def _refusal(node: Node, why: str, target: Target) -> UnsupportedError:
-    fix = f'Run it in float, load_target("{target.name}").override(fallback="float"), or replace it in the model'
+    fix = f"Run it in float, {target.override(fallback='float').typed}, or replace it in the model"
     if is_custom(node):
         fix += f", or register a rule for it:\n\n{registration(function_name(node))}"
     elif clamps_channels(node):

@@ -97,8 +97,7 @@ def typed(remedy: Mapping[str, object]) -> str:
 def _typed(value: object) -> str:
     """Python text of a value of a remedy."""
     if isinstance(value, Target):
-        name, _, changes = value.name.partition("[")
-        return f'load_target("{name}").override({changes.rstrip("]")})' if changes else f'"{name}"'
+        return value.typed
     if isinstance(value, Sequence) and not isinstance(value, str):
         return f"[{len(value)} batches that evaluate used]"
     return repr(value)

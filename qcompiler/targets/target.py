@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import hashlib
 import json
@@ -292,6 +293,15 @@ class Target:
         )
         return Target.of(data, f"{self.name}.override")
 
+    @property
+    def typed(self) -> str:
+        """Python text that gives the target: `"int8_dsp"`, or `load_target("int8_dsp").override(weight_bits=4)`."""
+        name, _, changes = self.name.partition("[")
+        if not changes:
+            return f'"{name}"'
+        pairs = (change.partition("=") for change in changes.removesuffix("]").split(", "))
+        return f'load_target("{name}").override({", ".join(f"{key}={_literal(text)}" for key, _, text in pairs)})'
+
     def summary(self) -> list[tuple[str, str]]:
         """Names and values of the arithmetic, as readable text."""
         return summary(self.descriptor)
@@ -343,3 +353,12 @@ class Target:
 def _named(op: str) -> str:
     """The op that supplies the rules and supergroups of `op`."""
     return "clamp" if op == "clamp_channels" else op
+
+
+def _literal(text: str) -> str:
+    """A number, True or None as it is; other text in quotes."""
+    try:
+        ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return f'"{text}"'
+    return text

@@ -113,6 +113,17 @@ def test_override() -> None:
     assert base.override(layout="NCHW").layout.activations == "NCHW"
 
 
+def test_a_target_is_typed_as_the_call_that_gives_it() -> None:
+    base = load_target("int8_dsp")
+    assert base.typed == '"int8_dsp"'
+    target = base.override(weight_bits=4, per_channel=True).override(fallback="float", requantize="double")
+    assert target.typed == (
+        'load_target("int8_dsp").override(weight_bits=4, per_channel=True, fallback="float", requantize="double")'
+    )
+    again = eval(target.typed, {"load_target": load_target})  # noqa: S307
+    assert (again.digest(), again.name) == (target.digest(), target.name)
+
+
 def test_limits_per_channel_follow_the_rule_for_clamp(tmp_path: Path) -> None:
     for name in qcompiler.targets():
         assert load_target(name).per_channel_clamp == (name in (*ROOMY, "pow2_mcu", "w4a8_npu", "w4a8_npu_blocks"))
