@@ -317,6 +317,7 @@ def _box(mask: Tensor) -> tuple[range, ...] | None:
 
 def _summary(item: Any, keep: bool) -> Any:
     if isinstance(item, Tensor):
+        keep = keep and not torch._C._functorch.is_functorch_wrapped_tensor(item)  # cannot be read after torch.vmap
         return Result(tuple(item.shape), item.dtype, item.detach().clone() if keep else None)
     return item
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from qcompiler.errors import CaptureError
+from qcompiler.errors import CaptureError, UnsupportedError
+from qcompiler.frontends import capture
 from qcompiler.frontends.fx import trace
 from qcompiler.frontends.trace import (
     PATH,
@@ -123,3 +124,17 @@ def test_a_place_is_read_from_the_node() -> None:
     assert (location(node).path, location(node).source) == ("a.b", "net:f:3")
     node.meta = {}
     assert str(location(node)) == ""
+
+
+class Mapped(nn.Module):
+    """A mask from positions under `torch.vmap`, as transformers makes it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        place = torch.arange(x.shape[1], device=x.device)
+        mask = torch.vmap(lambda a: a >= place)(place)
+        return torch.where(mask, x, torch.zeros(()))
+
+
+def test_tensors_within_a_vmap_are_not_read_after_it() -> None:
+    with pytest.raises(UnsupportedError, match="torch function '.*batch_dim' has no operator"):
+        capture(Mapped().eval(), torch.randn(2, 6, 6))

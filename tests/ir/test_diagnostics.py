@@ -84,8 +84,8 @@ FORMS = {
                 f"Output 0: {text} constant for all samples, while the float model gives 0.1 to 0.9. Try.",
             )
             for places, text in (
-                ([4], "4 of 9 along axis 1 is"),
-                ([0, 4, 5, 6, 8], "0, 4 to 6, 8 of 9 along axis 1 are"),
+                ([4], "index 4 of 9 along axis 1 is"),
+                ([0, 4, 5, 6, 8], "indices 0, 4 to 6, 8 of 9 along axis 1 are"),
             )
         ],
         (
