@@ -136,5 +136,5 @@ class Mapped(nn.Module):
 
 
 def test_tensors_within_a_vmap_are_not_read_after_it() -> None:
-    with pytest.raises(UnsupportedError, match="torch function '.*batch_dim' has no operator"):
+    with pytest.raises(UnsupportedError, match=r"torch function '.*batch_dim' has no operator"):
         capture(Mapped().eval(), torch.randn(2, 6, 6))
