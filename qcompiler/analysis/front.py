@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from qcompiler.analysis.assignment import Problem, Widths
+from qcompiler.analysis.front_page import Page, Row, front_html, front_summary
 from qcompiler.analysis.search import call_text
 from qcompiler.analysis.width_costs import UNITS, CostKind
 from qcompiler.errors import InputError
 from qcompiler.passes.base import Override
 from qcompiler.passes.common.overrides import WEIGHT_BITS_LIMIT
+from qcompiler.storage.writing import write_file
 from qcompiler.validation.noise import decibels
 
 __all__ = ["Choice", "Front", "Point"]
@@ -165,6 +168,43 @@ class Front:
             "points": [_plain(point, point in self.points) for point in self.measured],
             "notes": list(self.notes),
         }
+
+    def report(self, path: str | Path) -> Path:
+        """Write an HTML page: the points as a plot and as a table that sorts, and the groups with their noise.
+
+        The page needs no network. The plot needs matplotlib (`qcompiler[plots]`).
+
+        Args:
+            path: File to write.
+
+        Returns:
+            The path.
+        """
+        return write_file(path, front_html(self._page()).encode())
+
+    def _repr_html_(self) -> str:
+        """The points, for notebooks."""
+        return front_summary(self._page())
+
+    def _page(self) -> Page:
+        best = {id(point) for point in self.points}
+        rows = [
+            Row(
+                point.cost,
+                point.score,
+                point.expected_db,
+                point.accuracy,
+                point.accuracy_error,
+                ", ".join(f"{name}={width}" for name, width in point.overrides.items()),
+                point.error,
+                optimal=id(point) in best,
+            )
+            for point in self.measured
+        ]
+        groups = [(item.name, item.kind, dict(item.noise)) for item in self.groups]
+        return Page(
+            self.model, self.target, UNITS[self.cost], rows, groups, self.base, self.rank_correlation, self.notes
+        )
 
     def __str__(self) -> str:
         unit = UNITS[self.cost]

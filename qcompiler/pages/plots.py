@@ -2,8 +2,8 @@
 
 matplotlib, in the extra `plots`, is imported only when a plot is drawn. Figures are created without pyplot, and need
 no display and leave no global state. The same numbers and the same matplotlib version give the same text. The id of a
-curve is its name, the id of a bar is its name and kind. Text and axes have the colour of the page around them, so that
-a plot is readable on light and on dark paper; there is no background.
+curve is its name, the id of a bar is its name and kind. Curves and bars are files with white paper. Histograms and
+points stand in pages: their text and axes have the colour of the text around, for light and for dark paper.
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ class Histograms:
                 axes.tick_params(labelsize=7)
                 axes.spines[["top", "right", "left"]].set_visible(False)
 
-        return _drawn(self.width, 130 * rows, draw)
+        return _drawn(self.width, 130 * rows, draw, in_page=True)
 
 
 @dataclass(frozen=True)
@@ -231,10 +231,10 @@ class Points:
             axes.grid(color=_GREY, alpha=0.3)
             figure.legend(loc="outside lower left", ncols=max(1, len(self.groups)), frameon=False)
 
-        return _drawn(self.width, self.height, draw)
+        return _drawn(self.width, self.height, draw, in_page=True)
 
 
-def _drawn(width: float, height: float, draw: Callable[[Figure], None]) -> str:
+def _drawn(width: float, height: float, draw: Callable[[Figure], None], *, in_page: bool = False) -> str:
     """SVG text of a figure of the given size, in pixels, filled by `draw`."""
     try:
         import matplotlib as mpl
@@ -250,16 +250,14 @@ def _drawn(width: float, height: float, draw: Callable[[Figure], None]) -> str:
                 "svg.hashsalt": "qcompiler",  # deterministic ids
                 "svg.fonttype": "none",  # text stays text: searchable and accessible
                 "font.size": 9.0,
-                **dict.fromkeys(
-                    ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK
-                ),
+                **(dict.fromkeys(_INKED, _INK) if in_page else {}),
                 "path.simplify": False,  # keep every point of a staircase
             }
         )
         figure = Figure(figsize=(width / _INCH, height / _INCH), layout="constrained")
         draw(figure)
         text = io.StringIO()
-        figure.savefig(text, format="svg", metadata=_NO_METADATA, transparent=True)
+        figure.savefig(text, format="svg", metadata=_NO_METADATA, transparent=in_page)
     # Drop the XML prolog, so that the text can be embedded in a page, and trailing blanks.
     _, opening, rest = text.getvalue().partition("<svg")
     return "".join(f"{line.rstrip()}\n" for line in (opening + rest).replace(_INK, "currentColor").splitlines())

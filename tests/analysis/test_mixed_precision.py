@@ -218,3 +218,17 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 def test_case_is_healthy() -> None:
     """So that the front is about widths and nothing else."""
     assert Case(trained(), batches(), None, ()).evaluate(trained()) > 95.0  # type: ignore[arg-type]
+
+
+def test_the_page_has_every_point_and_group(tmp_path: Path) -> None:
+    found = front()
+    text = found.report(tmp_path / "front.html").read_text()
+    assert found.report(tmp_path / "again.html").read_text() == text
+    points = text.partition("<h2>Points</h2>")[2].partition("<h2>")[0]
+    assert points.count("<tr>") == 1 + len(found.measured)
+    assert points.count("<td>yes</td>") == len(found.points)
+    groups = text.partition("<h2>Groups</h2>")[2]
+    assert groups.count("<tr>") == 1 + len(found.groups)
+    assert all(f"{point.score:.1f} dB" in points for point in found.measured if point.score is not None)
+    assert '<g id="front">' in text
+    assert 'class="verdict"' in found._repr_html_()

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qcompiler.errors import InputError
-from qcompiler.pages.plots import Bars, Curves
+from qcompiler.pages.plots import Bars, Curves, Histogram, Histograms, Points
 
 SVG = "{http://www.w3.org/2000/svg}"
 Point = tuple[float, float]
@@ -70,6 +70,35 @@ def test_bars_are_as_long_as_their_numbers() -> None:
     assert heights == sorted(heights)
     texts = [item.text for item in ET.fromstring(drawing).iter(f"{SVG}text")]  # noqa: S314
     assert {"title", "a", "b", "kind", "other", "1", "2", "4"} <= set(texts)
+
+
+def test_a_histogram_has_its_limits_and_no_colour_of_its_own_for_text() -> None:
+    parts = [
+        Histogram("a.b", (1, 10, 100), (-1.0, 2.0), (-0.5, 1.5), "12 dB"),
+        Histogram("$x" * 30, (5,), (0.0, 0.0), (0.0, 1.0)),
+    ]
+    drawing = Histograms(parts).svg()
+    (outline,) = outlines(drawing)["a.b"]
+    steps = sorted({y for _, y in outline})
+    assert len(steps) == 4, "three counts and the ground"
+    assert steps[1] - steps[0] == pytest.approx(steps[2] - steps[1], abs=0.01), "a logarithmic axis"
+    assert drawing.count("stroke-dasharray: 3.7") == 4, "two limits each"
+    assert "currentColor" in drawing
+    assert "#000000" not in drawing
+    assert "#ffffff" not in drawing
+    texts = [item.text for item in ET.fromstring(drawing).iter(f"{SVG}text")]  # noqa: S314
+    assert "12 dB" in " ".join(filter(None, texts))
+
+
+def test_points_and_front_are_where_the_numbers_are() -> None:
+    drawing = Points(
+        "title", "cost", "dB", {"on": [(1.0, 1.0), (2.0, 3.0), (math.nan, 0.0)]}, [(1.0, 1.0), (2.0, 3.0)]
+    ).svg()
+    (line,) = outlines(drawing)["front"]
+    assert [round(x) for x, _ in line] == [round(line[0][0]), round(line[-1][0]), round(line[-1][0])]
+    assert line[0][1] == line[1][1] > line[2][1], "a staircase up"
+    marks = next(part for part in ET.fromstring(drawing).iter(f"{SVG}g") if part.get("id") == "on")  # noqa: S314
+    assert len(list(marks.iter(f"{SVG}use"))) == 2
 
 
 def test_the_same_numbers_give_the_same_text_whatever_the_user_has_set() -> None:
