@@ -30,7 +30,6 @@ _LIMIT = "#d0223c"
 _LONGEST_NAME = 40
 _INK = "#010203"
 """Stands for the colour of the text around, which matplotlib cannot name."""
-_INKED = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
 
 
 @dataclass(frozen=True)
@@ -250,10 +249,12 @@ def _drawn(width: float, height: float, draw: Callable[[Figure], None], *, in_pa
                 "svg.hashsalt": "qcompiler",  # deterministic ids
                 "svg.fonttype": "none",  # text stays text: searchable and accessible
                 "font.size": 9.0,
-                **(dict.fromkeys(_INKED, _INK) if in_page else {}),
                 "path.simplify": False,  # keep every point of a staircase
             }
         )
+        if in_page:
+            mpl.rcParams.update({"text.color": _INK, "axes.edgecolor": _INK, "axes.labelcolor": _INK})
+            mpl.rcParams.update({"xtick.color": _INK, "ytick.color": _INK})
         figure = Figure(figsize=(width / _INCH, height / _INCH), layout="constrained")
         draw(figure)
         text = io.StringIO()
