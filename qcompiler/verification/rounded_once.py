@@ -11,8 +11,9 @@ so each element is checked separately instead of bounding the share. An element 
 with the reach of `quant.requant.rounding_reach`. A wrong multiplier, shift, zero point, bias or rounding violates a
 condition or gives codes other than ONNX Runtime's, so that its elements count as differing.
 
-Where ONNX Runtime sums real numbers in float32, the sum is rounded, too. An element may have the code on the other side
-of a tie if these roundings can move its exact sum across the tie. With weights of few bits, many sums are ties.
+ONNX Runtime multiplies in float32, by a multiplier of float32, and where it sums real numbers, the sum is rounded, too.
+An element may have the code on the other side of a tie if these roundings can move its exact result across the tie. With
+weights of few bits, many sums are ties; a batch norm after a concat has one weight, and few sums.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ _SLACK = 2.0**-24
 
 _UNIT = 2.0**-24
 """Largest relative error of one operation in float32."""
+_PRODUCT = 4
+"""Operations in float32 after a sum: product and quotient of scales, conversion of the sum, their product."""
 _DEVIATIONS = 4.0
 """Factor d in the error bound d sqrt(n) u sum |terms| of a sum of n terms, exceeded by 1 in 10^4 sums: roundings behave
 as if independent (Higham and Mary 2019, A new approach to probabilistic rounding error analysis)."""
@@ -81,7 +84,7 @@ class RoundedOnce:
             return None
         products = sums.sums * held
         if sums.exponent is None:  # accumulator, multiplier and product are rounded to float32
-            reach = 0.5 + 4 * _UNIT * np.abs(products) + _SLACK
+            reach = 0.5 + _PRODUCT * _UNIT * np.abs(products) + _SLACK
         else:
             reach = rounding_reach(torch.from_numpy(sums.exponent), RequantMode(sums.call["mode"])).numpy() + _SLACK
         low, high = (
@@ -90,12 +93,13 @@ class RoundedOnce:
         exact = sums.sums * real
         once = self._limited(name, sums, np.rint(exact))
         codes = reference.astype(np.int64)
+        below = np.floor(exact)
+        error = _PRODUCT * _UNIT * np.abs(exact) + _SLACK
         if in_float32:
-            below = np.floor(exact)
-            error = _DEVIATIONS * math.sqrt(sums.terms) * _UNIT * sums.magnitude * real + _SLACK
-            tied = sums.logical(np.abs(exact - below - 0.5) <= np.minimum(error, _FEW))
-            lower, upper = (self._limited(name, sums, steps) for steps in (below, below + 1))
-            once = np.where(tied, np.where(codes == lower, upper, lower), once)
+            error += _DEVIATIONS * math.sqrt(sums.terms) * _UNIT * sums.magnitude * real
+        tied = sums.logical(np.abs(exact - below - 0.5) <= np.minimum(error, _FEW))
+        lower, upper = (self._limited(name, sums, steps) for steps in (below, below + 1))
+        once = np.where(tied, np.where(codes == lower, upper, lower), once)
         return np.where((low <= codes) & (codes <= high), once, codes)
 
     def _limited(self, name: str, sums: Sums, steps: Float) -> npt.NDArray[np.int64]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 import qcompiler
 from qcompiler.backends import onnx_qdq
 from qcompiler.backends.integer import Executor
+from qcompiler.errors import VerificationError
 from qcompiler.passes.calibrate_activations import CalibrateActivations
 from qcompiler.program.files import ProgramFiles
 from qcompiler.quant.requant import (
@@ -25,6 +28,7 @@ from qcompiler.quant.requant import (
     rounding_reach,
 )
 from qcompiler.session.pipeline import default_pipeline
+from qcompiler.verification import rounded_once
 from qcompiler.verification.forms import Forms, verify
 from qcompiler.verification.rounded_once import RoundedOnce
 from tests.support.forms import onnx_form, onnx_of
@@ -126,6 +130,32 @@ def test_a_share_alone_would_refuse_them(monkeypatch: pytest.MonkeyPatch) -> Non
             return not verify(forms, [x], target).passed
 
     assert any(map(is_refused, range(12)))
+
+
+def test_a_result_next_to_a_tie_may_have_the_code_of_a_product_in_float32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """21 * 90 + 14 times m is 61.49998: the program rounds it down, float32 makes 61.5 of it. Found in a DenseNet."""
+    scale_x, scale_w, scale_y = 0.08586794883012772, 0.011135484091937542, 0.02960274927318096
+    model = nn.Conv2d(1, 1, 1).eval()
+    with torch.no_grad():
+        model.weight.fill_(90 * scale_w)
+        model.bias.fill_(14 * scale_x * scale_w)  # type: ignore[union-attr]
+    x = torch.full((4, 1, 8, 8), 21 * scale_x)
+    found = json.loads(qcompiler.compile(model, calibration_data=[x], verify="off").encodings())
+    found["param_encodings"] = [item for item in found["param_encodings"] if "bias" not in item["name"]]
+    for item in (*found["activation_encodings"], *found["param_encodings"]):
+        item["scale"] = [scale_w if "weight" in item["name"] else scale_x if "input" in item["name"] else scale_y]
+    path = tmp_path / "encodings.json"
+    path.write_text(json.dumps(found), encoding="utf-8")
+    report = qcompiler.compile(model, calibration_data=[x], encodings=path).verification
+    assert report is not None
+    form = report.form("onnxruntime, layer by layer")
+    assert (form.status, form.first, form.largest) == ("within bound", "conv2d.q", 1)
+    assert form.differing >= 256
+    monkeypatch.setattr(rounded_once, "_PRODUCT", 0)
+    with pytest.raises(VerificationError, match=r"first in %conv2d\.q"):
+        qcompiler.compile(model, calibration_data=[x], encodings=path)
 
 
 class Taps(nn.Module):
