@@ -12,7 +12,7 @@ with the reach of `quant.requant.rounding_reach`. A wrong multiplier, shift, zer
 condition or gives codes other than ONNX Runtime's, so that its elements count as differing.
 
 ONNX Runtime multiplies in float32, by a multiplier of float32, and where it sums real numbers, the sum is rounded, too.
-An element may have the code on the other side of a tie if these roundings can move its exact result across the tie. With
+An element may have the code on the other side of a tie if these roundings can move its exact result across it. With
 weights of few bits, many sums are ties; a batch norm after a concat has one weight, and few sums.
 """
 
