@@ -16,8 +16,8 @@ from qcompiler.analysis.evaluation import Seen, bypassed_model, first_samples, f
 from qcompiler.analysis.findings import Analysis, Cause, Finding
 from qcompiler.analysis.parts import Table, table
 from qcompiler.analysis.remedies import Bench, remedied
+from qcompiler.analysis.requests import check_count, load_float
 from qcompiler.calibration.store import DEFAULT_MEMORY
-from qcompiler.errors import InputError, UnsupportedError
 from qcompiler.ir import tree
 from qcompiler.ir.graph import Graph
 from qcompiler.ir.interpret import interpret
@@ -28,8 +28,9 @@ from qcompiler.session.batches import Forward
 from qcompiler.session.options import Effort, Options
 from qcompiler.session.progress import Steps, steps
 from qcompiler.session.session import Session
-from qcompiler.session.source import Model, check_forward, load_model, prepared
-from qcompiler.targets import Target, load_target
+from qcompiler.session.source import Model
+from qcompiler.targets import Target
+from qcompiler.targets.loader import load_hardware
 from qcompiler.validation.partial import PartialRuns, noise_decibels, relative_noise
 
 __all__ = ["analyze"]
@@ -91,18 +92,9 @@ def analyze(
         UnsupportedError: The target is for simulation only, or the model was prepared for training.
         QCompilerError: The model cannot be compiled; see `compile`.
     """
-    _check_count("samples", samples)
-    _check_count("budget", budget)
-    if calibration_data is None:
-        raise InputError("analyze needs calibration_data", fix="Pass batches of inputs, as for compile.")
-    if prepared(model) is not None:
-        raise UnsupportedError("the model was prepared for training", fix="Analyze the float model.")
-    hardware = load_target(target)
-    if hardware.simulation is not None:
-        raise UnsupportedError(
-            f"the target {hardware.name} is for simulation only: {hardware.simulation.reason}",
-            fix="Choose a target that describes hardware, such as int8_dsp.",
-        )
+    check_count("samples", samples)
+    check_count("budget", budget)
+    hardware = load_hardware(target)
     options = Options(
         example_inputs=example_inputs,
         calibration_data=calibration_data,
@@ -113,17 +105,11 @@ def analyze(
         memory=memory,
         device=device,
     )
-    source = load_model(model)
-    check_forward(source, options)
+    source = load_float("analyze", model, options)
     passes = options.deployment_passes(hardware)
     with steps(len(passes) + 4) as progress:
         session = Session(source, hardware, options, passes, progress=progress)
         return _Run(session, evaluate, samples, budget, progress).result()
-
-
-def _check_count(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(f"{name} is {value!r}", expected="a whole number of at least 1")
 
 
 class _Run:

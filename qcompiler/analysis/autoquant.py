@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from qcompiler.analysis.budget import Budget
 from qcompiler.analysis.evaluation import Seen, exact_model, float_model, partial_model, scored
 from qcompiler.analysis.expected_widths import without_quantizers, worst_layers
+from qcompiler.analysis.requests import load_float
 from qcompiler.analysis.search import Search, Tried, call_text
 from qcompiler.analysis.search_space import (
     ROUNDING,
@@ -40,7 +41,7 @@ from qcompiler.analysis.search_space import (
 from qcompiler.artifact.artifact import Artifact
 from qcompiler.calibration.journal import Journal
 from qcompiler.calibration.store import DEFAULT_MEMORY
-from qcompiler.errors import ArtifactError, InputError, QCompilerError, UnsupportedError
+from qcompiler.errors import ArtifactError, InputError, QCompilerError
 from qcompiler.ir.hashing import module_hash, tensor_digest
 from qcompiler.ir.settings import own_defaults
 from qcompiler.passes.base import Override
@@ -50,9 +51,10 @@ from qcompiler.session.options import Options
 from qcompiler.session.pipeline import Io
 from qcompiler.session.progress import Steps, steps
 from qcompiler.session.session import Session
-from qcompiler.session.source import Model, check_forward, load_model, prepared
+from qcompiler.session.source import Model
 from qcompiler.storage.destination import Destination
-from qcompiler.targets import Target, load_target
+from qcompiler.targets import Target
+from qcompiler.targets.loader import load_hardware
 
 __all__ = ["autoquant"]
 
@@ -114,13 +116,8 @@ def autoquant(
         QCompilerError: The model cannot be captured, or no candidate can be compiled; see `compile`.
     """
     limit = Budget.of(budget)
-    _check(model, calibration_data, evaluate, allowed_drop)
-    hardware = load_target(target)
-    if hardware.simulation is not None:
-        raise UnsupportedError(
-            f"the target {hardware.name} is for simulation only: {hardware.simulation.reason}",
-            fix="Choose a target that describes hardware, such as int8_dsp.",
-        )
+    _check(evaluate, allowed_drop)
+    hardware = load_hardware(target)
     options = Options(
         example_inputs=example_inputs,
         calibration_data=calibration_data,
@@ -131,8 +128,7 @@ def autoquant(
         memory=memory,
         device=device,
     )
-    source = load_model(model)
-    check_forward(source, options)
+    source = load_float("autoquant", model, options)
     destination = None if output is None else Artifact.destination(output)
     text = f'qcompiler.load_target("{target}")' if isinstance(target, str | Path) else "target"
     with contextlib.ExitStack() as stack:
@@ -154,18 +150,14 @@ def autoquant(
     return found
 
 
-def _check(model: Model, data: object, evaluate: object, allowed_drop: object) -> None:
+def _check(evaluate: object, allowed_drop: object) -> None:
     """Refuse arguments that no search can use."""
-    if data is None:
-        raise InputError("autoquant needs calibration_data", fix="Pass batches of inputs, as for compile.")
     if not callable(evaluate):
         raise InputError(
             f"evaluate is {evaluate!r}", expected="a function of the model that returns a score, larger is better"
         )
     if isinstance(allowed_drop, bool) or not isinstance(allowed_drop, int | float) or not 0.0 <= allowed_drop < 1.0:
         raise InputError(f"allowed_drop is {allowed_drop!r}", expected="a share of the float score, 0 to below 1")
-    if prepared(model) is not None:
-        raise UnsupportedError("the model was prepared for training", fix="Search with the float model.")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from qcompiler.analysis.traffic import Direction, Memories, Movement, Traffic
-from qcompiler.errors import InputError, UnsupportedError
+from qcompiler.errors import InputError
 from qcompiler.ir.dims import evaluate_dim, symbols_of
 from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.registry import Trait
@@ -21,7 +21,8 @@ from qcompiler.session.options import Options
 from qcompiler.session.pipeline import structural_passes
 from qcompiler.session.session import Session
 from qcompiler.session.source import Model, load_model
-from qcompiler.targets import Target, load_target
+from qcompiler.targets import Target
+from qcompiler.targets.loader import load_hardware
 
 __all__ = ["memory_movement"]
 
@@ -79,12 +80,9 @@ def memory_movement(
     """
     widths = {"weight_bits": weight_bits, "activation_bits": activation_bits}
     changes = {name: bits for name, bits in widths.items() if bits is not None}
-    hardware = load_target(target).override(**changes) if changes else load_target(target)
-    if hardware.simulation is not None:
-        raise UnsupportedError(
-            f"the target {hardware.name} is for simulation only: {hardware.simulation.reason}",
-            fix="Choose a target that describes hardware, such as int8_dsp.",
-        )
+    hardware = load_hardware(target)
+    if changes:
+        hardware = hardware.override(**changes)
     _check("batch", batch, range(1, 2**31))
     _check("gradient_bits", gradient_bits, GRADIENTS)
     _check("accumulator_bits", accumulator_bits, ACCUMULATORS)

@@ -25,6 +25,7 @@ from qcompiler.analysis.evaluation import exact_model, first_samples, scored
 from qcompiler.analysis.expected_widths import owners_of, quantizer_noise
 from qcompiler.analysis.front import Choice, Front, Point, merged_overrides, overrides_of
 from qcompiler.analysis.parts import Group, groups_of
+from qcompiler.analysis.requests import check_count, load_float
 from qcompiler.analysis.width_costs import UNITS, CostKind, operators_of
 from qcompiler.calibration.store import DEFAULT_MEMORY
 from qcompiler.errors import InputError, QCompilerError, UnsupportedError
@@ -38,8 +39,9 @@ from qcompiler.session.batches import Forward
 from qcompiler.session.options import Effort, Options
 from qcompiler.session.progress import Steps, steps
 from qcompiler.session.session import Session
-from qcompiler.session.source import Model, check_forward, load_model, prepared
-from qcompiler.targets import Target, load_target
+from qcompiler.session.source import Model
+from qcompiler.targets import Target
+from qcompiler.targets.loader import load_hardware
 from qcompiler.validation.noise import decibels
 from qcompiler.validation.partial import noise_decibels, relative_noise
 
@@ -114,7 +116,11 @@ def mixed_precision(
             on its inputs through differentiable functions.
         QCompilerError: The model cannot be compiled; see `compile`.
     """
-    hardware = _checked(model, target, calibration_data, cost, points, samples)
+    if cost not in UNITS:
+        raise InputError(f"cost is {cost!r}", expected=f"one of {', '.join(UNITS)}")
+    check_count("points", points, 2)
+    check_count("samples", samples)
+    hardware = load_hardware(target)
     pairs = _pairs(hardware, candidates)
     options = Options(
         example_inputs=example_inputs,
@@ -126,33 +132,10 @@ def mixed_precision(
         memory=memory,
         device=device,
     )
-    source = load_model(model)
-    check_forward(source, options)
+    source = load_float("mixed_precision", model, options)
     with steps(points + len(pairs) + 1) as progress:
         session = Session(source, hardware, options, options.deployment_passes(hardware))
         return _Run(session, evaluate, pairs, candidates is not None, cost, points, samples, progress).result()
-
-
-def _checked(
-    model: Model, target: str | Path | Target, data: object, cost: object, points: object, samples: object
-) -> Target:
-    """The target, if the other arguments can be used."""
-    if data is None:
-        raise InputError("mixed_precision needs calibration_data", fix="Pass batches of inputs, as for compile.")
-    if cost not in UNITS:
-        raise InputError(f"cost is {cost!r}", expected=f"one of {', '.join(UNITS)}")
-    for name, value, least in (("points", points, 2), ("samples", samples, 1)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InputError(f"{name} is {value!r}", expected=f"a whole number of at least {least}")
-    if prepared(model) is not None:
-        raise UnsupportedError("the model was prepared for training", fix="Search with the float model.")
-    hardware = load_target(target)
-    if hardware.simulation is not None:
-        raise UnsupportedError(
-            f"the target {hardware.name} is for simulation only: {hardware.simulation.reason}",
-            fix="Choose a target that describes hardware, such as int8_dsp.",
-        )
-    return hardware
 
 
 def _pairs(target: Target, candidates: Iterable[object] | None) -> tuple[Pair, ...]:

@@ -24,7 +24,6 @@ from qcompiler.errors import (
     ArtifactError,
     InputError,
     QCompilerError,
-    UnsupportedError,
     VerificationError,
 )
 from qcompiler.ir import calls
@@ -45,6 +44,7 @@ from qcompiler.session.source import Model, check_forward, load_model, prepared
 from qcompiler.storage.destination import Destination
 from qcompiler.storage.writing import write_file
 from qcompiler.targets import Target, load_target
+from qcompiler.targets.loader import load_hardware
 from qcompiler.training.module import QATModule
 from qcompiler.validation.exact import Codes, simulate
 from qcompiler.verification.deployed import Trial
@@ -291,13 +291,9 @@ def compile(  # shadows the builtin: `compile` is the established name
     learned = prepared(model)
     if learned is not None:
         _check_learned(learned, target, (example_inputs, calibration_data, forward, overrides, given, passes, pipeline))
-    hardware = load_target("int8_dsp" if target is None else target) if learned is None else learned.target
+    wanted = "int8_dsp" if target is None else target
+    hardware = load_hardware(wanted if learned is None else learned.target)
     chosen = options.deployment_passes(hardware) if learned is None else with_external_types(lowering_passes(), io)
-    if hardware.simulation is not None:
-        raise UnsupportedError(
-            f"the target {hardware.name} is for simulation only: {hardware.simulation.reason}",
-            fix="Choose a target that describes hardware, such as int8_dsp.",
-        )
     destination = None if output is None else Artifact.destination(output)
     source = load_model(model) if learned is None else learned
     check_forward(source, options)

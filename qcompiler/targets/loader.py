@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from qcompiler.errors import TargetError
+from qcompiler.errors import TargetError, UnsupportedError
 from qcompiler.plugins import find_entries
 from qcompiler.targets.lines import Spot, find_spots
 from qcompiler.targets.schema import SCHEMA
@@ -67,6 +67,22 @@ def load_target(
     path = _find(str(target))
     data, spot = _read(path, ())
     return Target.of(data, path.name, spot)
+
+
+def load_hardware(target: str | Path | Target) -> Target:
+    """Load a target that describes hardware; see `load_target`.
+
+    Raises:
+        TargetError: The target cannot be loaded.
+        UnsupportedError: The target is for simulation only.
+    """
+    hardware = load_target(target)
+    if hardware.simulation is not None:
+        raise UnsupportedError(
+            f"the target {hardware.name} is for simulation only: {hardware.simulation.reason}",
+            fix="Choose a target that describes hardware, such as int8_dsp.",
+        )
+    return hardware
 
 
 def _sources() -> dict[str, Path]:
