@@ -3,7 +3,7 @@
 A template is a file of C in `templates/` with placeholders such as ${X}. Lines that begin with `//:` say
 
     //: over X Y ACC       what its instances differ in
-    //: needs dot4 place   called templates, by name or by role (multiply, requantize, divide)
+    //: needs dot4 place   called templates, by name or by role (multiply, requantize, divide, ...)
     //: header             what follows goes to kernels.h
     //: body               what follows goes to kernels.c
 
@@ -109,8 +109,8 @@ class Library:
 
         Args:
             template: Name of the template.
-            types: Template parameters: X, Y, A, B, W, ACC: element types of C; MODE, ROUNDING, OPERATION: names. Others
-                are texts for its placeholders.
+            types: Template parameters: X, Y, A, B, W, ACC: element types of C; MODE, ROUNDING, SOFTMAX, ...: names.
+                Others are texts for its placeholders.
 
         Raises:
             UnsupportedError: There is no such mode or rounding.
@@ -213,6 +213,8 @@ def _stem(template: str) -> str:
 def _role(need: str, types: Mapping[str, str]) -> str:
     if need == "requantize_lanes":
         return mode_of(types["MODE"]).lanes
+    if need == "softmax_mode":
+        return f"softmax_{types['SOFTMAX']}"
     if need in ("divide", "shift"):
         rounding = types["ROUNDING"].removesuffix(RAW)
         if rounding not in ROUNDINGS:

@@ -34,6 +34,7 @@ def softmax(writer: Writer, step: Step) -> None:
     box = merged(*([values[a] for a in outer] for values in (shape, distances, mask_steps)))
     check_rank(box, item)
     low, high = call.limits
+    first = INVERSES if mode == "lut16" else 0
     over: dict[str, Value] = {
         "rows": math.prod(shape[a] for a in outer),
         "rank": len(box),
@@ -49,11 +50,12 @@ def softmax(writer: Writer, step: Step) -> None:
         "high": int(high),
         "numerator": int(call["numerator"]),
         "shift": int(call["shift"]),
-        "entries": len(table) - (INVERSES if mode == "lut16" else 0),
+        "first": first,
+        "entries": len(table) - first,
     }
     symbol = writer.constant(item.inputs[1], table, _KINDS[mode], f"exponentials of %{item.output}")
-    types = {"X": writer.ctype(item.inputs[0]), "Y": writer.ctype(item.output)}
-    writer.emit(step, f"softmax_{mode}", types, item.inputs[:1], {"over": over, "table": symbol})
+    types = {"X": writer.ctype(item.inputs[0]), "Y": writer.ctype(item.output), "SOFTMAX": mode, "TABLE": _KINDS[mode]}
+    writer.emit(step, "softmax", types, item.inputs[:1], {"over": over, "table": symbol})
 
 
 def _mask(writer: Writer, step: Step) -> tuple[Value, list[int]]:

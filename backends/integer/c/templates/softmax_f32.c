@@ -1,39 +1,26 @@
-//: over X Y
-//: needs softmax_rows round_even
-//: header
-typedef struct {
-    ${softmax_rows}_t over;
-    const float *table; /* [entries] exp(-scale d) times a constant, by distance d from the largest code */
-} ${f}_t;
-
-/* y = round(table[max - x] * numerator / sum) in float, halves to even, along each row. */
-void ${f}(
-    ${Y} *restrict y, const ${X} *restrict x, const ${f}_t *call);
+//: needs round_even
 //: body
-void ${f}(
-    ${Y} *restrict y, const ${X} *restrict x, const ${f}_t *call)
+typedef float softmax_f32_sum;
+typedef struct {
+    float numerator, sum;
+} softmax_f32_row;
+
+static float softmax_f32_addend(float entry)
 {
-    const ${softmax_rows}_t *over = &call->over;
-    for (int32_t row = 0; row < over->rows; ++row) {
-        const uint8_t *mask;
-        const int32_t begin = ${softmax_rows}_begin(over, row, &mask);
-        const ${X} *from = x + begin;
-        ${Y} *to = y + begin;
-        const int32_t largest = ${softmax_rows}_largest(over, from, mask);
-        float sum = 0;
-        for (int32_t j = 0; j < over->count; ++j) {
-            if (${softmax_rows}_kept(over, mask, j)) {
-                sum += call->table[${softmax_rows}_entry(over, largest - from[j * over->x_next])];
-            }
-        }
-        const float numerator = (float)over->numerator;
-        for (int32_t j = 0; j < over->count; ++j) {
-            int64_t steps = 0;
-            if (${softmax_rows}_kept(over, mask, j)) {
-                const float part = call->table[${softmax_rows}_entry(over, largest - from[j * over->x_next])] * numerator;
-                steps = round_even(part / sum);
-            }
-            to[j * over->x_next] = (${Y})${softmax_rows}_code(over, steps);
-        }
-    }
+    return entry;
+}
+
+static softmax_f32_row softmax_f32_begin(const float *table, float sum, int32_t numerator, int32_t shift)
+{
+    const softmax_f32_row row = {(float)numerator, sum};
+    (void)table;
+    (void)shift;
+    return row;
+}
+
+/* entry * numerator / sum in float, halves to even. */
+static int64_t softmax_f32_steps(const softmax_f32_row *row, float entry)
+{
+    const float product = entry * row->numerator;
+    return round_even(product / row->sum);
 }

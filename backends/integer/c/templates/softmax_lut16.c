@@ -1,47 +1,33 @@
-//: over X Y
-//: needs softmax_rows softmax_parts
-//: header
-typedef struct {
-    ${softmax_rows}_t over;
-    const int16_t *table; /* [513] of 1 / (1 + x), then [entries] exp(-scale d) in Q0.15 by distance d from the largest code */
-} ${f}_t;
-
-/* y = round(table[max - x] / sum * 2^15), with an interpolated reciprocal of the sum, along each row. */
-void ${f}(
-    ${Y} *restrict y, const ${X} *restrict x, const ${f}_t *call);
+//: needs softmax_parts
 //: body
-void ${f}(
-    ${Y} *restrict y, const ${X} *restrict x, const ${f}_t *call)
+typedef int32_t softmax_lut16_sum;
+typedef struct {
+    int32_t inverse, right;
+} softmax_lut16_row;
+
+static int32_t softmax_lut16_addend(int32_t entry)
 {
-    const ${softmax_rows}_t *over = &call->over;
-    for (int32_t row = 0; row < over->rows; ++row) {
-        const uint8_t *mask;
-        const int32_t begin = ${softmax_rows}_begin(over, row, &mask);
-        const ${X} *from = x + begin;
-        ${Y} *to = y + begin;
-        const int32_t largest = ${softmax_rows}_largest(over, from, mask);
-        int32_t sum = 0;
-        for (int32_t j = 0; j < over->count; ++j) {
-            if (${softmax_rows}_kept(over, mask, j)) {
-                sum += call->table[513 + ${softmax_rows}_entry(over, largest - from[j * over->x_next])];
-            }
-        }
-        int32_t right, at, inverse;
-        if (sum == 0) {
-            sum = 1; /* no element takes part */
-        }
-        right = 31 - softmax_leading_zeros((uint32_t)sum);
-        at = (int32_t)((((int64_t)sum << (30 - right)) + (1 << 13)) >> 14) - (1 << 15) - (1 << 16);
-        at = at > 32767 ? 32767 : at + 32768;
-        inverse = call->table[at / 128];
-        inverse += (int32_t)softmax_floor((call->table[at / 128 + 1] - inverse) * (at % 128) + 64, 7);
-        for (int32_t j = 0; j < over->count; ++j) {
-            int64_t steps = 0;
-            if (${softmax_rows}_kept(over, mask, j)) {
-                steps = ((int64_t)call->table[513 + ${softmax_rows}_entry(over, largest - from[j * over->x_next])] * inverse + ((int64_t)1 << right >> 1)) >> right;
-                steps = steps > 32767 ? 32767 : steps;
-            }
-            to[j * over->x_next] = (${Y})${softmax_rows}_code(over, steps);
-        }
-    }
+    return entry;
+}
+
+/* The reciprocal of the sum, interpolated in the first 513 entries of the table: 1 / (1 + x) for x from 0 to 1. */
+static softmax_lut16_row softmax_lut16_begin(const int16_t *table, int32_t sum, int32_t numerator, int32_t shift)
+{
+    const int32_t divisor = sum == 0 ? 1 : sum; /* 0: no element takes part */
+    const int32_t right = 31 - softmax_leading_zeros((uint32_t)divisor);
+    const int32_t x = (int32_t)((((int64_t)divisor << (30 - right)) + (1 << 13)) >> 14) - (1 << 15) - (1 << 16);
+    const int32_t at = x > 32767 ? 32767 : x + 32768;
+    const int32_t before = table[at / 128];
+    const int32_t rise = (int32_t)softmax_floor((table[at / 128 + 1] - before) * (at % 128) + 64, 7);
+    const softmax_lut16_row row = {before + rise, right};
+    (void)numerator;
+    (void)shift;
+    return row;
+}
+
+/* entry / sum * 2^15, halves up. */
+static int64_t softmax_lut16_steps(const softmax_lut16_row *row, int32_t entry)
+{
+    const int64_t steps = ((int64_t)entry * row->inverse + ((int64_t)1 << row->right >> 1)) >> row->right;
+    return steps > 32767 ? 32767 : steps;
 }

@@ -9,7 +9,7 @@ typedef struct {
     const uint8_t *mask;                                       /* 1 for elements that take part; 0: all do */
     int32_t zero_point, low, high;                             /* of y */
     int32_t numerator, shift;                                  /* 1 / scale of y = numerator / 2^shift */
-    int32_t entries;                                           /* entries of the table */
+    int32_t first, entries;                                    /* the exponentials in the table */
 } ${f}_t;
 
 //: body
@@ -42,7 +42,7 @@ static int32_t ${f}_largest(const ${f}_t *call, const ${X} *x, const uint8_t *ma
 /* The entry of the table for a distance from the largest code. */
 static int32_t ${f}_entry(const ${f}_t *call, int32_t distance)
 {
-    return distance < call->entries ? distance : call->entries - 1;
+    return call->first + (distance < call->entries ? distance : call->entries - 1);
 }
 
 /* A number of steps as a code. */
