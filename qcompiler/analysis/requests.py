@@ -1,4 +1,4 @@
-"""What `analyze`, `autoquant` and `mixed_precision` ask of their arguments alike."""
+"""Checks of arguments that `analyze`, `autoquant` and `mixed_precision` share."""
 
 from __future__ import annotations
 
