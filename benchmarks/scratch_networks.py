@@ -24,9 +24,9 @@ def resnet18() -> nn.Module:
 
 
 def mobilenet_v2() -> nn.Module:
-    """Inverted residuals of expansion 3, 16 to 64 channels (Sandler et al. 2018, arXiv:1801.04381)."""
-    layers: list[nn.Module] = [*conv_bn(3, 16, 3, 2), nn.ReLU6()]
-    channels = 16
+    """Inverted residuals of expansion 3, 12 to 64 channels (Sandler et al. 2018, arXiv:1801.04381)."""
+    layers: list[nn.Module] = [*conv_bn(3, 12, 3, 2), nn.ReLU6()]
+    channels = 12
     for width, count, stride in ((24, 2, 2), (32, 3, 2), (64, 2, 2)):
         for index in range(count):
             layers.append(inverted_residual(channels, width, stride if index == 0 else 1, 3, nn.ReLU6))
@@ -40,10 +40,11 @@ def vgg() -> nn.Module:
     channels = 3
     for width, count in ((16, 1), (32, 1), (64, 2), (128, 2)):
         for _ in range(count):
-            layers += [*conv_bn(channels, width, 3), nn.ReLU()]
+            # The first stride, which VGG does not have, makes a step three times as fast.
+            layers += [*conv_bn(channels, width, 3, 2 if channels == 3 else 1), nn.ReLU()]
             channels = width
         layers.append(nn.MaxPool2d(2))
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(128 * 16, 128), nn.ReLU(), nn.Linear(128, CLASSES))
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(128 * 4, 128), nn.ReLU(), nn.Linear(128, CLASSES))
 
 
 def _classified(layers: list[nn.Module], channels: int) -> nn.Module:

@@ -21,11 +21,12 @@ SIZE = 64
 """Side of a picture, pixels."""
 CHUNK = 500
 """Pictures drawn at once; each chunk has a generator of its own."""
-RADIUS = (14.0, 24.0)
-"""Pixels."""
+RADIUS = (18.0, 26.0)
+"""Pixels. With 14 to 24 the small ResNet-18 recognizes 51 % of the validation pictures after 60,000 in training; with
+18 to 26, and half of the noise, 74 %."""
 PERIOD = (0.32, 0.5)
 """Period of a fill in units of the radius."""
-NOISE = 0.12
+NOISE = 0.06
 """Largest standard deviation of the noise of a picture: it makes the classes hard to tell apart."""
 LEVELS = 255
 
