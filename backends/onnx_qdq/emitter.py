@@ -70,6 +70,7 @@ class Emitter:
         """The integer tensor that holds each value."""
         self.weights: dict[Value, gs.Constant] = {}
         """The initializer of each weight and bias, shared by all its users."""
+        self._numbers: dict[tuple[str, tuple[int, ...], bytes], gs.Constant] = {}
         self.islands = export([node for node in graph.nodes if node.op == "call"], options.opset)
         """The float island of each call."""
         self.names = {value.name for value in graph.values()}
@@ -90,6 +91,22 @@ class Emitter:
         """An initializer."""
         return gs.Constant(self.unused(name), np.asarray(array, order="C"))
 
+    def number(self, name: str, array: npt.ArrayLike) -> gs.Constant:
+        """An initializer of one element, shared by all operators that read the same one.
+
+        A runtime needs as long for an initializer as for an operator, and grids of movements are mostly equal.
+
+        Args:
+            name: Name of the initializer, unless an equal one has a name already.
+            array: The element, with or without axes.
+        """
+        element = np.asarray(array)
+        key = (element.dtype.str, element.shape, element.tobytes())
+        found = self._numbers.get(key)
+        if found is None:
+            found = self._numbers[key] = self.constant(name, element)
+        return found
+
     def unused(self, name: str) -> str:
         """Reserve `name`, with a suffix if it is taken."""
         while name in self.names:
@@ -102,16 +119,28 @@ class Emitter:
         if DType.of(dtype.torch) is DType.I8 and self.options.activations == "unsigned":
             quant = QuantParams(quant.scale, tuple(zero + UNSIGNED_SHIFT for zero in quant.zero_point), quant.axis)
             dtype = DType.U8
-        return self.grid(name, quant, dtype)
+        return self.grid(name, quant, dtype, shared=True)
 
-    def grid(self, name: str, quant: QuantParams, dtype: DType, *, with_zero: bool = True) -> list[gs.Constant]:
-        """Scale and zero point."""
+    def grid(
+        self, name: str, quant: QuantParams, dtype: DType, *, with_zero: bool = True, shared: bool = False
+    ) -> list[gs.Constant]:
+        """Scale and zero point.
+
+        Args:
+            name: Name of the quantized tensor.
+            quant: Its grid.
+            dtype: Type of the stored codes.
+            with_zero: Whether the zero point is written.
+            shared: Whether equal grids share initializers. Weights keep their own, because ONNX Runtime makes signed
+                weights unsigned on some processors, and fails at the second one with the same zero point.
+        """
         per_tensor = quant.axis is None
+        initializer = self.number if per_tensor and shared else self.constant
         scale = np.asarray(quant.scale[0] if per_tensor else quant.scale, np.float32)
-        result = [self.constant(f"{name}.scale", scale)]
+        result = [initializer(f"{name}.scale", scale)]
         if with_zero:
             zero = np.asarray(quant.zero_point[0] if per_tensor else quant.zero_point, dtype.numpy)
-            result.append(self.constant(f"{name}.zero_point", zero))
+            result.append(initializer(f"{name}.zero_point", zero))
         return result
 
     def real(self, node: Node, index: int) -> gs.Tensor:

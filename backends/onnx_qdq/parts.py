@@ -25,8 +25,8 @@ Array = npt.NDArray[np.generic]
 
 PART = 256
 """Maximum number of quantizers of a part."""
-WHOLE = 1024
-"""Maximum number of quantizers of a file whose default session loads it whole."""
+WHOLE = 3072
+"""Maximum number of operators of a file whose default session loads it whole."""
 
 COMPUTED = ".computed"
 """Suffix of the result of a layer in a file that is cut into layers; the name alone is the input of the next layer."""
@@ -59,6 +59,7 @@ class Parts:
     def __init__(self, model: onnx.ModelProto, types: Mapping[str, int]) -> None:
         self.model, self.types = model, types
         self._nodes = list(model.graph.node)
+        self._reads = [tuple(node.input) for node in self._nodes]  # once: protobuf makes a new text at each access
         self._makers = {name: place for place, node in enumerate(self._nodes) for name in node.output}
         self._constants = {item.name: item for item in model.graph.initializer}
         self._inputs = {item.name: item for item in model.graph.input}
@@ -97,7 +98,7 @@ class Parts:
                 reads[name] = None
             elif place not in places:
                 places.add(place)
-                waiting += reversed(self._nodes[place].input)
+                waiting += reversed(self._reads[place])
         return sorted(places), reads
 
     @staticmethod
@@ -200,8 +201,8 @@ def chunks(names: Sequence[str]) -> Iterator[tuple[str, ...]]:
 
 
 def is_large(model: onnx.ModelProto) -> bool:
-    """Whether a file has more than `WHOLE` quantizers."""
-    return [node.op_type for node in model.graph.node].count("QuantizeLinear") > WHOLE
+    """Whether a file has more than `WHOLE` operators."""
+    return len(model.graph.node) > WHOLE
 
 
 def quantizers(model: onnx.ModelProto) -> list[tuple[onnx.NodeProto, onnx.NodeProto]]:

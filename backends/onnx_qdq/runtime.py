@@ -59,7 +59,7 @@ def run(model: bytes, inputs: Sequence[Array], *, optimize: bool = True) -> list
 def run_default(model: bytes, inputs: Sequence[Array]) -> list[Array]:
     """Run a file in a session with default settings, as its user does; arguments, results and errors as for `run`.
 
-    A file of more than `WHOLE` quantizers runs in parts, because ONNX Runtime's optimizer takes a time that grows with
+    A file of more than `WHOLE` operators runs in parts, because ONNX Runtime's optimizer takes a time that grows with
     the square of its size.
     """
     proto = onnx.load_from_string(model)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -40,6 +41,9 @@ GAIN_DB = 10.0
 FELT_DB = 30.0
 """Signal-to-noise ratio of the outputs with only the weak part quantized, dB, above which no output depends on it."""
 
+Index: TypeAlias = Tensor | tuple[slice, ...]
+"""Elements of a tensor: a mask of its shape, or slices of its first axes."""
+
 
 @dataclass(frozen=True, eq=False)
 class Part:
@@ -48,7 +52,7 @@ class Part:
     Args:
         join: The concat, or the addition, in the float graph.
         name: Name of the operand.
-        elements: Mask of the elements of the result that are the part.
+        elements: Index of the part in the result: a mask, or slices of the first axes.
         quantizer: Quantizer of the grid of the whole.
         sqnr: Signal-to-noise ratio of the part on this grid, dB.
         own: The same on a grid of its own, dB.
@@ -58,7 +62,7 @@ class Part:
 
     join: Node
     name: str
-    elements: Tensor
+    elements: Index
     quantizer: Node
     sqnr: float
     own: float
@@ -131,7 +135,7 @@ def _parts(node: Node, after: Mapping[str, Node], reals: Mapping[Value, Tensor])
 
 def _regions(
     node: Node, after: Mapping[str, Node], reals: Mapping[Value, Tensor]
-) -> Iterator[tuple[str, Tensor, Node | None]]:
+) -> Iterator[tuple[str, Index, Node | None]]:
     """Name and elements of each part, and the quantizer of its grid."""
     whole, pad = reals[node.output], _border_of(node)
     if pad is not None:
@@ -145,9 +149,8 @@ def _regions(
     axis, begin = node.integer("axis"), 0
     for value, read in zip(node.inputs, quantized.inputs, strict=True):
         size = reals[value].shape[axis]
-        elements = torch.zeros(whole.shape, dtype=torch.bool)
-        elements.narrow(axis, begin, size).fill_(True)  # the value to fill
-        yield value.name, elements, quantizer_of(read)
+        # Slices: a mask of the whole for each part would take a time that grows with the square of the parts.
+        yield value.name, (*[slice(None)] * axis, slice(begin, begin + size)), quantizer_of(read)
         begin += size
 
 
@@ -169,7 +172,9 @@ def _is_felt(part: Part, reference: Graph, inputs: Sequence[Tensor], outputs: Se
     def replace(value: Value, tensor: Tensor) -> Tensor:
         if value is not part.join.output:
             return tensor
-        return torch.where(part.elements, _on(tensor, params, spec), tensor)
+        changed = tensor.clone()
+        changed[part.elements] = _on(tensor[part.elements], params, spec)
+        return changed
 
     found, _ = interpret(reference, list(inputs), reference.module.tensors, replace=replace)
     pairs = [(a, b) for a, b in zip(outputs, found, strict=True) if a.is_floating_point()]

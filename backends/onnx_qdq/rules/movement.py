@@ -60,7 +60,7 @@ def concat(emitter: Emitter, node: Node) -> None:
 def slice(emitter: Emitter, node: Node) -> None:
     """Slice."""
     bounds = [
-        emitter.constant(f"{node.name}.{key}", np.asarray([node.attributes[key]], np.int64))
+        emitter.number(f"{node.name}.{key}", np.asarray([node.attributes[key]], np.int64))
         for key in ("start", "stop", "axis", "step")
     ]
     emitter.quantized(node, emitter.compute(node, "Slice", [emitter.real(node, 0), *bounds]))

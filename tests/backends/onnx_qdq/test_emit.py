@@ -80,6 +80,22 @@ def test_file_is_the_same_bytes_twice() -> None:
     assert emit(build("mixed", "int8_dsp").main) == emit(build("mixed", "int8_dsp").main)
 
 
+def test_equal_numbers_are_stored_once() -> None:
+    """Many slices of a tensor have its grid: an initializer for each would take longer to load than the operators."""
+
+    class Slices(nn.Module):
+        """A concat of the channels of a tensor."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            """The same tensor."""
+            return torch.cat([x[:, index : index + 1] for index in range(16)], 1)
+
+    compiled = qcompiler.compile(Slices().eval(), calibration_data=[torch.randn(2, 16)])
+    initializers = onnx.load_from_string(onnx_of(compiled.artifact)).graph.initializer
+    stored = [(item.data_type, tuple(item.dims), item.raw_data) for item in initializers]
+    assert len(set(stored)) == len(stored) <= 16 + 1 + 4, "starts and stops, axis and step, scale and zero point"
+
+
 def test_refuses_a_graph_that_is_not_integer() -> None:
     with pytest.raises(UnsupportedError, match="stage float"):
         emit(capture(torch.nn.Linear(2, 2), torch.zeros(1, 2)).main)
