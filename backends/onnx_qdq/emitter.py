@@ -128,7 +128,7 @@ class Emitter:
 
         Args:
             name: Name of the quantized tensor.
-            quant: Its grid.
+            quant: Grid of the tensor.
             dtype: Type of the stored codes.
             with_zero: Whether the zero point is written.
             shared: Whether equal grids share initializers. Weights keep their own, because ONNX Runtime makes signed
