@@ -7,6 +7,8 @@ The points of `qcompiler.mixed_precision`, and what other ways reach at the same
               operation saved; the assignment at the cost of each point
     random    assignments that are drawn: how well expected and measured noise agree
 
+All are compared on images that no search has seen.
+
 Finished networks are kept in `build/mixed_precision` and in `benchmarks/results/mixed_precision.jsonl`; a run that is
 killed goes on. `--shard 1/3` measures a third of the networks, `--short` one network with few points.
 """
@@ -14,6 +16,7 @@ killed goes on. `--shard 1/3` measures a third of the networks, `--short` one ne
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import random
 import sys
@@ -34,6 +37,7 @@ from benchmarks.pages import PERFORMANCE, write_section
 from benchmarks.rendered import split
 from benchmarks.trainings import shard
 from qcompiler.analysis.assignment import Problem, Widths
+from qcompiler.pages.plots import Points
 from qcompiler.validation.noise import decibels
 
 __all__ = ["Network", "Run", "compare", "figure", "greedy", "main", "section"]
@@ -48,7 +52,7 @@ WIDTHS = ((8, 4), (8, 8), (16, 4), (16, 8))
 LEAST_CORRELATION = 0.8
 """Rank correlation that is wanted on every network."""
 ALLOWED_DB = 0.5
-"""Signal-to-noise ratio that a front may lack against another way at equal cost: it is measured on 32 images."""
+"""Signal-to-noise ratio that a front may lack against another way at equal cost: the noise of both is an estimate."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ class Run:
         networks: Names of networks.
         points: Points of a front.
         drawn: Random assignments.
-        images: Images on which the share of correct answers is measured.
+        images: Images on which signal-to-noise ratios and the share of correct answers are measured.
     """
 
     networks: tuple[str, ...]
@@ -116,29 +120,33 @@ def compare(model: nn.Module, calibration: Sequence[Tensor], images: Tensor, lab
         run: How much is measured.
     """
 
+    def answers(candidate: nn.Module) -> Tensor:
+        with torch.no_grad():
+            found: list[Tensor] = [candidate(batch) for batch in images.split(250)]
+        return torch.cat(found)
+
     def accuracy(candidate: nn.Module) -> float:
-        found: list[Tensor] = [candidate(batch).argmax(1) for batch in images.split(250)]
-        return float((torch.cat(found) == labels).double().mean())
+        return share(answers(candidate))
+
+    def share(outputs: Tensor) -> float:
+        return float((outputs.argmax(1) == labels).double().mean())
 
     front = qcompiler.mixed_precision(model, TARGET, list(calibration), WIDTHS, evaluate=accuracy, points=run.points)
-    with torch.no_grad():
-        whole = accuracy(model)
+    wanted = answers(model)
 
+    @functools.cache
     def measured(widths: Widths) -> Json:
         """Cost, expectation and measurement of an assignment."""
         compiled = qcompiler.compile(
             model, TARGET, calibration_data=list(calibration), overrides=front.overrides(widths), verify="off"
         )
-        samples = calibration[0][:32]
-        with torch.no_grad():
-            wanted = model(samples)
-        found = cast("Tensor", compiled.simulate(samples))
+        found = answers(cast("nn.Module", compiled.simulate))
         noise = float((wanted - found).double().square().sum() / wanted.double().square().sum())
         return {
             "cost": front.problem.cost(widths),
             "expected": decibels(front.problem.expected(widths)),
             "score": decibels(noise),
-            "accuracy": accuracy(cast("nn.Module", compiled.simulate)),
+            "accuracy": share(found),
         }
 
     uniform = []
@@ -155,18 +163,22 @@ def compare(model: nn.Module, calibration: Sequence[Tensor], images: Tensor, lab
     for point in front.points:
         widths_of_greedy = greedy(front.problem, point.cost)
         if widths_of_greedy is not None:
-            others.append({"point": {"cost": point.cost, "score": point.score}, "greedy": measured(widths_of_greedy)})
+            others.append({"point": measured(point.widths), "greedy": measured(widths_of_greedy)})
     dice = random.Random(0)  # noqa: S311  # a draw of widths
     drawn: list[Json] = []
     while len(drawn) < run.drawn:
-        share = dice.random()
-        widths = tuple((max if dice.random() < share else min)(item.noise) for item in front.groups)
+        wide = dice.random()
+        widths = tuple((max if dice.random() < wide else min)(item.noise) for item in front.groups)
         drawn.append(measured(widths))
-    plain = front.to_dict()
+    plain = cast("list[Json]", front.to_dict()["points"])
+    points = [
+        row if point.score is None else {**row, "unseen": measured(point.widths)["score"]}
+        for row, point in zip(plain, front.measured, strict=True)
+    ]
     return {
-        "float": whole,
+        "float": share(wanted),
         "base": front.base,
-        "points": plain["points"],
+        "points": points,
         "uniform": uniform,
         "greedy": others,
         "drawn": [{name: row[name] for name in ("cost", "expected", "score")} for row in drawn],
@@ -197,10 +209,10 @@ ABOUT = f"""## Mixed precision
 
 Made by `python -m benchmarks.mixed_precision` on `{TARGET}`: activations of 8 or 16 bits and weights of 4 or 8 bits for
 each layer of three networks, at most {WHOLE.points} measured points each. Cost is bit operations as a share of those of
-the default widths (W8A8). The signal-to-noise ratio of the outputs is that of the integer program on 32 images;
-accuracy is measured on {WHOLE.images:,} images, with a standard error below one point. `dominated` counts measured
-points that a cheaper one beats; they are not part of the front. The rank correlation is that of expected and measured
-noise of {WHOLE.drawn} random assignments. AIMET's automatic mixed precision was not measured."""
+the default widths (W8A8). Signal-to-noise ratios of the outputs and accuracy are those of the integer program on
+{WHOLE.images:,} images that no search has seen; accuracy has a standard error below one point. `dominated` counts
+measured points that a cheaper one beats; they are not part of the front. The rank correlation is that of expected and
+measured noise of {WHOLE.drawn} random assignments. AIMET's automatic mixed precision was not measured."""
 
 
 def section(results: Mapping[Network, Json]) -> str:
@@ -238,59 +250,20 @@ def section(results: Mapping[Network, Json]) -> str:
             f"Against the greedy search at the cost of each of {len(gains)} points: between {min(gains):+.1f} and "
         )
         lines += ["", f"{against}{max(gains):+.1f} dB, {mean:+.1f} dB in the mean."]
-    lines += ["", "![Signal-to-noise ratio over bit operations of three networks](howto/images/fronts.svg)"]
+    pictures = [f"![Front of {network.name}](howto/images/front_{network.name}.svg)" for network in results]
+    lines += ["", *pictures]
     return "\n".join([ABOUT, "", *lines])
 
 
-WIDTH, HEIGHT, MARGIN = 300.0, 260.0, 44.0
-
-
-def figure(results: Mapping[Network, Json]) -> str:
-    """The fronts as a picture, SVG: one panel per network, cost to the right, decibels upwards."""
-    panels = [_panel(network.name, result, index * WIDTH) for index, (network, result) in enumerate(results.items())]
-    size = f'width="{WIDTH * len(panels):g}" height="{HEIGHT:g}" viewBox="0 0 {WIDTH * len(panels):g} {HEIGHT:g}"'
-    style = "text { font: 11px sans-serif; fill: #777 } .front { stroke: #2a7de1; fill: none; stroke-width: 2 }"
-    body = "\n".join(panels)
-    return f'<svg xmlns="http://www.w3.org/2000/svg" {size}>\n<style>{style}</style>\n{body}\n</svg>\n'
-
-
-def _panel(name: str, result: Json, left: float) -> str:
-    points = [(point["cost"] / result["base"], point["score"]) for point in result["points"] if not point["dominated"]]
-    uniform = [
-        (row["uniform"]["cost"] / result["base"], row["uniform"]["score"], row["widths"]) for row in result["uniform"]
-    ]
-    every = [*points, *(row[:2] for row in uniform)]
-    right = max(x for x, _ in every) * 1.05
-    high = max(y for _, y in every) * 1.1
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        return (
-            left + MARGIN + (WIDTH - MARGIN - 12) * x / right,
-            HEIGHT - MARGIN - (HEIGHT - 2 * MARGIN) * max(y, 0.0) / high,
-        )
-
-    parts = [f'<text x="{left + MARGIN:.1f}" y="20" style="font-weight: bold">{name}</text>']
-    (x0, y0), (x1, y1) = place(0, 0), place(right, high)
-    parts.append(f'<path d="M{x0:.1f} {y1:.1f}V{y0:.1f}H{x1:.1f}" stroke="#999" fill="none"/>')
-    for share in (0.5, 1.0, 1.5, 2.0):
-        if share < right:
-            x, y = place(share, 0)
-            parts.append(f'<text x="{x:.1f}" y="{y + 16:.1f}" text-anchor="middle">{share:.0%}</text>')
-    for level in range(0, int(high) + 1, 10):
-        x, y = place(0, level)
-        parts.append(f'<text x="{x - 6:.1f}" y="{y + 4:.1f}" text-anchor="end">{level}</text>')
-    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in points))
-    parts.append(f'<polyline class="front" points="{line}"/>')
-    for point in points:
-        x, y = place(*point)
-        parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="#2a7de1"/>')
-    for share, score, words in uniform:
-        x, y = place(share, score)
-        parts.append(f'<rect x="{x - 3:.1f}" y="{y - 3:.1f}" width="6" height="6" fill="#d9822b"/>')
-        parts.append(f'<text x="{x:.1f}" y="{y + 15:.1f}" text-anchor="middle">{words}</text>')
-    x, y = place(right / 2, 0)
-    parts.append(f'<text x="{x:.1f}" y="{y + 32:.1f}" text-anchor="middle">bit operations, dB upwards</text>')
-    return "\n".join(parts)
+def figure(name: str, result: Json) -> str:
+    """The front and the uniform widths of a network as a picture, SVG."""
+    base = result["base"]
+    points = [(100 * point["cost"] / base, point["unseen"]) for point in result["points"] if not point["dominated"]]
+    uniform = {
+        row["widths"]: [(100 * row["uniform"]["cost"] / base, row["uniform"]["score"])] for row in result["uniform"]
+    }
+    labels = ("bit operations, % of W8A8", "SQNR of the outputs, dB")
+    return Points(name, *labels, {"front": points, **uniform}, points, width=480, height=300, in_page=False).svg()
 
 
 def _result(network: Network, run: Run) -> Json:
@@ -326,7 +299,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not options.short and len(done) == len(run.networks):
         store.collect()
         IMAGES.mkdir(parents=True, exist_ok=True)
-        (IMAGES / "fronts.svg").write_text(figure(done), encoding="utf-8")
+        for network, result in done.items():
+            (IMAGES / f"front_{network.name}.svg").write_text(figure(network.name, result), encoding="utf-8")
         write_section(PERFORMANCE, SECTION, text)
     return int(bool(wrong))
 

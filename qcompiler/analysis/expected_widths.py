@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+from torch import Tensor
 
 from qcompiler.analysis.parts import Group, groups_of, owner_of
 from qcompiler.analysis.remedies import widest
 from qcompiler.ir.graph import Node
 from qcompiler.ir.interpret import Tensors, interpret
+from qcompiler.ops.quantizers import quantizes_parameter
 from qcompiler.session.session import Session
 from qcompiler.validation.own_losses import expected_noise
-from qcompiler.validation.partial import PartialRuns, float_run, fused_activations
+from qcompiler.validation.partial import PartialRuns, float_run, fused_activations, quantized_operand
 
 __all__ = ["owners_of", "quantizer_noise", "without_quantizers", "worst_layers"]
 
@@ -30,15 +34,41 @@ def without_quantizers(session: Session) -> tuple[PartialRuns, Tensors]:
     return runs, tensors
 
 
-def quantizer_noise(session: Session) -> dict[Node, float]:
+def quantizer_noise(session: Session, inputs: Sequence[Tensor] | None = None) -> dict[Node, float]:
     """Expected noise of each quantizer by itself, as a share of the power of the outputs.
+
+    The sensitivity is that on the samples of the session, which are few.
+
+    Args:
+        session: A session.
+        inputs: Flat inputs whose errors count instead of those of the samples: rare values that are clipped.
 
     Raises:
         RuntimeError: A function of a float island has no derivative.
     """
     runs, tensors = without_quantizers(session)
     with torch.no_grad():
-        return expected_noise(runs, tensors, runs.graph.module.tensors)
+        noise = expected_noise(runs, tensors, runs.graph.module.tensors)
+        if inputs is None:
+            return noise
+        few = _mean_errors(runs, tensors)
+        every = _mean_errors(PartialRuns(runs.graph, inputs, runs.fused), tensors)
+    return {node: value * (every[node] / few[node] if few.get(node) else 1.0) for node, value in noise.items()}
+
+
+def _mean_errors(runs: PartialRuns, tensors: Tensors) -> dict[Node, float]:
+    """Mean squared error of the elements of each activation's quantizer in the float model."""
+    own = runs.graph.module.tensors
+    found: dict[Node, float] = {}
+
+    def look(node: Node, real: Tensor) -> Tensor:
+        if not quantizes_parameter(node) and real.is_floating_point():
+            error = (quantized_operand(node, real, own) - real).square_()
+            found[node] = float(error.nan_to_num_(0.0, 0.0, 0.0).double().mean())
+        return real
+
+    runs(tensors, look)
+    return found
 
 
 def owners_of(group: Group) -> list[Node]:

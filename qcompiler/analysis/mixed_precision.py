@@ -2,7 +2,8 @@
 
     1. quantize once per width; the model of noise gives the effect of every group on the outputs from few passes
     2. an integer program assigns widths for a budget: least expected noise, conversions counted
-    3. up to twelve of these assignments are measured on the integer program
+    3. the groups that cause most of the noise of these assignments are measured, and 2 is repeated
+    4. up to twelve of these assignments are measured on the integer program
 
 Source: van Baalen et al. 2022, A Practical Mixed Precision Algorithm for Post-Training Quantization, for the phases
 (groups, sensitivities, front); integer programming in place of its greedy search.
@@ -20,10 +21,11 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-from qcompiler.analysis.assignment import Problem, Widths
+from qcompiler.analysis.assignment import Operator, Problem, Widths
 from qcompiler.analysis.evaluation import exact_model, first_samples, scored
 from qcompiler.analysis.expected_widths import owners_of, quantizer_noise
 from qcompiler.analysis.front import Choice, Front, Point, merged_overrides, overrides_of
+from qcompiler.analysis.measured_noise import Entry, Noise, corrected, measured_alone
 from qcompiler.analysis.parts import Group, groups_of
 from qcompiler.analysis.requests import check_count, load_float
 from qcompiler.analysis.width_costs import UNITS, CostKind, operators_of
@@ -51,6 +53,8 @@ POINTS = 12
 """Assignments that are measured by default."""
 SAMPLES = 32
 """Samples on which the score is measured."""
+MEASURED = 4
+"""Groups per point whose noise is measured: each computes a part of the graph on the samples, on average half of it."""
 WIDTHS = {"activation": (8, 16), "weight": (4, 8)}
 """Widths of the default candidates, where the target has them."""
 
@@ -80,8 +84,9 @@ def mixed_precision(
     """Find the widths of each layer for every budget of cost.
 
     The model is captured once and quantized once per width. All groups of quantizers that must share a width get their
-    expected effect on the outputs from few passes; an integer program assigns the widths. Some assignments are measured
-    by the exact simulation, which the integer program equals.
+    expected effect on the outputs from few passes; the effect of groups that cause most of the noise is measured. An
+    integer program assigns the widths. Some assignments are measured by the exact simulation, which the integer program
+    equals.
 
     Args:
         model: As for `compile`.
@@ -197,6 +202,7 @@ class _Run:
         with torch.no_grad():
             self.wanted = interpret(captured, self.samples, captured.module.tensors)[0]
         self.notes: list[str] = []
+        self.sources: dict[Entry, Session] = {}  # where a group has a width, with the least expected noise
         if cost == "cycles" and not session.target.descriptor.memory:
             self.notes.append("the descriptor has no memory, so that cycles are those of computation alone")
 
@@ -209,6 +215,7 @@ class _Run:
         widths = [tuple(item.noise) for item in choices]
         allowed = frozenset(self.pairs) if self.restricted else None
         operators = operators_of(graph, groups, widths, self.session.target, self.kind, allowed)
+        choices = self._corrected(groups, choices, operators)
         problem = Problem(tuple(item.noise for item in choices), operators)
         self.progress.finished("sensitivities")
         base = sum(operator.of(now) for operator in operators_of(graph, groups, _single(now), *self._target(None)))
@@ -240,7 +247,7 @@ class _Run:
             InputError: No group has a choice.
         """
         fixed = self._fixed(groups)
-        noises = [self._noise(groups, self.session)]
+        noises = [(self.session, self._noise(groups, self.session))]
         activations, weights = (tuple(dict.fromkeys(pair[side] for pair in self.pairs)) for side in (0, 1))
         noises += [
             self._uniform(groups, fixed, activation or activations[-1], weight or weights[-1])
@@ -251,9 +258,11 @@ class _Run:
             wanted = weights if group.is_weight else activations
             now = group.quantizers[0].spec.bits
             known: dict[int, float] = {}
-            for noise in noises:
-                # The ranges of an activation are worse where narrow weights changed it.
-                known.update({bits: min(value, known.get(bits, value)) for bits, value in noise[index].items()})
+            for session, noise in noises:
+                for bits, value in noise[index].items():
+                    # The ranges of an activation are worse where narrow weights changed it.
+                    if value < known.get(bits, math.inf):
+                        known[bits], self.sources[index, bits] = value, session
             free = group not in fixed and any(bits in wanted for bits in known)
             kept = {bits: known[bits] for bits in sorted(known) if (bits in wanted if free else bits == now)}
             names = tuple(owner.name for owner in owners_of(group))
@@ -263,6 +272,28 @@ class _Run:
                 "each layer has only one width to choose", expected="candidates with several widths that the target has"
             )
         return tuple(choices)
+
+    def _corrected(
+        self, groups: Sequence[Group], choices: tuple[Choice, ...], operators: tuple[Operator, ...]
+    ) -> tuple[Choice, ...]:
+        """The groups, with measured noise where the model of noise decides."""
+        names = [[node.name for node in group.quantizers] for group in groups]
+
+        def assigned(noise: Noise) -> list[Widths]:
+            return self._assignments(Problem(noise, operators))
+
+        def measured(entries: Sequence[Entry]) -> list[float]:
+            return measured_alone(entries, names, self.sources, self.samples, self.wanted)
+
+        noise, count = corrected(
+            tuple(item.noise for item in choices),
+            [item.kind for item in choices],
+            assigned,
+            measured,
+            MEASURED * self.count,
+        )
+        self.notes.append(f"the noise of {count} groups of {len(groups)} was measured at one width or more")
+        return tuple(dataclasses.replace(item, noise=found) for item, found in zip(choices, noise, strict=True))
 
     def _fixed(self, groups: Sequence[Group]) -> set[Group]:
         """Groups without a choice: inputs of the model, and groups to which the caller gives a width."""
@@ -283,8 +314,8 @@ class _Run:
 
     def _uniform(
         self, groups: Sequence[Group], fixed: set[Group], activation: int, weight: int
-    ) -> list[dict[int, float]]:
-        """Noise with the same widths for all groups that have a choice."""
+    ) -> tuple[Session, list[dict[int, float]]]:
+        """A session with the same widths for all groups that have a choice, and the noise of each group in it."""
         options = self.session.options
         every: dict[str, dict[str, int]] = {}
         for group in groups:
@@ -294,15 +325,16 @@ class _Run:
         changed = dataclasses.replace(options, overrides=merged_overrides(options.overrides, every))
         try:
             passes = changed.deployment_passes(self.session.target)
-            return self._noise(groups, self.session.with_passes(passes, options=changed))
+            session = self.session.with_passes(passes, options=changed)
+            return session, self._noise(groups, session)
         except QCompilerError as error:
             self.notes.append(f"{activation}-bit activations with {weight}-bit weights are left out: {error}")
-            return [{} for _ in groups]
+            return self.session, [{} for _ in groups]
 
     def _noise(self, groups: Sequence[Group], session: Session) -> list[dict[int, float]]:
         """Width and expected noise of each group in a session; empty for groups whose quantizers differ in width."""
         try:
-            noise = quantizer_noise(session)
+            noise = quantizer_noise(session, self.samples)
         except RuntimeError as error:
             raise UnsupportedError(
                 f"the sensitivity of the outputs is unknown: {error}", fix="Keep functions without derivative in float."

@@ -23,7 +23,7 @@ from qcompiler.quant.affine import along_axis
 from qcompiler.validation.layers import QUANTIZED_NAME
 from qcompiler.validation.partial import PartialRuns, Replay, float_run, fused_activations, noise_decibels
 
-__all__ = ["Group", "Part", "Table", "groups_of", "owner_of", "table"]
+__all__ = ["Group", "Part", "Table", "groups_of", "noise_alone", "owner_of", "table"]
 
 BINS = 32
 """Bars of a histogram."""
@@ -188,6 +188,36 @@ def table(reference: Graph, graph: Graph, inputs: Sequence[Tensor], wanted: Sequ
     return Table(tuple(parts), groups, decibels[0], decibels[1], decibels[2], fused, tensors)
 
 
+def noise_alone(
+    reference: Graph,
+    graph: Graph,
+    inputs: Sequence[Tensor],
+    wanted: Sequence[Tensor],
+    memory: int,
+    groups: Sequence[Group],
+) -> list[float]:
+    """Measured noise of the outputs if only one group is quantized, as a share of their power.
+
+    Args:
+        reference: As for `table`.
+        graph: As for `table`.
+        inputs: As for `table`.
+        wanted: As for `table`.
+        memory: As for `table`.
+        groups: Groups of the graph, each measured by itself.
+    """
+    found = [_Noise() for _ in groups]
+    fused = fused_activations(reference, graph)
+    with torch.no_grad():
+        for rows, outputs in _chunks(graph, inputs, wanted, memory):
+            runs = PartialRuns(graph, rows, fused)
+            tensors, clean = float_run(runs, graph.module.tensors, reference.module.tensors, outputs)
+            still = Replay(runs, tensors, active=False)
+            for group, noise in zip(groups, found, strict=True):
+                noise.add(clean, still.switched(group.quantizers))
+    return [noise.share() for noise in found]
+
+
 def _chunks(
     graph: Graph, inputs: Sequence[Tensor], wanted: Sequence[Tensor], memory: int
 ) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
@@ -221,10 +251,14 @@ class _Noise:
             before = self.sums.get(index, (0.0, 0.0))
             self.sums[index] = before[0] + float(error), before[1] + float(signal)
 
+    def share(self) -> float:
+        """Mean of the relative noise of all outputs."""
+        ratios = [error / signal if signal > 0.0 else error for error, signal in self.sums.values()]
+        return sum(ratios) / len(ratios) if ratios else 0.0
+
     def decibels(self) -> float:
         """Signal-to-noise ratio of the mean of the relative noise of all outputs, dB."""
-        ratios = [error / signal if signal > 0.0 else error for error, signal in self.sums.values()]
-        return noise_decibels(sum(ratios) / len(ratios)) if ratios else math.inf
+        return noise_decibels(self.share())
 
 
 class _Statistics:

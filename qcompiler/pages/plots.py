@@ -3,7 +3,7 @@
 matplotlib, in the extra `plots`, is imported only when a plot is drawn. Figures are created without pyplot, and need
 no display and leave no global state. The same numbers and the same matplotlib version give the same text. The id of a
 curve is its name, the id of a bar is its name and kind. Curves and bars are files with white paper. Histograms and
-points stand in pages: their text and axes have the colour of the text around, for light and for dark paper.
+points usually stand in pages: their text and axes have the colour of the text around, for light and for dark paper.
 """
 
 from __future__ import annotations
@@ -196,6 +196,7 @@ class Points:
         front: Points that no other point dominates, by rising x; empty for none.
         width: Width in pixels.
         height: Height in pixels.
+        in_page: Whether the plot stands in a page, and is no file by itself.
     """
 
     title: str
@@ -205,6 +206,7 @@ class Points:
     front: Sequence[tuple[float, float]] = ()
     width: int = 640
     height: int = 320
+    in_page: bool = True
 
     def svg(self) -> str:
         """An `svg` document.
@@ -230,7 +232,7 @@ class Points:
             axes.grid(color=_GREY, alpha=0.3)
             figure.legend(loc="outside lower left", ncols=max(1, len(self.groups)), frameon=False)
 
-        return _drawn(self.width, self.height, draw, in_page=True)
+        return _drawn(self.width, self.height, draw, in_page=self.in_page)
 
 
 def _drawn(width: float, height: float, draw: Callable[[Figure], None], *, in_page: bool = False) -> str:

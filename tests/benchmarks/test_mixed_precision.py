@@ -32,8 +32,8 @@ def test_the_greedy_search_gives_up_the_least_noise_per_cost_first() -> None:
 
 def result(**changes: Any) -> dict[str, Any]:
     """The result of a network where the front is better than all else."""
-    point = {"cost": 1.0, "score": 20.0, "accuracy": 0.9, "dominated": False}
-    better = {"cost": 2.0, "score": 30.0, "accuracy": 0.95, "dominated": False}
+    point = {"cost": 1.0, "score": 20.0, "unseen": 19.0, "accuracy": 0.9, "dominated": False}
+    better = {"cost": 2.0, "score": 30.0, "unseen": 29.0, "accuracy": 0.95, "dominated": False}
     uniform = {"cost": 2.0, "score": 28.0, "accuracy": 0.94}
     return {
         "float": 0.955,
@@ -64,10 +64,14 @@ def test_the_page_and_the_picture_show_every_network() -> None:
     assert "| resnet | 2 | 1 | 0.90 | 95.5% | 100% |" in text
     assert "| mobilenet | W8A8 | 100% | 28.0 dB | 30.0 dB | 94.0% | 95.0% |" in text
     assert "between +1.0 and +1.0 dB" in text
-    picture = ET.fromstring(figure(results))  # noqa: S314  # text of our own
+    assert "![Front of resnet](howto/images/front_resnet.svg)" in text
+    svg = figure("resnet", result())
+    picture = ET.fromstring(svg)  # noqa: S314  # text of our own
     names = [node.text for node in picture.iter("{http://www.w3.org/2000/svg}text")]
-    assert {"resnet", "mobilenet", "W8A8"} <= set(names)
-    assert len(list(picture.iter("{http://www.w3.org/2000/svg}circle"))) == 4  # undominated points
+    assert {"resnet", "front", "W8A8"} <= set(names)
+    markers = {node.get("id"): node for node in picture.iter("{http://www.w3.org/2000/svg}g")}
+    assert len(list(markers["W8A8"].iter("{http://www.w3.org/2000/svg}use"))) == 1
+    assert "currentColor" not in svg  # a file has no text around it
 
 
 @pytest.mark.slow
