@@ -34,8 +34,10 @@ import qcompiler
 from benchmarks.finished import Json, Store
 from benchmarks.networks import load
 from benchmarks.pages import PERFORMANCE, write_section
-from benchmarks.rendered import split
+from benchmarks.real_networks import NETWORKS, AbsentError
+from benchmarks.rendered import Scenes, split
 from benchmarks.scaled_networks import Residual, Transformer, fitted
+from benchmarks.train import score as rendered_score
 from benchmarks.trainings import shard
 from examples.digits.data import load_data
 from qcompiler.analysis.search_space import ROUNDING, Candidate, Hardware, given_hardware, wider_targets
@@ -52,7 +54,9 @@ DROP = 0.01
 CALIBRATION, IMAGES = 64, 500
 KILLS = 10
 OWN = ("residual", "vit")
-RENDERED = ("mobilenet", "mobilenet_hard", "resnet", "efficientnet", "mobilenet_v3")
+RENDERED = ("mobilenet", "mobilenet_hard", "resnet", "efficientnet", "mobilenet_v3", "unet")
+LITE = "EfficientNet-Lite0"
+REAL_IMAGES = 200
 RANGES = ("", "ranges by min_max", "ranges by percentile", "ranges by mse")
 EQUALIZATION = ("", "equalization by ranges")
 
@@ -83,7 +87,7 @@ class Run:
     widths: tuple[int, ...] = (8, 4)
 
 
-WHOLE, SHORT = Run((*OWN, *RENDERED)), Run(("residual", "vit"), (8,))
+WHOLE, SHORT = Run((*OWN, *RENDERED, LITE)), Run(("residual", "vit"), (8,))
 KILLED = Case("residual", 8)
 """The search that is killed."""
 
@@ -97,12 +101,17 @@ def cases(run: Run) -> Iterable[Case]:
 
 def key(case: Case, run: Run) -> str:
     """Key of a result; a search does not depend on the others of its run."""
-    parts = (metadata.version("qcompiler"), TARGET, str(DROP), str((CALIBRATION, IMAGES)), case.name)
+    sizes = (CALIBRATION, REAL_IMAGES if case.network == LITE else IMAGES)
+    parts = (metadata.version("qcompiler"), TARGET, str(DROP), str(sizes), case.name)
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
 def problem(case: Case) -> tuple[nn.Module, qcompiler.Target, list[Tensor], Score]:
-    """The arguments of a search."""
+    """The arguments of a search.
+
+    Raises:
+        AbsentError: The packages of a network with real weights are missing.
+    """
     target = qcompiler.load_target(TARGET).override(weight_bits=case.weight_bits)
     if case.network in OWN:
         data = load_data()
@@ -111,9 +120,31 @@ def problem(case: Case) -> tuple[nn.Module, qcompiler.Target, list[Tensor], Scor
             target = target.override(fallback="float")  # the target has no attention
         batches = list(data.calibration_images[:CALIBRATION].split(32))
         return model, target, batches, _accuracy(data.test_images, data.test_labels)
-    scenes = split("test")
+    if case.network == LITE:
+        network = next(item for item in NETWORKS if item.name == LITE)
+        model, photographs = network.load(), network.data(CALIBRATION, REAL_IMAGES)
+        return model, target, photographs.calibration, _accuracy(photographs.test, _answers(model, photographs.test))
     batches = list(split("calibration").images[:CALIBRATION].split(32))
-    return load(case.network), target, batches, _accuracy(scenes.images[:IMAGES], scenes.labels[:IMAGES])
+    test = split("test")
+    scenes = Scenes(test.images[:IMAGES], test.labels[:IMAGES], test.masks[:IMAGES])
+    return load(case.network), target, batches, _score(case.network, scenes)
+
+
+def _answers(model: nn.Module, images: Tensor) -> Tensor:
+    """The class that a model gives to each image."""
+    with torch.no_grad():
+        found: list[Tensor] = [model(batch).argmax(1) for batch in images.split(50)]
+    return torch.cat(found)
+
+
+def _score(network: str, scenes: Scenes) -> Score:
+    """Share of right answers of a classifier, mean intersection over union of a segmenter."""
+
+    def score(model: nn.Module) -> float:
+        found: list[Tensor] = [model(batch) for batch in scenes.images.split(250)]
+        return rendered_score(network, torch.cat(found), scenes)
+
+    return score
 
 
 def _accuracy(images: Tensor, labels: Tensor) -> Score:
@@ -224,7 +255,9 @@ Made by `python -m benchmarks.autoquant` on `{TARGET}` with one scale per weight
 drop of {DROP:.0%} of the float score and at most 40 evaluations. `all` is the number of combinations of ranges,
 equalization, rounding, granularity and widths of all layers, without the techniques for biases and smoothing, which the
 search also tries. Residual network and transformer have badly scaled channels, and read digits; attention runs in float
-islands. The others are networks of this page, on {IMAGES} images."""
+islands. {LITE} has its published weights and reads {REAL_IMAGES} crops of photographs of other pictures than those of
+the calibration; its score is the share of answers that are those of the float network. The others are networks of this
+page, on {IMAGES} images; the score of `unet` is the mean intersection over union."""
 
 
 def section(results: Mapping[Case, Json], interrupted: Json | None) -> str:
@@ -270,7 +303,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     store: Store[Case, Run] = Store(FOLDER, key, cases, WHOLE, rows=ROWS, fresh=options.fresh)
     index, parts = options.shard
     for case in list(cases(run))[index::parts]:
-        store.get(case, run, lambda case=case: _result(case))  # type: ignore[misc]
+        try:
+            store.get(case, run, lambda case=case: _result(case))  # type: ignore[misc]
+        except AbsentError as error:
+            print(f"{case.name}: {error}", file=sys.stderr)
         print(case.name, file=sys.stderr, flush=True)
     store.fresh = False
     done = store.done(run)
