@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from qcompiler.analysis import causes
+from qcompiler.analysis.budget import Budget
 from qcompiler.analysis.diagnose import Flow
 from qcompiler.analysis.diagnosis import Diagnosis
 from qcompiler.analysis.evaluation import Seen, bypassed_model, first_samples, float_model, partial_model, scored
@@ -17,6 +18,8 @@ from qcompiler.analysis.findings import Analysis, Cause, Finding
 from qcompiler.analysis.parts import Table, table
 from qcompiler.analysis.remedies import Bench, remedied
 from qcompiler.analysis.requests import check_count, load_float
+from qcompiler.analysis.work import digest_of, work_journal
+from qcompiler.calibration.journal import Journal
 from qcompiler.calibration.store import DEFAULT_MEMORY
 from qcompiler.ir import tree
 from qcompiler.ir.graph import Graph
@@ -38,7 +41,7 @@ __all__ = ["analyze"]
 SAMPLES = 32
 """Samples on which parts are measured."""
 BUDGET = 24
-"""Models that are scored exactly."""
+"""Models that are scored exactly by default."""
 GOOD_DB = 25.0
 """Signal-to-noise ratio of the outputs above which, without `evaluate`, no cause is searched."""
 SAME = 0.005
@@ -59,7 +62,8 @@ def analyze(
     effort: Effort = "default",
     overrides: Mapping[str, Override] | None = None,
     samples: int = SAMPLES,
-    budget: int = BUDGET,
+    budget: int | str | Budget = BUDGET,
+    work: str | Path | None = None,
     seed: int = 0,
     memory: int = DEFAULT_MEMORY,
     device: torch.device | str | None = None,
@@ -82,7 +86,10 @@ def analyze(
         effort: Effort of the analyzed compile.
         overrides: Widths of the analyzed compile.
         samples: Number of samples on which parts are measured.
-        budget: Largest number of quantized models that are scored. With the same budget two calls give the same result.
+        budget: Number of quantized models that are scored, or wall-clock time such as `"20 min"` after which no further
+            model is scored. With the same number two calls give the same result.
+        work: Folder for finished measurements. After an interruption, the same call goes on from there; a call with
+            other arguments uses those that are still right. Only you remove it.
         seed: As for `compile`.
         memory: Memory for activations in MiB; with less, samples are measured in turns.
         device: As for `compile`.
@@ -90,10 +97,12 @@ def analyze(
     Raises:
         InputError: An argument is out of range, there is no data, or `evaluate` returns no number.
         UnsupportedError: The target is for simulation only, or the model was prepared for training.
+        ArtifactError: The work folder holds anything else, or cannot be written.
         QCompilerError: The model cannot be compiled; see `compile`.
     """
     check_count("samples", samples)
-    check_count("budget", budget)
+    limit = Budget.of(budget)
+    journal = work_journal(work)
     hardware = load_hardware(target)
     options = Options(
         example_inputs=example_inputs,
@@ -108,8 +117,8 @@ def analyze(
     source = load_float("analyze", model, options)
     passes = options.deployment_passes(hardware)
     with steps(len(passes) + 4) as progress:
-        session = Session(source, hardware, options, passes, progress=progress)
-        return _Run(session, evaluate, samples, budget, progress).result()
+        session = Session(source, hardware, options, passes, journal=journal, progress=progress)
+        return _Run(session, evaluate, samples, limit, progress).result()
 
 
 class _Run:
@@ -120,7 +129,7 @@ class _Run:
         session: Session,
         evaluate: Callable[[nn.Module], float] | None,
         samples: int,
-        budget: int,
+        budget: Budget,
         progress: Steps,
     ) -> None:
         self.session, self.evaluate, self.budget, self.progress = session, evaluate, budget, progress
@@ -130,20 +139,34 @@ class _Run:
         self.samples = first_samples(captured, batches, samples)
         with torch.no_grad():
             self.wanted = interpret(captured, self.samples, captured.module.tensors)[0]
-        self.bench = Bench(session, self.samples, self.wanted, evaluate, budget)
         self.seen = Seen()
+        self.whole = math.inf if evaluate is None else scored(evaluate, float_model(captured, self.seen))
+        journal = session.context.journal
+        self.bench = Bench(session, self.samples, self.wanted, evaluate, budget, journal, self._key(journal, batches))
+
+    def _key(self, journal: Journal, batches: Iterable[Sequence[Tensor]]) -> str:
+        """Key of all scores; the score of the float model tells a changed evaluation."""
+        if journal.folder is None:
+            return ""
+        session, data = self.session, (digest_of(batches), digest_of([self.samples]), digest_of(self.seen.batches))
+        options = session.options
+        settings = (options.effort, repr(sorted(options.overrides.items())), str(options.seed), str(options.memory))
+        parts = (session.target.digest(), *data, *settings, self.whole.hex())
+        return journal.key(session.captured.module, "analysis", *parts)
 
     def result(self) -> Analysis:
-        session, captured = self.session, self.session.captured.module.main
-        whole = math.inf if self.evaluate is None else scored(self.evaluate, float_model(captured, self.seen))
+        session = self.session
         canonical, graph = session.canonical.module.main, session.quantized.module.main
         assert canonical.stage is Stage.CANONICAL
-        found = table(canonical, graph, self.samples, self.wanted, session.options.memory)
+        context = session.context
+        found = table(
+            canonical, graph, self.samples, self.wanted, session.options.memory, context.journal, context.progress
+        )
         self.progress.finished("parts")
-        now = self.bench.score(session)
-        scores = self._scores(whole, now, graph, found)
+        now, divergence = self.bench.quantized()
+        scores = self._scores(now, graph, found)
         self.progress.finished("scores")
-        findings = self._findings(canonical, graph, found, whole, now)
+        findings = self._findings(canonical, graph, found, now)
         self.progress.finished("remedies")
         return Analysis(
             session.captured.name,
@@ -157,6 +180,7 @@ class _Run:
             tuple(map(str, session.captured.diagnostics)),
             dict(self.progress.seconds),
             lambda allowed_drop: self._walk(found, scores, allowed_drop),
+            {} if divergence is None else {**found.divergences, "quantized": divergence},
         )
 
     def _walk(self, found: Table, scores: Mapping[str, float], allowed_drop: float) -> Diagnosis:
@@ -168,23 +192,25 @@ class _Run:
                 bypassed = noise_decibels(relative_noise(self.wanted, runs(found.tensors)))
         else:
             enough = scores["float"] - allowed_drop * abs(scores["float"])
-            bypassed = scored(self.evaluate, bypassed_model(runs.graph, found.fused, found.tensors))
-        self.bench.budget = self.bench.count + self.budget
+            model, evaluate = bypassed_model(runs.graph, found.fused, found.tensors), self.evaluate
+            (bypassed,) = self.bench.recorded("bypassed", lambda: [scored(evaluate, model)])
+        self.bench.begin(self.budget)
         with own_defaults():
             return Flow(self.bench, scores, bypassed, found.parts, enough).result()
 
-    def _scores(self, whole: float, now: float, graph: Graph, found: Table) -> dict[str, float]:
+    def _scores(self, now: float, graph: Graph, found: Table) -> dict[str, float]:
         """Scores of the float model, of weights and activations alone, and of the exact simulation."""
         if self.evaluate is None:
             return {"weights only": found.weights_db, "activations only": found.activations_db, "quantized": now}
-        partial = {
-            name: scored(self.evaluate, partial_model(graph, found.fused, found.tensors, weights=weights))
-            for name, weights in (("weights only", True), ("activations only", False))
-        }
-        return {"float": whole, **partial, "quantized": now}
+        evaluate, partial = self.evaluate, {}
+        for name, weights in (("weights only", True), ("activations only", False)):
+            model = partial_model(graph, found.fused, found.tensors, weights=weights)
+            (partial[name],) = self.bench.recorded(name, lambda model=model: [scored(evaluate, model)])  # type: ignore[misc]
+        return {"float": self.whole, **partial, "quantized": now}
 
-    def _findings(self, canonical: Graph, graph: Graph, found: Table, whole: float, now: float) -> list[Finding]:
+    def _findings(self, canonical: Graph, graph: Graph, found: Table, now: float) -> list[Finding]:
         """Findings about the data first, then those about parts, the largest noise first."""
+        whole = self.whole
         captured = self.session.captured.module.main
         about_data, data = self._about_data(captured)
         lost = now < GOOD_DB if self.evaluate is None else whole - now > SAME * abs(whole)

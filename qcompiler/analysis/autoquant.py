@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -38,11 +37,12 @@ from qcompiler.analysis.search_space import (
     wider_targets,
     with_layers,
 )
+from qcompiler.analysis.work import digest_of
 from qcompiler.artifact.artifact import Artifact
 from qcompiler.calibration.journal import Journal
 from qcompiler.calibration.store import DEFAULT_MEMORY
 from qcompiler.errors import ArtifactError, InputError, QCompilerError
-from qcompiler.ir.hashing import module_hash, tensor_digest
+from qcompiler.ir.hashing import module_hash
 from qcompiler.ir.settings import own_defaults
 from qcompiler.passes.base import Override
 from qcompiler.session.batches import Forward
@@ -374,13 +374,10 @@ class _Run:
         """Key of the records: model, data, and the score of the float model, which tells a changed evaluation."""
         if self.journal.folder is None:
             return ""
-        digest = hashlib.sha256()
-        for batch in self.session.context.calibration_data or ():
-            for tensor in batch:
-                digest.update(tensor_digest(tensor).encode())
+        digest = digest_of(self.session.context.calibration_data or ())
         options = self.session.options
         settings = (str(options.seed), str(options.memory), options.io, self.whole.hex(), self.wanted.hex())
-        return self.journal.key(self.session.captured.module, "autoquant", digest.hexdigest(), *settings)
+        return self.journal.key(self.session.captured.module, "autoquant", digest, *settings)
 
     def _failure(self) -> QCompilerError:
         """The error of the first candidate, as `compile` raises it."""

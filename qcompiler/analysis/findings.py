@@ -120,6 +120,9 @@ class Analysis:
         notes: Sentences for the user.
         seconds: Wall-clock time by step, seconds.
         walk: Function that `diagnose` calls with the allowed drop.
+        divergences: Without `evaluate`, for a model with one output [samples, classes]: Kullback-Leibler divergence of
+            the softmax of the outputs from that of the float model, nats per sample, by the names of `scores`. It means
+            something only if the outputs are logits of classes.
     """
 
     model: str
@@ -133,6 +136,7 @@ class Analysis:
     notes: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
     walk: Callable[[float], Diagnosis] | None = field(default=None, compare=False, repr=False)
+    divergences: Mapping[str, float] = field(default_factory=dict)
 
     def diagnose(self, allowed_drop: float = 0.01) -> Diagnosis:
         """Walk through the debugging flow of the white paper, and measure the score after each fix.
@@ -178,6 +182,7 @@ class Analysis:
             "target": self.target,
             "metric": self.metric,
             "scores": {name: _finite(score) for name, score in self.scores.items()},
+            "divergences": dict(self.divergences),
             "samples": self.samples,
             "evaluations": self.evaluations,
             "findings": findings,
@@ -215,7 +220,11 @@ class Analysis:
         """The result in a sentence."""
         shown = ", ".join(f"{name} {_number(score)}" for name, score in self.scores.items())
         unit = "dB against the float model" if self.metric == "SQNR" else "score of evaluate"
-        return f"{self.model} on {self.target}, {unit}: {shown}."
+        text = f"{self.model} on {self.target}, {unit}: {shown}."
+        if self.divergences:
+            shown = ", ".join(f"{name} {value:.3g}" for name, value in self.divergences.items())
+            text += f" If the outputs are logits, their softmax diverges by (nats per sample): {shown}."
+        return text
 
     def __str__(self) -> str:
         lines = [self.verdict()]

@@ -6,14 +6,20 @@ with all others in float, and left in float, with all others quantized. Both are
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
+from qcompiler.analysis.divergence import is_classifier, summed_divergence
+from qcompiler.analysis.work import digest_of
+from qcompiler.calibration.journal import Journal
 from qcompiler.ir.graph import Graph, Node, Value
+from qcompiler.ir.hashing import module_hash
 from qcompiler.ir.interpret import Tensors
 from qcompiler.ir.registry import Trait
 from qcompiler.ops.layers import Layer, is_weighted
@@ -23,7 +29,9 @@ from qcompiler.quant.affine import along_axis
 from qcompiler.validation.layers import QUANTIZED_NAME
 from qcompiler.validation.partial import PartialRuns, Replay, float_run, fused_activations, noise_decibels
 
-__all__ = ["Group", "Part", "Table", "groups_of", "noise_alone", "owner_of", "table"]
+__all__ = ["Group", "Part", "Table", "groups_of", "measure_group", "noise_alone", "owner_of", "table"]
+
+Progress: TypeAlias = Callable[[str, float, float], None]
 
 BINS = 32
 """Bars of a histogram."""
@@ -113,6 +121,8 @@ class Table:
         weights_db: Signal-to-noise ratio of the outputs if only weights are quantized, dB.
         activations_db: The same if only activations are.
         all_db: The same if all parts are, as float fake quantization.
+        divergences: Divergence of the outputs of a classifier with only weights and only activations quantized, nats
+            per sample, by `weights only` and `activations only`; empty for other models.
         fused: Activations that code limits of quantizers replace, by quantizer.
         tensors: Tensors with which the graph without quantizers gives the outputs of the float model.
     """
@@ -122,6 +132,7 @@ class Table:
     weights_db: float
     activations_db: float
     all_db: float
+    divergences: Mapping[str, float]
     fused: Mapping[Node, Node]
     tensors: Tensors
 
@@ -149,7 +160,15 @@ def owner_of(quantizer: Node) -> Node | None:
     return None if is_quantizer(node) else node
 
 
-def table(reference: Graph, graph: Graph, inputs: Sequence[Tensor], wanted: Sequence[Tensor], memory: int) -> Table:
+def table(
+    reference: Graph,
+    graph: Graph,
+    inputs: Sequence[Tensor],
+    wanted: Sequence[Tensor],
+    memory: int,
+    journal: Journal | None = None,
+    progress: Progress | None = None,
+) -> Table:
     """Measure all parts.
 
     Args:
@@ -158,34 +177,60 @@ def table(reference: Graph, graph: Graph, inputs: Sequence[Tensor], wanted: Sequ
         inputs: Flat inputs, with samples along the first axis.
         wanted: Outputs of the float model.
         memory: Mebibytes of activations that are kept; more samples are measured in turns.
+        journal: Finished measurements.
+        progress: Callback with the name of a part, the number of finished parts, and the number of all.
     """
     groups = groups_of(graph)
     found = [_Statistics(group) for group in groups]
     alone, without = ([_Noise() for _ in groups] for _ in range(2))
     weights, activations, everything = _Noise(), _Noise(), _Noise()
+    divergences = dict.fromkeys(("weights only", "activations only"), 0.0) if is_classifier(wanted) else {}
     fused = fused_activations(reference, graph)
     tensors: Tensors = graph.module.tensors
+    journal = journal or Journal()
+    key = ""
+    if journal.folder is not None:
+        key = journal.key(graph.module, "parts", module_hash(reference.module), digest_of([inputs]), str(memory))
+    chunks = list(_chunks(graph, inputs, wanted, memory))
     with torch.no_grad():
-        for rows, outputs in _chunks(graph, inputs, wanted, memory):
+        for number, (rows, outputs) in enumerate(chunks):
             runs = PartialRuns(graph, rows, fused)
             tensors, clean = float_run(runs, graph.module.tensors, reference.module.tensors, outputs)
             still = Replay(runs, tensors, active=False)
             acting = Replay(runs, tensors, active=True)
             everything.add(clean, acting.outputs)
-            for total, chosen in ((weights, True), (activations, False)):
+            for name, total, chosen in (("weights only", weights, True), ("activations only", activations, False)):
                 nodes = {node for group in groups if group.is_weight is chosen for node in group.quantizers}
-                total.add(clean, still.switched(nodes))
-            for group, statistics, first, second in zip(groups, found, alone, without, strict=True):
-                statistics.add(still.values)
-                first.add(clean, still.switched(group.quantizers))
-                second.add(clean, acting.switched(group.quantizers))
+                some = still.switched(nodes)
+                total.add(clean, some)
+                if divergences:
+                    divergences[name] += summed_divergence(clean[0], some[0]) / len(wanted[0])
+            for index, group in enumerate(groups):
+                if progress is not None:
+                    progress(group.name, number * len(groups) + index, len(chunks) * len(groups))
+                found[index].add(still.values)
+                measured = journal.piece(
+                    key,
+                    f"part {number} {index}",
+                    functools.partial(measure_group, clean, still, acting, group),
+                )
+                alone[index].add_sums(measured["alone"])
+                without[index].add_sums(measured["without"])
     shares = _shares(graph, groups)
     parts = [
         item.part(first.decibels(), second.decibels(), *shares[group])
         for group, item, first, second in zip(groups, found, alone, without, strict=True)
     ]
     decibels = [noise.decibels() for noise in (weights, activations, everything)]
-    return Table(tuple(parts), groups, decibels[0], decibels[1], decibels[2], fused, tensors)
+    return Table(tuple(parts), groups, decibels[0], decibels[1], decibels[2], divergences, fused, tensors)
+
+
+def measure_group(clean: Sequence[Tensor], still: Replay, acting: Replay, group: Group) -> dict[str, Tensor]:
+    """Squared errors and signals of the outputs with a group alone, and with all but this group."""
+    return {
+        "alone": _squares(clean, still.switched(group.quantizers)),
+        "without": _squares(clean, acting.switched(group.quantizers)),
+    }
 
 
 def noise_alone(
@@ -234,26 +279,37 @@ def _chunks(
         yield [x[part] for x in inputs], [y[part] for y in wanted]
 
 
+def _squares(wanted: Sequence[Tensor], found: Sequence[Tensor]) -> Tensor:
+    """Squared error and squared signal of each float output, float64 [outputs, 2].
+
+    Elements that are not finite in the float model do not count.
+    """
+    rows = []
+    for reference, output in zip(wanted, found, strict=True):
+        if reference.is_floating_point():
+            finite = torch.isfinite(reference)
+            error = torch.where(finite, reference - output, 0.0).double().square().sum()
+            rows.append((float(error), float(torch.where(finite, reference, 0.0).double().square().sum())))
+    return torch.tensor(rows, dtype=torch.float64).reshape(-1, 2)
+
+
 class _Noise:
     """Squared errors and squared signals of each float output, summed over chunks."""
 
     def __init__(self) -> None:
-        self.sums: dict[int, tuple[float, float]] = {}
+        self.sums = torch.zeros(1, 2, dtype=torch.float64)
 
     def add(self, wanted: Sequence[Tensor], found: Sequence[Tensor]) -> None:
-        """Add some samples; elements that are not finite in the float model do not count."""
-        for index, (reference, output) in enumerate(zip(wanted, found, strict=True)):
-            if not reference.is_floating_point():
-                continue
-            finite = torch.isfinite(reference)
-            error = torch.where(finite, reference - output, 0.0).double().square().sum()
-            signal = torch.where(finite, reference, 0.0).double().square().sum()
-            before = self.sums.get(index, (0.0, 0.0))
-            self.sums[index] = before[0] + float(error), before[1] + float(signal)
+        """Add some samples."""
+        self.add_sums(_squares(wanted, found))
+
+    def add_sums(self, sums: Tensor) -> None:
+        """Add squared errors and signals."""
+        self.sums = self.sums + sums
 
     def share(self) -> float:
         """Mean of the relative noise of all outputs."""
-        ratios = [error / signal if signal > 0.0 else error for error, signal in self.sums.values()]
+        ratios = [error / signal if signal > 0.0 else error for error, signal in self.sums.tolist()]
         return sum(ratios) / len(ratios) if ratios else 0.0
 
     def decibels(self) -> float:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+from qcompiler.analysis.budget import Budget
 from qcompiler.analysis.causes import Suspect
+from qcompiler.analysis.divergence import is_classifier, summed_divergence
 from qcompiler.analysis.evaluation import exact_model, scored
 from qcompiler.analysis.findings import Cause, Finding
+from qcompiler.calibration.journal import Journal
 from qcompiler.errors import QCompilerError
 from qcompiler.passes.base import Override
 from qcompiler.session.session import Session
@@ -41,39 +45,89 @@ class Bench:
         samples: Flat inputs, used without `evaluate`.
         wanted: Outputs of the float model for them.
         evaluate: Function of the caller; None: the signal-to-noise ratio of the outputs in dB is the score.
-        budget: Largest number of scored models.
+        budget: Budget of scored models.
+        journal: Finished measurements.
+        key: Key of the measurements in the journal: all that decides about a score but for the remedy.
     """
 
     session: Session
     samples: Sequence[Tensor]
     wanted: Sequence[Tensor]
     evaluate: Callable[[nn.Module], float] | None
-    budget: int
+    budget: Budget
+    journal: Journal = field(default_factory=Journal)
+    key: str = ""
     count: int = 0
     found: dict[str, float | None] = field(default_factory=dict)
 
-    def score(self, session: Session) -> float:
-        """The score of a session's exact simulation."""
+    def __post_init__(self) -> None:
+        self.begin(self.budget)
+
+    def begin(self, budget: Budget) -> None:
+        """Begin a budget: earlier models and earlier time no longer count."""
+        self.budget, self._first, self._begun, self._earlier = budget, self.count, time.perf_counter(), 0.0
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether no further model may be scored."""
+        return self.budget.is_spent(self.count - self._first, time.perf_counter() - self._begun + self._earlier)
+
+    def recorded(self, name: str, measure: Callable[[], Sequence[float]]) -> list[float]:
+        """Numbers from the journal, or measured. Time of an interrupted analysis counts.
+
+        Args:
+            name: Name of the measurement.
+            measure: Function that measures; what it raises is not recorded.
+        """
+        measured: list[float] = []
+
+        def piece() -> dict[str, Tensor]:
+            begun = time.perf_counter()
+            numbers = torch.tensor(list(measure()), dtype=torch.float64)
+            measured.append(time.perf_counter() - begun)
+            return {"numbers": numbers, "seconds": torch.tensor(measured, dtype=torch.float64)}
+
+        found = self.journal.piece(self.key, name, piece)
+        if not measured:
+            self._earlier += float(found["seconds"])
+        return [float(number) for number in found["numbers"]]
+
+    def quantized(self) -> tuple[float, float | None]:
+        """The score of the analyzed model, and without `evaluate` the divergence of the outputs of a classifier."""
+        score, *divergence = self.recorded("quantized", lambda: self._numbers(self.session))
         self.count += 1
+        return score, divergence[0] if divergence else None
+
+    def _numbers(self, session: Session) -> list[float]:
+        """The score of a session's exact simulation, and the divergence of its outputs, nats per sample."""
         model = exact_model(session.quantized.module.main, session.target.arithmetic)
         if self.evaluate is not None:
-            return scored(self.evaluate, model)
+            return [scored(self.evaluate, model)]
         with torch.no_grad():
-            outputs = model.run(list(self.samples))
-        return noise_decibels(relative_noise(self.wanted, [x for x in outputs if isinstance(x, Tensor)]))
+            outputs = [x for x in model.run(list(self.samples)) if isinstance(x, Tensor)]
+        score = noise_decibels(relative_noise(self.wanted, outputs))
+        if not is_classifier(self.wanted):
+            return [score]
+        return [score, summed_divergence(self.wanted[0], outputs[0]) / len(outputs[0])]
 
     def try_remedy(self, remedy: Remedy) -> float | None:
         """The score with a remedy; None if it is refused or the budget is spent."""
         key = repr(sorted((name, _key(value)) for name, value in remedy.items()))
         if key not in self.found:
-            if self.count >= self.budget:
+            if self.is_spent:
                 return None
-            score = None
-            with contextlib.suppress(QCompilerError):
-                changed = self.changed(remedy)
-                score = self.score(changed)
-                _ = changed.integer  # accumulators and biases must fit, too
-            self.found[key] = score
+
+            def measure() -> list[float]:
+                with contextlib.suppress(QCompilerError):
+                    changed = self.changed(remedy)
+                    numbers = self._numbers(changed)
+                    _ = changed.integer  # accumulators and biases must fit, too
+                    return numbers
+                return []
+
+            numbers = self.recorded(f"remedy\n{key}", measure)
+            self.count += 1
+            self.found[key] = numbers[0] if numbers else None
         return self.found[key]
 
     def changed(self, remedy: Remedy) -> Session:
@@ -91,7 +145,10 @@ class Bench:
 
 
 def _key(value: object) -> object:
-    return value.digest() if isinstance(value, Target) else value if isinstance(value, str | int | dict) else id(value)
+    """Text that is the same in each process: data that replaces the given data is that which `evaluate` used."""
+    if isinstance(value, Target):
+        return value.digest()
+    return value if value is None or isinstance(value, str | int | dict) else "data of evaluate"
 
 
 def remedied(bench: Bench, suspect: Suspect, now: float, whole: float, data: object) -> Finding:

@@ -97,7 +97,10 @@ Evaluate = Annotated[
 ]
 Efforts = Annotated[Effort, typer.Option(help="Effort of the analyzed compile.")]
 Samples = Annotated[int, typer.Option(min=1, max=LARGEST, help="Samples on which tensors are measured.")]
-Budget = Annotated[int, typer.Option(min=1, max=LARGEST, help="Quantized models that are scored.")]
+Budget = Annotated[str, typer.Option(help="Quantized models that are scored, or a time such as 20min, 90s or 1.5h.")]
+Work = Annotated[
+    Path | None, typer.Option(help="Folder for finished measurements; an interrupted command goes on from there.")
+]
 ReportFile = Annotated[Path | None, typer.Option("--report", help="HTML page to write.")]
 
 
@@ -114,13 +117,14 @@ def analyze(
     override: OverrideOptions = None,
     effort: Efforts = Effort.default,
     samples: Samples = 32,
-    budget: Budget = 24,
+    budget: Budget = "24",
+    work: Work = None,
     seed: Seed = 0,
     report: ReportFile = None,
     as_json: Json = False,
 ) -> None:
     """Find the layers that lose accuracy by quantization, the causes, and keywords of compile that help."""
-    chosen = (target, base, changes, evaluate, normalize, batch_size, override, effort, samples, budget, seed)
+    chosen = (target, base, changes, evaluate, normalize, batch_size, override, effort, samples, budget, work, seed)
     found = _analyzed(model, calibration, *chosen)
     if report is not None:
         found.report(report)
@@ -143,7 +147,8 @@ def debug(
     override: OverrideOptions = None,
     effort: Efforts = Effort.default,
     samples: Samples = 32,
-    budget: Budget = 24,
+    budget: Budget = "24",
+    work: Work = None,
     seed: Seed = 0,
     allowed_drop: Annotated[
         float, typer.Option(min=0.0, max=0.99, help="Share of the float score that may be lost.")
@@ -152,7 +157,7 @@ def debug(
     as_json: Json = False,
 ) -> None:
     """Walk through the debugging flow of the white paper: each fix in order, and the score after it."""
-    chosen = (target, base, changes, evaluate, normalize, batch_size, override, effort, samples, budget, seed)
+    chosen = (target, base, changes, evaluate, normalize, batch_size, override, effort, samples, budget, work, seed)
     analysis = _analyzed(model, calibration, *chosen)
     found = analysis.diagnose(allowed_drop)
     if report is not None:
@@ -177,7 +182,8 @@ def _analyzed(
     override: list[str] | None,
     effort: Effort,
     samples: int,
-    budget: int,
+    budget: str,
+    work: Path | None,
     seed: int,
 ) -> Analysis:
     import qcompiler
@@ -193,5 +199,6 @@ def _analyzed(
         overrides=read_overrides(override or []),
         samples=samples,
         budget=budget,
+        work=work,
         seed=seed,
     )
