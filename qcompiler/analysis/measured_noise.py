@@ -40,7 +40,7 @@ def corrected(
     assigned: Callable[[Noise], Collection[Widths]],
     measure: Callable[[Sequence[Entry]], Sequence[float]],
     limit: int,
-) -> tuple[Noise, int]:
+) -> Noise:
     """The noise by width for each group, measured where it matters and scaled elsewhere.
 
     Args:
@@ -49,9 +49,6 @@ def corrected(
         assigned: Function from noise to the assignments that it leads to.
         measure: Function from groups and widths to their measured noise.
         limit: Largest number of measurements.
-
-    Returns:
-        The noise, and the number of measurements.
     """
     known: dict[Entry, float] = {}
     current = noise
@@ -61,7 +58,7 @@ def corrected(
             break
         known.update(zip(wanted, measure(wanted), strict=True))
         current = _scaled(noise, kinds, known)
-    return current, len(known)
+    return current
 
 
 def _dominant(noise: Noise, assignments: Collection[Widths], known: Collection[Entry]) -> list[Entry]:

@@ -285,14 +285,13 @@ class _Run:
         def measured(entries: Sequence[Entry]) -> list[float]:
             return measured_alone(entries, names, self.sources, self.samples, self.wanted)
 
-        noise, count = corrected(
+        noise = corrected(
             tuple(item.noise for item in choices),
             [item.kind for item in choices],
             assigned,
             measured,
             MEASURED * self.count,
         )
-        self.notes.append(f"the noise of {count} groups of {len(groups)} was measured at one width or more")
         return tuple(dataclasses.replace(item, noise=found) for item, found in zip(choices, noise, strict=True))
 
     def _fixed(self, groups: Sequence[Group]) -> set[Group]:
