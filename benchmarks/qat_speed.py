@@ -1,9 +1,11 @@
 """`python -m benchmarks.qat_speed`: a quantized training step over the bare float step, also for other toolkits.
 
+`--table qat` measures quantization-aware training, `--table quantized_training` training with quantized gradients.
+
 Each toolkit runs in a process of its own, and a peer in an environment of its own that shares torch with this one; the
 float step and the quantized step are measured in turns in one process, and only ratios are reported: machines are
 shared. Eager steps are over the eager float step, compiled steps over the compiled float step. Finished cells are
-kept, so that the same call continues an interrupted run.
+kept, so that the same call continues an interrupted run. `--no-deps` installs peers without what they depend on.
 """
 
 from __future__ import annotations
@@ -16,8 +18,9 @@ import re
 import subprocess
 import sys
 import sysconfig
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,22 +29,64 @@ from benchmarks.qat_speed_step import TOOLKITS, Job
 
 ROOT = Path(__file__).resolve().parents[1]
 OUTPUT = ROOT / "out" / "benchmarks"
-SECTION = "time of a training step"
 NETWORKS = ("mobilenet_v2", "resnet18")
 MODES = ("eager", "compiled")
-PEERS = {"aimet-torch": "aimet-torch", "torchao PT2E": "torchao", "Brevitas": "brevitas"}
+PEERS = {
+    "aimet-torch": "aimet-torch",
+    "torchao PT2E": "torchao",
+    "Brevitas": "brevitas",
+    "torchao int8 training": "torchao",
+}
 """Toolkits that get an environment, and what is installed there."""
-EAGER, COMPILED = 1.35, 1.10
-"""At most, for the first row."""
 PATIENCE_S = 1800
 """Seconds after which a cell is given up: some toolkits take torch.compile apart into thousands of graphs."""
 CLOCKS = {True: "CPU seconds", False: "seconds"}
 
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the page.
+
+    Args:
+        section: Name of its section.
+        title: Heading.
+        toolkits: Rows.
+        note: Wanted ratios, and settings of the rows.
+    """
+
+    section: str
+    title: str
+    toolkits: tuple[str, ...]
+    note: str
+
+
+TABLES = {
+    "qat": Table(
+        "time of a training step",
+        "Time and memory of a training step",
+        ("qcompiler, folded", "qcompiler, kept", "aimet-torch", "torchao PT2E", "Brevitas"),
+        "At most 1.35 eager and 1.1 compiled are wanted. `folded` is `int8_dsp`, `kept` is `int8_dsp_per_channel` "
+        'with `batch_norm="keep"`; the others are as their defaults have them.',
+    ),
+    "quantized_training": Table(
+        "time of a step with quantized gradients",
+        "Time and memory of a step with quantized gradients",
+        ("qcompiler, int8 training", "torchao int8 training"),
+        "At most 1.6 eager and 1.25 compiled are wanted for ResNet-18. The first row is `prepare_quantized_training` "
+        "for `int8_dsp`, whose layers all have quantized weights, activations and gradients. The prototype of torchao "
+        "quantizes linear layers alone, so that only the classifiers of these networks change.",
+    ),
+}
+
 Json = dict[str, Any]
 
 
-def python_of(toolkit: str) -> Path:
+def python_of(toolkit: str, *, dependencies: bool = True) -> Path:
     """The interpreter of a toolkit; its environment is made where there is none yet.
+
+    Args:
+        toolkit: Name of the toolkit.
+        dependencies: Whether packages on which it depends are installed with it.
 
     Raises:
         subprocess.CalledProcessError: It cannot be made.
@@ -55,7 +100,8 @@ def python_of(toolkit: str) -> Path:
         site = folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
         # The same torch for all: what is here counts as installed there.
         (site / "parent.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
-        run([str(python), "-m", "pip", "install", "--quiet", PEERS[toolkit]])
+        alone = [] if dependencies else ["--no-deps"]
+        run([str(python), "-m", "pip", "install", "--quiet", *alone, PEERS[toolkit]])
     return python
 
 
@@ -71,12 +117,12 @@ def run(command: Sequence[str], environment: Mapping[str, str] | None = None, ti
     ).stdout
 
 
-def cell(job: Job) -> Json:
-    """The results of `benchmarks.qat_speed_step`."""
+def cell(job: Job, *, dependencies: bool = True) -> Json:
+    """The results of `benchmarks.qat_speed_step`; see `python_of`."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(job.threads), "PYTHONPATH": str(ROOT)}
     try:
-        command = [str(python_of(job.toolkit)), "-m", "benchmarks.qat_speed_step", json.dumps(asdict(job))]
-        text = run(command, environment, PATIENCE_S)
+        python = python_of(job.toolkit, dependencies=dependencies)
+        text = run([str(python), "-m", "benchmarks.qat_speed_step", json.dumps(asdict(job))], environment, PATIENCE_S)
     except subprocess.TimeoutExpired:
         return {"skipped": f"no end after {PATIENCE_S} s"}
     except subprocess.CalledProcessError as failed:
@@ -109,16 +155,18 @@ def section(cells: dict[str, Json], wanted: Sequence[Job], options: argparse.Nam
     head = [f"{name}, {'compiled' if compiled else 'eager'}: time / memory" for name, compiled in columns]
     first = wanted[0]
     torch_version = next((cell["torch"] for cell in found.values() if "torch" in cell), "")
+    text = (
+        f"Made by `python -m benchmarks.qat_speed --table {options.table}`: zero_grad, forward, cross entropy, "
+        f"backward and SGD with momentum, {first.batch} images of {first.size}x{first.size}, {first.threads} "
+        f"thread(s), {platform.machine()}, torch {torch_version}. Each number is over the bare float step in the same "
+        f"process, in turns: the shortest of {first.rounds}, in {CLOCKS[first.threads == 1]}, and the bytes that "
+        "forward and backward need beyond model and optimizer. Compiled steps are over the compiled float step."
+    )
+    table = TABLES[options.table]
     lines = [
-        "## Time and memory of a training step",
+        f"## {table.title}",
         "",
-        "Made by `python -m benchmarks.qat_speed`: zero_grad, forward, cross entropy, backward and SGD with momentum,",
-        f"{first.batch} images of {first.size}x{first.size}, {first.threads} thread(s), {platform.machine()}, torch",
-        f"{torch_version}. Each number is over the bare float step in the same process, in turns: the shortest of",
-        f"{first.rounds}, in {CLOCKS[first.threads == 1]}, and the bytes that forward and backward need beyond model",
-        "and optimizer. Compiled steps are over the compiled float step. At most",
-        f"{EAGER} eager and {COMPILED} compiled are wanted. `folded` is `int8_dsp`, `kept` is `int8_dsp_per_channel`",
-        'with `batch_norm="keep"`; the others are as their defaults have them.',
+        *textwrap.wrap(f"{text} {table.note}", 120, break_long_words=False),
         "",
         f"| | {' | '.join(head)} |",
         f"|---|{'---:|' * len(head)}",
@@ -152,13 +200,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and write the page."""
     parser = argparse.ArgumentParser(prog="benchmarks.qat_speed", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small images, one step, no peers; writes no page")
+    parser.add_argument("--table", choices=TABLES, default="qat")
+    parser.add_argument("--no-deps", action="store_true", help="install peers alone")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
-    parser.add_argument("--toolkits", nargs="+", choices=TOOLKITS, default=tuple(TOOLKITS))
+    parser.add_argument("--toolkits", nargs="+", choices=TOOLKITS, help="rows; by default those of the table")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES, help="the page has columns for these")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--fresh", action="store_true", help="forget what is finished")
     options = parser.parse_args(arguments)
+    table = TABLES[options.table]
+    options.toolkits = options.toolkits or table.toolkits
     if options.quick:
         options.toolkits = [name for name in options.toolkits if name not in PEERS]
     path = OUTPUT / "qat_speed.json"
@@ -167,16 +219,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wanted = list(jobs(options))
     for job in wanted:
         if key(job) not in cells:
-            cells[key(job)] = cell(job)
+            cells[key(job)] = cell(job, dependencies=not options.no_deps)
             path.write_text(json.dumps(cells, indent=1) + "\n", encoding="utf-8")
         found = cells[key(job)]
         what = f"{job.network} {'compiled' if job.compiled else 'eager'} {'memory' if job.memory else 'time'}"
         print(f"{job.toolkit:<20}{what:<32}{found.get('skipped') or ratio(found)}", flush=True)
     text = section(cells, wanted, options)
     print(text)
-    is_whole = tuple(options.networks) == NETWORKS and tuple(options.toolkits) == tuple(TOOLKITS)
+    is_whole = tuple(options.networks) == NETWORKS and tuple(options.toolkits) == table.toolkits
     if is_whole and not options.quick:
-        write_section(PERFORMANCE, SECTION, text)
+        write_section(PERFORMANCE, table.section, text)
     return 0
 
 

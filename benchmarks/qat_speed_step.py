@@ -84,6 +84,25 @@ def ours_kept(model: nn.Module, x: Tensor) -> Prepared:
     return Prepared(module, module.step)
 
 
+def ours_in_integers(model: nn.Module, x: Tensor) -> Prepared:
+    """Quantized training for int8_dsp: weights, activations and gradients, ranges in hindsight."""
+    import qcompiler
+
+    module = qcompiler.prepare_quantized_training(model, "int8_dsp", example_inputs=(x[:2],))
+    # Until its first call, each forward begins a step, and would be compiled a second time after it.
+    module.step()
+    return Prepared(module, module.step)
+
+
+def torchao_in_integers(model: nn.Module, x: Tensor) -> Prepared:
+    """The int8 prototype: scales per row, from the present tensor; linear layers alone."""
+    from torchao.prototype.quantized_training import Int8MixedPrecisionTrainingConfig
+    from torchao.quantization import quantize_
+
+    quantize_(model, Int8MixedPrecisionTrainingConfig())
+    return Prepared(model.train())
+
+
 def aimet(model: nn.Module, x: Tensor) -> Prepared:
     """Range learning, batch norms folded, a scale per channel, as its default configuration has it."""
     import aimet_torch
@@ -135,6 +154,8 @@ TOOLKITS: Mapping[str, tuple[Callable[[nn.Module, Tensor], Prepared], str]] = {
     "aimet-torch": (aimet, "aimet-torch"),
     "torchao PT2E": (torchao, "torchao"),
     "Brevitas": (brevitas, "brevitas"),
+    "qcompiler, int8 training": (ours_in_integers, "qcompiler"),
+    "torchao int8 training": (torchao_in_integers, "torchao"),
 }
 """How each prepares a model, and the distribution whose version is reported."""
 

@@ -108,7 +108,7 @@ class RangeEstimator(ABC):
 
     @abstractmethod
     def moved(self, state: Tensor, present: Tensor, count: Tensor) -> Tensor:
-        """The state after this step; arguments as for `used`."""
+        """The states after this step, [..., 2], for states and statistics [..., 2] and counts that broadcast."""
 
     def _average(self, state: Tensor, present: Tensor) -> Tensor:
         return present * (1.0 - self.momentum) + state * self.momentum

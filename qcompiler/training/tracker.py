@@ -76,12 +76,12 @@ class RangeState:
 
 
 def is_known(reach: Tensor) -> Tensor:
-    """Whether a reach is a range of more than 0, bool [].
+    """Whether a reach, [..., 2], is a range of more than 0, bool [..., 1].
 
     A range of only 0 comes from a tensor of zeros, such as the gradient before a residual branch that starts at zero.
     Quantized in that range, the next tensor would be lost.
     """
-    return reach.clamp(min=0.0).sum() > 0
+    return reach.clamp(min=0.0).sum(-1, keepdim=True) > 0
 
 
 def qparams_of(reach: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
@@ -132,15 +132,6 @@ class RangeTracker(nn.Module):
         """Compute, or stop computing, the share of clipped elements and the cosine distance of each tensor."""
         self.watched = torch.full((2,), torch.nan, device=self.reach.device) if on else None
 
-    def move(self, statistics: Tensor) -> None:
-        """Move the range by the statistics of a step, [2]; without any, it stays."""
-        moved = self.estimator.moved(self.reach, statistics, self.count)
-        moved = torch.where(is_known(self.reach), moved, statistics)
-        has_any = statistics.isfinite().all()
-        self.reach.copy_(torch.where(has_any, moved, self.reach))
-        self.pending.fill_(-torch.inf)
-        self.count.add_(has_any.to(torch.int64))
-
     def extra_repr(self) -> str:
         """One line for `repr`."""
         return f"{self.estimator}"
@@ -161,5 +152,23 @@ def move(trackers: Sequence[RangeTracker]) -> None:
         merged = torch.stack(pending)
         torch.distributed.all_reduce(merged, torch.distributed.ReduceOp.MAX)
         pending = list(merged.unbind())
+    groups: dict[tuple[RangeEstimator, torch.device], list[tuple[RangeTracker, Tensor]]] = {}
     for tracker, statistics in zip(trackers, pending, strict=True):
-        tracker.move(statistics)
+        groups.setdefault((tracker.estimator, tracker.reach.device), []).append((tracker, statistics))
+    for (estimator, _), members in groups.items():
+        _move_group(estimator, members)
+
+
+def _move_group(estimator: RangeEstimator, members: Sequence[tuple[RangeTracker, Tensor]]) -> None:
+    """Move the ranges of trackers with one estimator in one computation: a kernel for each costs more than its work."""
+    reach = torch.stack([tracker.reach for tracker, _ in members])
+    statistics = torch.stack([found for _, found in members])
+    counts = torch.stack([tracker.count for tracker, _ in members]).unsqueeze(1)
+    moved = torch.where(is_known(reach), estimator.moved(reach, statistics, counts), statistics)
+    has_any = statistics.isfinite().all(1, keepdim=True)
+    moved = torch.where(has_any, moved, reach)
+    counts = counts + has_any.to(torch.int64)
+    for (tracker, _), own, count in zip(members, moved.unbind(), counts.squeeze(1).unbind(), strict=True):
+        tracker.reach.copy_(own)
+        tracker.count.copy_(count)
+        tracker.pending.fill_(-torch.inf)
