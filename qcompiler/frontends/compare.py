@@ -22,8 +22,8 @@ and differ by a few eps. A wrong branch is off by whole magnitudes.
 """
 
 
-def is_close(found: Tensor, expected: Tensor) -> bool:
-    """Whether two tensors agree within `TOLERANCE_EPS`; NaN equals NaN."""
+def is_close(found: Tensor, expected: Tensor, tolerance: float = TOLERANCE_EPS) -> bool:
+    """Whether two tensors agree within a tolerance as `TOLERANCE_EPS`; NaN equals NaN."""
     if found.shape != expected.shape or found.dtype != expected.dtype:
         return False
     if torch.equal(found, expected):
@@ -32,11 +32,18 @@ def is_close(found: Tensor, expected: Tensor) -> bool:
         return False
     finite = expected[expected.isfinite()]
     largest = float(finite.abs().max()) if finite.numel() else 0.0
-    limit = TOLERANCE_EPS * torch.finfo(expected.dtype).eps * largest
+    limit = tolerance * torch.finfo(expected.dtype).eps * largest
     return bool(torch.isclose(found, expected, rtol=0.0, atol=limit, equal_nan=True).all())
 
 
-def compare(graph: Graph, model: nn.Module, binding: Binding, tensors: Sequence[Tensor], result: object) -> None:
+def compare(
+    graph: Graph,
+    model: nn.Module,
+    binding: Binding,
+    tensors: Sequence[Tensor],
+    result: object,
+    tolerance: float = TOLERANCE_EPS,
+) -> None:
     """Check that `graph` reproduces the model's result on `tensors`.
 
     Args:
@@ -45,6 +52,7 @@ def compare(graph: Graph, model: nn.Module, binding: Binding, tensors: Sequence[
         binding: The example call.
         tensors: Inputs, flat.
         result: Result of the model on these inputs.
+        tolerance: See `TOLERANCE_EPS`.
 
     Raises:
         CaptureError: The results differ; the error names the first module that differs.
@@ -61,7 +69,9 @@ def compare(graph: Graph, model: nn.Module, binding: Binding, tensors: Sequence[
         found, _ = interpret(graph, [x.clone() for x in tensors], graph.module.tensors)
     except (GraphError, InputError) as error:
         raise CaptureError(f"the captured graph cannot run{batch}: {error.found}", expected=error.expected) from error
-    if tree.same_nesting(expected_tree, graph.output_tree) and all(map(is_close, found, expected)):
+    if tree.same_nesting(expected_tree, graph.output_tree) and all(
+        is_close(x, y, tolerance) for x, y in zip(found, expected, strict=True)
+    ):
         return
     interpret(graph, [x.clone() for x in tensors], graph.module.tensors, observe=observe)
     where, described = _first_difference(values, model, binding, tensors)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from qcompiler.errors import CaptureError, InputError
-from qcompiler.frontends.compare import compare
+from qcompiler.frontends.compare import TOLERANCE_EPS, compare
 from qcompiler.frontends.examples import Binding
 from qcompiler.frontends.finite import check_result, is_finite
 from qcompiler.frontends.running import first_line, run
@@ -25,14 +25,17 @@ class Reference:
         model: The model as a module, which a run may change.
         binding: The example call.
         bounds: Smallest and largest batch size that the model declares.
+        tolerance: Largest difference; see `compare.TOLERANCE_EPS`.
 
     Raises:
         InputError: The model does not run on the example, or its result is not finite.
         CaptureError: The result contains something other than tensors and numbers.
     """
 
-    def __init__(self, model: nn.Module, binding: Binding, bounds: tuple[int, int]) -> None:
-        self.model, self.binding, self.bounds = model, binding, bounds
+    def __init__(
+        self, model: nn.Module, binding: Binding, bounds: tuple[int, int], tolerance: float = TOLERANCE_EPS
+    ) -> None:
+        self.model, self.binding, self.bounds, self.tolerance = model, binding, bounds, tolerance
         held = {name: x.clone() for name, x in model.named_buffers()}
         self.results = [(binding.tensors, run(model, binding))]
         self.nesting = _own_nesting(self.results[0][1])
@@ -105,7 +108,7 @@ class Reference:
         diagnostics: list[Diagnostic] = []
         for tensors, result in self.results:
             try:
-                compare(graph, self.model, self.binding, tensors, result)
+                compare(graph, self.model, self.binding, tensors, result, self.tolerance)
             except CaptureError as error:
                 if not self.written:
                     self.check_repeats()

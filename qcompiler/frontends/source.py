@@ -14,6 +14,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import nn
 
+from qcompiler.frontends.compare import TOLERANCE_EPS
 from qcompiler.frontends.convert import BATCH_BOUNDS
 from qcompiler.frontends.examples import Binding
 from qcompiler.ir.diagnostics import Diagnostic
@@ -61,6 +62,9 @@ class Source(ABC):
     """Name of the model."""
     bounds: tuple[int, int] = BATCH_BOUNDS
     """Smallest and largest batch size that the model declares."""
+
+    tolerance: float = TOLERANCE_EPS
+    """Largest difference from the reference; see `compare.TOLERANCE_EPS`. Larger where other kernels compute it."""
 
     @abstractmethod
     def signature(self) -> inspect.Signature:

@@ -1,0 +1,169 @@
+"""Reading of ONNX files: checked, with local functions inlined, and with every tensor as a tensor of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qcompiler.errors import InputError
+from qcompiler.frontends.running import first_line
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, TensorProto, ValueInfoProto
+
+__all__ = ["OLDEST_OPSET", "Declared", "OnnxFile", "Subject", "read", "to_tensor"]
+
+Subject: TypeAlias = "str | Path | bytes | ModelProto"
+"""An ONNX model: a path, the bytes of a file, or the message."""
+OLDEST_OPSET = 9
+"""Oldest set of operators that is read."""
+DOMAINS = ("", "ai.onnx")
+"""Names of the domain of ONNX's own operators."""
+
+
+@dataclass(frozen=True)
+class Declared:
+    """An input or output as the file declares it.
+
+    Args:
+        name: Its name.
+        dtype: Element type.
+        shape: Sizes; a name or None for one that the file leaves open. None without a shape.
+    """
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int | str | None, ...] | None
+
+
+@dataclass(frozen=True)
+class OnnxFile:
+    """A model that was read.
+
+    Args:
+        model: The message, with local functions inlined.
+        name: Name for messages.
+        opsets: Version of each domain of operators.
+        inputs: Inputs without initializers.
+        outputs: Outputs.
+        initializers: Tensors of the model by name.
+    """
+
+    model: ModelProto
+    name: str
+    opsets: Mapping[str, int]
+    inputs: tuple[Declared, ...]
+    outputs: tuple[Declared, ...]
+    initializers: Mapping[str, Tensor]
+
+
+def read(subject: Subject) -> OnnxFile:
+    """Read a model.
+
+    Args:
+        subject: A path, the bytes of a file, or a message. External data is looked for beside the path.
+
+    Raises:
+        InputError: There is no such file, it is damaged, its operators are too old or too new, or a tensor of it has an
+            element type that torch lacks.
+    """
+    import onnx
+    from onnx import inliner
+
+    name = Path(subject).stem if isinstance(subject, str | Path) else "model"
+    try:
+        if isinstance(subject, onnx.ModelProto):
+            model = onnx.ModelProto()
+            model.CopyFrom(subject)
+        elif isinstance(subject, bytes):
+            model = onnx.load_model_from_string(subject)
+        else:
+            model = onnx.load(str(subject))
+    except FileNotFoundError as error:
+        raise InputError(f"there is no file {error.filename or subject}", where=name) from None
+    except Exception as error:  # protobuf, onnx and the file system document no common base
+        raise _damaged(name, error) from error
+    opsets = {entry.domain if entry.domain not in DOMAINS else "": entry.version for entry in model.opset_import}
+    newest = onnx.defs.onnx_opset_version()
+    if not OLDEST_OPSET <= opsets.get("", OLDEST_OPSET) <= newest:
+        raise InputError(
+            f"the file has operators of opset {opsets['']}",
+            where=name,
+            expected=f"opset {OLDEST_OPSET} to {newest}",
+            fix="Convert it with onnx.version_converter, or export it again.",
+        )
+    try:
+        onnx.checker.check_model(model)
+        model = inliner.inline_local_functions(model) if model.functions else model
+        graph = model.graph
+        initializers = {item.name: to_tensor(item, name) for item in graph.initializer}
+        inputs = tuple(_declared(item, name) for item in graph.input if item.name not in initializers)
+        outputs = tuple(_declared(item, name) for item in graph.output)
+    except InputError:
+        raise
+    except Exception as error:  # as above
+        raise _damaged(name, error) from error
+    if graph.sparse_initializer:
+        raise InputError("the file has sparse tensors", where=name, expected="dense tensors")
+    return OnnxFile(model, model.graph.name or name, opsets, inputs, outputs, initializers)
+
+
+def to_tensor(item: TensorProto, where: str) -> Tensor:
+    """A tensor of a file.
+
+    Raises:
+        InputError: Its element type has no counterpart in torch.
+    """
+    from onnx import numpy_helper
+
+    array = np.ascontiguousarray(numpy_helper.to_array(item)).reshape(tuple(item.dims))
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.astype(np.float32)).to(torch.bfloat16)
+    try:
+        return torch.from_numpy(array.copy())
+    except TypeError:
+        raise InputError(
+            f"the tensor {item.name!r} has the element type {array.dtype}", where=where, expected="numbers or booleans"
+        ) from None
+
+
+def _damaged(name: str, error: Exception) -> InputError:
+    return InputError(f"the file cannot be read: {first_line(error)}", where=name, expected="an ONNX model")
+
+
+def _declared(item: ValueInfoProto, where: str) -> Declared:
+    kind = item.type.WhichOneof("value")
+    if kind != "tensor_type":
+        words = "nothing" if kind is None else kind.removesuffix("_type").replace("_", " ")
+        raise InputError(f"{item.name!r} is declared as {words}", where=where, expected="tensors as inputs and outputs")
+    held = item.type.tensor_type
+    shape = None
+    if held.HasField("shape"):
+        shape = tuple(_size(dim) for dim in held.shape.dim)
+    return Declared(item.name, dtype_of(held.elem_type, item.name, where), shape)
+
+
+def _size(dim: object) -> int | str | None:
+    value = getattr(dim, "dim_value", 0)
+    return int(value) if value > 0 else str(getattr(dim, "dim_param", "")) or None
+
+
+def dtype_of(element: int, name: str, where: str) -> torch.dtype:
+    """The torch type of an element type of ONNX.
+
+    Raises:
+        InputError: torch has none.
+    """
+    import onnx
+
+    word = onnx.TensorProto.DataType.Name(element).lower()
+    found = getattr(torch, {"float": "float32", "double": "float64"}.get(word, word), None)
+    if not isinstance(found, torch.dtype):
+        raise InputError(f"{name!r} has the element type {word}", where=where, expected="numbers or booleans")
+    return found

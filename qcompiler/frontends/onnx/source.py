@@ -1,0 +1,150 @@
+"""An ONNX file as a model source."""
+
+from __future__ import annotations
+
+import inspect
+import keyword
+import re
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from qcompiler.errors import InputError
+from qcompiler.frontends.examples import Binding
+from qcompiler.frontends.given import parse_device
+from qcompiler.frontends.onnx.reading import OnnxFile, Subject, read
+from qcompiler.frontends.source import Call, Candidate, Source
+from qcompiler.frontends.torch_module import convert
+
+__all__ = ["OnnxModel"]
+
+FOUND_BATCH = 2
+"""Batch size of inputs that are made from the sizes in the file."""
+
+
+class OnnxModel(Source):
+    """An ONNX file.
+
+    The reference is the file as it stands, in ONNX Runtime without optimisations; where that lacks a kernel, the
+    reference evaluator of the package `onnx`.
+
+    Args:
+        subject: A path, the bytes of a file, or the message.
+
+    Raises:
+        InputError: The file cannot be read; see `read`.
+    """
+
+    tolerance = 2048
+
+    def __init__(self, subject: Subject) -> None:
+        self.file = read(subject)
+        self.name = self.file.name
+        self.parameters = _identifiers([item.name for item in self.file.inputs])
+
+    def signature(self) -> inspect.Signature:
+        """One parameter for each input; names that Python does not allow have underscores."""
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        return inspect.Signature([inspect.Parameter(name, kind) for name in self.parameters])
+
+    def example(self) -> object | None:
+        """Normal numbers in the sizes that the file declares, if only the first size of each is open."""
+        generator = torch.Generator("cpu").manual_seed(0)
+        found = []
+        for item in self.file.inputs:
+            if item.shape is None or not item.dtype.is_floating_point:
+                return None
+            sizes = [FOUND_BATCH if axis == 0 and not isinstance(size, int) else size for axis, size in enumerate(item.shape)]
+            if not all(isinstance(size, int) for size in sizes):
+                return None
+            shape = [int(size) for size in sizes]  # type: ignore[arg-type]
+            found.append(torch.randn(shape, generator=generator).to(item.dtype))
+        return tuple(found)
+
+    def place(self, binding: Binding, device: torch.device | str | None) -> torch.device:
+        """The processor, on which ONNX Runtime runs here."""
+        del binding
+        if device is not None and parse_device(device).type != "cpu":
+            raise InputError(f"an ONNX file is captured on the processor, not on {device}", fix="Omit device=.")
+        return torch.device("cpu")
+
+    def reference(self, device: torch.device) -> nn.Module:
+        """The file in ONNX Runtime."""
+        del device
+        return _Runtime(self.file)
+
+    def graphs(self, reference: nn.Module, call: Call) -> Iterator[Callable[[], Candidate]]:
+        """The graph of the file."""
+        del reference
+        # Imported on demand: the translations are not needed for other models.
+        from qcompiler.frontends.onnx.translate import trace
+
+        def graph() -> Candidate:
+            runs = [call.binding.tensors] if call.batches is None else [call.binding.resized(b) for b in call.batches]
+            return convert(trace(self.file, self.parameters, runs), "given", call)
+
+        yield graph
+
+
+def _identifiers(names: list[str]) -> list[str]:
+    """Names that Python allows, each once."""
+    found: list[str] = []
+    for name in names:
+        word = re.sub(r"\W", "_", name)
+        word = f"_{word}" if not word or word[0].isdigit() or keyword.iskeyword(word) else word
+        while word in found:
+            word += "_"
+        found.append(word)
+    return found
+
+
+class _Runtime(nn.Module):
+    """Runs the file.
+
+    Args:
+        file: The file.
+    """
+
+    def __init__(self, file: OnnxFile) -> None:
+        super().__init__()
+        self.file = file
+
+    def __deepcopy__(self, memo: dict[int, object]) -> _Runtime:
+        """Itself: a run changes nothing, and a session cannot be copied."""
+        del memo
+        return self
+
+    @cached_property
+    def run(self) -> Callable[[dict[str, Any]], list[Any]]:
+        """A function from arrays by name to the results."""
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.log_severity_level = 4
+        try:
+            session = ort.InferenceSession(self.file.model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            if "NOT_IMPLEMENTED" not in str(error) and "not implement" not in str(error).lower():
+                raise
+            from onnx.reference import ReferenceEvaluator
+
+            evaluator = ReferenceEvaluator(self.file.model)
+            return lambda feed: list(evaluator.run(None, feed))
+        return lambda feed: list(session.run(None, feed))
+
+    def forward(self, *inputs: Tensor) -> object:
+        """The results by name, or the only one."""
+        feed, changed = {}, False
+        for item, x in zip(self.file.inputs, inputs, strict=True):
+            changed |= x.is_floating_point() and x.dtype != item.dtype
+            feed[item.name] = x.detach().to(item.dtype if x.is_floating_point() else x.dtype).numpy()
+        results = [torch.from_numpy(np.array(found)) for found in self.run(feed)]
+        if changed:  # inputs in float32 in place of another type: results, too
+            results = [x.to(torch.float32) if x.is_floating_point() else x for x in results]
+        names = [item.name for item in self.file.outputs]
+        return results[0] if len(results) == 1 else dict(zip(names, results, strict=True))
