@@ -303,11 +303,16 @@ def _group_norm(at: At) -> Operand:
 
 @translates("LayerNormalization")
 def _layer_norm(at: At) -> Any:
-    if at.results > 1:
-        raise at.refusal("LayerNormalization that returns mean and deviation", "Remove these outputs.")
     x, scale, bias = at.tensor(0), at.tensor(1), at.optional(2)
-    sizes = list(x.shape[at.attribute("axis", -1) % x.dim() :])
-    return apply(F.layer_norm, x, sizes, scale, bias, at.attribute("epsilon", 1e-5))
+    axis, epsilon = at.attribute("axis", -1) % x.dim(), at.attribute("epsilon", 1e-5)
+    result = apply(F.layer_norm, x, list(x.shape[axis:]), scale, bias, epsilon)
+    if at.results == 1:
+        return result
+    axes = list(range(axis, x.dim()))
+    mean = apply(torch.mean, x, axes, keepdim=True)
+    centred = apply(torch.sub, x, mean)
+    power = apply(torch.mean, apply(torch.mul, centred, centred), axes, keepdim=True)
+    return [result, mean, apply(torch.rsqrt, apply(torch.add, power, epsilon))]
 
 
 @translates("RMSNormalization")

@@ -63,15 +63,16 @@ class OnnxFile:
     initializers: Mapping[str, Tensor]
 
 
-def read(subject: Subject) -> OnnxFile:
+def read(subject: Subject, fixed_inputs: Mapping[str, object]) -> OnnxFile:
     """Read a model.
 
     Args:
         subject: A path, the bytes of a file, or a message. External data is looked for beside the path.
+        fixed_inputs: Values of inputs that become tensors of the model, by name.
 
     Raises:
-        InputError: There is no such file, it is damaged, its operators are too old or too new, or a tensor of it has an
-            element type that torch lacks.
+        InputError: There is no such file, it is damaged, its operators are too old or too new, a tensor of it has an
+            element type that torch lacks, or a fixed input does not fit.
     """
     import onnx
     from onnx import inliner
@@ -100,6 +101,7 @@ def read(subject: Subject) -> OnnxFile:
         )
     try:
         onnx.checker.check_model(model)
+        _fix(model, fixed_inputs, name)
         model = inliner.inline_local_functions(model) if model.functions else model
         graph = model.graph
         initializers = {item.name: to_tensor(item, name) for item in graph.initializer}
@@ -114,6 +116,24 @@ def read(subject: Subject) -> OnnxFile:
     return OnnxFile(model, model.graph.name or name, opsets, inputs, outputs, initializers)
 
 
+def _fix(model: ModelProto, fixed: Mapping[str, object], where: str) -> None:
+    """Turn inputs into tensors of the model."""
+    from onnx import numpy_helper
+
+    declared = {item.name: item for item in model.graph.input}
+    for name, value in fixed.items():
+        if name not in declared:
+            raise InputError(
+                f"there is no input {name!r} to fix", where=where, expected=", ".join(declared) or "a model with inputs"
+            )
+        dtype = dtype_of(declared[name].type.tensor_type.elem_type, name, where)
+        tensor = torch.as_tensor(value).to(dtype)
+        stale = [item for item in model.graph.initializer if item.name == name]
+        for item in stale:
+            model.graph.initializer.remove(item)
+        model.graph.initializer.append(numpy_helper.from_array(tensor.numpy(), name))
+
+
 def to_tensor(item: TensorProto, where: str) -> Tensor:
     """A tensor of a file.
 
@@ -122,7 +142,7 @@ def to_tensor(item: TensorProto, where: str) -> Tensor:
     """
     from onnx import numpy_helper
 
-    array = np.ascontiguousarray(numpy_helper.to_array(item)).reshape(tuple(item.dims))
+    array = numpy_helper.to_array(item)
     if array.dtype.name == "bfloat16":
         return torch.from_numpy(array.astype(np.float32)).to(torch.bfloat16)
     try:

@@ -21,7 +21,7 @@ from qcompiler.frontends.trace import Trace
 from qcompiler.ir.graph import Location
 
 if TYPE_CHECKING:
-    from onnx import AttributeProto, GraphProto, NodeProto
+    from onnx import AttributeProto, GraphProto, ModelProto, NodeProto
 
 __all__ = ["trace"]
 
@@ -51,7 +51,7 @@ def trace(file: OnnxFile, parameters: Sequence[str], runs: Sequence[Sequence[Ten
     for name, tensor in file.initializers.items():
         kind = "parameter" if tensor.is_floating_point() else "constant"
         values[name] = recording.name(tensor, kind, name)
-    _Walk(file, recording, values).run(file.model.graph)
+    _Walk(file, recording, values).run(_expanded(file).graph)
     results = []
     for declared in file.outputs:
         held = values[declared.name]
@@ -70,6 +70,26 @@ def trace(file: OnnxFile, parameters: Sequence[str], runs: Sequence[Sequence[Ten
         return found[0] if len(names) == 1 else dict(zip(names, found, strict=True))
 
     return Trace(nn.Module(), recording.graph, frozenset({""}), {}, recording.leaves, bind, nest)
+
+
+def _expanded(file: OnnxFile) -> ModelProto:
+    """The model with operators without translation as the functions by which ONNX defines them, where it does."""
+    import onnx
+    from onnx import inliner
+
+    used = {node.op_type for node in file.model.graph.node if node.domain in DOMAINS}
+    version = file.opsets.get("", 1)
+    wanted = []
+    for op in sorted(used - set(TRANSLATIONS)):
+        if onnx.defs.has(op, version):
+            schema = onnx.defs.get_schema(op, version)
+            if schema.has_function or schema.has_context_dependent_function:
+                wanted.append(("", op))
+    if not wanted:
+        return file.model
+    typed = onnx.shape_inference.infer_shapes(file.model)
+    found: ModelProto = inliner.inline_selected_functions(typed, wanted, inline_schema_functions=True)
+    return found
 
 
 class _Walk:
