@@ -63,7 +63,7 @@ def _dft(at: At) -> Operand:
     inverse, onesided = bool(at.attribute("inverse", 0)), bool(at.attribute("onesided", 0))
     is_complex = x.shape[-1] == 2
     if inverse and onesided:
-        raise at.refusal("DFT of one side, inverse")
+        raise at.refusal("DFT that returns real numbers of one side", "Use an inverse DFT of both sides.")
     real = apply(torch.select, x, -1, 0)
     size = real.shape[axis] if count is None else count
     if not isinstance(size, int):
@@ -74,9 +74,10 @@ def _dft(at: At) -> Operand:
     angle = torch.arange(rows).reshape(-1, 1) * torch.arange(kept).reshape(1, -1) % size * (2 * math.pi / size)
     sign = 1.0 if inverse else -1.0
     share = 1.0 / size if inverse else 1.0
-    cosine, sine = (torch.cos(angle.double()) * share).float(), (sign * torch.sin(angle.double()) * share).float()
+    cosine, sine = torch.cos(angle.double()) * share, sign * torch.sin(angle.double()) * share
 
     def along(part: Operand, matrix: torch.Tensor) -> Operand:
+        part = apply(torch.Tensor.to, part, torch.float64)
         moved = apply(torch.movedim, apply(torch.narrow, part, axis, 0, kept), axis, -1)
         return apply(torch.movedim, apply(F.linear, moved, matrix), -1, axis)
 
@@ -85,4 +86,4 @@ def _dft(at: At) -> Operand:
         imaginary = apply(torch.select, x, -1, 1)
         first = apply(torch.sub, first, along(imaginary, sine))
         second = apply(torch.add, second, along(imaginary, cosine))
-    return apply(torch.stack, [first, second], -1)
+    return apply(torch.Tensor.to, apply(torch.stack, [first, second], -1), x.dtype)

@@ -14,7 +14,7 @@ from qcompiler.errors import QCompilerError, UnsupportedError
 from qcompiler.frontends.onnx import translations  # noqa: F401  # fills the table
 from qcompiler.frontends.onnx.reading import DOMAINS, OnnxFile, to_tensor
 from qcompiler.frontends.onnx.sizes import SIZE_RULES
-from qcompiler.frontends.onnx.symbolic import Recording, Traced
+from qcompiler.frontends.onnx.symbolic import Recording, Traced, apply
 from qcompiler.frontends.onnx.table import TRANSLATIONS, At, Held, unknown
 from qcompiler.frontends.running import first_line
 from qcompiler.frontends.trace import Trace
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from onnx import AttributeProto, GraphProto, ModelProto, NodeProto
 
 __all__ = ["trace"]
+
+MOST_STEPS = 512
+"""Steps of a loop that is unrolled."""
 
 MOST_SIZES = 64
 """Elements of a known tensor that takes part in a computation with sizes."""
@@ -77,19 +80,30 @@ def _expanded(file: OnnxFile) -> ModelProto:
     import onnx
     from onnx import inliner
 
-    used = {node.op_type for node in file.model.graph.node if node.domain in DOMAINS}
-    version = file.opsets.get("", 1)
-    wanted = []
-    for op in sorted(used - set(TRANSLATIONS)):
-        if onnx.defs.has(op, version):
-            schema = onnx.defs.get_schema(op, version)
-            if schema.has_function or schema.has_context_dependent_function:
-                wanted.append(("", op))
-    if not wanted:
-        return file.model
-    typed = onnx.shape_inference.infer_shapes(file.model)
-    found: ModelProto = inliner.inline_selected_functions(typed, wanted, inline_schema_functions=True)
-    return found
+    model, version = file.model, file.opsets.get("", 1)
+    done: set[str] = set()
+    while True:
+        used = {node.op_type for node in model.graph.node if node.domain in DOMAINS}
+        wanted = sorted(op for op in used - set(TRANSLATIONS) - done if _is_function(op, version))
+        if not wanted:
+            return model
+        done.update(wanted)
+        typed = onnx.shape_inference.infer_shapes(model)
+        ids = [("", op) for op in wanted]
+        try:
+            model = inliner.inline_selected_functions(typed, ids, inline_schema_functions=True)
+        except RuntimeError:  # a function whose body depends on an operand that is left out
+            return model
+
+
+def _is_function(op: str, version: int) -> bool:
+    """Whether ONNX defines an operator by others."""
+    import onnx
+
+    if not onnx.defs.has(op, version):
+        return False
+    schema = onnx.defs.get_schema(op, version)
+    return bool(schema.has_function or schema.has_context_dependent_function)
 
 
 class _Walk:
@@ -121,10 +135,8 @@ class _Walk:
         attributes = {item.name: self._attribute(item) for item in node.attribute}
         version = self.file.opsets.get("" if node.domain in DOMAINS else node.domain, 1)
         at = At(op, location, version, attributes, operands, len(node.output), self.recording)
-        if op == "If":
-            results = self._branch(at)
-        else:
-            results = self._results(at)
+        inner = {"If": self._branch, "Loop": self._loop, "Scan": self._scan}.get(op, self._results)
+        results = inner(at)
         is_known = not any(isinstance(item, Traced | np.ndarray) for item in operands)
         learned = any(self.recording.names.get(id(item), (None, ""))[1] == "parameter" for item in operands)
         for name, result in zip(node.output, results, strict=False):
@@ -156,13 +168,71 @@ class _Walk:
             raise at.refusal(
                 "the condition of an If depends on the inputs", "Fix the input that decides, or export one branch."
             )
-        graph = at.attribute("then_branch" if bool(condition) else "else_branch")
-        inner = _Walk(self.file, self.recording, dict(self.values))
+        return self._inside(at, at.attribute("then_branch" if bool(condition) else "else_branch"), {})
+
+    def _loop(self, at: At) -> list[Held]:
+        """The results of a Loop of a known number of steps, step by step."""
+        body = at.attribute("body")
+        steps = at.ints(0)[0] if at.has(0) else MOST_STEPS + 1
+        condition = at.operands[1] if at.has(1) else torch.tensor(True)
+        carried: list[Any] = list(at.operands[2:])
+        scanned: list[list[Any]] = [[] for _ in range(len(body.output) - 1 - len(carried))]
+        step = 0
+        while step < steps:
+            if not isinstance(condition, Tensor):
+                raise at.refusal("the number of steps of a Loop depends on the inputs", "Use a known number of steps.")
+            if not bool(condition):
+                break
+            if step >= MOST_STEPS:
+                raise at.refusal(f"a Loop of more than {MOST_STEPS} steps")
+            names = [item.name for item in body.input]
+            found = self._inside(at, body, dict(zip(names, [torch.tensor(step), condition, *carried], strict=True)))
+            condition, carried = found[0], found[1 : 1 + len(carried)]
+            for part, item in zip(scanned, found[1 + len(carried) :], strict=True):
+                part.append(item)
+            step += 1
+        return [*carried, *(self._stacked(at, part, 0) for part in scanned)]
+
+    def _scan(self, at: At) -> list[Held]:
+        """The results of a Scan, step by step."""
+        body, count = at.attribute("body"), at.attribute("num_scan_inputs")
+        states, inputs = list(at.operands[: len(at.operands) - count]), at.operands[len(at.operands) - count :]
+        axes = at.attribute("scan_input_axes", [0] * count)
+        backwards = at.attribute("scan_input_directions", [0] * count)
+        tensors = [at.tensor(len(states) + index) for index in range(count)]
+        del inputs
+        steps = tensors[0].shape[axes[0]]
+        if not isinstance(steps, int) or steps > MOST_STEPS:
+            raise at.refusal(f"a Scan of {steps} steps", f"Use a known number of at most {MOST_STEPS}.")
+        results: list[list[Any]] = [[] for _ in range(len(body.output) - len(states))]
+        names = [item.name for item in body.input]
+        for step in range(steps):
+            parts = [
+                apply(torch.select, x, axis, steps - 1 - step if back else step)
+                for x, axis, back in zip(tensors, axes, backwards, strict=True)
+            ]
+            found = self._inside(at, body, dict(zip(names, [*states, *parts], strict=True)))
+            for kept, item in zip(results, found[len(states) :], strict=True):
+                kept.append(item)
+            states = list(found[: len(states)])
+        ends = at.attribute("scan_output_axes", [0] * len(results))
+        reverse = at.attribute("scan_output_directions", [0] * len(results))
+        ordered = [items[::-1] if back else items for items, back in zip(results, reverse, strict=True)]
+        return [*states, *(self._stacked(at, items, axis) for items, axis in zip(ordered, ends, strict=True))]
+
+    def _stacked(self, at: At, items: list[Any], axis: int) -> Held:
+        if not items or any(isinstance(item, np.ndarray) for item in items):
+            raise at.refusal(f"{at.op} that collects nothing, or numbers that depend on the batch size")
+        stacked: Held = apply(torch.stack, items, axis)
+        return stacked
+
+    def _inside(self, at: At, graph: GraphProto, given: Mapping[str, Any]) -> list[Held]:
+        """The results of a graph inside an operator."""
+        inner = _Walk(self.file, self.recording, {**self.values, **given})
         for item in graph.initializer:
             tensor = to_tensor(item, str(at.location))
-            inner.values[item.name] = self.recording.name(
-                tensor, "parameter" if tensor.is_floating_point() else "constant", item.name
-            )
+            kind = "parameter" if tensor.is_floating_point() else "constant"
+            inner.values[item.name] = self.recording.name(tensor, kind, item.name)
         inner.run(graph)
         return [inner.values[item.name] for item in graph.output]
 

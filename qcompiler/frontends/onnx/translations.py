@@ -1,5 +1,5 @@
 """All translations; importing this module fills the table."""
 
-from qcompiler.frontends.onnx import elementwise, layers, movement, quantization, reductions, resize, sampling
+from qcompiler.frontends.onnx import attention, elementwise, layers, movement, quantization, recurrent, reductions, resize, sampling
 
-__all__ = ["elementwise", "layers", "movement", "quantization", "reductions", "resize", "sampling"]
+__all__ = ["attention", "elementwise", "layers", "movement", "quantization", "recurrent", "reductions", "resize", "sampling"]
