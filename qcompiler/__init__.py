@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from qcompiler.analysis.search import Search
     from qcompiler.analysis.traffic import Traffic
     from qcompiler.artifact.artifact import Artifact, load
+    from qcompiler.frontends.onnx.source import OnnxModel
     from qcompiler.program.roofline import Estimate
     from qcompiler.session.compile import Compiled, compile
     from qcompiler.session.qat import QATModule, batch_norm_divergence, prepare_qat, reestimate_batch_norm
@@ -42,6 +43,7 @@ __all__ = [
     "Estimate",
     "Finding",
     "Front",
+    "OnnxModel",
     "QATModule",
     "QCompilerError",
     "Report",
@@ -74,6 +76,7 @@ _HOMES = {
     "Estimate": "program.roofline",
     "Finding": "analysis.findings",
     "Front": "analysis.front",
+    "OnnxModel": "frontends.onnx.source",
     "QATModule": "session.qat",
     "Report": "verification.forms",
     "Search": "analysis.search",

@@ -91,13 +91,19 @@ BatchSize = Annotated[int, typer.Option(min=1, max=LARGEST, help="Samples per ca
 Seed = Annotated[int, typer.Option(min=0, help="Seed for all random number generators.")]
 
 
+FILES = (".pt2", ".onnx", ".keras", ".h5", ".pb", ".tflite")
+"""Suffixes of files of models; those of TensorFlow are refused by name."""
+
+
 def read_model(text: str) -> tuple[Any, object]:
     """The model named on the command line, and its example inputs if its function returns them."""
-    if Path(text).suffix in (".pt2", ".onnx"):
+    if Path(text).suffix in FILES or Path(text).is_dir():
         return text, None
     module, colon, function = text.partition(":")
     if not colon or not module or not function:
-        raise InputError(f"the model {text!r} cannot be read", expected="package.module:function, or a .pt2 file")
+        raise InputError(
+            f"the model {text!r} cannot be read", expected="package.module:function, a .pt2 file, or an ONNX file"
+        )
     item = _imported(module, function)
     try:
         result = item() if callable(item) and not hasattr(item, "forward") else item

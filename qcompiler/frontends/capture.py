@@ -77,7 +77,9 @@ def capture(
             own = source.reference(target)
             types = OwnTypes(own, binding, target, keep=precision == "own")
             with types.mode:
-                reference = Reference(copy_model(own, share_parameters=True), types.binding, source.bounds, source.tolerance)
+                reference = Reference(
+                    copy_model(own, share_parameters=True), types.binding, source.bounds, source.tolerance
+                )
             types.look(own)
             call = Call(types.binding, reference.batches, reference.bounds, types.differs)
             with types.mode if types.differs else contextlib.nullcontext():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from qcompiler.errors import InputError, NotSupportedYetError
 from qcompiler.frontends import Subject, capture, source_of
 from qcompiler.frontends.finite import check_finite
 from qcompiler.frontends.given import parse_device
+from qcompiler.frontends.onnx.source import OnnxModel
 from qcompiler.frontends.pt2 import load_exported
 from qcompiler.frontends.wrappers import unwrap
 from qcompiler.ir import tree
@@ -26,7 +27,13 @@ from qcompiler.session.stages import Captured
 from qcompiler.storage.tensors import row_major
 from qcompiler.training.module import QATModule
 
-Model: TypeAlias = Subject | str | Path
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+Model: TypeAlias = "Subject | str | Path | bytes | ModelProto"
+"""What can be compiled: a module, an exported program, a source, the path of a file, or an ONNX model."""
+TENSORFLOW = (".keras", ".h5", ".pb", ".tflite")
+"""Suffixes of files of TensorFlow."""
 
 SAMPLES = 4
 """Samples on which the contracts of passes are validated and the forms are compared."""
@@ -119,20 +126,33 @@ def load_model(model: Model) -> Subject:
     """The model itself, read from disk where a path is given.
 
     Raises:
-        InputError: The path leads to no exported program.
+        InputError: The path leads to no exported program and to no ONNX file, or the file cannot be read.
+        NotSupportedYetError: The path leads to a model of TensorFlow.
     """
+    if isinstance(model, bytes) or _is_message(model):
+        return OnnxModel(model)
     if not isinstance(model, str | Path):
         return model
     path = Path(model)
     if path.suffix == ".onnx":
-        raise NotSupportedYetError("a model from an ONNX file", where=str(model), fix="Pass the PyTorch model.")
+        return OnnxModel(path)
+    if path.suffix in TENSORFLOW or (path / "saved_model.pb").is_file():
+        raise NotSupportedYetError(
+            "a model of TensorFlow", where=str(model), fix="Convert it with tf2onnx, and pass the ONNX file."
+        )
     if path.suffix != ".pt2":
         raise InputError(
             f"the model is the path {str(model)!r}",
-            expected="a module, an ExportedProgram, or the path of a .pt2 file written by torch.export.save",
+            expected="a module, an ExportedProgram, the path of a .pt2 file written by torch.export.save, or an ONNX "
+            "file",
             fix="If the file holds only weights, create the module and run model.load_state_dict(torch.load(path)).",
         )
     return load_exported(path)
+
+
+def _is_message(model: object) -> TypeGuard[ModelProto]:
+    """Whether a model is an ONNX message, without an import of onnx."""
+    return type(model).__name__ == "ModelProto"
 
 
 def _trial_size(tensors: list[Tensor]) -> int:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from qcompiler.frontends.onnx.symbolic import Operand, Traced, apply
+from qcompiler.frontends.onnx.symbolic import Operand, Traced, apply, parts
 from qcompiler.frontends.onnx.table import At, translates
 
 CONV: Mapping[int, Callable[..., Any]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -68,7 +68,7 @@ def _padded(x: Operand, begin: Sequence[int], end: Sequence[int], value: float =
 def _conv(at: At) -> Operand:
     x, weight, bias = at.tensor(0), at.tensor(1), at.optional(2)
     rank = _spatial(at, x)
-    kernel = [int(size) for size in weight.shape[2:]]  # type: ignore[arg-type]
+    kernel = [at.fixed(size) for size in weight.shape[2:]]
     strides, dilations = _window(at, rank, kernel)
     begin, end = _pads(at, x, kernel, strides, dilations)
     padding = begin
@@ -82,7 +82,7 @@ def _conv(at: At) -> Operand:
 def _conv_transpose(at: At) -> Operand:
     x, weight, bias = at.tensor(0), at.tensor(1), at.optional(2)
     rank = _spatial(at, x)
-    kernel = [int(size) for size in weight.shape[2:]]  # type: ignore[arg-type]
+    kernel = [at.fixed(size) for size in weight.shape[2:]]
     strides, dilations = _window(at, rank, kernel)
     extra = list(at.attribute("output_padding", [0] * rank))
     begin, end = _cut(at, x, kernel, strides, dilations, extra)
@@ -119,8 +119,7 @@ def _cut(
         goal = size * strides[axis] if wanted is None else int(wanted[axis - rank])
         total = full - goal
         small, large = total // 2, total - total // 2
-        upper = kind == "SAME_UPPER"
-        begin.append(small if upper or kind == "NOTSET" and False else large if kind == "SAME_LOWER" else large)
+        begin.append(small if kind == "SAME_UPPER" else large)
         end.append(total - begin[-1])
     return begin, end
 
@@ -157,12 +156,12 @@ def _max_pool_with_places(
     if begin != end or at.attribute("storage_order", 0):
         raise at.refusal("MaxPool that returns places of column-major order or with uneven borders")
     rank = len(kernel)
-    values, places = apply(MAX_POOL[rank], x, kernel, strides, begin, dilations, ceil, True)
-    sizes = [int(size) for size in x.shape[2:]]  # type: ignore[arg-type]
-    leading = [size for size in x.shape[:2]]
-    if not all(isinstance(size, int) for size in leading):
+    values, places = parts(MAX_POOL[rank], x, kernel, strides, begin, dilations, ceil, True)
+    sizes = [at.fixed(size) for size in x.shape[2:]]
+    leading = [size for size in x.shape[:2] if isinstance(size, int)]
+    if len(leading) < 2:
         raise at.refusal("MaxPool that returns places for a batch of any size")
-    offsets = torch.arange(leading[0] * leading[1]).reshape([*leading, *([1] * rank)]) * math.prod(sizes)  # type: ignore[operator]
+    offsets = torch.arange(math.prod(leading)).reshape([*leading, *([1] * rank)]) * math.prod(sizes)
     return [values, apply(torch.add, places, offsets)]
 
 
@@ -182,7 +181,7 @@ def _average_pool(at: At) -> Operand:
     average = apply(AVG_POOL[rank], padded, kernel, strides, 0, ceil)
     if counts:
         return average
-    sizes = [int(size) for size in x.shape[2:]]  # type: ignore[arg-type]
+    sizes = [at.fixed(size) for size in x.shape[2:]]
     share = AVG_POOL[rank](_padded(torch.ones([1, 1, *sizes]), begin, end), kernel, strides, 0, ceil)
     return apply(torch.div, average, share)
 
@@ -195,9 +194,9 @@ def _dilated_average(at: At, x: Operand, kernel: list[int], strides: list[int], 
     begin, end = _pads(at, x, kernel, strides, dilations)
     padded = _padded(x, begin, end)
     ones = torch.ones([1, 1, *kernel])
-    weight = ones.expand([int(channels), *ones.shape[1:]]).contiguous()  # type: ignore[arg-type]
+    weight = ones.expand([at.fixed(channels), *ones.shape[1:]]).contiguous()
     total = apply(CONV[rank], padded, weight, None, strides, [0] * rank, dilations, channels)
-    sizes = [int(size) for size in x.shape[2:]]  # type: ignore[arg-type]
+    sizes = [at.fixed(size) for size in x.shape[2:]]
     counted = torch.ones([1, 1, *sizes])
     value = 1.0 if at.attribute("count_include_pad", 0) else 0.0
     count = CONV[rank](_padded(counted, begin, end, value), ones, None, strides, [0] * rank, dilations)
@@ -212,7 +211,7 @@ def _lp_pool(at: At) -> Operand:
     strides, dilations = _window(at, rank, kernel)
     begin, end = _pads(at, x, kernel, strides, dilations)
     powers = _padded(apply(torch.pow, apply(torch.abs, x), p), begin, end)
-    channels = int(x.shape[1])  # type: ignore[arg-type]
+    channels = at.fixed(x.shape[1])
     if at.attribute("ceil_mode", 0):
         total = apply(torch.mul, apply(AVG_POOL[rank], powers, kernel, strides, 0, True, divisor_override=1), 1.0)
     else:
@@ -294,7 +293,7 @@ def _instance_norm(at: At) -> Operand:
 def _group_norm(at: At) -> Operand:
     x, scale, bias = at.tensors()
     groups, epsilon = at.attribute("num_groups"), at.attribute("epsilon", 1e-5)
-    channels = int(x.shape[1])  # type: ignore[arg-type]
+    channels = at.fixed(x.shape[1])
     if at.version < 21 and isinstance(scale, Tensor) and isinstance(bias, Tensor):  # one number per group
         scale = at.derived(scale.repeat_interleave(channels // groups), 1)
         bias = at.derived(bias.repeat_interleave(channels // groups), 2)
@@ -338,4 +337,6 @@ def _lp_norm(at: At) -> Operand:
 @translates("LRN")
 def _lrn(at: At) -> Operand:
     size, bias = at.attribute("size"), at.attribute("bias", 1.0)
-    return apply(F.local_response_norm, at.tensor(0), size, at.attribute("alpha", 1e-4), at.attribute("beta", 0.75), bias)
+    return apply(
+        F.local_response_norm, at.tensor(0), size, at.attribute("alpha", 1e-4), at.attribute("beta", 0.75), bias
+    )

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from qcompiler.frontends.onnx.reading import dtype_of
-from qcompiler.frontends.onnx.symbolic import Operand, Size, Traced, Whole, apply
+from qcompiler.frontends.onnx.symbolic import Operand, Size, Traced, Whole, apply, parts
 from qcompiler.frontends.onnx.table import At, Held, sizes_of, translates
 
 MOST_ELEMENTS = 2**28
@@ -45,7 +45,7 @@ def _constant_of_shape(at: At) -> Operand:
     number = value.reshape(-1)[0].item()
     shape = at.sizes(0)
     if all(isinstance(size, int) for size in shape):
-        known = [int(size) for size in shape]  # type: ignore[arg-type]
+        known = [at.fixed(size) for size in shape]
         check_count(at, known)
         return torch.full(known, number, dtype=value.dtype)
     return apply(torch.full, shape, number, dtype=value.dtype)
@@ -77,7 +77,6 @@ def _reshape(at: At) -> Operand:
 
 def _is(size: Whole, number: int) -> bool:
     return isinstance(size, int) and size == number
-
 
 
 @translates("Flatten")
@@ -140,20 +139,17 @@ def _split(at: At) -> Any:
             raise at.refusal("Split along an axis whose size depends on the batch size")
         each = math.ceil(size / at.results)
         lengths = [min(each, max(0, size - index * each)) for index in range(at.results)]
-    return list(apply(torch.split, x, lengths, axis))
+    return parts(torch.split, x, lengths, axis)
 
 
 @translates("Slice")
 def _slice(at: At) -> Operand:
     x = at.tensor(0)
-    starts, ends = (
-        (list(at.attribute("starts")), list(at.attribute("ends")))
-        if "starts" in at.attributes
-        else (at.sizes(1), at.sizes(2))
-    )
-    axes = (list(at.attribute("axes", range(len(starts)))) if "starts" in at.attributes else at.axes(3)) or list(
-        range(len(starts))
-    )
+    if "starts" in at.attributes:  # before opset 10
+        starts, ends, axes = list(at.attribute("starts")), list(at.attribute("ends")), at.attribute("axes")
+    else:
+        starts, ends, axes = at.sizes(1), at.sizes(2), at.axes(3)
+    axes = list(range(len(starts))) if axes is None else list(axes)
     steps = at.ints(4) if at.has(4) else [1] * len(starts)
     found = x
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
@@ -172,23 +168,27 @@ def _sliced(at: At, x: Operand, axis: int, start: Whole, end: Whole, step: int) 
                 return apply(torch.index_select, x, axis, torch.tensor(list(places)))
         if places == range(size):
             return x
-        index = tuple(slice(None) if other != axis else slice(places.start, places.stop, step) for other in range(x.dim()))
+        index = tuple(
+            slice(None) if other != axis else slice(places.start, places.stop, step) for other in range(x.dim())
+        )
         return apply(operator.getitem, x, index)
     if step != 1:
         raise at.refusal("Slice with steps along an axis whose size depends on the batch size")
     if _is(start, 0) and isinstance(end, int) and end >= 2**31 - 1:
         return x
-    index = tuple(slice(None) if other != axis else slice(start, end) for other in range(x.dim()))
-    return apply(operator.getitem, x, index)
+    return apply(operator.getitem, x, _index(x, axis, slice(start, end)))
 
+
+def _index(x: Operand, axis: int, part: slice) -> tuple[slice, ...]:
+    return tuple(part if other == axis else slice(None) for other in range(x.dim()))
 
 
 @translates("Expand")
 def _expand(at: At) -> Operand:
     x, wanted = at.tensor(0), at.sizes(1)
-    have: list[Whole] = [1] * (len(wanted) - x.dim()) + list(x.shape)
-    wanted = [1] * (len(have) - len(wanted)) + wanted
-    shape = [size if _is(goal, 1) else goal for size, goal in zip(have, wanted, strict=True)]
+    have: list[Whole] = [*([1] * (len(wanted) - x.dim())), *x.shape]
+    goals: list[Whole] = [*([1] * (len(have) - len(wanted))), *wanted]
+    shape = [size if _is(goal, 1) else goal for size, goal in zip(have, goals, strict=True)]
     known = [size for size in shape if isinstance(size, int)]
     check_count(at, known)
     return apply(torch.broadcast_to, x, shape)
@@ -216,8 +216,8 @@ def _pad(at: At) -> Operand:
     first = next((axis for axis in range(x.dim()) if begin[axis] or end[axis]), None)
     if first is None:
         return x
-    known = [size for size in x.shape if isinstance(size, int)]
-    check_count(at, [size + max(0, a) + max(0, b) for size, a, b in zip(known, begin[-len(known) :], end[-len(known) :], strict=False)])
+    sizes = [size if isinstance(size, int) else 1 for size in x.shape]
+    check_count(at, [size + max(0, a) + max(0, b) for size, a, b in zip(sizes, begin, end, strict=True)])
     if mode == "constant":
         axes_padded = range(x.dim() - 1, first - 1, -1)
         return apply(F.pad, x, [amount for axis in axes_padded for amount in (begin[axis], end[axis])], value=value)
@@ -257,7 +257,8 @@ def _gather(at: At) -> Any:
             if indices.dim() == 0 and (isinstance(size, int) or int(indices) >= 0):
                 place = int(indices)
                 return apply(torch.select, x, axis, place + size if place < 0 and isinstance(size, int) else place)
-            indices = torch.where(indices < 0, indices + int(size), indices) if bool((indices < 0).any()) else indices  # type: ignore[arg-type]
+            if bool((indices < 0).any()):
+                indices = torch.where(indices < 0, indices + at.fixed(size), indices)
             flat = apply(torch.index_select, x, axis, indices.reshape(-1).to(torch.int64))
             if indices.dim() == 1:
                 return flat
@@ -268,7 +269,6 @@ def _gather(at: At) -> Any:
         return apply(F.embedding, _not_negative(indices, x), x)
     moved = x if axis == 0 else apply(torch.movedim, x, axis, 0)
     return _moved_back(apply(operator.getitem, moved, _not_negative(indices, moved)), axis, indices.dim())
-
 
 
 def _not_negative(indices: Operand, x: Operand) -> Operand:
@@ -304,8 +304,8 @@ def _positive(at: At, indices: Operand, size: Whole) -> Operand:
 @translates("GatherND")
 def _gather_nd(at: At) -> Operand:
     x, indices, shared = at.tensor(0), at.tensor(1), at.attribute("batch_dims", 0)
-    depth = int(indices.shape[-1])  # type: ignore[arg-type]
-    leading = [int(size) for size in indices.shape[:shared]]  # type: ignore[arg-type]
+    depth = at.fixed(indices.shape[-1])
+    leading = [at.fixed(size) for size in indices.shape[:shared]]
     places: list[Any] = []
     for axis, size in enumerate(leading):
         shape = [1] * (indices.dim() - 1)
@@ -315,7 +315,6 @@ def _gather_nd(at: At) -> Operand:
         part = apply(torch.select, indices, -1, axis)
         places.append(_positive(at, part, x.shape[shared + axis]))
     return apply(operator.getitem, x, tuple(places))
-
 
 
 REDUCTIONS = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
@@ -334,8 +333,8 @@ def _scatter(at: At) -> Operand:
 @translates("ScatterND")
 def _scatter_nd(at: At) -> Operand:
     x, indices, updates = at.tensor(0), at.tensor(1), at.tensor(2)
-    reduction, depth = at.attribute("reduction", "none"), int(indices.shape[-1])  # type: ignore[arg-type]
-    sizes = [int(size) for size in x.shape[:depth]]  # type: ignore[arg-type]
+    reduction, depth = at.attribute("reduction", "none"), at.fixed(indices.shape[-1])
+    sizes = [at.fixed(size) for size in x.shape[:depth]]
     strides = [math.prod(sizes[axis + 1 :]) for axis in range(depth)]
     row: Any = 0
     for axis in range(depth):
@@ -363,7 +362,7 @@ def _depth_to_space(at: At) -> Operand:
     if at.attribute("mode", "DCR") == "CRD":
         return apply(F.pixel_shuffle, x, block)
     n, channels, height, width = x.shape
-    inner = int(channels) // block**2  # type: ignore[arg-type]
+    inner = at.fixed(channels) // block**2
     split = apply(torch.reshape, x, [n, block, block, inner, height, width])
     moved = apply(torch.permute, split, [0, 3, 4, 1, 5, 2])
     return apply(torch.reshape, moved, [n, inner, height * block, width * block])
@@ -381,13 +380,14 @@ def _space_to_depth(at: At) -> Operand:
 
 @translates("Range")
 def _range(at: At) -> Operand:
-    start, limit, delta = (at.sizes_or_number(index) for index in range(3))
-    if any(isinstance(item, Size) for item in (start, limit, delta)):
-        return apply(torch.arange, start, limit, delta)
-    known = at.known(0)
-    count = math.ceil((limit - start) / delta)  # type: ignore[operator]
-    check_count(at, [max(0, count)])
-    return (torch.arange(max(0, count)) * delta + start).to(known.dtype)
+    numbers = [at.sizes_or_number(index) for index in range(3)]
+    known = [item for item in numbers if not isinstance(item, Size)]
+    if len(known) < len(numbers):
+        return apply(torch.arange, *numbers)
+    start, limit, delta = known
+    count = max(0, math.ceil((limit - start) / delta))
+    check_count(at, [count])
+    return (torch.arange(count) * delta + start).to(at.known(0).dtype)
 
 
 @translates("OneHot")
@@ -399,7 +399,8 @@ def _one_hot(at: At) -> Operand:
     places = torch.arange(depth).reshape([depth] + [1] * (indices.dim() - axis))
     wanted = apply(torch.remainder, apply(torch.Tensor.to, indices, torch.int64), depth)
     inside = apply(torch.logical_and, apply(torch.ge, indices, -depth), apply(torch.lt, indices, depth))
-    hit = apply(torch.logical_and, apply(torch.eq, apply(torch.unsqueeze, wanted, axis), places), apply(torch.unsqueeze, inside, axis))
+    same = apply(torch.eq, apply(torch.unsqueeze, wanted, axis), places)
+    hit = apply(torch.logical_and, same, apply(torch.unsqueeze, inside, axis))
     return apply(torch.where, hit, values[1], values[0])
 
 
@@ -411,29 +412,29 @@ def _trilu(at: At) -> Operand:
 
 @translates("EyeLike")
 def _eye_like(at: At) -> Operand:
-    x = at.tensor(0)
-    dtype = dtype_of(at.attribute("dtype"), "the result of EyeLike", str(at.location)) if "dtype" in at.attributes else x.dtype
-    rows, columns = (int(size) for size in x.shape)  # type: ignore[arg-type]
+    x, shift = at.tensor(0), at.attribute("k", 0)
+    dtype = x.dtype
+    if "dtype" in at.attributes:
+        dtype = dtype_of(at.attribute("dtype"), "the result of EyeLike", str(at.location))
+    rows, columns = (at.fixed(size) for size in x.shape)
     check_count(at, [rows, columns])
-    return torch.diagonal_scatter(
-        torch.zeros(rows, columns, dtype=dtype),
-        torch.ones(max(0, min(rows, columns - at.attribute("k", 0), columns, rows + at.attribute("k", 0))), dtype=dtype),
-        at.attribute("k", 0),
-    )
+    places = torch.arange(columns) - torch.arange(rows).reshape(-1, 1)
+    found: Tensor = (places == shift).to(dtype)
+    return found
 
 
 @translates("ReverseSequence")
 def _reverse_sequence(at: At) -> Operand:
     x, lengths = at.tensor(0), at.known(1)
     batch, time = at.attribute("batch_axis", 1), at.attribute("time_axis", 0)
-    size = int(x.shape[time])  # type: ignore[arg-type]
+    size = at.fixed(x.shape[time])
     steps = torch.arange(size).reshape(1, -1)
     ends = lengths.reshape(-1, 1)
     places = torch.where(steps < ends, ends - 1 - steps, steps)  # [batch, time]
     places = places if batch < time else places.t()
     shape = [1] * x.dim()
     shape[batch], shape[time] = len(lengths), size
-    places = places.reshape(shape).expand([int(item) for item in x.shape])  # type: ignore[arg-type]
+    places = places.reshape(shape).expand([at.fixed(item) for item in x.shape])
     return apply(torch.gather, x, time, places.contiguous())
 
 

@@ -24,6 +24,10 @@ def _spread(at: At, parameter: Operand, x: Operand, axis: int, block: int) -> Op
     return apply(torch.narrow, apply(torch.repeat_interleave, parameter, each, axis), axis, 0, size)
 
 
+def _rounded(x: Operand) -> Operand:
+    return apply(torch.round, x)  # noqa: TID251  # halves to even, as torch rounds
+
+
 @translates("QuantizeLinear")
 def _quantize(at: At) -> Operand:
     x, scale = at.tensor(0), at.tensor(1)
@@ -36,7 +40,7 @@ def _quantize(at: At) -> Operand:
     if dtype not in (torch.int8, torch.uint8, torch.int16, torch.uint16):
         raise at.refusal(f"QuantizeLinear to {dtype}", "Use 8 or 16 bits.")
     limits = torch.iinfo(dtype)
-    codes = apply(torch.round, apply(torch.div, x, _spread(at, scale, x, axis, block)))
+    codes = _rounded(apply(torch.div, x, _spread(at, scale, x, axis, block)))
     if at.has(2):
         zero = apply(torch.Tensor.to, _spread(at, at.tensor(2), x, axis, block), torch.float32)
         codes = apply(torch.add, codes, zero)
@@ -60,8 +64,8 @@ def _dynamic(at: At) -> Any:
     high = apply(torch.clamp, apply(torch.amax, x), min=0.0)
     low = apply(torch.clamp, apply(torch.amin, x), max=0.0)
     scale = apply(torch.div, apply(torch.sub, high, low), 255.0)
-    zero = apply(torch.clamp, apply(torch.round, apply(torch.div, apply(torch.neg, low), scale)), 0.0, 255.0)
-    codes = apply(torch.clamp, apply(torch.add, apply(torch.round, apply(torch.div, x, scale)), zero), 0.0, 255.0)
+    zero = apply(torch.clamp, _rounded(apply(torch.div, apply(torch.neg, low), scale)), 0.0, 255.0)
+    codes = apply(torch.clamp, apply(torch.add, _rounded(apply(torch.div, x, scale)), zero), 0.0, 255.0)
     return [apply(torch.Tensor.to, codes, torch.uint8), scale, apply(torch.Tensor.to, zero, torch.uint8)]
 
 
@@ -80,4 +84,3 @@ def _steps(at: At, index: int, zero: int) -> Operand:
 def _matmul_integer(at: At) -> Operand:
     product = apply(torch.matmul, _steps(at, 0, 2), _steps(at, 1, 3))
     return apply(torch.Tensor.to, product, torch.int32)
-

@@ -87,7 +87,7 @@ def read(subject: Subject, fixed_inputs: Mapping[str, object]) -> OnnxFile:
         else:
             model = onnx.load(str(subject))
     except FileNotFoundError as error:
-        raise InputError(f"there is no file {error.filename or subject}", where=name) from None
+        raise InputError(f"there is no file {error.filename}", where=name) from None
     except Exception as error:  # protobuf, onnx and the file system document no common base
         raise _damaged(name, error) from error
     opsets = {entry.domain if entry.domain not in DOMAINS else "": entry.version for entry in model.opset_import}

@@ -1,6 +1,6 @@
 """Recurrent layers of ONNX, one step after another.
 
-The gates of ONNX stand in its own order in the weights: input, output, forget, cell (LSTM); update, reset, hidden (GRU).
+The order of the gates in the weights: input, output, forget, cell in an LSTM; update, reset, hidden in a GRU.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from qcompiler.frontends.onnx.symbolic import Operand, apply
+from qcompiler.frontends.onnx.symbolic import Operand, apply, parts
 from qcompiler.frontends.onnx.table import At, translates
 
 GATES: Mapping[str, int] = {"RNN": 1, "GRU": 3, "LSTM": 4}
@@ -67,9 +67,9 @@ def _recurrent(at: At) -> Any:
     # layout 0: [length, directions, batch, hidden]; layout 1: [batch, length, directions, hidden]
     axis = 2 if batch_first else 1
     results = [apply(torch.stack, outputs, axis)]
-    for part in range(len(states[0])):
-        results.append(apply(torch.stack, [state[part] for state in states], 1 if batch_first else 0))
-    return results
+    return results + [
+        apply(torch.stack, part, 1 if batch_first else 0) for part in map(list, zip(*states, strict=True))
+    ]
 
 
 class _Cell:
@@ -131,8 +131,8 @@ class _Cell:
         f, g = self.functions
         h = state[0]
         a, b = self._sums(x, h)
-        ax, ar, an = apply(torch.split, a, self.size, 1)
-        bx, br, bn = apply(torch.split, b, self.size, 1)
+        ax, ar, an = parts(torch.split, a, self.size, 1)
+        bx, br, bn = parts(torch.split, b, self.size, 1)
         update, reset = apply(f, apply(torch.add, ax, bx)), apply(f, apply(torch.add, ar, br))
         if self.at.attribute("linear_before_reset", 0):
             new = apply(g, apply(torch.add, an, apply(torch.mul, reset, bn)))
@@ -148,15 +148,14 @@ class _Cell:
         f, g, last = self.functions
         h, c = state
         a, b = self._sums(x, h)
-        i, o, forget, cell = apply(torch.split, apply(torch.add, a, b), self.size, 1)
-        if self.peepholes is not None:
-            pi, po, pf = self.peepholes.split(self.size)
+        i, o, forget, cell = parts(torch.split, apply(torch.add, a, b), self.size, 1)
+        pi, po, pf = (None, None, None) if self.peepholes is None else self.peepholes.split(self.size)
+        if pi is not None and pf is not None:
             i, forget = apply(torch.add, i, apply(torch.mul, c, pi)), apply(torch.add, forget, apply(torch.mul, c, pf))
         i, forget, cell = apply(f, i), apply(f, forget), apply(g, cell)
         if self.at.attribute("input_forget", 0):
             forget = apply(torch.sub, torch.tensor(1.0), i)
         c = apply(torch.add, apply(torch.mul, forget, c), apply(torch.mul, i, cell))
-        if self.peepholes is not None:
+        if po is not None:
             o = apply(torch.add, o, apply(torch.mul, c, po))
         return [apply(torch.mul, apply(f, o), apply(last, c)), c]
-

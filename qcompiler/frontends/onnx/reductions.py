@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from qcompiler.frontends.onnx.symbolic import Operand, apply
+from qcompiler.frontends.onnx.symbolic import Operand, apply, parts
 from qcompiler.frontends.onnx.table import TRANSLATIONS, At, translates
 
 
@@ -118,7 +118,7 @@ def _top_k(at: At) -> Any:
     largest, ordered = bool(at.attribute("largest", 1)), bool(at.attribute("sorted", 1))
     axis = at.attribute("axis", -1) % x.dim()
     # torch.topk chooses among equal numbers as it likes, ONNX the first ones.
-    values, places = apply(torch.sort, x, dim=axis, descending=largest, stable=True)
+    values, places = parts(torch.sort, x, dim=axis, descending=largest, stable=True)
     del ordered
     return [apply(torch.narrow, values, axis, 0, count), apply(torch.narrow, places, axis, 0, count)]
 

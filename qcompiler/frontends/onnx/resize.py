@@ -67,7 +67,7 @@ def _from_sizes(at: At, x: Operand, axes: list[int]) -> tuple[list[float], list[
             raise at.refusal("Resize to a size that depends on the batch size")
     if policy != "stretch":
         common = min(scales) if policy == "not_larger" else max(scales)
-        rounded = [math.floor(common * int(x.shape[axis]) + 0.5) for axis in axes]  # type: ignore[arg-type]
+        rounded = [math.floor(common * at.fixed(x.shape[axis]) + 0.5) for axis in axes]
         sizes = [None if size == x.shape[axis] else size for size, axis in zip(rounded, axes, strict=True)]
         scales = [common] * len(axes)
     return scales, sizes
@@ -111,7 +111,7 @@ def _by_torch(
 ) -> Operand | None:
     """`interpolate`, where it computes the same; None otherwise."""
     sizes = [size for _, size in changed.values()]
-    exact = all(abs(scale * int(x.shape[axis]) - size) < 1e-6 for axis, (scale, size) in changed.items())  # type: ignore[arg-type]
+    exact = all(abs(scale * at.fixed(x.shape[axis]) - size) < 1e-6 for axis, (scale, size) in changed.items())
     if not exact or at.attribute("antialias", 0) or at.attribute("exclude_outside", 0):
         return None
     if mode == "nearest":
@@ -174,7 +174,7 @@ def _matrix(at: At, size: int, before: int, scale: float, mode: str, convention:
     outside = bool(at.attribute("exclude_outside", 0)) or antialias
     for row in range(size):
         place = float(places[row])
-        first, last = math.floor(place - reach) , math.ceil(place + reach)
+        first, last = math.floor(place - reach), math.ceil(place + reach)
         weights: dict[int, float] = {}
         for column in range(first, last + 1):
             weight = _kernel((column - place) / stretch, mode, a)
@@ -195,4 +195,3 @@ def _kernel(x: float, mode: str, a: float) -> float:
     if x <= 1:
         return (a + 2) * x**3 - (a + 3) * x**2 + 1
     return a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a if x < 2 else 0.0
-

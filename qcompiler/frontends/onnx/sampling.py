@@ -13,7 +13,9 @@ from qcompiler.frontends.onnx.table import At, translates
 
 @translates("GridSample")
 def _grid_sample(at: At) -> Operand:
-    mode = {"linear": "bilinear", "cubic": "bicubic"}.get(at.attribute("mode", "linear"), at.attribute("mode", "linear"))
+    mode = {"linear": "bilinear", "cubic": "bicubic"}.get(
+        at.attribute("mode", "linear"), at.attribute("mode", "linear")
+    )
     x, grid = at.tensor(0), at.tensor(1)
     return apply(
         F.grid_sample, x, grid, mode, at.attribute("padding_mode", "zeros"), bool(at.attribute("align_corners", 0))

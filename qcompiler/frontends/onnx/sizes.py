@@ -6,7 +6,7 @@ A shape that an operator reads, cuts and joins stays a list of numbers, some of 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -106,7 +106,9 @@ def _concat(at: At) -> Held:
 
 @_rule("Gather")
 def _gather(at: At) -> Held:
-    return _held(np.take(_array(at.operands[0]), np.array(at.known(1).tolist(), dtype=np.int64), axis=at.attribute("axis", 0)))
+    return _held(
+        np.take(_array(at.operands[0]), np.array(at.known(1).tolist(), dtype=np.int64), axis=at.attribute("axis", 0))
+    )
 
 
 @_rule("Slice")
@@ -171,7 +173,9 @@ def _where(at: At) -> Held:
     condition = np.array(at.known(0).tolist(), dtype=bool)
     left, right = np.broadcast_arrays(_array(at.operands[1]), _array(at.operands[2]))
     chosen = np.broadcast_to(condition, left.shape)
-    found = [a if take else b for a, b, take in zip(left.reshape(-1), right.reshape(-1), chosen.reshape(-1), strict=True)]
+    found = [
+        a if take else b for a, b, take in zip(left.reshape(-1), right.reshape(-1), chosen.reshape(-1), strict=True)
+    ]
     return _held(np.array(found, dtype=object).reshape(left.shape))
 
 

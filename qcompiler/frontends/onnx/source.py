@@ -59,10 +59,12 @@ class OnnxModel(Source):
         for item in self.file.inputs:
             if item.shape is None or not item.dtype.is_floating_point:
                 return None
-            sizes = [FOUND_BATCH if axis == 0 and not isinstance(size, int) else size for axis, size in enumerate(item.shape)]
-            if not all(isinstance(size, int) for size in sizes):
+            sizes = [
+                FOUND_BATCH if axis == 0 and not isinstance(size, int) else size for axis, size in enumerate(item.shape)
+            ]
+            shape = [size for size in sizes if isinstance(size, int)]
+            if len(shape) < len(sizes):
                 return None
-            shape = [int(size) for size in sizes]  # type: ignore[arg-type]
             found.append(torch.randn(shape, generator=generator).to(item.dtype))
         return tuple(found)
 

@@ -17,19 +17,32 @@ from torch import Tensor, fx
 from qcompiler.frontends.trace import PATH, SOURCE, Leaf
 from qcompiler.ir.graph import Location
 
-__all__ = ["Operand", "Recording", "Size", "Traced", "Whole", "apply"]
+__all__ = ["Operand", "Recording", "Size", "Traced", "Whole", "apply", "parts"]
 
 _map = cast("Callable[[Any, Callable[[Any], Any]], Any]", fx.node.map_aggregate)
 
 
-def apply(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
-    """The result of a function of torch: recorded if an argument is traced, computed otherwise."""
+def apply(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Operand:
+    """The tensor that a function of torch returns: recorded if an argument is traced, computed otherwise."""
+    return cast("Operand", _applied(function, arguments, keywords))
+
+
+def parts(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> list[Operand]:
+    """The tensors that a function of torch returns, as `apply`."""
+    return list(_applied(function, arguments, keywords))
+
+
+def _applied(function: Callable[..., Any], arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:
     found: list[Recording] = []
     _map(
-        (arguments, keywords),
+        (arguments, dict(keywords)),
         lambda item: found.append(item.recording) if isinstance(item, Traced | Size) else None,
     )
     return found[0].call(function, arguments, keywords) if found else function(*arguments, **keywords)
+
+
+def _whole(function: Callable[..., Any], *arguments: Any) -> Whole:
+    return cast("Whole", _applied(function, arguments, {}))
 
 
 class Recording:
@@ -174,34 +187,34 @@ class Size:
         self.recording, self.node, self.values = recording, node, values
 
     def __add__(self, other: Whole) -> Whole:
-        return cast("Whole", apply(operator.add, self, other))
+        return _whole(operator.add, self, other)
 
     def __radd__(self, other: Whole) -> Whole:
-        return cast("Whole", apply(operator.add, other, self))
+        return _whole(operator.add, other, self)
 
     def __sub__(self, other: Whole) -> Whole:
-        return cast("Whole", apply(operator.sub, self, other))
+        return _whole(operator.sub, self, other)
 
     def __rsub__(self, other: Whole) -> Whole:
-        return cast("Whole", apply(operator.sub, other, self))
+        return _whole(operator.sub, other, self)
 
     def __mul__(self, other: Whole) -> Whole:
-        return cast("Whole", apply(operator.mul, self, other))
+        return _whole(operator.mul, self, other)
 
     def __rmul__(self, other: Whole) -> Whole:
-        return cast("Whole", apply(operator.mul, other, self))
+        return _whole(operator.mul, other, self)
 
     def __floordiv__(self, other: Whole) -> Whole:
-        return cast("Whole", apply(operator.floordiv, self, other))
+        return _whole(operator.floordiv, self, other)
 
     def __rfloordiv__(self, other: Whole) -> Whole:
-        return cast("Whole", apply(operator.floordiv, other, self))
+        return _whole(operator.floordiv, other, self)
 
     def __mod__(self, other: Whole) -> Whole:
-        return cast("Whole", apply(operator.mod, self, other))
+        return _whole(operator.mod, self, other)
 
     def __neg__(self) -> Whole:
-        return cast("Whole", apply(operator.mul, self, -1))
+        return _whole(operator.mul, self, -1)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Size) and self.values == other.values

@@ -107,7 +107,7 @@ class At:
         found = self.sizes(index)
         if any(isinstance(item, Size) for item in found):
             raise self.refusal(f"the operand {index} of {self.op} depends on the batch size")
-        return [int(item) for item in found]  # type: ignore[arg-type]
+        return [item for item in found if isinstance(item, int)]
 
     def sizes_or_number(self, index: int) -> Whole | float:
         """An operand of one element as a number, which may depend on the batch size."""
@@ -123,6 +123,18 @@ class At:
         held = self.operands[index]
         _, kind, name = self.recording.names.get(id(held), (None, "constant", ""))
         return tensor if tensor is held else self.recording.name(tensor, kind, name)
+
+    def fixed(self, size: Whole) -> int:
+        """A size that must not depend on the batch size.
+
+        Raises:
+            UnsupportedError: It does.
+        """
+        if isinstance(size, Size):
+            raise self.refusal(
+                f"{self.op} along an axis whose size depends on the batch size", "Export the model with a fixed batch."
+            )
+        return size
 
     def attribute(self, name: str, default: Any = None) -> Any:
         """An attribute, or its default."""
@@ -182,8 +194,9 @@ def unknown(op: str, location: Location) -> UnsupportedError:
 
 def sizes_of(items: Sequence[Whole], *, scalar: bool = False) -> Held:
     """Whole numbers as a known tensor if all are known, otherwise as sizes."""
-    if all(isinstance(item, int) for item in items):
-        found = torch.tensor([int(item) for item in items], dtype=torch.int64)  # type: ignore[arg-type]
+    known = [item for item in items if isinstance(item, int)]
+    if len(known) == len(items):
+        found = torch.tensor(known, dtype=torch.int64)
         return found[0] if scalar else found
     array = np.empty(len(items), dtype=object)
     for index, item in enumerate(items):

@@ -102,7 +102,7 @@ def _is_function(op: str, version: int) -> bool:
 
     if not onnx.defs.has(op, version):
         return False
-    schema = onnx.defs.get_schema(op, version)
+    schema: Any = onnx.defs.get_schema(op, version)
     return bool(schema.has_function or schema.has_context_dependent_function)
 
 
@@ -218,7 +218,8 @@ class _Walk:
         ends = at.attribute("scan_output_axes", [0] * len(results))
         reverse = at.attribute("scan_output_directions", [0] * len(results))
         ordered = [items[::-1] if back else items for items, back in zip(results, reverse, strict=True)]
-        return [*states, *(self._stacked(at, items, axis) for items, axis in zip(ordered, ends, strict=True))]
+        carried: list[Any] = states
+        return [*carried, *(self._stacked(at, items, axis) for items, axis in zip(ordered, ends, strict=True))]
 
     def _stacked(self, at: At, items: list[Any], axis: int) -> Held:
         if not items or any(isinstance(item, np.ndarray) for item in items):
@@ -252,7 +253,10 @@ class _Walk:
 
 
 def _small(operands: Sequence[Held | None]) -> bool:
-    return all(not isinstance(item, Traced) and (not isinstance(item, Tensor) or item.numel() <= MOST_SIZES) for item in operands)
+    return all(
+        not isinstance(item, Traced) and (not isinstance(item, Tensor) or item.numel() <= MOST_SIZES)
+        for item in operands
+    )
 
 
 def _needed(graph: GraphProto) -> set[str]:
