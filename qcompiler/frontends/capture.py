@@ -77,9 +77,8 @@ def capture(
             own = source.reference(target)
             types = OwnTypes(own, binding, target, keep=precision == "own")
             with types.mode:
-                reference = Reference(
-                    copy_model(own, share_parameters=True), types.binding, source.bounds, source.tolerance
-                )
+                copied = copy_model(own, share_parameters=True)
+                reference = Reference(copied, types.binding, source.bounds, own_kernels=source.has_own_kernels)
             types.look(own)
             call = Call(types.binding, reference.batches, reference.bounds, types.differs)
             with types.mode if types.differs else contextlib.nullcontext():

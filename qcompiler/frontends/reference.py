@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from qcompiler.errors import CaptureError, InputError
-from qcompiler.frontends.compare import TOLERANCE_EPS, compare
+from qcompiler.frontends.compare import compare
 from qcompiler.frontends.examples import Binding
 from qcompiler.frontends.finite import check_result, is_finite
 from qcompiler.frontends.running import first_line, run
@@ -25,7 +25,7 @@ class Reference:
         model: The model as a module, which a run may change.
         binding: The example call.
         bounds: Smallest and largest batch size that the model declares.
-        tolerance: Largest difference; see `compare.TOLERANCE_EPS`.
+        own_kernels: Whether the model computes with other kernels than torch.
 
     Raises:
         InputError: The model does not run on the example, or its result is not finite.
@@ -33,9 +33,9 @@ class Reference:
     """
 
     def __init__(
-        self, model: nn.Module, binding: Binding, bounds: tuple[int, int], tolerance: float = TOLERANCE_EPS
+        self, model: nn.Module, binding: Binding, bounds: tuple[int, int], *, own_kernels: bool = False
     ) -> None:
-        self.model, self.binding, self.bounds, self.tolerance = model, binding, bounds, tolerance
+        self.model, self.binding, self.bounds, self.own_kernels = model, binding, bounds, own_kernels
         held = {name: x.clone() for name, x in model.named_buffers()}
         self.results = [(binding.tensors, run(model, binding))]
         self.nesting = _own_nesting(self.results[0][1])
@@ -108,7 +108,7 @@ class Reference:
         diagnostics: list[Diagnostic] = []
         for tensors, result in self.results:
             try:
-                compare(graph, self.model, self.binding, tensors, result, self.tolerance)
+                compare(graph, self.model, self.binding, tensors, result, own_kernels=self.own_kernels)
             except CaptureError as error:
                 if not self.written:
                     self.check_repeats()

@@ -14,7 +14,6 @@ from typing import Literal, TypeAlias
 import torch
 from torch import nn
 
-from qcompiler.frontends.compare import TOLERANCE_EPS
 from qcompiler.frontends.convert import BATCH_BOUNDS
 from qcompiler.frontends.examples import Binding
 from qcompiler.ir.diagnostics import Diagnostic
@@ -63,8 +62,8 @@ class Source(ABC):
     bounds: tuple[int, int] = BATCH_BOUNDS
     """Smallest and largest batch size that the model declares."""
 
-    tolerance: float = TOLERANCE_EPS
-    """Largest difference from the reference; see `compare.TOLERANCE_EPS`. Larger where other kernels compute it."""
+    has_own_kernels: bool = False
+    """Whether the reference computes with other kernels than torch, so that rounding differs; see `compare`."""
 
     @abstractmethod
     def signature(self) -> inspect.Signature:

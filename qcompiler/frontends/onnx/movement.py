@@ -14,6 +14,8 @@ from qcompiler.frontends.onnx.reading import dtype_of
 from qcompiler.frontends.onnx.symbolic import Operand, Size, Traced, Whole, apply, parts
 from qcompiler.frontends.onnx.table import At, Held, sizes_of, translates
 
+ENDLESS = 10**6
+"""End of a slice that means the end of the axis: exporters write 2^31 - 1, 2^63 - 1 or 10^9."""
 MOST_ELEMENTS = 2**28
 """Elements of a tensor that a file asks for by its size alone."""
 
@@ -174,7 +176,7 @@ def _sliced(at: At, x: Operand, axis: int, start: Whole, end: Whole, step: int) 
         return apply(operator.getitem, x, index)
     if step != 1:
         raise at.refusal("Slice with steps along an axis whose size depends on the batch size")
-    if _is(start, 0) and isinstance(end, int) and end >= 2**31 - 1:
+    if _is(start, 0) and (end == size or (isinstance(end, int) and end >= ENDLESS)):
         return x
     return apply(operator.getitem, x, _index(x, axis, slice(start, end)))
 

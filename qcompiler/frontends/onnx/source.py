@@ -5,9 +5,9 @@ from __future__ import annotations
 import inspect
 import keyword
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -20,7 +20,12 @@ from qcompiler.frontends.onnx.reading import OnnxFile, Subject, read
 from qcompiler.frontends.source import Call, Candidate, Source
 from qcompiler.frontends.torch_module import convert
 
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
 __all__ = ["OnnxModel"]
+
+_Run: TypeAlias = "Callable[[dict[str, Any]], list[Any]]"
 
 FOUND_BATCH = 2
 """Batch size of inputs that are made from the sizes in the file."""
@@ -40,7 +45,7 @@ class OnnxModel(Source):
         InputError: The file cannot be read, see `read`; or a fixed input does not exist or has another type.
     """
 
-    tolerance = 2048
+    has_own_kernels = True
 
     def __init__(self, subject: Subject, fixed_inputs: Mapping[str, object] | None = None) -> None:
         self.file = read(subject, fixed_inputs or {})
@@ -122,34 +127,60 @@ class _Runtime(nn.Module):
         return self
 
     @cached_property
-    def run(self) -> Callable[[dict[str, Any]], list[Any]]:
+    def run(self) -> _Run:
         """A function from arrays by name to the results."""
-        import onnxruntime as ort
+        return _runner(self.file.model)
 
-        options = ort.SessionOptions()
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.log_severity_level = 4
-        try:
-            model = self.file.model.SerializeToString()
-            session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # a kernel or a whole set of operators that this version lacks
-            from onnx.reference import ReferenceEvaluator
+    def parts(self, *inputs: Tensor) -> Iterable[tuple[str, str, list[Tensor]]]:
+        """Results of all operators outside of subgraphs."""
+        import onnx
 
-            try:
-                evaluator = ReferenceEvaluator(self.file.model)
-            except Exception:  # the same
-                raise error from None
-            return lambda feed: list(evaluator.run(None, feed))
-        return lambda feed: list(session.run(None, feed))
+        model = onnx.ModelProto()
+        model.CopyFrom(self.file.model)
+        nodes = [
+            (node.name or node.output[0], node.op_type, [x for x in node.output if x]) for node in model.graph.node
+        ]
+        del model.graph.output[:]
+        for _, _, names in nodes:
+            model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+        arrays = iter(_runner(model)(self._feed(inputs)))
+        for path, op, names in nodes:
+            found = [next(arrays) for _ in names]
+            yield path, op, [torch.from_numpy(np.array(x)) for x in found if isinstance(x, np.ndarray)]
 
     def forward(self, *inputs: Tensor) -> object:
         """The results by name, or the only one."""
-        feed, changed = {}, False
-        for item, x in zip(self.file.inputs, inputs, strict=True):
-            changed |= x.is_floating_point() and x.dtype != item.dtype
-            feed[item.name] = x.detach().to(item.dtype if x.is_floating_point() else x.dtype).numpy()
-        results = [torch.from_numpy(np.array(found)) for found in self.run(feed)]
-        if changed:  # inputs in float32 in place of another type: results, too
+        results = [torch.from_numpy(np.array(found)) for found in self.run(self._feed(inputs))]
+        pairs = zip(self.file.inputs, inputs, strict=True)
+        if any(x.is_floating_point() and x.dtype != item.dtype for item, x in pairs):
+            # Inputs in float32 in place of another type: results, too.
             results = [x.to(torch.float32) if x.is_floating_point() else x for x in results]
         names = [item.name for item in self.file.outputs]
         return results[0] if len(results) == 1 else dict(zip(names, results, strict=True))
+
+    def _feed(self, inputs: Sequence[Tensor]) -> dict[str, Any]:
+        """The inputs by name, in the types that the file declares."""
+        return {
+            item.name: x.detach().to(item.dtype if x.is_floating_point() else x.dtype).numpy()
+            for item, x in zip(self.file.inputs, inputs, strict=True)
+        }
+
+
+def _runner(model: ModelProto) -> _Run:
+    """A function that runs a model."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    try:
+        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # a kernel or a whole set of operators that this version lacks
+        from onnx.reference import ReferenceEvaluator
+
+        try:
+            evaluator = ReferenceEvaluator(model)
+        except Exception:  # the same
+            raise error from None
+        return lambda feed: list(evaluator.run(None, feed))
+    return lambda feed: list(session.run(None, feed))
