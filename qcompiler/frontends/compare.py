@@ -29,7 +29,7 @@ NOISES = 16
 A graph of many layers amplifies the rounding of each: two orders of a sum are as far apart as float32 is from float64.
 """
 FUNCTION_EPS = 4
-"""Absolute difference from other kernels, in units of eps: approximations of sigmoid and tanh have such errors near 0."""
+"""Absolute difference from other kernels, in units of eps: approximations of sigmoid have such errors near 0."""
 
 
 def is_close(found: Tensor, expected: Tensor, noise: Tensor | None = None) -> bool:

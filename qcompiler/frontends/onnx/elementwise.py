@@ -285,3 +285,12 @@ def _known(at: At, size: object) -> int:
     if not isinstance(size, int):
         raise at.refusal(f"{at.op} along an axis whose size depends on the batch size")
     return size
+
+
+@translates("BitCast")
+def _bit_cast(at: At) -> Operand:
+    dtype = dtype_of(at.attribute("to"), "the result of BitCast", str(at.location))
+    x = at.tensor(0)
+    if dtype.itemsize != x.dtype.itemsize:
+        raise at.refusal(f"BitCast from {x.dtype} to {dtype}", "Use types of one width.")
+    return apply(torch.Tensor.view, x, dtype)

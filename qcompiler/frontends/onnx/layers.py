@@ -16,6 +16,8 @@ from qcompiler.frontends.onnx.table import At, translates
 CONV: Mapping[int, Callable[..., Any]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 CONV_TRANSPOSE: Mapping[int, Callable[..., Any]] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 MAX_POOL: Mapping[int, Callable[..., Any]] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+SMALLEST = 1e-30
+"""Norm below which a normalized row is 0."""
 AVG_POOL: Mapping[int, Callable[..., Any]] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
@@ -188,18 +190,21 @@ def _average_pool(at: At) -> Operand:
 
 def _dilated_average(at: At, x: Operand, kernel: list[int], strides: list[int], dilations: list[int]) -> Operand:
     """A convolution with equal weights, divided by the number of elements."""
-    if at.attribute("ceil_mode", 0):
-        raise at.refusal("AveragePool with dilations and ceil_mode")
-    rank, channels = len(kernel), x.shape[1]
+    rank, channels = len(kernel), at.fixed(x.shape[1])
     begin, end = _pads(at, x, kernel, strides, dilations)
-    padded = _padded(x, begin, end)
-    ones = torch.ones([1, 1, *kernel])
-    weight = ones.expand([at.fixed(channels), *ones.shape[1:]]).contiguous()
-    total = apply(CONV[rank], padded, weight, None, strides, [0] * rank, dilations, channels)
     sizes = [at.fixed(size) for size in x.shape[2:]]
-    counted = torch.ones([1, 1, *sizes])
-    value = 1.0 if at.attribute("count_include_pad", 0) else 0.0
-    count = CONV[rank](_padded(counted, begin, end, value), ones, None, strides, [0] * rank, dilations)
+    beyond = [0] * rank
+    if at.attribute("ceil_mode", 0):
+        for axis in range(rank):
+            reach = (kernel[axis] - 1) * dilations[axis] + 1
+            beyond[axis] = -(sizes[axis] + begin[axis] + end[axis] - reach) % strides[axis]
+    ones = torch.ones([1, 1, *kernel])
+    weight = ones.expand([channels, *ones.shape[1:]]).contiguous()
+    padded = _padded(x, begin, [a + b for a, b in zip(end, beyond, strict=True)])
+    total = apply(CONV[rank], padded, weight, None, strides, [0] * rank, dilations, channels)
+    counted = _padded(torch.ones([1, 1, *sizes]), begin, end, 1.0 if at.attribute("count_include_pad", 0) else 0.0)
+    counted = _padded(counted, [0] * rank, beyond)
+    count = CONV[rank](counted, ones, None, strides, [0] * rank, dilations)
     return apply(torch.div, total, count)
 
 
@@ -331,7 +336,7 @@ def _mean_variance(at: At) -> Operand:
 
 @translates("LpNormalization")
 def _lp_norm(at: At) -> Operand:
-    return apply(F.normalize, at.tensor(0), float(at.attribute("p", 2)), at.attribute("axis", -1), 0.0)
+    return apply(F.normalize, at.tensor(0), float(at.attribute("p", 2)), at.attribute("axis", -1), SMALLEST)
 
 
 @translates("LRN")
@@ -339,4 +344,26 @@ def _lrn(at: At) -> Operand:
     size, bias = at.attribute("size"), at.attribute("bias", 1.0)
     return apply(
         F.local_response_norm, at.tensor(0), size, at.attribute("alpha", 1e-4), at.attribute("beta", 0.75), bias
+    )
+
+
+@translates("DeformConv")
+def _deform_conv(at: At) -> Operand:
+    import torchvision  # noqa: F401  # registers the function
+
+    x, weight, offset = at.tensor(0), at.tensor(1), at.tensor(2)
+    kernel = [at.fixed(size) for size in weight.shape[2:]]
+    if len(kernel) != 2:
+        raise at.refusal(f"DeformConv over {len(kernel)} spatial axes", "Use two.")
+    (rows, columns), (down, across) = _window(at, 2, kernel)
+    begin, end = _pads(at, x, kernel, [rows, columns], [down, across])
+    if begin != end:
+        raise at.refusal("DeformConv with uneven borders")
+    outputs = at.fixed(weight.shape[0])
+    bias = at.tensor(3) if at.has(3) else torch.zeros(outputs)
+    mask = at.tensor(4) if at.has(4) else torch.zeros(0, 0)
+    group, offsets = at.attribute("group", 1), at.attribute("offset_group", 1)
+    function = torch.ops.torchvision.deform_conv2d
+    return apply(
+        function, x, weight, offset, mask, bias, rows, columns, *begin, down, across, group, offsets, at.has(4)
     )

@@ -376,7 +376,8 @@ def _space_to_depth(at: At) -> Operand:
     n, channels, height, width = x.shape
     rows, columns = height // block, width // block
     split = apply(torch.reshape, x, [n, channels, rows, block, columns, block])
-    moved = apply(torch.permute, split, [0, 3, 5, 1, 2, 4])
+    order = [0, 1, 3, 5, 2, 4] if at.attribute("mode", "DCR") == "CRD" else [0, 3, 5, 1, 2, 4]
+    moved = apply(torch.permute, split, order)
     return apply(torch.reshape, moved, [n, channels * block**2, rows, columns])
 
 

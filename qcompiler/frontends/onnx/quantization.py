@@ -77,6 +77,8 @@ def _steps(at: At, index: int, zero: int) -> Operand:
     offset = apply(torch.Tensor.to, at.tensor(zero), torch.float64)
     if offset.dim() == 1 and offset.shape[0] != 1:
         offset = apply(torch.reshape, offset, [-1, 1] if index == 0 else [1, -1])
+    if offset.dim() == 1:
+        offset = apply(torch.reshape, offset, [])
     return apply(torch.sub, x, offset)
 
 
@@ -84,3 +86,27 @@ def _steps(at: At, index: int, zero: int) -> Operand:
 def _matmul_integer(at: At) -> Operand:
     product = apply(torch.matmul, _steps(at, 0, 2), _steps(at, 1, 3))
     return apply(torch.Tensor.to, product, torch.int32)
+
+
+def _requantized(sums: Operand, scale: Operand, zero: Operand, channel: int) -> Operand:
+    """Sums in float64 as codes, halves to even."""
+    limits = torch.iinfo(zero.dtype)
+    steps = _rounded(apply(torch.div, sums, _column(scale, sums, channel)))
+    codes = apply(torch.add, steps, apply(torch.Tensor.to, zero, torch.float64))
+    return apply(torch.Tensor.to, apply(torch.clamp, codes, limits.min, limits.max), zero.dtype)
+
+
+def _column(parameter: Operand, x: Operand, axis: int) -> Operand:
+    """A number, or numbers along an axis, as float64."""
+    found = apply(torch.Tensor.to, parameter, torch.float64)
+    if found.dim() == 0 or found.shape[0] == 1:
+        return apply(torch.reshape, found, [])
+    return apply(torch.reshape, found, [-1] + [1] * (x.dim() - axis - 1))
+
+
+@translates("QLinearMatMul")
+def _qlinear_matmul(at: At) -> Operand:
+    left, right = _steps(at, 0, 2), _steps(at, 3, 5)
+    sums = apply(torch.matmul, left, right)
+    scale = apply(torch.mul, _column(at.tensor(1), sums, sums.dim() - 2), _column(at.tensor(4), sums, sums.dim() - 1))
+    return _requantized(apply(torch.mul, sums, scale), at.tensor(6), at.tensor(7), sums.dim() - 1)

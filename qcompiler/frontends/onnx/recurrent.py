@@ -86,9 +86,8 @@ class _Cell:
         self.inputs, self.hidden = self._part(1), self._part(2)
         self.size = self.hidden.shape[-1]
         bias = self._part(3) if at.has(3) else torch.zeros(2 * gates * self.size)
-        self.bias = at.derived(bias[: gates * self.size].clone(), 3) if at.has(3) else bias[: gates * self.size]
-        rest = bias[gates * self.size :].clone()
-        self.other_bias = at.derived(rest, 3) if at.has(3) else rest
+        self.bias = at.derived(bias[: gates * self.size].clone(), 3)
+        self.other_bias = at.derived(bias[gates * self.size :].clone(), 3)
         self.peepholes = self._part(7) if at.op == "LSTM" and at.has(7) else None
         names = [name.lower() for name in at.attribute("activations", [])] or list(DEFAULTS[at.op]) * 2
         each = len(DEFAULTS[at.op])

@@ -41,17 +41,24 @@ def _det(at: At) -> Operand:
 
 @translates("RoiAlign")
 def _roi_align(at: At) -> Operand:
-    from torchvision.ops import roi_align
+    import torchvision  # noqa: F401  # registers the function
 
     x, boxes, places = at.tensor(0), at.tensor(1), at.tensor(2)
     if at.attribute("mode", "avg") != "avg":
         raise at.refusal("RoiAlign of maxima", "Use averages.")
     halves = at.attribute("coordinate_transformation_mode", "half_pixel" if at.version >= 16 else "output_half_pixel")
     numbers = apply(torch.unsqueeze, apply(torch.Tensor.to, places, x.dtype), 1)
-    size = (at.attribute("output_height", 1), at.attribute("output_width", 1))
+    height, width = at.attribute("output_height", 1), at.attribute("output_width", 1)
     scale, ratio = at.attribute("spatial_scale", 1.0), at.attribute("sampling_ratio", 0)
     return apply(
-        roi_align, x, apply(torch.cat, [numbers, boxes], 1), size, scale, ratio if ratio else -1, halves == "half_pixel"
+        torch.ops.torchvision.roi_align,
+        x,
+        apply(torch.cat, [numbers, boxes], 1),
+        scale,
+        height,
+        width,
+        ratio if ratio else -1,
+        halves == "half_pixel",
     )
 
 

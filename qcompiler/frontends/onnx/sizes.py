@@ -157,7 +157,7 @@ def _sum(at: At) -> Held:
 @_rule("Split")
 def _split(at: At) -> list[Held]:
     array = _array(at.operands[0])
-    lengths = at.axes(1, "split") or [len(array) // at.results] * at.results
+    lengths = at.axes(1, "split") or [-(-len(array) // at.results)] * at.results
     ends = np.cumsum(lengths)[:-1]
     return [_held(part) for part in np.split(array, ends)]
 

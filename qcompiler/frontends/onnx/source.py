@@ -160,9 +160,10 @@ class _Runtime(nn.Module):
 
     def _feed(self, inputs: Sequence[Tensor]) -> dict[str, Any]:
         """The inputs by name, in the types that the file declares."""
+        arrays = [x.detach().numpy() for x in inputs]
         return {
-            item.name: x.detach().to(item.dtype if x.is_floating_point() else x.dtype).numpy()
-            for item, x in zip(self.file.inputs, inputs, strict=True)
+            item.name: array.astype(str(item.dtype).removeprefix("torch.")) if x.is_floating_point() else array
+            for item, x, array in zip(self.file.inputs, inputs, arrays, strict=True)
         }
 
 

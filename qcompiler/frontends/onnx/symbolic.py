@@ -60,7 +60,7 @@ class Recording:
         """Tensors of the model by the name of their placeholder."""
         self.names: dict[int, tuple[Tensor, str, str]] = {}
         """Kind and name of a tensor of the model, by its id; the tensor keeps the id valid."""
-        self._taken: dict[str, Tensor] = {}
+        self._taken: dict[str, tuple[Tensor, fx.Node]] = {}
         self._placed: dict[int, tuple[Tensor, fx.Node]] = {}
         self._last_input: fx.Node | None = None
 
@@ -74,16 +74,8 @@ class Recording:
         return Traced(self, self._placeholder(name), tuple(shapes))
 
     def name(self, tensor: Tensor, kind: str, name: str) -> Tensor:
-        """The tensor, which from now on is a tensor of the model with this name; an equal one that has it already."""
-        chosen, count = name, 0
-        while chosen in self._taken:
-            other = self._taken[chosen]
-            if other is tensor or _same(other, tensor):
-                return other
-            count += 1
-            chosen = f"{name}_{count}"
-        self._taken[chosen] = tensor
-        self.names[id(tensor)] = (tensor, kind, chosen)
+        """The tensor, which from now on is a tensor of the model; a number follows the name if another one has it."""
+        self.names[id(tensor)] = (tensor, kind, name)
         return tensor
 
     def call(self, function: Callable[..., Any], arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:
@@ -124,11 +116,23 @@ class Recording:
         if not isinstance(item, Tensor):
             return item
         if id(item) not in self._placed:
-            _, kind, name = self.names.get(id(item), (item, "constant", ""))
-            node = self._placeholder(name or "constant")
-            self.leaves[node.name] = Leaf(kind, name, item)
-            self._placed[id(item)] = (item, node)
+            self._placed[id(item)] = (item, self._node_of_tensor(item))
         return self._placed[id(item)][1]
+
+    def _node_of_tensor(self, tensor: Tensor) -> fx.Node:
+        """The node of a tensor of the model; that of an equal one of the same name, if there is one."""
+        _, kind, name = self.names.get(id(tensor), (tensor, "constant", ""))
+        chosen, count = name, 0
+        while name and chosen in self._taken:
+            other, node = self._taken[chosen]
+            if _same(other, tensor):
+                return node
+            count += 1
+            chosen = f"{name}_{count}"
+        node = self._placeholder(chosen or "constant")
+        self._taken[chosen] = (tensor, node)
+        self.leaves[node.name] = Leaf(kind, chosen, tensor)
+        return node
 
     def _wrapped(self, node: fx.Node, results: list[Any]) -> Any:
         first = results[0]

@@ -119,8 +119,8 @@ class At:
         return number
 
     def derived(self, tensor: Tensor, index: int) -> Tensor:
-        """A tensor that is computed from a tensor of the model, with its name."""
-        held = self.operands[index]
+        """A tensor that is computed from a tensor of the model, with its name; without one if it is left out."""
+        held = self.operands[index] if self.has(index) else None
         _, kind, name = self.recording.names.get(id(held), (None, "constant", ""))
         return tensor if tensor is held else self.recording.name(tensor, kind, name)
 

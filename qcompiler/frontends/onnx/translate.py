@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from qcompiler.errors import QCompilerError, UnsupportedError
+from qcompiler.errors import InputError, QCompilerError, UnsupportedError
 from qcompiler.frontends.onnx import translations  # noqa: F401  # fills the table
 from qcompiler.frontends.onnx.reading import DOMAINS, OnnxFile, to_tensor
 from qcompiler.frontends.onnx.sizes import SIZE_RULES
@@ -131,7 +131,7 @@ class _Walk:
         first = next(filter(None, node.output), "")
         location = Location(node.name or first, op)
         self.recording.location = location
-        operands = [self.values[name] if name else None for name in node.input]
+        operands = [self._value(name, location) if name else None for name in node.input]
         attributes = {item.name: self._attribute(item) for item in node.attribute}
         version = self.file.opsets.get("" if node.domain in DOMAINS else node.domain, 1)
         at = At(op, location, version, attributes, operands, len(node.output), self.recording)
@@ -146,6 +146,11 @@ class _Walk:
                 kind = "parameter" if learned and result.is_floating_point() else "constant"
                 self.recording.name(result, kind, name)
             self.values[name] = result
+
+    def _value(self, name: str, location: Location) -> Held:
+        if name not in self.values:
+            raise InputError(f"the value {name!r} is read before anything computes it", where=str(location))
+        return self.values[name]
 
     def _results(self, at: At) -> list[Held]:
         arrays = any(isinstance(item, np.ndarray) for item in at.operands)
