@@ -117,7 +117,8 @@ CASES: dict[str, tuple[type[Exception], list[str], Callable[[], object], Options
     "a function for a model": (errors.InputError, ["function"], lambda: torch.relu, {"example_inputs": images()}),
     "a path of no known kind": (errors.InputError, ["model.bin", ".pt2"], lambda: "model.bin", {}),
     "a path that is not there": (errors.InputError, ["no file", "missing.pt2"], lambda: "missing.pt2", {}),
-    "an ONNX file": (errors.NotSupportedYetError, ["ONNX"], lambda: "model.onnx", {}),
+    "an absent ONNX file": (errors.InputError, ["there is no file"], lambda: "model.onnx", {}),
+    "a model of Keras": (errors.NotSupportedYetError, ["TensorFlow", "tf2onnx"], lambda: "model.keras", {}),
     "a forward that fails": (errors.InputError, ["no luck today"], lambda: Failing().eval(), {"example_inputs": images()}),
     "a branch on values": (
         errors.CaptureError,

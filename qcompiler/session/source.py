@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 Model: TypeAlias = "Subject | str | Path | bytes | ModelProto"
-"""What can be compiled: a module, an exported program, a source, the path of a file, or an ONNX model."""
+"""A module, an exported program, a source, the path of a file, or an ONNX model."""
 TENSORFLOW = (".keras", ".h5", ".pb", ".tflite")
 """Suffixes of files of TensorFlow."""
 

@@ -399,4 +399,4 @@ def test_a_saved_exported_program_compiles(tmp_path: Path, digits: qcompiler.Com
 
 def test_what_later_work_brings_is_refused_by_name() -> None:
     with pytest.raises(errors.NotSupportedYetError, match="not supported yet"):
-        qcompiler.compile("model.onnx")
+        qcompiler.compile("model.keras")

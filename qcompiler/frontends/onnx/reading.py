@@ -34,7 +34,7 @@ class Declared:
     """An input or output as the file declares it.
 
     Args:
-        name: Its name.
+        name: Name.
         dtype: Element type.
         shape: Sizes; a name or None for one that the file leaves open. None without a shape.
     """
@@ -151,7 +151,7 @@ def to_tensor(item: TensorProto, where: str) -> Tensor:
     """A tensor of a file.
 
     Raises:
-        InputError: Its element type has no counterpart in torch.
+        InputError: torch has no such element type.
     """
     from onnx import numpy_helper
 

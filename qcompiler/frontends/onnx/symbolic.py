@@ -153,8 +153,8 @@ class Traced:
     """A tensor that depends on the inputs.
 
     Args:
-        recording: Where calls are recorded.
-        node: Its node.
+        recording: The recording of its calls.
+        node: Node of the fx graph.
         shapes: Tensors without data, one for each batch size.
     """
 
@@ -182,8 +182,8 @@ class Size:
     """A whole number that depends on the batch size.
 
     Args:
-        recording: Where calls are recorded.
-        node: Its node.
+        recording: The recording of its calls.
+        node: Node of the fx graph.
         values: The number at each batch size.
     """
 

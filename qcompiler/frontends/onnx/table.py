@@ -28,7 +28,7 @@ class At:
 
     Args:
         op: Name of the operator.
-        location: Its place.
+        location: Place in the file.
         version: Version of the domain's operators.
         attributes: Numbers, texts, tensors and lists of them by name.
         operands: Values; None for an operand that is left out.

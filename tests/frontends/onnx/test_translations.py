@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from qcompiler.frontends.onnx.table import TRANSLATIONS
 from qcompiler.frontends.onnx.translations import MODULES
 from tests.frontends.onnx.cases import every_case, operator_of, operators_of, unexpected
+
+ROOT = Path(__file__).parents[3]
 
 REFUSED = {
     "bernoulli_*": "is not read",
@@ -47,6 +51,11 @@ def test_every_translation_belongs_to_a_module() -> None:
     found = [operators_of(module) for module in MODULES]
     assert set.union(*found) == set(TRANSLATIONS)
     assert sum(map(len, found)) == len(TRANSLATIONS)
+
+
+def test_the_page_lists_all_operators() -> None:
+    listed = (ROOT / "docs/reference/onnx.md").read_text(encoding="utf-8").partition("## Operators")[2]
+    assert {word.strip(" `\n") for word in listed.split(",")} == {*TRANSLATIONS, "If", "Loop", "Scan"}
 
 
 def test_the_cases_of_operators_without_translation() -> None:
