@@ -219,7 +219,7 @@ def _shifts(group: Group, rewriter: Rewriter, *, padded: bool) -> bool:
     reason = next((NO_BIAS(layer=layer.name) for layer in layers if len(layer.inputs) < 3), None)
     for node in group.between:
         averages_padding = node.definition.has(Trait.AVERAGE) and any(node.integers("padding", ()))
-        if averages_padding or node.op == "pad" or not node.definition.has(*_KEEP_A_SHIFT):
+        if averages_padding or node.op in ("pad", "masked") or not node.definition.has(*_KEEP_A_SHIFT):
             reason = reason or NO_SHIFT(between=node.name)
     for consumer in group.consumers:
         layer = Layer(consumer.node)

@@ -27,6 +27,7 @@ from qcompiler.ir.graph import Graph, Node
 from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ir.types import Stage
+from qcompiler.ops.movement import joins
 from qcompiler.ops.quantizers import leaf_tensor, quantizer_of, quantizes_parameter
 from qcompiler.passes.base import Pass, PassContext
 from qcompiler.passes.common.encoding_names import Names, Role
@@ -107,7 +108,7 @@ class _Application:
         given = encodings.by_name
         known = {node.name for node in self.graph.nodes}
         for node in self.graph.nodes:
-            if not node.definition.has(Trait.MOVEMENT) or len(node.inputs) < 2:
+            if not joins(node):
                 continue
             for index, value in enumerate(node.inputs):
                 name = name_of_copy(node, index)

@@ -20,6 +20,8 @@ matmul(x, W), W a matrix of the model       ->  linear(x, W^T)
 matmul(W, x)                                ->  (linear(x^T, W))^T, of the last two axes
 reshape(linear(reshape(x))), batch inside   ->  linear(x), if the batch is not the first axis of x
 softmax(x + M), M far below 0 in places     ->  softmax(x, mask), see `common.softmax_masks`
+one sample repeated for the whole batch     ->  the sample where it broadcasts, see `common.repeated_samples`
+numbers that a computed mask chooses        ->  the mask, see `common.two_valued`
 """
 
 from __future__ import annotations
@@ -42,7 +44,10 @@ from qcompiler.ops.quantizers import activation_bounds, is_leaf, leaf_tensor
 from qcompiler.passes.base import Pass, PassContext
 from qcompiler.passes.common.channel_limits import limits_of, set_limits
 from qcompiler.passes.common.channel_tables import scales_of, set_scales
+from qcompiler.passes.common.repeated_samples import read_sample
 from qcompiler.passes.common.softmax_masks import separate_mask
+from qcompiler.passes.common.two_valued import rules as rules_of_masks
+from qcompiler.passes.common.two_valued import zeros_and_ones
 from qcompiler.validation.contracts import Close, Contract
 
 REMOVED = Sentence("removed", "removed {op}")
@@ -86,13 +91,14 @@ class Canonicalize(Pass):
     def run(self, graph: Graph, context: PassContext) -> None:
         """See the module text."""
         rewriter = context.rewriter(graph)
+        of_masks = rules_of_masks(zeros_and_ones(graph, context.samples))
         rules = {op: rule for op, rule in _RULES.items() if not (self.keep_dropout and rule is _dropout)}
         changed = True
         while changed:
             changed = False
             for node in graph.nodes:
-                rule = rules.get(node.op)
-                changed |= rule is not None and rule(node, rewriter)
+                found = (read_sample, of_masks.get(node.op), rules.get(node.op))
+                changed |= any(rule is not None and rule(node, rewriter) for rule in found)
 
 
 def _remove(node: Node, rewriter: Rewriter) -> bool:

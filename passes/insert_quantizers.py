@@ -31,7 +31,9 @@ from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ir.types import Stage
 from qcompiler.ops.borders import leaves_range
+from qcompiler.ops.exact import computes_exactly
 from qcompiler.ops.layers import Layer, is_weighted
+from qcompiler.ops.movement import joins
 from qcompiler.ops.quantizers import activation_bounds, is_leaf, is_quantizer, quantizer_of
 from qcompiler.passes.base import Pass, PassContext, only_user
 from qcompiler.passes.common.fixed_grids import fixed_grid
@@ -102,6 +104,8 @@ class _Placement:
         for node in nodes:
             if node.callee is not None:
                 self._quantize_results(node)
+                continue
+            if computes_exactly(node):
                 continue
             for index, value in enumerate(node.inputs):
                 if self._is_plain_constant(node, index):
@@ -209,13 +213,13 @@ class _Placement:
         value = node.output
         bits = self.overrides.activation_bits(node) or self.requested.get(node)
         if node.definition.has(Trait.MOVEMENT):
-            joins = len(node.inputs) > 1 and not leaves_range(node)
-            if joins and bits is not None:
+            joined = joins(node) and not leaves_range(node)
+            if joined and bits is not None:
                 self._widen_operands(node, bits)
             self.scales[value] = self.scales[node.inputs[0]]
             if leaves_range(node):
                 self._quantize_border(node, bits)
-            elif bits is not None and not joins:
+            elif bits is not None and not joined:
                 self.rewriter.refuse(node, BITS_OF_INPUT(bits=bits, op=node.op))
             return
         follower = only_user(node)

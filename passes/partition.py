@@ -24,6 +24,7 @@ from qcompiler.ir.types import Stage
 from qcompiler.ops import SCALED
 from qcompiler.ops.borders import border, has_no_code, leaves_range
 from qcompiler.ops.custom import function_name, is_custom, registration
+from qcompiler.ops.exact import computes_exactly
 from qcompiler.ops.kinds import integer_kinds
 from qcompiler.ops.quantizers import clamps_channels, is_leaf
 from qcompiler.passes.base import Pass, PassContext
@@ -75,7 +76,8 @@ class Partition(Pass):
             raise _refusal(node, why, target).with_others([(other, item.where) for item, other in rest])
         if target.simulation is None:
             for node, why in integer_exact(graph).items():
-                outside.setdefault(node, why)
+                if not (computes_exactly(node) and node.definition.has(Trait.EXACT, Trait.MOVEMENT)):
+                    outside.setdefault(node, why)
         inside = {*outside, *_movement_between(graph, outside)}
         inside.update(_borders_in_front(graph, inside))
         inside.update(_clamps_after(graph, inside))
@@ -118,8 +120,10 @@ def why_float(node: Node, target: Target, overrides: Overrides) -> str:
     summed = _summed_axes(node)
     if not all(isinstance(node.inputs[0].type.shape[axis], int) for axis in summed):
         return f"a {function_name(node)} over an axis of symbolic size"
-    masks = node.inputs[1:] if node.op == "softmax" else []  # which are exact in every form
-    read = [value for value in node.inputs if value not in masks or not is_leaf(value)]
+    if computes_exactly(node) and node.definition.has(Trait.EXACT, Trait.MOVEMENT):
+        return ""
+    guided = node.op == "softmax" or node.definition.has(Trait.GUIDED)  # by masks and ids, exact in every form
+    read = node.inputs[:1] if guided else node.inputs
     strange = [value for value in (*read, *node.outputs) if not value.type.dtype.is_float]
     return f"%{strange[0].name} is {strange[0].type.dtype}" if strange else ""
 

@@ -39,6 +39,8 @@ from qcompiler.ir.registry import Trait
 from qcompiler.ir.rewrite import Rewriter
 from qcompiler.ir.types import Stage
 from qcompiler.ops.borders import leaves_range
+from qcompiler.ops.exact import computes_exactly
+from qcompiler.ops.movement import joins
 from qcompiler.ops.quantization import is_calibrated
 from qcompiler.ops.quantizers import is_quantizer, leaf_tensor, quantizer_of
 from qcompiler.passes.base import Pass, PassContext
@@ -232,8 +234,9 @@ def _until_outputs(node: Node) -> Iterator[Node]:
 
 def _ties(node: Node, target: Target) -> bool:
     """Whether the tensors of `node` may have to share a grid."""
-    joins = node.definition.has(Trait.MOVEMENT) and len(node.inputs) > 1
-    return target.tie(node.op) is not None or leaves_range(node) or joins
+    if computes_exactly(node):
+        return False
+    return target.tie(node.op) is not None or leaves_range(node) or joins(node)
 
 
 def _follow(node: Node, rewriter: Rewriter) -> None:

@@ -148,7 +148,7 @@ class Emitter:
         value = node.inputs[index]
         quant = value.type.quant
         if quant is None:
-            return self.codes[value]
+            return self.real_numbers(value)
         name = f"{node.name}/{index}"
         source = self.codes.get(value)
         wide = value.type.dtype is DType.I64 or (value.type.dtype is DType.I32 and self.options.bias == "float")
@@ -254,6 +254,13 @@ class Emitter:
         near = min((size for size in cut if size), default=0) * quant.scale[0] <= CLIP_TOLERANCE
         clipped = self.clipped(real, limits, *names, apart=near)
         self.codes[value] = self.add("QuantizeLinear", [clipped, *grid], value.name)
+
+    def result(self, node: Node, op: str, inputs: Sequence[gs.Tensor], **attributes: object) -> None:
+        """An ONNX node that gives the result of `node`: real numbers to quantize, or exact integers and booleans."""
+        if node.output.type.quant is None:
+            self.codes[node.output] = self.add(op, inputs, node.output.name, **attributes)
+        else:
+            self.quantized(node, self.compute(node, op, inputs, **attributes))
 
     def stored(self, dtype: DType) -> tuple[int, np.dtype[np.generic]]:
         """Offset of the codes of an activation in the file, and their type."""

@@ -11,6 +11,7 @@ from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.interpret import LEAVES
 from qcompiler.ir.types import DType, QuantParams, Stage
 from qcompiler.ops.borders import leaves_range
+from qcompiler.ops.exact import computes_exactly
 from qcompiler.ops.quantizers import code_limits, grid
 from qcompiler.passes.base import Pass, PassContext
 from qcompiler.passes.lower_to_integer.lowering import Lowering, Output
@@ -55,6 +56,9 @@ class _Run:
             if node.op == "call":
                 self._call(node)
                 continue
+            if computes_exactly(node) and node.op not in LEAVES:
+                self._keep(node)
+                continue
             if node.op == "fake_quantize":
                 result = self._quantized(node)
             elif node.inputs and node.inputs[0] in self.state.lowered and (rule := KEEPS.find(node.definition)):
@@ -71,12 +75,20 @@ class _Run:
             if all(not value.users and not self.graph.is_output(value) for value in node.outputs):
                 self.rewriter.erase(node)
         alive = set(self.graph.nodes)
-        leftover = [node for node in old if node in alive and node.op not in (*LEAVES, "call")]
+        leftover = [
+            node for node in old if node in alive and node.op not in (*LEAVES, "call") and not computes_exactly(node)
+        ]
         if leftover:
             last = leftover[-1]  # the nodes before it are alive only because it reads them
             raise PassError(f"{last.op} has no integer form", where=last.where, expected="a quantizer after it")
         for value, name in names.items():
             self.rewriter.rename(value, name)
+
+    def _keep(self, node: Node) -> None:
+        """Keep a node that computes integers or booleans; it may read the sizes of a quantized value."""
+        for index, value in enumerate(node.inputs):
+            if value in self.state.lowered:
+                self.rewriter.replace_input(node, index, self.state.lowered[value])
 
     def _set_outputs(self, old: Sequence[Node]) -> None:
         outputs = []

@@ -23,6 +23,18 @@ def refused(lowering: Lowering, node: Node, out: Output) -> Value:
     raise PassError(f"the quantizer is after {node.op}", where=node.where, fix="Quantize before it.")
 
 
+@keeps(Trait.GUIDED)
+def guided(lowering: Lowering, node: Node) -> Value:
+    """Codes of the first operand; the others are exact, or give sizes."""
+    x = lowering.lowered[node.inputs[0]]
+    low, high = lowering.limits[x]
+    if node.op == "masked":
+        zero_point = int(lowering.params(x).zero_point)
+        low, high = min(low, zero_point), max(high, zero_point)
+    others = [lowering.lowered.get(value, value) for value in node.inputs[1:]]
+    return _moved(lowering, node, [x, *others], node.attributes, (low, high))
+
+
 @keeps(Trait.MOVEMENT)
 def movement(lowering: Lowering, node: Node) -> Value:
     """Codes of the operands, none of which changes."""

@@ -21,6 +21,7 @@ from qcompiler.ir.graph import Graph, Module, Node
 from qcompiler.ir.registry import Trait
 from qcompiler.ops import SCALED, UNARY
 from qcompiler.ops.custom import function_name
+from qcompiler.ops.exact import computes_exactly
 from qcompiler.ops.layers import Layer, is_weighted
 from qcompiler.ops.quantizers import is_leaf, is_quantizer
 from qcompiler.ops.work import elements, multiply_accumulates
@@ -35,7 +36,7 @@ from qcompiler.session.session import Session
 from qcompiler.session.source import Model, load_model
 from qcompiler.targets import Target, load_target
 
-Fate = Literal["quantized", "fused", "folded", "moved", "removed", "float", "refused"]
+Fate = Literal["quantized", "fused", "folded", "moved", "exact", "removed", "float", "refused"]
 
 LANES = 32
 """Channels per vector operation; other numbers of channels leave a part of the vector unit idle."""
@@ -54,6 +55,7 @@ class NodeFate:
         where: Module path and source line.
         fate: `quantized`: computed in integers and followed by a quantizer. `fused`: computed in integers in one step
             with the following node. `folded`: merged into another node. `moved`: moves codes without computing.
+            `exact`: integers or booleans without a grid, such as token ids and masks, computed exactly.
             `removed`: removed without replacement. `float`: in a float island. `refused`: missing from the target.
         detail: The grid, the other node, or the reason.
     """
@@ -216,6 +218,8 @@ def _assign(
 
 
 def _integer_fate(node: Node) -> tuple[Fate, str]:
+    if computes_exactly(node):
+        return "exact", "integers or booleans without a grid"
     if node.definition.has(Trait.MOVEMENT):
         return "moved", "moves codes on the grid of its input"
     users = [user for value in node.outputs for user in value.users]

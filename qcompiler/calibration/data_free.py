@@ -43,6 +43,7 @@ from qcompiler.ir.registry import Trait
 from qcompiler.ir.tree import bytes_of
 from qcompiler.ops.borders import border
 from qcompiler.ops.custom import function_name, is_custom
+from qcompiler.ops.exact import computes_exactly
 from qcompiler.ops.layers import Layer, leaf_of
 from qcompiler.ops.mac import pad_amounts
 from qcompiler.ops.quantizers import (
@@ -142,6 +143,8 @@ class _Carrier:
         """Distributions of the results of a node."""
         if node.definition.has(Trait.LEAF) or node.op in _OF_LEAVES or quantizes_parameter(node):
             return (None,)
+        if computes_exactly(node) and not is_custom(node):
+            return (None,) * len(node.outputs)
         if node.callee is not None:
             inputs = [self._item(value, item) for value, item in zip(node.inputs, operands, strict=True)]
             return tuple(interpret_with(node.callee, inputs, self.rule))
@@ -174,8 +177,8 @@ class _Carrier:
 
     def _reads(self, node: Node) -> range:
         """Positions of the operands that are not parameters."""
-        alone = node.definition.has(Trait.PARAMETRIC, Trait.WEIGHTED, Trait.NORMALIZATION, Trait.QUANTIZER)
-        return range(1 if alone else len(node.inputs))
+        alone = (Trait.PARAMETRIC, Trait.WEIGHTED, Trait.NORMALIZATION, Trait.QUANTIZER, Trait.GUIDED)
+        return range(1 if node.definition.has(*alone) or node.op == "softmax" else len(node.inputs))
 
     def _is_normalized(self, node: Node) -> bool:
         """Whether the distribution of the result does not depend on the operand."""
@@ -559,6 +562,7 @@ RULES: Mapping[str, _Rule] = {
     "slice": _slice,
     "gather": _gather,
     "pad": _pad,
+    "masked": lambda carrier, node, operands: operands[0].with_value(0.0),
     "reshape": _reshape,
 }
 """Rules by operator. Functions, clamps, layers and other movements are handled by their traits."""

@@ -171,6 +171,24 @@ class Builder:
                 f"{self.function}: {error.found}", where=error.where, expected=error.expected, fix=error.fix
             ) from error
 
+    def expanded(self, item: Operand, shape: Shape) -> Operand:
+        """`item` with its axes of one element repeated to `shape`, also along the batch.
+
+        Raises:
+            UnsupportedError: No input of the graph has a symbolic size of `shape`.
+        """
+        unknown = [size for size in shape if not isinstance(size, int)]
+        like = next((x for x in self.graph.inputs if all(size in x.type.shape for size in unknown)), None)
+        if like is None:
+            raise self.unsupported(
+                f"{self.function} repeats a tensor of shape {list(item.type.shape)} to {list(shape)}",
+                "Remove it before +, -, * and /, which broadcast.",
+            )
+        lead = len(shape) - item.type.rank
+        if lead:
+            item = self.node("reshape", [item], shape=(*(1,) * lead, *item.type.shape))
+        return item if item.type.shape == shape else self.node("expand", [item, like], shape=tuple(shape))
+
     def custom(self, function: str, operands: Sequence[Value], attributes: Mapping[str, Attribute]) -> list[Value]:
         """Append a function without an operator as a custom op; see `ops.custom`."""
         path = self.location.path

@@ -23,6 +23,13 @@ from qcompiler.frontends.custom import FIELDS, keep
 from qcompiler.frontends.examples import Binding
 from qcompiler.frontends.precision import plain_dtype
 from qcompiler.frontends.rules import RULES
+from qcompiler.frontends.samples import (
+    REPEATS,
+    common_sample,
+    is_only_written,
+    joins_other_axis,
+    repeats_samples,
+)
 from qcompiler.frontends.table import UNINITIALIZED, plain_name, unknown
 from qcompiler.frontends.trace import (
     Leaf,
@@ -180,7 +187,7 @@ class _Conversion:
             case Result(), Result():
                 constant, sample = small.constant, None
                 if constant is not None and (large.constant is None or not _same(constant, large.constant)):
-                    sample = _sample(constant, large.constant)
+                    sample = common_sample(constant, large.constant)
                     constant = None
                 return Observed(self._shape(small.shape, large.shape, where), small.dtype, constant, sample)
             case (list() | tuple(), list() | tuple()):
@@ -248,7 +255,22 @@ class _Conversion:
             held, key = self.environment[node.args[0]], self._resolve(node.args[1])
             if isinstance(held, list | tuple | dict):  # another part of the container may be a refusal
                 return _part(held, key, named=function == "getattr")
-        arguments, keywords = self._resolve(node.args), self._resolve(node.kwargs)
+        try:
+            arguments, keywords = self._resolve(node.args), self._resolve(node.kwargs)
+        except QCompilerError:
+            # No operator computes an operand, but the result may depend neither on inputs nor on the batch.
+            known = self._known(node, function, place, observed)
+            if known is None:
+                raise
+            return known
+        return self._called(node, function, arguments, keywords, observed)
+
+    def _called(
+        self, node: fx.Node, function: str, arguments: list[Any], keywords: dict[str, Any], observed: object
+    ) -> object:
+        """The result of a call with these arguments."""
+        place = location(node)
+        where = str(place) or node.name
         if function == "getattr":
             function, arguments = str(arguments[1]), arguments[:1]
         if function == "getitem" and isinstance(arguments[0], list | tuple | dict):
@@ -259,8 +281,9 @@ class _Conversion:
         if sample is not None:
             return sample
         rule = RULES.get(function)
-        if self._is_constant(node, function, where, observed):
-            return _map(observed, self._constant)
+        known = self._known(node, function, place, observed)
+        if known is not None:
+            return known
         try:
             if rule is None or node.op == "call_module":
                 raise unknown(function, where)
@@ -283,6 +306,21 @@ class _Conversion:
             return False
         self.diagnostics.append(Diagnostic("constant-parameters", {"function": function}, where))
         return True
+
+    def _known(self, node: fx.Node, function: str, place: Location, observed: object) -> object:
+        """A result that does not depend on the inputs; None for any other."""
+        if self._is_constant(node, function, str(place) or node.name, observed):
+            return _map(observed, self._constant)
+        return self._repeated(node, function, place, observed)
+
+    def _repeated(self, node: fx.Node, function: str, place: Location, observed: object) -> Value | Leaf | None:
+        """A result that holds one constant sample for each sample of the batch; None for any other."""
+        if not isinstance(observed, Observed) or observed.sample is None or function in UNINITIALIZED:
+            return None
+        if node in self.named or node in self.touched:
+            return None
+        self.builder.location, self.builder.function = place, function
+        return self.builder.expanded(Leaf("constant", "", observed.sample), observed.shape)
 
     def _unwritten(self, observed: Observed, function: str, where: str) -> Leaf:
         """A sample of memory that the forward will write to: NaN, which may not be left in the end."""
@@ -355,14 +393,14 @@ class _Conversion:
         if function in UNINITIALIZED:
             return self._unwritten(observed, function, str(location(node))) if node in self.touched else None
         broadcasts, first = self._is_broadcast(node), arguments[0] if arguments else None
-        broadcasts = broadcasts or _is_only_written(node, first)
+        broadcasts = broadcasts or is_only_written(node, first)
         if function in ("expand", "expand_as", "broadcast_to") and broadcasts and isinstance(first, Value | Leaf):
             return first
         if not broadcasts and not self._is_joined(node):
             return None
         if observed.sample is not None and node not in self.named:
             return Leaf("constant", "", observed.sample)
-        if function in REPEATS and isinstance(first, Value | Leaf) and _repeats_samples(first, observed):
+        if function in REPEATS and isinstance(first, Value | Leaf) and repeats_samples(first, observed):
             return first
         return None
 
@@ -370,7 +408,7 @@ class _Conversion:
         """Whether one sample can stand for all: users concatenate along other axes than the batch, or write to it."""
         found = self.first.results.get(node.name)
         rank = len(found.shape) if isinstance(found, Result) else 0
-        return node in self.touched or (bool(node.users) and all(_joins_other_axis(user, rank) for user in node.users))
+        return node in self.touched or (bool(node.users) and all(joins_other_axis(user, rank) for user in node.users))
 
     def _note_write(self, node: fx.Node, result: object, where: str) -> None:
         """After an in-place call, map the written tensor and its aliases to the call's result."""
@@ -517,40 +555,6 @@ def _rewritten(b: Builder, held: Any, shares: Any, result: object, refusal: Refu
 
 def _same(left: torch.Tensor, right: torch.Tensor) -> bool:
     return left.shape == right.shape and left.dtype == right.dtype and torch.equal(left, right)
-
-
-REPEATS = ("expand", "expand_as", "broadcast_to", "repeat", "tile")
-"""Functions that may repeat one sample for the whole batch."""
-
-
-def _repeats_samples(input: Value | Leaf, observed: Observed) -> bool:
-    """Whether the result is `input`, one sample, for each sample of the batch."""
-    if not input.type.shape or input.type.shape[0] != 1:
-        return False
-    return input.type.shape[1:] == observed.shape[1:] and not isinstance(observed.shape[0], int)
-
-
-def _is_only_written(node: fx.Node, input: object) -> bool:
-    """Whether all users write a tensor without a batch to a part of another one, which repeats it by itself."""
-    if not isinstance(input, Value | Leaf) or not all(isinstance(size, int) for size in input.type.shape):
-        return False
-    return bool(node.users) and all(plain_name(user.target) == "copy" and user.args[1] is node for user in node.users)
-
-
-def _joins_other_axis(node: fx.Node, rank: int) -> bool:
-    if plain_name(node.target) != "cat":
-        return False
-    axis = node.kwargs.get("dim", node.kwargs.get("axis", node.args[1] if len(node.args) > 1 else 0))
-    return isinstance(axis, int) and axis % rank != 0
-
-
-def _sample(small: torch.Tensor, large: torch.Tensor | None) -> torch.Tensor | None:
-    """The sample of which both tensors hold nothing but copies along the first axis; None if there is none."""
-    if large is None or not small.dim() or small.shape[1:] != large.shape[1:] or small.dtype != large.dtype:
-        return None
-    sample = small[:1]
-    equal = torch.equal(small, sample.expand_as(small)) and torch.equal(large, sample.expand_as(large))
-    return sample.clone() if equal else None
 
 
 def _tensors(observed: object) -> list[Observed]:

@@ -3,6 +3,7 @@
 from qcompiler.frontends import (
     rules_attention,
     rules_elementwise,
+    rules_exact,
     rules_indexing,
     rules_movement,
     rules_pooling,
@@ -15,6 +16,7 @@ __all__ = [
     "RULES",
     "rules_attention",
     "rules_elementwise",
+    "rules_exact",
     "rules_indexing",
     "rules_movement",
     "rules_pooling",

@@ -13,6 +13,7 @@ from qcompiler.frontends.table import axis_of, rule
 from qcompiler.frontends.trace import Leaf
 from qcompiler.ir.dims import Dim, product
 from qcompiler.ir.graph import Value
+from qcompiler.ir.types import DType
 
 
 @rule("softmax", "softmin")
@@ -60,7 +61,10 @@ def _attention(
     factor = query.type.size(query.type.rank - 1) ** -0.5 if scale is None else float(scale)
     if factor != 1.0:
         scores = b.node("mul", [scores, factor])
-    if attn_mask is not None:
+    mask: list[Operand] = []
+    if attn_mask is not None and attn_mask.type.dtype is DType.BOOL and not isinstance(attn_mask, Leaf):
+        mask.append(attn_mask)
+    elif attn_mask is not None:
         scores = b.node("add", [scores, _added_mask(b, attn_mask, scores)])
     if is_causal:
         rows, columns = (operand.type.shape[-2] for operand in (query, key))
@@ -68,7 +72,7 @@ def _attention(
             raise b.unsupported("a causal mask over an axis of symbolic size", "Use a fixed length.")
         kept = torch.ones(rows, columns, dtype=torch.bool, device=b.device).tril()
         scores = b.node("add", [scores, _added_mask(b, Leaf("constant", "", kept), scores)])
-    weights = b.node("softmax", [scores], axis=scores.type.rank - 1)
+    weights = b.node("softmax", [scores, *mask], axis=scores.type.rank - 1)
     return b.node("matmul", [weights, value])
 
 
@@ -91,10 +95,7 @@ def _added_mask(b: Builder, mask: Operand, scores: Value) -> Operand:
     """The numbers that a mask adds to scores."""
     if mask.type.dtype.is_float:
         return mask
-    if not isinstance(mask, Leaf):
-        raise b.unsupported(
-            "attention with a boolean mask that depends on the inputs", "Use a mask of the model, or leave it out."
-        )
+    assert isinstance(mask, Leaf)
     zeros = torch.zeros(mask.tensor.shape, dtype=scores.type.dtype.torch, device=mask.tensor.device)
     return Leaf("constant", "", zeros.masked_fill(~mask.tensor, -torch.inf))
 

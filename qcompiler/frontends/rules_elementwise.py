@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from qcompiler.frontends.builder import Builder, Observed, Operand, Rule
+from qcompiler.frontends.rules_exact import as_type, chosen_exactly, exact_binary
 from qcompiler.frontends.rules_indexing import picked
 from qcompiler.frontends.rules_reductions import extreme_of_one
 from qcompiler.frontends.table import Number, axis_of, known_sizes, rule
@@ -146,17 +147,6 @@ def _same(b: Builder, input: Operand, *arguments: object, **keywords: object) ->
     return input
 
 
-@rule("to", "type", "type_as", "float", "double", "half", "bfloat16", "cpu", "cuda", "to_copy")
-def _to(b: Builder, input: Operand, *arguments: object, **keywords: object) -> Operand:
-    result = b.observed
-    if not isinstance(result, Observed) or result.dtype != input.type.dtype.torch:
-        raise b.unsupported(
-            f"{b.function} changes the element type from {input.type.dtype}",
-            "Convert the inputs before calling the model.",
-        )
-    return input
-
-
 @rule("relu")
 def _relu(b: Builder, input: Operand, inplace: bool = False) -> Value:
     return b.node("relu", [input])
@@ -265,17 +255,21 @@ def _binary(op: str) -> Rule:
         if alpha != 1:
             other = other * alpha if isinstance(other, int | float) else b.node("mul", [other, alpha])
         if isinstance(b.observed, Observed):
-            input, other = (_promoted(operand, b.observed.dtype) for operand in (input, other))
+            if not b.observed.dtype.is_floating_point:
+                return exact_binary(b, op, input, other)
+            dtype = b.observed.dtype
+            input, other = (_promoted(b, operand, dtype) for operand in (input, other))
         return b.node(op, [input, other])
 
     return rule
 
 
-def _promoted(operand: object, dtype: torch.dtype) -> object:
-    """A constant converted to the element type of the result: torch promotes types, operators do not."""
+def _promoted(b: Builder, operand: object, dtype: torch.dtype) -> object:
+    """An operand converted to the element type of the result: torch promotes types, operators do not."""
     if isinstance(operand, Leaf) and operand.kind == "constant" and operand.tensor.dtype != dtype:
         return Leaf("constant", operand.ref, operand.tensor.to(dtype))
-    return operand
+    exact = isinstance(operand, Value) and not operand.type.dtype.is_float
+    return as_type(b, operand, dtype) if exact else operand
 
 
 for _op in ("add", "sub", "mul"):
@@ -310,6 +304,8 @@ def _rsub(b: Builder, input: Operand, other: object, alpha: Number = 1) -> objec
 
 @rule("neg")
 def _neg(b: Builder, input: Operand) -> Value:
+    if not input.type.dtype.is_float:
+        return exact_binary(b, "mul", input, -1)
     return b.node("mul", [input, -1])
 
 
@@ -396,17 +392,31 @@ def _where(b: Builder, condition: Operand, input: object = None, other: object =
         raise b.unsupported("where without values", "Use where(condition, input, other).")
     if isinstance(input, Leaf) and input.tensor.dtype == torch.bool and condition.type.dtype.is_float:
         condition, input = input, condition  # the method: x.where(condition, other)
-    if not isinstance(condition, Leaf):
-        raise b.unsupported("where with a condition that depends on the inputs", "Use a constant condition.")
+    if not isinstance(condition, Leaf) or _is_exact(b):
+        return _chosen_by_value(b, condition, input, other)
     mask = condition.tensor.bool()
     return _chosen(b, mask, input, other)
 
 
 @rule("masked_fill")
 def _masked_fill(b: Builder, input: Operand, mask: Operand, value: object) -> object:
-    if not isinstance(mask, Leaf):
-        raise b.unsupported("masked_fill with a mask that depends on the inputs", "Use a constant mask.")
+    if not isinstance(mask, Leaf) or _is_exact(b):
+        return _chosen_by_value(b, mask, value, input)
     return _chosen(b, ~mask.tensor.bool(), input, value)
+
+
+def _is_exact(b: Builder) -> bool:
+    return isinstance(b.observed, Observed) and not b.observed.dtype.is_floating_point
+
+
+def _chosen_by_value(b: Builder, mask: Operand, input: object, other: object) -> object:
+    """A choice by a condition that depends on the inputs."""
+    condition = as_type(b, mask, torch.bool)
+    if _is_exact(b):
+        return chosen_exactly(b, condition, input, other)
+    assert isinstance(b.observed, Observed)
+    dtype = b.observed.dtype
+    return b.node("select", [condition, as_type(b, input, dtype), as_type(b, other, dtype)])
 
 
 _FAR = -1e9

@@ -218,7 +218,7 @@ def _repeat_interleave(
 
 @rule("expand", "expand_as", "broadcast_to")
 def _expand(b: Builder, input: Operand, *arguments: object, **keywords: object) -> Operand:
-    """The operand repeated to the shape of the call's result; the batch itself cannot be repeated."""
+    """The operand repeated to the shape of the call's result."""
     shape, own = b.shape, input.type.shape
     result = input
     if len(own) < len(shape):
@@ -227,10 +227,7 @@ def _expand(b: Builder, input: Operand, *arguments: object, **keywords: object) 
         if new == old:
             continue
         if not isinstance(new, int):
-            raise b.unsupported(
-                f"{b.function} repeats a tensor of shape {list(own)} to {list(shape)}",
-                "Remove it before +, -, * and /, which broadcast.",
-            )
+            return b.expanded(result, shape)
         result = picked(b, result, axis, [0] * new)
     return result
 

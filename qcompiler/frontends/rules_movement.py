@@ -63,7 +63,11 @@ def _matrix_transposed(b: Builder, input: Operand) -> object:
 
 @rule("cat")
 def _cat(b: Builder, tensors: Sequence[Operand], dim: int = 0) -> Value:
+    # torch leaves out vectors without elements, with which caches of keys and values begin.
+    tensors = [x for x in tensors if x.type.shape != (0,)] or tensors
     axis = axis_of(tensors[0], dim)
+    if len(tensors) == 1:
+        return b.value(tensors[0])
     if any(not isinstance(x.type.shape[axis], int) for x in tensors):
         raise b.unsupported(
             f"tensors are concatenated along axis {axis}, the batch", "Concatenate along an axis of fixed size."

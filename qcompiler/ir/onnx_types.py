@@ -65,8 +65,13 @@ OPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "Transpose": ("permute",),
         "Slice": ("slice",),
         "Split": ("slice",),
-        "Gather": ("gather",),
+        "Gather": ("gather", "embedding"),
         "Pad": ("pad",),
+        "Expand": ("expand",),
+        "Where": ("masked",),
+        "CumSum": ("cumsum",),
+        "Not": ("not",),
+        "Cast": ("cast",),
         "Dropout": ("dropout",),
         "Identity": ("identity",),
     }
@@ -76,12 +81,10 @@ OPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 ELSEWHERE = (
     "BatchPermutation",
     "BatchToSpace",
-    "Cast",
     "ChannelShuffle",
     "Compress",
     "CropAndResize",
     "DepthToSpace",
-    "Expand",
     "GRU",
     "GatherND",
     "GroupNormalization",
@@ -101,6 +104,5 @@ ELSEWHERE = (
     "SpaceToDepth",
     "Tile",
     "TopK",
-    "Where",
 )
 """ONNX types in runtime configurations without an integer form: they run in float, or are refused."""

@@ -36,6 +36,10 @@ class Trait(StrEnum):
     MOVEMENT = "movement"
     """Gives elements of its operands unchanged, so that all are on one grid: `reshape`, `concat`. With `ELEMENTWISE`,
     the values decide which of two: `maximum`."""
+    GUIDED = "guided"
+    """A movement of its first operand alone: the others are indices, masks or sizes. `embedding`."""
+    EXACT = "exact"
+    """Computes integers or booleans without a grid, the same at every stage: ids, positions, masks."""
     VIEW = "view"
     """A movement that shows elements of its operand in another shape or order: `reshape`, `permute`, `slice`."""
     MAC = "mac"

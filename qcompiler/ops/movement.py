@@ -12,14 +12,26 @@ from torch.nn import functional
 from qcompiler.errors import GraphError
 from qcompiler.ir.attributes import Attributes, dims, integer, integers
 from qcompiler.ir.dims import Dim, as_dim, bind, evaluate_dim, product
-from qcompiler.ir.graph import Node
+from qcompiler.ir.graph import Node, Value
 from qcompiler.ir.registry import REQUIRED, OpDef, Trait, register
-from qcompiler.ir.types import TensorType
-from qcompiler.ops.common import ANY_STAGE
+from qcompiler.ir.types import DType, TensorType
+from qcompiler.ops.common import ANY_STAGE, broadcast
 from qcompiler.ops.mac import pad_amounts
+
+__all__ = ["joins", "moved"]
 
 _MOVEMENT = frozenset({Trait.MOVEMENT, Trait.KEEPS_SIGN, Trait.COMMUTES_WITH_SCALE})
 _VIEW = _MOVEMENT | {Trait.VIEW}
+
+
+def moved(node: Node) -> list[Value]:
+    """The operands of a movement whose elements it gives: all, or the first if the others guide it."""
+    return node.inputs[:1] if node.definition.has(Trait.GUIDED) else list(node.inputs)
+
+
+def joins(node: Node) -> bool:
+    """Whether a node gives elements of several operands, which must then be on one grid."""
+    return node.definition.has(Trait.MOVEMENT) and len(moved(node)) > 1
 
 
 def _infer_reshape(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
@@ -102,6 +114,50 @@ def _gather(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
     return (operands[0].index_select(node.integer("axis"), index),)
 
 
+def _infer_embedding(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
+    table, ids = types
+    if table.rank != 2 or ids.dtype not in (DType.I32, DType.I64) or ids.quant is not None:
+        raise GraphError(f"the operands are {table} and {ids}", expected="a matrix and integers of 32 or 64 bits")
+    if table.quant is not None and table.quant.axis is not None:
+        raise GraphError(f"the rows are {table}", expected="one scale for all rows")
+    return (table.with_shape((*ids.shape, table.shape[1])),)
+
+
+def _embedding(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    return (functional.embedding(operands[1], operands[0]),)
+
+
+def _infer_masked(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
+    x, mask = types
+    if mask.dtype is not DType.BOOL or broadcast(x.shape, mask.shape) != x.shape:
+        raise GraphError(f"the mask is {mask}", expected=f"booleans that broadcast with {x}")
+    return (x,)
+
+
+def _masked(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    x, mask = operands
+    quant = node.output.type.quant
+    zero = 0 if quant is None or x.is_floating_point() else quant.zero_point[0]
+    return (torch.where(mask, x, torch.tensor(zero, dtype=x.dtype, device=x.device)),)
+
+
+def _infer_expand(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
+    (x, like), shape = types, dims(attributes, "shape")
+    fits = len(shape) == x.rank and all(old in (1, new) for old, new in zip(x.shape, shape, strict=True))
+    unknown = [size for size in shape if not isinstance(size, int) and size not in like.shape]
+    if not fits or unknown:
+        raise GraphError(
+            f"{x} is expanded to {list(shape)}", expected=f"repeated axes of one element, symbolic sizes as in {like}"
+        )
+    return (x.with_shape(shape),)
+
+
+def _expand(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    bindings: dict[str, int] = {}
+    bind(node.inputs[1].type.shape, operands[1].shape, bindings)
+    return (operands[0].expand([evaluate_dim(dim, bindings) for dim in dims(node.attributes, "shape")]),)
+
+
 def _infer_pad(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
     pad, rank = integers(attributes, "pad"), types[0].rank
     if len(pad) != 2 * rank:
@@ -167,6 +223,43 @@ register(
         {"axis": REQUIRED, "indices": REQUIRED},
         _MOVEMENT,
         "Elements of one axis at the given indices, which may repeat.",
+    )
+)
+_GUIDED = frozenset({Trait.MOVEMENT, Trait.GUIDED, Trait.KEEPS_SIGN})
+register(
+    OpDef(
+        "embedding",
+        ("x", "ids"),
+        _infer_embedding,
+        _embedding,
+        ANY_STAGE,
+        {},
+        _GUIDED,
+        "Rows of a matrix at integers that are computed. An integer outside of the matrix reads its nearest row.",
+    )
+)
+register(
+    OpDef(
+        "masked",
+        ("x", "mask"),
+        _infer_masked,
+        _masked,
+        ANY_STAGE,
+        {},
+        _GUIDED,
+        "x where the mask is true, otherwise 0.",
+    )
+)
+register(
+    OpDef(
+        "expand",
+        ("x", "like"),
+        _infer_expand,
+        _expand,
+        ANY_STAGE,
+        {"shape": REQUIRED},
+        _GUIDED,
+        "Axes of one element repeated; symbolic sizes are those of `like`, whose elements are not read.",
     )
 )
 register(

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from qcompiler.errors import ArtifactError, QCompilerError, UnsupportedError
 from qcompiler.ir.attributes import Attribute
-from qcompiler.ir.registry import REQUIRED, OpDef, Trait, known_ops
+from qcompiler.ir.registry import REQUIRED, OpDef, Trait, known_ops, op
 from qcompiler.ir.types import DType, QuantParams, TensorType
 from qcompiler.program.constants import roles_of, stored_shape
 from qcompiler.program.kernels import KERNELS
@@ -79,7 +79,7 @@ _AMOUNTS, _COUNT = _integers(0, LARGEST_SIZE), _integer(1, 2**53)
 _EXPONENT = _integer(-128, 127)
 KINDS: Mapping[str, tuple[_Test, str]] = {
     # Which of them there are, the rules of the operators say.
-    **dict.fromkeys(("mode", "rounding"), (lambda value: isinstance(value, str), "the name of a mode")),
+    **dict.fromkeys(("mode", "rounding", "compute"), (lambda value: isinstance(value, str), "the name of a mode")),
     **dict.fromkeys(("qmin", "qmax"), (_codes, "a code, or one per channel")),
     **dict.fromkeys(("stride", "dilation", "kernel"), (_STEPS, f"integers from 1 to {LARGEST_SIZE}")),
     **dict.fromkeys(("padding", "output_padding"), (_AMOUNTS, f"integers from 0 to {LARGEST_SIZE}")),
@@ -353,8 +353,12 @@ def _check_codes(
                 raise ArtifactError(f"{instruction.inputs[2]!r} refers to rows that the table lacks", where=where)
         low, high = (int(table.min()), int(table.max())) if table.size else (low, high)
     elif instruction.op != "call" and KERNELS[instruction.op].moves:
-        found_limits = [range_of(name) for name in instruction.inputs]
+        given = instruction.inputs[:1] if op(instruction.op).has(Trait.GUIDED) else instruction.inputs
+        found_limits = [range_of(name) for name in given]
         low, high = min(item[0] for item in found_limits), max(item[1] for item in found_limits)
+        zero_point = program.tensors[result].zero_point
+        if instruction.op == "masked" and zero_point:
+            low, high = min(low, zero_point[0]), max(high, zero_point[0])
         if instruction.op == "pad" and program.tensors[result].dtype[0] in "iu":
             value = instruction.attributes.get("value", 0.0)
             bottom, top = DType(program.tensors[result].dtype).limits

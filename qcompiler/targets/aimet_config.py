@@ -339,9 +339,9 @@ class _Reading:
             self._untie(op)
             if not flag:
                 self.data["tie"].append({"ops": [op], "tensors": "inputs_and_output"})
-        elif flag and kind == "movement":
+        elif flag and kind in ("movement", "exact"):
             self._refuse(key, f"{op} only moves elements, so its result keeps the grid of its input")
-        elif kind != "movement":
+        elif kind not in ("movement", "exact"):
             self._refuse_false(key, flag, f"results of {op}")
 
     def _untie(self, op: str) -> None:
@@ -391,8 +391,10 @@ class _Reading:
             if op != "relu" or given.min != 0 or self.activation["symmetric"]:
                 self._refuse(key, "the range has only one end: set both min and max")
             return
-        if kind == "movement" or not given.min < given.max:
-            self._refuse(key, f"{op} only moves elements" if kind == "movement" else "min must be less than max")
+        if kind in ("movement", "exact") or not given.min < given.max:
+            self._refuse(
+                key, f"{op} only moves elements" if kind in ("movement", "exact") else "min must be less than max"
+            )
             return
         number = self.activation
         spec = QuantSpec(

@@ -138,7 +138,7 @@ def _rule(d: Fields, rule: OpRule) -> Iterator[tuple[Key, str]]:
         reason = fixed_grid_misfit(rule.out_fixed, number)
         if reason:
             yield ("out_fixed",), f"out_fixed of {first}: {reason}"
-        if rule.kind == "movement":
+        if rule.kind in ("movement", "exact"):
             yield ("out_fixed",), f"{first} only moves elements, so its result keeps the grid of its input"
     if rule.kind == "float":
         for field in ("per_channel", "limits", "requantize", "combinations"):
@@ -151,7 +151,7 @@ def _rule(d: Fields, rule: OpRule) -> Iterator[tuple[Key, str]]:
             ends = getattr(rule.limits, field)
             if ends is not None and ends[0] > ends[1]:
                 yield ("limits", field), f"{field} has the minimum {ends[0]} and the maximum {ends[1]}"
-    if rule.requantize is not None and rule.kind in ("movement", "table"):
+    if rule.requantize is not None and rule.kind in ("movement", "exact", "table"):
         yield ("requantize",), f"{first} is not requantized"
     yield from _combinations(d, rule)
 
@@ -222,7 +222,7 @@ def _groups(d: Fields) -> Iterator[Contradiction]:
     kinds = {name: rule.kind for rule in d.op for name in rule.names}
     for index, group in enumerate(d.supergroup):
         for place, name in enumerate(group.steps[0]):
-            if kinds[name] in ("movement", "table", "float"):
+            if kinds[name] in ("movement", "exact", "table", "float"):
                 reason = f"{name} has no accumulator into which an activation could be fused"
                 yield Contradiction(("supergroup", index, "steps", 0, place), reason)
         for later, step in enumerate(group.steps[1:], start=1):

@@ -26,7 +26,9 @@ Count: TypeAlias = Annotated[Int, Field(ge=0, lt=2**63)]
 Interval: TypeAlias = tuple[Count, Count]
 """Smallest and largest."""
 
-OpKind = Literal["mac", "product", "elementwise", "average", "normalization", "softmax", "table", "movement", "float"]
+OpKind = Literal[
+    "mac", "product", "elementwise", "average", "normalization", "softmax", "table", "movement", "exact", "float"
+]
 Packing = Literal["none", "low_nibble_first", "high_nibble_first"]
 
 

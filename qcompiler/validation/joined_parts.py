@@ -25,6 +25,7 @@ from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ir.interpret import evaluate_node, interpret
 from qcompiler.ir.registry import Trait
 from qcompiler.ops.borders import border
+from qcompiler.ops.movement import joins
 from qcompiler.ops.quantization import is_calibrated
 from qcompiler.ops.quantizers import grid, is_leaf, is_quantizer, leaf_tensor, quantizer_of
 from qcompiler.quant.affine import AffineParams, fake_quantize, qparams_from_range
@@ -105,8 +106,7 @@ def leads_out(node: Node) -> bool:
 
 
 def _is_concat(node: Node) -> bool:
-    moves = node.definition.has(Trait.MOVEMENT) and not node.definition.has(Trait.ELEMENTWISE)
-    return moves and len(node.inputs) > 1
+    return joins(node) and not node.definition.has(Trait.ELEMENTWISE)
 
 
 def _border_of(node: Node) -> Node | None:

@@ -40,15 +40,6 @@ SPELLED: dict[str, Spelling] = {
     "lift_fresh_copy": lambda x: ATEN.lift_fresh_copy.default(x),
     "lift_fresh": lambda x: ATEN.lift_fresh.default(x) + 1,
     "requires_grad": lambda x: x.requires_grad_() + 1,
-    "to": lambda x: x.to(torch.float32),
-    "type": lambda x: x.type(torch.float32),
-    "type_as": lambda x, m: x.type_as(m.weight),
-    "float": lambda x: x.float(),
-    "double": lambda x: x.double(),
-    "half": lambda x: x.half(),
-    "bfloat16": lambda x: x.bfloat16(),
-    "cpu": lambda x: x.cpu(),
-    "to_copy": lambda x: ATEN._to_copy.default(x),
     "relu": lambda x: torch.relu_(x.clone()),
     "prelu": lambda x, m: F.prelu(x, m.weight),
     "relu6": lambda x: F.relu6(x * 8),
@@ -110,9 +101,6 @@ SPELLED: dict[str, Spelling] = {
     "fill": lambda x: x.clone().fill_(0.5) + x,
     "zero": lambda x: x.clone().zero_() + x,
 }  # fmt: skip
-
-NEEDS_A_GPU = {"cuda": "cpu"}
-"""Rules that no machine without a GPU reaches, and the rule that stands for both."""
 
 SAME: dict[str, list[Spelling]] = {
     "relu": [
@@ -177,7 +165,6 @@ REFUSED: dict[str, tuple[Spelling, str]] = {
     ),
     "dropout": (lambda x: F.dropout(x), "dropout is active in a model in eval mode"),
     "stochastic depth": (node_of(stochastic_depth, 0.0, "row"), "stochastic_depth is active in a model in eval mode"),
-    "type": (lambda x: x.to(torch.int32), "to changes the element type from f32"),
     "limits": (lambda x, m: x.clamp(x.mean(1, True), x + 1), "a clamp has limits that depend on the inputs"),
     "softplus": (lambda x: F.softplus(x, beta=2), "softplus with beta=2 and threshold=20"),
     "elu": (lambda x: ATEN.elu.default(x, 1.0, 2.0, 3.0), "elu with scale=2.0 and input_scale=3.0"),
@@ -189,7 +176,6 @@ REFUSED: dict[str, tuple[Spelling, str]] = {
 
 class TestRules(RuleTests):
     file, spelled, same, refused = rules_elementwise, SPELLED, SAME, REFUSED
-    unreached = NEEDS_A_GPU
 
 
 @pytest.mark.parametrize(

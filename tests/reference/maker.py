@@ -16,6 +16,7 @@ from qcompiler.ir.interpret import LEAVES
 from qcompiler.ir.types import DType, QuantParams, Stage, TensorType
 from qcompiler.quant.requant import Requantization, RequantMode, prepare_requantization
 from tests.reference import operators
+from tests.reference.exact_operators import EXACT_OPERATORS
 from tests.reference.operators import Grid
 from tests.support.running import outputs_of
 
@@ -50,9 +51,8 @@ def check(graph: Graph, inputs: list[torch.Tensor]) -> dict[str, Array]:
 def expected_by_loops(node: Node, values: dict[str, Array], **changes: Attribute) -> list[Any]:
     """The result of the reference for `node`, with some attributes changed."""
     attributes = {**node.attributes, **changes}
-    return operators.OPERATORS[node.op](
-        [_grid(value, values) for value in node.inputs], attributes, _grid(node.output, values)
-    )
+    rule = EXACT_OPERATORS.get(node.op) or operators.OPERATORS[node.op]
+    return rule([_grid(value, values) for value in node.inputs], attributes, _grid(node.output, values))
 
 
 def _grid(value: Value, values: dict[str, Array]) -> Grid:

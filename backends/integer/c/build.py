@@ -145,7 +145,8 @@ class Binary:
         """Run on any number of images, as many at a time as the arena holds.
 
         Args:
-            inputs: For each input of the program, in the order of the graph, its codes; with `real` real numbers.
+            inputs: For each input of the program, in the order of the graph, its codes, or integers and booleans; with
+                `real` real numbers in place of codes.
             replace: Codes by tensor that later steps read in place of the result of a step; needs `trace`.
             real: Exchange real numbers in place of codes.
 
@@ -179,13 +180,16 @@ class Binary:
             if axis is not None and array.ndim == len(wanted):
                 images = array.shape[axis] if images is None else images
                 wanted[axis] = images
-            dtype = np.dtype("f4" if real else NUMPY[end["type"]])
+            numbers = real and end["quantized"]
+            dtype = np.dtype("f4" if numbers else NUMPY[end["type"]])
+            if array.dtype == np.bool_ and end["type"] == "uint8_t":
+                array = array.astype(dtype)
             if list(array.shape) != wanted or array.dtype != dtype:
                 raise InputError(
                     f"input {end['index']} is {array.dtype}{list(array.shape)}", expected=f"{dtype}{wanted}"
                 )
             low, high = end["codes"]
-            if not real and array.size and not low <= int(array.min()) <= int(array.max()) <= high:
+            if not numbers and array.size and not low <= int(array.min()) <= int(array.max()) <= high:
                 raise InputError(
                     f"input {end['index']} has codes from {array.min()} to {array.max()}", expected=f"{low}..{high}"
                 )
@@ -200,7 +204,7 @@ class Binary:
             at = np.minimum(np.arange(run * count, (run + 1) * count), array.shape[axis] - 1)
             array = array.take(at, axis)
         order = physical_axes(array.ndim, self.contract["layout"])
-        kind = np.dtype("f4" if real else NUMPY[item["type"]]).newbyteorder("<")
+        kind = np.dtype("f4" if real and item["quantized"] else NUMPY[item["type"]]).newbyteorder("<")
         return np.asarray(array.transpose(order), order="C").astype(kind).tobytes()
 
     def _parse(self, data: bytes, runs: int, images: int, *, real: bool) -> Trace:

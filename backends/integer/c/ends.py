@@ -81,7 +81,9 @@ def inputs_and_outputs(writer: Writer) -> list[End]:
 def _end(writer: Writer, kind: str, index: int, name: str, codes: str, maker: Instruction | None) -> End:
     declared, ctype = writer.program.tensors[codes], writer.ctype(codes)
     low, high = int(np.iinfo(NUMPY[ctype]).min), int(np.iinfo(NUMPY[ctype]).max)
-    if maker is not None:
+    if declared.dtype == "bool":
+        low, high = 0, 1
+    elif maker is not None:
         least, most = writer.call_of(maker).limits
         low, high = int(np.min(least)), int(np.max(most))
     # A program may give its quantized input back: codes that it reads as an input are not quantized as an output.

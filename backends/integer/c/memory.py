@@ -12,7 +12,8 @@ from qcompiler.errors import UnsupportedError
 from qcompiler.program.program import Instruction, Program
 
 CTYPES = {"i4": "int8_t", "u4": "uint8_t", "i8": "int8_t", "u8": "uint8_t", "i16": "int16_t", "u16": "uint16_t"}
-"""How C holds codes; those of four bits take a byte."""
+CTYPES |= {"i32": "int32_t", "i64": "int64_t", "bool": "uint8_t"}
+"""How C holds codes, those of four bits in a byte, and integers and booleans without a grid."""
 NUMPY = {"int8_t": "i1", "uint8_t": "u1", "int16_t": "i2", "uint16_t": "u2", "int32_t": "i4", "int64_t": "i8"}
 NUMPY |= {"float": "f4"}
 SIZES = {name: np.dtype(code).itemsize for name, code in NUMPY.items()}

@@ -16,7 +16,7 @@ def model_source(writer: Writer, ends: list[End], steps: list[Step], title: str)
     functions = accessors(writer, ends)
     calls = [_call(writer, index, step) for index, step in enumerate(steps)]
     # The arena has the widest type of its tensors, so that C lets all of them be read and written there.
-    wide = any(SIZES[writer.ctype(tensor)] == 2 for tensor in writer.placed)
+    widest = max((SIZES[writer.ctype(tensor)] for tensor in writer.placed), default=1)
     order = [end.tensor for end in ends if end.kind == "input"] + [step.item.output for step in steps]
     places = []
     for tensor in (name for name in dict.fromkeys(order) if name in writer.placed):
@@ -31,8 +31,8 @@ def model_source(writer: Writer, ends: list[End], steps: list[Step], title: str)
         title=title,
         layout=writer.layout,
         alignment=writer.memory.alignment,
-        element="int16_t" if wide else "int8_t",
-        length=max(-(-writer.memory.bytes // (2 if wide else 1)), 1),
+        element=f"int{8 * widest}_t",
+        length=max(-(-writer.memory.bytes // widest), 1),
         places="".join(places),
         structures="".join(f"{text}\n" for step in steps for text in step.structures),
         calls="\n".join(calls),

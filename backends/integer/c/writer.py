@@ -200,6 +200,7 @@ class Writer:
         types: Mapping[str, str],
         operands: Sequence[str],
         members: Mapping[str, Value],
+        extra: Sequence[str] = (),
     ) -> None:
         """Add a call of a kernel.
 
@@ -209,12 +210,13 @@ class Writer:
             types: Parameters of the template.
             operands: Tensors that it reads.
             members: Members of the kernel's structure.
+            extra: Expressions of C that it takes after the operands.
         """
         function = self.library.use(template, **types)
         suffix = f"_{len(step.structures)}" if step.structures else ""
         name = f"c_{self.names(step.item.output + suffix.replace('_', '#'))}"
         step.structures.append(structure(f"{function}_t", name, members))
-        arguments = [self.pointer(tensor) for tensor in (step.item.output, *operands)]
+        arguments = [*(self.pointer(tensor) for tensor in (step.item.output, *operands)), *extra]
         step.lines.append(f"{function}({', '.join(arguments)}, &{name});")
 
 

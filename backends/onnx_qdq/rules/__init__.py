@@ -6,6 +6,7 @@ from qcompiler.backends.onnx_qdq.emitter import Rule
 from qcompiler.backends.onnx_qdq.rules import (
     averages,
     elementwise,
+    exact,
     islands,
     mac,
     movement,
@@ -26,5 +27,6 @@ RULES: Table[Rule] = Table(
     softmax.emits,
     tables.emits,
     movement.emits,
+    exact.emits,
 )
 """The rule that writes each integer op."""

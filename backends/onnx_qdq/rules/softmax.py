@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from qcompiler.backends.onnx_qdq.emitter import Emitter, Rule
-from qcompiler.backends.onnx_qdq.leaves import leaf_array
 from qcompiler.ir.graph import Node
 from qcompiler.ir.table import Table
 from qcompiler.quant.modes import SoftmaxMode
@@ -30,7 +29,7 @@ def softmax(emitter: Emitter, node: Node) -> None:
             result = emitter.compute(node, "Sum", [result])
         emitter.quantized(node, result)
         return
-    mask = emitter.constant(f"{node.name}.mask", leaf_array(node.inputs[2]))
+    mask = emitter.real_numbers(node.inputs[2])
     lowest = emitter.constant(f"{node.name}.lowest", np.float32(MASKED))
     result = emitter.compute(
         node, "Softmax", [emitter.compute(node, "Where", [mask, x, lowest])], axis=node.integer("axis")

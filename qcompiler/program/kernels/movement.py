@@ -62,6 +62,30 @@ def gather(call: Call, arrays: Sequence[Array]) -> Array:
     return codes
 
 
+@kernel("embedding", moves=True)
+def embedding(call: Call, arrays: Sequence[Array]) -> Array:
+    """Rows of a matrix; an integer outside of it reads the nearest row."""
+    rows, ids = arrays
+    found: Array = rows[np.clip(ids, 0, len(rows) - 1)]
+    return found
+
+
+@kernel("masked", moves=True)
+def masked(call: Call, arrays: Sequence[Array]) -> Array:
+    """Codes, or that of 0 where the mask is false."""
+    codes, mask = arrays
+    zero = call.output.zero_point[0] if call.output.zero_point else 0
+    return np.where(mask, codes, np.asarray(zero, codes.dtype))
+
+
+@kernel("expand", moves=True)
+def expand(call: Call, arrays: Sequence[Array]) -> Array:
+    """Axes of one element repeated; the batch is that of the second operand."""
+    x, like = arrays
+    batch = like.shape[call.inputs[1].shape.index(-1)] if -1 in call.output.shape else 1
+    return np.broadcast_to(x, [batch if size == -1 else size for size in call.output.shape])
+
+
 @kernel("pad", moves=True)
 def pad(call: Call, arrays: Sequence[Array]) -> Array:
     """A border of one code; a negative amount cuts off."""

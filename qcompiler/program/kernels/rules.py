@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from qcompiler.ir.table import Table
-from qcompiler.program.kernels import averages, elementwise, mac, movement, normalization, quantizers, softmax, tables
+from qcompiler.program.kernels import (
+    averages,
+    elementwise,
+    exact,
+    mac,
+    movement,
+    normalization,
+    quantizers,
+    softmax,
+    tables,
+)
 from qcompiler.program.kernels.call import Kernel, Sums
 
 LAYERS: Table[Sums] = mac.sums
@@ -17,6 +27,7 @@ KERNELS: Table[Kernel] = Table(
     softmax.kernel,
     tables.kernel,
     movement.kernel,
+    exact.kernel,
     quantizers.kernel,
 )
 """Every instruction that a program may hold, except calls of float islands."""

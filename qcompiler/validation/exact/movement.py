@@ -17,9 +17,24 @@ from qcompiler.ops.borders import border
 from qcompiler.ops.quantizers import border_code
 from qcompiler.quant.affine import AffineParams
 from qcompiler.quant.arithmetic import Arithmetic
-from qcompiler.validation.exact.values import Codes, Exact, Pending, Rule, codes_of
+from qcompiler.validation.exact.values import Codes, Exact, Pending, Rule, codes_of, real_of
 
 exact: Table[Rule] = Table()
+
+
+@exact(Trait.GUIDED)
+def guided(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -> Exact:
+    """The codes of the first operand, at places that exact operands name."""
+    x = operands[0]
+    others = [item.codes if isinstance(item, Codes) else real_of(node, item) for item in operands[1:]]
+    if isinstance(x, Tensor):
+        return _move(node, [x, *others])
+    x = codes_of(node, x)
+    if node.op == "masked":
+        zero_point = int(x.params.zero_point)
+        codes = torch.where(others[0], x.codes, zero_point)
+        return dataclasses.replace(x, codes=codes, qmin=min(x.qmin, zero_point), qmax=max(x.qmax, zero_point))
+    return dataclasses.replace(x, codes=_move(node, [x.codes, *others]))
 
 
 @exact(Trait.MOVEMENT)

@@ -11,6 +11,7 @@ from qcompiler.backends.integer.c.rules import (
     averages,
     contraction,
     elementwise,
+    exact,
     mac,
     movement,
     normalization,
@@ -31,6 +32,7 @@ RULES: Table[Rule] = Table(
     quantizers.emits,
     tables.emits,
     movement.emits,
+    exact.emits,
 )
 """The rule that writes the C of each instruction."""
 

@@ -53,7 +53,7 @@ def permute(writer: Writer, step: Step) -> None:
     (source,), result = step.item.inputs, step.item.output
     axes = [int(axis) for axis in writer.call_of(step.item)["axes"]]
     distances = writer.steps(source)
-    box = _box(writer, writer.shapes[result], [distances[axis] for axis in axes], writer.steps(result))
+    box = box_of(writer, writer.shapes[result], [distances[axis] for axis in axes], writer.steps(result))
     _move(writer, step, source, box)
 
 
@@ -66,7 +66,7 @@ def concat(writer: Writer, step: Step) -> None:
     for source in item.inputs:
         shape, calls = writer.shapes[source], len(step.lines)
         first = begin * distances[axis]
-        box = _box(writer, shape, writer.steps(source), distances)
+        box = box_of(writer, shape, writer.steps(source), distances)
         _move(writer, step, source, box, y_first=first)
         if len(step.lines) > calls:
             parts.append(writer.bytes_of(item.output, first, math.prod(shape)))
@@ -82,7 +82,7 @@ def slice_(writer: Writer, step: Step) -> None:
     axis, start, stride = (int(call[key]) for key in ("axis", "start", "step"))
     distances = writer.steps(source)
     strides = [distance * (stride if a == axis else 1) for a, distance in enumerate(distances)]
-    box = _box(writer, writer.shapes[result], strides, writer.steps(result))
+    box = box_of(writer, writer.shapes[result], strides, writer.steps(result))
     _move(writer, step, source, box, x_first=start * distances[axis])
 
 
@@ -133,6 +133,59 @@ def runs_of(indices: Sequence[int]) -> list[tuple[int, tuple[int, int], tuple[in
     return runs
 
 
+@emits("expand")
+def expand(writer: Writer, step: Step) -> None:
+    """`expand`: the step along a repeated axis is 0."""
+    source, result = step.item.inputs[0], step.item.output
+    own = writer.shapes[source]
+    steps = [0 if size == 1 else distance for size, distance in zip(own, writer.steps(source), strict=True)]
+    _move(writer, step, source, box_of(writer, writer.shapes[result], steps, writer.steps(result)))
+
+
+@emits("embedding")
+def embedding(writer: Writer, step: Step) -> None:
+    """`embedding`: one row for each id."""
+    (rows, ids), result = step.item.inputs, step.item.output
+    shape, steps = writer.shapes[result], writer.steps(result)
+    box = merged(shape[:-1], writer.steps(ids), steps[:-1])
+    check_rank(box, step.item)
+    members: dict[str, Value] = {
+        "count": math.prod(shape[:-1]),
+        "rank": len(box),
+        "size": [size for size, *_ in box] or [0],
+        "id_step": [distance for _, distance, _ in box] or [0],
+        "y_step": [distance for *_, distance in box] or [0],
+        "width": shape[-1],
+        "y_next": steps[-1],
+        "rows": writer.shapes[rows][0],
+    }
+    types = {"X": writer.ctype(result), "IDS": writer.ctype(ids)}
+    writer.emit(step, "embedding", types, [rows, ids], members)
+
+
+@emits("masked")
+def masked(writer: Writer, step: Step) -> None:
+    """`masked`: the mask by its own strides."""
+    (source, mask), result = step.item.inputs, step.item.output
+    shape, own = writer.shapes[result], writer.shapes[mask]
+    lead = len(shape) - len(own)
+    distances = [0] * lead + [
+        0 if size == 1 else distance for size, distance in zip(own, writer.steps(mask), strict=True)
+    ]
+    box = box_of(writer, shape, writer.steps(source), distances)
+    check_rank(box, step.item)
+    zero_point = writer.program.tensors[result].zero_point
+    members: dict[str, Value] = {
+        "count": math.prod(shape),
+        "rank": len(box),
+        "size": [size for size, *_ in box] or [0],
+        "x_step": [x for _, x, _ in box] or [0],
+        "mask_step": [m for *_, m in box] or [0],
+        "zero": zero_point[0] if zero_point else 0,
+    }
+    writer.emit(step, "masked", {"X": writer.ctype(result)}, [source, mask], members)
+
+
 @emits("pad")
 def pad(writer: Writer, step: Step) -> None:
     """`pad`: the whole result is filled, then the inner part is copied; negative amounts crop."""
@@ -151,7 +204,7 @@ def pad(writer: Writer, step: Step) -> None:
     x_first = sum(max(-b, 0) * distance for b, distance in zip(begins, x_steps, strict=True))
     y_first = sum(max(b, 0) * distance for b, distance in zip(begins, y_steps, strict=True))
     filled = bool(step.lines)
-    _move(writer, step, source, _box(writer, inner, x_steps, y_steps), x_first, y_first)
+    _move(writer, step, source, box_of(writer, inner, x_steps, y_steps), x_first, y_first)
     step.writes = None if filled else step.writes
 
 
@@ -181,7 +234,7 @@ def _move(
     writer.emit(step, "move", {"X": writer.ctype(step.item.output)}, [source], members)
 
 
-def _box(writer: Writer, shape: Shape, x_steps: Sequence[int], y_steps: Sequence[int]) -> list[tuple[int, ...]]:
-    """The axes of `shape` in the order in which memory holds the result."""
+def box_of(writer: Writer, shape: Shape, x_steps: Sequence[int], y_steps: Sequence[int]) -> list[tuple[int, ...]]:
+    """Sizes and steps of the axes of `shape` in the order in which memory holds a tensor of that shape."""
     axes = physical_axes(len(shape), writer.layout)
     return merged([shape[a] for a in axes], [x_steps[a] for a in axes], [y_steps[a] for a in axes])

@@ -22,7 +22,7 @@ _KINDS = {"table": "int32_t", "f32": "float", "gemmlowp": "int32_t", "lut16": "i
 
 @emits("int_softmax")
 def softmax(writer: Writer, step: Step) -> None:
-    """`int_softmax`: rows by strides, with the mask as a constant."""
+    """`int_softmax`: rows by strides; the mask is a constant or computed."""
     item, call = step.item, writer.call_of(step.item)
     mode, axis, shape = str(call["mode"]), int(call["axis"]), call.output.shape
     if mode not in _KINDS:
@@ -44,7 +44,6 @@ def softmax(writer: Writer, step: Step) -> None:
         "count": shape[axis],
         "x_next": distances[axis],
         "mask_next": mask_steps[axis],
-        "mask": mask,
         "zero_point": call.output.zero_point[0],
         "low": int(low),
         "high": int(high),
@@ -55,14 +54,20 @@ def softmax(writer: Writer, step: Step) -> None:
     }
     symbol = writer.constant(item.inputs[1], table, _KINDS[mode], f"exponentials of %{item.output}")
     types = {"X": writer.ctype(item.inputs[0]), "Y": writer.ctype(item.output), "SOFTMAX": mode, "TABLE": _KINDS[mode]}
-    writer.emit(step, "softmax", types, item.inputs[:1], {"over": over, "table": symbol})
+    members: dict[str, Value] = {"over": over, "table": symbol}
+    writer.emit(step, "softmax", types, item.inputs[:1], members, extra=[mask])
 
 
-def _mask(writer: Writer, step: Step) -> tuple[Value, list[int]]:
-    """The symbol of the mask, and the distance of neighbours along each axis of the input."""
+def _mask(writer: Writer, step: Step) -> tuple[str, list[int]]:
+    """The expression of the mask, and the distance of neighbours along each axis of the input."""
     item, rank = step.item, len(writer.shapes[step.item.output])
     if len(item.inputs) < 3:
         return "0", [0] * rank
+    name = item.inputs[2]
+    if name not in writer.files.constants:
+        own, steps = writer.shapes[name], writer.steps(name)
+        found = [0 if size == 1 else distance for size, distance in zip(own, steps, strict=True)]
+        return writer.pointer(name), [0] * (rank - len(own)) + found
     array = writer.operand(item, 2)
     padded = array.reshape((1,) * (rank - array.ndim) + array.shape)
     distances = [math.prod(padded.shape[a + 1 :]) if size > 1 else 0 for a, size in enumerate(padded.shape)]

@@ -6,17 +6,18 @@ typedef struct {
     const ${TABLE} *table; /* exp(-scale d) by distance d from the largest code, from entry over.first on */
 } ${f}_t;
 
-/* Along each row: y = steps of the exponential of x by the sum of exponentials; see ${softmax_mode}_steps. */
+/* Along each row: y = steps of the exponential of x by the sum of exponentials; see ${softmax_mode}_steps. The mask
+   `all` has 1 for elements that take part; null: all do. */
 void ${f}(
-    ${Y} *restrict y, const ${X} *restrict x, const ${f}_t *call);
+    ${Y} *restrict y, const ${X} *restrict x, const uint8_t *all, const ${f}_t *call);
 //: body
 void ${f}(
-    ${Y} *restrict y, const ${X} *restrict x, const ${f}_t *call)
+    ${Y} *restrict y, const ${X} *restrict x, const uint8_t *all, const ${f}_t *call)
 {
     const ${softmax_rows}_t *over = &call->over;
     for (int32_t row = 0; row < over->rows; ++row) {
         const uint8_t *mask;
-        const int32_t begin = ${softmax_rows}_begin(over, row, &mask);
+        const int32_t begin = ${softmax_rows}_begin(over, row, all, &mask);
         const ${X} *from = x + begin;
         ${Y} *to = y + begin;
         const int32_t largest = ${softmax_rows}_largest(over, from, mask);

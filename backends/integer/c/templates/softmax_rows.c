@@ -6,17 +6,16 @@ typedef struct {
     int32_t rank, size[${RANK}];                               /* outer axes */
     int32_t x_step[${RANK}], mask_step[${RANK}];               /* strides in x and y, and in the mask */
     int32_t count, x_next, mask_next;                          /* elements of a row, and their strides */
-    const uint8_t *mask;                                       /* 1 for elements that take part; 0: all do */
     int32_t zero_point, low, high;                             /* of y */
     int32_t numerator, shift;                                  /* 1 / scale of y = numerator / 2^shift */
     int32_t first, entries;                                    /* the exponentials in the table */
 } ${f}_t;
 
 //: body
-/* The first elements of a row in x and in the mask. */
-static int32_t ${f}_begin(const ${f}_t *call, int32_t row, const uint8_t **mask)
+/* The first elements of a row in x and in the mask, which is null if all elements take part. */
+static int32_t ${f}_begin(const ${f}_t *call, int32_t row, const uint8_t *all, const uint8_t **mask)
 {
-    *mask = call->mask ? call->mask + place(row, call->rank, call->size, call->mask_step) : 0;
+    *mask = all ? all + place(row, call->rank, call->size, call->mask_step) : 0;
     return place(row, call->rank, call->size, call->x_step);
 }
 
