@@ -122,7 +122,8 @@ class SmoothActivations(Pass):
     def _may_produce(self, node: Node) -> bool:
         """Whether the parameters of `node` can absorb a factor per channel of the result, and this pass decides it."""
         if node.op == "layer_norm":
-            return len(node.inputs) > 1 and all(is_leaf(leaf_of(value)) for value in node.inputs[1:])
+            per_channel = node.inputs[1].type.shape[-1:] == node.output.type.shape[-1:]
+            return per_channel and all(is_leaf(leaf_of(value)) for value in node.inputs[1:])
         return constant_factor(node) is not None or (self.factors == "ranges" and Layer.of(node) is not None)
 
     def _lower_noise(self, graph: Graph, context: PassContext) -> None:

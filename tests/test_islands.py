@@ -163,9 +163,15 @@ def numbers(*shape: int) -> Tensor:
 
 MODELS: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
     "a recurrent network": (Recurrent, numbers(4, 3, 10)),
-    "words": (Words, torch.arange(24).reshape(4, 6) % 20),
     "norms of other kinds": (normalized, numbers(4, 3, 8, 8)),
 }
+
+
+def test_words_are_rows_of_codes_where_float_is_allowed_too() -> None:
+    torch.manual_seed(0)
+    x = torch.arange(24).reshape(4, 6) % 20
+    compiled = qcompiler.compile(Words().eval(), FLOAT, calibration_data=[x])
+    assert not compiled.artifact.islands
 
 
 @pytest.mark.parametrize("name", MODELS)

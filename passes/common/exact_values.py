@@ -114,7 +114,8 @@ def _sources(node: Node) -> Iterator[Value]:
 
 def _is_table(node: Node, value: Value) -> bool:
     """Whether `value` is a matrix of the model that a torch function reads: rows to look up, or weights."""
-    return is_custom(node) and is_leaf(value) and value.type.dtype.is_float and value.type.rank > 1
+    reads = is_custom(node) or node.op == "embedding"
+    return reads and is_leaf(value) and value.type.dtype.is_float and value.type.rank > 1
 
 
 def _shuts_out(node: Node, value: Value) -> bool:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from qcompiler.errors import InputError, UnsupportedError
 from qcompiler.ir.graph import Node, Value
 from qcompiler.ir.table import Table
 from qcompiler.ir.types import DType, QuantParams, TensorType
+from qcompiler.ops.normalization import normalized_axes
 from qcompiler.ops.quantizers import leaf_tensor
 from qcompiler.passes.lower_to_integer.lowering import Lower, Lowering, Output
 from qcompiler.quant.layer_norm import layer_norm_parameters
@@ -21,10 +24,12 @@ def layer_norm(lowering: Lowering, node: Node, out: Output) -> Value:
     x = lowering.lowered[node.inputs[0]]
     weight, bias = (leaf_tensor(value) for value in node.inputs[1:])
     eps, largest = node.number("eps"), max(map(abs, lowering.steps(x)))
+    axes = normalized_axes(node)
+    count = math.prod(x.type.size(axis) for axis in axes)
     proofs = lowering.proofs(node)
     try:
         constants = layer_norm_parameters(
-            lowering.params(x), weight, bias, eps, out.params, proofs.arithmetic, largest=largest
+            lowering.params(x), weight, bias, eps, out.params, proofs.arithmetic, largest=largest, count=count
         )
     except InputError as error:
         raise UnsupportedError(error.found, where=node.where, expected=error.expected, fix=error.fix) from None
@@ -39,6 +44,8 @@ def layer_norm(lowering: Lowering, node: Node, out: Output) -> Value:
     attributes = {
         "epsilon": constants.epsilon,
         "fraction": constants.fraction,
+        "dims": len(axes),
+        "centered": node.flag("centered"),
         "mode": str(constants.out.mode),
     }
     return lowering.insert(

@@ -98,6 +98,8 @@ class _Conversion:
         self.environment: dict[fx.Node, object] = {}
         self.named: set[fx.Node] = set()
         """Nodes that are computed from a parameter or a buffer."""
+        self.arbitrary: set[fx.Node] = set()
+        """Nodes that are computed from memory that nothing has written."""
         self.written: dict[str, Refusal] = {}
         """Parameters and buffers to which a call has written; reading them afterwards is refused."""
         self.touched = {node for write in self.first.writes.values() for node in (write.target, *write.shares)}
@@ -251,6 +253,8 @@ class _Conversion:
             return self._written_part(node, function, where) if node.name in self.first.writes else observed
         if any(source in self.named for source in sources_of_values(node)):
             self.named.add(node)
+        if function in UNINITIALIZED or any(source in self.arbitrary for source in sources_of_values(node)):
+            self.arbitrary.add(node)
         if function in ("getattr", "getitem") and isinstance(node.args[0], fx.Node):
             held, key = self.environment[node.args[0]], self._resolve(node.args[1])
             if isinstance(held, list | tuple | dict):  # another part of the container may be a refusal
@@ -259,7 +263,7 @@ class _Conversion:
             arguments, keywords = self._resolve(node.args), self._resolve(node.kwargs)
         except QCompilerError:
             # No operator computes an operand, but the result may depend neither on inputs nor on the batch.
-            known = self._known(node, function, place, observed)
+            known = None if node in self.arbitrary else self._known(node, function, place, observed)
             if known is None:
                 raise
             return known

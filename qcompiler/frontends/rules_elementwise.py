@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import cast
 
 import torch
@@ -86,40 +86,6 @@ def _core_batch_norm(
     statistics = b.refusal("the model reads the statistics of a batch norm")
     result = _batch_norm(b, input, running_mean, running_var, weight, bias, False, momentum, eps)
     return [result, statistics, statistics]
-
-
-@rule("layer_norm")
-def _layer_norm(
-    b: Builder,
-    input: Operand,
-    normalized_shape: Sequence[int],
-    weight: Operand | None = None,
-    bias: Operand | None = None,
-    eps: float = 1e-5,
-    cudnn_enable: bool = True,
-) -> Value:
-    parameters = [
-        _constant(b, tuple(normalized_shape), default) if given is None else given
-        for given, default in ((weight, 1.0), (bias, 0.0))
-    ]
-    return b.node("layer_norm", [input, *parameters], eps=float(eps))
-
-
-@rule("native_layer_norm")
-def _native_layer_norm(
-    b: Builder,
-    input: Operand,
-    normalized_shape: Sequence[int],
-    weight: Operand | None,
-    bias: Operand | None,
-    eps: float,
-) -> object:
-    statistics = b.refusal("the model reads the statistics of a layer norm")
-    return [_layer_norm(b, input, normalized_shape, weight, bias, eps), statistics, statistics]
-
-
-def _constant(b: Builder, shape: tuple[int, ...], value: float) -> Leaf:
-    return Leaf("constant", "", torch.full(shape, value, device=b.device))
 
 
 @rule("dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")

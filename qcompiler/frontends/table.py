@@ -81,8 +81,9 @@ def plain_name(target: object) -> str:
         module = "" if isinstance(target, str) else str(getattr(target, "__module__", None) or "")
         if module.partition(".")[0] not in _OWNERS:
             return f"{module}.{name}"
-    if name == "batch_norm" and (target is torch.batch_norm or isinstance(target, OpOverload | OpOverloadPacket)):
-        return "aten_batch_norm"  # the arguments stand in another order than in torch.nn.functional.batch_norm
+    aten = target in (torch.batch_norm, torch.instance_norm) or isinstance(target, OpOverload | OpOverloadPacket)
+    if name in ("batch_norm", "instance_norm") and aten:
+        return f"aten_{name}"  # the arguments stand in another order than in torch.nn.functional
     name = name.strip("_")
     return _ALIASES.get(name, name)
 

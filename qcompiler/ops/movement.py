@@ -124,7 +124,8 @@ def _infer_embedding(types: Sequence[TensorType], attributes: Attributes) -> tup
 
 
 def _embedding(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    return (functional.embedding(operands[1], operands[0]),)
+    rows, ids = operands
+    return (functional.embedding(ids.clamp(0, rows.shape[0] - 1), rows),)
 
 
 def _infer_masked(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:

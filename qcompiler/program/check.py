@@ -91,7 +91,9 @@ KINDS: Mapping[str, tuple[_Test, str]] = {
         ("groups", "block", "step", "divisor", "divisor_override", "numerator"), (_COUNT, "a count of at least 1")
     ),
     **dict.fromkeys(("start", "stop"), (_integer(0, LARGEST_SIZE), f"an integer from 0 to {LARGEST_SIZE}")),
-    **dict.fromkeys(("keepdim", "subtract", "ceil_mode", "count_include_pad", "inside"), (_boolean, "true or false")),
+    **dict.fromkeys(
+        ("centered", "keepdim", "subtract", "ceil_mode", "count_include_pad", "inside"), (_boolean, "true or false")
+    ),
     "shift": (_integer(0, MAX_SHIFT), f"a shift from 0 to {MAX_SHIFT} bits"),
     **dict.fromkeys(("left_multiplier", "right_multiplier", "out_multiplier"), (_number, "a number")),
     **dict.fromkeys(("left_exponent", "right_exponent", "out_exponent"), (_EXPONENT, "an integer from -128 to 127")),
@@ -99,6 +101,7 @@ KINDS: Mapping[str, tuple[_Test, str]] = {
     "product_exponent": (_EXPONENT, "an integer from -128 to 127"),
     **dict.fromkeys(("offset", "scalar_left_offset", "value"), (_number, "a number")),
     "epsilon": (_integer(0, 2**60), "an integer from 0 to 2^60"),
+    "dims": (_integer(1, MOST_AXES), f"a number of axes from 1 to {MOST_AXES}"),
     "fraction": (_integer(0, 15), "an integer from 0 to 15"),
     "graph": (lambda value: isinstance(value, str), "the name of an island"),
 }

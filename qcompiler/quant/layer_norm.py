@@ -1,4 +1,4 @@
-"""Layer normalization on codes, in integers throughout.
+"""Layer, group, instance and root-mean-square normalization on codes, in integers throughout.
 
 With steps s_i = q_i - z over the n elements that are normalized together,
 
@@ -7,6 +7,8 @@ With steps s_i = q_i - z over the n elements that are normalized together,
     t_i = d_i / sqrt(v + e) 2^(f+8)  e = eps n^2 / scale^2; f + 8 fractional bits
     a_i = t_i w_i / 2^8 + b_i        w: 16-bit codes of the weight, b: 32-bit bias at scale_w * 2^-f
     q'  = requantize(a_i)
+
+A root-mean-square normalization takes sum s as 0, in d and in v. The weight and the bias may be shared along axes.
 
 The square root is an integer root, taken after v + e is shifted left by pairs of bits until it has 59 or 60 bits, so
 that the root has 30 bits. Both quotients are rounded to nearest, halves up; their units are far below a step of the
@@ -50,7 +52,7 @@ class LayerNormParameters:
     """Constants of one normalization, made by `layer_norm_parameters`.
 
     Args:
-        weight: int64 codes, in the shape of the normalized axes.
+        weight: int64 codes, in the shape of the weight.
         weight_scale: Scale of the weight codes, float32.
         bias: int64 codes, in the same shape.
         bias_scale: Scale of the bias codes, float32: weight_scale * 2^-fraction.
@@ -77,17 +79,19 @@ def layer_norm_parameters(
     arithmetic: Arithmetic,
     *,
     largest: int,
+    count: int | None = None,
 ) -> LayerNormParameters:
     """Compute the integer constants from real parameters.
 
     Args:
         source: Scale and zero point of the input, per tensor.
-        weight: float32, in the shape of the normalized axes.
+        weight: float32, in a shape that broadcasts with the last axes of the input.
         bias: float32, the same shape.
         eps: Constant added to the variance.
         target: Scale and zero point of the result, per tensor.
         arithmetic: Arithmetic with the requantization and the rounding of the bias.
         largest: Largest magnitude of an input step.
+        count: Number of elements that are normalized together; None: as many as the weight has.
 
     Returns:
         The constants. |t w + b| stays below 2^31 for any input.
@@ -95,7 +99,7 @@ def layer_norm_parameters(
     Raises:
         InputError: v + e exceeds 60 bits, because of too many elements or too wide codes.
     """
-    count = weight.numel()
+    count = weight.numel() if count is None else count
     scale = float(source.scale)
     variance = (count * largest) ** 2
     epsilon, halvings = _epsilon(eps * count**2 / scale**2, variance)
@@ -146,22 +150,33 @@ def _epsilon(exact: float, variance: int) -> tuple[int, int]:
     return int(round_float(torch.tensor(exact, dtype=torch.float64), Rounding.NEAREST_EVEN)), halvings
 
 
-def layer_norm_accumulator(steps: Tensor, weight: Tensor, bias: Tensor, epsilon: int, fraction: int) -> Tensor:
+def layer_norm_accumulator(
+    steps: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    epsilon: int,
+    fraction: int,
+    dims: int | None = None,
+    *,
+    centered: bool = True,
+) -> Tensor:
     """The accumulator a of the module docstring.
 
     Args:
         steps: int64 codes, zero point removed.
-        weight: int64 codes, in the shape of the last axes, which are normalized together.
+        weight: int64 codes, in a shape that broadcasts with the last axes of `steps`.
         bias: int64, the same shape.
         epsilon: e of the module docstring.
         fraction: f of the module docstring.
+        dims: Number of last axes that are normalized together; None: as many as the weight has.
+        centered: Whether the mean is removed; otherwise the root mean square is normalized.
 
     Returns:
         int64 accumulators, below 2^31 for constants from `layer_norm_parameters`.
     """
-    axes = tuple(range(steps.dim() - weight.dim(), steps.dim()))
-    count = weight.numel()
-    total = steps.sum(axes, keepdim=True)
+    axes = tuple(range(steps.dim() - (weight.dim() if dims is None else dims), steps.dim()))
+    count = math.prod(steps.shape[axis] for axis in axes)
+    total = steps.sum(axes, keepdim=True) if centered else torch.zeros((), dtype=torch.int64, device=steps.device)
     distance = count * steps - total
     # If all elements are equal and e is 0, every distance is 0 and so is every quotient.
     radicand = (count * steps.square().sum(axes, keepdim=True) - total.square() + epsilon).clamp(min=1)
@@ -175,13 +190,22 @@ def layer_norm_accumulator(steps: Tensor, weight: Tensor, bias: Tensor, epsilon:
 
 
 def layer_norm_codes(
-    steps: Tensor, constants: LayerNormParameters, *, out_zero_point: int, qmin: int, qmax: int
+    steps: Tensor,
+    constants: LayerNormParameters,
+    dims: int | None = None,
+    *,
+    centered: bool = True,
+    out_zero_point: int,
+    qmin: int,
+    qmax: int,
 ) -> Tensor:
     """Layer normalization on codes.
 
     Args:
         steps: int64 codes, zero point removed.
         constants: From `layer_norm_parameters`.
+        dims: Number of last axes that are normalized together; None: as many as the weight has.
+        centered: Whether the mean is removed.
         out_zero_point: Zero point of the result.
         qmin: Lowest output code.
         qmax: Highest output code.
@@ -189,7 +213,8 @@ def layer_norm_codes(
     Returns:
         int64 codes.
     """
-    acc = layer_norm_accumulator(steps, constants.weight, constants.bias, constants.epsilon, constants.fraction)
+    c = constants
+    acc = layer_norm_accumulator(steps, c.weight, c.bias, c.epsilon, c.fraction, dims, centered=centered)
     return constants.out.apply(acc, zero_point=out_zero_point, qmin=qmin, qmax=qmax)
 
 

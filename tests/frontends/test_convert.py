@@ -147,13 +147,13 @@ class Scaled(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self.count.add_(1)
-        y = x * torch.cumsum(self.weight, 0)
+        y = x * torch.cumprod(self.weight, 0)
         return y + self.count if self.returned else y
 
 
 def test_constants_from_parameters_are_told() -> None:
     found = frontends.capture(Scaled(False).eval(), numbers(2, 4))
-    assert any("cumsum of parameters became a constant" in str(item) for item in found.diagnostics)
+    assert any("cumprod of parameters became a constant" in str(item) for item in found.diagnostics)
     assert found.module.main.outputs[0].producer is not None
 
 

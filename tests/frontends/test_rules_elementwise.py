@@ -22,8 +22,6 @@ SPELLED: dict[str, Spelling] = {
     "batch_norm": lambda x, m: F.batch_norm(x, m.mean, m.variance, m.weight, m.bias, eps=0.01),
     "aten_batch_norm": lambda x, m: torch.batch_norm(x, None, m.bias, m.mean, m.variance, False, 0.1, 0.01, True),
     "native_batch_norm_legit_no_training": lambda x, m: ATEN._native_batch_norm_legit_no_training.default(x, m.weight, None, m.mean, m.variance, 0.1, 1e-5)[0],
-    "layer_norm": lambda x, m: F.layer_norm(x, (4,), m.weight, None, 0.01),
-    "native_layer_norm": lambda x, m: torch.native_layer_norm(x, [4], m.weight, m.bias, 0.01)[0],
     "dropout": lambda x: F.dropout(x, 0.3, training=False),
     "dropout1d": lambda x: F.dropout1d(x.flatten(2), training=False),
     "dropout2d": lambda x: F.dropout2d(x, training=False),
@@ -149,11 +147,6 @@ SAME: dict[str, list[Spelling]] = {
         lambda x, m: F.batch_norm(x, m.mean, m.variance, m.weight, m.bias),
         lambda x, m: torch.batch_norm(x, m.weight, m.bias, m.mean, m.variance, False, 0.1, 1e-5, True),
     ],
-    "layer_norm": [
-        lambda x, m: F.layer_norm(x, (4,), m.weight, m.bias),
-        lambda x, m: torch.layer_norm(x, [4], m.weight, m.bias),
-        lambda x, m: F.layer_norm(x, x.shape[-1:], m.weight, m.bias, 1e-5),
-    ],
     "nothing": [nn.Identity(), lambda x: x, lambda x: x.contiguous(), lambda x: x.clone(), lambda x: F.dropout(x, training=False), nn.Dropout(), lambda x: x.to(torch.float32), lambda x: x.detach()],
 }  # fmt: skip
 
@@ -181,7 +174,6 @@ class TestRules(RuleTests):
 @pytest.mark.parametrize(
     ("spelling", "message"),
     [
-        (lambda x, m: torch.native_layer_norm(x, [4], m.weight, m.bias, 1e-5)[1], "statistics of a layer norm"),
         (lambda x: ATEN.log_sigmoid_forward.default(x)[1], "the buffer of a log_sigmoid"),
         (
             lambda x, m: ATEN._native_batch_norm_legit_no_training.default(x, None, None, m.mean, m.variance, 0.1, 0.1)[1],

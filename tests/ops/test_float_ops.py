@@ -56,6 +56,7 @@ X = tensor(2, 4, 6, 7)
 OF_POSITIVES = ("log", "sqrt", "rsqrt")
 """Functions without a value for negative numbers; `log1p` has none below -1."""
 ONE = tensor(4, seed=3)
+IDS = torch.arange(6).reshape(2, 3)
 CASES: dict[str, tuple[str, list[Tensor], Attributes, Callable[..., Tensor]]] = {
     "relu": ("relu", [X], {}, torch.relu),
     "clamp": ("clamp", [X], {"min": -0.5, "max": 0.5}, lambda x: x.clamp(-0.5, 0.5)),
@@ -117,6 +118,20 @@ CASES: dict[str, tuple[str, list[Tensor], Attributes, Callable[..., Tensor]]] = 
         lambda x: functional.interpolate(x, (3, 20), mode="bilinear", align_corners=True),
     ),
     "reshape": ("reshape", [X], {"shape": (8, 42)}, lambda x: x.reshape(8, 42)),
+    "embedding": ("embedding", [tensor(5, 3), torch.tensor([[0, 4], [2, 2]])], {}, lambda x, ids: x[ids]),
+    "embedding outside": ("embedding", [tensor(5, 3), torch.tensor([-3, 9])], {}, lambda x, ids: x[[0, 4]]),
+    "masked": ("masked", [X, X[:1, :, :1] > 0], {}, lambda x, m: torch.where(m, x, 0.0)),
+    "expand": ("expand", [X[:1, :, :, :1], X], {"shape": (2, 4, 6, 5)}, lambda x, like: x.expand(2, 4, 6, 5)),
+    "exact": ("exact", [IDS, IDS[:1]], {"compute": "subtract"}, torch.sub),
+    "exact comparison": ("exact", [IDS, IDS[:, :1]], {"compute": "less"}, torch.lt),
+    "not": ("not", [IDS > 3], {}, torch.logical_not),
+    "cast": ("cast", [IDS], {"dtype": "bool"}, lambda x: x.bool()),
+    "cumsum": ("cumsum", [IDS], {"axis": 1}, lambda x: x.cumsum(1)),
+    "convert": ("convert", [IDS], {"dtype": "f32"}, lambda x: x.float()),
+    "compare": ("compare", [X, X[:1]], {"compute": "greater_equal"}, torch.ge),
+    "select": ("select", [X > 0, X, X[:, :1]], {}, torch.where),
+    "layer norm of other axes": ("layer_norm", [X, tensor(4, 1, 1), tensor(4, 1, 1)], {"dims": 2}, lambda x, w, b: functional.layer_norm(x, (6, 7)) * w + b),
+    "root mean square norm": ("layer_norm", [X, tensor(7), tensor(7)], {"centered": False}, lambda x, w, b: x * torch.rsqrt(x.square().mean((3,), keepdim=True) + 1e-5) * w + b),
     "permute": ("permute", [X], {"axes": (2, 0, 3, 1)}, lambda x: x.permute(2, 0, 3, 1)),
     "concat": ("concat", [X, X * 2, X[:, :1]], {"axis": 1}, lambda *xs: torch.cat(xs, 1)),
     "gather": ("gather", [X], {"axis": 1, "indices": (3, 0, 0)}, lambda x: x[:, [3, 0, 0]]),

@@ -31,6 +31,10 @@ def i32(*shape: int) -> TensorType:
     return TensorType(DType.I32, shape)
 
 
+def i64(*shape: int) -> TensorType:
+    return TensorType(DType.I64, shape)
+
+
 X, KERNEL, CODES = f32(2, 4, 6, 7), f32(8, 4, 3, 3), i8(2, 4, 6, 7)
 POOL: Attributes = {"kernel": (2, 2), "stride": (1, 1)}
 FAKE = [X, f32(), i32()]
@@ -196,6 +200,23 @@ CASES: dict[str, tuple[str, list[TensorType], Attributes, str]] = {
     "an integer norm with real weights": ("int_layer_norm", [CODES, f32(7), i32(7), i32(1), i8(1)], NORM, "integers"),
     "an integer norm with narrow weights": ("int_layer_norm", [CODES, i8(7), i32(7), i32(1), i8(1)], NORM, "i16 and i32"),
     "an integer norm with too many bits": ("int_layer_norm", [CODES, of(DType.I16, 7), i32(7), i32(1), i8(1)], {**NORM, "fraction": 16}, "fraction 16"),
+    "a norm with too many axes": ("layer_norm", [X, f32(7), f32(7)], {"dims": 5}, "for 5 axes"),
+    "rows of a vector": ("embedding", [f32(4), i64(2)], {}, "a matrix"),
+    "rows at real numbers": ("embedding", [f32(4, 3), f32(2)], {}, "integers of 32 or 64 bits"),
+    "numbers in place of a mask": ("masked", [X, i64(7)], {}, "the mask is"),
+    "a mask that does not broadcast": ("masked", [X, of(DType.BOOL, 2, 2, 4, 6, 7)], {}, "the mask is"),
+    "an expansion of more than one element": ("expand", [X, X], {"shape": (2, 8, 6, 7)}, "repeated axes of one element"),
+    "an unknown exact function": ("exact", [i64(2), i64(2)], {"compute": "power"}, "the function is 'power'"),
+    "a sum of booleans": ("exact", [of(DType.BOOL, 2), of(DType.BOOL, 2)], {"compute": "add"}, "integers of 32 or 64 bits"),
+    "a conjunction of numbers": ("exact", [i64(2), i64(2)], {"compute": "and"}, "booleans"),
+    "a sum of two types": ("exact", [i64(2), i32(2)], {"compute": "add"}, "one element type"),
+    "the opposite of a number": ("not", [i64(2)], {}, "booleans"),
+    "a cast to real numbers": ("cast", [i64(2)], {"dtype": "f32"}, "bool, i32 or i64"),
+    "a cast to nothing": ("cast", [i64(2)], {"dtype": "long"}, "the element type is 'long'"),
+    "sums along no axis": ("cumsum", [i64(2)], {"axis": 1}, "the axis is 1"),
+    "a conversion between integers": ("convert", [i64(2)], {"dtype": "i32"}, "real numbers from or to"),
+    "a comparison of integers": ("compare", [i64(2), i64(2)], {"compute": "less"}, "floating point"),
+    "a choice by numbers": ("select", [i64(2), f32(2), f32(2)], {}, "a boolean and two"),
     "a rounding of averages": ("int_avg_pool2d", [CODES], {**POOL, "rounding": "up", "dtype": "i8"}, "the rounding is 'up'"),
 }  # fmt: skip
 

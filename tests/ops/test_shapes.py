@@ -249,4 +249,4 @@ def test_elementwise_operators_keep_every_shape(op: str, rank: int) -> None:
 def test_every_stage_of_a_float_operator_is_a_float_stage() -> None:
     for name, item in known_ops().items():
         if Stage.FLOAT in item.stages and Stage.INTEGER in item.stages and not name.startswith("test_"):
-            assert item.has("movement") or name in ("parameter", "state", "constant", "call"), name  # type: ignore[arg-type]  # the trait's own word
+            assert item.has("movement", "exact") or name in ("parameter", "state", "constant", "call"), name  # type: ignore[arg-type]  # the trait's own word

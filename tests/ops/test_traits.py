@@ -31,8 +31,14 @@ ATTRIBUTES: Mapping[str, Mapping[str, Attribute]] = {
     "slice": {"axis": 1, "start": 1, "stop": 3},
     "gather": {"axis": 1, "indices": (3, 0, 0)},
     "pad": {"pad": (0, 0, 1, 1, 0, 0, 1, 1)},
+    "expand": {"shape": SHAPE},
 }
-PARAMETERS: Mapping[str, tuple[Tensor, ...]] = {"prelu": (torch.tensor([0.25]),)}
+PARAMETERS: Mapping[str, tuple[Tensor, ...]] = {
+    "prelu": (torch.tensor([0.25]),),
+    "embedding": (torch.tensor([3, 0, 9]),),
+    "masked": (torch.tensor([True, False, True, False, True, True]),),
+    "expand": (torch.zeros(1),),
+}
 
 
 def ops_with(trait: Trait) -> list[str]:
@@ -44,13 +50,16 @@ def ops_with(trait: Trait) -> list[str]:
 def node_of(name: str, *tensors: Tensor) -> Node:
     """A node on operands of the shapes of `tensors`."""
     graph = Module().add(Graph())
-    inputs = [graph.add_input(f"x{i}", TensorType(DType.F32, tuple(item.shape))) for i, item in enumerate(tensors)]
+    inputs = [
+        graph.add_input(f"x{i}", TensorType(DType.of(item.dtype), tuple(item.shape))) for i, item in enumerate(tensors)
+    ]
     return graph.append(name, inputs, ATTRIBUTES.get(name))
 
 
 def computed(name: str, x: Tensor) -> Tensor:
     """The result of an operator for the operand `x`, given for each activation that the operator reads."""
     definition = op(name)
+    x = x.reshape(-1, SHAPE[-1]) if name == "embedding" else x
     own = PARAMETERS.get(name, ())
     count = 2 if definition.has(Trait.ELEMENTWISE) else 1
     operands = [x] * count + list(own)

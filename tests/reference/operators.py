@@ -432,21 +432,23 @@ def rescale(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list
 def int_layer_norm(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list[Any]:
     """(n s - sum) / sqrt(n sum of squares - sum^2 + epsilon), times w, plus b; the root has 30 bits, halves go up."""
     x, weight, bias = operands[:3]
-    outer = x.shape[: len(x.shape) - len(weight.shape)]
-    count = len(weight.data)
+    first = len(x.shape) - (attributes.get("dims") or len(weight.shape))
+    outer, inside = x.shape[:first], x.shape[first:]
+    count = math.prod(inside)
     result = []
     for place in indices(outer):
-        steps = [x.step((*place, *inner)) for inner in indices(weight.shape)]
-        total = sum(steps)
+        places = [(*place, *inner) for inner in indices(inside)]
+        steps = [x.step(index) for index in places]
+        total = sum(steps) if attributes.get("centered", True) else 0
         radicand = max(count * sum(s * s for s in steps) - total**2 + attributes["epsilon"], 1)
         shift = 0
         while radicand < 2**58:
             radicand, shift = radicand * 4, shift + 1
         root = math.isqrt(radicand)
-        for position, step in enumerate(steps):
+        for index, step in zip(places, steps, strict=True):
             exact = Fraction((count * step - total) * 2 ** (shift + attributes["fraction"] + 8), root)
-            product = math.floor(exact + Fraction(1, 2)) * weight.data[position]
-            acc = math.floor(Fraction(product, 256) + Fraction(1, 2)) + bias.data[position]
+            product = math.floor(exact + Fraction(1, 2)) * weight.at(broadcast(weight, index))
+            acc = math.floor(Fraction(product, 256) + Fraction(1, 2)) + bias.at(broadcast(bias, index))
             result.append(requantize(acc, channel(operands, 3, 0), channel(operands, 4, 0), out, attributes))
     return result
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import cast
 
 import numpy as np
 
@@ -11,6 +10,7 @@ from qcompiler.backends.onnx_qdq.emitter import Emitter, Rule
 from qcompiler.errors import UnsupportedError
 from qcompiler.ir.graph import Node
 from qcompiler.ir.table import Table
+from qcompiler.ops.normalization import normalized_axes
 
 emits: Table[Rule] = Table()
 
@@ -23,13 +23,14 @@ LEAST_EPS = float(np.finfo(np.float32).tiny)
 def layer_norm(emitter: Emitter, node: Node) -> None:
     """A normalization in operators of opset 13, with weight and bias as real numbers."""
     x, weight, bias = emitter.real(node, 0), emitter.numbers(node, 1), emitter.numbers(node, 2)
-    rank = node.inputs[0].type.rank
-    axes = list(range(rank - node.inputs[1].type.rank, rank))
-    quant, count = node.inputs[0].type.quant, math.prod(cast("tuple[int, ...]", node.inputs[1].type.shape))
+    axes = list(normalized_axes(node))
+    quant, count = node.inputs[0].type.quant, math.prod(node.inputs[0].type.size(axis) for axis in axes)
     if quant is None:
         raise UnsupportedError("the operand has no grid", where=node.where)
     eps = node.integer("epsilon") * quant.scale[0] ** 2 / count**2
-    distance = emitter.compute(node, "Sub", [x, emitter.mean_over(node, x, axes, keepdim=True)])
+    distance = x
+    if node.flag("centered"):
+        distance = emitter.compute(node, "Sub", [x, emitter.mean_over(node, x, axes, keepdim=True)])
     square = emitter.compute(node, "Mul", [distance, distance])
     variance = emitter.mean_over(node, square, axes, keepdim=True)
     # The smallest normal number replaces an eps of 0, with which equal elements would give 0 / 0.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,12 +15,13 @@ kernel = Kernels()
 
 @kernel("int_layer_norm", steps=(0,), requantizes=True)
 def int_layer_norm(call: Call, arrays: Sequence[Array]) -> Array:
-    """Distances from the mean over the root of the variance, both times the number of elements: see `numerics`."""
+    """Distances from the mean or from 0, over the root of their squares: see `numerics`."""
     steps = steps_of(call, arrays, 0)
     weight, bias = arrays[1].astype(np.int64), arrays[2].astype(np.int64)
-    axes = tuple(range(-weight.ndim, 0))
-    total: Int = steps.sum(axes, keepdims=True)
-    spread: Int = weight.size * (steps * steps).sum(axes, keepdims=True) - total * total
+    axes = tuple(range(-int(call["dims"] or weight.ndim), 0))
+    count = math.prod(steps.shape[axis] for axis in axes)
+    total: Int = steps.sum(axes, keepdims=True) * int(call["centered"])
+    spread: Int = count * (steps * steps).sum(axes, keepdims=True) - total * total
     radicand = np.maximum(spread + call["epsilon"], 1)
     shift = np.zeros_like(radicand)
     for pairs in (16, 8, 4, 2, 1):
@@ -29,5 +31,5 @@ def int_layer_norm(call: Call, arrays: Sequence[Array]) -> Array:
     root = np.sqrt(radicand.astype(np.float64)).astype(np.int64)
     root -= root * root > radicand
     root += (root + 1) * (root + 1) <= radicand
-    normalized = divide((weight.size * steps - total) << (shift + call["fraction"] + 8), root, "rhup")
+    normalized = divide((count * steps - total) << (shift + call["fraction"] + 8), root, "rhup")
     return call.requantize(divide(normalized * weight, 256, "rhup") + bias, *multiplier_of(arrays, 3))

@@ -21,8 +21,11 @@ def layer_norm(writer: Writer, step: Step) -> None:
     item, call = step.item, writer.call_of(step.item)
     shape, distances = call.output.shape, writer.steps(item.output)
     weight, bias = writer.operand(item, 1), writer.operand(item, 2)
-    front = len(shape) - weight.ndim
-    rows, inner = (merged(shape[part], distances[part]) for part in (slice(front), slice(front, None)))
+    front = len(shape) - int(call["dims"] or weight.ndim)
+    lead = len(shape) - weight.ndim
+    own = [math.prod(weight.shape[axis + 1 :]) if size > 1 else 0 for axis, size in enumerate(weight.shape)]
+    of_weight = [0] * lead + own
+    rows, inner = (merged(shape[part], distances[part], of_weight[part]) for part in (slice(front), slice(front, None)))
     for box in (rows, inner):
         check_rank(box, item)
     if int(np.abs(weight.astype(np.int64)).max(initial=0)) >= 2**15:
@@ -37,12 +40,15 @@ def layer_norm(writer: Writer, step: Step) -> None:
         {
             "rows": math.prod(shape[:front]),
             "rank": len(rows),
-            "size": [size for size, _ in rows] or [0],
-            "step": [distance for _, distance in rows] or [0],
-            "count": weight.size,
+            "size": [size for size, *_ in rows] or [0],
+            "step": [distance for _, distance, _ in rows] or [0],
+            "weight_step": [distance for *_, distance in rows] or [0],
+            "count": math.prod(shape[front:]),
             "inner_rank": len(inner),
-            "inner_size": [size for size, _ in inner] or [0],
-            "inner_step": [distance for _, distance in inner] or [0],
+            "inner_size": [size for size, *_ in inner] or [0],
+            "inner_step": [distance for _, distance, _ in inner] or [0],
+            "inner_weight_step": [distance for *_, distance in inner] or [0],
+            "centered": int(call["centered"]),
             "x_zero_point": call.zero_point(0),
             "epsilon": int(call["epsilon"]),
             "fraction": int(call["fraction"]),
