@@ -14,7 +14,7 @@ clamp(x, -inf, inf)                         ->  x
 clamp_channels(x), limits all alike         ->  clamp(x)
 scaled_unary(x), scales all 1               ->  its function of x
 div(x, constant or tensor of the model)     ->  mul(x, 1 / constant)
-div(constant, x)                            ->  mul(reciprocal(x), constant)
+div(y, x)                                   ->  mul(reciprocal(x), y)
 add, mul (constant, x)                      ->  add, mul (x, constant)
 matmul(x, W), W a matrix of the model       ->  linear(x, W^T)
 matmul(W, x)                                ->  (linear(x^T, W))^T, of the last two axes
@@ -62,7 +62,7 @@ CLAMP_TO_RELU = Sentence("clamp-as-relu", "a clamp from 0 to infinity")
 EQUAL_LIMITS = Sentence("equal-limits", "a clamp per channel with equal limits")
 UNIT_SCALES = Sentence("unit-scales", "scales that are all 1")
 DIVISION = Sentence("division-as-product", "a division by a constant")
-RECIPROCAL = Sentence("division-as-reciprocal", "a constant divided by a value")
+RECIPROCAL = Sentence("division-as-reciprocal", "a division by a value, as a product with its reciprocal")
 MATRIX_RIGHT = Sentence("product-with-matrix", "a product with a matrix of the model")
 MATRIX_LEFT = Sentence("matrix-times-value", "a matrix of the model times a value")
 BATCH_INSIDE = Sentence("batch-inside", "a layer before the batch is merged with other axes")
@@ -280,7 +280,7 @@ def _scaled_unary(node: Node, rewriter: Rewriter) -> bool:
 def _div(node: Node, rewriter: Rewriter) -> bool:
     divisor = node.inputs[1].producer
     if divisor is None or not is_leaf(divisor.output):
-        return is_leaf(node.inputs[0]) and _to_reciprocal(node, rewriter)
+        return _to_reciprocal(node, rewriter)
     tensor = leaf_tensor(divisor.output)
     if not tensor.is_floating_point():
         return False

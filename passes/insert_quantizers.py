@@ -55,6 +55,10 @@ ONE_SCALE = Sentence(
 )
 
 
+WIDE_RECIPROCAL = 16
+"""Bits of a reciprocal that is a factor: 8 bits leave no digits of those of large divisors."""
+
+
 @dataclass(frozen=True)
 class InsertQuantizers(Pass):
     """Quantizers according to the target's descriptor and the user's overrides.
@@ -211,7 +215,7 @@ class _Placement:
 
     def _propagate_or_quantize(self, node: Node) -> None:
         value = node.output
-        bits = self.overrides.activation_bits(node) or self.requested.get(node)
+        bits = self.overrides.activation_bits(node) or self.requested.get(node) or self._bits_of_reciprocal(node)
         if node.definition.has(Trait.MOVEMENT):
             joined = joins(node) and not leaves_range(node)
             if joined and bits is not None:
@@ -229,6 +233,15 @@ class _Placement:
             return  # the quantizer comes after the last member of the supergroup
         spec = self.target.activation_spec(op=node.op, bits=bits)
         self._quantize(value, spec, before=node.following, like=node, stem=node.name)
+
+    def _bits_of_reciprocal(self, node: Node) -> int | None:
+        """A wide grid for the reciprocal of a divisor, whose values are far apart, if the target has one."""
+        if node.op != "reciprocal" or not all(user.op == "mul" for user in node.output.users):
+            return None
+        try:
+            return self.target.activation_spec(op=node.op, bits=WIDE_RECIPROCAL).bits
+        except TargetError:
+            return None
 
     def _widen_operands(self, node: Node, bits: int) -> None:
         """Give the operands of a concat, and thereby its result, another width."""

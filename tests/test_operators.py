@@ -298,6 +298,16 @@ def movement(draw: Draw) -> Case:
     return draw(st.sampled_from(functions)), [(2, 3, 4, 2)]
 
 
+def windows(draw: Draw) -> Case:
+    kernel, stride, border = draw(st.integers(1, 3)), draw(st.integers(1, 2)), draw(st.integers(0, 1))
+    functions: list[Callable[[Tensor], object]] = [
+        lambda x: functional.unfold(x, kernel, padding=border, stride=stride),
+        lambda x: functional.fold(functional.unfold(x, kernel, stride=stride), x.shape[2:], kernel, stride=stride),
+        lambda x: x.unfold(2, kernel, stride),
+    ]
+    return draw(st.sampled_from(functions)), [(2, 3, *sizes(draw, 2, 4, 6))]
+
+
 CASES: dict[str, Callable[[Draw], Case]] = {
     **{f"conv{rank}d": convolution(rank) for rank in (1, 2, 3)},
     **{f"conv_transpose{rank}d": transposed(rank) for rank in (1, 2, 3)},
@@ -310,6 +320,8 @@ CASES: dict[str, Callable[[Draw], Case]] = {
     "add": binary(torch.add),
     "sub": binary(torch.sub),
     "mul": binary(torch.mul),
+    "div": binary(lambda x, y: x / (y.abs() + 0.2)),
+    "windows": windows,
     "maximum": binary(torch.maximum),
     "minimum": binary(torch.minimum),
     "with a number": with_number,

@@ -10,6 +10,7 @@ from qcompiler.frontends import (
     rules_pooling,
     rules_products,
     rules_reductions,
+    rules_windows,
 )
 from qcompiler.frontends.table import RULES
 
@@ -24,4 +25,5 @@ __all__ = [
     "rules_pooling",
     "rules_products",
     "rules_reductions",
+    "rules_windows",
 ]

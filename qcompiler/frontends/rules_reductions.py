@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 from qcompiler.frontends.builder import Builder, Observed, Operand
 from qcompiler.frontends.table import Ints, as_tuple, axis_of, rule
@@ -34,6 +35,55 @@ def _sum(b: Builder, input: Operand, dim: Ints | None = None, keepdim: bool = Fa
     mean = b.node("mean", [input], axes=axes, keepdim=bool(keepdim))
     count = math.prod(_sizes(b, input, axes))
     return mean if count == 1 else b.node("mul", [mean, float(count)])
+
+
+@rule("var", "std")
+def _variance(
+    b: Builder,
+    input: Operand,
+    dim: object = None,
+    unbiased: object = None,
+    keepdim: bool = False,
+    *,
+    correction: object = None,
+) -> Value:
+    """The mean of the squared distances from the mean, times n / (n - correction); its root for `std`."""
+    if isinstance(dim, bool):  # torch.var(x, unbiased)
+        dim, unbiased = None, dim
+    axes = _axes(input, cast("Ints | None", dim))
+    count = math.prod(_sizes(b, input, axes))
+    less = (0 if unbiased is False else 1) if correction is None else cast("float", correction)
+    if count <= less:
+        raise b.unsupported(f"{b.function} of {count} elements", "Use more elements than the correction.")
+    distance = b.node("sub", [input, b.node("mean", [input], axes=axes, keepdim=True)])
+    square = b.node("mul", [distance, distance])
+    variance = b.node("mean", [square], axes=axes, keepdim=bool(keepdim))
+    scaled = variance if not less else b.node("mul", [variance, count / (count - less)])
+    return b.node("sqrt", [scaled]) if b.function == "std" else scaled
+
+
+@rule("norm", "linalg_norm", "linalg_vector_norm")
+def _length(
+    b: Builder,
+    input: Operand,
+    p: object = 2,
+    dim: Ints | None = None,
+    keepdim: bool = False,
+    out: object = None,
+    dtype: object = None,
+    *,
+    ord: object = None,
+) -> Value:
+    """The root of the sum of squares: sqrt(n) times the root of their mean."""
+    order = p if ord is None else ord
+    one_axis = input.type.rank == 1 or (dim is not None and len(as_tuple(dim, 1)) == 1)
+    if order not in (2, 2.0, None, "fro") or (b.function == "linalg_norm" and not one_axis and order is not None):
+        raise b.unsupported(f"{b.function} with p={order!r}", "Use the root of the sum of squares, p=2.")
+    axes = _axes(input, dim)
+    count = math.prod(_sizes(b, input, axes))
+    square = b.node("mul", [input, input])
+    mean = b.node("mean", [square], axes=axes, keepdim=bool(keepdim))
+    return b.node("mul", [b.node("sqrt", [mean]), math.sqrt(count)])
 
 
 def _sizes(b: Builder, input: Operand, axes: Sequence[int]) -> list[int]:

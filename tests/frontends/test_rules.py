@@ -13,6 +13,7 @@ from qcompiler.frontends import (
     rules_pooling,
     rules_products,
     rules_reductions,
+    rules_windows,
     table,
 )
 from tests.support.spellings import rules_of
@@ -27,6 +28,7 @@ FILES = (
     rules_pooling,
     rules_products,
     rules_reductions,
+    rules_windows,
 )
 
 

@@ -13,6 +13,11 @@ SPELLED: dict[str, Spelling] = {
     "sum": lambda x: x.sum((1, -1), keepdim=True),
     "amax": lambda x: x.amax((1, -1)),
     "amin": lambda x: x.amin(-1, keepdim=True),
+    "var": lambda x: x.var((2, 3), unbiased=False),
+    "std": lambda x: torch.std(x, 1, keepdim=True),
+    "norm": lambda x: x.norm(dim=(1, 2), keepdim=True),
+    "linalg_norm": lambda x: torch.linalg.norm(x, dim=-1),
+    "linalg_vector_norm": lambda x: torch.linalg.vector_norm(x, dim=(2, 3)),
     "aminmax": lambda x: x.aminmax(dim=1).max,
 }
 
@@ -26,6 +31,7 @@ SAME: dict[str, list[Spelling]] = {
 
 REFUSED: dict[str, tuple[Spelling, str]] = {
     "the largest of a batch": (lambda x: x.amax(0), "amax over the batch"),
+    "the sum of magnitudes": (lambda x: x.norm(1, dim=1), "norm with p=1"),
     "the sum of a batch": (lambda x: x.sum(), "sum over the batch"),
     "indices": (lambda x: x.max(1).indices, "the model reads the indices of max"),
 }  # fmt: skip

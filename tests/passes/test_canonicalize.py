@@ -155,6 +155,15 @@ CANONICAL: dict[str, tuple[list[str], list[str]]] = {
             "return %a_2",
         ],
     ),
+    "a value divided by a value": (
+        ["%e = exp(%x) : f32[N, 4, 6, 6]", "%a = div(%x, %e) : f32[N, 4, 6, 6]", "%a"],
+        [
+            "%e = exp(%x) : f32[N, 4, 6, 6]",
+            "%a_1 = reciprocal(%e) : f32[N, 4, 6, 6]",
+            "%a_2 = mul(%a_1, %x) : f32[N, 4, 6, 6]",
+            "return %a_2",
+        ],
+    ),
     "constants come second": (
         [
             leaf("k", "f32", 4, 1, 1, kind="constant"),
@@ -211,7 +220,6 @@ LEFT_ALONE: dict[str, list[str]] = {
         "%c",
     ],
     "a product of two values": ["%a = matmul(%x, %x) : f32[N, 4, 6, 6]", "%a"],
-    "a division by a value": ["%a = div(%x, %x) : f32[N, 4, 6, 6]", "%a"],
     "a clamp with one end that is not zero": ["%a = clamp(%x) {min = 0.5} : f32[N, 4, 6, 6]", "%a"],
     "limits that differ": [
         leaf("limits", "f32", 4),

@@ -263,3 +263,12 @@ def test_what_it_needs_and_establishes() -> None:
     check_declared(InsertQuantizers(), {Stage.CANONICAL}, requires={"partitioned"}, establishes={"quantizers"})
     with pytest.raises(PassError, match="insert-quantizers needs a target"):
         run(InsertQuantizers(), module("canonical", *LAYER))
+
+
+@pytest.mark.parametrize(("target", "bits"), [("int8_dsp", 16), ("tflite_int8", 8)])
+def test_the_reciprocal_of_a_division_is_wide_where_the_target_has_the_width(target: str, bits: int) -> None:
+    text = ["%r = reciprocal(%x) : f32[N, 4, 6, 6]", "%y = mul(%r, %x) : f32[N, 4, 6, 6]", "%y"]
+    subject = module("canonical", *text)
+    run(InsertQuantizers(), subject, PassContext(target=load_target(target)))
+    widths = {node.name: node.spec.bits for node in subject.main.nodes if node.op == "fake_quantize"}
+    assert widths == {"x.q": 8, "r.q": bits, "y.q": 8}

@@ -35,5 +35,5 @@ def test_c_holds_the_multipliers_that_a_mode_has() -> None:
         assert tuple(NUMPY[ctype] for ctype in held) == tuple(numpy[part] for part in form.parts)
 
 
-def test_every_element_type_of_codes_has_one_of_c() -> None:
-    assert {DType(name) for name in CTYPES} == set(CODES)
+def test_every_element_type_of_codes_and_of_exact_values_has_one_of_c() -> None:
+    assert {DType(name) for name in CTYPES} == {*CODES, DType.I32, DType.I64, DType.BOOL}
