@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from qcompiler.frontends import rules_exact
-from tests.support.spellings import RuleTests, Spelled, Spelling
+from qcompiler.frontends import capture, rules_exact
+from tests.support.running import outputs_of
+from tests.support.spellings import RuleTests, Spelled, Spelling, image, model_of
 
 SPELLED: dict[str, Spelling] = {
     "eq": lambda x, m: x == 0.5,
@@ -87,3 +88,11 @@ UNREACHED = {
 class TestRules(RuleTests):
     file, spelled, same, refused = rules_exact, SPELLED, SAME, REFUSED
     unreached = UNREACHED
+
+
+def test_integers_of_two_types_are_compared_in_the_wider() -> None:
+    model = model_of(lambda x, m: (x > 0).int() < (x < 1).long())
+    graph = capture(model, image()).module.main
+    (comparison,) = [node for node in graph.nodes if node.op == "exact"]
+    assert [str(value.type.dtype) for value in comparison.inputs] == ["i64", "i64"]
+    assert torch.equal(outputs_of(graph, [image()])[0], model(image()))

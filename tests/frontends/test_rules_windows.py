@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from qcompiler.frontends import rules_windows
-from tests.support.spellings import RuleTests, Spelling
+from qcompiler.frontends import capture, rules_windows
+from tests.support.running import outputs_of
+from tests.support.spellings import RuleTests, Spelling, image, model_of
 
 ATEN = torch.ops.aten
 
@@ -32,3 +33,10 @@ REFUSED: dict[str, tuple[Spelling, str]] = {
 
 class TestRules(RuleTests):
     file, spelled, same, refused = rules_windows, SPELLED, SAME, REFUSED
+
+
+def test_a_fold_that_overlaps_sums_the_windows() -> None:
+    model = model_of(lambda x: F.fold(F.unfold(x, 3, padding=1), (4, 4), 3, padding=1))
+    found = outputs_of(capture(model, image()).module.main, [image()])[0]
+    counts = F.fold(F.unfold(torch.ones(1, 4, 4, 4), 3, padding=1), (4, 4), 3, padding=1)
+    torch.testing.assert_close(found, image() * counts)

@@ -62,10 +62,10 @@ def test_insert_quantizers_follows_the_descriptor() -> None:
 
 def test_insert_quantizers_refuses_what_the_target_lacks() -> None:
     text = [
-        "%c = div(%x, %x) : f32[N, 4, 6, 6]",
+        '%c = compare(%x, %x) {compute = "less"} : bool[N, 4, 6, 6]',
         "%c",
     ]
-    with pytest.raises(UnsupportedError, match=r"the target int8_dsp has no integer div.*add a rule"):
+    with pytest.raises(UnsupportedError, match=r"the target int8_dsp has no integer compare.*add a rule"):
         quantized(*text, upto=InsertQuantizers)
 
 
