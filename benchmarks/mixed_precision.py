@@ -9,8 +9,10 @@ The points of `qcompiler.mixed_precision`, and what other ways reach at the same
 
 All are compared on images that no search has seen.
 
-Finished networks are kept in `build/mixed_precision` and in `benchmarks/results/mixed_precision.jsonl`; a run that is
-killed goes on. `--shard 1/3` measures a third of the networks, `--short` one network with few points.
+`--aimet PYTHON` also runs the automatic mixed precision of aimet-torch on each network, with the interpreter of an
+environment that has it. Finished networks are kept in `build/mixed_precision` and in
+`benchmarks/results/mixed_precision.jsonl`; a run that is killed goes on. `--shard 1/3` measures a third of the
+networks, `--short` one network with few points.
 """
 
 from __future__ import annotations
@@ -18,8 +20,11 @@ from __future__ import annotations
 import argparse
 import functools
 import hashlib
+import json
 import random
+import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -40,18 +45,21 @@ from qcompiler.analysis.assignment import Problem, Widths
 from qcompiler.pages.plots import Points
 from qcompiler.validation.noise import decibels
 
-__all__ = ["Network", "Run", "compare", "figure", "greedy", "main", "section"]
+__all__ = ["Network", "Run", "aimet", "compare", "figure", "greedy", "main", "section"]
 
 HERE = Path(__file__).resolve().parent
 FOLDER, ROWS = HERE.parent / "build" / "mixed_precision", HERE / "results" / "mixed_precision.jsonl"
 IMAGES = HERE.parent / "docs" / "howto" / "images"
+AIMET_ROWS = HERE / "results" / "mixed_precision_aimet.jsonl"
 SECTION = "mixed precision"
 TARGET = "int8_dsp"
 CALIBRATION = 64
 WIDTHS = ((8, 4), (8, 8), (16, 4), (16, 8))
 LEAST_CORRELATION = 0.8
 """Rank correlation that is wanted on every network."""
-ALLOWED_DB = 0.5
+SAME_COST = 0.005
+"""Relative difference of two costs that is none: AIMET leaves out the products of some small operators."""
+ALLOWED_DB = 0.3
 """Signal-to-noise ratio that a front may lack against another way at equal cost: the noise of both is an estimate."""
 
 
@@ -186,6 +194,21 @@ def compare(model: nn.Module, calibration: Sequence[Tensor], images: Tensor, lab
     }
 
 
+def aimet(network: Network, python: Path) -> Json:
+    """Points of the automatic mixed precision of aimet-torch: share of the dearest widths' cost, and decibels.
+
+    Args:
+        network: The network.
+        python: Interpreter of an environment with aimet-torch.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "result.json"
+        command = [str(python), "-m", "benchmarks.mixed_precision_aimet", network.name, str(output)]
+        subprocess.run(command, check=True, cwd=HERE.parent, stdout=sys.stderr)
+        result: Json = json.loads(output.read_text(encoding="utf-8"))
+    return result
+
+
 def failures(results: Mapping[Network, Json]) -> list[str]:
     """Unwanted results, in sentences."""
     found = []
@@ -212,11 +235,16 @@ each layer of three networks, at most {WHOLE.points} measured points each. Cost 
 the default widths (W8A8). Signal-to-noise ratios of the outputs and accuracy are those of the integer program on
 {WHOLE.images:,} images that no search has seen; accuracy has a standard error below one point. `dominated` counts
 measured points that a cheaper one beats; they are not part of the front. The rank correlation is that of expected and
-measured noise of {WHOLE.drawn} random assignments. AIMET's automatic mixed precision was not measured."""
+measured noise of {WHOLE.drawn} random assignments."""
 
 
-def section(results: Mapping[Network, Json]) -> str:
-    """The section of the page."""
+def section(results: Mapping[Network, Json], peers: Mapping[Network, Json]) -> str:
+    """The section of the page.
+
+    Args:
+        results: Results by network.
+        peers: Results of `aimet`.
+    """
     lines = [
         "| network | points | dominated | rank correlation | float | cheapest within a point of float |",
         "|---|---:|---:|---:|---:|---:|",
@@ -250,18 +278,58 @@ def section(results: Mapping[Network, Json]) -> str:
             f"Against the greedy search at the cost of each of {len(gains)} points: between {min(gains):+.1f} and "
         )
         lines += ["", f"{against}{max(gains):+.1f} dB, {mean:+.1f} dB in the mean."]
+    lines += ["", *_against_aimet(results, peers)]
     pictures = [f"![Front of {network.name}](howto/images/front_{network.name}.svg)" for network in results]
     lines += ["", *pictures]
     return "\n".join([ABOUT, "", *lines])
 
 
-def figure(name: str, result: Json) -> str:
-    """The front and the uniform widths of a network as a picture, SVG."""
+def _against_aimet(results: Mapping[Network, Json], peers: Mapping[Network, Json]) -> list[str]:
+    """How far the front is above the points of AIMET, at the cost of each point of the front."""
+    if not peers:
+        return ["AIMET's automatic mixed precision was not measured."]
+    version = next(iter(peers.values()))["version"]
+    lines = [
+        f"Automatic mixed precision of `aimet-torch` {version} with the same candidates and calibration images, on 250",
+        "of the unseen images: float fake quantization, per channel, no equalization, default ranges; all points",
+        "that its search visits. At the cost of each point of the front, the best of its points that costs no more:",
+        "",
+        "| network | points of AIMET | front above AIMET, dB: least | mean | most | cost of the least |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for network, peer in peers.items():
+        base, dearest = results[network]["base"], _dearest(results[network])
+        gains = []
+        for point in results[network]["points"]:
+            within = [
+                item["score"] for item in peer["points"] if item["share"] * dearest <= point["cost"] * (1 + SAME_COST)
+            ]
+            if within and not point["dominated"]:
+                gains.append((point["unseen"] - max(within), point["cost"] / base))
+        if gains:
+            mean = sum(gain for gain, _ in gains) / len(gains)
+            least, most = min(gains), max(gains)
+            cells = (f"{least[0]:+.1f}", f"{mean:+.1f}", f"{most[0]:+.1f}", f"{least[1]:.0%}")
+            lines.append(f"| {network.name} | {len(peer['points'])} | {' | '.join(cells)} |")
+    return lines
+
+
+def _dearest(result: Json) -> float:
+    """Cost of W8A16, of which AIMET gives shares."""
+    row = next(item for item in result["uniform"] if item["widths"] == "W8A16")
+    return float(row["uniform"]["cost"])
+
+
+def figure(name: str, result: Json, peer: Json | None) -> str:
+    """The front, the uniform widths and the points of AIMET as a picture, SVG."""
     base = result["base"]
     points = [(100 * point["cost"] / base, point["unseen"]) for point in result["points"] if not point["dominated"]]
     uniform = {
         row["widths"]: [(100 * row["uniform"]["cost"] / base, row["uniform"]["score"])] for row in result["uniform"]
     }
+    if peer is not None:
+        dearest = 100 * _dearest(result) / base
+        uniform["AIMET"] = [(item["share"] * dearest, item["score"]) for item in peer["points"]]
     labels = ("bit operations, % of W8A8", "SQNR of the outputs, dB")
     return Points(name, *labels, {"front": points, **uniform}, points, width=480, height=300, in_page=False).svg()
 
@@ -283,6 +351,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--shard", type=shard, default=(0, 1), help="part of the networks, such as 1/3")
     parser.add_argument("--short", action="store_true", help="one network with few points; writes no page")
     parser.add_argument("--fresh", action="store_true", help="measure finished networks again")
+    parser.add_argument("--aimet", type=Path, help="interpreter of an environment with aimet-torch")
     options = parser.parse_args(arguments)
     run = SHORT if options.short else WHOLE
     store: Store[Network, Run] = Store(FOLDER, key, networks, WHOLE, rows=ROWS, fresh=options.fresh)
@@ -290,17 +359,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for network in list(networks(run))[index::parts]:
         store.get(network, run, lambda network=network: _result(network, run))  # type: ignore[misc]
         print(network.name, file=sys.stderr, flush=True)
+    peers: Store[Network, Run] = Store(FOLDER / "aimet", key, networks, WHOLE, rows=AIMET_ROWS, fresh=options.fresh)
+    for network in networks(run) if options.aimet is not None else ():
+        peers.get(network, run, lambda network=network: aimet(network, options.aimet))  # type: ignore[misc]
     store.fresh = False
     done = store.done(run)
-    text = section(done)
+    found = {network: peer for network, peer in peers.done(run).items() if network in done}
+    text = section(done, found)
     print(text)
     wrong = failures(done)
     print("\n".join(wrong), file=sys.stderr)
     if not options.short and len(done) == len(run.networks):
         store.collect()
+        peers.collect()
         IMAGES.mkdir(parents=True, exist_ok=True)
         for network, result in done.items():
-            (IMAGES / f"front_{network.name}.svg").write_text(figure(network.name, result), encoding="utf-8")
+            (IMAGES / f"front_{network.name}.svg").write_text(
+                figure(network.name, result, found.get(network)), encoding="utf-8"
+            )
         write_section(PERFORMANCE, SECTION, text)
     return int(bool(wrong))
 

@@ -39,7 +39,7 @@ def result(**changes: Any) -> dict[str, Any]:
         "float": 0.955,
         "base": 2.0,
         "points": [point, better, {**point, "score": 10.0, "dominated": True}],
-        "uniform": [{"widths": "W8A8", "uniform": uniform, "front": better}],
+        "uniform": [{"widths": widths, "uniform": dict(uniform), "front": better} for widths in ("W8A8", "W8A16")],
         "greedy": [{"point": {"cost": 1.0, "score": 20.0}, "greedy": {**point, "score": 19.0}}],
         "correlation": 0.9,
         **changes,
@@ -60,15 +60,18 @@ def test_a_front_that_is_beaten_is_a_failure() -> None:
 
 def test_the_page_and_the_picture_show_every_network() -> None:
     results = {Network("resnet"): result(), Network("mobilenet"): result()}
-    text = section(results)
+    peers = {Network("resnet"): {"version": "2.42.0", "points": [{"share": 1.0, "score": 25.0}]}}
+    text = section(results, peers)
+    assert "| resnet | 1 | +4.0 | +4.0 | +4.0 | 100% |" in text
+    assert "was not measured" in section(results, {})
     assert "| resnet | 2 | 1 | 0.90 | 95.5% | 100% |" in text
     assert "| mobilenet | W8A8 | 100% | 28.0 dB | 30.0 dB | 94.0% | 95.0% |" in text
     assert "between +1.0 and +1.0 dB" in text
     assert "![Front of resnet](howto/images/front_resnet.svg)" in text
-    svg = figure("resnet", result())
+    svg = figure("resnet", result(), peers[Network("resnet")])
     picture = ET.fromstring(svg)  # noqa: S314  # text of our own
     names = [node.text for node in picture.iter("{http://www.w3.org/2000/svg}text")]
-    assert {"resnet", "front", "W8A8"} <= set(names)
+    assert {"resnet", "front", "W8A8", "AIMET"} <= set(names)
     markers = {node.get("id"): node for node in picture.iter("{http://www.w3.org/2000/svg}g")}
     assert len(list(markers["W8A8"].iter("{http://www.w3.org/2000/svg}use"))) == 1
     assert "currentColor" not in svg  # a file has no text around it
