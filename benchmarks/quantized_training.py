@@ -215,9 +215,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         data = functools.cache(lambda: Data(run))
         train_missing(options, run, store, lambda cell: measure(cell, data()), _line)
     done = store.done(run)
-    text = section(done, run.pictures * run.epochs)
+    text = section(done, run.pictures * run.epochs, len(cells(run)))
     print(text)
-    if options.collect or (run == WHOLE and len(done) == len(list(cells(run)))):
+    if options.collect or (run == WHOLE and len(done) == len(cells(run))):
         dropped = store.collect()
         if dropped:
             print(f"{dropped} results were dropped: no training of this run has their key", file=sys.stderr)

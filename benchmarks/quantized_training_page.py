@@ -69,12 +69,13 @@ def interval(differences: Sequence[float]) -> tuple[float, float] | None:
     return statistics.fmean(differences), _T95[min(len(differences) - 1, max(_T95))] * spread
 
 
-def section(done: Mapping[Cell, Json], pictures: int) -> str:
+def section(done: Mapping[Cell, Json], pictures: int, trainings: int) -> str:
     """The section of the page, Markdown.
 
     Args:
         done: Finished trainings.
         pictures: Number of pictures of a training.
+        trainings: Number of trainings of the whole run.
     """
     networks = list(dict.fromkeys(cell.network for cell in done))
     head = (
@@ -84,6 +85,8 @@ def section(done: Mapping[Cell, Json], pictures: int) -> str:
         "rounding noise."
     )
     text = ["## Quantized training: range estimators", "", head]
+    if len(done) < trainings:
+        text += ["", f"{len(done)} of {trainings} trainings are finished; figures that are missing are left empty."]
     for mode, item in MODES.items():
         text += ["", f"**{item.title}**", "", *_table(done, networks, mode)]
     text += ["", "**In hindsight compared with others**, points, 95 % interval of the paired difference", ""]

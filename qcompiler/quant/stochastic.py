@@ -17,6 +17,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from qcompiler.quant.opaque import is_compiled_for_a_processor, widened
+
 __all__ = ["Key", "Word", "noise", "noise_key", "round_stochastic"]
 
 Word: TypeAlias = "int | Tensor"
@@ -92,4 +94,6 @@ def round_stochastic(x: Tensor, key: Key) -> Tensor:
         Integral values in new memory.
     """
     drawn = noise(x.numel(), key, x.device).reshape(x.shape)
+    if is_compiled_for_a_processor(x):
+        drawn = widened(drawn)
     return torch.add(x, drawn, alpha=2.0**-NOISE_BITS).add_(0.5).floor_()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from qcompiler.quant.affine import unchecked_qparams
+from qcompiler.quant.opaque import is_compiled_for_a_processor, known
 from qcompiler.quant.spec import QuantSpec
 from qcompiler.training.batch_norm import process_count
 from qcompiler.training.range_estimators import DSGC, RangeEstimator, cosine_distance
@@ -59,7 +60,8 @@ class RangeState:
             self.factor.copy_(estimator.factor(distance))
         used = torch.where(is_known(self.reach), estimator.used(self.reach, present, self.count), present)
         scale, zero_point = qparams_of(used, spec)
-        return scale + (present - present).sum(), zero_point
+        scale = scale + (present - present).sum()
+        return known(scale, zero_point) if is_compiled_for_a_processor(scale) else (scale, zero_point)
 
     @torch.no_grad()
     def collect(self, present: Tensor) -> None:

@@ -86,7 +86,9 @@ def test_tables_have_means_deviations_and_intervals() -> None:
         for mode, estimator in (("float", ""), ("everything", "in_hindsight"), ("everything", "running"))
         for seed in range(3)
     }
-    text = section(done, 60_000)
+    text = section(done, 60_000, 12)
+    assert "9 of 12 trainings are finished" in text
+    assert "are finished" not in section(done, 60_000, 9)
     assert "| float | 71.00 ± 1.00 |" in text
     assert "| in_hindsight | 71.00 ± 1.00 |" in text
     assert "| resnet18 | everything |  | -0.20 ± 0.00 |" in text
