@@ -136,9 +136,9 @@ def prepare(cell: Cell, data: Data) -> nn.Module:
     )
 
 
-def train(module: nn.Module, cell: Cell, data: Data) -> tuple[list[float], float]:
-    """Train; the mean loss of each epoch, nats, and the median time of a step, seconds."""
-    run, times, losses = data.run, [], []
+def train(module: nn.Module, cell: Cell, data: Data) -> list[float]:
+    """Train; the mean loss of each epoch, nats."""
+    run, losses = data.run, []
     generator = torch.Generator().manual_seed(cell.seed)
     optimizer = torch.optim.AdamW(module.parameters(), lr=RATE, weight_decay=DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=run.steps, pct_start=WARMUP)
@@ -148,7 +148,6 @@ def train(module: nn.Module, cell: Cell, data: Data) -> tuple[list[float], float
         order = torch.randperm(len(data.train.labels), generator=generator)
         for chosen in order[: len(order) // run.batch * run.batch].split(run.batch):
             images, labels = data.train.images[chosen], data.train.labels[chosen]
-            begun = time.perf_counter()
             loss = F.cross_entropy(_logits(module, images), labels)
             optimizer.zero_grad()
             loss.backward()
@@ -156,19 +155,18 @@ def train(module: nn.Module, cell: Cell, data: Data) -> tuple[list[float], float
             schedule.step()
             if isinstance(module, qcompiler.QATModule):
                 module.step()
-            times.append(time.perf_counter() - begun)
             total += loss.item()
         losses.append(round(total / (len(order) // run.batch), 5))
-    return losses, sorted(times)[len(times) // 2]
+    return losses
 
 
 def measure(cell: Cell, data: Data) -> Json:
     """Train and test; with everything quantized, also the integer program and quantization after float training."""
     begun = time.perf_counter()
     module = prepare(cell, data)
-    losses, step = train(module, cell, data)
+    losses = train(module, cell, data)
     module.eval()
-    result: Json = {"loss": losses, "step": round(step, 5), "accuracy": accuracy(module, data.test)}
+    result: Json = {"loss": losses, "accuracy": accuracy(module, data.test)}
     if MODES.get(cell.mode) is not None and isinstance(module, qcompiler.QATModule) and module.exact:
         compiled = qcompiler.compile(module, verify="off")
         few = data.test.images[:50]

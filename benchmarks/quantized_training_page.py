@@ -137,13 +137,12 @@ def _comparison(done: Mapping[Cell, Json], networks: Sequence[str]) -> list[str]
 
 
 def _program(done: Mapping[Cell, Json], networks: Sequence[str]) -> list[str]:
-    """The integer program next to float training and to quantization after it, and the time of a step."""
+    """The integer program next to float training and to quantization after it."""
     columns = (
         "float",
         "quantized after float training",
         "trained in integers",
         "differing elements of the program",
-        "step, times float",
     )
     lines = [f"| network | {' | '.join(columns)} |", f"|---|{'---:|' * len(columns)}"]
     for network in networks:
@@ -156,13 +155,11 @@ def _program(done: Mapping[Cell, Json], networks: Sequence[str]) -> list[str]:
         if not plain or not trained:
             continue
         after = [100 * result["after quantization"] for result in plain.values()]
-        step = [statistics.median(result["step"] for result in part.values()) for part in (trained, plain)]
         figures = [
             _figure([100 * result["accuracy"] for result in plain.values()]),
             _figure(after),
             _figure([100 * result["accuracy"] for result in trained.values()]),
             str(sum(result["differing"] for result in trained.values())),
-            f"{step[0] / step[1]:.2f}",
         ]
         lines.append(f"| {network} | {' | '.join(figures)} |")
     return lines
