@@ -112,8 +112,9 @@ VERY_FEW_WEIGHT_BITS = 4
 """Below this weight width the rounding of small weights costs more than the clipping of large ones."""
 
 WEIGHT_CLIPPING = 10.0
-"""How much more a clipped weight counts than a rounded one, from `VERY_FEW_WEIGHT_BITS` on: clipping shrinks all large
-weights, so that its errors add up in a result, and no bias corrects them."""
+"""How much more a clipped weight counts than a rounded one in a range for all channels, from `VERY_FEW_WEIGHT_BITS` on:
+clipping shrinks all large weights, so that its errors add up in a result, and no bias corrects them. In a range per
+channel even rounding the largest weight down costs more than a smaller step gains: decision 50."""
 
 FEW_BITS = 6
 """Below this activation width the rounding error of activations is no longer small next to that of weights."""
@@ -127,15 +128,15 @@ def quantization_passes(
     Args:
         effort: See `qcompiler.compile`.
         per_channel: Whether weights have a scale per channel, which makes equalization needless.
-        weight_bits: Bits of the narrowest weights. With fewer than `FEW_WEIGHT_BITS`, `default` gives weights the
-            ranges of least error and corrects biases, as `best` does with any.
+        weight_bits: Bits of the narrowest weights. With fewer than `FEW_WEIGHT_BITS`, `default` corrects biases, and
+            gives weights with one scale the ranges of least error, as `best` does with any.
         activation_bits: Bits of most activations. With fewer than `FEW_BITS` all but `fast` give them the ranges of
             least error; `best` does so before weights are rounded, so that these make up for the rounding of
             activations too.
     """
-    rounded = _ranges(effort, weight_bits, activation_bits)
+    rounded = _ranges(effort, per_channel, weight_bits, activation_bits)
     if effort == "best":
-        plain = _ranges("default", weight_bits, activation_bits)
+        plain = _ranges("default", per_channel, weight_bits, activation_bits)
         # The result of `default` is also a candidate, so `best` is never worse.
         rounded = (StartCandidate(), *rounded, StartCandidate(), *plain, WeighCandidates())
     return _quantization_passes(effort, per_channel, rounded)
@@ -160,7 +161,7 @@ def _quantization_passes(effort: str, per_channel: bool, ranges: tuple[Pass, ...
     )
 
 
-def _ranges(effort: str, weight_bits: int, activation_bits: int) -> tuple[Pass, ...]:
+def _ranges(effort: str, per_channel: bool, weight_bits: int, activation_bits: int) -> tuple[Pass, ...]:
     """The passes that find ranges, round weights and correct biases."""
     center = CorrectBias("center")
     few_bits = effort != "fast" and activation_bits < FEW_BITS
@@ -168,7 +169,7 @@ def _ranges(effort: str, weight_bits: int, activation_bits: int) -> tuple[Pass, 
     few_weight_bits = effort != "fast" and weight_bits < FEW_WEIGHT_BITS
     weights = CalibrateWeights(method="mse") if few_weight_bits or effort == "best" else CalibrateWeights()
     if effort == "default" and VERY_FEW_WEIGHT_BITS <= weight_bits < FEW_WEIGHT_BITS:
-        weights = CalibrateWeights(method="sqnr", clipping=WEIGHT_CLIPPING)
+        weights = CalibrateWeights() if per_channel else CalibrateWeights(method="sqnr", clipping=WEIGHT_CLIPPING)
     if effort == "best" and few_bits:
         return (weights, activations, FitBiases(), AdaRound())
     if effort == "best":
@@ -272,7 +273,7 @@ def training_passes(effort: str = "default", *, target: Target) -> tuple[Pass, .
         ranges: tuple[Pass, ...] = (CalibrateWeights(method="mse"), CalibrateActivations(method="mse"))
         return tuple(for_training((*front, *placement, FixRanges(), UnifyScales(), *ranges)))
     # Training changes the weights of any start, so candidates are not compared.
-    ranges = _ranges(effort, target.weight_bits, target.activation_bits)
+    ranges = _ranges(effort, target.per_channel, target.weight_bits, target.activation_bits)
     passes = _quantization_passes(effort, target.per_channel, ranges)
     if effort == "default":
         passes = tuple(

@@ -57,7 +57,17 @@ def test_a_network_of_unequal_channels_keeps_more_than_with_fast() -> None:
     )
 
 
-@pytest.mark.parametrize(("bits", "method"), [(2, "mse"), (3, "mse"), (4, "sqnr"), (7, "sqnr"), (8, "min_max")])
-def test_the_method_follows_the_width(bits: int, method: str) -> None:
-    found = [item for item in default_pipeline(weight_bits=bits) if isinstance(item, CalibrateWeights)]
-    assert [item.method for item in found] == [method]
+@pytest.mark.parametrize(
+    ("bits", "per_tensor", "per_channel"),
+    [
+        (2, "mse", "mse"),
+        (3, "mse", "mse"),
+        (4, "sqnr", "min_max"),
+        (7, "sqnr", "min_max"),
+        (8, "min_max", "min_max"),
+    ],
+)
+def test_the_method_follows_width_and_granularity(bits: int, per_tensor: str, per_channel: str) -> None:
+    for is_per_channel, method in ((False, per_tensor), (True, per_channel)):
+        passes = default_pipeline(per_channel=is_per_channel, weight_bits=bits)
+        assert [item.method for item in passes if isinstance(item, CalibrateWeights)] == [method]
