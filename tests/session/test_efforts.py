@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Literal
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ def data() -> tuple[list[Tensor], Tensor]:
 
 
 @functools.cache
-def decibels(name: str, target: str, effort: str) -> float:
+def decibels(name: str, target: str, effort: Literal["fast", "default", "best"]) -> float:
     """Signal-to-noise ratio of the integer program on images that were not calibrated."""
     model, (calibration, images) = load(name), data()
     compiled = qcompiler.compile(model, target, calibration_data=calibration, effort=effort, verify="off")
