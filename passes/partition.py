@@ -73,7 +73,9 @@ class Partition(Pass):
             return
         if target.fallback == "refuse":
             (node, why), *rest = outside.items()
-            raise _refusal(node, why, target).with_others([(other, item.where) for item, other in rest])
+            raise _refusal(node, why, target).with_others(
+                [(other, item.where, _rewritten(item)) for item, other in rest]
+            )
         if target.simulation is None:
             for node, why in integer_exact(graph).items():
                 if not (computes_exactly(node) and node.definition.has(Trait.EXACT, Trait.MOVEMENT)):
@@ -139,7 +141,9 @@ def _summed_axes(node: Node) -> tuple[int, ...]:
 
 def _refusal(node: Node, why: str, target: Target) -> UnsupportedError:
     fix = f"Run it in float, {target.override(fallback='float').typed}, or replace it in the model"
-    if is_custom(node):
+    if (rewritten := _rewritten(node)) is not None:
+        fix = f"{rewritten} Or run it in float, {target.override(fallback='float').typed}."
+    elif is_custom(node):
         fix += f", or register a rule for it:\n\n{registration(function_name(node))}"
     elif clamps_channels(node):
         fix += ", or equalize for this target, which has one pair of limits for all channels."
@@ -154,6 +158,11 @@ def _refusal(node: Node, why: str, target: Target) -> UnsupportedError:
     return UnsupportedError(
         why, where=node.where, expected=f"an operator that {target.name} computes in integers", fix=fix
     )
+
+
+def _rewritten(node: Node) -> str | None:
+    """The remedy in the model for a call that its rule refuses; None for other nodes."""
+    return (node.text("fix") or None) if is_custom(node) else None
 
 
 def _movement_between(graph: Graph, outside: Collection[Node]) -> list[Node]:

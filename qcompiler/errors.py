@@ -14,6 +14,7 @@ import linecache
 import re
 import sys
 from collections.abc import Sequence
+from typing import TypeAlias
 
 __all__ = [
     "ArtifactError",
@@ -88,6 +89,10 @@ class CaptureError(QCompilerError):
     """The model could not be turned into a graph, or the results of graph and model differ."""
 
 
+Missing: TypeAlias = tuple[str, str | None, str | None]
+"""Reason, place and remedy of something that is missing."""
+
+
 class UnsupportedError(QCompilerError):
     """The model holds an operator, or the target lacks a capability, that the compilation needs.
 
@@ -96,7 +101,7 @@ class UnsupportedError(QCompilerError):
         where: As for all errors.
         expected: As for all errors.
         fix: As for all errors.
-        others: Reasons and places of all else that is missing, so that the user sees it at once.
+        others: Reason, place and remedy of all else that is missing, so that the user sees it at once.
     """
 
     def __init__(
@@ -106,26 +111,29 @@ class UnsupportedError(QCompilerError):
         where: str | None = None,
         expected: str | None = None,
         fix: str | None = None,
-        others: Sequence[tuple[str, str | None]] = (),
+        others: Sequence[Missing] = (),
     ) -> None:
         super().__init__(found, where=where, expected=expected, fix=fix)
         self.others = tuple(others)
         if others:
             self.args = (f"{self.args[0]}\n\nAlso missing:\n{_listed(others)}",)
 
-    def with_others(self, others: Sequence[tuple[str, str | None]]) -> UnsupportedError:
+    def with_others(self, others: Sequence[Missing]) -> UnsupportedError:
         """The same error with more that is missing."""
         found = [*self.others, *others]
         return UnsupportedError(self.found, where=self.where, expected=self.expected, fix=self.fix, others=found)
 
 
-def _listed(others: Sequence[tuple[str, str | None]]) -> str:
-    """One line for each reason, with all its places."""
-    places: dict[str, list[str]] = {}
-    for found, where in others:
+def _listed(others: Sequence[Missing]) -> str:
+    """One line for each reason, with all its places and its remedy."""
+    places: dict[tuple[str, str | None], list[str]] = {}
+    for found, where, fix in others:
         code = quoted(where)
-        places.setdefault(found, []).append(f"{where or ''}{code and f': `{code}`'}")
-    return "\n".join(f"    {found} (at {'; '.join(dict.fromkeys(filter(None, at)))})" for found, at in places.items())
+        places.setdefault((found, fix), []).append(f"{where or ''}{code and f': `{code}`'}")
+    return "\n".join(
+        f"    {found} (at {'; '.join(dict.fromkeys(filter(None, at)))}){f'. {fix}' if fix else ''}"
+        for (found, fix), at in places.items()
+    )
 
 
 class NotSupportedYetError(QCompilerError):

@@ -103,8 +103,19 @@ class Builder:
         try:
             inspect.signature(rule).bind(self, *arguments, **keywords)
             result = rule(self, *arguments, **keywords)
+        except GraphError as error:
+            fix = error.fix or "Use fixed sizes, or compute it before or after the compiled model."
+            raise UnsupportedError(
+                f"{function}: {error.found}",
+                where=error.where or str(location) or None,
+                expected=error.expected,
+                fix=fix,
+            ) from error
         except (TypeError, ValueError, IndexError) as error:
-            raise self.unsupported(f"{function} has arguments that no operator accepts: {error}") from error
+            raise self.unsupported(
+                f"{function} has arguments that no operator accepts: {error}",
+                "Write it with other functions, or compute it before or after the compiled model.",
+            ) from error
         if isinstance(observed, list) and isinstance(result, list) and len(observed) == len(result):
             for part, seen in zip(result, observed, strict=True):
                 self._check(part, seen)
@@ -129,20 +140,20 @@ class Builder:
     def shape(self) -> Shape:
         """The shape of the call's result."""
         if not isinstance(self.observed, Observed):
-            raise self.unsupported(f"{self.function} does not return a single tensor")
+            raise self.unsupported(f"{self.function} does not return a single tensor", "Use one of its results.")
         return self.observed.shape
 
     def parts(self) -> list[Observed]:
         """The results of a call that returns several tensors."""
         if not isinstance(self.observed, list | tuple):
-            raise self.unsupported(f"{self.function} does not return several tensors")
+            raise self.unsupported(f"{self.function} does not return several tensors", "Use its result.")
         return [part for part in self.observed if isinstance(part, Observed)]
 
-    def unsupported(self, found: str, fix: str | None = None) -> UnsupportedError:
-        """An error about the current call."""
+    def unsupported(self, found: str, fix: str) -> UnsupportedError:
+        """An error about the current call, with a remedy."""
         return UnsupportedError(found, where=str(self.location) or self.function, fix=fix)
 
-    def refused_part(self, position: int, found: str, fix: str | None = None) -> Refusal:
+    def refused_part(self, position: int, found: str, fix: str) -> Refusal:
         """A part of a tuple that no operator computes.
 
         Raises:
@@ -152,7 +163,7 @@ class Builder:
             raise self.unsupported(found, fix)
         return self.refusal(found, fix)
 
-    def refusal(self, found: str, fix: str | None = None) -> Refusal:
+    def refusal(self, found: str, fix: str) -> Refusal:
         """A placeholder for one of several results that no operator computes: only reading it is an error."""
         return Refusal(self.unsupported(found, fix))
 
@@ -217,7 +228,9 @@ class Builder:
                     f"{self.function} computes with the number {item}, which depends on the batch size N",
                     "Use a mean over the batch, or a fixed number: only shapes may depend on the batch size.",
                 )
-            raise self.unsupported(f"{self.function} has a {type(item).__name__} in place of a tensor")
+            raise self.unsupported(
+                f"{self.function} has a {type(item).__name__} in place of a tensor", "Pass a tensor or a number."
+            )
         if id(item) not in self._leaves:
             module = self.graph.module
             ref = item.ref or module.unique_tensor_name(f"{user}.constant" if user else "constant")

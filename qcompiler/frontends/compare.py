@@ -81,7 +81,12 @@ def compare(
     try:
         found, _ = interpret(graph, [x.clone() for x in tensors], graph.module.tensors)
     except (GraphError, InputError) as error:
-        raise CaptureError(f"the captured graph cannot run{batch}: {error.found}", expected=error.expected) from error
+        raise CaptureError(
+            f"the captured graph cannot run{batch}: {error.found}",
+            where=error.where,
+            expected=error.expected,
+            fix="Report it with the model: the trace of this call lacks something.",
+        ) from error
     if tree.same_nesting(expected_tree, graph.output_tree):
         if all(map(is_close, found, expected)):
             return

@@ -9,6 +9,7 @@ compute results that it does not return.
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, cast
@@ -16,7 +17,7 @@ from typing import Any, cast
 import torch
 from torch import fx
 
-from qcompiler.errors import CaptureError, GraphError, QCompilerError, UnsupportedError
+from qcompiler.errors import CaptureError, GraphError, Missing, QCompilerError, UnsupportedError
 from qcompiler.frontends.assignment import assigned
 from qcompiler.frontends.builder import Builder, Observed, Refusal
 from qcompiler.frontends.custom import FIELDS, keep
@@ -131,7 +132,7 @@ class _Conversion:
         self._check_written()
         return self.module, self.diagnostics
 
-    def _also_refused(self, output: fx.Node, error: UnsupportedError) -> list[tuple[str, str | None]]:
+    def _also_refused(self, output: fx.Node, error: UnsupportedError) -> list[Missing]:
         """All other calls without an operator on whose results the output depends."""
         found: dict[int, QCompilerError] = {}
         waiting, seen = [output], {output}
@@ -143,7 +144,7 @@ class _Conversion:
             fresh = [item for item in node.all_input_nodes if item not in seen]
             seen.update(fresh)
             waiting += fresh
-        return [(item.found, item.where) for item in reversed(found.values())]
+        return [(item.found, item.where, _first_line(item.fix)) for item in reversed(found.values())]
 
     def _inputs(self) -> list[Value]:
         graph = self.graph
@@ -532,6 +533,11 @@ def _part(held: Any, key: Any, *, named: bool) -> object:
     if named and hasattr(held, "_fields"):
         return getattr(held, key)
     return operator.getitem(held, FIELDS.get(key, key) if named else key)
+
+
+def _first_line(fix: str | None) -> str | None:
+    """A remedy in a list: without the code that it suggests."""
+    return None if fix is None else re.sub(r":?\n.*", ".", fix, flags=re.DOTALL)
 
 
 def _usable(item: Any) -> Any:

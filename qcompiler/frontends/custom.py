@@ -67,11 +67,13 @@ def keep(
     _carry_sizes(b, text, operands)
     if not operands:
         raise reason
+    known = plain_name(node.target) in RULES
     attributes: dict[str, Attribute] = {
         "function": name,
         "arguments": text,
         "results": results,
-        "reason": reason.found if plain_name(node.target) in RULES else "",
+        "reason": reason.found if known else "",
+        "fix": reason.fix or "" if known else "",
     }
     values = b.custom(name.rpartition(".")[2] if "::" not in name else plain_name(node.target), operands, attributes)
     return values if several else values[0]

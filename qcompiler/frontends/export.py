@@ -154,6 +154,7 @@ def trace_program(program: ExportedProgram, model: nn.Module | None) -> Trace:
     if written is not None:
         raise UnsupportedError(
             f"the program writes to {written!r}",
+            where=written,
             expected="a program that does not change the model, for example exported with batch norms in eval mode",
             fix="Return the new value as an output.",
         )
@@ -171,7 +172,12 @@ def trace_program(program: ExportedProgram, model: nn.Module | None) -> Trace:
         assert spec.target is not None
         tensor = by_name.get(spec.target)
         if not isinstance(tensor, Tensor):
-            raise UnsupportedError(f"the program reads {spec.target!r}, a {type(tensor).__name__}", expected="tensors")
+            raise UnsupportedError(
+                f"the program reads {spec.target!r}, a {type(tensor).__name__}",
+                where=spec.target,
+                expected="tensors",
+                fix="Register it as a buffer, or make it a constant of the forward.",
+            )
         known = named.get(id(tensor))
         leaves[spec.arg.name] = known or constants.setdefault(id(tensor), Leaf("constant", "", tensor))
     graph = without_regions(program.graph_module)

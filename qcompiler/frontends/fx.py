@@ -105,7 +105,11 @@ def trace(model: nn.Module, bound: inspect.BoundArguments) -> Trace:
     starred = [p.name for p in parameters.values() if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     given = bound.arguments
     if any(given.get(name) for name in starred):
-        raise CaptureError("torch.fx cannot trace a forward with *args or **kwargs")
+        raise CaptureError(
+            "torch.fx cannot trace a forward with *args or **kwargs",
+            where=f"{type(model).__name__}.forward",
+            fix="Name the arguments of forward.",
+        )
     # None stays None: with a proxy in its place, `x is None` in the forward would be False.
     defaults = {
         name: given.get(name, parameter.default)

@@ -38,7 +38,7 @@ class Reference:
         self.model, self.binding, self.bounds, self.own_kernels = model, binding, bounds, own_kernels
         held = {name: x.clone() for name, x in model.named_buffers()}
         self.results = [(binding.tensors, run(model, binding))]
-        self.nesting = _own_nesting(self.results[0][1])
+        self.nesting = _own_nesting(self.results[0][1], f"{type(model).__name__}.forward")
         check_result(model, binding, self.results[0][1])
         self.batches: tuple[int, int] | None = None
         self.why_fixed = "no input has a batch axis"
@@ -59,6 +59,7 @@ class Reference:
         if not all(torch.equal(x, y) for x, y in zip(before, again, strict=True)):
             raise CaptureError(
                 "the model returns different results for the same inputs",
+                where=f"{type(self.model).__name__}.forward",
                 expected="a forward whose result depends only on its inputs",
                 fix="Remove random numbers, and values that are kept between calls, from the forward.",
             )
@@ -125,8 +126,12 @@ class Reference:
         return diagnostics
 
 
-def _own_nesting(result: object) -> tree.Tree:
+def _own_nesting(result: object, where: str) -> tree.Tree:
     """The nesting of the model's result in its own classes.
+
+    Args:
+        result: Result of the model.
+        where: Name of the model and its forward, for messages.
 
     Raises:
         CaptureError: The result contains something other than tensors and numbers, or no tensor, or an object that
@@ -140,6 +145,7 @@ def _own_nesting(result: object) -> tree.Tree:
     if not leaves:
         raise CaptureError(
             f"the model returns {'None' if result is None else f'a {type(result).__name__} without tensors'}",
+            where=where,
             expected="at least one tensor",
             fix="Return tensors from forward.",
         )
@@ -151,6 +157,8 @@ def _own_nesting(result: object) -> tree.Tree:
     if reason:
         raise CaptureError(
             f"the model returns a {type(result).__name__} that cannot be rebuilt from its fields: {reason}",
+            where=where,
             expected="tensors in tuples, lists, dicts, NamedTuples and dataclasses",
+            fix="Return the fields as a tuple or a dict.",
         )
     return nesting

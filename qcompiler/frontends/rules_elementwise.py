@@ -83,7 +83,7 @@ def _core_batch_norm(
     momentum: float,
     eps: float,
 ) -> object:
-    statistics = b.refusal("the model reads the statistics of a batch norm")
+    statistics = b.refusal("the model reads the statistics of a batch norm", "Use its first result only.")
     result = _batch_norm(b, input, running_mean, running_var, weight, bias, False, momentum, eps)
     return [result, statistics, statistics]
 
@@ -213,7 +213,8 @@ for _op in UNARY:
 
 @rule("log_sigmoid_forward")
 def _log_sigmoid_forward(b: Builder, input: Operand) -> object:
-    return [b.node("log_sigmoid", [input]), b.refusal("the model reads the buffer of a log_sigmoid")]
+    buffer = b.refusal("the model reads the buffer of a log_sigmoid", "Use its first result only.")
+    return [b.node("log_sigmoid", [input]), buffer]
 
 
 def _binary(op: str) -> Rule:
@@ -410,7 +411,7 @@ def _chosen(b: Builder, mask: Tensor, input: object, other: object) -> object:
         elif isinstance(operand, Value | Leaf):
             terms.append(b.node("mul", [operand, Leaf("constant", "", share)]))
     if not any(isinstance(term, Value) for term in terms):
-        raise b.unsupported(f"{b.function} of two constants")
+        raise b.unsupported(f"{b.function} of two constants", "Compute it in __init__, and keep it as a buffer.")
     return terms[0] if len(terms) == 1 else b.node("add", [terms[0], terms[1]])
 
 

@@ -21,7 +21,9 @@ def as_type(b: Builder, operand: object, dtype: torch.dtype) -> Operand:
     if isinstance(operand, bool | int | float):
         return Leaf("constant", "", torch.tensor(operand, dtype=dtype, device=b.device))
     if not isinstance(operand, Value | Leaf):
-        raise b.unsupported(f"{b.function} has a {type(operand).__name__} in place of a tensor")
+        raise b.unsupported(
+            f"{b.function} has a {type(operand).__name__} in place of a tensor", "Pass a tensor or a number."
+        )
     own = operand.type.dtype
     if own.torch == dtype:
         return operand
@@ -130,7 +132,7 @@ def _cumsum(b: Builder, input: Operand, dim: int, *, dtype: object = None) -> Va
 @rule("to", "type", "type_as", "float", "double", "half", "bfloat16", "long", "int", "bool", "cpu", "cuda", "to_copy")
 def _to(b: Builder, input: Operand, *arguments: object, **keywords: object) -> Operand:
     if not isinstance(b.observed, Observed):
-        raise b.unsupported(f"{b.function} does not return a tensor")
+        raise b.unsupported(f"{b.function} does not return a tensor", "Use one of its results.")
     return as_type(b, input, b.observed.dtype)
 
 

@@ -60,11 +60,17 @@ def pick(b: Builder, input: Operand, axis: int, index: object) -> Operand:
         )
     if tensor.dtype == torch.bool:
         if tensor.numel() != size or not bool(tensor.any()):
-            raise b.unsupported(f"{b.function} has a mask of {tensor.numel()} elements for an axis of size {size}")
+            raise b.unsupported(
+                f"{b.function} has a mask of {tensor.numel()} elements for an axis of size {size}",
+                "Use a mask with one element for each index of the axis, at least one of them true.",
+            )
         return picked(b, input, axis, [int(item) for item in tensor.nonzero().flatten()])
     found = [int(item) for item in tensor.tolist()]
     if not all(-size <= item < size for item in found):
-        raise b.unsupported(f"{b.function} has the indices {found} for an axis of size {size}")
+        raise b.unsupported(
+            f"{b.function} has the indices {found} for an axis of size {size}",
+            f"Use indices from {-size} to {size - 1}.",
+        )
     return picked(b, input, axis, [item % size for item in found])
 
 

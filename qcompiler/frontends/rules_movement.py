@@ -24,7 +24,7 @@ def _reshaped(b: Builder, input: Operand, shape: Shape) -> Value:
 )
 def _reshape(b: Builder, input: Operand, *arguments: object, **keywords: object) -> Value:
     if isinstance(b.observed, Observed) and b.observed.dtype != input.type.dtype.torch:
-        raise b.unsupported("a view as another element type")
+        raise b.unsupported("a view as another element type", "Convert the elements: to(dtype).")
     return _reshaped(b, input, b.shape)
 
 
@@ -235,7 +235,7 @@ def _pixel_shuffle(b: Builder, input: Operand, upscale_factor: int) -> Value:
     n, c, h, w = input.type.shape
     r = upscale_factor
     if not isinstance(c, int):
-        raise b.unsupported("pixel_shuffle over a symbolic number of channels")
+        raise b.unsupported("pixel_shuffle over a symbolic number of channels", "Use a fixed number of channels.")
     split = _reshaped(b, input, (n, c // (r * r), r, r, h, w))
     moved = b.node("permute", [split], axes=(0, 1, 4, 2, 5, 3))
     return _reshaped(b, moved, (n, c // (r * r), _times(h, r), _times(w, r)))

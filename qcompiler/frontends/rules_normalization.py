@@ -39,7 +39,7 @@ def _native_layer_norm(
     bias: Operand | None,
     eps: float,
 ) -> object:
-    statistics = b.refusal("the model reads the statistics of a layer norm")
+    statistics = b.refusal("the model reads the statistics of a layer norm", "Use its first result only.")
     return [_layer_norm(b, input, normalized_shape, weight, bias, eps), statistics, statistics]
 
 
@@ -93,7 +93,7 @@ def _native_group_norm(
     group: int,
     eps: float,
 ) -> object:
-    statistics = b.refusal("the model reads the statistics of a group norm")
+    statistics = b.refusal("the model reads the statistics of a group norm", "Use its first result only.")
     return [_group_norm(b, input, group, weight, bias, eps), statistics, statistics]
 
 

@@ -72,6 +72,7 @@ def copy_model(model: nn.Module, share_parameters: bool = False) -> nn.Module:
     except Exception as error:  # a __deepcopy__ may raise any error
         raise CaptureError(
             f"the model cannot be copied: {first_line(error)}",
+            where=type(model).__name__,
             expected="a model that copy.deepcopy can copy",
             fix="Remove locks, files and handles from the modules.",
         ) from error

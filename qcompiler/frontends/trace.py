@@ -92,7 +92,10 @@ class Trace:
             item = getattr(item, part)
         if not isinstance(item, Tensor):
             raise CaptureError(
-                f"the graph reads the attribute {target!r}, a {type(item).__name__}", expected="a tensor"
+                f"the graph reads the attribute {target!r}, a {type(item).__name__}",
+                where=target,
+                expected="a tensor",
+                fix="Register it as a buffer.",
             )
         return self.leaf(item)
 

@@ -211,8 +211,8 @@ register(
         _infer_custom,
         _custom,
         frozenset({Stage.FLOAT, Stage.CANONICAL}),
-        {"function": REQUIRED, "arguments": REQUIRED, "results": REQUIRED, "reason": ""},
-        summary="A function of torch without an operator, by its name; `reason` gives the cause.",
+        {"function": REQUIRED, "arguments": REQUIRED, "results": REQUIRED, "reason": "", "fix": ""},
+        summary="A function of torch without an operator, by its name; `reason` gives the cause, `fix` the remedy.",
     )
 )
 register(
