@@ -75,8 +75,9 @@ def section(measured: Measured) -> str:
     figures = f"""Figures are those of the integer program on {run.images:,} images of the {run.split} split, percent:
         top-1 accuracy (chance: {100 / CLASSES:.1f}), of `unet` the mean intersection over union of {FAMILIES} classes.
         Seeds: {run.seeds}{interval}; each draws {run.calibration} calibration images out of
-        {SPLITS["calibration"][0]:,} that are in no other split. Unless a row says another method, weights of less than
-        eight bits have ranges of least squared error, and activations those of the percentile 99.99."""
+        {SPLITS["calibration"][0]:,} that are in no other split. Rows of an effort have the passes of that effort. In
+        all others, unless a row says another method, weights of less than eight bits have ranges of least squared
+        error, and activations those of the percentile 99.99; decisions 41 and 50 explain those of efforts."""
     lines = [
         "## Accuracy of post-training quantization",
         "",
