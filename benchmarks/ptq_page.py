@@ -77,7 +77,7 @@ def section(measured: Measured) -> str:
         Seeds: {run.seeds}{interval}; each draws {run.calibration} calibration images out of
         {SPLITS["calibration"][0]:,} that are in no other split. Rows of an effort have the passes of that effort. In
         all others, unless a row says another method, weights of less than eight bits have ranges of least squared
-        error, and activations those of the percentile 99.99; decisions 41 and 50 explain those of efforts."""
+        error, and activations those of the percentile 99.99; decision 41 explains those of efforts."""
     lines = [
         "## Accuracy of post-training quantization",
         "",

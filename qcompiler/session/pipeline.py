@@ -114,7 +114,7 @@ VERY_FEW_WEIGHT_BITS = 4
 WEIGHT_CLIPPING = 10.0
 """How much more a clipped weight counts than a rounded one in a range for all channels, from `VERY_FEW_WEIGHT_BITS` on:
 clipping shrinks all large weights, so that its errors add up in a result, and no bias corrects them. In a range per
-channel even rounding the largest weight down costs more than a smaller step gains: decision 50."""
+channel even rounding the largest weight down costs more than a smaller step gains: decision 41."""
 
 FEW_BITS = 6
 """Below this activation width the rounding error of activations is no longer small next to that of weights."""
