@@ -291,8 +291,8 @@ def _against_aimet(results: Mapping[Network, Json], peers: Mapping[Network, Json
     version = next(iter(peers.values()))["version"]
     lines = [
         f"Automatic mixed precision of `aimet-torch` {version} with the same candidates and calibration images, on 250",
-        "of the unseen images: float fake quantization, per channel, no equalization, default ranges; all points",
-        "that its search visits. At the cost of each point of the front, the best of its points that costs no more:",
+        "of the unseen images: float fake quantization, one scale per weight, no equalization, default ranges; all",
+        "points that its search visits. At the cost of each point of the front, its best point within that cost:",
         "",
         "| network | points of AIMET | front above AIMET, dB: least | mean | most | cost of the least |",
         "|---|---:|---:|---:|---:|---:|",

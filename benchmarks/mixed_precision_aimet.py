@@ -30,7 +30,7 @@ from benchmarks.rendered import split
 CALIBRATION, IMAGES = 64, 250
 INTEGER = QuantizationDataType.int
 CANDIDATES = [((a, INTEGER), (w, INTEGER)) for a, w in ((16, 8), (16, 4), (8, 8), (8, 4))]
-CONFIGURATION = Path(aimet_torch.__file__).parent / "common" / "quantsim_config" / "default_config_per_channel.json"
+CONFIGURATION = Path(aimet_torch.__file__).parent / "common" / "quantsim_config" / "default_config.json"
 
 
 def main() -> int:
