@@ -13,7 +13,7 @@ from torch import Tensor
 from qcompiler.frontends.builder import Builder, Operand
 from qcompiler.frontends.table import Ints, as_tuple, axis_of, rule
 from qcompiler.frontends.trace import Leaf
-from qcompiler.ir.dims import Shape
+from qcompiler.ir.dims import Shape, as_dim
 from qcompiler.ir.graph import Value
 
 PAIRS = "a tensor is indexed with several vectors at once, which picks elements in pairs"
@@ -187,11 +187,21 @@ def _roll(b: Builder, input: Operand, shifts: Ints, dims: Ints | None = None) ->
 def _repeated(b: Builder, input: Operand, counts: Sequence[int]) -> Operand:
     shape = input.type.shape
     lead = len(counts) - len(shape)
-    if any(not isinstance(count, int) for count in counts):
-        raise b.unsupported(f"{b.function} by a number that depends on the batch", "Repeat along axes of fixed size.")
     result = input
     if lead:
         result = b.node("reshape", [input], shape=(*(1,) * lead, *shape))
+    for axis, count in enumerate(counts):
+        if isinstance(count, int):
+            continue
+        own = result.type.shape
+        if own[axis] != 1:
+            raise b.unsupported(
+                f"{b.function} by a number that depends on the batch", "Repeat axes of one element by it."
+            )
+        result, counts = (
+            b.expanded(result, (*own[:axis], as_dim(count), *own[axis + 1 :])),
+            [1 if place == axis else item for place, item in enumerate(counts)],
+        )
     for axis, count in enumerate(counts):
         if count != 1:
             result = picked(b, result, axis, list(range(_size(b, result, axis))) * count)

@@ -6,8 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import TypeAlias, cast
 
+import torch
+from torch.nn.functional import interpolate
+
 from qcompiler.frontends.builder import Builder, Operand, Rule
 from qcompiler.frontends.table import Ints, as_tuple, rule
+from qcompiler.frontends.trace import Leaf
 from qcompiler.ir.attributes import Attribute
 from qcompiler.ir.dims import Shape
 from qcompiler.ir.graph import Value
@@ -194,7 +198,26 @@ def _rounds(before: Shape, factors: Sequence[float], after: Shape) -> bool:
     return any(old * float(factor) != new for old, factor, new in zip(before, factors, after, strict=True))
 
 
-@rule("interpolate", "upsample_nearest2d", "upsample_bilinear2d", "upsample")
+def _cubes(b: Builder, input: Operand, scale_factor: object, align_corners: bool, recompute: bool) -> Value:
+    """Cubic interpolation as a layer along each axis, whose weights are the interpolation of unit vectors."""
+    before, after = input.type.shape[2:], b.shape[2:]
+    factors = [scale_factor] * 2 if isinstance(scale_factor, int | float) else scale_factor
+    result = b.value(input)
+    for axis in (1, 0):
+        old, new = before[axis], after[axis]
+        if not isinstance(old, int) or not isinstance(new, int):
+            raise b.unsupported(f"interpolation of {input.type}", "Height and width must be fixed.")
+        eye = torch.eye(old, device=b.device)[None, None]
+        if isinstance(factors, Sequence) and not recompute:
+            weights = interpolate(eye, scale_factor=(1.0, factors[axis]), mode="bicubic", align_corners=align_corners)
+        else:
+            weights = interpolate(eye, (old, new), mode="bicubic", align_corners=align_corners)
+        turned = b.node("permute", [result], axes=(0, 1, 3, 2)) if axis == 0 else result
+        result = b.node("matmul", [turned, Leaf("constant", "", weights[0, 0])])
+    return b.node("permute", [result], axes=(0, 1, 3, 2))
+
+
+@rule("interpolate", "upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d", "upsample")
 def _interpolate(
     b: Builder,
     input: Operand,
@@ -209,14 +232,16 @@ def _interpolate(
 ) -> Value:
     """Interpolation in three spellings: the function and two aten operators, with a list of factors or a flag third."""
     if "upsample_" in b.function:
-        bilinear = "bilinear" in b.function
-        align_corners = scale_factor if bilinear else None
-        scale_factor = scale_factors if scale_factors is not None else mode if bilinear else scale_factor
-        mode = "bilinear" if bilinear else "nearest"
+        kind = next(kind for kind in ("nearest", "bilinear", "bicubic") if kind in b.function)
+        align_corners = None if kind == "nearest" else scale_factor
+        scale_factor = scale_factors if scale_factors is not None else scale_factor if kind == "nearest" else mode
+        mode = kind
     mode = mode or "nearest"
+    if mode == "bicubic" and input.type.rank == 4 and not antialias:
+        return _cubes(b, input, scale_factor, bool(align_corners), bool(recompute_scale_factor))
     if mode not in ("nearest", "bilinear") or antialias or input.type.rank != 4:
         raise b.unsupported(
-            f"interpolation of mode {mode!r} over {input.type}", "Use the mode nearest or bilinear on images."
+            f"interpolation of mode {mode!r} over {input.type}", "Use the mode nearest, bilinear or bicubic on images."
         )
     before, after = input.type.shape[2:], b.shape[2:]
     factors = [scale_factor] * 2 if isinstance(scale_factor, int | float) else scale_factor

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from qcompiler.frontends import capture, rules_indexing
+from tests.support.running import outputs_of
 from tests.support.spellings import RuleTests, Spelling, check_rule, image, model_of
 
 ATEN = torch.ops.aten
@@ -80,3 +81,9 @@ def test_quarter_turns(turns: int) -> None:
 def test_an_expanded_operand_of_arithmetic_broadcasts_by_itself() -> None:
     graph = capture(model_of(lambda x: x * x[:, :1].expand(-1, 4, 4, 4)), image()).module.main
     assert [node.op for node in graph.nodes] == ["slice", "mul"]
+
+
+def test_a_sample_is_repeated_for_the_batch() -> None:
+    model = model_of(lambda x, m: torch.cat([m.weight.reshape(1, 4).repeat(x.shape[0], 1), x[:, :, 0, 0]], 1))
+    (found,) = outputs_of(capture(model, image()).module.main, [image()])
+    assert torch.equal(found, model(image()))

@@ -45,6 +45,7 @@ SPELLED: dict[str, Spelling] = {
     "avg_pool1d": lambda x: F.avg_pool1d(lines(x), 3, 2, 1),
     "interpolate": lambda x: F.interpolate(x, (7, 3), mode="bilinear", align_corners=True),
     "upsample_nearest2d": lambda x: ATEN.upsample_nearest2d.default(x, [8, 12]),
+    "upsample_bicubic2d": lambda x: ATEN.upsample_bicubic2d.default(x, [7, 3], False),
     "upsample_bilinear2d": lambda x: ATEN.upsample_bilinear2d.default(x, [8, 12], True),
     "upsample": node_of(F.upsample, scale_factor=2),
 }
@@ -68,6 +69,10 @@ SAME: dict[str, list[Spelling]] = {
         lambda x: F.interpolate(x, size=(8, 8), mode="nearest"),
         lambda x: F.interpolate(x, 8),
     ],
+    "resize by cubes": [
+        nn.Upsample((8, 8), mode="bicubic"),
+        lambda x: F.interpolate(x, (8, 8), mode="bicubic", align_corners=False),
+    ],
     "resize by lines": [
         nn.Upsample((8, 8), mode="bilinear"),
         lambda x: F.interpolate(x, scale_factor=(2.0, 2.0), mode="bilinear", align_corners=False),
@@ -76,7 +81,7 @@ SAME: dict[str, list[Spelling]] = {
 
 REFUSED: dict[str, tuple[Spelling, str]] = {
     "average of lines": (lambda x: F.adaptive_avg_pool1d(lines(x), 2), "adaptive_avg_pool1d to [2]"),
-    "cubes": (lambda x: F.interpolate(x, 8, mode="bicubic"), "interpolation of mode 'bicubic' over f32[N, 4, 4, 4]"),
+    "areas": (lambda x: F.interpolate(x, 8, mode="area"), "interpolation of mode 'area' over f32[N, 4, 4, 4]"),
     "lines": (lambda x: F.interpolate(lines(x), 8), "interpolation of mode 'nearest' over f32[N, 4, 16]"),
     "antialias": (lambda x: F.interpolate(x, 3, mode="bilinear", antialias=True), "interpolation of mode 'bilinear'"),
     "a part of a pixel": (lambda x: F.interpolate(x, scale_factor=1.3), "interpolation by 1.3 of f32[N, 4, 4, 4]"),
