@@ -21,6 +21,7 @@ matmul(W, x)                                ->  (linear(x^T, W))^T, of the last 
 reshape(linear(reshape(x))), batch inside   ->  linear(x), if the batch is not the first axis of x
 softmax(x + M), M far below 0 in places     ->  softmax(x, mask), see `common.softmax_masks`
 one sample repeated for the whole batch     ->  the sample where it broadcasts, see `common.repeated_samples`
+x / the root of the mean of its squares     ->  layer_norm(x), not centered, see `common.root_mean_squares`
 numbers that a computed mask chooses        ->  the mask, see `common.two_valued`
 """
 
@@ -45,6 +46,7 @@ from qcompiler.passes.base import Pass, PassContext
 from qcompiler.passes.common.channel_limits import limits_of, set_limits
 from qcompiler.passes.common.channel_tables import scales_of, set_scales
 from qcompiler.passes.common.repeated_samples import read_sample
+from qcompiler.passes.common.root_mean_squares import fold_into_norm, write_as_norm
 from qcompiler.passes.common.softmax_masks import separate_mask
 from qcompiler.passes.common.two_valued import rules as rules_of_masks
 from qcompiler.passes.common.two_valued import zeros_and_ones
@@ -97,7 +99,7 @@ class Canonicalize(Pass):
         while changed:
             changed = False
             for node in graph.nodes:
-                found = (read_sample, of_masks.get(node.op), rules.get(node.op))
+                found = (read_sample, of_masks.get(node.op), rules.get(node.op), write_as_norm, fold_into_norm)
                 changed |= any(rule is not None and rule(node, rewriter) for rule in found)
 
 

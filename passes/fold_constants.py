@@ -2,6 +2,7 @@
 
     add(constant a, constant b)  ->  constant a + b
     softmax(x + computed mask)   ->  softmax(x, mask), see `common.softmax_masks`
+    layer_norm(x) times computed ->  layer_norm(x), see `common.root_mean_squares`
 
 Parameters count as constants: this compiler deploys a trained model. Quantizers, scales and their operands stay,
 because their values are found later.
@@ -19,6 +20,7 @@ from qcompiler.ir.interpret import Evaluation
 from qcompiler.ir.types import Stage
 from qcompiler.ops.quantizers import is_leaf, leaf_tensor
 from qcompiler.passes.base import Pass, PassContext
+from qcompiler.passes.common.root_mean_squares import fold_into_norm
 from qcompiler.passes.common.softmax_masks import separate_mask
 from qcompiler.validation.contracts import THRESHOLDS, Contract
 
@@ -60,6 +62,8 @@ class FoldConstants(Pass):
         for node in graph.nodes:
             if node.op == "softmax":
                 separate_mask(node, rewriter)
+                continue
+            if fold_into_norm(node, rewriter):
                 continue
             if not node.inputs or len(node.outputs) != 1 or not all(map(is_leaf, node.inputs)):
                 continue
