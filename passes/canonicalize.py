@@ -21,6 +21,8 @@ matmul(W, x)                                ->  (linear(x^T, W))^T, of the last 
 reshape(linear(reshape(x))), batch inside   ->  linear(x), if the batch is not the first axis of x
 softmax(x + M), M far below 0 in places     ->  softmax(x, mask), see `common.softmax_masks`
 one sample repeated for the whole batch     ->  the sample where it broadcasts, see `common.repeated_samples`
+mul(matmul(a, b), c), matmul(mul(a, c), b)  ->  matmul(a, b) times c, see `common.product_factors`; not for targets that
+                                                only shift
 x / the root of the mean of its squares     ->  layer_norm(x), not centered, see `common.root_mean_squares`
 numbers that a computed mask chooses        ->  the mask, see `common.two_valued`
 """
@@ -45,6 +47,7 @@ from qcompiler.ops.quantizers import activation_bounds, is_leaf, leaf_tensor
 from qcompiler.passes.base import Pass, PassContext
 from qcompiler.passes.common.channel_limits import limits_of, set_limits
 from qcompiler.passes.common.channel_tables import scales_of, set_scales
+from qcompiler.passes.common.product_factors import take_factor
 from qcompiler.passes.common.repeated_samples import read_sample
 from qcompiler.passes.common.root_mean_squares import fold_into_norm, write_as_norm
 from qcompiler.passes.common.softmax_masks import separate_mask
@@ -95,11 +98,13 @@ class Canonicalize(Pass):
         rewriter = context.rewriter(graph)
         of_masks = rules_of_masks(zeros_and_ones(graph, context.samples))
         rules = {op: rule for op, rule in _RULES.items() if not (self.keep_dropout and rule is _dropout)}
+        shifts = context.target is None or context.target.arithmetic.requant.mode.is_shift
+        general = (write_as_norm, fold_into_norm) if shifts else (write_as_norm, fold_into_norm, take_factor)
         changed = True
         while changed:
             changed = False
             for node in graph.nodes:
-                found = (read_sample, of_masks.get(node.op), rules.get(node.op), write_as_norm, fold_into_norm)
+                found = (read_sample, of_masks.get(node.op), rules.get(node.op), *general)
                 changed |= any(rule is not None and rule(node, rewriter) for rule in found)
 
 

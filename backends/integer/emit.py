@@ -13,6 +13,7 @@ from qcompiler.ir.graph import Graph, Value
 from qcompiler.ir.interpret import LEAVES
 from qcompiler.ir.text import print_graph
 from qcompiler.ir.types import Stage
+from qcompiler.program.check import RESTORED
 from qcompiler.program.constants import constants_of
 from qcompiler.program.files import ProgramFiles
 from qcompiler.program.program import ISLAND_TENSOR, Array, Instruction, Program, Scalar, Tensor
@@ -60,11 +61,7 @@ def emit(
                     name = f"{island.name}{ISLAND_TENSOR}{leaf.attributes['ref']}"
                     tensors[name] = _tensor(leaf.output)
                     constants[name] = graph.module.tensors[leaf.text("ref")].detach().cpu().numpy()
-        attributes = {
-            key: value
-            for key, value in node.attributes.items()
-            if value is not None and key not in ("shape", "function", "parameters", "scales", "dtype", "results")
-        }
+        attributes = {key: value for key, value in node.attributes.items() if value is not None and key not in RESTORED}
         inputs = [value.name for value in node.inputs]
         expand = node.inputs[1].producer if len(node.inputs) > 1 else None
         if expand is not None and expand.op == "expand_blocks":

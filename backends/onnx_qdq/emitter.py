@@ -143,12 +143,15 @@ class Emitter:
             result.append(initializer(f"{name}.zero_point", zero))
         return result
 
-    def real(self, node: Node, index: int) -> gs.Tensor:
-        """Operand `index` after its own DequantizeLinear, so that each consumer can fuse it."""
+    def real(self, node: Node, index: int, *, factor: float = 1.0) -> gs.Tensor:
+        """Operand `index`, times a factor, after its own DequantizeLinear, so that each consumer can fuse it."""
         value = node.inputs[index]
         quant = value.type.quant
         if quant is None:
             return self.real_numbers(value)
+        if factor != 1.0:
+            scales = tuple(float(np.float32(scale) * np.float32(factor)) for scale in quant.scale)
+            quant = QuantParams(scales, quant.zero_point, quant.axis)
         name = f"{node.name}/{index}"
         source = self.codes.get(value)
         wide = value.type.dtype is DType.I64 or (value.type.dtype is DType.I32 and self.options.bias == "float")

@@ -16,7 +16,7 @@ from qcompiler.ops.quantizers import leaf_tensor
 from qcompiler.passes.lower_to_integer.lowering import Lower, Lowering, Output
 from qcompiler.quant.affine import along_axis, quantize_bias
 from qcompiler.quant.arithmetic import Arithmetic
-from qcompiler.quant.requant import real_multiplier
+from qcompiler.quant.requant import factored_scale, real_multiplier
 
 lowers: Table[Lower] = Table()
 
@@ -56,16 +56,17 @@ def contraction(lowering: Lowering, node: Node, out: Output) -> Value:
     """A product of two activations: the multiplier, and the proof of its sums from the limits of both operands."""
     a, b = (lowering.lowered[value] for value in node.inputs)
     proofs = lowering.proofs(node)
-    real = real_multiplier(
-        lowering.params(a).scale, lowering.params(b).scale, out.params.scale, proofs.arithmetic.requant
-    )
+    factor = node.number("factor")
+    scale = factored_scale(lowering.params(a).scale, factor)
+    real = real_multiplier(scale, lowering.params(b).scale, out.params.scale, proofs.arithmetic.requant)
     requantization = proofs.prepared(real)
     # The steps of both operands include 0, so that these bounds hold for unfinished sums, too.
     products = torch.outer(*(torch.tensor(lowering.steps(value)) for value in (a, b)))
     terms = a.type.size(a.type.rank - 1)
     proofs.sums(products.min() * terms, products.max() * terms, requantization)
     operands = [a, b, *lowering.multiplier(requantization, out)]
-    return lowering.insert("int_matmul", operands, {"mode": str(requantization.mode)}, out, node)
+    attributes = {"factor": factor, "mode": str(requantization.mode)}
+    return lowering.insert("int_matmul", operands, attributes, out, node)
 
 
 def _bias(lowering: Lowering, node: Node, scale: Tensor, arithmetic: Arithmetic) -> Tensor:

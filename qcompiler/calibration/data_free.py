@@ -290,7 +290,8 @@ def _matmul(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) -> 
     ma, va = (t.expand(*t.shape[:-1], terms) for t in (ma, va))
     mb, vb = (t.expand(*t.shape[:-2], terms, t.shape[-1]) for t in (mb, vb))
     variance = va @ (vb + mb.square()) + ma.square() @ vb
-    return carrier.normal(Gaussian(ma @ mb, variance.sqrt()), a.basis | b.basis)
+    factor = node.number("factor")
+    return carrier.normal(Gaussian(ma @ mb * factor, variance.sqrt() * factor), a.basis | b.basis)
 
 
 def _same(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) -> Distribution:

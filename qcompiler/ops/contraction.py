@@ -41,7 +41,7 @@ register(
     OpDef(
         name="int_matmul",
         operands=("a", "b", "multiplier", "exponent?"),
-        attributes=REQUANTIZED,
+        attributes={"factor": 1.0, **REQUANTIZED},
         infer=_infer,
         evaluate=_evaluate,
         stages=INTEGER_ONLY,

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from qcompiler.errors import GraphError
-from qcompiler.ir.attributes import Attributes, integer, integers
+from qcompiler.ir.attributes import Attributes, integer, integers, number
 from qcompiler.ir.dims import Dim, as_dim
 from qcompiler.ir.graph import Node
 from qcompiler.ir.registry import Evaluate, Infer, OpDef, Trait, register
@@ -226,21 +226,25 @@ def matmul_shape(types: Sequence[TensorType]) -> tuple[Dim, ...]:
 
 def _infer_matmul(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
     check_float(types)
+    if not number(attributes, "factor") > 0.0:
+        raise GraphError(f"the factor is {attributes['factor']}", expected="a number above 0")
     return (TensorType(types[0].dtype, matmul_shape(types)),)
 
 
 def _evaluate_matmul(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    return (torch.matmul(operands[0], operands[1]),)
+    product, factor = torch.matmul(operands[0], operands[1]), node.number("factor")
+    return (product if factor == 1.0 else product * factor,)
 
 
 register(
     OpDef(
         name="matmul",
         operands=("a", "b"),
+        attributes={"factor": 1.0},
         infer=_infer_matmul,
         evaluate=_evaluate_matmul,
         stages=FLOAT_STAGES,
         traits=frozenset({Trait.MAC, Trait.CONTRACTION}),
-        summary="Matrix product over the last two axes, batched over the others.",
+        summary="Matrix product over the last two axes, batched over the others, times a factor.",
     )
 )

@@ -60,6 +60,10 @@ def _number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2.0**127
 
 
+def _positive(value: object) -> bool:
+    return _number(value) and isinstance(value, int | float) and value > 0
+
+
 def _boolean(value: object) -> bool:
     return isinstance(value, bool)
 
@@ -103,6 +107,7 @@ KINDS: Mapping[str, tuple[_Test, str]] = {
     "epsilon": (_integer(0, 2**60), "an integer from 0 to 2^60"),
     "dims": (_integer(1, MOST_AXES), f"a number of axes from 1 to {MOST_AXES}"),
     "fraction": (_integer(0, 15), "an integer from 0 to 15"),
+    "factor": (_positive, "a number above 0"),
     "graph": (lambda value: isinstance(value, str), "the name of an island"),
 }
 """Test and description of each attribute by name; a name has the same meaning in all instructions."""

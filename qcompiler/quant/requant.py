@@ -116,6 +116,11 @@ class Requantization:
         return multiply_by_quantized_multiplier(x, self.multiplier, self.exponent, self.mode)
 
 
+def factored_scale(scale: Tensor, factor: float) -> Tensor:
+    """The float32 scale of an operand whose products have a constant factor: a change of scale."""
+    return scale if factor == 1.0 else scale * torch.tensor(factor, dtype=torch.float32)
+
+
 def real_multiplier(
     input_scale: Tensor, weight_scale: Tensor, output_scale: Tensor, spec: RequantSpec | RequantMode
 ) -> Tensor:

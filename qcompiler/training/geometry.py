@@ -40,6 +40,7 @@ class Geometry:
         groups: Groups of the convolution.
         weight_axis: Output channel axis of the weight.
         output_axis: Channel axis of the result, counted from the end for all but convolutions.
+        factor: Factor of a product of two activations.
     """
 
     kind: Literal["conv", "linear", "matmul"]
@@ -52,12 +53,13 @@ class Geometry:
     groups: int = 1
     weight_axis: int = 0
     output_axis: int = -1
+    factor: float = 1.0
 
     @classmethod
     def of(cls, node: Node) -> Geometry:
         """The geometry of a node with the trait MAC."""
         if not is_weighted(node):
-            return cls("matmul")
+            return cls("matmul", factor=node.number("factor"))
         layer = Layer(node)
         if layer.is_linear:
             return cls("linear")
@@ -80,7 +82,7 @@ class Geometry:
     def forward(self, x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
         """x * w, plus the bias [out] of a layer."""
         if self.kind == "matmul":
-            return torch.matmul(x, w)
+            return torch.matmul(x, w) * self.factor
         if self.kind == "linear":
             return torch.nn.functional.linear(x, w, bias)
         y = torch.ops.aten.convolution(
@@ -99,7 +101,7 @@ class Geometry:
     def for_input(self, g: Tensor, x: Tensor, w: Tensor) -> Tensor:
         """g * w^T, in the shape of `x`, whose values are not read."""
         if self.kind == "matmul":
-            return torch.matmul(g, w.transpose(-1, -2)).sum_to_size(x.shape)
+            return (torch.matmul(g, w.transpose(-1, -2)) * self.factor).sum_to_size(x.shape)
         if self.kind == "linear":
             return torch.matmul(g, w)
         return self._backward(g, x, w, 0)
@@ -107,7 +109,7 @@ class Geometry:
     def for_weight(self, g: Tensor, x: Tensor, w: Tensor) -> Tensor:
         """x^T * g, in the shape of `w`, whose values are not read."""
         if self.kind == "matmul":
-            return torch.matmul(x.transpose(-1, -2), g).sum_to_size(w.shape)
+            return (torch.matmul(x.transpose(-1, -2), g) * self.factor).sum_to_size(w.shape)
         if self.kind == "linear":
             return g.reshape(-1, w.shape[0]).t() @ x.reshape(-1, w.shape[1])
         return self._backward(g, x, w, 1)

@@ -27,7 +27,13 @@ import torch
 
 from qcompiler.backends.integer import Executor, Sums
 from qcompiler.errors import InputError
-from qcompiler.quant.requant import RequantMode, prepare_requantization, real_multiplier, rounding_reach
+from qcompiler.quant.requant import (
+    RequantMode,
+    factored_scale,
+    prepare_requantization,
+    real_multiplier,
+    rounding_reach,
+)
 from qcompiler.targets import Target
 
 Array = npt.NDArray[np.generic]
@@ -114,6 +120,7 @@ class RoundedOnce:
         spec = self.target.arithmetic.at(sums.call.instruction.op.removeprefix("int_"), int(x.dtype[1:])).requant
         scales = (torch.tensor(tensor.scale, dtype=torch.float32) for tensor in (x, weight, sums.call.output))
         scale_x, scale_w, scale_y = scales
+        scale_x = factored_scale(scale_x, float(sums.call.get("factor") or 1.0))
         real = scale_x.double() * scale_w.double() / scale_y.double()
         try:
             right = prepare_requantization(real_multiplier(scale_x, scale_w, scale_y, spec), spec)

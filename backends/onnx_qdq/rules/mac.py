@@ -70,5 +70,6 @@ def linear(emitter: Emitter, node: Node) -> None:
 
 @emits("int_matmul")
 def matmul(emitter: Emitter, node: Node) -> None:
-    """A MatMul of two activations."""
-    emitter.quantized(node, emitter.compute(node, "MatMul", [emitter.real(node, 0), emitter.real(node, 1)]))
+    """A MatMul of two activations; a factor is in the scale with which the first is read."""
+    operands = [emitter.real(node, 0, factor=node.number("factor")), emitter.real(node, 1)]
+    emitter.quantized(node, emitter.compute(node, "MatMul", operands))

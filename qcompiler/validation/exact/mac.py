@@ -15,7 +15,7 @@ from qcompiler.ops.layers import Layer
 from qcompiler.quant.accumulator import exact_in_float64
 from qcompiler.quant.affine import AffineParams, along_axis
 from qcompiler.quant.arithmetic import Arithmetic
-from qcompiler.quant.requant import prepare_requantization, real_multiplier
+from qcompiler.quant.requant import factored_scale, prepare_requantization, real_multiplier
 from qcompiler.validation.exact.values import Exact, Pending, Rule, codes_of
 
 exact: Table[Rule] = Table()
@@ -53,10 +53,12 @@ def contraction(node: Node, operands: Sequence[Exact], arithmetic: Arithmetic) -
     if a.codes.shape[-1] * a.largest_step() * b.largest_step() >= 2**53:
         raise GraphError("a sum of products may exceed float64", where=node.where, expected="less than 2^53")
     terms = [a.steps().to(torch.float64), b.steps().to(torch.float64)]
-    acc = node.definition.evaluate(node, terms)[0].to(torch.int64)
+    acc = torch.matmul(*terms).to(torch.int64)
 
     def requantize(out: AffineParams, qmin: int, qmax: int) -> Tensor:
-        real = real_multiplier(a.params.scale, b.params.scale, out.scale, computes.requant)
+        real = real_multiplier(
+            factored_scale(a.params.scale, node.number("factor")), b.params.scale, out.scale, computes.requant
+        )
         multiplier = prepare_requantization(real, computes.requant)
         return multiplier.apply(acc, zero_point=int(out.zero_point), qmin=qmin, qmax=qmax, axis=None)
 
