@@ -5,6 +5,7 @@ strictly: without fallback and without overrides. A process of its own makes eac
 an abort of one ends no other. Results are files of a folder, and a run goes on where the last one stopped.
 
     python -m benchmarks.architectures --library timm --shard 1/2     run a part
+    python -m benchmarks.architectures --check                        predict in seconds, without a compile
     python -m benchmarks.architectures --page                         tables of what is there
 
 timm and transformers are not dependencies: install them with `pip install --no-deps` next to this package.
@@ -158,6 +159,19 @@ LIBRARIES: Mapping[str, tuple[Sequence[str], Callable[[str], tuple[nn.Module, Te
 }
 
 
+def predict(library: str, name: str) -> Result:
+    """Check one architecture without compiling it; `why` lists all reasons of a refusal."""
+    torch.manual_seed(0)
+    model, x = LIBRARIES[library][1](name)
+    begin = time.perf_counter()
+    try:
+        found = qcompiler.check(model.eval(), TARGET, example_inputs=x)
+    except qcompiler.errors.QCompilerError as error:
+        return Result(name, library, False, str(error).splitlines()[0], seconds=time.perf_counter() - begin)
+    reasons = dict.fromkeys(f"{node.op}: {node.detail}" for node in found.of("refused"))
+    return Result(name, library, found.passed, "; ".join(reasons), seconds=time.perf_counter() - begin)
+
+
 def measure(library: str, name: str) -> Result:
     """Compile one architecture in this process."""
     torch.manual_seed(0)
@@ -183,12 +197,16 @@ def measure(library: str, name: str) -> Result:
     return Result(name, library, True, "", db, differing, len(ran), seconds)
 
 
-def _in_process(library: str, name: str) -> Result:
+def _in_process(library: str, name: str, *, check: bool = False) -> Result:
     command = [sys.executable, *(["-P"] if sys.flags.safe_path else []), "-m", "benchmarks.architectures"]
     begin = time.perf_counter()
     try:
         run = subprocess.run(
-            [*command, "--one", library, name], capture_output=True, text=True, timeout=SECONDS, check=False
+            [*command, *(["--check"] if check else []), "--one", library, name],
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         return Result(name, library, False, f"not finished in {SECONDS} s", seconds=SECONDS)
@@ -237,13 +255,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--shard", type=shard, default=(0, 1), metavar="1/2", help="a part of the list")
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder of the results")
     parser.add_argument("--page", action="store_true", help="print the tables of what is there")
+    parser.add_argument("--check", action="store_true", help="predict by `check`; results in a folder of their own")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.one:
-        result = measure(*options.one)
+        result = (predict if options.check else measure)(*options.one)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         print(json.dumps(dataclasses.asdict(dataclasses.replace(result, megabytes=peak))))
         return 0
+    if options.check:
+        options.out = options.out / "check"
     if not options.page:
         options.out.mkdir(parents=True, exist_ok=True)
         jobs = [(library, name) for library in options.library or LIBRARIES for name in LIBRARIES[library][0]]
@@ -252,7 +273,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             path = options.out / f"{library}.{name}.json"
             if path.exists():
                 continue
-            result = _in_process(library, name)
+            result = _in_process(library, name, check=options.check)
             path.write_text(json.dumps(dataclasses.asdict(result)), encoding="utf-8")
             print(f"{library} {name}: {'strict' if result.strict else result.why[:140]}", flush=True)
         return 0
