@@ -154,7 +154,7 @@ class Words(nn.Module):
 def normalized() -> nn.Module:
     """Sums whose order follows the strides of the images: those of the program lie channels last."""
     layers = (nn.Conv2d(3, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.ReLU(), nn.InstanceNorm2d(8))
-    return nn.Sequential(*layers, nn.Upsample(scale_factor=1.5, mode="area"), nn.AdaptiveMaxPool2d(3))
+    return nn.Sequential(*layers, nn.Softplus(2), nn.AdaptiveMaxPool2d(3))
 
 
 def numbers(*shape: int) -> Tensor:
