@@ -184,7 +184,7 @@ def _roll(b: Builder, input: Operand, shifts: Ints, dims: Ints | None = None) ->
     return result
 
 
-def _repeated(b: Builder, input: Operand, counts: Sequence[int]) -> Operand:
+def _repeated(b: Builder, input: Operand, counts: Sequence[Any]) -> Operand:
     shape = input.type.shape
     lead = len(counts) - len(shape)
     result = input
