@@ -29,10 +29,11 @@ def known_backends() -> dict[str, Backend]:
     from qcompiler.backends.base import Backend
     from qcompiler.backends.integer.c.form import CSource
     from qcompiler.backends.onnx_qdq.form import Onnx
+    from qcompiler.backends.tflite.form import TFLite
     from qcompiler.errors import PluginError
     from qcompiler.plugins import load_entries
 
-    found: dict[str, Backend] = {item.name: item() for item in (CSource, Onnx)}
+    found: dict[str, Backend] = {item.name: item() for item in (CSource, Onnx, TFLite)}
     for name, item in load_entries(ENTRY_POINTS, dict.fromkeys((PROGRAM, *found), "qcompiler")).items():
         if not (isinstance(item, type) and issubclass(item, Backend)):
             raise PluginError(

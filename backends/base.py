@@ -151,6 +151,8 @@ class Backend(ABC):
 
     name: ClassVar[str]
     """Name of the form in manifest, report and command line."""
+    on_request: ClassVar[bool] = False
+    """Whether the form is written only for targets whose descriptor names it in `forms`."""
 
     @abstractmethod
     def emit(self, model: Lowered, target: Target) -> Files:

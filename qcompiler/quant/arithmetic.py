@@ -65,6 +65,8 @@ class Arithmetic:
         bias_rounding: Rounding of bias / bias_scale.
         table_rounding: Rounding of lookup table entries.
         average_rounding: Rounding of the sum of a window divided by the number of elements.
+        divides_multipliers: Whether the significand of a mean is that of s_x / s_y divided by n, see
+            `average_parameters`.
         elementwise: Computation of additions, subtractions and products: "requantize", by the multipliers of the mode;
             "f32", on dequantized operands in float32, each step rounded.
         accumulator_bits: Width of the accumulator.
@@ -88,6 +90,7 @@ class Arithmetic:
     accumulator_bits: int = 32
     overflow: Literal["forbid", "wrap", "saturate"] = "forbid"
     add_shift: int = 20
+    divides_multipliers: bool = False
     elementwise: Literal["requantize", "f32"] = "requantize"
     bias_bits: int = 32
     zero_point_folding: Literal["compiler", "hardware"] = "hardware"
@@ -360,7 +363,13 @@ def average_parameters(
     """The multiplier s_x / (s_y * n) of an average over n codes.
 
     FLOAT32_RNE computes f32(s_x / f32(s_y * n)), as ONNX Runtime's QLinearGlobalAveragePool does. If multipliers are
-    powers of two, n stays a divisor.
+    powers of two, n stays a divisor. With `divides_multipliers`, a significand M of s_x / s_y becomes
+
+        floor(M * 2^k / n) * 2^(e - k - P)        2^k <= n < 2^(k + 1), k at most 32 and at most P + e
+
+    which has one bit less where n is no power of two, and so another two-stage rounding.
+
+    Source: TensorFlow Lite kernels/internal/reference/reduce.h, QuantizedMeanOrSum.
 
     Args:
         input_scale: float32, one element.
@@ -370,9 +379,25 @@ def average_parameters(
     """
     spec = arithmetic.requant
     shifts = spec.mode.is_shift
-    real = input_scale.to(spec.dtype) / (output_scale.to(spec.dtype) * (1 if shifts else count))
+    divides = arithmetic.divides_multipliers and spec.mode.form.significand_bits > 0
+    real = input_scale.to(spec.dtype) / (output_scale.to(spec.dtype) * (1 if shifts or divides else count))
     multiplier = prepare_requantization(real, spec)
+    if divides:
+        multiplier = _divided(multiplier, count)
     return AverageParameters(multiplier, count if shifts else None, arithmetic.average_rounding)
+
+
+def _divided(multiplier: Requantization, count: int) -> Requantization:
+    """A multiplier divided by the number of averaged codes; see `average_parameters`."""
+    significand, exponent = multiplier.factor.to(torch.int64), multiplier.exponent
+    assert exponent is not None, "a mode with significands has exponents"
+    powers = exponent.to(torch.int64)
+    bits = multiplier.mode.form.significand_bits
+    shift = torch.full_like(powers, min(count.bit_length() - 1, 32)).minimum(bits + powers)
+    divided = (significand << shift) // count
+    kept = (powers - shift).to(exponent.dtype)
+    real = divided.to(torch.float64) * torch.exp2((powers - shift - bits).to(torch.float64))
+    return Requantization(multiplier.mode, divided.to(multiplier.factor.dtype), kept, real)
 
 
 def global_average_codes(

@@ -133,8 +133,11 @@ def emit_forms(model: Lowered, target: Target) -> dict[str, Emitted]:
     Raises:
         PluginError: A back end of a plugin cannot be loaded, fails, or writes a path that is taken.
     """
-    forms = {}
-    for name, backend in known_backends().items():
+    known, wanted = known_backends(), target.descriptor.forms
+    forms = {name: Emitted(reason="no back end of this name is installed") for name in wanted if name not in known}
+    for name, backend in known.items():
+        if backend.on_request and name not in wanted:
+            continue
         try:
             with blaming(backend):
                 forms[name] = Emitted(backend.emit(model, target))

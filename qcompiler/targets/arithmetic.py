@@ -16,6 +16,7 @@ def arithmetic_of(descriptor: Descriptor) -> Arithmetic:
         bias_rounding=descriptor.rounding.bias,
         table_rounding=descriptor.rounding.table,
         average_rounding=descriptor.rounding.average,
+        divides_multipliers=descriptor.rounding.mean_multiplier == "divided",
         accumulator_bits=descriptor.accumulator.bits,
         overflow=descriptor.accumulator.overflow,
         add_shift=descriptor.elementwise.add_shift,

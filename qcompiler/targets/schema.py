@@ -169,6 +169,9 @@ class Roundings(_Model):
     average: AverageRounding
     """Rounding of the sum of a window divided by its number of elements. The sum is over codes minus their zero point;
     with `rhaz_raw`, over raw codes with halves away from code 0."""
+    mean_multiplier: Literal["whole", "divided"] = "whole"
+    """Multiplier of a mean over n codes, where it has a significand: `whole`: that of s_x / (s_y n); `divided`: that of
+    s_x / s_y, times the largest power of two up to n, divided by n without the remainder, as TensorFlow Lite does."""
 
 
 class Accumulator(_Model):
@@ -450,5 +453,7 @@ class Fields(_Model):
     partition: Partition = Partition()
     verify: Verification = Verification()
     onnx: Onnx = Onnx()
+    forms: tuple[Text, ...] = ()
+    """Forms that are written only for targets that name them, by the name of their back end: `TFLite`."""
     simulation: Simulation | None = None
     """Simulation scheme of a target that does not describe hardware."""

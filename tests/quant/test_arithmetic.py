@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from fractions import Fraction
 
 import numpy as np
@@ -91,6 +92,23 @@ def test_global_average_folds_the_count(mode: str) -> None:
     m = reference_decompose(source.scale.item() / (target.scale.item() * 49))
     sums = (q + 11).sum((2, 3)).flatten().tolist()
     assert actual.flatten().tolist() == [clamp(reference_mbqm(total, *m, mode) + 4) for total in sums]
+
+
+@pytest.mark.parametrize("mode", [mode for mode in MODES if RequantMode(mode).form.significand_bits])
+@pytest.mark.parametrize("count", [1, 7, 9, 49, 64, 1000])
+def test_the_significand_of_a_mean_may_be_divided(mode: str, count: int) -> None:
+    """As TensorFlow Lite does it, which is another number than the significand of the quotient."""
+    source, target = params(0.05, -11), params(0.021, 4)
+    divided = dataclasses.replace(arithmetic(mode), divides_multipliers=True)
+    found = average_parameters(source.scale, target.scale, count, divided).multiplier
+    significand, exponent = reference_decompose(source.scale.item() / target.scale.item())
+    if mode in ("tosa16", "s64_16", "nvdla_cvt"):
+        whole = average_parameters(source.scale, target.scale, 1, arithmetic(mode)).multiplier
+        significand = int(whole.factor)
+    shift = len(bin(count)) - 3
+    assert int(found.factor) == (significand << shift) // count
+    assert found.exponent is not None
+    assert int(found.exponent) == exponent - shift
 
 
 @pytest.mark.parametrize("rounding", AverageRounding)

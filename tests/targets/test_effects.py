@@ -268,6 +268,7 @@ EFFECTS: dict[str, Effect] = {
     "Roundings.bias": Effect({"rounding.bias": "floor"}),
     "Roundings.table": Effect({"rounding.table": "floor"}),
     "Roundings.average": Effect({"rounding.average": "rne"}),
+    "Roundings.mean_multiplier": Effect({"rounding.mean_multiplier": "divided"}),
     "Accumulator.bits": Effect({"accumulator.bits": 16}),
     "Accumulator.overflow": Effect({"accumulator.overflow": "saturate"}, {"accumulator.bits": 24}, see=summed),
     "Gradient.bits": Effect({"gradient.bits": 4}, see=gradients),

@@ -1,0 +1,1 @@
+"""TensorFlow Lite files: the integer program as operators of 8 bits."""

@@ -1,0 +1,80 @@
+"""The back end TensorFlow Lite: `model.tflite`, run in LiteRT where it is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from qcompiler.backends.base import Array, Backend, Files, Lowered
+from qcompiler.backends.tflite.emit import emit
+from qcompiler.backends.tflite.writer import NCHW, NHWC
+from qcompiler.errors import ArtifactError
+from qcompiler.targets import Target
+
+__all__ = ["TFLite"]
+
+FILE = "model.tflite"
+
+
+class TFLite(Backend):
+    """Operators of 8 bits for TensorFlow Lite, LiteRT and what reads their files."""
+
+    name = "TFLite"
+    on_request: ClassVar[bool] = True
+
+    def emit(self, model: Lowered, target: Target) -> Files:
+        """The file."""
+        del target
+        return {FILE: emit(model.program, model.name, model.io)}
+
+    def available(self) -> str | None:
+        """LiteRT is an extra."""
+        if importlib.util.find_spec("ai_edge_litert") is None:
+            return "needs LiteRT: pip install 'qcompiler[tflite]'"
+        return None
+
+    def run(self, files: Files, inputs: Sequence[Array]) -> list[Array]:
+        """Run the reference kernels of LiteRT."""
+        from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+        interpreter = Interpreter(
+            model_content=files[FILE], experimental_op_resolver_type=OpResolverType.BUILTIN_REF, num_threads=1
+        )
+        for item, array in zip(interpreter.get_input_details(), inputs, strict=True):
+            shape = [array.shape[axis] for axis in NHWC] if array.ndim == 4 else list(array.shape)
+            interpreter.resize_tensor_input(item["index"], shape)
+        interpreter.allocate_tensors()
+        for item, array in zip(interpreter.get_input_details(), inputs, strict=True):
+            interpreter.set_tensor(item["index"], _given(item, array.transpose(NHWC) if array.ndim == 4 else array))
+        interpreter.invoke()
+        outputs = [_taken(item, interpreter.get_tensor(item["index"])) for item in interpreter.get_output_details()]
+        return [array.transpose(NCHW) if array.ndim == 4 else array for array in outputs]
+
+    def check(self, files: Files) -> None:
+        """Refuse files that `emit` cannot have written."""
+        if set(files) != {FILE} or files[FILE][4:8] != b"TFL3":
+            raise ArtifactError(f"the form {self.name} has the files {', '.join(files)}", expected=FILE)
+
+
+def _given(item: Mapping[str, Any], array: Array) -> Array:
+    """Real numbers as the input takes them."""
+    if item["dtype"] is np.float32:
+        return np.asarray(array, np.float32, order="C")
+    scale, zero = item["quantization"]
+    limits = np.iinfo(item["dtype"])
+    steps = np.asarray(array, np.float32) / np.float32(scale)
+    codes = np.trunc(steps + np.copysign(np.float32(0.5), steps)) + zero
+    found: Array = np.asarray(np.clip(codes, limits.min, limits.max), item["dtype"], order="C")
+    return found
+
+
+def _taken(item: Mapping[str, Any], array: Array) -> Array:
+    """An output as real numbers."""
+    if item["dtype"] is np.float32:
+        return array
+    scale, zero = item["quantization"]
+    found: Array = (array.astype(np.float32) - np.float32(zero)) * np.float32(scale)
+    return found
