@@ -25,9 +25,19 @@ def all_lines() -> list[Line]:
         requantization,
         runtime_networks,
         softmax,
+        tflite_networks,
     )
 
-    modules = (requantization, multipliers, node_tests, litert_operators, runtime_networks, softmax, c_networks)
+    modules = (
+        requantization,
+        multipliers,
+        node_tests,
+        litert_operators,
+        runtime_networks,
+        softmax,
+        tflite_networks,
+        c_networks,
+    )
     return [line for module in modules for line in module.lines()]
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
-from qcompiler.backends.base import Array, Backend, Files, Lowered
+from qcompiler.backends.base import Array, Backend, Files, Lowered, Results, Way
 from qcompiler.backends.tflite.emit import emit
 from qcompiler.backends.tflite.writer import NCHW, NHWC
 from qcompiler.errors import ArtifactError
+from qcompiler.program.files import ProgramFiles
 from qcompiler.targets import Target
 
 __all__ = ["TFLite"]
@@ -38,20 +39,13 @@ class TFLite(Backend):
 
     def run(self, files: Files, inputs: Sequence[Array]) -> list[Array]:
         """Run the reference kernels of LiteRT."""
-        from ai_edge_litert.interpreter import Interpreter, OpResolverType
+        return list(_observed(files[FILE], inputs, frozenset()).outputs)
 
-        interpreter = Interpreter(
-            model_content=files[FILE], experimental_op_resolver_type=OpResolverType.BUILTIN_REF, num_threads=1
-        )
-        for item, array in zip(interpreter.get_input_details(), inputs, strict=True):
-            shape = [array.shape[axis] for axis in NHWC] if array.ndim == 4 else list(array.shape)
-            interpreter.resize_tensor_input(item["index"], shape)
-        interpreter.allocate_tensors()
-        for item, array in zip(interpreter.get_input_details(), inputs, strict=True):
-            interpreter.set_tensor(item["index"], _given(item, array.transpose(NHWC) if array.ndim == 4 else array))
-        interpreter.invoke()
-        outputs = [_taken(item, interpreter.get_tensor(item["index"])) for item in interpreter.get_output_details()]
-        return [array.transpose(NCHW) if array.ndim == 4 else array for array in outputs]
+    def ways(self, files: Files, program: ProgramFiles, target: Target, samples: int) -> Generator[Way, None, None]:
+        """The reference kernels of LiteRT, which show every tensor of the program."""
+        del target, samples
+        names = frozenset(name for item in program.program.instructions for name in item.outputs)
+        yield Way("TFLite", lambda inputs: _observed(files[FILE], inputs, names))
 
     def check(self, files: Files) -> None:
         """Refuse files that `emit` cannot have written."""
@@ -78,3 +72,31 @@ def _taken(item: Mapping[str, Any], array: Array) -> Array:
     scale, zero = item["quantization"]
     found: Array = (array.astype(np.float32) - np.float32(zero)) * np.float32(scale)
     return found
+
+
+def _observed(model: bytes, inputs: Sequence[Array], names: Collection[str]) -> Results:
+    """The outputs, and the codes of tensors by name, all in logical order."""
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    interpreter = Interpreter(
+        model_content=model,
+        experimental_op_resolver_type=OpResolverType.BUILTIN_REF,
+        experimental_preserve_all_tensors=bool(names),
+        num_threads=1,
+    )
+    for item, array in zip(interpreter.get_input_details(), inputs, strict=True):
+        shape = [array.shape[axis] for axis in NHWC] if array.ndim == 4 else list(array.shape)
+        interpreter.resize_tensor_input(item["index"], shape)
+    interpreter.allocate_tensors()
+    for item, array in zip(interpreter.get_input_details(), inputs, strict=True):
+        interpreter.set_tensor(item["index"], _given(item, array.transpose(NHWC) if array.ndim == 4 else array))
+    interpreter.invoke()
+
+    def logical(index: int) -> Array:
+        array: Array = interpreter.get_tensor(index)
+        return array.transpose(NCHW) if array.ndim == 4 else array
+
+    outputs = [_taken(item, logical(item["index"])) for item in interpreter.get_output_details()]
+    shown = [item for item in interpreter.get_tensor_details() if item["name"] in names] if names else []
+    codes = {item["name"]: logical(item["index"]) for item in shown if item["dtype"] is not np.float32}
+    return Results(outputs, codes)

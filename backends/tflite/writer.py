@@ -44,7 +44,7 @@ class Writer:
         self._buffers: list[Table] = [{}]
         self._codes: dict[tuple[int, int], int] = {}
         self._operators: list[Table] = []
-        self._names: dict[str, int] = {}
+        self._own: list[str] = []
         self._held: dict[tuple[str, tuple[int, ...], bytes], int] = {}
 
     def declared(self, name: str) -> Tensor:
@@ -55,7 +55,7 @@ class Writer:
         """A tensor that an operator writes, or an input.
 
         Args:
-            name: Name; a number is appended if it is taken.
+            name: Name, unless it is a tensor of the program.
             dtype: Element type.
             shape: Stored sizes; -1 is the batch.
             like: Tensor of the program whose grid it has.
@@ -206,13 +206,11 @@ class Writer:
     def _add(self, name: str, dtype: str, shape: Sequence[int], buffer: int, like: Tensor | None, axis: int) -> int:
         if dtype not in TYPES:
             raise UnsupportedError(f"a TensorFlow Lite file has no {dtype}", where=f"%{name}")
-        count = self._names.get(name, 0)
-        self._names[name] = count + 1
+        self._own.append(name)
         table: dict[int, Field] = {
             0: Field("i32s", [abs(size) for size in shape]),
             1: Field("i8", TYPES[dtype]),
             2: Field("u32", buffer),
-            3: Field("text", f"{name}_{count}" if count else name),
         }
         if like is not None and like.scale:
             zero = like.zero_point or (0,)
@@ -231,18 +229,27 @@ class Writer:
         return len(self._tensors) - 1
 
     def finish(self, inputs: Mapping[str, int], outputs: Mapping[str, int]) -> bytes:
-        """The file.
+        """The file; tensors of the program have their own names.
 
         Args:
             inputs: Tensors by name in the signature.
             outputs: The same.
         """
+        named: dict[int, str] = {}
+        for name, place in self.places.items():
+            named.setdefault(place, name)
+        taken = set(named.values())
+        tensors = []
+        for place, (table, own) in enumerate(zip(self._tensors, self._own, strict=True)):
+            name = named.get(place, own if own not in taken else f"{own}.{place}")
+            taken.add(name)
+            tensors.append({**table, 3: Field("text", name)})
         codes = [
             {0: Field("i8", min(number, 127)), 2: Field("i32", version), 3: Field("i32", number)}
             for number, version in self._codes
         ]
         graph: Table = {
-            0: Field("tables", self._tensors),
+            0: Field("tables", tensors),
             1: Field("i32s", list(inputs.values())),
             2: Field("i32s", list(outputs.values())),
             3: Field("tables", self._operators),

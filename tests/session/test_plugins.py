@@ -202,4 +202,4 @@ def test_clashes_and_broken_plugins_name_their_owner(case: str, ran: dict[str, t
 
 def test_without_plugins_there_are_operators_and_back_ends_of_ours(ran: dict[str, tuple[str, str]]) -> None:
     out, err = ran["nothing"]
-    assert out.startswith("conv2d ['C', 'ONNX']\n"), err
+    assert out.startswith("conv2d ['C', 'ONNX', 'TFLite']\n"), err

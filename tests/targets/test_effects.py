@@ -114,6 +114,11 @@ def written(target: Target) -> object:
     return files["model.onnx"], [data for name, data in files.items() if name.startswith("c/")]
 
 
+def forms(target: Target) -> object:
+    """The names of the forms that are written."""
+    return sorted(compiled(target).artifact.forms)
+
+
 def equalized(target: Target) -> object:
     """The integer program after cross-layer equalization, with ranges of least error."""
     return lowered(target, effort="default")
@@ -232,6 +237,7 @@ COARSE = {"verify.layer_lsb": 16, "verify.layer_fraction": 1.0}
 SIMULATION = {"simulation.reason": "none computes it"}
 
 EFFECTS: dict[str, Effect] = {
+    "Descriptor.forms": Effect({"forms": ["TFLite"]}, see=forms),
     "Identity.name": Effect({"target.name": "other"}, see=lambda target: target.name),
     "Identity.version": Effect({"target.version": "2"}, see=facts),
     "Identity.vendor": Effect({"target.vendor": "someone"}, see=facts),
