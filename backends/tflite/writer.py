@@ -19,7 +19,7 @@ from qcompiler.ir.types import DType
 from qcompiler.program.files import ProgramFiles
 from qcompiler.program.program import Array, Instruction, Tensor
 
-__all__ = ["NCHW", "NHWC", "Rule", "Writer"]
+__all__ = ["CODES", "NCHW", "NHWC", "Rule", "Writer"]
 
 NHWC, NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
 """Orders of axes: of a stored image by its logical axes, and the reverse."""
@@ -179,7 +179,7 @@ class Writer:
         steps = [("MAXIMUM", low, lowest), ("MINIMUM", high, highest)]
         wanted = [(code, ends) for code, ends, free in steps if not np.array_equal(ends, free)]  # type: ignore[arg-type]
         for index, (code, ends) in enumerate(wanted):
-            codes = np.asarray(ends, np.dtype(_NUMPY[tensor.dtype]))
+            codes = np.asarray(ends, np.dtype(CODES[tensor.dtype]))
             codes = codes.reshape(1, 1, 1, -1) if codes.ndim and len(tensor.shape) == 4 else codes.reshape(-1)
             limit = self.constant(f"{item.output}.limit", codes, _plain(tensor))
             last = index == len(wanted) - 1
@@ -274,8 +274,8 @@ class Writer:
 
 Rule: TypeAlias = Callable[[Writer, Instruction], None]
 """Writes the operators of an instruction."""
-_NUMPY = {"i8": "int8", "i16": "int16", "u8": "uint8", "i32": "int32", "i64": "int64", "f32": "float32"}
-_SHORT = {name: short for short, name in _NUMPY.items()}
+CODES = {"i8": "int8", "i16": "int16", "u8": "uint8", "i32": "int32", "i64": "int64", "f32": "float32"}
+_SHORT = {name: short for short, name in CODES.items()}
 
 
 def stored(shape: Sequence[int]) -> list[int]:

@@ -12,7 +12,7 @@ from qcompiler.program.program import Instruction
 
 emits: Table[Rule] = Table()
 
-CODES = {"sigmoid": "LOGISTIC", "tanh": "TANH"}
+FUNCTIONS = {"sigmoid": "LOGISTIC", "tanh": "TANH"}
 """Operators that have the table of a function."""
 
 
@@ -74,8 +74,8 @@ def lookup(writer: Writer, item: Instruction) -> None:
             "a TensorFlow Lite file has no table per channel", where=item.where, expected="one table"
         )
     source = writer.stored(name)
-    if function in CODES:
-        writer.operator(CODES[function], [source], [writer.result(item)])
+    if function in FUNCTIONS:
+        writer.operator(FUNCTIONS[function], [source], [writer.result(item)])
         return
     shape = writer.shape(source)
     wide = writer.new(f"{item.output}.index", "i32", shape)

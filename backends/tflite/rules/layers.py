@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from qcompiler.backends.tflite.schema import SAME, VALID
-from qcompiler.backends.tflite.writer import NHWC, Rule, Writer
+from qcompiler.backends.tflite.writer import CODES, NHWC, Rule, Writer
 from qcompiler.errors import UnsupportedError
 from qcompiler.ir.table import Table
 from qcompiler.program.program import Instruction
@@ -41,7 +41,7 @@ def _bordered(writer: Writer, item: Instruction, name: str, padding: Sequence[in
         f"{name}.bordered", tensor.dtype, (n, height + top + bottom, width + left + right, channels), tensor
     )
     amounts = writer.constant("border", np.array([[0, 0], [top, bottom], [left, right], [0, 0]], np.int32))
-    code = writer.constant(f"{name}.border", np.array(value, np.int8), tensor)
+    code = writer.constant(f"{name}.border", np.array(value, CODES[tensor.dtype]), tensor)
     writer.operator("PADV2", [place, amounts, code], [result], "PadV2Options")
     return result
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from qcompiler.backends.tflite.writer import NHWC, Rule, Writer
+from qcompiler.backends.tflite.writer import CODES, NHWC, Rule, Writer
 from qcompiler.errors import UnsupportedError
 from qcompiler.ir.table import Table
 from qcompiler.program.program import Instruction
@@ -94,5 +94,5 @@ def pad(writer: Writer, item: Instruction) -> None:
     pairs = list(zip(amounts[:half], amounts[half:], strict=True))
     pairs = [pairs[axis] for axis in NHWC] if half == 4 else pairs
     widths = writer.constant("border", np.array(pairs, np.int32))
-    code = writer.constant(f"{item.output}.border", np.array(int(item.number("value")), np.int8), tensor)
+    code = writer.constant(f"{item.output}.border", np.array(int(item.number("value")), CODES[tensor.dtype]), tensor)
     writer.operator("PADV2", [writer.stored(name), widths, code], [writer.result(item)], "PadV2Options")
