@@ -60,12 +60,13 @@ the same training gives other numbers, rounding aside. `tests/benchmarks/test_qa
 1: the gradients of scales are divided by sqrt(N qmax), N counts the batch.
 2: decision 27; first scales have the least squared error of all scales, before that of some.
 """
-EQUALIZATION = 3
+EQUALIZATION = 4
 """Version of the rescaling of channels before training, which only the hard twin has: to be raised when it changes.
 
 1: equal ranges of weights.
 2: least expected noise, decision 38.
 3: grids before activations and clipping count as well; ranges of activations clip less, decision 41.
+4: equal ranges of weights again, decision 53.
 """
 
 

@@ -48,11 +48,19 @@ def _constant(b: Builder, shape: tuple[int, ...], value: float) -> Leaf:
 
 
 def _spread(b: Builder, weight: Operand | None, bias: Operand | None, shape: tuple[int, ...]) -> list[Operand]:
-    """The parameters per channel in a shape that broadcasts; constants for those that are missing."""
-    return [
-        _constant(b, shape, default) if operand is None else b.node("reshape", [operand], shape=shape)
-        for operand, default in ((weight, 1.0), (bias, 0.0))
-    ]
+    """The parameters per channel in a shape that broadcasts; constants for those that are missing.
+
+    A tensor of the model keeps its name and its kind, so that it learns in training.
+    """
+
+    def spread(operand: Operand | None, default: float) -> Operand:
+        if operand is None:
+            return _constant(b, shape, default)
+        if isinstance(operand, Leaf):
+            return Leaf(operand.kind, operand.ref, operand.tensor.reshape(shape))
+        return b.node("reshape", [operand], shape=shape)
+
+    return [spread(weight, 1.0), spread(bias, 0.0)]
 
 
 @rule("group_norm")

@@ -262,7 +262,8 @@ def training_passes(effort: str = "default", *, target: Target) -> tuple[Pass, .
     """The passes from a captured graph to a calibrated QUANTIZED graph for training.
 
     These are the passes of `quantization_passes`, but weights get least-error ranges, the best start for training with
-    few bits. For a simulation target nothing is equalized.
+    few bits, and equalization makes weights of one size, in which a step of an optimizer means the same everywhere
+    (decision 53): with a scale per channel it has nothing to do. For a simulation target nothing is equalized.
 
     Args:
         effort: Effort; see `qcompiler.compile`; `fast` keeps min-max ranges.
@@ -279,7 +280,16 @@ def training_passes(effort: str = "default", *, target: Target) -> tuple[Pass, .
         passes = tuple(
             CalibrateWeights(method="mse") if isinstance(item, CalibrateWeights) else item for item in passes
         )
-    return tuple(for_training(passes))
+    return tuple(for_training(_of_one_size(passes, per_channel=target.per_channel)))
+
+
+def _of_one_size(passes: typing.Iterable[Pass], *, per_channel: bool) -> Iterator[Pass]:
+    """`passes` with the equalization of weight ranges, or without one where each channel has a scale."""
+    for item in passes:
+        if not isinstance(item, CrossLayerEqualization):
+            yield item
+        elif not per_channel:
+            yield CrossLayerEqualization(factors="ranges")
 
 
 def quantized_training_passes(target: Target) -> tuple[Pass, ...]:

@@ -23,6 +23,7 @@ import qcompiler
 from examples.digits.data import load_data
 from examples.digits.model import load_digits_net
 from qcompiler import errors
+from qcompiler.session.pipeline import lowering_passes, training_passes
 from qcompiler.session.source import TRAINING
 from qcompiler.training.freezing import Freezing, Tracking
 from qcompiler.training.methods import METHODS, Method
@@ -433,12 +434,34 @@ def test_one_weight_for_two_layers_has_two_grids() -> None:
     assert torch.equal(result(module.eval()), qcompiler.compile(module).run(INPUTS))  # type: ignore[arg-type]
 
 
-def test_float_islands_learn_too() -> None:
+class Pairs(nn.Module):
+    """A function of all pairs of channels, which has no integer form."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pairs = nn.Bilinear(4, 4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = x.mean((2, 3))
+        result: Tensor = x + self.pairs(pooled, pooled)[:, :, None, None]
+        return result
+
+
+def test_norms_of_groups_learn() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.GroupNorm(2, 4), nn.ReLU(), nn.Conv2d(4, 2, 3)).eval()
+    module = qcompiler.prepare_qat(model, "int8_dsp", calibration_data=[INPUTS])
+    before = dict(module.named_parameters())["1.weight"].detach().clone()
+    learn_on(module)
+    assert not torch.equal(dict(module.named_parameters())["1.weight"], before)
+    assert torch.equal(result(module.eval()), qcompiler.compile(module).run(INPUTS))  # type: ignore[arg-type]
+
+
+def test_float_islands_learn_too() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), Pairs(), nn.ReLU(), nn.Conv2d(4, 2, 3)).eval()
     target = qcompiler.load_target("int8_dsp").override(fallback="float")
     module = qcompiler.prepare_qat(model, target, calibration_data=[INPUTS])
     learn_on(module)
-    assert "1.weight" in dict(module.named_parameters())
+    assert "1.pairs.weight" in dict(module.named_parameters())
     assert torch.equal(result(module.eval()), qcompiler.compile(module).run(INPUTS))  # type: ignore[arg-type]
 
 
@@ -477,7 +500,8 @@ def test_compile_takes_a_learned_module_as_it_was_prepared() -> None:
 def test_starts_from_any_pipeline() -> None:
     target = qcompiler.load_target("int8_dsp").override(weight_bits=4)
     module = prepare(target, effort="best")
-    compiled = qcompiler.compile(small(), target, calibration_data=[INPUTS], effort="best")
+    passes = (*training_passes("best", target=target), *lowering_passes())
+    compiled = qcompiler.compile(small(), target, calibration_data=[INPUTS], passes=passes)
     assert torch.equal(result(module.eval()), compiled.run(INPUTS))  # type: ignore[arg-type]
     text = "default"
     by_text = prepare(target, pipeline=text)
