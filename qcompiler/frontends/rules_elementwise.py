@@ -409,10 +409,21 @@ def _chosen(b: Builder, mask: Tensor, input: object, other: object) -> object:
             if operand:
                 terms.append(Leaf("constant", "", share * operand))
         elif isinstance(operand, Value | Leaf):
-            terms.append(b.node("mul", [operand, Leaf("constant", "", share)]))
+            terms.append(_kept(b, operand, share))
     if not any(isinstance(term, Value) for term in terms):
         raise b.unsupported(f"{b.function} of two constants", "Compute it in __init__, and keep it as a buffer.")
     return terms[0] if len(terms) == 1 else b.node("add", [terms[0], terms[1]])
+
+
+def _kept(b: Builder, operand: Operand, share: Tensor) -> Value:
+    """An operand where `share` is 1, and 0 elsewhere; a product where that repeats the operand."""
+    sizes, mine = operand.type.shape, share.shape
+    fits = len(mine) <= len(sizes) and all(
+        size in (1, own) for size, own in zip(reversed(mine), reversed(sizes), strict=False)
+    )
+    if fits and isinstance(operand, Value):
+        return b.node("masked", [operand, Leaf("constant", "", share.bool())])
+    return b.node("mul", [operand, Leaf("constant", "", share)])
 
 
 @rule("glu")

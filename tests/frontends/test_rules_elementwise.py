@@ -135,7 +135,7 @@ SAME: dict[str, list[Spelling]] = {
     "mul": [lambda x: x * x, lambda x: torch.mul(x, x), lambda x: x.multiply(x), lambda x: x.square(), lambda x: x**2, lambda x: torch.pow(x, 2)],
     "div": [lambda x: x / 4, lambda x: torch.div(x, 4), lambda x: x.true_divide(4), lambda x: x * 0.25, lambda x: x.div_(4)],
     "div by a tensor": [lambda x, m: x / m.variance, lambda x, m: torch.div(x, m.variance)],
-    "masked": [lambda x: x.masked_fill(torch.eye(4) == 0, 0.0), lambda x: torch.where(torch.eye(4) > 0, x, 0.0), lambda x: x * torch.eye(4)],
+    "masked": [lambda x: x.masked_fill(torch.eye(4) == 0, 0.0), lambda x: torch.where(torch.eye(4) > 0, x, 0.0)],
     "powers": [lambda x: x**3, lambda x: torch.pow(x, 3.0), lambda x: x.pow(3)],
     "square root": [lambda x: x.abs() ** 0.5, lambda x: x.abs().pow(0.5), lambda x: x.abs().sqrt()],
     "power of e": [lambda x: math.e**x, lambda x: torch.exp(x)],

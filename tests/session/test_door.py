@@ -507,7 +507,7 @@ REFUSED: dict[str, tuple[Shape, str]] = {
     "complex": (lambda logits, x: torch.complex(logits, logits), r"gives complex numbers of torch\.complex64"),
     "complex within": (lambda logits, x: torch.fft.rfft(logits).abs(), "fft_rfft gives complex numbers"),
     "complex constant": (lambda logits, x: (logits * torch.tensor([1j, 2j, 3j])).imag, "mul gives complex numbers"),
-    "no tensor": (lambda logits, x: None, "the model returns None; expected at least one tensor"),
+    "no tensor": (lambda logits, x: None, r"the model returns None \(at Net.forward\); expected at least one tensor"),
     "a set": (lambda logits, x: [{logits}], r"holds a set \(at \[0\]\)"),
     "NaN as a number": (lambda logits, x: (logits, float("nan")), r"holds the number nan \(at \[1\]\)"),
     "a key that is a number": (lambda logits, x: {0: logits}, "has the dict key 0"),

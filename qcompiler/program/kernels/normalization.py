@@ -18,9 +18,9 @@ def int_layer_norm(call: Call, arrays: Sequence[Array]) -> Array:
     """Distances from the mean or from 0, over the root of their squares: see `numerics`."""
     steps = steps_of(call, arrays, 0)
     weight, bias = arrays[1].astype(np.int64), arrays[2].astype(np.int64)
-    axes = tuple(range(-int(call["dims"] or weight.ndim), 0))
+    axes = tuple(range(-int(call.get("dims") or weight.ndim), 0))
     count = math.prod(steps.shape[axis] for axis in axes)
-    total: Int = steps.sum(axes, keepdims=True) * int(call["centered"])
+    total: Int = steps.sum(axes, keepdims=True) * (call.get("centered") is not False)
     spread: Int = count * (steps * steps).sum(axes, keepdims=True) - total * total
     radicand = np.maximum(spread + call["epsilon"], 1)
     shift = np.zeros_like(radicand)

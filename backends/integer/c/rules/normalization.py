@@ -21,7 +21,7 @@ def layer_norm(writer: Writer, step: Step) -> None:
     item, call = step.item, writer.call_of(step.item)
     shape, distances = call.output.shape, writer.steps(item.output)
     weight, bias = writer.operand(item, 1), writer.operand(item, 2)
-    front = len(shape) - int(call["dims"] or weight.ndim)
+    front = len(shape) - int(call.get("dims") or weight.ndim)
     lead = len(shape) - weight.ndim
     own = [math.prod(weight.shape[axis + 1 :]) if size > 1 else 0 for axis, size in enumerate(weight.shape)]
     of_weight = [0] * lead + own
@@ -48,7 +48,7 @@ def layer_norm(writer: Writer, step: Step) -> None:
             "inner_size": [size for size, *_ in inner] or [0],
             "inner_step": [distance for _, distance, _ in inner] or [0],
             "inner_weight_step": [distance for *_, distance in inner] or [0],
-            "centered": int(call["centered"]),
+            "centered": int(call.get("centered") is not False),
             "x_zero_point": call.zero_point(0),
             "epsilon": int(call["epsilon"]),
             "fraction": int(call["fraction"]),
