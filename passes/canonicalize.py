@@ -21,8 +21,8 @@ matmul(W, x)                                ->  (linear(x^T, W))^T, of the last 
 reshape(linear(reshape(x))), batch inside   ->  linear(x), if the batch is not the first axis of x
 softmax(x + M), M far below 0 in places     ->  softmax(x, mask), see `common.softmax_masks`
 one sample repeated for the whole batch     ->  the sample where it broadcasts, see `common.repeated_samples`
-mul(matmul(a, b), c), matmul(mul(a, c), b)  ->  matmul(a, b) times c, see `common.product_factors`; not for targets that
-                                                only shift
+mul(matmul(a, b), c), matmul(mul(a, c), b)  ->  matmul(a, b) times c, see `common.product_factors`; not where a
+                                                multiplier has no factor
 x / the root of the mean of its squares     ->  layer_norm(x), not centered, see `common.root_mean_squares`
 numbers that a computed mask chooses        ->  the mask, see `common.two_valued`
 """
@@ -53,6 +53,7 @@ from qcompiler.passes.common.root_mean_squares import fold_into_norm, write_as_n
 from qcompiler.passes.common.softmax_masks import separate_mask
 from qcompiler.passes.common.two_valued import rules as rules_of_masks
 from qcompiler.passes.common.two_valued import zeros_and_ones
+from qcompiler.targets import Target
 from qcompiler.validation.contracts import Close, Contract
 
 REMOVED = Sentence("removed", "removed {op}")
@@ -98,14 +99,20 @@ class Canonicalize(Pass):
         rewriter = context.rewriter(graph)
         of_masks = rules_of_masks(zeros_and_ones(graph, context.samples))
         rules = {op: rule for op, rule in _RULES.items() if not (self.keep_dropout and rule is _dropout)}
-        shifts = context.target is None or context.target.arithmetic.requant.mode.is_shift
-        general = (write_as_norm, fold_into_norm) if shifts else (write_as_norm, fold_into_norm, take_factor)
+        general = (write_as_norm, fold_into_norm, *([take_factor] if _has_factors(context.target) else []))
         changed = True
         while changed:
             changed = False
             for node in graph.nodes:
                 found = (read_sample, of_masks.get(node.op), rules.get(node.op), *general)
                 changed |= any(rule is not None and rule(node, rewriter) for rule in found)
+
+
+def _has_factors(target: Target | None) -> bool:
+    """Whether multipliers of products of two activations include constants."""
+    if target is None or target.arithmetic.requant.mode.is_shift:
+        return False
+    return target.descriptor.requantize.product_factors
 
 
 def _remove(node: Node, rewriter: Rewriter) -> bool:

@@ -152,6 +152,9 @@ class Requantize(Multiplier):
 
     per_channel: Bool = True
     """Whether each channel may have its own multiplier; otherwise weights have one scale per tensor."""
+    product_factors: Bool = True
+    """Whether the multiplier of a product of two activations may include a constant factor, such as the 1/sqrt(d) of
+    attention; runtimes that derive multipliers from scales have none."""
     per_channel_clamp: Bool = False
     """Whether each channel of a result may have its own clamp limits. If `clamp` has a rule, the core then computes
     `clamp_channels`, and equalization can keep the cap of a ReLU6."""

@@ -104,6 +104,18 @@ def shares(target: Target) -> object:
     return lowered(target, nn.Softmax(1).eval())
 
 
+class Attention(nn.Module):
+    """A product of two activations, times a constant."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ x.transpose(2, 3) * 0.5
+
+
+def attended(target: Target) -> object:
+    """The integer program of such a product."""
+    return lowered(target, Attention().eval(), torch.randn(2, 2, 4, 4, generator=torch.Generator().manual_seed(0)))
+
+
 def compiled(target: Target, model: nn.Module | None = None) -> qcompiler.Compiled:
     return qcompiler.compile(model or everything(), target, calibration_data=[images()], effort="fast", verify="off")
 
@@ -264,6 +276,7 @@ EFFECTS: dict[str, Effect] = {
     "Requantize.max_right_shift": Effect({"requantize.max_right_shift": 2}),
     "Requantize.multiplier_precision": Effect({"requantize.multiplier_precision": "float32"}),
     "Requantize.per_channel": Effect({"requantize.per_channel": False}, base="int8_dsp_per_channel"),
+    "Requantize.product_factors": Effect({"requantize.product_factors": False}, see=attended),
     "Requantize.per_channel_clamp": Effect({"requantize.per_channel_clamp": False}, see=equalized),
     "Multiplier.mode": Effect(rule("conv2d", "mac", requantize={"mode": "double"}), rule("conv2d", "mac", requantize={"mode": "single"})),
     "Multiplier.multiplier_bits": Effect(rule("conv2d", "mac", requantize={"mode": "single", "multiplier_bits": 8})),

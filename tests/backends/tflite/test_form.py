@@ -94,6 +94,7 @@ CASES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "linear": lambda y, x: TAIL["linear"](y),
     "linear of tokens": lambda y, x: TAIL["matmul"](y.flatten(2).transpose(1, 2)),
     "attention": lambda y, x: y.flatten(2).transpose(1, 2) @ y.flatten(2),
+    "scaled attention": lambda y, x: nn.functional.scaled_dot_product_attention(y, y, y),
     "attention of heads": lambda y, x: torch.softmax(y @ y.transpose(2, 3), -1) @ y,
 }
 

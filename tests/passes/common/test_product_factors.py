@@ -70,7 +70,7 @@ class Scaled(nn.Module):
         return (x * 0.3) @ x.transpose(1, 2) / 1.7
 
 
-@pytest.mark.parametrize("target", ["int8_dsp", "ort_cpu", "int16x8"])
+@pytest.mark.parametrize("target", ["int8_dsp", "ort_cpu", "hexagon_htp_a16w8"])
 def test_the_factor_is_in_the_multiplier_of_every_form(target: str) -> None:
     x = torch.randn(4, 5, 7, generator=torch.Generator().manual_seed(0))
     compiled = qcompiler.compile(Scaled().eval(), target, calibration_data=[x])
