@@ -12,6 +12,7 @@ from pathlib import Path
 from qcompiler.analysis.diagnosis import Diagnosis
 from qcompiler.analysis.page import Page, analysis_html, analysis_summary
 from qcompiler.analysis.parts import Part
+from qcompiler.analysis.plain import finite
 from qcompiler.errors import InputError
 from qcompiler.storage.writing import write_file
 from qcompiler.targets import Target
@@ -166,7 +167,7 @@ class Analysis:
                 "layer": item.layer,
                 "cause": str(item.cause),
                 "remedy": item.keywords(),
-                "predicted_gain": _finite(item.predicted_gain),
+                "predicted_gain": finite(item.predicted_gain),
                 "measured": item.measured,
                 "evidence": item.evidence,
                 "layers": list(item.layers),
@@ -174,14 +175,14 @@ class Analysis:
             for item in self.findings
         ]
         parts = [
-            {key: _finite(value) if isinstance(value, float) else value for key, value in dataclasses.asdict(p).items()}
+            {key: finite(value) if isinstance(value, float) else value for key, value in dataclasses.asdict(p).items()}
             for p in self.parts
         ]
         return {
             "model": self.model,
             "target": self.target,
             "metric": self.metric,
-            "scores": {name: _finite(score) for name, score in self.scores.items()},
+            "scores": {name: finite(score) for name, score in self.scores.items()},
             "divergences": dict(self.divergences),
             "samples": self.samples,
             "evaluations": self.evaluations,
@@ -249,10 +250,6 @@ class Analysis:
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *rows)
         ]
         return "\n".join(line.rstrip() for line in lines)
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _number(value: float) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from qcompiler.analysis.assignment import Problem, Widths
 from qcompiler.analysis.front_page import Page, Row, front_html, front_summary
+from qcompiler.analysis.plain import finite
 from qcompiler.analysis.search import call_text
 from qcompiler.analysis.width_costs import UNITS, CostKind
 from qcompiler.errors import InputError
@@ -161,7 +161,7 @@ class Front:
                     "name": item.name,
                     "layers": list(item.layers),
                     "kind": item.kind,
-                    "noise_db": {str(bits): _finite(decibels(noise)) for bits, noise in item.noise.items()},
+                    "noise_db": {str(bits): finite(decibels(noise)) for bits, noise in item.noise.items()},
                 }
                 for item in self.groups
             ],
@@ -263,8 +263,8 @@ def merged_overrides(given: Overrides, found: Mapping[str, Mapping[str, int]]) -
 def _plain(point: Point, optimal: bool) -> dict[str, object]:
     return {
         "cost": point.cost,
-        "expected_db": _finite(point.expected_db),
-        "score": None if point.score is None else _finite(point.score),
+        "expected_db": finite(point.expected_db),
+        "score": None if point.score is None else finite(point.score),
         "accuracy": point.accuracy,
         "accuracy_error": point.accuracy_error,
         "overrides": {
@@ -273,7 +273,3 @@ def _plain(point: Point, optimal: bool) -> dict[str, object]:
         "error": point.error,
         "dominated": not optimal,
     }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

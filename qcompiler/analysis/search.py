@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from qcompiler.analysis.plain import finite
 from qcompiler.session.compile import Compiled
 
 __all__ = ["Search", "Tried", "call_text"]
@@ -94,7 +94,7 @@ class Search:
             {
                 "name": item.name,
                 "keywords": dict(item.keywords),
-                "score": None if item.score is None else _finite(item.score),
+                "score": None if item.score is None else finite(item.score),
                 "error": item.error,
                 "same_as": item.same_as,
                 "best": item.best,
@@ -103,13 +103,13 @@ class Search:
         ]
         return {
             "target": self.compiled.target.name,
-            "score": _finite(self.score),
-            "float": _finite(self.whole),
-            "wanted": _finite(self.wanted),
+            "score": finite(self.score),
+            "float": finite(self.whole),
+            "wanted": finite(self.wanted),
             "met": self.met,
             "evaluations": self.evaluations,
             "reason": self.reason,
-            "parts": {name: _finite(score) for name, score in self.parts.items()},
+            "parts": {name: finite(score) for name, score in self.parts.items()},
             "call": self.call,
             "training": self.training,
             "tried": tried,
@@ -129,7 +129,3 @@ class Search:
             shown = ", ".join(f"{name} {score:.4g}" for name, score in self.parts.items())
             lines += ["", f"Float fake quantization of parts of it: {shown}.", "To win the rest, train:", self.training]
         return "\n".join(lines)
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

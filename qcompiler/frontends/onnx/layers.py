@@ -28,9 +28,8 @@ def _spatial(at: At, x: Operand) -> int:
     return rank
 
 
-def _window(at: At, rank: int, kernel: Sequence[int]) -> tuple[list[int], list[int]]:
+def _window(at: At, rank: int) -> tuple[list[int], list[int]]:
     """Strides and dilations."""
-    del kernel
     return list(at.attribute("strides", [1] * rank)), list(at.attribute("dilations", [1] * rank))
 
 
@@ -71,7 +70,7 @@ def _conv(at: At) -> Operand:
     x, weight, bias = at.tensor(0), at.tensor(1), at.optional(2)
     rank = _spatial(at, x)
     kernel = [at.fixed(size) for size in weight.shape[2:]]
-    strides, dilations = _window(at, rank, kernel)
+    strides, dilations = _window(at, rank)
     begin, end = _pads(at, x, kernel, strides, dilations)
     padding = begin
     if begin != end:
@@ -85,7 +84,7 @@ def _conv_transpose(at: At) -> Operand:
     x, weight, bias = at.tensor(0), at.tensor(1), at.optional(2)
     rank = _spatial(at, x)
     kernel = [at.fixed(size) for size in weight.shape[2:]]
-    strides, dilations = _window(at, rank, kernel)
+    strides, dilations = _window(at, rank)
     extra = list(at.attribute("output_padding", [0] * rank))
     begin, end = _cut(at, x, kernel, strides, dilations, extra)
     group = at.attribute("group", 1)
@@ -131,7 +130,7 @@ def _max_pool(at: At) -> Any:
     x = at.tensor(0)
     rank = _spatial(at, x)
     kernel = list(at.attribute("kernel_shape"))
-    strides, dilations = _window(at, rank, kernel)
+    strides, dilations = _window(at, rank)
     begin, end = _pads(at, x, kernel, strides, dilations)
     ceil = bool(at.attribute("ceil_mode", 0))
     if at.results > 1:
@@ -172,7 +171,7 @@ def _average_pool(at: At) -> Operand:
     x = at.tensor(0)
     rank = _spatial(at, x)
     kernel = list(at.attribute("kernel_shape"))
-    strides, dilations = _window(at, rank, kernel)
+    strides, dilations = _window(at, rank)
     if any(step != 1 for step in dilations):
         return _dilated_average(at, x, kernel, strides, dilations)
     begin, end = _pads(at, x, kernel, strides, dilations)
@@ -213,7 +212,7 @@ def _lp_pool(at: At) -> Operand:
     x, p = at.tensor(0), at.attribute("p", 2)
     rank = _spatial(at, x)
     kernel = list(at.attribute("kernel_shape"))
-    strides, dilations = _window(at, rank, kernel)
+    strides, dilations = _window(at, rank)
     begin, end = _pads(at, x, kernel, strides, dilations)
     powers = _padded(apply(torch.pow, apply(torch.abs, x), p), begin, end)
     channels = at.fixed(x.shape[1])
@@ -355,7 +354,7 @@ def _deform_conv(at: At) -> Operand:
     kernel = [at.fixed(size) for size in weight.shape[2:]]
     if len(kernel) != 2:
         raise at.refusal(f"DeformConv over {len(kernel)} spatial axes", "Use two.")
-    (rows, columns), (down, across) = _window(at, 2, kernel)
+    (rows, columns), (down, across) = _window(at, 2)
     begin, end = _pads(at, x, kernel, [rows, columns], [down, across])
     if begin != end:
         raise at.refusal("DeformConv with uneven borders")

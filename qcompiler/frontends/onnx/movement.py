@@ -268,13 +268,13 @@ def _gather(at: At) -> Any:
         index: tuple[Any, ...] = (*([slice(None)] * axis), indices.to(torch.int64))
         return x[index]
     if axis == 0 and x.dim() == 2 and isinstance(x, Tensor) and x.is_floating_point():
-        return apply(F.embedding, _not_negative(indices, x), x)
+        return apply(F.embedding, _as_places(indices), x)
     moved = x if axis == 0 else apply(torch.movedim, x, axis, 0)
-    return _moved_back(apply(operator.getitem, moved, _not_negative(indices, moved)), axis, indices.dim())
+    return _moved_back(apply(operator.getitem, moved, _as_places(indices)), axis, indices.dim())
 
 
-def _not_negative(indices: Operand, x: Operand) -> Operand:
-    del x
+def _as_places(indices: Operand) -> Operand:
+    """Indices in the type that torch takes."""
     return indices if indices.dtype == torch.int64 else apply(torch.Tensor.to, indices, torch.int64)
 
 

@@ -115,11 +115,10 @@ def _arg(at: At) -> Operand:
 def _top_k(at: At) -> Any:
     x = at.tensor(0)
     count = at.attribute("k") if "k" in at.attributes else at.ints(1)[0]
-    largest, ordered = bool(at.attribute("largest", 1)), bool(at.attribute("sorted", 1))
+    largest = bool(at.attribute("largest", 1))
     axis = at.attribute("axis", -1) % x.dim()
     # torch.topk chooses among equal numbers as it likes, ONNX the first ones.
     values, places = parts(torch.sort, x, dim=axis, descending=largest, stable=True)
-    del ordered
     return [apply(torch.narrow, values, axis, 0, count), apply(torch.narrow, places, axis, 0, count)]
 
 

@@ -201,11 +201,10 @@ class _Walk:
     def _scan(self, at: At) -> list[Held]:
         """The results of a Scan, step by step."""
         body, count = at.attribute("body"), at.attribute("num_scan_inputs")
-        states, inputs = list(at.operands[: len(at.operands) - count]), at.operands[len(at.operands) - count :]
+        states = list(at.operands[: len(at.operands) - count])
         axes = at.attribute("scan_input_axes", [0] * count)
         backwards = at.attribute("scan_input_directions", [0] * count)
         tensors = [at.tensor(len(states) + index) for index in range(count)]
-        del inputs
         steps = tensors[0].shape[axes[0]]
         if not isinstance(steps, int) or steps > MOST_STEPS:
             raise at.refusal(f"a Scan of {steps} steps", f"Use a known number of at most {MOST_STEPS}.")
