@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from html import escape
 
 from qcompiler.errors import InputError
-from qcompiler.pages.markup import Number, document, items, number, paragraph, section, table
+from qcompiler.pages.markup import Number, document, items, number, paragraph, result, section, table
 from qcompiler.pages.plots import Points
 from qcompiler.validation.noise import decibels
 
@@ -57,19 +57,17 @@ def front_html(page: Page) -> str:
     """The page, with tables that sort."""
     title = f"Widths of {page.model} for {page.target}"
     parts = [
-        f"<h1>{escape(title)}</h1>",
-        f'<p class="verdict">{escape(_verdict(page))}</p>',
         section("Front", _plot(page)),
         section("Points", _points(page)),
         *([section("Notes", items(page.notes))] if page.notes else []),
         section("Groups", *_groups(page)),
     ]
-    return document(title, parts, sorts=True)
+    return document(title, _verdict(page), parts, sorts=True)
 
 
 def front_summary(page: Page) -> str:
     """Verdict and points, for notebooks."""
-    return f'<p class="verdict">{escape(_verdict(page))}</p>{_points(page)}'
+    return result(_verdict(page)) + _points(page)
 
 
 def _verdict(page: Page) -> str:

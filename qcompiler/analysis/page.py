@@ -10,7 +10,7 @@ from html import escape
 from qcompiler.analysis.diagnosis import MARKS, Diagnosis
 from qcompiler.analysis.parts import Part
 from qcompiler.errors import InputError
-from qcompiler.pages.markup import anchor, decibels, document, items, number, paragraph, section, table
+from qcompiler.pages.markup import anchor, decibels, document, items, number, paragraph, result, section, table
 from qcompiler.pages.plots import Histogram, Histograms
 
 __all__ = ["Page", "analysis_html", "analysis_summary"]
@@ -55,8 +55,6 @@ def analysis_html(page: Page, diagnosis: Diagnosis | None) -> str:
     """
     title = f"Analysis of {page.model} for {page.target}"
     parts = [
-        f"<h1>{escape(title)}</h1>",
-        f'<p class="verdict">{escape(page.verdict)}</p>',
         section("Scores", _scores(page)),
         section("Findings", _findings(page)),
         *([section("Notes", items(page.notes))] if page.notes else []),
@@ -64,12 +62,12 @@ def analysis_html(page: Page, diagnosis: Diagnosis | None) -> str:
         section("Parts", *_parts(page)),
         section("Histograms", *_histograms(page.parts[:SHOWN])),
     ]
-    return document(title, parts, sorts=True)
+    return document(title, page.verdict, parts, sorts=True)
 
 
 def analysis_summary(page: Page) -> str:
     """Verdict and findings, for notebooks."""
-    return f'<p class="verdict">{escape(page.verdict)}</p>{_findings(page)}'
+    return result(page.verdict) + _findings(page)
 
 
 def _scores(page: Page) -> str:

@@ -22,6 +22,7 @@ from qcompiler.pages.markup import (
     items,
     number,
     paragraph,
+    result,
     section,
     table,
 )
@@ -83,7 +84,7 @@ def verdict(page: Page) -> str:
 def summary_html(page: Page) -> str:
     """Title, verdict and summary of quality, for notebooks."""
     told = [str(item) for item in page.diagnostics if item.code in SUMMARY or "fix" in item.data]
-    return f"<h3>{escape(page.title)}</h3>{_verdict(page)}{items(told)}"
+    return f"<h3>{escape(page.title)}</h3>{result(verdict(page))}{items(told)}"
 
 
 def report_html(page: Page, extra: Sequence[str] = (), *, sorts: bool = False) -> str:
@@ -106,8 +107,6 @@ def report_html(page: Page, extra: Sequence[str] = (), *, sorts: bool = False) -
 
 def _page(page: Page, most: int, extra: Sequence[str], *, sorts: bool) -> str:
     parts = [
-        f"<h1>{escape(page.title)}</h1>",
-        _verdict(page),
         paragraph(page.target.descriptor.target.description),
         details("Target", _target(page.target)),
         *([paragraph(_made(page.versions))] if page.versions else []),
@@ -122,11 +121,7 @@ def _page(page: Page, most: int, extra: Sequence[str], *, sorts: bool) -> str:
         section("Sizes", _sizes(page)),
         section("Estimate", _estimate(page.estimate, most)),
     ]
-    return document(page.title, parts, sorts=sorts)
-
-
-def _verdict(page: Page) -> str:
-    return f'<p class="verdict">{escape(verdict(page))}</p>'
+    return document(page.title, verdict(page), parts, sorts=sorts)
 
 
 def _made(versions: Mapping[str, str]) -> str:

@@ -7,21 +7,21 @@ another package has an entry under its full name: `package.module.function`, `na
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from typing import TypeAlias, TypeVar
 
 import torch
 from torch._ops import OpOverload, OpOverloadPacket
 
-from qcompiler.errors import PluginError, UnsupportedError
+from qcompiler.errors import UnsupportedError
 from qcompiler.frontends.builder import Operand, Rule
+from qcompiler.frontends.named import Named
 from qcompiler.ops.custom import registration
 
 Ints: TypeAlias = "int | Sequence[int]"
 Number: TypeAlias = "bool | int | float"
 _R = TypeVar("_R", bound=Rule)
-RULES: dict[str, Rule] = {}
+RULES: Named[Rule] = Named("rules for the torch function")
 
 _ALIASES = {
     "iadd": "add",
@@ -101,14 +101,7 @@ def rule(*names: str) -> Callable[[_R], _R]:
     """
 
     def enter(function: _R) -> _R:
-        for name in names:
-            if name in RULES:
-                raise PluginError(
-                    f"there are two rules for the torch function {name!r}",
-                    where=f"{RULES[name].__module__} and {function.__module__}",
-                    fix="Remove one of them.",
-                )
-            RULES[name] = function
+        RULES.add(function, *names)
         return function
 
     return enter
@@ -116,8 +109,8 @@ def rule(*names: str) -> Callable[[_R], _R]:
 
 def unknown(function: str, where: str) -> UnsupportedError:
     """The error for a function without a rule."""
-    near = difflib.get_close_matches(function, RULES, n=2, cutoff=0.8)
-    hint = f" There are rules for {' and '.join(near)}." if near else ""
+    near = RULES.near(function)
+    hint = f" There are rules for {near}." if near else ""
     return UnsupportedError(
         f"the torch function {function!r} has no operator",
         where=where,

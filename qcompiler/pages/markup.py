@@ -9,7 +9,19 @@ from urllib.parse import quote
 
 from qcompiler.pages.script import SORTING
 
-__all__ = ["Number", "anchor", "decibels", "details", "document", "items", "number", "paragraph", "section", "table"]
+__all__ = [
+    "Number",
+    "anchor",
+    "decibels",
+    "details",
+    "document",
+    "items",
+    "number",
+    "paragraph",
+    "result",
+    "section",
+    "table",
+]
 
 STYLE = """
 :root { --text: #222; --paper: #fff; --line: #ddd; --box: #e8eaee; --light: 82%; --edge: #777; --marked: #fff3c4 }
@@ -102,15 +114,21 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]], *, anchors: Seq
     return f'<div class="wide">{"".join(lines)}</tbody></table></div>'
 
 
-def document(title: str, parts: Iterable[str], *, sorts: bool = False) -> str:
-    """A whole page.
+def result(text: str) -> str:
+    """The result in a sentence, set off from the rest."""
+    return f'<p class="verdict">{escape(text)}</p>'
+
+
+def document(title: str, verdict: str, parts: Iterable[str], *, sorts: bool = False) -> str:
+    """A whole page: title, verdict and content.
 
     Args:
-        title: Title of the window.
+        title: Title of the page and of its window.
+        verdict: The result in a sentence.
         parts: Markup.
         sorts: Whether a click on a title of a table sorts its rows, for which the page has a script.
     """
-    body = "\n".join(parts)
+    body = "\n".join([f"<h1>{escape(title)}</h1>", result(verdict), *parts])
     script = f"<script>{SORTING}</script>" if sorts else ""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'

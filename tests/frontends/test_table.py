@@ -12,6 +12,7 @@ from torchvision.ops import stochastic_depth
 
 from qcompiler.errors import PluginError
 from qcompiler.frontends import table
+from qcompiler.frontends.named import Named
 from qcompiler.frontends.table import RULES, as_tuple, axis_of, known_sizes, plain_name, rule, unknown
 from qcompiler.frontends.trace import Leaf
 
@@ -45,7 +46,7 @@ def test_one_meaning_has_one_name(target: object, name: str) -> None:
 
 
 def test_a_rule_is_entered_under_all_its_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(table, "RULES", {})
+    monkeypatch.setattr(table, "RULES", Named("rules for the torch function"))
 
     def triple(b: object, input: object) -> object:
         return input

@@ -16,7 +16,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
 def test_text_is_escaped() -> None:
-    for found in (paragraph("<&>"), items(["<&>"]), details("<&>", ""), section("<&>"), document("<&>", [])):
+    for found in (paragraph("<&>"), items(["<&>"]), details("<&>", ""), section("<&>"), document("<&>", "<&>", [])):
         assert "&lt;&amp;&gt;" in found
 
 
@@ -38,8 +38,8 @@ def test_places_are_distinct_and_have_no_blanks(one: str, other: str) -> None:
 
 
 def test_only_a_page_that_sorts_has_a_script() -> None:
-    assert "<script" not in document("t", ["<p>x</p>"])
-    assert document("t", ["<p>x</p>"], sorts=True).count("<script>") == 1
+    assert "<script" not in document("t", "All is well.", ["<p>x</p>"])
+    assert document("t", "All is well.", ["<p>x</p>"], sorts=True).count("<script>") == 1
 
 
 def test_a_click_sorts(tmp_path: Path) -> None:
@@ -49,7 +49,11 @@ def test_a_click_sorts(tmp_path: Path) -> None:
     rows = [["b", number("10.5 dB")], ["a", number("exact")], ["c", number("-3 dB")]]
     click = "<script>const t = document.querySelectorAll('th'); t[1].click(); t[1].click();</script>"
     page = tmp_path / "page.html"
-    page.write_text(document("t", [table(["name", "ratio"], rows)], sorts=True).replace("</body>", f"{click}</body>"))
+    page.write_text(
+        document("t", "All is well.", [table(["name", "ratio"], rows)], sorts=True).replace(
+            "</body>", f"{click}</body>"
+        )
+    )
     command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", page.as_uri()]
     found = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
     body = found.partition("<tbody>")[2]

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from qcompiler.frontends.onnx.reading import dtype_of
 from qcompiler.frontends.onnx.symbolic import Operand, apply
-from qcompiler.frontends.onnx.table import TRANSLATIONS, At, translates
+from qcompiler.frontends.onnx.table import At, translates
 
 UNARY: Mapping[str, Callable[..., Any]] = {
     "Abs": torch.abs,
@@ -74,8 +74,10 @@ def _binary(function: Callable[..., Any]) -> Callable[[At], Any]:
     return lambda at: apply(function, at.tensor(0), at.tensor(1))
 
 
-TRANSLATIONS.update({name: _unary(function) for name, function in UNARY.items()})
-TRANSLATIONS.update({name: _binary(function) for name, function in BINARY.items()})
+for name, function in UNARY.items():
+    translates(name)(_unary(function))
+for name, function in BINARY.items():
+    translates(name)(_binary(function))
 
 
 @translates("Identity", "Dropout")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,6 +27,28 @@ def _spatial(at: At, x: Operand) -> int:
     if rank not in CONV:
         raise at.refusal(f"{at.op} over {rank} spatial axes", "Use one to three.")
     return rank
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """Operands and window of a convolution, transposed or not."""
+
+    x: Operand
+    weight: Operand
+    bias: Operand | None
+    rank: int
+    kernel: list[int]
+    strides: list[int]
+    dilations: list[int]
+    group: int
+
+
+def _layer(at: At) -> _Layer:
+    x, weight, bias = at.tensor(0), at.tensor(1), at.optional(2)
+    rank = _spatial(at, x)
+    kernel = [at.fixed(size) for size in weight.shape[2:]]
+    strides, dilations = _window(at, rank)
+    return _Layer(x, weight, bias, rank, kernel, strides, dilations, at.attribute("group", 1))
 
 
 def _window(at: At, rank: int) -> tuple[list[int], list[int]]:
@@ -67,36 +90,29 @@ def _padded(x: Operand, begin: Sequence[int], end: Sequence[int], value: float =
 
 @translates("Conv")
 def _conv(at: At) -> Operand:
-    x, weight, bias = at.tensor(0), at.tensor(1), at.optional(2)
-    rank = _spatial(at, x)
-    kernel = [at.fixed(size) for size in weight.shape[2:]]
-    strides, dilations = _window(at, rank)
-    begin, end = _pads(at, x, kernel, strides, dilations)
-    padding = begin
+    of = _layer(at)
+    begin, end = _pads(at, of.x, of.kernel, of.strides, of.dilations)
+    x, padding = of.x, begin
     if begin != end:
-        x, padding = _padded(x, begin, end), [0] * rank
-    group = at.attribute("group", 1)
-    return apply(CONV[rank], x, weight, bias, strides, padding, dilations, group)
+        x, padding = _padded(x, begin, end), [0] * of.rank
+    return apply(CONV[of.rank], x, of.weight, of.bias, of.strides, padding, of.dilations, of.group)
 
 
 @translates("ConvTranspose")
 def _conv_transpose(at: At) -> Operand:
-    x, weight, bias = at.tensor(0), at.tensor(1), at.optional(2)
-    rank = _spatial(at, x)
-    kernel = [at.fixed(size) for size in weight.shape[2:]]
-    strides, dilations = _window(at, rank)
-    extra = list(at.attribute("output_padding", [0] * rank))
-    begin, end = _cut(at, x, kernel, strides, dilations, extra)
-    group = at.attribute("group", 1)
+    of = _layer(at)
+    function, none = CONV_TRANSPOSE[of.rank], [0] * of.rank
+    extra = list(at.attribute("output_padding", none))
+    begin, end = _cut(at, of.x, of.kernel, of.strides, of.dilations, extra)
     if begin == end and all(amount >= 0 for amount in begin):
-        return apply(CONV_TRANSPOSE[rank], x, weight, bias, strides, begin, extra, group, dilations)
+        return apply(function, of.x, of.weight, of.bias, of.strides, begin, extra, of.group, of.dilations)
     # torch adds `output_padding` only up to the stride, so that larger ones are a border.
-    whole = apply(CONV_TRANSPOSE[rank], x, weight, None, strides, [0] * rank, [0] * rank, group, dilations)
+    whole = apply(function, of.x, of.weight, None, of.strides, none, none, of.group, of.dilations)
     ends = [amount - more for amount, more in zip(end, extra, strict=True)]
     cut = _padded(whole, [-amount for amount in begin], [-amount for amount in ends])
-    if bias is None:
+    if of.bias is None:
         return cut
-    return apply(torch.add, cut, apply(torch.reshape, bias, [-1] + [1] * rank))
+    return apply(torch.add, cut, apply(torch.reshape, of.bias, [-1] + [1] * of.rank))
 
 
 def _cut(

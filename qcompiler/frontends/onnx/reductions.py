@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from qcompiler.frontends.onnx.symbolic import Operand, apply, parts
-from qcompiler.frontends.onnx.table import TRANSLATIONS, At, translates
+from qcompiler.frontends.onnx.table import At, translates
 
 
 def _sum(x: Operand, axes: list[int], keep: bool) -> Operand:
@@ -96,7 +96,8 @@ def _alone(at: At, x: Operand) -> Operand:
     return apply(torch.log, x) if at.op == "ReduceLogSum" else x
 
 
-TRANSLATIONS.update({name: _reduction(function) for name, function in REDUCTIONS.items()})
+for name, function in REDUCTIONS.items():
+    translates(name)(_reduction(function))
 
 
 @translates("ArgMax", "ArgMin")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -11,7 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from qcompiler.errors import PluginError, UnsupportedError
+from qcompiler.errors import UnsupportedError
+from qcompiler.frontends.named import Named
 from qcompiler.frontends.onnx.symbolic import Operand, Recording, Size, Traced, Whole
 from qcompiler.ir.graph import Location
 
@@ -154,7 +154,7 @@ class At:
 
 Translation: TypeAlias = Callable[[At], Any]
 """The result of an operator: an operand, sizes, or a list of them."""
-TRANSLATIONS: dict[str, Translation] = {}
+TRANSLATIONS: Named[Translation] = Named("translations of the ONNX operator")
 
 
 def translates(*names: str) -> Callable[[Translation], Translation]:
@@ -168,14 +168,7 @@ def translates(*names: str) -> Callable[[Translation], Translation]:
     """
 
     def enter(function: Translation) -> Translation:
-        for name in names:
-            if name in TRANSLATIONS:
-                raise PluginError(
-                    f"there are two translations of the ONNX operator {name!r}",
-                    where=f"{TRANSLATIONS[name].__module__} and {function.__module__}",
-                    fix="Remove one of them.",
-                )
-            TRANSLATIONS[name] = function
+        TRANSLATIONS.add(function, *names)
         return function
 
     return enter
@@ -183,8 +176,8 @@ def translates(*names: str) -> Callable[[Translation], Translation]:
 
 def unknown(op: str, location: Location) -> UnsupportedError:
     """The error for an operator without a translation."""
-    near = difflib.get_close_matches(op, TRANSLATIONS, n=2, cutoff=0.8)
-    hint = f" There are translations of {' and '.join(near)}." if near else ""
+    near = TRANSLATIONS.near(op)
+    hint = f" There are translations of {near}." if near else ""
     return UnsupportedError(
         f"the ONNX operator {op!r} is not read",
         where=str(location),
