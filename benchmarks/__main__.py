@@ -6,6 +6,7 @@ Times are ratios within one run; machines are shared and noisy.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import statistics
 import sys
@@ -107,9 +108,15 @@ def executor() -> dict[str, object]:
 def ptq_accuracy() -> dict[str, object]:
     """Accuracies of two small networks, percent; `python -m benchmarks.ptq_accuracy` measures all, for hours."""
     from benchmarks import ptq_accuracy as benchmark
+    from benchmarks.finished import Store
 
     with tempfile.TemporaryDirectory() as folder:
-        measured = benchmark.measure(benchmark.QUICK, benchmark.Store(Path(folder) / "cells.json"))
+        data = benchmark.Data(benchmark.QUICK)
+        path, rows = Path(folder), benchmark.COMMITTED
+        store = Store(path, benchmark.Cell.key, benchmark.cells, benchmark.WHOLE, rows=rows, fresh=True)
+        for cell in benchmark.cells(data.run):
+            store.get(cell, data.run, functools.partial(data.measure, cell))
+        measured = benchmark.measured(data, store)
     cells = {", ".join(place): values[0] for place, values in measured.found.items()}
     return {
         "float": {name: round(100 * value, 2) for name, value in measured.exact.items()},

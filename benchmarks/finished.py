@@ -1,13 +1,14 @@
-"""Finished trainings of a benchmark: one file each on this machine, one line each in the repository."""
+"""Finished trainings or other cells of a benchmark: one file each on this machine, one line each in the repository."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-__all__ = ["CellT", "Json", "RunT", "Store", "lines"]
+__all__ = ["CellT", "Json", "RunT", "Store", "lines", "plain"]
 
 Json = dict[str, Any]
 
@@ -95,6 +96,11 @@ class Store(Generic[CellT, RunT]):
         dropped = set(self._committed) - {key for key, _ in done.values()}
         self._committed = dict(done.values())
         return len(dropped)
+
+
+def plain(*words: object) -> str:
+    """A name of a training made of words, of characters that a file name may have."""
+    return "-".join(re.sub(r"[^a-z0-9_.]+", "_", str(word), flags=re.IGNORECASE).strip("_") for word in words)
 
 
 def lines(path: Path) -> Iterator[Json]:

@@ -23,6 +23,8 @@ __all__ = [
     "ACTIVATIONS",
     "BEST",
     "BEST_PER_CHANNEL",
+    "DEFAULT",
+    "DEFAULT_PER_CHANNEL",
     "EQUALIZED",
     "GOALS",
     "METHODS",
@@ -104,7 +106,9 @@ class Table:
 
 _EQUALIZED = (CrossLayerEqualization(),)
 _ABSORBED = (*_EQUALIZED, AbsorbBias())
-EQUALIZED, BEST, BEST_PER_CHANNEL = "+ equalization", 'effort="best"', 'per channel: effort="best"'
+EQUALIZED = "+ equalization"
+DEFAULT, DEFAULT_PER_CHANNEL = 'effort="default"', 'per channel: effort="default"'
+BEST, BEST_PER_CHANNEL = 'effort="best"', 'per channel: effort="best"'
 
 METHODS = Table(
     "Methods",
@@ -119,10 +123,10 @@ METHODS = Table(
         Row("+ bias correction", before=_ABSORBED, after=(CorrectBias(),)),
         Row("+ adaptive rounding instead", before=_ABSORBED, after=(AdaRound(),)),
         Row('effort="fast"', effort="fast"),
-        Row('effort="default"', effort="default"),
+        Row(DEFAULT, effort="default"),
         Row(BEST, effort="best"),
         Row("per channel: plain", per_channel=True),
-        Row('per channel: effort="default"', per_channel=True, effort="default"),
+        Row(DEFAULT_PER_CHANNEL, per_channel=True, effort="default"),
         Row(BEST_PER_CHANNEL, per_channel=True, effort="best"),
     ),
 )

@@ -28,13 +28,13 @@ from torch.nn import functional as F
 
 import qcompiler
 from benchmarks.networks import load, weights_digest
-from benchmarks.pages import PERFORMANCE, write_section
+from benchmarks.pages import PERFORMANCE
 from benchmarks.qat_page import section
 from benchmarks.qat_results import COMMITTED, EARLIER, Earlier, Json, Store
 from benchmarks.qat_tables import BASELINE, CHOICES, QUICK, TWIN, WHOLE, Cell, Place, Run, Way, cells
 from benchmarks.rendered import SPLITS, Scenes, split
 from benchmarks.train import SMOOTHING, accuracy, turned
-from benchmarks.trainings import parser, train_missing
+from benchmarks.trainings import parser, publish, train_missing
 from qcompiler.passes.correct_bias import CorrectBias
 from qcompiler.session.pipeline import model_as_it_is, training_passes
 from qcompiler.training.choose_codes import BinaryOptimization, optimize_codes, sample_codes
@@ -300,10 +300,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     text = section(run, done, Earlier.read(EARLIER))
     print(text)
     if options.collect or (run == WHOLE and len(done) == len(list(cells(run)))):
-        dropped = store.collect()
-        if dropped:
-            print(f"{dropped} results were dropped: no training of this run has their key", file=sys.stderr)
-        write_section(PERFORMANCE, SECTION, text)
+        publish(store, PERFORMANCE, SECTION, text)
     return 0
 
 

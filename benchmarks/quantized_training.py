@@ -26,11 +26,11 @@ from torch.nn import functional as F
 
 import qcompiler
 from benchmarks.finished import Json, Store
-from benchmarks.pages import PERFORMANCE, write_section
+from benchmarks.pages import PERFORMANCE
 from benchmarks.quantized_training_page import MODES, Cell, section
 from benchmarks.scratch_networks import NETWORKS, new
 from benchmarks.textured import SPLITS, Pictures, split
-from benchmarks.trainings import parser, train_missing
+from benchmarks.trainings import parser, publish, train_missing
 from qcompiler.training.range_estimators import ESTIMATORS
 
 __all__ = ["NUMERICS", "QUICK", "WHOLE", "Data", "Run", "cells", "key", "main", "measure"]
@@ -216,10 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     text = section(done, run.pictures * run.epochs, len(cells(run)))
     print(text)
     if options.collect or (run == WHOLE and len(done) == len(cells(run))):
-        dropped = store.collect()
-        if dropped:
-            print(f"{dropped} results were dropped: no training of this run has their key", file=sys.stderr)
-        write_section(PERFORMANCE, SECTION, text)
+        publish(store, PERFORMANCE, SECTION, text)
     return 0
 
 

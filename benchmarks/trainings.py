@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.finished import CellT, Json, RunT, Store
+from benchmarks.pages import write_section
 
-__all__ = ["MINUTES", "parser", "shard", "train_missing"]
+__all__ = ["MINUTES", "parser", "publish", "shard", "train_missing"]
 
 MINUTES = 100.0
 """Time that one call takes at most."""
@@ -59,6 +60,7 @@ def train_missing(
     store: Store[CellT, RunT],
     make: Callable[[CellT], Json],
     line: Callable[[CellT, Json], str],
+    among: Callable[[CellT], bool] = lambda cell: True,
 ) -> int:
     """Train what is missing of a part of a run, until the time is over, and say how many trainings are left.
 
@@ -68,12 +70,13 @@ def train_missing(
         store: Finished trainings of the run.
         make: Trains, and returns figures; "seconds" is one of them.
         line: Function that makes the printed line of a finished training.
+        among: Whether a training can be made here; others are left out.
 
     Returns:
         Number of trainings of the part that are still missing.
     """
     part, parts = options.shard
-    chosen = [cell for cell in store.cells(run) if options.only in cell.name][part::parts]
+    chosen = [cell for cell in store.cells(run) if options.only in cell.name and among(cell)][part::parts]
     begun, longest = time.monotonic(), 0.0
     for index, cell in enumerate(chosen):
         if not store.fresh and store.find(cell, run) is not None:
@@ -90,3 +93,11 @@ def _announced(missing: int, chosen: Sequence[object]) -> int:
     if missing:
         print(f"{missing} of {len(chosen)} trainings are missing: the same call continues", file=sys.stderr)
     return missing
+
+
+def publish(store: Store[CellT, RunT], page: Path, title: str, text: str) -> None:
+    """Write the finished trainings of the whole run into the committed file, and their section into a page."""
+    dropped = store.collect()
+    if dropped:
+        print(f"{dropped} results were dropped: no training of this run has their key", file=sys.stderr)
+    write_section(page, title, text)

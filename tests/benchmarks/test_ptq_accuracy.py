@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import functools
 from pathlib import Path
 
 import pytest
 
 from benchmarks import ptq_accuracy, ptq_page
+from benchmarks.finished import Store
+from benchmarks.finished import lines as rows_of
 from benchmarks.networks import TWINS
-from benchmarks.ptq_accuracy import QUICK, Cell, Store, cells, draw, main, measure
-from benchmarks.ptq_page import Figure, Measured, figure, section
-from benchmarks.ptq_tables import ACTIVATIONS, EQUALIZED, GOALS, METHODS, TABLES, WEIGHTS, Goal, Row, Run, Table
+from benchmarks.ptq_accuracy import COMMITTED, QUICK, WHOLE, Cell, Data, cells, draw, main, measured
+from benchmarks.ptq_page import EARLIER, Figure, Measured, figure, read_earlier, section
+from benchmarks.ptq_tables import (
+    ACTIVATIONS,
+    BEST,
+    DEFAULT,
+    DEFAULT_PER_CHANNEL,
+    EQUALIZED,
+    GOALS,
+    METHODS,
+    TABLES,
+    WEIGHTS,
+    Goal,
+    Row,
+    Run,
+    Table,
+)
 from benchmarks.rendered import SPLITS, split
 from qcompiler.session.pipeline import print_pipeline
 
@@ -24,7 +40,7 @@ def test_figure_is_mean_and_half_of_the_interval() -> None:
     values = [0.90, 0.92, 0.91]
     mean = sum(values) / 3
     deviation = (sum((value - mean) ** 2 for value in values) / 2) ** 0.5
-    found = figure(values)
+    found = figure(values, 3)
     assert found.mean == pytest.approx(mean)
     # The quantile 0.975 of Student's t with two degrees of freedom, from a table.
     assert found.half == pytest.approx(4.302653 * deviation / 3**0.5, rel=1e-6)
@@ -32,9 +48,14 @@ def test_figure_is_mean_and_half_of_the_interval() -> None:
 
 
 def test_figure_of_one_seed_has_no_interval_and_of_a_failure_no_mean() -> None:
-    assert str(figure([0.5])) == "50.00"
-    assert figure([0.5, None, 0.6]) == Figure(None, None) == figure([])
-    assert str(figure([None])) == "fails"
+    assert str(figure([0.5], 1)) == "50.00"
+    assert figure([0.5, None, 0.6], 3) == Figure(None, None, 3, 3)
+    assert str(figure([None], 1)) == "fails"
+
+
+def test_figure_of_an_unfinished_run_says_so() -> None:
+    assert str(figure([], 3)) == "–"
+    assert str(figure([0.5, 0.6], 3)) == "55.00 (2 of 3)"
 
 
 @pytest.mark.parametrize(("found", "met"), [(0.885, True), (0.8799, False), (0.95, True)])
@@ -126,27 +147,68 @@ def test_a_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(ptq_accuracy, "TABLES", (SMALL,))
     monkeypatch.setattr(ptq_page, "TABLES", (SMALL,))
     monkeypatch.setattr(ptq_page, "GOALS", ())
-    path = tmp_path / "cells.json"
-    whole = measure(FEW, Store(path))
-    finished = json.loads(path.read_text())
-    assert len(finished) == 4 == len(list(cells(FEW)))
-    assert all(len(values) == 2 for values in whole.found.values())
-    assert 0.7 < (whole.found["Small", "resnet", "W8A8", "plain"][0] or 0) <= 1
-
-    lost = sorted(finished)[3]
-    measured_now = []
-    path.write_text(json.dumps({key: cell for key, cell in finished.items() if key != lost}))
+    data, measured_now = Data(FEW), []
     original = Cell.measure
 
     def counted(self: Cell, *arguments: object) -> dict[str, object]:
-        measured_now.append(self)
+        measured_now.append(self.name)
         return original(self, *arguments)  # type: ignore[arg-type]
 
+    def run() -> Measured:
+        store: Store[Cell, Run] = Store(tmp_path, Cell.key, cells, WHOLE, rows=tmp_path / "rows.jsonl")
+        for cell in cells(FEW):
+            store.get(cell, FEW, functools.partial(data.measure, cell))
+        return measured(data, store)
+
     monkeypatch.setattr(Cell, "measure", counted)
-    assert measure(FEW, Store(path)) == whole
-    assert len(measured_now) == 1
-    text = section(whole)
+    whole = run()
+    assert len(measured_now) == len(set(measured_now)) == 4 == len(list(cells(FEW)))
+    assert all(len(values) == 2 for values in whole.found.values())
+    assert 0.7 < (whole.found["Small", "resnet", "W8A8", "plain"][0] or 0) <= 1
+    lost = next(tmp_path.glob(f"{measured_now[3]}-*.json"))
+    lost.unlink()
+    assert run() == whole
+    assert measured_now[4:] == [measured_now[3]]
+    text = section(whole, {})
     assert "**resnet**" in text and "| plain |" in text and " ± " in text
+
+
+def test_rows_that_differ_from_earlier_figures_are_named() -> None:
+    run = Run(("resnet",))
+    found: dict[tuple[str, str, str, str], list[float | None]] = {}
+    for cell in cells(run):
+        place = (cell.table.title, cell.network, cell.width, cell.row.name)
+        found.setdefault(place, []).append(0.9 + 0.001 * cell.seed)
+    earlier = {
+        ("resnet", DEFAULT, "W8A8"): (0.95, 0.002),
+        ("resnet", DEFAULT, "W4A8"): (0.901, 0.002),
+        ("resnet", BEST, "W4A4"): (0.80, 0.01),
+        ("resnet", "plain", "W4A4"): (0.99, 0.001),
+    }
+    lines = section(Measured(run, {"resnet": 0.9}, found), earlier).splitlines()
+    start = lines.index("- significantly lower: 1")
+    assert lines[start + 1 : start + 4] == [
+        f"  - resnet W8A8, {DEFAULT}: 90.10 ± 0.25, before 95.00 ± 0.20.",
+        "- significantly higher: 1",
+        f"  - resnet W4A4, {BEST}: 90.10 ± 0.25, before 80.00 ± 1.00.",
+    ]
+    del found[METHODS.title, "resnet", "W8A8", DEFAULT]
+    assert "- significantly lower: none" in section(Measured(run, {"resnet": 0.9}, found), earlier)
+
+
+def test_earlier_figures_are_those_of_rows_that_are_measured() -> None:
+    earlier = read_earlier(EARLIER)
+    rows, widths = {row.name for row in METHODS.rows}, set(METHODS.widths)
+    assert {place[1] for place in earlier} == rows and {place[2] for place in earlier} == widths
+    assert len(earlier) == len(METHODS.networks) * len(rows) * len(widths)
+    assert earlier["unet", DEFAULT_PER_CHANNEL, "W8A8"] == pytest.approx((0.8792, 0.0003))
+
+
+def test_names_are_unique_and_committed_results_are_those_of_cells() -> None:
+    names = [cell.name for cell in cells(WHOLE)]
+    assert len(names) == len(set(names))
+    keys = {cell.key(WHOLE) for cell in cells(WHOLE)}
+    assert {row["key"] for row in rows_of(COMMITTED)} <= keys
 
 
 def test_page_shows_what_misses_beside_its_neighbours() -> None:
@@ -156,7 +218,7 @@ def test_page_shows_what_misses_beside_its_neighbours() -> None:
         found.setdefault((cell.table.title, cell.network, cell.width, cell.row.name), []).append(0.9)
     found[METHODS.title, "resnet_hard", "W8A8", EQUALIZED] = [0.5, 0.5, 0.5]
     found[METHODS.title, "resnet", "W4A4", "plain"] = [None, None, None]
-    text = section(Measured(run, {"resnet": 0.9, "resnet_hard": 0.9}, found))
+    text = section(Measured(run, {"resnet": 0.9, "resnet_hard": 0.9}, found), {})
     assert (
         f"- {GOALS[0].text}: 0 of 1 networks.\n  - `resnet_hard`, float 90.00: W8A8 {EQUALIZED} 50.00 ± 0.00;" in text
     )
@@ -172,8 +234,8 @@ def test_command_writes_no_page_when_not_all_was_measured(
     monkeypatch.setattr(ptq_page, "TABLES", (SMALL,))
     monkeypatch.setattr(ptq_page, "GOALS", ())
     monkeypatch.setattr(ptq_accuracy, "PERFORMANCE", tmp_path / "page.md")
-    arguments = ["--quick", "--networks", "resnet", "--images", "40", "--output", str(tmp_path)]
-    assert main(arguments) == 0
+    monkeypatch.setattr(ptq_accuracy, "QUICK", dataclasses.replace(FEW, seeds=1, images=40))
+    assert main(["--quick", "--output", str(tmp_path)]) == 0
     assert not (tmp_path / "page.md").exists()
     captured = capsys.readouterr()
     assert captured.out.startswith("## Accuracy") and "40 images of the validation split" in captured.out

@@ -269,7 +269,7 @@ def test_main_prints_the_page_and_leaves_the_documentation_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(qat_accuracy, "QUICK", TINY)
-    monkeypatch.setattr(qat_accuracy, "write_section", None)
+    monkeypatch.setattr(qat_accuracy, "publish", None)
     monkeypatch.setattr(qat_accuracy, "COMMITTED", tmp_path / "rows.jsonl")
     assert main(["--quick", "--only", "resnet", "--output", str(tmp_path)]) == 0
     printed = capsys.readouterr()
