@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from torch import Tensor
 
-from qcompiler.errors import PipelineError, QCompilerError
+from qcompiler.errors import InputError, PipelineError, QCompilerError, TargetError, UnsupportedError
 from qcompiler.ir.events import Record
 from qcompiler.ir.graph import Graph, Module
 from qcompiler.ir.interpret import interpret
@@ -122,8 +122,7 @@ class PassManager:
             try:
                 item.run(module.main, context)
             except QCompilerError as error:
-                done = ", ".join(earlier.name for earlier in self.passes[:position])
-                error.add_note(f"raised by {item.name} after {done or 'no pass'}")
+                error.add_note(self._place(error, item, position))
                 raise
             module.main.stage = item.becomes or module.main.stage
             if outputs.changed(module, context):  # otherwise it was verified after the pass that made it
@@ -134,6 +133,13 @@ class PassManager:
             records.append(record)
             self._call_between(position + 1, module)
         return records
+
+    def _place(self, error: QCompilerError, item: Pass, position: int) -> str:
+        """The pass that raised an error, and those before it unless the error is about the model or the call."""
+        if isinstance(error, InputError | TargetError | UnsupportedError):
+            return f"raised by the pass {item.name}"
+        done = ", ".join(earlier.name for earlier in self.passes[:position])
+        return f"raised by {item.name} after {done or 'no pass'}"
 
     def _call_between(self, position: int, module: Module) -> None:
         """Call back at the border before the pass at `position`."""

@@ -102,10 +102,10 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         stopped = app(arguments, standalone_mode=False)
     except QCompilerError as error:
-        notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
+        notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
         # These classes show lines of code or tables. In all others a line break can only come from a name of the user.
         shows_lines = isinstance(error, CaptureError | UnsupportedError | VerificationError)
-        say(in_options(f"error: {error}{notes}" if shows_lines else f"error: {one_line(error)}{notes}"))
+        say(in_options(f"error: {str(error).rstrip()}{notes}" if shows_lines else f"error: {one_line(error)}{notes}"))
         return 1
     except (typer.Abort, KeyboardInterrupt):
         say("aborted")

@@ -9,7 +9,7 @@ from typing import ClassVar
 import pytest
 import torch
 
-from qcompiler.errors import ContractError, GraphError, PassError, PipelineError
+from qcompiler.errors import ContractError, GraphError, PassError, PipelineError, UnsupportedError
 from qcompiler.ir.graph import Graph, Module
 from qcompiler.ir.interpret import interpret
 from qcompiler.ir.types import Stage
@@ -195,6 +195,16 @@ def test_an_error_says_which_pass_raised_it_and_what_ran_before() -> None:
         with pytest.raises(PassError) as caught:
             PassManager(passes).run(subject(), PassContext())
         assert caught.value.__notes__ == [f"raised by broken after {note}"]
+
+
+def test_an_error_about_the_model_names_the_pass_alone() -> None:
+    def refuse(self: Pass, graph: Graph, context: PassContext) -> None:
+        raise UnsupportedError("no")
+
+    broken = type("Broken", (Nothing,), {"name": "broken", "run": refuse})()
+    with pytest.raises(UnsupportedError) as caught:
+        PassManager([Nothing(), broken]).run(subject(), PassContext())
+    assert caught.value.__notes__ == ["raised by the pass broken"]
 
 
 def test_each_pass_writes_into_a_record_of_its_own() -> None:
