@@ -136,7 +136,7 @@ def _summed_axes(node: Node) -> tuple[int, ...]:
         return node.integers("axes", ())
     if node.definition.has(Trait.CONTRACTION):
         return (node.inputs[0].type.rank - 1,)
-    return (node.integer("axis"),) if node.op == "softmax" else ()
+    return (node.integer("axis"),) if node.op in ("softmax", "log_softmax") else ()
 
 
 def _refusal(node: Node, why: str, target: Target) -> UnsupportedError:

@@ -105,11 +105,14 @@ def matmul(draw: Draw) -> Case:
     return function, [(2, *outer, rows, terms), (2, *other, *second)]
 
 
-def softmax(draw: Draw) -> Case:
-    shape = (2, *sizes(draw, draw(st.integers(1, 3)), 2, 6))
-    axis = draw(st.integers(1, len(shape) - 1))
-    spread = draw(st.sampled_from([0.3, 1.0, 5.0]))
-    return lambda x: torch.softmax(x * spread, axis), [shape]
+def normalized_exponential(function: Callable[[Tensor, int], Tensor]) -> Callable[[Draw], Case]:
+    def case(draw: Draw) -> Case:
+        shape = (2, *sizes(draw, draw(st.integers(1, 3)), 2, 6))
+        axis = draw(st.integers(1, len(shape) - 1))
+        spread = draw(st.sampled_from([0.3, 1.0, 5.0]))
+        return lambda x: function(x * spread, axis), [shape]
+
+    return case
 
 
 def batch_norm(draw: Draw) -> Case:
@@ -313,7 +316,8 @@ CASES: dict[str, Callable[[Draw], Case]] = {
     **{f"conv_transpose{rank}d": transposed(rank) for rank in (1, 2, 3)},
     "linear": linear,
     "matmul": matmul,
-    "softmax": softmax,
+    "softmax": normalized_exponential(torch.softmax),
+    "log_softmax": normalized_exponential(torch.log_softmax),
     "batch_norm": batch_norm,
     "layer_norm": layer_norm,
     "normalization": normalization,

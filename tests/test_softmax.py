@@ -60,6 +60,45 @@ def test_all_forms_agree_in_every_mode(target: str) -> None:
         assert float((result - wanted).abs().max()) < 0.15 * float(wanted.abs().max())
 
 
+class Classes(nn.Module):
+    """Log-probabilities of 30 classes, [N, 6] -> [N, 30]: most of them are below 1/512."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 30)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.log_softmax(4.0 * self.layer(x), 1)
+
+
+@pytest.mark.parametrize("target", [*MODES, "hexagon_htp_a16w8"])
+def test_log_softmax_agrees_in_all_forms_and_keeps_small_probabilities(target: str) -> None:
+    torch.manual_seed(0)
+    model, x = Classes().eval(), torch.randn(64, 6)
+    compiled = qcompiler.compile(model, target, calibration_data=[x])
+    assert compiled.verification is not None and compiled.verification.passed
+    statuses = {form.name: form.status for form in compiled.verification.forms}
+    assert {statuses[name] for name in ("integer graph", "integer program", "C")} == {"equal"}
+    with torch.no_grad():
+        wanted = model(x)
+    wanted = wanted.clamp(min=-255 / 16) if target == "tflite_int8" else wanted  # the fixed grid
+    found = compiled.run(x)
+    assert isinstance(found, Tensor)
+    assert float((wanted < -6.2).float().mean()) > 0.3
+    assert float((found - wanted).abs().max()) < 0.06 * float(wanted.abs().max())
+
+
+def test_the_range_of_a_log_softmax_is_known_without_data() -> None:
+    torch.manual_seed(0)
+    model, x = Classes().eval(), torch.randn(512, 6)
+    compiled = qcompiler.compile(model, "int8_dsp", example_inputs=x[:2])
+    with torch.no_grad():
+        wanted = model(x)
+    program = compiled.artifact.program.program
+    name = next(item.output for item in program.instructions if item.op == "int_log_softmax")
+    assert 0.7 < 256 * program.tensors[name].scale[0] / -float(wanted.min()) < 2.0
+
+
 @pytest.mark.parametrize("mode", list(SoftmaxMode))
 def test_codes_are_near_the_real_numbers_and_a_mask_leaves_elements_out(mode: SoftmaxMode) -> None:
     wide = mode is SoftmaxMode.LUT16

@@ -374,6 +374,15 @@ def _softmax(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) ->
     return Distribution.of(Gaussian(one, one), carrier.alpha, frozenset(), reach=ends, limits=ends)
 
 
+def _log_softmax(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) -> Distribution:
+    """x less one number per row, for n normal numbers: mean + min(var / 2, 3 std) + log n; at most 0."""
+    axis = node.integer("axis")
+    row = operands[0].mixed((axis,)).moments
+    count = carrier.sizes(node.inputs[0])[axis]
+    level = row.mean + torch.minimum(row.std.square() / 2.0, 3.0 * row.std) + math.log(count)
+    return operands[0].affine(torch.ones_like(level), -level).clamp(-math.inf, 0.0)
+
+
 def _batch_norm(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) -> Distribution:
     """Each channel is N(bias, weight^2): a batch norm in a float island."""
     weight, bias = (leaf_tensor(leaf_of(value)) for value in node.inputs[1:3])
@@ -547,6 +556,7 @@ RULES: Mapping[str, _Rule] = {
     SCALED: _scaled,
     "layer_norm": _layer_norm,
     "softmax": _softmax,
+    "log_softmax": _log_softmax,
     "batch_norm": _batch_norm,
     "add": partial(_sum, sign=1.0),
     "sub": partial(_sum, sign=-1.0),

@@ -16,7 +16,7 @@ from qcompiler.ir.graph import Value
 from qcompiler.ir.types import DType
 
 
-@rule("softmax", "softmin")
+@rule("softmax", "softmin", "log_softmax")
 def _softmax(
     b: Builder,
     input: Operand,
@@ -25,14 +25,14 @@ def _softmax(
     dtype: object = None,
     **keywords: object,
 ) -> Value:
-    """`torch.softmax(x, dim)`, `functional.softmax(x, dim, _stacklevel, dtype)`, and `aten._softmax`."""
+    """`torch.softmax(x, dim)`, `functional.softmax(x, dim, _stacklevel, dtype)`, `aten._softmax`, and the logarithm."""
     result = b.observed
     if not isinstance(result, Observed) or result.dtype != input.type.dtype.torch:
         raise b.unsupported(f"{b.function} changes the element type from {input.type.dtype}", "Convert the input.")
     if dim is None:  # as torch chooses with a warning
         dim = 0 if input.type.rank in (0, 1, 3) else 1
     x = b.node("mul", [input, -1.0]) if b.function == "softmin" else input
-    return b.node("softmax", [x], axis=axis_of(input, dim))
+    return b.node("log_softmax" if "log" in b.function else "softmax", [x], axis=axis_of(input, dim))
 
 
 @rule("scaled_dot_product_attention")

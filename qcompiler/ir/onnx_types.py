@@ -16,6 +16,7 @@ OPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "Gemm": ("linear",),
         "MatMul": ("matmul", "linear"),
         "Softmax": ("softmax",),
+        "LogSoftmax": ("log_softmax",),
         "Add": ("add",),
         "Sub": ("sub",),
         "Mul": ("mul",),

@@ -1,4 +1,4 @@
-"""Softmax, on real numbers and on codes."""
+"""Softmax and its logarithm, on real numbers and on codes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from qcompiler.ir.types import DType, TensorType
 from qcompiler.ops.common import FLOAT_STAGES, INTEGER_ONLY, broadcast, check_float, check_integer, result_dtype
 from qcompiler.ops.integer import REQUANTIZES
 from qcompiler.ops.quantization import codes_limits, grid
+from qcompiler.quant.log_softmax import INDEX_BITS, LogSoftmaxParameters, log_softmax_codes
 from qcompiler.quant.modes import SoftmaxMode
 from qcompiler.quant.softmax import SoftmaxParameters, softmax_codes
 
@@ -53,6 +54,26 @@ register(
         traits=frozenset({Trait.NOT_NEGATIVE}),
         kind="softmax",
         summary="exp(x) / sum exp(x) along an axis, over the elements where the mask is true; the others give 0.",
+    )
+)
+
+
+def _infer_log(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
+    check_float(types)
+    _check_operands(types, attributes, None)
+    return (types[0],)
+
+
+register(
+    OpDef(
+        name="log_softmax",
+        operands=("x",),
+        attributes={"axis": 1},
+        infer=_infer_log,
+        evaluate=lambda node, operands: (torch.log_softmax(operands[0], node.integer("axis")),),
+        stages=FLOAT_STAGES,
+        kind="softmax",
+        summary="x - log sum exp(x) along an axis.",
     )
 )
 
@@ -106,5 +127,46 @@ register(
         stages=INTEGER_ONLY,
         traits=REQUANTIZES,
         summary="table[max - x], divided by the sum along an axis as the mode says; see quant.softmax.",
+    )
+)
+
+
+def _infer_integer_log(types: Sequence[TensorType], attributes: Attributes) -> tuple[TensorType, ...]:
+    x, *tables = types
+    check_integer([x])
+    for table, length in zip(tables, (None, 2**INDEX_BITS + 1), strict=True):
+        if table.rank != 1 or table.dtype is not DType.I32 or (length is not None and table.shape != (length,)):
+            raise GraphError(f"the table is {table}", expected=f"i32 of one axis{f' of {length}' if length else ''}")
+    _check_operands(types, attributes, None)
+    return (TensorType(result_dtype(attributes), x.shape),)
+
+
+def _evaluate_integer_log(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    codes, *tables = (operand.to(torch.int64) for operand in operands)
+    parameters = LogSoftmaxParameters(*tables, *(node.integer(name) for name in ("multiplier", "shift", "rise")))
+    qmin, qmax = codes_limits(node)
+    zero_point = int(grid(node).zero_point)
+    result = log_softmax_codes(codes, node.integer("axis"), parameters, out_zero_point=zero_point, qmin=qmin, qmax=qmax)
+    return (result.to(node.output.type.dtype.torch),)
+
+
+register(
+    OpDef(
+        name="int_log_softmax",
+        operands=("x", "exponentials", "logarithms"),
+        attributes={
+            "axis": REQUIRED,
+            "multiplier": REQUIRED,
+            "shift": REQUIRED,
+            "rise": REQUIRED,
+            "dtype": REQUIRED,
+            "qmin": None,
+            "qmax": None,
+        },
+        infer=_infer_integer_log,
+        evaluate=_evaluate_integer_log,
+        stages=INTEGER_ONLY,
+        traits=REQUANTIZES,
+        summary="The distance from the largest code and the logarithm of a sum, in steps; see quant.log_softmax.",
     )
 )

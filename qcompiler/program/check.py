@@ -92,13 +92,14 @@ KINDS: Mapping[str, tuple[_Test, str]] = {
     "indices": (_indices, f"indices from 0 to {LARGEST_SIZE}"),
     "axis": (_AXIS, f"an axis from 0 to {MOST_AXES - 1}"),
     **dict.fromkeys(
-        ("groups", "block", "step", "divisor", "divisor_override", "numerator"), (_COUNT, "a count of at least 1")
+        ("groups", "block", "step", "divisor", "divisor_override", "numerator", "multiplier"),
+        (_COUNT, "a count of at least 1"),
     ),
     **dict.fromkeys(("start", "stop"), (_integer(0, LARGEST_SIZE), f"an integer from 0 to {LARGEST_SIZE}")),
     **dict.fromkeys(
         ("centered", "keepdim", "subtract", "ceil_mode", "count_include_pad", "inside"), (_boolean, "true or false")
     ),
-    "shift": (_integer(0, MAX_SHIFT), f"a shift from 0 to {MAX_SHIFT} bits"),
+    **dict.fromkeys(("shift", "rise"), (_integer(0, MAX_SHIFT), f"a shift from 0 to {MAX_SHIFT} bits")),
     **dict.fromkeys(("left_multiplier", "right_multiplier", "out_multiplier"), (_number, "a number")),
     **dict.fromkeys(("left_exponent", "right_exponent", "out_exponent"), (_EXPONENT, "an integer from -128 to 127")),
     "product_multiplier": (_number, "a number"),
@@ -360,6 +361,11 @@ def _check_codes(
             if rows is None or (rows.size and not 0 <= int(rows.min()) <= int(rows.max()) < table.shape[0]):
                 raise ArtifactError(f"{instruction.inputs[2]!r} refers to rows that the table lacks", where=where)
         low, high = (int(table.min()), int(table.max())) if table.size else (low, high)
+    elif instruction.op == "int_log_softmax":  # C finds a logarithm by the bits of a sum from 2^30 on
+        entries = constants.get(instruction.inputs[1])
+        if entries is None or not entries.size or entries[0] != 2**30 or entries.min() < 0 or entries.max() > 2**30:
+            found = f"{instruction.inputs[1]!r} is no table of exponentials"
+            raise ArtifactError(found, where=where, expected="a constant from 0 to 2^30 that begins with 2^30")
     elif instruction.op != "call" and KERNELS[instruction.op].moves:
         given = instruction.inputs[:1] if op(instruction.op).has(Trait.GUIDED) else instruction.inputs
         found_limits = [range_of(name) for name in given]

@@ -14,6 +14,7 @@ from tests.support.spellings import RuleTests, Spelling, image, model_of
 
 SPELLED: dict[str, Spelling] = {
     "softmax": lambda x, m: F.softmax(x, 1),
+    "log_softmax": lambda x, m: F.log_softmax(x, 1),
     "softmin": lambda x, m: F.softmin(x, dim=-1),
     "scaled_dot_product_attention": lambda x, m: F.scaled_dot_product_attention(x, x * 2, x + 1),
     "baddbmm": lambda x, m: torch.baddbmm(x[:, 0], x[:, 1], x[:, 2], beta=0.5, alpha=2),
@@ -26,6 +27,12 @@ SAME: dict[str, list[Spelling]] = {
         lambda x, m: torch.softmax(x, -3),
         lambda x, m: x.softmax(dim=1),
         lambda x, m: torch.ops.aten._softmax(x, 1, False),
+    ],
+    "log_softmax": [
+        lambda x, m: F.log_softmax(x, 1),
+        lambda x, m: torch.log_softmax(x, -3),
+        lambda x, m: x.log_softmax(dim=1),
+        lambda x, m: torch.ops.aten._log_softmax(x, 1, False),
     ],
     "a product": [lambda x, m: torch.einsum("nhqd, nhdk -> nhqk", x, x), lambda x, m: x @ x],
     "a batched product": [

@@ -54,6 +54,7 @@ SOFTMAX: Attributes = {
     "qmin": None,
     "qmax": None,
 }
+LOG: Attributes = {"axis": 1, "multiplier": 2**24, "shift": 24, "rise": 0, "dtype": "i8"}
 CASES: dict[str, tuple[str, list[TensorType], Attributes, str]] = {
     # convolutions
     "no stride": ("conv2d", [X, KERNEL], {"stride": (0, 1)}, "stride is .*at least 1"),
@@ -183,6 +184,9 @@ CASES: dict[str, tuple[str, list[TensorType], Attributes, str]] = {
     "a mask of numbers": ("softmax", [X, X], {"axis": 1}, "booleans"),
     "a softmax of reals in integers": ("int_softmax", [X, i32(9)], SOFTMAX, "integers"),
     "a softmax of an unknown mode": ("int_softmax", [CODES, i32(9)], {**SOFTMAX, "mode": "half"}, "the mode is 'half'"),
+    "a log_softmax of reals in integers": ("int_log_softmax", [X, i32(9), i32(257)], LOG, "integers"),
+    "a log_softmax with other logarithms": ("int_log_softmax", [CODES, i32(9), i32(256)], LOG, "one axis of 257"),
+    "a log_softmax along no axis": ("log_softmax", [X], {"axis": 4}, "the axis is 4"),
     "a softmax with a table of reals": ("int_softmax", [CODES, f32(9)], SOFTMAX, "the table is"),
     "a product of reals": ("int_mul", [X, X], PRODUCT, "integers"),
     "a product of an unknown mode": ("int_mul", [CODES, CODES], {**PRODUCT, "mode": "half"}, "the mode is 'half'"),

@@ -95,6 +95,17 @@ def test_a_fault_is_named_when_the_program_is_read(fault: str, files: ProgramFil
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("entry", [(0, 2**30 - 1), (3, -1), (3, 2**30 + 1)])
+def test_exponentials_whose_sum_has_no_logarithm_are_refused(entry: tuple[int, int]) -> None:
+    compiled = qcompiler.compile(torch.nn.LogSoftmax(1).eval(), "int8_dsp", calibration_data=[images()], verify="off")
+    files = compiled.artifact.program
+    arrays = {name: array.copy() for name, array in load(files.weights()).items()}
+    item = next(item for item in files.program.instructions if item.op == "int_log_softmax")
+    arrays[item.inputs[1]][entry[0]] = entry[1]
+    with pytest.raises(ArtifactError, match="no table of exponentials"):
+        ProgramFiles.parse(files.program_json(), save(arrays))
+
+
 @pytest.mark.parametrize("change", ["shape", "type", "name"])
 def test_constants_are_those_that_are_declared(change: str, files: ProgramFiles) -> None:
     arrays = load(files.weights())

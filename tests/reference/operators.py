@@ -206,6 +206,28 @@ def int_softmax(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> 
     return fill(out, element)
 
 
+def int_log_softmax(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list[Any]:
+    """The distance from the largest code of a row and the logarithm of its sum, in steps, rounded once."""
+    x, table, logarithms = operands
+    axis, shift = attributes["axis"], attributes["shift"]
+
+    def level(total: int) -> int:
+        places = total.bit_length() - 31
+        whole, part = divmod((total >> places) - 2**30, 2**22)
+        first, second = logarithms.data[whole : whole + 2]
+        return places * logarithms.data[256] + first + math.floor(Fraction((second - first) * part, 2**22))
+
+    def element(index: Index) -> int:
+        row = [int(x.at((*index[:axis], j, *index[axis + 1 :]))) for j in range(x.shape[axis])]
+        total = sum(table.data[min(max(row) - code, len(table.data) - 1)] for code in row)
+        steps = Fraction(
+            -attributes["multiplier"] * (max(row) - row[index[axis]]) - (level(total) << attributes["rise"]), 2**shift
+        )
+        return clip(math.floor(steps + Fraction(1, 2)) + out.zero_point, attributes)
+
+    return fill(out, element)
+
+
 def softmax_by_division(entry: Any, row: Sequence[Any], table: Sequence[Any], attributes: Attributes) -> int:
     """entry / sum / scale, halves up."""
     return math.floor(Fraction(entry * attributes["numerator"], sum(row) << attributes["shift"]) + Fraction(1, 2))
@@ -598,6 +620,7 @@ OPERATORS: dict[str, Callable[[Sequence[Grid], Attributes, Grid], list[Any]]] = 
     "int_mul": int_mul,
     "int_matmul": int_matmul,
     "int_softmax": int_softmax,
+    "int_log_softmax": int_log_softmax,
     "maximum": maximum,
     "minimum": minimum,
     "int_mean": int_mean,

@@ -1,4 +1,4 @@
-"""Softmax in ONNX."""
+"""Softmax and its logarithm in ONNX."""
 
 from __future__ import annotations
 
@@ -36,3 +36,10 @@ def softmax(emitter: Emitter, node: Node) -> None:
     )
     zero = emitter.constant(f"{node.name}.zero", np.float32(0.0))
     emitter.quantized(node, emitter.compute(node, "Where", [mask, result, zero]))
+
+
+@emits("int_log_softmax")
+def log_softmax(emitter: Emitter, node: Node) -> None:
+    """LogSoftmax between quantizers; no runtime has a kernel on codes with any grid for its result."""
+    result = emitter.compute(node, "LogSoftmax", [emitter.real(node, 0)], axis=node.integer("axis"))
+    emitter.quantized(node, result)

@@ -1,4 +1,4 @@
-"""Kernels of softmax, row by row of the formulas of each mode."""
+"""Kernels of softmax and its logarithm, row by row of the formulas of each mode."""
 
 from __future__ import annotations
 
@@ -29,6 +29,24 @@ def int_softmax(call: Call, arrays: Sequence[Array]) -> Array:
     low, high = call.limits
     result: Int = np.clip(quotient + call.output.zero_point[0], low, high)
     return np.moveaxis(result, -1, call["axis"])
+
+
+@kernel("int_log_softmax", requantizes=True)
+def int_log_softmax(call: Call, arrays: Sequence[Array]) -> Array:
+    """The distance from the largest code, and the logarithm of the sum of exponentials by its bits."""
+    codes, table, logarithms = (array.astype(np.int64) for array in arrays)
+    distance = np.max(codes, call["axis"], keepdims=True) - codes
+    total = table[np.minimum(distance, len(table) - 1)].sum(call["axis"], keepdims=True)
+    exponent = _bits(total >> 31)
+    exponent = np.where(total >> 31 == 0, 0, exponent)
+    part = (total >> exponent) & (2**30 - 1)
+    index, rest = part >> 22, part & (2**22 - 1)
+    between = (logarithms[index + 1] - logarithms[index]) * rest >> 22
+    level = exponent * logarithms[256] + logarithms[index] + between
+    steps = shift_right(-call["multiplier"] * distance - (level << call["rise"]), call["shift"], "up")
+    low, high = call.limits
+    result: Int = np.clip(steps + call.output.zero_point[0], low, high)
+    return result
 
 
 def _taken(table: Array, distance: Int, kept: Array) -> Array:

@@ -1,4 +1,4 @@
-"""A softmax in integers is within a step of the real one, and a mask is exact."""
+"""A softmax in integers is within a step of the real one, its logarithm within half of one, and a mask is exact."""
 
 from __future__ import annotations
 
@@ -16,6 +16,12 @@ def test_softmax_is_within_a_step(axis: int) -> None:
     check_rounds(evaluate("softmax", x, axis=axis), real_result("softmax", x, axis=axis), 1.0)
 
 
+@pytest.mark.parametrize("axis", [0, 2])
+def test_log_softmax_is_rounded_once(axis: int) -> None:
+    x = codes((5, 3, 16), grid(0.002, 7), 1)
+    check_rounds(evaluate("log_softmax", x, axis=axis), real_result("log_softmax", x, axis=axis))
+
+
 def test_elements_without_a_part_are_zero() -> None:
     x = codes((5, 16), grid(0.02, 7), 1)
     mask = torch.arange(16) % 3 > 0
@@ -29,5 +35,6 @@ def test_elements_without_a_part_are_zero() -> None:
 
 
 def test_real_numbers_are_refused() -> None:
-    with pytest.raises(GraphError, match="softmax reads real numbers"):
-        evaluate("softmax", torch.zeros(2, 3), axis=1)
+    for op in ("softmax", "log_softmax"):
+        with pytest.raises(GraphError, match="softmax reads real numbers"):
+            evaluate(op, torch.zeros(2, 3), axis=1)

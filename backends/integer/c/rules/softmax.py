@@ -1,8 +1,9 @@
-"""Softmax in C."""
+"""Softmax and its logarithm in C."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -24,18 +25,44 @@ _KINDS = {"table": "int32_t", "f32": "float", "gemmlowp": "int32_t", "lut16": "i
 def softmax(writer: Writer, step: Step) -> None:
     """`int_softmax`: rows by strides; the mask is a constant or computed."""
     item, call = step.item, writer.call_of(step.item)
-    mode, axis, shape = str(call["mode"]), int(call["axis"]), call.output.shape
+    mode = str(call["mode"])
     if mode not in _KINDS:
         raise UnsupportedError(f"C has no softmax of the mode {mode!r}", expected=", ".join(_KINDS))
     table = writer.operand(item, 1)
-    distances = writer.steps(item.inputs[0])
     mask, mask_steps = _mask(writer, step)
+    first = INVERSES if mode == "lut16" else 0
+    over = _rows(writer, step, mask_steps)
+    over |= {"numerator": int(call["numerator"]), "first": first, "entries": len(table) - first}
+    symbol = writer.constant(item.inputs[1], table, _KINDS[mode], f"exponentials of %{item.output}")
+    types = {"X": writer.ctype(item.inputs[0]), "Y": writer.ctype(item.output), "SOFTMAX": mode, "TABLE": _KINDS[mode]}
+    members: dict[str, Value] = {"over": over, "table": symbol}
+    writer.emit(step, "softmax", types, item.inputs[:1], members, extra=[mask])
+
+
+@emits("int_log_softmax")
+def log_softmax(writer: Writer, step: Step) -> None:
+    """`int_log_softmax`: rows by strides."""
+    item, call = step.item, writer.call_of(step.item)
+    names = ("exponentials", "logarithms")
+    tables = [writer.operand(item, index) for index in (1, 2)]
+    over = _rows(writer, step, [0] * len(call.output.shape))
+    over |= {"numerator": int(call["multiplier"]), "first": 0, "entries": len(tables[0])}
+    members: dict[str, Value] = {"over": over, "rise": int(call["rise"])}
+    for name, source, table in zip(names, item.inputs[1:], tables, strict=True):
+        members[name] = writer.constant(source, table, "int32_t", f"{name} of %{item.output}")
+    types = {"X": writer.ctype(item.inputs[0]), "Y": writer.ctype(item.output)}
+    writer.emit(step, "log_softmax", types, item.inputs[:1], members)
+
+
+def _rows(writer: Writer, step: Step, mask_steps: Sequence[int]) -> dict[str, Value]:
+    """Members of `softmax_rows` that describe the rows and the result."""
+    item, call = step.item, writer.call_of(step.item)
+    axis, shape, distances = int(call["axis"]), call.output.shape, writer.steps(item.inputs[0])
     outer = [a for a in range(len(shape)) if a != axis]
     box = merged(*([values[a] for a in outer] for values in (shape, distances, mask_steps)))
     check_rank(box, item)
     low, high = call.limits
-    first = INVERSES if mode == "lut16" else 0
-    over: dict[str, Value] = {
+    return {
         "rows": math.prod(shape[a] for a in outer),
         "rank": len(box),
         "size": [size for size, *_ in box] or [0],
@@ -47,15 +74,8 @@ def softmax(writer: Writer, step: Step) -> None:
         "zero_point": call.output.zero_point[0],
         "low": int(low),
         "high": int(high),
-        "numerator": int(call["numerator"]),
         "shift": int(call["shift"]),
-        "first": first,
-        "entries": len(table) - first,
     }
-    symbol = writer.constant(item.inputs[1], table, _KINDS[mode], f"exponentials of %{item.output}")
-    types = {"X": writer.ctype(item.inputs[0]), "Y": writer.ctype(item.output), "SOFTMAX": mode, "TABLE": _KINDS[mode]}
-    members: dict[str, Value] = {"over": over, "table": symbol}
-    writer.emit(step, "softmax", types, item.inputs[:1], members, extra=[mask])
 
 
 def _mask(writer: Writer, step: Step) -> tuple[str, list[int]]:
