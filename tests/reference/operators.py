@@ -215,7 +215,8 @@ def int_log_softmax(operands: Sequence[Grid], attributes: Attributes, out: Grid)
         places = total.bit_length() - 31
         whole, part = divmod((total >> places) - 2**30, 2**22)
         first, second = logarithms.data[whole : whole + 2]
-        return places * logarithms.data[256] + first + math.floor(Fraction((second - first) * part, 2**22))
+        rise = math.floor(Fraction((second - first) * part, 2**22))
+        return int(places * logarithms.data[256] + first) + rise
 
     def element(index: Index) -> int:
         row = [int(x.at((*index[:axis], j, *index[axis + 1 :]))) for j in range(x.shape[axis])]
