@@ -142,8 +142,9 @@ def _infer_integer_log(types: Sequence[TensorType], attributes: Attributes) -> t
 
 
 def _evaluate_integer_log(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    codes, *tables = (operand.to(torch.int64) for operand in operands)
-    parameters = LogSoftmaxParameters(*tables, *(node.integer(name) for name in ("multiplier", "shift", "rise")))
+    codes, exponentials, logarithms = (operand.to(torch.int64) for operand in operands)
+    multiplier, shift, rise = (node.integer(name) for name in ("multiplier", "shift", "rise"))
+    parameters = LogSoftmaxParameters(exponentials, logarithms, multiplier, shift, rise)
     qmin, qmax = codes_limits(node)
     zero_point = int(grid(node).zero_point)
     result = log_softmax_codes(codes, node.integer("axis"), parameters, out_zero_point=zero_point, qmin=qmin, qmax=qmax)

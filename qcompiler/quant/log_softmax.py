@@ -117,5 +117,5 @@ def log_softmax_codes(
     index, rest = significand >> REST_BITS, significand & (2**REST_BITS - 1)
     between = ((logarithms[index + 1] - logarithms[index]) * rest) >> REST_BITS
     level = exponent * logarithms[-1] + logarithms[index] + between
-    steps = (-parameters.multiplier * distance - (level << parameters.rise) + (1 << shift >> 1)) >> shift
+    steps: Tensor = (-parameters.multiplier * distance - (level << parameters.rise) + (1 << shift >> 1)) >> shift
     return (steps + out_zero_point).clamp(qmin, qmax)
