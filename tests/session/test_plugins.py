@@ -54,7 +54,7 @@ try:
 except QCompilerError as error:
     print("damaged:", error)
 
-island = nn.Sequential(nn.Conv2d(3, 4, 1), nn.LogSoftmax(1), nn.Conv2d(4, 2, 1)).eval()
+island = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Threshold(0.1, 0.0), nn.Conv2d(4, 2, 1)).eval()
 target = qcompiler.load_target("int8_dsp").override(fallback="float")
 other = qcompiler.compile(island, target, calibration_data=[torch.randn(2, 3, 4, 4)])
 print(other.verification.form("outline"))

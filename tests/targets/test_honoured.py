@@ -245,8 +245,9 @@ def test_fewer_bits_of_a_multiplier_cost_accuracy(bits: int, least: float, tmp_p
     assert least < ratio < 110.0
 
 
-def test_results_of_islands_get_the_grid_that_the_target_fixes() -> None:
-    target = load_target("tflite_int8").override(fallback="float")
+def test_results_of_islands_get_the_grid_that_the_target_fixes(tmp_path: Path) -> None:
+    rule = '[[op]]\nnames = ["log_softmax"]\nkind = "float"\nout_fixed = { scale = 0.0625, zero_point = 127 }\n'
+    target = chip(tmp_path, rule, "tflite_int8").override(fallback="float")
     model = nn.Sequential(nn.Flatten(), nn.Linear(324, 6), nn.LogSoftmax(1), nn.Linear(6, 3))
     module, _ = lowered(model, target, image())
     grids = [node.output.type.quant for node in module.main.nodes if node.op == "quantize"]

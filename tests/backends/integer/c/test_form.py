@@ -208,7 +208,7 @@ def test_what_is_too_large_or_not_integer_says_why(
 
 
 def test_a_float_island_is_named() -> None:
-    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.LogSoftmax(1), torch.nn.Conv2d(4, 2, 1)).eval()
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.Threshold(0.1, 0.0), torch.nn.Conv2d(4, 2, 1)).eval()
     target = qcompiler.load_target("int8_dsp").override(fallback="float")
     compiled = qcompiler.compile(model, target, calibration_data=[X])
     assert not compiled.artifact.forms["C"].files
