@@ -105,6 +105,7 @@ CASES: dict[str, tuple[str, list[Tensor], Attributes, Callable[..., Tensor]]] = 
     "linear": ("linear", [tensor(3, 5, 4), tensor(6, 4), tensor(6)], {}, functional.linear),
     "linear without bias": ("linear", [tensor(3, 4), tensor(6, 4)], {}, functional.linear),
     "softmax": ("softmax", [tensor(2, 3, 4)], {"axis": 2}, lambda x: torch.softmax(x, 2)),
+    "log_softmax": ("log_softmax", [tensor(2, 3, 4)], {"axis": 2}, lambda x: torch.log_softmax(x, 2)),
     "matmul": ("matmul", [tensor(2, 3, 4), tensor(4, 5)], {}, torch.matmul),
     "mean": ("mean", [X], {"axes": (2, 3)}, lambda x: x.mean((2, 3))),
     "mean that keeps": ("mean", [X], {"axes": (1,), "keepdim": True}, lambda x: x.mean(1, keepdim=True)),
