@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from qcompiler.session.quantized_training import prepare_quantized_training
     from qcompiler.verification.report import Report
 
+    __version__: str
+
 __all__ = [
     "Analysis",
     "Artifact",
@@ -99,8 +101,12 @@ _HOMES = {
 def __getattr__(name: str) -> object:
     """Import the public name or the module `name` on first use (PEP 562)."""
     home = _HOMES.get(name)
-    if home is not None:
-        found: object = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    if name == "__version__":
+        from importlib import metadata
+
+        found: object = metadata.version(__name__)
+    elif home is not None:
+        found = getattr(importlib.import_module(f"{__name__}.{home}"), name)
     elif name.startswith("_"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     else:

@@ -113,7 +113,20 @@ class Artifact:
     versions: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        return "\n".join(map(str, self.diagnostics)) or f"an artifact for {self.target.name}"
+        return self.summary("Artifact")
+
+    def summary(self, kind: str) -> str:
+        """Model, target, size and quality, in a few lines.
+
+        Args:
+            kind: The word before the name of the model.
+        """
+        constants = sum(array.nbytes for array in self.program.constants.values())
+        sizes = [f"{constants:,} bytes of constants"]
+        if self.memory:
+            sizes.append(f"{self.memory['array']:,} bytes of activations")
+        lines = [f"{kind}: {self.model or 'a model'} for {self.target.name}", f"Size: {', '.join(sizes)}."]
+        return "\n".join([*lines, *map(str, self.diagnostics)])
 
     @property
     def memory(self) -> dict[str, int]:

@@ -33,6 +33,10 @@ class ProgramFiles:
     program: Program
     constants: Mapping[str, Array]
 
+    def __repr__(self) -> str:
+        stored = sum(array.nbytes for array in self.constants.values())
+        return f"<{len(self.program.instructions)} instructions, {len(self.constants)} constants of {stored:,} bytes>"
+
     def __post_init__(self) -> None:
         check_references(self.program, self.constants)
         if self.program.memory is not None:

@@ -87,7 +87,7 @@ class Compiled:
     floating: Module | None = None
 
     def __repr__(self) -> str:
-        return "\n".join(map(str, self.diagnostics))
+        return self.artifact.summary("Compiled")
 
     @own_defaults()
     def simulate(self, *inputs: object, **named: object) -> object:

@@ -32,6 +32,9 @@ class Target:
 
     descriptor: Descriptor
 
+    def __repr__(self) -> str:
+        return "\n".join([f"Target: {self.name}", *(f"  {name}: {value}" for name, value in self.summary())])
+
     @property
     def name(self) -> str:
         """Name, including overrides."""
