@@ -13,7 +13,7 @@ from qcompiler.errors import TargetError, UnsupportedError
 from qcompiler.plugins import find_entries
 from qcompiler.targets.lines import Spot, find_spots
 from qcompiler.targets.schema import SCHEMA
-from qcompiler.targets.target import Target
+from qcompiler.targets.target import Target, changes_in
 
 ENTRY_POINT_GROUP = "qcompiler.targets"
 _KEYED_LISTS = {"op": "names", "tie": "ops"}
@@ -37,7 +37,8 @@ def load_target(
     """Load a target by name, TOML path or AIMET runtime configuration on a base; a `Target` is returned as is.
 
     Args:
-        target: Name, path of a `.toml` file or of a `.json` runtime configuration, or a target.
+        target: Name, also with changes, such as `int8_dsp[weight_bits=4]`, path of a `.toml` file or of a `.json`
+            runtime configuration, or a target.
         base: Target that completes a runtime configuration; not allowed otherwise.
         ignore: Keys of a runtime configuration without effect, such as `op_type.LayerNormalization` or `supergroups.3`,
             for keys that cannot be honoured and are not needed.
@@ -64,6 +65,9 @@ def load_target(
         raise TargetError(f"ignore was given with the target {target!r}", expected="a runtime configuration in JSON")
     if isinstance(target, Target):
         return target
+    if isinstance(target, str) and target.endswith("]"):
+        name, changes = changes_in(target)
+        return load_target(name).override(**dict(changes))
     path = _find(str(target))
     data, spot = _read(path, ())
     return Target.of(data, path.name, spot)

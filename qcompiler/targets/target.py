@@ -299,11 +299,10 @@ class Target:
     @property
     def typed(self) -> str:
         """Python text that gives the target: `"int8_dsp"`, or `load_target("int8_dsp").override(weight_bits=4)`."""
-        name, _, changes = self.name.partition("[")
+        name, changes = changes_in(self.name)
         if not changes:
             return f'"{name}"'
-        pairs = (change.partition("=") for change in changes.removesuffix("]").split(", "))
-        return f'load_target("{name}").override({", ".join(f"{key}={_literal(text)}" for key, _, text in pairs)})'
+        return f'load_target("{name}").override({", ".join(f"{key}={_literal(value)}" for key, value in changes)})'
 
     def summary(self) -> list[tuple[str, str]]:
         """Names and values of the arithmetic, as readable text."""
@@ -358,10 +357,26 @@ def _named(op: str) -> str:
     return "clamp" if op == "clamp_channels" else op
 
 
-def _literal(text: str) -> str:
-    """A number, True or None as it is; other text in quotes."""
+def changes_in(name: str) -> tuple[str, list[tuple[str, object]]]:
+    """The name of a descriptor and the changes of `override` that a target's name lists.
+
+    Examples:
+        >>> changes_in("int8_dsp[weight_bits=4, layout=NCHW]")
+        ('int8_dsp', [('weight_bits', 4), ('layout', 'NCHW')])
+    """
+    base, _, text = name.removesuffix("]").partition("[")
+    pairs = (change.partition("=") for change in text.split(", ") if change)
+    return base, [(key, _value(value)) for key, _, value in pairs]
+
+
+def _value(text: str) -> object:
+    """A number, True or None as it is; other text as text."""
     try:
-        ast.literal_eval(text)
+        found: object = ast.literal_eval(text)
     except (SyntaxError, ValueError):
-        return f'"{text}"'
-    return text
+        return text
+    return found
+
+
+def _literal(value: object) -> str:
+    return f'"{value}"' if isinstance(value, str) else str(value)

@@ -113,6 +113,18 @@ def test_override() -> None:
     assert base.override(layout="NCHW").layout.activations == "NCHW"
 
 
+def test_the_name_of_a_changed_target_loads_it() -> None:
+    for changes in ({"weight_bits": 3}, {"weight_bits": 4, "layout": "NHWC", "per_channel": True}):
+        target = load_target("int8_dsp").override(**changes)
+        assert load_target(target.name) == target
+    with pytest.raises(TargetError, match="weight_bit"):
+        load_target("int8_dsp[weight_bit=3]")
+    with pytest.raises(TargetError, match="there is no target 'int9_dsp'"):
+        load_target("int9_dsp[weight_bits=3]")
+    with pytest.raises(TargetError, match="there is no target"):
+        load_target("]")
+
+
 def test_a_target_is_typed_as_the_call_that_gives_it() -> None:
     base = load_target("int8_dsp")
     assert base.typed == '"int8_dsp"'
