@@ -243,7 +243,9 @@ def _sizes(page: Page) -> str:
 
 def _estimate(found: Estimate, most: int) -> str:
     """The roofline estimate from the descriptor's figures, not a measurement; the longest instructions first."""
-    text = "Estimated for one image from the figures of the target. Nothing was measured; a real core takes longer."
+    text = (
+        f"Estimated for {found.subject} from the figures of the target. Nothing was measured; a real core takes longer."
+    )
     parts = [paragraph(line) for line in (text, *str(found).splitlines())]
     rows = []
     for layer in sorted(found.layers, key=lambda layer: -(layer.cycles or 0))[:most]:

@@ -30,7 +30,7 @@ from qcompiler.ops.work import layer_products
 from qcompiler.program.aliases import find_homes
 from qcompiler.program.files import ProgramFiles
 from qcompiler.program.liveness import Tensors
-from qcompiler.program.program import Instruction
+from qcompiler.program.program import Instruction, Program
 from qcompiler.targets import Target
 from qcompiler.targets.schema import Memory
 
@@ -82,19 +82,26 @@ class Layer:
 
 @dataclass(frozen=True)
 class Estimate:
-    """The estimated cost of a program for one image.
+    """The estimated cost of a program for one image, or for a batch if the program has a fixed one.
 
     Args:
         target: The name of the hardware.
         layers: Costs of the instructions in order of execution.
         reasons: Quantities that are not estimated, each with the reason.
         clock_hz: Clock of the target.
+        images: Number of images of one run.
     """
 
     target: str
     layers: tuple[Layer, ...]
     reasons: tuple[str, ...]
     clock_hz: float | None = None
+    images: int = 1
+
+    @property
+    def subject(self) -> str:
+        """The run that is estimated: one image, or a batch."""
+        return "one image" if self.images == 1 else f"a batch of {self.images} images"
 
     @property
     def macs(self) -> int:
@@ -137,6 +144,7 @@ class Estimate:
         return {
             "target": self.target,
             "is_estimate": True,
+            "images": self.images,
             "macs": self.macs,
             "bytes": self.bytes,
             "cycles": self.cycles,
@@ -156,17 +164,17 @@ class Estimate:
         if self.cycles is None:
             known = [layer.compute_cycles for layer in self.layers if layer.macs and layer.compute_cycles is not None]
             partly = f" but {sum(known)} to compute {len(known)} layers" if known else ""
-            text = f"estimate for one image: {moved}; no cycles{partly}"
+            text = f"estimate for {self.subject}: {moved}; no cycles{partly}"
             return "\n".join((text, *(f"  {reason}" for reason in self.reasons)))
         spent = ", ".join(f"{100 * count / self.cycles:.0f} % {name}" for name, count in self.bound_by.items())
         time = "" if self.seconds is None else f" = {1e3 * self.seconds:.4g} ms"
         energy = "" if self.picojoules is None else f", {self.picojoules / 1e6:.4g} uJ"
-        text = f"estimate for one image: {self.cycles} cycles{time} ({spent}){energy}; {moved}"
+        text = f"estimate for {self.subject}: {self.cycles} cycles{time} ({spent}){energy}; {moved}"
         return "\n".join((text, *(f"  {reason}" for reason in self.reasons)))
 
 
 def estimate(files: ProgramFiles, target: Target) -> Estimate:
-    """Estimate the cost of `files` on `target` for one image, the batch of the memory plan.
+    """Estimate the cost of `files` on `target` for one image, the batch of the memory plan, or for a fixed batch.
 
     Args:
         files: The program and its constants.
@@ -179,11 +187,20 @@ def estimate(files: ProgramFiles, target: Target) -> Estimate:
     return _Estimation(files, target, plan.batch, plan.alignment, plan.bytes).result()
 
 
+def _images(program: Program, batch: int) -> int:
+    """Images of one run: the batch of the plan, or that of a program whose inputs have a fixed one."""
+    shapes = [program.tensors[name].shape for name in program.inputs]
+    if any(-1 in shape for shape in shapes):
+        return batch
+    return next((shape[0] for shape in shapes if shape), 1)
+
+
 class _Estimation:
     """One program on one target."""
 
     def __init__(self, files: ProgramFiles, target: Target, batch: int, alignment: int, arena: int) -> None:
         self.files, self.target, self.d = files, target, target.descriptor
+        self.batch = batch
         self.tensors = Tensors(files.program, batch)
         self.homes = find_homes(self.tensors, alignment)
         self.reasons: dict[str, None] = {}
@@ -198,7 +215,8 @@ class _Estimation:
         layers = tuple(map(self._layer, self.tensors.core.instructions))
         if self.d.compute.clock_hz is None and any(layer.cycles for layer in layers):
             self._miss("no time: compute.clock_hz is missing")
-        return Estimate(self.target.name, layers, tuple(self.reasons), self.d.compute.clock_hz)
+        clock = self.d.compute.clock_hz
+        return Estimate(self.target.name, layers, tuple(self.reasons), clock, _images(self.files.program, self.batch))
 
     def _miss(self, reason: str) -> None:
         if not self.says_nothing:

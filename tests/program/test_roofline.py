@@ -93,6 +93,15 @@ def test_by_hand(compiled: qcompiler.Compiled) -> None:
     assert str(found).startswith("estimate for one image: 11922 cycles = 11.92 ms (7 % compute, 93 % flash)")
 
 
+def test_a_fixed_batch_is_named() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 4)).eval()
+    program = torch.export.export(model, (torch.randn(4, 3, 2, 2),))
+    compiled = qcompiler.compile(program, "int8_dsp", calibration_data=[torch.randn(4, 3, 2, 2)])
+    found = estimate(compiled.artifact.program, compiled.target)
+    assert found.images == 4 and found.macs == 4 * 48
+    assert str(found).startswith("estimate for a batch of 4 images: 192 multiply-accumulates")
+
+
 def test_where_it_is_shown(compiled: qcompiler.Compiled, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = compiled.save(tmp_path / "out")
     report = (folder / "report.html").read_text(encoding="utf-8")
