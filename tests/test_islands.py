@@ -38,7 +38,7 @@ class Attention(nn.Module):
         y = functional.relu(self.stem(x)).flatten(2).transpose(1, 2)
         z = self.norm(y)
         z = y + self.attention(z, z, z, need_weights=False)[0]
-        best, where = torch.topk(z.mean(1), 3)
+        best, where = (part[:, :3] for part in torch.sort(z.mean(1), descending=True))
         return self.head(z.mean(1)) + best.sum(1, keepdim=True), where
 
 
@@ -86,7 +86,7 @@ def test_the_files_hold_the_islands(attention: tuple[nn.Module, qcompiler.Compil
     islands = compiled.artifact.islands
     assert islands
     assert sum(item["elements"] for item in islands) < 1
-    assert any("topk" in item["why"] for item in islands)
+    assert any("sort" in item["why"] for item in islands)
     assert "float island" in str(compiled.diagnostics[-1])
     loaded = qcompiler.load(compiled.save(tmp_path / "out"))
     assert loaded.islands == islands

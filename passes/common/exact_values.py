@@ -76,6 +76,8 @@ def _ways(graph: Graph) -> dict[Node, str]:
 def _makes_whole_numbers(node: Node) -> bool:
     if is_custom(node) and function_name(node) in TO_WHOLE_NUMBERS:
         return True
+    if node.op == "top_places":  # the place of data is as good as the data
+        return False
     return any(not value.type.dtype.is_float for value in node.outputs)
 
 

@@ -458,6 +458,11 @@ def _gather(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) -> 
     return _selected(operands[0], node.integer("axis"), torch.tensor(node.integers("indices")))
 
 
+def _take(carrier: _Carrier, node: Node, operands: Sequence[Distribution]) -> Distribution:
+    """An element of the axis drawn at random."""
+    return operands[0].mixed((node.integer("axis"),))
+
+
 def _selected(x: Distribution, axis: int, index: Tensor) -> Distribution:
     if x.moments.mean.shape[axis] == 1:
         return x
@@ -572,6 +577,7 @@ RULES: Mapping[str, _Rule] = {
     "permute": _permute,
     "slice": _slice,
     "gather": _gather,
+    "take_along": _take,
     "pad": _pad,
     "masked": lambda carrier, node, operands: operands[0].with_value(0.0),
     "reshape": _reshape,

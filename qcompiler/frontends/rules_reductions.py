@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import cast
 
 from qcompiler.frontends.builder import Builder, Observed, Operand
+from qcompiler.frontends.rules_places import place_of_extreme
 from qcompiler.frontends.table import Ints, as_tuple, axis_of, rule
 from qcompiler.frontends.trace import Leaf
 from qcompiler.ir.graph import Value
@@ -139,12 +140,11 @@ def _aminmax(b: Builder, input: Operand, *, dim: int | None = None, keepdim: boo
 
 
 def extreme_of_one(b: Builder, op: str, input: Operand, dim: object, keepdim: bool) -> object:
-    """`torch.max(x)`, or `torch.max(x, dim)` with its indices, which have no operator."""
+    """`torch.max(x)`, or `torch.max(x, dim)` with the places of the first largest elements."""
     if isinstance(b.observed, Observed):
         return _extreme_along(b, op, input, _axes(input, None), False)
     if not isinstance(dim, int) or isinstance(input, Leaf):
         raise b.unsupported(f"{b.function} along {dim!r}", "Name one axis.")
-    indices = b.refused_part(
-        1, f"the model reads the indices of {b.function}", "Use amax or amin, or compute indices outside of the model."
-    )
-    return [_extreme_along(b, op, input, (axis_of(input, dim),), keepdim), indices]
+    axis = axis_of(input, dim)
+    largest = _extreme_along(b, op, input, (axis,), keepdim)
+    return [largest, place_of_extreme(b, input, axis, largest=op == "maximum", keepdim=keepdim)]

@@ -92,12 +92,13 @@ KINDS: Mapping[str, tuple[_Test, str]] = {
     "indices": (_indices, f"indices from 0 to {LARGEST_SIZE}"),
     "axis": (_AXIS, f"an axis from 0 to {MOST_AXES - 1}"),
     **dict.fromkeys(
-        ("groups", "block", "step", "divisor", "divisor_override", "numerator", "multiplier"),
+        ("groups", "block", "step", "divisor", "divisor_override", "numerator", "multiplier", "count"),
         (_COUNT, "a count of at least 1"),
     ),
     **dict.fromkeys(("start", "stop"), (_integer(0, LARGEST_SIZE), f"an integer from 0 to {LARGEST_SIZE}")),
     **dict.fromkeys(
-        ("centered", "keepdim", "subtract", "ceil_mode", "count_include_pad", "inside"), (_boolean, "true or false")
+        ("centered", "keepdim", "subtract", "ceil_mode", "count_include_pad", "inside", "largest"),
+        (_boolean, "true or false"),
     ),
     **dict.fromkeys(("shift", "rise"), (_integer(0, MAX_SHIFT), f"a shift from 0 to {MAX_SHIFT} bits")),
     **dict.fromkeys(("left_multiplier", "right_multiplier", "out_multiplier"), (_number, "a number")),

@@ -33,7 +33,6 @@ REFUSED: dict[str, tuple[Spelling, str]] = {
     "the largest of a batch": (lambda x: x.amax(0), "amax over the batch"),
     "the sum of magnitudes": (lambda x: x.norm(1, dim=1), "norm with p=1"),
     "the sum of a batch": (lambda x: x.sum(), "sum over the batch"),
-    "indices": (lambda x: x.max(1).indices, "the model reads the indices of max"),
 }  # fmt: skip
 
 

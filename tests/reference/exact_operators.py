@@ -72,6 +72,32 @@ def expand(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list[
     return fill(out, lambda i: x.at(broadcast(x, i)))
 
 
+def top_places(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list[Any]:
+    """Places of the largest or smallest numbers, found one after the other; of equal ones, the first."""
+    (x,), axis = operands, attributes["axis"]
+    sign = -1 if attributes["largest"] else 1
+
+    def element(index: Index) -> int:
+        row = [sign * int(x.at((*index[:axis], j, *index[axis + 1 :]))) for j in range(x.shape[axis])]
+        left = list(range(len(row)))
+        for _ in range(index[axis]):
+            left.remove(min(left, key=row.__getitem__))
+        return min(left, key=row.__getitem__)
+
+    return fill(out, element)
+
+
+def take_along(operands: Sequence[Grid], attributes: Attributes, out: Grid) -> list[Any]:
+    """Elements of an axis at places."""
+    (x, places), axis = operands, attributes["axis"]
+
+    def element(index: Index) -> Any:
+        place = min(max(int(places.at(index)), 0), x.shape[axis] - 1)
+        return x.at((*index[:axis], place, *index[axis + 1 :]))
+
+    return fill(out, element)
+
+
 EXACT_OPERATORS: Mapping[str, Callable[[Sequence[Grid], Attributes, Grid], list[Any]]] = {
     "exact": exact,
     "not": not_,
@@ -80,4 +106,6 @@ EXACT_OPERATORS: Mapping[str, Callable[[Sequence[Grid], Attributes, Grid], list[
     "embedding": embedding,
     "masked": masked,
     "expand": expand,
+    "top_places": top_places,
+    "take_along": take_along,
 }

@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from qcompiler.ir.table import Table
-from qcompiler.validation.exact import averages, elementwise, mac, movement, normalization, quantizers, softmax, tables
+from qcompiler.validation.exact import (
+    averages,
+    elementwise,
+    mac,
+    movement,
+    normalization,
+    places,
+    quantizers,
+    softmax,
+    tables,
+)
 from qcompiler.validation.exact.values import Rule
 
 QUANTIZERS = quantizers.exact
@@ -18,4 +28,5 @@ RULES: Table[Rule] = Table(
     softmax.exact,
     tables.exact,
     movement.exact,
+    places.exact,
 )
