@@ -20,6 +20,7 @@ from torch.nn import functional
 
 import qcompiler
 from qcompiler import frontends
+from qcompiler.errors import UnsupportedError
 from qcompiler.ops import UNARY
 from qcompiler.targets import Target, load_target
 from tests.reference.maker import check as check_against_loops
@@ -381,7 +382,12 @@ def agrees(name: str, data: st.DataObject) -> None:
         else:
             assert torch.equal(found, wanted), "the float graph is torch's own computation"
     with warnings.catch_warnings(action="error"):
-        compiled = qcompiler.compile(model, target, example_inputs=tuple(inputs), calibration_data=[inputs])
+        try:
+            compiled = qcompiler.compile(model, target, example_inputs=tuple(inputs), calibration_data=[inputs])
+        except UnsupportedError as error:  # 16-bit codes of both operands: one product may need 33 bits
+            if name == "matmul" and target.activation_spec().bits == 16 and "of the two operands" in str(error):
+                return
+            raise
     assert compiled.verification is not None
     assert [form.status for form in compiled.verification.forms[:2]] == ["equal", "equal"]
     assert all(form.largest <= 1 for form in compiled.verification.forms if "layer by layer" in form.name)

@@ -61,7 +61,9 @@ def test_the_second_operand_has_a_width_that_the_core_multiplies() -> None:
 
 def test_sums_that_the_accumulator_cannot_hold_are_refused() -> None:
     model, x = scores()
-    with pytest.raises(UnsupportedError, match=r"the accumulator can reach .*Scores\.forward.*has 32 bits"):
+    with pytest.raises(
+        UnsupportedError, match=r"the accumulator can reach .*Scores\.forward.*has 32 bits.*one of the two operands"
+    ):
         qcompiler.compile(model, load_target("int8_dsp").override(activation_bits=16), calibration_data=[x])
 
 

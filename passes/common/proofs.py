@@ -9,6 +9,7 @@ from torch import Tensor
 
 from qcompiler.errors import InputError, UnsupportedError
 from qcompiler.ir.graph import Node
+from qcompiler.ir.registry import Trait
 from qcompiler.quant.accumulator import accumulator_bounds, fits, folded_bias, partial_sum_bounds
 from qcompiler.quant.arithmetic import Arithmetic
 from qcompiler.quant.requant import Requantization, prepare_requantization
@@ -85,10 +86,15 @@ class Proofs:
                 f"the accumulator can reach {extreme}",
                 where=self.node.where,
                 expected=f"at most {2 ** (bits - 1) - 1}: the accumulator of {self.target} has {bits} bits",
-                fix="Use fewer bits for the input or the weight of this layer.",
+                fix=f"Use fewer bits for {self._operands()}.",
             )
         if item is not None:
             self.requantization(minimum, maximum, item)
+
+    def _operands(self) -> str:
+        if self.node.definition.has(Trait.CONTRACTION):
+            return "one of the two operands, a setting of the layer that computes it"
+        return "the input or the weight of this layer"
 
     def steps(self, steps: tuple[int, int], count: int, item: Requantization | None = None) -> None:
         """Check `sums` of up to `count` inputs, each from steps[0] <= 0 to steps[1] >= 0."""
