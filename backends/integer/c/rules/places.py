@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from qcompiler.backends.integer.c.shapes import check_rank, merged
 from qcompiler.backends.integer.c.text import Value
@@ -39,7 +39,7 @@ def take_along(writer: Writer, step: Step) -> None:
     writer.emit(step, "take_along", types, [source, places], members)
 
 
-def _rows(writer: Writer, step: Step, axis: int, distances: dict[str, Sequence[int]]) -> dict[str, Value]:
+def _rows(writer: Writer, step: Step, axis: int, distances: Mapping[str, Sequence[int]]) -> dict[str, Value]:
     """Members for the rows along `axis` of tensors with equal other axes, by the prefix of their members."""
     shape = writer.shapes[step.item.output]
     outer = [a for a in range(len(shape)) if a != axis]
