@@ -58,6 +58,7 @@ def analyze(
     evaluate: Callable[[nn.Module], float] | None = None,
     *,
     example_inputs: object = None,
+    fixed_inputs: Mapping[str, object] | None = None,
     forward: Forward | None = None,
     effort: Effort = "default",
     overrides: Mapping[str, Override] | None = None,
@@ -82,6 +83,7 @@ def analyze(
         evaluate: Function that returns a score of its argument, larger is better. The argument is called like the
             model. None: the score is the signal-to-noise ratio of the outputs against the float model, dB.
         example_inputs: As for `compile`.
+        fixed_inputs: Inputs of an ONNX file that become constants; see `compile`.
         forward: As for `compile`.
         effort: Effort of the analyzed compile.
         overrides: Widths of the analyzed compile.
@@ -106,6 +108,7 @@ def analyze(
     hardware = load_hardware(target)
     options = Options(
         example_inputs=example_inputs,
+        fixed_inputs=fixed_inputs,
         calibration_data=calibration_data,
         forward=forward,
         effort=effort,

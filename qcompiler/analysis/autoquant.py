@@ -75,6 +75,7 @@ def autoquant(
     budget: int | str | Budget = BUDGET,
     output: str | Path | None = None,
     example_inputs: object = None,
+    fixed_inputs: Mapping[str, object] | None = None,
     forward: Forward | None = None,
     overrides: Mapping[str, Override] | None = None,
     io: Io = "float",
@@ -102,6 +103,7 @@ def autoquant(
         output: Folder for the artifact of the best candidate so far. Finished candidates are recorded in
             `<output>.work`; after an interruption, the same call goes on from there.
         example_inputs: As for `compile`.
+        fixed_inputs: Inputs of an ONNX file that become constants; see `compile`.
         forward: As for `compile`.
         overrides: As for `compile`; they hold for all candidates.
         io: As for `compile`.
@@ -120,6 +122,7 @@ def autoquant(
     hardware = load_hardware(target)
     options = Options(
         example_inputs=example_inputs,
+        fixed_inputs=fixed_inputs,
         calibration_data=calibration_data,
         forward=forward,
         overrides=overrides or {},

@@ -129,6 +129,7 @@ def check(
     target: str | Path | Target = "int8_dsp",
     *,
     example_inputs: object = None,
+    fixed_inputs: Mapping[str, object] | None = None,
     overrides: Mapping[str, Override] | None = None,
     device: torch.device | str | None = None,
 ) -> Checkup:
@@ -141,6 +142,7 @@ def check(
         model: As for `compile`.
         target: As for `compile`. All nodes that it would refuse are listed, not only the first.
         example_inputs: As for `compile`.
+        fixed_inputs: Inputs of an ONNX file that become constants; see `compile`.
         overrides: As for `compile`.
         device: Device for tracing the model.
 
@@ -151,7 +153,7 @@ def check(
     """
     hardware = load_target(target)
     lenient = hardware if hardware.fallback == "float" else hardware.override(fallback="float")
-    options = Options(example_inputs, overrides=overrides or {}, device=device)
+    options = Options(example_inputs, fixed_inputs=fixed_inputs, overrides=overrides or {}, device=device)
     front, back = structural_passes()
     unpartitioned: list[Graph] = []
 
@@ -159,7 +161,7 @@ def check(
         if after is back[0]:
             unpartitioned.append(module.clone().main)
 
-    session = Session(load_model(model), lenient, options, (*front, *back), between=between)
+    session = Session(load_model(model, options.fixed_inputs), lenient, options, (*front, *back), between=between)
     captured = session.captured
     names = [node for node in captured.module.main.nodes if not node.definition.has(Trait.LEAF)]
     seen = {node.name: (function_name(node), str(node.location)) for node in names}

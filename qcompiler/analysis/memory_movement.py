@@ -39,6 +39,7 @@ def memory_movement(
     target: str | Path | Target = "int8_dsp",
     *,
     example_inputs: object = None,
+    fixed_inputs: Mapping[str, object] | None = None,
     batch: int = 1,
     weight_bits: int | None = None,
     activation_bits: int | None = None,
@@ -62,6 +63,7 @@ def memory_movement(
         model: As for `compile`.
         target: As for `compile`. Its memories, if any, are filled as `[[memory]]` lists them.
         example_inputs: As for `compile`.
+        fixed_inputs: Inputs of an ONNX file that become constants; see `compile`.
         batch: Number of samples per step.
         weight_bits: Width of weights; None: that of the target.
         activation_bits: Width of activations; None: that of the target.
@@ -87,8 +89,8 @@ def memory_movement(
     _check("gradient_bits", gradient_bits, GRADIENTS)
     _check("accumulator_bits", accumulator_bits, ACCUMULATORS)
     front, back = structural_passes()
-    options = Options(example_inputs, overrides=overrides or {}, device=device)
-    session = Session(load_model(model), hardware, options, (*front, *back))
+    options = Options(example_inputs, fixed_inputs=fixed_inputs, overrides=overrides or {}, device=device)
+    session = Session(load_model(model, options.fixed_inputs), hardware, options, (*front, *back))
     count = _Count(session.quantized.module.main, hardware, batch, gradient_bits, accumulator_bits)
     return count.result()
 

@@ -74,6 +74,7 @@ def mixed_precision(
     points: int = POINTS,
     samples: int = SAMPLES,
     example_inputs: object = None,
+    fixed_inputs: Mapping[str, object] | None = None,
     forward: Forward | None = None,
     effort: Effort = "default",
     overrides: Mapping[str, Override] | None = None,
@@ -103,6 +104,7 @@ def mixed_precision(
         points: Largest number of measured assignments, at least 2.
         samples: Samples on which the signal-to-noise ratio of the outputs is measured.
         example_inputs: As for `compile`.
+        fixed_inputs: Inputs of an ONNX file that become constants; see `compile`.
         forward: As for `compile`.
         effort: Effort of the compiles.
         overrides: As for `compile`; these layers keep their widths.
@@ -129,6 +131,7 @@ def mixed_precision(
     pairs = _pairs(hardware, candidates)
     options = Options(
         example_inputs=example_inputs,
+        fixed_inputs=fixed_inputs,
         calibration_data=calibration_data,
         forward=forward,
         effort=effort,

@@ -26,7 +26,7 @@ def load_float(caller: str, model: Model, options: Options) -> Subject:
         raise InputError(f"{caller} needs calibration_data", fix="Pass batches of inputs, as for compile.")
     if prepared(model) is not None:
         raise UnsupportedError("the model was prepared for training", fix="Pass the float model.")
-    source = load_model(model)
+    source = load_model(model, options.fixed_inputs)
     check_forward(source, options)
     return source
 

@@ -14,6 +14,7 @@ from qcompiler.cli.arguments import (
     Calibration,
     Changes,
     Effort,
+    FixedInputs,
     Folder,
     Json,
     Normalization,
@@ -23,6 +24,7 @@ from qcompiler.cli.arguments import (
     TargetName,
     app,
     read_calibration,
+    read_fixed_inputs,
     read_function,
     read_model,
     read_overrides,
@@ -62,6 +64,7 @@ def traffic(
     base: Base = None,
     changes: Changes = None,
     override: OverrideOptions = None,
+    fixed_input: FixedInputs = None,
     batch: Annotated[int, typer.Option(min=1, max=LARGEST, help="Samples per step.")] = 1,
     gradient_bits: Annotated[
         int, typer.Option(min=0, max=16, help="Width of gradients; 0 leaves out the backward pass.")
@@ -75,10 +78,12 @@ def traffic(
     import qcompiler
 
     subject, example = read_model(model)
+    fixed = read_fixed_inputs(fixed_input or [])
     found = qcompiler.memory_movement(
         subject,
         read_target(target, base, changes or []),
         example_inputs=example,
+        fixed_inputs=fixed,
         batch=batch,
         gradient_bits=gradient_bits or None,
         accumulator_bits=accumulator_bits,
@@ -115,6 +120,7 @@ def analyze(
     normalize: Normalize = Normalization.unit,
     batch_size: BatchSize = 32,
     override: OverrideOptions = None,
+    fixed_input: FixedInputs = None,
     effort: Efforts = Effort.default,
     samples: Samples = 32,
     budget: Budget = "24",
@@ -124,7 +130,21 @@ def analyze(
     as_json: Json = False,
 ) -> None:
     """Find the layers that lose accuracy by quantization, the causes, and keywords of compile that help."""
-    chosen = (target, base, changes, evaluate, normalize, batch_size, override, effort, samples, budget, work, seed)
+    chosen = (
+        target,
+        base,
+        changes,
+        evaluate,
+        normalize,
+        batch_size,
+        override,
+        fixed_input,
+        effort,
+        samples,
+        budget,
+        work,
+        seed,
+    )
     found = _analyzed(model, calibration, *chosen)
     if report is not None:
         found.report(report)
@@ -145,6 +165,7 @@ def debug(
     normalize: Normalize = Normalization.unit,
     batch_size: BatchSize = 32,
     override: OverrideOptions = None,
+    fixed_input: FixedInputs = None,
     effort: Efforts = Effort.default,
     samples: Samples = 32,
     budget: Budget = "24",
@@ -157,7 +178,21 @@ def debug(
     as_json: Json = False,
 ) -> None:
     """Walk through the debugging flow of the white paper: each fix in order, and the score after it."""
-    chosen = (target, base, changes, evaluate, normalize, batch_size, override, effort, samples, budget, work, seed)
+    chosen = (
+        target,
+        base,
+        changes,
+        evaluate,
+        normalize,
+        batch_size,
+        override,
+        fixed_input,
+        effort,
+        samples,
+        budget,
+        work,
+        seed,
+    )
     analysis = _analyzed(model, calibration, *chosen)
     found = analysis.diagnose(allowed_drop)
     if report is not None:
@@ -180,6 +215,7 @@ def _analyzed(
     normalize: Normalization,
     batch_size: int,
     override: list[str] | None,
+    fixed_input: list[str] | None,
     effort: Effort,
     samples: int,
     budget: str,
@@ -189,12 +225,14 @@ def _analyzed(
     import qcompiler
 
     subject, example = read_model(model)
+    fixed = read_fixed_inputs(fixed_input or [])
     return qcompiler.analyze(
         subject,
         read_target(target, base, changes or []),
-        read_calibration(calibration, batch_size, normalize.value, subject, example),
+        read_calibration(calibration, batch_size, normalize.value, subject, example, fixed),
         None if evaluate is None else read_function(evaluate),
         example_inputs=example,
+        fixed_inputs=fixed,
         effort=effort.value,
         overrides=read_overrides(override or []),
         samples=samples,

@@ -16,7 +16,7 @@ from qcompiler.cli.printing import one_line
 from qcompiler.errors import InputError, QCompilerError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from qcompiler.passes.base import Override
 
@@ -39,6 +39,12 @@ OverrideOptions = Annotated[
     list[str] | None,
     typer.Option(
         "--override", help="Bit widths of a layer: PATTERN=BITS, PATTERN=a16w4 or PATTERN=float; may be repeated."
+    ),
+]
+FixedInputs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fixed-input", help="Input of an ONNX file that becomes a constant: NAME=VALUE, a number; may be repeated."
     ),
 ]
 Changes = Annotated[
@@ -153,10 +159,10 @@ def _imported(module: str, name: str) -> Any:  # noqa: ANN401  # an object of th
         sys.path.remove("")
 
 
-def _loaded(subject: object) -> Any:  # noqa: ANN401  # a model of any kind
+def _loaded(subject: object, fixed: Mapping[str, object]) -> Any:  # noqa: ANN401  # a model of any kind
     from qcompiler.session.source import load_model
 
-    return load_model(subject)  # type: ignore[arg-type]
+    return load_model(subject, fixed)  # type: ignore[arg-type]
 
 
 def read_target(name: str, base: str | None, changes: Iterable[str]) -> Any:  # noqa: ANN401  # a Target, imported late
@@ -168,13 +174,14 @@ def read_target(name: str, base: str | None, changes: Iterable[str]) -> Any:  # 
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise InputError(f"--set is {text!r}", expected="FIELD=VALUE, such as per_channel=true")
-        words: dict[str, object] = {"true": True, "false": False}
-        fields[key] = int(value) if _NUMBER.fullmatch(value) else words.get(value.lower(), value)
+        fields[key] = int(value) if _NUMBER.fullmatch(value) else _WORDS.get(value.lower(), value)
     target = qcompiler.load_target(name, base)
     return target.override(**fields) if fields else target
 
 
 _NUMBER = re.compile(r"[0-9]{1,18}")
+_WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
+_WORDS: dict[str, object] = {"true": True, "false": False}
 _WIDTHS = re.compile(r"a(?P<a>[0-9]{1,9})w(?P<w>[0-9]{1,9})")
 
 
@@ -196,7 +203,34 @@ def read_overrides(texts: Iterable[str]) -> dict[str, Override]:
     return result
 
 
-def read_calibration(path: Path, batch_size: int, normalize: str, subject: object, example: object) -> Iterable[object]:
+def read_fixed_inputs(texts: Iterable[str]) -> dict[str, object]:
+    """The values of `--fixed-input`, by name.
+
+    Raises:
+        InputError: A text is not a name and a number, true or false.
+    """
+    result: dict[str, object] = {}
+    for text in texts:
+        name, equals, value = text.rpartition("=")
+        if not equals or not name:
+            raise InputError(f"--fixed-input is {text!r}", expected="NAME=VALUE, such as sr=16000")
+        try:
+            result[name] = _WORDS[value.lower()] if value.lower() in _WORDS else _number(value)
+        except ValueError:
+            raise InputError(
+                f"--fixed-input is {text!r}", expected="a number, true or false after the last ="
+            ) from None
+    return result
+
+
+def _number(text: str) -> int | float:
+    """A whole number if the text is one."""
+    return int(text) if _WHOLE.fullmatch(text) else float(text)
+
+
+def read_calibration(
+    path: Path, batch_size: int, normalize: str, subject: object, example: object, fixed: Mapping[str, object]
+) -> Iterable[object]:
     """Batches from a file of arrays, or from a folder of images that are resized to the input of the model."""
     from qcompiler.cli.inputs import ImageFolder, batches, load_tensors
     from qcompiler.frontends import find_example_inputs
@@ -204,7 +238,7 @@ def read_calibration(path: Path, batch_size: int, normalize: str, subject: objec
 
     if not path.is_dir():
         return batches(load_tensors(path), batch_size)
-    leaves, _ = tree.flatten(find_example_inputs(_loaded(subject)) if example is None else example)
+    leaves, _ = tree.flatten(find_example_inputs(_loaded(subject, fixed)) if example is None else example)
     shape = tuple(leaves[0].shape[1:])
     if len(leaves) != 1 or len(shape) != 3:
         raise InputError(

@@ -25,12 +25,14 @@ from qcompiler.cli.arguments import (
     Base,
     Changes,
     Effort,
+    FixedInputs,
     Folder,
     Json,
     Normalization,
     OverrideOptions,
     TargetName,
     read_calibration,
+    read_fixed_inputs,
     read_model,
     read_overrides,
     read_target,
@@ -194,6 +196,7 @@ def compile(  # the field's word for it
     ] = Normalization.unit,
     batch_size: Annotated[int, typer.Option(min=1, max=LARGEST, help="Samples per calibration batch.")] = 32,
     override: OverrideOptions = None,
+    fixed_input: FixedInputs = None,
     encodings: Annotated[
         Path | None,
         typer.Option(help="File of encodings (version 0.6.1, 1.0.0 or 2.0.0) whose scales and zero points are used."),
@@ -218,11 +221,17 @@ def compile(  # the field's word for it
     from qcompiler.ir.diagnostics import SUMMARY
 
     subject, example = read_model(model)
-    data = None if calibration is None else read_calibration(calibration, batch_size, normalize.value, subject, example)
+    fixed = read_fixed_inputs(fixed_input or [])
+    data = (
+        None
+        if calibration is None
+        else read_calibration(calibration, batch_size, normalize.value, subject, example, fixed)
+    )
     compiled = qcompiler.compile(
         subject,
         read_target(target, base, changes or []),
         example_inputs=example,
+        fixed_inputs=fixed,
         calibration_data=data,
         overrides=read_overrides(override or []),
         encodings=encodings,
@@ -272,16 +281,19 @@ def check(
     base: Base = None,
     changes: Changes = None,
     override: OverrideOptions = None,
+    fixed_input: FixedInputs = None,
     as_json: Json = False,
 ) -> None:
     """Show what compile would fold, fuse, quantize, keep in float or refuse, and give advice on the model."""
     import qcompiler
 
     subject, example = read_model(model)
+    fixed = read_fixed_inputs(fixed_input or [])
     found = qcompiler.check(
         subject,
         read_target(target, base, changes or []),
         example_inputs=example,
+        fixed_inputs=fixed,
         overrides=read_overrides(override or []),
     )
     if as_json:

@@ -17,6 +17,7 @@ from qcompiler.cli.arguments import (
     Calibration,
     Changes,
     Effort,
+    FixedInputs,
     Json,
     Normalization,
     Normalize,
@@ -24,6 +25,7 @@ from qcompiler.cli.arguments import (
     Seed,
     TargetName,
     read_calibration,
+    read_fixed_inputs,
     read_function,
     read_model,
     read_overrides,
@@ -56,6 +58,7 @@ def autoquant(
     normalize: Normalize = Normalization.unit,
     batch_size: BatchSize = 32,
     override: OverrideOptions = None,
+    fixed_input: FixedInputs = None,
     seed: Seed = 0,
     memory: Annotated[
         int, typer.Option(min=0, max=LARGEST, help="Memory for cached activations in MiB; the rest is stored on disk.")
@@ -66,15 +69,17 @@ def autoquant(
     import qcompiler
 
     subject, example = read_model(model)
+    fixed = read_fixed_inputs(fixed_input or [])
     found = qcompiler.autoquant(
         subject,
         read_target(target, base, changes or []),
-        read_calibration(calibration, batch_size, normalize.value, subject, example),
+        read_calibration(calibration, batch_size, normalize.value, subject, example, fixed),
         read_function(evaluate),
         allowed_drop,
         budget=budget,
         output=output,
         example_inputs=example,
+        fixed_inputs=fixed,
         overrides=read_overrides(override or []),
         seed=seed,
         memory=memory,
@@ -120,6 +125,7 @@ def mixed_precision(
     normalize: Normalize = Normalization.unit,
     batch_size: BatchSize = 32,
     override: OverrideOptions = None,
+    fixed_input: FixedInputs = None,
     effort: Annotated[Effort, typer.Option(help="Effort of the compiles.")] = Effort.default,
     samples: Annotated[int, typer.Option(min=1, max=LARGEST, help="Samples on which outputs are compared.")] = 32,
     seed: Seed = 0,
@@ -129,16 +135,18 @@ def mixed_precision(
     import qcompiler
 
     subject, example = read_model(model)
+    fixed = read_fixed_inputs(fixed_input or [])
     front = qcompiler.mixed_precision(
         subject,
         read_target(target, base, changes or []),
-        read_calibration(calibration, batch_size, normalize.value, subject, example),
+        read_calibration(calibration, batch_size, normalize.value, subject, example, fixed),
         None if candidate is None else [_widths(text) for text in candidate],
         cost.value,
         None if evaluate is None else read_function(evaluate),
         points=points,
         samples=samples,
         example_inputs=example,
+        fixed_inputs=fixed,
         effort=effort.value,
         overrides=read_overrides(override or []),
         seed=seed,

@@ -18,6 +18,7 @@ OPTIONS: Mapping[str, str] = {
     "effort": "--effort",
     "pipeline": "--pipeline",
     "encodings": "--encodings",
+    "fixed_inputs": "--fixed-input",
     "io": "--io",
     "seed": "--seed",
     "memory": "--memory",

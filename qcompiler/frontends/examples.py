@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from qcompiler.errors import GraphError, InputError
-from qcompiler.ir import tree
+from qcompiler.ir import calls, tree
 from qcompiler.ir.types import DType
 
 WAYS = "Pass example_inputs=: a tensor, a tuple of arguments, or a dict of arguments by name."
@@ -139,13 +139,14 @@ def _spread(signature: inspect.Signature, example: object) -> tuple[tuple[object
             return tuple(example), {}
         case Mapping():
             parameters = signature.parameters.values()
+            example = calls.by_parameter({str(key): value for key, value in example.items()}, signature.parameters)
             positional = [p for p in parameters if p.kind not in (p.KEYWORD_ONLY, p.VAR_KEYWORD)]
             required = [p for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
             if any(p.kind is p.VAR_KEYWORD for p in parameters):  # any name fits, except for a required argument
                 positional = [p for p in positional if p in required and p.kind is not p.VAR_POSITIONAL]
             if positional and len(required) <= 1 and not any(key in signature.parameters for key in example):
                 return (dict(example),), {}
-            return (), {str(key): value for key, value in example.items()}
+            return (), example
     raise InputError(
         f"the example inputs are a {type(example).__name__}",
         fix="Convert them with torch.as_tensor." if hasattr(example, "__array__") else WAYS,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import keyword
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -43,18 +45,48 @@ def bind(
         names: Names of the arguments; `*name` and `**name` for variadic ones. Empty if unknown.
         arguments: Arguments by position. Keyword-only parameters of the forward are accepted by position, too, in their
             order.
-        keywords: Arguments by name.
+        keywords: Arguments by name; see `by_parameter` for names that Python does not allow.
 
     Raises:
         InputError: The arguments do not fit the names or the nesting, mix tensors and arrays, or hold an empty batch.
     """
     if keywords or any(name.startswith("*") for name in names):
-        arguments = _in_order(names, arguments, keywords)
+        arguments = _in_order(names, arguments, by_parameter(keywords, names))
     tensors, arrays = tree.match_arrays(input_tree, arguments)
     for index, tensor in enumerate(tensors):
         if not tensor.numel():
             raise InputError(f"input {index} is empty: {list(tensor.shape)}", expected="at least one sample")
     return Call(tensors, arrays)
+
+
+def parameter_name(name: str) -> str:
+    """A name that Python allows: other characters are underscores, and one precedes digits and keywords."""
+    word = re.sub(r"\W", "_", name)
+    return f"_{word}" if not word or word[0].isdigit() or keyword.iskeyword(word) else word
+
+
+def by_parameter(keywords: Mapping[str, object], names: Iterable[str]) -> dict[str, object]:
+    """Arguments by the name of their parameter; `input.1` of an ONNX file stands for the parameter `input_1`.
+
+    Args:
+        keywords: Arguments by name.
+        names: Names of the parameters.
+
+    Raises:
+        InputError: Two names stand for one parameter.
+    """
+    known = set(names)
+    found: dict[str, object] = {}
+    for key, value in keywords.items():
+        word = key if key in known or key.isidentifier() or parameter_name(key) not in known else parameter_name(key)
+        if word in found:
+            raise InputError(
+                f"{key!r} and another argument are both the parameter {word!r}",
+                expected=", ".join(names),
+                fix="Use the names of the parameters.",
+            )
+        found[word] = value
+    return found
 
 
 def _in_order(

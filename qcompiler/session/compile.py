@@ -211,6 +211,7 @@ def compile(  # shadows the builtin: `compile` is the established name
     target: str | Path | Target | None = None,
     *,
     example_inputs: object = None,
+    fixed_inputs: Mapping[str, object] | None = None,
     calibration_data: Iterable[object] | None = None,
     forward: Forward | None = None,
     effort: Effort = "default",
@@ -239,6 +240,7 @@ def compile(  # shadows the builtin: `compile` is the established name
         target: Name, path of a TOML file, or a target; `int8_dsp` by default.
         example_inputs: A tensor, tuple or dict. By default taken from `calibration_data` or from an attribute of the
             model.
+        fixed_inputs: Values of inputs of an ONNX file by name, which become constants of the model.
         calibration_data: Batches that bind to the forward signature. A model with one input takes the first element of
             a tuple batch. None: ranges follow from batch norms.
         forward: Function that calls the model on a batch that does not bind to the forward signature, such as
@@ -275,6 +277,7 @@ def compile(  # shadows the builtin: `compile` is the established name
     given = grids.load(encodings) if isinstance(encodings, str | Path) else encodings
     options = Options(
         example_inputs=example_inputs,
+        fixed_inputs=fixed_inputs,
         calibration_data=calibration_data,
         forward=forward,
         effort=effort,
@@ -290,12 +293,16 @@ def compile(  # shadows the builtin: `compile` is the established name
     )
     learned = prepared(model)
     if learned is not None:
-        _check_learned(learned, target, (example_inputs, calibration_data, forward, overrides, given, passes, pipeline))
+        _check_learned(
+            learned,
+            target,
+            (example_inputs, calibration_data, forward, overrides, given, passes, pipeline, fixed_inputs),
+        )
     wanted = "int8_dsp" if target is None else target
     hardware = load_hardware(wanted if learned is None else learned.target)
     chosen = options.deployment_passes(hardware) if learned is None else with_external_types(lowering_passes(), io)
     destination = None if output is None else Artifact.destination(output)
-    source = load_model(model) if learned is None else learned
+    source = load_model(model, options.fixed_inputs) if learned is None else learned
     check_forward(source, options)
     with (
         processes() as group,
@@ -387,7 +394,8 @@ def _check_learned(model: QATModule, target: str | Path | Target | None, others:
     if any(item is not None for item in others):
         raise InputError(
             "a module of prepare_qat already has these arguments",
-            expected="no example_inputs, calibration_data, forward, overrides, encodings, passes or pipeline",
+            expected="no example_inputs, fixed_inputs, calibration_data, forward, overrides, encodings, passes or "
+            "pipeline",
             fix="Pass them to prepare_qat.",
         )
     if target is not None and load_target(target).digest() != model.target.digest():

@@ -39,6 +39,7 @@ class Options:
 
     Args:
         example_inputs: A tensor, tuple or dict; None: looked for in the calibration data and in the model.
+        fixed_inputs: Inputs of an ONNX file that become constants.
         calibration_data: Batches that bind to the forward signature of the model.
         forward: Calls the model for a batch that does not bind itself.
         effort: Choice of passes where neither `passes` nor `pipeline` is given.
@@ -57,6 +58,7 @@ class Options:
     """
 
     example_inputs: object = None
+    fixed_inputs: Mapping[str, object] | None = None
     calibration_data: Iterable[object] | None = None
     forward: Forward | None = None
     effort: Effort = "default"

@@ -53,7 +53,7 @@ def prepared_module(
     Returns:
         The module, in train mode.
     """
-    unwrapped, notes = unwrap(load_model(model))
+    unwrapped, notes = unwrap(load_model(model, options.fixed_inputs))
     source = _in_eval_mode(unwrapped if isinstance(unwrapped, Source) else check_kind(unwrapped))
     check_forward(source, options)
     norms: list[FoldedNorm] = []

@@ -36,6 +36,7 @@ def prepare_qat(
     target: str | Path | Target = "int8_dsp",
     *,
     example_inputs: object = None,
+    fixed_inputs: Mapping[str, object] | None = None,
     calibration_data: Iterable[object] | None = None,
     forward: Forward | None = None,
     method: Methods = "lsq",
@@ -62,6 +63,7 @@ def prepare_qat(
         model: Model; see `compile`. A module may be in train mode. A `Source` decides itself how it is called.
         target: Target; see `compile`.
         example_inputs: Example inputs; see `compile`.
+        fixed_inputs: Inputs of an ONNX file that become constants; see `compile`.
         calibration_data: Batches; see `compile`. None: ranges are derived from batch norms.
         forward: Function that calls the model for a batch; see `compile`.
         method: Training method of the quantizers: `ste`, `lsq`, `lsq_unscaled`, `lsq+`, `min_max`, `recomputed`,
@@ -94,6 +96,7 @@ def prepare_qat(
     hardware = load_target(target)
     options = Options(
         example_inputs=example_inputs,
+        fixed_inputs=fixed_inputs,
         calibration_data=calibration_data,
         forward=forward,
         effort=effort,

@@ -42,6 +42,7 @@ def prepare_quantized_training(
     target: str | Path | Target = "int8_dsp",
     *,
     example_inputs: object = None,
+    fixed_inputs: Mapping[str, object] | None = None,
     calibration_data: Iterable[object] | None = None,
     forward: Forward | None = None,
     weight_bits: int | None = None,
@@ -73,6 +74,7 @@ def prepare_quantized_training(
         model: Model; see `compile`. A module may be in train mode.
         target: Target; see `compile`. Its descriptor gives the grids of all three operands.
         example_inputs: Example inputs; see `compile`.
+        fixed_inputs: Inputs of an ONNX file that become constants; see `compile`.
         calibration_data: Batches from which the ranges of activations start; None: the first batch gives them.
         forward: Function that calls the model for a batch; see `compile`.
         weight_bits: Bits of weights; None: as in the descriptor. A number is `target.override(weight_bits=)`.
@@ -123,6 +125,7 @@ def prepare_quantized_training(
         data = [example_inputs]
     options = Options(
         example_inputs=example_inputs,
+        fixed_inputs=fixed_inputs,
         calibration_data=data,
         forward=forward,
         overrides=overrides or {},

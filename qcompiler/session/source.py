@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeGuard
 
@@ -122,20 +123,26 @@ def capture_model(given: Subject, options: Options, context: PassContext) -> Cap
     return Captured(found.module, [*notes, *found.diagnostics], name=source.name, trial=trial)
 
 
-def load_model(model: Model) -> Subject:
+def load_model(model: Model, fixed_inputs: Mapping[str, object] | None = None) -> Subject:
     """The model itself, read from disk where a path is given.
+
+    Args:
+        model: As for `compile`.
+        fixed_inputs: Values of inputs of an ONNX file, by name.
 
     Raises:
         InputError: The path leads to no exported program and to no ONNX file, or the file cannot be read.
         NotSupportedYetError: The path leads to a model of TensorFlow.
     """
     if isinstance(model, bytes) or _is_message(model):
-        return OnnxModel(model)
+        return OnnxModel(model, fixed_inputs)
+    if isinstance(model, str | Path) and Path(model).suffix == ".onnx":
+        return OnnxModel(model, fixed_inputs)
+    if fixed_inputs:
+        raise _no_fixed_inputs(model)
     if not isinstance(model, str | Path):
         return model
     path = Path(model)
-    if path.suffix == ".onnx":
-        return OnnxModel(path)
     if path.suffix in TENSORFLOW or (path / "saved_model.pb").is_file():
         raise NotSupportedYetError(
             "a model of TensorFlow", where=str(model), fix="Convert it with tf2onnx, and pass the ONNX file."
@@ -148,6 +155,20 @@ def load_model(model: Model) -> Subject:
             fix="If the file holds only weights, create the module and run model.load_state_dict(torch.load(path)).",
         )
     return load_exported(path)
+
+
+def _no_fixed_inputs(model: object) -> InputError:
+    """The error for `fixed_inputs` of a model that is not the content of an ONNX file."""
+    names = "fixed_inputs= is for ONNX files"
+    if isinstance(model, OnnxModel):
+        fix = "Pass them to OnnxModel(path, fixed_inputs=...)."
+        return InputError(f"{names}, and this one is an OnnxModel already", fix=fix)
+    found = f"the path {str(model)!r}" if isinstance(model, str | Path) else f"a {type(model).__name__}"
+    return InputError(
+        f"{names}, but the model is {found}",
+        expected="a path that ends in .onnx, the bytes of a file, or a ModelProto",
+        fix="Omit fixed_inputs=, and wrap the module in one that passes these arguments.",
+    )
 
 
 def _is_message(model: object) -> TypeGuard[ModelProto]:

@@ -139,12 +139,50 @@ def _fix(model: ModelProto, fixed: Mapping[str, object], where: str) -> None:
             raise InputError(
                 f"there is no input {name!r} to fix", where=where, expected=", ".join(declared) or "a model with inputs"
             )
-        dtype = dtype_of(declared[name].type.tensor_type.elem_type, name, where)
-        tensor = torch.as_tensor(value).to(dtype)
+        tensor = _fixed(_declared(declared[name], where), value, where)
         stale = [item for item in model.graph.initializer if item.name == name]
         for item in stale:
             model.graph.initializer.remove(item)
         model.graph.initializer.append(numpy_helper.from_array(tensor.numpy(), name))
+
+
+def _fixed(declared: Declared, value: object, where: str) -> Tensor:
+    """The value of a fixed input; one number fills the sizes that the file declares.
+
+    Raises:
+        InputError: It is not a number or an array, or has another shape, or changes in the element type of the input.
+    """
+    try:
+        given = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"the fixed input {declared.name!r} is {value!r:.60}: {first_line(error)}",
+            where=where,
+            expected="a number or an array",
+        ) from None
+    tensor, shape = given.to(declared.dtype), declared.shape
+    if given.dtype != declared.dtype and not torch.equal(tensor.to(torch.float64), given.to(torch.float64)):
+        is_rounding = declared.dtype.is_floating_point and given.dtype.is_floating_point
+        if not is_rounding:
+            raise InputError(
+                f"the fixed input {declared.name!r} is {value!r:.60}", where=where, expected=f"{declared.dtype} values"
+            )
+    sizes = [size for size in shape or () if isinstance(size, int)]
+    if shape is None or (tensor.dim() and _fits(tuple(tensor.shape), shape)) or (not tensor.dim() and not shape):
+        return tensor
+    if tensor.dim() == 0 and len(sizes) == len(shape):
+        return tensor.expand(sizes).contiguous()
+    raise InputError(
+        f"the fixed input {declared.name!r} has the shape {list(tensor.shape)}",
+        where=where,
+        expected=f"[{', '.join(map(str, shape))}]",
+    )
+
+
+def _fits(sizes: tuple[int, ...], declared: tuple[int | str | None, ...]) -> bool:
+    """Whether sizes are those that a file declares; an open size may be any."""
+    pairs = zip(sizes, declared, strict=False)
+    return len(sizes) == len(declared) and all(not isinstance(size, int) or size == own for own, size in pairs)
 
 
 def to_tensor(item: TensorProto, where: str) -> Tensor:

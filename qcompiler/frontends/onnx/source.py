@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import keyword
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -19,6 +17,7 @@ from qcompiler.frontends.given import parse_device
 from qcompiler.frontends.onnx.reading import OnnxFile, Subject, read
 from qcompiler.frontends.source import Call, Candidate, Source
 from qcompiler.frontends.torch_module import convert
+from qcompiler.ir import calls
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -99,13 +98,14 @@ class OnnxModel(Source):
 
 
 def _identifiers(names: list[str]) -> list[str]:
-    """Names that Python allows, each once."""
+    """Names that Python allows, each once. A name that Python allows stays, so that it never stands for another."""
+    taken = {name for name in names if calls.parameter_name(name) == name}
     found: list[str] = []
     for name in names:
-        word = re.sub(r"\W", "_", name)
-        word = f"_{word}" if not word or word[0].isdigit() or keyword.iskeyword(word) else word
-        while word in found:
+        word = calls.parameter_name(name)
+        while word != name and word in taken:
             word += "_"
+        taken.add(word)
         found.append(word)
     return found
 

@@ -53,6 +53,19 @@ def test_a_fixed_input_is_a_tensor_of_the_model() -> None:
         read(model_of(LINEAR), {"rate": 1})
 
 
+def test_the_value_of_a_fixed_input_fits_its_declaration() -> None:
+    assert torch.equal(read(model_of(LINEAR), {"x": np.ones((5, 3))}).initializers["x"], torch.ones(5, 3))
+    nodes = [helper.make_node("Relu", ["x"], ["y"])]
+    fixed = model_of(graph_of(nodes, {"x": [2, 3]}, ["y"]))
+    assert torch.equal(read(fixed, {"x": 4}).initializers["x"], torch.full((2, 3), 4.0))
+    for value, words in ((np.ones((3, 2)), "has the shape"), ("rate", "a number or an array")):
+        with pytest.raises(InputError, match=words):
+            read(fixed, {"x": value})
+    whole = model_of(graph_of(nodes, {"x": [1]}, ["y"], types={"x": onnx.TensorProto.INT64}))
+    with pytest.raises(InputError, match="int64 values"):
+        read(whole, {"x": 2.5})
+
+
 def test_bfloat16_is_read() -> None:
     item = helper.make_tensor("w", onnx.TensorProto.BFLOAT16, [2], [1.0, -2.5])
     assert torch.equal(to_tensor(item, ""), torch.tensor([1.0, -2.5], dtype=torch.bfloat16))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from onnx import helper
+from onnx import TensorProto, helper
 from torch import nn
 
 import qcompiler
@@ -171,3 +171,56 @@ def test_a_device_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_identifiers() -> None:
     assert source._identifiers(["a", "a:0", "1x", "class", "a.0"]) == ["a", "a_0", "_1x", "_class", "a_0_"]
+
+
+def test_a_name_that_python_allows_is_never_that_of_another_input() -> None:
+    assert source._identifiers(["a.b", "a_b", "a_b_"]) == ["a_b__", "a_b", "a_b_"]
+
+
+RATE = [
+    helper.make_node("Cast", ["rate"], ["real"], to=1),
+    helper.make_node("Mul", ["x", "real"], ["z"]),
+    helper.make_node("Relu", ["z"], ["y"]),
+]
+RATED = model_of(graph_of(RATE, {"x": ["N", 3], "rate": []}, ["y"], types={"rate": TensorProto.INT64}))
+
+
+def test_inputs_are_fixed_by_every_function_that_takes_a_model() -> None:
+    data, given = [torch.randn(4, 3)], {"rate": 2}
+    network = qcompiler.compile(RATED, calibration_data=data, fixed_inputs=given)
+    assert network.quantized.main.input_names == ["x"]
+    x = data[0]
+    assert torch.allclose(network.run(x), torch.relu(2 * x), atol=0.05)  # type: ignore[arg-type]
+    assert qcompiler.check(RATED, fixed_inputs=given).passed
+    qcompiler.analyze(RATED, calibration_data=data, fixed_inputs=given)
+    qcompiler.memory_movement(RATED, fixed_inputs=given)
+    qcompiler.mixed_precision(RATED, "int8_dsp", data, fixed_inputs=given)
+    qcompiler.autoquant(RATED, "int8_dsp", data, lambda model: 1.0, fixed_inputs=given)
+    qcompiler.prepare_qat(RATED, calibration_data=data, fixed_inputs=given)
+    qcompiler.prepare_quantized_training(RATED, calibration_data=data, fixed_inputs=given)
+
+
+@pytest.mark.parametrize("model", [nn.Linear(3, 2).eval(), OnnxModel(RATED), "network.pt2"])
+def test_inputs_of_other_models_are_not_fixed(model: nn.Module | OnnxModel | str) -> None:
+    with pytest.raises(InputError, match="fixed_inputs= is for ONNX files"):
+        qcompiler.compile(model, fixed_inputs={"rate": 2})
+
+
+def test_the_command_line_fixes_inputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "rated.onnx"
+    path.write_bytes(RATED.SerializeToString())
+    assert main(["check", str(path), "--fixed-input", "rate=2"]) == 0
+    for text, words in (("rate", "NAME=VALUE"), ("rate=two", "a number, true or false"), ("rate=2.5", "int64 values")):
+        assert main(["check", str(path), "--fixed-input", text]) == 1
+        assert words in capsys.readouterr().err
+
+
+def test_inputs_have_the_names_of_the_file_too() -> None:
+    nodes = [helper.make_node("Add", ["in:0", "in.1"], ["y"])]
+    model = model_of(graph_of(nodes, {"in:0": ["N", 3], "in.1": ["N", 3]}, ["y"]))
+    x, z = torch.randn(4, 3), torch.randn(4, 3)
+    compiled = qcompiler.compile(model, calibration_data=[{"in:0": x, "in.1": z}])
+    by_name = compiled.run(**{"in.1": z, "in:0": x})
+    assert torch.equal(by_name, compiled.run(x, z))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="both the parameter 'in_0'"):
+        compiled.run(**{"in:0": x, "in_0": x, "in.1": z})
