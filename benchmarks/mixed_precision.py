@@ -36,7 +36,7 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 import qcompiler
-from benchmarks.finished import Json, Store
+from benchmarks.finished import Json, Store, plain
 from benchmarks.networks import load, weights_digest
 from benchmarks.pages import PERFORMANCE, write_section
 from benchmarks.rendered import split
@@ -65,9 +65,26 @@ ALLOWED_DB = 0.3
 
 @dataclass(frozen=True)
 class Network:
-    """One network of the benchmark."""
+    """One network of the benchmark.
 
-    name: str
+    Args:
+        model: Name of the trained network.
+        per_channel: Whether its weights have a scale per channel.
+    """
+
+    model: str
+    per_channel: bool = False
+
+    @property
+    def name(self) -> str:
+        """Name in tables."""
+        return f"{self.model}, per channel" if self.per_channel else self.model
+
+    @property
+    def target(self) -> qcompiler.Target:
+        """The hardware."""
+        target = qcompiler.load_target(TARGET)
+        return target.override(per_channel=True) if self.per_channel else target
 
 
 @dataclass(frozen=True)
@@ -75,7 +92,7 @@ class Run:
     """How much is measured.
 
     Args:
-        networks: Names of networks.
+        networks: Names of networks, each of which is measured with a scale per weight and with one per channel.
         points: Points of a front.
         drawn: Random assignments.
         images: Images on which signal-to-noise ratios and the share of correct answers are measured.
@@ -93,7 +110,7 @@ SHORT = Run(("resnet",), 4, 6, 200)
 
 def key(network: Network, run: Run) -> str:
     """Key of a network's results."""
-    parts = (weights_digest(network.name), metadata.version("qcompiler"), str(run), str(WIDTHS), TARGET)
+    parts = (weights_digest(network.model), metadata.version("qcompiler"), str(run), str(WIDTHS), network.target.name)
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
@@ -117,16 +134,17 @@ def greedy(problem: Problem, budget: float) -> Widths | None:
     return tuple(widths)
 
 
-def compare(model: nn.Module, calibration: Sequence[Tensor], images: Tensor, labels: Tensor, run: Run) -> Json:
+def compare(network: Network, calibration: Sequence[Tensor], images: Tensor, labels: Tensor, run: Run) -> Json:
     """The front of a network, and what other ways reach at the same costs.
 
     Args:
-        model: The network.
+        network: The network.
         calibration: Batches.
         images: Images of the score.
         labels: Their classes.
         run: How much is measured.
     """
+    model, target = load(network.model), network.target
 
     def answers(candidate: nn.Module) -> Tensor:
         with torch.no_grad():
@@ -139,14 +157,14 @@ def compare(model: nn.Module, calibration: Sequence[Tensor], images: Tensor, lab
     def share(outputs: Tensor) -> float:
         return float((outputs.argmax(1) == labels).double().mean())
 
-    front = qcompiler.mixed_precision(model, TARGET, list(calibration), WIDTHS, evaluate=accuracy, points=run.points)
+    front = qcompiler.mixed_precision(model, target, list(calibration), WIDTHS, evaluate=accuracy, points=run.points)
     wanted = answers(model)
 
     @functools.cache
     def measured(widths: Widths) -> Json:
         """Cost, expectation and measurement of an assignment."""
         compiled = qcompiler.compile(
-            model, TARGET, calibration_data=list(calibration), overrides=front.overrides(widths), verify="off"
+            model, target, calibration_data=list(calibration), overrides=front.overrides(widths), verify="off"
         )
         found = answers(cast("nn.Module", compiled.simulate))
         noise = float((wanted - found).double().square().sum() / wanted.double().square().sum())
@@ -203,7 +221,8 @@ def aimet(network: Network, python: Path) -> Json:
     """
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "result.json"
-        command = [str(python), "-m", "benchmarks.mixed_precision_aimet", network.name, str(output)]
+        command = [str(python), "-m", "benchmarks.mixed_precision_aimet", network.model, str(output)]
+        command += ["--per-channel"] if network.per_channel else []
         subprocess.run(command, check=True, cwd=HERE.parent, stdout=sys.stderr)
         result: Json = json.loads(output.read_text(encoding="utf-8"))
     return result
@@ -231,11 +250,11 @@ def failures(results: Mapping[Network, Json]) -> list[str]:
 ABOUT = f"""## Mixed precision
 
 Made by `python -m benchmarks.mixed_precision` on `{TARGET}`: activations of 8 or 16 bits and weights of 4 or 8 bits for
-each layer of three networks, at most {WHOLE.points} measured points each. Cost is bit operations as a share of those of
-the default widths (W8A8). Signal-to-noise ratios of the outputs and accuracy are those of the integer program on
-{WHOLE.images:,} images that no search has seen; accuracy has a standard error below one point. `dominated` counts
-measured points that a cheaper one beats; they are not part of the front. The rank correlation is that of expected and
-measured noise of {WHOLE.drawn} random assignments."""
+each layer of three networks, with one scale per weight and with one per channel, at most {WHOLE.points} measured points
+each. Cost is bit operations as a share of those of the default widths (W8A8). Signal-to-noise ratios of the outputs and
+accuracy are those of the integer program on {WHOLE.images:,} images that no search has seen; accuracy has a standard
+error below one point. `dominated` counts measured points that a cheaper one beats; they are not part of the front. The
+rank correlation is that of expected and measured noise of {WHOLE.drawn} random assignments."""
 
 
 def section(results: Mapping[Network, Json], peers: Mapping[Network, Json]) -> str:
@@ -279,9 +298,14 @@ def section(results: Mapping[Network, Json], peers: Mapping[Network, Json]) -> s
         )
         lines += ["", f"{against}{max(gains):+.1f} dB, {mean:+.1f} dB in the mean."]
     lines += ["", *_against_aimet(results, peers)]
-    pictures = [f"![Front of {network.name}](howto/images/front_{network.name}.svg)" for network in results]
+    pictures = [f"![Front of {network.name}](howto/images/{_picture(network)})" for network in results]
     lines += ["", *pictures]
     return "\n".join([ABOUT, "", *lines])
+
+
+def _picture(network: Network) -> str:
+    """File name of the picture."""
+    return f"front_{plain(network.name)}.svg"
 
 
 def _against_aimet(results: Mapping[Network, Json], peers: Mapping[Network, Json]) -> list[str]:
@@ -291,7 +315,7 @@ def _against_aimet(results: Mapping[Network, Json], peers: Mapping[Network, Json
     version = next(iter(peers.values()))["version"]
     lines = [
         f"Automatic mixed precision of `aimet-torch` {version} with the same candidates and calibration images, on 250",
-        "of the unseen images: float fake quantization, one scale per weight, no equalization, default ranges; all",
+        "of the unseen images: float fake quantization, scales as in the row, no equalization, default ranges; all",
         "points that its search visits. At the cost of each point of the front, its best point within that cost:",
         "",
         "| network | points of AIMET | front above AIMET, dB: least | mean | most | cost of the least |",
@@ -337,12 +361,12 @@ def figure(name: str, result: Json, peer: Json | None) -> str:
 def _result(network: Network, run: Run) -> Json:
     calibration = list(split("calibration").images[:CALIBRATION].split(32))
     scenes = split("test")
-    return compare(load(network.name), calibration, scenes.images[: run.images], scenes.labels[: run.images], run)
+    return compare(network, calibration, scenes.images[: run.images], scenes.labels[: run.images], run)
 
 
 def networks(run: Run) -> Iterable[Network]:
     """The networks of a run."""
-    return [Network(name) for name in run.networks]
+    return [Network(name, per_channel) for per_channel in (False, True) for name in run.networks]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -369,14 +393,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(text)
     wrong = failures(done)
     print("\n".join(wrong), file=sys.stderr)
-    if not options.short and len(done) == len(run.networks):
+    if not options.short and len(done) == len(list(networks(run))):
         store.collect()
         peers.collect()
         IMAGES.mkdir(parents=True, exist_ok=True)
         for network, result in done.items():
-            (IMAGES / f"front_{network.name}.svg").write_text(
-                figure(network.name, result, found.get(network)), encoding="utf-8"
-            )
+            (IMAGES / _picture(network)).write_text(figure(network.name, result, found.get(network)), encoding="utf-8")
         write_section(PERFORMANCE, SECTION, text)
     return int(bool(wrong))
 

@@ -1,9 +1,9 @@
 """Automatic mixed precision of `aimet-torch`, for comparison: run in an environment that has it.
 
-`python -m benchmarks.mixed_precision_aimet network output` folds batch norms, lets AIMET search for widths of
-the same candidates on the same calibration images, and writes its points: bit operations as a share of those of 16-bit
-activations and 8-bit weights, and the signal-to-noise ratio of the outputs on unseen images, dB. Its simulation is
-float fake quantization with its default ranges.
+`python -m benchmarks.mixed_precision_aimet network output [--per-channel]` folds batch norms, lets AIMET search for
+widths of the same candidates on the same calibration images, and writes its points: bit operations as a share of those
+of 16-bit activations and 8-bit weights, and the signal-to-noise ratio of the outputs on unseen images, dB. Its
+simulation is float fake quantization with its default ranges.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ from benchmarks.rendered import split
 CALIBRATION, IMAGES = 64, 250
 INTEGER = QuantizationDataType.int
 CANDIDATES = [((a, INTEGER), (w, INTEGER)) for a, w in ((16, 8), (16, 4), (8, 8), (8, 4))]
-CONFIGURATION = Path(aimet_torch.__file__).parent / "common" / "quantsim_config" / "default_config.json"
+CONFIGURATIONS = Path(aimet_torch.__file__).parent / "common" / "quantsim_config"
 
 
 def main() -> int:
     """See the module."""
-    name, output = sys.argv[1], Path(sys.argv[2])
+    name, output, per_channel = sys.argv[1], Path(sys.argv[2]), "--per-channel" in sys.argv[3:]
+    configuration = CONFIGURATIONS / ("default_config_per_channel.json" if per_channel else "default_config.json")
     torch.set_num_threads(1)
     model = load(name)
     calibration = list(split("calibration").images[:CALIBRATION].split(32))
@@ -59,7 +60,7 @@ def main() -> int:
             candidate(batch)
 
     sim = QuantizationSimModel(
-        model, calibration[0][:1], default_output_bw=16, default_param_bw=8, config_file=str(CONFIGURATION)
+        model, calibration[0][:1], default_output_bw=16, default_param_bw=8, config_file=str(configuration)
     )
     sim.compute_encodings(calibrate, None)
     begun = time.process_time()

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.mixed_precision import SHORT, Network, compare, failures, figure, greedy, section
-from benchmarks.networks import load
+from benchmarks.mixed_precision import SHORT, Network, compare, failures, figure, greedy, key, networks, section
 from benchmarks.rendered import split
 from qcompiler.analysis.assignment import Operator, Problem, Table
 
@@ -28,6 +27,13 @@ def test_the_greedy_search_gives_up_the_least_noise_per_cost_first() -> None:
     assert greedy(problem(), 41.0) == (16, 8)
     assert greedy(problem(), 21.0) == (8, 8)
     assert greedy(problem(), 19.0) is None
+
+
+def test_each_network_is_measured_with_both_kinds_of_scales() -> None:
+    found = list(networks(SHORT))
+    assert [network.name for network in found] == ["resnet", "resnet, per channel"]
+    assert [network.target.per_channel for network in found] == [False, True]
+    assert len({key(network, SHORT) for network in found}) == 2
 
 
 def result(**changes: Any) -> dict[str, Any]:
@@ -68,6 +74,8 @@ def test_the_page_and_the_picture_show_every_network() -> None:
     assert "| mobilenet | W8A8 | 100% | 28.0 dB | 30.0 dB | 94.0% | 95.0% |" in text
     assert "between +1.0 and +1.0 dB" in text
     assert "![Front of resnet](howto/images/front_resnet.svg)" in text
+    per_channel = section({Network("resnet", per_channel=True): result()}, {})
+    assert "![Front of resnet, per channel](howto/images/front_resnet_per_channel.svg)" in per_channel
     svg = figure("resnet", result(), peers[Network("resnet")])
     picture = ET.fromstring(svg)  # noqa: S314  # text of our own
     names = [node.text for node in picture.iter("{http://www.w3.org/2000/svg}text")]
@@ -81,5 +89,5 @@ def test_the_page_and_the_picture_show_every_network() -> None:
 def test_the_front_of_a_network_is_beaten_by_no_other_way() -> None:
     calibration = list(split("calibration").images[:64].split(32))
     scenes = split("test")
-    found = compare(load("resnet"), calibration, scenes.images[:200], scenes.labels[:200], SHORT)
+    found = compare(Network("resnet"), calibration, scenes.images[:200], scenes.labels[:200], SHORT)
     assert failures({Network("resnet"): found}) == []
