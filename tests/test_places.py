@@ -45,7 +45,7 @@ def results(compiled: qcompiler.Compiled, x: Tensor) -> tuple[Tensor, ...]:
     return found
 
 
-@pytest.mark.parametrize("target", ["int8_dsp", "ort_cpu", "int16x8"])
+@pytest.mark.parametrize("target", ["int8_dsp", "ort_cpu", "int16x8", "hexagon_htp_a16w8"])
 @pytest.mark.parametrize("name", READERS)
 def test_places_are_those_of_the_codes_in_every_form(name: str, target: str) -> None:
     compiled, x = compiled_net(READERS[name], target)

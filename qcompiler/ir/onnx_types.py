@@ -108,6 +108,5 @@ ELSEWHERE = (
     "SpaceToBatch",
     "SpaceToDepth",
     "Tile",
-    "TopK",
 )
 """ONNX types in runtime configurations without an integer form: they run in float, or are refused."""

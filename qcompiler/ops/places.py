@@ -34,6 +34,8 @@ def _infer_top_places(types: Sequence[TensorType], attributes: Attributes) -> tu
 
 def _top_places(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
     (x,), axis, count, largest = operands, node.integer("axis"), node.integer("count"), node.flag("largest")
+    if x.dtype is torch.uint16:  # torch neither compares nor sorts it
+        x = x.to(torch.int32)
     if count == 1:
         return ((torch.argmax if largest else torch.argmin)(x, axis, keepdim=True),)
     return (torch.sort(x, dim=axis, descending=largest, stable=True).indices.narrow(axis, 0, count),)

@@ -52,7 +52,8 @@ WITHOUT_RULE = {
     "fake_quantize_bias": "biases, no activations",
     "call": "its nodes have their own rules; a test below",
     **dict.fromkeys(
-        ("exact", "not", "cast", "cumsum", "compare"), "integers and booleans, which have no range of real numbers"
+        ("exact", "not", "cast", "cumsum", "compare", "top_places"),
+        "integers and booleans, which have no range of real numbers",
     ),
     "convert": "the range of integers depends on the data",
     "select": "a choice by a condition that depends on the data",

@@ -32,12 +32,14 @@ ATTRIBUTES: Mapping[str, Mapping[str, Attribute]] = {
     "gather": {"axis": 1, "indices": (3, 0, 0)},
     "pad": {"pad": (0, 0, 1, 1, 0, 0, 1, 1)},
     "expand": {"shape": SHAPE},
+    "take_along": {"axis": 1},
 }
 PARAMETERS: Mapping[str, tuple[Tensor, ...]] = {
     "prelu": (torch.tensor([0.25]),),
     "embedding": (torch.tensor([3, 0, 9]),),
     "masked": (torch.tensor([True, False, True, False, True, True]),),
     "expand": (torch.zeros(1),),
+    "take_along": (torch.tensor([3, 0]).reshape(1, 2, 1, 1).expand(2, 2, 6, 6),),
 }
 
 

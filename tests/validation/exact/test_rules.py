@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from qcompiler.ir.registry import op
-from qcompiler.validation.exact import averages, elementwise, mac, movement, normalization, quantizers, softmax, tables
+from qcompiler.validation.exact import (
+    averages,
+    elementwise,
+    mac,
+    movement,
+    normalization,
+    places,
+    quantizers,
+    softmax,
+    tables,
+)
 from qcompiler.validation.exact.rules import QUANTIZERS, RULES
 
-FAMILIES = (averages, elementwise, mac, movement, normalization, quantizers, softmax, tables)
+FAMILIES = (averages, elementwise, mac, movement, normalization, places, quantizers, softmax, tables)
 
 
 def test_every_family_is_in_the_table() -> None:
