@@ -6,12 +6,12 @@ All values are checked on reading, so that later code meets no wrong type, missi
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Any, Literal, Self, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from qcompiler.errors import ArtifactError
-from qcompiler.ir.diagnostics import note
+from qcompiler.ir.diagnostics import Diagnostic, note
 from qcompiler.storage.reading import parse_json
 
 SCHEMA = "qcompiler.artifact/2"
@@ -47,6 +47,15 @@ class FoundDiagnostic(_Closed):
     code: str
     data: dict[str, JsonValue] = {}
     where: str = ""
+
+    @model_validator(mode="after")
+    def _has_a_sentence(self) -> Self:
+        """Make the sentence once: a report or `repr` must not meet facts that are missing or of another type."""
+        try:
+            str(Diagnostic(self.code, self.data, self.where))
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise ValueError(f"the facts of {self.code!r} make no sentence: {type(error).__name__}: {error}") from None
+        return self
 
 
 class Verification(_Closed):

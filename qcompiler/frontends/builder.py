@@ -127,6 +127,11 @@ class Builder:
         if not isinstance(observed, Observed) or not isinstance(result, Value | Leaf):
             return
         shape = observed.shape
+        if sum(not isinstance(size, int) for size in result.type.shape) > 1 and isinstance(result, Value):
+            raise self.unsupported(
+                f"{self.function} gives {result.type}, with sizes of the batch along several axes",
+                "Give all operands the batch as their first axis, and compute each sample by itself.",
+            )
         if self.function in SAMPLES and result.type.shape[:1] == (1,) and shape and not isinstance(shape[0], int):
             shape = (1, *shape[1:])
         if result.type.shape != shape or result.type.dtype.torch != observed.dtype:

@@ -265,7 +265,10 @@ def _padded(b: Builder, input: Operand, pad: Sequence[int], value: float) -> Val
     rank = input.type.rank
     begins, ends = [0] * rank, [0] * rank
     for index in range(len(pad) // 2):
-        begins[rank - 1 - index], ends[rank - 1 - index] = int(pad[2 * index]), int(pad[2 * index + 1])
+        axis = rank - 1 - index
+        begins[axis], ends[axis] = int(pad[2 * index]), int(pad[2 * index + 1])
+        if (begins[axis] or ends[axis]) and not isinstance(input.type.shape[axis], int):
+            raise b.unsupported(f"{b.function} adds samples to the batch", "Pad axes of fixed size.")
     return b.node("pad", [input], pad=(*begins, *ends), value=value)
 
 

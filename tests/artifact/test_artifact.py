@@ -267,6 +267,20 @@ def test_forms_of_a_manifest_have_files_of_their_own(
         qcompiler.load(folder)
 
 
+@pytest.mark.parametrize(
+    ("code", "data"), [("forms", {}), ("outputs", {"db": 3}), ("losses", {"losses": [{"tensor": "x", "db": "much"}]})]
+)
+def test_diagnostics_of_a_manifest_make_sentences(
+    code: str, data: dict[str, object], compiled: qcompiler.Compiled, tmp_path: Path
+) -> None:
+    folder = compiled.save(tmp_path / "out")
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    manifest["diagnostics"] = [{"code": code, "data": data, "where": ""}]
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(ArtifactError, match=f"the facts of '{code}' make no sentence"):
+        qcompiler.load(folder)
+
+
 def test_a_form_without_files_is_not_run(compiled: qcompiler.Compiled) -> None:
     forms = {**compiled.artifact.forms, "ONNX": Emitted()}
     report = dataclasses.replace(compiled.artifact, forms=forms).verify()

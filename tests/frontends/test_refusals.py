@@ -49,6 +49,8 @@ CALLS: dict[str, tuple[Callable[..., object], Tensor]] = {
     "fill with infinity": (lambda x: x.masked_fill(torch.eye(6, dtype=torch.bool), float("inf")).clamp(max=3), X),
     "other type of view": (lambda x: x.view(torch.int32).float(), X),
     "concat of the batch": (lambda x: torch.cat([x, x], 0), X),
+    "padding of the batch": (lambda x: F.pad(x, (0, 0, 1, 0)), FLAT),
+    "batch along two axes": (lambda x: x[:, :1] + x[:, 0, :, :1].unsqueeze(0), X),
     "slice of the batch": (lambda x: x + x[-1:], X),
     "one sample": (lambda x: x + x[-1], X),
     "two indices": (lambda x: x[:, [0, 1, 2], :, [2, 1, 0]], X),
