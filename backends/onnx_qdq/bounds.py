@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 import numpy as np
 
-from qcompiler.backends.base import Bound
+from qcompiler.backends.base import Array, Bound
 from qcompiler.ir.registry import Trait, op
 from qcompiler.program.files import ProgramFiles
 from qcompiler.program.products import products
-from qcompiler.program.program import Instruction
+from qcompiler.program.program import Instruction, Tensor
 from qcompiler.quant.arithmetic import ELEMENTWISE_FLOAT32
 from qcompiler.quant.modes import SoftmaxMode
 
@@ -25,6 +26,9 @@ FLOAT_FRACTION = 0.005
 INTERPOLATION = 2
 """Largest error of an interpolated exponential of the mode `lut16`, in steps of the result; their sum has as many as a
 row has elements."""
+
+SUMS = ("int_add", "int_mean", "int_avg_pool2d", "int_resample2d")
+"""Instructions that add elements of their operands."""
 
 BITS_OF_KERNELS = 8
 """Largest width of the codes that ONNX Runtime multiplies as integers."""
@@ -55,13 +59,15 @@ def layer_bounds(
             result[name] = Bound()  # the same operations, each rounded
         elif operator in MAC_OPERATORS or name in layers:
             rounded = max(allowed.fraction, FLOAT_FRACTION) if name in wide else allowed.fraction
-            result[name] = dataclasses.replace(allowed, fraction=rounded)
+            more = int(cancellation(files, makers[name]) + narrow_multiplier(files, makers[name]))
+            result[name] = Bound(allowed.lsb + more, 1.0 if more else rounded)
         elif operator == "Softmax" and makers[name].attributes.get("mode") == SoftmaxMode.FLOAT32 and optimize:
             result[name] = Bound()  # its kernel on codes
         elif operator in RUNTIME_EXACT and same_arithmetic and optimize:
             result[name] = Bound()
         else:
-            result[name] = Bound(1 + steepness(files, makers[name]), 1.0)
+            more = int(cancellation(files, makers[name]) + narrow_multiplier(files, makers[name]))
+            result[name] = Bound(1 + steepness(files, makers[name]) + more, 1.0)
     return result
 
 
@@ -89,3 +95,76 @@ def steepness(files: ProgramFiles, item: Instruction) -> int:
         return 0
     table = files.constants[item.inputs[1]].astype(np.int64)
     return int(np.abs(np.diff(table)).max(initial=0) * table.shape[-1] * 2.0**-23)
+
+
+def cancellation(files: ProgramFiles, item: Instruction) -> float:
+    """Steps by which a result in float32 may differ because large summands cancel.
+
+    A summand of size |a| brings two roundings of at most 2^-24 |a|: its own, and that of the sum after it. Functions
+    count with |x| and 1, the summands of x - tanh(x) and exp(x) - 1.
+    """
+    tensors = files.program.tensors
+    result = tensors[item.output]
+    if not result.scale:
+        return 0.0
+    sizes = [_largest(tensors[name]) for name in item.inputs if tensors[name].scale]
+    definition = op(item.op)
+    if definition.has(Trait.WEIGHTED):
+        size = _largest_sum(files, item, sizes[0])
+    elif definition.has(Trait.CONTRACTION):
+        size = tensors[item.inputs[0]].shape[-1] * math.prod(sizes)
+    elif item.op == "lookup":
+        size = max(1.0, *sizes)
+    elif item.op in SUMS:
+        size = sum(sizes)
+    else:
+        return 0.0
+    return 2.0**-23 * size / min(result.scale)
+
+
+def narrow_multiplier(files: ProgramFiles, item: Instruction) -> float:
+    """Steps by which a result differs from that of a file because multipliers of 16 bits round scales, by 2^-15."""
+    tensors, constants = files.program.tensors, files.program.constants
+    attributes = [
+        value for name, value in item.attributes.items() if name.endswith("multiplier") and isinstance(value, int)
+    ]
+    operands = [
+        tensors[name].dtype for name in item.inputs if name in constants and constants[name].role == "multiplier"
+    ]
+    if not (attributes or operands) or max(attributes, default=0) >= 2**15 or any(dtype != "i16" for dtype in operands):
+        return 0.0
+    result = tensors[item.output]
+    size = _largest(result)
+    if item.op == "int_add":
+        size += sum(_largest(tensors[name]) for name in item.inputs)
+    return 2.0**-15 * size / min(result.scale)
+
+
+def _largest(tensor: Tensor) -> float:
+    """The largest magnitude on the grid of a tensor."""
+    values = 1 << int(tensor.dtype[1:])
+    low, high = (-values // 2, values // 2 - 1) if tensor.dtype[0] == "i" else (0, values - 1)
+    zeros = tensor.zero_point or (0,)
+    return max(tensor.scale) * max(high - min(zeros), max(zeros) - low)
+
+
+def _largest_sum(files: ProgramFiles, item: Instruction, x: float) -> float:
+    """The largest sum of magnitudes of the products of a layer and of its bias, over its output channels."""
+    tensors, (weight, bias) = files.program.tensors, item.inputs[1:3]
+    magnitudes = np.abs(_real(tensors[weight], files.logical(weight)))
+    if op(item.op).has(Trait.TRANSPOSED):  # [inputs, outputs per group, taps]
+        groups = int(str(item.attributes["groups"]))
+        parts = magnitudes.reshape(groups, len(magnitudes) // groups, magnitudes.shape[1], -1)
+        products = parts.sum((1, 3)).reshape(-1)
+    else:
+        products = magnitudes.reshape(len(magnitudes), -1).sum(1)
+    sums: Array = x * products + np.abs(_real(tensors[bias], files.logical(bias)))
+    return float(sums.max())
+
+
+def _real(tensor: Tensor, codes: Array) -> Array:
+    """The numbers of codes; without the factors of blocks, which are at least 1."""
+    along = [-1 if axis == tensor.axis else 1 for axis in range(codes.ndim)]
+    scale, zero = (np.reshape(item, along) if len(item) > 1 else item for item in (tensor.scale, tensor.zero_point))
+    numbers: Array = (codes.astype(np.float64) - zero) * scale
+    return numbers

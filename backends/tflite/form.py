@@ -54,10 +54,10 @@ class TFLite(Backend):
 
 
 def _given(item: Mapping[str, Any], array: Array) -> Array:
-    """Real numbers as the input takes them."""
-    if item["dtype"] is np.float32:
-        return np.asarray(array, np.float32, order="C")
+    """Real numbers as the input takes them; an input without a grid takes them as they are."""
     scale, zero = item["quantization"]
+    if not scale:
+        return np.asarray(array, item["dtype"], order="C")
     limits = np.iinfo(item["dtype"])
     steps = np.asarray(array, np.float32) / np.float32(scale)
     codes = np.trunc(steps + np.copysign(np.float32(0.5), steps)) + zero
@@ -66,10 +66,10 @@ def _given(item: Mapping[str, Any], array: Array) -> Array:
 
 
 def _taken(item: Mapping[str, Any], array: Array) -> Array:
-    """An output as real numbers."""
-    if item["dtype"] is np.float32:
-        return array
+    """An output as real numbers; one without a grid is the numbers themselves."""
     scale, zero = item["quantization"]
+    if not scale:
+        return array
     found: Array = (array.astype(np.float32) - np.float32(zero)) * np.float32(scale)
     return found
 

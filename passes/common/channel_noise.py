@@ -198,9 +198,10 @@ class ScaledConstants(ScaledLayer):
         return None if factor is None else leaf_of(factor)
 
     def kernel(self, tensor: Tensor | None = None) -> Tensor:
-        """The constants, [1, channels, 1, 1]."""
+        """The constants, [1, channels, 1, taps]; the taps of a layer norm are its axes before the last one."""
         constants = leaf_tensor(self.weight or leaf_of(self.node.inputs[1])) if tensor is None else tensor
-        return constants.reshape(1, -1, 1, 1)
+        last = constants.shape[-1] if self.weight is None else constants.numel()
+        return constants.reshape(-1, last).T.reshape(1, last, 1, -1)
 
     def per_row(self, target: Target) -> bool:  # as in the class above
         """One scale for all."""

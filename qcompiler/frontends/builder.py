@@ -15,7 +15,7 @@ from qcompiler.frontends.trace import Leaf
 from qcompiler.ir.attributes import Attribute
 from qcompiler.ir.dims import Shape
 from qcompiler.ir.graph import Graph, Location, Value
-from qcompiler.ir.types import DType
+from qcompiler.ir.types import DType, TensorType
 from qcompiler.storage.tensors import row_major
 
 Operand: TypeAlias = "Value | Leaf"
@@ -127,11 +127,8 @@ class Builder:
         if not isinstance(observed, Observed) or not isinstance(result, Value | Leaf):
             return
         shape = observed.shape
-        if sum(not isinstance(size, int) for size in result.type.shape) > 1 and isinstance(result, Value):
-            raise self.unsupported(
-                f"{self.function} gives {result.type}, with sizes of the batch along several axes",
-                "Give all operands the batch as their first axis, and compute each sample by itself.",
-            )
+        if isinstance(result, Value):
+            self.check_batch(result.type)
         if self.function in SAMPLES and result.type.shape[:1] == (1,) and shape and not isinstance(shape[0], int):
             shape = (1, *shape[1:])
         if result.type.shape != shape or result.type.dtype.torch != observed.dtype:
@@ -139,6 +136,18 @@ class Builder:
             raise self.unsupported(
                 f"{self.function} gives {DType.of(observed.dtype)}[{sizes}] in torch and {result.type} as an operator",
                 "Convert the operands to one element type in the model.",
+            )
+
+    def check_batch(self, result: TensorType) -> None:
+        """Refuse a result of the current call that combines each sample with each.
+
+        Raises:
+            UnsupportedError: The batch is the size of several axes.
+        """
+        if sum(not isinstance(size, int) for size in result.shape) > 1:
+            raise self.unsupported(
+                f"{self.function} gives {result}, with sizes of the batch along several axes",
+                "Give all operands the batch as their first axis, and compute each sample by itself.",
             )
 
     @property

@@ -49,7 +49,7 @@ def keep(
 
     Raises:
         UnsupportedError: `reason` itself: the function cannot be found by name, is random, or takes or returns objects
-            other than tensors and plain values.
+            other than tensors and plain values. Or the batch is the size of several axes of a result.
     """
     name = None if _is_random(plain_name(node.target), arguments, keywords) else _name(node)
     several = isinstance(observed, list | tuple)
@@ -61,9 +61,12 @@ def keep(
     try:
         named = {key: item for key, item in keywords.items() if key not in PLACEMENT}
         text = json.dumps([_encoded(b, list(arguments), operands), _encoded(b, named, operands)])
-        results = tuple(str(TensorType(DType.of(part.dtype), part.shape)) for part in parts)
+        types = [TensorType(DType.of(part.dtype), part.shape) for part in parts]
     except (TypeError, GraphError):
         raise reason from None
+    b.function = plain_name(node.target)
+    for item in types:
+        b.check_batch(item)
     _carry_sizes(b, text, operands)
     if not operands:
         raise reason
@@ -71,7 +74,7 @@ def keep(
     attributes: dict[str, Attribute] = {
         "function": name,
         "arguments": text,
-        "results": results,
+        "results": tuple(map(str, types)),
         "reason": reason.found if known else "",
         "fix": reason.fix or "" if known else "",
     }

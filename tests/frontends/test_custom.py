@@ -74,3 +74,10 @@ def test_the_reason_of_a_rule_that_declines_is_kept() -> None:
 def test_random_functions_and_functions_from_elsewhere_are_refused() -> None:
     with pytest.raises(UnsupportedError, match="'rand_like' has no operator"):
         capture(Function(lambda x: torch.rand_like(x) * x).eval(), numbers(2, 6))
+
+
+def test_a_result_for_each_pair_of_samples_is_refused_in_a_float_part_too() -> None:
+    x = numbers(2, 6)
+    for function in (lambda x: x @ x.T, lambda x: torch.cdist(x, x), lambda x: x[:, None] + x):
+        with pytest.raises(UnsupportedError, match="sizes of the batch along several axes"):
+            capture(Function(function).eval(), x)

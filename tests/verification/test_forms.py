@@ -17,7 +17,7 @@ import qcompiler
 from qcompiler.backends import onnx_qdq
 from qcompiler.backends.base import Lowered
 from qcompiler.backends.integer import emit
-from qcompiler.backends.onnx_qdq.bounds import steepness
+from qcompiler.backends.onnx_qdq.bounds import cancellation, narrow_multiplier, steepness
 from qcompiler.ir.graph import Module
 from qcompiler.passes.base import PassContext
 from qcompiler.passes.manager import PassManager
@@ -206,3 +206,51 @@ def test_a_steep_function_in_float32_may_be_off_as_its_argument_is() -> None:
         assert steepness(artifact.program, table) <= bound
         if bound:
             assert steepness(artifact.program, table) > 1
+
+
+class Difference(nn.Module):
+    """x - tanh(x) as two operators: for small x, a small difference of large numbers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x - torch.tanh(x)
+
+
+class Shift(nn.Module):
+    """Another layer reads the result of one whose products are a thousand times as large as their sum with the bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 2)
+        with torch.no_grad():
+            self.second.weight[:] = 1000.0
+            self.second.bias[:] = -4000.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.second(1.0 + 1e-4 * torch.tanh(self.first(x)))
+        return y
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "target", "least"),
+    [
+        (Difference(), 2e-2, "nvdla", 2.0),
+        (nn.Tanhshrink(), 1e-3, "int8_dsp", 2.0),
+        (Shift(), 1.0, "int16x8", 1.0),
+    ],
+)
+def test_large_summands_that_cancel_may_be_off_by_their_roundings(
+    model: nn.Module, size: float, target: str, least: float
+) -> None:
+    torch.manual_seed(40)
+    compiled = qcompiler.compile(model.eval(), target, calibration_data=[torch.randn(16, 4) * size])
+    assert compiled.verification is not None and compiled.verification.passed
+    files = compiled.artifact.program
+    steps = [cancellation(files, item) + narrow_multiplier(files, item) for item in files.program.instructions]
+    assert max(steps) >= least
+
+
+def test_no_layer_of_an_ordinary_network_may_be_off_by_more(forms: tuple[Module, Module, ProgramFiles]) -> None:
+    files = forms[2]
+    layers = [item for item in files.program.instructions if files.program.tensors[item.output].scale]
+    assert len(layers) > 10
+    assert all(cancellation(files, item) < 0.01 and narrow_multiplier(files, item) == 0 for item in layers)

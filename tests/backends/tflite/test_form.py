@@ -34,6 +34,17 @@ class Function(nn.Module):
         return self.function(self.layer(x), x)
 
 
+class Ends(nn.Module):
+    """Integers that are an output as they come in, beside a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        return self.layer(x), ids
+
+
 def conv(*arguments: int, **keywords: int) -> nn.Module:
     torch.manual_seed(1)
     return nn.Conv2d(*arguments, **keywords)  # type: ignore[arg-type]
@@ -127,6 +138,14 @@ def test_codes_at_both_ends(io: str) -> None:
     assert found.verification is not None
     assert found.verification.form("TFLite").status == "equal"
     assert found.artifact.forms["TFLite"].files
+
+
+@needs_litert
+def test_integers_have_no_grid() -> None:
+    ids = torch.randint(0, 9, (4, 3), generator=torch.Generator().manual_seed(0))
+    found = qcompiler.compile(Ends().eval(), TARGET, calibration_data=[(torch.randn(4, 3), ids)])
+    assert found.verification is not None
+    assert found.verification.form("TFLite").status == "equal"
 
 
 def test_only_targets_that_name_the_form_have_it() -> None:
