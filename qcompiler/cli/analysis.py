@@ -16,6 +16,7 @@ from qcompiler.cli.arguments import (
     Effort,
     FixedInputs,
     Folder,
+    InputShapes,
     Json,
     Normalization,
     Normalize,
@@ -65,6 +66,7 @@ def traffic(
     changes: Changes = None,
     override: OverrideOptions = None,
     fixed_input: FixedInputs = None,
+    input_shape: InputShapes = None,
     batch: Annotated[int, typer.Option(min=1, max=LARGEST, help="Samples per step.")] = 1,
     gradient_bits: Annotated[
         int, typer.Option(min=0, max=16, help="Width of gradients; 0 leaves out the backward pass.")
@@ -77,7 +79,7 @@ def traffic(
     """Count the bytes that each layer moves with static and with dynamic quantization ranges, forward and backward."""
     import qcompiler
 
-    subject, example = read_model(model)
+    subject, example = read_model(model, input_shape)
     fixed = read_fixed_inputs(fixed_input or [])
     found = qcompiler.memory_movement(
         subject,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import enum
 import importlib
 import re
@@ -17,6 +18,7 @@ from qcompiler.errors import InputError, QCompilerError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from types import ModuleType
 
     from qcompiler.passes.base import Override
 
@@ -31,7 +33,7 @@ app = typer.Typer(
 LARGEST = 2**31 - 1
 """Largest number accepted on the command line."""
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.", metavar="")]
 Folder = Annotated[Path, typer.Argument(help="Folder of an artifact.")]
 
 
@@ -45,6 +47,14 @@ FixedInputs = Annotated[
     list[str] | None,
     typer.Option(
         "--fixed-input", help="Input of an ONNX file that becomes a constant: NAME=VALUE, a number; may be repeated."
+    ),
+]
+InputShapes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input-shape",
+        help="Sizes of one sample of an input, without the batch: 3,224,224, or with a type 16:int64. Once per input, "
+        "in order.",
     ),
 ]
 Changes = Annotated[
@@ -101,8 +111,22 @@ FILES = (".pt2", ".onnx", ".keras", ".h5", ".pb", ".tflite")
 """Suffixes of files of models; those of TensorFlow are refused by name."""
 
 
-def read_model(text: str) -> tuple[Any, object]:
-    """The model named on the command line, and its example inputs if its function returns them."""
+def read_model(text: str, shapes: Iterable[str] | None = None) -> tuple[Any, object]:
+    """The model named on the command line, and its example inputs.
+
+    Args:
+        text: A function of a module, or a file.
+        shapes: Texts of `--input-shape`. Without them, the example inputs are those that the function returns, or None.
+    """
+    subject, example = _read_model(text)
+    if not shapes:
+        return subject, example
+    from qcompiler.cli.inputs import example_inputs
+
+    return subject, example_inputs(shapes)
+
+
+def _read_model(text: str) -> tuple[Any, object]:
     if Path(text).suffix in FILES or Path(text).is_dir():
         return text, None
     module, colon, function = text.partition(":")
@@ -147,7 +171,13 @@ def _imported(module: str, name: str) -> Any:  # noqa: ANN401  # an object of th
     """
     sys.path.insert(0, "")
     try:
-        return getattr(importlib.import_module(module), name)
+        found = importlib.import_module(module)
+        if not hasattr(found, name):
+            raise InputError(
+                f"the module {module!r} has no {name!r}{_alike(name, found)}",
+                expected="package.module:function",
+            )
+        return getattr(found, name)
     except QCompilerError:
         raise
     except (Exception, SystemExit) as error:  # the user's module may raise any error
@@ -157,6 +187,13 @@ def _imported(module: str, name: str) -> Any:  # noqa: ANN401  # an object of th
         ) from error
     finally:
         sys.path.remove("")
+
+
+def _alike(name: str, module: ModuleType) -> str:
+    """A question for the public function of a module that was meant; empty without one."""
+    own = [key for key, item in vars(module).items() if callable(item) and not key.startswith("_")]
+    found = difflib.get_close_matches(name, own, 1)
+    return f"; did you mean {found[0]!r}?" if found else ""
 
 
 def _loaded(subject: object, fixed: Mapping[str, object]) -> Any:  # noqa: ANN401  # a model of any kind

@@ -27,6 +27,7 @@ from qcompiler.cli.arguments import (
     Effort,
     FixedInputs,
     Folder,
+    InputShapes,
     Json,
     Normalization,
     OverrideOptions,
@@ -169,7 +170,10 @@ def _print_version(asked: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+        bool,
+        typer.Option(
+            "--version", help="Print the version and exit.", metavar="", callback=_print_version, is_eager=True
+        ),
     ] = False,
 ) -> None:
     """Compile PyTorch models to verified integer programs."""
@@ -197,12 +201,13 @@ def compile(  # the field's word for it
     batch_size: Annotated[int, typer.Option(min=1, max=LARGEST, help="Samples per calibration batch.")] = 32,
     override: OverrideOptions = None,
     fixed_input: FixedInputs = None,
+    input_shape: InputShapes = None,
     encodings: Annotated[
         Path | None,
         typer.Option(help="File of encodings (version 0.6.1, 1.0.0 or 2.0.0) whose scales and zero points are used."),
     ] = None,
     ignore_unmatched: Annotated[
-        bool, typer.Option("--ignore-unmatched", help="Ignore encodings that match no tensor.")
+        bool, typer.Option("--ignore-unmatched", help="Ignore encodings that match no tensor.", metavar="")
     ] = False,
     effort: Annotated[Effort, typer.Option(help="Time to spend on accuracy.")] = Effort.default,
     pipeline: Annotated[str | None, typer.Option(help="Passes as text, in place of the default pipeline.")] = None,
@@ -220,7 +225,7 @@ def compile(  # the field's word for it
     import qcompiler
     from qcompiler.ir.diagnostics import SUMMARY
 
-    subject, example = read_model(model)
+    subject, example = read_model(model, input_shape)
     fixed = read_fixed_inputs(fixed_input or [])
     data = (
         None
@@ -282,12 +287,13 @@ def check(
     changes: Changes = None,
     override: OverrideOptions = None,
     fixed_input: FixedInputs = None,
+    input_shape: InputShapes = None,
     as_json: Json = False,
 ) -> None:
     """Show what compile would fold, fuse, quantize, keep in float or refuse, and give advice on the model."""
     import qcompiler
 
-    subject, example = read_model(model)
+    subject, example = read_model(model, input_shape)
     fixed = read_fixed_inputs(fixed_input or [])
     found = qcompiler.check(
         subject,

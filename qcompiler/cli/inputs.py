@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import warnings
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,41 @@ NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
 """Mean to subtract from pixels in [0, 1], and standard deviation to divide by; `signed` gives [-1, 1]."""
+
+
+TYPES = {"float": torch.float32, "int64": torch.int64, "int32": torch.int32, "uint8": torch.uint8, "bool": torch.bool}
+"""Element types of example inputs by name."""
+EXAMPLES = 2
+"""Samples of example inputs. Not 1, because torch treats sizes of 1 specially."""
+_SHAPE = re.compile(r"(?P<sizes>[0-9]{1,9}(,[0-9]{1,9})*)?(:(?P<type>\w+))?")
+
+
+def example_inputs(shapes: Iterable[str]) -> tuple[Tensor, ...]:
+    """Example inputs of given sizes: normal numbers by a fixed seed, and zeros for integers.
+
+    Args:
+        shapes: Sizes of one sample of each input, and its type if it has no float32: `3,224,224`, `16:int64`.
+
+    Raises:
+        InputError: A text is something else, or the tensor exceeds the memory of this machine.
+    """
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for text in shapes:
+        parts = _SHAPE.fullmatch(text)
+        name = "" if parts is None else parts["type"] or "float"
+        if parts is None or name not in TYPES or not text:
+            raise InputError(
+                f"--input-shape is {text!r}",
+                expected=f"sizes without the batch, such as 3,224,224, and a type after a colon: {', '.join(TYPES)}",
+            )
+        sizes = (EXAMPLES, *(int(size) for size in (parts["sizes"] or "").split(",") if size))
+        if 0 in sizes:
+            raise InputError(f"--input-shape is {text!r}, which has no elements", expected="sizes of at least 1")
+        _check_bytes(math.prod(sizes) * TYPES[name].itemsize, f"--input-shape {text}")
+        is_float = TYPES[name].is_floating_point
+        found.append(torch.randn(sizes, generator=generator) if is_float else torch.zeros(sizes, dtype=TYPES[name]))
+    return tuple(found)
 
 
 def load_tensors(path: Path) -> tuple[Tensor, ...]:

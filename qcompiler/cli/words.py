@@ -80,7 +80,7 @@ def _option(match: re.Match[str]) -> str:
     return f"{OPTIONS[match['name']]} {match['value']}"
 
 
-_EXAMPLE = "Let the function return the model and its example inputs"
+_EXAMPLE = "Give --input-shape, or let the function return the model and its example inputs"
 _Spelling = str | Callable[[re.Match[str]], str]
 _NAMES = "|".join(OPTIONS)
 _RULES: tuple[tuple[re.Pattern[str], _Spelling], ...] = (

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 import torch
 
+import qcompiler
 from examples.digits.data import load_data
 from qcompiler import cli
 from qcompiler.cli.commands import DEBUG
+from qcompiler.cli.inputs import example_inputs
 
 DATA = load_data()
 MODEL = "examples.digits.model:load_digits_net"
@@ -219,6 +221,19 @@ REFUSED = {
     "a digit that is no number": (["check", MODEL, "--set", "weight_bits=²"], "weight_bits"),
     "a number of thousands of digits": (["check", MODEL, "--set", f"weight_bits={'9' * 5000}"], "weight_bits"),
     "a width that is no number": (["check", MODEL, "--override", "features.0=a8w٤"], "a8w"),
+    "a function whose name is misspelled": (["compile", f"{HERE}:net_and_input"], "did you mean 'net_and_inputs'?"),
+    "a function of no such name": (
+        ["compile", f"{HERE}:quite_another"],
+        "has no 'quite_another'; expected package.module:function",
+    ),
+    "sizes of no number": (["check", f"{HERE}:net", "--input-shape", "3xHxW"], "such as 3,224,224"),
+    "sizes of an unknown type": (
+        ["check", f"{HERE}:net", "--input-shape", "3,8,8:half"],
+        "float, int64, int32, uint8, bool",
+    ),
+    "a size of nothing": (["check", f"{HERE}:net", "--input-shape", "3,0,8"], "no elements"),
+    "sizes beyond the memory": (["check", f"{HERE}:net", "--input-shape", "99999,99999,99999"], "less than the memory"),
+    "sizes of too many inputs": (["check", f"{HERE}:net", "--input-shape", "3,8,8", "--input-shape", "1"], "argument"),
     "a function that raises": (["compile", f"{HERE}:raises"], "raises KeyError: 'no such"),
     "a function that ends": (["compile", f"{HERE}:leaves"], "raises SystemExit: 3"),
     "a function that takes arguments": (["compile", f"{HERE}:takes"], "without arguments"),
@@ -257,6 +272,26 @@ def test_what_is_missing_is_told_in_the_words_of_the_command_line(capsys: pytest
     assert text.count(": `return torch.sinh(x) + torch.logcumsumexp(x, 1)`)") == 2
     assert cli.main(["check", "tests.support.functions:missing"]) == 1
     assert "or run them in float: --set fallback=float." in capsys.readouterr().out
+
+
+def test_the_shape_of_the_input_is_enough(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    command = ["compile", f"{HERE}:net", "--input-shape", "3,8,8", "--output", str(tmp_path / "out"), "--json"]
+    assert cli.main(["compile", f"{HERE}:net"]) == 1
+    assert "Give --input-shape" in capsys.readouterr().err
+    assert cli.main(command) == 0
+    assert json.loads(capsys.readouterr().out)["verification"]["passed"]
+    assert qcompiler.load(tmp_path / "out").program.program.tensors["x"].shape == (-1, 3, 8, 8)
+    assert cli.main(["traffic", f"{HERE}:net", "--input-shape", "3,8,8"]) == 0
+
+
+def test_shapes_may_have_types() -> None:
+    values, ids, flags, number = example_inputs(["3,4", "5:int64", "2:bool", ":float"])
+    assert values.shape == (2, 3, 4)
+    assert values.dtype == torch.float32
+    assert values.std() > 0.5
+    assert torch.equal(ids, torch.zeros(2, 5, dtype=torch.int64))
+    assert flags.dtype == torch.bool
+    assert number.shape == (2,)
 
 
 def test_a_function_that_raises_is_told_with_its_line(capsys: pytest.CaptureFixture[str]) -> None:

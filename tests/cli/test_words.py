@@ -22,7 +22,7 @@ SPELLED = {
     'Use io="float".': "Use --io float.",
     "batch 3 of calibration_data": "batch 3 of --calibration",
     "Ignore them: unmatched_encodings='ignore', or --ignore-unmatched.": "Ignore them: --ignore-unmatched.",
-    "Pass example_inputs=: a tensor, a tuple of arguments, or a dict of arguments by name.": "Let the function return the model and its example inputs.",
+    "Pass example_inputs=: a tensor, a tuple of arguments, or a dict of arguments by name.": "Give --input-shape, or let the function return the model and its example inputs.",
     'Name a target as base: load_target("config.json", base="int8_dsp"), or --base int8_dsp.': "Name a target as base: --base int8_dsp.",
     "the layer audio=3 has target.override(x) and seed = 4": "the layer audio=3 has target.override(x) and seed = 4",
 }  # fmt: skip
