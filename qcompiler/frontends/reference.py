@@ -72,11 +72,16 @@ class Reference:
         else:
             return
         low, high = self.bounds
-        if low in self.batches:
-            third = max(self.batches) + 1
-            self.bounds = (low, high if third <= high and self._runs(third) else max(self.batches))
-        else:
+        if low not in self.batches:
             self.bounds = (low if self._runs(low) else min(self.batches), high)
+            return
+        third = max(self.batches) + 1
+        if third > high:
+            self.bounds = (low, max(self.batches))
+        elif not self._runs(third):
+            # A size of 1 or 2 that fits by broadcasting alone: the samples are not independent.
+            self.batches = None
+            del self.results[1:]
 
     def _runs(self, batch: int) -> bool:
         tensors = self.binding.resized(batch)

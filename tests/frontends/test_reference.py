@@ -37,8 +37,8 @@ def needs(low: int, high: int) -> Callable[[Tensor], Tensor]:
         (needs(1, 99), 1, (1, 2), (1, 64)),
         (needs(2, 99), 4, (4, 5), (4, 64)),
         (needs(2, 4), 4, (4, 3), (3, 64)),
-        (needs(1, 2), 2, (2, 1), (1, 2)),
-        (needs(1, 2), 1, (1, 2), (1, 2)),
+        (needs(1, 2), 2, None, (1, 64)),
+        (needs(1, 2), 1, None, (1, 64)),
         (needs(4, 4), 4, None, (1, 64)),
     ],
 )
@@ -48,6 +48,14 @@ def test_two_batch_sizes_and_a_third_are_tried(
     found = reference(function, batch)
     assert found.batches == batches
     assert found.bounds == bounds
+
+
+def test_samples_that_fit_another_axis_by_broadcasting_are_no_batch() -> None:
+    found = reference(lambda x: x[:, None, :2, None] * x[:, :2], batch=2)
+    assert found.batches is None
+    assert len(found.results) == 1
+    (sentence,) = found.fixed_batch()
+    assert re.search(r"fixed to 2: .*must match the size of tensor b \(3\)", str(sentence))
 
 
 @pytest.mark.parametrize(
