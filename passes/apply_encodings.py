@@ -11,6 +11,14 @@ which lowers to a rescale:
 A concat may read copies of its operands on another grid; see `unify-scales`. The encodings of this package name them:
 
     concat(fq(x, s, z), ...), "concat.input0.q"        becomes        concat(fq(fq(x, s, z), s', z'), ...)
+
+A model that has been quantized already brings quantizers of its own, where the target may have none: any node may read
+such a copy, and between the members of a supergroup a quantizer is inserted, unless the next one has the same grid:
+
+    fq(relu(conv(x)))        becomes        fq(relu(fq(conv(x), s, z)))
+
+A grid of such a model that the target lacks is left out and listed; `check-encodings` refuses it, or calibrates the
+tensor.
 """
 
 from __future__ import annotations
@@ -20,6 +28,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from qcompiler.errors import EncodingsError, TargetError
 from qcompiler.ir.events import Sentence
@@ -45,6 +54,12 @@ APPLIED_TO_ALL = Sentence(
 )
 OWN_GRID = Sentence("own-grid", "the encodings give this value its own grid")
 GIVEN_COPY = Sentence("given-copy", "the encodings give {reader} a copy with its own grid")
+INSERTED = Sentence("own-quantizer", "the model has a quantizer here")
+SAME_GRID = Sentence("same-grid", "the quantizer of {tensor!r} in the model has the grid of the next one")
+NO_GRID = Sentence("grid-left-out", "the encoding of {tensor!r} has {found}; expected {expected}")
+CHANGED = "weights that a pass has changed, such as the folding of a batch norm"
+ON_GRID = 1e-2
+"""Largest distance of a weight from a code, in steps: float32 numbers of up to 16 bits are within 2^-8."""
 LOWEST_WEIGHTS = Sentence(
     "lowest-weights", "weights on code {code} of the encoding: {count}; {target} begins at {first}"
 )
@@ -91,11 +106,14 @@ class _Application:
         self._insert_copies(encodings)
         names = Names(graph, encodings.by_name)
         self.places = [(item, place) for item in encodings.tensors for place in names.find(item.name)]
+        self.own = encodings.own
+        if encodings.own:
+            self._insert_hidden(encodings, names)
 
     def run(self) -> None:
         for item, place in self.places:
             if place.role in (Role.ACTIVATION, Role.PARAMETER):
-                self._give(place.node, item)
+                self._give_if_held(place.node, item)
             elif place.role in (Role.MOVED, Role.AFTER):
                 table = self.moved if place.role is Role.MOVED else self.after
                 _check_same(table.setdefault(place.node, item), item)
@@ -108,13 +126,44 @@ class _Application:
         given = encodings.by_name
         known = {node.name for node in self.graph.nodes}
         for node in self.graph.nodes:
-            if not joins(node):
+            if not joins(node) and not encodings.own:
                 continue
             for index, value in enumerate(node.inputs):
                 name = name_of_copy(node, index)
                 if name in given and name not in known and quantizer_of(value) is not None:
                     copy = put_quantizer_before(node, index, self.target.activation_spec(), self.rewriter)
                     self.rewriter.note(copy, GIVEN_COPY(reader=node.name))
+
+    def _insert_hidden(self, encodings: Encodings, names: Names) -> None:
+        """Insert the quantizers of the model within supergroups."""
+        nodes = {node.name: node for node in self.graph.nodes}
+        given = encodings.by_name
+        for item in encodings.tensors:
+            node = nodes.get(item.name)
+            if node is None or names.find(item.name) or len(node.output.users) != 1:
+                continue
+            follower = next(iter(node.output.users))
+            following = given.get(follower.name)
+            if not follower.definition.has(Trait.ACTIVATION):
+                continue
+            if following is not None and following.same_grid(item):
+                self.rewriter.note(node, SAME_GRID(tensor=item.name))
+                continue
+            quantizer = put_quantizer_after(node, self.target.activation_spec(), self.rewriter)
+            self.rewriter.note(quantizer, INSERTED())
+            self._give_if_held(quantizer, item)
+
+    def _give_if_held(self, quantizer: Node, item: Encoding) -> None:
+        """Put `quantizer` on the grid of `item`; leave out a grid of the model itself that the target lacks."""
+        if not self.own:
+            self._give(quantizer, item)
+            return
+        try:
+            self._give(quantizer, item)
+        except EncodingsError as error:
+            self.given.pop(quantizer, None)
+            found = error.found.partition(" has ")[2] or error.found
+            self.rewriter.refuse(quantizer, NO_GRID(tensor=item.name, found=found, expected=str(error.expected)))
 
     def _move(self, node: Node) -> None:
         """Give a moved value the grid of its source, or its own grid."""
@@ -128,9 +177,11 @@ class _Application:
         loose = [source for source in sources if not is_dictated(source, self.target)]
         for source in loose:
             if source not in self.given:
-                self._give(source, item)
+                self._give_if_held(source, item)
         # Operands with a grid fixed by the target are rescaled to the others; see `unify-scales`.
-        grids = [self.given[source] for source in loose] or [self._dictated(source) for source in sources]
+        grids = [self.given[source] for source in loose if source in self.given] or [
+            self._dictated(source) for source in sources
+        ]
         if any(not grid.same_grid(item) for grid in grids):
             self._insert(node, item)
 
@@ -146,7 +197,7 @@ class _Application:
         spec = self._in_width(item, self.target.activation_spec(), weight_of=None)
         quantizer = put_quantizer_after(node, spec, self.rewriter)
         self.rewriter.note(quantizer, OWN_GRID())
-        self._give(quantizer, item)
+        self._give_if_held(quantizer, item)
 
     def _give(self, quantizer: Node, item: Encoding) -> None:
         """Put `quantizer` on the grid of `item`."""
@@ -160,6 +211,8 @@ class _Application:
         if item.axis is not None:
             item = dataclasses.replace(item, axis=item.axis % max(value.type.rank, 1))
         scale, zero_point = item.on(spec, channels, self.target.name)
+        if self.own and layer is not None and not _is_on_grid(leaf_tensor(value), scale, spec):
+            raise item.misfit(CHANGED, "the weights of the file")
         self.rewriter.set_attributes(quantizer, spec=spec)
         self.rewriter.write_tensor(quantizer.inputs[1], scale)
         self.rewriter.write_tensor(quantizer.inputs[2], zero_point)
@@ -209,6 +262,12 @@ def _check_same(first: Encoding, second: Encoding) -> None:
             expected="one grid",
             fix="Remove one of them.",
         )
+
+
+def _is_on_grid(weight: Tensor, scale: Tensor, spec: QuantSpec) -> bool:
+    """Whether all weights are codes."""
+    steps = weight.to(torch.float64) / along_axis(scale.to(torch.float64), weight.dim(), spec.axis)
+    return bool(((steps - steps.floor() - 0.5).abs() >= 0.5 - ON_GRID).all())
 
 
 def _layer(quantizer: Node) -> Node | None:

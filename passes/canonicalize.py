@@ -12,6 +12,8 @@ conv(pad(x, zeros))                         ->  conv(x) with more padding
 clamp(x, 0, inf)                            ->  relu(x)
 clamp(x, -inf, inf)                         ->  x
 clamp_channels(x), limits all alike         ->  clamp(x)
+maximum, minimum (x, one constant)          ->  clamp(x)
+maximum, minimum (x, constant per channel)  ->  clamp_channels(x), where the target clamps each channel to its limits
 scaled_unary(x), scales all 1               ->  its function of x
 div(x, constant or tensor of the model)     ->  mul(x, 1 / constant)
 div(y, x)                                   ->  mul(reciprocal(x), y)
@@ -35,6 +37,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from qcompiler.ir.dims import as_dim
 from qcompiler.ir.events import Sentence
@@ -45,7 +48,7 @@ from qcompiler.ir.types import Stage
 from qcompiler.ops import SCALED
 from qcompiler.ops.quantizers import activation_bounds, is_leaf, leaf_tensor
 from qcompiler.passes.base import Pass, PassContext
-from qcompiler.passes.common.channel_limits import limits_of, set_limits
+from qcompiler.passes.common.channel_limits import keeps_caps, limits_of, set_limits
 from qcompiler.passes.common.channel_tables import scales_of, set_scales
 from qcompiler.passes.common.product_factors import take_factor
 from qcompiler.passes.common.repeated_samples import read_sample
@@ -66,6 +69,7 @@ WHOLE_IMAGE = Sentence("pool-as-mean", "a {op} over the whole image")
 PADDING = Sentence("padding-merged", "includes the zero padding of {pad}")
 CLAMP_TO_RELU = Sentence("clamp-as-relu", "a clamp from 0 to infinity")
 EQUAL_LIMITS = Sentence("equal-limits", "a clamp per channel with equal limits")
+ONE_LIMIT = Sentence("limit-as-clamp", "a {op} with a constant")
 UNIT_SCALES = Sentence("unit-scales", "scales that are all 1")
 DIVISION = Sentence("division-as-product", "a division by a constant")
 RECIPROCAL = Sentence("division-as-reciprocal", "a division by a value, as a product with its reciprocal")
@@ -99,6 +103,8 @@ class Canonicalize(Pass):
         rewriter = context.rewriter(graph)
         of_masks = rules_of_masks(zeros_and_ones(graph, context.samples))
         rules = {op: rule for op, rule in _RULES.items() if not (self.keep_dropout and rule is _dropout)}
+        if keeps_caps(context):
+            rules |= dict.fromkeys(("maximum", "minimum"), _channel_limit)
         general = (write_as_norm, fold_into_norm, *([take_factor] if _has_factors(context.target) else []))
         changed = True
         while changed:
@@ -280,6 +286,53 @@ def _clamp_channels(node: Node, rewriter: Rewriter) -> bool:
     return True
 
 
+def _limit(node: Node, rewriter: Rewriter) -> bool:
+    """A maximum or minimum with one number, which no training changes, as a clamp."""
+    x, limits = _value_and_constant(node)
+    if limits is None or limits.numel() != 1:
+        return False
+    return _clamped(node, x, limits.reshape(1).expand(1), 0, rewriter)
+
+
+def _channel_limit(node: Node, rewriter: Rewriter) -> bool:
+    """As `_limit`, also for one number per index of an axis."""
+    x, limits = _value_and_constant(node)
+    if limits is None:
+        return False
+    sizes = (1,) * (x.type.rank - limits.dim()) + tuple(limits.shape)
+    axes = [axis for axis, size in enumerate(sizes) if size > 1]
+    if len(axes) > 1:
+        return False
+    return _clamped(node, x, limits.reshape(-1), axes[0] if axes else 0, rewriter)
+
+
+def _value_and_constant(node: Node) -> tuple[Value, Tensor | None]:
+    """The operand that is computed, and the tensor of the other one, a constant of the same shape or less."""
+    for x, other in (node.inputs, node.inputs[::-1]):
+        kind = other.producer.op if is_leaf(other) and other.producer is not None else ""
+        if kind == "constant" and not is_leaf(x) and x.type == node.output.type and x.type.dtype.is_float:
+            return x, leaf_tensor(other)
+    return node.inputs[0], None
+
+
+def _clamped(node: Node, x: Value, limits: Tensor, axis: int, rewriter: Rewriter) -> bool:
+    free = torch.full_like(limits, math.inf)
+    low, high = (limits, free) if node.op == "maximum" else (-free, limits)
+    if limits.numel() == 1:
+        clamp = rewriter.insert("clamp", [x], {"min": float(low), "max": float(high)}, before=node, like=node)
+    else:
+        leaves = [
+            rewriter.leaf("constant", limit, ref=f"{node.name}.{end}", before=node, like=node)
+            for end, limit in (("low", low), ("high", high))
+        ]
+        clamp = rewriter.insert("clamp_channels", [x, *leaves], {"axis": axis}, before=node, like=node)
+    name = node.output.name
+    rewriter.note(clamp, ONE_LIMIT(op=node.op))
+    rewriter.replace(node, clamp.output)
+    rewriter.rename(clamp.output, name)
+    return True
+
+
 def _scaled_unary(node: Node, rewriter: Rewriter) -> bool:
     if not is_leaf(node.inputs[1]):
         return False
@@ -416,6 +469,8 @@ _RULES: dict[str, Callable[[Node, Rewriter], bool]] = {
     "conv3d": _conv,
     "clamp": _clamp,
     "clamp_channels": _clamp_channels,
+    "maximum": _limit,
+    "minimum": _limit,
     SCALED: _scaled_unary,
     "div": _div,
     "add": _constant_last,

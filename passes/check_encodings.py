@@ -6,6 +6,7 @@ tensor must have an encoding.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -20,7 +21,7 @@ from qcompiler.ops.quantizers import grid, is_leaf, is_quantizer, leaf_tensor, q
 from qcompiler.passes.base import Pass, PassContext
 from qcompiler.passes.common.encoding_names import Names, Place, Role
 from qcompiler.passes.common.fixed_grids import fixed_grid, is_dictated
-from qcompiler.quant.encoding import BIAS_BITS, Encoding
+from qcompiler.quant.encoding import BIAS_BITS, Encoding, Encodings
 from qcompiler.targets import Target
 
 SHOWN = 8
@@ -56,6 +57,9 @@ class CheckEncodings(Pass):
         names = Names(graph, encodings.by_name)
         places = {item.name: names.find(item.name) for item in encodings.tensors}
         unknown = [name for name, found in places.items() if not found]
+        if encodings.own:
+            self._check_own(graph, encodings, places, context)
+            return
         if unknown and self.unmatched == "error":
             listed = _listed([f"{name!r} ({names.explain(name)})" for name in unknown])
             raise EncodingsError(
@@ -77,6 +81,63 @@ class CheckEncodings(Pass):
         metrics.update({"given": len(encodings.tensors) - len(unknown), "calibrated": len(missing)})
         if unknown:
             metrics["unmatched"] = _listed(unknown)
+
+    def _check_own(
+        self, graph: Graph, encodings: Encodings, places: Mapping[str, list[Place]], context: PassContext
+    ) -> None:
+        """Check the quantizers of a model that has been quantized already, and list all that the program lacks."""
+        target = context.require_target(self.name)
+        lacking = {}
+        for item in encodings.tensors:
+            for place in places[item.name]:
+                try:
+                    _check(item, place, target)
+                except EncodingsError as error:
+                    reason = _reason(item, place, target) or error
+                    found = reason.found.partition(" has ")[2]
+                    lacking[item.name] = f"{item.name!r} ({found}; expected {reason.expected})"
+        if lacking and self.unmatched == "error":
+            raise EncodingsError(
+                f"{target.name} lacks {len(lacking)} of the {len(encodings.tensors)} grids of the quantized model: "
+                f"{_listed(list(lacking.values()))}",
+                expected="a target with these grids",
+                fix="Choose another target, or let the ranges of these tensors be found again: "
+                "unmatched_encodings='ignore', or --ignore-unmatched.",
+            )
+        added = [node.name for node in graph.nodes if _is_open(node)]
+        if added and context.calibration_data is None:
+            raise EncodingsError(
+                f"{len(added)} tensors have no quantizer in the model, or one that {target.name} lacks, and there is "
+                f"no calibration_data: {_listed(added)}",
+                expected="calibration_data, from which the ranges of these tensors are found",
+                fix="Pass calibration_data.",
+            )
+        given = encodings.by_name
+        nodes = {node.name: node for node in graph.nodes}
+        lost = [name for name in given if not places[name] and not _repeats(nodes.get(name), given)]
+        metrics = context.record.metrics
+        metrics.update({"given": len(given) - len(lost) - len(lacking), "calibrated": len(added)})
+        metrics.update({"added": _listed(added), "lacking": _listed(list(lacking.values())), "lost": _listed(lost)})
+
+
+def _reason(item: Encoding, place: Place, target: Target) -> EncodingsError | None:
+    """The reason why the target cannot have a grid at a place."""
+    for quantizer in _quantizers(place):
+        spec = quantizer.spec
+        channels = None if spec.axis is None else quantizer.inputs[0].type.size(spec.axis)
+        try:
+            item.on(spec, channels, target.name)
+        except EncodingsError as error:
+            return error
+    return None
+
+
+def _repeats(node: Node | None, given: Mapping[str, Encoding]) -> bool:
+    """Whether the activation after a node has the same grid."""
+    if node is None or len(node.output.users) != 1:
+        return False
+    following = given.get(next(iter(node.output.users)).name)
+    return following is not None and following.same_grid(given[node.name])
 
 
 def _is_open(node: Node) -> bool:

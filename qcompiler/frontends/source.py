@@ -18,6 +18,7 @@ from qcompiler.frontends.convert import BATCH_BOUNDS
 from qcompiler.frontends.examples import Binding
 from qcompiler.ir.diagnostics import Diagnostic
 from qcompiler.ir.graph import Module
+from qcompiler.quant.encoding import Encodings
 
 Route: TypeAlias = Literal["fx", "export", "given"]
 
@@ -64,6 +65,11 @@ class Source(ABC):
 
     has_own_kernels: bool = False
     """Whether the reference computes with other kernels than torch, so that rounding differs; see `compare`."""
+
+    @property
+    def encodings(self) -> Encodings | None:
+        """The quantizers of a model that has been quantized already; None for a model of real numbers."""
+        return None
 
     @abstractmethod
     def signature(self) -> inspect.Signature:

@@ -245,6 +245,15 @@ _SENTENCES: Mapping[str, Callable[[Mapping[str, Any], str], str]] = {
     "no-memory-plan": lambda data, where: "No memory plan: the model has no single image input.",
     "encodings-set": _encodings_set,
     "encodings-ignored": lambda data, where: f"Encodings that match no tensor are ignored: {data['names']}.",
+    "quantizers-added": lambda data, where: (
+        f"The quantized model has no quantizer here, so the range is calibrated: {data['names']}."
+    ),
+    "grids-lacking": lambda data, where: (
+        f"The target lacks grids of the quantized model, so other ranges are found: {data['names']}."
+    ),
+    "quantizers-lost": lambda data, where: (
+        f"Quantizers of the model have no counterpart in the program, so codes may differ: {data['names']}."
+    ),
     "float-islands": _float_islands,
     "lowest-weights": _lowest_weights,
     "normalization-stays": lambda data, where: (

@@ -163,6 +163,7 @@ class Encodings:
         excluded: Layers and nodes that stay in float.
         quantizer_args: Default settings with which the encodings were found, for information only.
         producer: Software that wrote the file: `package`, `version`, and for this package the `pipeline`.
+        own: Whether these are the quantizers of the model itself, which has been quantized already.
     """
 
     tensors: tuple[Encoding, ...]
@@ -170,6 +171,7 @@ class Encodings:
     excluded: tuple[str, ...] = ()
     quantizer_args: Mapping[str, object] = field(default_factory=dict)
     producer: Mapping[str, str] = field(default_factory=dict)
+    own: bool = False
 
     def __post_init__(self) -> None:
         seen: set[str] = set()

@@ -40,7 +40,7 @@ from qcompiler.session.options import Effort, Options, Unmatched
 from qcompiler.session.pipeline import Io, lowering_passes, with_external_types
 from qcompiler.session.progress import steps
 from qcompiler.session.session import Session
-from qcompiler.session.source import Model, check_forward, load_model, prepared
+from qcompiler.session.source import Model, check_forward, load_model, prepared, with_own_quantizers
 from qcompiler.storage.destination import Destination
 from qcompiler.storage.writing import write_file
 from qcompiler.targets import Target, load_target
@@ -300,9 +300,10 @@ def compile(  # shadows the builtin: `compile` is the established name
         )
     wanted = "int8_dsp" if target is None else target
     hardware = load_hardware(wanted if learned is None else learned.target)
+    source = load_model(model, options.fixed_inputs) if learned is None else learned
+    options = with_own_quantizers(source, options)
     chosen = options.deployment_passes(hardware) if learned is None else with_external_types(lowering_passes(), io)
     destination = None if output is None else Artifact.destination(output)
-    source = load_model(model, options.fixed_inputs) if learned is None else learned
     check_forward(source, options)
     with (
         processes() as group,

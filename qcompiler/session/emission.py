@@ -20,7 +20,7 @@ from qcompiler.errors import UnsupportedError
 from qcompiler.ir.diagnostics import Diagnostic
 from qcompiler.ir.events import Record
 from qcompiler.passes import Pass
-from qcompiler.passes.apply_encodings import ApplyEncodings
+from qcompiler.passes.apply_encodings import LOWEST_WEIGHTS, ApplyEncodings
 from qcompiler.passes.base import Override
 from qcompiler.passes.calibrate_activations import CalibrateActivations
 from qcompiler.passes.check_encodings import CheckEncodings
@@ -176,11 +176,14 @@ def _given_summary(records: Sequence[Record]) -> Iterator[Diagnostic]:
     for record in records:
         if record.pass_name == CheckEncodings.name:
             yield Diagnostic("encodings-set", {key: record.metrics[key] for key in ("given", "calibrated")})
+            for key, code in (("added", "quantizers-added"), ("lacking", "grids-lacking"), ("lost", "quantizers-lost")):
+                if record.metrics.get(key):
+                    yield Diagnostic(code, {"names": record.metrics[key]})
             if "unmatched" in record.metrics:
                 yield Diagnostic("encodings-ignored", {"names": record.metrics["unmatched"]})
         if record.pass_name == ApplyEncodings.name:
             for event in record.events:
-                if event.kind == "refusal":
+                if event.code == LOWEST_WEIGHTS.code:
                     yield Diagnostic("lowest-weights", {"quantizer": event.node, **event.plain()["data"]}, event.where)
 
 

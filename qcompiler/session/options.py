@@ -23,6 +23,7 @@ from qcompiler.session.pipeline import (
     for_training,
     model_as_it_is,
     parse_pipeline,
+    quantized_model_passes,
     training_passes,
     with_encodings,
     with_external_types,
@@ -120,6 +121,8 @@ class Options:
         if asked is not None:
             return asked
         given = self.encodings
+        if given is not None and given.own:
+            return quantized_model_passes(self.effort)
         if given is not None and given.producer.get("pipeline"):
             return parse_pipeline(given.producer["pipeline"])
         self._check_best()

@@ -201,6 +201,20 @@ def model_as_it_is(passes: Sequence[Pass]) -> tuple[Pass, ...]:
     return tuple(item for item in passes if not isinstance(item, _CHANGES_TENSORS))
 
 
+def quantized_model_passes(effort: str = "default") -> tuple[Pass, ...]:
+    """The passes for a model that has been quantized already: nothing rounds or corrects its tensors once more.
+
+    Args:
+        effort: See `qcompiler.compile`; it selects the ranges of tensors without a grid.
+    """
+    front, placement = structural_passes()
+    ranges = (CalibrateWeights(), _ACTIVATIONS[effort], FitBiases())
+    return model_as_it_is(
+        (*front, *placement, FixRanges(), UnifyScales("ranges"), *ranges, FuseRequantization(), LowerToInteger(),
+         EliminateDeadCode())
+    )  # fmt: skip
+
+
 _CHANGES_TENSORS = (CrossLayerEqualization, SmoothActivations, ReplaceRelu6, MergeBranches, FoldNormalization)
 
 

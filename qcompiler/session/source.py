@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeGuard
 
@@ -16,6 +17,7 @@ from qcompiler.frontends.finite import check_finite
 from qcompiler.frontends.given import parse_device
 from qcompiler.frontends.onnx.source import OnnxModel
 from qcompiler.frontends.pt2 import load_exported
+from qcompiler.frontends.source import Source
 from qcompiler.frontends.wrappers import unwrap
 from qcompiler.ir import tree
 from qcompiler.ir.events import Record
@@ -155,6 +157,24 @@ def load_model(model: Model, fixed_inputs: Mapping[str, object] | None = None) -
             fix="If the file holds only weights, create the module and run model.load_state_dict(torch.load(path)).",
         )
     return load_exported(path)
+
+
+def with_own_quantizers(model: Subject, options: Options) -> Options:
+    """The options with the quantizers of a model that has been quantized already as encodings.
+
+    Raises:
+        InputError: There are encodings besides.
+    """
+    found = model.encodings if isinstance(model, Source) else None
+    if found is None:
+        return options
+    if options.encodings is not None:
+        raise InputError(
+            "encodings= was passed, and the model has quantizers of its own",
+            expected="one of them",
+            fix="Omit encodings=, or pass the float model.",
+        )
+    return replace(options, encodings=found)
 
 
 def _no_fixed_inputs(model: object) -> InputError:

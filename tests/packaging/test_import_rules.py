@@ -29,7 +29,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "ir": ("plugins", "quant.spec", "storage"),
     "ops": ("ir", "quant"),
     "targets": ("ir.onnx_types", "ir.types", "plugins", "quant", "storage"),
-    "frontends": ("ir", "ops", "storage"),
+    "frontends": ("ir", "ops", "quant", "storage"),
     "calibration": ("ir", "ops", "quant", "storage"),
     "validation": ("ir", "ops", "quant"),
     "training": ("calibration", "ir", "ops", "pages", "quant", "targets", "validation"),

@@ -30,10 +30,12 @@ def grid(name: str, scale: float, zero_point: int = 0, bits: int = 8) -> Encodin
     return Encoding(name, bits, (scale,), (zero_point,))
 
 
-def applied(text: list[str], *given: Encoding, target: str = "int8_dsp") -> tuple[list[str], dict[str, float]]:
+def applied(
+    text: list[str], *given: Encoding, target: str = "int8_dsp", own: bool = False
+) -> tuple[list[str], dict[str, float]]:
     """The nodes, and the scales of quantizers."""
     subject = module("canonical", *text)
-    context = PassContext(load_target(target), encodings=Encodings(given, "1.0.0"))
+    context = PassContext(load_target(target), encodings=Encodings(given, "1.0.0", own=own))
     run(InsertQuantizers(), subject, context)
     run(ApplyEncodings(), subject, context)
     scales = {name: float(tensor) for name, tensor in subject.tensors.items() if name.endswith(".scale")}
@@ -81,3 +83,37 @@ def test_what_it_needs_and_establishes() -> None:
         establishes={"encodings"},
         invalidates={"fixed-ranges", "ties"},
     )
+
+
+FUSED = [
+    "%s = add(%x, %x) : f32[N, 4, 6, 6]",
+    "%r = relu(%s) : f32[N, 4, 6, 6]",
+    "%r",
+]
+
+
+def test_a_quantized_model_may_have_a_quantizer_within_a_supergroup() -> None:
+    text, scales = applied(FUSED, grid("x", 0.5), grid("s", 0.25, 128), grid("r", 0.125), own=True)
+    assert "%s.q = fake_quantize(%s, %s.scale, %s.zero_point)" in text
+    assert "%r = relu(%s.q)" in text
+    assert (scales["s.scale"], scales["r.scale"]) == (0.25, 0.125)
+
+
+def test_a_quantizer_with_the_grid_of_the_next_one_is_not_needed() -> None:
+    text, scales = applied(FUSED, grid("x", 0.5), grid("s", 0.125), grid("r", 0.125), own=True)
+    assert "%r = relu(%s)" in text
+    assert set(scales) == {"x.scale", "r.scale"}
+
+
+def test_any_node_of_a_quantized_model_may_read_a_copy() -> None:
+    text, scales = applied(FUSED, grid("x", 0.5), grid("s.input1.q", 0.25), grid("r", 0.125), own=True)
+    assert "%s = add(%x.q, %s.input1.q)" in text
+    assert scales["s.input1.scale"] == 0.25
+
+
+def test_a_grid_of_a_quantized_model_that_the_target_lacks_is_left_out() -> None:
+    given = (grid("x", 0.5, 3), grid("s", 0.25, 3), grid("r", 0.125, 3))
+    _, scales = applied(FUSED, *given, target="tensorrt", own=True)
+    assert scales["x.scale"] != scales["x.scale"], "not calibrated"
+    with pytest.raises(EncodingsError, match="tensorrt is symmetric"):
+        applied(FUSED, given[0], target="tensorrt")

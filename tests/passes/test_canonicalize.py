@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from qcompiler.ir.types import Stage
+from qcompiler.passes import PassContext
 from qcompiler.passes.canonicalize import Canonicalize
+from qcompiler.targets import load_target
 from tests.support.declared import check_declared
 from tests.support.golden import computes_the_same, conv, leaf, lines, module, run, shown
 
@@ -133,6 +135,20 @@ CANONICAL: dict[str, tuple[list[str], list[str]]] = {
         ],
         ["%a = clamp(%x) {min = -0.5, max = 2.0} : f32[N, 4, 6, 6]", "return %a"],
     ),
+    "a maximum and a minimum with one constant": (
+        [
+            leaf("lowest", "f32", 1, kind="constant"),
+            leaf("highest", "f32", kind="constant"),
+            "%a = maximum(%x, %lowest) : f32[N, 4, 6, 6]",
+            "%b = minimum(%highest, %a) : f32[N, 4, 6, 6]",
+            "%b",
+        ],
+        [
+            "%a = clamp(%x) {min = -0.5} : f32[N, 4, 6, 6]",
+            "%b = clamp(%a) {max = 2.0} : f32[N, 4, 6, 6]",
+            "return %b",
+        ],
+    ),
     "scales that are all 1": (
         [
             leaf("ones", "f32", 4),
@@ -181,6 +197,7 @@ CANONICAL: dict[str, tuple[list[str], list[str]]] = {
 
 
 TENSORS = {"low": torch.full((4,), -0.5), "high": torch.full((4,), 2.0), "ones": torch.ones(4)}
+TENSORS |= {"lowest": torch.full((1,), -0.5), "highest": torch.tensor(2.0)}
 
 
 @pytest.mark.parametrize("case", CANONICAL)
@@ -197,6 +214,16 @@ def test_canonicalize(case: str) -> None:
 
 
 LEFT_ALONE: dict[str, list[str]] = {
+    "a maximum with a tensor that training changes": [
+        leaf("lowest", "f32", 1),
+        "%a = maximum(%x, %lowest) : f32[N, 4, 6, 6]",
+        "%a",
+    ],
+    "a maximum with one constant per channel, without a target that has such limits": [
+        leaf("k", "f32", 4, 1, 1, kind="constant"),
+        "%a = maximum(%x, %k) : f32[N, 4, 6, 6]",
+        "%a",
+    ],
     "a sum divided by the number of its terms": [
         "%a = avg_pool2d(%x) {kernel = (2, 2), stride = (2, 2), divisor_override = 4} : f32[N, 4, 3, 3]",
         "%a",
@@ -237,6 +264,21 @@ def test_what_is_something_else_stays_as_it_is(case: str) -> None:
     record = run(Canonicalize(), subject)
     assert lines(subject) == before
     assert not record.events
+
+
+def test_limits_per_channel_for_a_target_that_has_them() -> None:
+    text = [
+        leaf("k", "f32", 4, 1, 1, kind="constant"),
+        "%a = minimum(%x, %k) : f32[N, 4, 6, 6]",
+        "%a",
+    ]
+    subject = module("float", *text, tensors=TENSORS)
+    run(Canonicalize(), subject, PassContext(load_target("int8_dsp")))
+    assert lines(subject)[-2:] == [
+        "%a = clamp_channels(%x, %a.low, %a.high) {axis = 1} : f32[N, 4, 6, 6]",
+        "return %a",
+    ]
+    computes_the_same(module("float", *text, tensors=TENSORS), subject, rtol=0.0)
 
 
 def test_a_producer_that_others_read_stays() -> None:

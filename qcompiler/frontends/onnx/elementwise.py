@@ -126,6 +126,13 @@ def _shift(at: At) -> Operand:
 def _several(at: At) -> Operand:
     function = {"Max": torch.maximum, "Min": torch.minimum}.get(at.op, torch.add)
     items = at.tensors()
+    if function is not torch.add:  # limits, which no training changes
+        items = [
+            at.recording.name(item.clone(), "constant", at.recording.names.get(id(item), (item, "", ""))[2])
+            if isinstance(item, Tensor)
+            else item
+            for item in items
+        ]
     result = items[0]
     for item in items[1:]:
         result = apply(function, result, item)

@@ -11,8 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qcompiler.errors import InputError
+from qcompiler.errors import InputError, QCompilerError
+from qcompiler.frontends.onnx.separation import separate
 from qcompiler.frontends.running import first_line
+from qcompiler.quant.encoding import Encodings
 
 if TYPE_CHECKING:
     from onnx import ModelProto, TensorProto, ValueInfoProto
@@ -55,6 +57,7 @@ class OnnxFile:
         inputs: Inputs without initializers.
         outputs: Outputs.
         initializers: Tensors of the model by name.
+        encodings: Grids of the tensors of a quantized file; None for another one.
     """
 
     model: ModelProto
@@ -63,16 +66,19 @@ class OnnxFile:
     inputs: tuple[Declared, ...]
     outputs: tuple[Declared, ...]
     initializers: Mapping[str, Tensor]
+    encodings: Encodings | None = None
 
 
-def read(subject: Subject, fixed_inputs: Mapping[str, object]) -> OnnxFile:
+def read(subject: Subject, fixed_inputs: Mapping[str, object], *, separates: bool = True) -> OnnxFile:
     """Read a model.
 
     Args:
         subject: A path, the bytes of a file, or a message. External data is looked for beside the path.
         fixed_inputs: Values of inputs that become tensors of the model, by name.
+        separates: Whether the quantizers of a quantized file become encodings; see `separate`.
 
     Raises:
+        UnsupportedError: The quantizers have no encodings.
         InputError: There is no such file, it is damaged, its operators are too old or too new, a tensor of it has an
             element type that torch lacks, or a fixed input does not fit.
     """
@@ -105,17 +111,20 @@ def read(subject: Subject, fixed_inputs: Mapping[str, object]) -> OnnxFile:
         _check(model)
         _fix(model, fixed_inputs, name)
         model = inliner.inline_local_functions(model) if model.functions else model
+        encodings = None
+        if separates:
+            model, encodings = separate(model, name)
         graph = model.graph
         initializers = {item.name: to_tensor(item, name) for item in graph.initializer}
         inputs = tuple(_declared(item, name) for item in graph.input if item.name not in initializers)
         outputs = tuple(_declared(item, name) for item in graph.output)
-    except InputError:
+    except QCompilerError:
         raise
     except Exception as error:  # as above
         raise _damaged(name, error) from error
     if graph.sparse_initializer:
         raise InputError("the file has sparse tensors", where=name, expected="dense tensors")
-    return OnnxFile(model, model.graph.name or name, opsets, inputs, outputs, initializers)
+    return OnnxFile(model, model.graph.name or name, opsets, inputs, outputs, initializers, encodings)
 
 
 def _check(model: ModelProto) -> None:

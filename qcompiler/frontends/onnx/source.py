@@ -18,6 +18,7 @@ from qcompiler.frontends.onnx.reading import OnnxFile, Subject, read
 from qcompiler.frontends.source import Call, Candidate, Source
 from qcompiler.frontends.torch_module import convert
 from qcompiler.ir import calls
+from qcompiler.quant.encoding import Encodings
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -39,15 +40,20 @@ class OnnxModel(Source):
     Args:
         subject: A path, the bytes of a file, or the message.
         fixed_inputs: Values of inputs that become constants of the model, by name.
+        separates: Whether the quantizers of a quantized file become its `encodings`, and the model one of real numbers;
+            otherwise quantizers are arithmetic of the model.
 
     Raises:
+        UnsupportedError: The quantizers have no encodings, see `separate`.
         InputError: The file cannot be read, see `read`; or a fixed input does not exist or has another type.
     """
 
     has_own_kernels = True
 
-    def __init__(self, subject: Subject, fixed_inputs: Mapping[str, object] | None = None) -> None:
-        self.file = read(subject, fixed_inputs or {})
+    def __init__(
+        self, subject: Subject, fixed_inputs: Mapping[str, object] | None = None, *, separates: bool = True
+    ) -> None:
+        self.file = read(subject, fixed_inputs or {}, separates=separates)
         self.name = self.file.name
         self.parameters = _identifiers([item.name for item in self.file.inputs])
 
@@ -71,6 +77,11 @@ class OnnxModel(Source):
                 return None
             found.append(torch.randn(shape, generator=generator).to(item.dtype))
         return tuple(found)
+
+    @property
+    def encodings(self) -> Encodings | None:
+        """The grids of the tensors of a quantized file."""
+        return self.file.encodings
 
     def place(self, binding: Binding, device: torch.device | str | None) -> torch.device:
         """The processor, on which ONNX Runtime runs here."""

@@ -98,7 +98,7 @@ def _fixed(case: Any, arrays: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _difference(case: Any, arrays: Mapping[str, Any], fixed: Mapping[str, Any]) -> str:
     inputs = tuple(torch.from_numpy(array) for name, array in arrays.items() if name not in fixed)
-    module = capture(OnnxModel(case.model, fixed), inputs).module
+    module = capture(OnnxModel(case.model, fixed, separates=False), inputs).module
     outputs, _ = interpret(module.main, list(inputs), module.tensors)
     expected = case.data_sets[0][1]
     if len(outputs) != len(expected):
