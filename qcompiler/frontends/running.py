@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from qcompiler.errors import CaptureError, InputError
+from qcompiler.errors import CaptureError, InputError, UnsupportedError
 from qcompiler.frontends.examples import WAYS, Binding
 from qcompiler.frontends.locations import failing_line
 
@@ -22,6 +22,7 @@ def run(model: nn.Module, binding: Binding) -> object:
 
     Raises:
         InputError: The model fails; the error names the module and gives torch's reason.
+        UnsupportedError: The model of a source refuses to run.
     """
     entered: list[str] = []
 
@@ -36,6 +37,8 @@ def run(model: nn.Module, binding: Binding) -> object:
         handles += [module.register_forward_pre_hook(enter(path)), module.register_forward_hook(leave)]
     try:
         result = binding.call(model, binding.tensors)
+    except UnsupportedError:
+        raise  # the model of a source that refuses to run
     except Exception as error:
         described = ", ".join(
             f"{name}: {str(x.dtype).removeprefix('torch.')}{list(x.shape)}"

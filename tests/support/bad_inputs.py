@@ -2,8 +2,9 @@
 
     python -m tests.support.bad_inputs --count 500 --seed 1
 
-Five kinds: artifacts (changed, with their hashes made right again), exported programs, files of arrays and images,
-command lines, and the text formats: encodings, targets, `.qir` modules, pipelines. Each kind begins with inputs that
+Seven kinds: artifacts (changed, with their hashes made right again), exported programs, files of arrays and images,
+command lines, the text formats: encodings, targets, `.qir` modules, pipelines; and ONNX files, of real numbers and
+quantized. Each kind begins with inputs that
 must be accepted. Kind, seed and number identify a case.
 """
 
@@ -116,7 +117,7 @@ NUMBER = 7
 """Objects that are not models."""
 
 
-# --- the five kinds -------------------------------------------------------------------------------------------------
+# --- the kinds ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -477,12 +478,28 @@ def texts() -> Kind:
     return Kind("texts", bases, draw, use)
 
 
+def onnx_files() -> Kind:
+    """ONNX files of real numbers; see `bad_onnx`."""
+    from tests.support import bad_onnx
+
+    return bad_onnx.float_files()
+
+
+def quantized_onnx_files() -> Kind:
+    """ONNX files that are quantized already; see `bad_onnx`."""
+    from tests.support import bad_onnx
+
+    return bad_onnx.quantized_files()
+
+
 MAKERS: dict[str, Callable[[], Kind]] = {
     "artifacts": artifacts,
     "exported": exported,
     "arrays": arrays,
     "commands": command_lines,
     "texts": texts,
+    "onnx": onnx_files,
+    "quantized-onnx": quantized_onnx_files,
 }
 
 
@@ -519,6 +536,9 @@ def unchanged(kind: Kind, base: Any, folder: Path) -> Any:
     """A base as `use` takes it."""
     if isinstance(base, list):
         return base
+    if isinstance(base, bytes):
+        (folder / "model.onnx").write_bytes(base)
+        return folder / "model.onnx"
     if kind.name == "exported programs":
         write_zip(folder / "model.pt2", base)
         return folder / "model.pt2"

@@ -1,4 +1,4 @@
-"""Bad inputs of five kinds: each is taken, or refused by one of our errors in one line."""
+"""Bad inputs of seven kinds: each is taken, or refused by one of our errors in one line."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_a_few_are_taken_or_refused(kind: bad_inputs.Kind) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_hundreds_are_taken_or_refused(kind: bad_inputs.Kind, seed: int) -> None:
-    outcome = bad_inputs.run_kind(kind, seed, range(100))
+    outcome = bad_inputs.run_kind(kind, seed, range(150 if kind.name == "ONNX files" else 100))
     assert outcome.failures == []
     assert outcome.counts["loaded"] > 0, "some changes are harmless"
     assert outcome.counts["refused"] >= 50

@@ -10,24 +10,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from qcompiler.frontends.onnx.bounded import check_sizes
 from qcompiler.frontends.onnx.reading import dtype_of
 from qcompiler.frontends.onnx.symbolic import Operand, Size, Traced, Whole, apply, parts
 from qcompiler.frontends.onnx.table import At, Held, sizes_of, translates
 
 ENDLESS = 10**6
 """End of a slice that means the end of the axis: exporters write 2^31 - 1, 2^63 - 1 or 10^9."""
-MOST_ELEMENTS = 2**28
-"""Elements of a tensor that a file asks for by its size alone."""
 
 
 def check_count(at: At, shape: list[int]) -> None:
     """Refuse a tensor of absurd size before it takes memory.
 
     Raises:
-        UnsupportedError: It has more than `MOST_ELEMENTS` elements, or a negative size.
+        TooLargeError: It has too many elements.
+        UnsupportedError: It has a negative size.
     """
-    if any(size < 0 for size in shape) or math.prod(shape) > MOST_ELEMENTS:
-        raise at.refusal(f"{at.op} makes a tensor of the shape {shape}", "Use a smaller one.")
+    if any(size < 0 for size in shape):
+        raise at.refusal(f"{at.op} makes a tensor of the shape {shape}", "Use sizes of at least 0.")
+    check_sizes(shape, "a result", str(at.location))
 
 
 @translates("Constant")

@@ -15,6 +15,7 @@ from qcompiler.errors import InputError, QCompilerError
 from qcompiler.frontends.onnx.separation import separate
 from qcompiler.frontends.running import first_line
 from qcompiler.quant.encoding import Encodings
+from qcompiler.storage.reading import read_file
 
 if TYPE_CHECKING:
     from onnx import ModelProto, TensorProto, ValueInfoProto
@@ -93,7 +94,10 @@ def read(subject: Subject, fixed_inputs: Mapping[str, object], *, separates: boo
         elif isinstance(subject, bytes):
             model = onnx.load_model_from_string(subject)
         else:
-            model = onnx.load(str(subject))
+            model = onnx.load_model_from_string(read_file(subject, InputError))
+            onnx.load_external_data_for_model(model, str(Path(subject).parent))
+    except InputError:
+        raise
     except FileNotFoundError as error:
         raise InputError(f"there is no file {error.filename}", where=name) from None
     except Exception as error:  # protobuf, onnx and the file system document no common base

@@ -62,23 +62,25 @@ class _Grid:
         alike = self.dtype == other.dtype and np.array_equal(self.scale, other.scale)
         return alike and np.array_equal(self.zero, other.zero) and (self.scale.size == 1 or self.axis == other.axis)
 
-    def shaped(self, parameter: np.ndarray, rank: int) -> np.ndarray:
+    def shaped(self, parameter: np.ndarray, shape: Sequence[int]) -> np.ndarray:
         """A parameter in a shape that broadcasts with a tensor."""
         if parameter.size == 1:
             return parameter.reshape(())
-        return parameter.reshape([-1 if axis == self.axis % max(rank, 1) else 1 for axis in range(rank)])
+        if shape[self.axis] != parameter.size:
+            raise ValueError(f"{parameter.size} scales along an axis of {shape[self.axis]} elements")
+        return parameter.reshape([-1 if axis == self.axis % len(shape) else 1 for axis in range(len(shape))])
 
     def real(self, codes: np.ndarray) -> np.ndarray:
         """The numbers of codes, in float32."""
-        steps = codes.astype(np.float64) - self.shaped(self.zero, codes.ndim).astype(np.float64)
-        found: np.ndarray = (steps.astype(np.float32) * self.shaped(self.scale, codes.ndim)).astype(np.float32)
+        steps = codes.astype(np.float64) - self.shaped(self.zero, codes.shape).astype(np.float64)
+        found: np.ndarray = (steps.astype(np.float32) * self.shaped(self.scale, codes.shape)).astype(np.float32)
         return found
 
     def codes(self, numbers: np.ndarray) -> np.ndarray:
         """The codes of numbers, halves to even."""
         limits = np.iinfo(self.dtype)
-        steps = np.rint(numbers.astype(np.float32) / self.shaped(self.scale, numbers.ndim).astype(np.float32))
-        found = np.clip(steps + self.shaped(self.zero, numbers.ndim), limits.min, limits.max)
+        steps = np.rint(numbers.astype(np.float32) / self.shaped(self.scale, numbers.shape).astype(np.float32))
+        found = np.clip(steps + self.shaped(self.zero, numbers.shape), limits.min, limits.max)
         codes: np.ndarray = found.astype(self.dtype)
         return codes
 
@@ -432,7 +434,7 @@ class _Separation:
                 f"the weight {node.input[1]!r} has scales along axis {grid.axis % codes.ndim}",
                 f"axis {axis % codes.ndim}, the axis of the output channels",
             )
-        steps = codes - grid.shaped(grid.zero, codes.ndim)
+        steps = codes - grid.shaped(grid.zero, codes.shape)
         bits = int("".join(filter(str.isdigit, grid.dtype.name)))
         low, high = (SMALLEST, LARGEST) if bits == 8 else (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
         if grid.zero.any():

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from qcompiler.errors import InputError
+from qcompiler.errors import InputError, QCompilerError
 from qcompiler.frontends.examples import Binding
 from qcompiler.frontends.given import parse_device
+from qcompiler.frontends.onnx.bounded import TooLargeError, check_sizes
 from qcompiler.frontends.onnx.reading import OnnxFile, Subject, read
 from qcompiler.frontends.source import Call, Candidate, Source
 from qcompiler.frontends.torch_module import convert
@@ -75,6 +76,7 @@ class OnnxModel(Source):
             shape = [size for size in sizes if isinstance(size, int)]
             if len(shape) < len(sizes):
                 return None
+            check_sizes(shape, f"the input {item.name!r}", self.name)
             found.append(torch.randn(shape, generator=generator).to(item.dtype))
         return tuple(found)
 
@@ -93,7 +95,7 @@ class OnnxModel(Source):
     def reference(self, device: torch.device) -> nn.Module:
         """The file in ONNX Runtime."""
         del device
-        return _Runtime(self.file)
+        return _Runtime(self.file, self.parameters)
 
     def graphs(self, reference: nn.Module, call: Call) -> Iterator[Callable[[], Candidate]]:
         """The graph of the file."""
@@ -126,11 +128,13 @@ class _Runtime(nn.Module):
 
     Args:
         file: The file.
+        names: Names of its inputs as parameters.
     """
 
-    def __init__(self, file: OnnxFile) -> None:
+    def __init__(self, file: OnnxFile, names: Sequence[str]) -> None:
         super().__init__()
-        self.file = file
+        self.file, self.names = file, names
+        self.is_bounded = False
 
     def __deepcopy__(self, memo: dict[int, object]) -> _Runtime:
         """Itself: a run changes nothing, and a session cannot be copied."""
@@ -160,7 +164,13 @@ class _Runtime(nn.Module):
             yield path, op, [torch.from_numpy(np.array(x)) for x in found if isinstance(x, np.ndarray)]
 
     def forward(self, *inputs: Tensor) -> object:
-        """The results by name, or the only one."""
+        """The results by name, or the only one.
+
+        Raises:
+            TooLargeError: A tensor has too many elements; nothing is run.
+        """
+        if not self.is_bounded:
+            self._check_sizes(inputs)
         results = [torch.from_numpy(np.array(found)) for found in self.run(self._feed(inputs))]
         pairs = zip(self.file.inputs, inputs, strict=True)
         if any(x.is_floating_point() and x.dtype != item.dtype for item, x in pairs):
@@ -168,6 +178,18 @@ class _Runtime(nn.Module):
             results = [x.to(torch.float32) if x.is_floating_point() else x for x in results]
         names = [item.name for item in self.file.outputs]
         return results[0] if len(results) == 1 else dict(zip(names, results, strict=True))
+
+    def _check_sizes(self, inputs: Sequence[Tensor]) -> None:
+        """Compute all shapes before anything runs; other refusals are those of the graph."""
+        from qcompiler.frontends.onnx.translate import trace
+
+        self.is_bounded = True
+        try:
+            trace(self.file, self.names, [inputs])
+        except TooLargeError:
+            raise
+        except QCompilerError:
+            return
 
     def _feed(self, inputs: Sequence[Tensor]) -> dict[str, Any]:
         """The inputs by name, in the types that the file declares."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from qcompiler.errors import InputError, QCompilerError, UnsupportedError
 from qcompiler.frontends.onnx import translations  # noqa: F401  # fills the table
+from qcompiler.frontends.onnx.bounded import Bounded
 from qcompiler.frontends.onnx.reading import DOMAINS, OnnxFile, to_tensor
 from qcompiler.frontends.onnx.sizes import SIZE_RULES
 from qcompiler.frontends.onnx.symbolic import Recording, Traced, apply
@@ -54,7 +55,8 @@ def trace(file: OnnxFile, parameters: Sequence[str], runs: Sequence[Sequence[Ten
     for name, tensor in file.initializers.items():
         kind = "parameter" if tensor.is_floating_point() else "constant"
         values[name] = recording.name(tensor, kind, name)
-    _Walk(file, recording, values).run(_expanded(file).graph)
+    with Bounded(lambda: recording.location):
+        _Walk(file, recording, values).run(_expanded(file).graph)
     results = []
     for declared in file.outputs:
         held = values[declared.name]
