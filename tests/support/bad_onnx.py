@@ -53,14 +53,15 @@ def quantized_files() -> Kind:
 
 def exported(opset: int) -> bytes:
     """The network as a file."""
-    stream = io.BytesIO()
+    stream: Any = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
             net(), (images(),), stream, dynamo=False, opset_version=opset, input_names=["x"], output_names=["y"],
             dynamic_axes={"x": {0: "N"}, "y": {0: "N"}},
         )  # fmt: skip
-    return stream.getvalue()
+    found: bytes = stream.getvalue()
+    return found
 
 
 def loop() -> ModelProto:
@@ -137,8 +138,8 @@ def draw(base: bytes, source: random.Random, folder: Path) -> Path:
     else:
         model = onnx.load_model_from_string(base)
         for _ in range(source.choice([1, 1, 1, 2, 3])):
-            with contextlib.suppress(ValueError, TypeError, IndexError):  # a field that does not hold such a value
-                source.choice(CHANGES)(model, source)
+            with contextlib.suppress(ValueError, TypeError, IndexError, onnx.checker.ValidationError):
+                source.choice(CHANGES)(model, source)  # a field may not hold such a value
         data = model.SerializeToString()
     path.write_bytes(data)
     if source.random() < 0.03:
@@ -147,11 +148,13 @@ def draw(base: bytes, source: random.Random, folder: Path) -> Path:
 
 
 def _node(model: ModelProto, source: random.Random) -> NodeProto:
-    return source.choice(list(model.graph.node))
+    nodes: list[NodeProto] = list(model.graph.node)
+    return source.choice(nodes)
 
 
 def _tensor(model: ModelProto, source: random.Random) -> TensorProto:
-    return source.choice(list(model.graph.initializer))
+    tensors: list[TensorProto] = list(model.graph.initializer)
+    return source.choice(tensors)
 
 
 def _names(model: ModelProto) -> list[str]:

@@ -49,7 +49,7 @@ class Bounded(TorchDispatchMode):
     """
 
     def __init__(self, where: Any) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch has no type for it
         self.where = where
 
     def __torch_dispatch__(
@@ -60,7 +60,7 @@ class Bounded(TorchDispatchMode):
         named = kwargs or {}
         on_shapes: Any = None
         try:
-            positional, keywords = fx.node.map_aggregate((args, named), _shape_of)  # type: ignore[arg-type, misc]
+            positional, keywords = fx.node.map_aggregate((args, named), _shape_of)
             device = {"device": torch.device("meta")} if "device" in named else {}
             on_shapes = func(*positional, **{**keywords, **device})
         except Exception:  # a call whose result depends on values, or one that fails on values, too

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import resource
+from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from onnx import NodeProto, helper
+from torch import Tensor, nn
 
 import qcompiler
 from qcompiler.errors import InputError
@@ -27,18 +30,19 @@ def test_the_limit_is_a_number_of_elements() -> None:
 
 def test_calls_of_any_kind_are_bounded() -> None:
     small = torch.ones(1)
+    calls: list[Callable[[], Tensor]] = [
+        lambda: torch.full([2**29], 1.0),
+        lambda: torch.arange(2**40),
+        lambda: torch.ones(2**20, 1) + torch.ones(1, 2**20),
+        lambda: torch.ones(2**10).repeat(2**20),
+        lambda: nn.functional.pad(torch.ones(1, 1), (2**35, 0)),
+    ]
     with Bounded(lambda: "node"):
         assert torch.equal(torch.full([2], 3.0) + torch.arange(2), torch.tensor([3.0, 4.0]))
         assert torch.equal(torch.nonzero(torch.tensor([0, 1])), torch.tensor([[1]])), "its size depends on values"
         assert small.add_(1.0) is small
         assert small.item() == 2.0, "once"
-        for call in (
-            lambda: torch.full([2**29], 1.0),
-            lambda: torch.arange(2**40),
-            lambda: torch.ones(2**20, 1) + torch.ones(1, 2**20),
-            lambda: torch.ones(2**10).repeat(2**20),
-            lambda: torch.nn.functional.pad(torch.ones(1, 1), (2**35, 0)),
-        ):
+        for call in calls:
             with pytest.raises(TooLargeError, match=r"at node"):
                 call()
 
@@ -54,7 +58,11 @@ LARGE = {
 @pytest.mark.parametrize("case", LARGE)
 def test_operators_that_make_large_tensors_are_refused_by_name(case: str) -> None:
     nodes: list[NodeProto] = LARGE[case]
-    tensors = {"one": np.float32(1), "sizes": np.array([2**17, 2**12]), "pads": np.array([0, 0, 2**20, 2**20])}
+    tensors: dict[str, npt.ArrayLike] = {
+        "one": np.float32(1),
+        "sizes": np.array([2**17, 2**12]),
+        "pads": np.array([0, 0, 2**20, 2**20]),
+    }
     model = model_of(graph_of(nodes, {"x": [1, 3]}, ["y"], tensors))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(TooLargeError, match=nodes[0].op_type):
