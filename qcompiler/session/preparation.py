@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from qcompiler.calibration.processes import processes
+from qcompiler.errors import UnsupportedError
 from qcompiler.frontends import Source, Subject
 from qcompiler.frontends.given import check_kind
 from qcompiler.frontends.running import copy_model
@@ -23,7 +24,7 @@ from qcompiler.session.pipeline import print_pipeline
 from qcompiler.session.progress import steps
 from qcompiler.session.refused_overrides import refused_overrides
 from qcompiler.session.session import Session
-from qcompiler.session.source import Model, check_forward, load_model
+from qcompiler.session.source import Model, check_forward, load_model, quantized_module
 from qcompiler.session.stages import State
 from qcompiler.targets import Target
 from qcompiler.training.module import Preparation, QATModule, Recipe
@@ -52,7 +53,16 @@ def prepared_module(
 
     Returns:
         The module, in train mode.
+
+    Raises:
+        UnsupportedError: The model is one of this function, or of `Compiled.module`.
     """
+    if quantized_module(model) is not None:
+        raise UnsupportedError(
+            "the model is quantized already",
+            expected="the float model",
+            fix="A module of prepare_qat goes on training as it is, and resumes from its state_dict.",
+        )
     unwrapped, notes = unwrap(load_model(model, options.fixed_inputs))
     source = _in_eval_mode(unwrapped if isinstance(unwrapped, Source) else check_kind(unwrapped))
     check_forward(source, options)

@@ -48,14 +48,20 @@ TRAINING = "quantization-aware-training"
 """Name of the training among the records of passes."""
 
 
-def prepared(model: object) -> QATModule | None:
-    """The module of `prepare_qat` in `model`, also inside DistributedDataParallel or torch.compile; None if absent."""
+def quantized_module(model: object) -> QATModule | None:
+    """The quantized module in `model`, also inside DistributedDataParallel or torch.compile; None if absent."""
     for name in ("_orig_mod", "module", "_orig_mod"):
         if isinstance(model, QATModule):
             break
         if isinstance(model, nn.Module) and isinstance(getattr(model, name, None), nn.Module):
             model = getattr(model, name)
-    return model if isinstance(model, QATModule) and model.preparation is not None else None
+    return model if isinstance(model, QATModule) else None
+
+
+def prepared(model: object) -> QATModule | None:
+    """The module of `prepare_qat` in `model`, as `quantized_module` finds it; None if absent."""
+    found = quantized_module(model)
+    return None if found is None or found.preparation is None else found
 
 
 def captured_training(module: QATModule, context: PassContext) -> Captured:

@@ -28,7 +28,7 @@ from qcompiler.quant.spec import QuantSpec, ScaleKind
 from qcompiler.training.batch_norm import BatchNorm, Style
 from qcompiler.training.deploy import QuantizedActivation, QuantizedWeight, deployable
 from qcompiler.training.gradients import Gradients, check_shared_grids, product_modules
-from qcompiler.training.methods import Methods, Role, is_named, resolve
+from qcompiler.training.methods import Methods, Role, check_names, is_named, resolve
 from qcompiler.training.program import Multiplied, Normalized, Places, Program, write_plain_program, write_program
 from qcompiler.training.quantizer import Quantizer
 from qcompiler.training.range_estimators import RangeEstimator
@@ -345,9 +345,14 @@ class _Builder:
         groups: dict[str, list[Node]] = {}
         for node in nodes:
             groups.setdefault(_ref(node.inputs[1]), []).append(node)
+        names_of = {
+            ref: tuple(dict.fromkeys(name for node in members for name in _names(node, weights.get(node))))
+            for ref, members in groups.items()
+        }
+        check_names(self.methods, names_of.values())
         paths = {}
         for ref, members in groups.items():
-            first = members[0]
+            first, names = members[0], names_of[ref]
             scale = self.grids.get(ref, leaf_tensor(first.inputs[1]))
             if not is_calibrated(scale):
                 raise CalibrationError(
@@ -356,7 +361,6 @@ class _Builder:
                     fix="Pass calibration_data, and use passes that find ranges.",
                 )
             role: Role = "weights" if first in weights else "activations"
-            names = tuple(dict.fromkeys(name for node in members for name in _names(node, weights.get(node))))
             method = resolve(self.methods, role, names)
             ranges = self._range_of(members, names, method.ranges, role)
             kind = Quantizer

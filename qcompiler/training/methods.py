@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -31,9 +31,10 @@ from qcompiler.training.ranges import (
     RecomputedRange,
 )
 
-__all__ = ["METHODS", "Choice", "Method", "Methods", "Role", "is_named", "resolve"]
+__all__ = ["METHODS", "Choice", "Method", "Methods", "Role", "check_names", "is_named", "resolve"]
 
 Role: TypeAlias = Literal["weights", "activations"]
+ROLES = ("weights", "activations")
 
 
 @dataclass(frozen=True)
@@ -106,9 +107,33 @@ def resolve(methods: Methods, role: Role, names: Sequence[str]) -> Method:
         return _method(methods, role)
     chosen: Choice = methods.get(role, "lsq")
     for pattern, choice in methods.items():
-        if pattern not in ("weights", "activations") and matches(pattern, names):
+        if pattern not in ROLES and matches(pattern, names):
             chosen = choice
     return _method(chosen, role)
+
+
+def check_names(methods: Methods, quantizers: Iterable[Sequence[str]]) -> None:
+    """Refuse an entry of `methods` that chooses nothing.
+
+    Args:
+        methods: See `resolve`.
+        quantizers: The names of each quantizer.
+
+    Raises:
+        InputError: A key is no role and matches no quantizer.
+    """
+    if not isinstance(methods, Mapping):
+        return
+    known = [tuple(names) for names in quantizers]
+    for pattern in methods:
+        if pattern in ROLES or any(matches(pattern, names) for names in known):
+            continue
+        near = difflib.get_close_matches(pattern, [*ROLES, *(name for names in known for name in names)], n=1)
+        raise InputError(
+            f"method has an entry for {pattern!r}, which no quantizer has as its name",
+            expected="weights, activations, the name of a node, the path of a module, or a glob of these",
+            fix=f"Did you mean {near[0]!r}?" if near else None,
+        )
 
 
 def is_named(methods: Methods, names: Sequence[str]) -> bool:
@@ -120,7 +145,7 @@ def is_named(methods: Methods, names: Sequence[str]) -> bool:
     """
     if not isinstance(methods, Mapping):
         return False
-    return any(name not in ("weights", "activations") and matches(name, names) for name in methods)
+    return any(name not in ROLES and matches(name, names) for name in methods)
 
 
 def matches(pattern: str, names: Sequence[str]) -> bool:

@@ -9,6 +9,7 @@ The graph itself never changes: both evaluations are functions of it, of the inp
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,6 +54,10 @@ OPERANDS = ("weights", "activations", "gradients")
 """Operands that quantized training quantizes."""
 
 
+UNTOLD = 2
+"""Changes of the parameters between forwards without a call of `step` from which a loop is warned."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """The training settings of a module.
@@ -87,8 +92,19 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.batch_norm not in ("fold", "double", "keep"):
             raise InputError(f"batch_norm is {self.batch_norm!r}", expected='"fold", "double" or "keep"')
+        _check_kind("freezing", self.freezing, Freezing, "Freezing(threshold=0.01)")
+        _check_kind("tracking", self.tracking, Tracking, "Tracking()")
+        for item in self.regularizers:
+            _check_kind("regularizers", item, Weighted, "Weighted(regularizer, strength)")
         if self.total_steps is not None and self.total_steps < 1:
             raise InputError(f"total_steps={self.total_steps}", expected="at least 1")
+
+
+def _check_kind(name: str, item: object, kind: type, example: str) -> None:
+    if item is not None and not isinstance(item, kind):
+        raise InputError(
+            f"{name} has a {type(item).__name__}: {item!r}", expected=f"a {kind.__name__}", fix=f"Write {example}."
+        )
 
 
 @dataclass(frozen=True)
@@ -193,6 +209,8 @@ class QATModule(nn.Module):
         steps = torch.zeros((), dtype=torch.int64, device=_device(self))
         self.register_buffer("steps", steps, persistent=recipe is not None)
         self._steps_are_told = False
+        self._changes = UNTOLD if recipe is None else 0
+        self._versions: dict[int, int] = {}
         self._tracked: tuple[QuantizedWeight, ...] = ()
         self._track()
         self._before = _Hook()
@@ -213,8 +231,25 @@ class QATModule(nn.Module):
         if self.training:
             if not self._steps_are_told:
                 self._move_ranges()
+                self._notice_changes()
             return self._nested(call, self._blueprint.program(self, *call.tensors))
         return self._evaluated(call)
+
+    def _notice_changes(self) -> None:
+        """Warn a loop that changes the parameters and does not call `step`, at its third forward."""
+        if self._changes >= UNTOLD or torch.compiler.is_compiling():
+            return
+        # Each change in place counts the version of a tensor up.
+        versions = {id(item): item._version for item in self.parameters()}  # noqa: SLF001  # it has no other name
+        if versions.keys() == self._versions.keys() and versions != self._versions:
+            self._changes += 1
+            if self._changes == UNTOLD:
+                warnings.warn(
+                    "the parameters change, but step() of the module was not called: schedules, freezing, tracking and "
+                    "the search for numbers that are not finite stand still. Call step() after each optimizer.step().",
+                    stacklevel=3,
+                )
+        self._versions = versions
 
     def fake_quantized(self, *arguments: object, **keywords: object) -> object:
         """Evaluate in float with fake quantization in any mode; dropouts and batch norms follow their own modes."""

@@ -108,6 +108,7 @@ class Run:
         self.losses = state["losses"]
 
 
+@pytest.mark.filterwarnings("ignore:the parameters change, but step")
 @pytest.mark.parametrize("tell", [True, False])
 def test_a_checkpoint_goes_on_with_the_same_losses(tell: bool, tmp_path: Path) -> None:
     with torch.random.fork_rng():

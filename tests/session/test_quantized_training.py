@@ -181,6 +181,7 @@ def test_first_and_last_layer_by_override() -> None:
     learn(module, 2)
 
 
+@pytest.mark.filterwarnings("ignore:the parameters change, but step")
 def test_ranges_move_at_step_or_at_each_forward() -> None:
     told, untold = prepared(perceptron()), prepared(perceptron())
     assert learn(told, 4) != []

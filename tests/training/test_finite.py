@@ -31,6 +31,7 @@ def scales(module: qcompiler.QATModule) -> dict[str, Tensor]:
     return {name: item.grid(nothing)[0] for name, item in module.named_modules() if isinstance(item, Quantizer)}
 
 
+@pytest.mark.filterwarnings("ignore:the parameters change, but step")
 @pytest.mark.parametrize("calls_step", [True, False])
 @pytest.mark.parametrize("method", ["lsq", "lsq+", "lsq_unscaled", "min_max", "pact", "ewgs"])
 def test_no_scale_reaches_zero_at_rates_that_are_far_too_large(method: str, calls_step: bool) -> None:
