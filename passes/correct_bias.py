@@ -37,7 +37,7 @@ from qcompiler.ops.quantizers import grid, leaf_tensor, weight_codes
 from qcompiler.passes.base import Pass, PassContext
 from qcompiler.passes.common.equalization import parameter_readers
 from qcompiler.passes.common.two_models import LayerInputs, read_batches, run_both
-from qcompiler.quant.affine import dequantize
+from qcompiler.quant.affine import channel_rows, dequantize
 from qcompiler.validation.contracts import THRESHOLDS, Contract
 
 CORRECTED = Sentence("bias-corrected", "its weights moved the mean by up to {shift:.4g}")
@@ -112,7 +112,7 @@ def _empirical(graph: Graph, context: PassContext, images: int, rewriter: Rewrit
         def sums(index: int) -> list[Tensor]:
             results = inputs.results(index)
             axis = Layer(node).output_axis
-            rows = [tensor.movedim(axis, 0).flatten(1) for tensor in (results.quantized, results.real)]
+            rows = [channel_rows(tensor, axis) for tensor in (results.quantized, results.real)]
             count = torch.tensor(rows[0].shape[1], dtype=torch.float64)
             return [count, *(row.sum(1, dtype=torch.float64) for row in rows)]
 

@@ -193,3 +193,25 @@ def test_what_a_target_lacks_is_refused_by_name_and_place(name: str) -> None:
     with pytest.raises(UnsupportedError, match=message) as caught:
         qcompiler.compile(nn.Sequential(make()).eval(), example_inputs=x, calibration_data=[x])
     assert "0" in str(caught.value).partition("(at ")[2]
+
+
+@pytest.mark.parametrize("effort", ["default", "best"])
+@pytest.mark.parametrize("target", ["int8_dsp_per_channel", "w4a8_npu", "tflite_int8"])
+def test_one_vector_without_a_batch(target: str, effort: str) -> None:
+    """Channels are the only axis."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)).eval()
+    data = [torch.randn(3) for _ in range(8)]
+    compiled = qcompiler.compile(model, target, calibration_data=data, effort=effort)  # type: ignore[arg-type]
+    assert compiled.verification is not None and compiled.verification.passed
+    with torch.no_grad():
+        expected = torch.stack([model(x) for x in data])
+    found = torch.stack([part for x in data for part in flat(compiled.run(x))])
+    assert float((found - expected).square().mean()) < 0.01 * float(expected.square().mean())
+
+
+def test_one_vector_trains_and_is_analyzed() -> None:
+    torch.manual_seed(0)
+    model, data = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)).eval(), [torch.randn(3) for _ in range(8)]
+    assert qcompiler.prepare_qat(model, calibration_data=data)(data[0]).shape == (2,)
+    assert qcompiler.analyze(model, "int8_dsp", data).scores["quantized"] > 20.0

@@ -37,6 +37,7 @@ from qcompiler.ops.layers import Layer, leaf_of
 from qcompiler.ops.quantization import is_calibrated
 from qcompiler.ops.quantizers import activation_bounds, is_leaf, is_quantizer, leaf_tensor
 from qcompiler.passes.common.channel_tables import function_of
+from qcompiler.quant.affine import channel_rows
 
 SHARED_PARAMETERS = Sentence("parameters-are-shared", "another layer uses the parameters of {layer}")
 CONSTANT_NOT_PER_CHANNEL = Sentence("constant-not-per-channel", "its constant does not have one number per channel")
@@ -369,7 +370,7 @@ def _origin(value: Value) -> Value:
 
 def _channels_read(layer: Layer, numbers: Tensor) -> Tensor:
     """The producer's channel of each input channel of `layer`."""
-    rows = numbers.movedim(layer.input_axis, 0).flatten(1)
+    rows = channel_rows(numbers, layer.input_axis)
     if bool((rows != rows[:, :1]).any()):
         raise Refused(CHANNELS_AS_ONE(layer=layer.node.name))
     return rows[:, 0]
@@ -412,7 +413,7 @@ def _refuse(reason: Message) -> NoReturn:
 def _along_an_axis(node: Node, numbers: Tensor) -> PerChannel | None:
     """The axis of the parameters of `node`, or one that they can be along; None where channels lie across it."""
     for axis in (node.integer("axis"),) if node.given("axis") else range(1, numbers.dim()):
-        rows = numbers.movedim(axis, 0).flatten(1)
+        rows = channel_rows(numbers, axis)
         if isinstance(node.output.type.shape[axis], int) and not bool((rows != rows[:, :1]).any()):
             return PerChannel(node, axis, rows[:, 0])
     return None

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from qcompiler.ops.layers import Layer
 from qcompiler.passes.common.normalizations import Normalization, moved
-from qcompiler.quant.affine import qparams_from_range
+from qcompiler.quant.affine import channel_rows, qparams_from_range
 from qcompiler.targets import Target
 
 
@@ -76,7 +76,7 @@ def _along(channels: Tensor, layer: Layer, rank: int) -> Tensor:
 def _power(values: Tensor, layer: Layer, center: Tensor) -> Tensor:
     """E[(x - center)^2] of each channel of the layer's input, [channels]."""
     far = values - (_along(center, layer, values.dim()) if center.dim() else center)
-    return far.square().movedim(layer.input_axis, 0).flatten(1).mean(1)
+    return channel_rows(far.square(), layer.input_axis).mean(1)
 
 
 def _channels(layer: Layer) -> Tensor:

@@ -30,6 +30,7 @@ from qcompiler.passes.base import PassContext
 from qcompiler.passes.common.covered_values import covered
 from qcompiler.passes.common.joined_grids import Edge, JoinedGrids, Operand, Range, Reading, step_of, union
 from qcompiler.passes.common.mean_sensitivities import mean_sensitivities
+from qcompiler.quant.affine import channel_rows
 from qcompiler.validation.noise import Sensitivities, decibels
 
 GAIN = 0.05
@@ -308,8 +309,8 @@ def _noise_of_weight(layer: Layer, found: Sensitivities) -> float:
     spec = layer.quantizer.spec
     weight, sensitivity = layer.weight_tensor().abs(), found.tensors[_name(layer)]
     axis = 0 if spec.axis is None else spec.axis
-    largest = weight.movedim(axis, 0).flatten(1).amax(1).to(torch.float64)
-    sums = sensitivity.movedim(axis, 0).flatten(1).sum(1)
+    largest = channel_rows(weight, axis).amax(1).to(torch.float64)
+    sums = channel_rows(sensitivity, axis).sum(1)
     if spec.axis is None:
         largest = largest.max()
     return float(((largest / spec.qmax).square() * sums).sum()) / 12.0

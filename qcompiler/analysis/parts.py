@@ -25,7 +25,7 @@ from qcompiler.ir.registry import Trait
 from qcompiler.ops.layers import Layer, is_weighted
 from qcompiler.ops.quantizers import code_limits, grid, is_leaf, is_quantizer, leaf_tensor, quantizes_parameter
 from qcompiler.ops.work import count, multiply_accumulates
-from qcompiler.quant.affine import along_axis
+from qcompiler.quant.affine import along_axis, channel_rows
 from qcompiler.validation.layers import QUANTIZED_NAME
 from qcompiler.validation.partial import PartialRuns, Replay, float_run, fused_activations, noise_decibels
 
@@ -391,7 +391,7 @@ def _channel_magnitudes(tensor: Tensor, axis: int) -> Tensor:
     if not tensor.dim() or axis >= tensor.dim():
         return tensor.abs().max().reshape(1)
     finite = torch.where(torch.isfinite(tensor), tensor, 0.0)
-    return finite.movedim(axis, 0).flatten(1).abs().amax(1) if tensor.dim() > 1 else finite.abs()
+    return channel_rows(finite, axis).abs().amax(1)
 
 
 def _spread(channels: Tensor | None) -> float:

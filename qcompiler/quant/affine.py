@@ -21,6 +21,7 @@ __all__ = [
     "AffineParams",
     "along_axis",
     "bias_scale",
+    "channel_rows",
     "dequantize",
     "fake_quantize",
     "next_power_of_two",
@@ -79,6 +80,16 @@ def along_axis(values: Tensor, rank: int, axis: int | None) -> Tensor:
     shape = [1] * rank
     shape[axis] = -1
     return values.reshape(shape)
+
+
+def channel_rows(tensor: Tensor, axis: int) -> Tensor:
+    """The numbers of each channel as a row, [C, count]; the inverse of `along_axis`.
+
+    Args:
+        tensor: Tensor of rank 1 or more.
+        axis: Channel axis, counted from either end.
+    """
+    return tensor.movedim(axis, 0).reshape(tensor.shape[axis], -1)
 
 
 def qparams_from_range(low: Tensor | float, high: Tensor | float, spec: QuantSpec) -> tuple[Tensor, Tensor]:

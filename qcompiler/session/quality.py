@@ -18,6 +18,7 @@ from qcompiler.ir.types import Stage
 from qcompiler.ops import SCALED
 from qcompiler.ops.quantizers import is_leaf, is_quantizer, leaf_tensor
 from qcompiler.passes.base import Override
+from qcompiler.quant.affine import channel_rows
 from qcompiler.session.refused_overrides import refused_overrides
 from qcompiler.session.stages import Captured, State
 from qcompiler.session.weak_parts import weak_part_diagnostics
@@ -187,7 +188,7 @@ def _constant_channels(name: str, where: str, wanted: Tensor, found: Tensor, fix
         return
     losses: dict[int, list[int]] = {}
     for axis in dict.fromkeys((1, rank - 1, *range(2, rank - 1))):
-        rows, results = (tensor.movedim(axis, 0).flatten(1) for tensor in (wanted, found))
+        rows, results = (channel_rows(tensor, axis) for tensor in (wanted, found))
         # Few small numbers among zeros, as after a ReLU, may well become zeros.
         varies = (rows != rows.median(1, keepdim=True).values).double().mean(1) > MOST_EQUAL
         lost = ((results == results[:, :1]).all(1) & varies).nonzero().flatten().tolist()

@@ -23,7 +23,7 @@ from qcompiler.ops.dropout import drop
 from qcompiler.ops.layers import Layer, is_weighted
 from qcompiler.ops.quantization import is_calibrated
 from qcompiler.ops.quantizers import is_leaf, is_quantizer, leaf_tensor, quantizer_of, quantizes_parameter
-from qcompiler.quant.affine import qparams_from_range
+from qcompiler.quant.affine import channel_rows, qparams_from_range
 from qcompiler.quant.spec import QuantSpec, ScaleKind
 from qcompiler.training.batch_norm import BatchNorm, Style
 from qcompiler.training.deploy import QuantizedActivation, QuantizedWeight, deployable
@@ -335,7 +335,7 @@ class _Builder:
             observer.update(weight, index=0)
             return qparams_from_range(*observer.range(), item.spec)[0]
         scale = leaf_tensor(item.quantizer.inputs[1]).to(torch.float64)
-        largest = weight.movedim(item.spec.axis, 0).flatten(1).abs().amax(1).to(torch.float64)
+        largest = channel_rows(weight, item.spec.axis).abs().amax(1).to(torch.float64)
         spare = torch.where(largest > 0, largest / item.spec.qmax, torch.ones_like(largest))
         size = gain.abs()
         return torch.where(size > 0, scale / size.clamp(min=torch.finfo(torch.float32).tiny), spare).to(torch.float32)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from qcompiler.errors import InputError
-from qcompiler.quant.affine import SMALLEST_SCALE
+from qcompiler.quant.affine import SMALLEST_SCALE, channel_rows
 from qcompiler.quant.rounding import Rounding, round_float
 from qcompiler.quant.spec import QuantSpec, ScaleKind
 
@@ -225,7 +225,7 @@ class RecomputedRange(Ranges):
     def grid(self, holder: nn.Module, spec: QuantSpec, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Scale from the largest magnitude of the weight."""
         with torch.no_grad():
-            rows = x.abs() if spec.axis is None else x.abs().movedim(spec.axis, 0).flatten(1)
+            rows = x.abs() if spec.axis is None else channel_rows(x.abs(), spec.axis)
             largest = (rows.amax() if spec.axis is None else rows.amax(1)).to(torch.float32)
             scale = torch.where(largest > 0, largest / spec.qmax, torch.ones_like(largest))
             return _allowed(scale, spec), None

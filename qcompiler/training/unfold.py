@@ -21,7 +21,7 @@ from torch import Tensor
 from qcompiler.ir.graph import Graph, Node, Value
 from qcompiler.ops.layers import Layer, is_weighted
 from qcompiler.ops.quantizers import is_leaf, leaf_tensor
-from qcompiler.quant.affine import along_axis
+from qcompiler.quant.affine import along_axis, channel_rows
 
 __all__ = ["FoldedNorm", "Unfolded", "norms_after_layers", "norms_of", "output_axis", "unfold"]
 
@@ -146,7 +146,7 @@ def unfold(layer: Node, norm: FoldedNorm, weight: Tensor, bias: Tensor, axis: in
     root = torch.sqrt(norm.variance.to(torch.float64) + norm.eps)
     gamma = torch.where(norm.gamma < 0, -deviation, deviation)
     gain = gamma / root
-    rows = folded.movedim(axis, 0).flatten(1).abs().amax(1)
+    rows = channel_rows(folded, axis).abs().amax(1)
     # Rows or gains below the smallest normal float32 lose precision: such channels keep the model's weight.
     alive = (gain.abs() >= torch.finfo(torch.float32).tiny) & (rows >= torch.finfo(torch.float32).tiny)
     safe = torch.where(alive, gain, torch.ones_like(gain))

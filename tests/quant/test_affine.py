@@ -14,7 +14,9 @@ from qcompiler.errors import CalibrationError, InputError
 from qcompiler.quant.affine import (
     SMALLEST_SCALE,
     AffineParams,
+    along_axis,
     bias_scale,
+    channel_rows,
     dequantize,
     fake_quantize,
     qparams_from_range,
@@ -190,3 +192,11 @@ def test_what_has_no_codes_or_no_gradient_is_refused_by_name() -> None:
     for function in (quantize, fake_quantize):
         with pytest.raises(InputError, match="the grid has blocks of 2 but no factors"):
             function(x, one, zero, QuantSpec(8, axis=0, block=2))
+
+
+def test_rows_of_channels_are_the_inverse_of_values_along_an_axis() -> None:
+    for shape, axis in [((3,), 0), ((3,), -1), ((2, 3), 1), ((2, 3, 4), -2)]:
+        values = along_axis(torch.arange(3.0), len(shape), axis).expand(shape)
+        rows = channel_rows(values, axis)
+        assert torch.equal(rows, torch.arange(3.0)[:, None].expand(rows.shape))
+        assert rows.numel() == values.numel()

@@ -109,7 +109,7 @@ def linear(writer: Writer, item: Instruction) -> None:
             [result],
             "FullyConnectedOptions",
             activation=activation,
-            keep_axes=rank > 2,
+            keep_axes=rank != 2,
         )
 
     if rank != 4:
