@@ -250,6 +250,22 @@ def test_what_the_exporter_cannot_write_has_no_onnx_form() -> None:
     assert without_onnx(qcompiler.compile(Strange().eval(), FLOAT, calibration_data=[images()]))
 
 
+@pytest.mark.parametrize("function", [torch.round, torch.isnan, torch.isfinite])
+def test_integers_that_the_exporter_gives_to_operators_on_reals(function: Callable[[Tensor], Tensor]) -> None:
+    """The exporter writes Round of int64, which ONNX does not allow."""
+
+    class Strange(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+            return self.conv(x), function(ids)
+
+    ids = torch.arange(6).reshape(2, 3)
+    assert without_onnx(qcompiler.compile(Strange().eval(), FLOAT, calibration_data=[(images(2), ids)]))
+
+
 def test_a_damaged_island_is_refused(attention: tuple[nn.Module, qcompiler.Compiled]) -> None:
     from qcompiler.backends.integer import Executor
     from qcompiler.program.files import ProgramFiles

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
+import onnx
 import onnx_graphsurgeon as gs
 import torch
 from onnx import inliner
@@ -54,7 +55,7 @@ def export(calls: Sequence[Node], opset: int) -> dict[Node, Surgeon]:
         tensors.
 
     Raises:
-        UnsupportedError: torch's exporter cannot write a function of a graph.
+        UnsupportedError: torch's exporter cannot write a function of a graph, or writes what ONNX does not allow.
     """
     graphs = [_called(node) for node in calls]
     whole = None
@@ -109,7 +110,10 @@ def _written(graphs: Sequence[Graph], opset: int) -> Surgeon:
             verbose=False,
         )
     assert program is not None
-    return gs.import_onnx(inliner.inline_local_functions(program.model_proto))
+    model = inliner.inline_local_functions(program.model_proto)
+    # The exporter writes integers into operators that have no integers.
+    onnx.checker.check_model(model, full_check=True)
+    return gs.import_onnx(model)
 
 
 def _split(whole: Surgeon, graphs: Sequence[Graph]) -> Iterator[Surgeon]:
