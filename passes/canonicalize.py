@@ -133,10 +133,10 @@ def _dropout(node: Node, rewriter: Rewriter) -> bool:
 
 def _reshape(node: Node, rewriter: Rewriter) -> bool:
     x = node.inputs[0]
-    if x.type.shape == node.output.type.shape:
+    if x.type.shape == node.output.type.shape and not node.location.place:  # its operand has the grid of the place
         return _remove(node, rewriter)
     first = x.made_by("reshape")
-    if first is not None:
+    if first is not None and not first.location.place:
         rewriter.replace_input(node, 0, first.inputs[0])
         rewriter.note(node, RESHAPES())
         _erase_if_unused(first, rewriter)

@@ -94,6 +94,8 @@ class _Placement:
         self.rewriter = rewriter
         self.scales: dict[Value, Value] = {}
         """The scale of the grid of each quantized value."""
+        self.repeated: dict[tuple[str, Value, QuantSpec], Node] = {}
+        """The quantizer of a weight that every step of a loop reads, by place, weight and grid."""
         self.requested: dict[Node, int] = {}
         """Requested width of a supergroup, by the last node, after which the quantizer is inserted."""
 
@@ -198,7 +200,14 @@ class _Placement:
             fix = "Override the widths of this layer or of its input."
             raise UnsupportedError(why, where=node.where, expected="a pair of widths that the core multiplies", fix=fix)
         weight = node.inputs[1]
-        return self._quantize(weight, spec, before=node, like=node, stem=f"{node.name}.weight", only=[node]).output
+        key = (node.location.place, weight, spec)
+        if key in self.repeated:
+            self.rewriter.replace_input(node, 1, self.repeated[key].output)
+            return self.repeated[key].output
+        quantizer = self._quantize(weight, spec, before=node, like=node, stem=f"{node.name}.weight", only=[node])
+        if node.location.place:
+            self.repeated[key] = quantizer
+        return quantizer.output
 
     def _bits_read(self, node: Node) -> int:
         """Width of the input of a layer."""

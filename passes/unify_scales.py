@@ -21,6 +21,8 @@ wide, an operand may therefore keep its own grid for its other readers, and the 
     fq(b, s1, z1) ───────► concat                  fq(b, s2, z2) ────────────────────► concat
 
 See `passes.common.requantized_copies` for the choice, and decision 39.
+
+The quantizers at one place of an unrolled loop share a grid over all steps; see decision 54.
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ from qcompiler.ops.quantization import is_calibrated
 from qcompiler.ops.quantizers import is_quantizer, leaf_tensor, quantizer_of
 from qcompiler.passes.base import Pass, PassContext
 from qcompiler.passes.common.fixed_grids import is_dictated
+from qcompiler.passes.common.loop_places import loop_places
 from qcompiler.passes.common.outline import put_in_island, work
 from qcompiler.passes.common.own_grids import name_of_copy, put_quantizer_after
 from qcompiler.passes.common.requantized_copies import (
@@ -126,8 +129,9 @@ class UnifyScales(Pass):
         """See the module text."""
         target = context.require_target(self.name)
         rewriter = context.rewriter(graph)
-        chosen = self._chosen(graph, context, target, rewriter)
-        ties: list[list[Node]] = []
+        places = loop_places(graph)
+        chosen = self._chosen(graph, context, target, rewriter, places)
+        ties: list[list[Node]] = [_that_can_join(place) for place in places]
         for node in graph.nodes:
             if not _ties(node, target):
                 continue
@@ -163,13 +167,13 @@ class UnifyScales(Pass):
             _follow(node, rewriter)
 
     def _chosen(
-        self, graph: Graph, context: PassContext, target: Target, rewriter: Rewriter
+        self, graph: Graph, context: PassContext, target: Target, rewriter: Rewriter, places: Sequence[list[Node]]
     ) -> Mapping[tuple[Node, Node], Copy]:
         """The copies that lower the noise, by operator and quantizer."""
         if self.copies == "fixed":
             return {}
         joins: list[Join] = []
-        ties: list[list[Node]] = []
+        ties: list[list[Node]] = list(places)
         for node in graph.nodes:
             if not _ties(node, target):
                 continue
@@ -250,6 +254,13 @@ def _follow(node: Node, rewriter: Rewriter) -> None:
         rewriter.replace_input(product, 0, source.inputs[1])
 
 
+def _that_can_join(place: list[Node]) -> list[Node]:
+    """The quantizers of a place of a loop that can have one grid: of the width and the fixed grid of the first."""
+    same = [node for node in place if node.spec == place[0].spec]
+    fixed = [node for node in same if _is_fixed(node)]
+    return [node for node in same if not _is_fixed(node) or not _cannot_join(node, fixed[0])]
+
+
 def _own_quantizer(node: Node) -> Node | None:
     users = list(node.output.users)
     return users[0] if len(users) == 1 and is_quantizer(users[0]) else None
@@ -322,8 +333,14 @@ def _insert_rescale(node: Node, index: int, member: Node, like: Node, copy: Copy
 
 
 def _share(group: list[Node], rewriter: Rewriter) -> None:
-    leader = group[0]
-    for node in group[1:]:
+    """Give a group one scale and zero point: fixed ones if a member has them."""
+    leader = next((node for node in group if _is_fixed(node)), group[0])
+    for value in leader.inputs[1:]:
+        if leader is not group[0] and value.producer is not None:
+            rewriter.move(value.producer, before=group[0])
+    for node in group:
+        if node is leader or node.inputs[1] is leader.inputs[1]:
+            continue
         rewriter.replace_input(node, 1, leader.inputs[1])
         rewriter.replace_input(node, 2, leader.inputs[2])
         rewriter.note(node, SHARES(leader=leader.name))

@@ -39,8 +39,8 @@ def read_sample(node: Node, rewriter: Rewriter) -> bool:
 def _repeated(value: Value) -> Node | None:
     """The node that repeats a value along its first axis alone."""
     node = value.made_by("expand")
-    if node is None or node.inputs[0].type.shape[1:] != value.type.shape[1:]:
-        return None
+    if node is None or node.location.place or node.inputs[0].type.shape[1:] != value.type.shape[1:]:
+        return None  # the first state of a loop is computed with like those after it
     return node
 
 

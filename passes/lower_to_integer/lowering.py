@@ -65,6 +65,8 @@ class Lowering:
         """Integer value of each value that has one."""
         self.limits: dict[Value, tuple[int, int]] = {}
         """Lowest and highest code of each lowered value."""
+        self._repeated: dict[tuple[object, ...], Value] = {}
+        """Constants of the steps of loops, by place, role and elements."""
 
     def computed(self, source: Value, out: Output) -> Value:
         """The codes of `source`, computed for this quantizer.
@@ -121,8 +123,16 @@ class Lowering:
         return node.output
 
     def leaf(self, tensor: Tensor, ref: str, like: Node, type: TensorType | None = None) -> Value:
-        """A new constant of the module with the name `ref`."""
-        return self.rewriter.leaf("constant", tensor.contiguous(), ref=ref, before=like, like=like, type=type)
+        """A new constant of the module with the name `ref`. The steps of a loop share constants with equal elements."""
+        tensor = tensor.contiguous()
+        place, role = like.location.place, ref.rpartition(".")[2]
+        key = (place, role, tensor.dtype, tensor.shape, tensor.cpu().numpy().tobytes()) if place else None
+        if key is not None and key in self._repeated:
+            return self._repeated[key]
+        leaf = self.rewriter.leaf("constant", tensor, ref=ref, before=like, like=like, type=type)
+        if key is not None:
+            self._repeated[key] = leaf
+        return leaf
 
     def multiplier(self, requantization: Requantization, out: Output) -> list[Value]:
         """The parts of a multiplier as constants."""

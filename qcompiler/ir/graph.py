@@ -25,10 +25,12 @@ class Location:
     Args:
         path: Module path in the model, such as `features.0.conv`; empty for the root.
         source: `module:qualified_name:line` of the user's code, never a file path; empty when unknown.
+        place: Name of a place in a step of an unrolled loop, the same in all steps: its values have one grid.
     """
 
     path: str = ""
     source: str = ""
+    place: str = ""
 
     def __str__(self) -> str:
         return ", ".join(part for part in (self.path, self.source) if part)

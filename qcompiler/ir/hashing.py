@@ -23,9 +23,9 @@ def module_hash(module: Module) -> str:
     """sha256 of the computation of `module`, in hex.
 
     The hash covers, for each graph in order: name, stage, types of the inputs, bounds of the symbols, and the nodes in
-    order with their op, operands, attributes and result types; names of the model's arguments and the trees of inputs
-    and outputs; the type, shape and bytes of every referenced tensor. It does not cover the names of values and
-    tensors, which leaves share a tensor, locations, origins, or unused tensors.
+    order with their op, operands, attributes, result types and equal places in loops; names of the model's arguments
+    and the trees of inputs and outputs; the type, shape and bytes of every referenced tensor. It does not cover the
+    names of values and tensors, which leaves share a tensor, other locations, origins, or unused tensors.
 
     Raises:
         GraphError: A node refers to a tensor that the module does not hold.
@@ -49,6 +49,7 @@ def tensor_digest(tensor: Tensor) -> str:
 
 def _lines(graph: Graph, known: dict[str, str]) -> Iterator[str]:
     numbers: dict[Value, int] = {}
+    places: dict[str, int] = {}
 
     def define(value: Value) -> str:
         numbers[value] = len(numbers)
@@ -62,7 +63,9 @@ def _lines(graph: Graph, known: dict[str, str]) -> Iterator[str]:
         attributes = ", ".join(
             f"{key} = {_attribute(graph, key, item, known)}" for key, item in node.attributes.items()
         )
-        yield f"{node.op} {operands} {{{attributes}}} -> {', '.join(map(define, node.outputs))}"
+        place = node.location.place
+        again = f" at {places.setdefault(place, len(places))}" if place else ""
+        yield f"{node.op} {operands} {{{attributes}}} -> {', '.join(map(define, node.outputs))}{again}"
     yield f"return {[numbers[value] for value in graph.outputs]}"
 
 

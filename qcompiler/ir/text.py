@@ -122,7 +122,9 @@ def _node(node: Node, locations: bool) -> str:
         line += f" {{{', '.join(changed)}}}"
     line += " : " + ", ".join(str(value.type) for value in node.outputs)
     if locations and node.location != Location():
-        line += f" loc({_string(node.location.path)}, {_string(node.location.source)})"
+        place = node.location
+        parts = (place.path, place.source, *((place.place,) if place.place else ()))
+        line += f" loc({', '.join(map(_string, parts))})"
     if locations and node.origins != (node.name,):
         line += f" from({', '.join(map(_string, node.origins))})"
     return line
@@ -227,7 +229,8 @@ class _Parser:
             self.expect("(")
             path = self.string()
             self.expect(",")
-            location = Location(path, self.string())
+            source = self.string()
+            location = Location(path, source, self.string() if self.accept(",") else "")
             self.expect(")")
         if self.accept("from"):
             self.expect("(")
