@@ -15,6 +15,8 @@ from qcompiler.frontends.trace import Leaf
 from qcompiler.ir.attributes import Attribute
 from qcompiler.ir.dims import Shape
 from qcompiler.ir.graph import Graph, Location, Value
+from qcompiler.ir.registry import Trait
+from qcompiler.ir.registry import op as definition_of
 from qcompiler.ir.types import DType, TensorType
 from qcompiler.storage.tensors import row_major
 
@@ -188,6 +190,8 @@ class Builder:
         name = path if path not in self.containers else f"{path}.{op}" if path else op
         if all(isinstance(item, Leaf) and item.ref for item in inputs):
             name = f"{cast('Leaf', inputs[0]).ref}.{op}"  # the module's name is kept for its result
+        if self.location.place:  # with a number after it: the same names for every number of steps
+            name = f"{self.location.place}.moved" if definition_of(op).has(Trait.MOVEMENT) else self.location.place
         values = [self.value(item, dtype, name) for item in inputs]
         try:
             return self.graph.append(op, values, attributes, name=name, location=self.location).output

@@ -67,6 +67,16 @@ def failing_line(error: BaseException) -> tuple[str | None, str]:
     return place, text
 
 
+def passes_through(error: BaseException, module: str) -> bool:
+    """Whether a function of `module`, by its full name, stands in the traceback of `error`."""
+    traceback: TracebackType | None = error.__traceback__
+    while traceback is not None:
+        if traceback.tb_frame.f_globals.get("__name__") == module:
+            return True
+        traceback = traceback.tb_next
+    return False
+
+
 @functools.lru_cache(maxsize=256)
 def _module_of(file: str) -> str | None:
     """The name of the loaded module that was read from `file`."""

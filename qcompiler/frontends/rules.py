@@ -10,6 +10,7 @@ from qcompiler.frontends import (
     rules_places,
     rules_pooling,
     rules_products,
+    rules_recurrent,
     rules_reductions,
     rules_windows,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "rules_places",
     "rules_pooling",
     "rules_products",
+    "rules_recurrent",
     "rules_reductions",
     "rules_windows",
 ]

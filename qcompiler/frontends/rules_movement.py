@@ -128,6 +128,14 @@ def _zeros(b: Builder, like: Operand) -> Leaf:
     return Leaf("constant", "", torch.zeros(1, *sizes, dtype=like.type.dtype.torch, device=b.device))
 
 
+@rule("zeros")
+def _zeros_of(b: Builder, *size: object, **keywords: object) -> Operand:
+    """Zeros of a size that depends on the batch, such as the first state of a recurrent layer."""
+    sizes = [part if isinstance(part, int) else 1 for part in b.shape]
+    assert isinstance(b.observed, Observed)
+    return b.expanded(Leaf("constant", "", torch.zeros(sizes, dtype=b.observed.dtype, device=b.device)), b.shape)
+
+
 @rule("hstack")
 def _hstack(b: Builder, tensors: Sequence[Operand]) -> Value:
     return _cat(b, tensors, 1 if tensors[0].type.rank > 1 else 0)

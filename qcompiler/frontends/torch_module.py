@@ -9,16 +9,19 @@ from functools import partial
 import torch
 from torch import Tensor, fx, nn
 
-from qcompiler.errors import CaptureError, InputError, QCompilerError, quoted
+from qcompiler.errors import CaptureError, InputError, QCompilerError, UnsupportedError, quoted
 from qcompiler.frontends import examples, export
 from qcompiler.frontends import fx as fx_tracer
 from qcompiler.frontends.convert import build
 from qcompiler.frontends.examples import Binding
 from qcompiler.frontends.given import check_mode, parse_device
-from qcompiler.frontends.locations import failing_line
+from qcompiler.frontends.locations import failing_line, passes_through
 from qcompiler.frontends.running import copy_model, first_line
 from qcompiler.frontends.source import Call, Candidate, Route, Source
 from qcompiler.frontends.trace import Trace
+
+PADDED = "Pass padded sequences of one length, and take the results at the true lengths afterwards."
+"""Remedy for packed sequences, whose lengths are values."""
 
 
 class TorchModule(Source):
@@ -92,6 +95,8 @@ def _trace(model: nn.Module, call: Call) -> tuple[Trace, Route]:
             place, text = failing_line(fx_error)
         if quoted(place):  # the message quotes the line after its place; that of a notebook has no file
             text = ""
+        if any(passes_through(item, "torch.nn.utils.rnn") for item in (error, fx_error)):
+            raise UnsupportedError("the model packs sequences of several lengths", where=place, fix=PADDED) from error
         raise CaptureError(
             f"the model can be captured neither by torch.fx ({first_line(fx_error)}) "
             f"nor by torch.export ({first_line(error)}){f': `{text}`' if text else ''}",

@@ -16,8 +16,8 @@ from qcompiler.frontends.precision import plain_dtype
 from qcompiler.ir.graph import Location
 from qcompiler.ir.types import DType, TensorType
 
-PATH, SOURCE = "qcompiler_path", "qcompiler_source"
-"""Keys of a node's `meta`: module path and source line."""
+PATH, SOURCE, PLACE = "qcompiler_path", "qcompiler_source", "qcompiler_place"
+"""Keys of a node's `meta`: module path, source line, and place in an unrolled loop."""
 GUARDS = "_guards_fn"
 """The module in which torch.export checks the inputs of a program."""
 
@@ -102,7 +102,8 @@ class Trace:
 
 def location(node: fx.Node) -> Location:
     """The location of the call `node`."""
-    return Location(str(node.meta.get(PATH, "")), str(node.meta.get(SOURCE, "")))
+    path, source, place = (str(node.meta.get(key, "")) for key in (PATH, SOURCE, PLACE))
+    return Location(path, source, place)
 
 
 def named_leaves(model: nn.Module) -> dict[int, Leaf]:

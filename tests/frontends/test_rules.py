@@ -13,6 +13,7 @@ from qcompiler.frontends import (
     rules_places,
     rules_pooling,
     rules_products,
+    rules_recurrent,
     rules_reductions,
     rules_windows,
     table,
@@ -29,6 +30,7 @@ FILES = (
     rules_places,
     rules_pooling,
     rules_products,
+    rules_recurrent,
     rules_reductions,
     rules_windows,
 )

@@ -1,21 +1,24 @@
-"""Recurrent layers of ONNX, one step after another.
+"""Recurrent layers of ONNX, unrolled; see `frontends.recurrent` for the equations.
 
 The order of the gates in the weights: input, output, forget, cell in an LSTM; update, reset, hidden in a GRU.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from qcompiler.frontends.onnx.symbolic import Operand, apply, parts
+from qcompiler.frontends.onnx.symbolic import Operand, apply
 from qcompiler.frontends.onnx.table import At, translates
+from qcompiler.frontends.recurrent import MOST_STEPS, STATES, Arithmetic, Cell, Weights, run
 
-GATES: Mapping[str, int] = {"RNN": 1, "GRU": 3, "LSTM": 4}
+GATES: Mapping[str, tuple[str, ...]] = {"RNN": ("h",), "GRU": ("z", "r", "n"), "LSTM": ("i", "o", "f", "g")}
 ACTIVATIONS: Mapping[str, Callable[..., Any]] = {
     "relu": torch.relu,
     "tanh": torch.tanh,
@@ -24,16 +27,13 @@ ACTIVATIONS: Mapping[str, Callable[..., Any]] = {
     "softplus": F.softplus,
     "elu": F.elu,
 }
+COMPOSED = ("softsign", "softplus", "elu")
+"""Activations that may become several operators, whose results have grids of their own in each step."""
 DEFAULTS: Mapping[str, tuple[str, ...]] = {
     "RNN": ("tanh",),
     "GRU": ("sigmoid", "tanh"),
     "LSTM": ("sigmoid", "tanh", "tanh"),
 }
-MOST_STEPS = 512
-"""Steps of a recurrent layer that is unrolled."""
-
-State: TypeAlias = "list[Operand]"
-"""The hidden state, and the cell state of an LSTM."""
 
 
 @translates("RNN", "GRU", "LSTM")
@@ -41,7 +41,8 @@ def _recurrent(at: At) -> Any:
     """Results Y [length, directions, batch, hidden], Y_h and, for an LSTM, Y_c [directions, batch, hidden]."""
     x = at.tensor(0)
     batch_first = bool(at.attribute("layout", 0))
-    steps = x.shape[1 if batch_first else 0]
+    time = 1 if batch_first else 0
+    steps = x.shape[time]
     if not isinstance(steps, int):
         raise at.refusal(f"{at.op} over a length that depends on the batch size")
     if steps > MOST_STEPS:
@@ -56,14 +57,11 @@ def _recurrent(at: At) -> Any:
     ways = [False, True] if kind == "bidirectional" else [kind == "reverse"]
     outputs, states = [], []
     for number, is_reverse in enumerate(ways):
-        cell = _Cell(at, number)
-        order = range(steps - 1, -1, -1) if is_reverse else range(steps)
-        state, found = cell.first(x, batch_first), dict[int, Operand]()
-        for step in order:
-            state = cell(apply(torch.select, x, 1 if batch_first else 0, step), state)
-            found[step] = state[0]
-        outputs.append(apply(torch.stack, [found[step] for step in range(steps)], 1 if batch_first else 0))
-        states.append(state)
+        cell = _cell(at, number)
+        first = _first(at, cell, number, x, batch_first)
+        y, last = run(cell, x, first, steps, time, reverse=is_reverse)
+        outputs.append(y)
+        states.append(last)
     # layout 0: [length, directions, batch, hidden]; layout 1: [batch, length, directions, hidden]
     axis = 2 if batch_first else 1
     results = [apply(torch.stack, outputs, axis)]
@@ -72,89 +70,116 @@ def _recurrent(at: At) -> Any:
     ]
 
 
-class _Cell:
-    """One direction of a layer.
+def _cell(at: At, number: int) -> Cell[Operand, Tensor]:
+    """One direction of a layer, of this number."""
+    gates = GATES[at.op]
+    inputs, hidden = (at.derived(at.known(index)[number].contiguous(), index) for index in (1, 2))
+    size = hidden.shape[-1]
+    biases: list[Tensor | None] = [None, None]
+    if at.has(3):
+        both = at.known(3)[number]
+        biases = [at.derived(part.clone(), 3) for part in both.split(len(gates) * size)]
+    late = None
+    if at.op == "GRU" and not at.attribute("linear_before_reset", 0):
+        rows = slice(2 * size, 3 * size)
+        bias = biases[1]
+        late = (
+            at.derived(hidden[rows].contiguous(), 2),
+            None if bias is None else at.derived(bias[rows].clone(), 3),
+        )
+    peepholes: dict[str, Tensor] = {}
+    if at.op == "LSTM" and at.has(7):
+        parts = at.derived(at.known(7)[number].contiguous(), 7).split(size)
+        peepholes = dict(zip(("i", "o", "f"), parts, strict=True))
+    weights = Weights(inputs, hidden, biases[0], biases[1], late=late, peepholes=peepholes)
+    coupled = bool(at.attribute("input_forget", 0))
+    name = f"{at.location.path}.steps.{number}"
+    return Cell(at.op, _Calls(at), weights, _functions(at, number), gates, coupled, name)
+
+
+def _functions(at: At, number: int) -> list[str]:
+    """The activations of a direction."""
+    names = [name.lower() for name in at.attribute("activations", [])] or list(DEFAULTS[at.op]) * 2
+    each = len(DEFAULTS[at.op])
+    chosen = names[number * each : (number + 1) * each]
+    for name in chosen:
+        if name not in ACTIVATIONS or "activation_alpha" in at.attributes:
+            raise at.refusal(f"{at.op} with the activation {name}", f"Use {', '.join(ACTIVATIONS)}.")
+    return chosen
+
+
+def _first(at: At, cell: Cell[Operand, Tensor], number: int, x: Operand, batch_first: bool) -> list[Operand]:
+    """The states before the first step, given or zeros, [batch, hidden]."""
+    found: list[Operand] = []
+    for index, part in zip((5, 6) if at.op == "LSTM" else (5,), STATES, strict=False):
+        if at.has(index):
+            states, which = at.tensor(index), number
+        else:
+            size = at.known(2).shape[-1] if part == "hidden" else cell.weights.hidden.shape[0] // len(GATES[at.op])
+            batch = x.shape[0 if batch_first else 1]
+            states, which = apply(torch.zeros, *((batch, 1) if batch_first else (1, batch)), size), 0
+        found.append(cell.arithmetic.at(states, 1 if batch_first else 0, which, cell.place(part)))
+    return found
+
+
+class _Calls(Arithmetic[Operand, Tensor]):
+    """Records calls of torch.
 
     Args:
         at: The layer.
-        number: Number of the direction.
     """
 
-    def __init__(self, at: At, number: int) -> None:
-        self.at, self.number = at, number
-        gates = GATES[at.op]
-        self.inputs, self.hidden = self._part(1), self._part(2)
-        self.size = self.hidden.shape[-1]
-        bias = self._part(3) if at.has(3) else torch.zeros(2 * gates * self.size)
-        self.bias = at.derived(bias[: gates * self.size].clone(), 3)
-        self.other_bias = at.derived(bias[gates * self.size :].clone(), 3)
-        self.peepholes = self._part(7) if at.op == "LSTM" and at.has(7) else None
-        names = [name.lower() for name in at.attribute("activations", [])] or list(DEFAULTS[at.op]) * 2
-        each = len(DEFAULTS[at.op])
-        self.functions = [self._function(name) for name in names[number * each : (number + 1) * each]]
+    def __init__(self, at: At) -> None:
+        self.recording = at.recording
 
-    def _part(self, index: int) -> Tensor:
-        """The weights of the direction."""
-        return self.at.derived(self.at.known(index)[self.number].contiguous(), index)
+    @contextlib.contextmanager
+    def _placed(self, place: str) -> Iterator[None]:
+        before = self.recording.location
+        self.recording.location = dataclasses.replace(before, place=place)
+        try:
+            yield
+        finally:
+            self.recording.location = before
 
-    def _function(self, name: str) -> Callable[..., Any]:
-        if name not in ACTIVATIONS or "activation_alpha" in self.at.attributes:
-            raise self.at.refusal(f"{self.at.op} with the activation {name}", f"Use {', '.join(ACTIVATIONS)}.")
-        return ACTIVATIONS[name]
+    def _call(self, place: str, function: Callable[..., Any], *arguments: Any) -> Operand:
+        with self._placed(place):
+            return apply(function, *arguments)
 
-    def first(self, x: Operand, batch_first: bool) -> State:
-        """The states before the first step."""
-        found: State = []
-        for index in (5, 6) if self.at.op == "LSTM" else (5,):
-            if self.at.has(index):
-                found.append(apply(torch.select, self.at.tensor(index), 1 if batch_first else 0, self.number))
-            else:
-                first = apply(torch.select, x, 1 if batch_first else 0, 0)
-                column = apply(torch.mul, apply(torch.narrow, first, 1, 0, 1), 0.0)
-                found.append(apply(torch.add, column, torch.zeros(self.size)))
-        return found
+    def linear(self, x: Operand, weight: Tensor, bias: Tensor | None, place: str) -> Operand:
+        """See `Arithmetic.linear`."""
+        return self._call(place, F.linear, x, weight, bias)
 
-    def __call__(self, x: Operand, state: State) -> State:
-        """The states after a step with the input x [batch, features]."""
-        step: Mapping[str, Callable[[Operand, State], State]] = {"RNN": self._rnn, "GRU": self._gru, "LSTM": self._lstm}
-        return step[self.at.op](x, state)
+    def add(self, x: Operand, y: Operand, place: str) -> Operand:
+        """See `Arithmetic.add`."""
+        return self._call(place, torch.add, x, y)
 
-    def _sums(self, x: Operand, h: Operand) -> tuple[Operand, Operand]:
-        return apply(F.linear, x, self.inputs, self.bias), apply(F.linear, h, self.hidden, self.other_bias)
+    def sub(self, x: Operand, y: Operand, place: str) -> Operand:
+        """See `Arithmetic.sub`."""
+        return self._call(place, torch.sub, x, y)
 
-    def _rnn(self, x: Operand, state: State) -> State:
-        a, b = self._sums(x, state[0])
-        return [apply(self.functions[0], apply(torch.add, a, b))]
+    def mul(self, x: Operand, y: Operand, place: str) -> Operand:
+        """See `Arithmetic.mul`."""
+        return self._call(place, torch.mul, x, y)
 
-    def _gru(self, x: Operand, state: State) -> State:
-        f, g = self.functions
-        h = state[0]
-        a, b = self._sums(x, h)
-        ax, ar, an = parts(torch.split, a, self.size, 1)
-        bx, br, bn = parts(torch.split, b, self.size, 1)
-        update, reset = apply(f, apply(torch.add, ax, bx)), apply(f, apply(torch.add, ar, br))
-        if self.at.attribute("linear_before_reset", 0):
-            new = apply(g, apply(torch.add, an, apply(torch.mul, reset, bn)))
-        else:
-            weight = self.at.derived(self.hidden[2 * self.size :].contiguous(), 2)
-            bias = self.at.derived(self.other_bias[2 * self.size :].clone(), 3)
-            product = apply(F.linear, apply(torch.mul, reset, h), weight, bias)
-            new = apply(g, apply(torch.add, an, product))
-        kept = apply(torch.mul, update, apply(torch.sub, h, new))
-        return [apply(torch.add, new, kept)]
+    def complement(self, x: Operand, place: str) -> Operand:
+        """See `Arithmetic.complement`."""
+        return self._call(place, torch.sub, torch.tensor(1.0), x)
 
-    def _lstm(self, x: Operand, state: State) -> State:
-        f, g, last = self.functions
-        h, c = state
-        a, b = self._sums(x, h)
-        i, o, forget, cell = parts(torch.split, apply(torch.add, a, b), self.size, 1)
-        pi, po, pf = (None, None, None) if self.peepholes is None else self.peepholes.split(self.size)
-        if pi is not None and pf is not None:
-            i, forget = apply(torch.add, i, apply(torch.mul, c, pi)), apply(torch.add, forget, apply(torch.mul, c, pf))
-        i, forget, cell = apply(f, i), apply(f, forget), apply(g, cell)
-        if self.at.attribute("input_forget", 0):
-            forget = apply(torch.sub, torch.tensor(1.0), i)
-        c = apply(torch.add, apply(torch.mul, forget, c), apply(torch.mul, i, cell))
-        if po is not None:
-            o = apply(torch.add, o, apply(torch.mul, c, po))
-        return [apply(torch.mul, apply(f, o), apply(last, c)), c]
+    def apply(self, function: str, x: Operand, place: str) -> Operand:
+        """See `Arithmetic.apply`."""
+        return self._call("" if function in COMPOSED else place, ACTIVATIONS[function], x)
+
+    def pieces(self, x: Operand, count: int, place: str) -> list[Operand]:
+        """See `Arithmetic.pieces`."""
+        size = x.shape[-1]
+        assert isinstance(size, int)
+        each = size // count
+        return [self._call(place, torch.narrow, x, -1, index * each, each) for index in range(count)]
+
+    def at(self, x: Operand, axis: int, index: int, place: str) -> Operand:
+        """See `Arithmetic.at`."""
+        return self._call(place, torch.select, x, axis, index)
+
+    def stack(self, items: Sequence[Operand], axis: int, place: str) -> Operand:
+        """See `Arithmetic.stack`."""
+        return self._call(place, torch.stack, list(items), axis)

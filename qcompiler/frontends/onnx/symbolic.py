@@ -14,7 +14,7 @@ from typing import Any, TypeAlias, cast
 import torch
 from torch import Tensor, fx
 
-from qcompiler.frontends.trace import PATH, SOURCE, Leaf
+from qcompiler.frontends.trace import PATH, PLACE, SOURCE, Leaf
 from qcompiler.ir.graph import Location
 
 __all__ = ["Operand", "Recording", "Size", "Traced", "Whole", "apply", "parts"]
@@ -100,7 +100,8 @@ class Recording:
         return cast("fx.Node", self._node_of(item))
 
     def _note(self, node: fx.Node) -> fx.Node:
-        node.meta[PATH], node.meta[SOURCE] = self.location.path, self.location.source
+        at = self.location
+        node.meta[PATH], node.meta[SOURCE], node.meta[PLACE] = at.path, at.source, at.place
         return node
 
     def _placeholder(self, name: str) -> fx.Node:
