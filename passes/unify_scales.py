@@ -22,7 +22,7 @@ wide, an operand may therefore keep its own grid for its other readers, and the 
 
 See `passes.common.requantized_copies` for the choice, and decision 39.
 
-The quantizers at one place of an unrolled loop share a grid over all steps; see decision 54.
+The quantizers at one place of an unrolled loop share a grid over all steps; see decision 55.
 """
 
 from __future__ import annotations
