@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from qcompiler.analysis.search import Search
     from qcompiler.analysis.traffic import Traffic
     from qcompiler.artifact.artifact import Artifact, load
+    from qcompiler.frontends.hosts import HostSplit, split_host
     from qcompiler.frontends.onnx.source import OnnxModel
     from qcompiler.program.roofline import Estimate
     from qcompiler.session.compile import Compiled, compile
@@ -45,6 +46,7 @@ __all__ = [
     "Estimate",
     "Finding",
     "Front",
+    "HostSplit",
     "OnnxModel",
     "QATModule",
     "QCompilerError",
@@ -66,6 +68,7 @@ __all__ = [
     "prepare_qat",
     "prepare_quantized_training",
     "reestimate_batch_norm",
+    "split_host",
     "targets",
 ]
 
@@ -78,6 +81,7 @@ _HOMES = {
     "Estimate": "program.roofline",
     "Finding": "analysis.findings",
     "Front": "analysis.front",
+    "HostSplit": "frontends.hosts",
     "OnnxModel": "frontends.onnx.source",
     "QATModule": "session.qat",
     "Report": "verification.forms",
@@ -94,6 +98,7 @@ _HOMES = {
     "prepare_qat": "session.qat",
     "prepare_quantized_training": "session.quantized_training",
     "reestimate_batch_norm": "session.qat",
+    "split_host": "frontends.hosts",
 }
 """The module of each public name that is imported on first use."""
 

@@ -28,15 +28,16 @@ def _place(frame: FrameType, line: int) -> str:
     return f"{frame.f_globals.get('__name__', '')}:{frame.f_code.co_qualname}:{line}"
 
 
-def source_of_frame(frame: FrameType | None, outermost: FrameType | None) -> str:
+def source_of_frame(frame: FrameType | None, outermost: FrameType | None, libraries: tuple[str, ...] = ()) -> str:
     """The innermost user line at or above `frame`, or an empty string.
 
     Args:
         frame: First frame of the search.
         outermost: Frame that calls the model: frames above it belong to the caller, not to the model.
+        libraries: Prefixes of modules whose lines are not the user's either.
     """
     while frame is not None and frame is not outermost:
-        if _is_user_frame(frame):
+        if _is_user_frame(frame) and not str(frame.f_globals["__name__"]).startswith(libraries):
             return _place(frame, frame.f_lineno)
         frame = frame.f_back
     return ""

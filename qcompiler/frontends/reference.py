@@ -10,6 +10,7 @@ from qcompiler.frontends.compare import compare
 from qcompiler.frontends.examples import Binding
 from qcompiler.frontends.finite import check_result, is_finite
 from qcompiler.frontends.running import first_line, run
+from qcompiler.frontends.sized_by_data import SizedByData
 from qcompiler.ir import tree
 from qcompiler.ir.diagnostics import Diagnostic
 from qcompiler.ir.graph import Graph
@@ -30,6 +31,7 @@ class Reference:
     Raises:
         InputError: The model does not run on the example, or its result is not finite.
         CaptureError: The result contains something other than tensors and numbers.
+        UnsupportedError: The sizes of the result depend on the values of the inputs.
     """
 
     def __init__(
@@ -37,9 +39,12 @@ class Reference:
     ) -> None:
         self.model, self.binding, self.bounds, self.own_kernels = model, binding, bounds, own_kernels
         held = {name: x.clone() for name, x in model.named_buffers()}
-        self.results = [(binding.tensors, run(model, binding))]
-        self.nesting = _own_nesting(self.results[0][1], f"{type(model).__name__}.forward")
-        check_result(model, binding, self.results[0][1])
+        with SizedByData(binding.tensors) as sizes:
+            result = run(model, binding)
+        sizes.check(result)
+        self.results = [(binding.tensors, result)]
+        self.nesting = _own_nesting(result, f"{type(model).__name__}.forward")
+        check_result(model, binding, result)
         self.batches: tuple[int, int] | None = None
         self.why_fixed = "no input has a batch axis"
         if binding.batch is not None:

@@ -6,23 +6,25 @@ from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
+from qcompiler.frontends.hosts import HostedNetwork
 from qcompiler.ir.diagnostics import Diagnostic
 
 _WRAPPERS = (DataParallel, DistributedDataParallel, AveragedModel)
 
 
 def unwrap(model: object) -> tuple[object, list[Diagnostic]]:
-    """The model inside DataParallel, DistributedDataParallel, AveragedModel and torch.compile, at any depth.
+    """The model inside DataParallel, DistributedDataParallel, AveragedModel, torch.compile and a split, at any depth.
 
     Args:
         model: A model; any other object is returned unchanged.
 
     Returns:
-        The model, and one note per removed wrapper.
+        The model, and one note per removed wrapper: the steps of the host if it is the network of `split_host`.
     """
     notes: list[Diagnostic] = []
     while (inner := _inside(model)) is not None:
-        notes.append(Diagnostic("wrapper-removed", {"wrapper": _name(model), "model": type(inner).__name__}))
+        wrapper = {"wrapper": _name(model), "model": type(inner).__name__}
+        notes.append(model.steps if isinstance(model, HostedNetwork) else Diagnostic("wrapper-removed", wrapper))
         model = inner
     return model, notes
 
@@ -32,6 +34,8 @@ def _inside(model: object) -> nn.Module | None:
         inner = model._orig_mod
     elif isinstance(model, _WRAPPERS):
         inner = model.module
+    elif isinstance(model, HostedNetwork):
+        inner = model.network
     else:
         return None
     return inner if isinstance(inner, nn.Module) else None

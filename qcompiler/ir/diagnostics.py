@@ -227,6 +227,11 @@ def _other_types(data: Mapping[str, Any], where: str) -> str:
     return f"The model computes in {kinds}; it is compiled in float32, and inputs and outputs keep their types."
 
 
+def _host_steps(data: Mapping[str, Any], where: str) -> str:
+    parts = [f"{', '.join(data[side])} {side} the network" for side in ("before", "after") if data[side]]
+    return f"Host: {'; '.join(parts)}. Your program computes these steps in float, with the code of {where}."
+
+
 _SENTENCES: Mapping[str, Callable[[Mapping[str, Any], str], str]] = {
     "note": lambda data, where: str(data["text"]),
     "forms": _forms,
@@ -255,6 +260,7 @@ _SENTENCES: Mapping[str, Callable[[Mapping[str, Any], str], str]] = {
         f"Quantizers of the model have no counterpart in the program, so codes may differ: {data['names']}."
     ),
     "float-islands": _float_islands,
+    "host-steps": _host_steps,
     "lowest-weights": _lowest_weights,
     "normalization-stays": lambda data, where: (
         f"The normalization of an input at {where or data['node']} is computed by itself: {data['reason']}."

@@ -109,6 +109,10 @@ FORMS = {
             "The forward writes to 'a', 'b'; no result depends on the writes, so they are omitted.",
         ),
         (
+            Diagnostic("host-steps", {"before": [], "after": ["decoding"]}, "ssd:SSD"),
+            "Host: decoding after the network. Your program computes these steps in float, with the code of ssd:SSD.",
+        ),
+        (
             Diagnostic("other-types", {"types": ["float16", "float64"]}),
             "The model computes in float16 and float64; it is compiled in float32, and inputs and outputs keep their types.",
         ),
