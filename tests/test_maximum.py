@@ -67,7 +67,8 @@ def test_all_forms_agree_and_are_near_the_model(name: str, with_data: bool) -> N
     model, x = net(CASES[name])
     compiled = qcompiler.compile(model, example_inputs=(x,), calibration_data=[x] if with_data else None)
     assert passes(compiled)
-    assert {"maximum", "minimum"} & {item.op for item in compiled.artifact.program.program.instructions}
+    ops = {item.op for item in compiled.artifact.program.program.instructions}
+    assert bool(ops & {"maximum", "minimum"}) is (name != "a number")  # which is a limit of the codes
     expected = model(x).detach()
     found = compiled.simulate(x)
     assert isinstance(found, Tensor)

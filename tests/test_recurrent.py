@@ -239,6 +239,7 @@ def test_training_falls_through_the_steps() -> None:
             rows = [p.grad.abs().amax(1) for p in trained.parameters() if p.grad is not None and p.dim() == 2]
             assert len(rows) == 3 and all(bool((part > 0).all()) for part in rows)
         optimizer.step()
+        trained.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.6 * losses[0], losses
     compiled = qcompiler.compile(trained)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
 from qcompiler.errors import ArtifactError
@@ -57,7 +57,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, temporary: bool 
             save_file(plain, path)
             return
         new = path.with_suffix(NEW)
-        save_file(plain, new)
+        # Not `save_file`, whose own temporary file stays behind in this folder when the process is killed.
+        new.write_bytes(save(plain))
         sync(new)
         os.replace(new, path)
     except (OSError, SafetensorError) as error:
