@@ -122,6 +122,8 @@ def read(subject: Subject, fixed_inputs: Mapping[str, object], *, separates: boo
         initializers = {item.name: to_tensor(item, name) for item in graph.initializer}
         inputs = tuple(_declared(item, name) for item in graph.input if item.name not in initializers)
         outputs = tuple(_declared(item, name) for item in graph.output)
+        if not outputs:
+            raise InputError("the graph has no outputs", where=name, expected="at least one output")
     except QCompilerError:
         raise
     except Exception as error:  # as above

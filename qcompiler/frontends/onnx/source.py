@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from qcompiler.errors import InputError, QCompilerError
+from qcompiler.errors import InputError
 from qcompiler.frontends.examples import Binding
 from qcompiler.frontends.given import parse_device
-from qcompiler.frontends.onnx.bounded import TooLargeError, check_sizes
+from qcompiler.frontends.onnx.bounded import check_sizes
 from qcompiler.frontends.onnx.reading import OnnxFile, Subject, read
 from qcompiler.frontends.source import Call, Candidate, Source
 from qcompiler.frontends.torch_module import convert
@@ -167,7 +167,7 @@ class _Runtime(nn.Module):
         """The results by name, or the only one.
 
         Raises:
-            TooLargeError: A tensor has too many elements; nothing is run.
+            QCompilerError: A tensor has too many elements, or the file is refused; nothing is run.
         """
         if not self.is_bounded:
             self._check_sizes(inputs)
@@ -180,16 +180,11 @@ class _Runtime(nn.Module):
         return results[0] if len(results) == 1 else dict(zip(names, results, strict=True))
 
     def _check_sizes(self, inputs: Sequence[Tensor]) -> None:
-        """Compute all shapes before anything runs; other refusals are those of the graph."""
+        """Compute all shapes before anything runs. What is refused has no known shapes, and is not run either."""
         from qcompiler.frontends.onnx.translate import trace
 
+        trace(self.file, self.names, [inputs])
         self.is_bounded = True
-        try:
-            trace(self.file, self.names, [inputs])
-        except TooLargeError:
-            raise
-        except QCompilerError:
-            return
 
     def _feed(self, inputs: Sequence[Tensor]) -> dict[str, Any]:
         """The inputs by name, in the types that the file declares."""

@@ -86,3 +86,11 @@ def test_refusals(tmp_path: Path) -> None:
     text = graph_of([helper.make_node("Identity", ["x"], ["y"])], {"x": [2]}, ["y"], types={"x": 8, "y": 8})
     with pytest.raises(InputError, match="element type string"):
         read(model_of(text), {})
+
+
+def test_a_file_without_outputs_is_refused() -> None:
+    node = helper.make_node("Relu", ["x"], ["y"])
+    graph = helper.make_graph([node], "g", [helper.make_tensor_value_info("x", 1, ["N", 3])], [])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    with pytest.raises(InputError, match="the graph has no outputs"):
+        read(model, {})
