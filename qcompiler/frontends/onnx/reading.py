@@ -18,9 +18,9 @@ from qcompiler.quant.encoding import Encodings
 from qcompiler.storage.reading import read_file
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, TensorProto, ValueInfoProto
+    from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto
 
-__all__ = ["OLDEST_OPSET", "Declared", "OnnxFile", "Subject", "read", "to_tensor"]
+__all__ = ["OLDEST_OPSET", "Declared", "OnnxFile", "Subject", "needed_names", "read", "to_tensor"]
 
 Subject: TypeAlias = "str | Path | bytes | ModelProto"
 """An ONNX model: a path, the bytes of a file, or the message."""
@@ -118,6 +118,7 @@ def read(subject: Subject, fixed_inputs: Mapping[str, object], *, separates: boo
         encodings = None
         if separates:
             model, encodings = separate(model, name)
+        _remove_unneeded(model.graph)
         graph = model.graph
         initializers = {item.name: to_tensor(item, name) for item in graph.initializer}
         inputs = tuple(_declared(item, name) for item in graph.input if item.name not in initializers)
@@ -253,3 +254,35 @@ def dtype_of(element: int, name: str, where: str) -> torch.dtype:
     if not isinstance(found, torch.dtype):
         raise InputError(f"{name!r} has the element type {word}", where=where, expected="numbers or booleans")
     return found
+
+
+def needed_names(graph: GraphProto) -> set[str]:
+    """Names on which the outputs of a graph depend."""
+    needed = {item.name for item in graph.output}
+    for node in reversed(graph.node):
+        if any(name in needed for name in node.output):
+            needed.update(node.input)
+            for item in node.attribute:
+                if item.HasField("g"):
+                    needed |= _read_inside(item.g)
+    return needed
+
+
+def _read_inside(graph: GraphProto) -> set[str]:
+    """Names that a subgraph reads."""
+    found: set[str] = set()
+    for node in graph.node:
+        found.update(node.input)
+        for item in node.attribute:
+            if item.HasField("g"):
+                found |= _read_inside(item.g)
+    return found | {item.name for item in graph.output}
+
+
+def _remove_unneeded(graph: GraphProto) -> None:
+    """Remove the nodes on which no output depends: the runtime would compute them, of any size."""
+    needed = needed_names(graph)
+    kept = [node for node in graph.node if any(name in needed for name in node.output)]
+    if len(kept) < len(graph.node):
+        del graph.node[:]
+        graph.node.extend(kept)

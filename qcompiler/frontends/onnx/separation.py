@@ -57,6 +57,11 @@ class _Grid:
     dtype: np.dtype[Any]
     axis: int = 0
 
+    @property
+    def bits(self) -> int:
+        """Width of the codes."""
+        return int("".join(filter(str.isdigit, self.dtype.name)))
+
     def same(self, other: _Grid) -> bool:
         """Whether both have the same codes for the same numbers."""
         alike = self.dtype == other.dtype and np.array_equal(self.scale, other.scale)
@@ -238,7 +243,7 @@ class _Separation:
         options, kind = _options(node), np.dtype(np.uint8)
         has_zero = len(node.input) > 2 and bool(node.input[2])
         if options.get("output_dtype") and not has_zero:
-            kind = _dtype(options["output_dtype"], self, node)
+            kind = _dtype(options["output_dtype"])
         grid = self._grid(node, kind)
         source, out = self.same.get(node.input[0], node.input[0]), node.output[0]
         held = self.reals.get(source)
@@ -268,7 +273,7 @@ class _Separation:
             if source not in self.inputs:
                 raise self._refusal(node, f"{source!r} holds codes of an operator that is not read on codes")
             declared = self.inputs[source].type.tensor_type
-            grid = self._grid(node, _dtype(declared.elem_type, self, node))
+            grid = self._grid(node, _dtype(declared.elem_type))
             declared.elem_type = 1
             held = self.codes[source] = _Codes(source, grid)
             self._mark(source, grid)
@@ -321,7 +326,7 @@ class _Separation:
         return producer.op_type in MOVES and source is not None and source.same(grid)
 
     def _encode(self, name: str, grid: _Grid, *, is_parameter: bool) -> None:
-        bits = int("".join(filter(str.isdigit, grid.dtype.name)))
+        bits = grid.bits
         signed = grid.dtype.name.startswith("i")
         zero = [int(item) + (1 << (bits - 1) if signed else 0) for item in grid.zero.reshape(-1)]
         scale = tuple(float(item) for item in grid.scale.reshape(-1))
@@ -401,8 +406,9 @@ class _Separation:
         if limit is None or held.constant is not None:
             raise self._refusal(node, f"{node.op_type} of two values of codes", "a constant as the second one")
         node.input[0] = held.real
-        self.added[f"{node.input[1]}.real"] = held.grid.real(limit)
-        node.input[1] += ".real"
+        # Named by the node: one limit of codes is another number on another grid.
+        node.input[1] = f"{node.name}.limit"
+        self.added[node.input[1]] = held.grid.real(limit)
         self.codes[node.output[0]] = _Codes(node.output[0], held.grid)
         self.grids[node.output[0]] = held.grid
         self._keep(node)
@@ -435,7 +441,7 @@ class _Separation:
                 f"axis {axis % codes.ndim}, the axis of the output channels",
             )
         steps = codes - grid.shaped(grid.zero, codes.shape)
-        bits = int("".join(filter(str.isdigit, grid.dtype.name)))
+        bits = grid.bits
         low, high = (SMALLEST, LARGEST) if bits == 8 else (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
         if grid.zero.any():
             if steps.min() < low or steps.max() > high:
@@ -461,7 +467,7 @@ def _options(node: NodeProto) -> dict[str, Any]:
     return {item.name: helper.get_attribute_value(item) for item in node.attribute}
 
 
-def _dtype(element: int, separation: _Separation, node: NodeProto) -> np.dtype[Any]:
+def _dtype(element: int) -> np.dtype[Any]:
     """NumPy's type of an element type."""
     from onnx import helper
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from qcompiler.errors import InputError, QCompilerError, UnsupportedError
 from qcompiler.frontends.onnx import translations  # noqa: F401  # fills the table
 from qcompiler.frontends.onnx.bounded import Bounded
-from qcompiler.frontends.onnx.reading import DOMAINS, OnnxFile, to_tensor
+from qcompiler.frontends.onnx.reading import DOMAINS, OnnxFile, needed_names, to_tensor
 from qcompiler.frontends.onnx.sizes import SIZE_RULES
 from qcompiler.frontends.onnx.symbolic import Recording, Traced, apply
 from qcompiler.frontends.onnx.table import TRANSLATIONS, At, Held, unknown
@@ -122,7 +122,7 @@ class _Walk:
 
     def run(self, graph: GraphProto) -> None:
         """Compute all results of a graph that are needed."""
-        needed = _needed(graph)
+        needed = needed_names(graph)
         for node in graph.node:
             if not any(name in needed for name in node.output):
                 continue
@@ -263,26 +263,3 @@ def _small(operands: Sequence[Held | None]) -> bool:
         not isinstance(item, Traced) and (not isinstance(item, Tensor) or item.numel() <= MOST_SIZES)
         for item in operands
     )
-
-
-def _needed(graph: GraphProto) -> set[str]:
-    """Names on which the outputs of a graph depend."""
-    needed = {item.name for item in graph.output}
-    for node in reversed(graph.node):
-        if any(name in needed for name in node.output):
-            needed.update(node.input)
-            for item in node.attribute:
-                if item.HasField("g"):
-                    needed |= _read_inside(item.g)
-    return needed
-
-
-def _read_inside(graph: GraphProto) -> set[str]:
-    """Names that a subgraph reads."""
-    found: set[str] = set()
-    for node in graph.node:
-        found.update(node.input)
-        for item in node.attribute:
-            if item.HasField("g"):
-                found |= _read_inside(item.g)
-    return found | {item.name for item in graph.output}

@@ -94,3 +94,18 @@ def test_a_file_without_outputs_is_refused() -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     with pytest.raises(InputError, match="the graph has no outputs"):
         read(model, {})
+
+
+def test_what_no_output_needs_is_not_run() -> None:
+    nodes = [
+        helper.make_node("ConstantOfShape", ["large"], ["grown"]),
+        helper.make_node("Exp", ["grown"], ["unread"]),
+        helper.make_node("Relu", ["x"], ["y"]),
+    ]
+    x, y = (helper.make_tensor_value_info(name, 1, ["N", 3]) for name in "xy")
+    large = helper.make_tensor("large", 7, [2], [2**20, 2**12])
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", [x], [y], [large]), opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+    )
+    assert [node.op_type for node in read(model, {}).model.graph.node] == ["Relu"]
+    assert len(model.graph.node) == 3

@@ -87,6 +87,21 @@ def test_our_own_file_gives_the_same_codes(path: Path, target: str) -> None:
     assert not {"quantizers-added", "grids-lacking", "quantizers-lost"} & told
 
 
+def test_one_limit_of_codes_is_a_number_on_each_grid() -> None:
+    nodes: list[NodeProto] = []
+    tensors: dict[str, npt.ArrayLike] = {"z": np.uint8(0), "ten": np.uint8(10)}
+    tensors |= {"one": np.float32(0.1), "two": np.float32(0.2)}
+    for scale in ("one", "two"):
+        nodes += [
+            helper.make_node("QuantizeLinear", ["x", scale, "z"], [f"{scale}.in"]),
+            helper.make_node("Max", [f"{scale}.in", "ten"], [f"{scale}.limited"], name=f"limit_{scale}"),
+            helper.make_node("DequantizeLinear", [f"{scale}.limited", scale, "z"], [f"{scale}.out"]),
+        ]
+    model = OnnxModel(small([*nodes, helper.make_node("Add", ["one.out", "two.out"], ["y"])], tensors))
+    found = [float(tensor) for tensor in model.file.initializers.values() if not tensor.dim()]
+    np.testing.assert_allclose(sorted(found), [1.0, 2.0], rtol=1e-6)
+
+
 def test_limits_per_channel_are_read_back() -> None:
     """After equalization a ReLU6 is a clamp with limits per channel, written as Max and Min of codes."""
     torch.manual_seed(0)
